@@ -1,0 +1,101 @@
+"""What must a framework do so that Salver can run its models?
+
+A *backend* recognises artefacts and loads them; a *runnable model* answers. Both are found
+by entry point (group ``salver.backends``, the value being a :class:`Backend` instance or
+class), the built-in ones too. ``salver.testing.backends`` holds the conformance suite.
+This module imports no framework; a backend imports its own inside ``load``.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from salver.artifacts import Manifest
+from salver.messages import Signature
+from salver.tensor import Array
+
+
+class Traits(msgspec.Struct, frozen=True):
+    """How a backend's models behave towards the process that runs them.
+
+    Attributes:
+        releases_gil: ``run`` lets other Python threads work meanwhile.
+        concurrent: ``run`` may be called from several threads at once on one model.
+        native: ``run`` executes a fixed graph of compiled code: it cannot sleep, block on
+            I/O or call back into Python. Such a model may run on the event loop when it is
+            measured to be tiny.
+        isolate: by default run it in a host process of its own (arbitrary Python code).
+    """
+
+    releases_gil: bool = True
+    concurrent: bool = True
+    native: bool = False
+    isolate: bool = False
+
+
+class LoadOptions(msgspec.Struct, frozen=True):
+    """What the host of a model tells the backend.
+
+    Attributes:
+        threads: Threads inside one run; at least 1.
+        trust_pickle: The operator allowed files whose loading can execute code.
+    """
+
+    threads: int = 1
+    trust_pickle: bool = False
+
+
+class RunnableModel(Protocol):
+    """A loaded model. Arrays follow the conventions of :mod:`salver.tensor`."""
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs and outputs, and whether axis 0 is a batch."""
+        ...
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Answer once. Keys are tensor names of the signature; inputs are already checked
+        against it and must not be written to. Every output of the signature is returned, with
+        its datatype's dtype. May raise anything: the engine answers with ``ModelFailed``,
+        or with the error itself when it is a ``SalverError``.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give memory, threads and files back. Called once, after the last ``run``."""
+        ...
+
+
+class Backend(Protocol):
+    """Recognises and loads the artefacts of one framework.
+
+    Attributes:
+        name: As in ``backend = "onnx"``.
+        extra: The pip extra that brings the framework.
+        modules: Import names it needs, for ``salver doctor``; checked without importing.
+        traits: See :class:`Traits`.
+    """
+
+    name: str
+    extra: str
+    modules: tuple[str, ...]
+    traits: Traits
+
+    def recognise(self, path: Path) -> str | None:
+        """The format's name (``onnx``, ``savedmodel``, …) if this path, a file or a folder, is an
+        artefact of this backend, judged by its *content* (a bounded look, never by executing
+        or importing anything); else None. Must not raise for any readable path.
+        """
+        ...
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
+        """Load it. Blocking; called off the event loop, in the process that will run it.
+
+        Raises:
+            MissingExtra: the framework is not installed.
+            LoadFailed: the artefact is broken, or ``manifest.config.options`` holds a key that
+                the backend does not know; the message says which and what to do.
+        """
+        ...

@@ -1,0 +1,41 @@
+"""What does an engine need from others?
+
+A :class:`Runner` executes whole batches somewhere (a thread, a host process, a device);
+the engine decides when and with what.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from salver.messages import Signature
+from salver.tensor import Array
+
+
+class Runner(Protocol):
+    """Runs batches of one loaded model version.
+
+    Attributes:
+        slots: Batches that may run at the same time.
+        signature: The model's; known once the runner exists.
+    """
+
+    slots: int
+    signature: Signature
+
+    async def run(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float]:
+        """Outputs, and the model's own time in seconds.
+
+        Raises:
+            ModelFailed: the model raised, answered nonsense, or its host died (said at once).
+            SalverError: as the model raised it.
+        """
+        ...
+
+    def run_inline(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float] | None:
+        """As ``run``, on the caller's thread and at once; None if this runner never does that
+        (or no longer deems the model tiny enough)."""
+        ...
+
+    async def close(self) -> None:
+        """Let the model go, with its memory, threads and processes."""
+        ...

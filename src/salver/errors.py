@@ -1,0 +1,169 @@
+"""What can go wrong, in words that know no protocol?
+
+One tree: every error that leaves a room is a :class:`SalverError` with one of the codes
+below. ``wire/faults.py`` turns a code into each protocol's own form. This module does not
+know HTTP, gRPC or any framework.
+"""
+
+import enum
+
+
+class Code(enum.StrEnum):
+    """The kinds of failure that a caller can tell apart."""
+
+    INVALID_INPUT = "invalid_input"  # the request itself is wrong; retrying it as it is cannot help
+    NOT_FOUND = "not_found"  # unknown model or version
+    NOT_READY = "not_ready"  # the version is known but cannot answer now
+    CONFLICT = "conflict"  # already there, or another change is under way
+    NO_ROUTE = "no_route"  # no such path or method
+    WRONG_VERB = "wrong_verb"  # the path exists, not with this verb
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"  # the caller is over a limit of its own
+    OVERLOADED = "overloaded"  # the queue is full: the server's fault, not the caller's
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    CANCELLED = "cancelled"  # the caller went away
+    TOO_LARGE = "too_large"
+    UNSUPPORTED = "unsupported"  # understood, but this server or model does not do it
+    MODEL_FAILED = "model_failed"  # the model raised, or its host process died
+    INTERNAL = "internal"  # a defect of ours; carries an id that the log explains
+
+
+class SalverError(Exception):
+    """Root of all errors.
+
+    Args:
+        message: What is wrong, naming the thing (model, file, field).
+        field: Path of the offending field, in the caller's terms (``inputs[0].shape``).
+        fix: What to do about it, as a sentence.
+    """
+
+    code: Code = Code.INTERNAL
+
+    def __init__(self, message: str, *, field: str = "", fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.fix = fix
+
+    def __str__(self) -> str:
+        """The message, then the field and the fix where they are known."""
+        text = self.message
+        if self.field and self.field not in text:
+            text = f"{text} (at {self.field})"
+        if self.fix:
+            text = f"{text.rstrip('.')}. {self.fix}"
+        return text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keeps field and fix when an error crosses a process border."""
+        return (_rebuild, (type(self), self.message, self.field, self.fix))
+
+
+def _rebuild(kind: "type[SalverError]", message: str, field: str, fix: str) -> SalverError:
+    return kind(message, field=field, fix=fix)
+
+
+class InvalidInput(SalverError):
+    """The request is wrong; the message names the field and the fix."""
+
+    code = Code.INVALID_INPUT
+
+
+class NotFound(SalverError):
+    """No such model or version."""
+
+    code = Code.NOT_FOUND
+
+
+class NotReady(SalverError):
+    """The model version is known, but it is loading, draining or failed."""
+
+    code = Code.NOT_READY
+
+
+class Conflict(SalverError):
+    """The change contradicts the present state."""
+
+    code = Code.CONFLICT
+
+
+class NoRoute(SalverError):
+    """No such path or RPC method."""
+
+    code = Code.NO_ROUTE
+
+
+class WrongVerb(SalverError):
+    """The path exists, but not with this HTTP verb."""
+
+    code = Code.WRONG_VERB
+
+
+class Overloaded(SalverError):
+    """A bounded queue is full; the work was refused before it cost anything."""
+
+    code = Code.OVERLOADED
+
+
+class DeadlineExceeded(SalverError):
+    """The deadline passed before the answer was there."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
+class Cancelled(SalverError):
+    """The caller went away."""
+
+    code = Code.CANCELLED
+
+
+class TooLarge(SalverError):
+    """A body or a tensor is over its limit."""
+
+    code = Code.TOO_LARGE
+
+
+class Unsupported(SalverError):
+    """Understood, but not done by this server or model."""
+
+    code = Code.UNSUPPORTED
+
+
+class ModelFailed(SalverError):
+    """The model raised, answered nonsense, or its host process died."""
+
+    code = Code.MODEL_FAILED
+
+
+class Internal(SalverError):
+    """A defect of Salver's own; the message carries the id under which the log has the cause."""
+
+    code = Code.INTERNAL
+
+
+class LoadFailed(SalverError):
+    """An artefact could not be turned into a runnable model; the message is its reason."""
+
+    code = Code.NOT_READY
+
+
+class MissingExtra(LoadFailed):
+    """The framework that this artefact needs is not installed.
+
+    Args:
+        backend: The backend's name, as in ``salver doctor``.
+        extra: The pip extra that brings it.
+        module: The module whose import failed.
+    """
+
+    def __init__(self, backend: str, extra: str, module: str) -> None:
+        super().__init__(
+            f"the {backend} backend needs the package {module!r}, which is not installed",
+            fix=f"Install it with: pip install 'salver[{extra}]'",
+        )
+        self._parts = (backend, extra, module)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuilds from its own three arguments."""
+        return (MissingExtra, self._parts)

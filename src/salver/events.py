@@ -1,0 +1,63 @@
+"""What happened? The facts that planes announce and observers count.
+
+Observers run off the request's path. Durations are seconds.
+"""
+
+import msgspec
+
+from salver.messages import ModelId, State, Timing
+
+
+class Served(msgspec.Struct, frozen=True, gc=False):
+    """One request has its answer, good or bad.
+
+    Attributes:
+        outcome: ``ok``, or the error's code.
+        latency: From the first byte read to the answer being ready to write.
+        rows: Rows that the request brought.
+    """
+
+    model: str
+    version: str
+    protocol: str
+    outcome: str
+    latency: float
+    timing: Timing
+    rows: int = 0
+    request_id: str = ""
+    traceparent: str = ""
+
+
+class BatchRan(msgspec.Struct, frozen=True, gc=False):
+    """One run of a model is over.
+
+    Attributes:
+        requests: Requests that shared it.
+        duration: The model's own time.
+        merge: Time to stack the inputs.
+        split: Time to cut the outputs apart.
+        reason: Why the batch closed: ``full``, ``preferred``, ``time`` or ``drain``.
+        ok: False if the model raised or its host died.
+    """
+
+    model: str
+    version: str
+    rows: int
+    requests: int
+    duration: float
+    merge: float
+    split: float
+    reason: str
+    ok: bool = True
+
+
+class StateChanged(msgspec.Struct, frozen=True):
+    """A version moved from one state to the next."""
+
+    id: ModelId
+    before: State
+    after: State
+    reason: str = ""
+
+
+Event = Served | BatchRan | StateChanged

@@ -1,0 +1,152 @@
+"""What is asked of a model, and what does it answer?
+
+The records that every room passes on. They know no wire, socket, clock or framework.
+Times are seconds of one monotonic clock unless a name says otherwise.
+"""
+
+import enum
+from collections.abc import Mapping
+
+import msgspec
+
+from salver.tensor import DataType, Tensor
+
+#: A request, tensor or reply parameter (OIP-12).
+Parameter = bool | int | float | str
+_NONE: Mapping[str, Parameter] = {}
+
+
+class ModelId(msgspec.Struct, frozen=True, order=True):
+    """One version of one model."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        """``name:version``, the usual tag."""
+        return f"{self.name}:{self.version}"
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """What a model expects or gives under one name.
+
+    Attributes:
+        shape: Extents with -1 where any extent is fine. For a batched model the
+            leading -1 (the batch dimension) is part of it.
+        optional: An input that may be left out.
+        labels: Class names by index along the last axis, or empty.
+    """
+
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    optional: bool = False
+    labels: tuple[str, ...] = ()
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """Inputs and outputs of a model.
+
+    Attributes:
+        batched: True if axis 0 of every input and output is the batch: rows of different
+            requests may be stacked along it and the answers cut apart again.
+        platform: The protocol's ``<project>_<format>`` name (OIP-8), information only.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batched: bool = False
+    platform: str = ""
+
+
+class RequestedOutput(msgspec.Struct, frozen=True, gc=False):
+    """One output that the caller asked for by name."""
+
+    name: str
+    parameters: Mapping[str, Parameter] = _NONE
+
+
+class InferRequest(msgspec.Struct, frozen=True):
+    """One question to one model.
+
+    Attributes:
+        version: Empty when the caller leaves the choice to the server.
+        id: The caller's own mark; comes back in the reply.
+        outputs: The wanted outputs in order; empty means all.
+        parameters: Free request parameters (OIP-12).
+    """
+
+    model: str
+    inputs: tuple[Tensor, ...]
+    version: str = ""
+    id: str = ""
+    outputs: tuple[RequestedOutput, ...] = ()
+    parameters: Mapping[str, Parameter] = _NONE
+
+
+class Timing(msgspec.Struct, frozen=True, gc=False):
+    """Where one request's time went, in seconds; with "the rest" they add up to its latency.
+
+    Attributes:
+        queue: Waiting because every instance was busy.
+        formation: Waiting, with an instance idle, for a batch to fill.
+        inference: The model's own time, merging and splitting excluded.
+        batch_rows: Rows of the batch in which it ran.
+    """
+
+    queue: float = 0.0
+    formation: float = 0.0
+    inference: float = 0.0
+    batch_rows: int = 0
+
+
+class InferResponse(msgspec.Struct, frozen=True):
+    """The answer to one :class:`InferRequest`."""
+
+    model: str
+    version: str
+    outputs: tuple[Tensor, ...]
+    id: str = ""
+    parameters: Mapping[str, Parameter] = _NONE
+    timing: Timing = Timing()
+
+
+class Call(msgspec.Struct, gc=False):
+    """How a request reached us: what a transport knows and a codec does not.
+
+    Attributes:
+        protocol: ``oip-http``, ``oip-grpc``, ``kserve-v1``, … (a label of the metrics).
+        arrival: When its first byte was read.
+        deadline: When the caller stops waiting; None for never.
+        request_id: Ours, or the caller's ``x-request-id``.
+        traceparent: W3C trace context of the span that this request is, or empty.
+    """
+
+    protocol: str
+    arrival: float
+    deadline: float | None = None
+    request_id: str = ""
+    traceparent: str = ""
+
+
+class State(enum.StrEnum):
+    """The life of one loaded version (lifecycle/states.py holds the moves)."""
+
+    NEW = "NEW"
+    LOADING = "LOADING"
+    WARMING = "WARMING"
+    READY = "READY"
+    DRAINING = "DRAINING"
+    UNLOADING = "UNLOADING"
+    GONE = "GONE"
+    FAILED = "FAILED"
+
+
+class VersionStatus(msgspec.Struct, frozen=True):
+    """What the index tells of one version."""
+
+    id: ModelId
+    state: State
+    reason: str = ""
+    backend: str = ""
+    bytes: int = 0

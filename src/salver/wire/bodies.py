@@ -1,0 +1,57 @@
+"""What goes into a codec, and what comes out?
+
+The records between transports and codecs. A codec is pure: bytes to words and back, no
+socket, no clock, no loaded model (only its :class:`~salver.messages.Signature`).
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from salver.errors import SalverError
+from salver.messages import InferRequest, InferResponse, Signature
+
+_NO_HEADERS: Mapping[bytes, bytes] = {}
+
+
+class HttpBody(msgspec.Struct, gc=False):
+    """An HTTP request as a codec sees it: ``headers`` have lower-case names."""
+
+    model: str
+    version: str
+    body: bytes
+    headers: Mapping[bytes, bytes] = _NO_HEADERS
+
+
+class HttpReply(msgspec.Struct, gc=False):
+    """An HTTP reply; the transport adds ``content-length``, nothing else."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ((b"content-type", b"application/json"),)
+
+
+class GrpcStatus(msgspec.Struct, frozen=True, gc=False):
+    """A gRPC status code (0 to 16) and its message."""
+
+    code: int
+    message: str
+
+
+class InferCodec(Protocol):
+    """One HTTP inference format."""
+
+    protocol: str  # label of the metrics, e.g. "oip-http"
+
+    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+        """Raises InvalidInput (naming the field), TooLarge or Unsupported; nothing else."""
+        ...
+
+    def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
+        """Raises Unsupported where the format cannot carry the answer."""
+        ...
+
+    def fault(self, error: SalverError) -> HttpReply:
+        """The protocol's own form of that error. Total: never raises."""
+        ...
