@@ -167,3 +167,7 @@ class MissingExtra(LoadFailed):
     def __reduce__(self) -> tuple[object, ...]:
         """Rebuilds from its own three arguments."""
         return (MissingExtra, self._parts)
+
+
+class HostDied(ModelFailed):
+    """The host process of a model ended while it was working; nothing is known of the answer."""

@@ -1,0 +1,184 @@
+"""Does this request fit this model, and with whom may it share a run?
+
+Pure: a request against a :class:`~salver.messages.Signature`. Error texts are Triton's
+(TR-R30) where it has one, since its clients' users search for them.
+"""
+
+from collections.abc import Hashable
+
+import msgspec
+
+from salver.errors import InvalidInput
+from salver.messages import InferRequest, Signature, TensorSpec
+from salver.tensor import Array
+
+
+class Bound(msgspec.Struct, frozen=True, gc=False):
+    """A request that fits.
+
+    Attributes:
+        arrays: In the signature's order; None for an optional input that was left out.
+        rows: Extent of axis 0, or 1 for a model without a batch dimension.
+        key: Requests with equal keys can be stacked.
+        outputs: Wanted output names, in the order asked for.
+    """
+
+    arrays: tuple[Array | None, ...]
+    rows: int
+    key: Hashable
+    outputs: tuple[str, ...]
+
+
+class Admission:
+    """Checks requests for one model; made once, when the model is loaded.
+
+    Args:
+        model: Name for the error texts.
+        max_rows: Most rows of one request; 0 = any number.
+    """
+
+    def __init__(self, model: str, signature: Signature, max_rows: int = 0) -> None:
+        self._model = model
+        self._specs = signature.inputs
+        self._names = tuple(spec.name for spec in signature.inputs)
+        self._types = tuple(spec.datatype for spec in signature.inputs)
+        self._batched = signature.batched
+        self._max_rows = max_rows
+        first = 1 if signature.batched else 0
+        self._first = first
+        self._tails = tuple(spec.shape[first:] for spec in signature.inputs)
+        self._is_fixed = all(-1 not in tail for tail in self._tails) and not any(
+            spec.optional for spec in signature.inputs
+        )
+        self._outputs = tuple(spec.name for spec in signature.outputs)
+        self._output_set = frozenset(self._outputs)
+
+    def bind(self, request: InferRequest) -> Bound:
+        """The request's arrays in the model's order.
+
+        Raises:
+            InvalidInput: an input is unknown, missing, given twice, or of the wrong datatype or
+                shape; an output is unknown; rows differ or are none or too many.
+        """
+        arrays = self._arrays(request)
+        rows = self._rows(arrays)
+        key: Hashable = None
+        if not self._is_fixed:
+            first = self._first
+            key = tuple(None if a is None else a.shape[first:] for a in arrays)
+        wanted = self._outputs
+        if request.outputs:
+            wanted = tuple(output.name for output in request.outputs)
+            if not self._output_set.issuperset(wanted):
+                self._refuse_output(wanted)
+        return Bound(arrays, rows, key, wanted)
+
+    def _arrays(self, request: InferRequest) -> tuple[Array | None, ...]:
+        given = request.inputs
+        if tuple([t.name for t in given]) != self._names:
+            return self._by_name(request)
+        types = self._types
+        tails = self._tails
+        first = self._first
+        fixed = self._is_fixed
+        arrays = []
+        for index, tensor in enumerate(given):
+            array = tensor.array
+            if tensor.datatype is not types[index]:
+                self._refuse_type(self._specs[index], tensor.datatype.name)
+            if not fixed or array.shape[first:] != tails[index] or array.ndim < first:
+                self._check_shape(self._specs[index], array)
+            arrays.append(array)
+        return tuple(arrays)
+
+    def _by_name(self, request: InferRequest) -> tuple[Array | None, ...]:
+        given = {tensor.name: tensor for tensor in request.inputs}
+        if len(given) != len(request.inputs):
+            names = [t.name for t in request.inputs]
+            twice = next(n for n in names if names.count(n) > 1)
+            raise InvalidInput(f"input '{twice}' is given twice for model '{self._model}'", field="inputs")
+        unknown = [name for name in given if name not in self._names]
+        if unknown:
+            raise InvalidInput(
+                f"unexpected inference input '{unknown[0]}' for model '{self._model}'",
+                field="inputs",
+                fix=f"Its inputs are: {', '.join(self._names)}.",
+            )
+        missing = [s.name for s in self._specs if s.name not in given and not s.optional]
+        if missing:
+            raise InvalidInput(
+                f"expected {len(self._names)} inputs but got {len(given)} inputs for model '{self._model}'. "
+                f"Got input(s) {sorted(given)}, but missing required input(s) {sorted(missing)}. "
+                "Please provide all required input(s).",
+                field="inputs",
+            )
+        arrays: list[Array | None] = []
+        for spec in self._specs:
+            tensor = given.get(spec.name)
+            if tensor is None:
+                arrays.append(None)
+                continue
+            if tensor.datatype is not spec.datatype:
+                self._refuse_type(spec, tensor.datatype.name)
+            self._check_shape(spec, tensor.array)
+            arrays.append(tensor.array)
+        return tuple(arrays)
+
+    def _rows(self, arrays: tuple[Array | None, ...]) -> int:
+        if not self._batched:
+            return 1
+        rows = -1
+        for index, array in enumerate(arrays):
+            if array is None:
+                continue
+            if rows < 0:
+                rows = array.shape[0]
+            elif array.shape[0] != rows:
+                raise InvalidInput(
+                    f"input '{self._names[index]}' batch size does not match other inputs for '{self._model}': "
+                    f"it has {array.shape[0]} rows, the first input has {rows}",
+                    field=f"inputs[{index}].shape",
+                )
+        if rows < 1:
+            raise InvalidInput(
+                f"inference request batch-size must be >= 1 for '{self._model}'", field="inputs[0].shape"
+            )
+        if self._max_rows and rows > self._max_rows:
+            raise InvalidInput(
+                f"inference request batch-size must be <= {self._max_rows} for '{self._model}'",
+                field="inputs[0].shape",
+            )
+        return rows
+
+    def _check_shape(self, spec: TensorSpec, array: Array) -> None:
+        if len(spec.shape) == array.ndim and all(
+            want in (-1, got) for want, got in zip(spec.shape, array.shape, strict=True)
+        ):
+            return
+        note = ""
+        if self._batched:
+            note = " NOTE: the first dimension is the batch."
+            if array.shape == spec.shape[1:]:
+                note += f" For one row send the shape {[1, *array.shape]}."
+        raise InvalidInput(
+            f"unexpected shape for input '{spec.name}' for model '{self._model}'. "
+            f"Expected {_brackets(spec.shape)}, got {_brackets(array.shape)}.{note}"
+        )
+
+    def _refuse_type(self, spec: TensorSpec, got: str) -> None:
+        raise InvalidInput(
+            f"inference input '{spec.name}' data-type is '{got}', "
+            f"but model '{self._model}' expects '{spec.datatype.name}'"
+        )
+
+    def _refuse_output(self, wanted: tuple[str, ...]) -> None:
+        unknown = next(name for name in wanted if name not in self._output_set)
+        raise InvalidInput(
+            f"unexpected inference output '{unknown}' for model '{self._model}'",
+            field="outputs",
+            fix=f"Its outputs are: {', '.join(self._outputs)}.",
+        )
+
+
+def _brackets(shape: tuple[int, ...]) -> str:
+    return f"[{','.join(map(str, shape))}]"

@@ -1,0 +1,353 @@
+"""Who runs a queue of requests, and when?
+
+The asyncio shell around :class:`~salver.engine.batcher.Batcher`: it takes requests of one
+model version, runs batches on a :class:`~salver.engine.ports.Runner`, and hands each caller
+its rows. It decides nothing by itself: the batcher says when and whom, the runner how.
+
+Requests that arrive in one turn of the event loop share a batch. A lone request for a model that
+may run inline is answered on the spot, without a future or a second turn of the loop.
+"""
+
+import asyncio
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import numpy as np
+
+from salver.artifacts import Batching
+from salver.engine.admission import Admission, Bound
+from salver.engine.batcher import Batch, Batcher, Waiting
+from salver.engine.ports import Runner
+from salver.errors import DeadlineExceeded, HostDied, ModelFailed, NotReady
+from salver.events import BatchRan
+from salver.messages import InferRequest, InferResponse, ModelId, Signature, Timing
+from salver.tensor import Array, Tensor
+
+_Answer = tuple[Mapping[str, Array], Timing]
+_LATE = "Request timeout expired"
+
+
+class Engine:
+    """Queue, batcher and runner of one model version.
+
+    Args:
+        id: Whose.
+        runner: Executes batches; the engine closes it.
+        policy: Batching rule; without effect for a model that has no batch dimension.
+        clock: Monotonic seconds.
+        emit: Told of every run.
+        split_oversize: A request of more than ``policy.max_rows`` rows is cut and joined again
+            (True), or refused (False).
+    """
+
+    def __init__(
+        self,
+        id: ModelId,
+        runner: Runner,
+        policy: Batching,
+        *,
+        clock: Callable[[], float],
+        emit: Callable[[BatchRan], None],
+        split_oversize: bool = True,
+    ) -> None:
+        self.id = id
+        self.signature: Signature = runner.signature
+        if not self.signature.batched:
+            policy = Batching(enabled=False, max_queue=policy.max_queue)
+        self._runner = runner
+        self._clock = clock
+        self._emit = emit
+        self._batcher = Batcher(policy)
+        self._max_rows = policy.max_rows if policy.enabled else 0
+        self._admission = Admission(id.name, self.signature, 0 if split_oversize else self._max_rows)
+        self._input_names = tuple(spec.name for spec in self.signature.inputs)
+        self._output_types = {spec.name: spec.datatype for spec in self.signature.outputs}
+        self._idle = runner.slots
+        self._idle_since = clock()
+        self._pump_scheduled = False
+        self._ran_this_turn = False
+        self._crowded = False  # the last turn of the loop brought more than one request
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.id}, {self._batcher.depth} queued, {self.running} running>"
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        return self._batcher.depth
+
+    @property
+    def running(self) -> int:
+        """Batches that run."""
+        return self._runner.slots - self._idle
+
+    async def infer(
+        self, request: InferRequest, deadline: float | None = None, sender: Hashable = None
+    ) -> InferResponse:
+        """Answer one request.
+
+        Args:
+            deadline: On the engine's clock; a request is never executed past it.
+            sender: Requests of one sender keep their order; None = no order asked for.
+
+        Raises:
+            InvalidInput: it does not fit the model.
+            Overloaded: the queue is full.
+            DeadlineExceeded: the deadline passed first.
+            ModelFailed: the model raised or its host died.
+        """
+        bound = self._admission.bind(request)
+        if self._closed:
+            raise NotReady(f"model '{self.id.name}' version {self.id.version} is shutting down")
+        if self._max_rows and bound.rows > self._max_rows:
+            return await self._infer_split(request, bound, deadline, sender)
+        outputs, timing = await self._answer(bound, deadline, sender)
+        types = self._output_types
+        return InferResponse(
+            request.model,
+            self.id.version,
+            tuple([Tensor(name, types[name], outputs[name]) for name in bound.outputs]),
+            request.id,
+            timing=timing,
+        )
+
+    async def close(self) -> None:
+        """Refuse what still waits, end the runs under way, let the runner go."""
+        self._closed = True
+        for waiting in list(self._batcher):
+            self._batcher.discard(waiting)
+            _fail(waiting, NotReady(f"model '{self.id.name}' version {self.id.version} was unloaded"))
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._runner.close()
+
+    async def run_alone(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """One run past the queue, for warm-up before there is traffic."""
+        outputs, _ = await self._runner.run(inputs)
+        self._check(outputs, inputs[self._input_names[0]].shape[0] if self.signature.batched else 0)
+        return outputs
+
+    async def _answer(self, bound: Bound, deadline: float | None, sender: Hashable) -> _Answer:
+        now = self._clock()
+        if deadline is not None and deadline <= now:
+            raise DeadlineExceeded(_LATE)
+        if not self._ran_this_turn and not self._crowded and not self._pump_scheduled:
+            answer = self._answer_now(bound, now)
+            if answer is not None:
+                return answer
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_Answer] = loop.create_future()
+        waiting = Waiting((bound, future), bound.rows, bound.key, now, deadline, sender)
+        self._batcher.offer(waiting)
+        if not self._pump_scheduled:
+            self._pump_scheduled = True
+            loop.call_soon(self._pump)
+        timer = None if deadline is None else loop.call_later(deadline - now, self._expire, waiting)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._batcher.discard(waiting)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _answer_now(self, bound: Bound, now: float) -> _Answer | None:
+        """Run a lone request of a tiny model on the spot; None where that is not the way."""
+        if self._batcher.depth or not self._idle:
+            return None
+        try:
+            result = self._runner.run_inline(self._stack([bound]))
+            if result is None:
+                return None
+            self._ran_this_turn = True
+            asyncio.get_running_loop().call_soon(self._end_turn)
+            outputs, seconds = result
+            self._check(outputs, bound.rows if self.signature.batched else 0)
+        except ModelFailed:
+            self._announce(bound.rows, 1, 0.0, 0.0, 0.0, "drain", ok=False)
+            raise
+        self._announce(bound.rows, 1, seconds, 0.0, 0.0, "drain")
+        return outputs, Timing(0.0, 0.0, seconds, bound.rows)
+
+    def _end_turn(self) -> None:
+        self._ran_this_turn = False
+
+    async def _infer_split(
+        self, request: InferRequest, bound: Bound, deadline: float | None, sender: Hashable
+    ) -> InferResponse:
+        """A request larger than a batch: cut, run, joined (users-ask U-10)."""
+        size = self._max_rows
+        parts = []
+        for start in range(0, bound.rows, size):
+            arrays = tuple(None if a is None else a[start : start + size] for a in bound.arrays)
+            part = Bound(arrays, min(size, bound.rows - start), bound.key, bound.outputs)
+            parts.append(asyncio.ensure_future(self._answer(part, deadline, sender)))
+        try:
+            answers = await asyncio.gather(*parts)
+        finally:
+            for future in parts:
+                future.cancel()
+        outputs = tuple(
+            Tensor(name, self._output_types[name], np.concatenate([a[0][name] for a in answers]))
+            for name in bound.outputs
+        )
+        slowest = max((answer[1] for answer in answers), key=lambda t: t.queue + t.formation + t.inference)
+        return InferResponse(request.model, self.id.version, outputs, request.id, timing=slowest)
+
+    # The pump: from queue to runs.
+
+    def _pump(self) -> None:
+        """Start every batch that is due and has an idle instance."""
+        self._pump_scheduled = False
+        batcher = self._batcher
+        self._crowded = batcher.depth > 1
+        while self._idle and batcher.depth:
+            now = self._clock()
+            due = batcher.due(now)
+            if due is not None and due > now:
+                self._wake_at(due - now)
+                return
+            batch = batcher.take(now)
+            for waiting in batch.expired:
+                _fail(waiting, DeadlineExceeded(_LATE))
+            if batch.members:
+                self._start(batch, now)
+
+    def _wake_at(self, delay: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
+
+    def _start(self, batch: Batch, now: float) -> None:
+        try:
+            began = self._clock()
+            inputs = self._stack([w.payload[0] for w in batch.members])
+            merge = self._clock() - began
+            result = self._runner.run_inline(inputs)
+        except Exception:
+            result = None  # the road below runs it again, alone and in halves, and reports
+        if result is not None:
+            try:
+                self._deliver(batch, result, now, merge)
+                return
+            except ModelFailed:
+                pass
+        self._idle -= 1
+        task = asyncio.get_running_loop().create_task(self._run(batch, now))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, batch: Batch, now: float) -> None:
+        try:
+            await self._run_or_halve(batch, now)
+        finally:
+            if not self._idle:
+                self._idle_since = self._clock()
+            self._idle += 1
+            if not self._pump_scheduled:
+                self._pump()
+
+    async def _run_or_halve(self, batch: Batch, now: float) -> None:
+        """Run it; if the model raises, run halves, so that only the culprit fails."""
+        merge = 0.0
+        try:
+            began = self._clock()
+            inputs = self._stack([w.payload[0] for w in batch.members])
+            merge = self._clock() - began
+            result = await self._runner.run(inputs)
+            self._deliver(batch, result, now, merge)
+        except Exception as error:
+            self._announce(batch.rows, len(batch.members), 0.0, merge, 0.0, batch.reason, ok=False)
+            alive = [w for w in batch.members if not w.payload[1].done()]
+            if len(alive) < 2 or isinstance(error, HostDied):
+                for waiting in alive:
+                    _fail(waiting, _own(error, self.id))
+                return
+            middle = len(alive) // 2
+            for half in (alive[:middle], alive[middle:]):
+                await self._run_or_halve(Batch(half, sum(w.rows for w in half), batch.reason, []), now)
+
+    def _stack(self, bounds: list[Bound]) -> dict[str, Array]:
+        """The inputs of one run: each array as it came, or stacked along axis 0."""
+        first = bounds[0].arrays
+        if len(bounds) == 1:
+            return {n: a for n, a in zip(self._input_names, first, strict=True) if a is not None}
+        return {
+            name: np.concatenate([b.arrays[index] for b in bounds])
+            for index, name in enumerate(self._input_names)
+            if first[index] is not None
+        }
+
+    def _deliver(
+        self, batch: Batch, result: tuple[Mapping[str, Array], float], now: float, merge: float
+    ) -> None:
+        """Cut the outputs apart and wake the callers.
+
+        Raises:
+            ModelFailed: an output is missing or has not one row for each input row.
+        """
+        outputs, seconds = result
+        began = self._clock()
+        members = batch.members
+        self._check(outputs, batch.rows if self.signature.batched else 0)
+        if len(members) == 1:
+            _settle(members[0], outputs, self._timing(members[0], now, seconds, batch.rows))
+        else:
+            pairs = [(name, outputs[name]) for name in self._output_types]
+            start = 0
+            for waiting in members:
+                end = start + waiting.rows
+                part = {name: array[start:end] for name, array in pairs}
+                _settle(waiting, part, self._timing(waiting, now, seconds, batch.rows))
+                start = end
+        split = self._clock() - began
+        self._announce(batch.rows, len(members), seconds, merge, split, batch.reason)
+
+    def _timing(self, waiting: Waiting, now: float, seconds: float, rows: int) -> Timing:
+        idle_from = max(waiting.arrived, self._idle_since) if self._idle_since < now else now
+        return Timing(idle_from - waiting.arrived, now - idle_from, seconds, rows)
+
+    def _check(self, outputs: Mapping[str, Array], rows: int) -> None:
+        for name in self._output_types:
+            array = outputs.get(name)
+            if array is None:
+                raise ModelFailed(f"model '{self.id.name}' gave no output '{name}'")
+            if rows and (not array.ndim or array.shape[0] != rows):
+                raise ModelFailed(
+                    f"model '{self.id.name}' gave output '{name}' of shape {list(array.shape)} for {rows} rows",
+                    fix="Its first dimension must be the batch.",
+                )
+
+    def _announce(
+        self, rows: int, requests: int, seconds: float, merge: float, split: float, reason: str, ok: bool = True
+    ) -> None:
+        self._emit(BatchRan(self.id.name, self.id.version, rows, requests, seconds, merge, split, reason, ok))
+
+    def _expire(self, waiting: Waiting) -> None:
+        self._batcher.discard(waiting)
+        _fail(waiting, DeadlineExceeded(_LATE))
+
+
+def _settle(waiting: Waiting, outputs: Mapping[str, Array], timing: Timing) -> None:
+    future: asyncio.Future[Any] = waiting.payload[1]
+    if not future.done():
+        future.set_result((outputs, timing))
+
+
+def _fail(waiting: Waiting, error: Exception) -> None:
+    future: asyncio.Future[Any] = waiting.payload[1]
+    if not future.done():
+        future.set_exception(error)
+
+
+def _own(error: Exception, id: ModelId) -> Exception:
+    """A fresh error for each caller: one exception object must not collect their tracebacks."""
+    if isinstance(error, ModelFailed):
+        return type(error)(error.message, field=error.field, fix=error.fix)
+    return error

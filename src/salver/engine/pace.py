@@ -1,0 +1,52 @@
+"""Is a run of this model short enough to do on the event loop?
+
+A hand-over to a thread and back costs more than a tiny model's whole run. This object learns
+the CPU time of runs by batch size (powers of two) and says whether the next one would
+keep the loop busy for less than a budget. CPU time, not wall time: waiting for the
+interpreter lock or for a core says nothing of the model. Pure.
+"""
+
+_GAIN = 0.2  # weight of the newest run in the running mean
+
+
+class Pace:
+    """Running mean of the CPU time of a run, by power of two of its rows.
+
+    Args:
+        budget: Most CPU seconds of a run on the loop.
+
+    >>> pace = Pace(budget=150e-6)
+    >>> pace.is_tiny(1)  # nothing known: never guess
+    False
+    >>> pace.observe(1, 20e-6)
+    >>> pace.is_tiny(1), pace.is_tiny(4), pace.is_tiny(64)
+    (True, True, False)
+    """
+
+    __slots__ = ("_budget", "_mean")
+
+    def __init__(self, budget: float = 150e-6) -> None:
+        self._budget = budget
+        self._mean: list[float] = [0.0] * 24  # 0 = unknown
+
+    def observe(self, rows: int, cpu_seconds: float) -> None:
+        """Learn from a finished run."""
+        bucket = min(rows.bit_length(), 23)
+        known = self._mean[bucket]
+        self._mean[bucket] = known + _GAIN * (cpu_seconds - known) if known else max(cpu_seconds, 1e-9)
+
+    def is_tiny(self, rows: int) -> bool:
+        """True if a run of so many rows is expected within the budget.
+
+        A size never seen is taken from the next smaller known one, as if the time grew
+        with the rows (an overestimate for any law a·b + t0).
+        """
+        mean = self._mean
+        bucket = min(rows.bit_length(), 23)
+        known = mean[bucket]
+        if known:
+            return known <= self._budget
+        for lower in range(bucket - 1, -1, -1):
+            if mean[lower]:
+                return mean[lower] * (1 << (bucket - lower)) <= self._budget
+        return False

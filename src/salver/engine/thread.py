@@ -1,0 +1,125 @@
+"""Who runs a batch, when the framework lets other threads work meanwhile?
+
+:class:`ThreadRunner` owns the threads of one model version. Runs of a model that is native
+and measured to be tiny may also happen on the caller's thread (``run_inline``).
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from queue import SimpleQueue
+
+from salver.backends.protocol import RunnableModel, Traits
+from salver.engine.pace import Pace
+from salver.errors import ModelFailed, SalverError
+from salver.messages import Signature
+from salver.tensor import Array
+
+_Result = tuple[Mapping[str, Array], float]
+_Job = tuple[Mapping[str, Array], "asyncio.Future[_Result]"]
+
+
+class ThreadRunner:
+    """Runs batches on threads of this process.
+
+    Args:
+        models: One model that several threads share (``traits.concurrent``), or one a slot.
+        slots: Batches at the same time.
+        threads: Threads inside one run; more than one rules out inline runs.
+        name: For thread names and error texts.
+    """
+
+    def __init__(
+        self, models: Sequence[RunnableModel], traits: Traits, *, slots: int, threads: int = 1, name: str = ""
+    ) -> None:
+        self.signature: Signature = models[0].signature
+        self.slots = slots
+        self._models = tuple(models)
+        self._name = name
+        self._first_input = self.signature.inputs[0].name if self.signature.inputs else ""
+        self._may_inline = traits.native and traits.concurrent and threads == 1
+        self._pace = Pace()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def __repr__(self) -> str:
+        return f"<ThreadRunner {self._name}, {self.slots} slots>"
+
+    async def run(self, inputs: Mapping[str, Array]) -> _Result:
+        """See :class:`~salver.engine.ports.Runner`."""
+        if not self._threads:
+            self._start()
+        future: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
+        self._jobs.put((inputs, future))
+        return await future
+
+    def run_inline(self, inputs: Mapping[str, Array]) -> _Result | None:
+        """See :class:`~salver.engine.ports.Runner`."""
+        if not self._may_inline:
+            return None
+        rows = self._rows(inputs)
+        if not self._pace.is_tiny(rows):
+            return None
+        return self._call(self._models[0], inputs, rows)
+
+    async def close(self) -> None:
+        """Waits for the runs under way, then closes the models."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        models, self._models = self._models, ()
+        for model in models:
+            model.close()
+
+    def _start(self) -> None:
+        for slot in range(self.slots):
+            model = self._models[slot % len(self._models)]
+            thread = threading.Thread(
+                target=self._work, args=(model,), name=f"salver-{self._name}-{slot}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self, model: RunnableModel) -> None:
+        while (job := self._jobs.get()) is not None:
+            inputs, future = job
+            loop = future.get_loop()
+            try:
+                result = self._call(model, inputs, self._rows(inputs))
+            except BaseException as error:
+                loop.call_soon_threadsafe(_fail, future, error)
+            else:
+                loop.call_soon_threadsafe(_settle, future, result)
+                del result  # or the last outputs would live until the next job
+            del job, inputs, future
+
+    def _rows(self, inputs: Mapping[str, Array]) -> int:
+        return inputs[self._first_input].shape[0] if self.signature.batched else 1
+
+    def _call(self, model: RunnableModel, inputs: Mapping[str, Array], rows: int) -> _Result:
+        cpu = time.thread_time()
+        began = time.perf_counter()
+        try:
+            outputs = model.run(inputs)
+        except SalverError:
+            raise
+        except Exception as error:
+            raise ModelFailed(f"model '{self._name}' raised {type(error).__name__}: {error}") from error
+        seconds = time.perf_counter() - began
+        self._pace.observe(rows, time.thread_time() - cpu)
+        return outputs, seconds
+
+
+def _settle(future: "asyncio.Future[_Result]", result: _Result) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: "asyncio.Future[_Result]", error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error if isinstance(error, Exception) else ModelFailed(repr(error)))
