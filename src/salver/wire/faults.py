@@ -1,0 +1,89 @@
+"""What does each protocol call each kind of failure?
+
+One total table per protocol (a test holds them against :class:`~salver.errors.Code`):
+the columns of collisions "One error, many faces". It knows no message and no route.
+"""
+
+from typing import Final
+
+import orjson
+
+from salver.errors import Code, SalverError
+from salver.wire.bodies import GrpcStatus, HttpReply
+
+#: HTTP status of Open Inference routes, as Triton gives it (TR-R19).
+OIP_HTTP: Final[dict[Code, int]] = {
+    Code.INVALID_INPUT: 400,
+    Code.NOT_FOUND: 404,
+    Code.NOT_READY: 503,
+    Code.CONFLICT: 400,
+    Code.NO_ROUTE: 404,
+    Code.WRONG_VERB: 405,
+    Code.UNAUTHENTICATED: 401,
+    Code.FORBIDDEN: 403,
+    Code.RATE_LIMITED: 429,
+    Code.OVERLOADED: 503,
+    Code.DEADLINE_EXCEEDED: 503,
+    Code.CANCELLED: 400,
+    Code.TOO_LARGE: 400,
+    Code.UNSUPPORTED: 501,
+    Code.MODEL_FAILED: 500,
+    Code.INTERNAL: 500,
+}
+
+#: gRPC status of ``inference.GRPCInferenceService`` (numbers of grpc/status.h).
+OIP_GRPC: Final[dict[Code, int]] = {
+    Code.INVALID_INPUT: 3,  # INVALID_ARGUMENT
+    Code.NOT_FOUND: 5,  # NOT_FOUND
+    Code.NOT_READY: 14,  # UNAVAILABLE
+    Code.CONFLICT: 6,  # ALREADY_EXISTS
+    Code.NO_ROUTE: 12,  # UNIMPLEMENTED
+    Code.WRONG_VERB: 12,  # UNIMPLEMENTED
+    Code.UNAUTHENTICATED: 16,  # UNAUTHENTICATED
+    Code.FORBIDDEN: 7,  # PERMISSION_DENIED
+    Code.RATE_LIMITED: 8,  # RESOURCE_EXHAUSTED
+    Code.OVERLOADED: 14,  # UNAVAILABLE
+    Code.DEADLINE_EXCEEDED: 4,  # DEADLINE_EXCEEDED
+    Code.CANCELLED: 1,  # CANCELLED
+    Code.TOO_LARGE: 8,  # RESOURCE_EXHAUSTED
+    Code.UNSUPPORTED: 12,  # UNIMPLEMENTED
+    Code.MODEL_FAILED: 13,  # INTERNAL
+    Code.INTERNAL: 13,  # INTERNAL
+}
+
+#: HTTP status of the KServe v1 (and TensorFlow Serving) routes.
+KSERVE_V1: Final[dict[Code, int]] = {
+    Code.INVALID_INPUT: 400,
+    Code.NOT_FOUND: 404,
+    Code.NOT_READY: 404,
+    Code.CONFLICT: 409,
+    Code.NO_ROUTE: 404,
+    Code.WRONG_VERB: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.FORBIDDEN: 403,
+    Code.RATE_LIMITED: 429,
+    Code.OVERLOADED: 503,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.CANCELLED: 499,
+    Code.TOO_LARGE: 400,
+    Code.UNSUPPORTED: 501,
+    Code.MODEL_FAILED: 500,
+    Code.INTERNAL: 500,
+}
+
+_JSON = (b"content-type", b"application/json")
+_PLAIN = (_JSON,)
+#: A full queue empties within a moment; the client is told to come back (X-15).
+_BUSY = (_JSON, (b"retry-after", b"1"))
+
+
+def http_fault(error: SalverError, table: dict[Code, int] = OIP_HTTP) -> HttpReply:
+    """``{"error": text}`` with the protocol's status. Total: never raises."""
+    text = str(error).encode("utf-8", "replace").decode()  # a lone surrogate may come from a caller's name
+    headers = _BUSY if error.code is Code.OVERLOADED else _PLAIN
+    return HttpReply(table[error.code], orjson.dumps({"error": text}), headers)
+
+
+def grpc_fault(error: SalverError) -> GrpcStatus:
+    """The status and message that end the call. Total: never raises."""
+    return GrpcStatus(OIP_GRPC[error.code], str(error).encode("utf-8", "replace").decode())

@@ -1,0 +1,88 @@
+"""How do raw tensor bytes become an array, and back?
+
+The layout that the binary tensor extension (TR-R24) and gRPC's ``raw_*_contents`` share:
+little-endian, row-major elements; a BYTES element is a four-byte little-endian length and
+its data. It does not know where in a message the bytes lay.
+"""
+
+import struct
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from salver.errors import InvalidInput
+from salver.tensor import Array, DataType, Tensor
+
+_LENGTH = struct.Struct("<I")
+_SWAP = sys.byteorder == "big"
+
+
+def from_raw(
+    raw: "bytes | memoryview", datatype: DataType, shape: Sequence[int], count: int, field: str
+) -> Array:
+    """An array over the bytes: a view where they are aligned, else (and for BYTES) a copy.
+
+    Args:
+        count: Product of ``shape``.
+
+    Raises:
+        InvalidInput: more or fewer bytes than the shape and datatype ask for.
+    """
+    size = datatype.itemsize
+    if not size:
+        return _unpack_strings(raw, count, field).reshape(shape)
+    if len(raw) != count * size:
+        raise InvalidInput(
+            f"{field} has {len(raw)} bytes, but {datatype.name}{list(shape)} needs {count * size}",
+            field=field,
+        )
+    array = np.frombuffer(raw, datatype.dtype)
+    if datatype is DataType.BOOL and count and int(array.view(np.uint8).max()) > 1:
+        raise InvalidInput(f"{field} holds a BOOL byte other than 0 and 1", field=field)
+    if size > 1:
+        if _SWAP:
+            array = array.byteswap()
+        elif not array.flags.aligned:
+            array = array.copy()  # some frameworks refuse, or misread, unaligned memory
+    return array.reshape(shape)
+
+
+def to_raw(tensor: Tensor) -> "bytes | memoryview":
+    """The elements as they lie on the wire; numbers are not copied."""
+    array = tensor.array
+    if tensor.datatype is DataType.BYTES:
+        return _pack_strings(array)
+    if _SWAP and array.dtype.itemsize > 1:
+        return array.byteswap().tobytes()
+    if array.size and array.flags.c_contiguous and array.ndim:
+        return memoryview(array.reshape(-1).view(np.uint8))
+    return array.tobytes()
+
+
+def _unpack_strings(raw: "bytes | memoryview", count: int, field: str) -> Array:
+    if count * 4 > len(raw):  # before anything is allocated for the declared count
+        raise InvalidInput(f"{field} has {len(raw)} bytes, too few for {count} BYTES elements", field=field)
+    out = np.empty(count, dtype=object)
+    at, end = 0, len(raw)
+    for index in range(count):
+        if at + 4 > end:
+            raise InvalidInput(f"{field} ends inside the length of BYTES element {index}", field=field)
+        (length,) = _LENGTH.unpack_from(raw, at)
+        at += 4
+        if length > end - at:
+            raise InvalidInput(
+                f"{field}: BYTES element {index} says {length} bytes, {end - at} are left", field=field
+            )
+        out[index] = bytes(raw[at : at + length])
+        at += length
+    if at != end:
+        raise InvalidInput(f"{field} has {end - at} bytes after its {count} BYTES elements", field=field)
+    return out
+
+
+def _pack_strings(array: Array) -> bytes:
+    parts: list[bytes] = []
+    for value in array.ravel().tolist():
+        parts += (_LENGTH.pack(len(value)), value)
+    return b"".join(parts)

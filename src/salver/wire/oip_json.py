@@ -1,0 +1,312 @@
+"""How does an Open Inference request over HTTP become words, and the answer bytes?
+
+JSON as in OIP-9 to OIP-12, with the binary tensor extension in both directions on the same
+route (TR-R20 to TR-R25). It checks that a request is consistent with itself; whether it fits
+the model is the engine's question. It knows no route, socket or loaded model.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from salver.errors import InvalidInput, SalverError
+from salver.messages import InferRequest, InferResponse, Parameter, RequestedOutput, Signature
+from salver.tensor import Array, DataType, Tensor
+from salver.wire.bodies import HttpBody, HttpReply
+from salver.wire.faults import http_fault
+from salver.wire.json_text import MAX_DEPTH, TOO_DEEP, dumps, is_too_deep, loads
+from salver.wire.large_json import LARGE, loads_large
+from salver.wire.oip_binary import from_raw, to_raw
+from salver.wire.values import cast, count_elements, find_datatype, from_json, kind_of, shaped, to_json
+
+_LENGTH = b"inference-header-content-length"
+_BINARY_TYPE = (b"content-type", b"application/octet-stream")
+_OWN = "triton_"
+_ALLOWED_OWN = "triton_enable_empty_final_response"
+#: More inputs or outputs than any model has; keeps a request's cost in step with its bytes.
+MAX_TENSORS = 4096
+
+_NONE: Mapping[str, Parameter] = {}
+_RAW_REPLY: Mapping[str, Parameter] = {"binary_data_output": True}
+
+
+class OpenInferenceHttp:
+    """Codec of ``POST /v2/models/{m}/infer``, JSON and binary."""
+
+    protocol = "oip-http"
+
+    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+        """The request. Arrays of binary inputs are views of the body where alignment allows.
+
+        Raises:
+            InvalidInput: naming the field.
+            TooLarge: a declared shape is absurd.
+        """
+        body = http.body
+        header = http.headers.get(_LENGTH)
+        tail: memoryview | None = None
+        if header is not None:
+            length = _header_length(header, len(body))
+            if not length:
+                return _decode_raw(http, signature)
+            whole = memoryview(body)
+            tail = whole[length:]
+            body = body[:length]
+        try:
+            root = loads(body) if len(body) < LARGE else loads_large(body)
+            return _decode_root(http, root, tail)
+        except InvalidInput:
+            if is_too_deep(body):
+                raise InvalidInput(TOO_DEEP) from None
+            raise
+
+    def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
+        """The reply: each output as JSON, or raw behind the JSON where the caller asked for that.
+
+        Raises:
+            Unsupported: an output cannot be JSON, and binary was not asked for.
+        """
+        outputs: list[dict[str, Any]] = []
+        raws: list[bytes | memoryview] = []
+        binary = _binary_by_name(request) if request.outputs or request.parameters else None
+        for tensor in response.outputs:
+            entry: dict[str, Any] = {
+                "name": tensor.name,
+                "datatype": tensor.datatype._value_,
+                "shape": tensor.array.shape,
+            }
+            if binary is not None and binary.get(tensor.name, binary[""]):
+                raw = to_raw(tensor)
+                raws.append(raw)
+                entry["parameters"] = {"binary_data_size": len(raw)}
+            else:
+                entry["data"] = to_json(tensor)
+            outputs.append(entry)
+        root: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
+        if response.id:
+            root["id"] = response.id
+        if response.parameters:
+            root["parameters"] = dict(response.parameters)
+        root["outputs"] = outputs
+        text = dumps(root)
+        if not raws:
+            return HttpReply(200, text)
+        size = str(len(text)).encode()
+        return HttpReply(200, b"".join((text, *raws)), (_BINARY_TYPE, (_LENGTH, size)))
+
+    def fault(self, error: SalverError) -> HttpReply:
+        """``{"error": text}`` with Triton's status."""
+        return http_fault(error)
+
+
+def _decode_root(http: HttpBody, root: Any, tail: memoryview | None) -> InferRequest:
+    if type(root) is not dict:
+        raise InvalidInput(f"the request must be a JSON object, not {kind_of(root)}")
+    entries = root.get("inputs")
+    if type(entries) is not list or len(entries) > MAX_TENSORS:
+        raise InvalidInput(_not_a_list(entries, "inputs"), field="inputs")
+    used = 0
+    inputs: list[Tensor] = []
+    for index, entry in enumerate(entries):
+        tensor, size = _decode_input(entry, index, tail, used)
+        used += size
+        inputs.append(tensor)
+    if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
+        raise InvalidInput(f"input '{_first_twice(inputs)}' is given twice", field="inputs")
+    if tail is not None and used != len(tail):
+        raise InvalidInput(
+            f"{len(tail)} binary bytes follow the JSON, but the inputs' binary_data_size add up to {used}",
+            field="inputs",
+        )
+    mark = root.get("id", "")
+    if type(mark) is not str:
+        raise InvalidInput(f"id must be a string, not {kind_of(mark)}", field="id")
+    wanted = root.get("outputs")
+    parameters = root.get("parameters")
+    return InferRequest(
+        http.model,
+        tuple(inputs),
+        http.version,
+        mark,
+        _decode_outputs(wanted) if wanted is not None else (),
+        _decode_parameters(parameters) if parameters is not None else _NONE,
+    )
+
+
+def _decode_input(entry: Any, index: int, tail: memoryview | None, used: int) -> tuple[Tensor, int]:
+    """One input, and how many bytes of the tail it took."""
+    at = f"inputs[{index}]"
+    if type(entry) is not dict:
+        raise InvalidInput(f"{at} must be an object, not {kind_of(entry)}", field=at)
+    name = entry.get("name")
+    if type(name) is not str:
+        raise InvalidInput(f"{at}.name must be a string, not {kind_of(name)}", field=f"{at}.name")
+    shape = entry.get("shape")
+    count = count_elements(shape, f"{at}.shape")
+    datatype = find_datatype(entry.get("datatype"), f"{at}.datatype")
+    parameters = entry.get("parameters")
+    if parameters is not None:
+        if type(parameters) is not dict:
+            raise InvalidInput(f"{at}.parameters must be an object", field=f"{at}.parameters")
+        if "binary_data_size" in parameters:
+            raw = _slice(entry, parameters["binary_data_size"], tail, used, at)
+            array = from_raw(raw, datatype, shape, count, at)
+            return Tensor(name, datatype, array), len(raw)
+        if "shared_memory_region" in parameters:
+            raise InvalidInput(
+                "Client shared memory is disabled", field=f"{at}.parameters", fix="Send the data itself."
+            )
+    data = entry.get("data")
+    if datatype is DataType.FP16 or datatype is DataType.BF16:
+        raise InvalidInput(
+            f"receiving {datatype.name} data via JSON is not supported. "
+            f"Please use the binary data format for input {name}",
+            field=f"{at}.data",
+        )
+    field = f"{at}.data"
+    array = from_json(data, datatype, field) if type(data) is list else _from_buffer(data, datatype, field)
+    return Tensor(name, datatype, shaped(array, shape, count, field)), 0
+
+
+def _from_buffer(data: Any, datatype: DataType, field: str) -> Array:
+    """What :mod:`large_json` already made an array of."""
+    if data is None or isinstance(data, str | int | float | dict):
+        raise InvalidInput(f"{field} must be a list, not {kind_of(data)}", field=field)
+    return cast(data, datatype, field)
+
+
+def _slice(entry: dict[str, Any], size: Any, tail: memoryview | None, used: int, at: str) -> memoryview:
+    field = f"{at}.parameters.binary_data_size"
+    if type(size) is not int or size < 0:
+        raise InvalidInput(f"{field} must be an integer of at least 0", field=field)
+    if "data" in entry:
+        raise InvalidInput(f"{at} has both data and binary_data_size", field=field, fix="Send one of them.")
+    if tail is None:
+        raise InvalidInput(
+            f"{at} has binary_data_size, but the header Inference-Header-Content-Length is missing",
+            field=field,
+        )
+    if size > len(tail) - used:
+        raise InvalidInput(f"{field} is {size}, but {len(tail) - used} bytes are left", field=field)
+    return tail[used : used + size]
+
+
+def _header_length(header: bytes, size: int) -> int:
+    text = header.strip()
+    if not text.isdigit() or len(text) > 18:
+        raise InvalidInput(
+            f"the header Inference-Header-Content-Length must be a number of bytes, not {header[:40]!r}"
+        )
+    length = int(text)
+    if length > size:
+        raise InvalidInput(
+            f"the header Inference-Header-Content-Length is {length}, but the body has {size} bytes"
+        )
+    return length
+
+
+def _decode_raw(http: HttpBody, signature: Signature) -> InferRequest:
+    """The whole body is the model's one input (TR-R25); everything comes back binary."""
+    if len(signature.inputs) != 1:
+        raise InvalidInput(
+            f"a raw binary request needs a model with one input; "
+            f"'{http.model}' has {len(signature.inputs)}"
+        )
+    spec = signature.inputs[0]
+    body, shape = http.body, list(spec.shape)
+    if signature.batched and shape:
+        shape[0] = 1
+    free = [axis for axis, dim in enumerate(shape) if dim < 0]
+    if spec.datatype is DataType.BYTES:
+        if any(dim not in (1, -1) for dim in shape):
+            raise InvalidInput(f"a raw binary request for BYTES needs one element, not {list(spec.shape)}")
+        shape = [1] * len(shape)
+        body = len(body).to_bytes(4, "little") + body
+    elif len(free) > 1:
+        raise InvalidInput(
+            f"a raw binary request allows one free dimension, input '{spec.name}' has {len(free)}",
+            fix="Send the shape in JSON, with binary_data_size.",
+        )
+    elif free:
+        shape[free[0]] = 1
+        row = _product(shape) * spec.datatype.itemsize
+        shape[free[0]] = len(body) // row if row else 0
+    array = from_raw(body, spec.datatype, shape, _product(shape), "the raw binary body")
+    return InferRequest(
+        http.model, (Tensor(spec.name, spec.datatype, array),), http.version, parameters=_RAW_REPLY
+    )
+
+
+def _product(shape: list[int]) -> int:
+    count = 1
+    for dim in shape:
+        count *= dim
+    return count
+
+
+def _decode_outputs(entries: Any) -> tuple[RequestedOutput, ...]:
+    if type(entries) is not list or len(entries) > MAX_TENSORS:
+        raise InvalidInput(_not_a_list(entries, "outputs"), field="outputs")
+    wanted: list[RequestedOutput] = []
+    for index, entry in enumerate(entries):
+        at = f"outputs[{index}]"
+        if type(entry) is not dict:
+            raise InvalidInput(f"{at} must be an object, not {kind_of(entry)}", field=at)
+        name = entry.get("name")
+        if type(name) is not str:
+            raise InvalidInput(f"{at}.name must be a string, not {kind_of(name)}", field=f"{at}.name")
+        parameters = entry.get("parameters")
+        if parameters is None:
+            wanted.append(RequestedOutput(name))
+            continue
+        parsed = _decode_parameters(parameters, f"{at}.parameters")
+        _refuse_non_boolean(parsed, "binary_data", f"{at}.parameters")
+        wanted.append(RequestedOutput(name, parsed))
+    return tuple(wanted)
+
+
+def _decode_parameters(parameters: Any, at: str = "parameters") -> Mapping[str, Parameter]:
+    if type(parameters) is not dict:
+        raise InvalidInput(f"{at} must be an object, not {kind_of(parameters)}", field=at)
+    for name, value in parameters.items():
+        if type(value) not in (bool, int, float, str):
+            raise InvalidInput(
+                f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'.",
+                field=f"{at}.{name}",
+            )
+        if name.startswith(_OWN) and name != _ALLOWED_OWN:
+            raise InvalidInput(
+                "parameter keys starting with 'triton_' are reserved for Triton usage "
+                "and should not be specified.",
+                field=f"{at}.{name}",
+            )
+    _refuse_non_boolean(parameters, "binary_data_output", at)
+    return parameters
+
+
+def _refuse_non_boolean(parameters: Mapping[str, Parameter], name: str, at: str) -> None:
+    if type(parameters.get(name, False)) is not bool:
+        raise InvalidInput(f"{at}.{name} must be a boolean", field=f"{at}.{name}")
+
+
+def _binary_by_name(request: InferRequest) -> dict[str, bool]:
+    """Which outputs go raw; the empty name holds the rule for the rest."""
+    rest = request.parameters.get("binary_data_output") is True
+    binary = {"": rest}
+    for output in request.outputs:
+        binary[output.name] = output.parameters.get("binary_data", rest) is True
+    return binary
+
+
+def _not_a_list(entries: Any, field: str) -> str:
+    if type(entries) is list:
+        return f"{field} has {len(entries)} entries; at most {MAX_TENSORS} are allowed"
+    return f"{field} must be a list, not {kind_of(entries)}"
+
+
+def _first_twice(inputs: list[Tensor]) -> str:
+    seen: set[str] = set()
+    for tensor in inputs:
+        if tensor.name in seen:
+            break
+        seen.add(tensor.name)
+    return tensor.name
