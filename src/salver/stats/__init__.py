@@ -1,0 +1,1 @@
+"""Pure statistics: sketches, intervals, tests. No clock, no I/O."""

@@ -1,0 +1,66 @@
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from salver.events import BatchRan, Event, Served, StateChanged
+from salver.messages import ModelId, State, Timing
+from salver.telemetry.eventlog import EventLog
+
+TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+
+
+def served(outcome: str = "ok") -> Served:
+    timing = Timing(queue=0.001, formation=0.0005, inference=0.002, batch_rows=8)
+    return Served("fraud", "7", "oip-http", outcome, 0.005, timing, 2, "r-1", TRACE)
+
+
+def written(mode: str, events: list[Event]) -> list[dict[str, object]]:
+    structlog.reset_defaults()
+    with capture_logs() as entries:
+        EventLog(mode).observe(events)  # type: ignore[arg-type]
+    return [dict(entry) for entry in entries]
+
+
+@pytest.mark.parametrize(
+    ("mode", "outcomes"),
+    [("off", []), ("errors", ["overloaded"]), ("all", ["ok", "overloaded"])],
+)
+def test_which_requests_are_logged(mode: str, outcomes: list[str]) -> None:
+    run = BatchRan("fraud", "7", 8, 3, 0.002, 0.0, 0.0, "drain")
+    lines = written(mode, [served(), run, served("overloaded")])
+    assert [line["outcome"] for line in lines] == outcomes
+
+
+def test_what_a_request_line_holds() -> None:
+    (line,) = written("all", [served()])
+    assert line == {
+        "event": "request",
+        "log_level": "info",
+        "model": "fraud",
+        "version": "7",
+        "protocol": "oip-http",
+        "outcome": "ok",
+        "ms": 5.0,
+        "queue_ms": 1.5,
+        "inference_ms": 2.0,
+        "rows": 2,
+        "batch_rows": 8,
+        "request_id": "r-1",
+        "trace_id": "a" * 32,
+    }
+
+
+@pytest.mark.parametrize(
+    ("after", "level"),
+    [(State.READY, "info"), (State.FAILED, "error"), (State.LOADING, "debug"), (State.GONE, "info")],
+)
+def test_changes_of_state_are_always_logged(after: State, level: str) -> None:
+    change = StateChanged(ModelId("fraud", "8"), State.LOADING, after, "no such file: model.onnx")
+    (line,) = written("off", [change])
+    assert line == {
+        "event": f"model {after.lower()}",
+        "log_level": level,
+        "model": "fraud",
+        "version": "8",
+        "reason": "no such file: model.onnx",
+    }
