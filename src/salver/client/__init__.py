@@ -1,1 +1,6 @@
-"""..."""
+"""How does a program ask a Salver server, or another that speaks the Open Inference Protocol?"""
+
+from salver.client.client import Client
+from salver.client.http import Unreachable
+
+__all__ = ["Client", "Unreachable"]

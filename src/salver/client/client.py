@@ -1,0 +1,228 @@
+"""What can be asked of a server, as methods with numpy arrays?
+
+Each method is one call of the Open Inference Protocol or of its repository and statistics
+extensions. It knows the protocol's paths and errors; bytes are the matter of ``encoding`` and
+connections that of ``http``.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import orjson
+
+from salver import errors
+from salver.client.encoding import decode_reply, encode_request, values_of
+from salver.client.http import Http, Reply, Unreachable
+from salver.errors import SalverError
+from salver.messages import Parameter
+from salver.tensor import Array, Tensor, tensor
+
+_BY_STATUS: Final[dict[int, type[SalverError]]] = {
+    400: errors.InvalidInput,
+    404: errors.NotFound,
+    405: errors.WrongVerb,
+    408: errors.DeadlineExceeded,
+    409: errors.Conflict,
+    413: errors.TooLarge,
+    429: errors.Overloaded,
+    499: errors.Cancelled,
+    501: errors.Unsupported,
+    503: errors.NotReady,
+    504: errors.DeadlineExceeded,
+}
+
+
+class Client:
+    """An asynchronous client of one server.
+
+    Args:
+        url: Such as ``http://127.0.0.1:8000``; a path in it is put before every call's.
+        timeout: Seconds that any one call may take.
+
+    Example::
+
+        async with Client("http://127.0.0.1:8000") as client:
+            answer = await client.infer("iris", {"X": np.zeros((1, 4), "float32")})
+    """
+
+    def __init__(self, url: str = "http://127.0.0.1:8000", *, timeout: float = 60.0) -> None:
+        self._http = Http(url)
+        self._timeout = timeout
+
+    def __repr__(self) -> str:
+        """The server's address."""
+        return f"<Client {self._http.url}>"
+
+    async def __aenter__(self) -> Self:
+        """Itself; connections are opened by the calls."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the connections."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        await self._http.close()
+
+    async def live(self) -> bool:
+        """Is the server up?"""
+        return (await self._send(self._http.request("GET", "/v2/health/live"))).status == 200
+
+    async def ready(self, model: str = "", version: str = "") -> bool:
+        """Can the server, or one model, answer now?"""
+        path = f"{_model(model, version)}/ready" if model else "/v2/health/ready"
+        return (await self._send(self._http.request("GET", path))).status == 200
+
+    async def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
+        """What the server, or one model, says of itself.
+
+        Raises:
+            NotFound: no such model or version.
+        """
+        return self._object(await self._get(_model(model, version) if model else "/v2"))
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, object],
+        *,
+        version: str = "",
+        outputs: Sequence[str] = (),
+        id: str = "",
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> dict[str, Array]:
+        """Ask a model.
+
+        Args:
+            model: Its name.
+            inputs: By tensor name, what numpy understands (text for BYTES), or a
+                :class:`~salver.tensor.Tensor` where the datatype must be said.
+            version: Empty leaves the choice to the server.
+            outputs: Wanted outputs; none means all.
+            id: A mark of your own, for the server's log.
+            parameters: Request parameters of the protocol.
+
+        Returns:
+            Arrays by output name: object arrays of ``bytes`` for BYTES, float32 for BF16.
+
+        Raises:
+            InvalidInput: the server refuses the request, or an input has no datatype.
+            NotFound: no such model or version.
+            Overloaded: its queue is full.
+            Unreachable: nobody answers.
+            SalverError: whatever else the server says, by its status.
+        """
+        ask = self.infer_request(
+            model, inputs, version=version, outputs=outputs, id=id, parameters=parameters
+        )
+        reply = _checked(await self._send(ask))
+        return {out.name: values_of(out) for out in decode_reply(reply.headers, reply.body)}
+
+    def infer_request(
+        self,
+        model: str,
+        inputs: Mapping[str, object],
+        *,
+        version: str = "",
+        outputs: Sequence[str] = (),
+        id: str = "",
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> bytes:
+        """The bytes that :meth:`infer` would send, for :meth:`post` to send again and again.
+
+        Raises:
+            InvalidInput: an input is of no datatype.
+        """
+        try:
+            tensors = [v if isinstance(v, Tensor) else tensor(name, v) for name, v in inputs.items()]
+        except ValueError as error:
+            raise errors.InvalidInput(f"an input of {model!r} cannot be sent: {error}") from None
+        headers, body = encode_request(tensors, outputs=outputs, id=id, parameters=parameters)
+        return self._http.request("POST", f"{_model(model, version)}/infer", body, headers)
+
+    async def post(self, request: bytes) -> None:
+        """Send a request made before, and drop the answer.
+
+        Raises:
+            SalverError: the server refuses it, by its status.
+        """
+        _checked(await self._send(request))
+
+    async def index(self) -> list[dict[str, Any]]:
+        """Every version the server knows: ``name``, ``version``, ``state``, ``reason``."""
+        entries = _json(await self._call("/v2/repository/index"))
+        if not isinstance(entries, list):
+            raise errors.Unsupported("the server's repository index is not a list")
+        return entries
+
+    async def load(self, model: str) -> None:
+        """Load a model, or load it again.
+
+        Raises:
+            NotFound: the repository has no such model.
+            SalverError: it does not load; the message is the reason.
+        """
+        await self._call(f"/v2/repository/models/{quote(model, safe='')}/load")
+
+    async def unload(self, model: str) -> None:
+        """Let a model go; requests in flight are still answered.
+
+        Raises:
+            NotFound: no such model is loaded.
+        """
+        await self._call(f"/v2/repository/models/{quote(model, safe='')}/unload")
+
+    async def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
+        """The statistics extension's counts and durations, of one model or of all."""
+        return self._object(await self._get(f"{_model(model, version) if model else '/v2/models'}/stats"))
+
+    async def _get(self, path: str) -> Reply:
+        return _checked(await self._send(self._http.request("GET", path)))
+
+    async def _call(self, path: str) -> Reply:
+        json = [("content-type", "application/json")]
+        return _checked(await self._send(self._http.request("POST", path, b"{}", json)))
+
+    async def _send(self, request: bytes) -> Reply:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._http.send(request)
+        except TimeoutError:
+            raise errors.DeadlineExceeded(
+                f"{self._http.url} has not answered within {self._timeout:g} s"
+            ) from None
+
+    def _object(self, reply: Reply) -> dict[str, Any]:
+        found = _json(reply)
+        if not isinstance(found, dict):
+            raise Unreachable(f"{self._http.url} answers, but not as a model server does")
+        return found
+
+
+def _model(name: str, version: str) -> str:
+    path = f"/v2/models/{quote(name, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+def _json(reply: Reply) -> Any:
+    try:
+        return orjson.loads(reply.body)
+    except ValueError:
+        raise errors.Unsupported("the server's answer is not JSON") from None
+
+
+def _checked(reply: Reply) -> Reply:
+    """The reply if it is a good one; else the error that its status and body tell."""
+    if reply.status < 400:
+        return reply
+    try:
+        text = str(orjson.loads(reply.body)["error"])
+    except (ValueError, KeyError, TypeError):
+        text = f"the server answers {reply.status}"
+    raise _BY_STATUS.get(reply.status, errors.ModelFailed)(text)

@@ -1,0 +1,84 @@
+"""How do a client's tensors become an Open Inference request, and the reply tensors again?
+
+The client's side of the protocol with the binary tensor extension (TR-R24) in both directions:
+numbers travel as they lie in memory. It knows no socket.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from salver.errors import InvalidInput
+from salver.messages import Parameter
+from salver.tensor import Array, DataType, Tensor, bf16_to_fp32
+from salver.wire.oip_binary import from_raw, to_raw
+from salver.wire.values import count_elements, find_datatype, from_json, shaped
+
+_SPLIT = "inference-header-content-length"
+Headers = list[tuple[str, str]]
+
+
+def encode_request(
+    inputs: Sequence[Tensor],
+    *,
+    outputs: Sequence[str] = (),
+    id: str = "",
+    parameters: Mapping[str, Parameter] | None = None,
+) -> tuple[Headers, bytes]:
+    """Headers and body of an ``infer`` request that asks for binary outputs."""
+    raw = [to_raw(tensor) for tensor in inputs]
+    head: dict[str, Any] = {
+        "inputs": [
+            {
+                "name": tensor.name,
+                "datatype": tensor.datatype.name,
+                "shape": list(tensor.shape),
+                "parameters": {"binary_data_size": len(data)},
+            }
+            for tensor, data in zip(inputs, raw, strict=True)
+        ],
+        "parameters": {**(parameters or {}), "binary_data_output": True},
+    }
+    if outputs:
+        head["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
+    if id:
+        head["id"] = id
+    text = orjson.dumps(head)
+    headers = [("content-type", "application/octet-stream"), (_SPLIT, str(len(text)))]
+    return headers, b"".join((text, *raw))
+
+
+def decode_reply(headers: Mapping[bytes, bytes], body: bytes) -> tuple[Tensor, ...]:
+    """The outputs of an ``infer`` reply, binary ones and those that came as JSON.
+
+    Raises:
+        InvalidInput: the answer does not keep to the protocol; the message says where.
+    """
+    split = headers.get(_SPLIT.encode(), b"")
+    try:
+        at = int(split) if split else len(body)
+        head = orjson.loads(body[:at])
+        described = head["outputs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"the server's answer is not an Open Inference reply: {error!r}") from None
+    rest, found = memoryview(body)[at:], []
+    for index, output in enumerate(described):
+        field = f"outputs[{index}]"
+        try:
+            name, shape, datatype = output["name"], output["shape"], find_datatype(output["datatype"], field)
+            size = output.get("parameters", {}).get("binary_data_size")
+            count = count_elements(shape, f"{field}.shape")
+            if size is None:
+                array = shaped(from_json(output["data"], datatype, field), shape, count, field)
+            else:
+                array, rest = from_raw(rest[:size], datatype, shape, count, field), rest[size:]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput(f"the server's answer is wrong in {field}: {error!r}", field=field) from None
+        found.append(Tensor(name, datatype, array))
+    return tuple(found)
+
+
+def values_of(tensor: Tensor) -> Array:
+    """What a numpy user expects: BF16 widened to float32, everything else as it is."""
+    return bf16_to_fp32(tensor.array) if tensor.datatype is DataType.BF16 else tensor.array

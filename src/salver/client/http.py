@@ -1,0 +1,235 @@
+"""How do HTTP/1.1 requests reach one server over few kept-alive connections?
+
+A small client: one request at a time on a connection, bodies whole. It knows no tensor and no
+model. RFC 9112 is what the comments cite.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+import msgspec
+
+from salver.errors import Code, SalverError, TooLarge
+
+_MAX_HEAD = 64 * 1024
+_MAX_BODY = 1 << 30
+
+
+class Unreachable(SalverError):
+    """Nobody answers at that address, or the connection broke in the middle of an answer."""
+
+    code = Code.NOT_READY
+
+
+class Reply(msgspec.Struct, gc=False):
+    """A whole answer; names in ``headers`` are lower-case."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+
+
+class _Connection(asyncio.Protocol):
+    """One connection; ``ask`` writes a request and waits for its reply."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._waiter: asyncio.Future[Reply] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._head: tuple[int, dict[bytes, bytes]] | None = None
+        self._body_at = 0
+        self.open = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.open = True
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if self._waiter is None:  # an answer to nothing: 408 on an idle connection, for instance
+            self.close()
+            return
+        self._advance(ended=False)
+
+    def eof_received(self) -> None:
+        self._advance(ended=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open = False
+        self._settle(Unreachable("the server closed the connection before its answer was whole"))
+
+    async def ask(self, request: Iterable[bytes]) -> Reply:
+        assert self._transport is not None
+        self._buffer.clear()
+        self._head = None
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._transport.writelines(request)
+        try:
+            return await self._waiter
+        except asyncio.CancelledError:
+            self.close()  # the answer that is still to come belongs to nobody
+            raise
+        finally:
+            self._waiter = None
+
+    def close(self) -> None:
+        self.open = False
+        if self._transport is not None:
+            self._transport.close()
+
+    def _settle(self, result: Reply | SalverError) -> None:
+        if self._waiter is None or self._waiter.done():
+            return
+        if isinstance(result, Reply):
+            self._waiter.set_result(result)
+        else:
+            self.close()
+            self._waiter.set_exception(result)
+
+    def _advance(self, *, ended: bool) -> None:
+        try:
+            reply = self._parse(ended)
+        except ValueError:
+            self._settle(Unreachable("the answer is not HTTP/1.1", fix="Is the URL that of a model server?"))
+        except TooLarge as error:
+            self._settle(error)
+        else:
+            if reply is not None:
+                self._settle(reply)
+
+    def _parse(self, ended: bool) -> Reply | None:
+        """The reply if it is whole. Raises ValueError for what is not HTTP."""
+        if self._head is None and not self._parse_head():
+            return None
+        assert self._head is not None
+        status, headers = self._head
+        at = self._body_at
+        if headers.get(b"transfer-encoding", b"").lower() == b"chunked":  # section 7.1
+            chunks = _chunks(self._buffer, at)
+            if chunks is None:
+                return None
+            body = chunks
+        elif (length := headers.get(b"content-length")) is not None or status in (204, 304):
+            size = int(length or b"0")
+            if not 0 <= size <= _MAX_BODY:
+                raise TooLarge(f"the answer has {size} bytes, over this client's limit of {_MAX_BODY}")
+            if len(self._buffer) < at + size:
+                return None
+            body = bytes(memoryview(self._buffer)[at : at + size])
+        elif ended:  # section 6.3, rule 8: the body ends with the connection
+            body = bytes(self._buffer[at:])
+        else:
+            return None
+        if headers.get(b"connection", b"").lower() == b"close" or ended:
+            self.close()
+        return Reply(status, headers, body)
+
+    def _parse_head(self) -> bool:
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self._buffer) > _MAX_HEAD:
+                raise ValueError("endless head")
+            return False
+        status_line, *lines = bytes(self._buffer[:end]).split(b"\r\n")
+        version, status, *_ = status_line.split(b" ", 2)
+        if not version.startswith(b"HTTP/1."):
+            raise ValueError("not HTTP")
+        if status == b"100":  # an interim answer; the real one follows
+            del self._buffer[: end + 4]
+            return self._parse_head()
+        pairs = (line.partition(b":") for line in lines)
+        self._head = int(status), {name.strip().lower(): value.strip() for name, _, value in pairs}
+        self._body_at = end + 4
+        return True
+
+
+def _chunks(buffer: bytearray, at: int) -> bytes | None:
+    """The body behind the chunked coding, or None while it is not whole."""
+    body = bytearray()
+    while (end := buffer.find(b"\r\n", at)) >= 0:
+        size = int(bytes(buffer[at:end]).partition(b";")[0], 16)
+        if size < 0 or len(body) + size > _MAX_BODY:
+            raise TooLarge(f"the answer's body is over this client's limit of {_MAX_BODY} bytes")
+        at = end + 2
+        if size == 0:
+            return bytes(body) if buffer.find(b"\r\n", at) >= 0 else None
+        if len(buffer) < at + size + 2:
+            return None
+        body += buffer[at : at + size]
+        at += size + 2
+    return None
+
+
+class Http:
+    """A server's address and the idle connections to it."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Unreachable(f"{url!r} is not a server's URL", fix="Give one such as http://127.0.0.1:8000.")
+        self.url = f"{parts.scheme}://{parts.netloc}"
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._address = parts.hostname, parts.port or (443 if self._tls else 80)
+        self._host = parts.netloc.rpartition("@")[2].encode()
+        self._prefix = parts.path.rstrip("/").encode()
+        self._idle: list[_Connection] = []
+
+    def __repr__(self) -> str:
+        """Address and idle connections."""
+        return f"<Http {self.url}, {len(self._idle)} idle>"
+
+    def request(
+        self, verb: str, path: str, body: bytes = b"", headers: Iterable[tuple[str, str]] = ()
+    ) -> bytes:
+        """The bytes of a request, so that one that is sent often is written once."""
+        lines = [f"{verb} ".encode() + self._prefix + path.encode() + b" HTTP/1.1", b"host: " + self._host]
+        lines += [f"{name}: {value}".encode() for name, value in headers]
+        if body or verb == "POST":
+            lines.append(b"content-length: %d" % len(body))
+        return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+    async def send(self, request: bytes) -> Reply:
+        """Send it on an idle or a new connection.
+
+        Raises:
+            Unreachable: no answer; a kept-alive connection that the server closed meanwhile is
+                replaced once, without a word.
+        """
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.open:
+                continue
+            try:
+                return await self._ask(connection, request)
+            except Unreachable:
+                break
+        return await self._ask(await self._connect(), request)
+
+    async def _ask(self, connection: _Connection, request: bytes) -> Reply:
+        reply = await connection.ask((request,))
+        if connection.open:
+            self._idle.append(connection)
+        return reply
+
+    async def _connect(self) -> _Connection:
+        host, port = self._address
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(
+                _Connection, host, port, ssl=self._tls
+            )
+        except OSError as error:
+            raise Unreachable(
+                f"no server answers at {self.url} ({error.strerror or error})",
+                fix="Start one with: salver serve PATH",
+            ) from error
+        return connection
+
+    async def close(self) -> None:
+        """Close the idle connections."""
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+        await asyncio.sleep(0)  # lets the transports close their sockets
