@@ -66,7 +66,7 @@ class Warmup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     rows: tuple[int, ...] = (1,)
-    rounds: int = 1
+    rounds: int = 3
     free_dim: int = 1
     file: str = ""
 

@@ -135,8 +135,8 @@ class Admission:
                 rows = array.shape[0]
             elif array.shape[0] != rows:
                 raise InvalidInput(
-                    f"input '{self._names[index]}' batch size does not match other inputs for '{self._model}': "
-                    f"it has {array.shape[0]} rows, the first input has {rows}",
+                    f"input '{self._names[index]}' batch size does not match other inputs "
+                    f"for '{self._model}': it has {array.shape[0]} rows, the first input has {rows}",
                     field=f"inputs[{index}].shape",
                 )
         if rows < 1:

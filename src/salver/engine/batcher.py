@@ -101,7 +101,9 @@ class Batcher:
             Overloaded: it is full; nothing was changed.
         """
         if self.depth >= self.max_queue:
-            raise Overloaded("Exceeds maximum queue size", fix=f"{self.depth} requests are waiting; retry later.")
+            raise Overloaded(
+                "Exceeds maximum queue size", fix=f"{self.depth} requests are waiting; retry later."
+            )
         self._queue.append(waiting)
         self.depth += 1
         self.rows_waiting += waiting.rows

@@ -84,6 +84,10 @@ class Engine:
         """Batches that run."""
         return self._runner.slots - self._idle
 
+    def now(self) -> float:
+        """The engine's clock, in which deadlines are given."""
+        return self._clock()
+
     async def infer(
         self, request: InferRequest, deadline: float | None = None, sender: Hashable = None
     ) -> InferResponse:
@@ -310,7 +314,7 @@ class Engine:
         self._announce(batch.rows, len(members), seconds, merge, split, batch.reason)
 
     def _timing(self, waiting: Waiting, now: float, seconds: float, rows: int) -> Timing:
-        idle_from = max(waiting.arrived, self._idle_since) if self._idle_since < now else now
+        idle_from = min(max(waiting.arrived, self._idle_since), now)
         return Timing(idle_from - waiting.arrived, now - idle_from, seconds, rows)
 
     def _check(self, outputs: Mapping[str, Array], rows: int) -> None:
@@ -320,14 +324,23 @@ class Engine:
                 raise ModelFailed(f"model '{self.id.name}' gave no output '{name}'")
             if rows and (not array.ndim or array.shape[0] != rows):
                 raise ModelFailed(
-                    f"model '{self.id.name}' gave output '{name}' of shape {list(array.shape)} for {rows} rows",
+                    f"model '{self.id.name}' gave output '{name}' of shape {list(array.shape)} "
+                    f"for {rows} rows",
                     fix="Its first dimension must be the batch.",
                 )
 
     def _announce(
-        self, rows: int, requests: int, seconds: float, merge: float, split: float, reason: str, ok: bool = True
+        self,
+        rows: int,
+        requests: int,
+        seconds: float,
+        merge: float,
+        split: float,
+        reason: str,
+        ok: bool = True,
     ) -> None:
-        self._emit(BatchRan(self.id.name, self.id.version, rows, requests, seconds, merge, split, reason, ok))
+        id = self.id
+        self._emit(BatchRan(id.name, id.version, rows, requests, seconds, merge, split, reason, ok))
 
     def _expire(self, waiting: Waiting) -> None:
         self._batcher.discard(waiting)

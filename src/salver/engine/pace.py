@@ -6,7 +6,8 @@ keep the loop busy for less than a budget. CPU time, not wall time: waiting for 
 interpreter lock or for a core says nothing of the model. Pure.
 """
 
-_GAIN = 0.2  # weight of the newest run in the running mean
+_GAIN_UP = 0.1  # weight of the newest run in the running mean when it took longer than that
+_GAIN_DOWN = 0.5  # and when it was quicker: first runs are slow for reasons that do not last
 
 
 class Pace:
@@ -33,7 +34,11 @@ class Pace:
         """Learn from a finished run."""
         bucket = min(rows.bit_length(), 23)
         known = self._mean[bucket]
-        self._mean[bucket] = known + _GAIN * (cpu_seconds - known) if known else max(cpu_seconds, 1e-9)
+        if known:
+            gain = _GAIN_UP if cpu_seconds > known else _GAIN_DOWN
+            self._mean[bucket] = known + gain * (cpu_seconds - known)
+        else:
+            self._mean[bucket] = max(cpu_seconds, 1e-9)
 
     def is_tiny(self, rows: int) -> bool:
         """True if a run of so many rows is expected within the budget.

@@ -1,0 +1,38 @@
+"""With what should a model be run before it takes traffic?
+
+Pure: a signature and the owner's wishes in, inputs out.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from salver.artifacts import Warmup
+from salver.messages import Signature
+from salver.tensor import Array, DataType
+
+
+def samples(signature: Signature, wish: Warmup) -> Iterator[dict[str, Array]]:
+    """Inputs of zeros (empty strings for BYTES), one for each wanted batch size and round.
+
+    >>> from salver.messages import TensorSpec
+    >>> spec = TensorSpec("x", DataType.FP32, (-1, 3))
+    >>> [s["x"].shape for s in samples(Signature((spec,), (), batched=True), Warmup(rows=(1, 4), rounds=1))]
+    [(1, 3), (4, 3)]
+    """
+    for rows in wish.rows if signature.batched else wish.rows[:1]:
+        for _ in range(wish.rounds):
+            yield {
+                spec.name: _zeros(spec.datatype, spec.shape, rows if signature.batched else 0, wish.free_dim)
+                for spec in signature.inputs
+                if not spec.optional
+            }
+
+
+def _zeros(datatype: DataType, shape: tuple[int, ...], rows: int, free: int) -> Array:
+    extents = tuple(free if extent == -1 else extent for extent in shape)
+    if rows:
+        extents = (rows, *extents[1:])
+    if datatype is DataType.BYTES:
+        return np.full(extents, b"", dtype=object)
+    return np.zeros(extents, datatype.dtype)

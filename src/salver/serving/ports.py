@@ -1,0 +1,52 @@
+"""What do the planes need from others?"""
+
+from collections.abc import Hashable, Sequence
+from typing import Protocol, TypeVar
+
+from salver.errors import SalverError
+from salver.events import Event
+from salver.messages import InferRequest, InferResponse, Signature
+
+BodyT = TypeVar("BodyT", contravariant=True)
+ReplyT = TypeVar("ReplyT", covariant=True)
+
+
+class Codec(Protocol[BodyT, ReplyT]):
+    """Turns a transport's body into a request, and a response into its reply."""
+
+    protocol: str
+
+    def decode(self, body: BodyT, signature: Signature) -> InferRequest:
+        """Raises InvalidInput, TooLarge or Unsupported."""
+        ...
+
+    def encode(self, request: InferRequest, response: InferResponse) -> ReplyT:
+        """Raises Unsupported where the format cannot carry the answer."""
+        ...
+
+    def fault(self, error: SalverError) -> ReplyT:
+        """The protocol's own form of an error; never raises."""
+        ...
+
+
+class Inferring(Protocol):
+    """Something that answers requests for one model version."""
+
+    @property
+    def signature(self) -> Signature:
+        """Its inputs and outputs."""
+        ...
+
+    async def infer(
+        self, request: InferRequest, deadline: float | None = None, sender: Hashable = None
+    ) -> InferResponse:
+        """See :meth:`salver.engine.engine.Engine.infer`."""
+        ...
+
+
+class Observer(Protocol):
+    """Counts events, off the request's path."""
+
+    def observe(self, events: Sequence[Event]) -> None:
+        """A few hundred events in the order in which they happened; must not raise."""
+        ...

@@ -1,0 +1,138 @@
+"""What does each HTTP operation do?
+
+A table from the operations of ``routes.py`` to methods, each taking the decoded call and giving
+a reply. Formats live in ``wire/``; what is loaded, counted and inferred comes through ``ports.py``.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from salver import __version__
+from salver.errors import Internal, SalverError
+from salver.messages import Call, State
+from salver.transport.openapi import describe
+from salver.transport.ports import Control, Exposition, InferDoor
+from salver.transport.routes import Route
+from salver.wire import metadata
+from salver.wire.bodies import HttpBody, HttpReply
+from salver.wire.faults import http_fault
+from salver.wire.json_text import dumps
+from salver.wire.kserve_v1 import KServeV1
+from salver.wire.oip_json import OpenInferenceHttp
+
+_LOG = logging.getLogger("salver.http")
+_Method = Callable[[Route, HttpBody, Call], Awaitable[HttpReply]]
+
+
+class HttpOperations:
+    """Everything behind the table of routes."""
+
+    def __init__(
+        self, door: InferDoor, control: Control, exposition: Exposition, new_id: Callable[[], str]
+    ) -> None:
+        self._door = door
+        self._control = control
+        self._exposition = exposition
+        self._new_id = new_id
+        self._open_inference = OpenInferenceHttp()
+        self._kserve = KServeV1()
+        self._methods: dict[str, _Method] = {
+            "infer": self._infer,
+            "predict_v1": self._predict_v1,
+            "live": self._live,
+            "ready": self._ready,
+            "model_ready": self._model_ready,
+            "welcome": self._server_metadata,
+            "server_metadata": self._server_metadata,
+            "model_metadata": self._model_metadata,
+            "statistics": self._statistics,
+            "index": self._index,
+            "load": self._load,
+            "unload": self._unload,
+            "list_v1": self._list_v1,
+            "model_v1": self._model_v1,
+            "metrics": self._metrics,
+            "openapi": self._openapi,
+        }
+
+    async def run(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        """Do it; errors come back as replies."""
+        try:
+            return await self._methods[route.operation](route, http, call)
+        except SalverError as error:
+            return http_fault(error)
+        except Exception as error:
+            incident = self._new_id()
+            _LOG.exception("incident %s: %s", incident, route.operation, exc_info=error)
+            return http_fault(Internal(f"internal error, incident {incident}; the log has the cause"))
+
+    async def _infer(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        reply: HttpReply = await self._door.infer(
+            self._open_inference, http, route.model, route.version, call
+        )
+        return reply
+
+    async def _predict_v1(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        call.protocol = self._kserve.protocol
+        reply: HttpReply = await self._door.infer(self._kserve, http, route.model, route.version, call)
+        return reply
+
+    async def _live(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        return _json({"live": True})
+
+    async def _ready(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        ready = self._control.is_ready()
+        return _json({"ready": ready}, 200 if ready else 400)
+
+    async def _model_ready(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        ready = self._control.is_ready(route.model, route.version)
+        return _json({"name": route.model, "ready": ready}, 200 if ready else 400)
+
+    async def _server_metadata(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        return _json(metadata.server(__version__))
+
+    async def _model_metadata(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        id, signature = self._door.signature(route.model, route.version)
+        versions = [route.version] if route.version else self._versions(route.model)
+        return _json(metadata.model(id, versions, signature))
+
+    async def _statistics(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        if route.model:
+            self._door.signature(route.model, route.version)
+        return _json(self._exposition.statistics(route.model, route.version))
+
+    async def _index(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        only_ready = metadata.parse_index(http.body)
+        return _json(metadata.index(self._control.statuses(), only_ready))
+
+    async def _load(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        await self._control.load(route.model, metadata.parse_control(http.body))
+        return HttpReply(200, b"")
+
+    async def _unload(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        await self._control.unload(route.model, metadata.parse_control(http.body))
+        return HttpReply(200, b"")
+
+    async def _list_v1(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        return _json(metadata.list_v1(self._control.statuses()))
+
+    async def _model_v1(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        self._door.signature(route.model)
+        return _json({"name": route.model, "ready": self._control.is_ready(route.model)})
+
+    async def _metrics(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        accept = http.headers.get(b"accept", b"").decode("latin-1")
+        body, content_type = self._exposition.metrics(accept)
+        return HttpReply(200, body, ((b"content-type", content_type.encode()),))
+
+    async def _openapi(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        return _json(describe(__version__))
+
+    def _versions(self, model: str) -> list[str]:
+        return [
+            s.id.version for s in self._control.statuses() if s.id.name == model and s.state is State.READY
+        ]
+
+
+def _json(value: object, status: int = 200) -> HttpReply:
+    return HttpReply(status, dumps(value))

@@ -1,0 +1,152 @@
+"""What does the HTTP interface look like to a machine?
+
+An OpenAPI 3.1 description, generated from the table in ``routes.py``. Pure.
+"""
+
+import re
+from typing import Any
+
+from salver.messages import State
+from salver.tensor import DataType
+from salver.transport.routes import OPERATIONS, Operation
+
+_TENSOR_DATA = {"type": "array", "items": {}}
+_PARAMETERS = {"type": "object", "additionalProperties": {"type": ["boolean", "integer", "number", "string"]}}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(required: list[str], **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": required, "properties": properties}
+
+
+def _tensor(required: list[str]) -> dict[str, Any]:
+    return _object(
+        required,
+        name={"type": "string"},
+        datatype={"type": "string", "enum": [d.name for d in DataType]},
+        shape={"type": "array", "items": {"type": "integer", "minimum": 0}},
+        parameters=_PARAMETERS,
+        data=_TENSOR_DATA,
+    )
+
+
+_TEXT = {"type": "string"}
+_SPEC = _object(
+    ["name", "datatype", "shape"],
+    name=_TEXT,
+    datatype=_TEXT,
+    shape={"type": "array", "items": {"type": "integer"}},
+)
+_SCHEMAS: dict[str, Any] = {
+    "Error": _object(["error"], error=_TEXT),
+    "InferRequest": _object(
+        ["inputs"],
+        id=_TEXT,
+        parameters=_PARAMETERS,
+        inputs={"type": "array", "items": _tensor(["name", "datatype", "shape", "data"])},
+        outputs={
+            "type": "array",
+            "items": _object(["name"], name=_TEXT, parameters=_PARAMETERS),
+        },
+    ),
+    "InferResponse": _object(
+        ["model_name", "outputs"],
+        model_name=_TEXT,
+        model_version=_TEXT,
+        id=_TEXT,
+        parameters=_PARAMETERS,
+        outputs={"type": "array", "items": _tensor(["name", "datatype", "shape"])},
+    ),
+    "PredictRequest": {
+        "type": "object",
+        "properties": {"instances": {"type": "array"}, "inputs": {}},
+        "anyOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
+    },
+    "PredictResponse": _object(["predictions"], predictions={}),
+    "ModelMetadata": _object(
+        ["name", "platform", "inputs", "outputs"],
+        name=_TEXT,
+        versions={"type": "array", "items": _TEXT},
+        platform=_TEXT,
+        inputs={"type": "array", "items": _SPEC},
+        outputs={"type": "array", "items": _SPEC},
+    ),
+    "ServerMetadata": _object(
+        ["name", "version", "extensions"],
+        name=_TEXT,
+        version=_TEXT,
+        extensions={"type": "array", "items": _TEXT},
+    ),
+    "Index": {
+        "type": "array",
+        "items": _object(["name", "version", "state", "reason"], name=_TEXT, state=_TEXT),
+    },
+    "IndexRequest": _object([], ready={"type": "boolean"}),
+    "ControlRequest": _object([], parameters=_PARAMETERS),
+    "Any": {},
+}
+#: Operation -> (schema of the request body, schema of the reply, can a model be missing).
+_BODIES: dict[str, tuple[str, str]] = {
+    "infer": ("InferRequest", "InferResponse"),
+    "predict_v1": ("PredictRequest", "PredictResponse"),
+    "model_metadata": ("", "ModelMetadata"),
+    "server_metadata": ("", "ServerMetadata"),
+    "welcome": ("", "ServerMetadata"),
+    "index": ("IndexRequest", "Index"),
+    "load": ("ControlRequest", ""),
+    "unload": ("ControlRequest", ""),
+}
+
+
+def describe(version: str) -> dict[str, Any]:
+    """The whole description, for a server of that version."""
+    paths: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.verb.lower()] = _operation(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Salver",
+            "version": version,
+            "description": "Open Inference Protocol v2 with the binary tensor extension, and KServe v1. "
+            f"Version states: {', '.join(State)}.",
+        },
+        "paths": paths,
+        "components": {"schemas": _SCHEMAS},
+    }
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    takes, gives = _BODIES.get(operation.name, ("", "Any"))
+    good: dict[str, Any] = {"description": "Done"}
+    if operation.name == "metrics":
+        good["content"] = {"text/plain": {}, "application/openmetrics-text": {}}
+    elif gives:
+        good["content"] = {"application/json": {"schema": _ref(gives)}}
+        if gives == "InferResponse":
+            good["content"]["application/octet-stream"] = {}
+    suffix = "_version" if "{version}" in operation.path else "" if "{model}" in operation.path else "_server"
+    out: dict[str, Any] = {
+        "operationId": operation.name + suffix,
+        "summary": operation.summary,
+        "responses": {
+            "200": good,
+            "default": {
+                "description": "What is wrong and what to do",
+                "content": {"application/json": {"schema": _ref("Error")}},
+            },
+        },
+    }
+    names = re.findall(r"{(\w+)}", operation.path)
+    if names:
+        out["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            for name in names
+        ]
+    if takes:
+        content: dict[str, Any] = {"application/json": {"schema": _ref(takes)}}
+        out["requestBody"] = {"required": takes in ("InferRequest", "PredictRequest"), "content": content}
+    return out

@@ -1,0 +1,52 @@
+"""What does a transport need from the planes behind it?"""
+
+from collections.abc import Hashable, Mapping
+from typing import Any, Protocol
+
+from salver.messages import Call, ModelId, Parameter, Signature, VersionStatus
+
+
+class InferDoor(Protocol):
+    """The one door for inference (serving/dataplane.py)."""
+
+    async def infer(
+        self, codec: Any, body: Any, model: str, version: str, call: Call, sender: Hashable = None
+    ) -> Any:
+        """The codec's reply, good or bad; see :meth:`salver.serving.dataplane.DataPlane.infer`."""
+        ...
+
+    def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
+        """Raises NotFound or NotReady."""
+        ...
+
+
+class Control(Protocol):
+    """Looks at and changes what is loaded."""
+
+    def statuses(self) -> tuple[VersionStatus, ...]:
+        """Every version known, with state and reason."""
+        ...
+
+    def is_ready(self, model: str = "", version: str = "") -> bool:
+        """Can that model answer, or, without a name, every model that should serve?"""
+        ...
+
+    async def load(self, model: str, parameters: Mapping[str, Parameter]) -> None:
+        """Raises what kept it from loading."""
+        ...
+
+    async def unload(self, model: str, parameters: Mapping[str, Parameter]) -> None:
+        """Raises Unsupported where the control mode forbids it."""
+        ...
+
+
+class Exposition(Protocol):
+    """What observers have counted."""
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        """The metrics page and its content type."""
+        ...
+
+    def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
+        """Triton-shaped statistics (TR-R8)."""
+        ...

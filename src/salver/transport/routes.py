@@ -1,0 +1,123 @@
+"""Which operation is meant by this verb and path?
+
+A table and a pure matcher. Paths are matched raw and names decoded afterwards, so that a name may
+hold ``%2F`` (X-26). The same table feeds the OpenAPI description.
+"""
+
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from salver.errors import InvalidInput, NoRoute, WrongVerb
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One row of the table: ``{model}`` and ``{version}`` match one segment each."""
+
+    name: str
+    verb: str
+    path: str
+    summary: str
+
+
+OPERATIONS: Final = (
+    Operation("welcome", "GET", "/", "Name, version and where to look next"),
+    Operation("live", "GET", "/v2/health/live", "Is the process alive?"),
+    Operation("ready", "GET", "/v2/health/ready", "Can every model that should serve answer?"),
+    Operation("server_metadata", "GET", "/v2", "Server name, version and extensions"),
+    Operation("model_metadata", "GET", "/v2/models/{model}", "Inputs and outputs of a model"),
+    Operation(
+        "model_metadata", "GET", "/v2/models/{model}/versions/{version}", "Inputs and outputs of a version"
+    ),
+    Operation("model_ready", "GET", "/v2/models/{model}/ready", "Can the model answer?"),
+    Operation(
+        "model_ready", "GET", "/v2/models/{model}/versions/{version}/ready", "Can the version answer?"
+    ),
+    Operation("infer", "POST", "/v2/models/{model}/infer", "Ask a model (JSON or binary tensors)"),
+    Operation("infer", "POST", "/v2/models/{model}/versions/{version}/infer", "Ask one version of a model"),
+    Operation("statistics", "GET", "/v2/models/stats", "Statistics of every model"),
+    Operation("statistics", "GET", "/v2/models/{model}/stats", "Statistics of a model"),
+    Operation(
+        "statistics", "GET", "/v2/models/{model}/versions/{version}/stats", "Statistics of a version"
+    ),
+    Operation("index", "POST", "/v2/repository/index", "Every version with its state and reason"),
+    Operation("load", "POST", "/v2/repository/models/{model}/load", "Load or reload a model"),
+    Operation("unload", "POST", "/v2/repository/models/{model}/unload", "Unload a model"),
+    Operation("list_v1", "GET", "/v1/models", "Every model with its versions and state"),
+    Operation("model_v1", "GET", "/v1/models/{model}", "Can the model answer? (KServe v1)"),
+    Operation("predict_v1", "POST", "/v1/models/{model}:predict", "Ask a model (KServe v1)"),
+    Operation("metrics", "GET", "/metrics", "Prometheus or OpenMetrics text"),
+    Operation("openapi", "GET", "/openapi.json", "This description"),
+)
+
+
+class Route(msgspec.Struct, frozen=True, gc=False):
+    """What a path asks for."""
+
+    operation: str
+    model: str = ""
+    version: str = ""
+
+
+def _pattern(path: str) -> tuple[tuple[str, str, str], ...]:
+    """Segments as (text before, parameter name, text after); no parameter = literal text."""
+    out = []
+    for segment in path.strip("/").split("/"):
+        before, brace, rest = segment.partition("{")
+        parameter, _, after = rest.partition("}")
+        out.append((before, parameter if brace else "", after))
+    return tuple(out)
+
+
+#: Number of segments -> rows, the literal ones first.
+_TABLE: Final[dict[int, list[tuple[Operation, tuple[tuple[str, str, str], ...]]]]] = {}
+for _operation in sorted(OPERATIONS, key=lambda o: o.path.count("{")):
+    _segments = _pattern(_operation.path)
+    _TABLE.setdefault(len(_segments), []).append((_operation, _segments))
+
+
+def match(verb: str, raw_path: bytes) -> Route:
+    """The route of a raw path.
+
+    Raises:
+        NoRoute: there is none ("Not Found").
+        WrongVerb: there is one for another verb ("Method Not Allowed").
+        InvalidInput: a name in it is not UTF-8.
+
+    >>> match("POST", b"/v2/models/a%2Fb/infer")
+    Route(operation='infer', model='a/b', version='')
+    """
+    parts = raw_path.decode("latin-1").split("/")
+    if parts[0] or (parts[-1] == "" and len(parts) > 2):
+        raise NoRoute("Not Found")
+    parts = parts[1:]
+    other_verb = ""
+    for operation, segments in _TABLE.get(len(parts), ()):
+        names: dict[str, str] = {}
+        for part, (before, parameter, after) in zip(parts, segments, strict=True):
+            if not parameter:
+                if part != before:
+                    break
+            elif part.endswith(after) and len(part) > len(after):
+                names[parameter] = part[: len(part) - len(after)] if after else part
+            else:
+                break
+        else:
+            if operation.verb == verb or (verb == "HEAD" and operation.verb == "GET"):
+                return Route(operation.name, _name(names.get("model", "")), _name(names.get("version", "")))
+            other_verb = other_verb or operation.verb
+    if other_verb:
+        raise WrongVerb("Method Not Allowed", fix=f"Use {other_verb}.")
+    raise NoRoute("Not Found")
+
+
+def _name(quoted: str) -> str:
+    if "%" not in quoted and quoted.isascii():
+        return quoted
+    try:
+        return unquote_to_bytes(quoted.encode("latin-1")).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            "a name in the path is not valid UTF-8", field="path", fix="Percent-encode its UTF-8 bytes."
+        ) from error

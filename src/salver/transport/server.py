@@ -1,0 +1,160 @@
+"""Which server carries the application?
+
+h2corn (HTTP/1.1, HTTP/2 and gRPC on one port) or uvicorn (HTTP/1.1 alone). Both run in the event
+loop that is already there and end gracefully.
+"""
+
+import asyncio
+import contextlib
+import socket
+from typing import Any, Protocol
+
+import msgspec
+
+from salver.errors import Conflict, SalverError, Unsupported
+
+
+class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where and how to listen.
+
+    Attributes:
+        port: 0 = any free one.
+        grace_seconds: How long requests in flight may take to end after ``stop``.
+        tls_cert, tls_key: PEM files; both or neither.
+        tls_client_ca: PEM bundle; when given, callers must show a certificate it signed.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    server: str = "h2corn"
+    grace_seconds: float = 30.0
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+
+
+class Listener(Protocol):
+    """A running front."""
+
+    port: int
+
+    async def run(self) -> None:
+        """Serve until ``stop``; returns when the last request in flight has ended."""
+        ...
+
+    async def started(self) -> None:
+        """Returns once connections are accepted."""
+        ...
+
+    def stop(self) -> None:
+        """Accept no more; let what is in flight end."""
+        ...
+
+
+def listen(app: Any, config: FrontConfig) -> Listener:
+    """Open the port now, so that an error is known before any model loads.
+
+    Raises:
+        Conflict: the address is taken or not ours.
+        Unsupported: the server is not installed, or cannot do what is asked.
+    """
+    if config.server not in ("h2corn", "uvicorn"):
+        raise Unsupported(f"there is no front {config.server!r}", fix="Use h2corn or uvicorn.")
+    sock = _bind(config.host, config.port)
+    try:
+        return _H2corn(app, config, sock) if config.server == "h2corn" else _Uvicorn(app, config, sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise Conflict(f"cannot listen on {host}: {error}", field="--host") from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(1024)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise Conflict(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            field="--port",
+            fix="Choose another with --port, or end the program that has it.",
+        ) from error
+    return sock
+
+
+class _H2corn:
+    def __init__(self, app: Any, config: FrontConfig, sock: socket.socket) -> None:
+        import h2corn  # not at the top: `salver --help` need not load a server
+
+        self.port: int = sock.getsockname()[1]
+        tls: dict[str, Any] = {}
+        if config.tls_cert:
+            tls = {"certfile": config.tls_cert, "keyfile": config.tls_key}
+            if config.tls_client_ca:
+                tls |= {"ca_certs": config.tls_client_ca, "cert_reqs": "required"}
+        try:
+            settings = h2corn.Config(
+                bind=(f"fd://{sock.detach()}",),
+                grpc=True,
+                lifespan="off",
+                access_log=False,
+                max_request_body_size=0,  # Front has a limit of its own, and its own words for it
+                timeout_graceful_shutdown=config.grace_seconds,
+                **tls,
+            )
+        except (ValueError, OSError) as error:
+            raise SalverError(f"the front refuses its settings: {error}") from error
+        self._server = h2corn.Server(app, settings)
+
+    async def run(self) -> None:
+        await self._server.serve()
+
+    async def started(self) -> None:
+        await self._server.wait_started()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+
+
+class _Uvicorn:
+    def __init__(self, app: Any, config: FrontConfig, sock: socket.socket) -> None:
+        try:
+            import uvicorn  # an extra
+        except ImportError as error:
+            raise Unsupported("uvicorn is not installed", fix="pip install 'salver[uvicorn]'") from error
+        if config.tls_client_ca:
+            raise Unsupported("client certificates need the h2corn front", field="--tls-client-ca")
+        self.port: int = sock.getsockname()[1]
+        self._sock = sock
+        settings = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ssl_certfile=config.tls_cert or None,
+            ssl_keyfile=config.tls_key or None,
+            timeout_graceful_shutdown=int(config.grace_seconds),
+        )
+        self._server = uvicorn.Server(settings)
+
+    async def run(self) -> None:
+        with contextlib.closing(self._sock):
+            self._server.config.load()
+            self._server.lifespan = self._server.config.lifespan_class(self._server.config)
+            await self._server._serve([self._sock])  # `serve` would take over the signals
+
+    async def started(self) -> None:
+        while not self._server.started:
+            await asyncio.sleep(0.01)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
