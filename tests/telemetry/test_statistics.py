@@ -108,8 +108,14 @@ def test_a_ready_version_is_listed_before_its_first_request_and_gone_after_unloa
 
 def test_a_reloaded_version_starts_anew() -> None:
     found = statistics()
-    found.observe([READY, served(), StateChanged(ModelId("m", "1"), State.UNLOADING, State.GONE), READY])
+    loading = StateChanged(ModelId("m", "1"), State.NEW, State.LOADING)
+    gone = StateChanged(ModelId("m", "1"), State.UNLOADING, State.GONE)
+    found.observe([loading, READY, served(), loading, READY])
     assert only(found)["inference_count"] == 0
+    found.observe([served(), gone])  # the copy before it is gone only now
+    assert only(found)["inference_count"] == 2
+    found.observe([gone])
+    assert found.snapshot() == {"model_stats": []}
 
 
 def test_selection_by_model_and_version() -> None:

@@ -11,14 +11,14 @@ callers merely name counts as ``_unknown``. Series of unloaded versions are kept
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from salver.events import BatchRan, Event, Served, StateChanged
+from salver.events import BatchRan, Event, Served
 from salver.messages import ModelId, State
 from salver.stats.histogram import DURATION_BOUNDS, ROW_BOUNDS, Histogram
 from salver.telemetry.ports import Present
@@ -72,7 +72,7 @@ class Metrics(Collector):
     def __init__(self, present: Present) -> None:
         self._present = present
         self._versions: dict[_Pair, _Version] = {}
-        self._known: dict[_Pair, None] = {}
+        self._known: set[_Pair] = set()
         self._gone: dict[_Pair, None] = {}  # insertion order: the oldest first
         self._lock = threading.Lock()  # a scrape may come from another thread
         self._registry = CollectorRegistry(auto_describe=False)
@@ -86,7 +86,7 @@ class Metrics(Collector):
         """Count a batch of events."""
         served: dict[tuple[str, str, str, str], list[Served]] = {}
         ran: dict[_Pair, list[BatchRan]] = {}
-        changed: list[StateChanged] = []
+        has_changed = False
         for event in events:
             if type(event) is Served:
                 key = (event.model, event.version, event.protocol, event.outcome)
@@ -96,11 +96,10 @@ class Metrics(Collector):
                     served[key] = [event]
             elif type(event) is BatchRan:
                 ran.setdefault((event.model, event.version), []).append(event)
-            elif type(event) is StateChanged:
-                changed.append(event)
+            else:
+                has_changed = True
         with self._lock:
-            self._note(changed)
-            if any(key[:2] not in self._versions for key in (*served, *ran)):
+            if has_changed or any(key[:2] not in self._versions for key in (*served, *ran)):
                 self._note_present()
             for (model, version, protocol, outcome), requests in served.items():
                 self._of(model, version).served(protocol, outcome, requests)
@@ -119,28 +118,15 @@ class Metrics(Collector):
         yield from families
         yield from self._present_families()
 
-    def _note(self, changes: Iterable[StateChanged]) -> None:
-        for change in changes:
-            pair = (change.id.name, change.id.version)
-            if change.after is State.GONE:
-                self._forget([pair])
-            else:
-                self._known[pair] = None
-                self._gone.pop(pair, None)
-
     def _note_present(self) -> None:
-        """Events may be lost; the lifecycle's own list is not."""
+        """Which names may be labels, by the lifecycle's own list: an event may be lost."""
         statuses = self._present.statuses()
-        present = {(s.id.name, s.id.version): None for s in statuses if s.state is not State.GONE}
-        self._forget([pair for pair in self._known if pair not in present])
+        present = {(s.id.name, s.id.version) for s in statuses if s.state is not State.GONE}
+        for pair in sorted(self._known - present):
+            self._gone[pair] = None
         self._known = present
         for pair in present:
             self._gone.pop(pair, None)
-
-    def _forget(self, pairs: Iterable[_Pair]) -> None:
-        for pair in pairs:
-            self._known.pop(pair, None)
-            self._gone[pair] = None
         while len(self._gone) > KEEP_GONE:
             oldest = next(iter(self._gone))
             del self._gone[oldest]

@@ -6,6 +6,7 @@ each request in it, and once in ``batch_stats``. Requests refused before they re
 in. One version's numbers start anew when it is loaded anew.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -97,13 +98,14 @@ class Statistics:
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
         self._versions: dict[tuple[str, str], _Version] = {}
+        self._copies: Counter[tuple[str, str]] = Counter()  # loaded, or on their way up or down
 
     def observe(self, events: Sequence[Event]) -> None:
         """Count a batch of events."""
         now_ms = round(self._wall() * 1000)
         versions = self._versions
         for event in events:
-            if type(event) is Served:
+            if isinstance(event, Served):
                 if event.outcome == "ok":
                     found = versions.get((event.model, event.version)) or self._new(event)
                     found.last_ms = now_ms
@@ -114,7 +116,7 @@ class Statistics:
                     found.queue.seconds += event.timing.queue + event.timing.formation
                 elif event.outcome in _FAILED and (event.model, event.version) in versions:
                     versions[event.model, event.version].fail.add(event.latency)
-            elif type(event) is BatchRan:
+            elif isinstance(event, BatchRan):
                 if event.ok:
                     found = versions.get((event.model, event.version)) or self._new(event)
                     found.executions += 1
@@ -122,11 +124,8 @@ class Statistics:
                     if event.rows not in found.batches:
                         found.batches[event.rows] = _Compute()
                     found.batches[event.rows].add(event, 1)
-            elif isinstance(event, StateChanged):
-                if event.after is State.READY:
-                    versions.setdefault((event.id.name, event.id.version), _Version())
-                elif event.after is State.GONE:
-                    versions.pop((event.id.name, event.id.version), None)
+            else:
+                self._change(event)
 
     def snapshot(self, model: str = "", version: str = "") -> dict[str, Any]:
         """``{"model_stats": […]}`` of all versions, of one model's, or of one version."""
@@ -137,6 +136,19 @@ class Statistics:
                 if model in ("", pair[0]) and version in ("", pair[1])
             ]
         }
+
+    def _change(self, change: StateChanged) -> None:
+        """A new copy starts from nothing; the old one's end, later, takes nothing from it."""
+        pair = (change.id.name, change.id.version)
+        if change.after is State.LOADING:
+            self._copies[pair] += 1
+        elif change.after is State.READY:
+            self._versions[pair] = _Version()
+        elif change.after is State.GONE and change.before is not State.NEW:
+            self._copies[pair] -= 1
+            if self._copies[pair] <= 0:
+                del self._copies[pair]
+                self._versions.pop(pair, None)
 
     def _new(self, event: Served | BatchRan) -> _Version:
         return self._versions.setdefault((event.model, event.version), _Version())
