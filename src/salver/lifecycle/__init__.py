@@ -1,1 +1,11 @@
-"""..."""
+"""Which versions are loaded, in what state, in whose memory?
+
+``policy`` decides from the whole wanted list, ``manager`` does it and hands out leases. Nothing
+here reads a repository, and nothing here knows what a servable computes.
+"""
+
+from salver.lifecycle.config import LifecycleConfig
+from salver.lifecycle.manager import Lease, Manager
+from salver.lifecycle.ports import Loader, Servable
+
+__all__ = ["Lease", "LifecycleConfig", "Loader", "Manager", "Servable"]

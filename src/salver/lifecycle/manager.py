@@ -1,0 +1,388 @@
+"""Who brings versions up, hands them out and takes them down?
+
+The shell around ``policy``: told the whole wanted list, it starts the steps that are due, and
+again whenever something finishes. Everything but loading, warming and closing happens
+synchronously on the event loop, so a switch of routes is atomic: a request gets the old version
+or the new one, never neither. It knows no repository and not what a servable computes.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+from salver.artifacts import Manifest
+from salver.errors import LoadFailed, NotFound, NotReady, SalverError
+from salver.events import StateChanged
+from salver.lifecycle.config import LifecycleConfig
+from salver.lifecycle.memory import give_back_memory
+from salver.lifecycle.policy import Drain, Forget, Load, Present, Step, choose, plan, version_key
+from salver.lifecycle.ports import Loader, Servable
+from salver.lifecycle.states import RISING, advance
+from salver.messages import ModelId, State, VersionStatus
+
+_LOG = logging.getLogger("salver.lifecycle")
+_CLOSE_S = 5.0
+ServableT = TypeVar("ServableT", bound=Servable)
+
+
+class _Copy(Generic[ServableT]):
+    """One loaded copy of a version, from NEW to GONE."""
+
+    __slots__ = (
+        "failures",
+        "id",
+        "key",
+        "leases",
+        "manifest",
+        "on_idle",
+        "reason",
+        "retry_at",
+        "servable",
+        "state",
+        "task",
+    )
+
+    def __init__(self, key: int, manifest: Manifest, failures: int) -> None:
+        self.key = key
+        self.manifest = manifest
+        self.id = manifest.id
+        self.failures = failures
+        self.state = State.NEW
+        self.reason = ""
+        self.retry_at: float | None = None
+        self.leases = 0
+        self.servable: ServableT | None = None
+        self.on_idle: Callable[[], None] | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Copy {self.id} {self.state.value}, {self.leases} leases>"
+
+
+class Lease(Generic[ServableT]):
+    """The right to use a loaded version; it stays loaded until every lease on it is released."""
+
+    __slots__ = ("_copy", "id", "servable")
+
+    def __init__(self, copy: _Copy[ServableT], id: ModelId, servable: ServableT) -> None:
+        self._copy: _Copy[ServableT] | None = copy
+        self.id = id
+        self.servable = servable
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.id}{' released' if self._copy is None else ''}>"
+
+    def release(self) -> None:
+        """Give it back; a second call does nothing."""
+        copy = self._copy
+        if copy is not None:
+            self._copy = None
+            copy.leases -= 1
+            if copy.on_idle is not None and not copy.leases:
+                copy.on_idle()
+
+
+class Manager(Generic[ServableT]):
+    """Keeps the wanted versions loaded. Use from one event loop only.
+
+    Args:
+        loader: Loads one version.
+        clock: Monotonic seconds.
+        emit: Told of every change of state.
+        reclaim: Called in a thread after unloading, to give freed memory to the system.
+    """
+
+    def __init__(
+        self,
+        loader: Loader[ServableT],
+        clock: Callable[[], float],
+        emit: Callable[[StateChanged], None],
+        config: LifecycleConfig | None = None,
+        reclaim: Callable[[], None] = give_back_memory,
+    ) -> None:
+        self._loader = loader
+        self._clock = clock
+        self._emit = emit
+        self._config = config or LifecycleConfig()
+        self._reclaim = reclaim
+        self._loading = asyncio.Semaphore(self._config.parallel_loads)
+        self._known: tuple[Manifest, ...] = ()
+        self._targets: dict[ModelId, str] = {}
+        self._copies: dict[int, _Copy[ServableT]] = {}
+        self._newest: dict[str, _Copy[ServableT]] = {}
+        self._exact: dict[tuple[str, str], _Copy[ServableT]] = {}
+        self._next_key = 0
+        self._is_stopping = False
+        self._gone = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Manager {len(self._exact)} ready, {len(self._copies)} copies>"
+
+    # -- one request ---------------------------------------------------------------------------
+
+    def acquire(self, name: str, version: str = "") -> Lease[ServableT]:
+        """A lease on that version, or on the newest that is ready; never waits.
+
+        Raises:
+            NotFound: unknown model or version.
+            NotReady: known, but not able to answer now; the message has the reason.
+        """
+        copy = self._exact.get((name, version)) if version else self._newest.get(name)
+        if copy is None or copy.servable is None:
+            raise self._missing(name, version)
+        copy.leases += 1
+        return Lease(copy, copy.id, copy.servable)
+
+    def _missing(self, name: str, version: str) -> NotFound | NotReady:
+        """Why there is no route; the texts are Triton's (TR-R30)."""
+        statuses = [s for s in self.statuses() if s.id.name == name]
+        if not statuses:
+            return NotFound(f"Request for unknown model: '{name}' is not found", field="model")
+        if version:
+            statuses = [s for s in statuses if s.id.version == version]
+            if not statuses:
+                return NotFound(
+                    f"Request for unknown model: '{name}' version {version} is not found", field="version"
+                )
+            text = f"Request for unknown model: '{name}' version {version} is not at ready state"
+        else:
+            text = f"Request for unknown model: '{name}' has no available versions"
+        reasons = "; ".join(
+            f"version {s.id.version} is {s.state.value}: {s.reason}" for s in statuses if s.reason
+        )
+        return NotReady(f"{text} ({reasons})" if reasons else text, field="model")
+
+    # -- one tick ------------------------------------------------------------------------------
+
+    def apply(self, known: Sequence[Manifest]) -> None:
+        """Take this as the whole list of what should be served, and start what is due.
+
+        Loading goes on in the background; ``settled`` waits for it.
+        """
+        if not self._is_stopping:
+            self._known = tuple(known)
+            self._targets = {m.id: m.fingerprint for m in choose(self._known)}
+            self._tick()
+
+    async def settled(self, name: str = "") -> None:
+        """Wait until nothing (of that model) is on its way up."""
+        while tasks := [
+            c.task
+            for c in self._copies.values()
+            if c.task is not None and c.state in RISING and name in ("", c.id.name)
+        ]:
+            await asyncio.wait(tasks)
+
+    async def load(self, name: str) -> None:
+        """Bring the chosen versions of a model up, failed ones again, and wait for the outcome.
+
+        Raises:
+            NotFound: ``apply`` was not told of such a model.
+            LoadFailed: at least one version did not load; what ran before still runs.
+        """
+        if not any(m.id.name == name for m in self._known):
+            raise NotFound(f"Request for unknown model: '{name}' is not found", field="model")
+        for copy in list(self._copies.values()):
+            if copy.id.name == name and copy.state is State.FAILED:
+                self._forget(copy)
+        self._tick()
+        await self.settled(name)
+        known = [m for m in self._known if m.id.name == name]
+        reasons = [f"version {m.id.version}: {m.problem}" for m in known if m.problem]
+        reasons += [
+            f"version {c.id.version}: {c.reason}"
+            for c in self._copies.values()
+            if c.id.name == name and c.state is State.FAILED
+        ]
+        if reasons:
+            raise LoadFailed(f"failed to load '{name}', {'; '.join(reasons)}", field="model")
+        if name not in self._newest:
+            raise LoadFailed(f"failed to load '{name}', no version of it is wanted and whole", field="model")
+
+    def _tick(self) -> None:
+        present = [
+            Present(c.key, c.id, c.manifest.fingerprint, c.state, c.retry_at) for c in self._copies.values()
+        ]
+        for step in plan(self._known, present, self._clock()):
+            self._perform(step)
+
+    def _perform(self, step: Step) -> None:
+        match step:
+            case Load(manifest):
+                self._start(manifest)
+            case Drain(key):
+                self._drain(self._copies[key])
+            case Forget(key):
+                self._forget(self._copies[key])
+
+    # -- up ------------------------------------------------------------------------------------
+
+    def _start(self, manifest: Manifest) -> None:
+        failures = 0
+        for old in list(self._copies.values()):
+            if old.id == manifest.id and old.state is State.FAILED:
+                failures = old.failures
+                self._forget(old)
+        self._next_key += 1
+        copy = _Copy[ServableT](self._next_key, manifest, failures)
+        self._copies[copy.key] = copy
+        copy.task = asyncio.get_running_loop().create_task(self._bring_up(copy), name=f"load {copy.id}")
+
+    async def _bring_up(self, copy: _Copy[ServableT]) -> None:
+        async with self._loading:
+            try:
+                self._move(copy, State.LOADING)
+                copy.servable = await self._loader.load(copy.manifest)
+                if self._is_wanted(copy):
+                    self._move(copy, State.WARMING)
+                    await copy.servable.warm(copy.manifest.config)
+            except asyncio.CancelledError:
+                await self._close(copy)
+                raise
+            except Exception as error:
+                await self._fail(copy, error)
+                return
+        if self._is_wanted(copy):
+            self._move(copy, State.READY)
+            self._publish(copy.id.name)
+            self._tick()
+        else:
+            await self._close(copy)
+
+    def _is_wanted(self, copy: _Copy[ServableT]) -> bool:
+        return self._targets.get(copy.id) == copy.manifest.fingerprint
+
+    async def _fail(self, copy: _Copy[ServableT], error: Exception) -> None:
+        is_told = isinstance(error, SalverError)  # anything else is a surprise: log where it came from
+        reason = str(error) if is_told else f"{type(error).__name__}: {error}"
+        _LOG.error("%s did not load: %s", copy.id, reason, exc_info=None if is_told else error)
+        servable, copy.servable = copy.servable, None
+        copy.failures += 1
+        copy.reason = reason
+        if copy.failures <= self._config.retries:
+            delay = self._config.backoff_s * 2.0 ** (copy.failures - 1)
+            copy.retry_at = self._clock() + delay
+            asyncio.get_running_loop().call_later(delay, self._tick)
+        self._move(copy, State.FAILED)
+        if servable is not None:
+            await self._dispose(copy.id, servable)
+        self._tick()
+
+    # -- down ----------------------------------------------------------------------------------
+
+    def _drain(self, copy: _Copy[ServableT]) -> None:
+        self._move(copy, State.DRAINING)
+        self._publish(copy.id.name)
+        if copy.leases:
+            copy.on_idle = lambda: self._start_closing(copy)
+        else:
+            self._start_closing(copy)
+
+    def _start_closing(self, copy: _Copy[ServableT]) -> None:
+        copy.on_idle = None
+        copy.task = asyncio.get_running_loop().create_task(self._close(copy), name=f"unload {copy.id}")
+
+    async def _close(self, copy: _Copy[ServableT]) -> None:
+        """To GONE, from any state but READY and FAILED."""
+        if copy.state is not State.NEW:
+            self._move(copy, State.UNLOADING)
+        servable, copy.servable = copy.servable, None
+        if servable is not None:
+            await self._dispose(copy.id, servable)
+            del servable
+            await asyncio.to_thread(self._reclaim)
+        self._forget(copy)
+
+    async def _dispose(self, id: ModelId, servable: ServableT) -> None:
+        try:
+            await servable.close()
+        except Exception:
+            _LOG.exception("%s did not close cleanly", id)
+
+    def _forget(self, copy: _Copy[ServableT]) -> None:
+        if copy.state is State.NEW and copy.task is not None:
+            copy.task.cancel()
+        self._move(copy, State.GONE)
+        self._copies.pop(copy.key, None)
+        self._gone.set()
+
+    async def drain(self, grace: float) -> None:
+        """Shut down: no new leases; wait for those out, ``grace`` seconds at most; close all.
+
+        Loads under way are cancelled when the grace time is over.
+        """
+        self._is_stopping = True
+        self._known, self._targets = (), {}
+        self._tick()
+        try:
+            async with asyncio.timeout(grace):
+                while self._copies:
+                    self._gone.clear()
+                    await self._gone.wait()
+            return
+        except TimeoutError:
+            pass
+        for copy in list(self._copies.values()):
+            if copy.state is State.DRAINING:
+                _LOG.warning("%s is closed with %d requests still running", copy.id, copy.leases)
+                self._start_closing(copy)
+            elif copy.task is not None and copy.state in RISING:
+                copy.task.cancel()
+        tasks = [c.task for c in self._copies.values() if c.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSE_S)
+        for copy in self._copies.values():
+            _LOG.error("%s does not close; left to the end of the process", copy.id)
+
+    # -- what the others see -------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        """True when every known model has all its chosen versions loaded, and at least one."""
+        if self._is_stopping or {id.name for id in self._targets} != {m.id.name for m in self._known}:
+            return False
+        return all(
+            (copy := self._exact.get((id.name, id.version))) is not None
+            and copy.manifest.fingerprint == fingerprint
+            for id, fingerprint in self._targets.items()
+        )
+
+    def statuses(self) -> tuple[VersionStatus, ...]:
+        """One row a version, sorted; a running copy tells why its successor is not there."""
+        rows: dict[ModelId, VersionStatus] = {}
+        for manifest in self._known:
+            state = State.FAILED if manifest.problem else State.NEW
+            reason = manifest.problem or "not among the versions that the model's version policy wants"
+            rows[manifest.id] = VersionStatus(manifest.id, state, reason, manifest.backend)
+        copies = sorted(self._copies.values(), key=lambda c: (c.state is State.READY, c.key))
+        for copy in copies:  # a ready copy comes last and wins
+            size = copy.servable.bytes if copy.servable is not None else 0
+            reason = copy.reason
+            if copy.state is State.READY:
+                reason = "; ".join(self._pending_reasons(copy))
+            rows[copy.id] = VersionStatus(copy.id, copy.state, reason, copy.manifest.backend, size)
+        return tuple(sorted(rows.values(), key=lambda row: (row.id.name, version_key(row.id.version))))
+
+    def _pending_reasons(self, copy: _Copy[ServableT]) -> Iterator[str]:
+        """Why this running copy is not the one that its owner wants."""
+        for manifest in self._known:
+            if manifest.id == copy.id and manifest.problem:
+                yield f"still the files of before, because now: {manifest.problem}"
+        for other in self._copies.values():
+            if other.id == copy.id and other.state is State.FAILED:
+                yield f"still the files of before, because the new ones did not load: {other.reason}"
+
+    def _publish(self, name: str) -> None:
+        """Set the routes of a model; nothing awaits in here."""
+        copies = [c for c in self._copies.values() if c.id.name == name]
+        for copy in copies:
+            self._exact.pop((name, copy.id.version), None)
+        self._newest.pop(name, None)
+        ready = [c for c in copies if c.state is State.READY]
+        for copy in sorted(ready, key=lambda c: (version_key(c.id.version), c.key)):
+            self._exact[name, copy.id.version] = copy
+            self._newest[name] = copy
+
+    def _move(self, copy: _Copy[ServableT], after: State) -> None:
+        before, copy.state = copy.state, advance(copy.state, after)
+        self._emit(StateChanged(copy.id, before, after, copy.reason))

@@ -1,0 +1,36 @@
+"""What does the lifecycle need from others?"""
+
+from typing import Protocol, TypeVar
+
+from salver.artifacts import Manifest, ModelConfig
+
+ServableT_co = TypeVar("ServableT_co", covariant=True)
+
+
+class Servable(Protocol):
+    """A loaded version: whatever answers requests."""
+
+    @property
+    def bytes(self) -> int:
+        """Estimate of the memory that it holds."""
+        ...
+
+    async def warm(self, config: ModelConfig) -> None:
+        """Run the warm-up requests; raises as the model does."""
+        ...
+
+    async def close(self) -> None:
+        """Let it go, with its memory, threads and processes. Called once."""
+        ...
+
+
+class Loader(Protocol[ServableT_co]):
+    """Turns a manifest into a servable, off the event loop."""
+
+    async def load(self, manifest: Manifest) -> ServableT_co:
+        """Load it. When cancelled, whatever was half loaded is given back.
+
+        Raises:
+            LoadFailed: with the reason.
+        """
+        ...
