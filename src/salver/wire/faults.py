@@ -84,6 +84,6 @@ def http_fault(error: SalverError, table: dict[Code, int] = OIP_HTTP) -> HttpRep
     return HttpReply(table[error.code], orjson.dumps({"error": text}), headers)
 
 
-def grpc_fault(error: SalverError) -> GrpcStatus:
+def grpc_status(error: SalverError) -> GrpcStatus:
     """The status and message that end the call. Total: never raises."""
     return GrpcStatus(OIP_GRPC[error.code], str(error).encode("utf-8", "replace").decode())

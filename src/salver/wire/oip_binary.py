@@ -56,7 +56,7 @@ def to_raw(tensor: Tensor) -> "bytes | memoryview":
     if _SWAP and array.dtype.itemsize > 1:
         return array.byteswap().tobytes()
     if array.size and array.flags.c_contiguous and array.ndim:
-        return memoryview(array.reshape(-1).view(np.uint8))
+        return array.reshape(-1).view(np.uint8).data
     return array.tobytes()
 
 

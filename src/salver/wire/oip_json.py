@@ -13,7 +13,7 @@ from salver.messages import InferRequest, InferResponse, Parameter, RequestedOut
 from salver.tensor import Array, DataType, Tensor
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.faults import http_fault
-from salver.wire.json_text import MAX_DEPTH, TOO_DEEP, dumps, is_too_deep, loads
+from salver.wire.json_text import TOO_DEEP, dumps, is_too_deep, loads
 from salver.wire.large_json import LARGE, loads_large
 from salver.wire.oip_binary import from_raw, to_raw
 from salver.wire.values import cast, count_elements, find_datatype, from_json, kind_of, shaped, to_json
@@ -140,7 +140,7 @@ def _decode_input(entry: Any, index: int, tail: memoryview | None, used: int) ->
     name = entry.get("name")
     if type(name) is not str:
         raise InvalidInput(f"{at}.name must be a string, not {kind_of(name)}", field=f"{at}.name")
-    shape = entry.get("shape")
+    shape: Any = entry.get("shape")
     count = count_elements(shape, f"{at}.shape")
     datatype = find_datatype(entry.get("datatype"), f"{at}.datatype")
     parameters = entry.get("parameters")

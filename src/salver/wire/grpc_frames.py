@@ -1,0 +1,113 @@
+"""How do gRPC messages lie in a stream of bytes, and how do its headers spell time and text?
+
+The five-byte prefix, ``grpc-encoding``, ``grpc-timeout`` and ``grpc-message`` of "gRPC over
+HTTP2". It knows no message and no socket: bytes come in pieces of any size.
+"""
+
+import re
+import struct
+from typing import Final
+
+from salver.errors import InvalidInput, TooLarge, Unsupported
+from salver.wire.compression import inflate
+
+_PREFIX = struct.Struct(">BI")
+_ENCODINGS: Final = ("identity", "gzip", "deflate")
+_TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
+_SECONDS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+
+def frame(message: bytes) -> bytes:
+    """The message behind its prefix, not compressed."""
+    return _PREFIX.pack(0, len(message)) + message
+
+
+class FrameReader:
+    """Takes bytes as they come and gives the messages that are complete.
+
+    Args:
+        limit: Most bytes of one message, inflated or not.
+        encoding: The call's ``grpc-encoding``.
+
+    >>> reader = FrameReader(100)
+    >>> reader.feed(frame(b"ab")[:3]), reader.feed(frame(b"ab")[3:] + frame(b""))
+    ([], [b'ab', b''])
+    """
+
+    def __init__(self, limit: int, encoding: str = "identity") -> None:
+        self._limit = limit
+        self._encoding = encoding
+        self._buffer = bytearray()
+
+    @property
+    def is_empty(self) -> bool:
+        """True between messages: a stream may end here."""
+        return not self._buffer
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Messages completed by these bytes.
+
+        Raises:
+            TooLarge: a message is over the limit, said as soon as its prefix is here.
+            Unsupported: it is compressed in a way we do not know.
+            InvalidInput: its prefix or its compressed bytes are broken.
+        """
+        if not self._buffer and len(data) >= 5:  # the usual case: one whole message
+            flag, size = _PREFIX.unpack_from(data)
+            if len(data) == size + 5 and size <= self._limit:
+                return [self._open(flag, data[5:])]
+        buffer = self._buffer
+        buffer += data
+        messages: list[bytes] = []
+        at = 0
+        while len(buffer) - at >= 5:
+            flag, size = _PREFIX.unpack_from(buffer, at)
+            if size > self._limit:
+                raise TooLarge(
+                    f"Received message larger than max ({size} vs. {self._limit})",
+                    fix="Send it in parts, or raise the server's limit for gRPC messages.",
+                )
+            if len(buffer) - at - 5 < size:
+                break
+            messages.append(self._open(flag, bytes(buffer[at + 5 : at + 5 + size])))
+            at += 5 + size
+        del buffer[:at]
+        return messages
+
+    def _open(self, flag: int, message: bytes) -> bytes:
+        if flag == 0:
+            return message
+        if flag != 1:
+            raise InvalidInput(f"a gRPC message prefix begins with {flag}, not 0 or 1")
+        if self._encoding not in _ENCODINGS:
+            raise Unsupported(
+                f"grpc-encoding '{self._encoding}' is not supported", fix="Use gzip, deflate or identity."
+            )
+        if self._encoding == "identity":
+            raise InvalidInput("a gRPC message is marked compressed, but the call names no grpc-encoding")
+        return inflate(message, self._encoding, self._limit)
+
+
+def parse_timeout(text: str) -> float:
+    """Seconds of a ``grpc-timeout``.
+
+    Raises:
+        InvalidInput: not one to eight digits and a unit.
+
+    >>> parse_timeout("100m"), parse_timeout("2S")
+    (0.1, 2.0)
+    """
+    parts = _TIMEOUT.fullmatch(text) if text.isascii() else None
+    if parts is None:
+        raise InvalidInput(f"grpc-timeout {text[:40]!r} is not one to eight digits and one of HMSmun")
+    return int(parts[1]) * _SECONDS[parts[2]]
+
+
+def encode_message(text: str) -> bytes:
+    """A ``grpc-message``: UTF-8, percent-encoded but for printable ASCII other than ``%``.
+
+    >>> encode_message("50% of ü")
+    b'50%25 of %C3%BC'
+    """
+    raw = text.encode("utf-8", "replace")
+    return b"".join(bytes((b,)) if 0x20 <= b <= 0x7E and b != 0x25 else b"%%%02X" % b for b in raw)

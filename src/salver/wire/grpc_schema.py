@@ -1,0 +1,315 @@
+"""Which protobuf messages does the gRPC side of the Open Inference Protocol consist of?
+
+The messages of ``inference.GRPCInferenceService`` in Triton's superset, and of
+``grpc.health.v1.Health``, as a table, built into a descriptor pool of our own: ``tritonclient``,
+``kserve`` and others register the same names in the process-wide pool, and two copies there end
+the process. Only field numbers and types matter on the wire; a test compares them with
+``tritonclient``'s. ModelConfig has just the fields that clients read to size their batches.
+
+Names and numbers follow kserve/open-inference-protocol (Apache-2.0) and
+triton-inference-server/common (BSD-3-Clause).
+"""
+
+import re
+from typing import Any, Final
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+#: Message -> its fields, one a line, in the words of proto3.
+INFERENCE: Final[dict[str, str]] = {
+    "ServerLiveRequest": "",
+    "ServerLiveResponse": "bool live = 1",
+    "ServerReadyRequest": "",
+    "ServerReadyResponse": "bool ready = 1",
+    "ModelReadyRequest": """
+        string name = 1
+        string version = 2
+    """,
+    "ModelReadyResponse": "bool ready = 1",
+    "ServerMetadataRequest": "",
+    "ServerMetadataResponse": """
+        string name = 1
+        string version = 2
+        repeated string extensions = 3
+    """,
+    "ModelMetadataRequest": """
+        string name = 1
+        string version = 2
+    """,
+    "ModelMetadataResponse": """
+        string name = 1
+        repeated string versions = 2
+        string platform = 3
+        repeated ModelMetadataResponse.TensorMetadata inputs = 4
+        repeated ModelMetadataResponse.TensorMetadata outputs = 5
+    """,
+    "ModelMetadataResponse.TensorMetadata": """
+        string name = 1
+        string datatype = 2
+        repeated int64 shape = 3
+    """,
+    "InferParameter": """
+        oneof parameter_choice bool bool_param = 1
+        oneof parameter_choice int64 int64_param = 2
+        oneof parameter_choice string string_param = 3
+        oneof parameter_choice double double_param = 4
+        oneof parameter_choice uint64 uint64_param = 5
+    """,
+    "InferTensorContents": """
+        repeated bool bool_contents = 1
+        repeated int32 int_contents = 2
+        repeated int64 int64_contents = 3
+        repeated uint32 uint_contents = 4
+        repeated uint64 uint64_contents = 5
+        repeated float fp32_contents = 6
+        repeated double fp64_contents = 7
+        repeated bytes bytes_contents = 8
+    """,
+    "ModelInferRequest": """
+        string model_name = 1
+        string model_version = 2
+        string id = 3
+        map<string,InferParameter> parameters = 4
+        repeated ModelInferRequest.InferInputTensor inputs = 5
+        repeated ModelInferRequest.InferRequestedOutputTensor outputs = 6
+        repeated bytes raw_input_contents = 7
+    """,
+    "ModelInferRequest.InferInputTensor": """
+        string name = 1
+        string datatype = 2
+        repeated int64 shape = 3
+        map<string,InferParameter> parameters = 4
+        InferTensorContents contents = 5
+    """,
+    "ModelInferRequest.InferRequestedOutputTensor": """
+        string name = 1
+        map<string,InferParameter> parameters = 2
+    """,
+    "ModelInferResponse": """
+        string model_name = 1
+        string model_version = 2
+        string id = 3
+        map<string,InferParameter> parameters = 4
+        repeated ModelInferResponse.InferOutputTensor outputs = 5
+        repeated bytes raw_output_contents = 6
+    """,
+    "ModelInferResponse.InferOutputTensor": """
+        string name = 1
+        string datatype = 2
+        repeated int64 shape = 3
+        map<string,InferParameter> parameters = 4
+        InferTensorContents contents = 5
+    """,
+    "ModelStreamInferResponse": """
+        string error_message = 1
+        ModelInferResponse infer_response = 2
+    """,
+    "ModelConfigRequest": """
+        string name = 1
+        string version = 2
+    """,
+    "ModelConfigResponse": "ModelConfig config = 1",
+    "ModelStatisticsRequest": """
+        string name = 1
+        string version = 2
+    """,
+    "StatisticDuration": """
+        uint64 count = 1
+        uint64 ns = 2
+    """,
+    "InferStatistics": """
+        StatisticDuration success = 1
+        StatisticDuration fail = 2
+        StatisticDuration queue = 3
+        StatisticDuration compute_input = 4
+        StatisticDuration compute_infer = 5
+        StatisticDuration compute_output = 6
+        StatisticDuration cache_hit = 7
+        StatisticDuration cache_miss = 8
+    """,
+    "InferResponseStatistics": """
+        StatisticDuration compute_infer = 1
+        StatisticDuration compute_output = 2
+        StatisticDuration success = 3
+        StatisticDuration fail = 4
+        StatisticDuration empty_response = 5
+        StatisticDuration cancel = 6
+    """,
+    "InferBatchStatistics": """
+        uint64 batch_size = 1
+        StatisticDuration compute_input = 2
+        StatisticDuration compute_infer = 3
+        StatisticDuration compute_output = 4
+    """,
+    "MemoryUsage": """
+        string type = 1
+        int64 id = 2
+        uint64 byte_size = 3
+    """,
+    "ModelStatistics": """
+        string name = 1
+        string version = 2
+        uint64 last_inference = 3
+        uint64 inference_count = 4
+        uint64 execution_count = 5
+        InferStatistics inference_stats = 6
+        repeated InferBatchStatistics batch_stats = 7
+        repeated MemoryUsage memory_usage = 8
+        map<string,InferResponseStatistics> response_stats = 9
+    """,
+    "ModelStatisticsResponse": "repeated ModelStatistics model_stats = 1",
+    "ModelRepositoryParameter": """
+        oneof parameter_choice bool bool_param = 1
+        oneof parameter_choice int64 int64_param = 2
+        oneof parameter_choice string string_param = 3
+        oneof parameter_choice bytes bytes_param = 4
+    """,
+    "RepositoryIndexRequest": """
+        string repository_name = 1
+        bool ready = 2
+    """,
+    "RepositoryIndexResponse": "repeated RepositoryIndexResponse.ModelIndex models = 1",
+    "RepositoryIndexResponse.ModelIndex": """
+        string name = 1
+        string version = 2
+        string state = 3
+        string reason = 4
+    """,
+    "RepositoryModelLoadRequest": """
+        string repository_name = 1
+        string model_name = 2
+        map<string,ModelRepositoryParameter> parameters = 3
+    """,
+    "RepositoryModelLoadResponse": "",
+    "RepositoryModelUnloadRequest": """
+        string repository_name = 1
+        string model_name = 2
+        map<string,ModelRepositoryParameter> parameters = 3
+    """,
+    "RepositoryModelUnloadResponse": "",
+    "ModelInput": """
+        string name = 1
+        DataType data_type = 2
+        repeated int64 dims = 4
+        bool optional = 8
+    """,
+    "ModelOutput": """
+        string name = 1
+        DataType data_type = 2
+        repeated int64 dims = 3
+    """,
+    "ModelConfig": """
+        string name = 1
+        string platform = 2
+        string backend = 17
+        int32 max_batch_size = 4
+        repeated ModelInput input = 5
+        repeated ModelOutput output = 6
+    """,
+}
+
+#: Datatype names of ModelConfig, by number.
+CONFIG_DATATYPES: Final = [
+    "TYPE_INVALID",
+    "TYPE_BOOL",
+    "TYPE_UINT8",
+    "TYPE_UINT16",
+    "TYPE_UINT32",
+    "TYPE_UINT64",
+    "TYPE_INT8",
+    "TYPE_INT16",
+    "TYPE_INT32",
+    "TYPE_INT64",
+    "TYPE_FP16",
+    "TYPE_FP32",
+    "TYPE_FP64",
+    "TYPE_STRING",
+    "TYPE_BF16",
+]
+
+HEALTH: Final[dict[str, str]] = {
+    "HealthCheckRequest": "string service = 1",
+    "HealthCheckResponse": "ServingStatus status = 1",
+}
+#: ServingStatus by number.
+SERVING_STATUS: Final = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"]
+
+_FIELD = re.compile(
+    r"(?:(?P<many>repeated) )?(?:oneof (?P<oneof>\w+) )?"
+    r"(?:map<(?P<key>\w+),(?P<value>\w+)>|(?P<type>[\w.]+)) (?P<name>\w+) = (?P<number>\d+)"
+)
+_Field = descriptor_pb2.FieldDescriptorProto
+
+
+def build() -> dict[str, Any]:
+    """Message classes by name, in a pool that nobody else sees."""
+    pool = descriptor_pool.DescriptorPool()
+    classes: dict[str, Any] = {}
+    for package, messages, enums in (
+        ("inference", INFERENCE, {"DataType": CONFIG_DATATYPES}),
+        ("grpc.health.v1", HEALTH, {"ServingStatus": SERVING_STATUS}),
+    ):
+        pool.Add(_file(package, messages, enums))
+        for name in messages:
+            classes[name] = message_factory.GetMessageClass(
+                pool.FindMessageTypeByName(f"{package}.{name}")
+            )
+    return classes
+
+
+def _file(
+    package: str, messages: dict[str, str], enums: dict[str, list[str]]
+) -> descriptor_pb2.FileDescriptorProto:
+    file = descriptor_pb2.FileDescriptorProto(
+        name=f"salver/{package}.proto", package=package, syntax="proto3"
+    )
+    for name, values in enums.items():
+        enum = file.enum_type.add(name=name)
+        for number, value in enumerate(values):
+            enum.value.add(name=value, number=number)
+    made: dict[str, descriptor_pb2.DescriptorProto] = {}
+    for name, fields in messages.items():  # an outer message stands before its nested ones
+        outer, _, inner = name.rpartition(".")
+        message = made[outer].nested_type.add(name=inner) if outer else file.message_type.add(name=name)
+        made[name] = message
+        for line in filter(None, map(str.strip, fields.splitlines())):
+            _add_field(message, line, f".{package}.", name, enums)
+    return file
+
+
+def _add_field(
+    message: descriptor_pb2.DescriptorProto, line: str, prefix: str, owner: str, enums: dict[str, list[str]]
+) -> None:
+    part = _FIELD.fullmatch(line)
+    assert part is not None, line
+    field = message.field.add(name=part["name"], number=int(part["number"]), label=_Field.LABEL_OPTIONAL)
+    if part["key"]:
+        entry = message.nested_type.add(name=_camel(part["name"]) + "Entry")
+        entry.options.map_entry = True
+        for number, (name, kind) in enumerate((("key", part["key"]), ("value", part["value"])), 1):
+            inner = entry.field.add(name=name, number=number, label=_Field.LABEL_OPTIONAL)
+            _set_type(inner, kind, prefix, enums)
+        field.label, field.type = _Field.LABEL_REPEATED, _Field.TYPE_MESSAGE
+        field.type_name = f"{prefix}{owner}.{entry.name}"
+        return
+    _set_type(field, part["type"], prefix, enums)
+    if part["many"]:
+        field.label = _Field.LABEL_REPEATED
+    if part["oneof"]:
+        if not message.oneof_decl:
+            message.oneof_decl.add(name=part["oneof"])
+        field.oneof_index = 0
+
+
+def _set_type(
+    field: descriptor_pb2.FieldDescriptorProto, kind: str, prefix: str, enums: dict[str, list[str]]
+) -> None:
+    if kind[0].islower():
+        field.type = _Field.Type.Value(f"TYPE_{kind.upper()}")
+    else:
+        field.type = _Field.TYPE_ENUM if kind in enums else _Field.TYPE_MESSAGE
+        field.type_name = prefix + kind
+
+
+def _camel(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))

@@ -1,0 +1,120 @@
+"""How do servers, models, versions and statistics describe themselves in the Open Inference Protocol?
+
+Dicts in the protocol's JSON form, which gRPC messages take as they are; and the small bodies of
+the repository calls. It knows no route.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from salver.errors import InvalidInput, Unsupported
+from salver.messages import ModelId, Parameter, Signature, State, TensorSpec, VersionStatus
+from salver.wire.json_text import loads
+from salver.wire.values import kind_of
+
+#: What this server does beyond the base protocol, in Triton's names (X-6).
+EXTENSIONS: Final = ("model_repository", "schedule_policy", "binary_tensor_data", "parameters", "statistics")
+
+#: Our state -> the state that the index shows (TR-R11).
+INDEX_STATE: Final[dict[State, str]] = {
+    State.NEW: "LOADING",
+    State.LOADING: "LOADING",
+    State.WARMING: "LOADING",
+    State.READY: "READY",
+    State.DRAINING: "UNLOADING",
+    State.UNLOADING: "UNLOADING",
+    State.GONE: "UNAVAILABLE",
+    State.FAILED: "UNAVAILABLE",
+}
+
+
+def server(version: str, name: str = "salver") -> dict[str, Any]:
+    """Server metadata (OIP-7)."""
+    return {"name": name, "version": version, "extensions": list(EXTENSIONS)}
+
+
+def model(id: ModelId, versions: Sequence[str], signature: Signature) -> dict[str, Any]:
+    """Model metadata (OIP-8); a batched model's shapes begin with -1."""
+    return {
+        "name": id.name,
+        "versions": list(versions),
+        "platform": signature.platform,
+        "inputs": [_spec(spec) for spec in signature.inputs],
+        "outputs": [_spec(spec) for spec in signature.outputs],
+    }
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype.name, "shape": list(spec.shape)}
+
+
+def index(statuses: Iterable[VersionStatus], only_ready: bool = False) -> list[dict[str, str]]:
+    """The repository index (TR-R11)."""
+    return [
+        {
+            "name": status.id.name,
+            "version": status.id.version,
+            "state": INDEX_STATE[status.state],
+            "reason": status.reason,
+        }
+        for status in statuses
+        if not only_ready or status.state is State.READY
+    ]
+
+
+def list_v1(statuses: Iterable[VersionStatus]) -> dict[str, list[str]]:
+    """KServe v1's list of models that can answer."""
+    return {"models": sorted({s.id.name for s in statuses if s.state is State.READY})}
+
+
+def parse_index(body: bytes) -> bool:
+    """True if only ready versions are wanted; an empty body asks for all.
+
+    Raises:
+        InvalidInput: not an object, or ``ready`` is no boolean.
+        Unsupported: a repository is named.
+    """
+    root = _object(body)
+    refuse_repository(root.get("repository_name", ""))
+    ready = root.get("ready", False)
+    if type(ready) is not bool:
+        raise InvalidInput("Invalid value for 'ready': expected a boolean", field="ready")
+    return ready
+
+
+def parse_control(body: bytes) -> dict[str, Parameter]:
+    """Parameters of a load or unload; an empty body has none.
+
+    Raises:
+        InvalidInput: not an object, or a parameter is no scalar.
+        Unsupported: a repository is named.
+    """
+    root = _object(body)
+    refuse_repository(root.get("repository_name", ""))
+    parameters = root.get("parameters", {})
+    if type(parameters) is not dict:
+        raise InvalidInput(f"parameters must be an object, not {kind_of(parameters)}", field="parameters")
+    for name, value in parameters.items():
+        if type(value) not in (bool, int, float, str):
+            raise InvalidInput(
+                f"parameter '{name}' must be a string, number or boolean, not {kind_of(value)}",
+                field=f"parameters.{name}",
+            )
+    return parameters
+
+
+def refuse_repository(name: Any) -> None:
+    """There is one repository, and it has no name.
+
+    Raises:
+        Unsupported: a name is given.
+    """
+    if name:
+        raise Unsupported("'repository_name' specification is not supported")
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    root = loads(body) if body.strip() else {}
+    if type(root) is not dict:
+        raise InvalidInput(f"the body must be a JSON object, not {kind_of(root)}")
+    return root

@@ -1,0 +1,65 @@
+"""Which trace does a call belong to? (W3C Trace Context, level 1, section 3.2)
+
+Reads and writes the ``traceparent`` header. New ids are the caller's to make.
+"""
+
+import re
+
+import msgspec
+
+_FORM = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
+
+
+class TraceContext(msgspec.Struct, frozen=True, gc=False):
+    """One span of one trace.
+
+    Attributes:
+        trace_id: 32 lower-case hex digits, not all zero.
+        span_id: 16 lower-case hex digits, not all zero.
+        flags: Bit 0 = sampled.
+    """
+
+    trace_id: str
+    span_id: str
+    flags: int = 0
+
+    @property
+    def is_sampled(self) -> bool:
+        """True if the caller records this trace."""
+        return bool(self.flags & 1)
+
+
+def parse(header: str) -> TraceContext | None:
+    """The context, or None where the header must be ignored.
+
+    A later version may append fields; its known part counts. Version ff is invalid.
+    """
+    parts = _FORM.fullmatch(header.strip(" \t"))
+    if parts is None:
+        return None
+    version, trace_id, span_id, flags, rest = parts.groups()
+    if version == "ff" or (version == "00" and rest is not None):
+        return None
+    if not trace_id.strip("0") or not span_id.strip("0"):
+        return None
+    return TraceContext(trace_id, span_id, int(flags, 16))
+
+
+def child(parent: TraceContext, span_id: str) -> TraceContext:
+    """A new span in the same trace, sampled as its parent is.
+
+    Raises:
+        ValueError: the id is not 16 lower-case hex digits, or all zero.
+    """
+    if not re.fullmatch("[0-9a-f]{16}", span_id) or not span_id.strip("0"):
+        raise ValueError(f"a span id has 16 lower-case hex digits, not {span_id!r}")
+    return TraceContext(parent.trace_id, span_id, parent.flags & 1)
+
+
+def format(context: TraceContext) -> str:
+    """The header, in version 00.
+
+    >>> format(TraceContext("ab" * 16, "cd" * 8, 1))
+    '00-abababababababababababababababab-cdcdcdcdcdcdcdcd-01'
+    """
+    return f"00-{context.trace_id}-{context.span_id}-{context.flags:02x}"
