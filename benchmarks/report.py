@@ -1,0 +1,125 @@
+"""How do the figures read, and which targets hold?
+
+Pure: a result of ``throughput.py`` in, Markdown out. A ratio compares medians of one run on one
+machine; where two systems' ranges overlap the difference counts as a tie.
+
+    python benchmarks/report.py benchmarks/results/throughput.json
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_TITLES = {"http": "HTTP/1.1", "grpc": "gRPC"}
+_PAYLOADS = {("image", "http"): "binary tensors"}
+
+
+def tables(result: dict[str, Any]) -> str:
+    """Everything: host, one table a model and transport, failures, targets, settings."""
+    facts, set_to, noise = result["host"], result["settings"], result["noise"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    lines = [
+        f"{facts['cpu']}, {facts['cores']} cores, Linux {facts['kernel']}, Python {facts['python']}, "
+        f"revision {facts['revision']}, {facts['date']}. {set_to['rounds']} interleaved rounds of "
+        f"{set_to['seconds']} s, medians, {'pinned' if set_to['pin'] else 'not pinned'}; {versions}.",
+        "",
+        f"Noise: keep-alive exchange {noise['exchange_us'][0]} µs before, {noise['exchange_us'][1]} µs after, "
+        f"steal {noise['steal']:.2%}, load average {facts['load_average']}. "
+        + ("; ".join(noise["complaints"]) or "Nothing to complain of")
+        + ".",
+    ]
+    groups = list(dict.fromkeys((cell["model"], cell["transport"]) for cell in result["cells"]))
+    for model, transport in groups:
+        payload = _PAYLOADS.get((model, transport), "JSON" if transport == "http" else "raw tensors")
+        lines += ["", f"### {model}, {payload} over {_TITLES[transport]}", ""]
+        cells = [c for c in result["cells"] if (c["model"], c["transport"]) == (model, transport)]
+        lines += _table(cells, result)
+    lines += ["", "### Targets", "", "| target | cell | required | measured | |", "|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for row in targets(result)]
+    lines += ["", "### Settings", "", "| system | settings |", "|---|---|"]
+    lines += [f"| {name} | {system['settings']} |" for name, system in result["systems"].items()]
+    failures = list(_failures(result))
+    if failures:
+        lines += ["", "### Cells without a figure", "", *failures]
+    return "\n".join(lines)
+
+
+def _table(cells: list[dict[str, Any]], result: dict[str, Any]) -> list[str]:
+    counts = [cell["connections"] for cell in cells]
+    columns = ("req/s", "p50 ms", "p99 ms", "CPU s/1000")
+    head = ["system", *(f"{column} at {n}" for n in counts for column in columns)]
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    for name in result["systems"]:
+        row = [name]
+        for cell in cells:
+            row += _figures(cell["systems"].get(name, {"failed": ""}), cell["systems"].get("salver"), name)
+        lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def _figures(got: dict[str, Any], ours: dict[str, Any] | None, name: str) -> list[str]:
+    if "failed" in got:
+        return ["–"] * 4
+    ratio = ""
+    if ours and "rate" in ours and name != "salver":
+        ratio = f" ({_ratio(ours, got)})"
+    p99 = "" if got["p99_ms"] is None else f"{got['p99_ms']:.3g}"
+    return [f"{got['rate']:,.0f}{ratio}", f"{got['p50_ms']:.3g}", p99, f"{got['cpu_s_per_1000']:.3f}"]
+
+
+def _ratio(ours: dict[str, Any], got: dict[str, Any]) -> str:
+    if ours["rate_min"] <= got["rate_max"] and got["rate_min"] <= ours["rate_max"]:
+        return "tie"
+    return f"÷{ours['rate'] / got['rate']:.2f}"
+
+
+def _failures(result: dict[str, Any]) -> Iterator[str]:
+    """One line a system and reason, with the cells it concerns."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for cell in result["cells"]:
+        for name, got in cell["systems"].items():
+            if "failed" in got:
+                reason = got["failed"].strip().splitlines()[0]
+                label = f"{cell['model']}/{cell['transport']}/{cell['connections']}"
+                reasons.setdefault((name, reason), []).append(label)
+    for (name, reason), labels in reasons.items():
+        yield f"- {name}: {reason} ({', '.join(labels)})"
+
+
+def targets(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
+    """(target, cell, required, measured, pass or FAIL) for each cell that has both figures."""
+    for cell in result["cells"]:
+        ours = cell["systems"].get("salver", {})
+        if "rate" not in ours:
+            continue
+        label = f"{cell['model']}/{cell['transport']}/{cell['connections']}"
+        for name, got in cell["systems"].items():
+            if "rate" not in got:
+                continue
+            kind = result["systems"][name]["kind"]
+            if name == "prototype" and cell["model"] == "tiny":
+                yield _at_least("share of the prototype's rate", label, 0.7, ours["rate"] / got["rate"])
+                if cell["connections"] == 1:
+                    yield _at_most("p50 over the prototype's", label, 1.3, ours["p50_ms"] / got["p50_ms"])
+            if kind == "python" and (needed := _needed(cell)):
+                yield _at_least(f"times {name}", label, needed, ours["rate"] / got["rate"])
+
+
+def _needed(cell: dict[str, Any]) -> float | None:
+    if cell["model"] == "tiny":
+        return 2.0 if cell["connections"] == 1 else 8.0
+    return 2.5 if cell["model"] == "medium" else None
+
+
+def _at_least(target: str, label: str, needed: float, got: float) -> tuple[str, str, str, str, str]:
+    return target, label, f"≥ {needed:g}", f"{got:.2f}", "pass" if got >= needed else "**FAIL**"
+
+
+def _at_most(target: str, label: str, needed: float, got: float) -> tuple[str, str, str, str, str]:
+    return target, label, f"≤ {needed:g}", f"{got:.2f}", "pass" if got <= needed else "**FAIL**"
+
+
+if __name__ == "__main__":
+    print(tables(json.loads(Path(sys.argv[1]).read_text())))

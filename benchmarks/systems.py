@@ -1,0 +1,87 @@
+"""Which servers are measured?
+
+Each is a :class:`System`: how it starts, in what forms it can be asked, and how it is set. The
+peers live in ``peers/NAME/peer.py``, each with its pinned ``requirements.txt`` and server file.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import forms
+from forms import Form
+from models import ROOT, Model
+from processes import Launch
+
+HERE = Path(__file__).resolve().parent
+ENVIRONMENTS = ROOT / ".envs"
+
+
+@dataclass(frozen=True)
+class System:
+    """One server under test.
+
+    Attributes:
+        kind: ``salver``, ``floor`` (our own bare programs), ``python`` (a server whose front is
+            Python) or ``native`` (whose front is not).
+        launch: Command line for one model on one port; the last argument is a folder for files.
+        forms: Transport -> form, or the reason why there is none.
+        settings: What was set, for the published table.
+        ports: Consecutive ports that it takes.
+        is_fragile: Started anew for each cell.
+    """
+
+    name: str
+    kind: str
+    launch: Callable[[Model, int, Path], Launch]
+    forms: Callable[[Model], Mapping[str, Form | str]]
+    settings: str
+    ports: int = 1
+    is_fragile: bool = False
+    environment: str = ""
+    ready_seconds: float = 90
+
+    def missing(self) -> str:
+        """Why it cannot run here, or nothing."""
+        if self.environment and not self.python.exists():
+            return f"not installed: python benchmarks/peers/environment.py {self.environment}"
+        return ""
+
+    @property
+    def python(self) -> Path:
+        return python_of(self.environment)
+
+
+def python_of(environment: str) -> Path:
+    """The interpreter of a peer's own virtual environment."""
+    return ENVIRONMENTS / environment / "bin" / "python"
+
+
+def _salver(model: Model, port: int, folder: Path) -> Launch:
+    command = Path(sys.executable).with_name("salver")
+    return Launch([str(command), "serve", str(model.path), "--port", str(port)], cwd=folder)
+
+
+def _ours(script: str) -> Callable[[Model, int, Path], Launch]:
+    def launch(model: Model, port: int, folder: Path) -> Launch:
+        return Launch([sys.executable, str(HERE / script), str(model.path), "--port", str(port)], cwd=folder)
+
+    return launch
+
+
+OURS = (
+    System("salver", "salver", _salver, forms.oip, "as installed: drain-the-queue batching, one instance"),
+    System(
+        "prototype", "floor", _ours("prototype.py"), forms.oip, "drains the queue, up to 64 rows, on the loop"
+    ),
+    System("floor", "floor", _ours("echo_floor.py"), forms.oip, "same front, answers ready-made"),
+)
+
+
+def all_systems() -> dict[str, System]:
+    """By name, ours first."""
+    names = sorted(path.parent.name for path in HERE.glob("peers/*/peer.py"))
+    peers = [importlib.import_module(f"peers.{name}.peer").SYSTEM for name in names]
+    return {system.name: system for system in (*OURS, *peers)}
