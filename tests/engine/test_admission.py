@@ -1,0 +1,118 @@
+"""What fits a model, and what is said when it does not."""
+
+import numpy as np
+import pytest
+
+from salver.engine.admission import Admission
+from salver.errors import InvalidInput
+from salver.messages import InferRequest, RequestedOutput, Signature, TensorSpec
+from salver.tensor import DataType, tensor
+
+FIXED = Signature(
+    (TensorSpec("a", DataType.FP32, (-1, 3)), TensorSpec("b", DataType.INT64, (-1,))),
+    (TensorSpec("y", DataType.FP32, (-1,)),),
+    batched=True,
+)
+FREE = Signature(
+    (
+        TensorSpec("ids", DataType.INT64, (-1, -1)),
+        TensorSpec("mask", DataType.INT64, (-1, -1), optional=True),
+    ),
+    (TensorSpec("y", DataType.FP32, (-1,)),),
+    batched=True,
+)
+WHOLE = Signature((TensorSpec("x", DataType.FP32, (2, 2)),), (TensorSpec("y", DataType.FP32, ()),))
+
+A = tensor("a", np.zeros((2, 3), "f4"))
+B = tensor("b", np.zeros(2, "i8"))
+
+
+def bind(signature, *tensors, outputs=(), **kwargs):
+    return Admission("m", signature, **kwargs).bind(InferRequest("m", tensors, outputs=outputs))
+
+
+def test_fits():
+    bound = bind(FIXED, A, B)
+    assert (bound.rows, bound.key, bound.outputs) == (2, None, ("y",))
+    assert bound.arrays[0] is A.array
+
+
+def test_order_of_inputs_is_free():
+    bound = bind(FIXED, B, A)
+    assert bound.arrays[0] is A.array
+    assert bound.arrays[1] is B.array
+
+
+def test_free_dimensions_make_the_key():
+    short = bind(FREE, tensor("ids", np.zeros((1, 4), "i8")))
+    long = bind(FREE, tensor("ids", np.zeros((3, 9), "i8")))
+    same = bind(FREE, tensor("ids", np.zeros((2, 4), "i8")))
+    assert short.key == same.key != long.key
+    assert short.arrays[1] is None
+    masked = bind(FREE, tensor("ids", np.zeros((1, 4), "i8")), tensor("mask", np.zeros((1, 4), "i8")))
+    assert masked.key != short.key
+
+
+def test_without_a_batch_dimension():
+    assert bind(WHOLE, tensor("x", np.zeros((2, 2), "f4"))).rows == 1
+
+
+@pytest.mark.parametrize(
+    ("signature", "tensors", "text"),
+    [
+        (
+            FIXED,
+            (A,),
+            "expected 2 inputs but got 1 inputs for model 'm'. Got input(s) ['a'], but missing "
+            "required input(s) ['b']. Please provide all required input(s).",
+        ),
+        (FIXED, (A, B, tensor("c", [1])), "unexpected inference input 'c' for model 'm'"),
+        (FIXED, (A, A), "input 'a' is given twice for model 'm'"),
+        (
+            FIXED,
+            (A, tensor("b", np.zeros(2, "i4"))),
+            "inference input 'b' data-type is 'INT32', but model 'm' expects 'INT64'",
+        ),
+        (
+            FIXED,
+            (tensor("b", np.zeros(2, "i4")), A),
+            "inference input 'b' data-type is 'INT32', but model 'm' expects 'INT64'",
+        ),
+        (
+            FIXED,
+            (tensor("a", np.zeros((2, 4), "f4")), B),
+            "unexpected shape for input 'a' for model 'm'. Expected [-1,3], got [2,4].",
+        ),
+        (
+            FIXED,
+            (tensor("a", np.zeros(3, "f4")), B),
+            "Expected [-1,3], got [3]. NOTE: the first dimension is the "
+            "batch. For one row send the shape [1, 3].",
+        ),
+        (FIXED, (A, tensor("b", np.zeros(3, "i8"))), "batch size does not match"),
+        (
+            FIXED,
+            (tensor("a", np.zeros((0, 3), "f4")), tensor("b", np.zeros(0, "i8"))),
+            "inference request batch-size must be >= 1 for 'm'",
+        ),
+        (FIXED, (A, tensor("b", np.int64(1))), "Expected [-1], got []"),
+        (FREE, (tensor("ids", np.zeros((1, 2, 3), "i8")),), "Expected [-1,-1], got [1,2,3]"),
+        (WHOLE, (tensor("x", np.zeros((2, 3), "f4")),), "Expected [2,2], got [2,3]"),
+        (FIXED, (), "missing required input(s) ['a', 'b']"),
+    ],
+)
+def test_refusals(signature, tensors, text):
+    with pytest.raises(InvalidInput) as caught:
+        bind(signature, *tensors)
+    assert text in str(caught.value)
+
+
+def test_most_rows():
+    with pytest.raises(InvalidInput, match="batch-size must be <= 1 for 'm'"):
+        bind(FIXED, A, B, max_rows=1)
+
+
+def test_wanted_outputs_keep_their_order_and_must_exist():
+    assert bind(FIXED, A, B, outputs=(RequestedOutput("y"),)).outputs == ("y",)
+    with pytest.raises(InvalidInput, match="Its outputs are: y"):
+        bind(FIXED, A, B, outputs=(RequestedOutput("z"),))
