@@ -1,1 +1,10 @@
-"""..."""
+"""Which versions exist, and are they whole?
+
+``Repository.scan`` gives the whole wanted list each time, as manifests. What the files mean to a
+framework is the backends' business, what becomes of the list the lifecycle's.
+"""
+
+from salver.repository.ports import Recognise, Recognised
+from salver.repository.repository import Repository
+
+__all__ = ["Recognise", "Recognised", "Repository"]

@@ -1,0 +1,60 @@
+"""Have the files of a version changed? Names, sizes, times and inodes; contents are not read."""
+
+import hashlib
+from typing import Final
+
+from salver.stores import Store, StoreFailed
+
+_MAX_FILES: Final = 20_000
+_MAX_DEPTH: Final = 16
+
+
+class Measured:
+    """Gathers what a version consists of."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._files = 0
+        self.bytes = 0
+
+    def fingerprint(self) -> str:
+        """Of all that was added so far."""
+        return self._hash.hexdigest()
+
+    def add_text(self, text: str) -> None:
+        """Something that is no file, such as a configuration given by request."""
+        self._hash.update(f"{len(text)}:{text}\0".encode())
+
+    def add(self, path: str) -> None:
+        """A file, or a folder with all below it. Linked folders below it are not entered.
+
+        Raises:
+            StoreFailed: too many files or folders too deep, or unreadable.
+        """
+        entry = self._store.stat(path)
+        if entry is None:
+            self.add_text(f"{path} missing")
+        elif not entry.is_folder:
+            self._add_file(path, entry.size, entry.stamp)
+        else:
+            self._add_folder(path, 0)
+
+    def _add_folder(self, path: str, depth: int) -> None:
+        if depth > _MAX_DEPTH:
+            raise StoreFailed(f"{path} lies more than {_MAX_DEPTH} folders deep", fix="Flatten the artefact")
+        for entry in self._store.entries(path):
+            below = f"{path}/{entry.name}" if path else entry.name
+            if not entry.is_folder:
+                self._add_file(below, entry.size, entry.stamp)
+            elif entry.is_link:
+                self.add_text(f"{below} linked")
+            elif entry.name != "__pycache__":  # written by loading
+                self._add_folder(below, depth + 1)
+
+    def _add_file(self, path: str, size: int, stamp: str) -> None:
+        self._files += 1
+        if self._files > _MAX_FILES:
+            raise StoreFailed(f"{path}: more than {_MAX_FILES} files in one version", fix="Pack the artefact")
+        self.add_text(f"{path} {stamp}")
+        self.bytes += size

@@ -1,0 +1,210 @@
+"""What in a folder is a model, what a version, and which file is the artefact?
+
+Reads structure and, through ``recognise``, content; nothing is opened twice and no list is kept.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
+from typing import Final
+
+import msgspec
+
+from salver.artifacts import Manifest, ModelConfig
+from salver.errors import SalverError
+from salver.messages import ModelId
+from salver.repository.fingerprint import Measured
+from salver.repository.names import GENERIC_STEMS, is_padded_version, is_version, is_visible, model_name
+from salver.repository.ports import Recognise, Recognised
+from salver.repository.settings import PBTXT, TOML, Settings, read_settings
+from salver.stores import Entry, Store
+
+#: Backends whose users number versions with leading zeros (``00000123``).
+_PADDING: Final = frozenset({"tensorflow", "litert"})
+_EXAMPLE: Final = "<model>/<version>/<artefact>, e.g. resnet/1/model.onnx"
+
+
+class Found(msgspec.Struct, frozen=True):
+    """An artefact in a store."""
+
+    path: str
+    what: Recognised
+
+
+class Layout:
+    """Reads one store.
+
+    Args:
+        override_of: Configuration of a model as a load request brought it, or empty.
+    """
+
+    def __init__(self, store: Store, recognise: Recognise, override_of: Callable[[str], str]) -> None:
+        self._store = store
+        self._recognise = recognise
+        self._override_of = override_of
+
+    def read(self) -> Iterator[Manifest]:
+        """Every version of every model.
+
+        Raises:
+            StoreFailed: the root cannot be read.
+        """
+        root = self._store.local_path("")
+        if found := self._look(""):
+            yield self._bare(_bare_name(root), found, "")
+            return
+        entries = self._visible("")
+        names = {e.name for e in entries}
+        if any(e.is_folder and is_padded_version(e.name) for e in entries) or names & {TOML, PBTXT}:
+            yield from self._model("", root.resolve().name, entries)
+            return
+        for entry in entries:
+            yield from self._child(entry)
+
+    def _child(self, entry: Entry) -> Iterator[Manifest]:
+        """A file or folder right below a repository of many."""
+        local = self._store.local_path(entry.name)
+        try:
+            if found := self._look(entry.name):
+                yield self._bare(_bare_name(local), found, "")
+            elif entry.is_folder and (below := self._visible(entry.name)):  # empty: being filled
+                yield from self._model(entry.name, entry.name, below)
+        except SalverError as error:
+            if entry.is_folder:
+                yield _broken(ModelId(entry.name, "1"), local, str(error))
+
+    def _model(self, folder: str, name: str, entries: tuple[Entry, ...]) -> Iterator[Manifest]:
+        """A folder of versions, or one with the artefact right in it."""
+        settings = read_settings(self._store, folder, name, self._override_of(name))
+        numbers = [e for e in entries if e.is_folder and is_padded_version(e.name)]
+        if not numbers:
+            yield self._version(folder, ModelId(name, "1"), settings)
+            return
+        manifests: list[Manifest] = []
+        skipped = [e.name for e in entries if e.is_folder and e not in numbers and e.name != "configs"]
+        for entry in numbers:
+            manifest = self._version(_join(folder, entry.name), ModelId(name, entry.name), settings)
+            is_padding_fine = not settings.files and manifest.backend in _PADDING
+            if is_version(entry.name) or is_padding_fine:
+                manifests.append(manifest)
+            else:
+                skipped.append(entry.name)
+        notices: tuple[str, ...] = ()
+        if skipped:
+            names = ", ".join(sorted(skipped)[:5]) + (", …" if len(skipped) > 5 else "")
+            rule = "a version folder is a number without leading zero"
+            notices = (f"skipped {names} in {self._store.local_path(folder)}: {rule}",)
+        if not manifests:
+            where = self._store.local_path(folder)
+            yield _broken(ModelId(name, "1"), where, f"{where} has no version folder; {notices[0]}")
+        for manifest in manifests:
+            yield msgspec.structs.replace(manifest, notices=manifest.notices + notices)
+
+    def _bare(self, name: str, found: Found, folder: str) -> Manifest:
+        """An artefact that stands for a model of one version."""
+        settings = Settings()
+        if override := self._override_of(name):
+            settings = read_settings(self._store, folder, name, override)
+        return self._manifest(ModelId(name, "1"), found, found.path, settings)
+
+    def _version(self, folder: str, id: ModelId, settings: Settings) -> Manifest:
+        """The version in this folder."""
+        where = self._store.local_path(folder)
+        if settings.problem:
+            broken = _broken(id, where, settings.problem)
+            return msgspec.structs.replace(
+                broken, fingerprint=self._measure(folder, id, settings).fingerprint()
+            )
+        try:
+            found = self._artefact(folder, settings.config)
+            if isinstance(found, str):
+                return _broken(id, where, found)
+            return self._manifest(id, found, folder, settings)
+        except SalverError as error:
+            return _broken(id, where, str(error))
+
+    def _artefact(self, folder: str, config: ModelConfig) -> Found | str:
+        """The artefact of a version, or why there is none."""
+        where = self._store.local_path(folder)
+        if config.filename:
+            path = _join(folder, config.filename)
+            if self._store.stat(path) is None:
+                return f"{where} has no {config.filename!r}, which the configuration names as its file"
+            candidates = [found] if (found := self._look(path)) else []
+        elif found := self._look(folder):
+            candidates = [found]
+        else:
+            paths = [_join(folder, e.name) for e in self._visible(folder)]
+            candidates = [found for path in paths if (found := self._look(path))]
+        if config.backend:
+            fitting = [c for c in candidates if c.what.backend == config.backend]
+            if candidates and not fitting:
+                seen = ", ".join(f"{PurePath(c.path).name} ({c.what.format})" for c in candidates[:5])
+                return f"{where} has nothing for the {config.backend} backend that is configured, but {seen}"
+            candidates = fitting
+        if len(candidates) > 1:
+            named = [c for c in candidates if PurePath(c.path).stem in GENERIC_STEMS]
+            candidates = named if len(named) == 1 else candidates
+        if len(candidates) > 1:
+            seen = ", ".join(PurePath(c.path).name for c in candidates[:5])
+            return f'{where} holds several artefacts ({seen}); name one in {TOML}: filename = "…"'
+        return candidates[0] if candidates else self._nothing(folder)
+
+    def _nothing(self, folder: str) -> str:
+        where = self._store.local_path(folder)
+        names = [e.name for e in self._visible(folder)]
+        seen = ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "nothing"
+        return (
+            f"no model that any installed backend recognises in {where} (it holds: {seen}). "
+            f"Expected {_EXAMPLE}; `salver doctor` lists the formats"
+        )
+
+    def _manifest(self, id: ModelId, found: Found, folder: str, settings: Settings) -> Manifest:
+        measured = self._measure(folder, id, settings)
+        path = self._store.local_path(found.path)
+        entry = self._store.stat(found.path)
+        # a link that is switched while a framework reads must not mix two versions
+        path = path.resolve() if entry is not None and entry.is_folder else path.parent.resolve() / path.name
+        return Manifest(
+            id=id,
+            path=path,
+            format=found.what.format,
+            backend=found.what.backend,
+            config=settings.config,
+            fingerprint=measured.fingerprint(),
+            bytes=measured.bytes,
+            notices=settings.notices,
+        )
+
+    def _measure(self, folder: str, id: ModelId, settings: Settings) -> Measured:
+        measured = Measured(self._store)
+        measured.add(folder)
+        size = measured.bytes
+        for file in settings.files:
+            measured.add(file)
+        measured.bytes = size
+        measured.add_text(self._override_of(id.name))
+        return measured
+
+    def _look(self, path: str) -> Found | None:
+        what = self._recognise(self._store.local_path(path))
+        return Found(path, what) if what else None
+
+    def _visible(self, folder: str) -> tuple[Entry, ...]:
+        return tuple(e for e in self._store.entries(folder) if is_visible(e.name))
+
+
+def _bare_name(path: Path) -> str:
+    """By the file's stem, or by its folder's where the stem says nothing."""
+    path = path.resolve() if path.name in ("", "..") else path.absolute()
+    if path.stem not in GENERIC_STEMS and not is_version(path.stem):
+        return model_name(path.stem)
+    folder = path.parent if not is_padded_version(path.parent.name) else path.parent.parent
+    return model_name(folder.name)
+
+
+def _broken(id: ModelId, path: Path, problem: str) -> Manifest:
+    return Manifest(id=id, path=path, format="", backend="", problem=problem)
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name

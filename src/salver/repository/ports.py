@@ -1,0 +1,17 @@
+"""What does the repository need from others?"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+
+class Recognised(msgspec.Struct, frozen=True):
+    """What an artefact turned out to be: ``Recognised("onnx", "onnx")``."""
+
+    backend: str
+    format: str
+
+
+#: Looks at a file or folder, briefly, by content; None where no backend knows it.
+Recognise = Callable[[Path], Recognised | None]

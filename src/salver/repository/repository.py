@@ -1,0 +1,104 @@
+"""Which versions exist, and are they whole?
+
+Gives the whole list each time, from all paths; keeps nothing but what it needs to tell a finished
+change from one under way. It loads nothing and knows no framework.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from salver.artifacts import Manifest
+from salver.errors import InvalidInput, NotFound
+from salver.messages import ModelId
+from salver.repository.layout import Layout
+from salver.repository.ports import Recognise
+from salver.repository.settle import Settling
+from salver.stores import FileStore, Store
+
+
+class Repository:
+    """The models below some paths.
+
+    Args:
+        paths: Model files, folders that are artefacts, folders of versions, repositories of many.
+        recognise: Tells formats apart.
+        name: Name of the one model that the paths must then hold; empty = by file or folder.
+        settle_s: Seconds for which a change must rest before it counts, from the second scan on.
+        open_store: Opens one path.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        recognise: Recognise,
+        name: str = "",
+        settle_s: float = 1.0,
+        open_store: Callable[[Path], Store] = FileStore,
+    ) -> None:
+        self._paths = tuple(paths)
+        self._stores = tuple(open_store(path) for path in paths)
+        self._recognise = recognise
+        self._name = name
+        self._settling = Settling(settle_s)
+        #: Configuration by model as Triton's JSON, in place of the file; for load requests.
+        self.overrides: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<Repository {', '.join(map(str, self._paths))}>"
+
+    @property
+    def is_settling(self) -> bool:
+        """True when the last scan saw a change that it did not take yet: look again soon."""
+        return self._settling.is_waiting
+
+    def scan(self, now: float, at_once: frozenset[str] = frozenset()) -> tuple[Manifest, ...]:
+        """Every version there is, sorted. Blocking.
+
+        Args:
+            now: Monotonic seconds.
+            at_once: Models whose changes count at once, because somebody asked for them.
+
+        Raises:
+            NotFound: a path does not exist.
+            StoreFailed: a path cannot be read.
+            InvalidInput: a name was given, and there is more than one model.
+        """
+        found: dict[ModelId, Manifest] = {}
+        homes: dict[str, list[Path]] = {}
+        for path, store in zip(self._paths, self._stores, strict=True):
+            if store.stat("") is None:
+                raise NotFound(f"{path} does not exist", fix="Give a model file, or a folder with models")
+            manifests = tuple(Layout(store, self._recognise, self._override_of).read())
+            for name in dict.fromkeys(m.id.name for m in manifests):
+                homes.setdefault(name, []).append(path)
+            for manifest in manifests:
+                if manifest.id in found:
+                    homes[manifest.id.name].append(manifest.path)
+                found[manifest.id] = manifest
+        clashing = {name: where for name, where in homes.items() if len(where) > 1}
+        found = {id: _clashing(m, clashing[id.name]) if id.name in clashing else m for id, m in found.items()}
+        settled = self._settling.take(self._renamed(found), now, at_once)
+        return tuple(settled[id] for id in sorted(settled))
+
+    def _override_of(self, name: str) -> str:
+        return self.overrides.get(self._name or name, "")
+
+    def _renamed(self, found: dict[ModelId, Manifest]) -> dict[ModelId, Manifest]:
+        names = sorted({id.name for id in found})
+        if not self._name or not names:
+            return found
+        if len(names) > 1:
+            raise InvalidInput(
+                f"the name {self._name!r} is for one model, not for {len(names)}: {', '.join(names[:5])}",
+                fix="Leave the name out, or give the path of one model",
+            )
+        renamed = (msgspec.structs.replace(m, id=ModelId(self._name, id.version)) for id, m in found.items())
+        return {m.id: m for m in renamed}
+
+
+def _clashing(manifest: Manifest, where: Sequence[Path]) -> Manifest:
+    places = " and ".join(str(place) for place in dict.fromkeys(where))
+    problem = f"the model name {manifest.id.name!r} is used more than once: in {places}; rename one of them"
+    return msgspec.structs.replace(manifest, problem=problem)

@@ -1,0 +1,91 @@
+"""How does a model's owner want it served? Finds and reads the file beside its versions."""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from salver.artifacts import ModelConfig
+from salver.errors import InvalidInput
+from salver.messages import TensorSpec
+from salver.repository.pbtxt import parse_json, parse_pbtxt
+from salver.repository.toml import parse_toml
+from salver.stores import Store, StoreFailed
+
+TOML: Final = "salver.toml"
+PBTXT: Final = "config.pbtxt"
+_MAX_CONFIG: Final = 1 << 20
+_MAX_LABELS: Final = 4 << 20
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What a configuration came to.
+
+    Attributes:
+        files: Paths that it was read from; a change of one is a change of the model.
+        is_triton: It is a ``config.pbtxt``.
+        problem: Why it cannot be used, or empty.
+        notices: What it sets without effect.
+    """
+
+    config: ModelConfig = ModelConfig()
+    files: tuple[str, ...] = ()
+    is_triton: bool = False
+    problem: str = ""
+    notices: tuple[str, ...] = ()
+
+
+def read_settings(store: Store, folder: str, name: str, override: str = "") -> Settings:
+    """The settings of the model in a folder.
+
+    Args:
+        folder: Path of the model's folder in the store.
+        override: A Triton configuration as JSON, given by a load request, instead of the file.
+    """
+    paths = {f: f"{folder}/{f}" if folder else f for f in (TOML, PBTXT)}
+    found = [f for f in (TOML, PBTXT) if store.stat(paths[f]) is not None]
+    files = tuple(paths[f] for f in found)
+    if override:
+        return _translated(store, folder, name, files, lambda: parse_json(override, name))
+    if len(found) == 2:
+        return Settings(
+            files=files,
+            problem=f"{store.local_path(folder)} has both {TOML} and {PBTXT}; keep one of them",
+        )
+    if not found:
+        return Settings()
+    origin = str(store.local_path(files[0]))
+    try:
+        content = store.read(files[0], _MAX_CONFIG)
+        if found[0] == TOML:
+            return Settings(parse_toml(content, origin), files)
+    except (InvalidInput, StoreFailed) as error:
+        return Settings(files=files, problem=str(error), is_triton=found[0] == PBTXT)
+    return _translated(store, folder, name, files, lambda: parse_pbtxt(content, origin, name))
+
+
+def _translated(
+    store: Store,
+    folder: str,
+    name: str,
+    files: tuple[str, ...],
+    parse: "Callable[[], tuple[ModelConfig, dict[str, str], tuple[str, ...]]]",
+) -> Settings:
+    try:
+        config, label_files, notices = parse()
+        paths = {output: f"{folder}/{file}" if folder else file for output, file in label_files.items()}
+        labels = {output: _read_labels(store, path) for output, path in paths.items()}
+    except (InvalidInput, StoreFailed) as error:
+        return Settings(files=files, problem=str(error), is_triton=True)
+    outputs = tuple(_labelled(spec, labels.get(spec.name, ())) for spec in config.outputs)
+    config = msgspec.structs.replace(config, outputs=outputs)
+    return Settings(config, files + tuple(sorted(set(paths.values()))), True, "", notices)
+
+
+def _labelled(spec: TensorSpec, labels: tuple[str, ...]) -> TensorSpec:
+    return msgspec.structs.replace(spec, labels=labels) if labels else spec
+
+
+def _read_labels(store: Store, path: str) -> tuple[str, ...]:
+    text = store.read(path, _MAX_LABELS).decode("utf-8", "replace")
+    return tuple(text.removesuffix("\n").replace("\r\n", "\n").split("\n"))

@@ -1,0 +1,76 @@
+"""How is a folder, or one file, of the local filesystem read as a store?
+
+Links are followed wherever they lead: who may write into the tree decides what it serves.
+"""
+
+import itertools
+import os
+import stat
+from pathlib import Path
+
+from salver.stores.protocol import MAX_ENTRIES, Entry, StoreFailed, checked
+
+
+class FileStore:
+    """A :class:`~salver.stores.protocol.Store` over the filesystem."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def __repr__(self) -> str:
+        return f"<FileStore {self._root}>"
+
+    def stat(self, path: str) -> Entry | None:
+        """See the protocol."""
+        full = self.local_path(path)
+        try:
+            return _entry(full.name, full.is_symlink(), full.stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _failed(full, error) from error
+
+    def entries(self, path: str) -> tuple[Entry, ...]:
+        """See the protocol."""
+        full = self.local_path(path)
+        found: list[Entry] = []
+        try:
+            with os.scandir(full) as listing:
+                for item in itertools.islice(listing, MAX_ENTRIES + 1):
+                    try:
+                        found.append(_entry(item.name, item.is_symlink(), item.stat()))
+                    except OSError:  # gone since, or a link that leads nowhere or round in circles
+                        continue
+        except OSError as error:
+            raise _failed(full, error) from error
+        if len(found) > MAX_ENTRIES:
+            raise StoreFailed(f"{full} holds more than {MAX_ENTRIES} entries", fix="Split the folder")
+        return tuple(sorted(found, key=lambda entry: entry.name))
+
+    def read(self, path: str, limit: int) -> bytes:
+        """See the protocol."""
+        full = self.local_path(path)
+        try:
+            if not full.is_file():  # a pipe or a device would block
+                raise StoreFailed(f"{full} is not a file")
+            with full.open("rb") as file:
+                content = file.read(limit + 1)
+        except OSError as error:
+            raise _failed(full, error) from error
+        if len(content) > limit:
+            raise StoreFailed(f"{full} is larger than the {limit} bytes that are read of such a file")
+        return content
+
+    def local_path(self, path: str) -> Path:
+        """See the protocol."""
+        return self._root / checked(path) if path else self._root
+
+
+def _entry(name: str, is_link: bool, info: os.stat_result) -> Entry:
+    if stat.S_ISDIR(info.st_mode):
+        return Entry(name, True, is_link=is_link)
+    return Entry(name, False, info.st_size, f"{info.st_size}-{info.st_mtime_ns}-{info.st_ino}", is_link)
+
+
+def _failed(path: Path, error: OSError) -> StoreFailed:
+    return StoreFailed(f"{path} cannot be read: {error.strerror or error}")

@@ -1,0 +1,75 @@
+"""What does a place that holds artefacts have to offer?"""
+
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from salver.errors import LoadFailed
+
+#: Most entries of one folder; more is refused rather than read in part.
+MAX_ENTRIES: Final = 10_000
+
+
+class StoreFailed(LoadFailed):
+    """The place could not be read; the message names it and the reason."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A file or a folder; links are followed.
+
+    Attributes:
+        name: Last part of its path.
+        stamp: Changes when the content is replaced or rewritten; "" for a folder.
+    """
+
+    name: str
+    is_folder: bool
+    size: int = 0
+    stamp: str = ""
+    is_link: bool = False
+
+
+class Store(Protocol):
+    """A tree of files. Paths are relative, with ``/``; ``""`` is the root, which may be a file.
+
+    Every method raises StoreFailed where the place cannot be read, and for a path that would
+    leave the tree by ``..`` or by being absolute.
+    """
+
+    def stat(self, path: str) -> Entry | None:
+        """What is there, or None."""
+        ...
+
+    def entries(self, path: str) -> tuple[Entry, ...]:
+        """What is in a folder, by name. A link that leads nowhere is left out.
+
+        Raises:
+            StoreFailed: also when it is no folder, or holds more than ``MAX_ENTRIES``.
+        """
+        ...
+
+    def read(self, path: str, limit: int) -> bytes:
+        """A file's content.
+
+        Raises:
+            StoreFailed: also when there is no such file, or it is larger than ``limit`` bytes.
+        """
+        ...
+
+    def local_path(self, path: str) -> Path:
+        """Where a framework can open that file or folder on this machine."""
+        ...
+
+
+def checked(path: str) -> str:
+    """The path itself.
+
+    Raises:
+        StoreFailed: if it would leave the tree.
+    """
+    if path.startswith("/") or "\\" in path or "\0" in path or ".." in path.split("/"):
+        raise StoreFailed(
+            f"{path!r} leads out of the store", fix="Name files by relative paths, without '..'"
+        )
+    return path
