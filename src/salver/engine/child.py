@@ -1,0 +1,367 @@
+"""How is one host process started, spoken to, and mourned?
+
+:class:`HostProcess` is the parent's side of :mod:`salver.engine.host`: it owns the child's
+process group, control channel, two arenas and output, and takes one batch at a time. It
+restarts nothing (:mod:`salver.engine.process` does).
+
+Signals of life: the control channel answers, or the process descriptor says that the child is
+gone. Then whatever waits for it fails at once, its process group is killed, it is reaped, and every
+descriptor is closed.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from typing import TypeVar
+
+import msgspec
+
+from salver.artifacts import Manifest
+from salver.backends.protocol import LoadOptions
+from salver.engine.control import (
+    Failed,
+    Frames,
+    Load,
+    Loaded,
+    Order,
+    Ran,
+    Reply,
+    Run,
+    Stop,
+    frame,
+    read_reply,
+    rebuild,
+)
+from salver.engine.shm import Arena
+from salver.errors import HostDied, LoadFailed, ModelFailed
+from salver.messages import Signature
+from salver.tensor import Array
+
+_log = logging.getLogger("salver.engine.host")
+_T = TypeVar("_T")
+
+_OFF_LOOP = 1 << 20  # bytes; a longer copy would hold the event loop up for more than 0.1 ms
+_LONGEST_LINE = 16 << 10
+GRACE_S = 5.0  # for a host to end its run and close its model when told to
+TERM_S = 1.0  # between SIGTERM and SIGKILL
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class HostPlan(msgspec.Struct, frozen=True):
+    """What a host process is to be.
+
+    Attributes:
+        backend: ``module:attribute`` of a backend, or of a class of one.
+        memory_limit_mb: Limit of its address space; 0 = none.
+        run_timeout_s: A run that takes longer is taken for a hang: the host is killed. 0 = never.
+    """
+
+    backend: str
+    manifest: Manifest
+    options: LoadOptions
+    memory_limit_mb: int = 0
+    run_timeout_s: float = 0.0
+
+
+class HostProcess:
+    """One child. Make it with :meth:`launch`; it is dead once :attr:`dead` is done.
+
+    Attributes:
+        dead: Gives how it died (``SIGKILL``, ``exit code 3``, …). Never cancelled.
+        signature: The model's.
+    """
+
+    signature: Signature
+
+    def __init__(self, plan: HostPlan, ends: "_Ends") -> None:
+        self._plan = plan
+        self._model = plan.manifest.id.name
+        self._ends = ends
+        self._loop = asyncio.get_running_loop()
+        self.dead: asyncio.Future[str] = self._loop.create_future()
+        self._reply: asyncio.Future[Reply] | None = None
+        self._frames = Frames()
+        self._why_killed = ""
+        self._deaf_timer: asyncio.TimerHandle | None = None
+        self._line = b""
+        self._last_lines: deque[str] = deque(maxlen=12)
+        self._loop.add_reader(ends.sock.fileno(), self._on_control)
+        self._loop.add_reader(ends.output, self._on_output)
+        self._loop.add_reader(ends.pidfd, self._on_exit)
+
+    def __repr__(self) -> str:
+        state = self.dead.result() if self.dead.done() else "busy" if self._reply else "idle"
+        return f"<HostProcess {self.pid} of {self._model}, {state}>"
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._ends.process.pid
+
+    @classmethod
+    async def launch(cls, plan: HostPlan) -> "HostProcess":
+        """Start a child and have it load the model.
+
+        Raises:
+            LoadFailed: it could not be started, or the model could not be loaded.
+        """
+        try:
+            ends = _spawn(plan)
+        except OSError as error:
+            raise LoadFailed(
+                f"no host process could be started for model '{plan.manifest.id.name}': {error}"
+            ) from error
+        child = cls(plan, ends)
+        try:
+            await child._load()
+        except BaseException:
+            child.kill("its load was given up")
+            await asyncio.shield(child.dead)
+            raise
+        return child
+
+    async def run(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float]:
+        """One batch; never two at a time, and never cancelled midway (the arenas are in use).
+
+        Raises:
+            HostDied: the child is gone.
+            SalverError: as the model raised it; ModelFailed for any other error of the model.
+        """
+        size = sum(array.nbytes for array in inputs.values())
+        try:
+            blocks = await self._copy(size, lambda: self._ends.requests.write(inputs))
+        except (OSError, ValueError) as error:
+            self._raise_if_dead()
+            raise ModelFailed(f"no memory to hand {size} bytes to model '{self._model}': {error}") from error
+        timeout = self._plan.run_timeout_s
+        timer = self._loop.call_later(timeout, self._on_hang) if timeout else None
+        try:
+            reply = await self._ask(Run(blocks))
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if isinstance(reply, Failed):
+            raise rebuild(reply)
+        if not isinstance(reply, Ran):
+            raise self._broken(reply)
+        size = sum(block.nbytes for block in reply.outputs)
+        try:
+            outputs = await self._copy(size, lambda: self._ends.responses.read(reply.outputs, copy=True))
+        except (ValueError, TypeError, OverflowError, OSError) as error:
+            self._raise_if_dead()
+            raise self._broken(error) from error
+        return outputs, reply.seconds
+
+    async def close(self) -> None:
+        """Ask it to stop; then insist."""
+        if not self.dead.done():
+            with suppress(OSError):
+                await self._loop.sock_sendall(self._ends.sock, frame(Stop()))
+            await asyncio.wait([self.dead], timeout=GRACE_S)
+        if not self.dead.done():
+            self._signal(signal.SIGTERM)
+            await asyncio.wait([self.dead], timeout=TERM_S)
+        if not self.dead.done():
+            self.kill("it did not stop when told to")
+        await asyncio.shield(self.dead)
+
+    def kill(self, why: str) -> None:
+        """SIGKILL to the child and everything it started."""
+        if not self.dead.done():
+            self._why_killed = self._why_killed or why
+            self._signal(signal.SIGKILL)
+
+    # Speaking
+
+    async def _load(self) -> None:
+        plan = self._plan
+        load = Load(plan.backend, plan.manifest, plan.options, tuple(sys.path), plan.memory_limit_mb)
+        try:
+            reply = await self._ask(load)
+        except HostDied:
+            said = "\n".join(self._last_lines)
+            raise LoadFailed(
+                f"the host process of model '{self._model}' died ({self.dead.result()}) while loading it"
+                + (f"; it said:\n{said}" if said else "")
+            ) from None
+        if isinstance(reply, Failed):
+            raise rebuild(reply)
+        if not isinstance(reply, Loaded):
+            raise self._broken(reply)
+        self.signature = reply.signature
+
+    async def _ask(self, order: Order) -> Reply:
+        self._raise_if_dead()
+        self._reply = self._loop.create_future()
+        try:
+            with suppress(OSError):  # a dead child is noticed by its process descriptor
+                await self._loop.sock_sendall(self._ends.sock, frame(order))
+            return await self._reply
+        finally:
+            self._reply = None
+
+    async def _copy(self, size: int, work: Callable[[], _T]) -> _T:
+        return work() if size <= _OFF_LOOP else await asyncio.to_thread(work)
+
+    def _raise_if_dead(self) -> None:
+        if self.dead.done():
+            raise self._died()
+
+    def _died(self) -> HostDied:
+        return HostDied(
+            f"the host process of model '{self._model}' died ({self.dead.result()}); "
+            "the request was not answered and may be retried"
+        )
+
+    def _broken(self, what: object) -> ModelFailed:
+        self.kill(f"it broke the control protocol: {what}")
+        return ModelFailed(
+            f"the host process of model '{self._model}' gave an answer that makes no sense: {what}"
+        )
+
+    # Listening
+
+    def _on_control(self) -> None:
+        try:
+            data = self._ends.sock.recv(1 << 18)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._ends.sock.fileno())
+            if self._deaf_timer is None:  # as a rule it is about to exit
+                self._deaf_timer = self._loop.call_later(TERM_S, self.kill, "it closed its control channel")
+            return
+        try:
+            for payload in self._frames.feed(data):
+                reply = read_reply(payload)
+                if self._reply is not None and not self._reply.done():
+                    self._reply.set_result(reply)
+        except (ValueError, msgspec.MsgspecError) as error:
+            self.kill(f"it broke the control protocol: {error}")
+
+    def _on_output(self) -> None:
+        try:
+            data = os.read(self._ends.output, 1 << 16)
+        except (BlockingIOError, InterruptedError):
+            return
+        if not data:
+            self._loop.remove_reader(self._ends.output)
+            return
+        *lines, self._line = (self._line + data).split(b"\n")
+        for line in lines:
+            self._say(line)
+        if len(self._line) > _LONGEST_LINE:
+            self._say(self._line)
+            self._line = b""
+
+    def _say(self, line: bytes) -> None:
+        text = line[:_LONGEST_LINE].decode(errors="backslashreplace").rstrip()
+        if text:
+            self._last_lines.append(text)
+            _log.info("[%s] %s", self._plan.manifest.id, text)
+
+    # Ending
+
+    def _on_hang(self) -> None:
+        self.kill(f"a run did not end within {self._plan.run_timeout_s:g} s")
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def _on_exit(self) -> None:
+        self._on_control()  # it may have had a last word
+        self._on_output()
+        self._say(self._line)
+        self._signal(signal.SIGKILL)  # what it started; its id stays ours until it is reaped
+        code = self._ends.process.wait()
+        how = f"exit code {code}" if code >= 0 else _signal_name(-code)
+        if self._why_killed:
+            how = f"{how}: {self._why_killed}"
+        for fd in (self._ends.sock.fileno(), self._ends.output, self._ends.pidfd):
+            self._loop.remove_reader(fd)
+        self._ends.close()
+        if self._deaf_timer is not None:
+            self._deaf_timer.cancel()
+        self.dead.set_result(how)
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_exception(self._died())
+
+
+class _Ends:
+    """What the parent holds of a child: process, descriptors, arenas."""
+
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        sock: socket.socket,
+        output: int,
+        pidfd: int,
+        arenas: tuple[Arena, Arena],
+    ) -> None:
+        self.process = process
+        self.sock = sock
+        self.output = output
+        self.pidfd = pidfd
+        self.requests, self.responses = arenas
+
+    def close(self) -> None:
+        self.sock.close()
+        os.close(self.output)
+        os.close(self.pidfd)
+        self.requests.close()
+        self.responses.close()
+
+
+def _spawn(plan: HostPlan) -> _Ends:
+    """Start a child, on the loop's own thread: the child dies with the *thread* that started it.
+
+    Raises:
+        OSError: no descriptor, memory or process is left; nothing is kept.
+    """
+    name = plan.manifest.id.name
+    threads = str(plan.options.threads)
+    with ExitStack() as undo, ExitStack() as theirs_too:
+        requests = Arena.create(f"{name}:requests")
+        undo.callback(requests.close)
+        responses = Arena.create(f"{name}:responses")
+        undo.callback(responses.close)
+        sock, their_sock = socket.socketpair()
+        undo.callback(sock.close)
+        theirs_too.callback(their_sock.close)
+        output, their_output = os.pipe()
+        undo.callback(os.close, output)
+        theirs_too.callback(os.close, their_output)
+        passed = (their_sock.fileno(), requests.fd, responses.fd)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "salver.engine.host", *map(str, (*passed, os.getpid()))],
+            stdin=subprocess.DEVNULL,
+            stdout=their_output,
+            stderr=their_output,
+            pass_fds=passed,
+            start_new_session=True,
+            env={**dict.fromkeys(_THREAD_VARIABLES, threads), **os.environ},
+        )
+        undo.callback(process.wait)
+        undo.callback(process.kill)
+        pidfd = os.pidfd_open(process.pid)
+        sock.setblocking(False)
+        os.set_blocking(output, False)
+        undo.pop_all()
+        return _Ends(process, sock, output, pidfd, (requests, responses))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,146 @@
+"""What do an engine and a host process say to each other?
+
+The messages of the control channel and their framing: four bytes of length (little-endian),
+then MessagePack. Tensors do not travel here, only where they lie (:mod:`salver.engine.shm`).
+Nothing is pickled: a model that writes to the channel can confuse its own host and no one
+else. Sans-IO: no socket is known here.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from salver import errors
+from salver.artifacts import Manifest
+from salver.backends.protocol import LoadOptions
+from salver.engine.shm import Block
+from salver.errors import LoadFailed, SalverError
+from salver.messages import Signature
+
+#: Longest frame that is believed; a longer one is nonsense, not a message.
+MAX_FRAME = 64 << 20
+
+
+class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
+    """The first message to a host.
+
+    Attributes:
+        backend: ``module:attribute`` of a backend, or of a class of one.
+        path: The engine's ``sys.path``, so that the host finds the same modules.
+        memory_limit_mb: Address-space limit, set before the backend is imported; 0 = none.
+    """
+
+    backend: str
+    manifest: Manifest
+    options: LoadOptions
+    path: tuple[str, ...]
+    memory_limit_mb: int = 0
+
+
+class Run(msgspec.Struct, tag="run", frozen=True, array_like=True, gc=False):
+    """Run the model on these inputs."""
+
+    inputs: tuple[Block, ...]
+
+
+class Stop(msgspec.Struct, tag="stop", frozen=True, array_like=True):
+    """Close the model and exit."""
+
+
+class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
+    """The model is there."""
+
+    signature: Signature
+
+
+class Ran(msgspec.Struct, tag="ran", frozen=True, array_like=True, gc=False):
+    """It ran, for so many seconds."""
+
+    outputs: tuple[Block, ...]
+    seconds: float
+
+
+class Failed(msgspec.Struct, tag="failed", frozen=True, array_like=True):
+    """It raised, while loading or running. ``kind`` is the name of a class of ``salver.errors``."""
+
+    kind: str
+    message: str
+    field: str = ""
+    fix: str = ""
+
+
+Order = Load | Run | Stop
+Reply = Loaded | Ran | Failed
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"the control channel carries no {type(value).__name__}")
+
+
+def _typed(kind: type, value: Any) -> Any:
+    if issubclass(kind, Path):
+        return kind(value)
+    raise NotImplementedError(f"the control channel carries no {kind.__name__}")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+_orders: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order, dec_hook=_typed)
+_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply, dec_hook=_typed)
+read_order = _orders.decode
+read_reply = _replies.decode
+
+
+def frame(message: Order | Reply) -> bytearray:
+    """The bytes to send."""
+    out = bytearray(4)
+    _encoder.encode_into(message, out, 4)
+    out[:4] = (len(out) - 4).to_bytes(4, "little")
+    return out
+
+
+class Frames:
+    """Cuts a byte stream into the payloads of its frames, however the bytes arrive."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Payloads that are complete now.
+
+        Raises:
+            ValueError: a frame claims to be longer than :data:`MAX_FRAME`.
+        """
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= 4:
+            length = int.from_bytes(buffer[:4], "little")
+            if length > MAX_FRAME:
+                raise ValueError(f"a frame of {length} bytes")
+            if len(buffer) < 4 + length:
+                return
+            payload = bytes(buffer[4 : 4 + length])
+            del buffer[: 4 + length]
+            yield payload
+
+
+_KINDS: dict[str, type[SalverError]] = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, SalverError) and kind is not errors.MissingExtra
+}
+
+
+def describe(error: SalverError) -> Failed:
+    """An error as a message; one with a constructor of its own travels as its base."""
+    kind = LoadFailed if isinstance(error, errors.MissingExtra) else type(error)
+    return Failed(kind.__name__, error.message, error.field, error.fix)
+
+
+def rebuild(failed: Failed) -> SalverError:
+    """The error again; a kind that is not known here (a model's own) is a ModelFailed."""
+    kind = _KINDS.get(failed.kind, errors.ModelFailed)
+    return kind(failed.message, field=failed.field, fix=failed.fix)

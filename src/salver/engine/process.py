@@ -1,0 +1,208 @@
+"""Who runs a batch of a model that may crash, hog the interpreter, or need a limit of its own?
+
+:class:`ProcessRunner` keeps one host process for each slot, hands each batch to an idle one, and
+starts a host that died again after a back-off. Batches in flight on a host that dies fail at
+once (:class:`~salver.errors.HostDied`); the other hosts do not notice. While no host lives, a run
+fails at once with the time of the next attempt.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+
+from salver.artifacts import Manifest
+from salver.backends.protocol import LoadOptions
+from salver.engine.backoff import Backoff
+from salver.engine.child import HostPlan, HostProcess
+from salver.errors import LoadFailed, NotReady
+from salver.messages import Signature
+from salver.tensor import Array
+
+_log = logging.getLogger(__name__)
+_Result = tuple[Mapping[str, Array], float]
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """How dead hosts are started again: the rule, and the time and chance that it is given."""
+
+    backoff: Backoff = Backoff()
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    chance: Callable[[], float] = random.random
+
+
+_RECOVERY = Recovery()
+
+
+class _Seat:
+    """The place of one slot's host, through its deaths."""
+
+    def __init__(self, host: HostProcess, since: float) -> None:
+        self.host = host
+        self.since = since  # when this host was ready
+        self.deaths = 0  # in a row
+        self.next_try = 0.0
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.host.dead.done()
+
+
+class ProcessRunner:
+    """Runs batches of one model version on host processes. Made by :meth:`start`.
+
+    Args:
+        hosts: One for each slot, loaded.
+    """
+
+    def __init__(self, plan: HostPlan, hosts: list[HostProcess], recovery: Recovery) -> None:
+        self.slots = len(hosts)
+        self.signature: Signature = hosts[0].signature
+        self._plan = plan
+        self._recovery = recovery
+        self._seats = [_Seat(host, recovery.clock()) for host in hosts]
+        self._idle: deque[HostProcess] = deque(hosts)
+        self._waiters: deque[asyncio.Future[HostProcess]] = deque()
+        self._keepers = [asyncio.ensure_future(self._keep(seat)) for seat in self._seats]
+
+    @classmethod
+    async def start(
+        cls,
+        backend: str,
+        manifest: Manifest,
+        options: LoadOptions,
+        *,
+        slots: int = 1,
+        memory_limit_mb: int = 0,
+        run_timeout_s: float = 0.0,
+        recovery: Recovery = _RECOVERY,
+    ) -> "ProcessRunner":
+        """Start the hosts, all at once, and wait until each has the model.
+
+        Args:
+            backend: ``module:attribute`` of a backend, or of a class of one.
+            memory_limit_mb: Limit of each host's address space; 0 = none.
+            run_timeout_s: A run that takes longer is taken for a hang, and its host killed; 0 = never.
+
+        Raises:
+            LoadFailed: one of them has not; the others are gone again.
+        """
+        plan = HostPlan(backend, manifest, options, memory_limit_mb, run_timeout_s)
+        starting = [asyncio.ensure_future(HostProcess.launch(plan)) for _ in range(slots)]
+        try:
+            hosts = await asyncio.gather(*starting)
+        except BaseException:
+            for task in starting:
+                if not task.cancelling():  # twice would interrupt its cleaning up
+                    task.cancel()
+            done = await asyncio.gather(*starting, return_exceptions=True)
+            await asyncio.gather(*(host.close() for host in done if isinstance(host, HostProcess)))
+            raise
+        return cls(plan, hosts, recovery)
+
+    def __repr__(self) -> str:
+        alive = sum(seat.is_alive for seat in self._seats)
+        return f"<ProcessRunner {self._plan.manifest.id}, {alive} of {self.slots} hosts alive>"
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the hosts that live."""
+        return [seat.host.pid for seat in self._seats if seat.is_alive]
+
+    async def run(self, inputs: Mapping[str, Array]) -> _Result:
+        """See :class:`~salver.engine.ports.Runner`.
+
+        Raises:
+            NotReady: every host is dead; says when the next one starts.
+        """
+        host = await self._acquire()
+        # A caller that gives up must not free a host that still works.
+        return await asyncio.shield(self._run_on(host, inputs))
+
+    def run_inline(self, inputs: Mapping[str, Array]) -> _Result | None:
+        """Never: the model lives elsewhere."""
+        return None
+
+    async def close(self) -> None:
+        """Stop every host: politely, then not. Batches in flight are waited for that long."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*(seat.host.close() for seat in self._seats))
+        self._refuse_waiters(f"model '{self._plan.manifest.id.name}' was unloaded")
+
+    async def _run_on(self, host: HostProcess, inputs: Mapping[str, Array]) -> _Result:
+        try:
+            return await host.run(inputs)
+        finally:
+            self._release(host)
+
+    async def _acquire(self) -> HostProcess:
+        while self._idle:
+            host = self._idle.popleft()
+            if not host.dead.done():
+                return host
+        if not any(seat.is_alive for seat in self._seats):
+            raise NotReady(self._restarting())
+        waiter: asyncio.Future[HostProcess] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and not waiter.exception():
+                self._release(waiter.result())
+            raise
+
+    def _release(self, host: HostProcess) -> None:
+        if host.dead.done():
+            return
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(host)
+                return
+        self._idle.append(host)
+
+    async def _keep(self, seat: _Seat) -> None:
+        """Mourn, wait, start again; for as long as the runner lives."""
+        model = self._plan.manifest.id
+        backoff, clock = self._recovery.backoff, self._recovery.clock
+        while True:
+            how = await asyncio.shield(seat.host.dead)
+            seat.deaths = backoff.count(seat.deaths, clock() - seat.since)
+            if seat.host in self._idle:
+                self._idle.remove(seat.host)
+            while True:
+                delay = backoff.delay(seat.deaths, self._recovery.chance())
+                seat.next_try = clock() + delay
+                _log.warning("[%s] a host process died (%s); next start in %.1f s", model, how, delay)
+                if not any(other.is_alive for other in self._seats):
+                    self._refuse_waiters(self._restarting())
+                await self._recovery.sleep(delay)
+                try:
+                    seat.host = await HostProcess.launch(self._plan)
+                    break
+                except LoadFailed as error:
+                    how = str(error)
+                    seat.deaths += 1
+            seat.since = clock()
+            _log.info("[%s] a host process is back", model)
+            self._release(seat.host)
+
+    def _restarting(self) -> str:
+        wait = max(0.0, min(seat.next_try for seat in self._seats) - self._recovery.clock())
+        return (
+            f"the host process of model '{self._plan.manifest.id.name}' died and is restarting "
+            f"(next attempt in {wait:.1f} s)"
+        )
+
+    def _refuse_waiters(self, text: str) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(NotReady(text))
