@@ -1,1 +1,57 @@
-"""..."""
+"""What can be done from a shell?
+
+One module a command; this one only registers them and turns an error into one line and an exit
+status. The commands import the server and the client inside themselves, so that ``--help``, ``--version`` and
+shell completion do not wait for them.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, Parameter
+
+from salver import __version__
+from salver.cli.bench import bench
+from salver.cli.doctor import doctor
+from salver.cli.infer import infer
+from salver.cli.models import models
+from salver.cli.output import report_error
+from salver.cli.serve import serve
+from salver.errors import SalverError
+
+
+def app() -> App:
+    """The command line, as cyclopts sees it."""
+    root = App(
+        name="salver",
+        version=__version__,
+        help="Serve models of every framework from one process and one port.",
+        default_parameter=Parameter(negative=(), show_default=_show_default),
+        result_action="return_value",
+    )
+    for command in (serve, models, infer, bench, doctor):
+        root.command(command)
+    root.register_install_completion_command(help="Install completion for the shell in use.")
+    return root
+
+
+def _show_default(value: object) -> object:
+    """Only a default that says something."""
+    return None if value is False or value in ("", ()) else value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0, or 1 when something is wrong; a wrong command line exits with 2 by itself.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return int(app()(words) or 0)
+    except SalverError as error:
+        report_error(error, json="--json" in words)
+        return 1
+    except BrokenPipeError:  # the reader of our output, `head` for instance, has seen enough
+        sys.stderr.close()
+        return 1

@@ -5,6 +5,7 @@ model. RFC 9112 is what the comments cite.
 """
 
 import asyncio
+import os
 import ssl
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -163,6 +164,10 @@ def _chunks(buffer: bytearray, at: int) -> bytes | None:
     return None
 
 
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+
+
 class Http:
     """A server's address and the idle connections to it."""
 
@@ -222,7 +227,7 @@ class Http:
             )
         except OSError as error:
             raise Unreachable(
-                f"no server answers at {self.url} ({error.strerror or error})",
+                f"no server answers at {self.url} ({_reason(error)})",
                 fix="Start one with: salver serve PATH",
             ) from error
         return connection

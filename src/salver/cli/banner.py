@@ -1,0 +1,160 @@
+"""What does ``salver serve`` say when it is ready?
+
+Pure: from the statuses and signatures to words, among them calls that truly work when pasted. It
+does not know how they are shown.
+"""
+
+import ipaddress
+import json
+import shlex
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from salver import __version__
+from salver.messages import Signature, State, TensorSpec, VersionStatus
+from salver.tensor import DataType
+
+if TYPE_CHECKING:
+    from salver.app import ReadyInfo
+
+COLUMNS: Final = ("model", "version", "state", "backend", "inputs", "reason")
+_LONGEST_BODY = 300
+_NOT_IN_JSON = (DataType.FP16, DataType.BF16)
+
+
+class Block(msgspec.Struct, frozen=True):
+    """The start-up block: a title, the rows of the model table, and the lines below it."""
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[str, ...]
+
+
+def compose(info: "ReadyInfo") -> Block:
+    """The block for people."""
+    rows = tuple(_row(status, info.signatures.get(status.id)) for status in info.statuses)
+    lines = [f"ready in {info.seconds:.1f} s", "", f"  HTTP     {info.url}"]
+    if info.front == "h2corn":
+        lines.append(f"  gRPC     {_host(info)}:{info.port}")
+    lines += [f"  metrics  {info.url}/metrics", f"  API      {info.url}/openapi.json"]
+    if chosen := _choose(info):
+        status, signature = chosen
+        lines += ["", *curl(info.url, status.id.name, signature).splitlines()]
+        lines += ["", *triton_snippet(f"{_host(info)}:{info.port}", status.id.name, signature).splitlines()]
+    if warning := exposure(info.host):
+        lines += ["", warning]
+    return Block(f"salver {__version__}", rows, tuple(lines))
+
+
+def as_record(info: "ReadyInfo") -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "event": "ready",
+        "version": __version__,
+        "url": info.url,
+        "grpc": f"{_host(info)}:{info.port}" if info.front == "h2corn" else None,
+        "seconds": info.seconds,
+        "models": [
+            {
+                "name": status.id.name,
+                "version": status.id.version,
+                "state": status.state.value,
+                "backend": status.backend,
+                "reason": status.reason,
+                "bytes": status.bytes,
+            }
+            for status in info.statuses
+        ],
+    }
+
+
+def exposure(host: str) -> str:
+    """A warning when others than this machine can connect, else empty."""
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return ""
+    except ValueError:
+        if host == "localhost":
+            return ""
+    return f"warning: listening on {host}: whoever reaches this machine can use and unload these models"
+
+
+def curl(url: str, model: str, signature: Signature) -> str:
+    """A call with a body of zeros that fits; long bodies are made by a line of Python."""
+    ask = f"curl {url}/v2/models/{model}/infer -d"
+    if not signature.inputs or any(spec.datatype in _NOT_IN_JSON for spec in signature.inputs):
+        return f"curl {url}/v2/models/{model}"
+    body = json.dumps({"inputs": [_zeros(spec) for spec in signature.inputs]}, separators=(",", ":"))
+    if len(body) <= _LONGEST_BODY:
+        return f"{ask} {shlex.quote(body)}"
+    inputs = ",".join(
+        f"dict(name={spec.name!r},datatype={spec.datatype.name!r},shape={_shape(spec)},"
+        f"data=[{_zero(spec)!r}]*{prod(_shape(spec))})"
+        for spec in signature.inputs
+    )
+    program = f"import json; print(json.dumps(dict(inputs=[{inputs}])))"
+    return f"python3 -c {shlex.quote(program)} |\n  {ask} @-"
+
+
+def triton_snippet(address: str, model: str, signature: Signature) -> str:
+    """The same call in Python, with tritonclient."""
+    text = ["import numpy as np, tritonclient.http as triton", "inputs = []"]
+    for spec in signature.inputs:
+        shape, kind = _shape(spec), spec.datatype.name
+        fill = "np.full({}, b'text', object)" if kind == "BYTES" else f"np.zeros({{}}, {_dtype(spec)!r})"
+        text.append(f"inputs.append(triton.InferInput({spec.name!r}, {shape}, {kind!r}))")
+        text.append(f"inputs[-1].set_data_from_numpy({fill.format(shape)})")
+    text.append(f"answer = triton.InferenceServerClient({address!r}).infer({model!r}, inputs)")
+    text += [f"print(answer.as_numpy({spec.name!r}))" for spec in signature.outputs[:1]]
+    return "\n".join(text)
+
+
+def _choose(info: "ReadyInfo") -> tuple[VersionStatus, Signature] | None:
+    """The model with the shortest call among those that answer."""
+    able = [
+        (status, info.signatures[status.id])
+        for status in info.statuses
+        if status.state is State.READY and status.id in info.signatures
+    ]
+    return min(able, key=lambda pair: _size(pair[1].inputs), default=None)
+
+
+def _size(specs: Sequence[TensorSpec]) -> int:
+    return sum(prod(_shape(spec)) for spec in specs) + 10_000 * any(s.datatype in _NOT_IN_JSON for s in specs)
+
+
+def _row(status: VersionStatus, signature: Signature | None) -> tuple[str, ...]:
+    specs = signature.inputs if signature else ()
+    takes = ", ".join(f"{spec.name} {spec.datatype.name}{list(spec.shape)}" for spec in specs)
+    reason = " ".join(status.reason.split())
+    return status.id.name, status.id.version, status.state.value, status.backend, takes, reason
+
+
+def _host(info: "ReadyInfo") -> str:
+    return f"[{info.host}]" if ":" in info.host else info.host
+
+
+def _shape(spec: TensorSpec) -> list[int]:
+    return [max(extent, 1) for extent in spec.shape]
+
+
+def _zero(spec: TensorSpec) -> object:
+    if spec.datatype is DataType.BYTES:
+        return "text"
+    if spec.datatype is DataType.BOOL:
+        return False
+    return 0.0 if spec.datatype.is_float else 0
+
+
+def _zeros(spec: TensorSpec) -> dict[str, object]:
+    shape = _shape(spec)
+    count = prod(shape)
+    data = [_zero(spec)] * count if count <= _LONGEST_BODY else [_zero(spec)] * _LONGEST_BODY
+    return {"name": spec.name, "datatype": spec.datatype.name, "shape": shape, "data": data}
+
+
+def _dtype(spec: TensorSpec) -> str:
+    return "float32" if spec.datatype is DataType.BF16 else spec.datatype.dtype.name

@@ -1,0 +1,120 @@
+"""``salver doctor``: what is installed, what can this machine do, and why does a model not load?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from salver.cli.options import Json
+from salver.cli.output import line, record, table
+
+if TYPE_CHECKING:
+    from salver.artifacts import Manifest
+
+
+def doctor(
+    path: Path | None = None,
+    /,
+    *,
+    trust_pickle: Annotated[bool, Parameter(help="As in salver serve.")] = False,
+    timeout: Annotated[float, Parameter(help="Seconds that one model may take to load.")] = 120.0,
+    json: Json = False,
+) -> int:
+    """Tell what is installed and what this machine can do; with PATH, why a model does not load.
+
+    Each model is loaded in a process of its own and let go again. The exit status is 1 when a model
+    does not load.
+
+    Args:
+        path: What would be given to salver serve.
+    """
+    # Imported here: looking at every installed package would slow --help.
+    from salver.cli.machine import findings, frameworks
+    from salver.plugins import backends
+
+    known = backends()
+    if path is not None:
+        checks = [_check(manifest, trust_pickle, timeout) for manifest in _found(path)]
+        for check in checks:
+            record(check) if json else _show(check)
+        if not checks and not json:
+            line(f"{path} holds nothing that a backend recognises")
+        return int(not checks or any(check.problem for check in checks))
+    machine, installed = findings(), frameworks(known)
+    if json:
+        record({"machine": machine, "backends": installed})
+        return 0
+    table(("machine", "", ""), [[f.what, f.value, f.hint] for f in machine])
+    line()
+    rows = [[f.backend, f.state, ", ".join(map(" ".join, f.versions.items())), f.fix] for f in installed]
+    table(("backend", "state", "found", "to install"), rows)
+    return 0
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What became of one version when it was tried.
+
+    Attributes:
+        inputs, outputs: As ``name DATATYPE[shape]``.
+        problem: Why it does not load, or empty.
+        notices: Settings that have no effect yet.
+    """
+
+    model: str
+    version: str
+    path: str
+    format: str
+    backend: str
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    problem: str = ""
+    notices: tuple[str, ...] = ()
+
+
+def _found(path: Path) -> "tuple[Manifest, ...]":
+    from salver.plugins import backends, recogniser
+    from salver.repository import Repository
+
+    return Repository((path,), recogniser(backends())).scan(0.0)
+
+
+def _check(manifest: "Manifest", trust_pickle: bool, timeout: float) -> Check:
+    from salver.cli.trial import try_load
+    from salver.errors import SalverError
+
+    check = Check(
+        manifest.id.name,
+        manifest.id.version,
+        str(manifest.path),
+        manifest.format,
+        manifest.backend,
+        problem=manifest.problem,
+        notices=manifest.notices,
+    )
+    if check.problem:
+        return check
+    try:
+        signature = try_load(manifest, trust_pickle=trust_pickle, timeout=timeout)
+    except SalverError as error:
+        return msgspec.structs.replace(check, problem=str(error))
+    inputs, outputs = (
+        tuple(f"{spec.name} {spec.datatype.name}{list(spec.shape)}" for spec in specs)
+        for specs in (signature.inputs, signature.outputs)
+    )
+    return msgspec.structs.replace(check, inputs=inputs, outputs=outputs)
+
+
+def _show(check: Check) -> None:
+    state = "does not load" if check.problem else "loads"
+    line(f"{check.model}:{check.version} {state}")
+    facts = [
+        ("file", check.path),
+        ("format", f"{check.format} (backend {check.backend})" if check.format else "not recognised"),
+        *(("input", text) for text in check.inputs),
+        *(("output", text) for text in check.outputs),
+        *(("notice", text) for text in check.notices),
+        *((("reason", check.problem),) if check.problem else ()),
+    ]
+    for what, text in facts:
+        line(f"  {what:<8}{text}")

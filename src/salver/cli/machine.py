@@ -1,0 +1,116 @@
+"""What can this machine do, and what is installed on it?
+
+Looks only; imports no framework and changes nothing.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from salver.backends.protocol import Backend
+
+_PACKAGES = ("h2corn", "uvloop", "uvicorn", "numpy", "protobuf")
+_FEW_DESCRIPTORS = 4096
+_LITTLE_SHM = 128 << 20
+
+
+class Framework(msgspec.Struct, frozen=True):
+    """One backend and whether its framework is there.
+
+    Attributes:
+        missing: Modules that are not installed.
+        fix: How to install them, or empty.
+    """
+
+    backend: str
+    state: str
+    versions: dict[str, str]
+    missing: tuple[str, ...]
+    fix: str
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One fact about the machine; ``hint`` says what to do when it is a problem."""
+
+    what: str
+    value: str
+    hint: str = ""
+
+
+def frameworks(backends: Mapping[str, Backend]) -> list[Framework]:
+    """Every backend, judged without importing what it needs."""
+    owners = importlib.metadata.packages_distributions()
+    return [_framework(backend, owners) for backend in backends.values()]
+
+
+def _framework(backend: Backend, owners: Mapping[str, Sequence[str]]) -> Framework:
+    missing = tuple(module for module in backend.modules if not is_installed(module))
+    versions = {}
+    for module in backend.modules:
+        if module not in missing:
+            for owner in sorted(set(owners.get(module.partition(".")[0], ()))):
+                versions[owner] = importlib.metadata.version(owner)
+    fix = f"pip install 'salver[{backend.extra}]'" if missing else ""
+    return Framework(backend.name, "missing" if missing else "ok", versions, missing, fix)
+
+
+def is_installed(module: str) -> bool:
+    """Could it be imported? Only the top package is looked for, since a deeper look imports it."""
+    try:
+        return importlib.util.find_spec(module.partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def findings() -> list[Finding]:
+    """The machine, as far as serving cares."""
+    found = [
+        Finding("python", f"{platform.python_version()} ({sys.executable})"),
+        Finding("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
+        Finding("cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}"),
+        Finding("memory", _memory()),
+        _shared_memory(),
+        _descriptors(),
+    ]
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(Finding(package, importlib.metadata.version(package)))
+    return found
+
+
+def _memory() -> str:
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError, ValueError):  # a container's limit; "max" where there is none
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return f"{min(limits) / 2**30:.1f} GiB"
+
+
+def _shared_memory() -> Finding:
+    try:
+        usage = shutil.disk_usage("/dev/shm")
+    except OSError:
+        return Finding("shared memory", "none", "host processes need /dev/shm; mount a tmpfs there")
+    hint = ""
+    if usage.free < _LITTLE_SHM:
+        hint = "little for host processes' tensors; in a container: --shm-size=1g"
+    return Finding("shared memory", f"{usage.free / 2**20:.0f} of {usage.total / 2**20:.0f} MiB free", hint)
+
+
+def _descriptors() -> Finding:
+    try:
+        import resource
+    except ImportError:
+        return Finding("open files", "unknown")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    names = ["unlimited" if n == resource.RLIM_INFINITY else str(n) for n in (soft, hard)]
+    few = soft != resource.RLIM_INFINITY and soft < _FEW_DESCRIPTORS
+    hint = f"each connection takes one; raise it: ulimit -n {min(hard, 65536)}" if few else ""
+    return Finding("open files", f"{names[0]} (hard limit {names[1]})", hint)

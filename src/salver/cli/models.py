@@ -1,0 +1,72 @@
+"""``salver models``: what does a server have, and in what state?"""
+
+import asyncio
+from typing import Any
+
+from cyclopts import App, Parameter
+
+from salver.cli.options import DEFAULT_URL, Json, Url
+from salver.cli.output import line, record, table
+
+models = App(
+    name="models",
+    help="List, load and unload a running server's models.",
+    default_parameter=Parameter(negative=()),
+)
+
+
+@models.default
+@models.command(name="list")
+def list_models(*, url: Url = DEFAULT_URL, json: Json = False) -> int:
+    """List every version that the server knows, with its state and, where it failed, the reason."""
+    entries = asyncio.run(_index(url))
+    if json:
+        for entry in entries:
+            record(entry)
+    elif not entries:
+        line("the server's repository is empty")
+    else:
+        keys = ("name", "version", "state", "reason")
+        table(keys, [[str(entry.get(key) or "") for key in keys] for entry in entries])
+    return 0
+
+
+@models.command
+def load(name: str, /, *, url: Url = DEFAULT_URL, json: Json = False) -> int:
+    """Load a model of the server's repository, or load it again.
+
+    Args:
+        name: The model's name.
+    """
+    return asyncio.run(_change(name, url, json, load=True))
+
+
+@models.command
+def unload(name: str, /, *, url: Url = DEFAULT_URL, json: Json = False) -> int:
+    """Let a model go; what it is working on is still answered.
+
+    Args:
+        name: The model's name.
+    """
+    return asyncio.run(_change(name, url, json, load=False))
+
+
+# The client is imported when a command runs: it costs numpy, which --help should not wait for.
+async def _index(url: str) -> list[dict[str, Any]]:
+    from salver.client import Client
+
+    async with Client(url) as client:
+        return await client.index()
+
+
+async def _change(name: str, url: str, json: bool, *, load: bool) -> int:
+    from salver.client import Client
+
+    async with Client(url, timeout=600) as client:
+        await (client.load(name) if load else client.unload(name))
+    done = "loaded" if load else "unloaded"
+    if json:
+        record({"name": name, "done": done})
+    else:
+        line(f"{name} is {done}")
+    return 0

@@ -1,0 +1,83 @@
+"""How does a command show its result?
+
+As tables in colour on a terminal, as aligned plain lines in a pipe, as one JSON object a line
+where ``--json`` asks for it. It knows no command.
+"""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from salver.errors import SalverError
+
+_STYLES: Final = {
+    "READY": "green",
+    "ok": "green",
+    "FAILED": "red",
+    "missing": "yellow",
+    "wrong": "red",
+    "UNAVAILABLE": "yellow",
+}
+
+
+def on_terminal() -> bool:
+    """Is somebody looking, rather than a program reading?"""
+    return sys.stdout.isatty()
+
+
+def line(text: str = "") -> None:
+    """One line of the result."""
+    sys.stdout.write(f"{text}\n")
+
+
+def remark(text: str) -> None:
+    """Something beside the result; goes to stderr, so that a pipe gets the result alone."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def record(value: Any) -> None:
+    """The result as one line of JSON."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows under headings: rich on a terminal, plain in a pipe."""
+    if not on_terminal():
+        for text in plain_table(columns, rows):
+            line(text)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    Console(width=shutil.get_terminal_size((100, 24)).columns).print(shown)
+
+
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned lines without a box, colour or trailing blanks.
+
+    >>> plain_table(("model", "state"), [("a", "READY")])
+    ['model  state', 'a      READY']
+    """
+    grid = [list(columns), *([cell.replace("\n", " ") for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in grid]
+
+
+def report_error(error: SalverError, *, json: bool) -> None:
+    """One line on stderr, red on a terminal; with ``--json`` an object on stdout instead."""
+    if json:
+        record({"error": {"code": error.code.value, "message": error.message, "fix": error.fix}})
+        return
+    text = f"error: {error}"
+    remark(f"\x1b[31m{text}\x1b[0m" if sys.stderr.isatty() else text)

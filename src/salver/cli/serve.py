@@ -1,0 +1,115 @@
+"""``salver serve``: flags into a configuration, and the start-up block when the models are up."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from salver.cli.options import Json
+from salver.cli.output import line, on_terminal, record, table
+
+if TYPE_CHECKING:
+    from salver.app import ReadyInfo
+
+
+def serve(
+    *paths: Path,
+    name: Annotated[str, Parameter(help="The model's name, when PATH holds exactly one.")] = "",
+    host: Annotated[str, Parameter(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="HTTP and gRPC share it; 0 picks a free one.")] = 8000,
+    control: Annotated[
+        Literal["poll", "none", "explicit"],
+        Parameter(help="poll follows changes on disk, none looks once, explicit loads on request."),
+    ] = "poll",
+    poll_seconds: Annotated[float, Parameter(help="Between two looks at the disk.")] = 2.0,
+    load: Annotated[
+        tuple[str, ...], Parameter(help="A model to load at the start, with --control explicit.")
+    ] = (),
+    trust_pickle: Annotated[
+        bool, Parameter(help="Allow pickle and joblib files. Loading one runs any code that is in it.")
+    ] = False,
+    instances: Annotated[
+        int, Parameter(help="Runs of a model at once, where its own configuration is silent; 0 = automatic.")
+    ] = 0,
+    threads: Annotated[
+        int, Parameter(help="Threads in one run, where its own configuration is silent; 0 = automatic.")
+    ] = 0,
+    max_body_mb: Annotated[int, Parameter(help="Most MiB of an HTTP body.")] = 64,
+    max_message_mb: Annotated[int, Parameter(help="Most MiB of a gRPC message.")] = 2047,
+    front: Annotated[
+        Literal["h2corn", "uvicorn"], Parameter(help="HTTP server; uvicorn speaks no HTTP/2 and no gRPC.")
+    ] = "h2corn",
+    grace_seconds: Annotated[float, Parameter(help="For requests in flight when the server stops.")] = 30.0,
+    tls_cert: Annotated[str, Parameter(help="PEM file; needs --tls-key.")] = "",
+    tls_key: Annotated[str, Parameter(help="PEM file; needs --tls-cert.")] = "",
+    tls_client_ca: Annotated[
+        str, Parameter(help="PEM bundle; callers must show a certificate that it signed.")
+    ] = "",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Parameter(help="Least severe to log.")
+    ] = "info",
+    log_format: Annotated[
+        Literal["auto", "console", "json"], Parameter(help="auto: console on a terminal, else json.")
+    ] = "auto",
+    access_log: Annotated[
+        Literal["off", "errors", "all"], Parameter(help="Which requests get a line in the log.")
+    ] = "off",
+    json: Json = False,
+) -> int:
+    """Serve models until Ctrl-C.
+
+    Args:
+        paths: A model file, a folder of one, or a repository of many (name/version/artefact);
+            recognised by content.
+    """
+    # Imported here: the server is the greater part of the start-up time of --help.
+    from salver.app import FrontConfig, LogConfig, ServeConfig
+    from salver.app import serve as run
+    from salver.errors import InvalidInput
+
+    if not paths:
+        raise InvalidInput("no model is given", fix="Say: salver serve PATH")
+    if bool(tls_cert) != bool(tls_key):
+        raise InvalidInput("--tls-cert and --tls-key belong together")
+    config = ServeConfig(
+        paths=tuple(str(path) for path in paths),
+        name=name,
+        front=FrontConfig(host, port, front, grace_seconds, tls_cert, tls_key, tls_client_ca),
+        control=control,
+        poll_seconds=poll_seconds,
+        load=load,
+        trust_pickle=trust_pickle,
+        threads=threads,
+        instances=instances,
+        max_body_mb=max_body_mb,
+        max_message_mb=max_message_mb,
+        log=LogConfig(log_level, log_format, access_log),
+    )
+    return _run_loop(run(config, lambda info: announce(info, json=json)))
+
+
+def _run_loop(main: Coroutine[None, None, int]) -> int:
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # not made for Windows
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
+
+def announce(info: "ReadyInfo", *, json: bool) -> None:
+    """Print the start-up block."""
+    from salver.cli import banner
+
+    if json:
+        record(banner.as_record(info))
+        return
+    block = banner.compose(info)
+    line(block.title)
+    table(banner.COLUMNS, block.rows)
+    for text in block.lines:
+        line(text if not (on_terminal() and text.startswith("warning")) else f"\x1b[33m{text}\x1b[0m")
+    sys.stdout.flush()

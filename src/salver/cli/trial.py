@@ -1,0 +1,65 @@
+"""Does this model load, when tried in a process of its own?
+
+A child process, because a broken model may take its process with it; its end is told like any
+other reason. It does not know how the model was found.
+"""
+
+import multiprocessing
+from multiprocessing.connection import Connection
+
+from salver.artifacts import Manifest
+from salver.backends.protocol import LoadOptions
+from salver.errors import LoadFailed, SalverError
+from salver.messages import Signature
+
+
+def try_load(manifest: Manifest, *, trust_pickle: bool, timeout: float) -> Signature:
+    """Load it in a child process and let it go again.
+
+    Raises:
+        LoadFailed: it does not load, ends its process, or takes longer than ``timeout`` seconds.
+        SalverError: as the backend says it.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    child = context.Process(target=_load, args=(manifest, trust_pickle, there), daemon=True)
+    child.start()
+    there.close()
+    try:
+        if not here.poll(timeout):
+            raise LoadFailed(f"{manifest.path} has not loaded within {timeout:g} s")
+        answer = here.recv()
+    except EOFError:
+        child.join(5)
+        raise LoadFailed(_last_words(manifest, child.exitcode)) from None
+    finally:
+        child.kill()
+        child.join(5)
+        here.close()
+    if isinstance(answer, SalverError):
+        raise answer
+    if not isinstance(answer, Signature):
+        raise LoadFailed(str(answer))
+    return answer
+
+
+def _last_words(manifest: Manifest, status: int | None) -> str:
+    how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
+    return f"loading {manifest.path} ended its process ({how})"
+
+
+def _load(manifest: Manifest, trust_pickle: bool, pipe: Connection) -> None:
+    """In the child."""
+    from salver.plugins import backends
+
+    answer: object
+    try:
+        backend = backends()[manifest.backend]
+        model = backend.load(manifest, LoadOptions(1, trust_pickle))
+        answer = model.signature
+        model.close()
+    except SalverError as error:
+        answer = error
+    except Exception as error:
+        answer = f"{type(error).__name__}: {error}"
+    pipe.send(answer)
