@@ -112,6 +112,14 @@ def test_the_present_is_asked_at_the_scrape() -> None:
     assert not any(name == "salver_queue_depth" for name, _ in samples(metrics))
 
 
+def test_versions_that_lie_unused_in_the_repository_have_no_series() -> None:
+    class Crowded(FakePresent):
+        def statuses(self) -> Sequence[VersionStatus]:
+            return [VersionStatus(ModelId("fraud", str(n)), State.NEW) for n in range(1000)]
+
+    assert not any("version" in dict(labels) for _, labels in samples(Metrics(Crowded())))
+
+
 def test_the_process_is_described() -> None:
     names = {name for name, _ in samples(Metrics(FakePresent()))}
     assert {"process_start_time_seconds", "process_resident_memory_bytes", "process_open_fds"} <= names

@@ -27,6 +27,9 @@ from salver.telemetry.ports import Present
 KEEP_GONE = 32
 UNKNOWN = "_unknown"
 _PHASES = ("queue", "formation", "inference", "rest")
+#: Not loaded and not on its way: a repository may hold thousands of such versions.
+_ABSENT = (State.NEW, State.GONE)
+_SHOWN = tuple(state for state in State if state not in _ABSENT)
 _Pair = tuple[str, str]
 
 
@@ -121,7 +124,7 @@ class Metrics(Collector):
     def _note_present(self) -> None:
         """Which names may be labels, by the lifecycle's own list: an event may be lost."""
         statuses = self._present.statuses()
-        present = {(s.id.name, s.id.version) for s in statuses if s.state is not State.GONE}
+        present = {(s.id.name, s.id.version) for s in statuses if s.state not in _ABSENT}
         for pair in sorted(self._known - present):
             self._gone[pair] = None
         self._known = present
@@ -200,10 +203,10 @@ class Metrics(Collector):
             "salver_model_state", "1 for the state that a version is in, else 0.", labels=[*labels, "state"]
         )
         for status in self._present.statuses():
-            if status.state is State.GONE:
+            if status.state in _ABSENT:
                 continue
             loaded.add_metric(_labels(status.id), status.bytes)
-            for state in State:
+            for state in _SHOWN:
                 states.add_metric([*_labels(status.id), state.value], float(state is status.state))
         dropped = CounterMetricFamily(
             "salver_events_dropped",

@@ -1,0 +1,193 @@
+"""How does a test start a real server, and make sure that it ends?
+
+:class:`ServerProcess` runs ``salver serve`` as a process of its own on a free port of the
+loopback interface. It knows the command line and the health route, and nothing of models.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_POLL_S = 0.02
+
+
+class ServerProcess:
+    """A running server; use as a context manager.
+
+    Args:
+        paths: What to serve, as on the command line.
+        options: Further arguments of ``salver serve``.
+        log: File that takes what the server writes; read it with :meth:`output`.
+        env: Environment in addition to this process's own.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        log: Path,
+        options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._paths = paths
+        self._options = options
+        self._log = log
+        self._env = {**os.environ, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    def __enter__(self) -> "ServerProcess":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<ServerProcess {self.address}>"
+
+    @property
+    def address(self) -> str:
+        """``host:port``, as tritonclient wants it."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """``http://host:port``."""
+        return f"http://{self.address}"
+
+    @property
+    def pid(self) -> int:
+        """Of the main process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start without waiting for models."""
+        self.port = free_port()
+        command = [str(Path(sys.executable).with_name("salver")), "serve", *map(str, self._paths)]
+        command += ["--host", self.host, "--port", str(self.port), *self._options]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env
+            )
+
+    def wait_ready(self, timeout: float = 60.0) -> "ServerProcess":
+        """Return once ``/v2/health/ready`` says yes.
+
+        Raises:
+            RuntimeError: the server ended, or did not become ready in time; with its last words.
+        """
+        return self.wait_for("/v2/health/ready", timeout)
+
+    def wait_for(self, path: str, timeout: float = 60.0) -> "ServerProcess":
+        """Return once ``path`` answers 200; raises as :meth:`wait_ready`."""
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if self.get(path)[0] == 200:
+                    return self
+            assert self._process is not None
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self._process.returncode}:\n{self._tail()}")
+            time.sleep(_POLL_S)
+        raise RuntimeError(f"{path} did not answer 200 within {timeout} s:\n{self._tail()}")
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Status and body of a GET."""
+        return self.ask("GET", path)
+
+    def post(self, path: str, document: object) -> tuple[int, Any]:
+        """Status and decoded reply of a POST with a JSON body."""
+        status, body = self.ask("POST", path, json.dumps(document).encode())
+        return status, json.loads(body) if body else None
+
+    def ask(
+        self, verb: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
+        try:
+            connection.request(verb, path, body or None, dict(headers or {}))
+            reply = connection.getresponse()
+            return reply.status, reply.read()
+        finally:
+            connection.close()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the main process."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def stop(self, timeout: float = 20.0) -> int:
+        """End it by SIGTERM, or by force after ``timeout``; the exit status."""
+        process = self._process
+        assert process is not None
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        return self.wait(timeout)
+
+    def wait(self, timeout: float = 20.0) -> int:
+        """The exit status; kills what does not end in time."""
+        process = self._process
+        assert process is not None
+        family = [pid for pid in self.family() if pid != process.pid]
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+        finally:
+            for pid in family:  # a child that outlives its parent is the server's defect, not the machine's
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def family(self) -> list[int]:
+        """The main process and its living descendants (Linux)."""
+        found = [self.pid]
+        for pid in found:
+            for task in Path(f"/proc/{pid}/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    found += [int(child) for child in task.read_text().split()]
+        return found
+
+    def resident_bytes(self) -> int:
+        """Memory of the whole family; pages that processes share count in each."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        total = 0
+        for pid in self.family():
+            with contextlib.suppress(OSError):
+                total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
+        return total
+
+    def descriptors(self) -> int:
+        """Open descriptors of the main process."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def output(self) -> str:
+        """All that the server has written so far."""
+        return self._log.read_text(errors="replace")
+
+    def _tail(self) -> str:
+        return self.output()[-4000:]
+
+
+def free_port() -> int:
+    """A port that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
