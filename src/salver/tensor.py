@@ -133,7 +133,7 @@ def tensor(name: str, values: object) -> Tensor:
         array = as_bytes(values if array.dtype.kind == "S" else array)
     elif array.dtype.name == "bfloat16":
         array = array.view(np.uint16)
-    return Tensor(name, kind, np.ascontiguousarray(array).reshape(array.shape))
+    return Tensor(name, kind, np.ascontiguousarray(array, kind.dtype).reshape(array.shape))
 
 
 def as_bytes(values: object) -> Array:
