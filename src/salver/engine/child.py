@@ -122,8 +122,7 @@ class HostProcess:
         try:
             await child._load()
         except BaseException:
-            child.kill("its load was given up")
-            await asyncio.shield(child.dead)
+            await child._end("its load was given up")
             raise
         return child
 
@@ -161,16 +160,16 @@ class HostProcess:
 
     async def close(self) -> None:
         """Ask it to stop; then insist."""
-        if not self.dead.done():
-            with suppress(OSError):
-                await self._loop.sock_sendall(self._ends.sock, frame(Stop()))
-            await asyncio.wait([self.dead], timeout=GRACE_S)
-        if not self.dead.done():
-            self._signal(signal.SIGTERM)
-            await asyncio.wait([self.dead], timeout=TERM_S)
-        if not self.dead.done():
-            self.kill("it did not stop when told to")
-        await asyncio.shield(self.dead)
+        try:
+            if not self.dead.done():
+                with suppress(OSError):
+                    await self._loop.sock_sendall(self._ends.sock, frame(Stop()))
+                await asyncio.wait([self.dead], timeout=GRACE_S)
+            if not self.dead.done():
+                self._signal(signal.SIGTERM)
+                await asyncio.wait([self.dead], timeout=TERM_S)
+        finally:
+            await self._end("it did not stop when told to")
 
     def kill(self, why: str) -> None:
         """SIGKILL to the child and everything it started."""
@@ -277,6 +276,13 @@ class HostProcess:
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+    async def _end(self, why: str) -> None:
+        """Kill it if it lives, and see it reaped, even if the waiter is cancelled meanwhile."""
+        self.kill(why)
+        while not self.dead.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([self.dead])
 
     def _on_exit(self) -> None:
         self._on_control()  # it may have had a last word

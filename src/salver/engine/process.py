@@ -98,8 +98,7 @@ class ProcessRunner:
             hosts = await asyncio.gather(*starting)
         except BaseException:
             for task in starting:
-                if not task.cancelling():  # twice would interrupt its cleaning up
-                    task.cancel()
+                task.cancel()
             done = await asyncio.gather(*starting, return_exceptions=True)
             await asyncio.gather(*(host.close() for host in done if isinstance(host, HostProcess)))
             raise
