@@ -111,9 +111,9 @@ def decode_infer(message: bytes) -> InferRequest:
 def _decode_input(entry: Any, index: int, raw: bytes | None) -> Tensor:
     name = entry.name
     at = f"inputs[{index}]"
-    datatype = find_datatype(entry.datatype, f"{at}.datatype")
+    datatype = find_datatype(entry.datatype, at)
     shape = list(entry.shape)
-    count = count_elements(shape, f"{at}.shape")
+    count = count_elements(shape, at)
     if entry.parameters and "shared_memory_region" in entry.parameters:
         raise InvalidInput(
             "Client shared memory is disabled", field=f"{at}.parameters", fix="Send the data itself."
@@ -124,7 +124,7 @@ def _decode_input(entry: Any, index: int, raw: bytes | None) -> Tensor:
                 f"contents field must not be specified when using raw_input_contents for '{name}'",
                 field=f"{at}.contents",
             )
-        return Tensor(name, datatype, from_raw(raw, datatype, shape, count, f"raw_input_contents[{index}]"))
+        return Tensor(name, datatype, from_raw(raw, datatype, shape, count, at))
     field = _CONTENTS.get(datatype)
     if field is None:
         raise InvalidInput(
@@ -204,7 +204,7 @@ def _choice(value: Parameter) -> str:
 # The other methods.
 
 
-def _serialize(name: str, **fields: Any) -> bytes:
+def _serialize(name: str, /, **fields: Any) -> bytes:
     return _CLASSES[name](**fields).SerializeToString()  # type: ignore[no-any-return]
 
 
