@@ -14,17 +14,19 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from salver import plugins
 from salver.backends.protocol import Backend
+from salver.errors import InvalidInput, SalverError, Unsupported
 from salver.lifecycle.manager import Manager
-from salver.messages import ModelId, Signature, VersionStatus
+from salver.messages import ModelId, Parameter, Signature, VersionStatus
 from salver.repository import Repository
 from salver.serving.bus import Bus
-from salver.serving.controlplane import ControlPlane
+from salver.serving.controlplane import ControlMode, ControlPlane
 from salver.serving.dataplane import DataPlane
 from salver.serving.loader import Loader, Servable
 from salver.telemetry.eventlog import EventLog
@@ -86,6 +88,43 @@ class ReadyInfo(msgspec.Struct, frozen=True):
     front: str = "h2corn"
 
 
+class _Control:
+    """What transports may see and change (transport.ports.Control)."""
+
+    def __init__(self, plane: ControlPlane, manager: Manager[Servable]) -> None:
+        self._plane = plane
+        self._manager = manager
+        self.is_stopping = False
+
+    def statuses(self) -> tuple[VersionStatus, ...]:
+        return self._plane.index()
+
+    def is_ready(self, model: str = "", version: str = "") -> bool:
+        if self.is_stopping:
+            return False
+        if not model:
+            return self._manager.ready()
+        try:
+            self._manager.acquire(model, version).release()
+        except SalverError:
+            return False
+        return True
+
+    async def load(self, model: str, parameters: Mapping[str, Parameter]) -> None:
+        unknown = sorted(set(parameters) - {"config"})
+        if unknown:
+            raise Unsupported(
+                f"load parameter '{unknown[0]}' is not supported", field="parameters", fix="Known: config."
+            )
+        config = parameters.get("config", "")
+        if not isinstance(config, str):
+            raise InvalidInput("load parameter 'config' must be JSON text", field="parameters.config")
+        await self._plane.load(model, config)
+
+    async def unload(self, model: str, parameters: Mapping[str, Parameter]) -> None:
+        await self._plane.unload(model)
+
+
 class Server:
     """A whole server inside this process's event loop.
 
@@ -142,10 +181,12 @@ class Server:
             instances=config.instances,
         )
         self._manager: Manager[Servable] = Manager(loader, clock, self._bus.emit)
-        repository = Repository(config.paths, config.name, backends)
-        self.control = ControlPlane(
-            repository, self._manager, config.control, poll_seconds=config.poll_seconds, load=config.load
+        repository = Repository(
+            [Path(path) for path in config.paths], plugins.recogniser(backends), config.name
         )
+        mode = ControlMode(config.control, config.poll_seconds, config.load)
+        self._plane = ControlPlane(repository, self._manager, mode, clock)
+        self.control = _Control(self._plane, self._manager)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id)
         front = Front(
             HttpOperations(door, self.control, self, new_id),
@@ -163,22 +204,22 @@ class Server:
         if self._running.done():
             started.cancel()
             await self._running
-        await self.control.start()
+        await self._plane.start()
 
     async def stop(self) -> None:
         """Readiness fails at once; what is in flight ends; then models go, with their memory."""
         assert self._listener is not None and self._running is not None, "not started"
         grace = self.config.front.grace_seconds
-        self.control.announce_shutdown()
+        self.control.is_stopping = True
         self._listener.stop()
         await asyncio.wait({self._running}, timeout=grace + 5)
-        await self.control.stop()
+        await self._plane.stop()
         await self._manager.drain(grace)
         self._bus.flush()
 
     async def __aenter__(self) -> "Server":
         await self.start()
-        await self.control.settled()
+        await self._manager.settled()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -195,6 +236,10 @@ class Server:
             {s.manifest.id: s.signature for s in self._manager.servables()},
             self.config.front.server,
         )
+
+    async def settled(self) -> None:
+        """Returns when every load under way has ended, well or not."""
+        await self._manager.settled()
 
     async def ended(self) -> None:
         """Returns when the front has ended, whatever the reason."""
@@ -257,7 +302,7 @@ async def serve(config: ServeConfig, on_ready: Callable[[ReadyInfo], None]) -> i
 
 
 async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> None:
-    await server.control.settled()
+    await server.settled()
     on_ready(server.info())
 
 

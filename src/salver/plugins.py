@@ -5,9 +5,12 @@ Built-in ones and those of other packages come by the same road: the entry-point
 """
 
 import logging
+from collections.abc import Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from salver.backends.protocol import Backend
+from salver.repository.ports import Recognise, Recognised
 
 GROUP = "salver.backends"
 _LOG = logging.getLogger("salver.plugins")
@@ -28,3 +31,16 @@ def backends() -> dict[str, Backend]:
             continue
         found[backend.name] = backend
     return found
+
+
+def recogniser(found: Mapping[str, Backend]) -> Recognise:
+    """Asks each backend in turn what a path is; the first that knows it has it."""
+
+    def recognise(path: Path) -> Recognised | None:
+        for backend in found.values():
+            form = backend.recognise(path)
+            if form is not None:
+                return Recognised(backend.name, form)
+        return None
+
+    return recognise

@@ -269,7 +269,7 @@ class Engine:
         except Exception as error:
             self._announce(batch.rows, len(batch.members), 0.0, merge, 0.0, batch.reason, ok=False)
             alive = [w for w in batch.members if not w.payload[1].done()]
-            if len(alive) < 2 or isinstance(error, HostDied):
+            if len(alive) < 2 or isinstance(error, HostDied | NotReady):
                 for waiting in alive:
                     _fail(waiting, _own(error, self.id))
                 return

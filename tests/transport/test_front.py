@@ -1,0 +1,412 @@
+"""The ASGI application: limits, ids, hang-ups, gRPC exchanges; no sockets."""
+
+import asyncio
+import gzip
+import itertools
+import json
+import struct
+
+import numpy as np
+import pytest
+import tritonclient.grpc.service_pb2 as pb
+
+from salver.artifacts import Batching
+from salver.backends.protocol import Traits
+from salver.engine.engine import Engine
+from salver.engine.thread import ThreadRunner
+from salver.errors import NotFound, Unsupported
+from salver.messages import ModelId, Signature, State, TensorSpec, VersionStatus
+from salver.serving.bus import Bus
+from salver.serving.dataplane import DataPlane
+from salver.tensor import DataType
+from salver.transport.asgi import Front
+from salver.transport.grpc import GrpcMethods
+from salver.transport.http import HttpOperations
+
+SIGNATURE = Signature(
+    (TensorSpec("x", DataType.FP32, (-1, 2)),), (TensorSpec("y", DataType.FP32, (-1, 2)),), batched=True
+)
+ASK = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+
+
+class Model:
+    signature = SIGNATURE
+
+    def __init__(self):
+        self.gate = None
+        self.runs = 0
+
+    def run(self, inputs):
+        self.runs += 1
+        if self.gate:
+            self.gate()
+        return {"y": inputs["x"] * 2}
+
+    def close(self):
+        pass
+
+
+class Control:
+    """One model ``m``, version 1, always loaded."""
+
+    def __init__(self):
+        self.calls = []
+
+    def acquire(self, name, version=""):
+        if name != "m" or version not in ("", "1"):
+            raise NotFound(f"Request for unknown model: '{name}' is not found")
+        return self
+
+    id = ModelId("m", "1")
+    leases = 0
+
+    def release(self):
+        pass
+
+    def statuses(self):
+        return (VersionStatus(self.id, State.READY), VersionStatus(ModelId("n", "2"), State.FAILED, "broken"))
+
+    def is_ready(self, model="", version=""):
+        return model in ("", "m") and version in ("", "1")
+
+    async def load(self, model, parameters):
+        self.calls.append(("load", model, dict(parameters)))
+
+    async def unload(self, model, parameters):
+        raise Unsupported("explicit model load / unload is not allowed if polling is enabled")
+
+
+class Exposition:
+    def metrics(self, accept):
+        return b"# TYPE x counter\n", "text/plain"
+
+    def statistics(self, model="", version=""):
+        return {"model_stats": []}
+
+
+class Seen:
+    def __init__(self):
+        self.events = []
+
+    def observe(self, events):
+        self.events.extend(events)
+
+
+class Rig:
+    def __init__(self, max_body=10_000):
+        clock = asyncio.get_running_loop().time
+        ids = itertools.count(1)
+        new_id = lambda: f"{next(ids):016x}"  # noqa: E731
+        self.seen = Seen()
+        self.bus = Bus((self.seen,))
+        self.model = Model()
+        self.control = Control()
+        self.engine = Engine(
+            ModelId("m", "1"),
+            ThreadRunner([self.model], Traits(), slots=1),
+            Batching(),
+            clock=clock,
+            emit=self.bus.emit,
+        )
+        self.control.servable = self.engine
+        door = DataPlane(self.control, self.bus, clock, new_id)
+        self.front = Front(
+            HttpOperations(door, self.control, Exposition(), new_id),
+            GrpcMethods(door, self.control, Exposition(), clock=clock, new_id=new_id, max_message=max_body),
+            clock=clock,
+            new_id=new_id,
+            max_body=max_body,
+        )
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        await self.engine.close()
+        self.bus.flush()
+
+    def served(self):
+        self.bus.flush()
+        return [e for e in self.seen.events if type(e).__name__ == "Served"]
+
+    async def call(self, verb, path, chunks=(b"",), headers=(), then=None):
+        """The messages sent; after the body, ``then`` (a message or an awaitable of one) or silence."""
+        incoming = [
+            {"type": "http.request", "body": chunk, "more_body": index < len(chunks) - 1}
+            for index, chunk in enumerate(chunks)
+        ]
+        sent = []
+
+        async def receive():
+            if incoming:
+                return incoming.pop(0)
+            if then is not None:
+                return await then
+            return await asyncio.Event().wait()
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": verb,
+            "path": path,
+            "raw_path": path.encode(),
+            "headers": [(k.encode(), v.encode()) for k, v in headers],
+        }
+        await self.front(scope, receive, send)
+        return sent
+
+    async def http(self, verb, path, body=b"", headers=(), chunks=None):
+        sent = await self.call(verb, path, chunks or (body,), headers)
+        start, end = sent
+        return start["status"], dict(start["headers"]), end["body"]
+
+    async def grpc(self, method, message, headers=(), chunks=None, service="inference.GRPCInferenceService"):
+        framed = struct.pack(">?I", False, len(message)) + message
+        headers = (("content-type", "application/grpc"), *headers)
+        sent = await self.call("POST", f"/{service}/{method}", chunks or (framed,), headers)
+        trailers = dict(sent[-1]["headers"])
+        return int(trailers[b"grpc-status"]), trailers.get(b"grpc-message", b"").decode(), sent[1]["body"][5:]
+
+
+async def test_infer_over_http():
+    async with Rig() as rig:
+        status, headers, body = await rig.http("POST", "/v2/models/m/infer", json.dumps(ASK).encode())
+        assert status == 200
+        assert json.loads(body)["outputs"][0]["data"] == [2, 4]
+        assert int(headers[b"content-length"]) == len(body)
+        assert headers[b"x-request-id"] == b"0000000000000001"
+        (event,) = rig.served()
+        assert (event.model, event.version, event.protocol, event.outcome) == ("m", "1", "oip-http", "ok")
+        assert event.rows == 1 and event.latency >= event.timing.inference
+
+
+async def test_infer_in_chunks_and_compressed():
+    async with Rig() as rig:
+        body = gzip.compress(json.dumps(ASK).encode())
+        status, _, body = await rig.http(
+            "POST",
+            "/v2/models/m/infer",
+            headers=(("content-encoding", "gzip"),),
+            chunks=[body[:5], b"", body[5:]],
+        )
+        assert (status, json.loads(body)["outputs"][0]["data"]) == (200, [2, 4])
+
+
+async def test_ids_and_trace_context_are_taken_and_answered():
+    async with Rig() as rig:
+        trace = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+        _, headers, _ = await rig.http(
+            "GET", "/v2", headers=(("x-request-id", "mine"), ("traceparent", trace))
+        )
+        assert headers[b"x-request-id"] == b"mine"
+        version, trace_id, span, flags = headers[b"traceparent"].decode().split("-")
+        assert (version, trace_id, flags) == ("00", "ab" * 16, "01")
+        assert span != "cd" * 8
+        _, headers, _ = await rig.http(
+            "GET", "/v2", headers=(("x-request-id", "a\tb"), ("traceparent", "junk"))
+        )
+        assert headers[b"x-request-id"] != b"a\tb"
+        assert b"traceparent" not in headers
+
+
+@pytest.mark.parametrize(
+    ("chunks", "headers"),
+    [
+        ([b"x"], (("content-length", "20000"),)),
+        ([b"x" * 6000, b"x" * 6000], ()),
+        ([gzip.compress(b"x" * 20_000)], (("content-encoding", "gzip"),)),
+    ],
+)
+async def test_a_body_over_the_limit(chunks, headers):
+    async with Rig() as rig:
+        status, _, body = await rig.http("POST", "/v2/models/m/infer", chunks=chunks, headers=headers)
+        assert status == 400
+        assert b"10000" in body
+        assert rig.model.runs == 0
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "status", "text"),
+    [
+        ("GET", "/nowhere", 404, "Not Found"),
+        ("PUT", "/v2/models/m/infer", 405, "Method Not Allowed"),
+        ("POST", "/v2/models/x/infer", 404, "Request for unknown model: 'x' is not found"),
+        ("POST", "/v2/models/m/infer", 400, ""),
+        ("POST", "/v2/repository/models/m/unload", 501, "not allowed if polling"),
+        ("GET", "/v2/models/x", 404, "unknown model"),
+    ],
+)
+async def test_errors_have_the_protocols_form(verb, path, status, text):
+    async with Rig() as rig:
+        got, headers, body = await rig.http(verb, path, b"{" if "infer" in path else b"")
+        assert got == status
+        assert text in json.loads(body)["error"]
+        assert headers[b"content-type"].startswith(b"application/json")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "key"),
+    [
+        ("/", 200, "version"),
+        ("/v2", 200, "extensions"),
+        ("/v2/health/live", 200, "live"),
+        ("/v2/health/ready", 200, "ready"),
+        ("/v2/models/m/ready", 200, "ready"),
+        ("/v2/models/x/ready", 400, "ready"),
+        ("/v2/models/m", 200, "inputs"),
+        ("/v2/models/m/versions/1", 200, "inputs"),
+        ("/v2/models/m/stats", 200, "model_stats"),
+        ("/v1/models", 200, "models"),
+        ("/v1/models/m", 200, "ready"),
+        ("/openapi.json", 200, "paths"),
+    ],
+)
+async def test_looking(path, status, key):
+    async with Rig() as rig:
+        got, _, body = await rig.http("GET", path)
+        assert got == status
+        assert key in json.loads(body)
+        got, _, body = await rig.http("HEAD", path)
+        assert (got, body) == (status, b"")
+
+
+async def test_index_and_load():
+    async with Rig() as rig:
+        _, _, body = await rig.http("POST", "/v2/repository/index")
+        assert {(e["name"], e["state"], e["reason"]) for e in json.loads(body)} == {
+            ("m", "READY", ""),
+            ("n", "UNAVAILABLE", "broken"),
+        }
+        status, _, body = await rig.http(
+            "POST", "/v2/repository/models/n/load", b'{"parameters":{"config":"{}"}}'
+        )
+        assert (status, body) == (200, b"")
+        assert rig.control.calls == [("load", "n", {"config": "{}"})]
+
+
+async def test_a_defect_of_ours_is_an_incident_not_a_traceback():
+    async with Rig() as rig:
+        rig.control.statuses = lambda: 1 / 0
+        status, _, body = await rig.http("POST", "/v2/repository/index")
+        assert status == 500
+        assert "incident" in json.loads(body)["error"]
+        assert b"division" not in body
+
+
+def ask(**kwargs):
+    request = pb.ModelInferRequest(model_name="m", **kwargs)
+    tensor = request.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+    tensor.contents.fp32_contents.extend([1, 2])
+    return request.SerializeToString()
+
+
+async def test_infer_over_grpc():
+    async with Rig() as rig:
+        status, _, body = await rig.grpc("ModelInfer", ask(id="q"))
+        assert status == 0
+        reply = pb.ModelInferResponse.FromString(body)
+        assert reply.id == "q"
+        assert np.frombuffer(reply.raw_output_contents[0], "f4").tolist() == [2, 4]
+        assert rig.served()[0].protocol == "oip-grpc"
+
+
+async def test_a_grpc_message_in_pieces():
+    async with Rig() as rig:
+        message = ask()
+        framed = struct.pack(">?I", False, len(message)) + message
+        status, _, _ = await rig.grpc("ModelInfer", b"", chunks=[framed[:3], framed[3:9], framed[9:], b""])
+        assert status == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "message", "headers", "status", "text"),
+    [
+        ("Nothing", b"", (), 12, "unknown method"),
+        ("ModelInfer", b"\xff\xff", (), 3, ""),
+        ("ModelInfer", pb.ModelInferRequest(model_name="x").SerializeToString(), (), 5, "unknown model"),
+        ("ModelInfer", ask(), (("grpc-timeout", "1n"),), 4, ""),
+        ("ModelInfer", ask(), (("grpc-timeout", "soon"),), 3, "soon"),
+        ("ModelInfer", b"x" * 20_000, (), 8, ""),
+        (
+            "RepositoryModelUnload",
+            pb.RepositoryModelUnloadRequest(model_name="m").SerializeToString(),
+            (),
+            12,
+            "",
+        ),
+        ("ModelMetadata", pb.ModelMetadataRequest(name="x").SerializeToString(), (), 5, "x"),
+    ],
+)
+async def test_grpc_errors(method, message, headers, status, text):
+    async with Rig() as rig:
+        got, said, _ = await rig.grpc(method, message, headers)
+        assert got == status
+        assert text in said
+
+
+async def test_grpc_looking():
+    async with Rig() as rig:
+        for method, request, reply, field, value in [
+            ("ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse, "live", True),
+            ("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse, "ready", True),
+            ("ModelReady", pb.ModelReadyRequest(name="x"), pb.ModelReadyResponse, "ready", False),
+            ("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse, "name", "salver"),
+            ("ModelMetadata", pb.ModelMetadataRequest(name="m"), pb.ModelMetadataResponse, "versions", ["1"]),
+        ]:
+            status, _, body = await rig.grpc(method, request.SerializeToString())
+            assert status == 0, method
+            assert getattr(reply.FromString(body), field) == value
+        status, _, body = await rig.grpc("Check", b"", service="grpc.health.v1.Health")
+        assert (status, body) == (0, b"\x08\x01")
+
+
+@pytest.mark.parametrize("kind", ["http", "grpc"])
+async def test_a_caller_who_hangs_up_frees_the_queue(kind):
+    async with Rig() as rig:
+        import threading
+
+        gate = threading.Event()
+        rig.model.gate = lambda: gate.wait(10)
+        first = asyncio.create_task(rig.http("POST", "/v2/models/m/infer", json.dumps(ASK).encode()))
+        while not rig.engine.running:
+            await asyncio.sleep(0)
+        leave = asyncio.get_running_loop().create_future()
+        if kind == "http":
+            call = rig.call("POST", "/v2/models/m/infer", [json.dumps(ASK).encode()], then=leave)
+        else:
+            message = ask()
+            framed = struct.pack(">?I", False, len(message)) + message
+            call = rig.call(
+                "POST",
+                "/inference.GRPCInferenceService/ModelInfer",
+                [framed, b""],
+                (("content-type", "application/grpc"),),
+                then=leave,
+            )
+        gone = asyncio.create_task(call)
+        while not rig.engine.queued:
+            await asyncio.sleep(0)
+        leave.set_result({"type": "http.disconnect"})
+        assert await asyncio.wait_for(gone, 5) == []
+        assert rig.engine.queued == 0
+        gate.set()
+        assert (await first)[0] == 200
+        assert rig.model.runs == 1
+        assert {e.outcome for e in rig.served()} == {"ok", "cancelled"}
+
+
+async def test_a_caller_who_leaves_while_sending_gets_no_answer():
+    async with Rig() as rig:
+        sent = []
+
+        async def receive():
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/v2", "raw_path": b"/v2", "headers": []}
+        await rig.front(scope, receive, send)
+        assert sent == []

@@ -1,0 +1,73 @@
+"""Which operation a verb and a raw path mean."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver.errors import InvalidInput, NoRoute, SalverError, WrongVerb
+from salver.transport.openapi import describe
+from salver.transport.routes import OPERATIONS, Route, match
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "route"),
+    [
+        ("GET", b"/", Route("welcome")),
+        ("GET", b"/v2", Route("server_metadata")),
+        ("HEAD", b"/v2/health/live", Route("live")),
+        ("GET", b"/v2/models/stats", Route("statistics")),
+        ("GET", b"/v2/models/m", Route("model_metadata", "m")),
+        ("GET", b"/v2/models/m/versions/3/ready", Route("model_ready", "m", "3")),
+        ("POST", b"/v2/models/m/infer", Route("infer", "m")),
+        ("POST", b"/v2/models/m/versions/v10/infer", Route("infer", "m", "v10")),
+        ("POST", b"/v2/models/org%2Fm/infer", Route("infer", "org/m")),
+        ("POST", b"/v2/models/%C3%BC/infer", Route("infer", "ü")),
+        ("POST", b"/v1/models/m:predict", Route("predict_v1", "m")),
+        ("POST", b"/v1/models/a:b:predict", Route("predict_v1", "a:b")),
+        ("GET", b"/v1/models", Route("list_v1")),
+        ("POST", b"/v2/repository/models/m/unload", Route("unload", "m")),
+    ],
+)
+def test_matches(verb, path, route):
+    assert match(verb, path) == route
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "error"),
+    [
+        ("GET", b"/v2/", NoRoute),
+        ("GET", b"/v2/models/m/", NoRoute),
+        ("GET", b"/v3", NoRoute),
+        ("GET", b"//v2", NoRoute),
+        ("GET", b"v2", NoRoute),
+        ("GET", b"", NoRoute),
+        ("POST", b"/v1/models/:predict", WrongVerb),
+        ("POST", b"/v2/models//infer", NoRoute),
+        ("GET", b"/v2/models/m/infer", WrongVerb),
+        ("DELETE", b"/v2/health/live", WrongVerb),
+        ("POST", b"/v2/models/%FF/infer", InvalidInput),
+        ("POST", b"/v2/models/\xff/infer", InvalidInput),
+    ],
+)
+def test_refuses(verb, path, error):
+    with pytest.raises(error):
+        match(verb, path)
+
+
+@given(st.sampled_from(["GET", "POST", "PUT"]), st.binary(max_size=60))
+def test_any_path_is_a_route_or_an_error_of_ours(verb, path):
+    try:
+        match(verb, b"/" + path)
+    except SalverError:
+        pass
+
+
+def test_every_operation_is_described():
+    description = describe("1.2.3")
+    for operation in OPERATIONS:
+        entry = description["paths"][operation.path][operation.verb.lower()]
+        assert {p["name"] for p in entry.get("parameters", ())} == {
+            part[1:-1].split("}")[0] for part in operation.path.replace(":", "/").split("/") if "{" in part
+        }
+    ids = [o["operationId"] for path in description["paths"].values() for o in path.values()]
+    assert len(ids) == len(set(ids))
