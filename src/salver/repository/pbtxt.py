@@ -1,16 +1,75 @@
-"""What does Triton's ``config.pbtxt`` ask for, and what of it is done here?"""
+"""What does Triton's ``config.pbtxt`` say, and if it is wrong, where and how?
 
-from salver.artifacts import ModelConfig
+Turns the text, or the JSON of a load request, into a message of :mod:`salver.repository.schema`, and
+says what is wrong in terms of line, field and nearest field. What it means is ``translate``'s.
+"""
+
+import difflib
+import re
+from typing import Any, Final
+
+from google.protobuf import json_format, text_format
+
 from salver.errors import InvalidInput
+from salver.repository.schema import ENUMS, MESSAGES, model_config_class
+from salver.repository.translate import Translated, translate
 
-Translated = tuple[ModelConfig, dict[str, str], tuple[str, ...]]
+_UNKNOWN_FIELD: Final = re.compile(r'Message type "inference\.(\w+)" has no field named "(\w+)"')
+_UNKNOWN_VALUE: Final = re.compile(r'Enum type "inference\.(\w+)" has no value named (\w+)')
 
 
 def parse_pbtxt(content: bytes, origin: str, name: str) -> Translated:
-    """Placeholder."""
-    raise InvalidInput(f"{origin}: not read yet")
+    """A model's configuration from the file's content.
+
+    Args:
+        origin: The file's path, for messages.
+        name: The model's folder, which a name in the file must equal.
+
+    Raises:
+        InvalidInput: names the file, line and field, and the nearest valid one.
+    """
+    try:
+        message = text_format.Parse(content.decode(), model_config_class()())
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"{origin}: byte {error.start} is not UTF-8", fix="Save the file as UTF-8"
+        ) from error
+    except text_format.ParseError as error:
+        line = f"line {error.GetLine()}: " if error.GetLine() else ""
+        raise _explained(f"{origin}: {line}", str(error)) from error
+    return translate(message, origin, name)
 
 
 def parse_json(text: str, name: str) -> Translated:
-    """Placeholder."""
-    raise InvalidInput(f"{name}: not read yet")
+    """The same from the JSON form, as Triton's load request carries it.
+
+    Raises:
+        InvalidInput: names the field, and the nearest valid one.
+    """
+    origin = f"configuration in the load request of '{name}'"
+    try:
+        message: Any = json_format.Parse(text, model_config_class()(), max_recursion_depth=32)
+    except (json_format.ParseError, RecursionError) as error:
+        raise _explained(f"{origin}: ", str(error)) from error
+    return translate(message, origin, name)
+
+
+def _explained(prefix: str, error: str) -> InvalidInput:
+    """The message of protobuf without its repetition of position and source, and with a neighbour."""
+    if unknown := _UNKNOWN_FIELD.search(error):
+        message = next((m for m in MESSAGES if m.replace(".", "") == unknown[1]), "ModelConfig")
+        fields = re.findall(r"(\w+) = \d+", MESSAGES[message])
+        return InvalidInput(
+            f"{prefix}{message} has no field `{unknown[2]}`", field=unknown[2], fix=_near(unknown[2], fields)
+        )
+    if unknown := _UNKNOWN_VALUE.search(error):
+        values = next((v.split() for e, v in ENUMS.items() if e.replace(".", "") == unknown[1]), [])
+        return InvalidInput(f"{prefix}there is no {unknown[1]} `{unknown[2]}`", fix=_near(unknown[2], values))
+    text = re.sub(r"^\d+:\d+ : ", "", error.splitlines()[0])
+    text = re.sub(r"^'.*': ", "", text).replace('Message type "inference.ModelConfig"', "the configuration")
+    return InvalidInput(prefix + text)
+
+
+def _near(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"Did you mean `{close[0]}`?" if close else f"Known here: {', '.join(known)}"

@@ -1,0 +1,254 @@
+"""What of a Triton model configuration is done here, what is not yet, and what must be refused?
+
+Every field that is set falls into one of three: it has its effect through :class:`ModelConfig`; it has
+none yet, and a notice says so; or answers would be wrong without it, and the model is refused.
+``docs/reference/config.md`` has the same table.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from salver.artifacts import Batching, Instances, ModelConfig, Versions, Warmup
+from salver.errors import InvalidInput
+from salver.messages import TensorSpec
+from salver.repository.schema import ENUMS
+from salver.tensor import DATATYPES, DataType
+
+#: The configuration, label files by output, notices.
+Translated = tuple[ModelConfig, dict[str, str], tuple[str, ...]]
+
+_BACKENDS: Final[Mapping[str, str]] = {
+    "onnxruntime": "onnx",
+    "onnxruntime_onnx": "onnx",
+    "pytorch": "torch",
+    "pytorch_libtorch": "torch",
+    "tensorflow": "tensorflow",
+    "tensorflow_savedmodel": "tensorflow",
+    "python": "python",
+    "fil": "",  # XGBoost or LightGBM: the file tells
+}
+_FOREIGN: Final = frozenset(
+    {
+        "tensorrt",
+        "tensorrt_plan",
+        "tensorrtllm",
+        "openvino",
+        "dali",
+        "vllm",
+        "tensorflow_graphdef",
+        "ensemble",
+    }
+)
+
+#: Fields that do what they say: by parent, then their own names.
+_HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
+    "": ("name", "platform", "backend", "default_model_filename", "max_batch_size", "version_policy")
+    + ("dynamic_batching", "model_warmup", "model_transaction_policy", "instance_group"),
+    "version_policy": ("latest", "all", "specific"),
+    "version_policy.latest": ("num_versions",),
+    "version_policy.specific": ("versions",),
+    "input": ("name", "data_type", "dims", "optional"),
+    "output": ("name", "data_type", "dims", "label_filename"),
+    "instance_group": ("name", "count", "kind", "passive"),
+    "dynamic_batching": ("preferred_batch_size", "max_queue_delay_microseconds", "default_queue_policy"),
+    "dynamic_batching.default_queue_policy": ("max_queue_size", "default_timeout_microseconds")
+    + ("timeout_action", "allow_timeout_override"),
+    "model_warmup": ("name", "batch_size", "count"),
+    "model_warmup.inputs": ("data_type", "dims", "zero_data"),
+    "model_transaction_policy": ("decoupled",),
+}
+HONOURED: Final = frozenset(f"{p}.{n}" if p else n for p, names in _HONOURED.items() for n in names)
+
+#: Fields without which answers would be wrong, with the reason.
+REFUSED: Final[Mapping[str, str]] = {
+    "ensemble_scheduling": "ensembles are not served; serve their members and chain them in the client",
+    "sequence_batching": "requests would be answered without the state of their sequence",
+    "batch_input": "the inputs that it adds would be missing",
+    "batch_output": "the outputs would not be cut apart as it says",
+    "input.reshape": "the model would get another shape than it expects",
+    "output.reshape": "callers would get another shape than they expect",
+    "model_repository_agents": "the files would be loaded without the agent's check or change",
+}
+
+
+def translate(message: Any, origin: str, name: str) -> Translated:
+    """What a ModelConfig message comes to.
+
+    Args:
+        origin: Where it was read, for messages.
+        name: The model's folder, which a name in the message must equal.
+
+    Raises:
+        InvalidInput: it contradicts itself or the folder, or asks for what must be refused.
+    """
+    notices: list[str] = []
+    for path in dict.fromkeys(_leaves(message)):
+        for refused, reason in REFUSED.items():
+            if path == refused or path.startswith(f"{refused}."):
+                raise InvalidInput(f"{origin}: field `{refused}` cannot be honoured: {reason}", field=refused)
+        if path not in HONOURED and path.split(".")[0] != "parameters":
+            notices.append(f"config.pbtxt: field `{path}` has no effect yet")
+    if message.model_transaction_policy.decoupled:
+        raise InvalidInput(
+            f"{origin}: field `model_transaction_policy.decoupled` cannot be honoured: "
+            "each request has one answer",
+            field="model_transaction_policy.decoupled",
+        )
+    if message.name and message.name != name:
+        raise InvalidInput(
+            f"{origin}: the file names the model '{message.name}', but its folder is '{name}'",
+            field="name",
+            fix="Make the two equal, or leave `name` out",
+        )
+    is_batched = message.max_batch_size > 0
+    if message.max_batch_size < 0:
+        raise InvalidInput(f"{origin}: `max_batch_size` must not be negative", field="max_batch_size")
+    count, threads, notes = _instances(message)
+    warmup, warm_notes = _warmup(message)
+    config = ModelConfig(
+        backend=_backend(message, origin),
+        filename=message.default_model_filename,
+        inputs=tuple(_spec(t, f"input[{i}]", is_batched, origin) for i, t in enumerate(message.input)),
+        outputs=tuple(_spec(t, f"output[{i}]", is_batched, origin) for i, t in enumerate(message.output)),
+        batching=_batching(message, notices),
+        instances=Instances(count=count, threads=threads),
+        versions=_versions(message),
+        warmup=warmup,
+        timeout_ms=message.dynamic_batching.default_queue_policy.default_timeout_microseconds / 1000,
+    )
+    labels = {o.name: o.label_filename for o in message.output if o.label_filename}
+    return config, labels, (*notices, *notes, *warm_notes)
+
+
+def _leaves(message: Any, prefix: str = "") -> Iterator[str]:
+    """Paths of what is set, without indices and keys: ``instance_group.count``."""
+    for field, value in message.ListFields():
+        path = prefix + field.name
+        is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
+        if field.message_type is None or (is_map and not hasattr(next(iter(value.values())), "ListFields")):
+            yield path
+            continue
+        parts = (
+            value.values()
+            if is_map
+            else value
+            if isinstance(value, list) or hasattr(value, "add")
+            else [value]
+        )
+        for part in parts:
+            below = tuple(_leaves(part, f"{path}."))
+            yield from below or (path,)
+
+
+def _backend(message: Any, origin: str) -> str:
+    names = [n for n in (message.backend, message.platform) if n]
+    for name in names:
+        if name in _FOREIGN:
+            raise InvalidInput(
+                f"{origin}: there is no backend for '{name}'",
+                field="backend" if message.backend else "platform",
+                fix=f"Known are: {', '.join(_BACKENDS)}",
+            )
+    found = [_BACKENDS.get(n, n) for n in names]
+    if len(set(found)) > 1:
+        raise InvalidInput(
+            f"{origin}: `backend` '{message.backend}' and `platform` '{message.platform}' differ",
+            field="platform",
+        )
+    return found[0] if found else ""
+
+
+def _spec(tensor: Any, path: str, is_batched: bool, origin: str) -> TensorSpec:
+    kind = ENUMS["DataType"].split()[tensor.data_type].removeprefix("TYPE_")
+    datatype = DataType.BYTES if kind == "STRING" else DATATYPES.get(kind)
+    if not tensor.name or datatype is None:
+        missing = "data_type" if tensor.name else "name"
+        raise InvalidInput(f"{origin}: `{path}` has no `{missing}`", field=f"{path}.{missing}")
+    if any(n < -1 or n == 0 for n in tensor.dims):
+        raise InvalidInput(
+            f"{origin}: `{path}.dims` of '{tensor.name}' must be positive, or -1 for any",
+            field=f"{path}.dims",
+        )
+    shape = (-1, *tensor.dims) if is_batched else tuple(tensor.dims)
+    return TensorSpec(tensor.name, datatype, shape, optional=bool(getattr(tensor, "optional", False)))
+
+
+def _batching(message: Any, notices: list[str]) -> Batching:
+    dynamic = message.dynamic_batching
+    queue = dynamic.default_queue_policy
+    prefix = "config.pbtxt: field `dynamic_batching.default_queue_policy"
+    if queue.timeout_action == 1:
+        notices.append(f"{prefix}.timeout_action` has no effect yet: a request past its time is refused")
+    if queue.HasField("allow_timeout_override") and not queue.allow_timeout_override:
+        notices.append(f"{prefix}.allow_timeout_override` has no effect yet: a request's own timeout counts")
+    if queue.HasField("max_queue_size") and not queue.max_queue_size:
+        notices.append(f"{prefix}.max_queue_size` 0 means no limit; here it means {Batching().max_queue}")
+    return Batching(
+        enabled=not message.HasField("max_batch_size") or message.max_batch_size > 0,
+        max_rows=message.max_batch_size or Batching().max_rows,
+        max_delay_ms=dynamic.max_queue_delay_microseconds / 1000,
+        preferred_rows=tuple(sorted({n for n in dynamic.preferred_batch_size if n > 0})),
+        max_queue=queue.max_queue_size or Batching().max_queue,
+    )
+
+
+def _versions(message: Any) -> Versions:
+    policy = message.version_policy
+    if policy.HasField("specific"):
+        return Versions(specific=tuple(str(v) for v in policy.specific.versions))
+    if policy.HasField("all"):
+        return Versions(all=True)
+    return Versions(latest=policy.latest.num_versions or 1)
+
+
+def _instances(message: Any) -> tuple[int, int, list[str]]:
+    """Count, threads, and notices; 0 where nothing is said."""
+    notices: list[str] = []
+    count = threads = 0
+    for group in message.instance_group:
+        if group.passive:
+            continue
+        count += max(group.count, 1)
+        if group.kind == 1:
+            notices.append(
+                "config.pbtxt: field `instance_group.kind` KIND_GPU has no effect yet: runs on the CPU"
+            )
+    for key, parameter in message.parameters.items():
+        value = parameter.string_value
+        if key.lower() == "intra_op_thread_count" and value.isascii() and value.isdecimal():
+            threads = min(int(value[:6]), 1024)
+        elif key == "output_class" and value.lower() == "true":
+            raise InvalidInput(
+                "config.pbtxt: field `parameters` output_class cannot be honoured: "
+                "the answer would be scores, not classes",
+                field="parameters",
+            )
+        else:
+            notices.append(f"config.pbtxt: field `parameters` {key} has no effect yet")
+    return count, threads, notices
+
+
+def _warmup(message: Any) -> tuple[Warmup, list[str]]:
+    if not message.model_warmup:
+        return Warmup(), []
+    free = {
+        size
+        for sample in message.model_warmup
+        for tensor in message.input
+        for extent, size in zip(tensor.dims, sample.inputs[tensor.name].dims, strict=False)
+        if extent == -1 and size > 0 and tensor.name in sample.inputs
+    }
+    notices = []
+    if len(free) > 1:
+        notices.append(
+            f"config.pbtxt: field `model_warmup.inputs.dims` has no effect yet where free dimensions differ: "
+            f"warmed up with {max(free)} in each"
+        )
+    return (
+        Warmup(
+            rows=tuple(sorted({max(sample.batch_size, 1) for sample in message.model_warmup})),
+            rounds=max(max(sample.count, 1) for sample in message.model_warmup),
+            free_dim=max(free, default=1),
+        ),
+        notices,
+    )
