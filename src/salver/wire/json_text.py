@@ -35,7 +35,10 @@ def loads(text: "bytes | memoryview") -> Any:
         raise InvalidInput(TOO_DEEP)
     if b"NaN" in text or b"Infinity" in text:
         try:
-            return json.loads(text)
+            root = json.loads(text.decode())
+            if b"\\u" in text:  # half a surrogate pair, which this parser lets pass
+                json.dumps(root, ensure_ascii=False).encode()
+            return root
         except (ValueError, RecursionError) as error:
             reason = str(error)
     raise InvalidInput(f"failed to parse the request JSON buffer: {reason}")
@@ -66,15 +69,13 @@ def dumps(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        if value.dtype == np.float32:  # shortest text that reads back as the same float32
-            return [float(str(number)) for number in value.ravel()]
-        return value.tolist()
-    return value.item()
+    if value.dtype == np.float32:  # the shortest text that reads back as the same float32
+        return np.asarray(value).astype(str).astype(float).tolist()
+    return value.tolist()
 
 
 def _holds_nonfinite(value: Any) -> bool:
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.floating):
         return value.dtype.kind == "f" and not bool(np.isfinite(value).all())
     if isinstance(value, dict):
         return any(map(_holds_nonfinite, value.values()))

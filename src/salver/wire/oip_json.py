@@ -141,8 +141,8 @@ def _decode_input(entry: Any, index: int, tail: memoryview | None, used: int) ->
     if type(name) is not str:
         raise InvalidInput(f"{at}.name must be a string, not {kind_of(name)}", field=f"{at}.name")
     shape: Any = entry.get("shape")
-    count = count_elements(shape, f"{at}.shape")
-    datatype = find_datatype(entry.get("datatype"), f"{at}.datatype")
+    count = count_elements(shape, at)
+    datatype = find_datatype(entry.get("datatype"), at)
     parameters = entry.get("parameters")
     if parameters is not None:
         if type(parameters) is not dict:

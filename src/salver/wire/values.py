@@ -5,46 +5,52 @@ the declared shape and datatype. Nothing wraps and nothing is rounded away: a nu
 datatype cannot hold is refused. It does not know a request, a model or a protocol's object.
 """
 
+import base64
 from typing import Any
 
 import numpy as np
 
 from salver.errors import InvalidInput, TooLarge, Unsupported
-from salver.tensor import DATATYPES, Array, DataType, Tensor
+from salver.tensor import DATATYPES, Array, DataType, Tensor, bf16_from_fp32
 
 #: numpy 1.26 allows no more; nobody needs more.
 MAX_RANK = 32
 #: More elements than any body can carry; keeps every product below 64 bits.
 MAX_ELEMENTS = 1 << 40
 
+_NONE: Any = object()  # as null is a value
 _RAW_ONLY = frozenset((DataType.FP16, DataType.BF16))
-_FLOATS = frozenset((DataType.FP32, DataType.FP64))
+_FLOATS = frozenset((DataType.FP16, DataType.FP32, DataType.FP64))
 
 
-def count_elements(shape: Any, field: str) -> int:
-    """Elements of a declared shape, computed without overflow.
+def count_elements(shape: Any, owner: str) -> int:
+    """Elements of the declared shape of ``owner`` (as ``inputs[0]``), computed without overflow.
 
     Raises:
         InvalidInput: not a list of non-negative integers.
         TooLarge: the shape alone is absurd.
     """
     if type(shape) is not list:
-        raise InvalidInput(f"{field} must be a list of integers, not {kind_of(shape)}", field=field)
+        raise _bad_shape(f"must be a list of integers, not {kind_of(shape)}", owner)
     if len(shape) > MAX_RANK:
-        raise TooLarge(f"{field} has {len(shape)} dimensions; at most {MAX_RANK} are allowed", field=field)
+        raise TooLarge(f"{owner}.shape has {len(shape)} dimensions; at most {MAX_RANK} are allowed")
     count = extent = 1
     for dim in shape:
         if type(dim) is not int or dim < 0:
-            raise InvalidInput(f"{field} must hold integers of at least 0, not {shorten(dim)}", field=field)
+            raise _bad_shape(f"must hold integers of at least 0, not {shorten(dim)}", owner)
         count *= dim
         extent *= dim or 1
     if extent > MAX_ELEMENTS:
-        raise TooLarge(f"{field} asks for more than {MAX_ELEMENTS} elements", field=field)
+        raise TooLarge(f"{owner}.shape asks for more than {MAX_ELEMENTS} elements", field=f"{owner}.shape")
     return count
 
 
-def find_datatype(name: Any, field: str) -> DataType:
-    """The datatype of that name.
+def _bad_shape(problem: str, owner: str) -> InvalidInput:
+    return InvalidInput(f"{owner}.shape {problem}", field=f"{owner}.shape")
+
+
+def find_datatype(name: Any, owner: str) -> DataType:
+    """The datatype that ``owner`` (as ``inputs[0]``) names.
 
     Raises:
         InvalidInput: there is none.
@@ -52,16 +58,18 @@ def find_datatype(name: Any, field: str) -> DataType:
     try:
         return DATATYPES[name]
     except (KeyError, TypeError):
-        known = ", ".join(DATATYPES)
         raise InvalidInput(
-            f"{field} is {shorten(name)}, which is no datatype", field=field, fix=f"Use one of {known}."
+            f"{owner}.datatype is {shorten(name)}, which is no datatype",
+            field=f"{owner}.datatype",
+            fix=f"Use one of {', '.join(DATATYPES)}.",
         ) from None
 
 
-def from_json(data: Any, datatype: DataType, field: str) -> Array:
+def from_json(data: Any, datatype: DataType, field: str, *, is_regular: bool = False) -> Array:
     """Elements of parsed JSON (a list, nested in any way) as an array of that datatype.
 
-    The array has whatever shape the nesting shows; see :func:`shaped` for the declared one.
+    The array has the shape that regular nesting shows; ragged nesting is read in row-major order
+    into one dimension, unless ``is_regular`` refuses it. See :func:`shaped` for a declared shape.
 
     Raises:
         InvalidInput: an element is of the wrong kind, or out of the datatype's range.
@@ -69,15 +77,16 @@ def from_json(data: Any, datatype: DataType, field: str) -> Array:
     if type(data) is not list:
         raise InvalidInput(f"{field} must be a list, not {kind_of(data)}", field=field)
     if datatype is DataType.BYTES:
-        return _from_strings(data, field)
+        return _from_strings(data, field, is_regular)
     try:
         found = np.array(data)
-    except (ValueError, OverflowError):  # ragged nesting: row-major order still says which is which
-        found = _numbers(_flatten(data, field))
-    if found.dtype.kind in "OSU" and found.size:
-        found = _numbers(_flatten(data, field))
-        if found.dtype.kind in "OSU":
-            raise InvalidInput(_misfit(data, datatype, field), field=field)
+        kind = found.dtype.kind
+    except (ValueError, OverflowError):  # ragged or too deep
+        kind = "O"
+    if kind in "OSU":  # not all numbers, nor all regular
+        if is_regular and kind == "O" and _is_ragged(data):
+            raise InvalidInput(f"{field} is a list whose rows differ in shape", field=field)
+        found = _numbers(_flatten(data, field), datatype, field)
     return cast(found, datatype, field)
 
 
@@ -88,8 +97,10 @@ def cast(found: Array, datatype: DataType, field: str) -> Array:
         InvalidInput: an element is out of the datatype's range or has a fraction.
     """
     wanted = datatype.dtype
-    if found.dtype is wanted or not found.size:
+    if (found.dtype is wanted and datatype is not DataType.BF16) or not found.size:
         return found.astype(wanted, copy=False)
+    if datatype is DataType.BF16:
+        return bf16_from_fp32(cast(found, DataType.FP32, field))
     if datatype in _FLOATS:
         try:
             with np.errstate(over="raise"):
@@ -98,8 +109,6 @@ def cast(found: Array, datatype: DataType, field: str) -> Array:
             raise InvalidInput(
                 f"{field} holds a number too large for {datatype.name}", field=field
             ) from None
-    if datatype in _RAW_ONLY:
-        raise InvalidInput(f"{field} cannot hold {datatype.name} as JSON", field=field)
     if found.dtype.kind == "f":
         raise InvalidInput(
             f"{field} holds a number with a fraction, or out of range, where {datatype.name} is declared",
@@ -160,19 +169,29 @@ def _to_strings(values: list[bytes], name: str) -> list[str]:
         ) from None
 
 
-def _from_strings(data: list[Any], field: str) -> Array:
-    flat = _flatten(data, field)
-    out = np.empty(len(flat), dtype=object)
-    for index, value in enumerate(flat):
-        if type(value) is not str:
+def _from_strings(data: list[Any], field: str, is_regular: bool) -> Array:
+    flat = np.array(data, dtype=object) if is_regular else np.array(_flatten(data, field), dtype=object)
+    out = np.empty(flat.size, dtype=object)
+    for index, value in enumerate(flat.ravel().tolist()):
+        if type(value) is str:
+            out[index] = value.encode()
+        elif type(value) is dict and is_regular:
+            out[index] = _from_base64(value, field)
+        else:
             raise InvalidInput(
                 f"{field} must hold strings where BYTES is declared, not {shorten(value)}", field=field
             )
+    return out.reshape(flat.shape)
+
+
+def _from_base64(value: dict[str, Any], field: str) -> bytes:
+    text = value.get("b64")
+    if len(value) == 1 and type(text) is str:
         try:
-            out[index] = value.encode()
-        except UnicodeEncodeError:
-            raise InvalidInput(f"{field} holds a string with half a surrogate pair", field=field) from None
-    return out
+            return base64.b64decode(text, validate=True)
+        except ValueError:  # bad alphabet or padding
+            pass
+    raise InvalidInput(f'{field} holds an object that is not {{"b64": "base64 text"}}', field=field)
 
 
 def _flatten(data: list[Any], field: str) -> list[Any]:
@@ -194,22 +213,36 @@ def _flatten(data: list[Any], field: str) -> list[Any]:
     return flat
 
 
-def _numbers(flat: list[Any]) -> Array:
+def _is_ragged(data: list[Any]) -> bool:
+    """True unless every list of one depth has the same length, and only the deepest hold values."""
+    level = data
+    while True:
+        lists = [value for value in level if type(value) is list]
+        if not lists:
+            return False
+        if len(lists) < len(level) or len({len(value) for value in lists}) > 1:
+            return True
+        level = [inner for value in lists for inner in value]
+
+
+def _numbers(flat: list[Any], datatype: DataType, field: str) -> Array:
+    """Numbers or booleans; the first element that is neither is named."""
+    wrong = next((value for value in flat if type(value) not in (int, float, bool)), _NONE)
+    if wrong is not _NONE:
+        wanted = "booleans" if datatype is DataType.BOOL else "numbers"
+        raise InvalidInput(
+            f"{field} must hold {wanted} where {datatype.name} is declared, not {shorten(wrong)}", field=field
+        )
     try:
-        return np.array(flat)
-    except (ValueError, OverflowError):
-        return np.array([None])  # of no number's kind: the caller's refusal says what is wrong
-
-
-def _misfit(data: list[Any], datatype: DataType, field: str) -> str:
-    wanted = "booleans" if datatype is DataType.BOOL else "numbers"
-    wrong = next((v for v in _flatten(data, field) if type(v) not in (int, float, bool)), None)
-    if wrong is None:
-        flat = [v for v in _flatten(data, field) if type(v) is int]
-        if flat:
-            wrong = max(flat, key=abs)
-            return f"{field} holds {shorten(wrong)}, out of the range of {datatype.name}"
-    return f"{field} must hold {wanted} where {datatype.name} is declared, not {shorten(wrong)}"
+        found = np.array(flat)
+    except OverflowError:
+        found = np.array([None])
+    if found.dtype.kind == "O":  # an integer beyond 64 bits
+        wrong = max((value for value in flat if type(value) is int), key=abs)
+        raise InvalidInput(
+            f"{field} holds {shorten(wrong)}, out of the range of {datatype.name}", field=field
+        )
+    return found
 
 
 def kind_of(value: Any) -> str:
