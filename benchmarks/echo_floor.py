@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import frames
-import models
 import prototype
+
+import models
 
 
 class Echo:

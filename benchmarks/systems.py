@@ -5,6 +5,7 @@ peers live in ``peers/NAME/peer.py``, each with its pinned ``requirements.txt`` 
 """
 
 import importlib
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import forms
 from forms import Form
-from models import ROOT, Model
 from processes import Launch
+
+from models import ROOT, Model
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = ROOT / ".envs"
@@ -31,6 +33,8 @@ class System:
         settings: What was set, for the published table.
         ports: Consecutive ports that it takes.
         is_fragile: Started anew for each cell.
+        environment: Its virtual environment under ``.envs``, if it has one.
+        requires: A program that must be on the path.
     """
 
     name: str
@@ -41,12 +45,15 @@ class System:
     ports: int = 1
     is_fragile: bool = False
     environment: str = ""
+    requires: str = ""
     ready_seconds: float = 90
 
     def missing(self) -> str:
         """Why it cannot run here, or nothing."""
         if self.environment and not self.python.exists():
             return f"not installed: python benchmarks/peers/environment.py {self.environment}"
+        if self.requires and not shutil.which(self.requires):
+            return f"needs {self.requires}, which is not on this machine"
         return ""
 
     @property

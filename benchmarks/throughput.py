@@ -14,6 +14,7 @@ import contextlib
 import http.client
 import json
 import random
+import signal
 import statistics
 import sys
 import threading
@@ -26,12 +27,13 @@ import forms
 import grpc
 import host
 import load
-import models
 import processes
 import report
-from models import Model
 from processes import Launch, Server
 from systems import System, all_systems
+
+import models
+from models import Model
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CONNECTIONS = {"tiny": (1, 16, 64), "medium": (1, 16, 32, 64), "image": (1, 16, 64)}
@@ -234,6 +236,7 @@ def main() -> int:
     systems = all_systems()
     if unknown := (set(given.only) - set(systems)) | (set(given.cells) - set(CONNECTIONS)):
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; systems are {', '.join(systems)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server outlives us
     models.make()
     result = run(given, {name: systems[name] for name in given.only or systems})
     text = json.dumps(result, indent=1)

@@ -8,9 +8,10 @@ from pathlib import Path
 import forms
 import numpy as np
 from forms import Form, Headers
-from models import Floats, Model
 from processes import Launch
 from systems import System, python_of
+
+from models import Floats, Model
 
 HERE = Path(__file__).resolve().parent
 BATCH, QUEUE = 16, "zmq"
@@ -43,6 +44,6 @@ SYSTEM = System(
     "python",
     _launch,
     _forms,
-    f"one worker, one API server, batches up to {BATCH} without waiting, {QUEUE} queue; image as base64 in JSON",
+    f"one worker, one API server, batches up to {BATCH}, no waiting, {QUEUE} queue; image as base64",
     environment="litserve",
 )

@@ -24,7 +24,7 @@ class Onnx(litserve.LitAPI):
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.shape = self.session.get_inputs()[0].shape[1:]
 
-    def decode_request(self, request: Any) -> Any:
+    def decode_request(self, request):  # unannotated: LitServe makes a route of the annotation
         if form == "base64":
             return np.frombuffer(base64.b64decode(request["b64"]), np.float32).reshape(self.shape)
         return np.array(request["rows"][0], np.float32)
@@ -39,7 +39,7 @@ class Onnx(litserve.LitAPI):
     def unbatch(self, output: Any) -> Any:
         return list(output)
 
-    def encode_response(self, output: Any) -> Any:
+    def encode_response(self, output):
         return {"rows": [output.ravel().tolist()]}
 
 

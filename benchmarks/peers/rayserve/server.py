@@ -1,0 +1,47 @@
+"""Ray Serve on this machine alone: MODEL PORT FOLDER."""
+
+import signal
+import sys
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import ray
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import Response
+
+path, port, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+
+
+@serve.deployment(num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1})
+class Onnx:
+    def __init__(self, path: str) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.shape = self.session.get_inputs()[0].shape[1:]
+
+    async def __call__(self, request: Request) -> Any:
+        if request.url.path == "/raw":
+            array = np.frombuffer(await request.body(), np.float32).reshape(-1, *self.shape)
+            (out,) = self.session.run(None, {"x": array})
+            return Response(out.tobytes(), media_type="application/octet-stream")
+        rows = (await request.json())["rows"]
+        (out,) = self.session.run(None, {"x": np.array(rows, np.float32)})
+        return {"rows": out.tolist()}
+
+
+if __name__ == "__main__":
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=200 * 1024 * 1024,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=folder,
+    )
+    serve.start(http_options={"host": "127.0.0.1", "port": port, "access_log": False})
+    serve.run(Onnx.bind(path), route_prefix="/")
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    ray.shutdown()
