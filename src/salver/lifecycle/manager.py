@@ -363,6 +363,10 @@ class Manager(Generic[ServableT]):
             rows[copy.id] = VersionStatus(copy.id, copy.state, reason, copy.manifest.backend, size)
         return tuple(sorted(rows.values(), key=lambda row: (row.id.name, version_key(row.id.version))))
 
+    def servables(self) -> list[ServableT]:
+        """What can answer now, one for each version."""
+        return [copy.servable for copy in self._exact.values() if copy.servable is not None]
+
     def _pending_reasons(self, copy: _Copy[ServableT]) -> Iterator[str]:
         """Why this running copy is not the one that its owner wants."""
         for manifest in self._known:

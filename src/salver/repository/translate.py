@@ -42,8 +42,18 @@ _FOREIGN: Final = frozenset(
 
 #: Fields that do what they say: by parent, then their own names.
 _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
-    "": ("name", "platform", "backend", "default_model_filename", "max_batch_size", "version_policy")
-    + ("dynamic_batching", "model_warmup", "model_transaction_policy", "instance_group"),
+    "": (
+        "name",
+        "platform",
+        "backend",
+        "default_model_filename",
+        "max_batch_size",
+        "version_policy",
+        "dynamic_batching",
+        "model_warmup",
+        "model_transaction_policy",
+        "instance_group",
+    ),
     "version_policy": ("latest", "all", "specific"),
     "version_policy.latest": ("num_versions",),
     "version_policy.specific": ("versions",),
@@ -51,8 +61,12 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
     "output": ("name", "data_type", "dims", "label_filename"),
     "instance_group": ("name", "count", "kind", "passive"),
     "dynamic_batching": ("preferred_batch_size", "max_queue_delay_microseconds", "default_queue_policy"),
-    "dynamic_batching.default_queue_policy": ("max_queue_size", "default_timeout_microseconds")
-    + ("timeout_action", "allow_timeout_override"),
+    "dynamic_batching.default_queue_policy": (
+        "max_queue_size",
+        "default_timeout_microseconds",
+        "timeout_action",
+        "allow_timeout_override",
+    ),
     "model_warmup": ("name", "batch_size", "count"),
     "model_warmup.inputs": ("data_type", "dims", "zero_data"),
     "model_transaction_policy": ("decoupled",),
