@@ -97,12 +97,14 @@ class Arena:
             self._remap()
         arrays = {}
         for block in blocks:
+            if block.offset < 0 or (block.shape and min(block.shape) < 0):
+                raise ValueError(f"no tensor can be read from {block}")
             if block.dtype == "|O":
                 arrays[block.name] = self._unpack(block)
                 continue
             dtype = np.dtype(block.dtype)
-            if dtype.kind not in "biuf" or block.offset < 0:
-                raise ValueError(f"no tensor can be read from {block}")
+            if dtype.kind not in "biuf":
+                raise ValueError(f"no tensor holds numpy's {dtype}")
             view: Array = np.ndarray(block.shape, dtype, self._map, block.offset)
             if copy:
                 view = view.copy()
@@ -133,7 +135,7 @@ class Arena:
         count = math.prod(block.shape)
         head = count * 8
         end = block.offset + block.nbytes
-        if min(block.shape, default=0) < 0 or block.offset < 0 or head > block.nbytes or end > len(self._map):
+        if head > block.nbytes or end > len(self._map):
             raise ValueError(f"no tensor can be read from {block}")
         lengths = np.ndarray((count,), "<u8", self._map, block.offset).tolist()
         body = self._map[block.offset + head : end]

@@ -1,0 +1,104 @@
+"""Messages of the control channel and their framing."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver import errors
+from salver.artifacts import Manifest, ModelConfig, Warmup
+from salver.backends.protocol import LoadOptions
+from salver.engine.control import (
+    MAX_FRAME,
+    Failed,
+    Frames,
+    Load,
+    Loaded,
+    Ran,
+    Run,
+    Stop,
+    describe,
+    frame,
+    read_order,
+    read_reply,
+    rebuild,
+)
+from salver.engine.shm import Block
+from salver.messages import ModelId, Signature, TensorSpec
+from salver.tensor import DataType
+
+BLOCK = Block("x", "<f4", (2, 3), 64, 24)
+SPEC = TensorSpec("y", DataType.BF16, (-1, 10), labels=("cat", "dog"))
+MANIFEST = Manifest(
+    ModelId("m", "1"),
+    Path("/models/m/1/model.onnx"),
+    "onnx",
+    "onnx",
+    ModelConfig(inputs=(SPEC,), options={"a": "b"}, warmup=Warmup(rows=(1, 8))),
+    notices=("x has no effect",),
+)
+ORDERS = [Load("a:B", MANIFEST, LoadOptions(2, True), ("/p", ""), 512), Run((BLOCK, BLOCK)), Run(()), Stop()]
+REPLIES = [
+    Loaded(Signature((SPEC,), (SPEC,), batched=True, platform="p")),
+    Ran((BLOCK,), 0.25),
+    Failed("ModelFailed", "no", "inputs[0]", "Mend it."),
+]
+
+
+def payloads(data: bytes, step: int) -> list[bytes]:
+    frames = Frames()
+    return [p for at in range(0, len(data), step) for p in frames.feed(data[at : at + step])]
+
+
+@pytest.mark.parametrize("step", [1, 3, 1 << 20])
+def test_messages_arrive_however_the_bytes_do(step: int) -> None:
+    stream = b"".join(map(frame, ORDERS))
+    assert [read_order(p) for p in payloads(stream, step)] == ORDERS
+    stream = b"".join(map(frame, REPLIES))
+    assert [read_reply(p) for p in payloads(stream, step)] == REPLIES
+
+
+def test_a_path_stays_a_path() -> None:
+    (payload,) = payloads(bytes(frame(ORDERS[0])), 1 << 20)
+    load = read_order(payload)
+    assert isinstance(load, Load)
+    assert load.manifest.path == MANIFEST.path
+
+
+def test_a_frame_beyond_reason_is_refused() -> None:
+    with pytest.raises(ValueError, match="a frame of"):
+        list(Frames().feed((MAX_FRAME + 1).to_bytes(4, "little")))
+
+
+@given(st.binary(max_size=60))
+def test_nonsense_is_an_error_of_one_kind(data: bytes) -> None:
+    try:
+        reply = read_reply(data)
+    except ValueError:  # msgspec's own errors are ValueErrors
+        return
+    assert isinstance(reply, Loaded | Ran | Failed)
+
+
+KINDS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.SalverError) and kind is not errors.MissingExtra
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_error_comes_back_as_itself(kind: type[errors.SalverError]) -> None:
+    error = rebuild(describe(kind("what", field="inputs[1]", fix="Do this.")))
+    assert type(error) is kind
+    assert (error.message, error.field, error.fix) == ("what", "inputs[1]", "Do this.")
+
+
+def test_a_missing_extra_keeps_its_advice() -> None:
+    error = rebuild(describe(errors.MissingExtra("onnx", "onnx", "onnxruntime")))
+    assert type(error) is errors.LoadFailed
+    assert "pip install 'salver[onnx]'" in str(error)
+
+
+def test_an_error_kind_of_the_models_own_is_a_model_failure() -> None:
+    assert type(rebuild(Failed("Weird", "text"))) is errors.ModelFailed
