@@ -229,7 +229,7 @@ class HostProcess:
 
     def _on_control(self) -> None:
         try:
-            data = self._ends.sock.recv(1 << 18)
+            data = self._ends.sock.recv(1 << 14)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

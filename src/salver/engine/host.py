@@ -53,7 +53,7 @@ class _Channel:
 
     def receive(self) -> Order:
         """The next order; Stop once the parent is gone."""
-        while data := self._sock.recv(1 << 16):
+        while data := self._sock.recv(1 << 14):
             for payload in self._frames.feed(data):  # the parent sends one and waits
                 return read_order(payload)
         return Stop()
