@@ -94,7 +94,10 @@ def _bind(host: str, port: int) -> socket.socket:
 class _H2corn:
     def __init__(self, app: Any, config: FrontConfig, sock: socket.socket) -> None:
         import h2corn  # not at the top: `salver --help` need not load a server
+        from h2corn import _lib
 
+        # h2corn 2.0 has no switch for its banner; the application tells the same in its own block.
+        _lib.emit_banner = lambda *_: None
         self.port: int = sock.getsockname()[1]
         tls: dict[str, Any] = {}
         if config.tls_cert:
@@ -153,7 +156,7 @@ class _Uvicorn:
             await self._server._serve([self._sock])  # `serve` would take over the signals
 
     async def started(self) -> None:
-        while not self._server.started:
+        while not self._server.started:  # noqa: ASYNC110 - uvicorn offers nothing to wait for
             await asyncio.sleep(0.01)
 
     def stop(self) -> None:
