@@ -101,7 +101,8 @@ def curl(url: str, model: str, signature: Signature) -> str:
 
 def triton_snippet(address: str, model: str, signature: Signature) -> str:
     """The same call in Python, with tritonclient."""
-    text = ["import numpy as np, tritonclient.http as triton", "inputs = []"]
+    more = "ml_dtypes, " if any(spec.datatype is DataType.BF16 for spec in signature.inputs) else ""
+    text = [f"import {more}numpy as np, tritonclient.http as triton", "inputs = []"]
     for spec in signature.inputs:
         shape, kind = _shape(spec), spec.datatype.name
         fill = "np.full({}, b'text', object)" if kind == "BYTES" else f"np.zeros({{}}, {_dtype(spec)!r})"
@@ -157,4 +158,4 @@ def _zeros(spec: TensorSpec) -> dict[str, object]:
 
 
 def _dtype(spec: TensorSpec) -> str:
-    return "float32" if spec.datatype is DataType.BF16 else spec.datatype.dtype.name
+    return "bfloat16" if spec.datatype is DataType.BF16 else spec.datatype.dtype.name

@@ -1,0 +1,127 @@
+"""The start-up block: what it shows, and that its calls are right."""
+
+import json
+import re
+import shlex
+import subprocess
+
+import numpy as np
+import pytest
+
+from salver.app import ReadyInfo
+from salver.cli import banner
+from salver.messages import ModelId, Signature, State, TensorSpec, VersionStatus
+from salver.tensor import DATATYPES, DataType
+
+IRIS = Signature(
+    (TensorSpec("X", DataType.FP32, (-1, 4)),), (TensorSpec("label", DataType.INT64, (-1,)),), batched=True
+)
+IMAGE = Signature((TensorSpec("input", DataType.FP32, (-1, 3, 224, 224)),), (), batched=True)
+TEXT = Signature((TensorSpec("it's text", DataType.BYTES, (-1,)),), (), batched=True)
+
+
+def ready(host: str = "127.0.0.1", front: str = "h2corn", **models: Signature | str) -> ReadyInfo:
+    """A signature stands for a model that is up, a text for the reason of one that is not."""
+    statuses, signatures = [], {}
+    for name, what in models.items():
+        id = ModelId(name, "1")
+        if isinstance(what, str):
+            statuses.append(VersionStatus(id, State.FAILED, what, "onnx"))
+        else:
+            statuses.append(VersionStatus(id, State.READY, "", "onnx", 10))
+            signatures[id] = what
+    return ReadyInfo(host, 8000, f"http://{host}:8000", 1.25, tuple(statuses), signatures, front)
+
+
+def test_rows_tell_state_inputs_and_reasons() -> None:
+    block = banner.compose(ready(iris=IRIS, broken="no such\n  file"))
+    assert block.rows == (
+        ("iris", "1", "READY", "onnx", "X FP32[-1, 4]", ""),
+        ("broken", "1", "FAILED", "onnx", "", "no such file"),
+    )
+
+
+def test_every_address_is_shown() -> None:
+    text = "\n".join(banner.compose(ready(iris=IRIS)).lines)
+    for part in ("ready in 1.2 s", "http://127.0.0.1:8000", "8000/metrics", "gRPC     127.0.0.1:8000"):
+        assert part in text
+
+
+def test_no_grpc_address_where_the_front_speaks_none() -> None:
+    info = ready(front="uvicorn", iris=IRIS)
+    assert not any("gRPC" in text for text in banner.compose(info).lines)
+    assert banner.as_record(info)["grpc"] is None
+
+
+def test_nothing_to_paste_when_no_model_is_up() -> None:
+    text = "\n".join(banner.compose(ready(broken="why")).lines)
+    assert "curl" not in text
+    assert "triton" not in text
+
+
+def test_the_shortest_call_is_shown() -> None:
+    text = "\n".join(banner.compose(ready(image=IMAGE, iris=IRIS)).lines)
+    assert "/v2/models/iris/infer" in text
+    assert "/v2/models/image/infer" not in text
+
+
+def body_of(command: str) -> dict[str, object]:
+    """The body that a shell would send, without sending it."""
+    script = 'curl() { for last; do :; done; if [ "$last" = @- ]; then cat; else printf %s "$last"; fi; }\n'
+    done = subprocess.run(["bash", "-c", script + command], capture_output=True, check=True, timeout=20)
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("signature", [IRIS, IMAGE, TEXT, Signature(IRIS.inputs + TEXT.inputs, ())])
+def test_the_curl_call_has_a_body_that_fits_and_is_short(signature: Signature) -> None:
+    command = banner.curl("http://127.0.0.1:8000", "m", signature)
+    assert len(command) < 500
+    (sent,) = [body_of(command)["inputs"]]
+    assert isinstance(sent, list)
+    for tensor, spec in zip(sent, signature.inputs, strict=True):
+        assert tensor["name"] == spec.name
+        assert tensor["datatype"] == spec.datatype.name
+        assert tensor["shape"] == [max(extent, 1) for extent in spec.shape]
+        assert len(tensor["data"]) == np.prod(tensor["shape"])
+
+
+def test_curl_asks_for_metadata_where_json_cannot_carry_the_input() -> None:
+    half = Signature((TensorSpec("x", DataType.FP16, (1,)),), ())
+    assert banner.curl("http://h:1", "m", half) == "curl http://h:1/v2/models/m"
+
+
+@pytest.mark.parametrize("kind", DATATYPES.values(), ids=DATATYPES)
+def test_the_tritonclient_call_makes_inputs_that_tritonclient_takes(kind: DataType) -> None:
+    signature = Signature((TensorSpec("x", kind, (-1, 2)),), (TensorSpec("y", kind, (-1, 2)),))
+    snippet = banner.triton_snippet("127.0.0.1:1", "m", signature)
+    build = snippet[: snippet.index("answer =")]
+    names: dict[str, list[object]] = {}
+    exec(build, names)
+    assert len(names["inputs"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"),
+    [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("10.0.0.5", True),
+     ("example.org", True)],
+)  # fmt: skip
+def test_whoever_listens_widely_is_warned(host: str, warned: bool) -> None:
+    assert bool(banner.exposure(host)) is warned
+    assert any("warning" in text for text in banner.compose(ready(host=host)).lines) is warned
+
+
+def test_the_record_for_programs() -> None:
+    record = banner.as_record(ready(iris=IRIS, broken="why"))
+    assert record["event"] == "ready"
+    assert record["models"] == [
+        {"name": "iris", "version": "1", "state": "READY", "backend": "onnx", "reason": "", "bytes": 10},
+        {"name": "broken", "version": "1", "state": "FAILED", "backend": "onnx", "reason": "why", "bytes": 0},
+    ]
+    json.dumps(record)
+
+
+def test_names_are_quoted_for_the_shell() -> None:
+    words = shlex.split(banner.curl("http://h:1", "m", TEXT))
+    assert json.loads(words[-1])["inputs"][0]["name"] == "it's text"
+    assert not re.search(r"[^\x20-\x7e\n]", banner.curl("http://h:1", "m", TEXT))
