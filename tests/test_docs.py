@@ -1,0 +1,173 @@
+"""Is the documentation true?
+
+Runs the snippets that a page marks, checks links between pages and the files that pages name, and that
+no page is left out of the navigation. A mark is an HTML comment above a fenced block:
+
+* ``<!-- test -->``: run it (python or bash), after the page's earlier ones, in the same empty folder;
+* ``<!-- test: serve -->``: start it in the background and wait until the server is ready;
+* ``<!-- output -->``: the block before must have printed this; ``…`` stands for anything.
+"""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+TEXTS = [
+    *PAGES,
+    *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+]
+MARKED = re.compile(r"^<!-- (test|test: serve|output) -->\n+```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+NAMED_FILE = re.compile(r"`((?:src|docs|tests|requirements|benchmarks|examples|scripts)/[\w./-]+)`")
+READY_WITHIN_S = 60
+
+
+class Snippet(NamedTuple):
+    """A marked block: what to do with it, in which language, and its text."""
+
+    mark: str
+    language: str
+    text: str
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def snippets(page: Path) -> list[Snippet]:
+    return [Snippet(*match.groups()) for match in MARKED.finditer(page.read_text())]
+
+
+TESTED = [page for page in TEXTS if snippets(page)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Reader:
+    """Does what a page says, in a folder of its own, on a port of its own instead of 8000."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self._servers: list[subprocess.Popen[bytes]] = []
+        bin_folder = Path(sys.executable).parent
+        self._environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+
+    def follow(self, page: list[Snippet]) -> None:
+        printed = ""
+        for snippet in page:
+            text = snippet.text.replace("8000", str(self._port))
+            if snippet.mark == "output":
+                pattern = r".*?".join(re.escape(part.strip()) for part in text.strip().split("…"))
+                assert re.search(pattern, printed, re.S), f"expected\n{text}\nbut it printed\n{printed}"
+            elif snippet.mark == "test: serve":
+                self._serve(text)
+            else:
+                printed = self._run(snippet.language, text)
+
+    def _run(self, language: str, text: str) -> str:
+        command = {"python": [sys.executable, "-c", text], "bash": ["bash", "-euc", text]}[language]
+        done = subprocess.run(
+            command,
+            cwd=self._folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=90,
+        )
+        assert done.returncode == 0, f"{text}\nended with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def _serve(self, text: str) -> None:
+        command = f"exec {text.strip()} --port {self._port}"
+        with (self._folder / ".server.log").open("wb") as log:
+            server = subprocess.Popen(
+                ["bash", "-c", command], cwd=self._folder, env=self._environment, stdout=log, stderr=log
+            )
+        self._servers.append(server)
+        url = f"http://127.0.0.1:{self._port}/v2/health/ready"
+        until = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < until and server.poll() is None:
+            try:
+                with urllib.request.urlopen(url, timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        pytest.fail(f"{text} did not become ready:\n{(self._folder / '.server.log').read_text()}")
+
+    def close(self) -> None:
+        for server in self._servers:
+            server.terminate()
+            server.wait(30)
+
+
+@pytest.mark.parametrize("page", TESTED, ids=relative)
+def test_the_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    reader = Reader(tmp_path)
+    try:
+        reader.follow(snippets(page))
+    finally:
+        reader.close()
+
+
+def test_pages_with_snippets_are_found() -> None:
+    assert DOCS / "tutorials" / "first-model.md" in TESTED
+
+
+def anchors(page: Path) -> set[str]:
+    """Heading anchors, as GitHub and the built pages spell them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=relative)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(page.read_text()):
+        if re.match(r"[a-z]+:", link):
+            continue  # nothing outside is asked in tests
+        target, _, anchor = link.partition("#")
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), f"{relative(page)} links to {link}"
+        if anchor:
+            assert anchor in anchors(path), f"{relative(page)} links to {link}: no such heading"
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=relative)
+def test_the_files_that_pages_name_exist(page: Path) -> None:
+    missing = [name for name in NAMED_FILE.findall(page.read_text()) if not (ROOT / name).exists()]
+    assert missing == []
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed: set[Path] = set()
+    for index in (DOCS / "index.md", DOCS / "adr" / "index.md"):
+        for tree in re.findall(r"```\{toctree\}\n(.*?)```", index.read_text(), re.S):
+            entries = [line for line in tree.splitlines() if line and not line.startswith(":")]
+            for entry in entries:
+                listed |= set(index.parent.glob(entry if entry.endswith("*") else f"{entry}.md"))
+    assert {page for page in PAGES if page not in listed} == {DOCS / "index.md"}
+
+
+def test_architecture_names_every_room() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    source = ROOT / "src" / "salver"
+    rooms = [path.name for path in source.iterdir() if (path / "__init__.py").exists()]
+    assert [room for room in rooms if f"`{room}/`" not in text] == []
