@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from salver import errors
 from salver.app import FrontConfig, ServeConfig, Server
@@ -67,7 +68,7 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def url(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[str]:
+def url(tmp_path: Path) -> Iterator[str]:
     """A server on a thread of its own, for the commands, which bring their own event loop."""
     started, told = threading.Event(), {}
 
@@ -79,12 +80,12 @@ def url(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[str]:
             await told["stop"].wait()
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
-    thread.start()
-    assert started.wait(20)
-    capsys.readouterr()  # what the server logged while it started
-    yield told["url"]
-    told["loop"].call_soon_threadsafe(told["stop"].set)
-    thread.join(20)
+    with capture_logs():  # else the server's log stands among the commands' output
+        thread.start()
+        assert started.wait(20)
+        yield told["url"]
+        told["loop"].call_soon_threadsafe(told["stop"].set)
+        thread.join(20)
 
 
 INPUTS = {"x": np.array([[1, 2], [3, 4]], "f4"), "text": ["a", "ä"]}
