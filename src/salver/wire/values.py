@@ -12,12 +12,15 @@ import numpy as np
 
 from salver.errors import InvalidInput, TooLarge, Unsupported
 from salver.tensor import DATATYPES, Array, DataType, Tensor, bf16_from_fp32
+from salver.wire.json_text import MAX_DEPTH, TOO_DEEP
 
 #: numpy 1.26 allows no more; nobody needs more.
 MAX_RANK = 32
 #: More elements than any body can carry; keeps every product below 64 bits.
 MAX_ELEMENTS = 1 << 40
 
+#: JSON's own limit, less the three levels around a tensor's data.
+_MAX_NESTING = MAX_DEPTH - 3
 _NONE: Any = object()  # as null is a value
 _RAW_ONLY = frozenset((DataType.FP16, DataType.BF16))
 _FLOATS = frozenset((DataType.FP16, DataType.FP32, DataType.FP64))
@@ -87,6 +90,8 @@ def from_json(data: Any, datatype: DataType, field: str, *, is_regular: bool = F
         if is_regular and kind == "O" and _is_ragged(data):
             raise InvalidInput(f"{field} is a list whose rows differ in shape", field=field)
         found = _numbers(_flatten(data, field), datatype, field)
+    if datatype is DataType.UINT64 and found.dtype.kind == "f":
+        found = _integers(_flatten(data, field), found)
     return cast(found, datatype, field)
 
 
@@ -203,8 +208,8 @@ def _flatten(data: list[Any], field: str) -> list[Any]:
     while stack:
         for value in stack[-1]:
             if type(value) is list:
-                if len(stack) >= 100:
-                    raise InvalidInput("JSON nesting depth exceeds maximum allowed limit (100)", field=field)
+                if len(stack) >= _MAX_NESTING:
+                    raise InvalidInput(TOO_DEEP, field=field)
                 stack.append(iter(value))
                 break
             flat.append(value)
@@ -242,6 +247,13 @@ def _numbers(flat: list[Any], datatype: DataType, field: str) -> Array:
         raise InvalidInput(
             f"{field} holds {shorten(wrong)}, out of the range of {datatype.name}", field=field
         )
+    return found
+
+
+def _integers(flat: list[Any], found: Array) -> Array:
+    """What numpy made floats of because no one integer type holds both small and large ones."""
+    if all(type(value) in (int, bool) for value in flat):
+        return np.array(flat, dtype=object).reshape(found.shape)
     return found
 
 

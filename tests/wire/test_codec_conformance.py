@@ -1,0 +1,141 @@
+"""The published suite on the built-in codecs, and its gRPC variant."""
+
+import numpy as np
+import orjson
+import pytest
+import tritonclient.grpc.service_pb2 as pb
+
+from salver.errors import SalverError
+from salver.messages import InferResponse, Signature, TensorSpec
+from salver.tensor import DataType, Tensor
+from salver.testing.codecs import CodecConformance, every_error, mutations, survives
+from salver.wire.bodies import HttpBody
+from salver.wire.faults import grpc_status
+from salver.wire.kserve_v1 import KServeV1
+from salver.wire.oip_grpc import decode_infer, encode_infer
+from salver.wire.oip_json import OpenInferenceHttp
+
+_TWO = Signature(
+    inputs=(TensorSpec("x", DataType.FP32, (-1, 2)), TensorSpec("s", DataType.BYTES, (-1,))),
+    outputs=(TensorSpec("y", DataType.FP32, (-1, 3)), TensorSpec("t", DataType.BYTES, (-1,))),
+    batched=True,
+)
+_ONE = Signature(
+    inputs=(TensorSpec("x", DataType.INT32, (-1, 2)),),
+    outputs=(TensorSpec("y", DataType.FP32, (-1, 3)),),
+    batched=True,
+)
+_X = {"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [[1.5, 2], [3, -4e9]]}
+_S = {"name": "s", "shape": [2], "datatype": "BYTES", "data": ["ä\\", ""]}
+
+
+def _binary() -> HttpBody:
+    raw = np.arange(4, dtype="f4").tobytes(), b"\1\0\0\0a\2\0\0\0\xff\0"
+    head = orjson.dumps(
+        {
+            "inputs": [
+                {"name": "x", "shape": [2, 2], "datatype": "FP32", "parameters": {"binary_data_size": 16}},
+                {"name": "s", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": 11}},
+            ],
+            "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
+        }
+    )
+    length = str(len(head)).encode()
+    return HttpBody("m", "7", head + b"".join(raw), {b"inference-header-content-length": length})
+
+
+class TestOpenInferenceHttp(CodecConformance):
+    codec = OpenInferenceHttp()
+    signature = _TWO
+    samples = (
+        HttpBody("m", "", orjson.dumps({"inputs": [_X, _S]})),
+        HttpBody(
+            "m",
+            "3",
+            orjson.dumps(
+                {
+                    "id": "a",
+                    "parameters": {"k": 1, "binary_data_output": True},
+                    "inputs": [_X],
+                    "outputs": [{"name": "y"}, {"name": "t", "parameters": {"binary_data": False}}],
+                }
+            ),
+        ),
+        _binary(),
+    )
+
+
+class TestRawBinary(CodecConformance):
+    codec = OpenInferenceHttp()
+    signature = _ONE
+    samples = (HttpBody("m", "", bytes(8), {b"inference-header-content-length": b"0"}),)
+
+
+class TestKServeRows(CodecConformance):
+    codec = KServeV1()
+    signature = _TWO
+    samples = (
+        HttpBody("m", "", orjson.dumps({"instances": [{"x": [1, 2], "s": "a"}, {"x": [1, 2], "s": "b"}]})),
+        HttpBody("m", "", orjson.dumps({"instances": [{"x": [1, 2.5], "s": {"b64": "/wA="}}]})),
+        HttpBody("m", "1", orjson.dumps({"inputs": {"x": [[1, 2]], "s": ["a"]}})),
+    )
+
+
+class TestKServeBareRows(CodecConformance):
+    codec = KServeV1()
+    signature = _ONE
+    samples = (
+        HttpBody("m", "", b'{"instances": [[1, 2], [3, 4]]}'),
+        HttpBody("m", "", b'{"signature_name": "serving_default", "inputs": [[1, 2]]}'),
+    )
+
+
+def _messages() -> list[bytes]:
+    typed = pb.ModelInferRequest(
+        model_name="m",
+        id="a",
+        inputs=[
+            {"name": "x", "datatype": "INT8", "shape": [2], "contents": {"int_contents": [1, -128]}},
+            {"name": "s", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [b"\xff"]}},
+        ],
+        outputs=[{"name": "y"}],
+    )
+    typed.parameters["priority"].int64_param = 3
+    raw = pb.ModelInferRequest(
+        model_name="m",
+        inputs=[
+            {"name": "x", "datatype": "FP32", "shape": [2]},
+            {"name": "s", "datatype": "BYTES", "shape": [1]},
+        ],
+        raw_input_contents=[bytes(8), b"\1\0\0\0a"],
+    )
+    return [typed.SerializeToString(), raw.SerializeToString()]
+
+
+class TestGrpc:
+    """The same promises, of messages without HTTP around them."""
+
+    @pytest.mark.parametrize("message", _messages())
+    def test_survives(self, message: bytes) -> None:
+        assert survives(decode_infer, message)
+        for end in range(len(message)):
+            survives(decode_infer, message[:end])
+        for damaged in mutations(message, count=500):
+            survives(decode_infer, damaged)
+
+    def test_answers_encode(self) -> None:
+        request = decode_infer(_messages()[0])
+        y = Tensor("y", DataType.FP32, np.ones((1, 3), "f4"))
+        reply = pb.ModelInferResponse.FromString(
+            encode_infer(request, InferResponse("m", "1", (y,), request.id))
+        )
+        assert (reply.id, reply.outputs[0].name) == ("a", "y")
+
+    def test_every_fault_has_a_status(self) -> None:
+        for error in every_error():
+            status = grpc_status(error)
+            assert 1 <= status.code <= 16
+            assert "Do else." in status.message
+
+    def test_fault_of_the_root(self) -> None:
+        assert grpc_status(SalverError("x")).code == 13

@@ -1,0 +1,152 @@
+"""Our messages against tritonclient's, and both in one process."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import tritonclient.grpc.model_config_pb2 as config_pb
+import tritonclient.grpc.service_pb2 as pb
+
+from salver.messages import InferRequest, InferResponse, ModelId, Signature, State, TensorSpec, VersionStatus
+from salver.tensor import DataType
+from salver.wire import oip_grpc
+from salver.wire.grpc_schema import HEALTH, INFERENCE, build
+
+_SIGNATURE = Signature(
+    (TensorSpec("x", DataType.FP32, (-1, 16)),), (TensorSpec("y", DataType.BYTES, (-1, 1)),), True, "onnx_v1"
+)
+
+
+def _theirs(name: str) -> Any:
+    outer, _, inner = name.partition(".")
+    found = getattr(pb, outer, None) or getattr(config_pb, outer)
+    return (getattr(found, inner) if inner else found).DESCRIPTOR
+
+
+def _fields(descriptor: Any) -> dict[str, tuple[Any, ...]]:
+    return {
+        f.name: (
+            f.number,
+            f.type,
+            f.is_repeated,
+            f.message_type and f.message_type.full_name,
+            f.containing_oneof and f.containing_oneof.name,
+        )
+        for f in descriptor.fields
+    }
+
+
+@pytest.mark.parametrize("name", INFERENCE)
+def test_fields_are_tritons(name: str) -> None:
+    ours, theirs = _fields(build()[name].DESCRIPTOR), _fields(_theirs(name))
+    if name.startswith("ModelConfig") or name in ("ModelInput", "ModelOutput"):  # a part of it
+        theirs = {field: theirs[field] for field in ours}
+    assert ours == theirs
+
+
+def test_the_table_is_whole() -> None:
+    served = {
+        name
+        for name in pb.DESCRIPTOR.message_types_by_name
+        if not name.startswith(("SystemShared", "CudaShared", "TraceSetting", "LogSettings"))
+    }
+    assert served <= INFERENCE.keys()
+    assert set(HEALTH) == {"HealthCheckRequest", "HealthCheckResponse"}
+
+
+@pytest.mark.parametrize(
+    "order", ["salver.wire.oip_grpc tritonclient.grpc", "tritonclient.grpc salver.wire.oip_grpc"]
+)
+def test_beside_tritonclient_in_either_order(order: str) -> None:
+    code = "; ".join(f"import {name}" for name in order.split())
+    code += "; from salver.wire.grpc_schema import build; build(); build()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_health_and_metadata() -> None:
+    assert pb.ServerLiveResponse.FromString(oip_grpc.encode_server_live(True)).live
+    assert pb.ServerReadyResponse.FromString(oip_grpc.encode_server_ready(True)).ready
+    assert not pb.ModelReadyResponse.FromString(oip_grpc.encode_model_ready(False)).ready
+    server = pb.ServerMetadataResponse.FromString(oip_grpc.encode_server_metadata("1.2"))
+    assert (server.name, server.version) == ("salver", "1.2")
+    assert "binary_tensor_data" in server.extensions
+    model = pb.ModelMetadataResponse.FromString(
+        oip_grpc.encode_model_metadata(ModelId("m", "2"), ["1", "2"], _SIGNATURE)
+    )
+    assert (model.name, list(model.versions), model.platform) == ("m", ["1", "2"], "onnx_v1")
+    assert (model.inputs[0].datatype, list(model.inputs[0].shape)) == ("FP32", [-1, 16])
+    request = pb.ModelMetadataRequest(name="m", version="2").SerializeToString()
+    assert oip_grpc.decode_model_request(request) == ("m", "2")
+
+
+def test_model_config_tells_the_batch_size() -> None:
+    message = oip_grpc.encode_model_config(ModelId("m", "1"), _SIGNATURE, "onnx", 64)
+    config = pb.ModelConfigResponse.FromString(message).config
+    assert (config.max_batch_size, config.backend) == (64, "onnx")
+    assert list(config.input[0].dims) == [16]
+    assert config_pb.DataType.Name(config.input[0].data_type) == "TYPE_FP32"
+    assert config_pb.DataType.Name(config.output[0].data_type) == "TYPE_STRING"
+
+
+def test_index() -> None:
+    statuses = [
+        VersionStatus(ModelId("m", "1"), State.READY),
+        VersionStatus(ModelId("m", "2"), State.FAILED, "broken"),
+    ]
+    both = pb.RepositoryIndexResponse.FromString(oip_grpc.encode_index(statuses, False))
+    assert [(m.version, m.state, m.reason) for m in both.models] == [
+        ("1", "READY", ""),
+        ("2", "UNAVAILABLE", "broken"),
+    ]
+    ready = pb.RepositoryIndexResponse.FromString(oip_grpc.encode_index(statuses, True))
+    assert [m.version for m in ready.models] == ["1"]
+    assert oip_grpc.decode_index_request(pb.RepositoryIndexRequest(ready=True).SerializeToString())
+
+
+def test_load_and_unload() -> None:
+    load = pb.RepositoryModelLoadRequest(model_name="m")
+    load.parameters["config"].string_param = "{}"
+    assert oip_grpc.decode_load_request(load.SerializeToString()) == ("m", {"config": "{}"})
+    unload = pb.RepositoryModelUnloadRequest(model_name="m")
+    unload.parameters["unload_dependents"].bool_param = True
+    decoded = oip_grpc.decode_unload_request(unload.SerializeToString())
+    assert decoded == ("m", {"unload_dependents": True})
+
+
+def test_statistics() -> None:
+    duration = {"count": 2, "ns": 10}
+    shown = {
+        "name": "m",
+        "version": "1",
+        "last_inference": 5,
+        "inference_count": 3,
+        "execution_count": 2,
+        "inference_stats": {"success": duration, "queue": duration},
+        "response_stats": {"0": {"success": duration}},
+        "batch_stats": [{"batch_size": 2, "compute_infer": duration}],
+        "memory_usage": [{"type": "CPU", "id": 0, "byte_size": 9}],
+    }
+    message = oip_grpc.encode_statistics({"model_stats": [shown]})
+    got = pb.ModelStatisticsResponse.FromString(message).model_stats[0]
+    assert (got.inference_count, got.inference_stats.queue.ns, got.batch_stats[0].batch_size) == (3, 10, 2)
+    assert got.response_stats["0"].success.count == 2
+    assert got.memory_usage[0].byte_size == 9
+
+
+def test_stream_replies() -> None:
+    response = InferResponse("m", "1", (), "7")
+    good = pb.ModelStreamInferResponse.FromString(oip_grpc.encode_stream(response))
+    assert (good.infer_response.id, good.error_message) == ("7", "")
+    bad = pb.ModelStreamInferResponse.FromString(oip_grpc.encode_stream_error("no"))
+    assert bad.error_message == "no"
+    whole = pb.ModelInferResponse.FromString(oip_grpc.encode_infer(InferRequest("m", ()), response))
+    assert whole == good.infer_response
+
+
+def test_health_protocol() -> None:
+    classes = build()
+    request = classes["HealthCheckRequest"](service="m").SerializeToString()
+    assert oip_grpc.decode_health_request(request) == "m"
+    assert oip_grpc.encode_health(True) == b"\x08\x01"  # SERVING, as grpc_health.proto numbers it
+    assert oip_grpc.encode_health(False) == b"\x08\x02"

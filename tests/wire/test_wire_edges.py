@@ -1,0 +1,195 @@
+"""Faults, compression, trace context, metadata and KServe v1 replies."""
+
+import gzip
+import json
+import zlib
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver.errors import Code, InvalidInput, Overloaded, SalverError, TooLarge, Unsupported
+from salver.messages import InferResponse, ModelId, Signature, State, TensorSpec, VersionStatus
+from salver.tensor import DataType, Tensor
+from salver.wire import metadata, traceparent
+from salver.wire.bodies import HttpBody
+from salver.wire.compression import choose, deflate, inflate
+from salver.wire.faults import KSERVE_V1, OIP_GRPC, OIP_HTTP, grpc_status, http_fault
+from salver.wire.json_text import is_too_deep
+from salver.wire.kserve_v1 import KServeV1
+
+
+@pytest.mark.parametrize("table", [OIP_HTTP, OIP_GRPC, KSERVE_V1])
+def test_tables_are_total(table: dict[Code, int]) -> None:
+    assert set(table) == set(Code)
+
+
+def test_a_full_queue_says_when_to_come_back() -> None:
+    reply = http_fault(Overloaded("Exceeds maximum queue size"))
+    assert (reply.status, dict(reply.headers)[b"retry-after"]) == (503, b"1")
+    assert reply.body == b'{"error":"Exceeds maximum queue size"}'
+    assert b"retry-after" not in dict(http_fault(SalverError("x")).headers)
+    assert grpc_status(Overloaded("x")).code == 14
+
+
+@given(st.binary(max_size=600))
+def test_compression_reads_back(body: bytes) -> None:
+    for accepted in ("gzip", "deflate", "gzip;q=0.5, deflate;q=0.7", "identity", "br", ""):
+        encoding, packed = deflate(body, accepted)
+        assert (inflate(packed, encoding, 600) if encoding else packed) == body
+    assert inflate(zlib.compress(body), "deflate", 600) == body
+    raw = zlib.compressobj(wbits=-15)
+    assert inflate(raw.compress(body) + raw.flush(), "Deflate", 600) == body
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip", "gzip"),
+        ("deflate, gzip", "deflate"),
+        ("deflate;q=0.2, gzip;q=0.9", "gzip"),
+        ("gzip;q=0", ""),
+        ("gzip;q=0.5, identity", ""),
+        ("*", ""),
+        ("br, zstd", ""),
+        ("GZIP ; Q=0.3", "gzip"),
+        ("gzip;q=high", ""),
+        ("gzip;q=7", ""),
+        ("", ""),
+    ],
+)
+def test_accept_encoding(accepted: str, encoding: str) -> None:
+    assert choose(accepted) == encoding
+
+
+def test_a_bomb_is_refused_before_it_inflates() -> None:
+    bomb = gzip.compress(bytes(50_000_000))
+    with pytest.raises(TooLarge, match="more than the maximum of 1000 bytes"):
+        inflate(bomb, "gzip", 1000)
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "kind", "text"),
+    [
+        (b"x", "br", Unsupported, "Unsupported compression type 'br'"),
+        (b"x", "", Unsupported, "Unsupported compression type ''"),
+        (b"plain", "gzip", InvalidInput, "failed to decompress the gzip body"),
+        (gzip.compress(b"abc")[:-1], "gzip", InvalidInput, "it ends too early"),
+        (gzip.compress(b"abc") + b"x", "gzip", InvalidInput, "bytes follow its end"),
+        (b"", "deflate", InvalidInput, "it ends too early"),
+    ],
+)
+def test_what_does_not_inflate(body: bytes, encoding: str, kind: type[SalverError], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        inflate(body, encoding, 100)
+
+
+_TRACE, _SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+def test_trace_context() -> None:
+    header = f"00-{_TRACE}-{_SPAN}-01"
+    parent = traceparent.parse(header)
+    assert parent is not None
+    assert parent.is_sampled
+    assert traceparent.format(parent) == header
+    child = traceparent.child(parent, "1" * 16)
+    assert traceparent.format(child) == f"00-{_TRACE}-{'1' * 16}-01"
+    with pytest.raises(ValueError, match="16 lower-case hex digits"):
+        traceparent.child(parent, "0" * 16)
+    future = traceparent.parse(f"cc-{_TRACE}-{_SPAN}-03-what-ever")
+    assert future is not None
+    assert traceparent.format(traceparent.child(future, "1" * 16)).startswith("00-")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        f"ff-{_TRACE}-{_SPAN}-01",
+        f"00-{_TRACE}-{_SPAN}-01-more",
+        f"cc-{_TRACE}-{_SPAN}-01more",
+        f"00-{_TRACE.upper()}-{_SPAN}-01",
+        f"00-{'0' * 32}-{_SPAN}-01",
+        f"00-{_TRACE}-{'0' * 16}-01",
+        f"00-{_TRACE}-{_SPAN}-1",
+        f"00-{_TRACE}-{_SPAN}",
+        f"00-{_TRACE}-{_SPAN}-0١",
+    ],
+)
+def test_trace_context_ignored(header: str) -> None:
+    assert traceparent.parse(header) is None
+
+
+def test_metadata() -> None:
+    x = TensorSpec("x", DataType.BF16, (-1, 3))
+    assert metadata.model(ModelId("m", "2"), ["2"], Signature((x,), (), True, "p")) == {
+        "name": "m",
+        "versions": ["2"],
+        "platform": "p",
+        "inputs": [{"name": "x", "datatype": "BF16", "shape": [-1, 3]}],
+        "outputs": [],
+    }
+    assert set(metadata.INDEX_STATE) == set(State)
+    statuses = [VersionStatus(ModelId(n, "1"), s) for n, s in (("b", State.READY), ("a", State.WARMING))]
+    assert metadata.index(statuses, True) == [{"name": "b", "version": "1", "state": "READY", "reason": ""}]
+    assert [entry["state"] for entry in metadata.index(statuses)] == ["READY", "LOADING"]
+    assert metadata.list_v1(statuses) == {"models": ["b"]}
+
+
+def test_repository_bodies() -> None:
+    assert metadata.parse_index(b"") is False
+    assert metadata.parse_index(b'{"ready": true}') is True
+    assert metadata.parse_control(b'{"parameters": {"config": "{}"}}') == {"config": "{}"}
+    with pytest.raises(InvalidInput, match="Invalid value for 'ready': expected a boolean"):
+        metadata.parse_index(b'{"ready": 1}')
+    with pytest.raises(Unsupported, match="'repository_name' specification is not supported"):
+        metadata.parse_control(b'{"repository_name": "r"}')
+    for body in (b"[]", b"{", b'{"parameters": []}', b'{"parameters": {"a": null}}'):
+        with pytest.raises(InvalidInput):
+            metadata.parse_control(body)
+
+
+_ROWS = HttpBody("m", "", b'{"instances": [1]}')
+_COLUMNS = HttpBody("m", "", b'{"inputs": [1]}')
+_Y = Tensor("y", DataType.FP32, np.array([[0.1], [np.nan]], "f4"))
+_T = Tensor("t", DataType.BYTES, np.array([b"a", b"\xff"], dtype=object))
+
+
+def v1(sample: HttpBody, *outputs: Tensor) -> bytes:
+    codec = KServeV1()
+    request = codec.decode(sample, Signature((TensorSpec("x", DataType.FP32, (-1,)),), ()))
+    return codec.encode(request, InferResponse("m", "1", outputs)).body
+
+
+def test_kserve_v1_replies() -> None:
+    assert v1(_ROWS, _Y) == b'{"predictions":[[0.1],[NaN]]}'
+    assert v1(_COLUMNS, _Y) == b'{"outputs":[[0.1],[NaN]]}'
+    assert v1(_ROWS, _T) == b'{"predictions":["a",{"b64":"/w=="}]}'
+    assert v1(_ROWS, _Y, _T) == b'{"predictions":[{"y":[0.1],"t":"a"},{"y":[NaN],"t":{"b64":"/w=="}}]}'
+    assert orjson.loads(v1(_COLUMNS, _T, Tensor("n", DataType.INT8, np.array(7, "i1")))) == {
+        "outputs": {"t": ["a", {"b64": "/w=="}], "n": 7}
+    }
+    half = Tensor("h", DataType.FP16, np.array([1.5], "f2"))
+    brain = Tensor("b", DataType.BF16, np.array([0x3F80], "u2"))
+    assert json.loads(v1(_ROWS, half, brain)) == {"predictions": [{"h": 1.5, "b": 1.0}]}
+    for outputs in ((Tensor("n", DataType.INT8, np.array(7, "i1")),), (_Y, half)):
+        with pytest.raises(Unsupported, match="no common first axis"):
+            v1(_ROWS, *outputs)
+
+
+def test_kserve_v1_takes_all_datatypes() -> None:
+    for datatype in DataType:
+        signature = Signature((TensorSpec("x", datatype, (-1,)),), ())
+        body = b'{"instances": ["a"]}' if datatype is DataType.BYTES else b'{"instances": [1]}'
+        array = KServeV1().decode(HttpBody("m", "", body), signature).inputs[0].array
+        assert array.dtype == datatype.dtype
+        expected = {DataType.BYTES: b"a", DataType.BF16: 0x3F80}.get(datatype, 1)
+        assert array.tolist() == [expected]
+
+
+@given(st.integers(90, 110), st.sampled_from([b"[", b'{"a":', b'{"[[":']))
+def test_depth_is_counted_exactly(depth: int, opening: bytes) -> None:
+    assert is_too_deep(opening * depth) == (depth > 100)
