@@ -50,7 +50,7 @@ def install(wheel: Path, folder: Path) -> Path:
 
 def ask(url: str) -> list[float]:
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}
-    request = urllib.request.Request(f"{url}/v2/models/model/infer", json.dumps(body).encode())
+    request = urllib.request.Request(f"{url}/v2/models/doubler/infer", json.dumps(body).encode())
     with urllib.request.urlopen(request, timeout=10) as reply:
         data: list[float] = json.load(reply)["outputs"][0]["data"]
         return data
@@ -97,10 +97,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         binaries = install(wheel, folder / "venv")
-        doubler(folder / "model.onnx")
+        doubler(folder / "doubler.onnx")
         empty = folder / "empty"
         empty.mkdir()
-        check(binaries, folder / "model.onnx", empty)
+        check(binaries, folder / "doubler.onnx", empty)
     print(f"{wheel.name}: installed alone, served, wrote nothing, opened no connection")
 
 
