@@ -16,7 +16,7 @@ from salver.repository.fingerprint import Measured
 from salver.repository.names import GENERIC_STEMS, is_padded_version, is_version, is_visible, model_name
 from salver.repository.ports import Recognise, Recognised
 from salver.repository.settings import PBTXT, TOML, Settings, read_settings
-from salver.stores import Entry, Store
+from salver.stores import Entry, Store, StoreFailed
 
 #: Backends whose users number versions with leading zeros (``00000123``).
 _PADDING: Final = frozenset({"tensorflow", "litert"})
@@ -42,35 +42,54 @@ class Layout:
         self._recognise = recognise
         self._override_of = override_of
 
-    def read(self) -> Iterator[Manifest]:
-        """Every version of every model.
+    def read(self) -> Iterator[tuple[Path, Manifest]]:
+        """Every version of every model, each with the file or folder that is its model's home.
 
         Raises:
             StoreFailed: the root cannot be read.
         """
         root = self._store.local_path("")
+        entry = self._store.stat("")
+        if entry is not None and not entry.is_folder:
+            yield root, self._file("")
+            return
         if found := self._look(""):
-            yield self._bare(_bare_name(root), found, "")
+            yield root, self._bare(found)
             return
         entries = self._visible("")
         names = {e.name for e in entries}
         if any(e.is_folder and is_padded_version(e.name) for e in entries) or names & {TOML, PBTXT}:
-            yield from self._model("", root.resolve().name, entries)
+            for manifest in self._model("", root.resolve().name, entries):
+                yield root, manifest
             return
         for entry in entries:
-            yield from self._child(entry)
+            for manifest in self._child(entry):
+                yield self._store.local_path(entry.name), manifest
 
     def _child(self, entry: Entry) -> Iterator[Manifest]:
         """A file or folder right below a repository of many."""
         local = self._store.local_path(entry.name)
         try:
             if found := self._look(entry.name):
-                yield self._bare(_bare_name(local), found, "")
+                yield self._bare(found)
             elif entry.is_folder and (below := self._visible(entry.name)):  # empty: being filled
                 yield from self._model(entry.name, entry.name, below)
         except SalverError as error:
-            if entry.is_folder:
-                yield _broken(ModelId(entry.name, "1"), local, str(error))
+            yield _broken(
+                ModelId(entry.name if entry.is_folder else _bare_name(local), "1"), local, str(error)
+            )
+
+    def _file(self, path: str) -> Manifest:
+        """A file that somebody named: it is a model, or has a problem."""
+        local = self._store.local_path(path)
+        id = ModelId(_bare_name(local), "1")
+        try:
+            if found := self._look(path):
+                return self._bare(found)
+        except SalverError as error:
+            return _broken(id, local, str(error))
+        problem = f"no installed backend recognises {local} as a model; `salver doctor` lists the formats"
+        return _broken(id, local, problem)
 
     def _model(self, folder: str, name: str, entries: tuple[Entry, ...]) -> Iterator[Manifest]:
         """A folder of versions, or one with the artefact right in it."""
@@ -99,21 +118,20 @@ class Layout:
         for manifest in manifests:
             yield msgspec.structs.replace(manifest, notices=manifest.notices + notices)
 
-    def _bare(self, name: str, found: Found, folder: str) -> Manifest:
+    def _bare(self, found: Found) -> Manifest:
         """An artefact that stands for a model of one version."""
-        settings = Settings()
-        if override := self._override_of(name):
-            settings = read_settings(self._store, folder, name, override)
+        name = _bare_name(self._store.local_path(found.path))
+        override = self._override_of(name)
+        settings = read_settings(self._store, found.path, name, override) if override else Settings()
+        if settings.problem:
+            return _broken(ModelId(name, "1"), self._store.local_path(found.path), settings.problem)
         return self._manifest(ModelId(name, "1"), found, found.path, settings)
 
     def _version(self, folder: str, id: ModelId, settings: Settings) -> Manifest:
         """The version in this folder."""
         where = self._store.local_path(folder)
         if settings.problem:
-            broken = _broken(id, where, settings.problem)
-            return msgspec.structs.replace(
-                broken, fingerprint=self._measure(folder, id, settings).fingerprint()
-            )
+            return _broken(id, where, settings.problem)
         try:
             found = self._artefact(folder, settings.config)
             if isinstance(found, str):
@@ -186,7 +204,11 @@ class Layout:
         return measured
 
     def _look(self, path: str) -> Found | None:
-        what = self._recognise(self._store.local_path(path))
+        local = self._store.local_path(path)
+        try:
+            what = self._recognise(local)
+        except OSError as error:
+            raise StoreFailed(f"{local} cannot be read: {error.strerror or error}") from error
         return Found(path, what) if what else None
 
     def _visible(self, folder: str) -> tuple[Entry, ...]:

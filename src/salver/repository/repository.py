@@ -4,7 +4,7 @@ Gives the whole list each time, from all paths; keeps nothing but what it needs 
 change from one under way. It loads nothing and knows no framework.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -66,19 +66,16 @@ class Repository:
             InvalidInput: a name was given, and there is more than one model.
         """
         found: dict[ModelId, Manifest] = {}
-        homes: dict[str, list[Path]] = {}
+        homes: dict[str, dict[Path, None]] = {}
         for path, store in zip(self._paths, self._stores, strict=True):
             if store.stat("") is None:
                 raise NotFound(f"{path} does not exist", fix="Give a model file, or a folder with models")
-            manifests = tuple(Layout(store, self._recognise, self._override_of).read())
-            for name in dict.fromkeys(m.id.name for m in manifests):
-                homes.setdefault(name, []).append(path)
-            for manifest in manifests:
-                if manifest.id in found:
-                    homes[manifest.id.name].append(manifest.path)
+            for home, manifest in Layout(store, self._recognise, self._override_of).read():
                 found[manifest.id] = manifest
-        clashing = {name: where for name, where in homes.items() if len(where) > 1}
-        found = {id: _clashing(m, clashing[id.name]) if id.name in clashing else m for id, m in found.items()}
+                homes.setdefault(manifest.id.name, {})[home] = None
+        for id, manifest in found.items():
+            if len(homes[id.name]) > 1:
+                found[id] = _clashing(manifest, homes[id.name])
         settled = self._settling.take(self._renamed(found), now, at_once)
         return tuple(settled[id] for id in sorted(settled))
 
@@ -98,7 +95,7 @@ class Repository:
         return {m.id: m for m in renamed}
 
 
-def _clashing(manifest: Manifest, where: Sequence[Path]) -> Manifest:
-    places = " and ".join(str(place) for place in dict.fromkeys(where))
+def _clashing(manifest: Manifest, where: Iterable[Path]) -> Manifest:
+    places = " and ".join(str(place) for place in where)
     problem = f"the model name {manifest.id.name!r} is used more than once: in {places}; rename one of them"
     return msgspec.structs.replace(manifest, problem=problem)
