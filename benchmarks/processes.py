@@ -113,7 +113,9 @@ def _signal(pids: "Iterator[int] | Sequence[int]", number: signal.Signals) -> No
 
 
 @contextlib.contextmanager
-def running(launch: Launch, log: Path, is_ready: Callable[[], bool], seconds: float = 90) -> Iterator[Server]:
+def running(
+    launch: Launch, log: Path, is_ready: Callable[[], bool], seconds: float = 60, look_every: float = 0.1
+) -> Iterator[Server]:
     """The server, from the moment that it answers until the block ends.
 
     Raises:
@@ -138,7 +140,7 @@ def running(launch: Launch, log: Path, is_ready: Callable[[], bool], seconds: fl
                 raise Unready(f"the server ended with {process.returncode}:\n{server.tail()}")
             if time.monotonic() > deadline:
                 raise Unready(f"no right answer within {seconds:g} s:\n{server.tail()}")
-            time.sleep(0.1)
+            time.sleep(look_every)
         yield server
     finally:
         server.stop()

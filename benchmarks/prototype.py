@@ -10,7 +10,6 @@ avoided.
 
 import argparse
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,6 @@ class Queue:
         self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[Any, asyncio.Future[Any]]] = []
-        self.seconds = 0.0
         self.batches = self.rows = 0
 
     def put(self, array: Any) -> asyncio.Future[Any]:
@@ -54,12 +52,10 @@ class Queue:
         batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
         if self._waiting:
             self._loop.call_soon(self._drain)
-        started = time.perf_counter()
         if len(batch) == 1:
             (out,) = self._run(None, {"x": batch[0][0]})
         else:
             (out,) = self._run(None, {"x": np.concatenate([array for array, _ in batch])})
-        self.seconds += time.perf_counter() - started
         self.batches += 1
         row = 0
         for array, future in batch:
@@ -145,7 +141,8 @@ class App:
     async def _stats(self, send: Any) -> None:
         queue = self._queue
         assert queue is not None
-        stats = {"inference_seconds": queue.seconds, "batches": queue.batches, "rows": queue.rows}
+        counts = {"inference_count": queue.rows, "execution_count": queue.batches}
+        stats = {"model_stats": [{"name": self._name, **counts}]}
         await send(_OK_JSON)
         await send({"type": "http.response.body", "body": orjson.dumps(stats)})
 

@@ -25,7 +25,7 @@ def tables(result: dict[str, Any]) -> str:
         f"revision {facts['revision']}, {facts['date']}. {set_to['rounds']} interleaved rounds of "
         f"{set_to['seconds']} s, medians, {'pinned' if set_to['pin'] else 'not pinned'}; {versions}.",
         "",
-        f"Noise: keep-alive exchange {noise['exchange_us'][0]} µs before, {noise['exchange_us'][1]} µs after, "
+        f"Noise: keep-alive exchange {noise['exchange_us'][0]} µs before, {noise['exchange_us'][1]} after, "
         f"steal {noise['steal']:.2%}, load average {facts['load_average']}. "
         + ("; ".join(noise["complaints"]) or "Nothing to complain of")
         + ".",

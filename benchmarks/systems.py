@@ -34,6 +34,7 @@ class System:
         ports: Consecutive ports that it takes.
         is_fragile: Started anew for each cell.
         environment: Its virtual environment under ``.envs``, if it has one.
+        warm_up_seconds: Load before its first cell, on top of each cell's own warm-up.
         requires: A program that must be on the path.
     """
 
@@ -46,7 +47,8 @@ class System:
     is_fragile: bool = False
     environment: str = ""
     requires: str = ""
-    ready_seconds: float = 90
+    ready_seconds: float = 60
+    warm_up_seconds: int = 0
 
     def missing(self) -> str:
         """Why it cannot run here, or nothing."""
@@ -68,7 +70,8 @@ def python_of(environment: str) -> Path:
 
 def _salver(model: Model, port: int, folder: Path) -> Launch:
     command = Path(sys.executable).with_name("salver")
-    return Launch([str(command), "serve", str(model.path), "--port", str(port)], cwd=folder)
+    argv = [str(command), "serve", str(model.path), "--port", str(port), "--threads", "1"]
+    return Launch(argv, cwd=folder)
 
 
 def _ours(script: str) -> Callable[[Model, int, Path], Launch]:
@@ -79,7 +82,13 @@ def _ours(script: str) -> Callable[[Model, int, Path], Launch]:
 
 
 OURS = (
-    System("salver", "salver", _salver, forms.oip, "as installed: drain-the-queue batching, one instance"),
+    System(
+        "salver",
+        "salver",
+        _salver,
+        forms.oip,
+        "as installed, --threads 1: drains the queue, instances automatic",
+    ),
     System(
         "prototype", "floor", _ours("prototype.py"), forms.oip, "drains the queue, up to 64 rows, on the loop"
     ),

@@ -14,6 +14,7 @@ import contextlib
 import http.client
 import json
 import random
+import shutil
 import signal
 import statistics
 import sys
@@ -119,6 +120,9 @@ def started(system: System, model: Model, given: argparse.Namespace) -> Iterator
     with processes.running(
         launch, log, lambda: forms.is_right(ready, model, port, which), system.ready_seconds
     ) as server:
+        if system.warm_up_seconds:
+            body = ready.encode(model.samples[0])
+            load.generate(ready, body, port, 16, system.warm_up_seconds)
         yield server, port
 
 
@@ -149,7 +153,7 @@ def turn(
                 for cell, form in group:
                     yield cell, measure(server, system, form, port, cell, given)
                     del left[cell]
-        except processes.Unready as error:
+        except (processes.Unready, load.LoadFailed) as error:
             for cell in left:
                 yield cell, {"failed": str(error)}
 
@@ -236,6 +240,8 @@ def main() -> int:
     systems = all_systems()
     if unknown := (set(given.only) - set(systems)) | (set(given.cells) - set(CONNECTIONS)):
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; systems are {', '.join(systems)}")
+    if missing := [name for name in ("wrk", "h2load") if not shutil.which(name)]:
+        sys.exit(f"{' and '.join(missing)} not found: apt-get install wrk nghttp2-client")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server outlives us
     models.make()
     result = run(given, {name: systems[name] for name in given.only or systems})

@@ -48,6 +48,7 @@ def _launch(model: Model, port: int, folder: Path) -> Launch:
     bin_folder = python_of("torchserve").parent
     argv = [str(bin_folder / "torchserve"), "--start", "--foreground", "--no-config-snapshots"]
     argv += ["--disable-token-auth", "--ts-config", str(folder / "config.properties")]
+    argv += ["--log-config", str(HERE / "log4j2.xml")]
     argv += ["--model-store", str(store), "--models", f"{model.name}={model.name}"]
     path = f"{bin_folder}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return Launch(argv, {"PATH": path, "LOG_LOCATION": str(folder / "logs")}, folder)
@@ -76,8 +77,10 @@ SYSTEM = System(
     "native",
     _launch,
     _forms,
-    f"{WORKERS} worker, batches up to {BATCH} within {WAIT_MS} ms, system metrics off; own gRPC method",
+    f"{WORKERS} worker, batches up to {BATCH} within {WAIT_MS} ms, system metrics off, "
+    "logs from WARN on; its own gRPC method",
     ports=5,
     environment="torchserve",
     requires="java",
+    warm_up_seconds=5,
 )

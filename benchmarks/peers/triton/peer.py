@@ -1,6 +1,7 @@
 """Triton itself, from the nvidia-pytriton wheel, with its Python backend."""
 
 import shutil
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from systems import System, python_of
 from models import Model
 
 HERE = Path(__file__).resolve().parent
-INSTANCES, BATCH = 1, 64
+INSTANCES, BATCH = {"tiny": 1, "medium": 2, "image": 1}, 64
 
 _CONFIG = """\
 name: "{name}"
@@ -22,7 +23,6 @@ input [{{ name: "x", data_type: TYPE_FP32, dims: [{dims}] }}]
 output [{{ name: "y", data_type: TYPE_FP32, dims: [{outputs}] }}]
 instance_group [{{ count: {instances}, kind: KIND_CPU }}]
 dynamic_batching {{ }}
-parameters: {{ key: "EXECUTION_ENV_PATH_DISABLED", value: {{ string_value: "1" }} }}
 """
 
 
@@ -46,25 +46,23 @@ def _launch(model: Model, port: int, folder: Path) -> Launch:
     shutil.copy(HERE / "model.py", repository / model.name / "1" / "model.py")
     dims = ", ".join(map(str, model.shape))
     (repository / model.name / "config.pbtxt").write_text(
-        _CONFIG.format(name=model.name, dims=dims, outputs=model.outputs, batch=BATCH, instances=INSTANCES)
+        _CONFIG.format(
+            name=model.name, dims=dims, outputs=model.outputs, batch=BATCH, instances=INSTANCES[model.name]
+        )
     )
     argv = [str(bundled / "bin" / "tritonserver"), f"--model-repository={repository}"]
     argv += [f"--backend-directory={backends}", "--http-address=127.0.0.1", "--grpc-address=127.0.0.1"]
     argv += [f"--http-port={port}", f"--grpc-port={port + 1}", "--allow-metrics=false"]
-    libraries = [packages / "nvidia_pytriton.libs", Path(environment_base(version))]
+    libraries = [
+        packages / "nvidia_pytriton.libs",
+        sysconfig.get_config_var("LIBDIR"),
+    ]  # the stub's libpython
     settings = {
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
         "PYTHONPATH": str(packages),
         "PATH": f"{environment / 'bin'}:/usr/bin:/bin",
     }
     return Launch(argv, settings, folder)
-
-
-def environment_base(version: str) -> str:
-    """Where libpython lies, for the stub."""
-    import sysconfig
-
-    return str(sysconfig.get_config_var("LIBDIR"))
 
 
 def _forms(model: Model) -> Mapping[str, Form | str]:
@@ -76,7 +74,7 @@ SYSTEM = System(
     "native",
     _launch,
     _forms,
-    f"tritonserver, Python backend, {INSTANCES} instance, dynamic batching up to {BATCH}, metrics off",
+    f"tritonserver, Python backend, 1 instance (2 on medium), dynamic batching up to {BATCH}, metrics off",
     ports=2,
     environment="triton",
 )
