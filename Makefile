@@ -5,6 +5,9 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 JOBS   ?= 2
 ARGS   ?=
 
+# Tests, the demo and the benchmarks import ONNX Runtime by themselves, too.
+export ORT_DISABLE_TELEMETRY := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench docs dist clean
 

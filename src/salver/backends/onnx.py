@@ -4,6 +4,7 @@ With ONNX Runtime on the CPU. Recognition walks the first fields of the protobuf
 is imported before ``load``.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,13 @@ class OnnxBackend:
 
     def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
         """See :class:`~salver.backends.protocol.Backend`."""
+        # From 1.29 on it reports model names and hashes to its maker, unless told not to before its import.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         try:
             import onnxruntime
         except ImportError as error:
             raise MissingExtra(self.name, self.extra, "onnxruntime") from error
+        onnxruntime.disable_telemetry_events()
         unknown = sorted(manifest.config.options)
         if unknown:
             raise LoadFailed(f"the onnx backend knows no option {unknown[0]!r}", field=f"options.{unknown[0]}")
