@@ -417,6 +417,8 @@ async def test_drain_cancels_a_load_that_hangs(rig: Rig) -> None:
 
 
 async def test_drain_of_nothing(rig: Rig) -> None:
+    assert not rig.manager.ready(), "nobody has said yet what should be served"
+    rig.manager.apply([])
     assert rig.manager.ready(), "a server of no models is ready for them"
     await rig.manager.drain(60)
     assert not rig.manager.ready()

@@ -108,6 +108,7 @@ class Manager(Generic[ServableT]):
         self._reclaim = reclaim
         self._loading = asyncio.Semaphore(self._config.parallel_loads)
         self._known: tuple[Manifest, ...] = ()
+        self._has_list = False  # nobody can be ready for what nobody has named yet
         self._targets: dict[ModelId, str] = {}
         self._copies: dict[int, _Copy[ServableT]] = {}
         self._newest: dict[str, _Copy[ServableT]] = {}
@@ -162,6 +163,7 @@ class Manager(Generic[ServableT]):
         """
         if not self._is_stopping:
             self._known = tuple(known)
+            self._has_list = True
             self._targets = {m.id: m.fingerprint for m in choose(self._known)}
             self._tick()
 
@@ -339,7 +341,9 @@ class Manager(Generic[ServableT]):
 
     def ready(self) -> bool:
         """True when every known model has all its chosen versions loaded, and at least one."""
-        if self._is_stopping or {id.name for id in self._targets} != {m.id.name for m in self._known}:
+        if self._is_stopping or not self._has_list:
+            return False
+        if {id.name for id in self._targets} != {m.id.name for m in self._known}:
             return False
         return all(
             (copy := self._exact.get((id.name, id.version))) is not None

@@ -75,9 +75,9 @@ class ServerProcess:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
-        """Start without waiting for models."""
-        self.port = free_port()
+    def start(self, port: int = 0) -> None:
+        """Start without waiting for models; on a free port unless one is given."""
+        self.port = port or free_port()
         command = [str(Path(sys.executable).with_name("salver")), "serve", *map(str, self._paths)]
         command += ["--host", self.host, "--port", str(self.port), *self._options]
         with self._log.open("ab") as log:

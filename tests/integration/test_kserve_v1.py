@@ -1,0 +1,38 @@
+"""KServe's first protocol on the same models."""
+
+import json
+
+import numpy as np
+
+from salver.testing.process import ServerProcess
+from zoo import mlp_answer
+
+
+def test_instances_in_predictions_out(server: ServerProcess) -> None:
+    rows = [[0.5] * 16, [-0.5] * 16]
+    status, reply = server.post("/v1/models/mlp:predict", {"instances": rows})
+    assert status == 200
+    np.testing.assert_allclose(
+        reply["predictions"], mlp_answer(np.array(rows, np.float32)), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_listing_and_readiness(server: ServerProcess) -> None:
+    status, body = server.get("/v1/models")
+    assert status == 200
+    assert "mlp" in body.decode()
+    status, body = server.get("/v1/models/mlp")
+    assert status == 200
+    assert json.loads(body) == {"name": "mlp", "ready": True}
+
+
+def test_errors(server: ServerProcess) -> None:
+    status, reply = server.post("/v1/models/nobody:predict", {"instances": [[1.0]]})
+    assert status == 404
+    assert "nobody" in reply["error"]
+    status, reply = server.post("/v1/models/mlp:predict", {"instances": [[1.0] * 17]})
+    assert status == 400
+    assert "unexpected shape for input 'x'" in reply["error"]
+    status, reply = server.post("/v1/models/mlp:predict", {"rows": []})
+    assert status == 400
+    assert "instances" in reply["error"]
