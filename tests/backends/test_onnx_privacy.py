@@ -1,4 +1,4 @@
-"""Does ONNX Runtime keep to itself what it serves? From 1.29 on it reports models unless it is told not to."""
+"""Does ONNX Runtime keep to itself what it serves? From 1.29 on it reports models unless told not to."""
 
 import os
 import subprocess
@@ -7,7 +7,6 @@ from pathlib import Path
 
 SCRIPT = """
 import sys
-from importlib.resources import files
 from pathlib import Path
 from salver.artifacts import Manifest
 from salver.backends.onnx import OnnxBackend
