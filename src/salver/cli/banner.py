@@ -91,8 +91,8 @@ def curl(url: str, model: str, signature: Signature) -> str:
     if len(body) <= _LONGEST_BODY:
         return f"{ask} {shlex.quote(body)}"
     inputs = ",".join(
-        f"dict(name={spec.name!r},datatype={spec.datatype.name!r},shape={_shape(spec)},"
-        f"data=[{_zero(spec)!r}]*{prod(_shape(spec))})"
+        f'dict(name={json.dumps(spec.name)},datatype="{spec.datatype.name}",shape={_shape(spec)},'
+        f"data=[{json.dumps(_zero(spec)).replace('false', 'False')}]*{prod(_shape(spec))})"
         for spec in signature.inputs
     )
     program = f"import json; print(json.dumps(dict(inputs=[{inputs}])))"
