@@ -80,12 +80,12 @@ _JSON_CASES: list[tuple[Any, str, str]] = [
     (
         x(datatype="FP16"),
         "receiving FP16 data via JSON is not supported. Please use the binary data format for input x",
-        "inputs[0].data",
+        "",
     ),
     (
         x(datatype="BF16"),
         "receiving BF16 data via JSON is not supported. Please use the binary data format for input x",
-        "inputs[0].data",
+        "",
     ),
     (x(parameters=1), "inputs[0].parameters must be an object", "inputs[0].parameters"),
     (x(parameters={"shared_memory_region": "r"}), "Client shared memory is disabled", "inputs[0].parameters"),
@@ -95,12 +95,12 @@ _JSON_CASES: list[tuple[Any, str, str]] = [
     (
         x() | {"parameters": {"p": None}},
         "parameter 'p' has invalid type. It should be either 'int', 'bool', or 'string'.",
-        "parameters.p",
+        "",
     ),
     (
         x() | {"parameters": {"triton_secret": 1}},
         "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified.",
-        "parameters.triton_secret",
+        "",
     ),
     (
         x() | {"parameters": {"binary_data_output": 1}},
@@ -124,6 +124,8 @@ def test_json(root: Any, text: str, field: str) -> None:
     assert str(error).startswith(text)
     if field:
         assert error.field == field
+    if text.startswith(("parameter", "receiving")) and "must" not in text:
+        assert str(error) == text  # Triton's words, and no more
 
 
 def verdict(text: bytes) -> Any:

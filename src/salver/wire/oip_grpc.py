@@ -99,12 +99,12 @@ def decode_infer(message: bytes) -> InferRequest:
         parsed.model_version,
         parsed.id,
         tuple(
-            RequestedOutput(o.name, _decode_parameters(o.parameters, f"outputs[{i}].parameters"))
-            for i, o in enumerate(wanted)
+            RequestedOutput(o.name, _decode_parameters(o.parameters))
+            for o in wanted
         )
         if wanted
         else (),
-        _decode_parameters(parameters, "parameters") if parameters else _NONE,
+        _decode_parameters(parameters) if parameters else _NONE,
     )
 
 
@@ -143,20 +143,18 @@ def _decode_contents(values: Any, datatype: DataType, field: str, at: str) -> Ar
     return cast(np.array(values, _DTYPES[field]), datatype, f"{at}.contents.{field}")
 
 
-def _decode_parameters(parameters: Any, at: str) -> Mapping[str, Parameter]:
+def _decode_parameters(parameters: Any) -> Mapping[str, Parameter]:
     decoded: dict[str, Parameter] = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
         if choice is None:
             raise InvalidInput(
-                f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'.",
-                field=f"{at}.{name}",
+                f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'."
             )
         if name.startswith("triton_") and name != _ALLOWED_OWN:
             raise InvalidInput(
                 "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following "
-                f"keys starting with 'triton_' are allowed: {_ALLOWED_OWN}",
-                field=f"{at}.{name}",
+                f"keys starting with 'triton_' are allowed: {_ALLOWED_OWN}"
             )
         decoded[name] = getattr(parameter, choice)
     return decoded

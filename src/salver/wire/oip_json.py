@@ -159,8 +159,7 @@ def _decode_input(entry: Any, index: int, tail: memoryview | None, used: int) ->
     if datatype is DataType.FP16 or datatype is DataType.BF16:
         raise InvalidInput(
             f"receiving {datatype.name} data via JSON is not supported. "
-            f"Please use the binary data format for input {name}",
-            field=f"{at}.data",
+            f"Please use the binary data format for input {name}"
         )
     field = f"{at}.data"
     array = from_json(data, datatype, field) if type(data) is list else _from_buffer(data, datatype, field)
@@ -270,14 +269,12 @@ def _decode_parameters(parameters: Any, at: str = "parameters") -> Mapping[str, 
     for name, value in parameters.items():
         if type(value) not in (bool, int, float, str):
             raise InvalidInput(
-                f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'.",
-                field=f"{at}.{name}",
+                f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'."
             )
         if name.startswith(_OWN) and name != _ALLOWED_OWN:
             raise InvalidInput(
                 "parameter keys starting with 'triton_' are reserved for Triton usage "
-                "and should not be specified.",
-                field=f"{at}.{name}",
+                "and should not be specified."
             )
     _refuse_non_boolean(parameters, "binary_data_output", at)
     return parameters

@@ -1,0 +1,130 @@
+"""Does any input make a codec raise something other than a refusal?
+
+``python fuzz/fuzz_codecs.py TARGET SECONDS``; see README.md beside this file.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+import orjson
+
+from salver.messages import InferRequest, Signature, TensorSpec
+from salver.tensor import DataType
+from salver.testing.codecs import REFUSALS, mutations, survives
+from salver.wire.bodies import HttpBody
+from salver.wire.grpc_frames import FrameReader, frame
+from salver.wire.grpc_schema import build
+from salver.wire.kserve_v1 import KServeV1
+from salver.wire.oip_grpc import decode_infer
+from salver.wire.oip_json import OpenInferenceHttp
+
+_SIGNATURE = Signature((TensorSpec("x", DataType.FP32, (-1, 2)), TensorSpec("s", DataType.BYTES, (-1,))), ())
+_LENGTH = b"inference-header-content-length"
+
+
+def _oip_http(data: bytes) -> None:
+    """The first byte says how much of the rest is JSON; 255 = all of it, without the header."""
+    split, body = data[:1] or b"\xff", data[1:]
+    headers = {} if split == b"\xff" else {_LENGTH: str(len(body) * split[0] // 254).encode()}
+
+    def decode(body: bytes) -> InferRequest:
+        return OpenInferenceHttp().decode(HttpBody("m", "", body, headers), _SIGNATURE)
+
+    survives(decode, body)
+    survives(decode, body + b" " * 20_000)  # the reader of large bodies
+
+
+def _oip_grpc(data: bytes) -> None:
+    survives(decode_infer, data)
+
+
+def _kserve_v1(data: bytes) -> None:
+    survives(lambda body: KServeV1().decode(HttpBody("m", "", body), _SIGNATURE), data)
+
+
+def _grpc_frames(data: bytes) -> None:
+    for encoding in ("identity", "gzip", "deflate", "br"):
+        reader = FrameReader(1 << 16, encoding)
+        try:
+            for at in range(0, len(data), 7):
+                reader.feed(data[at : at + 7])
+        except REFUSALS:
+            pass
+
+
+def _message() -> bytes:
+    message = build()["ModelInferRequest"](
+        model_name="m",
+        inputs=[
+            {"name": "x", "datatype": "INT8", "shape": [2], "contents": {"int_contents": [1, -128]}},
+            {"name": "s", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [b"\xff"]}},
+        ],
+        outputs=[{"name": "y"}],
+    )
+    message.parameters["timeout"].int64_param = 3
+    return bytes(message.SerializeToString())
+
+
+_JSON = orjson.dumps(
+    {
+        "id": "7",
+        "parameters": {"timeout": 5},
+        "inputs": [
+            {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [[1.5, -2e3]]},
+            {"name": "s", "shape": [1], "datatype": "BYTES", "data": ["a\\u00fc"]},
+        ],
+        "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
+    }
+)
+_HEAD = b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","parameters":{"binary_data_size":8}}]}'
+_BINARY = bytes((-(-len(_HEAD) * 254 // (len(_HEAD) + 8)),)) + _HEAD + bytes(8)
+
+#: Target -> what it does with the bytes, and where it starts.
+TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
+    "oip_http": (_oip_http, (b"\xff" + _JSON, _BINARY)),
+    "oip_grpc": (_oip_grpc, (_message(),)),
+    "kserve_v1": (
+        _kserve_v1,
+        (b'{"instances":[{"x":[1,2],"s":{"b64":"YQ=="}}]}', b'{"inputs":{"x":[[1,2]],"s":["a"]}}'),
+    ),
+    "grpc_frames": (_grpc_frames, (frame(b"ab") + frame(b""), b"\1" + frame(b"\x78\x9c")[1:])),
+}
+
+
+def run_seconds(target: str, seconds: float) -> int:
+    """Inputs tried, mutated from the seeds, within that time.
+
+    Raises:
+        Exception: whatever the target raised; the input is written to stderr first.
+    """
+    check, seeds = TARGETS[target]
+    end, tried, seed = time.monotonic() + seconds, 0, 0
+    while time.monotonic() < end:
+        for start in seeds:
+            for data in mutations(start, seed, count=100):
+                try:
+                    check(data)
+                except BaseException:
+                    sys.stderr.write(f"{target} fails on {data!r}\n")
+                    raise
+                tried += 1
+        seed += 1
+    return tried
+
+
+def main() -> None:
+    """Guided by coverage where atheris is installed, at random elsewhere."""
+    target, seconds = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 60.0
+    try:
+        import atheris
+    except ImportError:
+        sys.stdout.write(f"{run_seconds(target, seconds)} inputs, nothing found\n")
+        return
+    atheris.instrument_all()
+    atheris.Setup([sys.argv[0], f"-max_total_time={int(seconds)}"], TARGETS[target][0])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
