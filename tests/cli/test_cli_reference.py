@@ -8,9 +8,9 @@ from salver.cli import app
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 INTRODUCTION = """# Command line
 
-What `salver COMMAND --help` says, in one page. Every command ends with 0 when all is well, with 1 and one line on
-standard error when something is wrong, and with 2 when the command line itself is. Results go to standard output,
-everything else to standard error; `--json` prints results, and errors too, as one JSON object a line.
+What `salver COMMAND --help` says, in one page. Every command ends with 0 when all is well, with 1 and one
+line on standard error when something is wrong, and with 2 when the command line itself is. Results go to
+standard output, everything else to standard error; `--json` prints results, and errors too, as JSON objects.
 
 `salver --install-completion` installs completion for bash, zsh, fish or PowerShell.
 
@@ -19,7 +19,7 @@ everything else to standard error; `--json` prints results, and errors too, as o
 
 def page() -> str:
     """The reference, from the commands' own signatures and docstrings."""
-    text = app().generate_docs()
+    text = app().generate_docs().replace(" -m pytest", "")  # cyclopts shows how Python was started
     body = text[text.index("## salver serve") :]
     body = body[: body.index("## salver --install-completion")]
     body = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+\n", "", body)
