@@ -89,10 +89,12 @@ def test_made_up_inputs_fit(kind: DataType) -> None:
 
 
 def test_metadata_becomes_specs() -> None:
-    (spec,) = specs([{"name": "x", "datatype": "FP32", "shape": [-1, 2]}])
+    (spec,) = specs({"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]}, "inputs")
     assert spec == FLOATS
-    with pytest.raises(InvalidInput, match="FP9"):
-        specs([{"name": "x", "datatype": "FP9", "shape": []}])
+    wrong = {"inputs": [{"name": "x", "datatype": "FP9", "shape": []}]}
+    for broken in ({}, {"inputs": 5}, {"inputs": [5]}, wrong):
+        with pytest.raises(InvalidInput, match=r"metadata has no proper inputs|FP9"):
+            specs(broken, "inputs")
 
 
 def test_values_are_shown_short_and_bytes_as_text() -> None:

@@ -92,7 +92,7 @@ async def _prepare(
     """The request's bytes, tried once: a request that fails alone is not worth sending often."""
     from salver.cli.tensors import examples, parse_inputs, specs
 
-    wanted = specs((await client.metadata(model, version))["inputs"])
+    wanted = specs(await client.metadata(model, version), "inputs")
     inputs = parse_inputs(words, wanted) if words else examples(wanted, rows, seed)
     request = client.infer_request(model, inputs, version=version)
     await client.post(request)

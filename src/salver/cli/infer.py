@@ -37,7 +37,7 @@ async def _infer(
 
     async with Client(url) as client:
         described = await client.metadata(model, version)
-        inputs = parse_inputs(words, specs(described["inputs"]))
+        inputs = parse_inputs(words, specs(described, "inputs"))
         start = time.perf_counter()
         answer = await client.infer(model, inputs, version=version, outputs=outputs)
         elapsed = (time.perf_counter() - start) * 1e3
@@ -45,7 +45,7 @@ async def _infer(
         values = {name: texts(value) for name, value in answer.items()}
         record({"model": model, "ms": elapsed, "outputs": values})
         return 0
-    kinds = {spec.name: spec.datatype.name for spec in specs(described["outputs"])}
+    kinds = {spec.name: spec.datatype.name for spec in specs(described, "outputs")}
     for name, value in answer.items():
         line(f"{name} {kinds.get(name, '')}{list(value.shape)}")
         line(shown(value))

@@ -20,16 +20,19 @@ from salver.wire.values import cast, find_datatype
 _EDGE = 4
 
 
-def specs(described: Sequence[Mapping[str, Any]]) -> list[TensorSpec]:
+def specs(metadata: Mapping[str, Any], what: str) -> list[TensorSpec]:
     """The ``inputs`` or ``outputs`` of a model's metadata.
 
     Raises:
-        InvalidInput: the server names a datatype that does not exist.
+        InvalidInput: the server's answer is no metadata, or names a datatype that does not exist.
     """
-    return [
-        TensorSpec(t["name"], find_datatype(t["datatype"], f"datatype of {t['name']!r}"), tuple(t["shape"]))
-        for t in described
-    ]
+    try:
+        return [
+            TensorSpec(t["name"], find_datatype(t["datatype"], f"{what}[{i}]"), tuple(t["shape"]))
+            for i, t in enumerate(metadata[what])
+        ]
+    except (KeyError, TypeError) as error:
+        raise InvalidInput(f"the server's metadata has no proper {what}: {error!r}") from None
 
 
 def parse_inputs(words: Sequence[str], wanted: Sequence[TensorSpec]) -> dict[str, Tensor]:
