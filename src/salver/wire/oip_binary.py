@@ -15,6 +15,8 @@ from salver.errors import InvalidInput
 from salver.tensor import Array, DataType, Tensor
 
 _LENGTH = struct.Struct("<I")
+#: Bytes up to which copying is quicker than making a view.
+_SMALL = 65_536
 _SWAP = sys.byteorder == "big"
 
 
@@ -49,13 +51,13 @@ def from_raw(
 
 
 def to_raw(tensor: Tensor) -> "bytes | memoryview":
-    """The elements as they lie on the wire; numbers are not copied."""
+    """The elements as they lie on the wire; many numbers are not copied."""
     array = tensor.array
     if tensor.datatype is DataType.BYTES:
         return _pack_strings(array)
     if _SWAP and array.dtype.itemsize > 1:
         return array.byteswap().tobytes()
-    if array.size and array.flags.c_contiguous and array.ndim:
+    if array.nbytes > _SMALL and array.flags.c_contiguous and array.ndim:
         return array.reshape(-1).view(np.uint8).data
     return array.tobytes()
 

@@ -112,7 +112,7 @@ def _decode_input(entry: Any, index: int, raw: bytes | None) -> Tensor:
     name = entry.name
     at = f"inputs[{index}]"
     datatype = find_datatype(entry.datatype, at)
-    shape = list(entry.shape)
+    shape = entry.shape[:]
     count = count_elements(shape, at)
     if entry.parameters and "shared_memory_region" in entry.parameters:
         raise InvalidInput(

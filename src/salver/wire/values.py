@@ -6,6 +6,7 @@ datatype cannot hold is refused. It does not know a request, a model or a protoc
 """
 
 import base64
+import struct
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ MAX_ELEMENTS = 1 << 40
 
 #: JSON's own limit, less the three levels around a tensor's data.
 _MAX_NESTING = MAX_DEPTH - 3
+_SMALL = 512
 _NONE: Any = object()  # as null is a value
 _RAW_ONLY = frozenset((DataType.FP16, DataType.BF16))
 _FLOATS = frozenset((DataType.FP16, DataType.FP32, DataType.FP64))
@@ -81,6 +83,11 @@ def from_json(data: Any, datatype: DataType, field: str, *, is_regular: bool = F
         raise InvalidInput(f"{field} must be a list, not {kind_of(data)}", field=field)
     if datatype is DataType.BYTES:
         return _from_strings(data, field, is_regular)
+    if datatype is DataType.FP32 and len(data) <= _SMALL:
+        try:  # thrice as fast as numpy for a flat list; "=" refuses overflow
+            return np.frombuffer(struct.pack(f"={len(data)}f", *data), np.float32)
+        except (struct.error, OverflowError):
+            pass  # nested, or not all numbers that fit
     try:
         found = np.array(data)
         kind = found.dtype.kind
