@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uvloop
 from host_backends import CODES
 
 from salver.artifacts import Manifest, ModelConfig
@@ -411,6 +412,22 @@ async def test_nothing_is_left_behind_by_many_lives() -> None:
             elif life % 3 == 1:
                 os.kill(runner.pids[0], signal.SIGKILL)
     assert (descriptors(), children(), segments()) == (before, [], mapped)
+
+
+def test_the_servers_own_event_loop_will_do() -> None:
+    async def live_and_die() -> None:
+        before = descriptors()
+        async with running(slots=2) as runner:
+            with pytest.raises(HostDied):
+                await ask(runner, CODES["kill"])
+            assert (await ask(runner)).tolist() == [[3.0, 4.0]]
+            await until(lambda: len(runner.pids) == 2)
+            x = np.ones((500_000, 2), "f4")
+            assert (await runner.run({"x": x}))[0]["y"].sum() == 2_000_000
+        assert (descriptors(), children()) == (before, [])
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        loop.run(live_and_die())
 
 
 _ORPHAN = """

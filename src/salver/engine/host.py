@@ -13,6 +13,7 @@ import ctypes
 import faulthandler
 import importlib
 import io
+import operator
 import os
 import resource
 import signal
@@ -102,7 +103,7 @@ def _load(load: Load) -> RunnableModel:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.path[:] = load.path
     module, _, attribute = load.backend.partition(":")
-    found: Any = getattr(importlib.import_module(module), attribute)
+    found: Any = operator.attrgetter(attribute)(importlib.import_module(module))
     backend: Backend = found() if isinstance(found, type) else found
     return backend.load(load.manifest, load.options)
 
