@@ -12,6 +12,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import build
 import questions
@@ -20,10 +21,10 @@ from rich.table import Table
 
 from salver.client import Client
 
-CONSOLE = Console(highlight=False)
+CONSOLE = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
-async def start(repository: Path, port: int) -> tuple[asyncio.subprocess.Process, dict[str, object]]:
+async def start(repository: Path, port: int) -> tuple[asyncio.subprocess.Process, dict[str, Any]]:
     """The server and what it says when it is ready; its log goes to a file beside the models."""
     log = repository.parent / "salver.log"
     with log.open("wb") as errors:
@@ -66,10 +67,10 @@ def show(answers: list[questions.Answer]) -> None:
 
 def invite(url: str, address: str) -> None:
     """Calls to paste; both answer."""
-    CONSOLE.print(f"\nlistening on {url} (HTTP) and {address} (gRPC); metrics at {url}/metrics\n")
+    CONSOLE.out(f"\nlistening on {url} (HTTP) and {address} (gRPC); metrics at {url}/metrics\n")
     for text in (
         f"curl -s {url}/v2/models/sentences/infer -d "
-        """'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["good morning"]}]}'""",
+        """'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["good morning"]}]}' | cut -c 1-160""",
         "",
         f"{sys.executable} -c '",
         "import numpy as np, tritonclient.grpc as triton",
@@ -97,8 +98,11 @@ async def main() -> int:
     try:
         url, address = str(ready["url"]), str(ready["grpc"])
         CONSOLE.print(f"[dim]ready in {ready['seconds']:.1f} s[/]\n")
+        down = [model for model in ready["models"] if model["state"] != "READY"]
+        for model in down:
+            CONSOLE.print(f"[red]{model['name']} does not serve:[/] {model['reason']}", soft_wrap=True)
         async with Client(url) as client:
-            answers = await questions.ask_all(client)
+            answers = await questions.ask_all(client, without={model["name"] for model in down})
         show(answers)
         if importlib.util.find_spec("tritonclient"):
             value = await asyncio.to_thread(questions.through_tritonclient, address)
@@ -110,7 +114,7 @@ async def main() -> int:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await stop(server)
-    return int(not all(a.is_right for a in answers))
+    return int(bool(down) or not all(a.is_right for a in answers))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ beforehand. It neither builds models nor starts servers.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import data
@@ -90,7 +90,7 @@ async def paraphrases(ask: Asked) -> Answer:
         value = float(vectors[0] @ vectors[1])
         likeness.append(value)
         right += value > 0.6 if alike else value < 0.2
-    question = "'reset my password' ~ 'forgot my login'?"
+    question = "forgot my login ~ reset password?"
     return ask.report("Python + ONNX", question, f"{likeness[1]:.2f} alike", right, len(pairs))
 
 
@@ -171,9 +171,10 @@ QUESTIONS: dict[str, Callable[[Asked], Awaitable[Answer]]] = {
 }
 
 
-async def ask_all(client: Client) -> list[Answer]:
-    """Every question, one after another."""
-    return [await question(Asked(client, model)) for model, question in QUESTIONS.items()]
+async def ask_all(client: Client, without: Collection[str] = ()) -> list[Answer]:
+    """Every question, one after another, except to the models named."""
+    wanted = [(name, question) for name, question in QUESTIONS.items() if name not in without]
+    return [await question(Asked(client, name)) for name, question in wanted]
 
 
 def through_tritonclient(address: str) -> str:
