@@ -58,9 +58,9 @@ class RunnableModel(Protocol):
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Answer once. Keys are tensor names of the signature; inputs are already checked
         against it, must not be written to, and are kept beyond the run only as a copy (in a host
-        process they lie in memory that the next run overwrites). Every output of the signature is returned, with
-        its datatype's dtype. May raise anything: the engine answers with ``ModelFailed``,
-        or with the error itself when it is a ``SalverError``.
+        process they lie in memory that the next run overwrites). Every output of the signature is
+        returned, with its datatype's dtype. May raise anything: the engine answers with
+        ``ModelFailed``, or with the error itself when it is a ``SalverError``.
         """
         ...
 
