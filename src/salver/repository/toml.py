@@ -40,7 +40,7 @@ def parse_toml(content: bytes, origin: str) -> ModelConfig:
         ) from error
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of too many digits; brackets too deep
         raise InvalidInput(f"{origin}: {error}") from error
     _refuse_unknown(document, "", text, origin)
     try:

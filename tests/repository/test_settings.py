@@ -1,0 +1,308 @@
+"""What configuration files come to, and what is said of wrong ones."""
+
+import pytest
+from google.protobuf import descriptor_pb2, json_format, text_format
+from hypothesis import given
+from hypothesis import strategies as st
+from tritonclient.grpc import model_config_pb2
+
+from salver.artifacts import Batching, Instances, ModelConfig, Versions, Warmup
+from salver.errors import InvalidInput
+from salver.messages import TensorSpec
+from salver.repository.pbtxt import parse_json, parse_pbtxt
+from salver.repository.schema import model_config_class
+from salver.repository.toml import parse_toml
+from salver.repository.translate import HONOURED, REFUSED, Translated
+from salver.tensor import DataType
+
+FULL = """
+name: "m" platform: "onnxruntime_onnx" max_batch_size: 8
+input [ { name: "x" data_type: TYPE_FP32 dims: [3, -1, -1] format: FORMAT_NCHW },
+        { name: "mask" data_type: TYPE_BF16 dims: [1] optional: true } ]
+output [ { name: "y" data_type: TYPE_STRING dims: [1000] label_filename: "labels.txt" } ]
+version_policy: { latest { num_versions: 2 } }
+default_model_filename: "net.onnx"
+instance_group [ { count: 2 kind: KIND_CPU }, { kind: KIND_GPU gpus: [0] }, { count: 9 passive: true } ]
+dynamic_batching {
+  preferred_batch_size: [8, 4] max_queue_delay_microseconds: 500 priority_levels: 2
+  default_queue_policy { max_queue_size: 7 default_timeout_microseconds: 2000 allow_timeout_override: true }
+}
+model_warmup [ { name: "a" batch_size: 4 count: 5
+  inputs { key: "x" value { data_type: TYPE_FP32 dims: [3, 224, 224] random_data: true } } } ]
+parameters { key: "intra_op_thread_count" value { string_value: "2" } }
+parameters { key: "other" value { string_value: "2" } }
+optimization { cuda { graphs: true } }
+metric_tags { key: "a" value: "b" }
+response_cache { enable: true }
+"""
+
+
+def pbtxt(text: str) -> Translated:
+    return parse_pbtxt(text.encode(), "/r/m/config.pbtxt", "m")
+
+
+def test_what_is_honoured_and_what_is_reported() -> None:
+    config, labels, notices = pbtxt(FULL)
+    assert config == ModelConfig(
+        backend="onnx",
+        filename="net.onnx",
+        inputs=(
+            TensorSpec("x", DataType.FP32, (-1, 3, -1, -1)),
+            TensorSpec("mask", DataType.BF16, (-1, 1), optional=True),
+        ),
+        outputs=(TensorSpec("y", DataType.BYTES, (-1, 1000)),),
+        batching=Batching(max_rows=8, max_delay_ms=0.5, preferred_rows=(4, 8), max_queue=7),
+        instances=Instances(count=3, threads=2),
+        versions=Versions(latest=2),
+        warmup=Warmup(rows=(4,), rounds=5, free_dim=224),
+        timeout_ms=2.0,
+    )
+    assert labels == {"y": "labels.txt"}
+    silent = {n.split("`")[1] for n in notices}
+    assert silent == {
+        "input.format",
+        "instance_group.gpus",
+        "instance_group.kind",
+        "dynamic_batching.priority_levels",
+        "model_warmup.inputs.random_data",
+        "parameters",
+        "optimization.cuda.graphs",
+        "metric_tags",
+        "response_cache.enable",
+    }
+    assert "config.pbtxt: field `response_cache.enable` has no effect yet" in notices
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ModelConfig()),
+        ("max_batch_size: 0", ModelConfig(batching=Batching(enabled=False))),
+        ("max_batch_size: 1", ModelConfig(batching=Batching(max_rows=1))),
+        ("version_policy { all {} }", ModelConfig(versions=Versions(all=True))),
+        (
+            "version_policy { specific { versions: [1, 3] } }",
+            ModelConfig(versions=Versions(specific=("1", "3"))),
+        ),
+        ('backend: "pytorch"', ModelConfig(backend="torch")),
+        ('platform: "tensorflow_savedmodel"', ModelConfig(backend="tensorflow")),
+        ('backend: "fil"', ModelConfig()),
+        ("# only a comment\n", ModelConfig()),
+        (
+            'input { name: "x" data_type: TYPE_INT64 dims: [-1, 4] }',
+            ModelConfig(inputs=(TensorSpec("x", DataType.INT64, (-1, 4)),)),
+        ),
+        ("model_transaction_policy { decoupled: false }", ModelConfig()),
+    ],
+)
+def test_small_configurations(text: str, expected: ModelConfig) -> None:
+    config, _, notices = pbtxt(text)
+    assert config == expected
+    assert notices == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('\nname: "z"', "names the model 'z', but its folder is 'm'"),
+        (
+            "\nmax_batch_sze: 3",
+            "line 2: ModelConfig has no field `max_batch_sze`. Did you mean `max_batch_size`",
+        ),
+        (
+            'input { data_tipe: TYPE_FP32 name: "x" }',
+            "ModelInput has no field `data_tipe`. Did you mean `data_type`",
+        ),
+        ("input { data_type: TYPE_FP31 }", "there is no DataType `TYPE_FP31`. Did you mean `TYPE_FP32`"),
+        ('input { name: "x" }', "`input[0]` has no `data_type`"),
+        ("input { data_type: TYPE_FP32 }", "`input[0]` has no `name`"),
+        ('input { name: "x" data_type: TYPE_FP32 dims: [0] }', "`input[0].dims` of 'x' must be positive"),
+        ("\n\ninput {", 'line 3: Expected "}"'),
+        ("max_batch_size: -1", "must not be negative"),
+        ('backend: "tensorrt"', "no backend for 'tensorrt'"),
+        ('platform: "ensemble"', "no backend for 'ensemble'"),
+        ('backend: "python" platform: "onnxruntime_onnx"', "differ"),
+        ("model_transaction_policy { decoupled: true }", "each request has one answer"),
+        ('backend: "fil" parameters { key: "output_class" value { string_value: "true" } }', "not classes"),
+        *((f"{field} {{}}", f"field `{field}` cannot be honoured") for field in REFUSED if "." not in field),
+        ("input { reshape { shape: [] } }", "field `input.reshape` cannot be honoured"),
+    ],
+)
+def test_wrong_and_refused(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        pbtxt(text)
+    assert str(caught.value).startswith(("/r/m/config.pbtxt: ", "config.pbtxt: "))
+    assert message in str(caught.value)
+
+
+def test_bytes_that_are_no_text() -> None:
+    with pytest.raises(InvalidInput, match="byte 3 is not UTF-8"):
+        parse_pbtxt(b"# \n\xff", "x", "m")
+
+
+def test_json_of_a_load_request() -> None:
+    config, _, notices = parse_json('{"maxBatchSize": 4, "metricTags": {"a": "b"}}', "m")
+    assert config.batching.max_rows == 4
+    assert notices == ("config.pbtxt: field `metric_tags` has no effect yet",)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"nme": 3}', "[", "3", "[1]", "null", '{"input": [{"dataType": "FP32"}]}', '{"a":' * 5000]
+)
+def test_json_that_is_wrong(text: str) -> None:
+    with pytest.raises(InvalidInput, match="in the load request of 'm'"):
+        parse_json(text, "m")
+
+
+def _fields(message: descriptor_pb2.DescriptorProto, prefix: str) -> dict[str, tuple[object, ...]]:
+    """Every field of a message and of those nested in it, in a form that flattens nested names."""
+    rows: dict[str, tuple[object, ...]] = {}
+    for field in message.field:
+        kind = field.type_name.removeprefix(".inference.").replace(".", "")
+        rows[f"{prefix}.{field.name}"] = (field.number, field.type, field.label, kind)
+    for nested in message.nested_type:
+        rows |= _fields(nested, prefix + nested.name)
+    return rows
+
+
+def test_the_table_is_tritons() -> None:
+    theirs = descriptor_pb2.FileDescriptorProto()
+    model_config_pb2.DESCRIPTOR.CopyToProto(theirs)
+    ours = descriptor_pb2.FileDescriptorProto()
+    model_config_class().DESCRIPTOR.file.CopyToProto(ours)
+    expected: dict[str, tuple[object, ...]] = {}
+    found: dict[str, tuple[object, ...]] = {}
+    for message in theirs.message_type:
+        expected |= _fields(message, message.name)
+    for message in ours.message_type:
+        found |= _fields(message, message.name)
+    assert found == expected
+
+    def enums(file: descriptor_pb2.FileDescriptorProto) -> set[tuple[str, int]]:
+        queue = [file.enum_type, *(m.enum_type for m in file.message_type)]
+        queue += [n.enum_type for m in file.message_type for n in m.nested_type]
+        return {(v.name, v.number) for many in queue for e in many for v in e.value}
+
+    assert enums(ours) == enums(theirs)
+
+
+@st.composite
+def messages(draw: st.DrawFn, cls: type = model_config_pb2.ModelConfig, depth: int = 0) -> object:
+    """Any configuration that Triton's own schema can express."""
+    message = cls()
+    for field in draw(st.lists(st.sampled_from(list(cls.DESCRIPTOR.fields) or [None]), max_size=4)):
+        if field is None or depth > 3:
+            continue
+        if field.message_type and field.message_type.GetOptions().map_entry:
+            value = field.message_type.fields_by_name["value"]
+            key = 1 if field.message_type.fields_by_name["key"].type != 9 else "k"
+            if value.message_type:
+                getattr(message, field.name)[key].SetInParent()
+            else:
+                getattr(message, field.name)[key] = "v"
+        elif field.message_type:
+            inner = draw(messages(field.message_type._concrete_class, depth + 1))
+            if field.is_repeated:
+                getattr(message, field.name).append(inner)
+            else:
+                getattr(message, field.name).CopyFrom(inner)
+        else:
+            kinds = {9: "text", 8: True, 2: 0.5, 14: field.enum_type and field.enum_type.values[-1].number}
+            value = kinds.get(field.type, 3)
+            if field.is_repeated:
+                getattr(message, field.name).append(value)
+            else:
+                setattr(message, field.name, value)
+    return message
+
+
+@given(messages())
+def test_every_configuration_of_triton_parses_and_no_field_is_ignored(message: object) -> None:
+    text = text_format.MessageToString(message)  # type: ignore[arg-type]
+    again = text_format.Parse(text, model_config_class()())
+    assert json_format.MessageToDict(again) == json_format.MessageToDict(message)  # type: ignore[arg-type]
+    message.ClearField("name")  # type: ignore[attr-defined]
+    text = text_format.MessageToString(message)  # type: ignore[arg-type]
+    try:
+        _, _, notices = pbtxt(text)
+    except InvalidInput:
+        return  # refused, with the reason
+    for field, _value in message.ListFields():  # type: ignore[attr-defined]
+        touched = any(n.split("`")[1].split(".")[0] == field.name for n in notices)
+        assert touched or any(h.split(".")[0] == field.name for h in HONOURED)
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_no_input_escapes_as_another_error(content: bytes) -> None:
+    for parse in (
+        lambda: parse_pbtxt(content, "f", "m"),
+        lambda: parse_toml(content, "f"),
+        lambda: parse_json(content.decode("utf-8", "replace"), "m"),
+    ):
+        try:
+            parse()
+        except InvalidInput as error:
+            assert str(error)
+
+
+# -- salver.toml -------------------------------------------------------------------------------
+
+
+def test_toml() -> None:
+    text = """
+    backend = "onnx"
+    timeout_ms = 250
+    [batching]
+    max_rows = 16
+    max_delay_ms = 2
+    preferred_rows = [4, 8]
+    [instances]
+    runner = "process"
+    [versions]
+    specific = ["3", "5"]
+    [options]
+    graph_optimization_level = "all"
+    [[inputs]]
+    name = "x"
+    datatype = "FP32"
+    shape = [-1, 4]
+    """
+    assert parse_toml(text.encode(), "f") == ModelConfig(
+        backend="onnx",
+        timeout_ms=250.0,
+        batching=Batching(max_rows=16, max_delay_ms=2.0, preferred_rows=(4, 8)),
+        instances=Instances(runner="process"),
+        versions=Versions(specific=("3", "5")),
+        options={"graph_optimization_level": "all"},
+        inputs=(TensorSpec("x", DataType.FP32, (-1, 4)),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bakend = 'onnx'", "f: line 1: unknown key `bakend`. Did you mean `backend`?"),
+        ("\n[batching]\nmax_row = 3", "f: line 3: unknown key `batching.max_row`. Did you mean `max_rows`?"),
+        (
+            "[[inputs]]\nname = 'x'\ndtype = 'FP32'",
+            "f: line 3: unknown key `inputs.dtype`. Did you mean `datatype`",
+        ),
+        ("xyzzy = 3", "f: line 1: unknown key `xyzzy`. Known here: backend, filename"),
+        ("\nbatching = { max_rows = 'x' }", "f: line 2: key `batching.max_rows`: expected `int`, got `str`"),
+        ("batching.max_rows = 0", "f: line 1: key `batching.max_rows`: must be at least 1"),
+        ("[batching]\nmax_rows = 0", "f: line 2: key `batching.max_rows`: must be at least 1"),
+        ("[instances]\nrunner = 'gpu'", "f: line 2: key `instances.runner`: invalid enum value 'gpu'"),
+        ("[[inputs]]\nname = 'x'\nshape = [1]", "missing required field `datatype`"),
+        ("[[inputs]]\nname='x'\nshape=[-2]\ndatatype='FP32'", "extents are -1 or more"),
+        ("[versions]\nall = true\nspecific = ['1']", "has both `all` and `specific`"),
+        ("timeout_ms = -1", "line 1: key `timeout_ms`: must not be negative"),
+        ("timeout_ms = \n", "f: Invalid value (at line 1, column 14)"),
+        ("[batching]\n[batching]", "f: Cannot declare"),
+        ("a = " + "[" * 20_000, "f: "),
+        ("timeout_ms = " + "9" * 5000, "f: "),
+    ],
+)
+def test_toml_that_is_wrong_names_line_key_and_neighbour(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_toml(text.encode(), "f")
+    assert message in str(caught.value)
