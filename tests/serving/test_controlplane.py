@@ -1,0 +1,224 @@
+"""Who may change what is served, and what a tick does."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from salver.artifacts import Manifest
+from salver.errors import Conflict, LoadFailed, NotFound
+from salver.messages import ModelId, State, VersionStatus
+from salver.serving.controlplane import ControlMode, ControlPlane
+
+
+def m(name: str, version: str = "1", fingerprint: str = "a", problem: str = "", *notices: str) -> Manifest:
+    return Manifest(
+        ModelId(name, version),
+        Path("/x"),
+        "onnx",
+        "onnx",
+        fingerprint=fingerprint,
+        problem=problem,
+        notices=notices,
+    )
+
+
+class FakeRepository:
+    def __init__(self, *found: Manifest) -> None:
+        self.found = found
+        self.overrides: dict[str, str] = {}
+        self.is_settling = False
+        self.error: Exception | None = None
+        self.asked: list[frozenset[str]] = []
+
+    def scan(self, now: float, at_once: frozenset[str] = frozenset()) -> tuple[Manifest, ...]:
+        self.asked.append(at_once)
+        if self.error:
+            raise self.error
+        return self.found
+
+
+class FakeManager:
+    def __init__(self) -> None:
+        self.applied: list[list[str]] = []
+        self.loads: list[str] = []
+        self.error: Exception | None = None
+        self.known: Sequence[Manifest] = ()
+
+    def apply(self, known: Sequence[Manifest]) -> None:
+        self.known = known
+        self.applied.append([str(k.id) for k in known])
+
+    async def load(self, name: str) -> None:
+        self.loads.append(name)
+        if self.error:
+            raise self.error
+
+    def statuses(self) -> tuple[VersionStatus, ...]:
+        return tuple(VersionStatus(k.id, State.READY, "", "onnx") for k in self.known)
+
+
+class Pauses:
+    """A sleep that ends when told to."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Queue[float] = asyncio.Queue()
+        self.go: asyncio.Queue[None] = asyncio.Queue()
+
+    async def sleep(self, seconds: float) -> None:
+        self.asked.put_nowait(seconds)
+        await self.go.get()
+
+
+class Rig:
+    def __init__(self, mode: ControlMode, *found: Manifest) -> None:
+        self.repository = FakeRepository(*found)
+        self.manager = FakeManager()
+        self.pauses = Pauses()
+        self.plane = ControlPlane(self.repository, self.manager, mode, lambda: 0.0, self.pauses.sleep)
+
+    async def tick(self) -> float:
+        """One more look; the pause that follows it."""
+        self.pauses.go.put_nowait(None)
+        return await self.pauses.asked.get()
+
+
+async def test_none_takes_what_is_there_once() -> None:
+    rig = Rig(ControlMode(), m("a"), m("b"))
+    await rig.plane.start()
+    assert rig.manager.applied == [["a:1", "b:1"]]
+    await rig.plane.stop()
+    assert len(rig.repository.asked) == 1
+
+
+async def test_poll_follows_changes() -> None:
+    rig = Rig(ControlMode("poll", 7.0), m("a"))
+    await rig.plane.start()
+    assert await rig.pauses.asked.get() == 7.0
+    rig.repository.found = (m("a"), m("a", "2"))
+    assert await rig.tick() == 7.0
+    assert rig.manager.applied == [["a:1"], ["a:1", "a:2"]]
+    rig.repository.is_settling = True
+    assert await rig.tick() == 1.0, "looks again soon while something is being written"
+    await rig.plane.stop()
+
+
+@pytest.mark.parametrize("error", [LoadFailed("disk gone"), RuntimeError("a defect")])
+async def test_a_scan_that_fails_changes_nothing(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(ControlMode("poll", 7.0), m("a"))
+    await rig.plane.start()
+    await rig.pauses.asked.get()
+    rig.repository.error = error
+    await rig.tick()
+    assert rig.manager.applied == [["a:1"]]
+    assert "all stays as it is" in caplog.text
+    assert str(error) in caplog.text
+    rig.repository.error = None
+    rig.repository.found = (m("b"),)
+    await rig.tick()
+    assert rig.manager.applied[-1] == ["b:1"]
+    await rig.plane.stop()
+
+
+async def test_a_first_scan_that_fails_is_an_error() -> None:
+    rig = Rig(ControlMode())
+    rig.repository.error = NotFound("models does not exist")
+    with pytest.raises(NotFound):
+        await rig.plane.start()
+    await rig.plane.stop()
+
+
+@pytest.mark.parametrize("kind", ["none", "poll"])
+async def test_requests_change_nothing_outside_explicit_mode(kind: str) -> None:
+    rig = Rig(ControlMode(kind), m("a"))  # type: ignore[arg-type]
+    await rig.plane.start()
+    for call in (rig.plane.load("a"), rig.plane.unload("a")):
+        with pytest.raises(
+            Conflict, match=r"^explicit model load / unload is not allowed if polling is enabled"
+        ):
+            await call
+    assert rig.manager.applied == [["a:1"]]
+    await rig.plane.stop()
+
+
+async def test_explicit_starts_with_what_is_named() -> None:
+    for load, expected in (((), []), (("b",), ["b:1"]), (("*",), ["a:1", "b:1"])):
+        rig = Rig(ControlMode("explicit", load=load), m("a"), m("b"))
+        await rig.plane.start()
+        assert rig.manager.applied == [expected]
+
+
+async def test_explicit_start_with_a_name_that_is_not_there() -> None:
+    rig = Rig(ControlMode("explicit", load=("z",)), m("a"))
+    with pytest.raises(NotFound, match=r"cannot load z at start: no such model. There are: a"):
+        await rig.plane.start()
+
+
+async def test_explicit_load_and_unload() -> None:
+    rig = Rig(ControlMode("explicit"), m("a"), m("b"))
+    await rig.plane.start()
+    await rig.plane.load("a")
+    await rig.plane.load("b")
+    assert rig.repository.asked[1:] == [frozenset({"a"}), frozenset({"b"})]
+    assert rig.manager.loads == ["a", "b"]
+    await rig.plane.unload("a")
+    assert rig.manager.applied == [[], ["a:1"], ["a:1", "b:1"], ["b:1"]]
+    await rig.plane.unload("never heard of")
+    assert rig.manager.applied[-1] == ["b:1"]
+
+
+async def test_the_index_lists_what_is_not_loaded() -> None:
+    rig = Rig(ControlMode("explicit"), m("a", "9"), m("a", "10"), m("b", problem="torn"))
+    await rig.plane.start()
+    assert [(str(s.id), s.state.value, s.reason) for s in rig.plane.index()] == [
+        ("a:9", "GONE", "unloaded"),
+        ("a:10", "GONE", "unloaded"),
+        ("b:1", "GONE", "torn"),
+    ]
+    await rig.plane.load("a")
+    assert [s.state.value for s in rig.plane.index()] == ["READY", "READY", "GONE"]
+
+
+async def test_loading_what_is_not_there() -> None:
+    rig = Rig(ControlMode("explicit"), m("a"))
+    await rig.plane.start()
+    with pytest.raises(NotFound, match=r"^failed to load 'z', failed to poll from model repository"):
+        await rig.plane.load("z", "{}")
+    assert rig.repository.overrides == {}
+    rig.repository.found = (m("a"), m("z"))
+    await rig.plane.load("a")
+    assert rig.manager.applied[-1] == ["a:1"], "a refused load is not remembered"
+
+
+async def test_a_load_that_fails_tells_why() -> None:
+    rig = Rig(ControlMode("explicit"), m("a"))
+    await rig.plane.start()
+    rig.manager.error = LoadFailed("torn")
+    with pytest.raises(LoadFailed, match="torn"):
+        await rig.plane.load("a")
+
+
+async def test_a_configuration_in_the_request_lasts_until_unload() -> None:
+    rig = Rig(ControlMode("explicit"), m("a"))
+    await rig.plane.start()
+    await rig.plane.load("a", '{"maxBatchSize": 4}')
+    assert rig.repository.overrides == {"a": '{"maxBatchSize": 4}'}
+    await rig.plane.load("a")
+    assert rig.repository.overrides == {"a": '{"maxBatchSize": 4}'}
+    rig.repository.error = LoadFailed("disk gone")
+    with pytest.raises(LoadFailed):
+        await rig.plane.load("a", "{}")
+    assert rig.repository.overrides == {"a": '{"maxBatchSize": 4}'}
+    await rig.plane.unload("a")
+    assert rig.repository.overrides == {}
+
+
+async def test_notices_and_problems_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(ControlMode("poll"), m("a", "1", "f", "", "no effect yet"), m("b", problem="torn"))
+    await rig.plane.start()
+    await rig.pauses.asked.get()
+    await rig.tick()
+    assert caplog.text.count("a:1: no effect yet") == 1
+    assert caplog.text.count("b:1 cannot be served: torn") == 1
+    await rig.plane.stop()
