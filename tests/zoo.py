@@ -81,10 +81,14 @@ def infer_body(columns: int = 16, rows: int = 1) -> dict[str, Any]:
     return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [rows, columns], "data": data}]}
 
 
+def moody_body(command: str) -> dict[str, Any]:
+    """A JSON request to ``moody``."""
+    return {"inputs": [{"name": "do", "datatype": "BYTES", "shape": [1, 1], "data": [command]}]}
+
+
 def ask_moody(server: ServerProcess, command: str) -> tuple[int, Any]:
     """Have ``moody`` do something; status and reply."""
-    given = {"name": "do", "datatype": "BYTES", "shape": [1, 1], "data": [command]}
-    return server.post("/v2/models/moody/infer", {"inputs": [given]})
+    return server.post("/v2/models/moody/infer", moody_body(command))
 
 
 def wide(triton: ModuleType) -> tuple[np.ndarray, Any]:

@@ -8,10 +8,13 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import tritonclient.grpc.aio as grpc_aio
 import tritonclient.http as triton
+import tritonclient.http.aio as http_aio
 from tritonclient.utils import InferenceServerException
 
 from salver.client.http import Http
@@ -53,10 +56,10 @@ async def under_load(
     """Open-loop requests of ``constant`` while something happens; each answer is its version."""
     http = Http(server.url)
     seen: list[int] = []
-    body = json.dumps(infer_body()).encode()
+    request = http.request("POST", "/v2/models/constant/infer", json.dumps(infer_body()).encode())
 
     async def send() -> None:
-        reply = await http.request("POST", "/v2/models/constant/infer", body)
+        reply = await http.send(request)
         document = json.loads(reply.body)
         assert reply.status == 200, document
         seen.append(round(document["outputs"][0]["data"][0]))
@@ -88,8 +91,8 @@ async def test_new_versions_take_over_without_one_failed_request(
             )  # type: ignore[misc]
 
     tally, seen = await under_load(polling, 6.0, meanwhile)
-    assert Counter(tally.outcome) == {"ok": tally.planned}
-    assert len(seen) == tally.planned
+    assert set(tally.outcome) == {"ok"}
+    assert len(seen) == len(tally.outcome) > 0.9 * tally.planned
     assert set(seen) == {1, 2, 3, 4}
     assert seen[-1] == 4
     await eventually(lambda: polling.get("/v2/models/constant/versions/1/ready")[0] == 400)
@@ -109,7 +112,7 @@ async def test_a_version_that_fails_leaves_the_old_one_in_place(
         await eventually(failed)
 
     tally, seen = await under_load(polling, 2.5, meanwhile)
-    assert Counter(tally.outcome) == {"ok": tally.planned}
+    assert set(tally.outcome) == {"ok"}
     assert set(seen) == {1}
     reason = index(polling)["constant", "2"]["reason"]
     assert reason
@@ -140,20 +143,21 @@ def explicit(tmp_path: Path) -> Iterator[ServerProcess]:
         yield server.wait_ready()
 
 
-def test_load_and_unload_on_request(explicit: ServerProcess) -> None:
-    with triton.InferenceServerClient(explicit.address) as client:
-        assert client.is_model_ready("mlp")
-        assert not client.is_model_ready("moody")
-        client.load_model("moody")
-        assert client.is_model_ready("moody")
-        assert ask_moody(explicit, "ok")[0] == 200
-        client.unload_model("moody")
-        asyncio.run(eventually(lambda: not client.is_model_ready("moody")))
-        status, reply = ask_moody(explicit, "ok")
+@pytest.mark.parametrize("client", [http_aio, grpc_aio], ids=["http", "grpc"])
+async def test_load_and_unload_on_request(explicit: ServerProcess, client: ModuleType) -> None:
+    async with client.InferenceServerClient(explicit.address) as triton:
+        assert await triton.is_model_ready("mlp")
+        assert not await triton.is_model_ready("moody")
+        await triton.load_model("moody")
+        assert await triton.is_model_ready("moody")
+        assert (await asyncio.to_thread(ask_moody, explicit, "ok"))[0] == 200
+        await triton.unload_model("moody")
+        assert not await triton.is_model_ready("moody")
+        status, reply = await asyncio.to_thread(ask_moody, explicit, "ok")
         assert status in (404, 503), reply
         with pytest.raises(InferenceServerException, match="nobody"):
-            client.load_model("nobody")
-        assert client.is_model_ready("mlp")
+            await triton.load_model("nobody")
+        assert await triton.is_model_ready("mlp")
 
 
 def test_unloading_answers_what_is_in_flight(explicit: ServerProcess) -> None:
@@ -173,39 +177,42 @@ def test_unloading_answers_what_is_in_flight(explicit: ServerProcess) -> None:
 
 
 async def test_sigterm_under_load_loses_nothing_and_exits_0(repository: Path, tmp_path: Path) -> None:
-    """Whoever got a connection accepted gets an answer; who comes later is refused at the door."""
+    """What was sent before the signal is answered; what comes later may be refused at the door."""
     server = ServerProcess([repository], tmp_path / "log")
     server.start()
     server.wait_ready()
-    http = Http(server.url)
     body = json.dumps(infer_body()).encode()
-    statuses: Counter[int] = Counter()
-    refused = 0
-    stop = asyncio.Event()
+    head = b"POST /v2/models/constant/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    statuses: Counter[bytes] = Counter()
+    signalled = [float("inf")]
+    lost: list[str] = []
 
     async def caller() -> None:
-        nonlocal refused
-        while not stop.is_set():
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        while True:
+            sent = time.monotonic()
             try:
-                reply = await http.request("POST", "/v2/models/constant/infer", body)
-            except Exception as error:
-                refused += 1
-                assert stop.is_set() or asked, f"before the signal: {error}"
+                writer.write(head + body)
+                reply = await reader.readuntil(b"\r\n\r\n")
+                length = int(reply.lower().split(b"content-length: ")[1].split()[0])
+                await reader.readexactly(length)
+            except (OSError, asyncio.IncompleteReadError) as error:
+                if sent < signalled[0]:
+                    lost.append(f"sent {signalled[0] - sent:.4f} s before the signal: {error!r}")
+                writer.close()
                 return
-            statuses[reply.status] += 1
+            statuses[reply.split()[1]] += 1
 
-    asked = False
-    callers = [asyncio.create_task(caller()) for _ in range(8)]
+    callers = [asyncio.create_task(caller()) for _ in range(16)]
     await asyncio.sleep(1.0)
-    asked = True
+    signalled[0] = time.monotonic()
     server.signal(signal.SIGTERM)
     code = await asyncio.to_thread(server.wait)
-    stop.set()
-    await asyncio.gather(*callers)
-    await http.close()
+    await asyncio.wait_for(asyncio.gather(*callers), 10)
+    assert lost == []
     assert code == 0, server.output()[-2000:]
-    assert statuses[200] > 20
-    assert set(statuses) <= {200, 503}
+    assert statuses[b"200"] > 100
+    assert set(statuses) <= {b"200", b"503"}
 
 
 def test_sigterm_waits_for_a_slow_answer(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ _SCHEMAS: dict[str, Any] = {
         "type": "array",
         "items": _object(["name", "version", "state", "reason"], name=_TEXT, state=_TEXT),
     },
+    "Readiness": _object(["ready"], name=_TEXT, ready={"type": "boolean"}),
     "IndexRequest": _object([], ready={"type": "boolean"}),
     "ControlRequest": _object([], parameters=_PARAMETERS),
     "Any": {},
@@ -95,6 +96,8 @@ _BODIES: dict[str, tuple[str, str]] = {
     "model_metadata": ("", "ModelMetadata"),
     "server_metadata": ("", "ServerMetadata"),
     "welcome": ("", "ServerMetadata"),
+    "ready": ("", "Readiness"),
+    "model_ready": ("", "Readiness"),
     "index": ("IndexRequest", "Index"),
     "load": ("ControlRequest", ""),
     "unload": ("ControlRequest", ""),
@@ -140,6 +143,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
             },
         },
     }
+    if gives == "Readiness":  # Triton's status for "no" (TR-R19)
+        out["responses"]["400"] = {"description": "Not ready", "content": good["content"]}
     names = re.findall(r"{(\w+)}", operation.path)
     if names:
         out["parameters"] = [

@@ -1,0 +1,128 @@
+"""Connections that do nothing, or do it slowly, or end in the middle."""
+
+import contextlib
+import json
+import resource
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from salver.testing.process import ServerProcess
+from zoo import infer_body
+
+IDLE = 10_000
+BODY = json.dumps(infer_body()).encode()
+HEAD = b"POST /v2/models/mlp/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+
+
+@contextlib.contextmanager
+def many(server: ServerProcess, count: int) -> Iterator[list[socket.socket]]:
+    sockets: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            sockets.append(socket.create_connection((server.host, server.port), timeout=20))
+        yield sockets
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def answered_within(server: ServerProcess, seconds: float) -> None:
+    began = time.monotonic()
+    status, reply = server.post("/v2/models/mlp/infer", infer_body())
+    assert status == 200, reply
+    assert time.monotonic() - began < seconds
+
+
+def read_reply(sock: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data or not data.endswith(b"}"):
+        part = sock.recv(65536)
+        if not part:
+            break
+        data += part
+    return data
+
+
+def test_ten_thousand_idle_connections(strict: ServerProcess) -> None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(IDLE, soft - 500)
+    print(f"{count} idle connections; RLIMIT_NOFILE is {soft}")
+    before = strict.descriptors()
+    with many(strict, count) as idle:
+        until = time.monotonic() + 30
+        while strict.descriptors() < before + count - 50:
+            assert time.monotonic() < until, f"only {strict.descriptors() - before} of {count} were accepted"
+            time.sleep(0.1)
+        for _ in range(20):
+            answered_within(strict, 2.0)
+        idle[count // 2].sendall(HEAD + BODY)
+        assert read_reply(idle[count // 2]).startswith(b"HTTP/1.1 200")
+    until = time.monotonic() + 30
+    while strict.descriptors() > before + 20:
+        assert time.monotonic() < until, "descriptors of closed connections stay open"
+        time.sleep(0.1)
+
+
+def test_slow_heads_and_bodies_hold_nobody_up(strict: ServerProcess) -> None:
+    with many(strict, 200) as slow:
+        for index, sock in enumerate(slow):
+            sock.sendall(HEAD[:20] if index % 2 else HEAD + BODY[:10])
+        for _ in range(10):
+            answered_within(strict, 2.0)
+        for index, sock in enumerate(slow):
+            sock.sendall(HEAD[20:] + BODY if index % 2 else BODY[10:])
+        for sock in slow:
+            assert read_reply(sock).startswith(b"HTTP/1.1 200")
+
+
+def test_a_body_sent_byte_by_byte_is_answered(strict: ServerProcess) -> None:
+    with many(strict, 1) as (sock,):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in HEAD + BODY:
+            sock.sendall(bytes([byte]))
+        assert read_reply(sock).startswith(b"HTTP/1.1 200")
+
+
+def test_callers_that_leave_in_the_middle_of_a_body(strict: ServerProcess) -> None:
+    before = strict.descriptors()
+    for cut in range(0, len(HEAD) + len(BODY), 5):
+        with many(strict, 1) as (sock,):
+            sock.sendall((HEAD + BODY)[:cut])
+    until = time.monotonic() + 20
+    while strict.descriptors() > before + 5:
+        assert time.monotonic() < until, "descriptors of closed connections stay open"
+        time.sleep(0.1)
+
+
+BAD_HEADS = {
+    "not HTTP": b"\x16\x03\x01\x02\x00\x01\x00" * 10 + b"\r\n\r\n",
+    "no such version": b"GET / HTTP/9.9\r\n\r\n",
+    "two lengths": HEAD.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\n") + BODY,
+    "length and chunks": HEAD.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n") + b"0\r\n\r\n",
+    "a negative length": HEAD.replace(b"%d" % len(BODY), b"-5"),
+    "a length that is text": HEAD.replace(b"%d" % len(BODY), b"abc"),
+    "a bad chunk": b"POST /v2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a NUL in a header": b"GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n",
+    "ten thousand headers": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 10_000 + b"\r\n",
+    "an endless header": b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 3_000_000 + b"\r\n\r\n",
+    "an endless path": b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "broken HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 1000,
+}
+
+
+@pytest.mark.parametrize("case", BAD_HEADS)
+def test_broken_heads_end_their_connection_and_no_other(strict: ServerProcess, case: str) -> None:
+    with many(strict, 1) as (sock,):
+        sock.settimeout(15)
+        reply = b""
+        with contextlib.suppress(ConnectionError, BrokenPipeError):
+            sock.sendall(BAD_HEADS[case])
+            sock.shutdown(socket.SHUT_WR)
+            while part := sock.recv(65536):
+                reply += part
+        if case != "broken HTTP/2":
+            assert not reply.startswith(b"HTTP/1.1 200"), reply[:200]
+            assert not reply.startswith(b"HTTP/1.1 5"), reply[:200]

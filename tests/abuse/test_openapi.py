@@ -1,0 +1,54 @@
+"""schemathesis tries to break what the served OpenAPI description promises."""
+
+import json
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from salver.testing.process import ServerProcess
+from salver.transport.openapi import describe
+
+LABELS = [
+    f"{verb.upper()} {path}"
+    for path, verbs in describe("0")["paths"].items()
+    for verb in verbs
+    if path != "/openapi.json"
+]
+
+
+CASES = [(label, "") for label in LABELS] + [(label, "mlp") for label in LABELS if "{model}" in label]
+
+
+@pytest.mark.parametrize(("label", "model"), CASES)
+def test_the_served_description_holds(strict: ServerProcess, label: str, model: str) -> None:
+    """No defect (500), the declared content types and schemas, nothing wrong accepted, whatever is sent.
+
+    Not everything of the right form is accepted: that depends on the model and on the server's state.
+    """
+    schema = schemathesis.openapi.from_url(f"{strict.url}/openapi.json")
+    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
+    (operation,) = [operation for operation in operations if operation.label == label]
+
+    @given(case=operation.as_strategy())
+    @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    def holds(case: schemathesis.Case) -> None:
+        if model:
+            case.path_parameters |= {"model": model} | ({"version": "1"} if "{version}" in label else {})
+        reply = case.call(timeout=20)
+        assert reply.status_code < 500 or reply.status_code in (501, 503), reply.text
+        case.validate_response(reply, excluded_checks=[not_a_server_error, positive_data_acceptance])
+
+    holds()
+
+
+def test_every_path_of_the_description_exists(strict: ServerProcess) -> None:
+    document = json.loads(strict.get("/openapi.json")[1])
+    assert len(document["paths"]) >= 15
+    for path in document["paths"]:
+        url = strict.url + path.replace("{model}", "mlp").replace("{version}", "1")
+        assert requests.request("TRACE", url, timeout=20).status_code == 405, path
