@@ -8,6 +8,7 @@ then the next version appears on disk; the load goes on until it answers, and as
 
 import argparse
 import asyncio
+import contextlib
 import json
 import shutil
 import sys
@@ -18,7 +19,6 @@ from typing import Any
 
 import forms
 import host
-import httpx
 import numpy as np
 import processes
 import throughput
@@ -41,44 +41,72 @@ def add_version(repository: Path, model: Model, version: str) -> None:
     part.rename(repository / model.name / version)
 
 
-async def ask(
-    client: httpx.AsyncClient, form: forms.Form, body: bytes, at: float, origin: float
-) -> tuple[Any, ...]:
-    """(scheduled time, latency from it, version that answered or None)."""
-    try:
-        reply = await client.post(form.path, content=body, headers=dict(form.headers))
-        version = reply.json()["model_version"] if reply.status_code == 200 else None
-    except httpx.HTTPError:
-        version = None
-    return at, time.perf_counter() - origin - at, version
+class Connection:
+    """A kept HTTP/1.1 connection, as thin as can be: the generator shares the machine with the server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def ask(self, request: bytes) -> str | None:
+        """The version that answered, or None for anything but a good answer."""
+        self._writer.write(request)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r", 1)[0])
+        body = await self._reader.readexactly(length)
+        return json.loads(body)["model_version"] if head.startswith(b"HTTP/1.1 200") else None
 
 
-async def drive(
-    port: int, model: Model, repository: Path, given: argparse.Namespace
-) -> tuple[list[Any], float]:
-    """All requests, and when the second version was put in place."""
+class Load:
+    """Requests at fixed times over a few connections; what came of each."""
+
+    def __init__(self, request: bytes, rate: float) -> None:
+        self._request, self._rate, self._sent = request, rate, 0
+        self._origin = time.perf_counter()
+        self.got: list[tuple[float, float, str | None]] = []  # scheduled, latency from then, version
+        self.took_over = asyncio.Event()
+        self.is_over = False
+
+    def now(self) -> float:
+        return time.perf_counter() - self._origin
+
+    async def work(self, port: int) -> None:
+        connection = Connection(*await asyncio.open_connection("127.0.0.1", port))
+        while not self.is_over:
+            at = self._sent / self._rate
+            self._sent += 1
+            await asyncio.sleep(max(0.0, at - self.now()))
+            version = None
+            try:
+                version = await asyncio.wait_for(connection.ask(self._request), 10)
+            except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
+                connection = Connection(*await asyncio.open_connection("127.0.0.1", port))
+            self.got.append((at, self.now() - at, version))
+            if version == "2":
+                self.took_over.set()
+
+
+async def drive(port: int, model: Model, repository: Path, given: argparse.Namespace) -> tuple[Load, float]:
+    """The load, and when the second version was put in place."""
     form = forms.oip_json(model)
     body = form.encode(model.samples[0])
-    limits = httpx.Limits(max_connections=64)
-    tasks: list[asyncio.Task[Any]] = []
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=10) as client:
-        origin = time.perf_counter()
-        at, published, changed = 0.0, float("inf"), float("inf")
-        while at < changed + given.seconds and at < published + 30:
-            await asyncio.sleep(max(0.0, at - (time.perf_counter() - origin)))
-            tasks.append(asyncio.create_task(ask(client, form, body, at, origin)))
-            at += 1 / given.rate
-            if at > given.seconds and published == float("inf"):
-                published = at
-                await asyncio.to_thread(add_version, repository, model, "2")
-            if changed == float("inf") and any(t.done() and t.result()[2] == "2" for t in tasks[-50:]):
-                changed = at
-        return await asyncio.gather(*tasks), published
+    head = f"POST {form.path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+    load = Load(head.encode() + body, given.rate)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(given.connections):
+            group.create_task(load.work(port))
+        await asyncio.sleep(given.seconds)
+        published = load.now()
+        await asyncio.to_thread(add_version, repository, model, "2")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(load.took_over.wait(), 30)
+        await asyncio.sleep(given.seconds)
+        load.is_over = True
+    return load, published
 
 
-def summary(got: list[Any], published: float) -> dict[str, Any]:
-    """Latencies before, between the publication and the takeover, and after."""
-    took_over = min((at for at, _, version in got if version == "2"), default=float("inf"))
+def summary(got: list[tuple[float, float, str | None]], published: float) -> dict[str, Any]:
+    """Latencies before, from the publication until the takeover, and after."""
+    took_over = min((at + spent for at, spent, version in got if version == "2"), default=float("inf"))
     spells = {
         "before": (0.5, published),
         "during": (published, took_over),
@@ -103,6 +131,7 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=5, help="before and after the change")
     parser.add_argument("--rate", type=float, default=200, help="requests a second")
+    parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--model", default="medium", choices=sorted(models.MODELS))
     given = parser.parse_args()
     models.make()
@@ -125,8 +154,8 @@ def main() -> int:
         ]
         launch = processes.Launch(argv, cwd=Path(folder))
         with processes.running(launch, throughput.LOGS / "reload.log", lambda: is_up(model, port), 30):
-            got, published = asyncio.run(drive(port, model, repository, given))
-    result = summary(got, published)
+            load, published = asyncio.run(drive(port, model, repository, given))
+    result = summary(load.got, published)
     print("| | requests | p50 ms | p95 ms | max ms |\n|---|---:|---:|---:|---:|")
     for name, row in result["spells"].items():
         print(f"| {name} | {' | '.join(str(value) for value in row.values())} |")
