@@ -85,7 +85,8 @@ class Front:
         arrival = self._clock()
         verb = scope["method"]
         raw_path = scope.get("raw_path") or scope["path"].encode()
-        request_id = _text(headers.get(b"x-request-id", b"")) or self._new_id()
+        given = headers.get(b"x-request-id")
+        request_id = (given and _text(given)) or self._new_id()
         call = Call("oip-http", arrival, None, request_id)
         trace = headers.get(b"traceparent")
         if trace is not None:

@@ -66,16 +66,14 @@ class HttpOperations:
             _LOG.exception("incident %s: %s", incident, route.operation, exc_info=error)
             return http_fault(Internal(f"internal error, incident {incident}; the log has the cause"))
 
-    async def _infer(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        reply: HttpReply = await self._door.infer(
-            self._open_inference, http, route.model, route.version, call
-        )
-        return reply
+    # These two hand on the door's own coroutine: one less for each request.
 
-    async def _predict_v1(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+    def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
+        return self._door.infer(self._open_inference, http, route.model, route.version, call)
+
+    def _predict_v1(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         call.protocol = self._kserve.protocol
-        reply: HttpReply = await self._door.infer(self._kserve, http, route.model, route.version, call)
-        return reply
+        return self._door.infer(self._kserve, http, route.model, route.version, call)
 
     async def _live(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         return _json({"live": True})

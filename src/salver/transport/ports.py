@@ -1,6 +1,6 @@
 """What does a transport need from the planes behind it?"""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Awaitable, Hashable, Mapping
 from typing import Any, Protocol
 
 from salver.messages import Call, ModelId, Parameter, Signature, VersionStatus
@@ -9,9 +9,9 @@ from salver.messages import Call, ModelId, Parameter, Signature, VersionStatus
 class InferDoor(Protocol):
     """The one door for inference (serving/dataplane.py)."""
 
-    async def infer(
+    def infer(
         self, codec: Any, body: Any, model: str, version: str, call: Call, sender: Hashable = None
-    ) -> Any:
+    ) -> Awaitable[Any]:
         """The codec's reply, good or bad; see :meth:`salver.serving.dataplane.DataPlane.infer`."""
         ...
 
