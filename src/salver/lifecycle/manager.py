@@ -256,9 +256,10 @@ class Manager(Generic[ServableT]):
         return self._targets.get(copy.id) == copy.manifest.fingerprint
 
     async def _fail(self, copy: _Copy[ServableT], error: Exception) -> None:
-        is_told = isinstance(error, SalverError)  # anything else is a surprise: log where it came from
+        is_told = isinstance(error, SalverError)  # the event has the reason; a surprise needs its traceback
         reason = str(error) if is_told else f"{type(error).__name__}: {error}"
-        _LOG.error("%s did not load: %s", copy.id, reason, exc_info=None if is_told else error)
+        if not is_told:
+            _LOG.error("%s did not load", copy.id, exc_info=error)
         servable, copy.servable = copy.servable, None
         copy.failures += 1
         copy.reason = reason

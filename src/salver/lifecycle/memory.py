@@ -9,7 +9,11 @@ def give_back_memory() -> None:
 
     Blocking (tens of milliseconds in a large process); glibc keeps freed memory otherwise.
     """
+    is_frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()  # what was frozen may be what was unloaded
     gc.collect()
+    if is_frozen:
+        gc.freeze()
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # not glibc
