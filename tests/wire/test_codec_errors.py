@@ -183,6 +183,13 @@ def test_nested_otherwise_and_ragged_data_are_read_in_order() -> None:
         assert request.inputs[0].array.tolist() == [[1, 2], [3, 4]]
 
 
+@pytest.mark.parametrize("space", [b"", b" " * 20_000])
+def test_the_last_of_two_keys_counts(space: bytes) -> None:
+    text = b'{"inputs":[{"name":"x","shape":[1],"data":[1],"datatype":"INT8","data":[2]}],"id":"a","id":"b"'
+    request = decode(text + space + b"}")
+    assert (request.id, request.inputs[0].array.tolist()) == ("b", [2])
+
+
 def test_coercions() -> None:
     assert decode(x(datatype="BOOL", shape=[3], data=[True, 0, 1])).inputs[0].array.tolist() == [1, 0, 1]
     assert decode(x(datatype="FP64", shape=[2], data=[True, 2**63])).inputs[0].array.tolist() == [1, 2.0**63]

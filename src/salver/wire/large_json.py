@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import simdjson
 
-from salver.wire.json_text import loads
+from salver.errors import InvalidInput
+from salver.wire.json_text import TOO_DEEP, loads
+from salver.wire.values import MAX_NESTING
 
 #: Bytes from which a second parser pays for itself.
-LARGE = 16_384
+LARGE = 8_192
 
 _UNSIGNED = frozenset(("UINT8", "UINT16", "UINT32", "UINT64"))
 _SIGNED = frozenset(("INT8", "INT16", "INT32", "INT64"))
@@ -27,7 +29,8 @@ def loads_large(text: bytes) -> Any:
         if not isinstance(root, simdjson.Object):
             return loads(text)
         parsed: dict[str, Any] = {}
-        for key, value in root.items():
+        for key in _keys(root):
+            value = root[key]
             if key == "inputs" and isinstance(value, simdjson.Array):
                 parsed[key] = [_read_input(entry) for entry in value]
             else:
@@ -40,20 +43,31 @@ def loads_large(text: bytes) -> Any:
 def _read_input(entry: Any) -> Any:
     if not isinstance(entry, simdjson.Object):
         return _plain(entry)
-    data = None
-    parsed: dict[str, Any] = {}
-    for key, value in entry.items():
-        if key == "data" and isinstance(value, simdjson.Array):
-            data = value
-        else:
-            parsed[key] = _plain(value)
-    if data is not None:
-        parsed["data"] = _read_numbers(data, parsed.get("datatype"))
+    keys = _keys(entry)
+    parsed = {key: _plain(entry[key]) for key in keys if key != "data"}
+    if "data" in keys:
+        data = entry["data"]
+        is_list = isinstance(data, simdjson.Array)
+        parsed["data"] = _read_numbers(data, parsed.get("datatype")) if is_list else _plain(data)
     return parsed
+
+
+def _keys(value: Any) -> list[str]:
+    """Its keys; ``items()`` would make lists of all it holds.
+
+    Raises:
+        ValueError: a key stands there twice, where this parser takes the first and others the last.
+    """
+    keys = list(value.keys())
+    if len(set(keys)) < len(keys):
+        raise ValueError("a key is given twice")
+    return keys
 
 
 def _read_numbers(data: Any, datatype: Any) -> Any:
     """One buffer, where every element is a number of the declared kind; else plain lists."""
+    if _nesting(data) > MAX_NESTING:
+        raise InvalidInput(TOO_DEEP, field="inputs")
     try:
         if datatype in _FLOATS:
             return np.frombuffer(data.as_buffer(of_type="d"), np.float64)
@@ -64,6 +78,15 @@ def _read_numbers(data: Any, datatype: Any) -> Any:
     except (TypeError, ValueError, RuntimeError):
         pass  # booleans, strings, or out of range: the list says which, in words
     return data.as_list()
+
+
+def _nesting(data: Any) -> int:
+    """Levels of lists down to the first element."""
+    levels = 0
+    while isinstance(data, simdjson.Array):
+        levels += 1
+        data = data[0] if len(data) else None
+    return levels
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ MAX_RANK = 32
 MAX_ELEMENTS = 1 << 40
 
 #: JSON's own limit, less the three levels around a tensor's data.
-_MAX_NESTING = MAX_DEPTH - 3
+MAX_NESTING = MAX_DEPTH - 3
 _SMALL = 512
 _NONE: Any = object()  # as null is a value
 _RAW_ONLY = frozenset((DataType.FP16, DataType.BF16))
@@ -215,7 +215,7 @@ def _flatten(data: list[Any], field: str) -> list[Any]:
     while stack:
         for value in stack[-1]:
             if type(value) is list:
-                if len(stack) >= _MAX_NESTING:
+                if len(stack) >= MAX_NESTING:
                     raise InvalidInput(TOO_DEEP, field=field)
                 stack.append(iter(value))
                 break
