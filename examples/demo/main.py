@@ -70,7 +70,7 @@ def invite(url: str, address: str) -> None:
     CONSOLE.out(f"\nlistening on {url} (HTTP) and {address} (gRPC); metrics at {url}/metrics\n")
     for text in (
         f"curl -s {url}/v2/models/sentences/infer -d "
-        """'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["good morning"]}]}' | cut -c 1-160""",
+        """'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["good day"]}]}' | cut -c1-160""",
         "",
         f"{sys.executable} -c '",
         "import numpy as np, tritonclient.grpc as triton",

@@ -41,6 +41,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._head: tuple[int, dict[bytes, bytes]] | None = None
         self._body_at = 0
+        self._chunks = bytearray()
         self.open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -109,10 +110,9 @@ class _Connection(asyncio.Protocol):
         status, headers = self._head
         at = self._body_at
         if headers.get(b"transfer-encoding", b"").lower() == b"chunked":  # section 7.1
-            chunks = _chunks(self._buffer, at)
-            if chunks is None:
+            if not self._take_chunks():
                 return None
-            body = chunks
+            body = bytes(self._chunks)
         elif (length := headers.get(b"content-length")) is not None or status in (204, 304):
             size = int(length or b"0")
             if not 0 <= size <= _MAX_BODY:
@@ -144,24 +144,23 @@ class _Connection(asyncio.Protocol):
         pairs = (line.partition(b":") for line in lines)
         self._head = int(status), {name.strip().lower(): value.strip() for name, _, value in pairs}
         self._body_at = end + 4
+        self._chunks.clear()
         return True
 
-
-def _chunks(buffer: bytearray, at: int) -> bytes | None:
-    """The body behind the chunked coding, or None while it is not whole."""
-    body = bytearray()
-    while (end := buffer.find(b"\r\n", at)) >= 0:
-        size = int(bytes(buffer[at:end]).partition(b";")[0], 16)
-        if size < 0 or len(body) + size > _MAX_BODY:
-            raise TooLarge(f"the answer's body is over this client's limit of {_MAX_BODY} bytes")
-        at = end + 2
-        if size == 0:
-            return bytes(body) if buffer.find(b"\r\n", at) >= 0 else None
-        if len(buffer) < at + size + 2:
-            return None
-        body += buffer[at : at + size]
-        at += size + 2
-    return None
+    def _take_chunks(self) -> bool:
+        """Move whole chunks out of the buffer; True after the last one."""
+        while (end := self._buffer.find(b"\r\n", self._body_at)) >= 0:
+            size = int(bytes(self._buffer[self._body_at : end]).partition(b";")[0], 16)
+            if size < 0 or len(self._chunks) + size > _MAX_BODY:
+                raise TooLarge(f"the answer's body is over this client's limit of {_MAX_BODY} bytes")
+            if size == 0:
+                return self._buffer.find(b"\r\n", end + 2) >= 0
+            if len(self._buffer) < end + size + 4:
+                return False
+            self._chunks += self._buffer[end + 2 : end + 2 + size]
+            del self._buffer[: end + size + 4]
+            self._body_at = 0
+        return False
 
 
 def _reason(error: OSError) -> str:
