@@ -2,12 +2,13 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -334,6 +335,37 @@ async def test_a_load_can_be_given_up() -> None:
     before = descriptors()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3), running("NeverLoads", slots=2):
+            pass
+    assert (descriptors(), children()) == (before, [])
+
+
+@contextmanager
+def descriptors_left(spare: int) -> Iterator[None]:
+    """Only so many more can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    fillers = []
+    try:
+        with suppress(OSError):
+            while True:
+                fillers.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(spare):
+            os.close(fillers.pop())
+        yield
+    finally:
+        for fd in fillers:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("spare", range(11))
+async def test_a_start_without_enough_descriptors_keeps_none(spare: int) -> None:
+    before = descriptors()
+    with (
+        pytest.raises(LoadFailed, match=r"^no host process could be started for model 'm': .*open files"),
+        descriptors_left(spare),
+    ):
+        async with running():
             pass
     assert (descriptors(), children()) == (before, [])
 

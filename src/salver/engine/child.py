@@ -13,18 +13,14 @@ import asyncio
 import logging
 import os
 import signal
-import socket
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
 
-from salver.artifacts import Manifest
-from salver.backends.protocol import LoadOptions
 from salver.engine.control import (
     Failed,
     Frames,
@@ -39,7 +35,7 @@ from salver.engine.control import (
     read_reply,
     rebuild,
 )
-from salver.engine.shm import Arena
+from salver.engine.spawn import Ends, HostPlan, spawn
 from salver.errors import HostDied, LoadFailed, ModelFailed
 from salver.messages import Signature
 from salver.tensor import Array
@@ -51,23 +47,6 @@ _OFF_LOOP = 1 << 20  # bytes; a longer copy would hold the event loop up for mor
 _LONGEST_LINE = 16 << 10
 GRACE_S = 5.0  # for a host to end its run and close its model when told to
 TERM_S = 1.0  # between SIGTERM and SIGKILL
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-class HostPlan(msgspec.Struct, frozen=True):
-    """What a host process is to be.
-
-    Attributes:
-        backend: ``module:attribute`` of a backend, or of a class of one.
-        memory_limit_mb: Limit of its address space; 0 = none.
-        run_timeout_s: A run that takes longer is taken for a hang: the host is killed. 0 = never.
-    """
-
-    backend: str
-    manifest: Manifest
-    options: LoadOptions
-    memory_limit_mb: int = 0
-    run_timeout_s: float = 0.0
 
 
 class HostProcess:
@@ -80,7 +59,7 @@ class HostProcess:
 
     signature: Signature
 
-    def __init__(self, plan: HostPlan, ends: "_Ends") -> None:
+    def __init__(self, plan: HostPlan, ends: Ends) -> None:
         self._plan = plan
         self._model = plan.manifest.id.name
         self._ends = ends
@@ -113,7 +92,7 @@ class HostProcess:
             LoadFailed: it could not be started, or the model could not be loaded.
         """
         try:
-            ends = _spawn(plan)
+            ends = spawn(plan)
         except OSError as error:
             raise LoadFailed(
                 f"no host process could be started for model '{plan.manifest.id.name}': {error}"
@@ -301,69 +280,6 @@ class HostProcess:
         self.dead.set_result(how)
         if self._reply is not None and not self._reply.done():
             self._reply.set_exception(self._died())
-
-
-class _Ends:
-    """What the parent holds of a child: process, descriptors, arenas."""
-
-    def __init__(
-        self,
-        process: "subprocess.Popen[bytes]",
-        sock: socket.socket,
-        output: int,
-        pidfd: int,
-        arenas: tuple[Arena, Arena],
-    ) -> None:
-        self.process = process
-        self.sock = sock
-        self.output = output
-        self.pidfd = pidfd
-        self.requests, self.responses = arenas
-
-    def close(self) -> None:
-        self.sock.close()
-        os.close(self.output)
-        os.close(self.pidfd)
-        self.requests.close()
-        self.responses.close()
-
-
-def _spawn(plan: HostPlan) -> _Ends:
-    """Start a child, on the loop's own thread: the child dies with the *thread* that started it.
-
-    Raises:
-        OSError: no descriptor, memory or process is left; nothing is kept.
-    """
-    name = plan.manifest.id.name
-    threads = str(plan.options.threads)
-    with ExitStack() as undo, ExitStack() as theirs_too:
-        requests = Arena.create(f"{name}:requests")
-        undo.callback(requests.close)
-        responses = Arena.create(f"{name}:responses")
-        undo.callback(responses.close)
-        sock, their_sock = socket.socketpair()
-        undo.callback(sock.close)
-        theirs_too.callback(their_sock.close)
-        output, their_output = os.pipe()
-        undo.callback(os.close, output)
-        theirs_too.callback(os.close, their_output)
-        passed = (their_sock.fileno(), requests.fd, responses.fd)
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "salver.engine.host", *map(str, (*passed, os.getpid()))],
-            stdin=subprocess.DEVNULL,
-            stdout=their_output,
-            stderr=their_output,
-            pass_fds=passed,
-            start_new_session=True,
-            env={**dict.fromkeys(_THREAD_VARIABLES, threads), **os.environ},
-        )
-        undo.callback(process.wait)
-        undo.callback(process.kill)
-        pidfd = os.pidfd_open(process.pid)
-        sock.setblocking(False)
-        os.set_blocking(output, False)
-        undo.pop_all()
-        return _Ends(process, sock, output, pidfd, (requests, responses))
 
 
 def _signal_name(number: int) -> str:

@@ -18,7 +18,8 @@ import msgspec
 from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions
 from salver.engine.backoff import Backoff
-from salver.engine.child import HostPlan, HostProcess
+from salver.engine.child import HostProcess
+from salver.engine.spawn import HostPlan
 from salver.errors import LoadFailed, NotReady
 from salver.messages import Signature
 from salver.tensor import Array

@@ -57,9 +57,13 @@ class Arena:
     def create(cls, label: str) -> "Arena":
         """A new segment; the label only shows in ``/proc/PID/fd``."""
         fd = os.memfd_create(f"salver:{label}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(fd, _GRAIN)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-        return cls(fd)
+        try:
+            os.ftruncate(fd, _GRAIN)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            return cls(fd)
+        except OSError:
+            os.close(fd)
+            raise
 
     def __repr__(self) -> str:
         return f"<Arena fd {self.fd}, {len(self._map)} bytes>"

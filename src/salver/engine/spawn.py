@@ -1,0 +1,99 @@
+"""How does a host process come into being, and what does its parent hold of it?
+
+The command line, environment, descriptors and arenas of a child. What is said to it afterwards is
+not known here (:mod:`salver.engine.child`).
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import msgspec
+
+from salver.artifacts import Manifest
+from salver.backends.protocol import LoadOptions
+from salver.engine.shm import Arena
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class HostPlan(msgspec.Struct, frozen=True):
+    """What a host process is to be.
+
+    Attributes:
+        backend: ``module:attribute`` of a backend, or of a class of one.
+        memory_limit_mb: Limit of its address space; 0 = none.
+        run_timeout_s: A run that takes longer is taken for a hang: the host is killed. 0 = never.
+    """
+
+    backend: str
+    manifest: Manifest
+    options: LoadOptions
+    memory_limit_mb: int = 0
+    run_timeout_s: float = 0.0
+
+
+class Ends:
+    """What the parent holds of a child: process, descriptors, arenas."""
+
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        sock: socket.socket,
+        output: int,
+        pidfd: int,
+        arenas: tuple[Arena, Arena],
+    ) -> None:
+        self.process = process
+        self.sock = sock
+        self.output = output
+        self.pidfd = pidfd
+        self.requests, self.responses = arenas
+
+    def close(self) -> None:
+        """Give the descriptors and arenas back; the process is reaped already."""
+        self.sock.close()
+        os.close(self.output)
+        os.close(self.pidfd)
+        self.requests.close()
+        self.responses.close()
+
+
+def spawn(plan: HostPlan) -> Ends:
+    """Start a child, on the loop's own thread: the child dies with the *thread* that started it.
+
+    Raises:
+        OSError: no descriptor, memory or process is left; nothing is kept.
+    """
+    name = plan.manifest.id.name
+    threads = str(plan.options.threads)
+    with ExitStack() as undo, ExitStack() as theirs_too:
+        requests = Arena.create(f"{name}:requests")
+        undo.callback(requests.close)
+        responses = Arena.create(f"{name}:responses")
+        undo.callback(responses.close)
+        sock, their_sock = socket.socketpair()
+        undo.callback(sock.close)
+        theirs_too.callback(their_sock.close)
+        output, their_output = os.pipe()
+        undo.callback(os.close, output)
+        theirs_too.callback(os.close, their_output)
+        passed = (their_sock.fileno(), requests.fd, responses.fd)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "salver.engine.host", *map(str, (*passed, os.getpid()))],
+            stdin=subprocess.DEVNULL,
+            stdout=their_output,
+            stderr=their_output,
+            pass_fds=passed,
+            start_new_session=True,
+            env={**dict.fromkeys(_THREAD_VARIABLES, threads), **os.environ},
+        )
+        undo.callback(process.wait)
+        undo.callback(process.kill)
+        pidfd = os.pidfd_open(process.pid)
+        sock.setblocking(False)
+        os.set_blocking(output, False)
+        undo.pop_all()
+        return Ends(process, sock, output, pidfd, (requests, responses))
