@@ -1,0 +1,106 @@
+"""What is in this file, judged by a bounded look at its bytes?
+
+Never raises for what it cannot read: such a file is simply nothing that anybody recognises.
+Knows no framework.
+"""
+
+import stat
+import struct
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+_MAX_DIRECTORY = 64 << 20  # a zip's central directory; real artefacts stay far below
+_EOCD = b"PK\x05\x06"
+
+
+def is_file(path: Path) -> bool:
+    """A regular file; reading a pipe or a device could block forever."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def head(path: Path, size: int) -> bytes:
+    """The first bytes, or none."""
+    if not is_file(path):
+        return b""
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def tail(path: Path, size: int) -> bytes:
+    """The last bytes, or none."""
+    if not is_file(path):
+        return b""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - size))
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def zip_members(path: Path) -> tuple[str, ...]:
+    """Names of a zip archive's members, or none when it is not a whole archive."""
+    if not head(path, 4).startswith(b"PK"):
+        return ()
+    end = tail(path, 65_557)
+    at = end.rfind(_EOCD)
+    if at < 0 or len(end) < at + 22:
+        return ()
+    (size,) = struct.unpack_from("<I", end, at + 12)
+    if _MAX_DIRECTORY < size < 0xFFFFFFFF:
+        return ()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return tuple(archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
+        return ()
+
+
+def inner_names(members: tuple[str, ...]) -> frozenset[str]:
+    """Member names below the archive's single top folder (PyTorch puts everything into one)."""
+    return frozenset(name.partition("/")[2] for name in members)
+
+
+def protobuf_fields(path: Path, most: int = 64) -> list[tuple[int, int, bytes]]:
+    """Field number, wire type and first bytes of a message's top-level fields, as far as they parse."""
+    if not is_file(path):
+        return []
+    found: list[tuple[int, int, bytes]] = []
+    try:
+        with path.open("rb") as file:
+            while len(found) < most and (key := _varint(file)) is not None:
+                number, kind = key >> 3, key & 7
+                if kind == 0:
+                    if (value := _varint(file)) is None:
+                        break
+                    found.append((number, kind, value.to_bytes(8, "little")))
+                elif kind == 2:
+                    if (size := _varint(file)) is None:
+                        break
+                    start = file.tell()
+                    found.append((number, kind, file.read(min(size, 16))))
+                    file.seek(start + size)
+                else:
+                    break
+    except (OSError, OverflowError, ValueError):
+        pass
+    return found
+
+
+def _varint(file: BinaryIO) -> int | None:
+    value = 0
+    for shift in range(0, 63, 7):
+        byte = file.read(1)
+        if not byte:
+            return None
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    return None

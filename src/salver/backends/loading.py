@@ -1,0 +1,138 @@
+"""What do all backends do alike when they load?
+
+Refuse unknown options, import the framework, let the owner's words override the artefact's, and
+turn whatever a framework raises into ``LoadFailed``. Knows no framework.
+"""
+
+import importlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from salver.artifacts import Manifest
+from salver.backends.protocol import Backend
+from salver.errors import LoadFailed, MissingExtra, SalverError
+from salver.messages import TensorSpec
+from salver.tensor import DataType
+
+
+def options_of(manifest: Manifest, known: Collection[str]) -> dict[str, str]:
+    """The owner's options for the backend.
+
+    Raises:
+        LoadFailed: one of them is unknown.
+    """
+    options = manifest.config.options
+    for key in options:
+        if key not in known:
+            choice = f"It knows: {', '.join(sorted(known))}." if known else "It has none; remove it."
+            raise LoadFailed(
+                f"the {manifest.backend} backend knows no option {key!r}", field=f"options.{key}", fix=choice
+            )
+    return options
+
+
+def choice_of(options: dict[str, str], key: str, choices: Sequence[str]) -> str:
+    """The value of an option with few values; the first is the default.
+
+    Raises:
+        LoadFailed: it is none of them.
+    """
+    value = options.get(key, choices[0])
+    if value not in choices:
+        known = ", ".join(repr(c) for c in choices)
+        raise LoadFailed(f"option {key} = {value!r} is unknown", field=f"options.{key}", fix=f"Use {known}.")
+    return value
+
+
+def framework(backend: Backend, module: str) -> Any:
+    """Import a framework's module.
+
+    Raises:
+        MissingExtra: it is not installed.
+        LoadFailed: it is installed and cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == module.partition(".")[0]:
+            raise MissingExtra(backend.name, backend.extra, module) from error
+        raise LoadFailed(f"{module} is installed but cannot be imported: {error}") from error
+    except Exception as error:
+        raise LoadFailed(f"{module} is installed but cannot be imported: {error}") from error
+
+
+@contextmanager
+def loading(manifest: Manifest) -> Iterator[None]:
+    """Frameworks raise anything for a broken file; the owner reads one kind of error."""
+    try:
+        yield
+    except SalverError:
+        raise
+    except MemoryError as error:
+        raise LoadFailed(f"not enough memory to load {manifest.path}") from error
+    except Exception as error:
+        said = (str(error).strip() or "no reason given")[:500]
+        raise LoadFailed(
+            f"{manifest.path} is not a whole {manifest.format or manifest.backend} artefact: "
+            f"{type(error).__name__}: {said}"
+        ) from error
+
+
+def override(
+    said: tuple[TensorSpec, ...],
+    wished: tuple[TensorSpec, ...],
+    field: str,
+    castable: Collection[DataType] = (),
+) -> tuple[TensorSpec, ...]:
+    """What the artefact says of its tensors, with the owner's shapes and labels in its place.
+
+    Args:
+        field: ``inputs`` or ``outputs``, for the message.
+        castable: Datatypes that may replace one another; the model takes them all.
+
+    Raises:
+        LoadFailed: the owner names a tensor that is not there, another datatype or another rank.
+    """
+    by_name = {spec.name: spec for spec in said}
+    for wish in wished:
+        spec = by_name.get(wish.name)
+        where = f"{field}.{wish.name}"
+        if spec is None:
+            raise LoadFailed(
+                f"the model has no {wish.name!r} among its {field}",
+                field=where,
+                fix=f"It has: {', '.join(by_name) or 'none'}.",
+            )
+        if wish.datatype is not spec.datatype and not {wish.datatype, spec.datatype} <= set(castable):
+            raise LoadFailed(
+                f"{wish.name!r} is {spec.datatype.name} in the model and {wish.datatype.name} in its "
+                "configuration",
+                field=where,
+                fix=f"Write {spec.datatype.name}, or leave it out.",
+            )
+        if not fits(wish.shape, spec.shape):
+            raise LoadFailed(
+                f"{wish.name!r} has shape {list(spec.shape)} in the model and {list(wish.shape)} in its "
+                "configuration",
+                field=where,
+                fix="Use -1 for a free extent and count the batch dimension.",
+            )
+        by_name[wish.name] = msgspec.structs.replace(wish, optional=wish.optional or spec.optional)
+    return tuple(by_name.values())
+
+
+def fits(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Same rank, and no two fixed extents that differ.
+
+    >>> fits((-1, 3), (8, 3)), fits((8, 3), (8, 4)), fits((3,), (3, 1))
+    (True, False, False)
+    """
+    return len(one) == len(other) and all(a == b or a < 0 or b < 0 for a, b in zip(one, other, strict=True))
+
+
+def is_batched(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """Axis 0 is free in every tensor."""
+    return bool(inputs) and bool(outputs) and all(s.shape[:1] == (-1,) for s in (*inputs, *outputs))
