@@ -40,6 +40,7 @@ def test_compression_reads_back(body: bytes) -> None:
         encoding, packed = deflate(body, accepted)
         assert (inflate(packed, encoding, 600) if encoding else packed) == body
     assert inflate(zlib.compress(body), "deflate", 600) == body
+    assert inflate(gzip.compress(body), "deflate", 600) == inflate(zlib.compress(body), "gzip", 600) == body
     raw = zlib.compressobj(wbits=-15)
     assert inflate(raw.compress(body) + raw.flush(), "Deflate", 600) == body
 

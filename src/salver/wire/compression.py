@@ -10,8 +10,9 @@ from typing import Final
 from salver.errors import InvalidInput, TooLarge, Unsupported
 
 #: Below this size compression costs more than it saves.
-_WORTHWHILE: Final = 256
+_WORTHWHILE: Final = 128
 _GZIP: Final = 16 + zlib.MAX_WBITS
+_EITHER: Final = 32 + zlib.MAX_WBITS  # gzip or zlib, whatever the label says, as Triton reads them
 _LEVEL: Final = 1  # tensors hardly shrink more at a higher one
 
 
@@ -28,10 +29,8 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
         return body
     if name not in ("gzip", "x-gzip", "deflate"):
         raise Unsupported(f"Unsupported compression type '{encoding[:40]}'", fix="Use gzip or deflate.")
-    bits = _GZIP
-    if name == "deflate":  # by the RFC with a zlib header, by some clients without
-        bits = zlib.MAX_WBITS if _has_zlib_header(body) else -zlib.MAX_WBITS
-    machine = zlib.decompressobj(bits)
+    is_bare = name == "deflate" and not _has_header(body)  # by the RFC it has one, from some clients not
+    machine = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else _EITHER)
     try:
         data = machine.decompress(body, limit + 1)
     except zlib.error as error:
@@ -45,7 +44,10 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     return data
 
 
-def _has_zlib_header(body: bytes) -> bool:
+def _has_header(body: bytes) -> bool:
+    """True if it begins as gzip or zlib do."""
+    if body[:2] == b"\x1f\x8b":
+        return True
     return len(body) >= 2 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
 
 
