@@ -29,6 +29,7 @@ class ServerProcess:
         options: Further arguments of ``salver serve``.
         log: File that takes what the server writes; read it with :meth:`output`.
         env: Environment in addition to this process's own.
+        cwd: Working directory; this process's own by default.
     """
 
     host = "127.0.0.1"
@@ -39,11 +40,13 @@ class ServerProcess:
         log: Path,
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> None:
         self._paths = paths
         self._options = options
         self._log = log
         self._env = {**os.environ, **(env or {})}
+        self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -82,7 +85,7 @@ class ServerProcess:
         command += ["--host", self.host, "--port", str(self.port), *self._options]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, cwd=self._cwd
             )
 
     def wait_ready(self, timeout: float = 60.0) -> "ServerProcess":
@@ -176,6 +179,11 @@ class ServerProcess:
     def descriptors(self) -> int:
         """Open descriptors of the main process."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def connections(self) -> int:
+        """Callers' connections that are open (Linux, IPv4)."""
+        ends = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+        return sum(end[1].endswith(f":{self.port:04X}") and end[3] in ("01", "08") for end in ends)
 
     def output(self) -> str:
         """All that the server has written so far."""
