@@ -1,5 +1,7 @@
 """What configuration files come to, and what is said of wrong ones."""
 
+from pathlib import Path
+
 import pytest
 from google.protobuf import descriptor_pb2, json_format, text_format
 from hypothesis import given
@@ -306,3 +308,21 @@ def test_toml_that_is_wrong_names_line_key_and_neighbour(text: str, message: str
     with pytest.raises(InvalidInput) as caught:
         parse_toml(text.encode(), "f")
     assert message in str(caught.value)
+
+
+def test_the_reference_page_has_every_key_and_field() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/config.md").read_text()
+    for table, fields in (
+        ("batching", Batching.__struct_fields__),
+        ("instances", Instances.__struct_fields__),
+        ("versions", Versions.__struct_fields__),
+        ("warmup", Warmup.__struct_fields__),
+    ):
+        assert [f for f in fields if f"| `{table}.{f}` |" not in page] == []
+    assert [
+        f for f in ModelConfig.__struct_fields__ + TensorSpec.__struct_fields__ if f"`{f}" not in page
+    ] == []
+    fields = [f.name for f in model_config_class().DESCRIPTOR.fields]
+    assert [f for f in fields if f"`{f}" not in page] == []
+    _, _, refused = page.partition("### Refused")
+    assert [f for f in REFUSED if f"`{f.split('.')[-1]}`" not in refused] == []
