@@ -98,6 +98,13 @@ class Client:
             self._channel = None
 
 
+def reason(error: Exception) -> str:
+    """One line that says what went wrong."""
+    if isinstance(error, grpc.Call):
+        return f"gRPC {error.code().name}: {error.details()}"
+    return str(error) or type(error).__name__
+
+
 def is_right(form: Form, model: Model, port: int, which: int = 1) -> bool:
     """True once the server gives the right answer; what it says before does not matter."""
     client = Client(form, model, port)

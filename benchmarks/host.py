@@ -30,7 +30,6 @@ def facts() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "revision": revision.stdout.strip(),
-        "load_average": round(os.getloadavg()[0], 2),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
 
@@ -65,6 +64,7 @@ class Quiet:
     """Watches a run: was the machine ours alone?"""
 
     def __init__(self) -> None:
+        self._load = os.getloadavg()[0]
         self._before = exchange_micros()
         self._ticks = _ticks()
 
@@ -77,12 +77,14 @@ class Quiet:
         complaints = []
         if drift > 0.05:
             complaints.append(f"the limit kernel moved by {drift:.0%} between start and end")
+        if self._load > 0.7:
+            complaints.append(f"other programs were at work when it began (load average {self._load:.1f})")
         if steal > 0.01:
             complaints.append(f"{steal:.1%} of the time was stolen by other machines")
         return {
             "exchange_us": [round(self._before, 2), round(after, 2)],
             "steal": round(steal, 4),
-            "load_average_end": round(os.getloadavg()[0], 2),
+            "load_average": round(self._load, 2),
             "complaints": complaints,
         }
 

@@ -16,6 +16,11 @@ _TITLES = {"http": "HTTP/1.1", "grpc": "gRPC"}
 _PAYLOADS = {("image", "http"): "binary tensors"}
 
 
+INTRODUCTION = """\
+Written by `make bench ARGS=--publish`; [the method](benchmarks.md) says how to read it. In brackets: how many
+times as many requests Salver answers in the same cell, or "tie" where the ranges of the rounds overlap."""
+
+
 def tables(result: dict[str, Any]) -> str:
     """Everything: host, one table a model and transport, failures, targets, settings."""
     facts, set_to, noise = result["host"], result["settings"], result["noise"]
@@ -26,53 +31,67 @@ def tables(result: dict[str, Any]) -> str:
         f"{set_to['seconds']} s, medians, {'pinned' if set_to['pin'] else 'not pinned'}; {versions}.",
         "",
         f"Noise: keep-alive exchange {noise['exchange_us'][0]} µs before, {noise['exchange_us'][1]} after, "
-        f"steal {noise['steal']:.2%}, load average {facts['load_average']}. "
+        f"steal {noise['steal']:.2%}, load average {noise['load_average']}. "
         + ("; ".join(noise["complaints"]) or "Nothing to complain of")
         + ".",
     ]
     groups = list(dict.fromkeys((cell["model"], cell["transport"]) for cell in result["cells"]))
     for model, transport in groups:
         payload = _PAYLOADS.get((model, transport), "JSON" if transport == "http" else "raw tensors")
-        lines += ["", f"### {model}, {payload} over {_TITLES[transport]}", ""]
+        lines += ["", f"## {model}, {payload} over {_TITLES[transport]}", ""]
         cells = [c for c in result["cells"] if (c["model"], c["transport"]) == (model, transport)]
         lines += _table(cells, result)
-    lines += ["", "### Targets", "", "| target | cell | required | measured | |", "|---|---|---|---|---|"]
+    lines += ["", "## Targets", "", "| target | cell | required | measured | |", "|---|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in targets(result)]
-    lines += ["", "### Settings", "", "| system | settings |", "|---|---|"]
+    lines += ["", "## Settings", "", "| system | settings |", "|---|---|"]
     lines += [f"| {name} | {system['settings']} |" for name, system in result["systems"].items()]
     failures = list(_failures(result))
     if failures:
-        lines += ["", "### Cells without a figure", "", *failures]
+        lines += ["", "## Cells without a figure", "", *failures]
     return "\n".join(lines)
 
 
 def _table(cells: list[dict[str, Any]], result: dict[str, Any]) -> list[str]:
+    """Two tables: requests a second; latency and CPU time."""
     counts = [cell["connections"] for cell in cells]
-    columns = ("req/s", "p50 ms", "p99 ms", "CPU s/1000")
-    head = ["system", *(f"{column} at {n}" for n in counts for column in columns)]
-    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    rates = [["system", *(f"req/s at {n}" for n in counts)]]
+    times = [["system", *(f"p50 / p99 ms at {n}" for n in counts), *(f"CPU s/1000 at {n}" for n in counts)]]
     for name in result["systems"]:
-        row = [name]
-        for cell in cells:
-            row += _figures(cell["systems"].get(name, {"failed": ""}), cell["systems"].get("salver"), name)
-        lines.append(f"| {' | '.join(row)} |")
-    return lines
+        got = [cell["systems"].get(name, {"failed": ""}) for cell in cells]
+        ours = [cell["systems"].get("salver", {}) for cell in cells]
+        rates.append([name, *(_rate(g, o, name) for g, o in zip(got, ours, strict=True))])
+        if any("rate" in g for g in got):
+            times.append([name, *map(_latency, got), *map(_cpu, got)])
+    return [*_markdown(rates), "", *_markdown(times)]
 
 
-def _figures(got: dict[str, Any], ours: dict[str, Any] | None, name: str) -> list[str]:
+def _markdown(rows: list[list[str]]) -> list[str]:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], "|---|" + "---:|" * (len(rows[0]) - 1), *lines[1:]]
+
+
+def _rate(got: dict[str, Any], ours: dict[str, Any], name: str) -> str:
     if "failed" in got:
-        return ["–"] * 4
-    ratio = ""
-    if ours and "rate" in ours and name != "salver":
-        ratio = f" ({_ratio(ours, got)})"
-    p99 = "" if got["p99_ms"] is None else f"{got['p99_ms']:.3g}"
-    return [f"{got['rate']:,.0f}{ratio}", f"{got['p50_ms']:.3g}", p99, f"{got['cpu_s_per_1000']:.3f}"]
+        return "–"
+    if name == "salver" or "rate" not in ours:
+        return f"{got['rate']:,.0f}"
+    return f"{got['rate']:,.0f} ({_ratio(ours, got)})"
+
+
+def _latency(got: dict[str, Any]) -> str:
+    if "failed" in got:
+        return "–"
+    return f"{got['p50_ms']:.3g}" + ("" if got["p99_ms"] is None else f" / {got['p99_ms']:.3g}")
+
+
+def _cpu(got: dict[str, Any]) -> str:
+    return "–" if "failed" in got else f"{got['cpu_s_per_1000']:.3f}"
 
 
 def _ratio(ours: dict[str, Any], got: dict[str, Any]) -> str:
     if ours["rate_min"] <= got["rate_max"] and got["rate_min"] <= ours["rate_max"]:
         return "tie"
-    return f"÷{ours['rate'] / got['rate']:.2f}"
+    return f"{ours['rate'] / got['rate']:.2f}×"
 
 
 def _failures(result: dict[str, Any]) -> Iterator[str]:

@@ -38,6 +38,7 @@ from models import Model
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CONNECTIONS = {"tiny": (1, 16, 64), "medium": (1, 16, 32, 64), "image": (1, 16, 64)}
+PAGE = models.ROOT / "docs" / "explanation" / "benchmark-results.md"
 LOGS = models.CACHE / "logs"
 Cell = tuple[str, str, int]
 
@@ -62,7 +63,7 @@ class Watch:
                 self.wrong = str(error)
                 return
             except (OSError, http.client.HTTPException, grpc.RpcError) as error:
-                self.wrong = f"no answer: {type(error).__name__} {str(error)[:200]}"
+                self.wrong = f"no answer: {forms.reason(error)[:200]}"
                 return
 
     def __enter__(self) -> "Watch":
@@ -92,7 +93,7 @@ def measure(
         if watch.wrong:
             return {"failed": watch.wrong}
     except (load.LoadFailed, forms.WrongAnswer, OSError, http.client.HTTPException, grpc.RpcError) as error:
-        return {"failed": str(error) or type(error).__name__}
+        return {"failed": forms.reason(error)}
     if sample.errors:
         return {"failed": f"{sample.errors} of {sample.requests + sample.errors} requests failed"}
     return {
@@ -231,7 +232,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pin", action="store_true", help="server on core 0, generator on core 1")
     parser.add_argument("--out", type=Path, help="where to write the result (default: a file under raw/)")
-    parser.add_argument("--publish", action="store_true", help="also write results/throughput.{json,md}")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="also write results/throughput.json and the documentation's page",
+    )
     return parser.parse_args()
 
 
@@ -253,7 +258,7 @@ def main() -> int:
         path.write_text(text + "\n")
     print(report.tables(result))
     if given.publish:
-        (RESULTS / "throughput.md").write_text(report.tables(result) + "\n")
+        PAGE.write_text(f"# Benchmark results\n\n{report.INTRODUCTION}\n\n{report.tables(result)}\n")
     print(f"written to {', '.join(map(str, paths))}")
     return 0
 

@@ -14,14 +14,19 @@ HERE = Path(__file__).resolve().parent
 
 
 def _launch(model: Model, port: int, folder: Path) -> Launch:
-    server = [str(python_of("rayserve")), str(HERE / "server.py"), str(model.path), str(port)]
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+    server = [str(python_of("rayserve")), str(HERE / "server.py"), str(model.path), str(port), str(port + 1)]
+    settings = {
+        "PYTHONPATH": f"{HERE}:{HERE.parent.parent}",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    }
     return Launch([*server, "/tmp/salver-bench-ray"], settings, folder)
 
 
 def _forms(model: Model) -> Mapping[str, Form | str]:
     web = forms.raw("/raw") if model.name == "image" else forms.rows_json("/predict")
-    return {"http": web, "grpc": "its gRPC proxy needs a generated service of one's own; not set up"}
+    return {"http": web, "grpc": forms.oip_grpc(model, port_offset=1)}
 
 
 SYSTEM = System(
@@ -30,5 +35,6 @@ SYSTEM = System(
     _launch,
     _forms,
     "one replica, one proxy, RAY_SERVE_THROUGHPUT_OPTIMIZED, no batching, access log and dashboard off",
+    ports=2,
     environment="rayserve",
 )

@@ -1,17 +1,20 @@
-"""Ray Serve on this machine alone: MODEL PORT FOLDER."""
+"""Ray Serve on this machine alone: MODEL PORT GRPC_PORT FOLDER."""
 
 import signal
 import sys
 from typing import Any
 
+import frames
 import numpy as np
 import onnxruntime
 import ray
 from ray import serve
+from ray.serve.config import gRPCOptions
+from ray.serve.schema import LoggingConfig
 from starlette.requests import Request
 from starlette.responses import Response
 
-path, port, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+path, port, grpc_port, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1})
@@ -31,6 +34,16 @@ class Onnx:
         (out,) = self.session.run(None, {"x": np.array(rows, np.float32)})
         return {"rows": out.tolist()}
 
+    async def ModelInfer(self, message: bytes) -> Any:
+        request = frames.InferRequest.FromString(message)
+        shape = list(request.inputs[0].shape)
+        (out,) = self.session.run(
+            None, {"x": np.frombuffer(request.raw_input_contents[0], np.float32).reshape(shape)}
+        )
+        reply = frames.InferResponse(model_name=request.model_name, raw_output_contents=[out.tobytes()])
+        reply.outputs.add(name="y", datatype="FP32", shape=out.shape)
+        return reply
+
 
 if __name__ == "__main__":
     ray.init(
@@ -41,7 +54,11 @@ if __name__ == "__main__":
         _node_ip_address="127.0.0.1",
         _temp_dir=folder,
     )
-    serve.start(http_options={"host": "127.0.0.1", "port": port, "access_log": False})
+    serve.start(
+        http_options={"host": "127.0.0.1", "port": port},
+        grpc_options=gRPCOptions(port=grpc_port, grpc_servicer_functions=["wire.add_service"]),
+        logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+    )
     serve.run(Onnx.bind(path), route_prefix="/")
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     ray.shutdown()
