@@ -23,6 +23,8 @@ from salver.wire.faults import http_fault
 
 _LOG = logging.getLogger("salver.front")
 _KNOWN_PATHS = 4096
+#: Metadata stays plain (TR-R28): tritonclient's asyncio variant asks for gzip and reads none.
+_COMPRESSIBLE = frozenset(("infer", "predict_v1", "metrics", "openapi"))
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -93,8 +95,11 @@ class Front:
             parent = w3c.parse(_text(trace))
             if parent is not None:
                 call.traceparent = w3c.format(w3c.child(parent, self._new_id()))
+        accepted: bytes | None = None
         try:
             route = self._routes.get((verb, raw_path)) or self._match(verb, raw_path)
+            if route.operation in _COMPRESSIBLE:
+                accepted = headers.get(b"accept-encoding")
             body = await self._read(headers, receive)
             task = self._hangups.enter(receive)
             try:
@@ -109,7 +114,7 @@ class Front:
             if self._is_shutting_down():
                 raise
             return  # the caller hung up; nobody reads an answer
-        await self._write(send, reply, headers, call, verb)
+        await self._write(send, reply, accepted, call, verb)
 
     def _is_shutting_down(self) -> bool:
         """True if the task was cancelled by somebody other than our watcher."""
@@ -163,11 +168,10 @@ class Front:
         )
 
     async def _write(
-        self, send: Send, reply: HttpReply, asked: Mapping[bytes, bytes], call: Call, verb: str
+        self, send: Send, reply: HttpReply, accepted: bytes | None, call: Call, verb: str
     ) -> None:
         body = reply.body
         headers = list(reply.headers)
-        accepted = asked.get(b"accept-encoding")
         if accepted is not None and reply.status == 200:
             encoding, body = deflate(body, _text(accepted))
             if encoding:
