@@ -43,7 +43,7 @@ demo: .venv/demo.stamp
 	$(PY) examples/demo/main.py $(ARGS)
 
 test: .venv/dev.stamp
-	$(PY) -m pytest -n $(JOBS) --timeout=120 --no-skips --doctest-modules src tests $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --timeout=120 --no-skips $(ARGS)
 
 lint: .venv/dev.stamp
 	.venv/bin/ruff check .
