@@ -72,7 +72,7 @@ class OnnxBackend:
             settings.intra_op_num_threads = options.threads
             settings.inter_op_num_threads = 1
             settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            settings.log_severity_level = 3
+            settings.log_severity_level = 4
             session = ort.InferenceSession(str(manifest.path), settings, providers=["CPUExecutionProvider"])
             return OnnxModel(session, manifest)
 
@@ -170,7 +170,7 @@ def _specs(metas: Sequence[Any], kind: str) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-def _from_maps(rows: Sequence[Mapping[object, float]]) -> Array:
+def _from_maps(rows: Sequence[Mapping[Any, float]]) -> Array:
     """ZipMap's list of {class: probability}, one a row, as a matrix in the order of the classes."""
     return np.array(
         [[row[key] for key in sorted(row, key=lambda k: (str(type(k)), k))] for row in rows], "f4"

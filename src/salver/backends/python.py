@@ -24,13 +24,13 @@ from types import ModuleType
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from salver.artifacts import Manifest
+from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, RunnableModel, Traits
-from salver.errors import LoadFailed, ModelFailed
+from salver.errors import LoadFailed
 from salver.messages import Signature, TensorSpec
-from salver.tensor import DATATYPES, Array, DataType, as_bytes
+from salver.tensor import DATATYPES, Array
 
 _MAX_SOURCE = 4 << 20
 _NUMBERS = itertools.count()
@@ -96,48 +96,22 @@ class PythonBackend:
         except Exception as error:
             _forget(module)
             raise LoadFailed(f"{source}: {type(error).__name__}: {error}") from error
-        return PythonModel(model, module, signature, manifest.id.name)
+        return PythonModel(model, module, signature)
 
 
 class PythonModel:
     """One instance of the owner's class."""
 
-    def __init__(self, model: Any, module: ModuleType, signature: Signature, name: str) -> None:
+    def __init__(self, model: Any, module: ModuleType, signature: Signature) -> None:
         self.signature = signature
         self._model = model
         self._module: ModuleType | None = module
-        self._name = name
+        self._check = Outputs(signature).check
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
         answer = self._model.predict(dict(inputs))
-        if not isinstance(answer, Mapping):
-            raise ModelFailed(
-                f"predict of model '{self._name}' returned {type(answer).__name__}, not a dict of arrays by name"
-            )
-        return {spec.name: self._output(spec, answer) for spec in self.signature.outputs}
-
-    def _output(self, spec: TensorSpec, answer: Mapping[str, Any]) -> Array:
-        if spec.name not in answer:
-            raise ModelFailed(f"predict of model '{self._name}' returned no output '{spec.name}'")
-        value = answer[spec.name]
-        try:
-            if spec.datatype is DataType.BYTES:
-                return as_bytes(value)
-            array = np.asarray(value)
-            if spec.datatype is DataType.BF16 and array.dtype.name == "bfloat16":
-                array = array.view(np.uint16)
-            if not np.can_cast(array.dtype, spec.datatype.dtype, "same_kind"):
-                raise ValueError(f"{array.dtype} does not become {spec.datatype.name} without loss")
-            array = np.ascontiguousarray(array, spec.datatype.dtype).reshape(array.shape)
-        except (ValueError, TypeError) as error:
-            raise ModelFailed(f"output '{spec.name}' of model '{self._name}': {error}") from error
-        if array.ndim != len(spec.shape):
-            raise ModelFailed(
-                f"output '{spec.name}' of model '{self._name}' has shape {list(array.shape)}, "
-                f"but is declared as {list(spec.shape)}"
-            )
-        return array
+        return self._check(answer, inputs)
 
     def close(self) -> None:
         """Call the owner's ``close`` and forget the module."""

@@ -1,0 +1,81 @@
+"""How does a LightGBM model run? From its native text file, through ``Booster.predict``.
+
+LightGBM locks a booster for readers while it predicts, so threads may share one. It knows nothing
+of batching.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from salver.artifacts import Manifest
+from salver.backends.content import head
+from salver.backends.loading import choice_of, framework, loading, options_of, override
+from salver.backends.outputs import Outputs
+from salver.backends.protocol import LoadOptions, Traits
+from salver.errors import LoadFailed
+from salver.messages import Signature, TensorSpec
+from salver.tensor import Array, DataType
+
+_FLOATS = (DataType.FP32, DataType.FP64)
+
+
+class LightgbmBackend:
+    """LightGBM's text format (``Booster.save_model``).
+
+    Options: ``output`` = ``value`` (default) or ``margin`` (the raw score).
+    The input is FP32; declare it as FP64 in ``salver.toml`` where doubles matter.
+    """
+
+    name = "lightgbm"
+    extra = "lightgbm"
+    modules = ("lightgbm",)
+    traits = Traits(native=True)
+
+    def recognise(self, path: Path) -> str | None:
+        """``lightgbm`` for a file that begins with ``tree`` and ``version=``."""
+        lines = head(path, 64).splitlines()
+        return (
+            "lightgbm" if lines[:1] == [b"tree"] and lines[1:] and lines[1].startswith(b"version=") else None
+        )
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> "LightgbmModel":
+        """See :class:`~salver.backends.protocol.Backend`."""
+        wish = options_of(manifest, ("output",))
+        raw = choice_of(wish, "output", ("value", "margin")) == "margin"
+        lightgbm = framework(self, "lightgbm")
+        with loading(manifest):
+            text = manifest.path.read_text(encoding="utf-8")
+            if "\nend of trees" not in text:  # LightGBM would serve the trees that are left
+                raise LoadFailed(f"{manifest.path} is cut short: it has no 'end of trees'")
+            booster = lightgbm.Booster(model_str=text)
+            return LightgbmModel(booster, manifest, options.threads, raw)
+
+
+class LightgbmModel:
+    """One booster."""
+
+    def __init__(self, booster: Any, manifest: Manifest, threads: int, raw: bool) -> None:
+        said = (TensorSpec("input", DataType.FP32, (-1, int(booster.num_feature()))),)
+        groups = int(booster.num_model_per_iteration())
+        shape = (-1, groups) if groups > 1 else (-1,)
+        gives = (TensorSpec("output", DataType.FP64, shape),)
+        self.signature = Signature(
+            override(said, manifest.config.inputs, "inputs", _FLOATS),
+            override(gives, manifest.config.outputs, "outputs", _FLOATS),
+            True,
+            "lightgbm_text",
+        )
+        self._check = Outputs(self.signature).check
+        self._booster: Any = booster
+        self._threads = threads
+        self._raw = raw
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        answer = self._booster.predict(inputs["input"], raw_score=self._raw, num_threads=self._threads)
+        return self._check({"output": answer}, inputs)
+
+    def close(self) -> None:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        self._booster = None

@@ -1,0 +1,211 @@
+"""How does a scikit-learn estimator run? Loaded with skops, or from a pickle where that is allowed.
+
+Also estimators that follow its interface (XGBoost's and LightGBM's among them). A table with text
+columns becomes one input a column. It knows nothing of batching.
+"""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from salver.artifacts import Manifest
+from salver.backends.content import head, zip_members
+from salver.backends.loading import framework, loading, options_of, override
+from salver.backends.outputs import Outputs
+from salver.backends.protocol import LoadOptions, Traits
+from salver.errors import InvalidInput, LoadFailed
+from salver.messages import Signature, TensorSpec
+from salver.tensor import Array, DataType
+
+_FLOATS = (DataType.FP32, DataType.FP64)
+_TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+_DANGER = (
+    "is a pickle, and loading a pickle runs whatever code its maker put into it, with all the rights of "
+    "this server"
+)
+_WAYS_OUT = (
+    "If you trust its maker, start with --trust-pickle. Better, convert it once to skops, which holds data "
+    'only:  import joblib, skops.io; skops.io.dump(joblib.load("{name}"), "model.skops")'
+)
+
+
+class SklearnBackend:
+    """skops files; pickle and joblib files with ``--trust-pickle``.
+
+    Options: ``trusted``, a comma-separated list of types that a skops file may hold beyond those
+    skops trusts by itself.
+    """
+
+    name = "sklearn"
+    extra = "sklearn"
+    modules = ("sklearn", "skops")
+    traits = Traits(releases_gil=False)
+
+    def recognise(self, path: Path) -> str | None:
+        """``skops`` for an archive with a schema; ``pickle`` for a pickled object of some class."""
+        start = head(path, 64)
+        if start[:2] == b"PK":
+            return "skops" if "schema.json" in zip_members(path) else None
+        if len(start) < 4 or start[0] != 0x80 or start[1] not in (2, 3, 4, 5) or _TORCH_MAGIC in start:
+            return None
+        first = start[11:] if start[2] == 0x95 else start[2:]
+        is_class = first[:1] == b"c" or (first[:1] == b"\x8c" and not first[2:].startswith(b"numpy"))
+        return "pickle" if is_class else None  # dicts, lists and arrays are no models
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> "SklearnModel":
+        """See :class:`~salver.backends.protocol.Backend`."""
+        wish = options_of(manifest, ("trusted",))
+        if manifest.format == "pickle" and not options.trust_pickle:
+            raise LoadFailed(f"{manifest.path} {_DANGER}", fix=_WAYS_OUT.format(name=manifest.path.name))
+        framework(self, "sklearn")
+        with loading(manifest), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if manifest.format == "pickle":
+                estimator = framework(self, "joblib").load(manifest.path)
+            else:
+                estimator = self._skops(manifest, wish.get("trusted", ""), options)
+            return SklearnModel(estimator, manifest)
+
+    def _skops(self, manifest: Manifest, trusted: str, options: LoadOptions) -> Any:
+        skops = framework(self, "skops.io")
+        unknown = skops.get_untrusted_types(file=manifest.path)
+        allowed = {name.strip() for name in trusted.split(",")}
+        if not options.trust_pickle and (rest := sorted(set(unknown) - allowed)):
+            raise LoadFailed(
+                f"{manifest.path} holds types that skops does not trust: {', '.join(rest)}",
+                fix=f'If you do, write in salver.toml: [options] trusted = "{", ".join(sorted(unknown))}".',
+            )
+        return skops.load(manifest.path, trusted=unknown)
+
+
+class SklearnModel:
+    """One fitted estimator."""
+
+    def __init__(self, estimator: Any, manifest: Manifest) -> None:
+        self._estimator: Any = estimator
+        self._columns = _columns(estimator)
+        if self._columns:
+            inputs = tuple(TensorSpec(name, kind, (-1,)) for name, kind in self._columns.items())
+            self._frame: Any = _pandas().DataFrame
+        else:
+            inputs = (TensorSpec("input", DataType.FP32, (-1, _width(estimator))),)
+        inputs = override(inputs, manifest.config.inputs, "inputs", (*_FLOATS, DataType.INT64))
+        outputs = override(_outputs(estimator), manifest.config.outputs, "outputs", _FLOATS)
+        self.signature = Signature(inputs, outputs, True, "sklearn_estimator")
+        self._names = {spec.name for spec in outputs}
+        self._check = Outputs(self.signature).check
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        estimator = self._estimator
+        values = self._table(inputs) if self._columns else inputs["input"]
+        answer: dict[str, Any] = {}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="X does not have valid feature names")
+            if "probabilities" in self._names:
+                answer["probabilities"] = estimator.predict_proba(values)
+                answer["label"] = estimator.predict(values)  # not always the likeliest class (SVC)
+            elif "output" in self._names:
+                answer["output"] = _dense(estimator.transform(values))
+            else:
+                answer[next(iter(self._names))] = estimator.predict(values)
+        return self._check(answer, inputs)
+
+    def _table(self, inputs: Mapping[str, Array]) -> Any:
+        columns = {}
+        for name, kind in self._columns.items():
+            values = inputs[name]
+            if kind is DataType.BYTES:
+                try:
+                    values = np.array([v.decode() for v in values.tolist()], dtype=object)
+                except UnicodeDecodeError as error:
+                    raise InvalidInput(f"input {name!r} holds text that is not UTF-8: {error}") from error
+            columns[name] = values
+        return self._frame(columns)
+
+    def close(self) -> None:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        self._estimator = None
+
+
+def _pandas() -> Any:
+    try:
+        import pandas  # type: ignore[import-untyped,unused-ignore]
+    except ImportError as error:
+        raise LoadFailed(
+            "this estimator was fitted on a table of named columns, which needs pandas",
+            fix="Install it with: pip install pandas",
+        ) from error
+    return pandas
+
+
+def _width(estimator: Any) -> int:
+    if not hasattr(estimator, "n_features_in_"):
+        raise LoadFailed(
+            f"the {type(estimator).__name__} does not say how many features it takes",
+            fix="Fit it before saving it.",
+        )
+    return int(estimator.n_features_in_)
+
+
+def _columns(estimator: Any) -> dict[str, DataType]:
+    """Name and datatype of each column, for pipelines that tell columns apart by name; else empty."""
+    names = getattr(estimator, "feature_names_in_", None)
+    first = estimator.steps[0][1] if getattr(estimator, "steps", None) else estimator
+    if names is None or not hasattr(first, "transformers_"):
+        return {}
+    columns = {str(name): DataType.FP64 for name in names}
+    for _, transformer, chosen in first.transformers_:
+        chosen = [chosen] if isinstance(chosen, str | int) else list(chosen)
+        for index, column in enumerate(chosen):
+            name = column if isinstance(column, str) else str(names[column])
+            if _takes_text(transformer, index):
+                columns[name] = DataType.BYTES
+    return columns
+
+
+def _takes_text(transformer: Any, index: int) -> bool:
+    for step in (s for _, s in getattr(transformer, "steps", [("", transformer)])):
+        if hasattr(step, "vocabulary_"):
+            return True
+        learned = getattr(step, "categories_", None) or getattr(step, "statistics_", None)
+        if learned is not None:
+            return bool(np.asarray(learned[index]).dtype.kind in "OUS") or isinstance(learned[index], str)
+    return False
+
+
+def _outputs(estimator: Any) -> tuple[TensorSpec, ...]:
+    classes = getattr(estimator, "classes_", None)
+    if hasattr(estimator, "predict") and classes is not None and not isinstance(classes, list):
+        names = tuple(str(c) for c in classes)
+        kind = DataType.BYTES if np.asarray(classes).dtype.kind in "OUS" else DataType.INT64
+        label = TensorSpec("label", kind, (-1,))
+        if not hasattr(estimator, "predict_proba"):
+            return (label,)
+        return (label, TensorSpec("probabilities", DataType.FP64, (-1, len(names)), labels=names))
+    if hasattr(estimator, "predict"):
+        trial = estimator.predict(_trial(estimator))
+        name, kind = ("prediction", DataType.FP64) if trial.dtype.kind == "f" else ("label", DataType.INT64)
+        return (TensorSpec(name, kind, (-1, *trial.shape[1:])),)
+    if hasattr(estimator, "transform"):
+        trial = _dense(estimator.transform(_trial(estimator)))
+        return (TensorSpec("output", DataType.FP64, (-1, *trial.shape[1:])),)
+    raise LoadFailed(
+        f"the file holds a {type(estimator).__name__}, which has neither predict nor transform",
+        fix="Save the fitted estimator itself.",
+    )
+
+
+def _trial(estimator: Any) -> Any:
+    columns = _columns(estimator)
+    if not columns:
+        return np.zeros((2, _width(estimator)))
+    values = {n: ["", ""] if kind is DataType.BYTES else [0.0, 0.0] for n, kind in columns.items()}
+    return _pandas().DataFrame(values)
+
+
+def _dense(values: Any) -> Any:
+    return values.toarray() if hasattr(values, "toarray") else values

@@ -1,0 +1,259 @@
+"""How does a PyTorch program run? TorchScript through its ``forward``, torch.export through its module.
+
+An exported program says what it takes. TorchScript does not: a traced one carries its example
+inputs, for a scripted one the owner declares them in ``salver.toml``; outputs are found by running
+it once. It knows nothing of batching.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from salver.artifacts import Manifest
+from salver.backends.content import head, inner_names, zip_members
+from salver.backends.loading import framework, is_batched, loading, options_of, override
+from salver.backends.outputs import Outputs
+from salver.backends.protocol import LoadOptions, Traits
+from salver.errors import LoadFailed
+from salver.messages import Signature, TensorSpec
+from salver.tensor import Array, DataType, datatype_of
+
+_TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+_SCALARS = {"int": DataType.INT64, "float": DataType.FP64, "bool": DataType.BOOL}
+
+
+class TorchBackend:
+    """TorchScript and torch.export programs. Threads inside a run are set for the whole process."""
+
+    name = "torch"
+    extra = "torch"
+    modules = ("torch",)
+    traits = Traits()
+
+    def recognise(self, path: Path) -> str | None:
+        """``torch-export``, ``torchscript``, or ``torch-weights`` for what holds no program."""
+        start = head(path, 16)
+        if start[:1] == b"\x80" and _TORCH_MAGIC in start:
+            return "torch-weights"
+        if start[:2] != b"PK":
+            return None
+        members = zip_members(path)
+        names = inner_names(members)
+        if "serialized_exported_program.json" in members or any(
+            n.startswith("models/") and n.endswith(".json") for n in names
+        ):
+            return "torch-export"
+        if "data.pkl" in names:
+            return "torchscript" if "constants.pkl" in names else "torch-weights"
+        return None
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> "TorchModel":
+        """See :class:`~salver.backends.protocol.Backend`."""
+        options_of(manifest, ())
+        if manifest.format == "torch-weights":
+            raise LoadFailed(
+                f"{manifest.path} is a state dict or a pickled module, not a program: weights without code",
+                fix="Load it into its module and save a program: torch.export.save(torch.export.export("
+                'module.eval(), (example,)), "model.pt2"), or torch.jit.script(module).save("model.pt").',
+            )
+        torch = framework(self, "torch")
+        torch.set_num_threads(options.threads)
+        with loading(manifest), torch.inference_mode():
+            if manifest.format == "torch-export":
+                return _exported(torch, manifest)
+            return _scripted(torch, manifest)
+
+
+class TorchModel:
+    """A program, and how its arguments and results map to tensors."""
+
+    def __init__(
+        self, torch: Any, call: Any, signature: Signature, scalars: frozenset[str], most: int = 0
+    ) -> None:
+        self.signature = signature
+        self._torch: Any = torch
+        self._call: Any = call
+        self._most = most  # rows that an exported program takes at once; 0 = any number
+        self._scalars = scalars
+        self._names = [spec.name for spec in signature.outputs]
+        self._inputs = [spec.name for spec in signature.inputs]
+        self._halves = {s.name for s in signature.inputs if s.datatype is DataType.BF16}
+        self._check = Outputs(signature).check
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        rows = inputs[self._inputs[0]].shape[0] if self._most and self._inputs else 0
+        if rows <= self._most or not self._most:
+            return self._check(self._once(inputs), inputs)
+        parts = [
+            self._once({n: a[at : at + self._most] for n, a in inputs.items()})
+            for at in range(0, rows, self._most)
+        ]
+        return self._check({n: np.concatenate([p[n] for p in parts]) for n in self._names}, inputs)
+
+    def _once(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with self._torch.inference_mode():
+            arguments = [self._argument(name, inputs[name]) for name in self._inputs if name in inputs]
+            flat = _flat(self._torch, self._call(*arguments))
+        return {name: _numpy(self._torch, value) for name, value in zip(self._names, flat, strict=False)}
+
+    def _argument(self, name: str, array: Array) -> Any:
+        if name in self._scalars:
+            return array.reshape(-1)[0].item()
+        # torch has no read-only tensors; a copy keeps a program that writes from harming the batch
+        value = self._torch.from_numpy(array.copy())
+        return value.view(self._torch.bfloat16) if name in self._halves else value
+
+    def close(self) -> None:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        self._call = None
+
+
+def _exported(torch: Any, manifest: Manifest) -> TorchModel:
+    program = torch.export.load(manifest.path)
+    graph, signature = program.graph_module.graph, program.graph_signature
+    found = {node.name: node.meta.get("val") for node in graph.nodes}
+    said = [_spec(torch, str(n), found.get(str(n))) for n in signature.user_inputs]
+    tree = program.call_spec.out_spec
+    names = [str(n) for n in signature.user_outputs]
+    named = list(tree.context) if tree.type is dict else []
+    gives = [
+        _spec(torch, str(named[i]) if len(named) == len(names) else f"output_{i}", found.get(n))
+        for i, n in enumerate(names)
+    ]
+    inputs = override(tuple(said), manifest.config.inputs, "inputs")
+    outputs = override(tuple(gives), manifest.config.outputs, "outputs")
+    module, spec = program.module(), program.call_spec.in_spec
+    unflatten = torch.utils._pytree.tree_unflatten
+
+    def call(*flat: Any) -> Any:
+        args, kwargs = unflatten(list(flat), spec)
+        return module(*args, **kwargs)
+
+    batched = is_batched(inputs, outputs)
+    most = 0
+    if batched:
+        first = found[str(signature.user_inputs[0])].shape[0]
+        limit = program.range_constraints.get(first.node.expr) if hasattr(first, "node") else None
+        most = int(limit.upper) if limit is not None and str(limit.upper).isdigit() else 0
+    return TorchModel(torch, call, Signature(inputs, outputs, batched, "pytorch_export"), frozenset(), most)
+
+
+def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
+    program = torch.jit.load(str(manifest.path), map_location="cpu").eval()
+    arguments = program.forward.schema.arguments[1:]
+    scalars = frozenset(a.name for a in arguments if str(a.type) in _SCALARS)
+    declared = manifest.config.inputs
+    traced = () if declared else _traced(program)
+    trial = torch.jit.load(
+        str(manifest.path), map_location="cpu"
+    ).eval()  # may keep state: not the one served
+    if declared:
+        inputs = declared
+        scalars = frozenset(
+            d.name for d, a in zip(declared, arguments, strict=False) if str(a.type) in _SCALARS
+        )
+    elif len(traced) == len(arguments) and all(isinstance(t, torch.Tensor) for t in traced):
+        inputs = tuple(_spec(torch, a.name, t) for a, t in zip(arguments, traced, strict=True))
+        free = tuple(TensorSpec(s.name, s.datatype, (-1, *s.shape[1:])) for s in inputs)
+        if all(s.shape for s in inputs) and _has_rows(torch, trial, free):
+            inputs = free
+    else:
+        raise LoadFailed(
+            f"{manifest.path} is TorchScript that does not say which shapes it takes",
+            fix=f"Declare them in salver.toml beside it (-1 = free):\n{_example(arguments)}",
+        )
+    outputs = manifest.config.outputs or _probe(torch, trial, inputs, scalars)
+    batched = is_batched(inputs, outputs)
+    return TorchModel(torch, program, Signature(inputs, outputs, batched, "pytorch_torchscript"), scalars)
+
+
+def _traced(program: Any) -> tuple[Any, ...]:
+    """The example inputs that ``torch.jit.trace`` kept, or none."""
+    kept = dict(program._c._retrieve_traced_inputs().items()).get("forward", ())
+    return tuple(kept)
+
+
+def _example(arguments: Sequence[Any]) -> str:
+    blocks = []
+    for argument in arguments:
+        kind = _SCALARS.get(str(argument.type))
+        datatype, shape = (kind.name, "[1]") if kind else ("FP32", "[-1, 512]")
+        blocks.append(f'[[inputs]]\nname = "{argument.name}"\ndatatype = "{datatype}"\nshape = {shape}')
+    return "\n".join(blocks)
+
+
+def _trial(torch: Any, specs: Sequence[TensorSpec], scalars: frozenset[str], free: int) -> list[Any]:
+    random = np.random.default_rng(0)
+    values: list[Any] = []
+    for spec in specs:
+        shape = [free if extent < 0 else extent for extent in spec.shape]
+        if spec.name in scalars:
+            values.append(16000 if spec.datatype is DataType.INT64 else spec.datatype.dtype.type(1).item())
+        elif spec.datatype is DataType.BF16:
+            values.append(torch.from_numpy(random.random(shape, np.float32)).bfloat16())
+        else:
+            values.append(torch.from_numpy(random.random(shape, np.float32).astype(spec.datatype.dtype)))
+    return values
+
+
+def _has_rows(torch: Any, program: Any, specs: Sequence[TensorSpec]) -> bool:
+    """Whether three rows at once give what they give one by one; a trace may have fixed its batch."""
+    values = _trial(torch, specs, frozenset(), 3)
+    try:
+        whole = _flat(torch, program(*values))
+        rows = [_flat(torch, program(*(v[i : i + 1] for v in values))) for i in range(3)]
+        return all(
+            torch.allclose(got, torch.cat([row[i] for row in rows]), rtol=1e-3, atol=1e-4)
+            for i, got in enumerate(whole)
+        )
+    except Exception:
+        return False
+
+
+def _probe(
+    torch: Any, program: Any, inputs: tuple[TensorSpec, ...], scalars: frozenset[str]
+) -> tuple[TensorSpec, ...]:
+    try:
+        one, two = (_flat(torch, program(*_trial(torch, inputs, scalars, free))) for free in (2, 3))
+    except Exception as error:
+        raise LoadFailed(
+            f"a trial run on random inputs failed: {str(error).strip().splitlines()[-1][:300]}",
+            fix="Check the declared inputs, or declare the outputs too ([[outputs]] in salver.toml).",
+        ) from error
+    specs = []
+    for index, (a, b) in enumerate(zip(one, two, strict=True)):
+        spec = _spec(torch, f"output_{index}", a)
+        shape = tuple(x if x == y else -1 for x, y in zip(a.shape, b.shape, strict=True))
+        specs.append(TensorSpec(spec.name, spec.datatype, shape))
+    return tuple(specs)
+
+
+def _spec(torch: Any, name: str, value: Any) -> TensorSpec:
+    if not isinstance(value, torch.Tensor):
+        raise LoadFailed(
+            f"{name!r} is a {type(value).__name__}, not a tensor",
+            fix="Let the program take and give tensors only.",
+        )
+    kind = str(value.dtype).removeprefix("torch.")
+    try:
+        datatype = DataType.BF16 if kind == "bfloat16" else datatype_of(np.dtype(kind))
+    except (TypeError, ValueError) as error:
+        raise LoadFailed(f"{name!r} is {value.dtype}, which no datatype holds") from error
+    shape = tuple(d if isinstance(d, int) else -1 for d in value.shape)
+    return TensorSpec(name, datatype, shape)
+
+
+def _flat(torch: Any, value: Any) -> list[Any]:
+    flat, _ = torch.utils._pytree.tree_flatten(value)
+    return [v for v in flat if v is not None]
+
+
+def _numpy(torch: Any, value: Any) -> Array:
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    value = value.detach().contiguous()
+    array: Array = value.view(torch.uint16).numpy() if value.dtype is torch.bfloat16 else value.numpy()
+    return array

@@ -1,0 +1,99 @@
+"""How does an XGBoost model run? From its native JSON or UBJSON file, through ``inplace_predict``.
+
+``inplace_predict`` is documented as safe to call from several threads. It knows nothing of batching.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from salver.artifacts import Manifest
+from salver.backends.content import head, tail
+from salver.backends.loading import choice_of, framework, loading, options_of, override
+from salver.backends.outputs import Outputs
+from salver.backends.protocol import LoadOptions, Traits
+from salver.errors import LoadFailed
+from salver.messages import Signature, TensorSpec
+from salver.tensor import Array, DataType
+
+_JSON = re.compile(rb'\s*\{\s*"(learner|version)"\s*:')
+_UBJSON = re.compile(rb"\{[iUIlL][\x00-\x20]{1,8}(learner\{|version\[)", re.DOTALL)
+_FLOATS = (DataType.FP32, DataType.FP64)
+
+
+class XgboostBackend:
+    """XGBoost's JSON and UBJSON formats (``Booster.save_model``).
+
+    Options: ``output`` = ``value`` (default) or ``margin`` (before the objective's transformation).
+    Missing values are NaN.
+    """
+
+    name = "xgboost"
+    extra = "xgboost"
+    modules = ("xgboost",)
+    traits = Traits(native=True)
+
+    def recognise(self, path: Path) -> str | None:
+        """``xgboost-json``, ``xgboost-ubj``, or ``xgboost-binary`` for the format of before 1.0."""
+        start = head(path, 64)
+        if start.startswith((b"binf", b"bs64")):
+            return "xgboost-binary"
+        if _UBJSON.match(start):
+            return "xgboost-ubj"
+        if _JSON.match(start):
+            ends = head(path, 65_536) + tail(path, 4096)
+            if b'"learner"' in ends and (b'"gradient_booster"' in ends or b'"version"' in ends):
+                return "xgboost-json"
+        return None
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> "XgboostModel":
+        """See :class:`~salver.backends.protocol.Backend`."""
+        wish = options_of(manifest, ("output",))
+        margin = choice_of(wish, "output", ("value", "margin")) == "margin"
+        if manifest.format == "xgboost-binary":
+            raise LoadFailed(
+                f"{manifest.path} has XGBoost's old binary format, which today's XGBoost no longer reads",
+                fix="Load it with XGBoost 2 and call save_model('model.ubj').",
+            )
+        xgboost = framework(self, "xgboost")
+        with loading(manifest):
+            booster = xgboost.Booster()
+            booster.load_model(bytearray(manifest.path.read_bytes()))
+            booster.set_param({"nthread": options.threads, "verbosity": 0})
+            return XgboostModel(booster, manifest, margin)
+
+
+class XgboostModel:
+    """One booster."""
+
+    def __init__(self, booster: Any, manifest: Manifest, margin: bool) -> None:
+        self._booster: Any = booster
+        self._kind = "margin" if margin else "value"
+        features = int(booster.num_features())
+        trial = self._predict(np.zeros((2, features), np.float32))
+        said = (TensorSpec("input", DataType.FP32, (-1, features)),)
+        gives = (TensorSpec("output", DataType.FP32, (-1, *trial.shape[1:])),)
+        self.signature = Signature(
+            override(said, manifest.config.inputs, "inputs", _FLOATS),
+            override(gives, manifest.config.outputs, "outputs", _FLOATS),
+            True,
+            "xgboost_native",
+        )
+        self._check = Outputs(self.signature).check
+
+    def _predict(self, values: Array) -> Array:
+        answer: Array = self._booster.inplace_predict(
+            values, predict_type=self._kind, validate_features=False
+        )
+        return answer
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        return self._check({"output": self._predict(inputs["input"])}, inputs)
+
+    def close(self) -> None:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        self._booster = None
