@@ -190,13 +190,14 @@ class Server:
         self.control = _Control(self._plane, self._manager)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id)
         front = Front(
-            HttpOperations(door, self.control, self, new_id),
+            HttpOperations(door, self.control, self),
             GrpcMethods(
                 door, self.control, self, clock=clock, new_id=new_id, max_message=config.max_message_mb << 20
             ),
             clock=clock,
             new_id=new_id,
             max_body=config.max_body_mb << 20,
+            hears_http1=config.front.server != "h2corn",
         )
         self._listener = listen(front, config.front)
         self._running = asyncio.create_task(self._listener.run(), name="front")

@@ -111,7 +111,7 @@ class Rig:
         self.control.servable = self.engine
         door = DataPlane(self.control, self.bus, clock, new_id)
         self.front = Front(
-            HttpOperations(door, self.control, Exposition(), new_id),
+            HttpOperations(door, self.control, Exposition()),
             GrpcMethods(door, self.control, Exposition(), clock=clock, new_id=new_id, max_message=max_body),
             clock=clock,
             new_id=new_id,
@@ -150,6 +150,7 @@ class Rig:
         scope = {
             "type": "http",
             "method": verb,
+            "http_version": "2",
             "path": path,
             "raw_path": path.encode(),
             "headers": [(k.encode(), v.encode()) for k, v in headers],
@@ -407,6 +408,6 @@ async def test_a_caller_who_leaves_while_sending_gets_no_answer():
         async def send(message):
             sent.append(message)
 
-        scope = {"type": "http", "method": "GET", "path": "/v2", "raw_path": b"/v2", "headers": []}
+        scope = {"type": "http", "http_version": "2", "method": "GET", "path": "/v2", "raw_path": b"/v2", "headers": []}
         await rig.front(scope, receive, send)
         assert sent == []

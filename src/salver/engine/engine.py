@@ -38,6 +38,7 @@ class Engine:
         emit: Told of every run.
         split_oversize: A request of more than ``policy.max_rows`` rows is cut and joined again
             (True), or refused (False).
+        timeout: Seconds that a request without a deadline gets; 0 = no deadline.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Engine:
         clock: Callable[[], float],
         emit: Callable[[BatchRan], None],
         split_oversize: bool = True,
+        timeout: float = 0.0,
     ) -> None:
         self.id = id
         self.signature: Signature = runner.signature
@@ -67,6 +69,8 @@ class Engine:
         self._pump_scheduled = False
         self._ran_this_turn = False
         self._crowded = False  # the last turn of the loop brought more than one request
+        self._timeout = timeout
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -108,7 +112,15 @@ class Engine:
             raise NotReady(f"model '{self.id.name}' version {self.id.version} is shutting down")
         if self._max_rows and bound.rows > self._max_rows:
             return await self._infer_split(request, bound, deadline, sender)
-        outputs, timing = await self._answer(bound, deadline, sender)
+        answer = self._ask(bound, deadline, sender)
+        if isinstance(answer, Waiting):
+            try:
+                outputs, timing = await answer.payload[1]
+            except asyncio.CancelledError:
+                self._batcher.discard(answer)
+                raise
+        else:
+            outputs, timing = answer
         types = self._output_types
         return InferResponse(
             request.model,
@@ -136,30 +148,33 @@ class Engine:
         self._check(outputs, inputs[self._input_names[0]].shape[0] if self.signature.batched else 0)
         return outputs
 
-    async def _answer(self, bound: Bound, deadline: float | None, sender: Hashable) -> _Answer:
+    def _ask(self, bound: Bound, deadline: float | None, sender: Hashable) -> _Answer | Waiting:
+        """The answer, where it can be given on the spot; else the request's place in the queue."""
         now = self._clock()
-        if deadline is not None and deadline <= now:
+        if deadline is None:
+            if self._timeout:
+                deadline = now + self._timeout
+        elif deadline <= now:
             raise DeadlineExceeded(_LATE)
         if not self._ran_this_turn and not self._crowded and not self._pump_scheduled:
             answer = self._answer_now(bound, now)
             if answer is not None:
                 return answer
-        loop = asyncio.get_running_loop()
+        loop = self._loop or self._find_loop()
         future: asyncio.Future[_Answer] = loop.create_future()
         waiting = Waiting((bound, future), bound.rows, bound.key, now, deadline, sender)
         self._batcher.offer(waiting)
         if not self._pump_scheduled:
             self._pump_scheduled = True
             loop.call_soon(self._pump)
-        timer = None if deadline is None else loop.call_later(deadline - now, self._expire, waiting)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self._batcher.discard(waiting)
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
+        if deadline is not None:
+            timer = loop.call_later(deadline - now, self._expire, waiting)
+            future.add_done_callback(lambda _: timer.cancel())
+        return waiting
+
+    def _find_loop(self) -> asyncio.AbstractEventLoop:
+        self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def _answer_now(self, bound: Bound, now: float) -> _Answer | None:
         """Run a lone request of a tiny model on the spot; None where that is not the way."""
@@ -170,7 +185,7 @@ class Engine:
             if result is None:
                 return None
             self._ran_this_turn = True
-            asyncio.get_running_loop().call_soon(self._end_turn)
+            (self._loop or self._find_loop()).call_soon(self._end_turn)
             outputs, seconds = result
             self._check(outputs, bound.rows if self.signature.batched else 0)
         except ModelFailed:
@@ -190,13 +205,17 @@ class Engine:
         parts = []
         for start in range(0, bound.rows, size):
             arrays = tuple(None if a is None else a[start : start + size] for a in bound.arrays)
-            part = Bound(arrays, min(size, bound.rows - start), bound.key, bound.outputs)
-            parts.append(asyncio.ensure_future(self._answer(part, deadline, sender)))
+            parts.append(Bound(arrays, min(size, bound.rows - start), bound.key, bound.outputs))
+        asked: list[_Answer | Waiting] = []
         try:
-            answers = await asyncio.gather(*parts)
+            for part in parts:
+                asked.append(self._ask(part, deadline, sender))
+            answers = [await a.payload[1] if isinstance(a, Waiting) else a for a in asked]
         finally:
-            for future in parts:
-                future.cancel()
+            for part_ in asked:
+                if isinstance(part_, Waiting):
+                    self._batcher.discard(part_)
+                    part_.payload[1].cancel()
         outputs = tuple(
             Tensor(name, self._output_types[name], np.concatenate([a[0][name] for a in answers]))
             for name in bound.outputs

@@ -6,7 +6,7 @@ it. The lifecycle decides when; it calls :meth:`Loader.load` off any request's p
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -19,7 +19,7 @@ from salver.engine.process import ProcessRunner
 from salver.engine.thread import ThreadRunner
 from salver.engine.warmup import samples
 from salver.errors import LoadFailed, SalverError
-from salver.messages import InferRequest, InferResponse, Signature
+from salver.messages import Signature
 from salver.serving.bus import Bus
 from salver.wire.bodies import HttpBody
 from salver.wire.oip_json import OpenInferenceHttp
@@ -37,18 +37,10 @@ class Servable:
         self.placement = placement
         self.signature: Signature = engine.signature
         self.bytes = manifest.bytes
-        self._timeout = manifest.config.timeout_ms / 1e3
+        self.infer = engine.infer  # the engine's own method: nothing in between
 
     def __repr__(self) -> str:
         return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"
-
-    async def infer(
-        self, request: InferRequest, deadline: float | None = None, sender: Hashable = None
-    ) -> InferResponse:
-        """See :meth:`salver.engine.engine.Engine.infer`."""
-        if self._timeout and deadline is None:
-            deadline = self.engine.now() + self._timeout
-        return await self.engine.infer(request, deadline, sender)
 
     async def warm(self, config: ModelConfig) -> None:
         """Run it before there is traffic.
@@ -144,6 +136,7 @@ class Loader:
                 manifest.config.batching,
                 clock=self._clock,
                 emit=self._bus.emit,
+                timeout=manifest.config.timeout_ms / 1e3,
             )
         except BaseException:
             await runner.close()

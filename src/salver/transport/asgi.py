@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from salver.errors import SalverError, TooLarge
+from salver.errors import Internal, SalverError, TooLarge
 from salver.messages import Call
 from salver.transport.grpc import GrpcMethods
 from salver.transport.hangup import HangUps
@@ -23,16 +23,14 @@ from salver.wire.faults import http_fault
 
 _LOG = logging.getLogger("salver.front")
 _KNOWN_PATHS = 4096
+#: Headers of requests whose body needs a closer look.
+_UNUSUAL = frozenset((b"content-encoding", b"expect"))
 #: Metadata stays plain (TR-R28): tritonclient's asyncio variant asks for gzip and reads none.
 _COMPRESSIBLE = frozenset(("infer", "predict_v1", "metrics", "openapi"))
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-
-class HungUp(Exception):
-    """The caller left before its request was read; there is nobody to answer."""
 
 
 class Front:
@@ -44,6 +42,7 @@ class Front:
         clock: Monotonic seconds.
         new_id: Fresh hexadecimal ids of 16 digits (request and span ids).
         max_body: Most bytes of an HTTP body, inflated ones included.
+        hears_http1: The server tells when an HTTP/1.1 caller hangs up (h2corn 2.0 does not).
     """
 
     def __init__(
@@ -54,32 +53,26 @@ class Front:
         clock: Callable[[], float],
         new_id: Callable[[], str],
         max_body: int,
+        hears_http1: bool = True,
     ) -> None:
         self._http = http
         self._grpc = grpc
         self._clock = clock
         self._new_id = new_id
         self._max_body = max_body
+        self._hears_http1 = hears_http1
         self._hangups = HangUps()
         self._routes: dict[tuple[str, bytes], Route] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry point."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The ASGI entry point; hands on the coroutine that does the work, to save one of its own."""
         kind = scope["type"]
         if kind == "http":
             headers = dict(scope["headers"])
-            try:
-                if headers.get(b"content-type", b"").startswith(b"application/grpc"):
-                    await self._grpc.handle(scope["path"], headers, receive, send, self._hangups)
-                else:
-                    await self._answer(scope, headers, receive, send)
-            except HungUp:
-                return
-        elif kind == "lifespan":
-            await _lifespan(receive, send)
-        else:
-            await receive()
-            await send({"type": "websocket.close", "code": 1003})
+            if headers.get(b"content-type", b"").startswith(b"application/grpc"):
+                return self._grpc.handle(scope["path"], headers, receive, send, self._hangups)
+            return self._answer(scope, headers, receive, send)
+        return _lifespan(receive, send) if kind == "lifespan" else _refuse(receive, send)
 
     async def _answer(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
@@ -88,33 +81,47 @@ class Front:
         verb = scope["method"]
         raw_path = scope.get("raw_path") or scope["path"].encode()
         given = headers.get(b"x-request-id")
-        request_id = (given and _text(given)) or self._new_id()
-        call = Call("oip-http", arrival, None, request_id)
-        trace = headers.get(b"traceparent")
-        if trace is not None:
-            parent = w3c.parse(_text(trace))
-            if parent is not None:
-                call.traceparent = w3c.format(w3c.child(parent, self._new_id()))
-        accepted: bytes | None = None
+        call = Call("oip-http", arrival, None, (given and _text(given)) or self._new_id())
         try:
+            if b"traceparent" in headers:
+                self._join_trace(call, headers[b"traceparent"])
             route = self._routes.get((verb, raw_path)) or self._match(verb, raw_path)
-            if route.operation in _COMPRESSIBLE:
-                accepted = headers.get(b"accept-encoding")
-            body = await self._read(headers, receive)
-            task = self._hangups.enter(receive)
-            try:
-                reply = await self._http.run(
-                    route, HttpBody(route.model, route.version, body, headers), call
-                )
-            finally:
-                self._hangups.leave(task)
+            message = await receive()
+            body = message.get("body", b"")
+            if message.get("more_body") or len(body) > self._max_body or not _UNUSUAL.isdisjoint(headers):
+                body = await self._read(message, headers, receive)
+            if message["type"] != "http.request" or body is None:
+                return  # the caller left before the request was there
+            work = self._http.run(route, HttpBody(route.model, route.version, body, headers), call)
+            if self._hears_http1 or scope["http_version"] != "1.1":
+                task = self._hangups.enter(receive)
+                try:
+                    reply = await work
+                finally:
+                    self._hangups.leave(task)
+            else:
+                reply = await work
         except SalverError as error:
             reply = http_fault(error)
         except asyncio.CancelledError:
             if self._is_shutting_down():
                 raise
             return  # the caller hung up; nobody reads an answer
-        await self._write(send, reply, accepted, call, verb)
+        except Exception as error:
+            reply = http_fault(self._incident(raw_path, error))
+        start, body = _form(reply, headers, call)
+        await send(start)
+        await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else body})
+
+    def _join_trace(self, call: Call, header: bytes) -> None:
+        parent = w3c.parse(_text(header))
+        if parent is not None:
+            call.traceparent = w3c.format(w3c.child(parent, self._new_id()))
+
+    def _incident(self, raw_path: bytes, error: Exception) -> Internal:
+        incident = self._new_id()
+        _LOG.exception("incident %s: %r", incident, raw_path, exc_info=error)
+        return Internal(f"internal error, incident {incident}; the log has the cause")
 
     def _is_shutting_down(self) -> bool:
         """True if the task was cancelled by somebody other than our watcher."""
@@ -128,37 +135,27 @@ class Front:
         self._routes[verb, raw_path] = route
         return route
 
-    async def _read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        """The whole body, inflated."""
-        limit = self._max_body
+    async def _read(
+        self, message: dict[str, Any], headers: Mapping[bytes, bytes], receive: Receive
+    ) -> bytes | None:
+        """The whole body, inflated; None if the caller left meanwhile."""
         declared = headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > limit:
+        if declared.isdigit() and int(declared) > self._max_body:
             self._refuse_size(int(declared))
-        message = await receive()
-        if message["type"] != "http.request":
-            raise HungUp
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            body = await self._read_on(body, receive)
-        encoding = headers.get(b"content-encoding")
-        if encoding is not None:
-            body = inflate(body, _text(encoding), limit)
-        return body
-
-    async def _read_on(self, first: bytes, receive: Receive) -> bytes:
-        chunks = [first]
-        size = len(first)
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise HungUp
+        chunks = []
+        size = 0
+        while message["type"] == "http.request":
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > self._max_body:
                 self._refuse_size(size)
             chunks.append(chunk)
             if not message.get("more_body"):
-                return b"".join(chunks)
+                body = b"".join(chunks)
+                encoding = headers.get(b"content-encoding")
+                return body if encoding is None else inflate(body, _text(encoding), self._max_body)
+            message = await receive()
+        return None
 
     def _refuse_size(self, size: int) -> None:
         raise TooLarge(
@@ -167,21 +164,27 @@ class Front:
             fix="Send it in parts, or raise the limit with --max-body-mb.",
         )
 
-    async def _write(
-        self, send: Send, reply: HttpReply, accepted: bytes | None, call: Call, verb: str
-    ) -> None:
-        body = reply.body
-        headers = list(reply.headers)
-        if accepted is not None and reply.status == 200:
-            encoding, body = deflate(body, _text(accepted))
-            if encoding:
-                headers.append((b"content-encoding", encoding.encode()))
-        headers.append((b"content-length", b"%d" % len(body)))
-        headers.append((b"x-request-id", call.request_id.encode()))
-        if call.traceparent:
-            headers.append((b"traceparent", call.traceparent.encode()))
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else body})
+
+def _form(reply: HttpReply, asked: Mapping[bytes, bytes], call: Call) -> tuple[dict[str, Any], bytes]:
+    """The first message of the answer, and its body."""
+    body = reply.body
+    headers = list(reply.headers)
+    accepted = asked.get(b"accept-encoding")
+    if accepted is not None and reply.status == 200:
+        encoding, body = deflate(body, _text(accepted))
+        if encoding:
+            headers.append((b"content-encoding", encoding.encode()))
+    headers.append((b"content-length", b"%d" % len(body)))
+    headers.append((b"x-request-id", call.request_id.encode()))
+    if call.traceparent:
+        headers.append((b"traceparent", call.traceparent.encode()))
+    return {"type": "http.response.start", "status": reply.status, "headers": headers}, body
+
+
+async def _refuse(receive: Receive, send: Send) -> None:
+    """Websockets have no use here."""
+    await receive()
+    await send({"type": "websocket.close", "code": 1003})
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -22,6 +22,7 @@ class HangUps:
 
     def __init__(self, patience: float = 0.02) -> None:
         self._patience = patience
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._running: dict[asyncio.Task[Any], Receive] = {}
         self._watchers: dict[asyncio.Task[Any], asyncio.Task[None]] = {}
         self._old: frozenset[asyncio.Task[Any]] = frozenset()
@@ -29,8 +30,11 @@ class HangUps:
 
     def enter(self, receive: Receive) -> "asyncio.Task[Any]":
         """The current task works for the caller behind ``receive``, whose request is read."""
-        task = asyncio.current_task()
-        assert task is not None
+        task = asyncio.current_task(self._loop)
+        if task is None:  # the first time, or another loop than before
+            self._loop = asyncio.get_running_loop()
+            task = asyncio.current_task(self._loop)
+            assert task is not None
         self._running[task] = receive
         if not self._is_ticking:
             self._is_ticking = True

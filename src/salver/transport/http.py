@@ -4,23 +4,19 @@ A table from the operations of ``routes.py`` to methods, each taking the decoded
 a reply. Formats live in ``wire/``; what is loaded, counted and inferred comes through ``ports.py``.
 """
 
-import logging
 from collections.abc import Awaitable, Callable
 
 from salver import __version__
-from salver.errors import Internal, SalverError
 from salver.messages import Call, State
 from salver.transport.openapi import describe
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.routes import Route
 from salver.wire import metadata
 from salver.wire.bodies import HttpBody, HttpReply
-from salver.wire.faults import http_fault
 from salver.wire.json_text import dumps
 from salver.wire.kserve_v1 import KServeV1
 from salver.wire.oip_json import OpenInferenceHttp
 
-_LOG = logging.getLogger("salver.http")
 _Method = Callable[[Route, HttpBody, Call], Awaitable[HttpReply]]
 
 
@@ -28,12 +24,11 @@ class HttpOperations:
     """Everything behind the table of routes."""
 
     def __init__(
-        self, door: InferDoor, control: Control, exposition: Exposition, new_id: Callable[[], str]
+        self, door: InferDoor, control: Control, exposition: Exposition
     ) -> None:
         self._door = door
         self._control = control
         self._exposition = exposition
-        self._new_id = new_id
         self._open_inference = OpenInferenceHttp()
         self._kserve = KServeV1()
         self._methods: dict[str, _Method] = {
@@ -55,16 +50,9 @@ class HttpOperations:
             "openapi": self._openapi,
         }
 
-    async def run(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        """Do it; errors come back as replies."""
-        try:
-            return await self._methods[route.operation](route, http, call)
-        except SalverError as error:
-            return http_fault(error)
-        except Exception as error:
-            incident = self._new_id()
-            _LOG.exception("incident %s: %s", incident, route.operation, exc_info=error)
-            return http_fault(Internal(f"internal error, incident {incident}; the log has the cause"))
+    def run(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
+        """Do it. Inference answers its own errors; other operations raise them."""
+        return self._methods[route.operation](route, http, call)
 
     # These two hand on the door's own coroutine: one less for each request.
 

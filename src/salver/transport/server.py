@@ -6,12 +6,16 @@ loop that is already there and end gracefully.
 
 import asyncio
 import contextlib
+import resource
 import socket
 from typing import Any, Protocol
 
 import msgspec
 
 from salver.errors import Conflict, SalverError, Unsupported
+
+#: For models, their host processes and files.
+_KEPT_DESCRIPTORS = 512
 
 
 class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +95,20 @@ def _bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+def _most_connections() -> int:
+    """Raise the limit of open files as far as allowed; how many of them may be connections.
+
+    h2corn 2.0 ends when it cannot accept for want of a descriptor, and models need some too, so
+    callers never get the last ones. 0 = no limit.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return 0 if soft == resource.RLIM_INFINITY else max(soft - _KEPT_DESCRIPTORS, soft // 2)
+
+
 class _H2corn:
     def __init__(self, app: Any, config: FrontConfig, sock: socket.socket) -> None:
         import h2corn  # not at the top: `salver --help` need not load a server
@@ -110,6 +128,7 @@ class _H2corn:
                 grpc=True,
                 lifespan="off",
                 access_log=False,
+                limit_connections=_most_connections(),
                 max_request_body_size=0,  # Front has a limit of its own, and its own words for it
                 timeout_graceful_shutdown=config.grace_seconds,
                 **tls,
@@ -140,6 +159,7 @@ class _Uvicorn:
         self._sock = sock
         settings = uvicorn.Config(
             app,
+            interface="asgi3",
             log_config=None,
             access_log=False,
             lifespan="off",
