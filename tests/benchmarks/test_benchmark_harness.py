@@ -1,0 +1,178 @@
+"""The parts of the benchmarks that decide: what fails a cell, what is a tie, which target holds."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+NAMES = ("frames", "models", "forms", "processes", "load", "report", "host", "systems", "throughput")
+
+
+@pytest.fixture(scope="module")
+def bench() -> Any:
+    """The benchmark modules, imported as the scripts import them, and forgotten afterwards."""
+    for tool in ("onnx", "onnxruntime", "grpc"):
+        pytest.importorskip(tool)
+    before = dict(sys.modules)
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield SimpleNamespace(**{name: __import__(name) for name in NAMES})
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in NAMES:
+            sys.modules.pop(name, None)
+            if name in before:
+                sys.modules[name] = before[name]
+
+
+def figures(rate: float, p50: float = 1.0, spread: float = 0.0) -> dict[str, Any]:
+    return {
+        "rate": rate,
+        "rate_min": rate - spread,
+        "rate_max": rate + spread,
+        "p50_ms": p50,
+        "p99_ms": None,
+        "cpu_s_per_1000": 0.1,
+        "checks": 5,
+    }
+
+
+def result(systems: dict[str, dict[str, Any]], model: str = "tiny", connections: int = 16) -> dict[str, Any]:
+    kinds = {"salver": "salver", "prototype": "floor", "triton": "native"}
+    return {
+        "host": {
+            "cpu": "c",
+            "cores": 2,
+            "kernel": "k",
+            "python": "3",
+            "revision": "r",
+            "date": "d",
+            "versions": {},
+        },
+        "settings": {"seconds": 1, "rounds": 1, "seed": 1, "pin": False},
+        "noise": {"exchange_us": [1, 1], "steal": 0.0, "load_average": 0.1, "complaints": []},
+        "systems": {name: {"kind": kinds.get(name, "python"), "settings": "s"} for name in systems},
+        "cells": [{"model": model, "transport": "http", "connections": connections, "systems": systems}],
+    }
+
+
+def test_targets_ask_each_kind_of_system_for_its_own(bench: Any) -> None:
+    rows = list(
+        bench.report.targets(
+            result(
+                {
+                    "salver": figures(700),
+                    "prototype": figures(1000),
+                    "fastapi": figures(100),
+                    "triton": figures(1000),
+                }
+            )
+        )
+    )
+    assert [(row[0], row[2], row[3], row[4]) for row in rows] == [
+        ("share of the prototype's rate", "≥ 0.7", "0.70", "pass"),
+        ("times fastapi", "≥ 8", "7.00", "**FAIL**"),
+    ]
+
+
+def test_one_connection_asks_twice_the_rate_and_the_prototypes_median(bench: Any) -> None:
+    systems = {"salver": figures(300, 1.5), "prototype": figures(400, 1.0), "fastapi": figures(150)}
+    rows = list(bench.report.targets(result(systems, connections=1)))
+    assert [(row[2], row[4]) for row in rows] == [
+        ("≥ 0.7", "pass"),
+        ("≤ 1.3", "**FAIL**"),
+        ("≥ 2", "pass"),
+    ]
+
+
+def test_a_failed_peer_is_a_dash_with_its_reason_and_no_target(bench: Any) -> None:
+    got = result({"salver": figures(10), "mlserver": {"failed": "answered [1.]\nand more"}})
+    text = bench.report.tables(got)
+    assert "| mlserver | – |" in text
+    assert "- mlserver: answered [1.] (tiny/http/16)" in text
+    assert not list(bench.report.targets(got))
+
+
+def test_overlapping_ranges_are_a_tie(bench: Any) -> None:
+    text = bench.report.tables(result({"salver": figures(100, spread=10), "fastapi": figures(85, spread=6)}))
+    assert "85 (tie)" in text
+    assert "50 (2.00×)" in bench.report.tables(result({"salver": figures(100), "fastapi": figures(50)}))
+
+
+def test_one_failed_round_fails_the_cell(bench: Any) -> None:
+    good = {"rate": 10.0, "p50_ms": 1.0, "p99_ms": 2.0, "cpu_s_per_1000": 0.1, "checks": 3}
+    assert bench.throughput._summary([good, {"failed": "HTTP 500"}]) == {"failed": "HTTP 500"}
+    assert bench.throughput._summary([good, {**good, "rate": 30.0}])["rate"] == 20.0
+
+
+def test_a_p99_of_too_few_samples_is_not_printed(bench: Any) -> None:
+    good = {"rate": 10.0, "p50_ms": 1.0, "p99_ms": 2.0, "cpu_s_per_1000": 0.1, "checks": 3}
+    assert bench.throughput._summary([good, {**good, "p99_ms": None}])["p99_ms"] is None
+
+
+@pytest.mark.parametrize("name", ["oip_json", "oip_binary", "oip_grpc"])
+def test_forms_carry_the_row(bench: Any, name: str) -> None:
+    model = bench.models.MODELS["tiny"]
+    form = getattr(bench.forms, name)(model)
+    row = model.samples[0]
+    body = form.encode(row)
+    if name == "oip_grpc":
+        request = bench.frames.InferRequest.FromString(body)
+        assert request.raw_input_contents[0] == row.tobytes()
+        assert list(request.inputs[0].shape) == [1, 16]
+    elif name == "oip_binary":
+        length = int(form.headers["inference-header-content-length"])
+        assert np.frombuffer(body[length:], np.float32).tolist() == row.ravel().tolist()
+    else:
+        assert np.allclose(bench.forms.json.loads(body)["inputs"][0]["data"], row.ravel())
+
+
+def test_a_frame_is_the_length_and_the_message(bench: Any) -> None:
+    assert bench.frames.frame(b"abc") == b"\0\0\0\0\x03abc"
+
+
+def test_stopping_a_server_ends_its_children_too(bench: Any, tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys, time, pathlib\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "pathlib.Path('child').write_text(str(child.pid))\n"
+        "time.sleep(60)\n"
+    )
+    launch = bench.processes.Launch([sys.executable, "-c", code], cwd=tmp_path)
+    written = tmp_path / "child"
+    ready = lambda: written.exists() and bool(written.read_text())  # noqa: E731
+    with bench.processes.running(launch, tmp_path / "log", ready, 20, look_every=0.02) as server:
+        child = int(written.read_text())
+        assert child in server.tree()
+        assert server.cpu_seconds() >= 0
+    deadline = time.monotonic() + 5
+    while bench.processes._is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not bench.processes._is_alive(child)
+
+
+def test_a_server_that_ends_says_why(bench: Any, tmp_path: Path) -> None:
+    launch = bench.processes.Launch([sys.executable, "-c", "raise SystemExit('no such model')"])
+    with (
+        pytest.raises(bench.processes.Unready, match="no such model"),
+        bench.processes.running(launch, tmp_path / "log", lambda: False, 20, look_every=0.02),
+    ):
+        pass
+
+
+def test_every_peer_is_described_and_pinned(bench: Any) -> None:
+    code = "import systems; print(*systems.all_systems())"
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=FOLDER, check=True, capture_output=True, text=True
+    )
+    names = said.stdout.split()
+    assert names[:3] == ["salver", "prototype", "floor"]
+    for name in names[3:]:
+        lines = (FOLDER / "peers" / name / "requirements.txt").read_text().split()
+        assert lines and all("==" in line or line.startswith("torch>=") for line in lines), name
