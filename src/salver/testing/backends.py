@@ -1,0 +1,201 @@
+"""Does a backend keep the promises of :class:`salver.backends.protocol.Backend`?
+
+Subclass :class:`BackendConformance`, say which backend and how to make an artefact whose answers are
+known, and let pytest collect it. It knows no framework.
+"""
+
+import pickle
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from salver.artifacts import Manifest, ModelConfig
+from salver.backends.protocol import Backend, LoadOptions, RunnableModel
+from salver.errors import LoadFailed, SalverError
+from salver.messages import ModelId
+from salver.tensor import Array
+
+Arrays = Mapping[str, Array]
+
+
+class Case(msgspec.Struct, frozen=True):
+    """An artefact and what it answers.
+
+    Attributes:
+        path: The file or folder; it may be copied, its name must not matter.
+        inputs: One question; of several rows when the model is batched.
+        outputs: The right answer.
+        config: What its owner says about it.
+        cut: A truncated copy of the file must be refused (folders: their largest file).
+    """
+
+    path: Path
+    inputs: Arrays
+    outputs: Arrays
+    config: ModelConfig = ModelConfig()
+    cut: bool = True
+
+
+def manifest_of(backend: Backend, path: Path, config: ModelConfig = ModelConfig()) -> Manifest:
+    """As a repository would describe the artefact."""
+    form = backend.recognise(path) or "unrecognised"
+    return Manifest(ModelId("model", "1"), path, form, backend.name, config)
+
+
+class BackendConformance:
+    """The suite; ``backend`` and ``make_case`` are to be written.
+
+    Attributes:
+        rtol, atol: How near the answers must be.
+        keeps_suffix: The format is known by its file's suffix too (source code is).
+    """
+
+    backend: Backend
+    rtol = 1e-4
+    atol = 1e-5
+    keeps_suffix = False
+
+    @staticmethod
+    def make_case(folder: Path) -> Case:
+        """Write an artefact below ``folder``, once for the whole class."""
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    def case(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+        """Made once."""
+        case: Case = request.cls.make_case(tmp_path_factory.mktemp("artefact"))
+        return case
+
+    @pytest.fixture
+    def model(self, case: Case) -> RunnableModel:
+        """Loaded anew for each test."""
+        return self.load(case.path, case.config)
+
+    def load(self, path: Path, config: ModelConfig = ModelConfig()) -> RunnableModel:
+        """Load with one thread."""
+        return self.backend.load(manifest_of(self.backend, path, config), LoadOptions())
+
+    def close_to(self, got: Arrays, expected: Arrays) -> None:
+        """Assert equality, to the tolerances for numbers."""
+        assert set(got) == set(expected)
+        for name, value in expected.items():
+            if value.dtype == object:
+                assert got[name].tolist() == value.tolist(), name
+            else:
+                np.testing.assert_allclose(got[name], value, self.rtol, self.atol, err_msg=name)
+
+    def test_content_is_recognised_under_any_name(self, case: Case, tmp_path: Path) -> None:
+        """A name is a hint to people only."""
+        form = self.backend.recognise(case.path)
+        assert form
+        other = tmp_path / ("odd" + case.path.suffix if self.keeps_suffix else "odd.name")
+        copy = shutil.copytree if case.path.is_dir() else shutil.copy
+        copy(case.path, other)
+        assert self.backend.recognise(other) == form
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"\n", b"PK\x03\x04", b"PK\x05\x06" + bytes(18), b"{}", b"\x80\x04."]
+    )
+    def test_nothing_is_seen_in_scraps(self, content: bytes, tmp_path: Path) -> None:
+        """Nor does it raise."""
+        path = tmp_path / "model"
+        path.write_bytes(content)
+        assert self.backend.recognise(path) is None
+        assert self.backend.recognise(tmp_path / "absent") is None
+        assert self.backend.recognise(tmp_path) is None
+
+    def test_random_bytes_are_nothing(self, tmp_path: Path) -> None:
+        """Whatever their first byte."""
+        path = tmp_path / "model"
+        random = np.random.default_rng(0)
+        for first in range(256):
+            path.write_bytes(bytes([first]) + random.bytes(400))
+            assert self.backend.recognise(path) is None
+
+    def test_the_signature_is_sane(self, model: RunnableModel, case: Case) -> None:
+        """Names are unique, shapes are extents or -1, a batch is free everywhere."""
+        signature = model.signature
+        for specs in (signature.inputs, signature.outputs):
+            assert specs and len({s.name for s in specs}) == len(specs)
+            assert all(extent >= -1 for s in specs for extent in s.shape)
+            assert not signature.batched or all(s.shape[0] == -1 for s in specs)
+        assert set(case.inputs) <= {s.name for s in signature.inputs}
+        model.close()
+
+    def test_the_answer_is_right_and_well_formed(self, model: RunnableModel, case: Case) -> None:
+        """Of the signature's datatypes and ranks, C-contiguous; the inputs stay as they were."""
+        inputs = {name: array.copy() for name, array in case.inputs.items()}
+        for array in inputs.values():
+            array.setflags(write=False)
+        outputs = model.run(inputs)
+        self.close_to(outputs, case.outputs)
+        for spec in model.signature.outputs:
+            got = outputs[spec.name]
+            assert got.dtype == spec.datatype.dtype and got.ndim == len(spec.shape)
+            assert got.flags.c_contiguous
+        for name, array in inputs.items():
+            assert np.array_equal(array, case.inputs[name])
+        model.close()
+
+    def test_a_batch_equals_its_rows(self, model: RunnableModel, case: Case) -> None:
+        """Or the model must not call itself batched."""
+        if not model.signature.batched:
+            pytest.skip("not batched")
+        rows = len(next(iter(case.inputs.values())))
+        assert rows > 1, "give the case several rows"
+        parts = [model.run({n: a[i : i + 1] for n, a in case.inputs.items()}) for i in range(rows)]
+        self.close_to({n: np.concatenate([p[n] for p in parts]) for n in case.outputs}, case.outputs)
+        model.close()
+
+    def test_threads_share_a_concurrent_model(self, model: RunnableModel, case: Case) -> None:
+        """Each gets its own answer."""
+        if not self.backend.traits.concurrent:
+            pytest.skip("not concurrent")
+        with ThreadPoolExecutor(4) as pool:
+            for outputs in pool.map(model.run, [case.inputs] * 40):
+                self.close_to(outputs, case.outputs)
+        model.close()
+
+    def test_two_copies_do_not_know_each_other(self, case: Case) -> None:
+        """Closing one leaves the other running."""
+        one, other = self.load(case.path, case.config), self.load(case.path, case.config)
+        one.close()
+        self.close_to(other.run(case.inputs), case.outputs)
+        other.close()
+
+    def test_an_unknown_option_is_refused_by_name(self, case: Case) -> None:
+        """A typing mistake is not passed over."""
+        config = msgspec.structs.replace(case.config, options={"no_such_option": "1"})
+        with pytest.raises(LoadFailed, match="no_such_option"):
+            self.load(case.path, config)
+
+    @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9])
+    def test_a_cut_artefact_is_refused(self, case: Case, tmp_path: Path, share: float) -> None:
+        """Whether recognised or not, and with our error."""
+        if not case.cut:
+            pytest.skip("may be whole at any length")
+        copy = tmp_path / case.path.name
+        if case.path.is_dir():
+            shutil.copytree(case.path, copy)
+            file = max((f for f in copy.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+        else:
+            shutil.copy(case.path, copy)
+            file = copy
+        content = file.read_bytes()
+        file.write_bytes(content[: int(len(content) * share)])
+        form = self.backend.recognise(case.path) or ""
+        manifest = Manifest(ModelId("m", "1"), copy, form, self.backend.name, case.config)
+        with pytest.raises(SalverError) as caught:
+            self.backend.load(manifest, LoadOptions()).close()
+        assert isinstance(caught.value, LoadFailed)
+
+    def test_it_travels_to_a_host_process(self, case: Case) -> None:
+        """By the class's import path; manifest and options by pickle."""
+        manifest = manifest_of(self.backend, case.path, case.config)
+        sent = pickle.loads(pickle.dumps((type(self.backend), manifest, LoadOptions())))
+        assert sent == (type(self.backend), manifest, LoadOptions())
