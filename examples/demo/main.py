@@ -36,11 +36,24 @@ async def start(repository: Path, port: int) -> tuple[asyncio.subprocess.Process
             start_new_session=True,  # Ctrl-C is ours: we stop the server in order
         )
     assert server.stdout is not None
-    text = await server.stdout.readline()
+    said = asyncio.create_task(server.stdout.readline())
+    told: set[str] = set()
+    while not (await asyncio.wait({said}, timeout=0.2))[0]:
+        for model in loaded(log.read_text(errors="replace")):
+            if model not in told:
+                told.add(model)
+                CONSOLE.print(f"[dim]  {model} is loaded[/]")
+    text = said.result()
     if not text:
         await server.wait()
         raise SystemExit(f"the server did not start; the end of {log}:\n{log.read_text()[-2000:]}")
     return server, json.loads(text)
+
+
+def loaded(log: str) -> list[str]:
+    """The models that the server's log calls ready; the frameworks write into it too."""
+    whole = (line for line in log.splitlines() if line.startswith('{"timestamp"') and line.endswith("}"))
+    return [entry["model"] for entry in map(json.loads, whole) if entry["event"] == "model ready"]
 
 
 async def stop(server: asyncio.subprocess.Process) -> None:
