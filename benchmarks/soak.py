@@ -197,7 +197,7 @@ def report(
     console.print(table)
     memory, growth = drift(samples, 2)
     descriptors, more = drift(samples, 3)
-    limit = 4 + 0.02 * memory
+    limit = 8 + 0.02 * memory
     verdicts = {
         f"{versions} new versions, {kills} hosts killed": versions > 0 and kills > 0,
         f"{sum(wrong.values())} requests failed that were not meant to": not wrong,

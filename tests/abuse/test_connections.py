@@ -6,11 +6,12 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from salver.testing.process import ServerProcess
-from zoo import infer_body
+from zoo import infer_body, write_mlp
 
 IDLE = 10_000
 BODY = json.dumps(infer_body()).encode()
@@ -64,6 +65,26 @@ def test_ten_thousand_idle_connections(strict: ServerProcess) -> None:
     while strict.descriptors() > before + 20:
         assert time.monotonic() < until, "descriptors of closed connections stay open"
         time.sleep(0.1)
+
+
+class Starved(ServerProcess):
+    """May open 400 files."""
+
+    def command(self) -> list[str]:
+        return ["sh", "-c", 'ulimit -n 400; exec "$@"', "-", *super().command()]
+
+
+def test_more_connections_than_descriptors_wait_and_end_nothing(tmp_path: Path) -> None:
+    write_mlp(tmp_path / "mlp", 1)
+    with Starved([tmp_path / "mlp"], tmp_path / "log") as server:
+        server.wait_ready()
+        with many(server, 600) as idle:
+            time.sleep(0.5)
+            assert 150 < server.descriptors() < 390
+            idle[0].sendall(HEAD + BODY)
+            assert read_reply(idle[0]).startswith(b"HTTP/1.1 200")
+        answered_within(server, 5.0)
+        assert server.stop() == 0
 
 
 def test_slow_heads_and_bodies_hold_nobody_up(strict: ServerProcess) -> None:

@@ -151,7 +151,7 @@ def test_a_grpc_deadline_ends_the_wait_and_not_the_server(client: triton.Inferen
     assert client.infer("moody", moody_inputs("ok")).as_numpy("done")[0, 0] == b"ok"
 
 
-def test_what_waits_behind_a_deadline_is_never_run(
+def test_what_is_cancelled_while_it_waits_is_never_run(
     client: triton.InferenceServerClient, server: ServerProcess
 ) -> None:
     """Requests that were cancelled while they waited do not reach the model."""

@@ -78,14 +78,18 @@ class ServerProcess:
         assert self._process is not None
         return self._process.pid
 
+    def command(self) -> list[str]:
+        """The command line."""
+        program = Path(sys.executable).with_name("salver")
+        where = ["--host", self.host, "--port", str(self.port)]
+        return [str(program), "serve", *map(str, self._paths), *where, *self._options]
+
     def start(self, port: int = 0) -> None:
         """Start without waiting for models; on a free port unless one is given."""
         self.port = port or free_port()
-        command = [str(Path(sys.executable).with_name("salver")), "serve", *map(str, self._paths)]
-        command += ["--host", self.host, "--port", str(self.port), *self._options]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, cwd=self._cwd
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, cwd=self._cwd
             )
 
     def wait_ready(self, timeout: float = 60.0) -> "ServerProcess":

@@ -82,10 +82,12 @@ class Front:
         raw_path = scope.get("raw_path") or scope["path"].encode()
         given = headers.get(b"x-request-id")
         call = Call("oip-http", arrival, None, (given and _text(given)) or self._new_id())
+        operation = ""
         try:
             if b"traceparent" in headers:
                 self._join_trace(call, headers[b"traceparent"])
             route = self._routes.get((verb, raw_path)) or self._match(verb, raw_path)
+            operation = route.operation
             message = await receive()
             body = message.get("body", b"")
             if message.get("more_body") or len(body) > self._max_body or not _UNUSUAL.isdisjoint(headers):
@@ -109,7 +111,7 @@ class Front:
             return  # the caller hung up; nobody reads an answer
         except Exception as error:
             reply = http_fault(self._incident(raw_path, error))
-        start, body = _form(reply, headers, call)
+        start, body = _form(reply, headers, call, operation)
         await send(start)
         await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else body})
 
@@ -165,12 +167,14 @@ class Front:
         )
 
 
-def _form(reply: HttpReply, asked: Mapping[bytes, bytes], call: Call) -> tuple[dict[str, Any], bytes]:
+def _form(
+    reply: HttpReply, asked: Mapping[bytes, bytes], call: Call, operation: str
+) -> tuple[dict[str, Any], bytes]:
     """The first message of the answer, and its body."""
     body = reply.body
     headers = list(reply.headers)
     accepted = asked.get(b"accept-encoding")
-    if accepted is not None and reply.status == 200:
+    if accepted is not None and reply.status == 200 and operation in _COMPRESSIBLE:
         encoding, body = deflate(body, _text(accepted))
         if encoding:
             headers.append((b"content-encoding", encoding.encode()))
