@@ -29,7 +29,7 @@ class LightgbmBackend:
 
     name = "lightgbm"
     extra = "lightgbm"
-    modules = ("lightgbm",)
+    modules: tuple[str, ...] = ("lightgbm",)
     traits = Traits(native=True)
 
     def recognise(self, path: Path) -> str | None:

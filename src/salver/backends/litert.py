@@ -22,7 +22,7 @@ class LiteRtBackend:
 
     name = "litert"
     extra = "litert"
-    modules = ("ai_edge_litert",)
+    modules: tuple[str, ...] = ("ai_edge_litert",)
     traits = Traits(concurrent=False)
 
     def recognise(self, path: Path) -> str | None:

@@ -38,7 +38,7 @@ class OnnxBackend:
 
     name = "onnx"
     extra = "onnx"
-    modules = ("onnxruntime",)
+    modules: tuple[str, ...] = ("onnxruntime",)
     traits = Traits(native=True)
 
     def recognise(self, path: Path) -> str | None:

@@ -58,7 +58,7 @@ class PythonBackend:
 
     name = "python"
     extra = "python"
-    modules = ()
+    modules: tuple[str, ...] = ()
     traits = Traits(releases_gil=False, concurrent=False, native=False, isolate=True)
 
     def recognise(self, path: Path) -> str | None:

@@ -41,7 +41,7 @@ class SklearnBackend:
 
     name = "sklearn"
     extra = "sklearn"
-    modules = ("sklearn", "skops")
+    modules: tuple[str, ...] = ("sklearn", "skops")
     traits = Traits(releases_gil=False)
 
     def recognise(self, path: Path) -> str | None:

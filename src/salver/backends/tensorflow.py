@@ -28,7 +28,7 @@ class TensorFlowBackend:
 
     name = "tensorflow"
     extra = "tensorflow"
-    modules = ("tensorflow",)
+    modules: tuple[str, ...] = ("tensorflow",)
     traits = Traits()
 
     def recognise(self, path: Path) -> str | None:
@@ -109,7 +109,7 @@ def _specs(tf: Any, tensors: Mapping[str, Any], wished: tuple[TensorSpec, ...]) 
         if info.tensor_shape.unknown_rank and name not in shapes:
             raise LoadFailed(
                 f"tensor {name!r} has no shape in the model",
-                fix=f'Declare it in salver.toml: name = "{name}", datatype = "{datatype.name}" and its shape.',
+                fix=f'Declare it in salver.toml: name = "{name}", datatype = "{datatype.name}" and shape.',
             )
         known = tuple(int(d.size) for d in info.tensor_shape.dim)
         specs.append(TensorSpec(name, datatype, shapes[name] if info.tensor_shape.unknown_rank else known))

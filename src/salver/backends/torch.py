@@ -5,6 +5,9 @@ inputs, for a scripted one the owner declares them in ``salver.toml``; outputs a
 it once. It knows nothing of batching.
 """
 
+import io
+import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ class TorchBackend:
 
     name = "torch"
     extra = "torch"
-    modules = ("torch",)
+    modules: tuple[str, ...] = ("torch",)
     traits = Traits()
 
     def recognise(self, path: Path) -> str | None:
@@ -146,7 +149,7 @@ def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
     arguments = program.forward.schema.arguments[1:]
     scalars = frozenset(a.name for a in arguments if str(a.type) in _SCALARS)
     declared = manifest.config.inputs
-    traced = () if declared else _traced(program)
+    traced = () if declared else _traced(torch, manifest.path)
     trial = torch.jit.load(
         str(manifest.path), map_location="cpu"
     ).eval()  # may keep state: not the one served
@@ -170,10 +173,39 @@ def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
     return TorchModel(torch, program, Signature(inputs, outputs, batched, "pytorch_torchscript"), scalars)
 
 
-def _traced(program: Any) -> tuple[Any, ...]:
+class _Examples(pickle.Unpickler):
+    """Shapes and types of the tensors that a trace kept; makes nothing but empty ones."""
+
+    def __init__(self, torch: Any, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        self._torch = torch
+
+    def persistent_load(self, pid: Any) -> Any:
+        return pid[1]
+
+    def find_class(self, module: str, name: str) -> Any:
+        torch = self._torch
+        if name == "_rebuild_tensor_v2":
+            return lambda kind, _, size, *rest: torch.empty(size, dtype=kind, device="meta")
+        if name == "restore_type_tag":
+            return lambda value, _: value
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
+        if module == "torch" and name.endswith("Storage"):
+            return getattr(torch, name).dtype
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+def _traced(torch: Any, path: Path) -> tuple[Any, ...]:
     """The example inputs that ``torch.jit.trace`` kept, or none."""
-    kept = dict(program._c._retrieve_traced_inputs().items()).get("forward", ())
-    return tuple(kept)
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith("/traced_inputs.pkl"):
+                try:
+                    return tuple(_Examples(torch, archive.read(name)).load().get("forward", ()))
+                except Exception:  # a form that we do not know: the owner must declare the inputs
+                    return ()
+    return ()
 
 
 def _example(arguments: Sequence[Any]) -> str:

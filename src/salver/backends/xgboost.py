@@ -33,7 +33,7 @@ class XgboostBackend:
 
     name = "xgboost"
     extra = "xgboost"
-    modules = ("xgboost",)
+    modules: tuple[str, ...] = ("xgboost",)
     traits = Traits(native=True)
 
     def recognise(self, path: Path) -> str | None:

@@ -21,6 +21,7 @@ from salver.messages import ModelId
 from salver.tensor import Array
 
 Arrays = Mapping[str, Array]
+_PLAIN = ModelConfig()
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class Case(msgspec.Struct, frozen=True):
     cut: bool = True
 
 
-def manifest_of(backend: Backend, path: Path, config: ModelConfig = ModelConfig()) -> Manifest:
+def manifest_of(backend: Backend, path: Path, config: ModelConfig = _PLAIN) -> Manifest:
     """As a repository would describe the artefact."""
     form = backend.recognise(path) or "unrecognised"
     return Manifest(ModelId("model", "1"), path, form, backend.name, config)
@@ -76,7 +77,7 @@ class BackendConformance:
         """Loaded anew for each test."""
         return self.load(case.path, case.config)
 
-    def load(self, path: Path, config: ModelConfig = ModelConfig()) -> RunnableModel:
+    def load(self, path: Path, config: ModelConfig = _PLAIN) -> RunnableModel:
         """Load with one thread."""
         return self.backend.load(manifest_of(self.backend, path, config), LoadOptions())
 
