@@ -16,7 +16,7 @@ from rich.text import Text
 
 COLUMNS, ROWS = 132, 50
 FORMAT = re.sub(r"@font-face \{\{.*?\}\}\n\s*", "", CONSOLE_SVG_FORMAT, flags=re.S).replace(
-    "font-family: Fira Code", "font-family: ui-monospace, Menlo, Consolas"
+    "font-family: Fira Code", "font-family: DejaVu Sans Mono, Menlo, Consolas"
 )
 
 
