@@ -215,7 +215,7 @@ async def test_ids_and_trace_context_are_taken_and_answered():
 @pytest.mark.parametrize(
     ("chunks", "headers"),
     [
-        ([b"x"], (("content-length", "20000"),)),
+        ([b"x", b""], (("content-length", "20000"),)),
         ([b"x" * 6000, b"x" * 6000], ()),
         ([gzip.compress(b"x" * 20_000)], (("content-encoding", "gzip"),)),
     ],

@@ -24,6 +24,7 @@ from salver.messages import InferRequest, InferResponse, ModelId, Signature, Tim
 from salver.tensor import Array, Tensor
 
 _Answer = tuple[Mapping[str, Array], Timing]
+_LAST_RUN_S = 30.0  # how long ``close`` waits for runs under way
 _LATE = "Request timeout expired"
 
 
@@ -138,8 +139,8 @@ class Engine:
             _fail(waiting, NotReady(f"model '{self.id.name}' version {self.id.version} was unloaded"))
         if self._timer is not None:
             self._timer.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._tasks:  # a model that hangs must not keep us; a host process is then killed
+            await asyncio.wait(self._tasks, timeout=_LAST_RUN_S)
         await self._runner.close()
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:

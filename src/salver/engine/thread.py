@@ -5,6 +5,7 @@ and measured to be tiny may also happen on the caller's thread (``run_inline``).
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from salver.errors import ModelFailed, SalverError
 from salver.messages import Signature
 from salver.tensor import Array
 
+_LOG = logging.getLogger("salver.engine")
+_JOIN_S = 10.0
 _Result = tuple[Mapping[str, Array], float]
 _Job = tuple[Mapping[str, Array], "asyncio.Future[_Result]"]
 
@@ -64,14 +67,22 @@ class ThreadRunner:
         return self._call(self._models[0], inputs, rows)
 
     async def close(self) -> None:
-        """Waits for the runs under way, then closes the models."""
+        """Waits a while for the runs under way, then closes the models.
+
+        A thread cannot be ended from outside: a model that hangs keeps its thread and its memory
+        until the process ends, and the log says so.
+        """
         for _ in self._threads:
             self._jobs.put(None)
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
+        until = time.monotonic() + _JOIN_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            _LOG.error("a run of model %s hangs; its memory is not given back", self._name)
+            return
         models, self._models = self._models, ()
         for model in models:
             model.close()

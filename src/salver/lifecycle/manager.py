@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+import msgspec
+
 from salver.artifacts import Manifest
 from salver.errors import LoadFailed, NotFound, NotReady, SalverError
 from salver.events import StateChanged
@@ -60,24 +62,21 @@ class _Copy(Generic[ServableT]):
         return f"<Copy {self.id} {self.state.value}, {self.leases} leases>"
 
 
-class Lease(Generic[ServableT]):
+class Lease(msgspec.Struct, Generic[ServableT], gc=False):
     """The right to use a loaded version; it stays loaded until every lease on it is released."""
 
-    __slots__ = ("_copy", "id", "servable")
-
-    def __init__(self, copy: _Copy[ServableT], id: ModelId, servable: ServableT) -> None:
-        self._copy: _Copy[ServableT] | None = copy
-        self.id = id
-        self.servable = servable
+    id: ModelId
+    servable: ServableT
+    copy: _Copy[ServableT] | None
 
     def __repr__(self) -> str:
-        return f"<Lease {self.id}{' released' if self._copy is None else ''}>"
+        return f"<Lease {self.id}{' released' if self.copy is None else ''}>"
 
     def release(self) -> None:
         """Give it back; a second call does nothing."""
-        copy = self._copy
+        copy = self.copy
         if copy is not None:
-            self._copy = None
+            self.copy = None
             copy.leases -= 1
             if copy.on_idle is not None and not copy.leases:
                 copy.on_idle()
@@ -133,7 +132,7 @@ class Manager(Generic[ServableT]):
         if copy is None or copy.servable is None:
             raise self._missing(name, version)
         copy.leases += 1
-        return Lease(copy, copy.id, copy.servable)
+        return Lease(copy.id, copy.servable, copy)
 
     def _missing(self, name: str, version: str) -> NotFound | NotReady:
         """Why there is no route; the texts are Triton's (TR-R30)."""

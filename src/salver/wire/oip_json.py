@@ -5,8 +5,12 @@ route (TR-R20 to TR-R25). It checks that a request is consistent with itself; wh
 the model is the engine's question. It knows no route, socket or loaded model.
 """
 
+import struct
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+import orjson
 
 from salver.errors import InvalidInput, SalverError
 from salver.messages import InferRequest, InferResponse, Parameter, RequestedOutput, Signature
@@ -25,6 +29,8 @@ _ALLOWED_OWN = "triton_enable_empty_final_response"
 #: More inputs or outputs than any model has; keeps a request's cost in step with its bytes.
 MAX_TENSORS = 4096
 
+_INTEGERS = {int}
+_SMALL = 512  # elements; beyond it numpy is as quick
 _NONE: Mapping[str, Parameter] = {}
 _RAW_REPLY: Mapping[str, Parameter] = {"binary_data_output": True}
 
@@ -43,6 +49,10 @@ class OpenInferenceHttp:
         """
         body = http.body
         header = http.headers.get(_LENGTH)
+        if header is None and len(body) < LARGE:
+            inputs = _plain_inputs(body)
+            if inputs is not None:
+                return InferRequest(http.model, inputs, http.version)
         tail: memoryview | None = None
         if header is not None:
             length = _header_length(header, len(body))
@@ -96,6 +106,31 @@ class OpenInferenceHttp:
     def fault(self, error: SalverError) -> HttpReply:
         """``{"error": text}`` with Triton's status."""
         return http_fault(error)
+
+
+def _plain_inputs(body: bytes) -> tuple[Tensor, ...] | None:
+    """The inputs of an everyday request: FP32 numbers in flat lists, and nothing optional at all.
+
+    None says that it is some other request, or not one; the road for all of them decides then.
+    """
+    try:
+        root = orjson.loads(body)
+        if len(root) != 1:
+            return None
+        inputs = []
+        for entry in root["inputs"]:
+            name, shape, data = entry["name"], entry["shape"], entry["data"]
+            if entry["datatype"] != "FP32" or len(entry) != 4 or type(name) is not str:
+                return None
+            if type(data) is not list or len(data) > _SMALL or set(map(type, shape)) != _INTEGERS:
+                return None
+            values = np.frombuffer(struct.pack(f"={len(data)}f", *data), np.float32)
+            inputs.append(Tensor(name, DataType.FP32, values.reshape(shape)))
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error, OverflowError):
+        return None
+    if len(inputs) == 1:
+        return tuple(inputs) if min(shape) >= 0 else None  # -1 means something to numpy
+    return None
 
 
 def _decode_root(http: HttpBody, root: Any, tail: memoryview | None) -> InferRequest:

@@ -168,7 +168,7 @@ def to_json(tensor: Tensor) -> Any:
             f"sending {tensor.datatype.name} data via JSON is not supported. "
             f"Please use the binary data format for output '{tensor.name}'"
         )
-    return np.ascontiguousarray(tensor.array).reshape(-1)
+    return tensor.array.ravel()
 
 
 def _to_strings(values: list[bytes], name: str) -> list[str]:
