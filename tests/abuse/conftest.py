@@ -25,7 +25,8 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     write_moody(root, "leaky", memory_limit_mb=1500)
     for datatype in ("FP32", "BYTES", "INT8"):
         write_identity(root, datatype)
-    options = ["--max-body-mb", str(MAX_BODY_MB), "--control", "none"]
+    limits = ["--max-body-mb", str(MAX_BODY_MB), "--max-message-mb", str(MAX_BODY_MB)]
+    options = [*limits, "--control", "none"]
     with ServerProcess([root], folder / "log", options) as server:
         yield server.wait_ready()
 

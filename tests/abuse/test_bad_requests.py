@@ -286,6 +286,20 @@ def test_wrong_messages_over_grpc(strict: ServerProcess) -> None:
         assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
+@pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
+def test_a_message_over_the_limit_compressed_or_not(strict: ServerProcess, compression: str | None) -> None:
+    values = np.zeros((1, 2_000_000), np.float32)
+    given = triton.InferInput("x", list(values.shape), "FP32")
+    given.set_data_from_numpy(values)
+    with (
+        triton.InferenceServerClient(strict.address) as client,
+        pytest.raises(InferenceServerException) as caught,
+    ):
+        client.infer("identity_fp32", [given], compression_algorithm=compression)
+    assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+    assert str(4 << 20) in caught.value.message()
+
+
 def test_bytes_that_are_no_protobuf(strict: ServerProcess) -> None:
     with grpc.insecure_channel(strict.address) as channel:
         for method, status in (
