@@ -408,6 +408,13 @@ async def test_a_caller_who_leaves_while_sending_gets_no_answer():
         async def send(message):
             sent.append(message)
 
-        scope = {"type": "http", "http_version": "2", "method": "GET", "path": "/v2", "raw_path": b"/v2", "headers": []}
+        scope = {
+            "type": "http",
+            "http_version": "2",
+            "method": "GET",
+            "path": "/v2",
+            "raw_path": b"/v2",
+            "headers": [],
+        }
         await rig.front(scope, receive, send)
         assert sent == []

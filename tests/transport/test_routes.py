@@ -1,5 +1,7 @@
 """Which operation a verb and a raw path mean."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,10 +58,8 @@ def test_refuses(verb, path, error):
 
 @given(st.sampled_from(["GET", "POST", "PUT"]), st.binary(max_size=60))
 def test_any_path_is_a_route_or_an_error_of_ours(verb, path):
-    try:
+    with contextlib.suppress(SalverError):
         match(verb, b"/" + path)
-    except SalverError:
-        pass
 
 
 def test_every_operation_is_described():
