@@ -198,8 +198,8 @@ def _warn(summary: "Summary", connections: int) -> None:
 
     if summary.unsent:
         remark(
-            f"note: at {summary.offered:g}/s {summary.unsent} of {summary.sent + summary.unsent} requests were "
-            f"never sent, since all {connections} connections were busy: the latencies are lower bounds"
+            f"note: at {summary.offered:g}/s {summary.unsent} of {summary.sent + summary.unsent} requests "
+            f"were never sent, since all {connections} connections were busy: latencies are lower bounds"
         )
     if summary.generator_was_late:
         remark(
