@@ -87,7 +87,7 @@ class Rig:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
-            while not condition():  # noqa: ASYNC110
+            while not condition():
                 await asyncio.sleep(0)
 
     def states(self) -> dict[str, str]:
