@@ -41,6 +41,7 @@ def tables(result: dict[str, Any]) -> str:
         lines += ["", f"## {model}, {payload} over {_TITLES[transport]}", ""]
         cells = [c for c in result["cells"] if (c["model"], c["transport"]) == (model, transport)]
         lines += _table(cells, result)
+    lines += ["", "## Serving tax", "", *_taxes(result)]
     lines += ["", "## Targets", "", "| target | cell | required | measured | |", "|---|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in targets(result)]
     lines += ["", "## Settings", "", "| system | settings |", "|---|---|"]
@@ -94,6 +95,25 @@ def _ratio(ours: dict[str, Any], got: dict[str, Any]) -> str:
     return f"{ours['rate'] / got['rate']:.2f}×"
 
 
+def _taxes(result: dict[str, Any]) -> list[str]:
+    """The share of the server's CPU time that is not the model's, where the server counts its batches."""
+    rows = [
+        ["system and cell", "mean batch", "CPU µs a request", "bare ONNX Runtime µs a row", "serving tax"]
+    ]
+    for name in result["systems"]:
+        for cell in result["cells"]:
+            got = cell["systems"].get(name, {})
+            if "tax" in got:
+                cpu = f"{got['cpu_s_per_1000'] * 1000:.1f}"
+                figures = [f"{got['batch']:.1f}", cpu, f"{got['bare_us']:.1f}", f"{got['tax']:.0%}"]
+                rows.append([f"{name} {_label(cell)}", *figures])
+    return _markdown(rows)
+
+
+def _label(cell: dict[str, Any]) -> str:
+    return f"{cell['model']}/{cell['transport']}/{cell['connections']}"
+
+
 def _failures(result: dict[str, Any]) -> Iterator[str]:
     """One line a system and reason, with the cells it concerns."""
     reasons: dict[tuple[str, str], list[str]] = {}
@@ -101,7 +121,7 @@ def _failures(result: dict[str, Any]) -> Iterator[str]:
         for name, got in cell["systems"].items():
             if "failed" in got:
                 reason = got["failed"].strip().splitlines()[0]
-                label = f"{cell['model']}/{cell['transport']}/{cell['connections']}"
+                label = _label(cell)
                 reasons.setdefault((name, reason), []).append(label)
     for (name, reason), labels in reasons.items():
         yield f"- {name}: {reason} ({', '.join(labels)})"
@@ -113,7 +133,7 @@ def targets(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
         ours = cell["systems"].get("salver", {})
         if "rate" not in ours:
             continue
-        label = f"{cell['model']}/{cell['transport']}/{cell['connections']}"
+        label = _label(cell)
         for name, got in cell["systems"].items():
             if "rate" not in got:
                 continue

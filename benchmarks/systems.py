@@ -33,6 +33,7 @@ class System:
         settings: What was set, for the published table.
         ports: Consecutive ports that it takes.
         is_fragile: Started anew for each cell.
+        counts_batches: Answers the statistics route of the Open Inference Protocol's extension.
         environment: Its virtual environment under ``.envs``, if it has one.
         warm_up_seconds: Load before its first cell, on top of each cell's own warm-up.
         requires: A program that must be on the path.
@@ -45,6 +46,7 @@ class System:
     settings: str
     ports: int = 1
     is_fragile: bool = False
+    counts_batches: bool = False
     environment: str = ""
     requires: str = ""
     ready_seconds: float = 60
@@ -88,9 +90,15 @@ OURS = (
         _salver,
         forms.oip,
         "as installed, --threads 1: drains the queue, instances automatic",
+        counts_batches=True,
     ),
     System(
-        "prototype", "floor", _ours("prototype.py"), forms.oip, "drains the queue, up to 64 rows, on the loop"
+        "prototype",
+        "floor",
+        _ours("prototype.py"),
+        forms.oip,
+        "drains the queue, up to 64 rows, on the loop",
+        counts_batches=True,
     ),
     System("floor", "floor", _ours("echo_floor.py"), forms.oip, "same front, answers ready-made"),
 )

@@ -30,6 +30,8 @@ import host
 import load
 import processes
 import report
+import tax
+from peers import environment
 from processes import Launch, Server
 from systems import System, all_systems
 
@@ -87,9 +89,11 @@ def measure(
     try:
         load.generate(form, body, port, connections, given.warm_up, pin)
         with Watch(form, model, port, which_row(system)) as watch:
+            rows, batches = tax.counts(model, port) if system.counts_batches else (0, 0)
             before = server.cpu_seconds()
             sample = load.generate(form, body, port, connections, given.seconds, pin)
             spent = server.cpu_seconds() - before
+            ended = tax.counts(model, port) if system.counts_batches else (0, 0)
         if watch.wrong:
             return {"failed": watch.wrong}
     except (load.LoadFailed, forms.WrongAnswer, OSError, http.client.HTTPException, grpc.RpcError) as error:
@@ -102,6 +106,7 @@ def measure(
         "p50_ms": round(sample.p50_ms, 4),
         "p99_ms": None if sample.p99_ms is None else round(sample.p99_ms, 3),
         "cpu_s_per_1000": round(spent / sample.requests * 1000, 5),
+        "batch": round((ended[0] - rows) / max(1, ended[1] - batches), 2),
         "checks": watch.checks,
     }
 
@@ -186,30 +191,34 @@ def run(given: argparse.Namespace, systems: dict[str, System]) -> dict[str, Any]
         "noise": quiet.verdict(),
         "systems": {s.name: {"kind": s.kind, "settings": s.settings} for s in systems.values()},
         "cells": [
-            {"model": cell[0], "transport": cell[1], "connections": cell[2], "systems": _summaries(by_system)}
+            {
+                "model": cell[0],
+                "transport": cell[1],
+                "connections": cell[2],
+                "systems": {name: _summary(cell[0], got) for name, got in by_system.items()},
+            }
             for cell, by_system in rounds.items()
         ],
     }
 
 
-def _summaries(by_system: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    return {name: _summary(rounds) for name, rounds in by_system.items()}
-
-
-def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(model: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over the rounds with their spread; one failed round fails the cell."""
     failed = [got["failed"] for got in rounds if "failed" in got]
     if failed:
         return {"failed": failed[0]}
     rates = [got["rate"] for got in rounds]
     p99 = [got["p99_ms"] for got in rounds if got["p99_ms"] is not None]
+    batch = statistics.median(got["batch"] for got in rounds)
+    cpu = statistics.median(got["cpu_s_per_1000"] for got in rounds)
     return {
         "rate": statistics.median(rates),
         "rate_min": min(rates),
         "rate_max": max(rates),
         "p50_ms": statistics.median(got["p50_ms"] for got in rounds),
         "p99_ms": statistics.median(p99) if len(p99) == len(rounds) else None,
-        "cpu_s_per_1000": statistics.median(got["cpu_s_per_1000"] for got in rounds),
+        "cpu_s_per_1000": cpu,
+        **({"batch": batch, **tax.serving_tax(model, batch, cpu)} if batch else {}),
         "checks": sum(got["checks"] for got in rounds),
     }
 
@@ -218,7 +227,7 @@ def _words(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -237,11 +246,11 @@ def _arguments() -> argparse.Namespace:
         action="store_true",
         help="also write results/throughput.json and the documentation's page",
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    given = _arguments()
+def main(argv: list[str] | None = None) -> int:
+    given = _arguments(argv)
     systems = all_systems()
     if unknown := (set(given.only) - set(systems)) | (set(given.cells) - set(CONNECTIONS)):
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; systems are {', '.join(systems)}")
@@ -249,7 +258,11 @@ def main() -> int:
         sys.exit(f"{' and '.join(missing)} not found: apt-get install wrk nghttp2-client")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server outlives us
     models.make()
-    result = run(given, {name: systems[name] for name in given.only or systems})
+    chosen = {name: systems[name] for name in given.only or systems}
+    for system in chosen.values():
+        if system.environment:
+            environment.make(system.environment)
+    result = run(given, chosen)
     text = json.dumps(result, indent=1)
     out = given.out or RESULTS / "raw" / f"throughput-{time.strftime('%m%d-%H%M%S')}.json"
     paths = [out, *([RESULTS / "throughput.json"] if given.publish else [])]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ("frames", "models", "forms", "processes", "load", "report", "host", "systems", "throughput")
+NAMES = ("frames", "models", "forms", "processes", "load", "report", "host", "tax", "systems", "throughput")
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +106,14 @@ def test_overlapping_ranges_are_a_tie(bench: Any) -> None:
 
 
 def test_one_failed_round_fails_the_cell(bench: Any) -> None:
-    good = {"rate": 10.0, "p50_ms": 1.0, "p99_ms": 2.0, "cpu_s_per_1000": 0.1, "checks": 3}
-    assert bench.throughput._summary([good, {"failed": "HTTP 500"}]) == {"failed": "HTTP 500"}
-    assert bench.throughput._summary([good, {**good, "rate": 30.0}])["rate"] == 20.0
+    good = {"rate": 10.0, "p50_ms": 1.0, "p99_ms": 2.0, "cpu_s_per_1000": 0.1, "batch": 0, "checks": 3}
+    assert bench.throughput._summary("tiny", [good, {"failed": "HTTP 500"}]) == {"failed": "HTTP 500"}
+    assert bench.throughput._summary("tiny", [good, {**good, "rate": 30.0}])["rate"] == 20.0
 
 
 def test_a_p99_of_too_few_samples_is_not_printed(bench: Any) -> None:
-    good = {"rate": 10.0, "p50_ms": 1.0, "p99_ms": 2.0, "cpu_s_per_1000": 0.1, "checks": 3}
-    assert bench.throughput._summary([good, {**good, "p99_ms": None}])["p99_ms"] is None
+    good = {"rate": 10.0, "p50_ms": 1.0, "p99_ms": 2.0, "cpu_s_per_1000": 0.1, "batch": 0, "checks": 3}
+    assert bench.throughput._summary("tiny", [good, {**good, "p99_ms": None}])["p99_ms"] is None
 
 
 @pytest.mark.parametrize("name", ["oip_json", "oip_binary", "oip_grpc"])
@@ -131,6 +131,13 @@ def test_forms_carry_the_row(bench: Any, name: str) -> None:
         assert np.frombuffer(body[length:], np.float32).tolist() == row.ravel().tolist()
     else:
         assert np.allclose(bench.forms.json.loads(body)["inputs"][0]["data"], row.ravel())
+
+
+def test_serving_tax_is_the_share_that_is_not_the_model(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.tax, "bare_cpu_seconds", lambda name, batch: 40e-6 / batch)
+    assert bench.tax.serving_tax("tiny", 3.7, 0.04) == {"bare_us": 10.0, "tax": 0.75}
+    systems = {"salver": {**figures(100), "batch": 3.7, "bare_us": 10.0, "tax": 0.75}}
+    assert "| salver tiny/http/16 | 3.7 | 100.0 | 10.0 | 75% |" in bench.report.tables(result(systems))
 
 
 def test_a_frame_is_the_length_and_the_message(bench: Any) -> None:

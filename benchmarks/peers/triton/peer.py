@@ -76,5 +76,6 @@ SYSTEM = System(
     _forms,
     f"tritonserver, Python backend, 1 instance (2 on medium), dynamic batching up to {BATCH}, metrics off",
     ports=2,
+    counts_batches=True,
     environment="triton",
 )
