@@ -106,6 +106,16 @@ async def test_a_kept_connection_that_the_server_closed_is_replaced() -> None:
     assert script.connections == 2
 
 
+async def test_a_request_whose_answer_had_begun_is_not_sent_again() -> None:
+    script = Script([[OK], [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"], [OK]])
+    async with running(script) as http:
+        await http.send(http.request("GET", "/"))
+        script.hang_up_after = True
+        with pytest.raises(Unreachable, match="before its answer was whole"):
+            await http.send(http.request("GET", "/"))
+    assert len(script.requests) == 2
+
+
 @pytest.mark.parametrize(
     "chunks",
     [

@@ -37,7 +37,9 @@ def app() -> App:
 
 def _show_default(value: object) -> object:
     """Only a default that says something."""
-    return None if value is False or value in ("", ()) else value
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or None
+    return None if value is False or value == "" else value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

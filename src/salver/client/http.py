@@ -43,6 +43,7 @@ class _Connection(asyncio.Protocol):
         self._body_at = 0
         self._chunks = bytearray()
         self.open = False
+        self.heard = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -50,6 +51,7 @@ class _Connection(asyncio.Protocol):
         self.open = True
 
     def data_received(self, data: bytes) -> None:
+        self.heard = True
         self._buffer += data
         if self._waiter is None:  # an answer to nothing: 408 on an idle connection, for instance
             self.close()
@@ -67,6 +69,7 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         self._buffer.clear()
         self._head = None
+        self.heard = False
         self._waiter = asyncio.get_running_loop().create_future()
         self._transport.writelines(request)
         try:
@@ -209,6 +212,8 @@ class Http:
             try:
                 return await self._ask(connection, request)
             except Unreachable:
+                if connection.heard:  # it was alive: the server itself broke off
+                    raise
                 break
         return await self._ask(await self._connect(), request)
 
