@@ -49,7 +49,8 @@ def test_every_address_is_shown() -> None:
 
 def test_no_grpc_address_where_the_front_speaks_none() -> None:
     info = ready(front="uvicorn", iris=IRIS)
-    assert not any("gRPC" in text for text in banner.compose(info).lines)
+    (line,) = [text for text in banner.compose(info).lines if "gRPC" in text]
+    assert line == "  gRPC     not on the uvicorn front"
     assert banner.as_record(info)["grpc"] is None
 
 

@@ -1,6 +1,6 @@
+import logging
+
 import pytest
-import structlog
-from structlog.testing import capture_logs
 
 from salver.events import BatchRan, Event, Served, StateChanged
 from salver.messages import ModelId, State, Timing
@@ -14,11 +14,30 @@ def served(outcome: str = "ok") -> Served:
     return Served("fraud", "7", "oip-http", outcome, 0.005, timing, 2, "r-1", TRACE)
 
 
+class Keep(logging.Handler):
+    """Takes what was logged, as dictionaries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[dict[str, object]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert isinstance(record.msg, dict)
+        entry = {key: value for key, value in record.msg.items() if key not in ("timestamp", "logger")}
+        self.entries.append({"log_level": entry.pop("level"), **entry})
+
+
 def written(mode: str, events: list[Event]) -> list[dict[str, object]]:
-    structlog.reset_defaults()
-    with capture_logs() as entries:
+    keep, root = Keep(), logging.getLogger("salver")
+    before = root.level
+    root.addHandler(keep)
+    root.setLevel(logging.DEBUG)
+    try:
         EventLog(mode).observe(events)  # type: ignore[arg-type]
-    return [dict(entry) for entry in entries]
+    finally:
+        root.removeHandler(keep)
+        root.setLevel(before)
+    return keep.entries
 
 
 @pytest.mark.parametrize(

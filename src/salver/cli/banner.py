@@ -39,6 +39,8 @@ def compose(info: "ReadyInfo") -> Block:
     lines = [f"ready in {info.seconds:.1f} s", "", f"  HTTP     {info.url}"]
     if info.front == "h2corn":
         lines.append(f"  gRPC     {_host(info)}:{info.port}")
+    else:
+        lines.append(f"  gRPC     not on the {info.front} front")
     lines += [f"  metrics  {info.url}/metrics", f"  API      {info.url}/openapi.json"]
     if chosen := _choose(info):
         status, signature = chosen

@@ -8,11 +8,9 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
-import structlog
-
 from salver.events import Event, Served, StateChanged
 from salver.messages import State
-from salver.telemetry.logs import present, trace_id
+from salver.telemetry.logs import logger, present, trace_id
 
 _LEVELS = {State.READY: logging.INFO, State.GONE: logging.INFO, State.FAILED: logging.ERROR}
 
@@ -26,8 +24,8 @@ class EventLog:
 
     def __init__(self, access_log: Literal["off", "errors", "all"] = "off") -> None:
         self._requests = access_log
-        self._access = structlog.stdlib.get_logger("salver.access")
-        self._lifecycle = structlog.stdlib.get_logger("salver.lifecycle")
+        self._access = logger("salver.access")
+        self._lifecycle = logger("salver.lifecycle")
 
     def observe(self, events: Sequence[Event]) -> None:
         """Log a batch of events."""

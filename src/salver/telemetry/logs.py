@@ -179,6 +179,19 @@ def _console(terminal: bool) -> Processor:
     return indented
 
 
+def logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger with fields, on the standard library's of that name.
+
+    Without :func:`configure`, in a program that embeds Salver, its lines go where that program's go.
+    """
+    bound: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[structlog.stdlib.filter_by_level, *_shared(), _to_record],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    return bound
+
+
 def trace_id(traceparent: str) -> str:
     """The trace id inside a W3C ``traceparent``, or empty."""
     parts: Sequence[str] = traceparent.split("-", 2)
