@@ -14,6 +14,7 @@ from salver.backends.sklearn import SklearnBackend
 from salver.backends.tensorflow import TensorFlowBackend
 from salver.backends.torch import TorchBackend
 from salver.backends.xgboost import XgboostBackend
+from salver.errors import LoadFailed
 from salver.testing.backends import BackendConformance, Case
 
 RANDOM = np.random.default_rng(0)
@@ -27,7 +28,8 @@ class TestOnnx(BackendConformance):
 
     @staticmethod
     def make_case(folder: Path) -> Case:
-        onnx = pytest.importorskip("onnx")
+        import onnx
+
         h = onnx.helper
         graph = h.make_graph(
             [h.make_node("MatMul", ["x", "w"], ["m"]), h.make_node("Relu", ["m"], ["y"])],
@@ -46,7 +48,8 @@ class _Torch(BackendConformance):
 
     @staticmethod
     def module():
-        torch = pytest.importorskip("torch")
+        import torch
+
         layer = torch.nn.Linear(5, 3, bias=False)
         layer.weight.data = torch.from_numpy(W.T.copy())
         return torch, torch.nn.Sequential(layer, torch.nn.ReLU()).eval()
@@ -76,7 +79,7 @@ class TestTensorFlow(BackendConformance):
 
     @staticmethod
     def make_case(folder: Path) -> Case:
-        tf = pytest.importorskip("tensorflow")
+        import tensorflow as tf
 
         class Module(tf.Module):
             def __init__(self):
@@ -96,7 +99,8 @@ class TestLiteRt(BackendConformance):
 
     @staticmethod
     def make_case(folder: Path) -> Case:
-        tf = pytest.importorskip("tensorflow")
+        import tensorflow as tf
+
         function = tf.function(lambda x: {"y": tf.nn.relu(x @ tf.constant(W))})
         concrete = function.get_concrete_function(tf.TensorSpec([None, 5], tf.float32, "x"))
         converted = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
@@ -118,7 +122,6 @@ class TestSklearn(BackendConformance):
 
     @staticmethod
     def make_case(folder: Path) -> Case:
-        pytest.importorskip("sklearn")
         import skops.io
         from sklearn.linear_model import LogisticRegression
 
@@ -138,7 +141,8 @@ class TestXgboost(BackendConformance):
 
     @classmethod
     def make_case(cls, folder: Path) -> Case:
-        xgboost = pytest.importorskip("xgboost")
+        import xgboost
+
         settings = {"objective": "multi:softprob", "num_class": 3, "nthread": 1}
         booster = xgboost.train(settings, xgboost.DMatrix(X, Y), 5)
         path = folder / f"m.{cls.suffix}"
@@ -155,7 +159,8 @@ class TestLightgbm(BackendConformance):
 
     @staticmethod
     def make_case(folder: Path) -> Case:
-        lightgbm = pytest.importorskip("lightgbm")
+        import lightgbm
+
         settings = {"objective": "multiclass", "num_class": 3, "verbose": -1, "num_threads": 1}
         booster = lightgbm.train(settings, lightgbm.Dataset(X, Y), 20)
         booster.save_model(folder / "m.txt")
@@ -181,5 +186,15 @@ class TestPython(BackendConformance):
         )
         return Case(folder / "m.py", {"x": X[:4]}, {"y": X[:4].sum(axis=1)}, ModelConfig(), cut=False)
 
-    @pytest.mark.skip("options are the model's own: its load is told them")
-    def test_an_unknown_option_is_refused_by_name(self) -> None: ...
+    def test_an_unknown_option_is_refused_by_name(self, tmp_path: Path) -> None:
+        """Here by the model: options are its own, and its load is told all of them."""
+        (tmp_path / "m.py").write_text(
+            "class Model:\n"
+            '    inputs = outputs = {"x": ("FP32", [-1])}\n'
+            "    def load(self, context):\n"
+            "        raise ValueError(f'I know no {dict(context.options)}')\n"
+            "    def predict(self, inputs):\n"
+            "        return inputs\n"
+        )
+        with pytest.raises(LoadFailed, match=r"I know no \{'no_such_option': '1'\}"):
+            self.load(tmp_path / "m.py", ModelConfig(options={"no_such_option": "1"}))

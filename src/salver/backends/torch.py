@@ -7,6 +7,7 @@ it once. It knows nothing of batching.
 
 import io
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,7 +64,8 @@ class TorchBackend:
             )
         torch = framework(self, "torch")
         torch.set_num_threads(options.threads)
-        with loading(manifest), torch.inference_mode():
+        with loading(manifest), warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # of what PyTorch will drop one day, the owner can change nothing
             if manifest.format == "torch-export":
                 return _exported(torch, manifest)
             return _scripted(torch, manifest)
