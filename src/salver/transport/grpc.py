@@ -6,6 +6,7 @@ message means stands in ``wire/oip_grpc.py``; here is the table of methods and t
 
 import asyncio
 import logging
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,10 @@ _START = {
     "trailers": True,
 }
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
+_prefix = struct.Struct(">xI").pack  # of a message that is not compressed
+#: Headers of calls that bring a deadline, an id or a trace.
+_UNUSUAL = frozenset((b"grpc-timeout", b"x-request-id", b"traceparent"))
+_INFER = "/inference.GRPCInferenceService/ModelInfer"
 _SERVICES = ("inference.GRPCInferenceService", "grpc.health.v1.Health")
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -101,24 +106,29 @@ class GrpcMethods:
     ) -> None:
         """One unary call, from its first frame to its trailers."""
         arrival = self._clock()
-        deadline: float | None = None
+        call = Call("oip-grpc", arrival)
         try:
-            timeout = headers.get(b"grpc-timeout")
-            if timeout is not None:
-                deadline = arrival + parse_timeout(timeout.decode("latin-1"))
+            if not _UNUSUAL.isdisjoint(headers):
+                self._look_closer(headers, call)
+            call.request_id = call.request_id or self._new_id()
             method = self._methods.get(path)
             if method is None:
                 raise NoRoute(f"unknown method {path}")
-            message = await self._read(headers, receive)
-            if message is None:
-                return  # hung up before the request was there
-            call = self._call(headers, arrival, deadline)
+            event = await receive()
+            body = event.get("body", b"")
+            # Nearly always the one message of a call comes in one piece and as it is.
+            if len(body) >= 5 and len(body) - 5 <= self._max_message and body[:5] == _prefix(len(body) - 5):
+                message = body[5:]
+            else:
+                message = await self._read(event, headers, receive)
+                if message is None:
+                    return  # hung up before the request was there
             task = hangups.enter(receive)
             try:
-                if deadline is None or method == self._infer:
+                if call.deadline is None or path == _INFER:
                     reply = await method(message, call)
                 else:
-                    async with asyncio.timeout(deadline - arrival):
+                    async with asyncio.timeout(call.deadline - arrival):
                         reply = await method(message, call)
             finally:
                 hangups.leave(task)
@@ -127,46 +137,54 @@ class GrpcMethods:
         except TimeoutError:
             reply = GrpcStatus(4, "Deadline Exceeded")
         except asyncio.CancelledError:
-            task_ = asyncio.current_task()
-            if task_ is not None and task_.cancelling() > 1:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling() > 1:
                 raise
             return
         except Exception as error:
             incident = self._new_id()
             _LOG.exception("incident %s: %s", incident, path, exc_info=error)
             reply = grpc_status(Internal(f"internal error, incident {incident}; the log has the cause"))
-        await _write(send, reply)
+        await send(_START)
+        if isinstance(reply, bytes):
+            await send({"type": "http.response.body", "body": frame(reply)})
+            await send(_OK)
+        else:
+            await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.trailers", "headers": _trailers(reply)})
 
-    def _call(self, headers: Mapping[bytes, bytes], arrival: float, deadline: float | None) -> Call:
-        request_id = headers.get(b"x-request-id", b"")[:128].decode("ascii", "ignore")
-        call = Call("oip-grpc", arrival, deadline, request_id or self._new_id())
-        trace = headers.get(b"traceparent")
-        if trace is not None:
-            parent = w3c.parse(trace.decode("latin-1"))
-            if parent is not None:
-                call.traceparent = w3c.format(w3c.child(parent, self._new_id()))
-        return call
+    def _look_closer(self, headers: Mapping[bytes, bytes], call: Call) -> None:
+        """Deadline, id and trace of a call that brings some."""
+        timeout = headers.get(b"grpc-timeout")
+        if timeout is not None:
+            call.deadline = call.arrival + parse_timeout(timeout.decode("latin-1"))
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        if len(given) <= 256 and given.isascii() and given.isprintable():
+            call.request_id = given
+        parent = w3c.parse(headers.get(b"traceparent", b"").decode("latin-1"))
+        if parent is not None:
+            call.traceparent = w3c.format(w3c.child(parent, self._new_id()))
 
-    async def _read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
+    async def _read(
+        self, event: dict[str, Any], headers: Mapping[bytes, bytes], receive: Receive
+    ) -> bytes | None:
         """The one message of a unary call; None if the caller left first."""
         encoding = headers.get(b"grpc-encoding", b"identity").decode("latin-1")
         reader = FrameReader(self._max_message, encoding)
-        while True:
-            event = await receive()
-            if event["type"] != "http.request":
-                return None
+        while event["type"] == "http.request":
             messages = reader.feed(event.get("body", b""))
             if messages:
                 return messages[0]
             if not event.get("more_body"):
                 raise InvalidInput("the call ended before its message was complete")
+            event = await receive()
+        return None
 
     # The methods.
 
-    async def _infer(self, message: bytes, call: Call) -> Reply:
+    def _infer(self, message: bytes, call: Call) -> Awaitable[Reply]:
         request = wire.decode_infer(message)
-        reply: Reply = await self._door.infer(self._codec, request, request.model, request.version, call)
-        return reply
+        return self._door.infer(self._codec, request, request.model, request.version, call)
 
     async def _live(self, message: bytes, call: Call) -> Reply:
         return wire.encode_server_live(True)
@@ -215,17 +233,11 @@ class GrpcMethods:
         raise NotFound(f"unknown service {service!r}")
 
 
-async def _write(send: Send, reply: Reply) -> None:
-    await send(_START)
-    if isinstance(reply, bytes):
-        await send({"type": "http.response.body", "body": frame(reply)})
-        await send(_OK)
-        return
-    await send({"type": "http.response.body", "body": b""})
-    trailers = [(b"grpc-status", b"%d" % reply.code)]
-    if reply.message:
-        trailers.append((b"grpc-message", encode_message(reply.message)))
-    await send({"type": "http.response.trailers", "headers": trailers})
+def _trailers(status: GrpcStatus) -> list[tuple[bytes, bytes]]:
+    trailers = [(b"grpc-status", b"%d" % status.code)]
+    if status.message:
+        trailers.append((b"grpc-message", encode_message(status.message)))
+    return trailers
 
 
 def _versions(control: Control, name: str, version: str) -> list[str]:
