@@ -10,15 +10,18 @@ A file, or a folder with ``model.py``, that defines a class ``Model``::
             return {"length": np.array([len(t) for t in inputs["text"]])}
 
 ``load(self, context)`` and ``close(self)`` are optional. Recognition reads the syntax tree and runs
-nothing; loading runs the file, by default in a host process of its own.
+nothing; loading runs the file, by default in a host process of its own. Modules beside the file can
+be imported until ``load`` has returned, and belong to this model alone.
 """
 
 import ast
-import gc
 import importlib.util
 import itertools
+import re
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +37,8 @@ from salver.tensor import DATATYPES, Array
 
 _MAX_SOURCE = 4 << 20
 _NUMBERS = itertools.count()
+_LOADING = threading.RLock()  # sys.path and sys.modules belong to one loading model at a time
+_MEANT = re.compile(rb"^class[ \t]+Model\b", re.MULTILINE)
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -62,50 +67,53 @@ class PythonBackend:
     traits = Traits(releases_gil=False, concurrent=False, native=False, isolate=True)
 
     def recognise(self, path: Path) -> str | None:
-        """``python`` for source that defines ``class Model``."""
+        """``python`` for source that defines ``class Model``, or plainly meant to: loading says why not."""
         try:
             source = _source(path)
             if not source.is_file() or source.suffix != ".py" or source.stat().st_size > _MAX_SOURCE:
                 return None
-            tree = ast.parse(source.read_bytes())
-        except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+            content = source.read_bytes()
+        except (OSError, ValueError):
             return None
-        is_model = any(isinstance(node, ast.ClassDef) and node.name == "Model" for node in tree.body)
-        return "python" if is_model else None
+        try:
+            tree = ast.parse(content)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return "python" if _MEANT.search(content) else None
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        return "python" if any(c.name == "Model" or _is_alike(c) for c in classes) else None
 
     def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
         """Run the file, make a ``Model``, call its ``load``."""
         source = _source(manifest.path)
-        module = _import(source)
+        context = Context(
+            manifest.path, manifest.id.name, manifest.id.version, options.threads, manifest.config.options
+        )
         try:
-            kind = getattr(module, "Model", None)
-            if not isinstance(kind, type):
-                raise LoadFailed(f"{source} defines no class Model")
-            signature = _signature(kind, manifest, source)
-            context = Context(
-                manifest.path, manifest.id.name, manifest.id.version, options.threads, manifest.config.options
-            )
-            model = kind()
-            if hasattr(model, "load"):
-                model.load(context)
-            if not callable(getattr(model, "predict", None)):
-                raise LoadFailed(f"{source}: class Model has no method predict(self, inputs)")
+            with _importable(source.parent.resolve(), name := f"salver_model_{next(_NUMBERS)}"):
+                kind = _model_class(_run_file(source, name), source)
+                signature = _signature(kind, manifest, source)
+                model = kind()
+                if hasattr(model, "load"):
+                    model.load(context)
         except LoadFailed:
-            _forget(module)
             raise
-        except Exception as error:
-            _forget(module)
+        except SyntaxError as error:
+            where = f"{error.filename or source}, line {error.lineno}"
+            raise LoadFailed(
+                f"{where}: {error.msg}: {(error.text or '').strip()}", fix="Correct this line."
+            ) from error
+        except (Exception, SystemExit) as error:
             raise LoadFailed(f"{source}: {type(error).__name__}: {error}") from error
-        return PythonModel(model, module, signature)
+        return PythonModel(model, name, signature)
 
 
 class PythonModel:
-    """One instance of the owner's class."""
+    """One instance of the owner's class; ``module`` is the name under which its file was run."""
 
-    def __init__(self, model: Any, module: ModuleType, signature: Signature) -> None:
+    def __init__(self, model: Any, module: str, signature: Signature) -> None:
         self.signature = signature
         self._model = model
-        self._module: ModuleType | None = module
+        self._module = module
         self._check = Outputs(signature).check
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -114,42 +122,80 @@ class PythonModel:
         return self._check(answer, inputs)
 
     def close(self) -> None:
-        """Call the owner's ``close`` and forget the module."""
-        try:
-            if hasattr(self._model, "close"):
-                self._model.close()
-        finally:
-            self._model = None
-            if self._module is not None:
-                _forget(self._module)
-                self._module = None
-            gc.collect()
+        """Call the owner's ``close``."""
+        model, self._model = self._model, None
+        sys.modules.pop(self._module, None)
+        if hasattr(model, "close"):
+            model.close()
 
 
 def _source(path: Path) -> Path:
     return path / "model.py" if path.is_dir() else path
 
 
-def _import(source: Path) -> ModuleType:
-    """The file as a module of a name of its own; its folder is importable while it loads."""
-    name = f"salver_model_{next(_NUMBERS)}"
-    spec = importlib.util.spec_from_file_location(name, source)
+def _is_alike(node: ast.ClassDef) -> bool:
+    """A class of another name that declares tensors, or takes ``inputs``, and predicts."""
+    predict = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "predict"), None)
+    declared = {
+        target.id
+        for statement in node.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    takes = {argument.arg for argument in predict.args.args} if predict else set()
+    return predict is not None and bool((declared | takes) & {"inputs", "outputs"})
+
+
+@contextmanager
+def _importable(folder: Path, name: str) -> Iterator[None]:
+    """Let the module ``name`` import what lies in its folder, and nobody else find that later."""
+    with _LOADING:
+        before = set(sys.modules)
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()  # the folder may be younger than its finder's last look
+        try:
+            yield
+        except BaseException:
+            sys.modules.pop(name, None)
+            raise
+        finally:
+            if str(folder) in sys.path:  # the owner's code may have tidied up itself
+                sys.path.remove(str(folder))
+            new = set(sys.modules) - before - {name}
+            siblings = {n for n in new if "." not in n and _lies_in(folder, sys.modules[n])}
+            for each in new:
+                if each.partition(".")[0] in siblings:
+                    del sys.modules[each]
+
+
+def _lies_in(folder: Path, module: ModuleType) -> bool:
+    """Right in it: what is deeper, such as a virtual environment, came by another road."""
+    spec = getattr(module, "__spec__", None)
+    places = [spec.origin or "", *(spec.submodule_search_locations or ())] if spec else []
+    return any(Path(place).parent == folder for place in places)
+
+
+def _run_file(source: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, source.resolve())
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    folder = str(source.parent.resolve())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        _forget(module)
-        raise LoadFailed(f"{source}: {type(error).__name__}: {error}") from error
+    sys.modules[name] = module  # dataclasses and pickles look there
+    spec.loader.exec_module(module)
     return module
 
 
-def _forget(module: ModuleType) -> None:
-    sys.modules.pop(module.__name__, None)
+def _model_class(module: ModuleType, source: Path) -> type:
+    kind = getattr(module, "Model", None)
+    if not isinstance(kind, type):
+        own = [n for n, v in vars(module).items() if isinstance(v, type) and hasattr(v, "predict")]
+        fix = f"Rename the class {own[0]} to Model." if own else "Write one with a method predict."
+        raise LoadFailed(f"{source} defines no class Model", fix=fix)
+    if not callable(getattr(kind, "predict", None)):
+        raise LoadFailed(
+            f"{source}: class Model has no method predict", fix="Write: def predict(self, inputs): ..."
+        )
+    return kind
 
 
 def _signature(kind: type, manifest: Manifest, source: Path) -> Signature:
