@@ -59,7 +59,7 @@ class Waiting:
         return f"<Waiting {self.rows} rows since {self.arrived:.6f}{'' if self.is_live else ', done'}>"
 
 
-class Batch(msgspec.Struct, frozen=True, gc=False):
+class Batch(msgspec.Struct, frozen=True):
     """What to run now, why it closed, and who waited too long.
 
     Attributes:
