@@ -4,14 +4,19 @@ Never raises for what it cannot read: such a file is simply nothing that anybody
 Knows no framework.
 """
 
+import bz2
+import lzma
 import stat
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
 _MAX_DIRECTORY = 64 << 20  # a zip's central directory; real artefacts stay far below
 _EOCD = b"PK\x05\x06"
+_COMPRESSED = 1 << 20  # bzip2 gives nothing before it has a whole block, of up to 900 kB
+_MEMORY = 128 << 20  # what the dictionary of an xz file may ask for; its highest preset needs half
 
 
 def is_file(path: Path) -> bool:
@@ -30,6 +35,24 @@ def head(path: Path, size: int) -> bytes:
         with path.open("rb") as file:
             return file.read(size)
     except OSError:
+        return b""
+
+
+def uncompressed_head(path: Path, size: int) -> bytes:
+    """The first bytes of what zlib, gzip, bzip2, xz or lzma compressed; of any other file, none."""
+    start = head(path, 6)
+    decoder: zlib._Decompress | bz2.BZ2Decompressor | lzma.LZMADecompressor
+    if start[:2] in (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda", b"\x1f\x8b"):
+        decoder = zlib.decompressobj(47)  # 32 + 15: tells zlib and gzip apart itself
+    elif start[:3] == b"BZh":
+        decoder = bz2.BZ2Decompressor()
+    elif start == b"\xfd7zXZ\0" or start[:3] == b"]\0\0":
+        decoder = lzma.LZMADecompressor(memlimit=_MEMORY)
+    else:
+        return b""
+    try:
+        return decoder.decompress(head(path, _COMPRESSED), size)
+    except (zlib.error, OSError, lzma.LZMAError, ValueError, EOFError):
         return b""
 
 

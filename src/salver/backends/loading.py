@@ -76,7 +76,7 @@ def loading(manifest: Manifest) -> Iterator[None]:
     except Exception as error:
         said = (str(error).strip() or "no reason given")[:500]
         raise LoadFailed(
-            f"{manifest.path} is not a whole {manifest.format or manifest.backend} artefact: "
+            f"{manifest.path} could not be loaded as {manifest.format or manifest.backend}: "
             f"{type(error).__name__}: {said}"
         ) from error
 

@@ -97,6 +97,12 @@ class OnnxModel:
             if s.name in maps or s.datatype is DataType.BYTES
         }
         self._halves = {s.name for s in (*inputs, *outputs) if s.datatype is DataType.BF16}
+        if self._halves and self._texts:
+            raise LoadFailed(
+                f"{manifest.path} takes text ({self._texts[0]!r}) beside BF16 tensors "
+                f"({min(self._halves)!r}), which ONNX Runtime cannot be fed from Python",
+                fix="Let the graph cast to and from BF16 inside, and take and give FP32 or FP16.",
+            )
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
@@ -119,8 +125,7 @@ class OnnxModel:
             if name in self._halves:
                 values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BF16)
             else:
-                given = _to_text(name, array) if name in self._texts else array
-                values[name] = ort.OrtValue.ortvalue_from_numpy(given)
+                values[name] = ort.OrtValue.ortvalue_from_numpy(array)
         outputs: dict[str, Array] = {}
         for name, value in zip(
             self._names, self._session.run_with_ort_values(self._names, values), strict=True

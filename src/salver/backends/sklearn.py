@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from salver.artifacts import Manifest
-from salver.backends.content import head, zip_members
+from salver.backends.content import head, uncompressed_head, zip_members
 from salver.backends.loading import framework, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
@@ -22,6 +22,7 @@ from salver.tensor import Array, DataType
 
 _FLOATS = (DataType.FP32, DataType.FP64)
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+_HARMLESS = frozenset({"numpy.dtype"})  # part of every one-hot encoder; skops should trust it itself
 _DANGER = (
     "is a pickle, and loading a pickle runs whatever code its maker put into it, with all the rights of "
     "this server"
@@ -45,8 +46,8 @@ class SklearnBackend:
     traits = Traits(releases_gil=False)
 
     def recognise(self, path: Path) -> str | None:
-        """``skops`` for an archive with a schema; ``pickle`` for a pickled object of some class."""
-        start = head(path, 64)
+        """``skops`` for an archive with a schema; ``pickle`` for an object of a class, compressed or not."""
+        start = uncompressed_head(path, 64) or head(path, 64)
         if start[:2] == b"PK":
             return "skops" if "schema.json" in zip_members(path) else None
         if len(start) < 4 or start[0] != 0x80 or start[1] not in (2, 3, 4, 5) or _TORCH_MAGIC in start:
@@ -71,14 +72,14 @@ class SklearnBackend:
 
     def _skops(self, manifest: Manifest, trusted: str, options: LoadOptions) -> Any:
         skops = framework(self, "skops.io")
-        unknown = skops.get_untrusted_types(file=manifest.path)
+        unknown = sorted(set(skops.get_untrusted_types(file=manifest.path)) - _HARMLESS)
         allowed = {name.strip() for name in trusted.split(",")}
         if not options.trust_pickle and (rest := sorted(set(unknown) - allowed)):
             raise LoadFailed(
                 f"{manifest.path} holds types that skops does not trust: {', '.join(rest)}",
-                fix=f'If you do, write in salver.toml: [options] trusted = "{", ".join(sorted(unknown))}".',
+                fix=f'If you do, write in salver.toml: [options] trusted = "{", ".join(unknown)}".',
             )
-        return skops.load(manifest.path, trusted=unknown)
+        return skops.load(manifest.path, trusted=[*unknown, *_HARMLESS])
 
 
 class SklearnModel:

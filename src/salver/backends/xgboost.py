@@ -1,10 +1,13 @@
 """How does an XGBoost model run? From its native JSON or UBJSON file, through ``inplace_predict``.
 
-``inplace_predict`` is documented as safe to call from several threads. It knows nothing of batching.
+``inplace_predict`` is documented as safe to call from several threads; linear boosters have none and
+take turns. It knows nothing of batching.
 """
 
+import json
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from salver.backends.content import head, tail
 from salver.backends.loading import choice_of, framework, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
-from salver.errors import LoadFailed
+from salver.errors import LoadFailed, ModelFailed
 from salver.messages import Signature, TensorSpec
 from salver.tensor import Array, DataType
 
@@ -63,17 +66,17 @@ class XgboostBackend:
             booster = xgboost.Booster()
             booster.load_model(bytearray(manifest.path.read_bytes()))
             booster.set_param({"nthread": options.threads, "verbosity": 0})
-            return XgboostModel(booster, manifest, margin)
+            kind = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
+            predict = _linear(xgboost, booster, margin) if kind == "gblinear" else _trees(booster, margin)
+            return XgboostModel(predict, int(booster.num_features()), manifest)
 
 
 class XgboostModel:
-    """One booster."""
+    """One booster; ``predict`` asks it."""
 
-    def __init__(self, booster: Any, manifest: Manifest, margin: bool) -> None:
-        self._booster: Any = booster
-        self._kind = "margin" if margin else "value"
-        features = int(booster.num_features())
-        trial = self._predict(np.zeros((2, features), np.float32))
+    def __init__(self, predict: Callable[[Array], Array], features: int, manifest: Manifest) -> None:
+        self._predict: Callable[[Array], Array] = predict
+        trial = predict(np.zeros((2, features), np.float32))
         said = (TensorSpec("input", DataType.FP32, (-1, features)),)
         gives = (TensorSpec("output", DataType.FP32, (-1, *trial.shape[1:])),)
         self.signature = Signature(
@@ -84,16 +87,36 @@ class XgboostModel:
         )
         self._check = Outputs(self.signature).check
 
-    def _predict(self, values: Array) -> Array:
-        answer: Array = self._booster.inplace_predict(
-            values, predict_type=self._kind, validate_features=False
-        )
-        return answer
-
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
         return self._check({"output": self._predict(inputs["input"])}, inputs)
 
     def close(self) -> None:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
-        self._booster = None
+        self._predict = _closed
+
+
+def _closed(_: Array) -> Array:
+    raise ModelFailed("the model is closed")
+
+
+def _trees(booster: Any, margin: bool) -> Callable[[Array], Array]:
+    kind = "margin" if margin else "value"
+
+    def predict(values: Array) -> Array:
+        answer: Array = booster.inplace_predict(values, predict_type=kind, validate_features=False)
+        return answer
+
+    return predict
+
+
+def _linear(xgboost: Any, booster: Any, margin: bool) -> Callable[[Array], Array]:
+    turn = threading.Lock()
+
+    def predict(values: Array) -> Array:
+        matrix = xgboost.DMatrix(values, nthread=1)
+        with turn:
+            answer: Array = booster.predict(matrix, output_margin=margin, validate_features=False)
+        return answer
+
+    return predict

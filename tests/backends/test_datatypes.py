@@ -1,0 +1,201 @@
+"""Do the datatypes that numpy or a framework treats apart, BF16 and BYTES, really run?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from packaged import load
+
+from salver.artifacts import ModelConfig
+from salver.backends.onnx import OnnxBackend
+from salver.backends.tensorflow import TensorFlowBackend
+from salver.backends.torch import TorchBackend
+from salver.errors import InvalidInput, LoadFailed
+from salver.messages import TensorSpec
+from salver.tensor import DataType, as_bytes
+
+BF16 = ml_dtypes.bfloat16
+VALUES = np.array([[1, -2.5, 3.3e38], [0, np.inf, 1e-30]], BF16)
+TEXT = as_bytes([["zürich", ""], ["a b", "東京"]])
+
+
+def onnx_file(path: Path, nodes: Sequence[Any], inputs: dict[str, int], outputs: dict[str, int]) -> Path:
+    import onnx
+
+    h = onnx.helper
+    values = [
+        [h.make_tensor_value_info(n, t, ["n", None]) for n, t in tensors.items()]
+        for tensors in (inputs, outputs)
+    ]
+    graph = h.make_graph(list(nodes), "g", *values)
+    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 20)], ir_version=9), path)
+    return path
+
+
+class TestOnnxBf16:
+    """ONNX Runtime neither takes bfloat16 from numpy nor gives it."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def path(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        import onnx
+
+        node, types = onnx.helper.make_node, onnx.TensorProto
+        nodes = [
+            node("Cast", ["x"], ["wide"], to=types.FLOAT),
+            node("Add", ["wide", "plus"], ["sum"]),
+            node("Cast", ["sum"], ["half"], to=types.BFLOAT16),
+            node("Identity", ["x"], ["same"]),
+            node("Cast", ["plus"], ["said"], to=types.STRING),
+        ]
+        return onnx_file(
+            tmp_path_factory.mktemp("bf16") / "m",
+            nodes,
+            {"x": types.BFLOAT16, "plus": types.FLOAT},
+            {"half": types.BFLOAT16, "sum": types.FLOAT, "same": types.BFLOAT16, "said": types.STRING},
+        )
+
+    def test_it_runs_beside_other_types(self, path: Path) -> None:
+        model = load(OnnxBackend(), path)
+        kinds = {s.name: s.datatype.name for s in (*model.signature.inputs, *model.signature.outputs)}
+        assert kinds["x"] == kinds["half"] == kinds["same"] == "BF16" and kinds["said"] == "BYTES"
+        plus = np.array([[0.126, 1, 0], [1, 0, 5]], "f4")
+        x = VALUES.view(np.uint16).copy()
+        x.setflags(write=False)
+        out = model.run({"x": x, "plus": plus})
+        model.close()
+        wide = VALUES.astype("f4") + plus
+        assert np.array_equal(out["sum"], wide)
+        assert out["half"].dtype == np.uint16
+        assert np.array_equal(out["half"].view(BF16), wide.astype(BF16))
+        assert np.array_equal(out["same"], x)
+        assert out["said"].tolist() == [[b"0.126", b"1", b"0"], [b"1", b"0", b"5"]]
+
+    def test_text_beside_it_is_refused_at_load(self, tmp_path: Path) -> None:
+        import onnx
+
+        types = onnx.TensorProto
+        nodes = [onnx.helper.make_node("Identity", [n], [n.upper()]) for n in ("half", "text")]
+        kinds = {"half": types.BFLOAT16, "text": types.STRING}
+        path = onnx_file(tmp_path / "m", nodes, kinds, {n.upper(): t for n, t in kinds.items()})
+        with pytest.raises(LoadFailed, match=r"text \('text'\) beside BF16 tensors \('HALF'\)"):
+            load(OnnxBackend(), path)
+
+    def test_an_empty_batch_is_one(self, path: Path) -> None:
+        model = load(OnnxBackend(), path)
+        out = model.run({"x": np.empty((0, 3), "u2"), "plus": np.empty((0, 3), "f4")})
+        model.close()
+        assert out["half"].shape == (0, 3) and out["said"].shape == (0, 3)
+
+
+class TestOnnxText:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def path(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        import onnx
+
+        string = onnx.TensorProto.STRING
+        nodes = [onnx.helper.make_node("StringConcat", ["x", "x"], ["y"])]
+        return onnx_file(tmp_path_factory.mktemp("text") / "m", nodes, {"x": string}, {"y": string})
+
+    def test_text_in_and_out(self, path: Path) -> None:
+        model = load(OnnxBackend(), path)
+        out = model.run({"x": TEXT})["y"]
+        model.close()
+        assert out.tolist() == (TEXT + TEXT).tolist()
+
+    def test_what_is_not_text_is_the_callers_mistake(self, path: Path) -> None:
+        model = load(OnnxBackend(), path)
+        with pytest.raises(InvalidInput, match="input 'x' holds text that is not UTF-8"):
+            model.run({"x": np.array([[b"\xff\xfe"]], object)})
+        model.close()
+
+
+class TestTensorFlow:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def path(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        import tensorflow as tf
+
+        class Module(tf.Module):
+            @tf.function(
+                input_signature=[
+                    tf.TensorSpec([None, 2], tf.string, "text"),
+                    tf.TensorSpec([None, 3], tf.bfloat16, "x"),
+                ]
+            )
+            def call(self, text: Any, x: Any) -> dict[str, Any]:
+                return {"length": tf.strings.length(text), "joined": text + "!", "half": x / 2}
+
+        folder = tmp_path_factory.mktemp("saved") / "m"
+        module = Module()
+        tf.saved_model.save(module, str(folder), {"serving_default": module.call})
+        return folder
+
+    def test_strings_are_bytes_and_bfloat16_runs(self, path: Path) -> None:
+        model = load(TensorFlowBackend(), path)
+        raw = np.array([[b"\x00\xff", b""], [b"abc", "ü".encode()]], object)
+        out = model.run({"text": raw, "x": VALUES.view(np.uint16)})
+        model.close()
+        assert out["length"].tolist() == [[2, 0], [3, 2]]
+        assert out["joined"].tolist() == [[b"\x00\xff!", b"!"], [b"abc!", "ü!".encode()]]
+        assert np.array_equal(out["half"].view(BF16), (VALUES / BF16(2)))
+
+
+class TestTorch:
+    def test_bfloat16_runs(self, tmp_path: Path) -> None:
+        import torch
+
+        class Module(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x / 2
+
+        dims = {"x": {0: torch.export.Dim("batch", min=1, max=64)}}
+        example = (torch.zeros(2, 3, dtype=torch.bfloat16),)
+        torch.export.save(torch.export.export(Module(), example, dynamic_shapes=dims), tmp_path / "m.pt2")
+        model = load(TorchBackend(), tmp_path / "m.pt2")
+        assert [s.datatype for s in model.signature.inputs] == [DataType.BF16]
+        out = model.run({"x": VALUES.view(np.uint16)})["output_0"]
+        model.close()
+        assert np.array_equal(out.view(BF16), VALUES / BF16(2))
+
+    def test_a_scripted_module_runs_as_declared(self, tmp_path: Path) -> None:
+        """With a control flow that no trace keeps, a dictionary of outputs and an optional scalar."""
+        import torch
+
+        class Module(torch.nn.Module):
+            def forward(self, x: torch.Tensor, times: int) -> dict[str, torch.Tensor]:
+                total = torch.zeros_like(x)
+                for _ in range(times):
+                    total = total + x
+                return {"total": total, "rows": x.sum(dim=1)}
+
+        torch.jit.script(Module()).save(tmp_path / "m.pt")
+        with pytest.raises(LoadFailed, match="does not say which shapes it takes") as refused:
+            load(TorchBackend(), tmp_path / "m.pt")
+        assert 'name = "times"\ndatatype = "INT64"\nshape = [1]' in str(refused.value)
+
+        config = ModelConfig(
+            inputs=(
+                TensorSpec("x", DataType.FP32, (-1, 4)),
+                TensorSpec("times", DataType.INT64, (1,)),
+            ),
+            outputs=(TensorSpec("total", DataType.FP32, (-1, 4)), TensorSpec("rows", DataType.FP32, (-1,))),
+        )
+        model = load(TorchBackend(), tmp_path / "m.pt", config)
+        x = np.arange(8, dtype="f4").reshape(2, 4)
+        out = model.run({"x": x, "times": np.array([3])})
+        model.close()
+        assert out["total"].tolist() == (x * 3).tolist()
+        assert out["rows"].tolist() == [6, 22]
+
+    def test_a_wrong_declaration_is_told_with_torchs_own_words(self, tmp_path: Path) -> None:
+        import torch
+
+        torch.jit.script(torch.nn.Linear(4, 2)).save(tmp_path / "m.pt")
+        config = ModelConfig(inputs=(TensorSpec("input", DataType.FP32, (-1, 5)),))
+        with pytest.raises(LoadFailed, match=r"trial run.*shapes cannot be multiplied.*declared inputs"):
+            load(TorchBackend(), tmp_path / "m.pt", config)
