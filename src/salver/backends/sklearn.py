@@ -138,7 +138,7 @@ def _pandas() -> Any:
     except ImportError as error:
         raise LoadFailed(
             "this estimator was fitted on a table of named columns, which needs pandas",
-            fix="Install it with: pip install pandas",
+            fix="Install it with: pip install 'salver[sklearn]'",
         ) from error
     return pandas
 
