@@ -98,8 +98,8 @@ def test_a_model_that_leaks_meets_its_limit_and_only_its_own(well: ServerProcess
 @pytest.mark.parametrize(
     ("command", "text"),
     [
-        ("wrong rows", "for 1 rows"),
-        ("no output", "returned no output 'done'"),
+        ("wrong rows", "for a batch of 1"),
+        ("no output", "model 'moody' did not give its output 'done'"),
         ("wrong type", "done"),
         ("no dictionary", "moody"),
     ],

@@ -66,7 +66,7 @@ class LightgbmModel:
             True,
             "lightgbm_text",
         )
-        self._check = Outputs(self.signature).check
+        self._check = Outputs(self.signature, manifest.id.name).check
         self._booster: Any = booster
         self._threads = threads
         self._raw = raw

@@ -57,7 +57,7 @@ class LiteRtModel:
         self._takes = {name: int(detail["index"]) for name, detail in takes.items()}
         self._gives = {name: int(detail["index"]) for name, detail in gives.items()}
         self._shapes = {name: tuple(map(int, detail["shape"])) for name, detail in takes.items()}
-        self._check = Outputs(self.signature).check
+        self._check = Outputs(self.signature, manifest.id.name).check
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""

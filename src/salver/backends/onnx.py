@@ -85,6 +85,7 @@ class OnnxModel:
         outputs = override(_specs(session.get_outputs(), "output"), manifest.config.outputs, "outputs")
         self.signature = Signature(inputs, outputs, is_batched(inputs, outputs), "onnx_onnxv1")
         self._session: Any = session
+        self._model = manifest.id.name
         self._names = [spec.name for spec in outputs]
         self._first = inputs[0].name if inputs and self.signature.batched else ""
         # the inner object's ``run`` saves a fifth of a small model's time: no checks that we have made
@@ -143,8 +144,9 @@ class OnnxModel:
             for name, array in outputs.items():
                 if array.shape[:1] != (rows,):
                     raise ModelFailed(
-                        f"output {name!r} has shape {list(array.shape)} for a batch of {rows}; if axis 0 is "
-                        "not a batch in this model, give its inputs fixed shapes in salver.toml"
+                        f"output {name!r} of model '{self._model}' has shape {list(array.shape)} for a batch "
+                        f"of {rows}",
+                        fix="If its axis 0 is no batch, give its inputs fixed shapes in salver.toml.",
                     )
         return outputs
 

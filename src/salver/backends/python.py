@@ -104,17 +104,17 @@ class PythonBackend:
             ) from error
         except (Exception, SystemExit) as error:
             raise LoadFailed(f"{source}: {type(error).__name__}: {error}") from error
-        return PythonModel(model, name, signature)
+        return PythonModel(model, manifest.id.name, name, signature)
 
 
 class PythonModel:
     """One instance of the owner's class; ``module`` is the name under which its file was run."""
 
-    def __init__(self, model: Any, module: str, signature: Signature) -> None:
+    def __init__(self, model: Any, name: str, module: str, signature: Signature) -> None:
         self.signature = signature
         self._model = model
         self._module = module
-        self._check = Outputs(signature).check
+        self._check = Outputs(signature, name).check
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""

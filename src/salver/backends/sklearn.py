@@ -97,7 +97,7 @@ class SklearnModel:
         outputs = override(_outputs(estimator), manifest.config.outputs, "outputs", _FLOATS)
         self.signature = Signature(inputs, outputs, True, "sklearn_estimator")
         self._names = {spec.name for spec in outputs}
-        self._check = Outputs(self.signature).check
+        self._check = Outputs(self.signature, manifest.id.name).check
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""

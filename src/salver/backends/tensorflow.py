@@ -84,7 +84,7 @@ class TensorFlowModel:
         half = tf.bfloat16.as_numpy_dtype
         self._inputs = [(s.name, half if s.datatype is DataType.BF16 else None) for s in inputs]
         self._outputs = [s.name for s in outputs]
-        self._check = Outputs(self.signature).check
+        self._check = Outputs(self.signature, manifest.id.name).check
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""

@@ -75,7 +75,13 @@ class TorchModel:
     """A program, and how its arguments and results map to tensors."""
 
     def __init__(
-        self, torch: Any, call: Any, signature: Signature, scalars: frozenset[str], most: int = 0
+        self,
+        torch: Any,
+        model: str,
+        call: Any,
+        signature: Signature,
+        scalars: frozenset[str] = frozenset(),
+        most: int = 0,
     ) -> None:
         self.signature = signature
         self._torch: Any = torch
@@ -85,7 +91,7 @@ class TorchModel:
         self._names = [spec.name for spec in signature.outputs]
         self._inputs = [spec.name for spec in signature.inputs]
         self._halves = {s.name for s in signature.inputs if s.datatype is DataType.BF16}
-        self._check = Outputs(signature).check
+        self._check = Outputs(signature, model).check
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
@@ -143,7 +149,8 @@ def _exported(torch: Any, manifest: Manifest) -> TorchModel:
         first = found[str(signature.user_inputs[0])].shape[0]
         limit = program.range_constraints.get(first.node.expr) if hasattr(first, "node") else None
         most = int(limit.upper) if limit is not None and str(limit.upper).isdigit() else 0
-    return TorchModel(torch, call, Signature(inputs, outputs, batched, "pytorch_export"), frozenset(), most)
+    served = Signature(inputs, outputs, batched, "pytorch_export")
+    return TorchModel(torch, manifest.id.name, call, served, most=most)
 
 
 def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
@@ -172,7 +179,8 @@ def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
         )
     outputs = manifest.config.outputs or _probe(torch, trial, inputs, scalars)
     batched = is_batched(inputs, outputs)
-    return TorchModel(torch, program, Signature(inputs, outputs, batched, "pytorch_torchscript"), scalars)
+    signature = Signature(inputs, outputs, batched, "pytorch_torchscript")
+    return TorchModel(torch, manifest.id.name, program, signature, scalars)
 
 
 class _Examples(pickle.Unpickler):

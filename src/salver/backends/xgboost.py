@@ -85,7 +85,7 @@ class XgboostModel:
             True,
             "xgboost_native",
         )
-        self._check = Outputs(self.signature).check
+        self._check = Outputs(self.signature, manifest.id.name).check
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
