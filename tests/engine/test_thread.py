@@ -81,12 +81,12 @@ async def test_what_the_model_raises(raised, seen, text):
     await runner.close()
 
 
-async def test_only_native_shared_single_threaded_models_run_inline():
+async def test_only_native_shared_models_run_inline():
     for traits, threads, may in [
         (Traits(native=True), 1, True),
         (Traits(native=False), 1, False),
         (Traits(native=True, concurrent=False), 1, False),
-        (Traits(native=True), 2, False),
+        (Traits(native=True), 2, True),
     ]:
         runner = ThreadRunner([Model()], traits, slots=1, threads=threads, name="m")
         assert runner.run_inline(X) is None  # nothing is known of its time yet
@@ -111,14 +111,17 @@ def test_pace_forgets_a_slow_first_run_and_notices_a_slow_model():
 @pytest.mark.parametrize(
     ("traits", "wish", "cores", "placement"),
     [
-        (Traits(), Instances(), 4, Placement("thread", 4, 1)),
+        (Traits(), Instances(), 4, Placement("thread", 1, 4)),
         (Traits(), Instances(threads=4), 4, Placement("thread", 1, 4)),
+        (Traits(), Instances(threads=1), 4, Placement("thread", 4, 1)),
+        (Traits(), Instances(threads=3), 4, Placement("thread", 1, 3)),
+        (Traits(), Instances(threads=8), 4, Placement("thread", 1, 8)),
         (Traits(), Instances(count=2), 4, Placement("thread", 2, 2)),
         (Traits(), Instances(count=8), 4, Placement("thread", 8, 1)),
-        (Traits(concurrent=False), Instances(), 4, Placement("thread", 1, 4)),
+        (Traits(concurrent=False), Instances(threads=1), 4, Placement("thread", 1, 1)),
         (Traits(releases_gil=False), Instances(), 4, Placement("thread", 1, 4)),
         (Traits(isolate=True), Instances(), 4, Placement("process", 1, 4)),
-        (Traits(isolate=True), Instances(runner="thread"), 4, Placement("thread", 4, 1)),
+        (Traits(isolate=True), Instances(runner="thread", threads=1), 4, Placement("thread", 4, 1)),
         (Traits(), Instances(runner="process", count=2, threads=1), 4, Placement("process", 2, 1)),
         (Traits(), Instances(), 1, Placement("thread", 1, 1)),
     ],

@@ -26,12 +26,15 @@ class Placement(msgspec.Struct, frozen=True):
 def place(traits: Traits, wish: Instances, cores: int) -> Placement:
     """Choose where the owner left the choice.
 
-    A framework that releases the interpreter lock and shares one model between threads gets
-    one single-threaded run a core: requests then never wait for one another while a
-    core is idle, and no run pays for waking helper threads. Everything else gets one instance
-    that may use every core.
+    One run at a time that may use every core: what waits meanwhile becomes the next batch, so runs
+    are larger and fewer, and a lone request is answered by all cores. (Measured on two cores, a
+    512-2048-2048-10 network, 1 to 64 callers: 1.1 to 1.5 times the rate of two runs of one thread.)
+    Who asks for fewer threads a run gets as many runs as there are cores for them, if the
+    framework lets other threads work meanwhile and several of them share a model.
 
     >>> place(Traits(), Instances(), cores=2)
+    Placement(runner='thread', slots=1, threads=2)
+    >>> place(Traits(), Instances(threads=1), cores=2)
     Placement(runner='thread', slots=2, threads=1)
     >>> place(Traits(isolate=True), Instances(), cores=2)
     Placement(runner='process', slots=1, threads=2)
@@ -40,6 +43,6 @@ def place(traits: Traits, wish: Instances, cores: int) -> Placement:
     if runner == "auto":
         runner = "process" if traits.isolate else "thread"
     shares = traits.releases_gil and traits.concurrent and runner == "thread"
-    slots = wish.count or (cores if shares and not wish.threads else max(1, cores // (wish.threads or cores)))
+    slots = wish.count or (max(1, cores // wish.threads) if wish.threads and shares else 1)
     threads = wish.threads or max(1, cores // slots)
     return Placement(runner, slots, threads)

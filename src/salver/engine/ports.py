@@ -33,7 +33,8 @@ class Runner(Protocol):
 
     def run_inline(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float] | None:
         """As ``run``, on the caller's thread and at once; None if this runner never does that
-        (or no longer deems the model tiny enough)."""
+        (or no longer deems the model tiny enough).
+        """
         ...
 
     async def close(self) -> None:

@@ -29,7 +29,7 @@ class ThreadRunner:
     Args:
         models: One model that several threads share (``traits.concurrent``), or one a slot.
         slots: Batches at the same time.
-        threads: Threads inside one run; more than one rules out inline runs.
+        threads: Threads inside one run.
         name: For thread names and error texts.
     """
 
@@ -41,7 +41,8 @@ class ThreadRunner:
         self._models = tuple(models)
         self._name = name
         self._first_input = self.signature.inputs[0].name if self.signature.inputs else ""
-        self._may_inline = traits.native and traits.concurrent and threads == 1
+        self._may_inline = traits.native and traits.concurrent
+        self._threads_a_run = threads
         self._pace = Pace()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -122,7 +123,9 @@ class ThreadRunner:
         except Exception as error:
             raise ModelFailed(f"model '{self._name}' raised {type(error).__name__}: {error}") from error
         seconds = time.perf_counter() - began
-        self._pace.observe(rows, time.thread_time() - cpu)
+        # CPU time, so that waiting for a core or the interpreter does not count; helper threads' share
+        # is bounded by the caller's own, which takes part.
+        self._pace.observe(rows, min(seconds, (time.thread_time() - cpu) * self._threads_a_run))
         return outputs, seconds
 
 
