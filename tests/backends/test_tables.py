@@ -5,7 +5,7 @@ import gzip
 import lzma
 import pickle
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import pytest
 from packaged import load
 
 from salver.artifacts import ModelConfig
+from salver.backends.lightgbm import LightgbmBackend
 from salver.backends.protocol import LoadOptions
 from salver.backends.sklearn import SklearnBackend
 from salver.backends.xgboost import XgboostBackend
 from salver.errors import InvalidInput, LoadFailed
-from salver.tensor import Array, as_bytes
+from salver.messages import TensorSpec
+from salver.tensor import Array, DataType, as_bytes
 from salver.testing.backends import manifest_of
 
 TRUSTING = LoadOptions(trust_pickle=True)
@@ -216,6 +218,93 @@ def test_types_that_skops_does_not_trust_are_named(tmp_path: Path) -> None:
     model = load(SklearnBackend(), tmp_path / "m.skops", ModelConfig(options={"trusted": "numpy.fliplr"}))
     assert model.run({"input": np.array([[1, 2]], "f4")})["output"].tolist() == [[2, 1]]
     model.close()
+
+
+def estimators() -> Iterator[Any]:
+    """What to save, fitted on the first 100 rows of a set, and which of its methods answers."""
+    from sklearn.cluster import KMeans
+    from sklearn.datasets import load_diabetes, load_iris
+    from sklearn.decomposition import PCA
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LinearRegression
+    from sklearn.svm import LinearSVC
+
+    rows, target = load_diabetes(return_X_y=True)
+    flowers, kinds = load_iris(return_X_y=True)
+    yield "regressor", LinearRegression().fit(rows, target), rows, {"prediction": "predict"}
+    yield "several", LinearRegression().fit(rows[:, 2:], rows[:, :2]), rows[:, 2:], {"prediction": "predict"}
+    yield "margins only", LinearSVC().fit(flowers, kinds), flowers, {"label": "predict"}
+    yield "clusters", KMeans(3, n_init=1, random_state=1).fit(flowers), flowers, {"label": "predict"}
+    yield "transformer", PCA(2).fit(flowers), flowers, {"output": "transform"}
+    forest = RandomForestClassifier(5, n_jobs=1, random_state=1).fit(flowers, kinds)
+    yield "forest", forest, flowers, {"label": "predict", "probabilities": "predict_proba"}
+
+
+def test_kinds_of_estimators_answer_as_they_do_themselves(tmp_path: Path) -> None:
+    import skops.io
+
+    for name, estimator, rows, methods in estimators():
+        path = tmp_path / f"{name}.skops"
+        skops.io.dump(estimator, path)
+        trees = {"trusted": "sklearn.tree._tree.Tree"} if name == "forest" else {}
+        model = load(SklearnBackend(), path, ModelConfig(options=trees))
+        x = rows.astype("f4")
+        out = model.run({"input": x})
+        model.close()
+        assert set(out) == set(methods), name
+        for output, method in methods.items():
+            expected = getattr(estimator, method)(x.astype("f8"))
+            np.testing.assert_allclose(out[output], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+class TestTexts:
+    """A pipeline that begins with a vectoriser takes texts, one a row."""
+
+    GOOD = ("a warm friendly helpful place", "lovely food and friendly people", "helpful staff, warm soup")
+    BAD = ("cold soup and rude staff", "slow, rude, dirty", "dirty cold place, never again")
+
+    @pytest.fixture(scope="class", params=["tfidf", "hashing"])
+    @classmethod
+    def path(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        import skops.io
+        from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+
+        first = TfidfVectorizer() if request.param == "tfidf" else HashingVectorizer(n_features=4096)
+        pipeline = make_pipeline(first, LogisticRegression()).fit(
+            cls.GOOD + cls.BAD, ["good"] * 3 + ["bad"] * 3
+        )
+        path = tmp_path_factory.mktemp("texts") / "m.skops"
+        skops.io.dump(pipeline, path)
+        return path
+
+    def test_it_reads_them(self, path: Path) -> None:
+        model = load(SklearnBackend(), path)
+        (spec,) = model.signature.inputs
+        assert (spec.datatype.name, spec.shape) == ("BYTES", (-1,))
+        out = model.run({"input": as_bytes(["friendly and warm", "rude and dirty", "", "日本"])})
+        assert out["label"].tolist()[:2] == [b"good", b"bad"]
+        assert out["probabilities"].shape == (4, 2)
+        with pytest.raises(InvalidInput, match="'input' holds text that is not UTF-8"):
+            model.run({"input": np.array([b"\xff"], object)})
+        model.close()
+
+
+@pytest.mark.parametrize("wish", ["value", "margin"])
+def test_lightgbm_gives_scores_or_margins(wish: str, tmp_path: Path) -> None:
+    import lightgbm
+    from sklearn.datasets import load_breast_cancer
+
+    x, y = load_breast_cancer(return_X_y=True)
+    settings = {"objective": "binary", "verbose": -1, "num_threads": 1}
+    booster = lightgbm.train(settings, lightgbm.Dataset(x, y), 10)
+    booster.save_model(tmp_path / "m.txt")
+    double = (TensorSpec("input", DataType.FP64, (-1, 30)),)
+    model = load(LightgbmBackend(), tmp_path / "m.txt", ModelConfig(inputs=double, options={"output": wish}))
+    out = model.run({"input": x})["output"]
+    model.close()
+    assert np.array_equal(out, booster.predict(x, raw_score=wish == "margin"))
 
 
 class TestXgboost:

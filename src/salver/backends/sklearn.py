@@ -1,11 +1,12 @@
 """How does a scikit-learn estimator run? Loaded with skops, or from a pickle where that is allowed.
 
-Also estimators that follow its interface (XGBoost's and LightGBM's among them). A table with text
-columns becomes one input a column. It knows nothing of batching.
+Also estimators that follow its interface (XGBoost's and LightGBM's among them). A table of named
+columns becomes one input a column; a pipeline that begins with a vectoriser takes texts. It knows
+nothing of batching.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,20 @@ class SklearnModel:
     def __init__(self, estimator: Any, manifest: Manifest) -> None:
         self._estimator: Any = estimator
         self._columns = _columns(estimator)
+        self._values: Callable[[Mapping[str, Array]], Any] = lambda inputs: inputs["input"]
         if self._columns:
+            self._values = self._table
             inputs = tuple(TensorSpec(name, kind, (-1,)) for name, kind in self._columns.items())
             self._frame: Any = _pandas().DataFrame
+        elif _takes_texts(estimator):
+            self._values = lambda inputs: _decoded("input", inputs["input"])
+            inputs = (TensorSpec("input", DataType.BYTES, (-1,)),)
         else:
             inputs = (TensorSpec("input", DataType.FP32, (-1, _width(estimator))),)
         inputs = override(inputs, manifest.config.inputs, "inputs", (*_FLOATS, DataType.INT64))
         outputs = override(_outputs(estimator), manifest.config.outputs, "outputs", _FLOATS)
+        if not self._columns and inputs[0].datatype is DataType.FP32 and _needs_doubles(estimator):
+            self._values = lambda inputs: inputs["input"].astype(np.float64)
         self.signature = Signature(inputs, outputs, True, "sklearn_estimator")
         self._names = {spec.name for spec in outputs}
         self._check = Outputs(self.signature, manifest.id.name).check
@@ -102,7 +110,7 @@ class SklearnModel:
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
         estimator = self._estimator
-        values = self._table(inputs) if self._columns else inputs["input"]
+        values = self._values(inputs)
         answer: dict[str, Any] = {}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="X does not have valid feature names")
@@ -118,18 +126,21 @@ class SklearnModel:
     def _table(self, inputs: Mapping[str, Array]) -> Any:
         columns = {}
         for name, kind in self._columns.items():
-            values = inputs[name]
-            if kind is DataType.BYTES:
-                try:
-                    values = np.array([v.decode() for v in values.tolist()], dtype=object)
-                except UnicodeDecodeError as error:
-                    raise InvalidInput(f"input {name!r} holds text that is not UTF-8: {error}") from error
-            columns[name] = values
+            columns[name] = _decoded(name, inputs[name]) if kind is DataType.BYTES else inputs[name]
         return self._frame(columns)
 
     def close(self) -> None:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
         self._estimator = None
+
+
+def _decoded(name: str, values: Array) -> Array:
+    out = np.empty(len(values), dtype=object)
+    try:
+        out[:] = [value.decode() for value in values.tolist()]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"input {name!r} holds text that is not UTF-8: {error}") from error
+    return out
 
 
 def _pandas() -> Any:
@@ -152,10 +163,31 @@ def _width(estimator: Any) -> int:
     return int(estimator.n_features_in_)
 
 
+def _first(estimator: Any) -> Any:
+    while getattr(estimator, "steps", None):
+        estimator = estimator.steps[0][1]
+    return estimator
+
+
+def _takes_texts(estimator: Any) -> bool:
+    """A vectoriser of texts comes first."""
+    return hasattr(_first(estimator), "build_analyzer")
+
+
+def _needs_doubles(estimator: Any) -> bool:
+    """Some compiled code, that of KMeans for one, takes only the number type that it was fitted with."""
+    ask = estimator.predict if hasattr(estimator, "predict") else estimator.transform
+    try:
+        ask(np.zeros((2, _width(estimator)), np.float32))
+    except ValueError:
+        return True
+    return False
+
+
 def _columns(estimator: Any) -> dict[str, DataType]:
     """Name and datatype of each column, for pipelines that tell columns apart by name; else empty."""
     names = getattr(estimator, "feature_names_in_", None)
-    first = estimator.steps[0][1] if getattr(estimator, "steps", None) else estimator
+    first = _first(estimator)
     if names is None or not hasattr(first, "transformers_"):
         return {}
     columns = {str(name): DataType.FP64 for name in names}
@@ -203,7 +235,7 @@ def _outputs(estimator: Any) -> tuple[TensorSpec, ...]:
 def _trial(estimator: Any) -> Any:
     columns = _columns(estimator)
     if not columns:
-        return np.zeros((2, _width(estimator)))
+        return ["", ""] if _takes_texts(estimator) else np.zeros((2, _width(estimator)))
     values = {n: ["", ""] if kind is DataType.BYTES else [0.0, 0.0] for n, kind in columns.items()}
     return _pandas().DataFrame(values)
 
