@@ -159,6 +159,21 @@ class TestPickles:
         assert model.run({"input": x})["label"].tolist() == [0, 2]
         model.close()
 
+    def test_another_version_of_scikit_learn_is_told(
+        self,
+        estimator: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("sklearn.base.__version__", "1.2.3")
+            (tmp_path / "m.pkl").write_bytes(pickle.dumps(estimator))
+        backend = SklearnBackend()
+        backend.load(manifest_of(backend, tmp_path / "m.pkl"), TRUSTING).close()
+        (record,) = caplog.records
+        assert "model model:1 was saved by scikit-learn 1.2.3 and runs on" in record.getMessage()
+
     def test_the_way_out_works_as_written(self, estimator: Any, tmp_path: Path) -> None:
         import subprocess
         import sys

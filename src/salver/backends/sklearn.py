@@ -5,6 +5,7 @@ columns becomes one input a column; a pipeline that begins with a vectoriser tak
 nothing of batching.
 """
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from salver.errors import InvalidInput, LoadFailed
 from salver.messages import Signature, TensorSpec
 from salver.tensor import Array, DataType
 
+_LOG = logging.getLogger("salver.backends.sklearn")
 _FLOATS = (DataType.FP32, DataType.FP64)
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _HARMLESS = frozenset({"numpy.dtype"})  # part of every one-hot encoder; skops should trust it itself
@@ -62,13 +64,19 @@ class SklearnBackend:
         wish = options_of(manifest, ("trusted",))
         if manifest.format == "pickle" and not options.trust_pickle:
             raise LoadFailed(f"{manifest.path} {_DANGER}", fix=_WAYS_OUT.format(name=manifest.path.name))
-        framework(self, "sklearn")
-        with loading(manifest), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        sklearn = framework(self, "sklearn")
+        with loading(manifest), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
             if manifest.format == "pickle":
                 estimator = framework(self, "joblib").load(manifest.path)
             else:
                 estimator = self._skops(manifest, wish.get("trusted", ""), options)
+            for version in {getattr(w.message, "original_sklearn_version", "") for w in told} - {""}:
+                _LOG.warning(
+                    "model %s was saved by scikit-learn %s and runs on %s: its answers may differ. "
+                    "Save it again with this version, or install that one",
+                    *(manifest.id, version, sklearn.__version__),
+                )
             return SklearnModel(estimator, manifest)
 
     def _skops(self, manifest: Manifest, trusted: str, options: LoadOptions) -> Any:
