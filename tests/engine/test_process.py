@@ -81,7 +81,7 @@ async def ask(runner: ProcessRunner, first: float = 1.5) -> Array:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - processes announce themselves to no event of ours
+        while not condition():
             await asyncio.sleep(0.005)
 
 
@@ -93,9 +93,23 @@ def segments() -> int:
     return Path("/proc/self/maps").read_text().count("memfd:salver:")
 
 
-def children() -> list[str]:
+_OTHERS: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    """Children that other tests of this process left running (servers of a whole session) do not count."""
+    _OTHERS.clear()
+    _OTHERS.update(all_children())
+
+
+def all_children() -> list[str]:
     text = "".join(path.read_text() for path in Path("/proc/self/task").glob("*/children"))
     return text.split()
+
+
+def children() -> list[str]:
+    return [pid for pid in all_children() if pid not in _OTHERS]
 
 
 def is_running(pid: int) -> bool:

@@ -55,13 +55,13 @@ class Rig:
 
     async def until_held(self) -> int:
         async with asyncio.timeout(20):
-            while not (self.started.exists() and self.started.read_text()):  # noqa: ASYNC110
+            while not (self.started.exists() and self.started.read_text()):
                 await asyncio.sleep(0.005)
         return int(self.started.read_text())
 
     async def until_alive(self) -> None:
         async with asyncio.timeout(20):
-            while not self.runner.pids:  # noqa: ASYNC110
+            while not self.runner.pids:
                 await asyncio.sleep(0.005)
 
 
