@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def python_file(folder: Path) -> Path:
     ],
     ids=["onnx", "torch", "python"],
 )
-def test_resident_memory_stays_flat(backend: str, make, tmp_path: Path) -> None:
+def test_resident_memory_stays_flat(backend: str, make: Callable[[Path], Path], tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, backend, make(tmp_path)]
     done = subprocess.run(command, check=True, timeout=100, capture_output=True, text=True)
     growth, given_back = map(int, done.stdout.split())
