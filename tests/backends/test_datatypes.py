@@ -192,6 +192,29 @@ class TestTorch:
         assert out["total"].tolist() == (x * 3).tolist()
         assert out["rows"].tolist() == [6, 22]
 
+    def test_threads_take_turns_with_a_module_that_keeps_state(self, tmp_path: Path) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        import torch
+
+        class Counter(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.seen = torch.zeros(1)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                self.seen = self.seen + x.sum()
+                return self.seen
+
+        torch.jit.script(Counter()).save(tmp_path / "m.pt")
+        config = ModelConfig(inputs=(TensorSpec("x", DataType.FP32, (3,)),))
+        model = load(TorchBackend(), tmp_path / "m.pt", config)
+        one = {"x": np.array([0.25, 0.25, 0.5], "f4")}
+        with ThreadPoolExecutor(4) as pool:
+            counts = [out["output_0"].item() for out in pool.map(model.run, [one] * 200)]
+        model.close()
+        assert sorted(counts) == list(range(1, 201))
+
     def test_a_wrong_declaration_is_told_with_torchs_own_words(self, tmp_path: Path) -> None:
         import torch
 

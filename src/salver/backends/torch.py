@@ -7,6 +7,7 @@ it once. It knows nothing of batching.
 
 import io
 import pickle
+import threading
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -180,7 +181,20 @@ def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
     outputs = manifest.config.outputs or _probe(torch, trial, inputs, scalars)
     batched = is_batched(inputs, outputs)
     signature = Signature(inputs, outputs, batched, "pytorch_torchscript")
-    return TorchModel(torch, manifest.id.name, program, signature, scalars)
+    writes = "prim::SetAttr" in str(program.inlined_graph)
+    call = _in_turn(program) if writes else program
+    return TorchModel(torch, manifest.id.name, call, signature, scalars)
+
+
+def _in_turn(program: Any) -> Any:
+    """For a program that assigns to its attributes, which TorchScript does without any lock."""
+    turn = threading.Lock()
+
+    def call(*arguments: Any) -> Any:
+        with turn:
+            return program(*arguments)
+
+    return call
 
 
 class _Examples(pickle.Unpickler):
