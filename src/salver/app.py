@@ -21,6 +21,7 @@ from typing import Any, Literal
 import msgspec
 
 from salver import plugins
+from salver.artifacts import Instances
 from salver.backends.protocol import Backend
 from salver.errors import InvalidInput, SalverError, Unsupported
 from salver.lifecycle.manager import Manager
@@ -178,8 +179,7 @@ class Server:
             clock,
             len(os.sched_getaffinity(0)),
             trust_pickle=config.trust_pickle,
-            threads=config.threads,
-            instances=config.instances,
+            wish=Instances(config.instances, config.threads),
         )
         self._manager: Manager[Servable] = Manager(loader, clock, self._bus.emit)
         repository = Repository(
@@ -310,7 +310,10 @@ async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
-    on_ready(server.info())
+    try:
+        on_ready(server.info())
+    except Exception:  # a block that cannot be shown is no reason not to serve, nor to be silent
+        _LOG.exception("the start-up report failed")
 
 
 def _id_maker() -> Callable[[], str]:

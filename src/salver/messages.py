@@ -143,10 +143,15 @@ class State(enum.StrEnum):
 
 
 class VersionStatus(msgspec.Struct, frozen=True):
-    """What the index tells of one version."""
+    """What the index tells of one version.
+
+    Attributes:
+        load_seconds: Loading and warming, of a version that is up; else 0.
+    """
 
     id: ModelId
     state: State
     reason: str = ""
     backend: str = ""
     bytes: int = 0
+    load_seconds: float = 0.0

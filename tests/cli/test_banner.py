@@ -28,7 +28,7 @@ def ready(host: str = "127.0.0.1", front: str = "h2corn", **models: Signature | 
         if isinstance(what, str):
             statuses.append(VersionStatus(id, State.FAILED, what, "onnx"))
         else:
-            statuses.append(VersionStatus(id, State.READY, "", "onnx", 10))
+            statuses.append(VersionStatus(id, State.READY, "", "onnx", 10, 0.26))
             signatures[id] = what
     return ReadyInfo(host, 8000, f"http://{host}:8000", 1.25, tuple(statuses), signatures, front)
 
@@ -36,8 +36,8 @@ def ready(host: str = "127.0.0.1", front: str = "h2corn", **models: Signature | 
 def test_rows_tell_state_inputs_and_reasons() -> None:
     block = banner.compose(ready(iris=IRIS, broken="no such\n  file"))
     assert block.rows == (
-        ("iris", "1", "READY", "onnx", "X FP32[-1, 4]", ""),
-        ("broken", "1", "FAILED", "onnx", "", "no such file"),
+        ("iris", "1", "READY", "onnx", "0.3 s", "X FP32[-1, 4]", ""),
+        ("broken", "1", "FAILED", "onnx", "", "", "no such file"),
     )
 
 
@@ -116,8 +116,24 @@ def test_the_record_for_programs() -> None:
     record = banner.as_record(ready(iris=IRIS, broken="why"))
     assert record["event"] == "ready"
     assert record["models"] == [
-        {"name": "iris", "version": "1", "state": "READY", "backend": "onnx", "reason": "", "bytes": 10},
-        {"name": "broken", "version": "1", "state": "FAILED", "backend": "onnx", "reason": "why", "bytes": 0},
+        {
+            "name": "iris",
+            "version": "1",
+            "state": "READY",
+            "backend": "onnx",
+            "reason": "",
+            "bytes": 10,
+            "load_seconds": 0.26,
+        },
+        {
+            "name": "broken",
+            "version": "1",
+            "state": "FAILED",
+            "backend": "onnx",
+            "reason": "why",
+            "bytes": 0,
+            "load_seconds": 0.0,
+        },
     ]
     json.dumps(record)
 

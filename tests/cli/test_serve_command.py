@@ -1,6 +1,7 @@
 """``salver serve`` as a process: the start-up block, its calls, and its end."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_the_block_in_a_pipe_and_its_calls(path: Path) -> None:
         try:
             assert shown.isascii()  # no box, no colour
             assert "\x1b" not in shown
-            assert "length  1        READY  python   text BYTES[-1]" in shown
+            assert re.search(r"^length  1 +READY  python +[\d.]+ s +text BYTES\[-1\]", shown, re.M)
             curl = next(line for line in shown.splitlines() if line.startswith("curl"))
             answer = subprocess.run(["bash", "-c", curl], capture_output=True, timeout=20)
             assert json.loads(answer.stdout)["outputs"][0]["data"] == [4]

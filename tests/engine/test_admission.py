@@ -27,8 +27,8 @@ A = tensor("a", np.zeros((2, 3), "f4"))
 B = tensor("b", np.zeros(2, "i8"))
 
 
-def bind(signature, *tensors, outputs=(), **kwargs):
-    return Admission("m", signature, **kwargs).bind(InferRequest("m", tensors, outputs=outputs))
+def bind(signature, *tensors, outputs=()):
+    return Admission("m", signature).bind(InferRequest("m", tensors, outputs=outputs))
 
 
 def test_fits():
@@ -105,11 +105,6 @@ def test_refusals(signature, tensors, text):
     with pytest.raises(InvalidInput) as caught:
         bind(signature, *tensors)
     assert text in str(caught.value)
-
-
-def test_most_rows():
-    with pytest.raises(InvalidInput, match="batch-size must be <= 1 for 'm'"):
-        bind(FIXED, A, B, max_rows=1)
 
 
 def test_wanted_outputs_keep_their_order_and_must_exist():

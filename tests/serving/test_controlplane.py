@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from salver.artifacts import Manifest
-from salver.errors import Conflict, LoadFailed, NotFound
+from salver.errors import LoadFailed, NotFound, NotReady
 from salver.messages import ModelId, State, VersionStatus
 from salver.serving.controlplane import ControlMode, ControlPlane
 
@@ -135,7 +135,7 @@ async def test_requests_change_nothing_outside_explicit_mode(kind: str) -> None:
     await rig.plane.start()
     for call in (rig.plane.load("a"), rig.plane.unload("a")):
         with pytest.raises(
-            Conflict, match=r"^explicit model load / unload is not allowed if polling is enabled"
+            NotReady, match=r"^explicit model load / unload is not allowed if polling is enabled"
         ):
             await call
     assert rig.manager.applied == [["a:1"]]

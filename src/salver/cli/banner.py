@@ -20,7 +20,7 @@ from salver.tensor import DataType
 if TYPE_CHECKING:
     from salver.app import ReadyInfo
 
-COLUMNS: Final = ("model", "version", "state", "backend", "inputs", "reason")
+COLUMNS: Final = ("model", "version", "state", "backend", "loaded in", "inputs", "reason")
 _LONGEST_BODY = 300
 _NOT_IN_JSON = (DataType.FP16, DataType.BF16)
 
@@ -67,6 +67,7 @@ def as_record(info: "ReadyInfo") -> dict[str, Any]:
                 "backend": status.backend,
                 "reason": status.reason,
                 "bytes": status.bytes,
+                "load_seconds": round(status.load_seconds, 3),
             }
             for status in info.statuses
         ],
@@ -133,7 +134,8 @@ def _row(status: VersionStatus, signature: Signature | None) -> tuple[str, ...]:
     specs = signature.inputs if signature else ()
     takes = ", ".join(f"{spec.name} {spec.datatype.name}{list(spec.shape)}" for spec in specs)
     reason = " ".join(status.reason.split())
-    return status.id.name, status.id.version, status.state.value, status.backend, takes, reason
+    took = f"{status.load_seconds:.1f} s" if status.load_seconds else ""
+    return status.id.name, status.id.version, status.state.value, status.backend, took, takes, reason
 
 
 def _host(info: "ReadyInfo") -> str:

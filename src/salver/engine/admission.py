@@ -34,16 +34,14 @@ class Admission:
 
     Args:
         model: Name for the error texts.
-        max_rows: Most rows of one request; 0 = any number.
     """
 
-    def __init__(self, model: str, signature: Signature, max_rows: int = 0) -> None:
+    def __init__(self, model: str, signature: Signature) -> None:
         self._model = model
         self._specs = signature.inputs
         self._names = tuple(spec.name for spec in signature.inputs)
         self._types = tuple(spec.datatype for spec in signature.inputs)
         self._batched = signature.batched
-        self._max_rows = max_rows
         first = 1 if signature.batched else 0
         self._first = first
         self._tails = tuple(spec.shape[first:] for spec in signature.inputs)
@@ -58,7 +56,7 @@ class Admission:
 
         Raises:
             InvalidInput: an input is unknown, missing, given twice, or of the wrong datatype or
-                shape; an output is unknown; rows differ or are none or too many.
+                shape; an output is unknown; rows differ or are none.
         """
         arrays = self._arrays(request)
         rows = self._rows(arrays)
@@ -142,11 +140,6 @@ class Admission:
         if rows < 1:
             raise InvalidInput(
                 f"inference request batch-size must be >= 1 for '{self._model}'", field="inputs[0].shape"
-            )
-        if self._max_rows and rows > self._max_rows:
-            raise InvalidInput(
-                f"inference request batch-size must be <= {self._max_rows} for '{self._model}'",
-                field="inputs[0].shape",
             )
         return rows
 

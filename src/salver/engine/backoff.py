@@ -22,7 +22,7 @@ class Backoff(msgspec.Struct, frozen=True):
 
     first_s: float = 0.1
     most_s: float = 30.0
-    healthy_s: float = 30.0
+    healthy_s: float = 5.0
     jitter: float = 0.1
 
     def count(self, deaths: int, lived_s: float) -> int:

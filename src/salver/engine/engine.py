@@ -37,11 +37,10 @@ class Engine:
     Args:
         id: Whose.
         runner: Executes batches; the engine closes it.
-        policy: Batching rule; without effect for a model that has no batch dimension.
+        policy: Batching rule; without effect for a model that has no batch dimension. A request of
+            more than ``max_rows`` rows is cut and joined again.
         clock: Monotonic seconds.
         emit: Told of every run.
-        split_oversize: A request of more than ``policy.max_rows`` rows is cut and joined again
-            (True), or refused (False).
         timeout: Seconds that a request without a deadline gets; 0 = no deadline.
     """
 
@@ -53,7 +52,6 @@ class Engine:
         *,
         clock: Callable[[], float],
         emit: Callable[[BatchRan], None],
-        split_oversize: bool = True,
         timeout: float = 0.0,
     ) -> None:
         self.id = id
@@ -65,7 +63,7 @@ class Engine:
         self._emit = emit
         self._batcher = Batcher(policy)
         self._max_rows = policy.max_rows if policy.enabled else 0
-        self._admission = Admission(id.name, self.signature, 0 if split_oversize else self._max_rows)
+        self._admission = Admission(id.name, self.signature)
         self._input_names = tuple(spec.name for spec in self.signature.inputs)
         self._output_types = {spec.name: spec.datatype for spec in self.signature.outputs}
         self._idle = runner.slots

@@ -16,6 +16,8 @@ from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions
 from salver.engine.shm import Arena
 
+#: Libraries that models use and that would call home unasked.
+_QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -88,7 +90,7 @@ def spawn(plan: HostPlan) -> Ends:
             stderr=their_output,
             pass_fds=passed,
             start_new_session=True,
-            env={**dict.fromkeys(_THREAD_VARIABLES, threads), **os.environ},
+            env={**_QUIET, **dict.fromkeys(_THREAD_VARIABLES, threads), **os.environ},
         )
         undo.callback(process.wait)
         undo.callback(process.kill)

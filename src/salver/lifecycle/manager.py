@@ -36,6 +36,7 @@ class _Copy(Generic[ServableT]):
         "id",
         "key",
         "leases",
+        "load_seconds",
         "manifest",
         "on_idle",
         "reason",
@@ -54,6 +55,7 @@ class _Copy(Generic[ServableT]):
         self.reason = ""
         self.retry_at: float | None = None
         self.leases = 0
+        self.load_seconds = 0.0
         self.servable: ServableT | None = None
         self.on_idle: Callable[[], None] | None = None
         self.task: asyncio.Task[None] | None = None
@@ -233,6 +235,7 @@ class Manager(Generic[ServableT]):
     async def _bring_up(self, copy: _Copy[ServableT]) -> None:
         async with self._loading:
             try:
+                began = self._clock()
                 self._move(copy, State.LOADING)
                 copy.servable = await self._loader.load(copy.manifest)
                 if self._is_wanted(copy):
@@ -245,6 +248,7 @@ class Manager(Generic[ServableT]):
                 await self._fail(copy, error)
                 return
         if self._is_wanted(copy):
+            copy.load_seconds = self._clock() - began
             self._move(copy, State.READY)
             self._publish(copy.id.name)
             self._tick()
@@ -364,7 +368,9 @@ class Manager(Generic[ServableT]):
             reason = copy.reason
             if copy.state is State.READY:
                 reason = "; ".join(self._pending_reasons(copy))
-            rows[copy.id] = VersionStatus(copy.id, copy.state, reason, copy.manifest.backend, size)
+            rows[copy.id] = VersionStatus(
+                copy.id, copy.state, reason, copy.manifest.backend, size, copy.load_seconds
+            )
         return tuple(sorted(rows.values(), key=lambda row: (row.id.name, version_key(row.id.version))))
 
     def servables(self) -> list[ServableT]:

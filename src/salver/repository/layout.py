@@ -88,7 +88,10 @@ class Layout:
                 return self._bare(found)
         except SalverError as error:
             return _broken(id, local, str(error))
-        problem = f"no installed backend recognises {local} as a model; `salver doctor` lists the formats"
+        problem = (
+            f"no installed backend recognises {local} as a model; "
+            "`salver doctor` lists the backends that are installed"
+        )
         return _broken(id, local, problem)
 
     def _model(self, folder: str, name: str, entries: tuple[Entry, ...]) -> Iterator[Manifest]:
@@ -173,7 +176,7 @@ class Layout:
         seen = ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "nothing"
         return (
             f"no model that any installed backend recognises in {where} (it holds: {seen}). "
-            f"Expected {_EXAMPLE}; `salver doctor` lists the formats"
+            f"Expected {_EXAMPLE}; `salver doctor` lists the backends that are installed"
         )
 
     def _manifest(self, id: ModelId, found: Found, folder: str, settings: Settings) -> Manifest:

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from salver.artifacts import Manifest
-from salver.errors import Conflict, NotFound, SalverError
+from salver.errors import NotFound, NotReady, SalverError
 from salver.messages import ModelId, State, VersionStatus
 
 _LOG = logging.getLogger("salver.controlplane")
@@ -130,7 +130,7 @@ class ControlPlane:
                 is unloaded.
 
         Raises:
-            Conflict: not in explicit mode.
+            NotReady: not in explicit mode (the code that Triton answers with).
             NotFound: no such model.
             LoadFailed: with the reason; a version that was running still runs.
         """
@@ -156,7 +156,7 @@ class ControlPlane:
         """Take a model out; returns while requests in flight still end. Unknown names are fine.
 
         Raises:
-            Conflict: not in explicit mode.
+            NotReady: not in explicit mode (the code that Triton answers with).
         """
         self._require_explicit()
         self._named.discard(name)
@@ -209,7 +209,7 @@ class ControlPlane:
 
     def _require_explicit(self) -> None:
         if self._mode.kind != "explicit":
-            raise Conflict(
+            raise NotReady(
                 "explicit model load / unload is not allowed if polling is enabled",
                 fix="Start the server with --control explicit",
             )

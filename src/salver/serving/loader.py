@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from salver.artifacts import Manifest, ModelConfig
+from salver.artifacts import Instances, Manifest, ModelConfig
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
 from salver.engine.engine import Engine
 from salver.engine.placement import Placement, place
@@ -25,6 +25,7 @@ from salver.wire.bodies import HttpBody
 from salver.wire.oip_json import OpenInferenceHttp
 
 _LOG = logging.getLogger("salver.loader")
+_NO_WISH = Instances()
 _MAX_WARMUP_FILE = 64 << 20
 
 
@@ -90,7 +91,7 @@ class Loader:
         clock: Monotonic seconds.
         cores: How many this process may use.
         trust_pickle: See :class:`~salver.backends.protocol.LoadOptions`.
-        threads, instances: Stand in where a model's configuration is silent; 0 = by traits.
+        wish: Stands in where a model's configuration is silent.
     """
 
     def __init__(
@@ -100,16 +101,14 @@ class Loader:
         clock: Callable[[], float],
         cores: int,
         trust_pickle: bool = False,
-        threads: int = 0,
-        instances: int = 0,
+        wish: Instances = _NO_WISH,
     ) -> None:
         self._backends = backends
         self._bus = bus
         self._clock = clock
         self._cores = cores
         self._trust_pickle = trust_pickle
-        self._threads = threads
-        self._instances = instances
+        self._wish = wish
 
     async def load(self, manifest: Manifest) -> Servable:
         """Load one version and make it ready to run.
@@ -125,7 +124,7 @@ class Loader:
             )
         wish = manifest.config.instances
         wish = msgspec.structs.replace(
-            wish, count=wish.count or self._instances, threads=wish.threads or self._threads
+            wish, count=wish.count or self._wish.count, threads=wish.threads or self._wish.threads
         )
         placement = place(backend.traits, wish, self._cores)
         runner = await self._runner(backend, manifest, placement)
