@@ -1,0 +1,39 @@
+"""The top of the package: light at import, whole on demand."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import salver
+
+
+def test_the_names_on_demand_are_the_real_ones() -> None:
+    from salver.app import ServeConfig, Server
+    from salver.client import Client
+
+    assert (salver.Server, salver.ServeConfig, salver.Client) == (Server, ServeConfig, Client)
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = salver.Nonsense
+
+
+def test_nothing_is_loaded_until_asked_for() -> None:
+    program = "import sys, salver; print(sorted(m for m in sys.modules if m.startswith(('salver', 'numpy'))))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['salver']"
+
+
+async def test_a_server_inside_a_program(tmp_path) -> None:
+    (tmp_path / "double.py").write_text(
+        "class Model:\n"
+        "    inputs = {'x': ('FP32', [-1])}\n"
+        "    outputs = {'y': ('FP32', [-1])}\n"
+        "    def predict(self, inputs):\n"
+        "        return {'y': 2 * inputs['x']}\n"
+    )
+    front = salver.ServeConfig().front.__class__(port=0)
+    config = salver.ServeConfig(paths=(str(tmp_path / "double.py"),), front=front)
+    async with salver.Server(config) as server, salver.Client(server.url) as client:
+        answer = await client.infer("double", {"x": np.array([1, 2], np.float32)})
+        assert answer["y"].tolist() == [2.0, 4.0]
