@@ -128,6 +128,9 @@ class _H2corn:
                 grpc=True,
                 lifespan="off",
                 access_log=False,
+                # One I/O thread: the application has one loop, and a second I/O thread costs a wake-up
+                # a request (measured on two cores: 31 % more requests/s at one connection, 7 to 20 % at 64).
+                runtime_threads=1,
                 limit_connections=_most_connections(),
                 max_request_body_size=0,  # Front has a limit of its own, and its own words for it
                 timeout_graceful_shutdown=config.grace_seconds,
