@@ -142,3 +142,8 @@ def test_names_are_quoted_for_the_shell() -> None:
     words = shlex.split(banner.curl("http://h:1", "m", TEXT))
     assert json.loads(words[-1])["inputs"][0]["name"] == "it's text"
     assert not re.search(r"[^\x20-\x7e\n]", banner.curl("http://h:1", "m", TEXT))
+
+
+def test_a_server_with_a_failed_version_does_not_call_itself_ready() -> None:
+    lines = banner.compose(ready(iris=IRIS, broken="no such file")).lines
+    assert lines[0] == "up, but not ready: 1 of 2 versions failed"

@@ -36,7 +36,11 @@ class Block(msgspec.Struct, frozen=True):
 def compose(info: "ReadyInfo") -> Block:
     """The block for people."""
     rows = tuple(_row(status, info.signatures.get(status.id)) for status in info.statuses)
-    lines = [f"ready in {info.seconds:.1f} s", "", f"  HTTP     {info.url}"]
+    failed = sum(status.state is State.FAILED for status in info.statuses)
+    state = f"ready in {info.seconds:.1f} s"
+    if failed:
+        state = f"up, but not ready: {failed} of {len(rows)} versions failed"
+    lines = [state, "", f"  HTTP     {info.url}"]
     if info.front == "h2corn":
         lines.append(f"  gRPC     {_host(info)}:{info.port}")
     else:
