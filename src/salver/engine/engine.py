@@ -24,6 +24,7 @@ from salver.messages import InferRequest, InferResponse, ModelId, Signature, Tim
 from salver.tensor import Array, Tensor
 
 _Answer = tuple[Mapping[str, Array], Timing]
+_Stacked = tuple[dict[str, Array], float]
 #: A request that comes so soon after a run on the spot was there already when it began: there is
 #: company to share a run with. (Asking the loop for its turns would cost a turn a request.)
 _SAME_TURN_S = 50e-6
@@ -210,10 +211,12 @@ class Engine:
                 asked.append(self._ask(part, deadline, sender))
             answers = [await a.payload[1] if isinstance(a, Waiting) else a for a in asked]
         finally:
-            for part_ in asked:
-                if isinstance(part_, Waiting):
-                    self._batcher.discard(part_)
-                    part_.payload[1].cancel()
+            for place in asked:
+                if isinstance(place, Waiting):
+                    self._batcher.discard(place)
+                    future = place.payload[1]
+                    if not future.cancel() and not future.cancelled():
+                        future.exception()  # seen: one part's error has been raised for all
         outputs = tuple(
             Tensor(name, self._output_types[name], np.concatenate([a[0][name] for a in answers]))
             for name in bound.outputs
@@ -246,27 +249,23 @@ class Engine:
         self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
 
     def _start(self, batch: Batch, now: float) -> None:
+        stacked: _Stacked | None = None
         try:
-            began = self._clock()
-            inputs = self._stack([w.payload[0] for w in batch.members])
-            merge = self._clock() - began
-            result = self._runner.run_inline(inputs)
-        except Exception:
-            result = None  # the road below runs it again, alone and in halves, and reports
-        if result is not None:
-            try:
-                self._deliver(batch, result, now, merge)
+            stacked = self._merge(batch)
+            result = self._runner.run_inline(stacked[0])
+            if result is not None:
+                self._deliver(batch, result, now, stacked[1])
                 return
-            except ModelFailed:
-                pass
+        except Exception:
+            pass  # the road below runs it again, alone and in halves, and reports
         self._idle -= 1
-        task = asyncio.get_running_loop().create_task(self._run(batch, now))
+        task = asyncio.get_running_loop().create_task(self._run(batch, now, stacked))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, batch: Batch, now: float) -> None:
+    async def _run(self, batch: Batch, now: float, stacked: _Stacked | None) -> None:
         try:
-            await self._run_or_halve(batch, now)
+            await self._run_or_halve(batch, now, stacked)
         finally:
             if not self._idle:
                 self._idle_since = self._clock()
@@ -274,13 +273,11 @@ class Engine:
             if not self._pump_scheduled:
                 self._pump()
 
-    async def _run_or_halve(self, batch: Batch, now: float) -> None:
+    async def _run_or_halve(self, batch: Batch, now: float, stacked: _Stacked | None = None) -> None:
         """Run it; if the model raises, run halves, so that only the culprit fails."""
         merge = 0.0
         try:
-            began = self._clock()
-            inputs = self._stack([w.payload[0] for w in batch.members])
-            merge = self._clock() - began
+            inputs, merge = stacked or self._merge(batch)
             result = await self._runner.run(inputs)
             self._deliver(batch, result, now, merge)
         except Exception as error:
@@ -293,6 +290,12 @@ class Engine:
             middle = len(alive) // 2
             for half in (alive[:middle], alive[middle:]):
                 await self._run_or_halve(Batch(half, sum(w.rows for w in half), batch.reason, []), now)
+
+    def _merge(self, batch: Batch) -> _Stacked:
+        """The inputs of a batch, and the seconds that it took to stack them."""
+        began = self._clock()
+        inputs = self._stack([w.payload[0] for w in batch.members])
+        return inputs, self._clock() - began
 
     def _stack(self, bounds: list[Bound]) -> dict[str, Array]:
         """The inputs of one run: each array as it came, or stacked along axis 0."""
