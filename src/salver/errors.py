@@ -141,6 +141,11 @@ class Internal(SalverError):
 
     code = Code.INTERNAL
 
+    @classmethod
+    def incident(cls, id: str) -> "Internal":
+        """What a caller is told of a defect: where to look, and nothing of the cause."""
+        return cls(f"internal error, incident {id}; the log has the cause")
+
 
 class LoadFailed(SalverError):
     """An artefact could not be turned into a runnable model; the message is its reason."""

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
-from salver.errors import Code, InvalidInput, SalverError
+from salver.errors import Code, Internal, InvalidInput, SalverError
 from salver.events import Served
 from salver.messages import Call, InferRequest, ModelId, Signature, Timing
 from salver.serving.bus import Bus
@@ -127,7 +127,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             outcome = Code.INTERNAL.value
             incident = self._new_id()
             _LOG.exception("incident %s: model %r over %s", incident, model, call.protocol, exc_info=error)
-            reply = codec.fault(SalverError(f"internal error, incident {incident}; the log has the cause"))
+            reply = codec.fault(Internal.incident(incident))
         except BaseException:  # cancelled: the caller went away
             self._announce(served, call, Code.CANCELLED.value, timing, rows)
             raise

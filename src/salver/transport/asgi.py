@@ -12,11 +12,11 @@ from typing import Any
 
 from salver.errors import Internal, SalverError, TooLarge
 from salver.messages import Call
+from salver.transport.calls import is_shutting_down, join_trace, printable
 from salver.transport.grpc import GrpcMethods
 from salver.transport.hangup import HangUps
 from salver.transport.http import HttpOperations
 from salver.transport.routes import Route, match
-from salver.wire import traceparent as w3c
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.compression import deflate, inflate
 from salver.wire.faults import http_fault
@@ -81,11 +81,11 @@ class Front:
         verb = scope["method"]
         raw_path = scope.get("raw_path") or scope["path"].encode()
         given = headers.get(b"x-request-id")
-        call = Call("oip-http", arrival, None, (given and _text(given)) or self._new_id())
+        call = Call("oip-http", arrival, None, (given and printable(given)) or self._new_id())
         operation = ""
         try:
             if b"traceparent" in headers:
-                self._join_trace(call, headers[b"traceparent"])
+                join_trace(call, headers[b"traceparent"], self._new_id)
             route = self._routes.get((verb, raw_path)) or self._match(verb, raw_path)
             operation = route.operation
             message = await receive()
@@ -106,7 +106,7 @@ class Front:
         except SalverError as error:
             reply = http_fault(error)
         except asyncio.CancelledError:
-            if self._is_shutting_down():
+            if is_shutting_down():
                 raise
             return  # the caller hung up; nobody reads an answer
         except Exception as error:
@@ -115,20 +115,10 @@ class Front:
         await send(start)
         await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else body})
 
-    def _join_trace(self, call: Call, header: bytes) -> None:
-        parent = w3c.parse(_text(header))
-        if parent is not None:
-            call.traceparent = w3c.format(w3c.child(parent, self._new_id()))
-
     def _incident(self, raw_path: bytes, error: Exception) -> Internal:
         incident = self._new_id()
         _LOG.exception("incident %s: %r", incident, raw_path, exc_info=error)
-        return Internal(f"internal error, incident {incident}; the log has the cause")
-
-    def _is_shutting_down(self) -> bool:
-        """True if the task was cancelled by somebody other than our watcher."""
-        task = asyncio.current_task()
-        return task is not None and task.cancelling() > 1
+        return Internal.incident(incident)
 
     def _match(self, verb: str, raw_path: bytes) -> Route:
         route = match(verb, raw_path)
@@ -155,7 +145,7 @@ class Front:
             if not message.get("more_body"):
                 body = b"".join(chunks)
                 encoding = headers.get(b"content-encoding")
-                return body if encoding is None else inflate(body, _text(encoding), self._max_body)
+                return body if encoding is None else inflate(body, printable(encoding), self._max_body)
             message = await receive()
         return None
 
@@ -175,7 +165,7 @@ def _form(
     headers = list(reply.headers)
     accepted = asked.get(b"accept-encoding")
     if accepted is not None and reply.status == 200 and operation in _COMPRESSIBLE:
-        encoding, body = deflate(body, _text(accepted))
+        encoding, body = deflate(body, printable(accepted))
         if encoding:
             headers.append((b"content-encoding", encoding.encode()))
     headers.append((b"content-length", b"%d" % len(body)))
@@ -195,9 +185,3 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     while (await receive())["type"] != "lifespan.shutdown":
         await send({"type": "lifespan.startup.complete"})
     await send({"type": "lifespan.shutdown.complete"})
-
-
-def _text(value: bytes) -> str:
-    """A header's value; empty if it is long or not printable ASCII, so that no log line can be forged."""
-    text = value.decode("latin-1")
-    return text if len(text) <= 256 and text.isascii() and text.isprintable() else ""

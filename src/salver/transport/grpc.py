@@ -13,10 +13,10 @@ from typing import Any
 from salver import __version__
 from salver.errors import Internal, InvalidInput, NoRoute, NotFound, SalverError
 from salver.messages import Call, InferRequest, InferResponse, Signature
+from salver.transport.calls import is_shutting_down, join_trace, printable, ready_versions
 from salver.transport.hangup import HangUps, Receive
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.wire import oip_grpc as wire
-from salver.wire import traceparent as w3c
 from salver.wire.bodies import GrpcStatus
 from salver.wire.faults import grpc_status
 from salver.wire.grpc_frames import FrameReader, encode_message, frame, parse_timeout
@@ -137,14 +137,13 @@ class GrpcMethods:
         except TimeoutError:
             reply = GrpcStatus(4, "Deadline Exceeded")
         except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if current is not None and current.cancelling() > 1:
+            if is_shutting_down():
                 raise
             return
         except Exception as error:
             incident = self._new_id()
             _LOG.exception("incident %s: %s", incident, path, exc_info=error)
-            reply = grpc_status(Internal(f"internal error, incident {incident}; the log has the cause"))
+            reply = grpc_status(Internal.incident(incident))
         await send(_START)
         if isinstance(reply, bytes):
             await send({"type": "http.response.body", "body": frame(reply)})
@@ -158,12 +157,9 @@ class GrpcMethods:
         timeout = headers.get(b"grpc-timeout")
         if timeout is not None:
             call.deadline = call.arrival + parse_timeout(timeout.decode("latin-1"))
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
-        if len(given) <= 256 and given.isascii() and given.isprintable():
-            call.request_id = given
-        parent = w3c.parse(headers.get(b"traceparent", b"").decode("latin-1"))
-        if parent is not None:
-            call.traceparent = w3c.format(w3c.child(parent, self._new_id()))
+        call.request_id = printable(headers.get(b"x-request-id", b""))
+        if b"traceparent" in headers:
+            join_trace(call, headers[b"traceparent"], self._new_id)
 
     async def _read(
         self, event: dict[str, Any], headers: Mapping[bytes, bytes], receive: Receive
@@ -202,7 +198,7 @@ class GrpcMethods:
     async def _model_metadata(self, message: bytes, call: Call) -> Reply:
         name, version = wire.decode_model_request(message)
         id, signature = self._door.signature(name, version)
-        return wire.encode_model_metadata(id, _versions(self._control, name, version), signature)
+        return wire.encode_model_metadata(id, ready_versions(self._control, name, version), signature)
 
     async def _statistics(self, message: bytes, call: Call) -> Reply:
         name, version = wire.decode_model_request(message)
@@ -238,12 +234,3 @@ def _trailers(status: GrpcStatus) -> list[tuple[bytes, bytes]]:
     if status.message:
         trailers.append((b"grpc-message", encode_message(status.message)))
     return trailers
-
-
-def _versions(control: Control, name: str, version: str) -> list[str]:
-    """The versions that could answer now."""
-    if version:
-        return [version]
-    return [s.id.version for s in control.statuses() if s.id.name == name and s.state == "READY"]
-
-

@@ -7,7 +7,8 @@ a reply. Formats live in ``wire/``; what is loaded, counted and inferred comes t
 from collections.abc import Awaitable, Callable
 
 from salver import __version__
-from salver.messages import Call, State
+from salver.messages import Call
+from salver.transport.calls import ready_versions
 from salver.transport.openapi import describe
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.routes import Route
@@ -79,7 +80,7 @@ class HttpOperations:
 
     async def _model_metadata(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         id, signature = self._door.signature(route.model, route.version)
-        versions = [route.version] if route.version else self._versions(route.model)
+        versions = ready_versions(self._control, route.model, route.version)
         return _json(metadata.model(id, versions, signature))
 
     async def _statistics(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
@@ -113,11 +114,6 @@ class HttpOperations:
 
     async def _openapi(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         return _json(describe(__version__))
-
-    def _versions(self, model: str) -> list[str]:
-        return [
-            s.id.version for s in self._control.statuses() if s.id.name == model and s.state is State.READY
-        ]
 
 
 def _json(value: object, status: int = 200) -> HttpReply:

@@ -1,0 +1,38 @@
+"""What do the HTTP and the gRPC side of the front do alike for every call?
+
+Taking ids and trace context from headers, telling our own cancellation from another's, and which
+versions a model's metadata names. It knows no body and no status.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from salver.messages import Call, State
+from salver.transport.ports import Control
+from salver.wire import traceparent as w3c
+
+
+def printable(value: bytes) -> str:
+    """A header's value; empty if it is long or not printable ASCII, so that no log line can be forged."""
+    text = value.decode("latin-1")
+    return text if len(text) <= 256 and text.isascii() and text.isprintable() else ""
+
+
+def join_trace(call: Call, header: bytes, new_id: Callable[[], str]) -> None:
+    """Make the call a span of the trace that its ``traceparent`` header names, if it is a valid one."""
+    parent = w3c.parse(printable(header))
+    if parent is not None:
+        call.traceparent = w3c.format(w3c.child(parent, new_id()))
+
+
+def is_shutting_down() -> bool:
+    """True if the current task was cancelled by somebody other than the watcher for hang-ups."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 1
+
+
+def ready_versions(control: Control, model: str, version: str) -> list[str]:
+    """The version asked for, or all of the model that could answer now."""
+    if version:
+        return [version]
+    return [s.id.version for s in control.statuses() if s.id.name == model and s.state is State.READY]
