@@ -13,11 +13,92 @@ import msgspec
 from salver.messages import ModelId, TensorSpec
 
 
+#: Rules by which a queue becomes batches; engine/rules.py says what each does.
+Policy = Literal[
+    "auto", "drain", "window", "half-floor", "newest-feasible", "drop-then-drain", "aimd", "learned"
+]
+
+
+class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the owner wants of a model, instead of knobs. At most one of the three.
+
+    Attributes:
+        latency_p99_ms: 99 % of the answers come within this; requests that cannot are refused
+            early. 0 = no such wish.
+        deadline_ms: As ``latency_p99_ms``, for requests that bring no deadline of their own only.
+        throughput: As many answers as possible, however long each takes.
+    """
+
+    latency_p99_ms: float = 0.0
+    deadline_ms: float = 0.0
+    throughput: bool = False
+
+
+class Priorities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How levels of urgency share a model; a run that has begun is never interrupted.
+
+    Attributes:
+        levels: How many there are; 1 is the highest.
+        default: Level of a request that names none; 0 = the middle one.
+        mode: ``strict`` serves a level only when none above it waits; ``weighted`` gives each its share.
+        weights: Shares of the levels in weighted mode, highest first; empty = each twice the next.
+        max_passes: Batches that may pass over a waiting level in strict mode before one of its
+            requests goes first; 0 = no bound.
+    """
+
+    levels: int = 1
+    default: int = 0
+    mode: Literal["strict", "weighted"] = "strict"
+    weights: tuple[float, ...] = ()
+    max_passes: int = 16
+
+
+class Fairness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How tenants share a model (deficit round robin over their queues).
+
+    Attributes:
+        enabled: False puts all tenants into one queue.
+        weights: Share of a tenant; others have 1.
+        max_tenants: Queues at one time; tenants beyond that share one.
+    """
+
+    enabled: bool = True
+    weights: dict[str, float] = {}
+    max_tenants: int = 256
+
+
+class Bulk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Large batches of work that can wait, run with capacity that nobody else wants.
+
+    Attributes:
+        max_rows: Most rows in one run of bulk work; 0 = as ``batching.max_rows``.
+        max_run_ms: Longest expected run of bulk work, since those that come meanwhile wait for its
+            end; 0 = half of the objective where there is one, else no limit.
+    """
+
+    max_rows: int = 0
+    max_run_ms: float = 0.0
+
+
+class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many requests may wait, adapted so that the wait stays near a target.
+
+    Attributes:
+        target_delay_ms: Wanted time from arrival to the start of the run; 0 = only ``batching.max_queue``.
+        interval_ms: Over which the smallest delay is judged: one above the target is a standing queue.
+    """
+
+    target_delay_ms: float = 0.0
+    interval_ms: float = 100.0
+
+
 class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How requests share a run of the model.
 
     Attributes:
         enabled: False runs every request alone.
+        policy: The rule. ``auto``: with a latency objective half-floor below saturation and
+            drop-then-drain above it; else window where ``max_delay_ms`` is set; else drain.
         max_rows: Most rows in one run.
         max_delay_ms: How long an idle instance may wait for a batch to fill; 0 = take what is
             there (drain-the-queue, the default).
@@ -26,6 +107,7 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     enabled: bool = True
+    policy: Policy = "auto"
     max_rows: int = 64
     max_delay_ms: float = 0.0
     preferred_rows: tuple[int, ...] = ()
@@ -78,6 +160,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         backend: A backend's name; empty = recognised by content.
         inputs, outputs: Override what the artefact says of itself, or stand in where it is silent.
         timeout_ms: Deadline of a request that brings none; 0 = none.
+        objective: Chooses batching, instances and admission; what is set elsewhere stays as it is set.
         options: Handed to the backend, which refuses what it does not know.
     """
 
@@ -90,6 +173,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: Versions = Versions()
     warmup: Warmup = Warmup()
     timeout_ms: float = 0.0
+    objective: Objective = Objective()
+    priorities: Priorities = Priorities()
+    fairness: Fairness = Fairness()
+    bulk: Bulk = Bulk()
+    limit: Limit = Limit()
     options: dict[str, str] = {}
 
 

@@ -101,9 +101,17 @@ class WrongVerb(SalverError):
 
 
 class Overloaded(SalverError):
-    """A bounded queue is full; the work was refused before it cost anything."""
+    """There is more work than time for it; this was refused before it cost anything.
+
+    Args:
+        retry_after: Seconds after which another try is worth it.
+    """
 
     code = Code.OVERLOADED
+
+    def __init__(self, message: str, *, field: str = "", fix: str = "", retry_after: float = 1.0) -> None:
+        super().__init__(message, field=field, fix=fix)
+        self.retry_after = retry_after
 
 
 class DeadlineExceeded(SalverError):

@@ -6,6 +6,7 @@ Times are seconds of one monotonic clock unless a name says otherwise.
 
 import enum
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
@@ -92,12 +93,17 @@ class Timing(msgspec.Struct, frozen=True, gc=False):
         formation: Waiting, with an instance idle, for a batch to fill.
         inference: The model's own time, merging and splitting excluded.
         batch_rows: Rows of the batch in which it ran.
+        ahead: Rows that waited already when it came.
+        reason: Why its batch closed: ``full``, ``preferred``, ``time``, ``drain``, ``deadline``,
+            ``urgent``, ``bulk`` or ``learned``.
     """
 
     queue: float = 0.0
     formation: float = 0.0
     inference: float = 0.0
     batch_rows: int = 0
+    ahead: int = 0
+    reason: str = ""
 
 
 class InferResponse(msgspec.Struct, frozen=True):
@@ -111,6 +117,25 @@ class InferResponse(msgspec.Struct, frozen=True):
     timing: Timing = Timing()
 
 
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """For whom a request is and how it competes with others for its model.
+
+    Attributes:
+        tenant: Tenants share a model's capacity fairly; empty = the common one.
+        priority: Level, 1 being the highest; 0 = the model's default level.
+        service: ``urgent`` (served at once and alone), ``normal``, or ``bulk`` (in large batches,
+            with capacity that nobody else wants).
+    """
+
+    tenant: str = ""
+    priority: int = 0
+    service: Literal["urgent", "normal", "bulk"] = "normal"
+
+
+#: Of a request that says nothing about itself.
+ANYBODY = Standing()
+
+
 class Call(msgspec.Struct, gc=False):
     """How a request reached us: what a transport knows and a codec does not.
 
@@ -120,6 +145,7 @@ class Call(msgspec.Struct, gc=False):
         deadline: When the caller stops waiting; None for never.
         request_id: Ours, or the caller's ``x-request-id``.
         traceparent: W3C trace context of the span that this request is, or empty.
+        standing: From the transport's headers; the request's own parameters go before it.
     """
 
     protocol: str
@@ -127,6 +153,7 @@ class Call(msgspec.Struct, gc=False):
     deadline: float | None = None
     request_id: str = ""
     traceparent: str = ""
+    standing: Standing = ANYBODY
 
 
 class State(enum.StrEnum):
