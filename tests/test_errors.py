@@ -60,3 +60,13 @@ def test_an_error_of_no_special_kind_is_a_defect_of_ours() -> None:
 @pytest.mark.parametrize("code", list(Code))
 def test_codes_are_metric_labels(code: Code) -> None:
     assert code.value == code.name.lower()
+
+
+def test_when_to_come_back_and_why_cross_a_process_border() -> None:
+    twin = pickle.loads(pickle.dumps(errors.Overloaded("full", fix="Wait.", retry_after=2.5, why="limit")))
+    assert (str(twin), twin.retry_after, twin.why) == ("full. Wait.", 2.5, "limit")
+
+
+def test_what_was_given_up_says_why_in_a_bounded_word() -> None:
+    said = {kind.__name__: kind("x").why for kind in KINDS if kind("x").why}
+    assert said == {"Overloaded": "queue_full", "DeadlineExceeded": "deadline"}

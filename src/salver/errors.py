@@ -6,6 +6,11 @@ know HTTP, gRPC or any framework.
 """
 
 import enum
+from typing import Literal
+
+#: Why a request was given up before it ran (a label of the metrics): as many wait as may; the limit on
+#: the queue's delay; the model's objective, or the request's own deadline, cannot be met.
+Refusal = Literal["queue_full", "limit", "objective", "deadline"]
 
 
 class Code(enum.StrEnum):
@@ -39,6 +44,7 @@ class SalverError(Exception):
     """
 
     code: Code = Code.INTERNAL
+    why: Refusal | Literal[""] = ""
 
     def __init__(self, message: str, *, field: str = "", fix: str = "") -> None:
         super().__init__(message)
@@ -105,19 +111,34 @@ class Overloaded(SalverError):
 
     Args:
         retry_after: Seconds after which another try is worth it.
+        why: Which bound it met.
     """
 
     code = Code.OVERLOADED
 
-    def __init__(self, message: str, *, field: str = "", fix: str = "", retry_after: float = 1.0) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str = "",
+        fix: str = "",
+        retry_after: float = 1.0,
+        why: Refusal = "queue_full",
+    ) -> None:
         super().__init__(message, field=field, fix=fix)
         self.retry_after = retry_after
+        self.why = why
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keeps when to come back and the bound as well."""
+        return (*super().__reduce__(), {"retry_after": self.retry_after, "why": self.why})
 
 
 class DeadlineExceeded(SalverError):
-    """The deadline passed before the answer was there."""
+    """The deadline passed before the answer was there, or was certain to."""
 
     code = Code.DEADLINE_EXCEEDED
+    why = "deadline"
 
 
 class Cancelled(SalverError):

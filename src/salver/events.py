@@ -15,6 +15,9 @@ class Served(msgspec.Struct, frozen=True, gc=False):
         outcome: ``ok``, or the error's code.
         latency: From the first byte read to the answer being ready to write.
         rows: Rows that the request brought.
+        size: Bytes of its inputs as arrays.
+        why: Of a request that was refused, which bound it met (:data:`salver.errors.Refusal`).
+        tenant: For whom it was, or empty.
     """
 
     model: str
@@ -26,6 +29,9 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     rows: int = 0
     request_id: str = ""
     traceparent: str = ""
+    size: int = 0
+    why: str = ""
+    tenant: str = ""
 
 
 class BatchRan(msgspec.Struct, frozen=True, gc=False):
@@ -36,7 +42,7 @@ class BatchRan(msgspec.Struct, frozen=True, gc=False):
         duration: The model's own time.
         merge: Time to stack the inputs.
         split: Time to cut the outputs apart.
-        reason: Why the batch closed: ``full``, ``preferred``, ``time`` or ``drain``.
+        reason: Why the batch closed, as in :class:`~salver.messages.Timing`.
         ok: False if the model raised or its host died.
     """
 

@@ -117,6 +117,26 @@ class InferResponse(msgspec.Struct, frozen=True):
     timing: Timing = Timing()
 
 
+class Insight(msgspec.Struct, frozen=True, gc=False):
+    """What an engine knows of its own model and load, for its operators.
+
+    Attributes:
+        load: Rows that come per second, over those that full batches on all instances allow.
+        a: Seconds that a row adds to a run; 0 = not known yet.
+        t0: Seconds of a run whatever its rows.
+        margin: Share that is added to predicted times before a promise is made on them.
+        rule: In force now (:data:`salver.artifacts.Policy`).
+        limit: Requests that may wait now; 0 = no such limit.
+    """
+
+    load: float = 0.0
+    a: float = 0.0
+    t0: float = 0.0
+    margin: float = 0.0
+    rule: str = ""
+    limit: int = 0
+
+
 class Standing(msgspec.Struct, frozen=True, gc=False):
     """For whom a request is and how it competes with others for its model.
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import msgspec
 
-from salver.messages import ModelId, VersionStatus
+from salver.messages import Insight, ModelId, VersionStatus
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -14,11 +14,17 @@ class Load(msgspec.Struct, frozen=True):
     Attributes:
         queued: Requests waiting.
         running: Batches that run.
+        slots: Batches that may run at the same time; 0 = not known.
+        insight: What the engine knows of its load; None where it keeps no account.
+        tenants: Those that the model's configuration names; they alone become labels.
     """
 
     id: ModelId
     queued: int
     running: int
+    slots: int = 0
+    insight: Insight | None = None
+    tenants: tuple[str, ...] = ()
 
 
 class Present(Protocol):
