@@ -4,7 +4,16 @@
 Clipper's batch law, with a bend). Pure: samples in, a law out. It knows no model and no clock.
 """
 
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+
 import msgspec
+import numpy as np
+import numpy.typing as npt
+
+_MANY = 1 << 20
+_Floats = npt.NDArray[np.float64]
 
 
 class BatchLaw(msgspec.Struct, frozen=True):
@@ -20,6 +29,8 @@ class BatchLaw(msgspec.Struct, frozen=True):
     >>> law = BatchLaw(a=0.001, t0=0.004)
     >>> round(law.seconds(32), 9), law.rows_within(0.0361), law.rows_within(0.0049), law.n_half
     (0.036, 32, 0, 4.0)
+    >>> law.efficiency(4), law.best_rows, round(law.rate(32), 1)
+    (0.5, 4, 888.9)
     """
 
     a: float
@@ -28,7 +39,7 @@ class BatchLaw(msgspec.Struct, frozen=True):
     a_beyond: float = 0.0
     error: float = 0.0
 
-    def seconds(self, rows: int) -> float:
+    def seconds(self, rows: float) -> float:
         """Expected length of a run of so many rows (>= 0)."""
         if self.kink and rows > self.kink:
             return self.t0 + self.a * self.kink + self.a_beyond * (rows - self.kink)
@@ -49,5 +60,249 @@ class BatchLaw(msgspec.Struct, frozen=True):
         """Rows at which half of the asymptotic rate is reached: t0 / a."""
         return self.t0 / self.a if self.a > 0 else float(_MANY)
 
+    @property
+    def best_rows(self) -> int:
+        """B*, the batch with the best rate for its latency (argmax of B / tau(B)²): n_half, at least 1."""
+        return max(1, min(_MANY, round(self.n_half)))
 
-_MANY = 1 << 20
+    def rate(self, rows: float) -> float:
+        """Rows a second of one instance that runs batches of this size without a pause."""
+        seconds = self.seconds(rows)
+        return rows / seconds if seconds > 0 else math.inf
+
+    def efficiency(self, rows: float) -> float:
+        """Rate at this size as a share of the best rate at any size; B / (B + n_half) without a kink."""
+        slopes = [self.a_beyond] if self.kink else [self.a]
+        best = max(1 / slopes[0] if slopes[0] > 0 else 0.0, self.rate(self.kink) if self.kink else 0.0)
+        rate = self.rate(rows)
+        return min(1.0, rate / best) if 0 < best < math.inf and rate < math.inf else 1.0
+
+    def scaled(self, factor: float) -> "BatchLaw":
+        """The law of a machine that is so many times as slow."""
+        return BatchLaw(self.a * factor, self.t0 * factor, self.kink, self.a_beyond * factor, self.error)
+
+
+# Parts of a law's error that no fit is blamed for: 0.5 % of a run is below what clocks and caches repeat.
+_NOISE_FLOOR = 0.005
+_HUBER = 2.0  # residuals beyond so many times their median weigh less
+_ROUNDS = 4
+
+
+def fit(samples: Iterable[tuple[float, float]]) -> BatchLaw:
+    """The law of measured runs: least squares of the relative error, robust to single slow runs.
+
+    ``a`` and ``t0`` are never negative. A kink is drawn where the Bayesian information criterion says that it
+    earns its two parameters, and only with runs of two sizes or more to either side of it.
+
+    Args:
+        samples: (rows, seconds) of each run, both above 0; others are left out.
+
+    Returns:
+        The law. With runs of one size only all of the time is put on the rows (``t0 = 0``), so that larger
+        batches are never taken for cheaper than they are. Without any run: a law of zeros.
+
+    >>> law = fit([(b, 0.004 + 0.001 * b) for b in (1, 2, 8, 32)])
+    >>> round(law.a, 6), round(law.t0, 6), law.kink, round(law.error, 6)
+    (0.001, 0.004, 0, 0.0)
+    """
+    kept = [(r, s) for r, s in samples if r > 0 and 0 < s < math.inf]
+    if not kept:
+        return BatchLaw(0.0, 0.0)
+    rows, seconds = np.array(kept, float).T
+    sizes = np.unique(rows)
+    if len(sizes) == 1:
+        typical = float(np.median(seconds))
+        return BatchLaw(typical / float(sizes[0]), 0.0, error=_p95(seconds / typical - 1))
+    line, line_cost = _solve(rows, seconds, 0.0)
+    best, best_score = BatchLaw(line[0], line[1]), _bic(line_cost, len(rows), 2)
+    for kink in sizes[1:-2]:
+        bent, cost = _solve(rows, seconds, float(kink))
+        score = _bic(cost, len(rows), 4)
+        if score < best_score:
+            best, best_score = BatchLaw(bent[0], bent[1], int(kink), bent[2]), score
+    predicted = np.array([best.seconds(r) for r in rows.tolist()])
+    return msgspec.structs.replace(best, error=_p95(seconds / np.maximum(predicted, 1e-12) - 1))
+
+
+def _bic(cost: float, count: int, parameters: int) -> float:
+    return count * math.log(cost + _NOISE_FLOOR**2) + parameters * math.log(count)
+
+
+def _p95(residuals: _Floats) -> float:
+    return max(0.0, float(np.quantile(residuals, 0.95)))
+
+
+def _solve(rows: _Floats, seconds: _Floats, kink: float) -> tuple[Sequence[float], float]:
+    """(a, t0[, a beyond the kink]) and the mean of the squared relative errors (Huber's, so bounded)."""
+    columns = [np.minimum(rows, kink) if kink else rows, np.ones_like(rows)]
+    if kink:
+        columns.append(np.maximum(rows - kink, 0.0))
+    design = np.stack(columns, 1) / seconds[:, None]
+    weights = np.ones_like(rows)
+    for _ in range(_ROUNDS):
+        found = _nonnegative(design * weights[:, None], weights)
+        residuals = np.abs(design @ found - 1)
+        limit = max(_NOISE_FLOOR, _HUBER * float(np.median(residuals)))
+        weights = np.sqrt(np.minimum(1.0, limit / np.maximum(residuals, 1e-12)))
+    return found.tolist(), float(np.mean((residuals * weights) ** 2))
+
+
+def _nonnegative(design: _Floats, target: _Floats) -> _Floats:
+    """Least squares with no negative coefficient: the best of all subsets (there are seven at most)."""
+    count = design.shape[1]
+    best, best_cost = np.zeros(count), math.inf
+    for size in range(count, 0, -1):
+        for chosen in itertools.combinations(range(count), size):
+            part = np.linalg.lstsq(design[:, chosen], target, rcond=None)[0]
+            if (part < 0).any():
+                continue
+            cost = float(np.sum((design[:, chosen] @ part - target) ** 2))
+            if cost < best_cost - 1e-15:
+                best, best_cost = np.zeros(count), cost
+                best[list(chosen)] = part
+    return best
+
+
+_BUCKETS = 24
+_FULL = 20.0  # runs that a size's mean remembers
+_OUTLIER = 3.0  # a run counts at most so many times its size's mean: one pause is not a new law
+_ENOUGH = 4.0  # runs of a size, below which the known law is asked instead
+_REFIT_RUNS = 64
+_REFIT_S = 0.25  # and so many seconds of runs between two fits, so that fitting costs a share of them
+_FORGET = 0.9  # of what sizes count for, at each fit
+_FILLED = 8  # sizes 1, 2, 4 … 128 have a place in every fit
+_STEP = 0.004  # of the tracked 95th percentile, in shares of a run
+_WINDOW = 256  # requests over which misses are judged
+_TOLERATED = 0.02  # share of them that may miss
+_MOST_MARGIN = 2.0
+
+
+class LiveLaw:
+    """A batch law that live runs keep true, and the margin to add to it. Plain floats; no lock.
+
+    Args:
+        known: Where to start, such as a profile's law; None = nothing is known, and until the first
+            run every time is 0.
+
+    Attributes:
+        runs: How many were observed.
+
+    >>> live = LiveLaw(BatchLaw(a=0.001, t0=0.004))
+    >>> for _ in range(200):
+    ...     live.observe(8, 0.024)  # the machine is twice as slow today
+    >>> round(live.law().seconds(32) / 0.036, 1)
+    2.0
+    """
+
+    __slots__ = (
+        "_busy", "_counts", "_error", "_extra", "_has_shape", "_law", "_missed", "_rows", "_seconds", "_seen",
+        "_since", "runs",
+    )  # fmt: skip
+
+    def __init__(self, known: BatchLaw | None = None) -> None:
+        self._law = known or BatchLaw(0.0, 0.0)
+        self._has_shape = known is not None  # else one size of batch says nothing of the others
+        self._error = self._law.error
+        self._counts = [0.0] * _BUCKETS  # by power of two of the rows
+        self._rows = [0.0] * _BUCKETS
+        self._seconds = [0.0] * _BUCKETS
+        self._since = 0  # runs since the last fit
+        self._busy = 0.0  # and their seconds
+        self._extra = 0.0
+        self._seen = 0
+        self._missed = 0
+        self.runs = 0
+
+    def __repr__(self) -> str:
+        law = self._law
+        line = f"{law.t0 * 1e3:.3g} ms + {law.a * 1e3:.3g} ms a row"
+        return f"<LiveLaw {line}, margin {self.margin:.0%}, {self.runs} runs>"
+
+    @property
+    def is_known(self) -> bool:
+        """There is a law to start from, or at least one run was seen."""
+        return self._has_shape or self.runs > 0
+
+    @property
+    def margin(self) -> float:
+        """Share to add to a predicted time: the law's error, and more while requests miss (:meth:`late`)."""
+        return min(_MOST_MARGIN, self._error + self._extra)
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Learn from a finished run."""
+        if rows < 1 or not 0.0 < seconds < math.inf:
+            return
+        bucket = rows.bit_length()
+        if bucket >= _BUCKETS:
+            bucket = _BUCKETS - 1
+        count = self._counts[bucket]
+        mean = self._seconds[bucket]
+        if count > _ENOUGH and seconds > _OUTLIER * mean:
+            seconds = _OUTLIER * mean
+        if count < _FULL:
+            self._counts[bucket] = count = count + 1.0
+        self._seconds[bucket] = mean + (seconds - mean) / count
+        self._rows[bucket] += (rows - self._rows[bucket]) / count
+        self._busy += seconds
+        self._since += 1
+        self.runs += 1
+        law = self._law
+        predicted = law.seconds(rows) if law.kink else law.t0 + law.a * rows
+        if seconds > predicted * (1.0 + self._error):
+            self._error += 0.95 * _STEP
+        elif self._error > 0.0:
+            self._error = max(0.0, self._error - 0.05 * _STEP)
+
+    def late(self, missed: bool) -> None:
+        """One accepted request is done.
+
+        Args:
+            missed: It ended later than promised by more than the law's 95th-percentile error. When more
+                than 2 % of 256 do, the margin widens at once; after 256 without that it shrinks by a tenth.
+        """
+        self._seen += 1
+        self._missed += missed
+        if self._missed > _TOLERATED * _WINDOW:
+            self._extra = min(_MOST_MARGIN, 1.5 * self._extra + 0.05)
+        elif self._seen >= _WINDOW:
+            self._extra = 0.9 * self._extra if self._extra > 1e-3 else 0.0
+        else:
+            return
+        self._seen = self._missed = 0
+
+    def law(self) -> BatchLaw:
+        """What holds now; fitted anew when enough runs have come since the last fit."""
+        if self._since >= _REFIT_RUNS and self._busy >= _REFIT_S:
+            self._refit()
+        elif not self._has_shape and self._since and (self.runs < _REFIT_RUNS):
+            self._refit()  # better a rough law than none
+        return self._law
+
+    def _refit(self) -> None:
+        known = self._law
+        least = _ENOUGH if self._has_shape else 1.0
+        seen = {b: (self._rows[b], self._seconds[b]) for b in range(_BUCKETS) if self._counts[b] >= least}
+        if self._since >= _REFIT_RUNS:
+            self._counts = [_FORGET * count for count in self._counts]
+        self._since, self._busy = 0, 0.0
+        if not seen:
+            return
+        if self._has_shape:
+            # Sizes that nobody sends keep the shape that is known, at the speed of the nearest one seen.
+            factor = {b: seconds / max(known.seconds(rows), 1e-12) for b, (rows, seconds) in seen.items()}
+            for bucket in range(1, _FILLED + 1):
+                if bucket not in seen:
+                    rows = float(1 << (bucket - 1))
+                    nearest = min(factor, key=lambda b: abs(b - bucket))
+                    seen[bucket] = rows, known.seconds(rows) * factor[nearest]
+        rows, seconds = np.array(list(seen.values()), float).T
+        if len(seen) == 1:
+            law = fit([(float(rows[0]), float(seconds[0]))])
+        else:
+            found, _ = _solve(rows, seconds, float(known.kink))
+            law = BatchLaw(found[0], found[1], known.kink, found[2] if known.kink else 0.0)
+            self._has_shape = self._has_shape or (len(seen) >= 3 and self.runs >= _REFIT_RUNS)
+        # Runs that were longer than the old law said are no error of the new one.
+        moved = [law.seconds(r) / old - 1 for r in rows.tolist() if (old := known.seconds(r)) > 0]
+        self._error = max(min(self._error, law.error), self._error - max(map(abs, moved), default=0.0))
+        self._law = msgspec.structs.replace(law, error=self._error)

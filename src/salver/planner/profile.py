@@ -1,0 +1,172 @@
+"""What was measured of a model, on which machine, and is it still true?
+
+Records, and their form on disk (JSON). Pure: bytes in, bytes out; where they lie is not known
+here. A profile holds for one artefact, one backend and one machine: :func:`key_of` names the first
+two, :attr:`Profile.machine` the third.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from salver.artifacts import Manifest
+from salver.errors import InvalidInput
+from salver.stats.batch_law import BatchLaw
+
+#: Raised whenever the meaning of a field changes; a profile of another format is measured anew.
+FORMAT = 1
+_MAX_BYTES = 1 << 20
+_MAX_ENTRIES = 4096
+
+
+class Cell(msgspec.Struct, frozen=True, order=True, forbid_unknown_fields=True):
+    """One point of the sweep.
+
+    Attributes:
+        instances: Runs at the same time.
+        threads: Threads inside one run.
+        rows: Rows of each run.
+    """
+
+    instances: int
+    threads: int
+    rows: int
+
+
+class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a cell gave, all its instances being busy.
+
+    Attributes:
+        seconds: Length of one run (median).
+        rate: Rows a second over all instances.
+    """
+
+    cell: Cell
+    seconds: float
+    rate: float
+
+
+class PlacedLaw(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The batch law of one placement.
+
+    Attributes:
+        shape: Bucket of the inputs' free extents, see :func:`shape_bucket`; empty = fixed shapes.
+    """
+
+    instances: int
+    threads: int
+    law: BatchLaw
+    shape: str = ""
+
+
+class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a measurement depends on beside the model.
+
+    Attributes:
+        cpu: Model name.
+        cores: How many this process may use.
+        versions: Of Salver and of the framework's modules.
+    """
+
+    cpu: str
+    cores: int
+    versions: dict[str, str] = {}
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that is known of a model's speed.
+
+    Attributes:
+        key: See :func:`key_of`.
+        laws: At most one a placement and shape bucket.
+        measured: The cells that were run, in order.
+        when: Seconds since 1970 of the last change.
+        format: See :data:`FORMAT`.
+    """
+
+    key: str
+    machine: Machine
+    laws: tuple[PlacedLaw, ...] = ()
+    measured: tuple[Measured, ...] = ()
+    when: float = 0.0
+    format: int = FORMAT
+
+    def law(self, instances: int, threads: int, shape: str = "") -> BatchLaw | None:
+        """The law of a placement, or None."""
+        for placed in self.laws:
+            if (placed.instances, placed.threads, placed.shape) == (instances, threads, shape):
+                return placed.law
+        return None
+
+    def with_law(
+        self, instances: int, threads: int, law: BatchLaw, when: float, shape: str = ""
+    ) -> "Profile":
+        """A profile with this law in the place of the placement's old one."""
+        place = (instances, threads, shape)
+        others = [p for p in self.laws if (p.instances, p.threads, p.shape) != place]
+        placed = PlacedLaw(instances, threads, law, shape)
+        return msgspec.structs.replace(self, laws=(*others, placed), when=when)
+
+
+def key_of(manifest: Manifest, content: str = "") -> str:
+    """Under what a profile is kept: equal for equal artefacts, backends and what the backend was told.
+
+    Args:
+        content: Digest of the artefact; the manifest's fingerprint where there is none.
+    """
+    config = manifest.config
+    told = [manifest.backend, content or manifest.fingerprint, *map(repr, sorted(config.options.items()))]
+    told += [repr(spec) for spec in (*config.inputs, *config.outputs)]
+    told += [config.instances.runner, str(config.warmup.free_dim), config.warmup.file]
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()[:32]
+
+
+def shape_bucket(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Bucket of the inputs' shapes, axis 0 left out: each extent rounded up to a power of two.
+
+    >>> shape_bucket({"ids": (8, 100), "mask": (8, 128)})
+    'ids:128 mask:128'
+    """
+    return " ".join(
+        f"{name}:{'x'.join(str(1 << max(0, extent - 1).bit_length()) for extent in shape[1:])}"
+        for name, shape in sorted(shapes.items())
+        if len(shape) > 1
+    )
+
+
+def to_bytes(profile: Profile) -> bytes:
+    """The profile's form on disk."""
+    return msgspec.json.format(msgspec.json.encode(profile), indent=1)
+
+
+def from_bytes(content: bytes) -> Profile:
+    """A profile as :func:`to_bytes` wrote it.
+
+    Raises:
+        InvalidInput: it is too large, broken, of another format, or holds impossible numbers.
+    """
+    if len(content) > _MAX_BYTES:
+        raise InvalidInput(f"a profile of {len(content)} bytes is larger than {_MAX_BYTES}")
+    try:
+        profile = msgspec.json.decode(content, type=Profile)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"not a profile: {error}") from error
+    if profile.format != FORMAT:
+        raise InvalidInput(f"a profile of format {profile.format}; this version reads {FORMAT}")
+    if len(profile.laws) + len(profile.measured) > _MAX_ENTRIES:
+        raise InvalidInput(f"a profile of more than {_MAX_ENTRIES} entries")
+    for placed in profile.laws:
+        law = placed.law
+        numbers = (law.a, law.t0, law.a_beyond, law.error)
+        whole = (placed.instances >= 1, placed.threads >= 1, law.kink >= 0)
+        if not all(whole) or not all(math.isfinite(n) and n >= 0 for n in numbers):
+            raise InvalidInput(f"a profile with an impossible law: {placed}")
+    for measured in profile.measured:
+        cell = measured.cell
+        if min(cell.instances, cell.threads, cell.rows) < 1 or not (
+            0 < measured.seconds < math.inf and 0 < measured.rate < math.inf
+        ):
+            raise InvalidInput(f"a profile with an impossible measurement: {measured}")
+    return profile
