@@ -153,6 +153,27 @@ class Warmup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: str = ""
 
 
+class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model that answers token by token is stepped (continuous batching).
+
+    Attributes:
+        vocabulary: ``bytes``, or a file beside the artefact: a JSON list of the tokens' texts by id.
+            Empty = the model is not step-wise.
+        end_token: Id of the token that ends a sequence; -1 = none does.
+        max_sequences: State slots: sequences under way at one time.
+        max_context: Most tokens of one sequence, prompt and answer together.
+        max_tokens: Most tokens of all sequences under way together; 0 = as the slots allow.
+        max_chunk: Most prompt tokens read in one step.
+    """
+
+    vocabulary: str = ""
+    end_token: int = -1
+    max_sequences: int = 16
+    max_context: int = 2048
+    max_tokens: int = 0
+    max_chunk: int = 256
+
+
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything an owner may say about a model; the defaults are right for most.
 
@@ -178,6 +199,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fairness: Fairness = Fairness()
     bulk: Bulk = Bulk()
     limit: Limit = Limit()
+    steps: Steps = Steps()
     options: dict[str, str] = {}
 
 

@@ -57,6 +57,29 @@ class BatchRan(msgspec.Struct, frozen=True, gc=False):
     ok: bool = True
 
 
+class StepRan(msgspec.Struct, frozen=True, gc=False):
+    """One step of a step-wise model is over.
+
+    Attributes:
+        sequences: Sequences that the step carried on.
+        waiting: Sequences without a slot.
+        tokens: Tokens that it gave to callers.
+        prompt_tokens: Prompt tokens that it read.
+        duration: The model's own time.
+        gap: From the end of the step before to the end of this one; 0 after a pause.
+    """
+
+    model: str
+    version: str
+    sequences: int
+    waiting: int
+    tokens: int
+    prompt_tokens: int
+    duration: float
+    gap: float
+    ok: bool = True
+
+
 class StateChanged(msgspec.Struct, frozen=True):
     """A version moved from one state to the next."""
 
@@ -66,4 +89,4 @@ class StateChanged(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-Event = Served | BatchRan | StateChanged
+Event = Served | BatchRan | StepRan | StateChanged

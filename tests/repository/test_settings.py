@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from salver.artifacts import Batching, Instances, ModelConfig, Versions, Warmup
+from salver.artifacts import Batching, Instances, ModelConfig, Steps, Versions, Warmup
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.pbtxt import parse_json, parse_pbtxt
@@ -317,6 +317,7 @@ def test_the_reference_page_has_every_key_and_field() -> None:
         ("instances", Instances.__struct_fields__),
         ("versions", Versions.__struct_fields__),
         ("warmup", Warmup.__struct_fields__),
+        ("steps", Steps.__struct_fields__),
     ):
         assert [f for f in fields if f"| `{table}.{f}` |" not in page] == []
     assert [

@@ -69,6 +69,35 @@ class RunnableModel(Protocol):
         ...
 
 
+class StepModel(Protocol):
+    """A loaded model that carries sequences of tokens on, a step at a time.
+
+    Each sequence has a state slot, a number from 0 to ``steps.max_sequences`` - 1. All calls come
+    from one thread. Scores are FP32, one for each token of the vocabulary, of the token that
+    follows; softmax of them is the model's distribution.
+    """
+
+    def prefill(self, slot: int, tokens: Array) -> Array:
+        """Read a piece (INT64 ``[n]``, n ≥ 1) of a sequence's prompt, after what the slot has read
+        already; scores ``[vocabulary]``. What it raises ends this sequence alone.
+        """
+        ...
+
+    def step(self, slots: Array, tokens: Array) -> Array:
+        """Carry several sequences on by one token each (both INT64 ``[n]``, no slot twice); scores
+        ``[n, vocabulary]``. A row of NaN ends its sequence alone; what ``step`` raises ends all of them.
+        """
+        ...
+
+    def release(self, slot: int) -> None:
+        """The slot's sequence is over, or given up; what comes next in the slot is a new one."""
+        ...
+
+    def close(self) -> None:
+        """Give memory, threads and files back. Called once, after everything else."""
+        ...
+
+
 class Backend(Protocol):
     """Recognises and loads the artefacts of one framework.
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.artifacts import Batching, Instances, ModelConfig, Versions, Warmup
+from salver.artifacts import Batching, Instances, ModelConfig, Steps, Versions, Warmup
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 
@@ -18,6 +18,7 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "instances": Instances.__struct_fields__,
     "versions": Versions.__struct_fields__,
     "warmup": Warmup.__struct_fields__,
+    "steps": Steps.__struct_fields__,
     "inputs": TensorSpec.__struct_fields__,
     "outputs": TensorSpec.__struct_fields__,
 }
@@ -100,6 +101,10 @@ def _check(config: ModelConfig) -> None:
         (config.warmup.rounds >= 0, "warmup.rounds", "must not be negative"),
         (all(n >= 1 for n in config.warmup.rows), "warmup.rows", "must be at least 1"),
         (config.warmup.free_dim >= 1, "warmup.free_dim", "must be at least 1"),
+        (config.steps.max_sequences >= 1, "steps.max_sequences", "must be at least 1"),
+        (config.steps.max_context >= 2, "steps.max_context", "must be at least 2"),
+        (config.steps.max_tokens >= 0, "steps.max_tokens", "must not be negative"),
+        (config.steps.max_chunk >= 1, "steps.max_chunk", "must be at least 1"),
         (config.timeout_ms >= 0, "timeout_ms", "must not be negative"),
         (
             all(n >= -1 for t in config.inputs + config.outputs for n in t.shape),
