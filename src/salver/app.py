@@ -37,6 +37,7 @@ from salver.telemetry.metrics import Metrics
 from salver.telemetry.ports import Load
 from salver.telemetry.statistics import Statistics
 from salver.transport.asgi import Front
+from salver.transport.calls import Reception
 from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
 from salver.transport.server import FrontConfig, Listener, listen
@@ -56,6 +57,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads, instances: Stand in where a model's own configuration is silent; 0 = by traits.
         max_body_mb: Most MiB of an HTTP body.
         max_message_mb: Most MiB of a gRPC message.
+        tenant_header: HTTP header and gRPC metadata that names a request's tenant; empty = none does.
     """
 
     paths: tuple[str, ...] = ()
@@ -69,6 +71,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     instances: int = 0
     max_body_mb: int = 64
     max_message_mb: int = 2047
+    tenant_header: str = "x-tenant"
     log: LogConfig = LogConfig()
 
 
@@ -189,13 +192,11 @@ class Server:
         self._plane = ControlPlane(repository, self._manager, mode, clock)
         self.control = _Control(self._plane, self._manager)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id)
+        reception = Reception(clock, new_id, config.tenant_header.lower().encode())
         front = Front(
             HttpOperations(door, self.control, self),
-            GrpcMethods(
-                door, self.control, self, clock=clock, new_id=new_id, max_message=config.max_message_mb << 20
-            ),
-            clock=clock,
-            new_id=new_id,
+            GrpcMethods(door, self.control, self, reception, max_message=config.max_message_mb << 20),
+            reception,
             max_body=config.max_body_mb << 20,
             hears_http1=config.front.server != "h2corn",
         )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.artifacts import Batching
+from salver.artifacts import ModelConfig
 from salver.backends.protocol import Traits
 from salver.engine.engine import Engine
 from salver.engine.thread import ThreadRunner
@@ -20,6 +20,7 @@ from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane
 from salver.tensor import DataType
 from salver.transport.asgi import Front
+from salver.transport.calls import Reception
 from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
 
@@ -104,17 +105,17 @@ class Rig:
         self.engine = Engine(
             ModelId("m", "1"),
             ThreadRunner([self.model], Traits(), slots=1),
-            Batching(),
+            ModelConfig(),
             clock=clock,
             emit=self.bus.emit,
         )
         self.control.servable = self.engine
         door = DataPlane(self.control, self.bus, clock, new_id)
+        reception = Reception(clock, new_id)
         self.front = Front(
             HttpOperations(door, self.control, Exposition()),
-            GrpcMethods(door, self.control, Exposition(), clock=clock, new_id=new_id, max_message=max_body),
-            clock=clock,
-            new_id=new_id,
+            GrpcMethods(door, self.control, Exposition(), reception, max_message=max_body),
+            reception,
             max_body=max_body,
         )
 
@@ -167,7 +168,7 @@ class Rig:
         framed = struct.pack(">?I", False, len(message)) + message
         headers = (("content-type", "application/grpc"), *headers)
         sent = await self.call("POST", f"/{service}/{method}", chunks or (framed,), headers)
-        trailers = dict(sent[-1]["headers"])
+        trailers = dict(sent[-1].get("headers", sent[0]["headers"]))  # an error has trailers only
         return int(trailers[b"grpc-status"]), trailers.get(b"grpc-message", b"").decode(), sent[1]["body"][5:]
 
 

@@ -39,6 +39,9 @@ def serve(
     ] = 0,
     max_body_mb: Annotated[int, Parameter(help="Most MiB of an HTTP body.")] = 64,
     max_message_mb: Annotated[int, Parameter(help="Most MiB of a gRPC message.")] = 2047,
+    tenant_header: Annotated[
+        str, Parameter(help="Header or gRPC metadata that names a request's tenant; '' = none does.")
+    ] = "x-tenant",
     front: Annotated[
         Literal["h2corn", "uvicorn"], Parameter(help="HTTP server; uvicorn speaks no HTTP/2 and no gRPC.")
     ] = "h2corn",
@@ -86,6 +89,7 @@ def serve(
         instances=instances,
         max_body_mb=max_body_mb,
         max_message_mb=max_message_mb,
+        tenant_header=tenant_header,
         log=LogConfig(log_level, log_format, access_log),
     )
     return _run_loop(run(config, lambda info: announce(info, json=json)))

@@ -10,9 +10,11 @@ from typing import Generic, Protocol, TypeVar
 
 from salver.errors import Code, Internal, InvalidInput, SalverError
 from salver.events import Served
-from salver.messages import Call, InferRequest, ModelId, Signature, Timing
+from salver.messages import ANYBODY, Call, InferRequest, ModelId, Signature, Timing
 from salver.serving.bus import Bus
 from salver.serving.ports import Codec, Inferring
+from salver.wire.standing import PARAMETERS as STANDING_PARAMETERS
+from salver.wire.standing import from_parameters
 
 _LOG = logging.getLogger("salver.dataplane")
 _NO_TIME = Timing()
@@ -96,11 +98,13 @@ class DataPlane(Generic[BodyT, ReplyT]):
         Args:
             model, version: Whom it is for; an empty version leaves the choice to the server.
             call: How it reached us; its deadline is tightened by the request's own ``timeout``
-                parameter (microseconds, TR-R23).
+                parameter (microseconds, TR-R23), its standing amended by those of ``wire/standing.py``.
         """
         outcome = "ok"
         timing = _NO_TIME
-        rows = 0
+        rows = size = 0
+        why = ""
+        standing = call.standing
         served = ModelId("", "")  # unknown models never become labels
         try:
             lease = self._acquire(model, version)
@@ -109,17 +113,23 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 servable = lease.servable
                 request = codec.decode(body, servable.signature)
                 deadline = call.deadline
-                if request.parameters and "timeout" in request.parameters:
-                    deadline = _sooner(deadline, call.arrival, request)
-                response = await servable.infer(request, deadline, sender)
+                if request.parameters:
+                    if "timeout" in request.parameters:
+                        deadline = _sooner(deadline, call.arrival, request)
+                    if not STANDING_PARAMETERS.isdisjoint(request.parameters):
+                        standing = from_parameters(standing, request.parameters)
+                rows, size = _extent(request)
+                if standing is ANYBODY:
+                    response = await servable.infer(request, deadline, sender)
+                else:
+                    response = await servable.infer(request, deadline, sender, standing)
                 timing = response.timing
-                if request.inputs and request.inputs[0].array.ndim:
-                    rows = request.inputs[0].array.shape[0]
                 reply = codec.encode(request, response)
             finally:
                 lease.release()
         except SalverError as error:
             outcome = error.code.value
+            why = error.why
             if error.code in (Code.INTERNAL, Code.MODEL_FAILED):
                 _LOG.warning("%s: %s", call.request_id or model, error, exc_info=error.__cause__)
             reply = codec.fault(error)
@@ -129,26 +139,36 @@ class DataPlane(Generic[BodyT, ReplyT]):
             _LOG.exception("incident %s: model %r over %s", incident, model, call.protocol, exc_info=error)
             reply = codec.fault(Internal.incident(incident))
         except BaseException:  # cancelled: the caller went away
-            self._announce(served, call, Code.CANCELLED.value, timing, rows)
+            outcome = Code.CANCELLED.value
             raise
-        self._announce(served, call, outcome, timing, rows)
+        finally:
+            self._emit(
+                Served(
+                    served.name,
+                    served.version,
+                    call.protocol,
+                    outcome,
+                    self._clock() - call.arrival,
+                    timing,
+                    rows,
+                    call.request_id,
+                    call.traceparent,
+                    size,
+                    why,
+                    standing.tenant,
+                )
+            )
         return reply
 
-    def _announce(self, id: ModelId, call: Call, outcome: str, timing: Timing, rows: int) -> None:
-        latency = self._clock() - call.arrival
-        self._emit(
-            Served(
-                id.name,
-                id.version,
-                call.protocol,
-                outcome,
-                latency,
-                timing,
-                rows,
-                call.request_id,
-                call.traceparent,
-            )
-        )
+
+def _extent(request: InferRequest) -> tuple[int, int]:
+    """Rows of the first input, and bytes of all."""
+    inputs = request.inputs
+    if not inputs:
+        return 0, 0
+    first = inputs[0].array
+    size: int = first.nbytes if len(inputs) == 1 else sum(tensor.array.nbytes for tensor in inputs)
+    return first.shape[0] if first.ndim else 0, size
 
 
 def _sooner(deadline: float | None, arrival: float, request: InferRequest) -> float | None:

@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 from salver.errors import SalverError
 from salver.events import Event
-from salver.messages import InferRequest, InferResponse, Signature
+from salver.messages import ANYBODY, InferRequest, InferResponse, Signature, Standing
 
 BodyT = TypeVar("BodyT", contravariant=True)
 ReplyT = TypeVar("ReplyT", covariant=True)
@@ -38,7 +38,11 @@ class Inferring(Protocol):
         ...
 
     async def infer(
-        self, request: InferRequest, deadline: float | None = None, sender: Hashable = None
+        self,
+        request: InferRequest,
+        deadline: float | None = None,
+        sender: Hashable = None,
+        standing: Standing = ANYBODY,
     ) -> InferResponse:
         """See :meth:`salver.engine.engine.Engine.infer`."""
         ...

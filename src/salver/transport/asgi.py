@@ -12,7 +12,7 @@ from typing import Any
 
 from salver.errors import Internal, SalverError, TooLarge
 from salver.messages import Call
-from salver.transport.calls import is_shutting_down, join_trace, printable
+from salver.transport.calls import Reception, is_shutting_down, join_trace, printable
 from salver.transport.grpc import GrpcMethods
 from salver.transport.hangup import HangUps
 from salver.transport.http import HttpOperations
@@ -20,11 +20,12 @@ from salver.transport.routes import Route, match
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.compression import deflate, inflate
 from salver.wire.faults import http_fault
+from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 
 _LOG = logging.getLogger("salver.front")
 _KNOWN_PATHS = 4096
-#: Headers of requests whose body needs a closer look.
-_UNUSUAL = frozenset((b"content-encoding", b"expect"))
+#: Headers of requests that need a closer look.
+_UNUSUAL = frozenset((b"content-encoding", b"expect", CLASS_HEADER, PRIORITY_HEADER))
 #: Metadata stays plain (TR-R28): tritonclient's asyncio variant asks for gzip and reads none.
 _COMPRESSIBLE = frozenset(("infer", "predict_v1", "metrics", "openapi"))
 
@@ -39,8 +40,7 @@ class Front:
     Args:
         http: What the HTTP operations do.
         grpc: What the gRPC methods do.
-        clock: Monotonic seconds.
-        new_id: Fresh hexadecimal ids of 16 digits (request and span ids).
+        reception: Clock, ids, and the header that names the tenant.
         max_body: Most bytes of an HTTP body, inflated ones included.
         hears_http1: The server tells when an HTTP/1.1 caller hangs up (h2corn 2.0 does not).
     """
@@ -49,18 +49,19 @@ class Front:
         self,
         http: HttpOperations,
         grpc: GrpcMethods,
+        reception: Reception,
         *,
-        clock: Callable[[], float],
-        new_id: Callable[[], str],
         max_body: int,
         hears_http1: bool = True,
     ) -> None:
         self._http = http
         self._grpc = grpc
-        self._clock = clock
-        self._new_id = new_id
+        self._clock = reception.clock
+        self._new_id = reception.new_id
         self._max_body = max_body
         self._hears_http1 = hears_http1
+        self._tenant_header = reception.tenant_header
+        self._unusual = reception.unusual(_UNUSUAL)
         self._hangups = HangUps()
         self._routes: dict[tuple[str, bytes], Route] = {}
 
@@ -90,7 +91,10 @@ class Front:
             operation = route.operation
             message = await receive()
             body = message.get("body", b"")
-            if message.get("more_body") or len(body) > self._max_body or not _UNUSUAL.isdisjoint(headers):
+            is_unusual = not self._unusual.isdisjoint(headers)
+            if is_unusual or message.get("more_body") or len(body) > self._max_body:
+                if is_unusual and verb == "POST":
+                    call.standing = from_headers(headers, self._tenant_header)
                 body = await self._read(message, headers, receive)
             if message["type"] != "http.request" or body is None:
                 return  # the caller left before the request was there

@@ -7,9 +7,29 @@ versions a model's metadata names. It knows no body and no status.
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from salver.messages import Call, State
 from salver.transport.ports import Control
 from salver.wire import traceparent as w3c
+
+
+class Reception(msgspec.Struct, frozen=True):
+    """What the front's two sides need to write a call down.
+
+    Attributes:
+        clock: Monotonic seconds.
+        new_id: Fresh hexadecimal ids of 16 digits (request and span ids).
+        tenant_header: Names the tenant, in lower case; empty = none does.
+    """
+
+    clock: Callable[[], float]
+    new_id: Callable[[], str]
+    tenant_header: bytes = b"x-tenant"
+
+    def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
+        """Those headers that ask for a closer look, and the tenant's."""
+        return headers | {self.tenant_header} if self.tenant_header else headers
 
 
 def printable(value: bytes) -> str:

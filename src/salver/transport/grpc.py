@@ -13,25 +13,22 @@ from typing import Any
 from salver import __version__
 from salver.errors import Internal, InvalidInput, NoRoute, NotFound, SalverError
 from salver.messages import Call, InferRequest, InferResponse, Signature
-from salver.transport.calls import is_shutting_down, join_trace, printable, ready_versions
+from salver.transport.calls import Reception, is_shutting_down, join_trace, printable, ready_versions
 from salver.transport.hangup import HangUps, Receive
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.wire import oip_grpc as wire
 from salver.wire.bodies import GrpcStatus
 from salver.wire.faults import grpc_status
 from salver.wire.grpc_frames import FrameReader, encode_message, frame, parse_timeout
+from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 
 _LOG = logging.getLogger("salver.grpc")
-_START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip")],
-    "trailers": True,
-}
+_HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip")]
+_START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _prefix = struct.Struct(">xI").pack  # of a message that is not compressed
-#: Headers of calls that bring a deadline, an id or a trace.
-_UNUSUAL = frozenset((b"grpc-timeout", b"x-request-id", b"traceparent"))
+#: Headers of calls that bring a deadline, an id, a trace or a standing.
+_UNUSUAL = frozenset((b"grpc-timeout", b"x-request-id", b"traceparent", CLASS_HEADER, PRIORITY_HEADER))
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _SERVICES = ("inference.GRPCInferenceService", "grpc.health.v1.Health")
 
@@ -61,6 +58,7 @@ class GrpcMethods:
     """Every method of ``inference.GRPCInferenceService`` and ``grpc.health.v1.Health``.
 
     Args:
+        reception: Clock, ids, and the metadata that names the tenant.
         max_message: Most bytes of one message.
     """
 
@@ -69,17 +67,18 @@ class GrpcMethods:
         door: InferDoor,
         control: Control,
         exposition: Exposition,
+        reception: Reception,
         *,
-        clock: Callable[[], float],
-        new_id: Callable[[], str],
         max_message: int,
     ) -> None:
         self._door = door
         self._control = control
         self._exposition = exposition
-        self._clock = clock
-        self._new_id = new_id
+        self._clock = reception.clock
+        self._new_id = reception.new_id
         self._max_message = max_message
+        self._tenant_header = reception.tenant_header
+        self._unusual = reception.unusual(_UNUSUAL)
         self._codec = OpenInferenceGrpc()
         inference, health = (f"/{name}/" for name in _SERVICES)
         self._methods: dict[str, Callable[[bytes, Call], Awaitable[Reply]]] = {
@@ -108,7 +107,7 @@ class GrpcMethods:
         arrival = self._clock()
         call = Call("oip-grpc", arrival)
         try:
-            if not _UNUSUAL.isdisjoint(headers):
+            if not self._unusual.isdisjoint(headers):
                 self._look_closer(headers, call)
             call.request_id = call.request_id or self._new_id()
             method = self._methods.get(path)
@@ -144,22 +143,24 @@ class GrpcMethods:
             incident = self._new_id()
             _LOG.exception("incident %s: %s", incident, path, exc_info=error)
             reply = grpc_status(Internal.incident(incident))
-        await send(_START)
         if isinstance(reply, bytes):
+            await send(_START)
             await send({"type": "http.response.body", "body": frame(reply)})
             await send(_OK)
-        else:
+        else:  # "Trailers-Only": a client that has seen other headers does not try again (gRPC's A6)
+            only = [*_HEADERS, *_trailers(reply)]
+            await send({"type": "http.response.start", "status": 200, "headers": only})
             await send({"type": "http.response.body", "body": b""})
-            await send({"type": "http.response.trailers", "headers": _trailers(reply)})
 
     def _look_closer(self, headers: Mapping[bytes, bytes], call: Call) -> None:
-        """Deadline, id and trace of a call that brings some."""
+        """Deadline, id, trace and standing of a call that brings some."""
         timeout = headers.get(b"grpc-timeout")
         if timeout is not None:
             call.deadline = call.arrival + parse_timeout(timeout.decode("latin-1"))
         call.request_id = printable(headers.get(b"x-request-id", b""))
         if b"traceparent" in headers:
             join_trace(call, headers[b"traceparent"], self._new_id)
+        call.standing = from_headers(headers, self._tenant_header)
 
     async def _read(
         self, event: dict[str, Any], headers: Mapping[bytes, bytes], receive: Receive
@@ -233,4 +234,6 @@ def _trailers(status: GrpcStatus) -> list[tuple[bytes, bytes]]:
     trailers = [(b"grpc-status", b"%d" % status.code)]
     if status.message:
         trailers.append((b"grpc-message", encode_message(status.message)))
+    if status.pushback_ms:
+        trailers.append((b"grpc-retry-pushback-ms", b"%d" % status.pushback_ms))
     return trailers

@@ -33,10 +33,15 @@ class HttpReply(msgspec.Struct, gc=False):
 
 
 class GrpcStatus(msgspec.Struct, frozen=True, gc=False):
-    """A gRPC status code (0 to 16) and its message."""
+    """A gRPC status code (0 to 16) and its message.
+
+    Attributes:
+        pushback_ms: How long the client should wait before it tries again (gRPC's A6); 0 = not said.
+    """
 
     code: int
     message: str
+    pushback_ms: int = 0
 
 
 class InferCodec(Protocol):

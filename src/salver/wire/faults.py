@@ -4,11 +4,12 @@ One total table per protocol (a test holds them against :class:`~salver.errors.C
 the columns of collisions "One error, many faces". It knows no message and no route.
 """
 
+import math
 from typing import Final
 
 import orjson
 
-from salver.errors import Code, SalverError
+from salver.errors import Code, Overloaded, SalverError
 from salver.wire.bodies import GrpcStatus, HttpReply
 
 #: HTTP status of Open Inference routes, as Triton gives it (TR-R19).
@@ -73,17 +74,26 @@ KSERVE_V1: Final[dict[Code, int]] = {
 
 _JSON = (b"content-type", b"application/json")
 _PLAIN = (_JSON,)
-#: A full queue empties within a moment; the client is told to come back (X-15).
-_BUSY = (_JSON, (b"retry-after", b"1"))
+_MAX_PAUSE_S = 86_400.0
 
 
 def http_fault(error: SalverError, table: dict[Code, int] = OIP_HTTP) -> HttpReply:
     """``{"error": text}`` with the protocol's status. Total: never raises."""
     text = str(error).encode("utf-8", "replace").decode()  # a lone surrogate may come from a caller's name
-    headers = _BUSY if error.code is Code.OVERLOADED else _PLAIN
+    headers: tuple[tuple[bytes, bytes], ...] = _PLAIN
+    if isinstance(error, Overloaded):  # whole seconds, as RFC 9110, section 10.2.3, has them (X-15)
+        headers = (_JSON, (b"retry-after", b"%d" % max(1, math.ceil(_pause(error)))))
     return HttpReply(table[error.code], orjson.dumps({"error": text}), headers)
 
 
 def grpc_status(error: SalverError) -> GrpcStatus:
     """The status and message that end the call. Total: never raises."""
-    return GrpcStatus(OIP_GRPC[error.code], str(error).encode("utf-8", "replace").decode())
+    text = str(error).encode("utf-8", "replace").decode()
+    if isinstance(error, Overloaded):
+        return GrpcStatus(OIP_GRPC[error.code], text, max(1, math.ceil(_pause(error) * 1e3)))
+    return GrpcStatus(OIP_GRPC[error.code], text)
+
+
+def _pause(error: Overloaded) -> float:
+    """Seconds to the next try, whatever nonsense a model may have said."""
+    return min(error.retry_after, _MAX_PAUSE_S) if error.retry_after > 0 else 0.0
