@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salver.artifacts import Batching
-from salver.engine.batcher import Batcher, Waiting
+from salver.engine.batcher import Batcher
+from salver.engine.waiting import Waiting
 from salver.errors import Overloaded
 
 
@@ -127,7 +128,7 @@ class TestQueue:
             item = waiting("gone")
             batcher.offer(item)
             batcher.discard(item)
-        assert len(batcher._queue) <= 20
+        assert len(item.lane.queue) <= 20
 
     def test_groups_by_key_oldest_first(self):
         batcher = Batcher(Batching(max_rows=8))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import Batching
+from salver.artifacts import Batching, ModelConfig
 from salver.backends.protocol import Traits
 from salver.engine.engine import Engine
 from salver.engine.thread import ThreadRunner
@@ -69,7 +69,7 @@ class Rig:
         self.engine = Engine(
             ID,
             runner,
-            policy or Batching(),
+            ModelConfig(batching=policy or Batching()),
             clock=asyncio.get_running_loop().time,
             emit=self.events.append,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, Manifest
+from salver.artifacts import Manifest, ModelConfig
 from salver.backends.protocol import LoadOptions
 from salver.engine.backoff import Backoff
 from salver.engine.engine import Engine
@@ -79,7 +79,7 @@ async def rig(folder: Path, slots: int = 1) -> AsyncIterator[Rig]:
     )
     events: list[BatchRan] = []
     clock = asyncio.get_running_loop().time
-    engine = Engine(manifest.id, runner, Batching(), clock=clock, emit=events.append)
+    engine = Engine(manifest.id, runner, ModelConfig(), clock=clock, emit=events.append)
     try:
         yield Rig(engine, runner, folder, events)
     finally:

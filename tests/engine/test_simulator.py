@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salver.artifacts import Batching
-from salver.engine.simulator import Simulated, poisson, simulate
+from salver.engine.simulator import Simulated, Traffic, poisson, simulate
 
 DRAIN = Batching(max_rows=1 << 30, max_queue=1 << 30)
 V100 = (0.1438, 1.8874)
@@ -105,7 +105,7 @@ def test_equal_seeds_give_equal_runs() -> None:
 
 def test_a_full_queue_refuses_and_the_impatient_leave() -> None:
     flood = [0.0] * 10
-    done = simulate(Batching(max_rows=2, max_queue=4), flood, lambda b: 1.0, patience=1.5)
+    done = simulate(Batching(max_rows=2, max_queue=4), flood, lambda b: 1.0, traffic=Traffic(patience=1.5))
     # One runs at once, four wait, five are refused; two of the four are served in time.
     assert (done.refused, done.expired) == (5, 2)
     assert done.waits.tolist() == [0.0, 1.0, 1.0]
@@ -125,7 +125,8 @@ def test_every_request_has_one_fate(
     gaps: list[float], largest: int, delay: float, slots: int, patience: float | None, queue: int
 ) -> None:
     policy = Batching(max_rows=largest, max_delay_ms=delay * 1e3, max_queue=queue)
-    done = simulate(policy, np.cumsum(gaps), lambda b: 0.2 * b + 0.3, slots=slots, patience=patience)
+    traffic = Traffic(patience=patience)
+    done = simulate(policy, np.cumsum(gaps), lambda b: 0.2 * b + 0.3, slots=slots, traffic=traffic)
     assert len(done.waits) + done.refused + done.expired == len(gaps)
     assert done.rows.sum() == len(done.waits)
     assert (done.waits >= 0).all()

@@ -1,8 +1,8 @@
 """Who runs a queue of requests, and when?
 
-The asyncio shell around :class:`~salver.engine.batcher.Batcher`: it takes requests of one
+The asyncio shell around :class:`~salver.engine.schedule.Schedule`: it takes requests of one
 model version, runs batches on a :class:`~salver.engine.ports.Runner`, and hands each caller
-its rows. It decides nothing by itself: the batcher says when and whom, the runner how.
+its rows. It decides nothing by itself: the schedule says when and whom, the runner how.
 
 Requests that arrive in one turn of the event loop share a batch. A lone request for a model that
 may run inline is answered on the spot, without a future or a second turn of the loop.
@@ -12,15 +12,28 @@ import asyncio
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from salver.artifacts import Batching
+from salver.artifacts import Batching, ModelConfig
 from salver.engine.admission import Admission, Bound
-from salver.engine.batcher import Batch, Batcher, Waiting
 from salver.engine.ports import Runner
-from salver.errors import DeadlineExceeded, HostDied, ModelFailed, NotReady
+from salver.engine.rules import Rule
+from salver.engine.schedule import Schedule
+from salver.engine.waiting import Batch, Waiting
+from salver.errors import DeadlineExceeded, HostDied, ModelFailed, NotReady, Overloaded
 from salver.events import BatchRan
-from salver.messages import InferRequest, InferResponse, ModelId, Signature, Timing
+from salver.messages import (
+    ANYBODY,
+    InferRequest,
+    InferResponse,
+    Insight,
+    ModelId,
+    Signature,
+    Standing,
+    Timing,
+)
+from salver.stats.batch_law import LiveLaw
 from salver.tensor import Array, Tensor
 
 _Answer = tuple[Mapping[str, Array], Timing]
@@ -38,32 +51,38 @@ class Engine:
     Args:
         id: Whose.
         runner: Executes batches; the engine closes it.
-        policy: Batching rule; without effect for a model that has no batch dimension. A request of
-            more than ``max_rows`` rows is cut and joined again.
+        config: Batching, objective, priorities and deadlines. Batching is without effect for a model that
+            has no batch dimension. A request of more than ``max_rows`` rows is cut and joined again.
         clock: Monotonic seconds.
         emit: Told of every run.
-        timeout: Seconds that a request without a deadline gets; 0 = no deadline.
+        law: What is known of the model's batch law; it is kept true from live runs.
+        learned: The rule of the policy ``learned``.
     """
 
     def __init__(
         self,
         id: ModelId,
         runner: Runner,
-        policy: Batching,
+        config: ModelConfig,
         *,
         clock: Callable[[], float],
         emit: Callable[[BatchRan], None],
-        timeout: float = 0.0,
+        law: LiveLaw | None = None,
+        learned: Rule | None = None,
     ) -> None:
         self.id = id
         self.signature: Signature = runner.signature
         if not self.signature.batched:
-            policy = Batching(enabled=False, max_queue=policy.max_queue)
+            alone = Batching(False, config.batching.policy, max_queue=config.batching.max_queue)
+            config = msgspec.structs.replace(config, batching=alone)
         self._runner = runner
         self._clock = clock
         self._emit = emit
-        self._batcher = Batcher(policy)
-        self._max_rows = policy.max_rows if policy.enabled else 0
+        self._schedule = Schedule(config, runner.slots, law, learned)
+        self._batcher = self._schedule.batcher
+        self._is_timed = self._schedule.is_timed
+        self._has_places = self._is_timed or config.priorities.levels > 1
+        self._max_rows = config.batching.max_rows if config.batching.enabled else 0
         self._admission = Admission(id.name, self.signature)
         self._input_names = tuple(spec.name for spec in self.signature.inputs)
         self._output_types = {spec.name: spec.datatype for spec in self.signature.outputs}
@@ -72,7 +91,7 @@ class Engine:
         self._pump_scheduled = False
         self._inline_until = -1.0  # end of the last run on the spot
         self._crowded = False  # the last turn of the loop brought more than one request
-        self._timeout = timeout
+        self._timeout = config.timeout_ms / 1e3
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,37 +110,54 @@ class Engine:
         """Batches that run."""
         return self._runner.slots - self._idle
 
+    @property
+    def law(self) -> LiveLaw:
+        """What is known of the model's batch law by now."""
+        return self._schedule.live
+
+    def insight(self) -> Insight:
+        """Load, law and rule, for operators."""
+        return self._schedule.insight(self._clock())
+
     def now(self) -> float:
         """The engine's clock, in which deadlines are given."""
         return self._clock()
 
     async def infer(
-        self, request: InferRequest, deadline: float | None = None, sender: Hashable = None
+        self,
+        request: InferRequest,
+        deadline: float | None = None,
+        sender: Hashable = None,
+        standing: Standing = ANYBODY,
     ) -> InferResponse:
         """Answer one request.
 
         Args:
             deadline: On the engine's clock; a request is never executed past it.
-            sender: Requests of one sender keep their order; None = no order asked for.
+            sender: Requests of one sender (and tenant and priority) keep their order, unless the rule
+                serves the newest first; None = no order asked for.
+            standing: For whom it is, and how urgent.
 
         Raises:
             InvalidInput: it does not fit the model.
-            Overloaded: the queue is full.
-            DeadlineExceeded: the deadline passed first.
+            Overloaded: the queue is full, or the model's objective cannot be kept.
+            DeadlineExceeded: the deadline passed first, or is certain to.
             ModelFailed: the model raised or its host died.
         """
         bound = self._admission.bind(request)
         if self._closed:
             raise NotReady(f"model '{self.id.name}' version {self.id.version} is shutting down")
         if self._max_rows and bound.rows > self._max_rows:
-            return await self._infer_split(request, bound, deadline, sender)
-        answer = self._ask(bound, deadline, sender)
+            return await self._infer_split(request, bound, deadline, sender, standing)
+        answer = self._ask(bound, deadline, sender, standing)
         if isinstance(answer, Waiting):
             try:
                 outputs, timing = await answer.payload[1]
             except asyncio.CancelledError:
                 self._batcher.discard(answer)
                 raise
+            if self._is_timed:
+                self._schedule.replied(answer, self._clock())
         else:
             outputs, timing = answer
         types = self._output_types
@@ -151,7 +187,9 @@ class Engine:
         self._check(outputs, inputs[self._input_names[0]].shape[0] if self.signature.batched else 0)
         return outputs
 
-    def _ask(self, bound: Bound, deadline: float | None, sender: Hashable) -> _Answer | Waiting:
+    def _ask(
+        self, bound: Bound, deadline: float | None, sender: Hashable, standing: Standing
+    ) -> _Answer | Waiting:
         """The answer, where it can be given on the spot; else the request's place in the queue."""
         now = self._clock()
         if deadline is None:
@@ -166,7 +204,11 @@ class Engine:
         loop = self._loop or self._find_loop()
         future: asyncio.Future[_Answer] = loop.create_future()
         waiting = Waiting((bound, future), bound.rows, bound.key, now, deadline, sender)
-        self._batcher.offer(waiting)
+        if self._has_places or standing is not ANYBODY:
+            self._schedule.place(waiting, standing)
+        evicted = self._schedule.admit(waiting)
+        if evicted is not None:
+            _fail(evicted, Overloaded("Exceeds maximum queue size", fix="It made room; retry later."))
         if not self._pump_scheduled:
             self._pump_scheduled = True
             loop.call_soon(self._pump)
@@ -194,10 +236,15 @@ class Engine:
             self._announce(bound.rows, 1, 0.0, 0.0, 0.0, "drain", ok=False)
             raise
         self._announce(bound.rows, 1, seconds, 0.0, 0.0, "drain")
-        return outputs, Timing(0.0, 0.0, seconds, bound.rows)
+        return outputs, Timing(0.0, 0.0, seconds, bound.rows, 0, "drain")
 
     async def _infer_split(
-        self, request: InferRequest, bound: Bound, deadline: float | None, sender: Hashable
+        self,
+        request: InferRequest,
+        bound: Bound,
+        deadline: float | None,
+        sender: Hashable,
+        standing: Standing,
     ) -> InferResponse:
         """A request larger than a batch: cut, run, joined (users-ask U-10)."""
         size = self._max_rows
@@ -208,7 +255,7 @@ class Engine:
         asked: list[_Answer | Waiting] = []
         try:
             for part in parts:
-                asked.append(self._ask(part, deadline, sender))
+                asked.append(self._ask(part, deadline, sender, standing))
             answers = [await a.payload[1] if isinstance(a, Waiting) else a for a in asked]
         finally:
             for place in asked:
@@ -233,15 +280,22 @@ class Engine:
         self._crowded = batcher.depth > 1
         while self._idle and batcher.depth:
             now = self._clock()
-            due = batcher.due(now)
-            if due is not None and due > now:
+            spare = self._idle > 1 or self._runner.slots == 1
+            due = batcher.due(now, spare)
+            if due is None:
+                return
+            if due > now:
                 self._wake_at(due - now)
                 return
-            batch = batcher.take(now)
+            batch = batcher.take(now, spare)
             for waiting in batch.expired:
                 _fail(waiting, DeadlineExceeded(_LATE))
+            for waiting in batch.given_up:
+                _fail(waiting, self._schedule.refusal(waiting))
             if batch.members:
                 self._start(batch, now)
+            elif not (batch.expired or batch.given_up):
+                return  # the rule waits for more
 
     def _wake_at(self, delay: float) -> None:
         if self._timer is not None:
@@ -249,12 +303,14 @@ class Engine:
         self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
 
     def _start(self, batch: Batch, now: float) -> None:
+        self._schedule.started(batch, now)
         stacked: _Stacked | None = None
         try:
             stacked = self._merge(batch)
             result = self._runner.run_inline(stacked[0])
             if result is not None:
                 self._deliver(batch, result, now, stacked[1])
+                self._schedule.ended(batch.rows, now, self._clock())
                 return
         except Exception:
             pass  # the road below runs it again, alone and in halves, and reports
@@ -264,32 +320,37 @@ class Engine:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, batch: Batch, now: float, stacked: _Stacked | None) -> None:
+        whole = False
         try:
-            await self._run_or_halve(batch, now, stacked)
+            whole = await self._run_or_halve(batch, now, stacked)
         finally:
+            ended = self._clock()
+            self._schedule.ended(batch.rows, now, ended, whole)
             if not self._idle:
-                self._idle_since = self._clock()
+                self._idle_since = ended
             self._idle += 1
             if not self._pump_scheduled:
                 self._pump()
 
-    async def _run_or_halve(self, batch: Batch, now: float, stacked: _Stacked | None = None) -> None:
-        """Run it; if the model raises, run halves, so that only the culprit fails."""
+    async def _run_or_halve(self, batch: Batch, now: float, stacked: _Stacked | None = None) -> bool:
+        """Run it; if the model raises, run halves, so that only the culprit fails. True if it did not."""
         merge = 0.0
         try:
             inputs, merge = stacked or self._merge(batch)
             result = await self._runner.run(inputs)
             self._deliver(batch, result, now, merge)
+            return True
         except Exception as error:
             self._announce(batch.rows, len(batch.members), 0.0, merge, 0.0, batch.reason, ok=False)
             alive = [w for w in batch.members if not w.payload[1].done()]
             if len(alive) < 2 or isinstance(error, HostDied | NotReady):
                 for waiting in alive:
                     _fail(waiting, _own(error, self.id))
-                return
+                return False
             middle = len(alive) // 2
             for half in (alive[:middle], alive[middle:]):
                 await self._run_or_halve(Batch(half, sum(w.rows for w in half), batch.reason, []), now)
+            return False
 
     def _merge(self, batch: Batch) -> _Stacked:
         """The inputs of a batch, and the seconds that it took to stack them."""
@@ -321,21 +382,34 @@ class Engine:
         members = batch.members
         self._check(outputs, batch.rows if self.signature.batched else 0)
         if len(members) == 1:
-            _settle(members[0], outputs, self._timing(members[0], now, seconds, batch.rows))
+            self._settle(members[0], outputs, batch, now, seconds, began)
         else:
             pairs = [(name, outputs[name]) for name in self._output_types]
             start = 0
             for waiting in members:
                 end = start + waiting.rows
                 part = {name: array[start:end] for name, array in pairs}
-                _settle(waiting, part, self._timing(waiting, now, seconds, batch.rows))
+                self._settle(waiting, part, batch, now, seconds, began)
                 start = end
         split = self._clock() - began
         self._announce(batch.rows, len(members), seconds, merge, split, batch.reason)
 
-    def _timing(self, waiting: Waiting, now: float, seconds: float, rows: int) -> Timing:
-        idle_from = min(max(waiting.arrived, self._idle_since), now)
-        return Timing(idle_from - waiting.arrived, now - idle_from, seconds, rows)
+    def _settle(
+        self,
+        waiting: Waiting,
+        outputs: Mapping[str, Array],
+        batch: Batch,
+        now: float,
+        seconds: float,
+        answered: float,
+    ) -> None:
+        future: asyncio.Future[Any] = waiting.payload[1]
+        if not future.done():
+            waiting.answered = answered
+            idle_from = min(max(waiting.arrived, self._idle_since), now)
+            queue, formation = idle_from - waiting.arrived, now - idle_from
+            timing = Timing(queue, formation, seconds, batch.rows, waiting.ahead, batch.reason)
+            future.set_result((outputs, timing))
 
     def _check(self, outputs: Mapping[str, Array], rows: int) -> None:
         for name in self._output_types:
@@ -365,12 +439,6 @@ class Engine:
     def _expire(self, waiting: Waiting) -> None:
         self._batcher.discard(waiting)
         _fail(waiting, DeadlineExceeded(_LATE))
-
-
-def _settle(waiting: Waiting, outputs: Mapping[str, Array], timing: Timing) -> None:
-    future: asyncio.Future[Any] = waiting.payload[1]
-    if not future.done():
-        future.set_result((outputs, timing))
 
 
 def _fail(waiting: Waiting, error: Exception) -> None:

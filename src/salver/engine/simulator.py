@@ -10,14 +10,17 @@ batcher is asked when its next batch is due.
 
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from salver.artifacts import Batching
-from salver.engine.batcher import Batcher, Waiting
+from salver.artifacts import Batching, ModelConfig
+from salver.engine.batcher import Batcher
+from salver.engine.outlook import Outlook
+from salver.engine.rules import Rule
+from salver.engine.waiting import Waiting
 from salver.errors import Overloaded
 
 _NEVER = math.inf
@@ -31,8 +34,10 @@ class Simulated(msgspec.Struct, frozen=True):
         waits: From arrival to the start of its run, of each answered request in order of arrival.
         latencies: From arrival to the end of its run, likewise.
         rows: Rows of each run, in order of start.
-        refused: Requests that found the queue full.
+        refused: Requests that found the queue full, or no hope at the door.
         expired: Requests whose deadline passed while they waited.
+        given_up: Requests that could no longer be answered in time.
+        by_request: Latency of each request in order of arrival; NaN = not answered.
     """
 
     waits: Floats
@@ -40,6 +45,27 @@ class Simulated(msgspec.Struct, frozen=True):
     rows: npt.NDArray[np.int64]
     refused: int
     expired: int
+    given_up: int = 0
+    by_request: Floats = msgspec.field(default_factory=lambda: np.zeros(0))
+
+
+class Traffic(msgspec.Struct, frozen=True):
+    """Who comes, beside when; each a sequence as long as the arrivals, or empty for all alike.
+
+    Attributes:
+        levels: ``waiting.URGENT``, priorities from 1 on, ``waiting.BULK``.
+        patience: Deadline of each request, from its arrival; None = never.
+        objective: Each request's target, from its arrival; None = none.
+    """
+
+    levels: Sequence[int] = ()
+    tenants: Sequence[str] = ()
+    rows: Sequence[int] = ()
+    patience: float | None = None
+    objective: float | None = None
+
+
+_ALIKE = Traffic()
 
 
 def poisson(rate: float, count: int, rng: np.random.Generator) -> Floats:
@@ -47,39 +73,47 @@ def poisson(rate: float, count: int, rng: np.random.Generator) -> Floats:
     return np.cumsum(rng.exponential(1.0 / rate, count))
 
 
+def gamma(rate: float, cv2: float, count: int, rng: np.random.Generator) -> Floats:
+    """Times of the first ``count`` arrivals with Gamma gaps of that squared coefficient of variation."""
+    return np.cumsum(rng.gamma(1.0 / cv2, cv2 / rate, count))
+
+
 def simulate(
-    policy: Batching,
+    config: Batching | ModelConfig,
     arrivals: Iterable[float],
     service: Callable[[int], float],
     *,
     slots: int = 1,
-    patience: float | None = None,
+    rule: Rule | None = None,
+    traffic: Traffic = _ALIKE,
+    outlook: Outlook | None = None,
 ) -> Simulated:
-    """Feed single-row requests to a batcher and run its batches until all are answered.
+    """Feed requests to a batcher and run its batches until all are answered.
 
     Args:
         arrivals: Times, ascending.
         service: Seconds that a run of so many rows takes.
         slots: Runs at the same time.
-        patience: Deadline of each request, from its arrival; None = never.
+        rule: In place of the configuration's (max_rows, max_delay_ms).
+        outlook: Refuses at the door what cannot make its target.
 
     >>> done = simulate(Batching(), [0.0, 1.0, 2.0, 3.0], lambda rows: 2.5)
     >>> done.rows.tolist(), done.latencies.tolist()
     ([1, 2, 1], [2.5, 4.0, 3.0, 4.5])
     """
-    run = _Run(Batcher(policy), service, slots, patience)
+    run = _Run(Batcher(config, rule), service, slots, traffic, outlook)
     stream = iter(arrivals)
     arrival = next(stream, _NEVER)
     while True:
         due = run.start()
-        soonest = run.ends[0] if run.ends else _NEVER
+        soonest = run.ends[0][0] if run.ends else _NEVER
         if arrival < soonest and arrival <= due:
             run.arrive(arrival)
             arrival = next(stream, _NEVER)
         elif soonest <= due:
             if soonest == _NEVER:
                 return run.result()
-            run.now = heapq.heappop(run.ends)
+            run.end()
         else:
             run.now = due
 
@@ -88,45 +122,77 @@ class _Run:
     """The state between two events."""
 
     def __init__(
-        self, batcher: Batcher, service: Callable[[int], float], slots: int, patience: float | None
+        self,
+        batcher: Batcher,
+        service: Callable[[int], float],
+        slots: int,
+        traffic: Traffic,
+        outlook: Outlook | None,
     ) -> None:
         self.now = 0.0
-        self.ends: list[float] = []  # of the runs under way; a heap
+        self.ends: list[tuple[float, float, int]] = []  # (end, start, rows) of runs under way; a heap
         self._batcher = batcher
         self._service = service
         self._slots = slots
-        self._patience = patience
+        self._traffic = traffic
+        self._outlook = outlook
         self._waits: list[float] = []  # by request; NaN = not answered
         self._latencies: list[float] = []
         self._rows: list[int] = []
         self._refused = 0
         self._expired = 0
+        self._given_up = 0
 
     def arrive(self, time: float) -> None:
         self.now = time
-        deadline = None if self._patience is None else time + self._patience
-        try:
-            self._batcher.offer(Waiting(len(self._waits), 1, None, time, deadline))
-        except Overloaded:
-            self._refused += 1
+        traffic = self._traffic
+        index = len(self._waits)
+        rows = traffic.rows[index] if traffic.rows else 1
+        deadline = None if traffic.patience is None else time + traffic.patience
+        waiting = Waiting(index, rows, None, time, deadline)
+        if traffic.levels:
+            waiting.level = traffic.levels[index]
+        if traffic.tenants:
+            waiting.tenant = traffic.tenants[index]
         self._waits.append(math.nan)
         self._latencies.append(math.nan)
+        if traffic.objective is not None:
+            waiting.target = time + traffic.objective
+            ahead = self._batcher.ahead(waiting.level)
+            if self._outlook is not None and self._outlook.is_hopeless(rows, ahead, time, waiting.target):
+                self._refused += 1
+                return
+        try:
+            evicted = self._batcher.offer(waiting)
+            self._refused += evicted is not None
+        except Overloaded:
+            self._refused += 1
+
+    def end(self) -> None:
+        self.now, began, rows = heapq.heappop(self.ends)
+        self._batcher.ran(rows, self.now - began, self.now)
+        if self._outlook is not None:
+            self._outlook.ended(began)
 
     def start(self) -> float:
         """Start every batch that is due on an idle slot; when to ask again."""
         now = self.now
         while len(self.ends) < self._slots:
-            due = self._batcher.due(now)
+            spare = self._slots == 1 or len(self.ends) + 1 < self._slots
+            due = self._batcher.due(now, spare)
             if due is None:
                 return _NEVER
             if due > now:
                 return due
-            batch = self._batcher.take(now)
+            batch = self._batcher.take(now, spare)
             self._expired += len(batch.expired)
+            self._given_up += len(batch.given_up)
             if not batch.members:
                 continue
             end = now + self._service(batch.rows)
-            heapq.heappush(self.ends, end)
+            heapq.heappush(self.ends, (end, now, batch.rows))
+            if self._outlook is not None:
+                self._outlook.started(batch.rows, now)
             self._rows.append(batch.rows)
             for waiting in batch.members:
                 self._waits[waiting.payload] = now - waiting.arrived
@@ -138,5 +204,6 @@ class _Run:
         latencies = np.array(self._latencies)
         answered = ~np.isnan(waits)
         return Simulated(
-            waits[answered], latencies[answered], np.array(self._rows, int), self._refused, self._expired
-        )
+            waits[answered], latencies[answered], np.array(self._rows, int), self._refused, self._expired,
+            self._given_up, latencies,
+        )  # fmt: skip

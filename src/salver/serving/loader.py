@@ -132,10 +132,9 @@ class Loader:
             engine = Engine(
                 manifest.id,
                 runner,
-                manifest.config.batching,
+                manifest.config,
                 clock=self._clock,
                 emit=self._bus.emit,
-                timeout=manifest.config.timeout_ms / 1e3,
             )
         except BaseException:
             await runner.close()

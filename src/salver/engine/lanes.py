@@ -1,0 +1,376 @@
+"""Who goes next, when several tenants and levels of urgency wait?
+
+A tree of queues. Leaves are FIFO *lanes*, one for each tenant and level; :class:`RoundRobin` shares a batch
+fairly among its children (deficit round robin, Shreedhar and Varghese 1996: a child that is always
+waiting gets its weighted share of rows up to one request and one quantum); :class:`Strict` serves
+the higher level first, within a bound. A batch holds requests of one key only. Pure: it knows rows
+and levels, no time but the one in its argument, and no payload.
+"""
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Protocol
+
+from salver.engine.waiting import Waiting
+
+
+class Filling:
+    """A batch that is being put together.
+
+    Attributes:
+        limit: Most rows; the first request goes whatever its size.
+        from_newest: Take the latest arrivals of each lane.
+        expired: Found with a deadline in the past.
+        is_full: Nothing more fits.
+    """
+
+    __slots__ = ("expired", "from_newest", "is_full", "key", "limit", "members", "now", "rows")
+
+    def __init__(self, now: float, limit: int, from_newest: bool = False) -> None:
+        self.now = now
+        self.limit = limit
+        self.from_newest = from_newest
+        self.members: list[Waiting] = []
+        self.rows = 0
+        self.key: Hashable = None
+        self.expired: list[Waiting] = []
+        self.is_full = False
+
+    def add(self, waiting: Waiting) -> None:
+        """One more member."""
+        if not self.members:
+            self.key = waiting.key
+        self.members.append(waiting)
+        self.rows += waiting.rows
+        self.is_full = self.rows >= self.limit
+
+
+class Flow(Protocol):
+    """A queue, or several as one."""
+
+    depth: int
+    rows: int
+
+    def head(self) -> Waiting | None:
+        """Who must be done first: the earliest target, then the earliest arrival."""
+        ...
+
+    def fill(self, batch: Filling, allowance: float) -> int:
+        """Move requests into the batch, at most ``allowance`` rows; how many rows it took."""
+        ...
+
+    def lanes(self) -> Iterator["Lane"]:
+        """The leaves where somebody waits."""
+        ...
+
+
+class Lane:
+    """Requests of one tenant and level, in order of arrival.
+
+    Args:
+        above: Inner nodes from here to the root; they count along.
+    """
+
+    __slots__ = ("above", "depth", "queue", "rows")
+
+    def __init__(self, above: "Sequence[RoundRobin | Strict]" = ()) -> None:
+        self.above = above
+        self.queue: deque[Waiting] = deque()
+        self.depth = 0
+        self.rows = 0
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.depth} queued, {self.rows} rows>"
+
+    def add(self, waiting: Waiting) -> None:
+        """Join at the end."""
+        waiting.lane = self
+        self.queue.append(waiting)
+        self.depth += 1
+        self.rows += waiting.rows
+        for node in self.above:
+            node.depth += 1
+            node.rows += waiting.rows
+
+    def remove(self, waiting: Waiting) -> None:
+        """Mark it as gone; the entry itself goes when it reaches an end, or with many of its kind."""
+        waiting.is_live = False
+        self.depth -= 1
+        self.rows -= waiting.rows
+        for node in self.above:
+            node.depth -= 1
+            node.rows -= waiting.rows
+        if len(self.queue) > 2 * self.depth + 16:
+            self.queue = deque(w for w in self.queue if w.is_live)
+
+    def head(self) -> Waiting | None:
+        """The oldest."""
+        queue = self.queue
+        while queue:
+            if queue[0].is_live:
+                return queue[0]
+            queue.popleft()
+        return None
+
+    def lanes(self) -> Iterator["Lane"]:
+        """Itself."""
+        if self.depth:
+            yield self
+
+    def newest(self) -> Iterator[Waiting]:
+        """From the latest arrival to the oldest."""
+        return (w for w in reversed(self.queue) if w.is_live)
+
+    def fill(self, batch: Filling, allowance: float) -> int:
+        """See :class:`Flow`. Requests of another key stay, and so do later ones of their senders."""
+        queue = self.queue
+        newest = batch.from_newest
+        end = -1 if newest else 0
+        pop = queue.pop if newest else queue.popleft
+        skipped: list[Waiting] = []
+        blocked: set[Hashable] = set()
+        taken = 0
+        while queue:
+            waiting = queue[end]
+            if not waiting.is_live:
+                pop()
+                continue
+            if waiting.deadline is not None and waiting.deadline <= batch.now:
+                pop()
+                self._leave(waiting)
+                batch.expired.append(waiting)
+                continue
+            if batch.members:
+                if waiting.key != batch.key or (blocked and waiting.sender in blocked):
+                    pop()
+                    skipped.append(waiting)
+                    if waiting.sender is not None:
+                        blocked.add(waiting.sender)
+                    continue
+                if batch.rows + waiting.rows > batch.limit:
+                    batch.is_full = True
+                    break
+            if taken + waiting.rows > allowance:
+                break
+            pop()
+            self._leave(waiting)
+            batch.add(waiting)
+            taken += waiting.rows
+            if batch.is_full:
+                break
+        if skipped:
+            skipped.reverse()
+            if newest:
+                queue.extend(skipped)
+            else:
+                queue.extendleft(skipped)
+        return taken
+
+    def _leave(self, waiting: Waiting) -> None:
+        """As ``remove``, for an entry that has been taken from the queue."""
+        waiting.is_live = False
+        self.depth -= 1
+        self.rows -= waiting.rows
+        for node in self.above:
+            node.depth -= 1
+            node.rows -= waiting.rows
+
+
+class _Turn:
+    """A child's place in the round."""
+
+    __slots__ = ("credit", "flow", "is_open", "name", "weight")
+
+    def __init__(self, name: Hashable, flow: Flow, weight: float) -> None:
+        self.name = name
+        self.flow = flow
+        self.weight = weight
+        self.credit = 0.0
+        self.is_open = False
+
+
+class RoundRobin:
+    """Children that share by weight. One comes when somebody waits there, and goes when it is empty.
+
+    Args:
+        make: A child of that name.
+        weight: Rows that a child gains a round.
+        most: Children at one time; further names share the one called ``None``.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Hashable], Flow],
+        weight: Callable[[Hashable], float] = lambda name: 1.0,
+        most: int = 1 << 30,
+    ) -> None:
+        self._make = make
+        self._weight = weight
+        self._most = most
+        self._turns: dict[Hashable, _Turn] = {}
+        self._ring: deque[_Turn] = deque()
+        self.depth = 0
+        self.rows = 0
+
+    def __repr__(self) -> str:
+        return f"<RoundRobin {self.depth} queued in {len(self._ring)}>"
+
+    def child(self, name: Hashable) -> Flow:
+        """The child of that name, made if need be."""
+        turn = self._turns.get(name)
+        if turn is None:
+            if len(self._turns) >= self._most and name is not None:
+                self._sweep()
+                if len(self._turns) >= self._most:
+                    return self.child(None)
+            turn = _Turn(name, self._make(name), self._weight(name))
+            self._turns[name] = turn
+            self._ring.append(turn)
+        return turn.flow
+
+    def head(self) -> Waiting | None:
+        """See :class:`Flow`."""
+        if len(self._ring) == 1:
+            return self._ring[0].flow.head()
+        return _first([turn.flow for turn in self._ring])
+
+    def lanes(self) -> Iterator[Lane]:
+        """See :class:`Flow`."""
+        for turn in self._ring:
+            yield from turn.flow.lanes()
+
+    def fill(self, batch: Filling, allowance: float) -> int:
+        """See :class:`Flow`."""
+        ring = self._ring
+        if len(ring) == 1:
+            return ring[0].flow.fill(batch, allowance)
+        taken = 0
+        in_vain = 0  # turns in a row that gave nothing
+        while ring and not batch.is_full and taken < allowance:
+            turn = ring[0]
+            if not turn.flow.depth:
+                self._drop(turn)
+                continue
+            if len(ring) == 1:
+                taken += turn.flow.fill(batch, allowance - taken)
+                break
+            if not turn.is_open:
+                turn.is_open = True
+                turn.credit += turn.weight
+            got = turn.flow.fill(batch, min(turn.credit, allowance - taken))
+            turn.credit -= got
+            taken += got
+            if batch.is_full or (taken and taken >= allowance):
+                break  # it goes on from here next time
+            turn.is_open = False
+            ring.rotate(-1)
+            in_vain = 0 if got else in_vain + 1
+            if in_vain >= len(ring):
+                if not self._raise_credit(batch, allowance - taken):
+                    break
+                in_vain = 0
+        return taken
+
+    def _raise_credit(self, batch: Filling, allowance: float) -> bool:
+        """As many rounds at once as it takes until somebody can pay; False if nobody ever can."""
+        rounds = math.inf
+        for turn in self._ring:
+            rows = min((_next_rows(lane, batch) for lane in turn.flow.lanes()), default=math.inf)
+            if rows <= allowance:
+                rounds = min(rounds, math.ceil((rows - turn.credit) / turn.weight - 1e-9))
+        if rounds == math.inf:
+            return False
+        for turn in self._ring:
+            turn.credit += turn.weight * max(0, rounds - 1)
+        return True
+
+    def _drop(self, turn: _Turn) -> None:
+        self._ring.popleft()
+        del self._turns[turn.name]
+
+    def _sweep(self) -> None:
+        self._ring = deque(turn for turn in self._ring if turn.flow.depth)
+        self._turns = {turn.name: turn for turn in self._ring}
+
+
+class Strict:
+    """Levels, the highest first. A level that is passed over too often sends one request ahead.
+
+    Args:
+        max_passes: Batches that may pass over a waiting level; 0 = no bound.
+    """
+
+    def __init__(self, max_passes: int) -> None:
+        self.levels: list[Flow] = []
+        self._max_passes = max_passes
+        self._passes: list[int] = []
+        self.depth = 0
+        self.rows = 0
+
+    def __repr__(self) -> str:
+        return f"<Strict {' > '.join(str(level.depth) for level in self.levels)}>"
+
+    def add_level(self, level: Flow) -> None:
+        """The next lower one."""
+        self.levels.append(level)
+        self._passes.append(0)
+
+    def head(self) -> Waiting | None:
+        """See :class:`Flow`."""
+        return _first(self.levels)
+
+    def lanes(self) -> Iterator[Lane]:
+        """See :class:`Flow`."""
+        for level in self.levels:
+            yield from level.lanes()
+
+    def fill(self, batch: Filling, allowance: float) -> int:
+        """See :class:`Flow`."""
+        waited = [level.depth > 0 for level in self.levels]
+        got = [0] * len(self.levels)
+        if self._max_passes:
+            # The longest-suffering first: a bound for each, also when their keys differ.
+            starved = [i for i, n in enumerate(self._passes) if n >= self._max_passes and waited[i]]
+            for index in sorted(starved, key=lambda i: -self._passes[i]):
+                first = self.levels[index].head()
+                if first is not None and not batch.is_full:
+                    got[index] += self.levels[index].fill(batch, first.rows)
+        for index, level in enumerate(self.levels):
+            if batch.is_full:
+                break
+            if level.depth:
+                got[index] += level.fill(batch, allowance)
+        for index in range(len(self.levels)):
+            self._passes[index] = self._passes[index] + 1 if waited[index] and not got[index] else 0
+        return sum(got)
+
+
+def newest(flow: Flow) -> Iterator[Waiting]:
+    """Everybody, from the latest arrival to the oldest."""
+    lanes = list(flow.lanes())
+    if len(lanes) == 1:
+        return lanes[0].newest()
+    return heapq.merge(*(lane.newest() for lane in lanes), key=lambda w: -w.arrived)
+
+
+def _first(flows: Sequence[Flow]) -> Waiting | None:
+    found: Waiting | None = None
+    for flow in flows:
+        if flow.depth:
+            head = flow.head()
+            if head is not None and (
+                found is None or (head.target, head.arrived) < (found.target, found.arrived)
+            ):
+                found = head
+    return found
+
+
+def _next_rows(lane: Lane, batch: Filling) -> float:
+    """Rows of the first request that this batch may hold; inf if there is none."""
+    for waiting in lane.newest() if batch.from_newest else lane.queue:
+        if waiting.is_live and (not batch.members or waiting.key == batch.key):
+            fits = not batch.members or batch.rows + waiting.rows <= batch.limit
+            return waiting.rows if fits else math.inf
+    return math.inf

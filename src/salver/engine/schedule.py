@@ -1,0 +1,203 @@
+"""By which rule, promise and limits does this model version work?
+
+Puts together, from the owner's configuration: queue, rule, batch law, the outlook at the door and the
+adaptive limit. Pure: the engine and the tests tell it what happens and when.
+"""
+
+import math
+
+from salver.artifacts import ModelConfig
+from salver.engine.batcher import Batcher
+from salver.engine.limit import Limit
+from salver.engine.outlook import Outlook, Rate
+from salver.engine.rules import Aimd, DropThenDrain, HalfFloor, NewestFeasible, Rule, Switching, Window
+from salver.engine.waiting import BULK, URGENT, Batch, Waiting
+from salver.errors import DeadlineExceeded, Overloaded, SalverError
+from salver.messages import Insight, Standing
+from salver.stats.batch_law import BatchLaw, LiveLaw
+
+_RATE_MEMORY_S = 1.0
+_NOTHING = BatchLaw(0.0, 0.0)
+_TAIL_FORGET = 0.98  # of the time from a run's end to the last reply of its batch, at each batch
+_LAW_EVERY_S = 0.05  # how old the careful law may be
+_SERVICES = {"urgent": URGENT, "bulk": BULK}
+
+
+class Schedule:
+    """Queue and promises of one model version.
+
+    Args:
+        slots: Batches at the same time.
+        law: Learned from live runs; None = start from nothing.
+        learned: The rule of the policy ``learned``, ready made.
+
+    Attributes:
+        batcher: The queue.
+        promise: Seconds within which requests are to be answered; inf = no promise.
+        is_timed: Some request may have to be answered by a certain time.
+    """
+
+    def __init__(
+        self, config: ModelConfig, slots: int, law: LiveLaw | None = None, learned: Rule | None = None
+    ) -> None:
+        objective = config.objective
+        wish = objective.latency_p99_ms or objective.deadline_ms
+        self.promise = wish / 1e3 if wish else math.inf
+        self._only_default = not objective.latency_p99_ms
+        self._priorities = config.priorities
+        self.live = law or LiveLaw()
+        self._careful = _NOTHING
+        self._careful_until = -math.inf
+        self._slots = slots
+        self._largest = config.batching.max_rows if config.batching.enabled else 1
+        self._rate = Rate(_RATE_MEMORY_S)
+        self._tail = 0.0
+        self._now = 0.0
+        self.policy = policy_of(config)
+        self.is_timed = self.policy not in ("drain", "window", "learned") or self.promise < math.inf
+        self._outlook = Outlook(self.careful, slots, self._largest, self._rate)
+        self._bulk_s = config.bulk.max_run_ms / 1e3 or (self.promise / 2)
+        self._bulk_rows = config.bulk.max_rows or self._largest
+        self.batcher = Batcher(config, learned or self._rule(config), self._most_bulk)
+        most = config.batching.max_queue
+        self._limit = Limit(config.limit, most) if config.limit.target_delay_ms else None
+
+    def __repr__(self) -> str:
+        return f"<Schedule {self.policy}, {self.batcher.depth} queued>"
+
+    # From request to queue.
+
+    def place(self, waiting: Waiting, standing: Standing) -> None:
+        """Give a request its level, tenant and target."""
+        waiting.tenant = standing.tenant
+        levels = self._priorities.levels
+        if standing.service == "normal":
+            waiting.level = min(standing.priority or self._priorities.default or (levels + 1) // 2, levels)
+        else:
+            waiting.level = _SERVICES[standing.service]
+        if waiting.level == BULK:
+            return  # it has all the time there is
+        deadline = waiting.deadline
+        if deadline is not None:
+            waiting.target = deadline
+        if self.promise < math.inf and not (deadline is not None and self._only_default):
+            waiting.target = min(waiting.target, waiting.arrived + self.promise)
+        if waiting.target < math.inf:
+            waiting.target -= min(self._tail, 0.25 * (waiting.target - waiting.arrived))
+
+    def admit(self, waiting: Waiting) -> Waiting | None:
+        """Join the queue; returns who had to make room.
+
+        Raises:
+            Overloaded: there is no room, or no hope to keep the objective.
+            DeadlineExceeded: no hope to keep the request's own deadline.
+        """
+        now = waiting.arrived
+        if self.is_timed and waiting.level != BULK:
+            self._now = now
+            self._rate.add(waiting.rows, now)
+            if waiting.target < math.inf:
+                ahead = self.batcher.ahead(waiting.level)
+                if self._outlook.is_hopeless(waiting.rows, ahead, now, waiting.target):
+                    raise self.refusal(waiting)
+        return self.batcher.offer(waiting)
+
+    def refusal(self, waiting: Waiting) -> SalverError:
+        """For a request that cannot be answered in time."""
+        now = self._now
+        law = self._careful
+        backlog = self.batcher.rows / self._largest * law.seconds(self._largest) / self._slots
+        if waiting.deadline is not None and waiting.target >= waiting.deadline - self._tail - 1e-9:
+            left = max(0.0, waiting.deadline - now)
+            return DeadlineExceeded(
+                f"the deadline cannot be met: {left * 1e3:.0f} ms are left, "
+                f"and {self.batcher.depth} requests wait"
+            )
+        return Overloaded(
+            f"the objective of {self.promise * 1e3:g} ms cannot be met: {self.batcher.depth} requests wait",
+            fix="Retry later.",
+            retry_after=max(law.seconds(self._largest), backlog),
+            why="objective",
+        )
+
+    # What the engine tells.
+
+    def started(self, batch: Batch, now: float) -> None:
+        """A batch begins to run."""
+        if self.is_timed:
+            self._outlook.started(batch.rows, now)
+        if self._limit is not None:
+            delay = now - batch.members[-1].arrived
+            self._limit.dispatched(delay, self.batcher.depth + len(batch.members), now)
+            self.batcher.max_queue = self._limit.value
+
+    def ended(self, rows: int, began: float, now: float, ok: bool = True) -> None:
+        """A run that began then is over."""
+        if ok:
+            self.live.observe(rows, now - began)
+        if self.is_timed:
+            self._outlook.ended(began)
+        if ok:
+            self.batcher.ran(rows, now - began, now)
+
+    def replied(self, waiting: Waiting, now: float) -> None:
+        """The caller of a request has gone on with its answer, now; the last of a batch waits longest."""
+        if waiting.target < math.inf:
+            tail = now - waiting.answered
+            self._tail = tail if tail > self._tail else _TAIL_FORGET * self._tail + (1 - _TAIL_FORGET) * tail
+            self.live.late(now > waiting.target + self._tail)
+
+    # What may be asked.
+
+    def careful(self) -> BatchLaw:
+        """The law on which promises are made: the live one, and its margin."""
+        if self._now >= self._careful_until:
+            self._careful = self.live.law().scaled(1.0 + self.live.margin)
+            self._careful_until = self._now + _LAW_EVERY_S
+        return self._careful
+
+    def load(self, now: float) -> float:
+        """Offered rows per second over what full batches can carry."""
+        seconds = self.live.law().seconds(self._largest)
+        return self._rate.at(now) * seconds / (self._largest * self._slots)
+
+    def insight(self, now: float) -> Insight:
+        """For operators."""
+        law = self.live.law()
+        limit = self._limit.value if self._limit is not None else 0
+        return Insight(self.load(now), law.a, law.t0, self.live.margin, self.policy, limit)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _rule(self, config: ModelConfig) -> Rule:
+        largest = self._largest
+        match self.policy:
+            case "half-floor":
+                return HalfFloor(self.careful, largest)
+            case "newest-feasible":
+                return NewestFeasible(self.careful, largest)
+            case "drop-then-drain":
+                return DropThenDrain(self.careful, largest)
+            case "auto":
+                return Switching(self.careful, largest, self.load)
+            case "aimd":
+                return Aimd(largest, min(self.promise, config.timeout_ms / 1e3 or math.inf) / 2)
+            case _:
+                return Window(config.batching)
+
+    def _most_bulk(self) -> int:
+        rows = self._bulk_rows
+        if self._bulk_s < math.inf:
+            rows = min(rows, self.careful().rows_within(self._bulk_s))
+        return rows
+
+
+def policy_of(config: ModelConfig) -> str:
+    """The rule's name: ``auto`` only stands for itself where there is a promise to keep."""
+    policy = config.batching.policy
+    if policy != "auto":
+        return policy
+    if config.objective.latency_p99_ms or config.objective.deadline_ms:
+        return "auto"
+    return "window" if config.batching.enabled and config.batching.max_delay_ms else "drain"
+
