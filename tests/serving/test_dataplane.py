@@ -5,8 +5,17 @@ import asyncio
 import numpy as np
 import pytest
 
-from salver.errors import DeadlineExceeded, InvalidInput, ModelFailed, NotFound
-from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature, Timing
+from salver.errors import DeadlineExceeded, InvalidInput, ModelFailed, NotFound, Overloaded
+from salver.messages import (
+    ANYBODY,
+    Call,
+    InferRequest,
+    InferResponse,
+    ModelId,
+    Signature,
+    Standing,
+    Timing,
+)
 from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane
 from salver.tensor import tensor
@@ -48,9 +57,10 @@ class World:
         self._maybe("decode")
         return InferRequest("m", (tensor("x", np.zeros((3, 1))),), parameters=self.parameters)
 
-    async def infer(self, request, deadline=None, sender=None):
+    async def infer(self, request, deadline=None, sender=None, standing=ANYBODY):
         assert self.leases == 1
         self.deadline = deadline
+        self.standing = standing
         self._maybe("infer")
         if self.fail_at == "hang":
             await asyncio.Event().wait()
@@ -152,6 +162,26 @@ async def test_late_is_an_outcome():
     world = World("infer", DeadlineExceeded("Request timeout expired"))
     await answer(world)
     assert world.events[0].outcome == "deadline_exceeded"
+
+
+async def test_who_asks_comes_from_the_headers_and_then_from_the_request():
+    world = World()
+    await answer(world)
+    assert world.standing is ANYBODY
+    world.parameters = {"binary_data_output": True}
+    await answer(world, Call("test", 99.0, standing=Standing("acme", 2)))
+    assert world.standing == Standing("acme", 2)
+    world.parameters = {"priority": 1, "service_class": "urgent", "tenant": "not acme"}
+    await answer(world, Call("test", 99.0, standing=Standing("acme", 2)))
+    assert world.standing == Standing("acme", 1, "urgent")
+    assert [event.tenant for event in world.events] == ["", "acme", "acme"]
+
+
+async def test_a_refusal_is_announced_with_its_size_and_its_reason():
+    world = World("infer", Overloaded("no", why="limit"))
+    await answer(world)
+    (event,) = world.events
+    assert (event.outcome, event.why, event.rows, event.size) == ("overloaded", "limit", 3, 24)
 
 
 class Slow:

@@ -5,6 +5,8 @@ import gzip
 import itertools
 import json
 import struct
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ from salver.artifacts import ModelConfig
 from salver.backends.protocol import Traits
 from salver.engine.engine import Engine
 from salver.engine.thread import ThreadRunner
-from salver.errors import NotFound, Unsupported
-from salver.messages import ModelId, Signature, State, TensorSpec, VersionStatus
+from salver.errors import NotFound, Overloaded, Unsupported
+from salver.messages import ANYBODY, ModelId, Signature, Standing, State, TensorSpec, VersionStatus
 from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane
 from salver.tensor import DataType
@@ -94,7 +96,7 @@ class Seen:
 
 
 class Rig:
-    def __init__(self, max_body=10_000):
+    def __init__(self, max_body=10_000, tenant_header=b"x-tenant"):
         clock = asyncio.get_running_loop().time
         ids = itertools.count(1)
         new_id = lambda: f"{next(ids):016x}"  # noqa: E731
@@ -111,7 +113,7 @@ class Rig:
         )
         self.control.servable = self.engine
         door = DataPlane(self.control, self.bus, clock, new_id)
-        reception = Reception(clock, new_id)
+        reception = Reception(clock, new_id, tenant_header)
         self.front = Front(
             HttpOperations(door, self.control, Exposition()),
             GrpcMethods(door, self.control, Exposition(), reception, max_message=max_body),
@@ -295,6 +297,59 @@ async def test_a_defect_of_ours_is_an_incident_not_a_traceback():
         assert status == 500
         assert "incident" in json.loads(body)["error"]
         assert b"division" not in body
+
+
+@pytest.mark.parametrize(
+    ("tenant_header", "headers", "standing"),
+    [
+        (b"x-tenant", (), ANYBODY),
+        (b"x-tenant", (("x-tenant", "acme"),), Standing("acme")),
+        (b"x-org", (("x-tenant", "acme"), ("x-org", "beta")), Standing("beta")),
+        (b"", (("x-tenant", "acme"),), ANYBODY),
+        (b"", (("x-service-class", "bulk"), ("x-priority", "3")), Standing("", 3, "bulk")),
+    ],
+)
+async def test_headers_and_metadata_say_for_whom_a_request_is(tenant_header, headers, standing):
+    async with Rig(tenant_header=tenant_header) as rig:
+        seen = []
+        rig.control.servable = SimpleNamespace(
+            signature=SIGNATURE, infer=lambda *given: seen.append(given[3]) or rig.engine.infer(*given[:3])
+        )
+        status, _, _ = await rig.http("POST", "/v2/models/m/infer", json.dumps(ASK).encode(), headers)
+        assert status == 200
+        assert (await rig.grpc("ModelInfer", ask(), headers))[0] == 0
+        assert seen == [standing, standing]
+
+
+@pytest.mark.parametrize(
+    ("header", "value"), [("x-priority", "high"), ("x-service-class", "vip"), ("x-tenant", "\xe9")]
+)
+async def test_a_header_that_says_nonsense_of_the_caller_is_refused(header, value):
+    async with Rig() as rig:
+        headers = ((header, value),)
+        status, _, body = await rig.http("POST", "/v2/models/m/infer", json.dumps(ASK).encode(), headers)
+        assert (status, header in json.loads(body)["error"]) == (400, True)
+        status, message, _ = await rig.grpc("ModelInfer", ask(), headers)
+        assert (status, header in message) == (3, True)
+        assert (await rig.http("GET", "/v2/health/live", headers=headers))[0] == 200
+
+
+async def test_a_grpc_refusal_has_trailers_only_and_says_when_to_come_back():
+    async with Rig() as rig:
+        busy = Mock(side_effect=Overloaded("busy", retry_after=0.25))
+        rig.control.servable = Mock(signature=SIGNATURE, infer=busy)
+        message = ask()
+        sent = await rig.call(
+            "POST",
+            "/inference.GRPCInferenceService/ModelInfer",
+            (struct.pack(">?I", False, len(message)) + message,),
+            (("content-type", "application/grpc"),),
+        )
+        start, end = sent
+        headers = dict(start["headers"])
+        assert (headers[b"grpc-status"], headers[b"grpc-retry-pushback-ms"]) == (b"14", b"250")
+        assert headers[b"content-type"] == b"application/grpc"
+        assert (start.get("trailers"), end["body"]) == (None, b"")
 
 
 def ask(**kwargs):

@@ -14,7 +14,7 @@ from salver.errors import Code, InvalidInput, Overloaded, SalverError, TooLarge,
 from salver.messages import InferResponse, ModelId, Signature, State, TensorSpec, VersionStatus
 from salver.tensor import DataType, Tensor
 from salver.wire import metadata, traceparent
-from salver.wire.bodies import HttpBody
+from salver.wire.bodies import GrpcStatus, HttpBody
 from salver.wire.compression import choose, deflate, inflate
 from salver.wire.faults import KSERVE_V1, OIP_GRPC, OIP_HTTP, grpc_status, http_fault
 from salver.wire.json_text import is_too_deep
@@ -31,7 +31,30 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     assert (reply.status, dict(reply.headers)[b"retry-after"]) == (503, b"1")
     assert reply.body == b'{"error":"Exceeds maximum queue size"}'
     assert b"retry-after" not in dict(http_fault(SalverError("x")).headers)
-    assert grpc_status(Overloaded("x")).code == 14
+    assert grpc_status(Overloaded("x")) == GrpcStatus(14, "x", 1000)
+    assert grpc_status(SalverError("x")).pushback_ms == 0
+
+
+@pytest.mark.parametrize(
+    ("pause", "seconds", "milliseconds"),
+    [
+        (0.0, b"1", 1),
+        (0.0301, b"1", 31),
+        (1.0, b"1", 1000),
+        (1.2, b"2", 1200),
+        (1e300, b"86400", 86_400_000),
+        (-5.0, b"1", 1),
+        (float("inf"), b"86400", 86_400_000),
+        (float("nan"), b"1", 1),
+    ],
+)
+@pytest.mark.parametrize("table", [OIP_HTTP, KSERVE_V1])
+def test_when_to_come_back_is_rounded_up(
+    pause: float, seconds: bytes, milliseconds: int, table: dict[Code, int]
+) -> None:
+    error = Overloaded("busy", retry_after=pause)
+    assert dict(http_fault(error, table).headers)[b"retry-after"] == seconds
+    assert grpc_status(error).pushback_ms == milliseconds
 
 
 @given(st.binary(max_size=600))

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 from salver.errors import Code, Internal, InvalidInput, SalverError
 from salver.events import Served
-from salver.messages import ANYBODY, Call, InferRequest, ModelId, Signature, Timing
+from salver.messages import Call, InferRequest, ModelId, Signature, Timing
 from salver.serving.bus import Bus
 from salver.serving.ports import Codec, Inferring
 from salver.wire.standing import PARAMETERS as STANDING_PARAMETERS
@@ -119,10 +119,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                     if not STANDING_PARAMETERS.isdisjoint(request.parameters):
                         standing = from_parameters(standing, request.parameters)
                 rows, size = _extent(request)
-                if standing is ANYBODY:
-                    response = await servable.infer(request, deadline, sender)
-                else:
-                    response = await servable.infer(request, deadline, sender, standing)
+                response = await servable.infer(request, deadline, sender, standing)
                 timing = response.timing
                 reply = codec.encode(request, response)
             finally:
