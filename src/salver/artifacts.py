@@ -5,12 +5,31 @@
 refused by name. Nothing here reads a file.
 """
 
+import re
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from salver.messages import ModelId, TensorSpec
+
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s)")
+_UNIT_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+def milliseconds(text: str) -> float:
+    """Of a time as people write it.
+
+    Raises:
+        ValueError: it is no number above 0 with a unit.
+
+    >>> milliseconds("50ms"), milliseconds(".25 s")
+    (50.0, 250.0)
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not float(match[1]):
+        raise ValueError(f"{text!r} is no time above 0 with a unit, such as 50ms or 0.2s")
+    return float(match[1]) * _UNIT_MS[match[2]]
 
 
 #: Rules by which a queue becomes batches; engine/rules.py says what each does.

@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from salver.artifacts import Batching, Instances, ModelConfig, Steps, Versions, Warmup
+from salver.artifacts import (
+    Batching,
+    Bulk,
+    Fairness,
+    Instances,
+    Limit,
+    ModelConfig,
+    Objective,
+    Priorities,
+    Steps,
+    Versions,
+    Warmup,
+)
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.pbtxt import parse_json, parse_pbtxt
@@ -26,7 +38,8 @@ version_policy: { latest { num_versions: 2 } }
 default_model_filename: "net.onnx"
 instance_group [ { count: 2 kind: KIND_CPU }, { kind: KIND_GPU gpus: [0] }, { count: 9 passive: true } ]
 dynamic_batching {
-  preferred_batch_size: [8, 4] max_queue_delay_microseconds: 500 priority_levels: 2
+  preferred_batch_size: [8, 4] max_queue_delay_microseconds: 500
+  priority_levels: 2 default_priority_level: 2
   default_queue_policy { max_queue_size: 7 default_timeout_microseconds: 2000 allow_timeout_override: true }
 }
 model_warmup [ { name: "a" batch_size: 4 count: 5
@@ -58,6 +71,7 @@ def test_what_is_honoured_and_what_is_reported() -> None:
         versions=Versions(latest=2),
         warmup=Warmup(rows=(4,), rounds=5, free_dim=224),
         timeout_ms=2.0,
+        priorities=Priorities(2, 2),
     )
     assert labels == {"y": "labels.txt"}
     silent = {n.split("`")[1] for n in notices}
@@ -65,7 +79,6 @@ def test_what_is_honoured_and_what_is_reported() -> None:
         "input.format",
         "instance_group.gpus",
         "instance_group.kind",
-        "dynamic_batching.priority_levels",
         "model_warmup.inputs.random_data",
         "parameters",
         "optimization.cuda.graphs",
@@ -300,6 +313,19 @@ def test_toml() -> None:
         ("timeout_ms = -1", "line 1: key `timeout_ms`: must not be negative"),
         ("timeout_ms = \n", "f: Invalid value (at line 1, column 14)"),
         ("[batching]\n[batching]", "f: Cannot declare"),
+        ("objective = 'fast'", "line 1: key `objective`: is \"throughput\" or a table, not 'fast'"),
+        (
+            "\n[objective]\nlatency_p99 = '50'",
+            "f: line 3: key `objective.latency_p99`: '50' is no time above 0 with a unit",
+        ),
+        ("objective = {latency = '5ms'}", "unknown key `objective.latency`. Did you mean `latency_p99`?"),
+        ("objective = {latency_p99 = '5ms', deadline = '5ms'}", "has more than one aim"),
+        ("batching.policy = 'aimd'", "line 1: key `batching.policy`: aimd needs"),
+        ("[priorities]\nlevels = 2\nweights = [1]", "line 3: key `priorities.weights`: must have one weight"),
+        ("[priorities]\nlevels = 2\ndefault = 3", "line 3: key `priorities.default`: is beyond"),
+        ("[fairness.weights]\na = 0", "key `fairness.weights`: must be from 0.001 to 1000"),
+        ("[limit]\ntarget_delay_ms = inf", "line 2: key `limit.target_delay_ms`: must be finite"),
+        ("[limit]\ntarget_delay_ms = nan", "line 2: key `limit.target_delay_ms`: must be finite"),
         ("a = " + "[" * 20_000, "f: "),
         ("timeout_ms = " + "9" * 5000, "f: "),
     ],
@@ -310,6 +336,19 @@ def test_toml_that_is_wrong_names_line_key_and_neighbour(text: str, message: str
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "objective"),
+    [
+        ("objective = 'throughput'", Objective(throughput=True)),
+        ("objective = { latency_p99 = '50ms' }", Objective(latency_p99_ms=50)),
+        ("[objective]\ndeadline = '0.2 s'", Objective(deadline_ms=200)),
+        ("[objective]\nlatency_p99_ms = 12.5", Objective(latency_p99_ms=12.5)),
+    ],
+)
+def test_an_objective_is_a_wish_in_words(text: str, objective: Objective) -> None:
+    assert parse_toml(text.encode(), "f").objective == objective
+
+
 def test_the_reference_page_has_every_key_and_field() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/config.md").read_text()
     for table, fields in (
@@ -318,6 +357,10 @@ def test_the_reference_page_has_every_key_and_field() -> None:
         ("versions", Versions.__struct_fields__),
         ("warmup", Warmup.__struct_fields__),
         ("steps", Steps.__struct_fields__),
+        ("priorities", Priorities.__struct_fields__),
+        ("fairness", Fairness.__struct_fields__),
+        ("bulk", Bulk.__struct_fields__),
+        ("limit", Limit.__struct_fields__),
     ):
         assert [f for f in fields if f"| `{table}.{f}` |" not in page] == []
     assert [

@@ -7,7 +7,20 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.artifacts import Batching, Instances, ModelConfig, Steps, Versions, Warmup
+from salver.artifacts import (
+    Batching,
+    Bulk,
+    Fairness,
+    Instances,
+    Limit,
+    ModelConfig,
+    Objective,
+    Priorities,
+    Steps,
+    Versions,
+    Warmup,
+    milliseconds,
+)
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 
@@ -19,6 +32,11 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "versions": Versions.__struct_fields__,
     "warmup": Warmup.__struct_fields__,
     "steps": Steps.__struct_fields__,
+    "objective": ("latency_p99", "deadline", *Objective.__struct_fields__),
+    "priorities": Priorities.__struct_fields__,
+    "fairness": Fairness.__struct_fields__,
+    "bulk": Bulk.__struct_fields__,
+    "limit": Limit.__struct_fields__,
     "inputs": TensorSpec.__struct_fields__,
     "outputs": TensorSpec.__struct_fields__,
 }
@@ -45,6 +63,8 @@ def parse_toml(content: bytes, origin: str) -> ModelConfig:
         raise InvalidInput(f"{origin}: {error}") from error
     _refuse_unknown(document, "", text, origin)
     try:
+        if "objective" in document:
+            document["objective"] = _objective(document["objective"])
         config = msgspec.convert(document, ModelConfig)
         _check(config)
     except (msgspec.ValidationError, ValueError) as error:
@@ -82,30 +102,90 @@ def _line(text: str, path: str) -> str:
     return ""
 
 
+def _objective(value: Any) -> Any:
+    """``"throughput"``, or a table whose times may be written as ``latency_p99 = "50ms"``."""
+    if value == "throughput":
+        return {"throughput": True}
+    if isinstance(value, str):
+        raise ValueError(f'is "throughput" or a table, not {value!r} - at `$.objective`')
+    if not isinstance(value, dict):
+        return value
+    table = dict(value)
+    for key in ("latency_p99", "deadline"):
+        if key in table:
+            text = table.pop(key)
+            try:
+                table[f"{key}_ms"] = milliseconds(text if isinstance(text, str) else f"{text}")
+            except ValueError as error:
+                raise ValueError(f"{error} - at `$.objective.{key}`") from error
+    return table
+
+
+#: Least values by key; of several numbers each.
+_LEAST: Final[dict[str, float]] = {
+    "batching.max_rows": 1,
+    "batching.max_delay_ms": 0,
+    "batching.max_queue": 1,
+    "batching.preferred_rows": 1,
+    "instances.count": 0,
+    "instances.threads": 0,
+    "instances.memory_limit_mb": 0,
+    "versions.latest": 1,
+    "warmup.rounds": 0,
+    "warmup.rows": 1,
+    "warmup.free_dim": 1,
+    "steps.max_sequences": 1,
+    "steps.max_context": 2,
+    "steps.max_tokens": 0,
+    "steps.max_chunk": 1,
+    "timeout_ms": 0,
+    "objective.latency_p99_ms": 0,
+    "objective.deadline_ms": 0,
+    "priorities.levels": 1,
+    "priorities.default": 0,
+    "priorities.max_passes": 0,
+    "fairness.max_tenants": 1,
+    "bulk.max_rows": 0,
+    "bulk.max_run_ms": 0,
+    "limit.target_delay_ms": 0,
+    "limit.interval_ms": 1,
+}
+_MOST_LEVELS = 1024
+
+
 def _check(config: ModelConfig) -> None:
     """What types cannot say."""
+    for key, least in _LEAST.items():
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        for number in value if isinstance(value, tuple) else (value,):
+            if not least <= number < float("inf"):
+                bound = "not be negative" if least == 0 else f"be at least {least:g}"
+                raise ValueError(f"must {bound if number < least else 'be finite'} - at `$.{key}`")
+    objective, priorities, policy = config.objective, config.priorities, config.batching.policy
+    promises = bool(objective.latency_p99_ms) + bool(objective.deadline_ms) + objective.throughput
     rules = (
-        (config.batching.max_rows >= 1, "batching.max_rows", "must be at least 1"),
-        (config.batching.max_delay_ms >= 0, "batching.max_delay_ms", "must not be negative"),
-        (config.batching.max_queue >= 1, "batching.max_queue", "must be at least 1"),
-        (
-            all(n >= 1 for n in config.batching.preferred_rows),
-            "batching.preferred_rows",
-            "must be at least 1",
-        ),
-        (config.instances.count >= 0, "instances.count", "must not be negative"),
-        (config.instances.threads >= 0, "instances.threads", "must not be negative"),
-        (config.instances.memory_limit_mb >= 0, "instances.memory_limit_mb", "must not be negative"),
-        (config.versions.latest >= 1, "versions.latest", "must be at least 1"),
         (not (config.versions.all and config.versions.specific), "versions", "has both `all` and `specific`"),
-        (config.warmup.rounds >= 0, "warmup.rounds", "must not be negative"),
-        (all(n >= 1 for n in config.warmup.rows), "warmup.rows", "must be at least 1"),
-        (config.warmup.free_dim >= 1, "warmup.free_dim", "must be at least 1"),
-        (config.steps.max_sequences >= 1, "steps.max_sequences", "must be at least 1"),
-        (config.steps.max_context >= 2, "steps.max_context", "must be at least 2"),
-        (config.steps.max_tokens >= 0, "steps.max_tokens", "must not be negative"),
-        (config.steps.max_chunk >= 1, "steps.max_chunk", "must be at least 1"),
-        (config.timeout_ms >= 0, "timeout_ms", "must not be negative"),
+        (promises <= 1, "objective", "has more than one aim; choose one"),
+        (
+            policy != "aimd" or objective.latency_p99_ms or objective.deadline_ms or config.timeout_ms,
+            "batching.policy",
+            "aimd needs a latency or deadline objective, or `timeout_ms`, to know how long a run may take",
+        ),
+        (priorities.levels <= _MOST_LEVELS, "priorities.levels", f"must be at most {_MOST_LEVELS}"),
+        (priorities.default <= priorities.levels, "priorities.default", "is beyond `priorities.levels`"),
+        (
+            len(priorities.weights) in (0, priorities.levels),
+            "priorities.weights",
+            "must have one weight a level",
+        ),
+        (all(_is_weight(w) for w in priorities.weights), "priorities.weights", "must be from 0.001 to 1000"),
+        (
+            all(_is_weight(w) for w in config.fairness.weights.values()),
+            "fairness.weights",
+            "must be from 0.001 to 1000",
+        ),
         (
             all(n >= -1 for t in config.inputs + config.outputs for n in t.shape),
             "inputs",
@@ -115,3 +195,7 @@ def _check(config: ModelConfig) -> None:
     for holds, key, message in rules:
         if not holds:
             raise ValueError(f"{message} - at `$.{key}`")
+
+
+def _is_weight(value: float) -> bool:
+    return 1e-3 <= value <= 1e3

@@ -8,7 +8,7 @@ none yet, and a notice says so; or answers would be wrong without it, and the mo
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from salver.artifacts import Batching, Instances, ModelConfig, Versions, Warmup
+from salver.artifacts import Batching, Instances, ModelConfig, Priorities, Versions, Warmup
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.schema import ENUMS
@@ -60,7 +60,13 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
     "input": ("name", "data_type", "dims", "optional"),
     "output": ("name", "data_type", "dims", "label_filename"),
     "instance_group": ("name", "count", "kind", "passive"),
-    "dynamic_batching": ("preferred_batch_size", "max_queue_delay_microseconds", "default_queue_policy"),
+    "dynamic_batching": (
+        "preferred_batch_size",
+        "max_queue_delay_microseconds",
+        "default_queue_policy",
+        "priority_levels",
+        "default_priority_level",
+    ),
     "dynamic_batching.default_queue_policy": (
         "max_queue_size",
         "default_timeout_microseconds",
@@ -71,6 +77,7 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
     "model_warmup.inputs": ("data_type", "dims", "zero_data"),
     "model_transaction_policy": ("decoupled",),
 }
+_MOST_LEVELS = 1024
 HONOURED: Final = frozenset(f"{p}.{n}" if p else n for p, names in _HONOURED.items() for n in names)
 
 #: Fields without which answers would be wrong, with the reason.
@@ -125,6 +132,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         inputs=tuple(_spec(t, f"input[{i}]", is_batched, origin) for i, t in enumerate(message.input)),
         outputs=tuple(_spec(t, f"output[{i}]", is_batched, origin) for i, t in enumerate(message.output)),
         batching=_batching(message, notices),
+        priorities=_priorities(message, origin),
         instances=Instances(count=count, threads=threads),
         versions=_versions(message),
         warmup=warmup,
@@ -204,6 +212,20 @@ def _batching(message: Any, notices: list[str]) -> Batching:
         preferred_rows=tuple(sorted({n for n in dynamic.preferred_batch_size if n > 0})),
         max_queue=queue.max_queue_size or Batching().max_queue,
     )
+
+
+def _priorities(message: Any, origin: str) -> Priorities:
+    dynamic = message.dynamic_batching
+    levels, default = dynamic.priority_levels, dynamic.default_priority_level
+    if not levels:
+        return Priorities()
+    if levels > _MOST_LEVELS or not 1 <= default <= levels:
+        key = "priority_levels" if levels > _MOST_LEVELS else "default_priority_level"
+        most = _MOST_LEVELS if levels > _MOST_LEVELS else levels
+        raise InvalidInput(
+            f"{origin}: `dynamic_batching.{key}` must be from 1 to {most}", field=f"dynamic_batching.{key}"
+        )
+    return Priorities(levels, default)
 
 
 def _versions(message: Any) -> Versions:
