@@ -225,4 +225,11 @@ def _checked(reply: Reply) -> Reply:
         text = str(orjson.loads(reply.body)["error"])
     except (ValueError, KeyError, TypeError):
         text = f"the server answers {reply.status}"
+    if reply.status in (429, 503) and b"retry-after" in reply.headers:
+        raise errors.Overloaded(text, retry_after=_seconds(reply.headers[b"retry-after"]))
     raise _BY_STATUS.get(reply.status, errors.ModelFailed)(text)
+
+
+def _seconds(text: bytes) -> float:
+    """RFC 9110, section 10.2.3; its other form, a date, is rare, and a second as good."""
+    return float(text) if text.isdigit() else 1.0

@@ -1,0 +1,397 @@
+"""How does a model answer a whole file, however large, and however often the work is interrupted?
+
+Reads blocks of rows, keeps a few requests in flight, and writes the answers in the order of the rows;
+what is done stands in a journal beside the output, so that the same call goes on where the last one ended. It
+knows neither formats nor retries.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+import orjson
+
+from salver.client.bulk.ask import Answer, Asker, Model
+from salver.client.bulk.formats import format_of, make_writer, open_reader
+from salver.client.bulk.journal import Journal, Mark, Parts, publish
+from salver.client.bulk.rows import Bad, Block, Field, Place, Reader, Writer, is_batched, specs
+from salver.client.client import Client
+from salver.errors import Conflict, InvalidInput, SalverError
+from salver.messages import TensorSpec
+
+_ROWS: Final = 256
+#: A request of fixed-size rows is kept below so many bytes, where the caller does not choose.
+_REQUEST_BYTES: Final = 4 << 20
+_MARK_EVERY_S: Final = 1.0
+_HEARTBEAT_S: Final = 1.0
+_EDGE: Final = 64 * 1024
+_NOWHERE: Final = Place()
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be done.
+
+    Attributes:
+        model: The model's name.
+        source: File of the rows; its suffix says the format.
+        target: File of the answers; likewise.
+        version: Empty leaves the choice to the server.
+        outputs: The wanted ones; none means all.
+        columns: By input, the columns that hold it, where they are not called as the input is.
+        keep: Columns of the source that stand in the target too.
+        rows: Most rows a request; 0 chooses: 256, fewer of large rows, 1 without a batch dimension.
+        connections: Requests in flight.
+        on_error: What a row without an answer does: ``stop`` the job, or ``skip`` the row and note it
+            in ``TARGET.errors.jsonl``.
+        restart: Start anew, and replace a target that is there.
+        patience: Seconds without any answer after which the job stops.
+    """
+
+    model: str
+    source: Path
+    target: Path
+    version: str = ""
+    outputs: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = {}
+    keep: tuple[str, ...] = ()
+    rows: int = 0
+    connections: int = 4
+    on_error: Literal["stop", "skip"] = "stop"
+    restart: bool = False
+    patience: float = 300.0
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far the job is.
+
+    Attributes:
+        rows: Rows done, those of earlier runs included.
+        skipped: Rows among them without an answer.
+        resumed: Rows that earlier runs have done.
+        fraction: Of the file, from 0 to 1.
+        retries: Requests that were sent again.
+        waiting: Why nothing moves just now, or empty.
+        notes: What the reader has to say, once, at the start.
+    """
+
+    rows: int
+    skipped: int
+    resumed: int
+    fraction: float
+    retries: int
+    waiting: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done.
+
+    Attributes:
+        rows: Rows of the source.
+        answered: Rows of the target.
+        skipped: Rows without an answer; ``errors`` names them.
+        resumed: Rows that earlier runs had done.
+        retries: Requests that this run sent again.
+        seconds: Of this run.
+        rows_per_second: Of this run.
+        target: The file of answers.
+        errors: The file of skipped rows, or empty.
+    """
+
+    rows: int
+    answered: int
+    skipped: int
+    resumed: int
+    retries: int
+    seconds: float
+    rows_per_second: float
+    target: str
+    errors: str
+
+
+async def run(
+    client: Client,
+    job: Job,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    mark_every: float = _MARK_EVERY_S,
+) -> Summary:
+    """Answer a file, or go on with one that was begun.
+
+    Args:
+        client: Of the server; give it time, bulk work waits behind all other.
+        job: What is to be done.
+        on_progress: Told after each block, and while the server keeps the job waiting.
+        mark_every: Seconds between two notes in the journal; what is done after the last is done
+            again after a crash.
+
+    Raises:
+        InvalidInput: file and model do not fit, or a row is bad (``on_error="stop"``).
+        Conflict: the target is there already, is being written, or belongs to another job.
+        SalverError: the server cannot be asked any more; the same call goes on later.
+    """
+    _check(job)
+    begun = time.monotonic()
+    metadata = await client.metadata(job.model, job.version)
+    inputs, outputs = specs(metadata, "inputs"), _wanted(specs(metadata, "outputs"), job)
+    batched = is_batched(inputs, outputs)
+    fields = _fields(inputs, batched, job.columns)
+    reader = await asyncio.to_thread(open_reader, job.source, fields, job.keep)
+    answers = _fields(outputs, batched, {})
+    writer = make_writer(job.target, answers, job.keep, getattr(reader, "kept_types", {}))
+    rows = _rows(job, fields, batched)
+    identity = _identity(job, inputs, outputs, rows)
+    journal_path = _beside(job.target, "journal")
+    if job.target.exists() and not job.restart and not journal_path.exists():
+        raise Conflict(f"{job.target} is there already", fix="--restart replaces it.")
+    journal = Journal.open(journal_path, identity, restart=job.restart)
+    try:
+        asker = Asker(
+            client,
+            Model(
+                job.model,
+                job.version,
+                tuple(o.name for o in outputs),
+                batched,
+                {i.name: i.datatype for i in inputs},
+            ),
+            job.patience,
+        )
+        work = _Work(job, reader, writer, journal, mark_every)
+        if not (journal.mark and journal.mark.done):
+            await work.run(asker, rows, on_progress)
+        await asyncio.to_thread(work.finish)
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot write beside {job.target}: {error.strerror}",
+            fix="When that is mended, the same command goes on.",
+        ) from error
+    finally:
+        journal.close()
+    return work.summary(time.monotonic() - begun, asker.retries)
+
+
+class _Work:
+    """One run of a job, from the journal's last mark on."""
+
+    def __init__(self, job: Job, reader: Reader, writer: Writer, journal: Journal, mark_every: float) -> None:
+        self._job, self._reader, self._writer, self._journal = job, reader, writer, journal
+        self._mark_every = mark_every
+        mark = journal.mark
+        self._rows, self._bad = (mark.rows, mark.bad) if mark else (0, 0)
+        self._resumed = self._rows
+        self._place = mark.place if mark else _NOWHERE
+        self._source = fingerprint(job.source)
+        self._errors = _beside(job.target, "errors.jsonl")
+        names = ["part", *(f"part{index}" for index in range(1, writer.parts))]
+        self._paths = [_beside(job.target, name) for name in names]
+
+    async def run(self, asker: Asker, rows: int, on_progress: Callable[[Progress], None]) -> None:
+        """Answer what is left; the last mark says that all is done."""
+        parts = Parts([*self._paths, self._errors], self._journal.mark)
+        try:
+            parts.write([*self._writer.start(self._paths), b""])
+            on_progress(self._progress(asker, tuple(self._reader.notes)))
+            noted = time.monotonic()
+            try:
+                async with contextlib.aclosing(self._answered(asker, rows, on_progress)) as answered:
+                    async for block, answers, bad in answered:
+                        self._write(parts, block, answers, bad)
+                        on_progress(self._progress(asker))
+                        if time.monotonic() - noted >= self._mark_every:
+                            self._mark(parts)
+                            noted = time.monotonic()
+            except (SalverError, asyncio.CancelledError):
+                self._mark(parts)  # what is done is worth keeping
+                raise
+            if fingerprint(self._job.source) != self._source:
+                raise Conflict(f"{self._job.source} has changed meanwhile", fix="Start anew with --restart.")
+            self._mark(parts, done=True)
+        finally:
+            with contextlib.suppress(OSError):  # a full disk has been told already
+                parts.close()
+
+    async def _answered(
+        self, asker: Asker, rows: int, on_progress: Callable[[Progress], None]
+    ) -> AsyncGenerator[tuple[Block, list[Answer], list[Bad]], None]:
+        """Blocks in order with their answers, a few being asked for at once."""
+        blocks = self._reader.blocks(self._place, rows)
+        gate = asyncio.Semaphore(self._job.connections)
+        waiting: deque[tuple[Block, asyncio.Task[tuple[list[Answer], list[Bad]]]]] = deque()
+        more = True
+        try:
+            while True:
+                while more and len(waiting) < 2 * self._job.connections:
+                    block = await asyncio.to_thread(next, blocks, None)
+                    if block is None:
+                        more = False
+                    else:
+                        waiting.append((block, asyncio.create_task(self._ask(asker, gate, block))))
+                if not waiting:
+                    return
+                block, task = waiting[0]
+                while not task.done():
+                    await asyncio.wait({task}, timeout=_HEARTBEAT_S)
+                    if not task.done():
+                        on_progress(self._progress(asker))
+                waiting.popleft()
+                yield block, *task.result()
+        finally:
+            tasks = [task for _, task in waiting]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask(
+        self, asker: Asker, gate: asyncio.Semaphore, block: Block
+    ) -> tuple[list[Answer], list[Bad]]:
+        answers: list[Answer] = []
+        bad = list(block.bad)
+        if bad and self._job.on_error == "stop":
+            return answers, bad
+        for piece in block.pieces:
+            async with gate:
+                found, wrong = await asker.ask(piece)
+            answers += found
+            bad += wrong
+        return answers, sorted(bad, key=lambda one: one.line)
+
+    def _write(self, parts: Parts, block: Block, answers: list[Answer], bad: list[Bad]) -> None:
+        unit = self._reader.unit
+        if bad and self._job.on_error == "stop":
+            raise InvalidInput(
+                f"{self._job.source}, {unit} {bad[0].line}: {bad[0].reason}",
+                fix="Mend the file and start anew with --restart, or go on without such rows "
+                "with --on-error skip.",
+            )
+        notes = b"".join(orjson.dumps({unit: b.line, "error": b.reason}) + b"\n" for b in bad)
+        chunks = [self._writer.encode(answer.outputs, answer.piece.kept) for answer in answers]
+        for chunk in chunks:
+            parts.write([*chunk, b""])
+        parts.write([*(b"" for _ in self._paths), notes])
+        self._rows += sum(len(piece.lines) for piece in block.pieces) + len(block.bad)
+        self._bad += len(bad)
+        self._place = block.after
+
+    def _mark(self, parts: Parts, *, done: bool = False) -> None:
+        self._journal.add(Mark(self._rows, self._bad, self._place, parts.sync(), done))
+
+    def _progress(self, asker: Asker, notes: tuple[str, ...] = ()) -> Progress:
+        size = self._reader.size
+        fraction = min(self._place.at / size, 1.0) if size else 1.0
+        return Progress(self._rows, self._bad, self._resumed, fraction, asker.retries, asker.waiting, notes)
+
+    def finish(self) -> None:
+        """Make the target of the parts, and clear them away; may be done again after a crash."""
+        if self._paths[0].exists() or not self._job.target.exists():
+            self._writer.start(self._paths)
+            publish(self._writer.finish(self._paths), self._job.target)
+        for path in self._paths:  # the first first: without it the target is known to be whole
+            path.unlink(missing_ok=True)
+        if not self._bad:
+            self._errors.unlink(missing_ok=True)
+        self._journal.remove()
+
+    def summary(self, seconds: float, retries: int) -> Summary:
+        """Once all is done."""
+        return Summary(
+            rows=self._rows,
+            answered=self._rows - self._bad,
+            skipped=self._bad,
+            resumed=self._resumed,
+            retries=retries,
+            seconds=seconds,
+            rows_per_second=(self._rows - self._resumed) / seconds if seconds else 0.0,
+            target=str(self._job.target),
+            errors=str(self._errors) if self._bad else "",
+        )
+
+
+def _check(job: Job) -> None:
+    format_of(job.target)
+    if job.rows < 0 or job.connections < 1:
+        raise InvalidInput("rows must be at least 0 and connections at least 1")
+    if not job.target.parent.is_dir() or job.target.is_dir():
+        raise InvalidInput(f"{job.target} is not a file in a folder that is there")
+    if job.target.exists() and job.source.exists() and job.target.samefile(job.source):
+        raise InvalidInput(f"{job.target} would replace its own source")
+    if len(set(job.keep)) < len(job.keep):
+        raise InvalidInput("a column is kept twice")
+
+
+def _wanted(there: Sequence[TensorSpec], job: Job) -> list[TensorSpec]:
+    by_name = {spec.name: spec for spec in there}
+    if unknown := [name for name in job.outputs if name not in by_name]:
+        raise InvalidInput(
+            f"{job.model} has no output {', '.join(unknown)}", fix=f"It has: {', '.join(by_name)}."
+        )
+    if both := [name for name in job.keep if name in by_name]:
+        raise InvalidInput(f"{', '.join(both)} cannot be kept: an output of {job.model} has that name")
+    return [by_name[name] for name in dict.fromkeys(job.outputs)] or list(there)
+
+
+def _fields(
+    described: Sequence[TensorSpec], batched: bool, columns: Mapping[str, tuple[str, ...]]
+) -> list[Field]:
+    if unknown := set(columns) - {spec.name for spec in described}:
+        names = ", ".join(spec.name for spec in described)
+        raise InvalidInput(f"the model has no input {', '.join(sorted(unknown))}", fix=f"It has: {names}.")
+    return [
+        Field(spec, spec.shape[1:] if batched else spec.shape, tuple(columns.get(spec.name, ())))
+        for spec in described
+    ]
+
+
+def _rows(job: Job, fields: Sequence[Field], batched: bool) -> int:
+    """Rows a request."""
+    if not batched:
+        if job.rows > 1:
+            raise InvalidInput(
+                f"{job.model} has no batch dimension: it is asked row by row, not --rows {job.rows}"
+            )
+        return 1
+    size = sum((field.extent or 1) * field.spec.datatype.dtype.itemsize for field in fields)
+    return job.rows or max(1, min(_ROWS, _REQUEST_BYTES // max(size, 1)))
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """What tells that a file is still the same: size, time, and its first and last 64 KiB.
+
+    Raises:
+        InvalidInput: it cannot be read.
+    """
+    try:
+        stat = path.stat()
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(_EDGE))
+            file.seek(max(stat.st_size - _EDGE, 0))
+            digest.update(file.read(_EDGE))
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
+    return {"bytes": stat.st_size, "changed_ns": stat.st_mtime_ns, "sha256_of_ends": digest.hexdigest()}
+
+
+def _identity(
+    job: Job, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], rows: int
+) -> dict[str, Any]:
+    """What must be the same for the work to go on: all that the answers depend on."""
+    return {
+        "model": job.model,
+        "version": job.version,
+        "source": {"format": format_of(job.source), **fingerprint(job.source)},
+        "inputs": [f"{s.name} {s.datatype.name}{list(s.shape)}" for s in inputs],
+        "outputs": [f"{s.name} {s.datatype.name}{list(s.shape)}" for s in outputs],
+        "columns": {name: list(columns) for name, columns in job.columns.items()},
+        "keep": list(job.keep),
+        "rows": rows,
+    }
+
+
+def _beside(target: Path, what: str) -> Path:
+    return target.with_name(f"{target.name}.{what}")
