@@ -72,8 +72,8 @@ class RunnableModel(Protocol):
 class StepModel(Protocol):
     """A loaded model that carries sequences of tokens on, a step at a time.
 
-    Each sequence has a state slot, a number from 0 to ``steps.max_sequences`` - 1. All calls come
-    from one thread. Scores are FP32, one for each token of the vocabulary, of the token that
+    Each sequence has a state slot, a number from 0 to ``steps.max_sequences`` - 1. All calls but
+    ``close`` come from one thread. Scores are FP32, one for each token of the vocabulary, of the token that
     follows; softmax of them is the model's distribution.
     """
 

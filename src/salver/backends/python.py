@@ -9,6 +9,13 @@ A file, or a folder with ``model.py``, that defines a class ``Model``::
         def predict(self, inputs):
             return {"length": np.array([len(t) for t in inputs["text"]])}
 
+A model that answers token by token has ``step`` instead, and ``steps.vocabulary`` in its ``salver.toml``::
+
+    class Model:
+        def prefill(self, slot, tokens): ...   # scores [vocabulary] after a piece of a prompt; optional
+        def step(self, slots, tokens): ...     # scores [n, vocabulary] after one token for each slot
+        def release(self, slot): ...           # the slot's sequence is over
+
 ``load(self, context)`` and ``close(self)`` are optional. Recognition reads the syntax tree and runs
 nothing; loading runs the file, by default in a host process of its own. Modules beside the file can
 be imported until ``load`` has returned, and belong to this model alone.
@@ -27,10 +34,11 @@ from types import ModuleType
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from salver.artifacts import Manifest
 from salver.backends.outputs import Outputs
-from salver.backends.protocol import LoadOptions, RunnableModel, Traits
+from salver.backends.protocol import LoadOptions, RunnableModel, StepModel, Traits
 from salver.errors import LoadFailed
 from salver.messages import Signature, TensorSpec
 from salver.tensor import DATATYPES, Array
@@ -38,6 +46,7 @@ from salver.tensor import DATATYPES, Array
 _MAX_SOURCE = 4 << 20
 _NUMBERS = itertools.count()
 _LOADING = threading.RLock()  # sys.path and sys.modules belong to one loading model at a time
+_NO_TENSORS = Signature((), ())
 _MEANT = re.compile(rb"^class[ \t]+Model\b", re.MULTILINE)
 
 
@@ -82,7 +91,7 @@ class PythonBackend:
         classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
         return "python" if any(c.name == "Model" or _is_alike(c) for c in classes) else None
 
-    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
+    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel | StepModel:
         """Run the file, make a ``Model``, call its ``load``."""
         source = _source(manifest.path)
         context = Context(
@@ -90,8 +99,9 @@ class PythonBackend:
         )
         try:
             with _importable(source.parent.resolve(), name := f"salver_model_{next(_NUMBERS)}"):
-                kind = _model_class(_run_file(source, name), source)
-                signature = _signature(kind, manifest, source)
+                kind = _model_class(_run_file(source, name), source, bool(manifest.config.steps.vocabulary))
+                is_stepped = not hasattr(kind, "predict")
+                signature = _NO_TENSORS if is_stepped else _signature(kind, manifest, source)
                 model = kind()
                 if hasattr(model, "load"):
                     model.load(context)
@@ -104,6 +114,8 @@ class PythonBackend:
             ) from error
         except (Exception, SystemExit) as error:
             raise LoadFailed(f"{source}: {type(error).__name__}: {error}") from error
+        if is_stepped:
+            return PythonSteps(model, name)
         return PythonModel(model, manifest.id.name, name, signature)
 
 
@@ -120,6 +132,30 @@ class PythonModel:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
         answer = self._model.predict(dict(inputs))
         return self._check(answer, inputs)
+
+    def close(self) -> None:
+        """Call the owner's ``close``."""
+        model, self._model = self._model, None
+        sys.modules.pop(self._module, None)
+        if hasattr(model, "close"):
+            model.close()
+
+
+class PythonSteps:
+    """One instance of a class that has ``step``; ``module`` as of :class:`PythonModel`."""
+
+    def __init__(self, model: Any, module: str) -> None:
+        self._model = model
+        self._module = module
+        self.step = model.step
+        self.release = model.release
+        self.prefill = getattr(model, "prefill", self._prefill_by_steps)
+
+    def _prefill_by_steps(self, slot: int, tokens: Array) -> Array:
+        for token in tokens:
+            scores = self._model.step(np.array([slot]), np.array([token]))
+        last: Array = scores[0]
+        return last
 
     def close(self) -> None:
         """Call the owner's ``close``."""
@@ -185,17 +221,24 @@ def _run_file(source: Path, name: str) -> ModuleType:
     return module
 
 
-def _model_class(module: ModuleType, source: Path) -> type:
+def _model_class(module: ModuleType, source: Path, is_stepped: bool) -> type:
     kind = getattr(module, "Model", None)
     if not isinstance(kind, type):
         own = [n for n, v in vars(module).items() if isinstance(v, type) and hasattr(v, "predict")]
         fix = f"Rename the class {own[0]} to Model." if own else "Write one with a method predict."
         raise LoadFailed(f"{source} defines no class Model", fix=fix)
-    if not callable(getattr(kind, "predict", None)):
+    has_steps = callable(getattr(kind, "step", None)) and callable(getattr(kind, "release", None))
+    if callable(getattr(kind, "predict", None)) or (has_steps and is_stepped):
+        return kind
+    if has_steps:
         raise LoadFailed(
-            f"{source}: class Model has no method predict", fix="Write: def predict(self, inputs): ..."
+            f"{source}: class Model answers token by token, and nothing says of which vocabulary",
+            fix='Write into salver.toml beside it: steps.vocabulary = "bytes", or the name of a JSON list.',
         )
-    return kind
+    raise LoadFailed(
+        f"{source}: class Model has no method predict",
+        fix="Write: def predict(self, inputs): ... (or step and release, if it answers token by token)",
+    )
 
 
 def _signature(kind: type, manifest: Manifest, source: Path) -> Signature:

@@ -84,6 +84,8 @@ def simulate_steps(
                 tokens += 1
                 if not sequence.given:
                     firsts[sequence.payload] = now - pending[sequence.payload].time
-                if scheduler.give(sequence):
+                sequence.given += 1
+                if sequence.given == sequence.most:
+                    scheduler.finish(sequence)
                     latencies[sequence.payload] = now - pending[sequence.payload].time
     return SimulatedSteps(latencies, firsts, np.array(steps), tokens, float(np.sum(steps)))

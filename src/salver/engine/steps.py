@@ -136,7 +136,9 @@ class StepScheduler:
             )
         waiting = self.waiting
         if waiting >= self._max_queue:
-            raise Overloaded("Exceeds maximum queue size", fix=f"{waiting} sequences are waiting; retry later.")
+            raise Overloaded(
+                "Exceeds maximum queue size", fix=f"{waiting} sequences are waiting; retry later."
+            )
         self._waiting.setdefault(sequence.level, deque()).append(sequence)
 
     def finish(self, sequence: StepSequence) -> bool:
@@ -184,11 +186,6 @@ class StepScheduler:
                 sequence.read += 1
         if plan.chunk is not None:
             plan.chunk.read += plan.chunk_tokens
-
-    def give(self, sequence: StepSequence) -> bool:
-        """It got one more token of its answer; True if that was its last, with which it leaves."""
-        sequence.given += 1
-        return sequence.given >= sequence.most and self.finish(sequence)
 
     def _join(self) -> None:
         while self._free and self._waiting:

@@ -1,0 +1,126 @@
+"""How is a program stepped that takes tokens and states, and gives scores and states?
+
+A recurrent network, or a transformer with a cache of fixed size, as a plain graph of any framework::
+
+    inputs   tokens    INT64 [batch, time]        time free, or fixed at 1
+             position  INT64 [batch]              optional: tokens that the row has read before
+             any others: states, [batch, ...]     zeros for a new sequence
+    outputs  scores    FP32 [batch, vocabulary]   or [batch, time, vocabulary]: the last place counts
+             the states that follow, in the order of the inputs
+
+:class:`StatefulSteps` keeps the states in slots and runs the program for the slots of a step. It knows no
+framework.
+"""
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+
+from salver.backends.protocol import RunnableModel
+from salver.errors import LoadFailed, ModelFailed
+from salver.messages import TensorSpec
+from salver.tensor import Array, DataType
+
+_LOG = logging.getLogger("salver.backends")
+_SHAPE_OF_IT = (
+    "A step-wise program takes tokens [batch, time] and states [batch, ...], and gives scores [batch, "
+    "vocabulary] and then the states in the same order; see docs/how-to/streaming.md."
+)
+
+
+class StatefulSteps:
+    """A step model (:mod:`salver.backends.protocol`) around a runnable one.
+
+    A step that raises is run again in halves, until those who make it raise are alone.
+
+    Raises:
+        LoadFailed: the model's tensors are not of the form above.
+    """
+
+    def __init__(self, model: RunnableModel, name: str, slots: int) -> None:
+        inputs = {spec.name: spec for spec in model.signature.inputs}
+        outputs = model.signature.outputs
+        tokens = inputs.pop("tokens", None)
+        if tokens is None or tokens.datatype is not DataType.INT64 or len(tokens.shape) != 2:
+            raise LoadFailed(f"model '{name}' has no input tokens, INT64 [batch, time]", fix=_SHAPE_OF_IT)
+        if tokens.shape[1] not in (1, -1):
+            raise LoadFailed(
+                f"model '{name}' takes tokens of shape {list(tokens.shape)}; the time must be free or 1",
+                fix="Export it with a free time, or with one token.",
+            )
+        self._has_position = inputs.pop("position", None) is not None
+        if not outputs or len(outputs) != len(inputs) + 1:
+            raise LoadFailed(
+                f"model '{name}' has the states {list(inputs)} and the outputs {[s.name for s in outputs]}",
+                fix=_SHAPE_OF_IT,
+            )
+        self._model = model
+        self._name = name
+        self._takes_many = tokens.shape[1] == -1
+        self._scores = outputs[0].name
+        self._following = dict(zip(inputs, (spec.name for spec in outputs[1:]), strict=True))
+        self._states = {spec.name: self._zeros(spec, slots) for spec in inputs.values()}
+        self._read = np.zeros(slots, np.int64)
+        self._width = 1  # of the scores
+
+    def _zeros(self, spec: TensorSpec, slots: int) -> Array:
+        if spec.shape[:1] != (-1,) or -1 in spec.shape[1:]:
+            raise LoadFailed(
+                f"state '{spec.name}' of model '{self._name}' has the shape {list(spec.shape)}; all but its "
+                "first extent, the batch, must be fixed",
+                fix="Export a cache of fixed size, or give the shape in salver.toml ([[inputs]]).",
+            )
+        return np.zeros((slots, *spec.shape[1:]), spec.datatype.dtype)
+
+    def prefill(self, slot: int, tokens: Array) -> Array:
+        """See :class:`~salver.backends.protocol.StepModel`."""
+        where = np.array((slot,))
+        pieces = tokens[None, :] if self._takes_many else tokens[:, None, None]
+        for piece in (pieces,) if self._takes_many else pieces:
+            scores = self._run(where, piece)
+        last: Array = scores[0]
+        return last
+
+    def step(self, slots: Array, tokens: Array) -> Array:
+        """See :class:`~salver.backends.protocol.StepModel`."""
+        try:
+            return self._run(slots, tokens[:, None])
+        except Exception as error:
+            if len(slots) == 1:
+                _LOG.warning("model %s: a sequence cannot go on", self._name, exc_info=error)
+                return np.full((1, self._width), np.nan, np.float32)
+        middle = len(slots) // 2
+        return np.concatenate(
+            [self.step(slots[:middle], tokens[:middle]), self.step(slots[middle:], tokens[middle:])]
+        )
+
+    def _run(self, slots: Array, tokens: Array) -> Array:
+        """Carry these slots on by the tokens ``[slots, time]``; nothing has moved if it raises."""
+        feed: dict[str, Array] = {"tokens": np.ascontiguousarray(tokens)}
+        if self._has_position:
+            feed["position"] = self._read[slots]
+        for name, states in self._states.items():
+            feed[name] = states[slots]
+        outputs: Mapping[str, Array] = self._model.run(feed)
+        scores = outputs[self._scores]
+        if scores.ndim == 3:
+            scores = scores[:, -1]
+        if scores.ndim != 2 or scores.shape[0] != len(slots):
+            raise ModelFailed(f"scores of shape {list(scores.shape)} for {len(slots)} sequences")
+        for name, after in self._following.items():
+            self._states[name][slots] = outputs[after]
+        self._read[slots] += tokens.shape[1]
+        self._width = scores.shape[1]
+        return scores
+
+    def release(self, slot: int) -> None:
+        """See :class:`~salver.backends.protocol.StepModel`."""
+        for states in self._states.values():
+            states[slot] = 0
+        self._read[slot] = 0
+
+    def close(self) -> None:
+        """Close the program."""
+        self._states.clear()
+        self._model.close()
