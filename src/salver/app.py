@@ -32,6 +32,7 @@ from salver.serving.controlplane import ControlMode, ControlPlane
 from salver.serving.dataplane import DataPlane
 from salver.serving.loader import Loader, Servable
 from salver.telemetry.eventlog import EventLog
+from salver.telemetry.explain import Explanations
 from salver.telemetry.logs import LogConfig, configure
 from salver.telemetry.metrics import Metrics
 from salver.telemetry.ports import Load
@@ -175,7 +176,9 @@ class Server:
         backends = plugins.backends() if self._backends is None else self._backends
         self._statistics = Statistics(time.time)
         self._metrics = Metrics(self)
-        self._bus = Bus((self._metrics, self._statistics, EventLog(config.log.access_log)))
+        self._explanations = Explanations(clock, self)
+        observers = (self._metrics, self._statistics, self._explanations, EventLog(config.log.access_log))
+        self._bus = Bus(observers)
         loader = Loader(
             backends,
             self._bus,
@@ -257,7 +260,17 @@ class Server:
 
     def loads(self) -> Sequence[Load]:
         """How busy each engine is."""
-        return [Load(s.manifest.id, s.engine.queued, s.engine.running) for s in self._manager.servables()]
+        return [
+            Load(
+                s.manifest.id,
+                s.engine.queued,
+                s.engine.running,
+                s.placement.slots,
+                s.engine.insight(),
+                tuple(s.manifest.config.fairness.weights),
+            )
+            for s in self._manager.servables()
+        ]
 
     def dropped_events(self) -> int:
         """Events that observers missed."""
@@ -272,6 +285,13 @@ class Server:
         """Triton-shaped statistics."""
         self._bus.flush()
         return self._statistics.snapshot(model, version)
+
+    def explain(self, model: str, version: str, request: str = "") -> dict[str, Any]:
+        """Where the time of requests went, or of the one with this id."""
+        self._bus.flush()
+        if request:
+            return self._explanations.request(model, request)
+        return self._explanations.model(model, version)
 
 
 async def serve(config: ServeConfig, on_ready: Callable[[ReadyInfo], None]) -> int:
