@@ -86,6 +86,9 @@ class Exposition:
     def statistics(self, model="", version=""):
         return {"model_stats": []}
 
+    def explain(self, model, version, request=""):
+        return {"explained": [model, version, request]}
+
 
 class Seen:
     def __init__(self):
@@ -262,6 +265,10 @@ async def test_errors_have_the_protocols_form(verb, path, status, text):
         ("/v2/models/m", 200, "inputs"),
         ("/v2/models/m/versions/1", 200, "inputs"),
         ("/v2/models/m/stats", 200, "model_stats"),
+        ("/v2/models/m/explain", 200, "explained"),
+        ("/v2/models/m/versions/1/explain", 200, "explained"),
+        ("/v2/models/x/explain", 404, "error"),
+        ("/v2/models/m/explain/a%2Fb", 200, "explained"),
         ("/v1/models", 200, "models"),
         ("/v1/models/m", 200, "ready"),
         ("/openapi.json", 200, "paths"),

@@ -20,6 +20,8 @@ from salver.transport.routes import OPERATIONS, Route, match
         ("GET", b"/v2/models/stats", Route("statistics")),
         ("GET", b"/v2/models/m", Route("model_metadata", "m")),
         ("GET", b"/v2/models/m/versions/3/ready", Route("model_ready", "m", "3")),
+        ("GET", b"/v2/models/m/versions/3/explain", Route("explain", "m", "3")),
+        ("GET", b"/v2/models/m/explain/00%2Fff", Route("explain_request", "m", "", "00/ff")),
         ("POST", b"/v2/models/m/infer", Route("infer", "m")),
         ("POST", b"/v2/models/m/versions/v10/infer", Route("infer", "m", "v10")),
         ("POST", b"/v2/models/org%2Fm/infer", Route("infer", "org/m")),

@@ -182,6 +182,18 @@ class Client:
         """The statistics extension's counts and durations, of one model or of all."""
         return self._object(await self._get(f"{_model(model, version) if model else '/v2/models'}/stats"))
 
+    async def explain(self, model: str, version: str = "", *, request: str = "") -> dict[str, Any]:
+        """Where the time of a model's requests went; durations in milliseconds.
+
+        Args:
+            request: The id of one recent request, to learn of that one alone.
+
+        Raises:
+            NotFound: no such model or version, or no such request that the server remembers.
+        """
+        path = f"{_model(model, '' if request else version)}/explain"
+        return self._object(await self._get(f"{path}/{quote(request, safe='')}" if request else path))
+
     async def _get(self, path: str) -> Reply:
         return _checked(await self._send(self._http.request("GET", path)))
 

@@ -42,6 +42,8 @@ class HttpOperations:
             "server_metadata": self._server_metadata,
             "model_metadata": self._model_metadata,
             "statistics": self._statistics,
+            "explain": self._explain,
+            "explain_request": self._explain_request,
             "index": self._index,
             "load": self._load,
             "unload": self._unload,
@@ -87,6 +89,13 @@ class HttpOperations:
         if route.model:
             self._door.signature(route.model, route.version)
         return _json(self._exposition.statistics(route.model, route.version))
+
+    async def _explain(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        id, _ = self._door.signature(route.model, route.version)
+        return _json(self._exposition.explain(id.name, id.version))
+
+    async def _explain_request(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        return _json(self._exposition.explain(route.model, "", route.request))
 
     async def _index(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         only_ready = metadata.parse_index(http.body)

@@ -50,3 +50,11 @@ class Exposition(Protocol):
     def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
         """Triton-shaped statistics (TR-R8)."""
         ...
+
+    def explain(self, model: str, version: str, request: str = "") -> dict[str, Any]:
+        """Where the time of a version's requests went, or that of the one with this id.
+
+        Raises:
+            NotFound: no such request is remembered.
+        """
+        ...

@@ -41,6 +41,13 @@ OPERATIONS: Final = (
     Operation(
         "statistics", "GET", "/v2/models/{model}/versions/{version}/stats", "Statistics of a version"
     ),
+    Operation("explain", "GET", "/v2/models/{model}/explain", "Where the time of a model's requests goes"),
+    Operation(
+        "explain", "GET", "/v2/models/{model}/versions/{version}/explain", "The same for one version"
+    ),
+    Operation(
+        "explain_request", "GET", "/v2/models/{model}/explain/{request}", "Where the time of one request went"
+    ),
     Operation("index", "POST", "/v2/repository/index", "Every version with its state and reason"),
     Operation("load", "POST", "/v2/repository/models/{model}/load", "Load or reload a model"),
     Operation("unload", "POST", "/v2/repository/models/{model}/unload", "Unload a model"),
@@ -58,6 +65,11 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     operation: str
     model: str = ""
     version: str = ""
+    request: str = ""
+
+
+#: Parameters of paths, as :class:`Route` has them.
+_NAMES: Final = ("model", "version", "request")
 
 
 def _pattern(path: str) -> tuple[tuple[str, str, str], ...]:
@@ -86,7 +98,7 @@ def match(verb: str, raw_path: bytes) -> Route:
         InvalidInput: a name in it is not UTF-8.
 
     >>> match("POST", b"/v2/models/a%2Fb/infer")
-    Route(operation='infer', model='a/b', version='')
+    Route(operation='infer', model='a/b', version='', request='')
     """
     parts = raw_path.decode("latin-1").split("/")
     if parts[0] or (parts[-1] == "" and len(parts) > 2):
@@ -105,7 +117,7 @@ def match(verb: str, raw_path: bytes) -> Route:
                 break
         else:
             if operation.verb == verb or (verb == "HEAD" and operation.verb == "GET"):
-                return Route(operation.name, _name(names.get("model", "")), _name(names.get("version", "")))
+                return Route(operation.name, *(_name(names.get(name, "")) for name in _NAMES))
             other_verb = other_verb or operation.verb
     if other_verb:
         raise WrongVerb("Method Not Allowed", fix=f"Use {other_verb}.")
