@@ -53,8 +53,7 @@ def as_toml(objective: Objective, instances: int, threads: int, max_rows: int) -
     """The lines of ``salver.toml`` that fix a setting.
 
     >>> print(as_toml(Objective(latency_p99_ms=50), 1, 2, 32))
-    [objective]
-    latency_p99_ms = 50
+    objective = { latency_p99 = "50ms" }
     <BLANKLINE>
     [instances]
     count = 1
@@ -63,10 +62,13 @@ def as_toml(objective: Objective, instances: int, threads: int, max_rows: int) -
     [batching]
     max_rows = 32
     """
-    wish = [f"latency_p99_ms = {objective.latency_p99_ms:g}"] if objective.latency_p99_ms else []
-    wish += [f"deadline_ms = {objective.deadline_ms:g}"] if objective.deadline_ms else []
-    wish += ["throughput = true"] if objective.throughput else []
-    blocks = [["[objective]", *wish]] if wish else []
-    blocks += [["[instances]", f"count = {instances}", f"threads = {threads}"]]
-    blocks += [["[batching]", f"max_rows = {max_rows}"]]
-    return "\n\n".join("\n".join(block) for block in blocks)
+    blocks = []
+    if objective.latency_p99_ms:
+        blocks.append(f'objective = {{ latency_p99 = "{objective.latency_p99_ms:g}ms" }}')
+    elif objective.deadline_ms:
+        blocks.append(f'objective = {{ deadline = "{objective.deadline_ms:g}ms" }}')
+    elif objective.throughput:
+        blocks.append('objective = "throughput"')
+    blocks.append(f"[instances]\ncount = {instances}\nthreads = {threads}")
+    blocks.append(f"[batching]\nmax_rows = {max_rows}")
+    return "\n\n".join(blocks)
