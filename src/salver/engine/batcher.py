@@ -11,15 +11,16 @@ Three services: *urgent* requests go at once, in batches of their own; *normal* 
 they came, and no request overtakes an earlier one of the same sender, also when they differ in key.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 
 from salver.artifacts import Batching, Fairness, ModelConfig, Priorities
-from salver.engine.lanes import Filling, Flow, Lane, RoundRobin, Strict, newest
+from salver.engine.lanes import Filling, Lane, RoundRobin, Strict, newest
 from salver.engine.rules import Rule, Window
 from salver.engine.waiting import BULK, URGENT, Batch, Waiting
 from salver.errors import Overloaded
 
 _UNBOUNDED = float("inf")
+_URGENT, _NORMAL, _BULK = 0, 1, 2  # parts of the queue
 _DEFAULT = ModelConfig()
 
 
@@ -49,8 +50,12 @@ class Batcher:
         self._normal, self._by_level = _priorities(config.priorities, config.fairness)
         self._bulk = _tenants(config.fairness)
         self._parts = (self._urgent, self._normal, self._bulk)
+        self._depths = [0, 0, 0]  # of the parts; and their rows
+        self._rows = [0, 0, 0]
+        self._usual: Lane | None = None  # where requests go that name no tenant and no level
         self._fair = config.fairness.enabled
         self._given_up: list[Waiting] = []
+        self.depth = 0  # requests that wait
         self.max_queue = policy.max_queue
 
     def __repr__(self) -> str:
@@ -63,21 +68,16 @@ class Batcher:
                 yield from (w for w in lane.queue if w.is_live)
 
     @property
-    def depth(self) -> int:
-        """Requests that wait."""
-        return self._urgent.depth + self._normal.depth + self._bulk.depth
-
-    @property
     def rows_waiting(self) -> int:
-        """Their rows."""
-        return self._urgent.rows + self._normal.rows + self._bulk.rows
+        """Rows of all that wait."""
+        return sum(self._rows)
 
     # What a rule sees: the normal service (rules.Line).
 
     @property
     def rows(self) -> int:
         """Rows of the normal service that wait."""
-        return self._normal.rows
+        return self._rows[_NORMAL]
 
     def head(self) -> Waiting | None:
         """See :class:`~salver.engine.rules.Line`."""
@@ -89,16 +89,17 @@ class Batcher:
 
     def give_up(self, waiting: Waiting) -> None:
         """See :class:`~salver.engine.rules.Line`."""
-        waiting.lane.remove(waiting)
+        self._remove(waiting)
         self._given_up.append(waiting)
 
     # What the engine and the simulator do.
 
     def ahead(self, level: int) -> int:
         """Rows that wait and go before a request that comes now at that level."""
+        urgent, normal, bulk = self._rows
         if level == URGENT:
-            return self._urgent.rows
-        return self._urgent.rows + self._normal.rows + (self._bulk.rows if level == BULK else 0)
+            return urgent
+        return urgent + normal + bulk if level == BULK else urgent + normal
 
     def offer(self, waiting: Waiting) -> Waiting | None:
         """Join the queue.
@@ -111,12 +112,19 @@ class Batcher:
             Overloaded: it is full, and there is nobody to make room; nothing was changed.
         """
         evicted = None
-        lane = self._lane(waiting)
-        waiting.ahead = self.ahead(waiting.level)
-        if self._urgent.depth + self._normal.depth + self._bulk.depth >= self.max_queue:
+        level = waiting.level
+        waiting.ahead = self.ahead(level)
+        lane = self._usual
+        if lane is None or not lane.is_linked or waiting.tenant or level != 1 or self._levels > 1:
+            lane = self._lane(waiting)
+        if self.depth >= self.max_queue:
             evicted = self._evict(waiting, lane)
         lane.add(waiting)
-        if URGENT < waiting.level < BULK:
+        part = _NORMAL if URGENT < level < BULK else _BULK if level else _URGENT
+        self.depth += 1
+        self._depths[part] += 1
+        self._rows[part] += waiting.rows
+        if part == _NORMAL:
             self._rule.arrived(waiting.rows, waiting.arrived)
         return evicted
 
@@ -124,7 +132,7 @@ class Batcher:
         """Give up one that still waits; False if it had already left the queue."""
         if not waiting.is_live:
             return False
-        waiting.lane.remove(waiting)
+        self._remove(waiting)
         return True
 
     def due(self, now: float, spare: bool = True) -> float | None:
@@ -133,33 +141,38 @@ class Batcher:
         Args:
             spare: An idle instance can be spared for bulk work.
         """
-        if self._urgent.depth:
+        urgent, normal, bulk = self._depths
+        if urgent:
             return now
-        if self._normal.depth:
+        if normal:
             return self._rule.due(self, now)
-        return now if self._bulk.depth and spare else None
+        return now if bulk and spare else None
 
     def take(self, now: float, spare: bool = True) -> Batch:
         """The next batch (possibly empty, when all that waited has expired or was given up)."""
         batch = Filling(now, self._largest)
+        urgent, normal, bulk = self._depths
         reason = "urgent"
-        if self._urgent.depth:
+        if urgent:
             self._urgent.fill(batch, _UNBOUNDED)
-        if not batch.members and self._normal.depth:
+            self._took(batch, _URGENT)
+        if normal and not batch.members:
             batch.limit, reason, batch.from_newest = self._rule.choose(self, now)
             if batch.limit:
                 self._normal.fill(batch, _UNBOUNDED)
+                self._took(batch, _NORMAL)
                 if batch.from_newest:
                     batch.members.sort(key=_arrival)
-        elif not batch.members and self._bulk.depth and spare:
+            if batch.rows >= self._largest:
+                reason = "full"
+        elif bulk and spare and not batch.members:
             reason = "bulk"
             batch.limit = max(1, self._bulk_rows())
             self._bulk.fill(batch, _UNBOUNDED)
+            self._took(batch, _BULK)
         given_up = self._given_up
         if given_up:
             self._given_up = []
-        if batch.rows >= self._largest and reason not in ("urgent", "bulk"):
-            reason = "full"
         return Batch(batch.members, batch.rows, reason, batch.expired, given_up)
 
     def ran(self, rows: int, seconds: float, now: float) -> None:
@@ -167,6 +180,24 @@ class Batcher:
         self._rule.ran(rows, seconds, now)
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _took(self, batch: Filling, part: int) -> None:
+        gone = len(batch.members)
+        rows = batch.rows
+        for waiting in batch.expired:
+            if _part(waiting) == part:
+                gone += 1
+                rows += waiting.rows
+        self.depth -= gone
+        self._depths[part] -= gone
+        self._rows[part] -= rows
+
+    def _remove(self, waiting: Waiting) -> None:
+        waiting.lane.remove(waiting)
+        part = _part(waiting)
+        self.depth -= 1
+        self._depths[part] -= 1
+        self._rows[part] -= waiting.rows
 
     def _lane(self, waiting: Waiting) -> Lane:
         level = waiting.level
@@ -179,6 +210,8 @@ class Batcher:
             flow = self._by_level(level)
         lane = flow.child(waiting.tenant if self._fair else "")
         assert isinstance(lane, Lane)
+        if self._levels == 1 and level == 1 and not (waiting.tenant and self._fair):
+            self._usual = lane
         return lane
 
     def _evict(self, waiting: Waiting, lane: Lane) -> Waiting:
@@ -198,7 +231,7 @@ class Batcher:
                 "Exceeds maximum queue size", fix=f"{self.depth} requests are waiting; retry later."
             )
         evicted = next(longest.newest())
-        longest.remove(evicted)
+        self._remove(evicted)
         return evicted
 
 
@@ -206,14 +239,15 @@ def _arrival(waiting: Waiting) -> float:
     return waiting.arrived
 
 
-def _tenants(fairness: Fairness, above: "tuple[RoundRobin | Strict, ...]" = ()) -> RoundRobin:
+def _part(waiting: Waiting) -> int:
+    level = waiting.level
+    return _NORMAL if URGENT < level < BULK else _BULK if level else _URGENT
+
+
+def _tenants(fairness: Fairness) -> RoundRobin:
     """Lanes of tenants that share."""
-
-    def make(name: Hashable) -> Flow:
-        return Lane((root, *above))
-
-    root = RoundRobin(make, lambda name: fairness.weights.get(str(name), 1.0), fairness.max_tenants)
-    return root
+    weights = fairness.weights
+    return RoundRobin(lambda name: Lane(), lambda name: weights.get(str(name), 1.0), fairness.max_tenants)
 
 
 def _priorities(
@@ -223,17 +257,14 @@ def _priorities(
     if priorities.levels == 1:
         only = _tenants(fairness)
         return only, lambda level: only
-    levels: dict[int, RoundRobin] = {}
+    levels = {level: _tenants(fairness) for level in range(1, priorities.levels + 1)}
     if priorities.mode == "strict":
-        root: RoundRobin | Strict = (strict := Strict(priorities.max_passes))
-        for level in range(1, priorities.levels + 1):
-            levels[level] = _tenants(fairness, (root,))
-            strict.add_level(levels[level])
-        return root, levels.__getitem__
+        strict = Strict(priorities.max_passes)
+        for level in levels.values():
+            strict.add_level(level)
+        return strict, levels.__getitem__
     weights = priorities.weights or tuple(2.0**-n for n in range(priorities.levels))
     shared = RoundRobin(lambda level: levels[int(str(level))], lambda level: weights[int(str(level)) - 1])
-    for level in range(1, priorities.levels + 1):
-        levels[level] = _tenants(fairness, (shared,))
 
     def of(level: int) -> RoundRobin:
         shared.child(level)  # back into the round, if it was empty

@@ -50,8 +50,10 @@ class Filling:
 class Flow(Protocol):
     """A queue, or several as one."""
 
-    depth: int
-    rows: int
+    @property
+    def depth(self) -> int:
+        """Requests that wait."""
+        ...
 
     def head(self) -> Waiting | None:
         """Who must be done first: the earliest target, then the earliest arrival."""
@@ -69,39 +71,30 @@ class Flow(Protocol):
 class Lane:
     """Requests of one tenant and level, in order of arrival.
 
-    Args:
-        above: Inner nodes from here to the root; they count along.
+    Attributes:
+        is_linked: Its parent still has it in the round.
     """
 
-    __slots__ = ("above", "depth", "queue", "rows")
+    __slots__ = ("depth", "is_linked", "queue")
 
-    def __init__(self, above: "Sequence[RoundRobin | Strict]" = ()) -> None:
-        self.above = above
+    def __init__(self) -> None:
         self.queue: deque[Waiting] = deque()
         self.depth = 0
-        self.rows = 0
+        self.is_linked = True
 
     def __repr__(self) -> str:
-        return f"<Lane {self.depth} queued, {self.rows} rows>"
+        return f"<Lane {self.depth} queued>"
 
     def add(self, waiting: Waiting) -> None:
         """Join at the end."""
         waiting.lane = self
         self.queue.append(waiting)
         self.depth += 1
-        self.rows += waiting.rows
-        for node in self.above:
-            node.depth += 1
-            node.rows += waiting.rows
 
     def remove(self, waiting: Waiting) -> None:
         """Mark it as gone; the entry itself goes when it reaches an end, or with many of its kind."""
         waiting.is_live = False
         self.depth -= 1
-        self.rows -= waiting.rows
-        for node in self.above:
-            node.depth -= 1
-            node.rows -= waiting.rows
         if len(self.queue) > 2 * self.depth + 16:
             self.queue = deque(w for w in self.queue if w.is_live)
 
@@ -139,7 +132,8 @@ class Lane:
                 continue
             if waiting.deadline is not None and waiting.deadline <= batch.now:
                 pop()
-                self._leave(waiting)
+                waiting.is_live = False
+                self.depth -= 1
                 batch.expired.append(waiting)
                 continue
             if batch.members:
@@ -155,7 +149,8 @@ class Lane:
             if taken + waiting.rows > allowance:
                 break
             pop()
-            self._leave(waiting)
+            waiting.is_live = False
+            self.depth -= 1
             batch.add(waiting)
             taken += waiting.rows
             if batch.is_full:
@@ -167,15 +162,6 @@ class Lane:
             else:
                 queue.extendleft(skipped)
         return taken
-
-    def _leave(self, waiting: Waiting) -> None:
-        """As ``remove``, for an entry that has been taken from the queue."""
-        waiting.is_live = False
-        self.depth -= 1
-        self.rows -= waiting.rows
-        for node in self.above:
-            node.depth -= 1
-            node.rows -= waiting.rows
 
 
 class _Turn:
@@ -211,11 +197,14 @@ class RoundRobin:
         self._most = most
         self._turns: dict[Hashable, _Turn] = {}
         self._ring: deque[_Turn] = deque()
-        self.depth = 0
-        self.rows = 0
 
     def __repr__(self) -> str:
         return f"<RoundRobin {self.depth} queued in {len(self._ring)}>"
+
+    @property
+    def depth(self) -> int:
+        """See :class:`Flow`."""
+        return sum([turn.flow.depth for turn in self._ring])
 
     def child(self, name: Hashable) -> Flow:
         """The child of that name, made if need be."""
@@ -289,10 +278,15 @@ class RoundRobin:
     def _drop(self, turn: _Turn) -> None:
         self._ring.popleft()
         del self._turns[turn.name]
+        if isinstance(turn.flow, Lane):
+            turn.flow.is_linked = False
 
     def _sweep(self) -> None:
-        self._ring = deque(turn for turn in self._ring if turn.flow.depth)
-        self._turns = {turn.name: turn for turn in self._ring}
+        for turn in list(self._ring):
+            if turn.flow.depth:
+                self._ring.rotate(-1)
+            else:
+                self._drop(turn)
 
 
 class Strict:
@@ -306,11 +300,14 @@ class Strict:
         self.levels: list[Flow] = []
         self._max_passes = max_passes
         self._passes: list[int] = []
-        self.depth = 0
-        self.rows = 0
 
     def __repr__(self) -> str:
         return f"<Strict {' > '.join(str(level.depth) for level in self.levels)}>"
+
+    @property
+    def depth(self) -> int:
+        """See :class:`Flow`."""
+        return sum([level.depth for level in self.levels])
 
     def add_level(self, level: Flow) -> None:
         """The next lower one."""
