@@ -13,6 +13,7 @@ from cyclopts import App, Parameter
 from salver import __version__
 from salver.cli.bench import bench
 from salver.cli.doctor import doctor
+from salver.cli.explain import explain
 from salver.cli.infer import infer
 from salver.cli.models import models
 from salver.cli.output import report_error
@@ -29,7 +30,7 @@ def app() -> App:
         default_parameter=Parameter(negative=(), show_default=_show_default),
         result_action="return_value",
     )
-    for command in (serve, models, infer, bench, doctor):
+    for command in (serve, models, infer, explain, bench, doctor):
         root.command(command)
     root.register_install_completion_command(help="Install completion for the shell in use.")
     return root

@@ -8,9 +8,9 @@ is bounded, and nothing but the recent ids is kept for each request. What the su
 
 import heapq
 import itertools
-from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from math import floor, log2
 from typing import Any
 
 import msgspec
@@ -18,7 +18,6 @@ import msgspec
 from salver.errors import NotFound
 from salver.events import BatchRan, Event, Served
 from salver.messages import ModelId
-from salver.stats.histogram import DURATION_BOUNDS
 from salver.telemetry.ports import Present
 from salver.telemetry.verdict import PHASES, Pressure, Split, Verdict, judge
 
@@ -28,6 +27,9 @@ SLICES = 18
 RECENT = 8192
 #: Slow requests that are named.
 SLOWEST = 10
+#: Latencies of one class differ by 9 % at most; from 1 µs to a day there are 290 classes.
+_CLASSES_AN_OCTAVE = 8
+_TICK_S = 1e-6
 _NO_CELL = (0.0,) * 9
 _COUNTED = (Served, BatchRan)
 _Pair = tuple[str, str]
@@ -56,7 +58,7 @@ class _Slice:
         if event.outcome != "ok":
             return
         latency, timing = event.latency, event.timing
-        kind = bisect_left(DURATION_BOUNDS, latency)
+        kind = floor(log2(latency or _TICK_S) * _CLASSES_AN_OCTAVE)
         cell = self.cells.get(kind)
         if cell is None:
             cell = self.cells[kind] = [0.0] * 9

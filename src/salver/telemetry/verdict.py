@@ -145,6 +145,15 @@ def _inference(slow: Split, typical: Split, pressure: Pressure) -> tuple[str, tu
             ),
         )
     if slow.batch_rows >= 2 * max(slow.rows, 1):
+        if pressure.load >= _SATURATED:
+            return (
+                f"{took}: batches are large because {pressure.offered:.0f} rows/s came, where "
+                f"{pressure.capacity:.0f} rows/s are possible",
+                (
+                    "more instances (instances.count), or another server beside this one",
+                    "objective.latency_p99_ms in salver.toml: batches stay small enough for it",
+                ),
+            )
         return (
             took,
             (
