@@ -8,7 +8,7 @@ This module imports no framework; a backend imports its own inside ``load``.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -128,4 +128,16 @@ class Backend(Protocol):
             LoadFailed: the artefact is broken, or ``manifest.config.options`` holds a key that
                 the backend does not know; the message says which and what to do.
         """
+        ...
+
+
+@runtime_checkable
+class StepBackend(Protocol):
+    """What a :class:`Backend` has besides, if it can load step models of its own kind.
+
+    Others' models are stepped if they take and give states (:mod:`salver.backends.stateful`).
+    """
+
+    def load_steps(self, manifest: Manifest, options: LoadOptions) -> StepModel:
+        """As ``load``, for a manifest whose ``config.steps.vocabulary`` is set."""
         ...

@@ -38,7 +38,8 @@ import numpy as np
 
 from salver.artifacts import Manifest
 from salver.backends.outputs import Outputs
-from salver.backends.protocol import LoadOptions, RunnableModel, StepModel, Traits
+from salver.backends.protocol import LoadOptions, StepModel, Traits
+from salver.backends.stateful import StatefulSteps
 from salver.errors import LoadFailed
 from salver.messages import Signature, TensorSpec
 from salver.tensor import DATATYPES, Array
@@ -91,32 +92,53 @@ class PythonBackend:
         classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
         return "python" if any(c.name == "Model" or _is_alike(c) for c in classes) else None
 
-    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel | StepModel:
+    def load(self, manifest: Manifest, options: LoadOptions) -> "PythonModel":
         """Run the file, make a ``Model``, call its ``load``."""
-        source = _source(manifest.path)
-        context = Context(
-            manifest.path, manifest.id.name, manifest.id.version, options.threads, manifest.config.options
-        )
+        model, module, signature = _load(manifest, options, "predict")
+        return PythonModel(model, manifest.id.name, module, signature)
+
+    def load_steps(self, manifest: Manifest, options: LoadOptions) -> StepModel:
+        """As ``load``, of a class that has ``step`` or, with states, ``predict``."""
+        model, module, signature = _load(manifest, options, "step")
+        if hasattr(model, "step"):
+            return PythonSteps(model, module)
+        slots = manifest.config.steps.max_sequences
+        stateful = PythonModel(model, manifest.id.name, module, signature)
         try:
-            with _importable(source.parent.resolve(), name := f"salver_model_{next(_NUMBERS)}"):
-                kind = _model_class(_run_file(source, name), source, bool(manifest.config.steps.vocabulary))
-                is_stepped = not hasattr(kind, "predict")
-                signature = _NO_TENSORS if is_stepped else _signature(kind, manifest, source)
-                model = kind()
-                if hasattr(model, "load"):
-                    model.load(context)
-        except LoadFailed:
+            return StatefulSteps(stateful, manifest.id.name, slots)
+        except BaseException:
+            stateful.close()
             raise
-        except SyntaxError as error:
-            where = f"{error.filename or source}, line {error.lineno}"
-            raise LoadFailed(
-                f"{where}: {error.msg}: {(error.text or '').strip()}", fix="Correct this line."
-            ) from error
-        except (Exception, SystemExit) as error:
-            raise LoadFailed(f"{source}: {type(error).__name__}: {error}") from error
-        if is_stepped:
-            return PythonSteps(model, name)
-        return PythonModel(model, manifest.id.name, name, signature)
+
+
+def _load(manifest: Manifest, options: LoadOptions, method: str) -> tuple[Any, str, Signature]:
+    """A loaded ``Model``, the name of its module, and what it takes and gives.
+
+    Args:
+        method: ``predict``; or ``step``, in whose place ``predict`` will do.
+    """
+    source = _source(manifest.path)
+    context = Context(
+        manifest.path, manifest.id.name, manifest.id.version, options.threads, manifest.config.options
+    )
+    try:
+        with _importable(source.parent.resolve(), name := f"salver_model_{next(_NUMBERS)}"):
+            kind = _model_class(_run_file(source, name), source, method)
+            is_stepped = method == "step" and hasattr(kind, "step")
+            signature = _NO_TENSORS if is_stepped else _signature(kind, manifest, source)
+            model = kind()
+            if hasattr(model, "load"):
+                model.load(context)
+    except LoadFailed:
+        raise
+    except SyntaxError as error:
+        where = f"{error.filename or source}, line {error.lineno}"
+        raise LoadFailed(
+            f"{where}: {error.msg}: {(error.text or '').strip()}", fix="Correct this line."
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise LoadFailed(f"{source}: {type(error).__name__}: {error}") from error
+    return model, name, signature
 
 
 class PythonModel:
@@ -221,24 +243,24 @@ def _run_file(source: Path, name: str) -> ModuleType:
     return module
 
 
-def _model_class(module: ModuleType, source: Path, is_stepped: bool) -> type:
+def _model_class(module: ModuleType, source: Path, method: str) -> type:
     kind = getattr(module, "Model", None)
     if not isinstance(kind, type):
         own = [n for n, v in vars(module).items() if isinstance(v, type) and hasattr(v, "predict")]
         fix = f"Rename the class {own[0]} to Model." if own else "Write one with a method predict."
         raise LoadFailed(f"{source} defines no class Model", fix=fix)
-    has_steps = callable(getattr(kind, "step", None)) and callable(getattr(kind, "release", None))
-    if callable(getattr(kind, "predict", None)) or (has_steps and is_stepped):
+    if callable(getattr(kind, method, None)):
+        missing = "release" if method == "step" else method
+    else:
+        missing = "predict"
+    if callable(getattr(kind, missing, None)):
         return kind
-    if has_steps:
-        raise LoadFailed(
-            f"{source}: class Model answers token by token, and nothing says of which vocabulary",
-            fix='Write into salver.toml beside it: steps.vocabulary = "bytes", or the name of a JSON list.',
-        )
-    raise LoadFailed(
-        f"{source}: class Model has no method predict",
-        fix="Write: def predict(self, inputs): ... (or step and release, if it answers token by token)",
-    )
+    fix = "Write: def predict(self, inputs): ..."
+    if missing == "release":
+        fix = "Write: def release(self, slot): ..., which forgets the slot's sequence."
+    elif hasattr(kind, "step"):
+        fix = 'For one that answers token by token write steps.vocabulary = "bytes" into its salver.toml.'
+    raise LoadFailed(f"{source}: class Model has no method {missing}", fix=fix)
 
 
 def _signature(kind: type, manifest: Manifest, source: Path) -> Signature:

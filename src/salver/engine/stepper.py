@@ -10,7 +10,7 @@ import logging
 import secrets
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncGenerator, Callable, Hashable
 from typing import Any
 
 import msgspec
@@ -29,6 +29,7 @@ from salver.messages import (
     ANYBODY,
     InferRequest,
     InferResponse,
+    Insight,
     ModelId,
     Parameter,
     Signature,
@@ -119,6 +120,10 @@ class StepEngine:
         """Sequences under way."""
         return self._scheduler.active
 
+    def insight(self) -> Insight:
+        """For operators; there is no batch law and no rule to tell of."""
+        return Insight(limit=self._config.batching.max_queue)
+
     async def start(self) -> None:
         """Try the model out, learn its pace, and begin to step.
 
@@ -134,7 +139,11 @@ class StepEngine:
         await tried
 
     async def infer(
-        self, request: InferRequest, deadline: float | None = None, sender: Hashable = None
+        self,
+        request: InferRequest,
+        deadline: float | None = None,
+        sender: Hashable = None,
+        standing: Standing = ANYBODY,
     ) -> InferResponse:
         """One answer to one request is not what such a model gives.
 
@@ -150,7 +159,7 @@ class StepEngine:
 
     async def stream(
         self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
-    ) -> AsyncIterator[InferResponse]:
+    ) -> AsyncGenerator[InferResponse, None]:
         """The answer in pieces, each text that was not there before; the last one says why it is the last.
 
         Closing the iterator early gives the sequence up and frees its slot at the next step.

@@ -4,20 +4,28 @@ The one door: decode, lease a loaded version, queue and run, encode, release, an
 knows neither HTTP nor gRPC (a codec does) and no queue (the engine does).
 """
 
+import functools
 import logging
-from collections.abc import Callable, Hashable
+import operator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
+from contextlib import aclosing, suppress
 from typing import Generic, Protocol, TypeVar
 
-from salver.errors import Code, Internal, InvalidInput, SalverError
+import msgspec
+import numpy as np
+
+from salver.errors import Cancelled, Code, Internal, InvalidInput, SalverError
 from salver.events import Served
-from salver.messages import Call, InferRequest, ModelId, Signature, Timing
+from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature, Standing, Timing
 from salver.serving.bus import Bus
-from salver.serving.ports import Codec, Inferring
+from salver.serving.ports import Codec, Inferring, Streaming
+from salver.tensor import DataType, Tensor
 from salver.wire.standing import PARAMETERS as STANDING_PARAMETERS
 from salver.wire.standing import from_parameters
 
 _LOG = logging.getLogger("salver.dataplane")
 _NO_TIME = Timing()
+_NOBODY = ModelId("", "")
 
 ServableT = TypeVar("ServableT", covariant=True)
 BodyT = TypeVar("BodyT")
@@ -100,62 +108,174 @@ class DataPlane(Generic[BodyT, ReplyT]):
             call: How it reached us; its deadline is tightened by the request's own ``timeout``
                 parameter (microseconds, TR-R23), its standing amended by those of ``wire/standing.py``.
         """
-        outcome = "ok"
-        timing = _NO_TIME
-        rows = size = 0
-        why = ""
+        told = _Told()
         standing = call.standing
-        served = ModelId("", "")  # unknown models never become labels
         try:
             lease = self._acquire(model, version)
             try:
-                served = lease.id
+                told.served = lease.id
                 servable = lease.servable
                 request = codec.decode(body, servable.signature)
                 deadline = call.deadline
                 if request.parameters:
-                    if "timeout" in request.parameters:
-                        deadline = _sooner(deadline, call.arrival, request)
-                    if not STANDING_PARAMETERS.isdisjoint(request.parameters):
-                        standing = from_parameters(standing, request.parameters)
-                rows, size = _extent(request)
+                    deadline, standing = _amended(request, call)
+                told.rows, told.size = _extent(request)
                 response = await servable.infer(request, deadline, sender, standing)
-                timing = response.timing
+                told.timing = response.timing
                 reply = codec.encode(request, response)
             finally:
                 lease.release()
-        except SalverError as error:
-            outcome = error.code.value
-            why = error.why
-            if error.code in (Code.INTERNAL, Code.MODEL_FAILED):
-                _LOG.warning("%s: %s", call.request_id or model, error, exc_info=error.__cause__)
-            reply = codec.fault(error)
         except Exception as error:
-            outcome = Code.INTERNAL.value
-            incident = self._new_id()
-            _LOG.exception("incident %s: model %r over %s", incident, model, call.protocol, exc_info=error)
-            reply = codec.fault(Internal.incident(incident))
+            reply = codec.fault(self._own(error, told, model, call))
         except BaseException:  # cancelled: the caller went away
-            outcome = Code.CANCELLED.value
+            told.outcome = Code.CANCELLED.value
             raise
         finally:
-            self._emit(
-                Served(
-                    served.name,
-                    served.version,
-                    call.protocol,
-                    outcome,
-                    self._clock() - call.arrival,
-                    timing,
-                    rows,
-                    call.request_id,
-                    call.traceparent,
-                    size,
-                    why,
-                    standing.tenant,
-                )
-            )
+            self._announce(told, call, standing.tenant)
         return reply
+
+    async def stream(
+        self,
+        codec: Codec[BodyT, ReplyT],
+        body: BodyT,
+        model: str,
+        version: str,
+        call: Call,
+        write: Callable[[ReplyT], Awaitable[None]] | None = None,
+    ) -> ReplyT | None:
+        """As ``infer``, of models that may answer in pieces: each is encoded and written when it is there.
+
+        Args:
+            write: Takes each reply; raises Cancelled once nobody reads them, which gives the request up.
+                None = the pieces are joined into one reply.
+
+        Returns:
+            The one reply, or the error that came before anything was written; None after that, when an
+            error too has been written.
+        """
+        told = _Told()
+        standing = call.standing
+        has_begun = False
+        pieces: list[InferResponse] = []
+        reply: ReplyT | None = None
+        try:
+            lease = self._acquire(model, version)
+            try:
+                told.served = lease.id
+                request = codec.decode(body, lease.servable.signature)
+                deadline, standing = _amended(request, call)
+                told.rows, told.size = _extent(request)
+                async with aclosing(_pieces(lease.servable, request, deadline, standing)) as answer:
+                    async for response in answer:
+                        told.timing = response.timing
+                        if write is None:
+                            pieces.append(response)
+                        else:
+                            piece = codec.encode(request, response)
+                            has_begun = True
+                            await write(piece)
+                if write is None:
+                    reply = codec.encode(request, joined(pieces))
+            finally:
+                lease.release()
+        except Exception as error:
+            reply = codec.fault(self._own(error, told, model, call))
+            if write is not None and has_begun:
+                fault, reply = reply, None
+                with suppress(Cancelled):
+                    await write(fault)
+        except BaseException:
+            told.outcome = Code.CANCELLED.value
+            raise
+        finally:
+            self._announce(told, call, standing.tenant)
+        return reply
+
+    def _own(self, error: Exception, told: "_Told", model: str, call: Call) -> SalverError:
+        """What the caller may know of an error; the log has the rest."""
+        if isinstance(error, SalverError):
+            told.outcome = error.code.value
+            told.why = error.why
+            if error.code in (Code.INTERNAL, Code.MODEL_FAILED):
+                _LOG.warning("%s: %s", call.request_id or model, error, exc_info=error.__cause__)
+            return error
+        told.outcome = Code.INTERNAL.value
+        incident = self._new_id()
+        _LOG.exception("incident %s: model %r over %s", incident, model, call.protocol, exc_info=error)
+        return Internal.incident(incident)
+
+    def _announce(self, told: "_Told", call: Call, tenant: str) -> None:
+        self._emit(
+            Served(
+                told.served.name,
+                told.served.version,
+                call.protocol,
+                told.outcome,
+                self._clock() - call.arrival,
+                told.timing,
+                told.rows,
+                call.request_id,
+                call.traceparent,
+                told.size,
+                told.why,
+                tenant,
+            )
+        )
+
+
+class _Told:
+    """What will be announced of a request, as it becomes known."""
+
+    __slots__ = ("outcome", "rows", "served", "size", "timing", "why")
+
+    def __init__(self) -> None:
+        self.outcome = "ok"
+        self.served = _NOBODY  # unknown models never become labels
+        self.timing = _NO_TIME
+        self.rows = self.size = 0
+        self.why = ""
+
+
+async def _pieces(
+    servable: Inferring, request: InferRequest, deadline: float | None, standing: Standing
+) -> AsyncGenerator[InferResponse, None]:
+    """The answer as the model gives it: in pieces, or whole."""
+    if not isinstance(servable, Streaming):
+        yield await servable.infer(request, deadline, None, standing)
+        return
+    async with aclosing(servable.stream(request, deadline, standing)) as answer:
+        async for response in answer:
+            yield response
+
+
+def joined(pieces: Sequence[InferResponse]) -> InferResponse:
+    """One answer of its pieces: texts are strung together, other tensors appended along axis 0.
+
+    Args:
+        pieces: At least one, of the same outputs.
+    """
+    last = pieces[-1]
+    if len(pieces) == 1:
+        return last
+    outputs = []
+    for index, tensor in enumerate(last.outputs):
+        arrays = [piece.outputs[index].array for piece in pieces]
+        if tensor.datatype is DataType.BYTES:
+            array = functools.reduce(operator.add, arrays)
+        else:
+            array = np.concatenate(arrays)
+        outputs.append(Tensor(tensor.name, tensor.datatype, array))
+    return msgspec.structs.replace(last, outputs=tuple(outputs))
+
+
+def _amended(request: InferRequest, call: Call) -> tuple[float | None, Standing]:
+    """Deadline and standing, with what the request's own parameters say."""
+    deadline, standing = call.deadline, call.standing
+    if "timeout" in request.parameters:
+        deadline = _sooner(deadline, call.arrival, request)
+    if not STANDING_PARAMETERS.isdisjoint(request.parameters):
+        standing = from_parameters(standing, request.parameters)
+    return deadline, standing
 
 
 def _extent(request: InferRequest) -> tuple[int, int]:
@@ -179,5 +299,3 @@ def _sooner(deadline: float | None, arrival: float, request: InferRequest) -> fl
         return deadline
     own = arrival + timeout / 1e6
     return own if deadline is None else min(own, deadline)
-
-

@@ -16,11 +16,13 @@ from salver.engine.engine import Engine
 from salver.engine.placement import Placement, place
 from salver.engine.ports import Runner
 from salver.engine.process import ProcessRunner
+from salver.engine.stepper import StepEngine
 from salver.engine.thread import ThreadRunner
 from salver.engine.warmup import samples
 from salver.errors import LoadFailed, SalverError
 from salver.messages import Signature
 from salver.serving.bus import Bus
+from salver.serving.steps import load_steps
 from salver.wire.bodies import HttpBody
 from salver.wire.oip_json import OpenInferenceHttp
 
@@ -32,13 +34,14 @@ _MAX_WARMUP_FILE = 64 << 20
 class Servable:
     """A loaded version: its engine, and what the lifecycle asks of it."""
 
-    def __init__(self, manifest: Manifest, engine: Engine, placement: Placement) -> None:
+    def __init__(self, manifest: Manifest, engine: Engine | StepEngine, placement: Placement) -> None:
         self.manifest = manifest
         self.engine = engine
         self.placement = placement
         self.signature: Signature = engine.signature
         self.bytes = manifest.bytes
         self.infer = engine.infer  # the engine's own method: nothing in between
+        self.stream = engine.stream if isinstance(engine, StepEngine) else None
 
     def __repr__(self) -> str:
         return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"
@@ -52,6 +55,8 @@ class Servable:
         Raises:
             LoadFailed: the owner's warm-up request failed.
         """
+        if isinstance(self.engine, StepEngine):
+            return  # tried out already
         wish = config.warmup
         if wish.file:
             await self._warm_from_file(wish.file, wish.rounds)
@@ -127,6 +132,10 @@ class Loader:
             wish, count=wish.count or self._wish.count, threads=wish.threads or self._wish.threads
         )
         placement = place(backend.traits, wish, self._cores)
+        if manifest.config.steps.vocabulary:
+            options = LoadOptions(placement.threads, self._trust_pickle)
+            steps = await load_steps(backend, manifest, options, self._clock, self._bus.emit)
+            return Servable(manifest, steps, Placement("thread", 1, placement.threads))
         runner = await self._runner(backend, manifest, placement)
         try:
             engine = Engine(

@@ -1,7 +1,7 @@
 """What do the planes need from others?"""
 
-from collections.abc import Hashable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import AsyncGenerator, Hashable, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
 
 from salver.errors import SalverError
 from salver.events import Event
@@ -45,6 +45,17 @@ class Inferring(Protocol):
         standing: Standing = ANYBODY,
     ) -> InferResponse:
         """See :meth:`salver.engine.engine.Engine.infer`."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """Something that answers in pieces, besides being :class:`Inferring`."""
+
+    def stream(
+        self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
+    ) -> AsyncGenerator[InferResponse, None]:
+        """See :meth:`salver.engine.stepper.StepEngine.stream`."""
         ...
 
 

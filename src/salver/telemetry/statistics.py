@@ -124,7 +124,7 @@ class Statistics:
                     if event.rows not in found.batches:
                         found.batches[event.rows] = _Compute()
                     found.batches[event.rows].add(event, 1)
-            else:
+            elif isinstance(event, StateChanged):
                 self._change(event)
 
     def snapshot(self, model: str = "", version: str = "") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from salver.errors import Internal, SalverError, TooLarge
 from salver.messages import Call
 from salver.transport.calls import Reception, is_shutting_down, join_trace, printable
+from salver.transport.event_stream import EventStream
 from salver.transport.grpc import GrpcMethods
 from salver.transport.hangup import HangUps
 from salver.transport.http import HttpOperations
@@ -98,7 +99,13 @@ class Front:
                 body = await self._read(message, headers, receive)
             if message["type"] != "http.request" or body is None:
                 return  # the caller left before the request was there
-            work = self._http.run(route, HttpBody(route.model, route.version, body, headers), call)
+            http = HttpBody(route.model, route.version, body, headers)
+            work: Awaitable[HttpReply | None]
+            if operation == "generate_stream":
+                events = EventStream(send, call)
+                work = self._http.stream(route, http, call, events.write)
+            else:
+                work = self._http.run(route, http, call)
             if self._hears_http1 or scope["http_version"] != "1.1":
                 task = self._hangups.enter(receive)
                 try:
@@ -115,6 +122,9 @@ class Front:
             return  # the caller hung up; nobody reads an answer
         except Exception as error:
             reply = http_fault(self._incident(raw_path, error))
+        if reply is None:
+            await events.end()
+            return
         start, body = _form(reply, headers, call, operation)
         await send(start)
         await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else body})

@@ -14,6 +14,7 @@ from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.routes import Route
 from salver.wire import metadata
 from salver.wire.bodies import HttpBody, HttpReply
+from salver.wire.generate import Generate
 from salver.wire.json_text import dumps
 from salver.wire.kserve_v1 import KServeV1
 from salver.wire.oip_json import OpenInferenceHttp
@@ -32,9 +33,11 @@ class HttpOperations:
         self._exposition = exposition
         self._open_inference = OpenInferenceHttp()
         self._kserve = KServeV1()
+        self._generating = Generate()
         self._methods: dict[str, _Method] = {
             "infer": self._infer,
             "predict_v1": self._predict_v1,
+            "generate": self._generate,
             "live": self._live,
             "ready": self._ready,
             "model_ready": self._model_ready,
@@ -57,7 +60,17 @@ class HttpOperations:
         """Do it. Inference answers its own errors; other operations raise them."""
         return self._methods[route.operation](route, http, call)
 
-    # These two hand on the door's own coroutine: one less for each request.
+    async def stream(
+        self, route: Route, http: HttpBody, call: Call, write: Callable[[HttpReply], Awaitable[None]]
+    ) -> HttpReply | None:
+        """``generate_stream``: each piece goes to ``write``; the reply is an error that came before."""
+        call.protocol = self._generating.protocol
+        reply: HttpReply | None = await self._door.stream(
+            self._generating, http, route.model, route.version, call, write
+        )
+        return reply
+
+    # These hand on the door's own coroutine: one less for each request.
 
     def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         return self._door.infer(self._open_inference, http, route.model, route.version, call)
@@ -65,6 +78,10 @@ class HttpOperations:
     def _predict_v1(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         call.protocol = self._kserve.protocol
         return self._door.infer(self._kserve, http, route.model, route.version, call)
+
+    def _generate(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
+        call.protocol = self._generating.protocol
+        return self._door.stream(self._generating, http, route.model, route.version, call)
 
     async def _live(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         return _json({"live": True})

@@ -66,6 +66,13 @@ _SCHEMAS: dict[str, Any] = {
         "anyOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
     },
     "PredictResponse": _object(["predictions"], predictions={}),
+    "GenerateRequest": {
+        "type": "object",
+        "properties": {"text_input": _TEXT, "parameters": {"type": "object"}, "id": _TEXT},
+    },
+    "GenerateResponse": _object(
+        ["model_name", "model_version"], model_name=_TEXT, model_version=_TEXT, text_output=_TEXT
+    ),
     "ModelMetadata": _object(
         ["name", "platform", "inputs", "outputs"],
         name=_TEXT,
@@ -93,6 +100,8 @@ _SCHEMAS: dict[str, Any] = {
 _BODIES: dict[str, tuple[str, str]] = {
     "infer": ("InferRequest", "InferResponse"),
     "predict_v1": ("PredictRequest", "PredictResponse"),
+    "generate": ("GenerateRequest", "GenerateResponse"),
+    "generate_stream": ("GenerateRequest", "Events"),
     "model_metadata": ("", "ModelMetadata"),
     "server_metadata": ("", "ServerMetadata"),
     "welcome": ("", "ServerMetadata"),
@@ -102,6 +111,9 @@ _BODIES: dict[str, tuple[str, str]] = {
     "load": ("ControlRequest", ""),
     "unload": ("ControlRequest", ""),
 }
+
+#: Request bodies that must be there.
+_REQUIRED = ("InferRequest", "PredictRequest", "GenerateRequest")
 
 
 def describe(version: str) -> dict[str, Any]:
@@ -127,6 +139,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "Done"}
     if operation.name == "metrics":
         good["content"] = {"text/plain": {}, "application/openmetrics-text": {}}
+    elif gives == "Events":
+        good["content"] = {"text/event-stream": {"schema": _TEXT}}
     elif gives:
         good["content"] = {"application/json": {"schema": _ref(gives)}}
         if gives == "InferResponse":
@@ -153,5 +167,5 @@ def _operation(operation: Operation) -> dict[str, Any]:
         ]
     if takes:
         content: dict[str, Any] = {"application/json": {"schema": _ref(takes)}}
-        out["requestBody"] = {"required": takes in ("InferRequest", "PredictRequest"), "content": content}
+        out["requestBody"] = {"required": takes in _REQUIRED, "content": content}
     return out

@@ -1,6 +1,6 @@
 """What does a transport need from the planes behind it?"""
 
-from collections.abc import Awaitable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Protocol
 
 from salver.messages import Call, ModelId, Parameter, Signature, VersionStatus
@@ -13,6 +13,20 @@ class InferDoor(Protocol):
         self, codec: Any, body: Any, model: str, version: str, call: Call, sender: Hashable = None
     ) -> Awaitable[Any]:
         """The codec's reply, good or bad; see :meth:`salver.serving.dataplane.DataPlane.infer`."""
+        ...
+
+    def stream(
+        self,
+        codec: Any,
+        body: Any,
+        model: str,
+        version: str,
+        call: Call,
+        write: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> Awaitable[Any]:
+        """The codec's reply, or None once ``write`` has had it in pieces; see
+        :meth:`salver.serving.dataplane.DataPlane.stream`.
+        """
         ...
 
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:

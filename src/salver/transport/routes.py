@@ -36,6 +36,17 @@ OPERATIONS: Final = (
     ),
     Operation("infer", "POST", "/v2/models/{model}/infer", "Ask a model (JSON or binary tensors)"),
     Operation("infer", "POST", "/v2/models/{model}/versions/{version}/infer", "Ask one version of a model"),
+    Operation("generate", "POST", "/v2/models/{model}/generate", "Ask a model by plain JSON keys"),
+    Operation("generate", "POST", "/v2/models/{model}/versions/{version}/generate", "Ask a version likewise"),
+    Operation(
+        "generate_stream", "POST", "/v2/models/{model}/generate_stream", "The same, as Server-Sent Events"
+    ),
+    Operation(
+        "generate_stream",
+        "POST",
+        "/v2/models/{model}/versions/{version}/generate_stream",
+        "The same of one version, as Server-Sent Events",
+    ),
     Operation("statistics", "GET", "/v2/models/stats", "Statistics of every model"),
     Operation("statistics", "GET", "/v2/models/{model}/stats", "Statistics of a model"),
     Operation(

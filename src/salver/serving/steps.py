@@ -1,0 +1,87 @@
+"""How does a manifest become a model that answers token by token?
+
+The backend loads it as ever; a program with states gets slots for them, the vocabulary is read, and a step
+engine goes around it all. ``loader.py`` asks for this where ``steps.vocabulary`` is set.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from salver.artifacts import Manifest
+from salver.backends.protocol import Backend, LoadOptions, StepBackend, StepModel
+from salver.backends.stateful import StatefulSteps
+from salver.engine.stepper import StepEngine
+from salver.engine.transcript import Bytes, Texts, Vocabulary
+from salver.errors import LoadFailed, SalverError
+from salver.events import StepRan
+
+_MAX_VOCABULARY = 64 << 20
+
+
+async def load_steps(
+    backend: Backend,
+    manifest: Manifest,
+    options: LoadOptions,
+    clock: Callable[[], float],
+    emit: Callable[[StepRan], None],
+) -> StepEngine:
+    """Load it, try it out, and begin to step.
+
+    Raises:
+        LoadFailed: the reason, in words for the owner.
+    """
+    if manifest.config.instances.runner == "process":
+        raise LoadFailed(
+            f"model '{manifest.id.name}' is step-wise, and such models run on a thread",
+            field="instances.runner",
+            fix="Leave instances.runner out.",
+        )
+    model, vocabulary = await asyncio.to_thread(_load, backend, manifest, options)
+    engine = StepEngine(manifest.id, model, vocabulary, manifest.config, clock, emit)
+    try:
+        await engine.start()
+    except BaseException:
+        await engine.close()
+        raise
+    return engine
+
+
+def _load(backend: Backend, manifest: Manifest, options: LoadOptions) -> tuple[StepModel, Vocabulary]:
+    vocabulary = _read_vocabulary(manifest)
+    try:
+        if isinstance(backend, StepBackend):
+            return backend.load_steps(manifest, options), vocabulary
+        model = backend.load(manifest, options)
+    except SalverError:
+        raise
+    except Exception as error:
+        raise LoadFailed(
+            f"{manifest.path} could not be loaded by the {backend.name} backend: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    try:
+        return StatefulSteps(model, manifest.id.name, manifest.config.steps.max_sequences), vocabulary
+    except BaseException:
+        model.close()
+        raise
+
+
+def _read_vocabulary(manifest: Manifest) -> Vocabulary:
+    name = manifest.config.steps.vocabulary
+    if name == "bytes":
+        return Bytes()
+    path = manifest.path.parent / name
+    try:
+        if path.stat().st_size > _MAX_VOCABULARY:
+            raise LoadFailed(f"vocabulary {path} is larger than {_MAX_VOCABULARY} bytes")
+        return Texts(msgspec.json.decode(path.read_bytes(), type=list[str]))
+    except OSError as error:
+        raise LoadFailed(
+            f"cannot read the vocabulary {path}: {error.strerror}",
+            field="steps.vocabulary",
+            fix='Put the file beside the artefact, or write vocabulary = "bytes".',
+        ) from error
+    except msgspec.DecodeError as error:
+        raise LoadFailed(f"vocabulary {path} is no JSON list of texts: {error}") from error

@@ -1,0 +1,50 @@
+"""How does an answer leave in pieces?
+
+As Server-Sent Events, each written when it is there. Writing waits while the connection is full, and says
+so when the caller is gone. What an event holds is ``wire/generate.py``'s.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from salver.errors import Cancelled
+from salver.messages import Call
+from salver.wire.bodies import HttpReply
+from salver.wire.generate import EVENT_STREAM, event
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class EventStream:
+    """The reply to one call, begun by its first event."""
+
+    def __init__(self, send: Send, call: Call) -> None:
+        self._send = send
+        self._call = call
+        self._has_begun = False
+
+    async def write(self, reply: HttpReply) -> None:
+        """Send an event; returns when there is room for the next.
+
+        Raises:
+            Cancelled: the caller is gone.
+        """
+        try:
+            if not self._has_begun:
+                self._has_begun = True
+                await self._send(self._start())
+            await self._send({"type": "http.response.body", "body": event(reply), "more_body": True})
+        except (OSError, RuntimeError) as error:
+            raise Cancelled("the caller went away") from error
+
+    async def end(self) -> None:
+        """No more events."""
+        if not self._has_begun:
+            await self._send(self._start())
+        await self._send({"type": "http.response.body", "body": b""})
+
+    def _start(self) -> dict[str, Any]:
+        headers = [*EVENT_STREAM, (b"x-request-id", self._call.request_id.encode())]
+        if self._call.traceparent:
+            headers.append((b"traceparent", self._call.traceparent.encode()))
+        return {"type": "http.response.start", "status": 200, "headers": headers}

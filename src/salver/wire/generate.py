@@ -1,0 +1,119 @@
+"""How does a generate request become words, and the answer JSON?
+
+Triton's generate extension (TR-R6): one JSON object whose keys are the model's inputs, or else request
+parameters; the reply has the outputs as keys. A stream is a series of such replies, each a Server-Sent
+Event; what an event looks like is here, when one is sent is the transport's matter.
+It knows no route and no loaded model.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from salver.errors import InvalidInput, SalverError
+from salver.messages import InferRequest, InferResponse, Parameter, Signature, TensorSpec
+from salver.tensor import Array, Tensor
+from salver.wire.bodies import HttpBody, HttpReply
+from salver.wire.faults import http_fault
+from salver.wire.json_text import TOO_DEEP, dumps, is_too_deep, loads
+from salver.wire.values import from_json, kind_of, to_json
+
+_RESERVED = "triton_"
+#: What a stream's reply says of itself before its first event.
+EVENT_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
+
+
+class Generate:
+    """Codec of ``POST /v2/models/{m}/generate`` and of each event of ``generate_stream``."""
+
+    protocol = "generate"
+
+    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+        """The request: scalars and lists become tensors of the signature's datatypes.
+
+        Raises:
+            InvalidInput: naming the field.
+        """
+        try:
+            return _decode(http, signature)
+        except InvalidInput:
+            if is_too_deep(http.body):
+                raise InvalidInput(TOO_DEEP) from None
+            raise
+
+    def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
+        """One reply: an output of one element as a scalar, others as flat lists.
+
+        Raises:
+            Unsupported: an output cannot be JSON.
+        """
+        root: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
+        if response.id:
+            root["id"] = response.id
+        root.update(response.parameters)
+        for tensor in response.outputs:
+            values = to_json(tensor)
+            if len(values) == 1:
+                value = values[0]
+                root[tensor.name] = value.item() if isinstance(value, np.generic) else value
+            else:
+                root[tensor.name] = values
+        return HttpReply(200, dumps(root))
+
+    def fault(self, error: SalverError) -> HttpReply:
+        """``{"error": text}`` with Triton's status."""
+        return http_fault(error)
+
+
+def event(reply: HttpReply) -> bytes:
+    """A reply as a Server-Sent Event; JSON holds no raw line break.
+
+    >>> event(HttpReply(200, b'{"a":1}'))
+    b'data: {"a":1}\\n\\n'
+    """
+    return b"data: %s\n\n" % reply.body
+
+
+def _decode(http: HttpBody, signature: Signature) -> InferRequest:
+    root = loads(http.body)
+    if type(root) is not dict:
+        raise InvalidInput(f"the request must be a JSON object, not {kind_of(root)}")
+    specs = {spec.name: spec for spec in signature.inputs}
+    nested = root.pop("parameters", None)
+    if nested is None:
+        nested = {}
+    elif type(nested) is not dict:
+        raise InvalidInput(f"parameters must be an object, not {kind_of(nested)}", field="parameters")
+    id = root.pop("id", "") if "id" not in specs else ""
+    if type(id) is not str:
+        raise InvalidInput(f"id must be a string, not {kind_of(id)}", field="id")
+    inputs: dict[str, Tensor] = {}
+    parameters: dict[str, Parameter] = {}
+    for prefix, members in (("parameters.", nested), ("", root)):
+        for name, value in members.items():
+            if value is None:
+                continue  # as if it were not there
+            if name in specs:
+                inputs[name] = _input(value, specs[name], f"{prefix}{name}")
+            elif type(value) not in (bool, int, float, str):
+                raise InvalidInput(
+                    f"'{prefix}{name}' is {kind_of(value)}, and model '{http.model}' has no such input",
+                    field=f"{prefix}{name}",
+                    fix=f"Its inputs are: {', '.join(specs)}; parameters are strings, numbers or booleans.",
+                )
+            elif name.startswith(_RESERVED):
+                raise InvalidInput(
+                    "parameter keys starting with 'triton_' are reserved for Triton usage "
+                    "and should not be specified."
+                )
+            else:
+                parameters[name] = value
+    return InferRequest(http.model, tuple(inputs.values()), http.version, id, parameters=parameters)
+
+
+def _input(value: Any, spec: TensorSpec, field: str) -> Tensor:
+    """A tensor with as many dimensions as the signature asks for, new ones in front."""
+    array: Array = from_json(value if type(value) is list else [value], spec.datatype, field, is_regular=True)
+    if array.ndim < len(spec.shape):
+        array = array.reshape((1,) * (len(spec.shape) - array.ndim) + array.shape)
+    return Tensor(spec.name, spec.datatype, array)
