@@ -1,0 +1,104 @@
+"""What came of each batching decision, and how fast do requests come?
+
+Two measuring devices for rules that learn. Pure: they are told of events, with their times, and know
+no queue and no clock.
+"""
+
+from salver.stats.batch_table import Transition
+
+_RATE_GAIN = 1 / 64  # arrivals over which the rate is averaged
+_SHAPE_GAIN = 1 / 256
+_LONGEST_GAP = 16.0  # mean gaps; a night without requests is no new rate
+_ENOUGH = 16
+
+
+class ArrivalMeter:
+    """Rate and burstiness of arrivals, forgetting exponentially by arrivals (so at any rate alike).
+
+    Attributes:
+        rate: Rows a second; 0 until sixteen requests have come.
+        burstiness: Squared coefficient of variation of the gaps: 1 for a Poisson process.
+    """
+
+    __slots__ = ("_gap", "_last", "_rows", "_seen", "_square", "burstiness", "rate")
+
+    def __init__(self) -> None:
+        self.rate = 0.0
+        self.burstiness = 1.0
+        self._last = 0.0
+        self._gap = 0.0
+        self._rows = 1.0
+        self._square = 2.0  # mean of (gap / mean gap)²
+        self._seen = 0
+
+    def arrived(self, rows: int, now: float) -> None:
+        """A request joined the line."""
+        seen = self._seen
+        gap = now - self._last
+        self._last = now
+        self._seen = seen + 1
+        if not seen:
+            return
+        gain = _RATE_GAIN if seen > 64 else 1.0 / seen
+        if gap > _LONGEST_GAP * self._gap and seen > _ENOUGH:
+            gap = _LONGEST_GAP * self._gap
+        self._gap += gain * (gap - self._gap)
+        self._rows += gain * (rows - self._rows)
+        if seen >= _ENOUGH and self._gap > 0.0:
+            self.rate = self._rows / self._gap
+            relative = gap / self._gap
+            self._square += _SHAPE_GAIN * (relative * relative - self._square)
+            self.burstiness = self._square - 1.0
+
+
+class DecisionMeter:
+    """Turns the events around one instance into transitions."""
+
+    __slots__ = ("_arrived", "_is_run", "_moments", "_since", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting = -1  # at the decision; -1 = none is open
+        self._is_run = False
+        self._since = 0.0
+        self._arrived = 0
+        self._moments = 0.0  # sum of the times of arrival
+
+    def waits(self, waiting: int, now: float) -> None:
+        """It was decided to wait for one more; again, while nobody came, changes nothing."""
+        if self._waiting < 0 or self._is_run:
+            self._open(waiting, False, now)
+
+    def runs(self, waiting: int, now: float) -> None:
+        """It was decided to run."""
+        self._open(waiting, True, now)
+
+    def arrived(self, rows: int, now: float, rate: float) -> Transition | None:
+        """A request came; this ends the wait for one, if there was any."""
+        if self._waiting < 0:
+            return None
+        if self._is_run:
+            self._arrived += rows
+            self._moments += rows * now
+            return None
+        seen = Transition(self._waiting, 0, now - self._since, 0.0, rows, rate)
+        self._waiting = -1
+        return seen
+
+    def ran(self, rows: int, now: float, rate: float) -> Transition | None:
+        """A run has ended; None if it was not this meter's, such as one of an urgent request."""
+        waiting, is_run = self._waiting, self._is_run
+        self._waiting = -1
+        if waiting < rows or not is_run:
+            return None
+        area = self._arrived * now - self._moments
+        seen = Transition(waiting, rows, now - self._since, area, self._arrived, rate)
+        if waiting - rows + self._arrived == 0:
+            self._open(0, False, now)
+        return seen
+
+    def _open(self, waiting: int, is_run: bool, now: float) -> None:
+        self._waiting = waiting
+        self._is_run = is_run
+        self._since = now
+        self._arrived = 0
+        self._moments = 0.0

@@ -1,0 +1,140 @@
+"""How many rows to run, by how many wait and how fast they come: the record of a computed answer.
+
+:class:`Table` is made by the planner, kept on disk as JSON, and looked up in front of each run;
+:class:`Transition` is what a run showed, for whoever learns from it. Pure: bytes in, bytes out.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from salver.errors import InvalidInput
+from salver.stats.batch_law import BatchLaw
+from salver.stats.batch_price import Price
+
+#: Raised whenever the meaning of a field changes; a table of another format is made anew.
+FORMAT = 1
+MOST_ROWS = 1024
+_MOST_RATES = 64
+_MOST_BYTES = 1 << 20
+
+
+class Transition(NamedTuple):
+    """One decision and what came of it.
+
+    Attributes:
+        waiting: Rows that waited.
+        rows: That were run; 0 = it was waited for one arrival.
+        seconds: Until the next decision.
+        area: Row-seconds that those who arrived meanwhile have waited by then, all together.
+        arrived: Rows that arrived meanwhile.
+        rate: Estimated rows a second.
+    """
+
+    waiting: int
+    rows: int
+    seconds: float
+    area: float
+    arrived: int
+    rate: float
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows to run, for one law and one price.
+
+    Attributes:
+        law, price: What it was made for; another law or price needs another table.
+        largest: Most rows of a run that it knows (M).
+        rates: Rows a second of one instance, ascending.
+        rows: By rate, then by waiting rows 0..M: rows to run, 0 = wait. Longer queues are drained.
+        costs: What the table costs in the long run at each rate, see :class:`Price`.
+        greedy_costs: What taking whatever is there would cost.
+        best_costs: What the best policy would cost.
+        method: ``exact`` (solved) or ``learned`` (from simulated or live runs).
+    """
+
+    law: BatchLaw
+    price: Price
+    largest: int
+    rates: tuple[float, ...]
+    rows: tuple[tuple[int, ...], ...]
+    costs: tuple[float, ...]
+    greedy_costs: tuple[float, ...]
+    best_costs: tuple[float, ...]
+    method: Literal["exact", "learned"]
+    format: int = FORMAT
+
+    @property
+    def is_greedy(self) -> bool:
+        """It never waits, and always takes what is there."""
+        drain = tuple(range(self.largest + 1))
+        return all(rows == drain for rows in self.rows)
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        """The least number of waiting rows that is served, by rate."""
+        return tuple(next(n for n, rows in enumerate(line) if rows) for line in self.rows)
+
+    def is_for(self, law: BatchLaw, price: Price, tolerance: float = 0.05) -> bool:
+        """It was made for this price, and for a law that differs by no more than ``tolerance``."""
+        if price != self.price:
+            return False
+        sizes = {1, self.largest // 2 or 1, self.largest}
+        return all(abs(law.seconds(b) / self.law.seconds(b) - 1) <= tolerance for b in sizes)
+
+
+def to_bytes(table: Table) -> bytes:
+    """The table's form on disk."""
+    return msgspec.json.encode(table)
+
+
+def from_bytes(content: bytes) -> Table:
+    """A table as :func:`to_bytes` wrote it.
+
+    Raises:
+        InvalidInput: it is too large, broken, of another format, or not a table that could be served by.
+    """
+    if len(content) > _MOST_BYTES:
+        raise InvalidInput(f"a batch table of {len(content)} bytes is larger than {_MOST_BYTES}")
+    try:
+        table = msgspec.json.decode(content, type=Table)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"not a batch table: {error}") from error
+    if table.format != FORMAT:
+        raise InvalidInput(f"a batch table of format {table.format}; this version reads {FORMAT}")
+    problem = _problem(table)
+    if problem:
+        raise InvalidInput(f"an impossible batch table: {problem}")
+    return table
+
+
+def _problem(table: Table) -> str:
+    law, price = table.law, table.price
+    numbers = (law.a, law.t0, law.a_beyond, law.error, *msgspec.structs.astuple(price))
+    numbers += (*table.rates, *table.costs, *table.greedy_costs, *table.best_costs)
+    count = len(table.rates)
+    checks = (
+        (1 <= table.largest <= MOST_ROWS, f"largest is not within 1..{MOST_ROWS}"),
+        (1 <= count <= _MOST_RATES, f"not 1..{_MOST_RATES} rates"),
+        (all(0 <= number < math.inf for number in numbers), "a number is negative or not finite"),
+        (law.seconds(1) > 0 and law.kink >= 0, "runs take no time"),
+        (
+            all(low < high for low, high in zip((0.0, *table.rates), table.rates, strict=False)),
+            "rates do not ascend",
+        ),
+        (
+            {len(table.rows), len(table.costs), len(table.greedy_costs), len(table.best_costs)} == {count},
+            "rates, rows and costs differ in number",
+        ),
+        (
+            all(
+                len(line) == table.largest + 1
+                and line[-1] > 0
+                and all(0 <= rows <= waiting for waiting, rows in enumerate(line))
+                for line in table.rows
+            ),
+            "runs of more rows than wait, or a full queue that is not served",
+        ),
+    )
+    return next((problem for holds, problem in checks if not holds), "")
