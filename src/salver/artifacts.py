@@ -111,6 +111,28 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval_ms: float = 100.0
 
 
+class Learned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the policy ``learned`` weighs: a caller's time against energy.
+
+    The cost of serving is ``latency_weight`` times the mean latency in milliseconds plus ``energy_weight``
+    times the power in watts.
+
+    Attributes:
+        energy_weight: 0 = latency is all that counts; then draining is next to best.
+        watts: What a busy instance takes; the energy of a run is this times its length, where the next
+            two are not given.
+        joules_per_row, joules_per_run: Energy of each row and of each run, where it was measured.
+        max_wait_ms: Longest wait for company; 0 = four runs of a full batch.
+    """
+
+    latency_weight: float = 1.0
+    energy_weight: float = 0.0
+    watts: float = 10.0
+    joules_per_row: float = 0.0
+    joules_per_run: float = 0.0
+    max_wait_ms: float = 0.0
+
+
 class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How requests share a run of the model.
 
@@ -123,6 +145,7 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             there (drain-the-queue, the default).
         preferred_rows: Sizes that close a waiting batch early, ascending.
         max_queue: Most requests waiting; one more is refused as overloaded.
+        learned: For the policy ``learned``.
     """
 
     enabled: bool = True
@@ -131,6 +154,7 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_delay_ms: float = 0.0
     preferred_rows: tuple[int, ...] = ()
     max_queue: int = 1024
+    learned: Learned = Learned()
 
 
 class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

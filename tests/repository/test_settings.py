@@ -13,6 +13,7 @@ from salver.artifacts import (
     Bulk,
     Fairness,
     Instances,
+    Learned,
     Limit,
     ModelConfig,
     Objective,
@@ -303,6 +304,13 @@ def test_toml() -> None:
             "f: line 3: unknown key `inputs.dtype`. Did you mean `datatype`",
         ),
         ("xyzzy = 3", "f: line 1: unknown key `xyzzy`. Known here: backend, filename"),
+        (
+            "[batching.learned]\nenergy_wait = 1",
+            "f: line 2: unknown key `batching.learned.energy_wait`. Did you mean `energy_weight`?",
+        ),
+        ("[batching.learned]\nwatts = -1", "line 2: key `batching.learned.watts`: must not be negative"),
+        ("batching.learned.energy_weight = 1e300", "key `batching.learned`: has a number above 1e+06"),
+        ("batching.learned.latency_weight = 0", "key `batching.learned.latency_weight`: must be above 0"),
         ("\nbatching = { max_rows = 'x' }", "f: line 2: key `batching.max_rows`: expected `int`, got `str`"),
         ("batching.max_rows = 0", "f: line 1: key `batching.max_rows`: must be at least 1"),
         ("[batching]\nmax_rows = 0", "f: line 2: key `batching.max_rows`: must be at least 1"),
@@ -353,6 +361,7 @@ def test_the_reference_page_has_every_key_and_field() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/config.md").read_text()
     for table, fields in (
         ("batching", Batching.__struct_fields__),
+        ("batching.learned", Learned.__struct_fields__),
         ("instances", Instances.__struct_fields__),
         ("versions", Versions.__struct_fields__),
         ("warmup", Warmup.__struct_fields__),

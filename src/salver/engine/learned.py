@@ -12,11 +12,13 @@ from collections import deque
 from itertools import pairwise
 from typing import Literal, Protocol
 
+from salver.artifacts import Batching
 from salver.engine.meter import ArrivalMeter, DecisionMeter
 from salver.engine.rules import Choice, Line
 from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table, Transition
 
+_WAITS = 4  # runs of a full batch that a request waits at most, if nothing else is said
 _KEPT = 4096  # transitions for whoever refines the table
 _RUN_GAIN = 1 / 64
 _COST_GAIN = 1 / 512
@@ -94,8 +96,7 @@ class LearnedRule:
     """Runs what the table says, or drains while the table's model is wrong.
 
     Args:
-        largest: Most rows of a run; queues longer than the table's ``largest`` are drained up to it.
-        max_wait: Seconds that a request waits for company at most.
+        policy: Its ``max_rows`` is the most of a run; queues longer than the table knows are drained.
         slots: Batches at the same time; they share the arrivals.
 
     Attributes:
@@ -107,9 +108,9 @@ class LearnedRule:
         "_table", "transitions",
     )  # fmt: skip
 
-    def __init__(self, table: Table, largest: int, max_wait: float, slots: int = 1) -> None:
-        self._largest = largest
-        self._max_wait = max_wait
+    def __init__(self, table: Table, policy: Batching, slots: int = 1) -> None:
+        self._largest = policy.max_rows
+        self._max_wait = policy.learned.max_wait_ms / 1e3
         self._slots = slots
         self._arrivals = ArrivalMeter()
         self._meter = DecisionMeter() if slots == 1 else None  # of one instance's decisions
@@ -205,7 +206,7 @@ class LearnedRule:
         law = self._table.law
         run = law.seconds(min(line.rows, self._largest)) * (1 + law.error)
         wanted = head.target if head.deadline is None else min(head.target, head.deadline)
-        return min(head.arrived + self._max_wait, wanted - run)
+        return min(head.arrived + (self._max_wait or _WAITS * law.seconds(self._table.largest)), wanted - run)
 
     def _note(self, seen: Transition | None) -> None:
         if seen is not None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from salver.artifacts import Batching, Learned
 from salver.errors import InvalidInput
 from salver.planner import mdp
 from salver.planner.mdp import Chain, Policy, Problem, Traffic
@@ -41,6 +42,35 @@ def table_rows(law: BatchLaw, max_rows: int) -> int:
     if law.seconds(1) <= 0:
         raise InvalidInput("the batch law says that runs take no time", fix="Profile the model first")
     return max(range(1, min(max_rows, MOST_ROWS) + 1), key=lambda rows: (rows / law.seconds(rows), rows))
+
+
+def price_of(learned: Learned, law: BatchLaw) -> Price:
+    """The owner's price; without measured joules a run takes ``watts`` for as long as it lasts.
+
+    >>> price_of(Learned(energy_weight=1.0, watts=10.0), BatchLaw(a=0.001, t0=0.004)).joules(2)
+    0.06
+    """
+    per_row, per_run = learned.joules_per_row, learned.joules_per_run
+    if not per_row and not per_run:
+        per_row, per_run = learned.watts * law.a, learned.watts * law.t0
+    return Price(learned.latency_weight, learned.energy_weight, per_row, per_run)
+
+
+def table_for(batching: Batching, law: BatchLaw, kept: Table | None = None) -> Table:
+    """The table to serve by: the one that was kept, where it still fits law and configuration, or a new one.
+
+    Raises:
+        InvalidInput: the law is not known yet.
+    """
+    learned = batching.learned
+    # The kept table's energies may stem from its own law, which differs a little from today's.
+    if (
+        kept is not None
+        and kept.largest == table_rows(law, batching.max_rows)
+        and kept.is_for(law, price_of(learned, kept.law))
+    ):
+        return kept
+    return solved_table(law, price_of(learned, law), batching.max_rows)
 
 
 def solved_table(law: BatchLaw, price: Price, max_rows: int, loads: Sequence[float] = LOADS) -> Table:

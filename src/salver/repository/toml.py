@@ -12,6 +12,7 @@ from salver.artifacts import (
     Bulk,
     Fairness,
     Instances,
+    Learned,
     Limit,
     ModelConfig,
     Objective,
@@ -28,6 +29,7 @@ from salver.messages import TensorSpec
 _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "": ModelConfig.__struct_fields__,
     "batching": Batching.__struct_fields__,
+    "batching.learned": Learned.__struct_fields__,
     "instances": Instances.__struct_fields__,
     "versions": Versions.__struct_fields__,
     "warmup": Warmup.__struct_fields__,
@@ -84,10 +86,10 @@ def _refuse_unknown(document: dict[str, Any], table: str, text: str, origin: str
             close = difflib.get_close_matches(key, known, 1, 0.5)
             fix = f"Did you mean `{close[0]}`?" if close else f"Known here: {', '.join(known)}"
             raise InvalidInput(f"{origin}: {_line(text, key)}unknown key `{path}`", fix=fix)
-        if not table and key in _KEYS:
+        if path in _KEYS:
             for part in value if isinstance(value, list) else [value]:
                 if isinstance(part, dict):
-                    _refuse_unknown(part, key, text, origin)
+                    _refuse_unknown(part, path, text, origin)
 
 
 def _line(text: str, path: str) -> str:
@@ -127,6 +129,12 @@ _LEAST: Final[dict[str, float]] = {
     "batching.max_delay_ms": 0,
     "batching.max_queue": 1,
     "batching.preferred_rows": 1,
+    "batching.learned.latency_weight": 0,
+    "batching.learned.energy_weight": 0,
+    "batching.learned.watts": 0,
+    "batching.learned.joules_per_row": 0,
+    "batching.learned.joules_per_run": 0,
+    "batching.learned.max_wait_ms": 0,
     "instances.count": 0,
     "instances.threads": 0,
     "instances.memory_limit_mb": 0,
@@ -151,6 +159,7 @@ _LEAST: Final[dict[str, float]] = {
     "limit.interval_ms": 1,
 }
 _MOST_LEVELS = 1024
+_MOST_PRICE = 1e6
 
 
 def _check(config: ModelConfig) -> None:
@@ -164,6 +173,7 @@ def _check(config: ModelConfig) -> None:
                 bound = "not be negative" if least == 0 else f"be at least {least:g}"
                 raise ValueError(f"must {bound if number < least else 'be finite'} - at `$.{key}`")
     objective, priorities, policy = config.objective, config.priorities, config.batching.policy
+    learned = config.batching.learned
     promises = bool(objective.latency_p99_ms) + bool(objective.deadline_ms) + objective.throughput
     rules = (
         (not (config.versions.all and config.versions.specific), "versions", "has both `all` and `specific`"),
@@ -172,6 +182,16 @@ def _check(config: ModelConfig) -> None:
             policy != "aimd" or objective.latency_p99_ms or objective.deadline_ms or config.timeout_ms,
             "batching.policy",
             "aimd needs a latency or deadline objective, or `timeout_ms`, to know how long a run may take",
+        ),
+        (
+            learned.latency_weight >= 1 / _MOST_PRICE,
+            "batching.learned.latency_weight",
+            "must be above 0: without a price on latency it would be best never to answer",
+        ),
+        (
+            all(number <= _MOST_PRICE for number in msgspec.structs.astuple(learned)),
+            "batching.learned",
+            f"has a number above {_MOST_PRICE:g}",
         ),
         (priorities.levels <= _MOST_LEVELS, "priorities.levels", f"must be at most {_MOST_LEVELS}"),
         (priorities.default <= priorities.levels, "priorities.default", "is beyond `priorities.levels`"),

@@ -5,8 +5,6 @@ Pure: numbers in, numbers out. It knows no model, no meter and no queue.
 
 import msgspec
 
-from salver.stats.batch_law import BatchLaw
-
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Weights of latency and energy, and the energy that a run takes.
@@ -33,14 +31,3 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def of(self, latency_s: float, watts: float) -> float:
         """The cost of serving at this mean latency and power."""
         return self.latency_weight * 1e3 * latency_s + self.energy_weight * watts
-
-
-def price_of_busy_cores(
-    law: BatchLaw, watts: float, *, latency_weight: float = 1.0, energy_weight: float = 1.0
-) -> Price:
-    """The price where energy is not measured: a run takes ``watts`` for as long as it lasts.
-
-    >>> price_of_busy_cores(BatchLaw(a=0.001, t0=0.004), watts=10.0).joules(2)
-    0.06
-    """
-    return Price(latency_weight, energy_weight, watts * law.a, watts * law.t0)
