@@ -10,7 +10,7 @@ may run inline is answered on the spot, without a future or a second turn of the
 
 import asyncio
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -38,6 +38,16 @@ from salver.tensor import Array, Tensor
 
 _Answer = tuple[Mapping[str, Array], Timing]
 _Stacked = tuple[dict[str, Array], float]
+
+
+class _Dispatch(NamedTuple):
+    """A batch, when it was taken, and since when an instance had been idle then."""
+
+    batch: Batch
+    at: float
+    idle_since: float
+
+
 #: A request that comes so soon after a run on the spot was there already when it began: there is
 #: company to share a run with. (Asking the loop for its turns would cost a turn a request.)
 _SAME_TURN_S = 50e-6
@@ -293,7 +303,7 @@ class Engine:
             for waiting in batch.given_up:
                 _fail(waiting, self._schedule.refusal(waiting))
             if batch.members:
-                self._start(batch, now)
+                self._start(_Dispatch(batch, now, self._idle_since))
             elif not (batch.expired or batch.given_up):
                 return  # the rule waits for more
 
@@ -302,44 +312,57 @@ class Engine:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
 
-    def _start(self, batch: Batch, now: float) -> None:
+    def _start(self, dispatch: _Dispatch) -> None:
+        batch, now, _ = dispatch
         self._schedule.started(batch, now)
         stacked: _Stacked | None = None
         try:
             stacked = self._merge(batch)
             result = self._runner.run_inline(stacked[0])
             if result is not None:
-                self._deliver(batch, result, now, stacked[1])
+                self._check(result[0], batch.rows if self.signature.batched else 0)
                 self._schedule.ended(batch.rows, now, self._clock())
+                self._deliver(dispatch, result, stacked[1])
                 return
         except Exception:
             pass  # the road below runs it again, alone and in halves, and reports
         self._idle -= 1
-        task = asyncio.get_running_loop().create_task(self._run(batch, now, stacked))
+        task = asyncio.get_running_loop().create_task(self._run(dispatch, stacked))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, batch: Batch, now: float, stacked: _Stacked | None) -> None:
-        whole = False
+    async def _run(self, dispatch: _Dispatch, stacked: _Stacked | None) -> None:
+        is_free = False
         try:
-            whole = await self._run_or_halve(batch, now, stacked)
+            is_free = await self._run_or_halve(dispatch, stacked, is_whole=True)
         finally:
-            ended = self._clock()
-            self._schedule.ended(batch.rows, now, ended, whole)
-            if not self._idle:
-                self._idle_since = ended
-            self._idle += 1
-            if not self._pump_scheduled:
-                self._pump()
+            if not is_free:
+                self._release(dispatch, ok=False)
 
-    async def _run_or_halve(self, batch: Batch, now: float, stacked: _Stacked | None = None) -> bool:
-        """Run it; if the model raises, run halves, so that only the culprit fails. True if it did not."""
+    def _release(self, dispatch: _Dispatch, ok: bool) -> None:
+        """The instance is idle again: give it the next batch."""
+        ended = self._clock()
+        self._schedule.ended(dispatch.batch.rows, dispatch.at, ended, ok)
+        if not self._idle:
+            self._idle_since = ended
+        self._idle += 1
+        if not self._pump_scheduled:
+            self._pump()
+
+    async def _run_or_halve(
+        self, dispatch: _Dispatch, stacked: _Stacked | None = None, is_whole: bool = False
+    ) -> bool:
+        """Run it; if the model raises, run halves, so that only the culprit fails.
+
+        The instance is released as soon as it is idle, ahead of the replies, whose encoding must not keep it
+        waiting. True if that was done.
+        """
+        batch = dispatch.batch
         merge = 0.0
         try:
             inputs, merge = stacked or self._merge(batch)
             result = await self._runner.run(inputs)
-            self._deliver(batch, result, now, merge)
-            return True
+            self._check(result[0], batch.rows if self.signature.batched else 0)
         except Exception as error:
             self._announce(batch.rows, len(batch.members), 0.0, merge, 0.0, batch.reason, ok=False)
             alive = [w for w in batch.members if not w.payload[1].done()]
@@ -349,8 +372,13 @@ class Engine:
                 return False
             middle = len(alive) // 2
             for half in (alive[:middle], alive[middle:]):
-                await self._run_or_halve(Batch(half, sum(w.rows for w in half), batch.reason, []), now)
+                part = Batch(half, sum(w.rows for w in half), batch.reason, [])
+                await self._run_or_halve(dispatch._replace(batch=part))
             return False
+        if is_whole:
+            self._release(dispatch, ok=True)
+        self._deliver(dispatch, result, merge)
+        return is_whole
 
     def _merge(self, batch: Batch) -> _Stacked:
         """The inputs of a batch, and the seconds that it took to stack them."""
@@ -369,47 +397,24 @@ class Engine:
             if first[index] is not None
         }
 
-    def _deliver(
-        self, batch: Batch, result: tuple[Mapping[str, Array], float], now: float, merge: float
-    ) -> None:
-        """Cut the outputs apart and wake the callers.
-
-        Raises:
-            ModelFailed: an output is missing or has not one row for each input row.
-        """
+    def _deliver(self, dispatch: _Dispatch, result: tuple[Mapping[str, Array], float], merge: float) -> None:
+        """Cut the outputs apart and wake the callers."""
         outputs, seconds = result
+        batch = dispatch.batch
         began = self._clock()
         members = batch.members
-        self._check(outputs, batch.rows if self.signature.batched else 0)
         if len(members) == 1:
-            self._settle(members[0], outputs, batch, now, seconds, began)
+            _settle(members[0], outputs, dispatch, seconds, began)
         else:
             pairs = [(name, outputs[name]) for name in self._output_types]
             start = 0
             for waiting in members:
                 end = start + waiting.rows
                 part = {name: array[start:end] for name, array in pairs}
-                self._settle(waiting, part, batch, now, seconds, began)
+                _settle(waiting, part, dispatch, seconds, began)
                 start = end
         split = self._clock() - began
         self._announce(batch.rows, len(members), seconds, merge, split, batch.reason)
-
-    def _settle(
-        self,
-        waiting: Waiting,
-        outputs: Mapping[str, Array],
-        batch: Batch,
-        now: float,
-        seconds: float,
-        answered: float,
-    ) -> None:
-        future: asyncio.Future[Any] = waiting.payload[1]
-        if not future.done():
-            waiting.answered = answered
-            idle_from = min(max(waiting.arrived, self._idle_since), now)
-            queue, formation = idle_from - waiting.arrived, now - idle_from
-            timing = Timing(queue, formation, seconds, batch.rows, waiting.ahead, batch.reason)
-            future.set_result((outputs, timing))
 
     def _check(self, outputs: Mapping[str, Array], rows: int) -> None:
         for name in self._output_types:
@@ -439,6 +444,20 @@ class Engine:
     def _expire(self, waiting: Waiting) -> None:
         self._batcher.discard(waiting)
         _fail(waiting, DeadlineExceeded(_LATE))
+
+
+def _settle(
+    waiting: Waiting, outputs: Mapping[str, Array], dispatch: _Dispatch, seconds: float, answered: float
+) -> None:
+    future: asyncio.Future[Any] = waiting.payload[1]
+    if not future.done():
+        waiting.answered = answered
+        batch, at, idle_since = dispatch
+        idle_from = min(max(waiting.arrived, idle_since), at)
+        timing = Timing(
+            idle_from - waiting.arrived, at - idle_from, seconds, batch.rows, waiting.ahead, batch.reason
+        )
+        future.set_result((outputs, timing))
 
 
 def _fail(waiting: Waiting, error: Exception) -> None:
