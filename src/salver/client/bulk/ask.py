@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import msgspec
-import numpy as np
 
 from salver import errors
 from salver.client.bulk.rows import Bad, Piece, part_of
@@ -121,7 +120,7 @@ class Asker:
         failures = 0
         model = self._model
         inputs = {
-            name: Tensor(name, model.kinds[name], array if model.batched else array[0])
+            name: Tensor(name, model.kinds[name], array if model.batched else array[0, ...])
             for name, array in piece.inputs.items()
         }
         while True:
@@ -149,7 +148,7 @@ class Asker:
     def _checked(self, answer: dict[str, Array], rows: int) -> dict[str, Array]:
         name = self._model.name
         if not self._model.batched:
-            return {output: np.ascontiguousarray(array)[None] for output, array in answer.items()}
+            return {output: array[None] for output, array in answer.items()}
         for output, array in answer.items():
             if array.ndim == 0 or len(array) != rows:
                 raise errors.Conflict(
