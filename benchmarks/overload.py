@@ -286,7 +286,10 @@ def verdicts(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, bool]]
         elif row["cell"] == "step":
             took, after = row["recovered_s"], row["after_2s_p99_ms"]
             holds = (
-                took is not None and took <= 2 and after is not None and after <= 1.25 * row["normal_p99_ms"]
+                took is not None
+                and took <= 2
+                and after is not None
+                and after <= 1.25 * (row["normal_p99_ms"] or 0)
             )
             measured = f"{took} s; p99 {row['normal_p99_ms']} ms before, {after} ms from 2 s after"
             yield f"{label}: back to normal", "≤ 2 s", measured, holds
@@ -304,17 +307,7 @@ def verdicts(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, bool]]
 
 def text(result: Mapping[str, Any]) -> str:
     rows = result["rows"]
-    lines = [
-        page.provenance(result),
-        "",
-        *table(rows),
-        "",
-        "| target | required | measured | |",
-        "|---|---|---|---|",
-    ]
-    for claim, required, measured, holds in verdicts(rows):
-        lines.append(f"| {claim} | {required} | {measured} | {'pass' if holds else '**missed**'} |")
-    return "\n".join(lines)
+    return "\n".join([page.provenance(result), "", *table(rows), "", *page.targets(verdicts(rows))])
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +81,11 @@ def provenance(result: Mapping[str, Any]) -> str:
         f"{after} after, steal {noise['steal']:.2%}, load average {noise['load_average']}: "
         f"{'; '.join(noise['complaints']) or 'nothing to complain of'}."
     )
+
+
+def targets(verdicts: Iterable[tuple[str, str, str, bool]]) -> list[str]:
+    """A table of (claim, required, measured, holds)."""
+    lines = ["| target | required | measured | |", "|---|---|---|---|"]
+    for claim, required, measured, holds in verdicts:
+        lines.append(f"| {claim} | {required} | {measured} | {'pass' if holds else '**missed**'} |")
+    return lines
