@@ -86,25 +86,25 @@ def offered(cell: str, capacity: float, seconds: float, seed: int) -> Load:
     return Load(cell, openloop.poisson(times * capacity, seconds, rng), seconds)
 
 
-def repository(subject: Subject, policy: str, slo_ms: float, folder: Path) -> Path:
-    """A model repository of one; ``auto`` has the objective, another policy the deadline alone."""
+def repository(subject: Subject, policy: str, slo_ms: float, folder: Path, more: str = "") -> Path:
+    """A model repository of one; ``auto`` has the objective, another policy has none."""
     model = folder / subject.name
     subject.artefact(model / "1")
     wish = f'objective = {{ latency_p99 = "{slo_ms:g}ms" }}\n' if policy == "auto" else ""
     (model / "salver.toml").write_text(
         f'{wish}[batching]\nmax_rows = {subject.rows}\npolicy = "{policy}"\n'
-        "[instances]\ncount = 1\nthreads = 1\n"
+        f"[instances]\ncount = 1\nthreads = 1\n{more}"
     )
     return folder
 
 
 @contextlib.contextmanager
 def served(
-    subject: Subject, policy: str, slo_ms: float, folder: Path
+    subject: Subject, policy: str, slo_ms: float, folder: Path, more: str = ""
 ) -> Iterator[tuple[Server, int, forms.Form]]:
     """Salver with the subject, answering."""
     port = processes.free_port()
-    path = repository(subject, policy, slo_ms, folder / f"{subject.name}-{policy}-{slo_ms:g}")
+    path = repository(subject, policy, slo_ms, folder / f"{subject.name}-{policy}-{slo_ms:g}", more)
     argv = [sys.executable, str(HERE / "law.py"), str(path), str(port)]
     if not subject.text:
         argv = [str(Path(sys.executable).with_name("salver")), "serve", str(path), "--port", str(port)]
