@@ -69,6 +69,13 @@ def test_what_a_request_line_holds() -> None:
     }
 
 
+def test_a_refusal_says_why_and_whose_it_was() -> None:
+    who = {"why": "limit", "tenant": "acme"}
+    refused = Served("fraud", "7", "oip-http", "overloaded", 0.001, Timing(), 2, "r", **who)
+    (line,) = written("errors", [refused])
+    assert (line["why"], line["tenant"]) == ("limit", "acme")
+
+
 @pytest.mark.parametrize(
     ("after", "level"),
     [(State.READY, "info"), (State.FAILED, "error"), (State.LOADING, "debug"), (State.GONE, "info")],

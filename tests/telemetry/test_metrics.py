@@ -5,8 +5,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from salver.events import BatchRan, Event, Served, StateChanged
-from salver.messages import ModelId, State, Timing, VersionStatus
+from salver.events import BatchRan, Event, Served, StateChanged, StepRan
+from salver.messages import Insight, ModelId, State, Timing, VersionStatus
 from salver.stats.histogram import DURATION_BOUNDS
 from salver.telemetry.metrics import KEEP_GONE, Metrics
 from salver.telemetry.ports import Load
@@ -16,12 +16,13 @@ class FakePresent:
     def __init__(self, *versions: ModelId) -> None:
         self.versions = list(versions)
         self.dropped = 0
+        self.insight: Insight | None = None
 
     def statuses(self) -> Sequence[VersionStatus]:
         return [VersionStatus(id, State.READY, bytes=1000) for id in self.versions]
 
     def loads(self) -> Sequence[Load]:
-        return [Load(id, queued=3, running=1) for id in self.versions]
+        return [Load(id, 3, 1, 2, self.insight, ("acme", "beta")) for id in self.versions]
 
     def dropped_events(self) -> int:
         return self.dropped
@@ -96,6 +97,68 @@ def test_batches_by_reason_with_their_rows() -> None:
     assert value(metrics, "salver_inference_rows_total", **LABELS) == 80
     assert value(metrics, "salver_batch_rows_bucket", **LABELS, le="8.0") == 2
     assert value(metrics, "salver_batch_rows_count", **LABELS) == 3
+
+
+def test_refusals_by_reason_and_no_word_that_is_not_in_the_list() -> None:
+    metrics = Metrics(FakePresent(FRAUD))
+    metrics.observe([served(outcome="overloaded", why=why) for why in ("limit", "limit", "queue_full")])
+    metrics.observe([served(outcome="deadline_exceeded", why=f"made up {i}") for i in range(50)])
+    metrics.observe([served(outcome="model_failed")])
+    name = "salver_refused_requests_total"
+    assert value(metrics, name, **LABELS, reason="limit") == 2
+    assert value(metrics, name, **LABELS, reason="queue_full") == 1
+    assert value(metrics, name, **LABELS, reason="_unknown") == 50
+    assert sum(found == name for found, _ in samples(metrics)) == 3
+
+
+def test_the_delay_to_the_start_of_the_run() -> None:
+    metrics = Metrics(FakePresent(FRAUD))
+    metrics.observe([served() for _ in range(60)])
+    name = "salver_queue_delay_seconds"
+    assert value(metrics, f"{name}_sum", **LABELS) == pytest.approx(60 * 0.003)
+    assert value(metrics, f"{name}_bucket", **LABELS, le="0.005") == 60
+
+
+def test_only_tenants_of_the_configuration_become_labels() -> None:
+    metrics = Metrics(FakePresent(FRAUD))
+    metrics.observe([served(tenant="acme"), served(tenant="acme", outcome="overloaded"), served()])
+    metrics.observe([served(tenant=f"made up {i}") for i in range(100)])
+    name = "salver_tenant_requests_total"
+    assert value(metrics, name, **LABELS, tenant="acme", outcome="ok") == 1
+    assert value(metrics, name, **LABELS, tenant="acme", outcome="overloaded") == 1
+    assert value(metrics, name, **LABELS, tenant="_unknown", outcome="ok") == 100
+    assert sum(found == name for found, _ in samples(metrics)) == 3
+
+
+def test_what_an_engine_knows_of_its_load() -> None:
+    present = FakePresent(FRAUD)
+    metrics = Metrics(present)
+    assert value(metrics, "salver_instances", **LABELS) == 2
+    assert not any(name == "salver_load_ratio" for name, _ in samples(metrics))
+    present.insight = Insight(0.75, 0.001, 0.004, 0.1, "half-floor", 40)
+    assert value(metrics, "salver_load_ratio", **LABELS) == 0.75
+    assert value(metrics, "salver_batch_law_row_seconds", **LABELS) == 0.001
+    assert value(metrics, "salver_batch_law_run_seconds", **LABELS) == 0.004
+    assert value(metrics, "salver_batch_law_margin_ratio", **LABELS) == 0.1
+    assert value(metrics, "salver_batching_rule", **LABELS, rule="half-floor") == 1
+    assert value(metrics, "salver_queue_limit", **LABELS) == 40
+    present.insight = Insight(0.5)
+    there = {name for name, _ in samples(metrics)}
+    assert "salver_load_ratio" in there
+    assert not {"salver_batch_law_run_seconds", "salver_batching_rule", "salver_queue_limit"} & there
+
+
+def test_steps_of_a_step_wise_model() -> None:
+    metrics = Metrics(FakePresent(FRAUD))
+    metrics.observe([StepRan("fraud", "7", 4, 1, 3, 16, 0.01, 0.0)])
+    metrics.observe([StepRan("fraud", "7", 4, 0, 4, 0, 0.01, 0.02)])
+    metrics.observe([StepRan("fraud", "7", 1, 0, 0, 0, 0.0, 0.0, ok=False)])
+    assert value(metrics, "salver_steps_total", **LABELS, outcome="ok") == 2
+    assert value(metrics, "salver_steps_total", **LABELS, outcome="failed") == 1
+    assert value(metrics, "salver_step_tokens_total", **LABELS, kind="answer") == 7
+    assert value(metrics, "salver_step_tokens_total", **LABELS, kind="prompt") == 16
+    assert value(metrics, "salver_step_sequences_bucket", **LABELS, le="4.0") == 3
+    assert value(metrics, "salver_step_gap_seconds_count", **LABELS) == 1
 
 
 def test_the_present_is_asked_at_the_scrape() -> None:

@@ -50,11 +50,13 @@ def _request_fields(event: Served) -> dict[str, object]:
         version=event.version,
         protocol=event.protocol,
         outcome=event.outcome,
+        why=event.why,
         ms=round(event.latency * 1e3, 3),
         queue_ms=round((timing.queue + timing.formation) * 1e3, 3),
         inference_ms=round(timing.inference * 1e3, 3),
         rows=event.rows,
         batch_rows=timing.batch_rows,
+        tenant=event.tenant,
         request_id=event.request_id,
         trace_id=trace_id(event.traceparent),
     )

@@ -4,32 +4,33 @@
 somebody scrapes. It has a registry of its own; nothing is global. It knows no HTTP: whoever
 serves ``/metrics`` hands it the ``Accept`` header.
 
-Labels are bounded: a model or version becomes a label only once the lifecycle knows it; what
-callers merely name counts as ``_unknown``. Series of unloaded versions are kept for the last
-:data:`KEEP_GONE` of them, then forgotten.
+Labels are bounded: a model or version becomes a label only once the lifecycle knows it, a tenant only when
+the model's configuration names it; what callers merely name counts as ``_unknown``. Series of unloaded
+versions are kept for the last :data:`KEEP_GONE` of them, then forgotten.
 """
 
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from salver.events import BatchRan, Event, Served
-from salver.messages import ModelId, State
+from salver.errors import Refusal
+from salver.events import BatchRan, Event, Served, StepRan
 from salver.stats.histogram import DURATION_BOUNDS, ROW_BOUNDS, Histogram
+from salver.telemetry.gauges import ABSENT, of_engines, of_versions
 from salver.telemetry.ports import Present
 
 #: Unloaded versions whose series are still shown.
 KEEP_GONE = 32
 UNKNOWN = "_unknown"
 _PHASES = ("queue", "formation", "inference", "rest")
-#: Not loaded and not on its way: a repository may hold thousands of such versions.
-_ABSENT = (State.NEW, State.GONE)
-_SHOWN = tuple(state for state in State if state not in _ABSENT)
+_REASONS = frozenset(get_args(Refusal))
+_NOBODY: frozenset[str] = frozenset()
 _Pair = tuple[str, str]
 
 
@@ -40,11 +41,22 @@ class _Version:
         self.requests: Counter[tuple[str, str]] = Counter()  # (protocol, outcome)
         self.durations: dict[str, Histogram] = {}  # by protocol
         self.phases = {phase: Histogram(DURATION_BOUNDS) for phase in _PHASES}
+        self.delays = Histogram(DURATION_BOUNDS)
+        self.refused: Counter[str] = Counter()
+        self.tenants: Counter[tuple[str, str]] = Counter()  # (tenant, outcome)
         self.batch_rows = Histogram(ROW_BOUNDS)
         self.batches: Counter[tuple[str, str]] = Counter()  # (reason, outcome)
+        self.steps: Counter[str] = Counter()  # by outcome
+        self.tokens = {"prompt": 0, "answer": 0}
+        self.sequences = Histogram(ROW_BOUNDS)
+        self.gaps = Histogram(DURATION_BOUNDS)
 
-    def served(self, protocol: str, outcome: str, events: list[Served]) -> None:
+    def served(
+        self, protocol: str, outcome: str, events: list[Served], known_tenants: frozenset[str]
+    ) -> None:
         """Count requests of one protocol and outcome."""
+        if named := [e.tenant for e in events if e.tenant]:
+            self.tenants.update([(t if t in known_tenants else UNKNOWN, outcome) for t in named])
         self.requests[protocol, outcome] += len(events)
         durations = self.durations.get(protocol)
         if durations is None:
@@ -52,11 +64,13 @@ class _Version:
         latencies = [e.latency for e in events]
         durations.add_all(latencies)
         if outcome != "ok":
+            self.refused.update([e.why if e.why in _REASONS else UNKNOWN for e in events if e.why])
             return
         timings = [e.timing for e in events]
         queue = [t.queue for t in timings]
         formation = [t.formation for t in timings]
         inference = [t.inference for t in timings]
+        self.delays.add_all([q + f for q, f in zip(queue, formation, strict=True)])
         self.phases["queue"].add_all(queue)
         self.phases["formation"].add_all(formation)
         self.phases["inference"].add_all(inference)
@@ -68,6 +82,14 @@ class _Version:
         self.batch_rows.add_all([e.rows for e in events])
         self.batches.update([(e.reason, "ok" if e.ok else "failed") for e in events])
 
+    def stepped(self, events: list[StepRan]) -> None:
+        """Count steps of a step-wise model."""
+        self.steps.update(["ok" if e.ok else "failed" for e in events])
+        self.sequences.add_all([e.sequences for e in events])
+        self.gaps.add_all([e.gap for e in events if e.gap])
+        self.tokens["prompt"] += sum([e.prompt_tokens for e in events])
+        self.tokens["answer"] += sum([e.tokens for e in events])
+
 
 class Metrics(Collector):
     """Counts events; renders them, and the present state, for Prometheus."""
@@ -76,6 +98,7 @@ class Metrics(Collector):
         self._present = present
         self._versions: dict[_Pair, _Version] = {}
         self._known: set[_Pair] = set()
+        self._tenants: dict[_Pair, frozenset[str]] = {}
         self._gone: dict[_Pair, None] = {}  # insertion order: the oldest first
         self._lock = threading.Lock()  # a scrape may come from another thread
         self._registry = CollectorRegistry(auto_describe=False)
@@ -89,6 +112,7 @@ class Metrics(Collector):
         """Count a batch of events."""
         served: dict[tuple[str, str, str, str], list[Served]] = {}
         ran: dict[_Pair, list[BatchRan]] = {}
+        stepped: dict[_Pair, list[StepRan]] = {}
         has_changed = False
         for event in events:
             if type(event) is Served:
@@ -99,15 +123,20 @@ class Metrics(Collector):
                     served[key] = [event]
             elif type(event) is BatchRan:
                 ran.setdefault((event.model, event.version), []).append(event)
+            elif type(event) is StepRan:
+                stepped.setdefault((event.model, event.version), []).append(event)
             else:
                 has_changed = True
         with self._lock:
-            if has_changed or any(key[:2] not in self._versions for key in (*served, *ran)):
+            if has_changed or any(key[:2] not in self._versions for key in (*served, *ran, *stepped)):
                 self._note_present()
             for (model, version, protocol, outcome), requests in served.items():
-                self._of(model, version).served(protocol, outcome, requests)
+                tenants = self._tenants.get((model, version), _NOBODY)
+                self._of(model, version).served(protocol, outcome, requests, tenants)
             for (model, version), runs in ran.items():
                 self._of(model, version).ran(runs)
+            for (model, version), steps in stepped.items():
+                self._of(model, version).stepped(steps)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics if ``accept`` asks for it, else text."""
@@ -117,17 +146,24 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metric families; called by the registry."""
         with self._lock:
-            families = [*self._request_families(), *self._batch_families()]
+            families = [*self._request_families(), *self._batch_families(), *self._step_families()]
         yield from families
-        yield from self._present_families()
+        yield from of_engines(self._present.loads())
+        yield from of_versions(self._present.statuses())
+        yield CounterMetricFamily(
+            "salver_events_dropped",
+            "Events that slow observers missed; while it grows, the counters are too low.",
+            value=self._present.dropped_events(),
+        )
 
     def _note_present(self) -> None:
         """Which names may be labels, by the lifecycle's own list: an event may be lost."""
         statuses = self._present.statuses()
-        present = {(s.id.name, s.id.version) for s in statuses if s.state not in _ABSENT}
+        present = {(s.id.name, s.id.version) for s in statuses if s.state not in ABSENT}
         for pair in sorted(self._known - present):
             self._gone[pair] = None
         self._known = present
+        self._tenants = {(x.id.name, x.id.version): frozenset(x.tenants) for x in self._present.loads()}
         for pair in present:
             self._gone.pop(pair, None)
         while len(self._gone) > KEEP_GONE:
@@ -161,15 +197,35 @@ class Metrics(Collector):
             "Where the time of successful requests went; the phases add up to the duration.",
             labels=[*labels, "phase"],
         )
+        delays = HistogramMetricFamily(
+            "salver_queue_delay_seconds",
+            "From the arrival of successful requests to the start of their run.",
+            labels=labels,
+        )
+        refused = CounterMetricFamily(
+            "salver_refused_requests",
+            "Requests given up before they ran, by the bound that they met.",
+            labels=[*labels, "reason"],
+        )
+        tenants = CounterMetricFamily(
+            "salver_tenant_requests",
+            "Requests that named a tenant, by those that the configuration knows.",
+            labels=[*labels, "tenant", "outcome"],
+        )
         for pair, version in self._versions.items():
             for key, count in version.requests.items():
                 requests.add_metric([*pair, *key], count)
+            for reason, count in version.refused.items():
+                refused.add_metric([*pair, reason], count)
+            for key, count in version.tenants.items():
+                tenants.add_metric([*pair, *key], count)
             for protocol, histogram in version.durations.items():
                 _add(durations, [*pair, protocol], histogram)
             if version.phases["rest"].count:
                 for phase, histogram in version.phases.items():
                     _add(phases, [*pair, phase], histogram)
-        return [requests, durations, phases]
+                _add(delays, list(pair), version.delays)
+        return [requests, durations, phases, delays, refused, tenants]
 
     def _batch_families(self) -> list[Metric]:
         labels = ["model", "version"]
@@ -191,33 +247,32 @@ class Metrics(Collector):
                 batches.add_metric([*pair, *key], count)
         return [rows, batches, inferred]
 
-    def _present_families(self) -> list[Metric]:
+    def _step_families(self) -> list[Metric]:
         labels = ["model", "version"]
-        queued = GaugeMetricFamily("salver_queue_depth", "Requests waiting for a batch.", labels=labels)
-        running = GaugeMetricFamily("salver_running_batches", "Batches that run now.", labels=labels)
-        for load in self._present.loads():
-            queued.add_metric(_labels(load.id), load.queued)
-            running.add_metric(_labels(load.id), load.running)
-        loaded = GaugeMetricFamily("salver_loaded_bytes", "Bytes that a loaded version takes.", labels=labels)
-        states = GaugeMetricFamily(
-            "salver_model_state", "1 for the state that a version is in, else 0.", labels=[*labels, "state"]
+        steps = CounterMetricFamily(
+            "salver_steps", "Steps of a step-wise model, by whether they ran.", labels=[*labels, "outcome"]
         )
-        for status in self._present.statuses():
-            if status.state in _ABSENT:
+        tokens = CounterMetricFamily(
+            "salver_step_tokens",
+            "Tokens that steps read of prompts, and that they gave as answers.",
+            labels=[*labels, "kind"],
+        )
+        sequences = HistogramMetricFamily(
+            "salver_step_sequences", "Sequences that one step carried on.", labels=labels
+        )
+        gaps = HistogramMetricFamily(
+            "salver_step_gap_seconds", "From the end of one step to the end of the next.", labels=labels
+        )
+        for pair, version in self._versions.items():
+            if not version.steps:
                 continue
-            loaded.add_metric(_labels(status.id), status.bytes)
-            for state in _SHOWN:
-                states.add_metric([*_labels(status.id), state.value], float(state is status.state))
-        dropped = CounterMetricFamily(
-            "salver_events_dropped",
-            "Events that slow observers missed; while it grows, the counters are too low.",
-            value=self._present.dropped_events(),
-        )
-        return [queued, running, loaded, states, dropped]
-
-
-def _labels(id: ModelId) -> list[str]:
-    return [id.name, id.version]
+            for outcome, count in version.steps.items():
+                steps.add_metric([*pair, outcome], count)
+            for kind, count in version.tokens.items():
+                tokens.add_metric([*pair, kind], count)
+            _add(sequences, list(pair), version.sequences)
+            _add(gaps, list(pair), version.gaps)
+        return [steps, tokens, sequences, gaps]
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
