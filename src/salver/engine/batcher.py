@@ -47,7 +47,7 @@ class Batcher:
         self._bulk_rows = bulk_rows or (lambda: self._largest)
         self._levels = config.priorities.levels
         self._urgent = _tenants(config.fairness)
-        self._normal, self._by_level = _priorities(config.priorities, config.fairness)
+        self._normal, self._by_level, self._before = _priorities(config.priorities, config.fairness)
         self._bulk = _tenants(config.fairness)
         self._parts = (self._urgent, self._normal, self._bulk)
         self._depths = [0, 0, 0]  # of the parts; and their rows
@@ -94,12 +94,23 @@ class Batcher:
 
     # What the engine and the simulator do.
 
-    def ahead(self, level: int) -> int:
-        """Rows that wait and go before a request that comes now at that level."""
-        urgent, normal, bulk = self._rows
-        if level == URGENT:
-            return urgent
-        return urgent + normal + bulk if level == BULK else urgent + normal
+    def ahead(self, waiting: Waiting) -> float:
+        """Rows that are likely to go before a request that comes now.
+
+        Those of its tenant and of higher levels, and of others what fairness lets pass; estimated from
+        requests of average size.
+        """
+        level = waiting.level
+        part = _part(waiting)
+        first = sum(self._rows[:part])
+        if not self._depths[part]:
+            return first
+        tenant = waiting.tenant if self._fair else ""
+        if part == _NORMAL:
+            before = self._before(level, tenant)
+        else:
+            before = (self._bulk if part else self._urgent).before(tenant)
+        return first + before * self._rows[part] / self._depths[part]
 
     def offer(self, waiting: Waiting) -> Waiting | None:
         """Join the queue.
@@ -113,7 +124,8 @@ class Batcher:
         """
         evicted = None
         level = waiting.level
-        waiting.ahead = self.ahead(level)
+        urgent, normal, bulk = self._rows
+        waiting.ahead = urgent + normal + bulk if level == BULK else urgent + normal
         lane = self._usual
         if lane is None or not lane.is_linked or waiting.tenant or level != 1 or self._levels > 1:
             lane = self._lane(waiting)
@@ -250,19 +262,22 @@ def _tenants(fairness: Fairness) -> RoundRobin:
     return RoundRobin(lambda name: Lane(), lambda name: weights.get(str(name), 1.0), fairness.max_tenants)
 
 
+_Before = Callable[[int, str], float]
+
+
 def _priorities(
     priorities: Priorities, fairness: Fairness
-) -> tuple[RoundRobin | Strict, Callable[[int], RoundRobin]]:
-    """The tree of the normal service, and its part for a level."""
+) -> tuple[RoundRobin | Strict, Callable[[int], RoundRobin], _Before]:
+    """The tree of the normal service, its part for a level, and who goes before a level's tenant."""
     if priorities.levels == 1:
         only = _tenants(fairness)
-        return only, lambda level: only
+        return only, lambda level: only, lambda level, tenant: only.before(tenant)
     levels = {level: _tenants(fairness) for level in range(1, priorities.levels + 1)}
     if priorities.mode == "strict":
         strict = Strict(priorities.max_passes)
         for level in levels.values():
             strict.add_level(level)
-        return strict, levels.__getitem__
+        return strict, levels.__getitem__, strict.before
     weights = priorities.weights or tuple(2.0**-n for n in range(priorities.levels))
     shared = RoundRobin(lambda level: levels[int(str(level))], lambda level: weights[int(str(level)) - 1])
 
@@ -270,4 +285,4 @@ def _priorities(
         shared.child(level)  # back into the round, if it was empty
         return levels[level]
 
-    return shared, of
+    return shared, of, lambda level, tenant: shared.before(level, levels[level].before(tenant))

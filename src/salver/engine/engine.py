@@ -202,6 +202,7 @@ class Engine:
     ) -> _Answer | Waiting:
         """The answer, where it can be given on the spot; else the request's place in the queue."""
         now = self._clock()
+        brings_deadline = deadline is not None
         if deadline is None:
             if self._timeout:
                 deadline = now + self._timeout
@@ -215,7 +216,7 @@ class Engine:
         future: asyncio.Future[_Answer] = loop.create_future()
         waiting = Waiting((bound, future), bound.rows, bound.key, now, deadline, sender)
         if self._has_places or standing is not ANYBODY:
-            self._schedule.place(waiting, standing)
+            self._schedule.place(waiting, standing, brings_deadline)
         evicted = self._schedule.admit(waiting)
         if evicted is not None:
             _fail(evicted, Overloaded("Exceeds maximum queue size", fix="It made room; retry later."))

@@ -197,6 +197,7 @@ class RoundRobin:
         self._most = most
         self._turns: dict[Hashable, _Turn] = {}
         self._ring: deque[_Turn] = deque()
+        self._weights = 0.0  # of those in the round
 
     def __repr__(self) -> str:
         return f"<RoundRobin {self.depth} queued in {len(self._ring)}>"
@@ -217,7 +218,23 @@ class RoundRobin:
             turn = _Turn(name, self._make(name), self._weight(name))
             self._turns[name] = turn
             self._ring.append(turn)
+            self._weights += turn.weight
         return turn.flow
+
+    def before(self, name: Hashable, own: float | None = None) -> float:
+        """Requests that are likely to go before one that joins that child now.
+
+        Args:
+            own: Those of the child itself; None = all that wait there.
+        """
+        turn = self._turns.get(name)
+        if own is None:
+            own = turn.flow.depth if turn else 0
+        if turn is not None and len(self._ring) == 1:
+            return own
+        weight = turn.weight if turn else self._weight(name)
+        total = self._weights + (0 if turn else weight)
+        return min(self.depth, (own + 1) * total / weight - 1)
 
     def head(self) -> Waiting | None:
         """See :class:`Flow`."""
@@ -248,11 +265,14 @@ class RoundRobin:
             if not turn.is_open:
                 turn.is_open = True
                 turn.credit += turn.weight
-            got = turn.flow.fill(batch, min(turn.credit, allowance - taken))
+            left = allowance - taken
+            got = turn.flow.fill(batch, min(turn.credit, left))
             turn.credit -= got
             taken += got
             if batch.is_full or (taken and taken >= allowance):
                 break  # it goes on from here next time
+            if turn.credit >= left - got and _next_rows(turn.flow, batch) < math.inf:
+                break  # likewise: only the allowance stops it, which is no reason to pass it over
             turn.is_open = False
             ring.rotate(-1)
             in_vain = 0 if got else in_vain + 1
@@ -266,7 +286,7 @@ class RoundRobin:
         """As many rounds at once as it takes until somebody can pay; False if nobody ever can."""
         rounds = math.inf
         for turn in self._ring:
-            rows = min((_next_rows(lane, batch) for lane in turn.flow.lanes()), default=math.inf)
+            rows = _next_rows(turn.flow, batch)
             if rows <= allowance:
                 rounds = min(rounds, math.ceil((rows - turn.credit) / turn.weight - 1e-9))
         if rounds == math.inf:
@@ -278,6 +298,7 @@ class RoundRobin:
     def _drop(self, turn: _Turn) -> None:
         self._ring.popleft()
         del self._turns[turn.name]
+        self._weights = self._weights - turn.weight if self._ring else 0.0
         if isinstance(turn.flow, Lane):
             turn.flow.is_linked = False
 
@@ -297,7 +318,7 @@ class Strict:
     """
 
     def __init__(self, max_passes: int) -> None:
-        self.levels: list[Flow] = []
+        self.levels: list[RoundRobin] = []
         self._max_passes = max_passes
         self._passes: list[int] = []
 
@@ -309,10 +330,15 @@ class Strict:
         """See :class:`Flow`."""
         return sum([level.depth for level in self.levels])
 
-    def add_level(self, level: Flow) -> None:
+    def add_level(self, level: RoundRobin) -> None:
         """The next lower one."""
         self.levels.append(level)
         self._passes.append(0)
+
+    def before(self, level: int, tenant: Hashable) -> float:
+        """As :meth:`RoundRobin.before`, for a level from 1 on."""
+        above = sum([flow.depth for flow in self.levels[: level - 1]])
+        return above + self.levels[level - 1].before(tenant)
 
     def head(self) -> Waiting | None:
         """See :class:`Flow`."""
@@ -327,13 +353,14 @@ class Strict:
         """See :class:`Flow`."""
         waited = [level.depth > 0 for level in self.levels]
         got = [0] * len(self.levels)
-        if self._max_passes:
+        if self._max_passes and not batch.members:
             # The longest-suffering first: a bound for each, also when their keys differ.
-            starved = [i for i, n in enumerate(self._passes) if n >= self._max_passes and waited[i]]
-            for index in sorted(starved, key=lambda i: -self._passes[i]):
-                first = self.levels[index].head()
-                if first is not None and not batch.is_full:
-                    got[index] += self.levels[index].fill(batch, first.rows)
+            index = max(range(len(waited)), key=lambda i: self._passes[i] if waited[i] else -1)
+            if waited[index] and self._passes[index] >= self._max_passes:
+                limit, batch.limit = batch.limit, 1  # one request, whatever its size
+                got[index] = self.levels[index].fill(batch, allowance)
+                batch.limit = limit
+                batch.is_full = batch.rows >= limit
         for index, level in enumerate(self.levels):
             if batch.is_full:
                 break
@@ -364,10 +391,13 @@ def _first(flows: Sequence[Flow]) -> Waiting | None:
     return found
 
 
-def _next_rows(lane: Lane, batch: Filling) -> float:
-    """Rows of the first request that this batch may hold; inf if there is none."""
-    for waiting in lane.newest() if batch.from_newest else lane.queue:
-        if waiting.is_live and (not batch.members or waiting.key == batch.key):
-            fits = not batch.members or batch.rows + waiting.rows <= batch.limit
-            return waiting.rows if fits else math.inf
-    return math.inf
+def _next_rows(flow: Flow, batch: Filling) -> float:
+    """Rows of the smallest request at a lane's front that this batch may hold; inf if there is none."""
+    least = math.inf
+    for lane in flow.lanes():
+        for waiting in lane.newest() if batch.from_newest else lane.queue:
+            if waiting.is_live and (not batch.members or waiting.key == batch.key):
+                if not batch.members or batch.rows + waiting.rows <= batch.limit:
+                    least = min(least, waiting.rows)
+                break
+    return least

@@ -80,7 +80,7 @@ class Outlook:
                 del self._running[index]
                 return
 
-    def is_hopeless(self, rows: int, ahead: int, now: float, target: float) -> bool:
+    def is_hopeless(self, rows: int, ahead: float, now: float, target: float) -> bool:
         """True if its answer cannot be there by the target.
 
         It would have to wait for the next idle instance, for what is ahead of it, and for a batch as large as
@@ -90,12 +90,12 @@ class Outlook:
             ahead: Rows that wait before it.
         """
         law = self._law()
-        if len(self._running) < self._slots:
-            return now + law.seconds(rows) > target
-        free = max(now, min(end for _, end in self._running))
-        rate = self._rate.at(now) / self._slots
-        saturated = min(self._largest, rate * (target - now - law.t0) / (1 + rate * law.a))
-        batch = max(rows, round(_OPTIMISM * saturated))
+        free, batch = now, rows
+        if len(self._running) >= self._slots:
+            free = max(now, min(end for _, end in self._running))
+            rate = self._rate.at(now) / self._slots
+            saturated = min(self._largest, rate * (target - now - law.t0) / (1 + rate * law.a))
+            batch = max(rows, round(_OPTIMISM * saturated))
         whole = ahead // self._largest - 1  # of those ahead, one batch's worth may yet be given up
         if whole > 0:
             free += whole * law.seconds(self._largest) / self._slots

@@ -67,8 +67,12 @@ class Schedule:
 
     # From request to queue.
 
-    def place(self, waiting: Waiting, standing: Standing) -> None:
-        """Give a request its level, tenant and target."""
+    def place(self, waiting: Waiting, standing: Standing, brings_deadline: bool = True) -> None:
+        """Give a request its level, tenant and target.
+
+        Args:
+            brings_deadline: Its deadline, if it has one, is the caller's own and no default.
+        """
         waiting.tenant = standing.tenant
         levels = self._priorities.levels
         if standing.service == "normal":
@@ -80,7 +84,7 @@ class Schedule:
         deadline = waiting.deadline
         if deadline is not None:
             waiting.target = deadline
-        if self.promise < math.inf and not (deadline is not None and self._only_default):
+        if self.promise < math.inf and not (self._only_default and brings_deadline and deadline is not None):
             waiting.target = min(waiting.target, waiting.arrived + self.promise)
         if waiting.target < math.inf:
             waiting.target -= min(self._tail, 0.25 * (waiting.target - waiting.arrived))
@@ -97,7 +101,7 @@ class Schedule:
             self._now = now
             self._rate.add(waiting.rows, now)
             if waiting.target < math.inf:
-                ahead = self.batcher.ahead(waiting.level)
+                ahead = self.batcher.ahead(waiting)
                 if self._outlook.is_hopeless(waiting.rows, ahead, now, waiting.target):
                     raise self.refusal(waiting)
         return self.batcher.offer(waiting)
@@ -126,8 +130,8 @@ class Schedule:
         """A batch begins to run."""
         if self.is_timed:
             self._outlook.started(batch.rows, now)
-        if self._limit is not None:
-            delay = now - batch.members[-1].arrived
+        if self._limit is not None and batch.reason != "bulk":  # which waits by design
+            delay = now - max([w.arrived for w in batch.members])
             self._limit.dispatched(delay, self.batcher.depth + len(batch.members), now)
             self.batcher.max_queue = self._limit.value
 
@@ -200,4 +204,3 @@ def policy_of(config: ModelConfig) -> str:
     if config.objective.latency_p99_ms or config.objective.deadline_ms:
         return "auto"
     return "window" if config.batching.enabled and config.batching.max_delay_ms else "drain"
-

@@ -158,7 +158,7 @@ class _Run:
         self._latencies.append(math.nan)
         if traffic.objective is not None:
             waiting.target = time + traffic.objective
-            ahead = self._batcher.ahead(waiting.level)
+            ahead = self._batcher.ahead(waiting)
             if self._outlook is not None and self._outlook.is_hopeless(rows, ahead, time, waiting.target):
                 self._refused += 1
                 return
@@ -188,6 +188,8 @@ class _Run:
             self._expired += len(batch.expired)
             self._given_up += len(batch.given_up)
             if not batch.members:
+                if not (batch.expired or batch.given_up):
+                    return _NEVER  # the rule waits for more
                 continue
             end = now + self._service(batch.rows)
             heapq.heappush(self.ends, (end, now, batch.rows))

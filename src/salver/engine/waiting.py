@@ -26,7 +26,7 @@ class Waiting:
         target: When it must be answered for the objective to hold (not after a deadline); inf = no matter.
         tenant: Whose it is.
         level: ``URGENT``, a priority from 1 (the highest) on, or ``BULK``.
-        ahead: Rows that waited when it came.
+        ahead: Rows that waited when it came; those of bulk work only if it is some itself.
         lane: The queue that holds it.
         answered: When its answer was there; the engine's.
         is_live: False once it is taken, dropped or given up.
