@@ -7,8 +7,8 @@ those in the run included, over the arrival rate (Little: E[W] = E[L]/λ), plus 
 times the energy of the run. Solved by Howard's policy iteration: a handful of steps, each of which
 evaluates a policy exactly, up to the truncation of the queue.
 
-The top 2M states must serve. Without that, a truncated queue with a large energy price never serves at
-all: its tail costs a bounded amount.
+The top 2M states must serve full batches. Without that, a truncated queue with a large energy price never
+serves, or a row at a time: what finds it full costs nothing.
 
 Pure. It knows no clock, no queue object and no model.
 
@@ -134,7 +134,7 @@ class Chain:
         waiting = np.arange(self.top + 1)[:, None]
         rows = np.arange(self.problem.largest + 1)[None, :]
         allowed: npt.NDArray[np.bool_] = rows <= waiting
-        allowed[self.top - 2 * self.problem.largest :, 0] = False
+        allowed[self.top - 2 * self.problem.largest :, :-1] = False
         return allowed
 
     def costs(self) -> Floats:
@@ -157,37 +157,44 @@ class Chain:
         return after
 
     def evaluate(self, policy: Policy) -> tuple[Value, Floats]:
-        """A policy's value and its relative values (bias), by [regime, waiting].
+        """A policy's value and its relative values (bias), by [regime, waiting]."""
+        steps, rewards = self._steps(policy)
+        solved = self._by_elimination(steps.copy(), rewards.copy())
+        gains, biases = _by_equations(steps, rewards) if solved is None else solved
+        rate, price = self.problem.traffic.mean_rate, self.problem.price
+        latency, watts = float(gains[0]) / rate, float(gains[1])
+        value = Value(price.of(latency, watts), latency, watts)
+        bias = 1e3 * price.latency_weight / rate * biases[:, 0] + price.energy_weight * biases[:, 1]
+        return value, bias.reshape(self.top + 1, self.regimes).T
+
+    def _by_elimination(self, steps: Floats, rewards: Floats) -> tuple[Floats, Floats] | None:
+        """Gain and bias of area and energy; None if the policy never comes back to the empty queue.
 
         States are taken out from the longest queue down, each replaced by where it leads and what it costs
         until then, without a subtraction (Grassmann, Taksar and Heyman 1985). What is left is the cycle from
         the empty queue to itself: gain = cost of a cycle / its seconds. (No LAPACK: its threads cost more
         than they bring at this size, and very much more on busy cores.)
         """
-        steps, rewards = self._steps(policy)
-        size = len(steps)
         up = self.regimes * (self.arrivals.shape[1] + 1)
         down = self.regimes * (self.problem.largest + 1)
-        for state in range(size - 1, 0, -1):
+        for state in range(len(steps) - 1, 0, -1):
             low, left = max(0, state - up), max(0, state - down)
             onward = steps[state, left:state]
-            scale = 1.0 / onward.sum()
-            onward *= scale
-            rewards[state] *= scale
+            total = onward.sum()
+            if total <= 0:
+                return None
+            onward /= total
+            rewards[state] /= total
             into = steps[low:state, state, None]
             steps[low:state, left:state] += into * onward
             rewards[low:state] += into * rewards[state]
-        seconds, area, joules = rewards[0].tolist()
-        rate, price = self.problem.traffic.mean_rate, self.problem.price
-        latency, watts = area / seconds / rate, joules / seconds
-        value = Value(price.of(latency, watts), latency, watts)
-        costs = 1e3 * price.latency_weight / rate * rewards[:, 1] + price.energy_weight * rewards[:, 2]
-        bias = costs - value.cost * rewards[:, 0]
-        bias[0] = 0.0
-        for state in range(1, size):
+        gains = rewards[0, 1:] / rewards[0, 0]
+        biases = rewards[:, 1:] - rewards[:, :1] * gains
+        biases[0] = 0.0
+        for state in range(1, len(steps)):
             left = max(0, state - down)
-            bias[state] += (steps[state, left:state] * bias[left:state]).sum()
-        return value, bias.reshape(self.top + 1, self.regimes).T
+            biases[state] += (steps[state, left:state, None] * biases[left:state]).sum(axis=0)
+        return gains, biases
 
     def _steps(self, policy: Policy) -> tuple[Floats, Floats]:
         """The chain of a policy, and (seconds, area, joules) of each state; states by (waiting, regime)."""
@@ -220,6 +227,16 @@ class Chain:
             if not better.any():
                 return policy, value
             policy = np.where(better, best, policy)
+
+
+def _by_equations(steps: Floats, rewards: Floats) -> tuple[Floats, Floats]:
+    """As by elimination, for policies that always keep some in the queue: rare, on the way to the best."""
+    system = np.eye(len(steps)) - steps
+    system[:, 0] = rewards[:, 0]  # bias + gain·seconds = reward + steps·bias; bias[0] = 0 gives its place
+    biases = np.linalg.solve(system, rewards[:, 1:]).astype(np.float64)
+    gains = biases[0].copy()
+    biases[0] = 0.0
+    return gains, biases
 
 
 def greedy(problem: Problem) -> Policy:

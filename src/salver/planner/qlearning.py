@@ -98,7 +98,7 @@ class Agent:
         costs = self.price.latency_weight * 1e3 * areas / rate + self.price.energy_weight * joules
         after = waiting[:, None] - known
         forbidden = after < 0
-        forbidden[self.top - 2 * self.largest :, 0] = True  # serve, or the cut queue never would
+        forbidden[self.top - 2 * self.largest :, :-1] = True  # see mdp: the cut queue must be served
         costs[forbidden] = np.inf
         after = np.maximum(after, 0)
         # Steps in proportion to 1/seconds: the data transformation of semi-Markov processes.
