@@ -32,7 +32,8 @@ def test_the_reference_is_up_to_date() -> None:
 
 
 def test_every_command_is_in_it() -> None:
-    for name in ("serve", "models list", "models load", "models unload", "infer", "bench", "doctor"):
+    models = ("models list", "models load", "models unload")
+    for name in ("serve", *models, "infer", "explain", "bench", "doctor"):
         assert re.search(rf"^##+ salver {name}$", PAGE.read_text(), re.M)
 
 

@@ -54,7 +54,15 @@ def test_a_wrong_command_line_exits_with_2(words: tuple[str, ...], said: str) ->
 
 
 @pytest.mark.parametrize(
-    "words", [("models",), ("models", "load", "m"), ("models", "unload", "m"), ("infer", "m"), ("bench", "m")]
+    "words",
+    [
+        ("models",),
+        ("models", "load", "m"),
+        ("models", "unload", "m"),
+        ("infer", "m"),
+        ("explain", "m"),
+        ("bench", "m"),
+    ],
 )
 def test_nobody_at_the_url(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--url", "http://127.0.0.1:1"]) == 1
@@ -80,6 +88,7 @@ def test_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("serve",), "no model is given. Say: salver serve PATH"),
         (("serve", "x", "--tls-cert", "c.pem"), "belong together"),
+        (("serve", "x", "--tenant-header", "x tenant"), "'x tenant' is no name of a header"),
         (("bench", "m", "--rate", "0"), "must be above 0"),
         (("bench", "m", "--rate", "1e9"), "20 million"),
     ],

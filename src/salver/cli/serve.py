@@ -1,6 +1,7 @@
 """``salver serve``: flags into a configuration, and the start-up block when the models are up."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -77,6 +78,8 @@ def serve(
         raise InvalidInput("no model is given", fix="Say: salver serve PATH")
     if bool(tls_cert) != bool(tls_key):
         raise InvalidInput("--tls-cert and --tls-key belong together")
+    if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", tenant_header, re.ASCII):  # RFC 9110, section 5.6.2
+        raise InvalidInput(f"--tenant-header {tenant_header!r} is no name of a header")
     config = ServeConfig(
         paths=tuple(str(path) for path in paths),
         name=name,
