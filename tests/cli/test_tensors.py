@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.cli.tensors import examples, parse_inputs, parse_tensor, shown, specs, texts
+from salver.cli.tensors import examples, parse_inputs, parse_tensor, shown, texts
+from salver.client.encoding import specs
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.tensor import DATATYPES, DataType, as_bytes

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from salver.client.bulk import delimited, lines
+from salver.client.bulk import arrays, delimited, lines, parquet
 from salver.client.bulk.formats import make_writer, open_reader
-from salver.client.bulk.rows import Bad, Block, Field, Place, specs
+from salver.client.bulk.rows import Bad, Block, Field, Place
 from salver.errors import InvalidInput, Unsupported
 from salver.messages import TensorSpec
 from salver.tensor import Array, DataType
@@ -113,6 +113,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
 @HYPO
+@example([("a\rb", '"'), ("", "")], "csv")
 @given(
     st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=6),
     st.sampled_from(("jsonl", "csv", "tsv", "parquet")),
@@ -220,6 +221,19 @@ def test_blocks_of_long_lines_hold_fewer_rows(tmp_path: Path, monkeypatch: pytes
     assert [len(b.pieces[0].lines) for b in read(path, [S], rows=100)] == [2, 2, 2]
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "npz"])
+def test_blocks_of_large_rows_hold_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    for module in (arrays, parquet):
+        monkeypatch.setattr(module, "MAX_BLOCK", 4096)
+    path, wide = tmp_path / f"in.{suffix}", field("x", DataType.FP64, 100)
+    write(path, [wide], [{"x": np.random.default_rng(1).random((20, 100))}], [{}])
+    sizes = [len(block.pieces[0].lines) for block in read(path, [wide], rows=20)]
+    assert sum(sizes) == 20
+    assert max(sizes) in (4, 5)
+
+
 JSON_ROWS = [
     (b'{"x": [1, 2]}', None),
     (b'  {"x": [[1, 2]]}', "x has shape [1, 2]"),
@@ -284,7 +298,7 @@ def test_parquet_nulls_ragged_lists_and_types(tmp_path: Path) -> None:
     assert column(blocks, "x") == [[1, 2], [4, 5]]
     assert [(b.line, b.reason.split()[1]) for b in bad_of(blocks)] == [(2, "is"), (3, "has")]
     reader = open_reader(path, [X], ("day",))
-    writer = make_writer(tmp_path / "out.parquet", [X], ("day",), reader.kept_types)  # type: ignore[attr-defined]
+    writer = make_writer(tmp_path / "out.parquet", [X], ("day",), reader.kept_types)
     part = tmp_path / "part"
     kept = {"day": blocks[0].pieces[0].kept["day"]}
     part.write_bytes(writer.encode({"x": np.zeros((2, 2), "f4")}, kept)[0])
@@ -358,9 +372,3 @@ def test_columns_of_a_table(tmp_path: Path) -> None:
     ):
         with pytest.raises(InvalidInput, match=said):
             open_reader(path, fields, keep)
-
-
-def test_metadata_that_is_none() -> None:
-    for wrong in ({}, {"inputs": [{"name": "x"}]}, {"inputs": None}):
-        with pytest.raises(InvalidInput, match="no proper inputs"):
-            specs(wrong, "inputs")

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import errno
 import json
 import os
 import random
@@ -27,8 +28,10 @@ from salver.backends.protocol import LoadOptions, Traits
 from salver.cli import main
 from salver.client import Client
 from salver.client.bulk import Job, Progress, Summary, run
+from salver.client.bulk.journal import Parts
 from salver.messages import Signature, TensorSpec
 from salver.tensor import Array, DataType
+from salver.testing.process import ServerProcess
 
 pytestmark = pytest.mark.timeout(60)
 SALVER = str(Path(sys.executable).with_name("salver"))
@@ -269,6 +272,81 @@ async def test_columns_may_have_other_names(url: str, tmp_path: Path) -> None:
     plan = job(tmp_path / "in.csv", tmp_path / "no.jsonl", columns={"x": ("right", "up")})
     with pytest.raises(errors.InvalidInput, match=r"in\.csv has no column up\. It has: left, right, text"):
         await do(url, plan)
+
+
+async def test_one_version_answers_the_whole_file(tmp_path: Path) -> None:
+    (tmp_path / "models" / "doubler" / "2").mkdir(parents=True)
+    (tmp_path / "models" / "doubler" / "2" / "model.numbers").write_text("doubler")
+    source, target = write_jsonl(tmp_path / "in.jsonl", rows_of(100)), tmp_path / "out.jsonl"
+    config = ServeConfig(paths=(str(tmp_path / "models"),), front=FrontConfig(port=0))
+    async with Server(config, {"numbers": NumbersBackend()}) as server:
+        await interrupted(server.url, job(source, target), 32)
+        identity = json.loads(target.with_name("out.jsonl.journal").read_text().splitlines()[0])
+        assert identity["version"] == "2"
+        assert (await do(server.url, job(source, target, version="2"))).resumed
+
+
+MODEL = """
+class Model:
+    inputs = {"x": ("INT64", [-1])}
+    outputs = {"y": ("INT64", [-1])}
+
+    def predict(self, inputs):
+        return {"y": inputs["x"] + 1}
+"""
+
+
+async def test_a_server_that_is_killed_and_comes_back_costs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "more.py").write_text(MODEL)
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    write_jsonl(source, [{"x": i} for i in range(4000)])
+    under_way, going_on = asyncio.Event(), asyncio.Event()
+
+    def told(progress: Progress) -> None:
+        if progress.rows > 100 and not under_way.is_set():
+            under_way.set()
+            server.signal(signal.SIGKILL)  # at once: the job is in its midst
+            server.wait()
+        if progress.waiting:
+            going_on.set()
+
+    async def work(url: str) -> Summary:
+        async with Client(url) as client:
+            plan = job(source, target, model="more", rows=4)
+            return await run(client, plan, on_progress=told)
+
+    server = ServerProcess([tmp_path / "more.py"], tmp_path / "server.log")
+    with server:
+        await asyncio.to_thread(server.wait_ready)
+        working = asyncio.create_task(work(server.url))
+        await going_on.wait()
+        server.start(server.port)
+        summary = await working
+    assert (summary.answered, summary.skipped) == (4000, 0)
+    assert summary.retries > 0
+    assert [row["y"] for row in read_jsonl(target)] == list(range(1, 4001))
+
+
+async def test_a_full_disk_says_so_and_loses_nothing(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = write_jsonl(tmp_path / "in.jsonl", rows_of(200)), tmp_path / "out.jsonl"
+    await do(url, job(source, tmp_path / "whole.jsonl"))
+    real, left = Parts.write, [6]
+
+    def full(self: Parts, data: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            real(self, [piece[:10] for piece in data])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(self, data)
+
+    monkeypatch.setattr(Parts, "write", full)
+    with pytest.raises(errors.InvalidInput, match="No space left on device"):
+        await do(url, job(source, target))
+    monkeypatch.undo()
+    assert (await do(url, job(source, target))).resumed > 0
+    assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 class Stop(Exception):

@@ -5,7 +5,7 @@ option. It knows no server.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,9 @@ import orjson
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.tensor import Array, DataType, Tensor, as_bytes, bf16_from_fp32
-from salver.wire.values import cast, find_datatype
+from salver.wire.values import cast
 
 _EDGE = 4
-
-
-def specs(metadata: Mapping[str, Any], what: str) -> list[TensorSpec]:
-    """The ``inputs`` or ``outputs`` of a model's metadata.
-
-    Raises:
-        InvalidInput: the server's answer is no metadata, or names a datatype that does not exist.
-    """
-    try:
-        return [
-            TensorSpec(t["name"], find_datatype(t["datatype"], f"{what}[{i}]"), tuple(t["shape"]))
-            for i, t in enumerate(metadata[what])
-        ]
-    except (KeyError, TypeError) as error:
-        raise InvalidInput(f"the server's metadata has no proper {what}: {error!r}") from None
 
 
 def parse_inputs(words: Sequence[str], wanted: Sequence[TensorSpec]) -> dict[str, Tensor]:

@@ -10,13 +10,28 @@ from typing import Any
 import orjson
 
 from salver.errors import InvalidInput
-from salver.messages import Parameter
+from salver.messages import Parameter, TensorSpec
 from salver.tensor import Array, DataType, Tensor, bf16_to_fp32
 from salver.wire.oip_binary import from_raw, to_raw
 from salver.wire.values import count_elements, find_datatype, from_json, shaped
 
 _SPLIT = "inference-header-content-length"
 Headers = list[tuple[str, str]]
+
+
+def specs(metadata: Mapping[str, Any], what: str) -> list[TensorSpec]:
+    """The ``inputs`` or ``outputs`` of a model's metadata.
+
+    Raises:
+        InvalidInput: the server's answer is no metadata, or names a datatype that does not exist.
+    """
+    try:
+        return [
+            TensorSpec(t["name"], find_datatype(t["datatype"], f"{what}[{i}]"), tuple(map(int, t["shape"])))
+            for i, t in enumerate(metadata[what])
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(f"the server's metadata has no proper {what}: {error!r}") from None
 
 
 def encode_request(

@@ -8,6 +8,7 @@ and a job that is interrupted goes on when it is run again::
         summary = await run(client, job)
 """
 
-from salver.client.bulk.job import Job, Progress, Summary, run
+from salver.client.bulk.job import Progress, Summary, run
+from salver.client.bulk.plan import Job
 
 __all__ = ["Job", "Progress", "Summary", "run"]

@@ -12,6 +12,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 
+from salver.client.bulk.lines import MAX_BLOCK
 from salver.client.bulk.rows import Block, Field, Place, assemble, check_keep, settled
 from salver.errors import InvalidInput
 from salver.tensor import Array, DataType, as_bytes, bf16_from_fp32
@@ -41,18 +42,18 @@ class _Member:
         if fortran and len(shape) > 1:
             raise InvalidInput(f"{name} lies in Fortran order", fix="Save numpy.ascontiguousarray of it.")
         self.rows, self.tail = shape[0], shape[1:]
-        self._row_bytes = int(np.prod(self.tail, dtype=np.int64)) * self.dtype.itemsize
+        self.row_bytes = int(np.prod(self.tail, dtype=np.int64)) * self.dtype.itemsize
         self._data = stream.tell()
 
     def go_to(self, row: int) -> None:
-        self._stream.seek(self._data + row * self._row_bytes)
+        self._stream.seek(self._data + row * self.row_bytes)
 
     def take(self, rows: int) -> Array:
         try:
-            data = self._stream.read(rows * self._row_bytes)
+            data = self._stream.read(rows * self.row_bytes)
         except (zipfile.BadZipFile, EOFError, OSError) as error:
             raise InvalidInput(f"{self._name} is damaged: {error}") from None
-        if len(data) < rows * self._row_bytes:
+        if len(data) < rows * self.row_bytes:
             raise InvalidInput(f"{self._name} ends before its last row")
         return np.frombuffer(data, self.dtype).reshape(rows, *self.tail)
 
@@ -69,6 +70,7 @@ class ArrayReader:
     def __init__(self, path: Path, fields: Sequence[Field], keep: Sequence[str]) -> None:
         self._fields, self._keep = fields, keep
         self.notes: list[str] = []
+        self.kept_types: dict[str, Any] = {}
         self._array = {field.name: _array_of(field) for field in fields}
         self._members = self._open_npy(path) if path.suffix.lower() == ".npy" else self._open_npz(path)
         lengths = {name: member.rows for name, member in self._members.items()}
@@ -103,8 +105,10 @@ class ArrayReader:
         }
 
     def blocks(self, place: Place, rows: int) -> Iterator[Block]:
-        """Exactly ``rows`` rows each, except the last."""
+        """``rows`` rows each, fewer where they are large."""
         at = place.at
+        size = sum(member.row_bytes for member in self._members.values())
+        rows = max(1, min(rows, MAX_BLOCK // max(size, 1)))
         for member in self._members.values():
             member.go_to(at)
         while at < self.size:

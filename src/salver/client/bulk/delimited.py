@@ -5,7 +5,7 @@ length is free, in one column as JSON. It knows no server.
 """
 
 import csv
-import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -63,6 +63,7 @@ class DelimitedReader:
         self._fields, self._keep, self._delimiter = fields, keep, delimiter
         self.size = path.stat().st_size
         self.notes: list[str] = []
+        self.kept_types: dict[str, Any] = {}
         lines = Lines(self._file, Place())
         feed = _Feed(lines)
         try:
@@ -162,6 +163,7 @@ class DelimitedWriter:
 
     def __init__(self, fields: Sequence[Field], keep: Sequence[str], delimiter: str) -> None:
         self._fields, self._keep, self._delimiter = fields, keep, delimiter
+        self._special = re.compile(f'["\\r\\n{delimiter}]')
 
     def start(self, parts: Sequence[Path]) -> list[bytes]:
         """The header, where the file is empty."""
@@ -196,9 +198,12 @@ class DelimitedWriter:
         return parts[0]
 
     def _text(self, rows: Sequence[Sequence[str]]) -> bytes:
-        text = io.StringIO()
-        csv.writer(text, delimiter=self._delimiter, lineterminator="\n").writerows(rows)
-        return text.getvalue().encode()
+        lines = (self._delimiter.join(map(self._quoted, row)) or '""' for row in rows)
+        return "".join(f"{line}\n" for line in lines).encode()
+
+    def _quoted(self, cell: str) -> str:
+        """RFC 4180, section 2; csv.writer leaves a lone carriage return bare before Python 3.13."""
+        return '"' + cell.replace('"', '""') + '"' if self._special.search(cell) else cell
 
 
 def _texts(flat: Array, name: str) -> list[list[str]]:

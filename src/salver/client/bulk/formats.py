@@ -43,9 +43,6 @@ def open_reader(path: Path, fields: Sequence[Field], keep: Sequence[str]) -> Rea
         Unsupported: its format needs a package that is not installed.
     """
     suffix = format_of(path)
-    if not path.is_file():
-        what = "is not a file that can be read twice" if path.exists() else "does not exist"
-        raise InvalidInput(f"{path} {what}")
     if suffix in _DELIMITERS:
         return DelimitedReader(path, fields, keep, _DELIMITERS[suffix])
     if suffix == ".parquet":

@@ -7,64 +7,26 @@ knows neither formats nor retries.
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
 import msgspec
 import orjson
 
-from salver.client.bulk.ask import Answer, Asker, Model
-from salver.client.bulk.formats import format_of, make_writer, open_reader
+from salver.client.bulk.ask import Answer, Asker
+from salver.client.bulk.formats import make_writer, open_reader
 from salver.client.bulk.journal import Journal, Mark, Parts, publish
-from salver.client.bulk.rows import Bad, Block, Field, Place, Reader, Writer, is_batched, specs
+from salver.client.bulk.plan import Job, check_job, fingerprint, make_plan
+from salver.client.bulk.rows import Bad, Block, Place, Reader, Writer
 from salver.client.client import Client
 from salver.errors import Conflict, InvalidInput, SalverError
-from salver.messages import TensorSpec
 
-_ROWS: Final = 256
-#: A request of fixed-size rows is kept below so many bytes, where the caller does not choose.
-_REQUEST_BYTES: Final = 4 << 20
 _MARK_EVERY_S: Final = 1.0
 _HEARTBEAT_S: Final = 1.0
-_EDGE: Final = 64 * 1024
 _NOWHERE: Final = Place()
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done.
-
-    Attributes:
-        model: The model's name.
-        source: File of the rows; its suffix says the format.
-        target: File of the answers; likewise.
-        version: Empty leaves the choice to the server.
-        outputs: The wanted ones; none means all.
-        columns: By input, the columns that hold it, where they are not called as the input is.
-        keep: Columns of the source that stand in the target too.
-        rows: Most rows a request; 0 chooses: 256, fewer of large rows, 1 without a batch dimension.
-        connections: Requests in flight.
-        on_error: What a row without an answer does: ``stop`` the job, or ``skip`` the row and note it
-            in ``TARGET.errors.jsonl``.
-        restart: Start anew, and replace a target that is there.
-        patience: Seconds without any answer after which the job stops.
-    """
-
-    model: str
-    source: Path
-    target: Path
-    version: str = ""
-    outputs: tuple[str, ...] = ()
-    columns: Mapping[str, tuple[str, ...]] = {}
-    keep: tuple[str, ...] = ()
-    rows: int = 0
-    connections: int = 4
-    on_error: Literal["stop", "skip"] = "stop"
-    restart: bool = False
-    patience: float = 300.0
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -136,40 +98,24 @@ async def run(
         Conflict: the target is there already, is being written, or belongs to another job.
         SalverError: the server cannot be asked any more; the same call goes on later.
     """
-    _check(job)
+    check_job(job)
     begun = time.monotonic()
-    metadata = await client.metadata(job.model, job.version)
-    inputs, outputs = specs(metadata, "inputs"), _wanted(specs(metadata, "outputs"), job)
-    batched = is_batched(inputs, outputs)
-    fields = _fields(inputs, batched, job.columns)
-    reader = await asyncio.to_thread(open_reader, job.source, fields, job.keep)
-    answers = _fields(outputs, batched, {})
-    writer = make_writer(job.target, answers, job.keep, getattr(reader, "kept_types", {}))
-    rows = _rows(job, fields, batched)
-    identity = _identity(job, inputs, outputs, rows)
+    plan = make_plan(job, await client.metadata(job.model, job.version))
+    reader = await asyncio.to_thread(open_reader, job.source, plan.inputs, job.keep)
+    writer = make_writer(job.target, plan.outputs, job.keep, reader.kept_types)
     journal_path = _beside(job.target, "journal")
     if job.target.exists() and not job.restart and not journal_path.exists():
         raise Conflict(f"{job.target} is there already", fix="--restart replaces it.")
-    journal = Journal.open(journal_path, identity, restart=job.restart)
+    journal = Journal.open(journal_path, plan.identity, restart=job.restart)
     try:
-        asker = Asker(
-            client,
-            Model(
-                job.model,
-                job.version,
-                tuple(o.name for o in outputs),
-                batched,
-                {i.name: i.datatype for i in inputs},
-            ),
-            job.patience,
-        )
+        asker = Asker(client, plan.model, job.patience)
         work = _Work(job, reader, writer, journal, mark_every)
         if not (journal.mark and journal.mark.done):
-            await work.run(asker, rows, on_progress)
+            await work.run(asker, plan.rows, on_progress)
         await asyncio.to_thread(work.finish)
     except OSError as error:
         raise InvalidInput(
-            f"cannot write beside {job.target}: {error.strerror}",
+            f"the job from {job.source} to {job.target} stopped: {error.strerror or error}",
             fix="When that is mended, the same command goes on.",
         ) from error
     finally:
@@ -311,86 +257,6 @@ class _Work:
             target=str(self._job.target),
             errors=str(self._errors) if self._bad else "",
         )
-
-
-def _check(job: Job) -> None:
-    format_of(job.target)
-    if job.rows < 0 or job.connections < 1:
-        raise InvalidInput("rows must be at least 0 and connections at least 1")
-    if not job.target.parent.is_dir() or job.target.is_dir():
-        raise InvalidInput(f"{job.target} is not a file in a folder that is there")
-    if job.target.exists() and job.source.exists() and job.target.samefile(job.source):
-        raise InvalidInput(f"{job.target} would replace its own source")
-    if len(set(job.keep)) < len(job.keep):
-        raise InvalidInput("a column is kept twice")
-
-
-def _wanted(there: Sequence[TensorSpec], job: Job) -> list[TensorSpec]:
-    by_name = {spec.name: spec for spec in there}
-    if unknown := [name for name in job.outputs if name not in by_name]:
-        raise InvalidInput(
-            f"{job.model} has no output {', '.join(unknown)}", fix=f"It has: {', '.join(by_name)}."
-        )
-    if both := [name for name in job.keep if name in by_name]:
-        raise InvalidInput(f"{', '.join(both)} cannot be kept: an output of {job.model} has that name")
-    return [by_name[name] for name in dict.fromkeys(job.outputs)] or list(there)
-
-
-def _fields(
-    described: Sequence[TensorSpec], batched: bool, columns: Mapping[str, tuple[str, ...]]
-) -> list[Field]:
-    if unknown := set(columns) - {spec.name for spec in described}:
-        names = ", ".join(spec.name for spec in described)
-        raise InvalidInput(f"the model has no input {', '.join(sorted(unknown))}", fix=f"It has: {names}.")
-    return [
-        Field(spec, spec.shape[1:] if batched else spec.shape, tuple(columns.get(spec.name, ())))
-        for spec in described
-    ]
-
-
-def _rows(job: Job, fields: Sequence[Field], batched: bool) -> int:
-    """Rows a request."""
-    if not batched:
-        if job.rows > 1:
-            raise InvalidInput(
-                f"{job.model} has no batch dimension: it is asked row by row, not --rows {job.rows}"
-            )
-        return 1
-    size = sum((field.extent or 1) * field.spec.datatype.dtype.itemsize for field in fields)
-    return job.rows or max(1, min(_ROWS, _REQUEST_BYTES // max(size, 1)))
-
-
-def fingerprint(path: Path) -> dict[str, Any]:
-    """What tells that a file is still the same: size, time, and its first and last 64 KiB.
-
-    Raises:
-        InvalidInput: it cannot be read.
-    """
-    try:
-        stat = path.stat()
-        with path.open("rb") as file:
-            digest = hashlib.sha256(file.read(_EDGE))
-            file.seek(max(stat.st_size - _EDGE, 0))
-            digest.update(file.read(_EDGE))
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
-    return {"bytes": stat.st_size, "changed_ns": stat.st_mtime_ns, "sha256_of_ends": digest.hexdigest()}
-
-
-def _identity(
-    job: Job, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], rows: int
-) -> dict[str, Any]:
-    """What must be the same for the work to go on: all that the answers depend on."""
-    return {
-        "model": job.model,
-        "version": job.version,
-        "source": {"format": format_of(job.source), **fingerprint(job.source)},
-        "inputs": [f"{s.name} {s.datatype.name}{list(s.shape)}" for s in inputs],
-        "outputs": [f"{s.name} {s.datatype.name}{list(s.shape)}" for s in outputs],
-        "columns": {name: list(columns) for name, columns in job.columns.items()},
-        "keep": list(job.keep),
-        "rows": rows,
-    }
 
 
 def _beside(target: Path, what: str) -> Path:

@@ -171,6 +171,7 @@ class Parts:
                 raise
             file.truncate(size)
             file.seek(size)
+        sync_folder(self.paths[0])
 
     def write(self, data: Sequence[bytes]) -> None:
         """Append to each."""

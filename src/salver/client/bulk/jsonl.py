@@ -40,6 +40,7 @@ class JsonlReader:
         self._fields, self._keep = fields, keep
         self.size = path.stat().st_size
         self.notes: list[str] = []
+        self.kept_types: dict[str, Any] = {}
         self._note(self._file.readline(MAX_BLOCK))
 
     def blocks(self, place: Place, rows: int) -> Iterator[Block]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from salver.client.bulk.arrays import from_rows
 from salver.client.bulk.jsonl import from_values
+from salver.client.bulk.lines import MAX_BLOCK
 from salver.client.bulk.rows import Block, Field, Place, assemble, check_keep, columns_of
 from salver.errors import InvalidInput, Unsupported
 from salver.tensor import Array, DataType
@@ -55,12 +56,12 @@ class ParquetReader:
         self._read = list(dict.fromkeys([*(c for cs in self._columns.values() for c in cs), *keep]))
         if twice := [name for name in self._read if schema.names.count(name) > 1]:
             raise InvalidInput(f"{path} has more than one column {', '.join(twice)}")
-        self.kept_types = {name: schema.field(name).type for name in keep}
+        self.kept_types: dict[str, Any] = {name: schema.field(name).type for name in keep}
         extra = [name for name in schema.names if name not in self._read]
         self.notes = [f"ignored: {', '.join(extra)}"] if extra else []
 
     def blocks(self, place: Place, rows: int) -> Iterator[Block]:
-        """Up to ``rows`` rows each, cut at the ends of row groups."""
+        """Up to ``rows`` rows each, fewer where they are large, cut at the ends of row groups."""
         first = 0
         for group in range(self._file.metadata.num_row_groups):
             count = self._file.metadata.row_group(group).num_rows
@@ -69,6 +70,10 @@ class ParquetReader:
             first += count
 
     def _group(self, group: int, at: int, start: int, rows: int) -> Iterator[Block]:
+        described = self._file.metadata.row_group(group)
+        chunks = [described.column(index) for index in range(described.num_columns)]
+        size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in self._read)
+        rows = max(1, min(rows, MAX_BLOCK * described.num_rows // max(size, 1)))
         try:
             for batch in self._file.iter_batches(rows, row_groups=[group], columns=self._read):
                 begin, at = at, at + batch.num_rows

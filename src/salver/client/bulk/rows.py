@@ -15,7 +15,6 @@ import numpy as np
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.tensor import Array
-from salver.wire.values import find_datatype
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -100,11 +99,13 @@ class Reader(Protocol):
         size: What ``Place.at`` will be at the end.
         unit: ``line`` or ``row``, for messages.
         notes: What the user may want to know: columns that are ignored, for instance.
+        kept_types: Types of kept columns, where the format has some of its own.
     """
 
     size: int
     unit: str
     notes: list[str]
+    kept_types: dict[str, Any]
 
     def blocks(self, place: Place, rows: int) -> Iterator[Block]:
         """Blocks of up to ``rows`` rows from there on; always cut in the same places."""
@@ -131,21 +132,6 @@ class Writer(Protocol):
     def finish(self, parts: Sequence[Path]) -> Path:
         """Make the whole file of the parts; doing it twice gives the same bytes."""
         ...
-
-
-def specs(metadata: Mapping[str, Any], what: str) -> list[TensorSpec]:
-    """The ``inputs`` or ``outputs`` of a model's metadata.
-
-    Raises:
-        InvalidInput: the server's answer is no metadata, or names a datatype that does not exist.
-    """
-    try:
-        return [
-            TensorSpec(t["name"], find_datatype(t["datatype"], f"{what}[{i}]"), tuple(map(int, t["shape"])))
-            for i, t in enumerate(metadata[what])
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidInput(f"the server's metadata has no proper {what}: {error!r}") from None
 
 
 def is_batched(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
