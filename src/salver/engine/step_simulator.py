@@ -78,8 +78,8 @@ def simulate_steps(
             scheduler.pace.prefilled(plan.chunk_tokens, whole - alone)
         now += whole
         steps.append(whole)
-        scheduler.ran(plan)
-        for sequence in plan.rows if plan.chunk is None else [*plan.rows, plan.chunk]:
+        plan.advance()
+        for sequence in plan.everyone:
             if sequence.is_answering:
                 tokens += 1
                 if not sequence.given:

@@ -11,19 +11,19 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Hashable
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from salver.artifacts import ModelConfig
 from salver.backends.protocol import StepModel
+from salver.engine.answer import Answer, Piece
 from salver.engine.generation import SIGNATURE, Prompt, PromptReader
-from salver.engine.sampling import draw
+from salver.engine.step_run import LATE, StepRun
 from salver.engine.step_trial import try_out
 from salver.engine.steps import StepPlan, StepScheduler, StepSequence
-from salver.engine.transcript import Transcript, Vocabulary
-from salver.errors import DeadlineExceeded, ModelFailed, NotReady, SalverError, Unsupported
+from salver.engine.transcript import Vocabulary
+from salver.errors import DeadlineExceeded, Internal, NotReady, Unsupported
 from salver.events import StepRan
 from salver.messages import (
     ANYBODY,
@@ -34,41 +34,33 @@ from salver.messages import (
     Parameter,
     Signature,
     Standing,
-    Timing,
 )
-from salver.tensor import Array, DataType, Tensor
+from salver.tensor import DataType, Tensor
 
 _LOG = logging.getLogger("salver.engine")
 _JOIN_S = 30.0
-_LATE = "Request timeout expired"
 _NONE: dict[str, Parameter] = {}
 
 
-class _Answer:
-    """What the thread and the loop know of one sequence."""
+class _Outlet(Answer):
+    """An answer, and what of it waits for its caller. Only the event loop looks at the latter."""
 
-    __slots__ = ("arrived", "joined", "pieces", "prompt", "ready", "tokens", "transcript")
+    __slots__ = ("is_ready", "pieces")
 
-    def __init__(self, prompt: Prompt, transcript: Transcript, arrived: float) -> None:
-        self.prompt = prompt
-        self.transcript = transcript
-        self.arrived = arrived
-        self.joined = 0.0  # when its first step was planned
-        self.tokens = list(prompt.tokens)  # the last one is fed next, once the prompt is read
-        self.pieces: deque[_Piece] = deque()  # the loop's, as is ``ready``
-        self.ready = asyncio.Event()
+    def __init__(self, prompt: Prompt, vocabulary: Vocabulary, end_token: int, arrived: float) -> None:
+        super().__init__(prompt, vocabulary, end_token, arrived)
+        self.pieces: deque[Piece] = deque()
+        self.is_ready = asyncio.Event()
 
+    def push(self, piece: Piece) -> None:
+        self.pieces.append(piece)
+        self.is_ready.set()
 
-class _Piece(msgspec.Struct, frozen=True):
-    """A part of an answer: text, and why it is the last one, or what went wrong."""
-
-    text: str = ""
-    finish: str = ""
-    error: SalverError | None = None
-    timing: Timing = Timing()
-
-
-_Pieces = list[tuple[_Answer, _Piece]]
+    async def next(self) -> Piece:
+        while not self.pieces:
+            self.is_ready.clear()
+            await self.is_ready.wait()
+        return self.pieces.popleft()
 
 
 class StepEngine:
@@ -101,6 +93,7 @@ class StepEngine:
         self._emit = emit
         self._reader = PromptReader(id.name, vocabulary)
         self._scheduler = StepScheduler(config.steps, config.batching.max_queue, config.priorities.max_passes)
+        self._steps = StepRun(id, model, vocabulary.size, self._scheduler.pace, clock)
         self._changed = threading.Condition()  # guards the scheduler
         self._is_closed = False
         self._last_end = 0.0
@@ -174,17 +167,14 @@ class StepEngine:
             ModelFailed: the model raised.
         """
         sequence = self._open(request, deadline, standing)
-        answer: _Answer = sequence.payload
+        outlet: _Outlet = sequence.payload
         loop = asyncio.get_running_loop()
         timer = None
         if sequence.deadline is not None:
             timer = loop.call_later(sequence.deadline - self._clock(), self._expire, sequence)
         try:
             while True:
-                while not answer.pieces:
-                    answer.ready.clear()
-                    await answer.ready.wait()
-                piece = answer.pieces.popleft()
+                piece = await outlet.next()
                 if piece.error is not None:
                     raise piece.error
                 yield self._response(request, piece)
@@ -203,7 +193,7 @@ class StepEngine:
             self._changed.notify()
         for sequence in left:
             error = NotReady(f"model '{self.id.name}' version {self.id.version} was unloaded")
-            _push(sequence.payload, _Piece(error=error))
+            sequence.payload.push(Piece(error=error))
         thread, self._thread = self._thread, None
         if thread is not None:
             await asyncio.to_thread(thread.join, _JOIN_S)
@@ -223,11 +213,11 @@ class StepEngine:
         if deadline is None and self._config.timeout_ms:
             deadline = now + self._config.timeout_ms / 1e3
         if deadline is not None and deadline <= now:
-            raise DeadlineExceeded(_LATE)
+            raise DeadlineExceeded(LATE)
         levels = self._config.priorities.levels
         level = standing.priority or self._config.priorities.default or (levels + 1) // 2
-        answer = _Answer(prompt, Transcript(self._vocabulary, prompt.stops), now)
-        sequence = StepSequence(answer, len(prompt.tokens), prompt.most, min(level, levels), deadline)
+        outlet = _Outlet(prompt, self._vocabulary, self._config.steps.end_token, now)
+        sequence = StepSequence(outlet, len(prompt.tokens), prompt.most, min(level, levels), deadline)
         with self._changed:
             if self._is_closed:
                 raise NotReady(f"model '{self.id.name}' version {self.id.version} is shutting down")
@@ -243,9 +233,9 @@ class StepEngine:
     def _expire(self, sequence: StepSequence) -> None:
         """Should the model hang, or the thread be late."""
         self._leave(sequence)
-        _push(sequence.payload, _Piece(error=DeadlineExceeded(_LATE)))
+        sequence.payload.push(Piece(error=DeadlineExceeded(LATE)))
 
-    def _response(self, request: InferRequest, piece: _Piece) -> InferResponse:
+    def _response(self, request: InferRequest, piece: Piece) -> InferResponse:
         text = np.empty(1, dtype=object)
         text[0] = piece.text.encode()
         parameters = {"finish_reason": piece.finish} if piece.finish else _NONE
@@ -254,9 +244,9 @@ class StepEngine:
             request.model, self.id.version, outputs, request.id, parameters, timing=piece.timing
         )
 
-    def _deliver(self, pieces: _Pieces, event: StepRan | None) -> None:
-        for answer, piece in pieces:
-            _push(answer, piece)
+    def _deliver(self, pieces: list[tuple[StepSequence, Piece]], event: StepRan | None) -> None:
+        for sequence, piece in pieces:
+            sequence.payload.push(piece)
         if event is not None:
             self._emit(event)
 
@@ -272,9 +262,13 @@ class StepEngine:
         while (plan := self._next()) is not None:
             try:
                 pieces, event = self._run(plan)
-            except Exception as error:  # a defect of ours ends these sequences, not the others to come
-                pieces, event = [], None
-                self._end([*plan.rows, *([plan.chunk] if plan.chunk else [])], pieces, error)
+            except Exception as error:  # a defect of ours ends these sequences, not those to come
+                _LOG.exception("a step of %r failed", self, exc_info=error)
+                pieces, event = [(s, Piece(error=Internal(str(error)))) for s in plan.everyone], None
+            with self._changed:
+                for sequence, piece in pieces:
+                    if piece.is_last:
+                        self._scheduler.finish(sequence)
             if pieces or event is not None:
                 try:
                     loop.call_soon_threadsafe(self._deliver, pieces, event)
@@ -291,124 +285,29 @@ class StepEngine:
                 return None
             now = self._clock()
             plan = self._scheduler.plan(now)
-            for sequence in plan.rows if plan.chunk is None else [*plan.rows, plan.chunk]:
-                sequence.payload.joined = sequence.payload.joined or now
-            return plan
+        for sequence in plan.everyone:
+            sequence.payload.joined = sequence.payload.joined or now
+        return plan
 
-    def _run(self, plan: StepPlan) -> tuple[_Pieces, StepRan | None]:
-        """One step, whatever happens in it."""
-        pieces: _Pieces = [(s.payload, _Piece(error=DeadlineExceeded(_LATE))) for s in plan.expired]
-        for slot in plan.freed:
-            try:
-                self._model.release(slot)
-            except Exception as error:  # nobody waits for it
-                self._end([], pieces, error)
-        began = self._clock()
-        rows, chunk = plan.rows, plan.chunk
-        size = self._vocabulary.size
-        scored: list[tuple[StepSequence, Array]] = []
-        prompt_tokens = sum(not s.is_answering for s in rows) + plan.chunk_tokens
-        if rows:
-            slots = np.array([s.slot for s in rows], np.int64)
-            tokens = np.array([_next_token(s) for s in rows], np.int64)
-            try:
-                scores = self._scores(self._model.step, (len(rows), size), slots, tokens)
-                self._scheduler.pace.stepped(len(rows), self._clock() - began)
-                scored += zip(rows, scores, strict=True)
-            except Exception as error:
-                self._end(rows, pieces, error)
-        if chunk is not None:
-            before = self._clock()
-            tokens = np.array(chunk.payload.tokens[chunk.read : chunk.read + plan.chunk_tokens], np.int64)
-            try:
-                scored.append((chunk, self._scores(self._model.prefill, (size,), chunk.slot, tokens)))
-                self._scheduler.pace.prefilled(plan.chunk_tokens, self._clock() - before)
-            except Exception as error:
-                self._end([chunk], pieces, error)
+    def _run(self, plan: StepPlan) -> tuple[list[tuple[StepSequence, Piece]], StepRan | None]:
+        outcome = self._steps.run(plan)
+        if not plan.everyone:
+            return outcome.pieces, None
         ended = self._clock()
-        with self._changed:
-            self._scheduler.ran(plan)
-        given = self._give(scored, pieces)
-        if not rows and chunk is None:
-            return pieces, None
+        gap = ended - self._last_end if self._last_end else 0.0
+        self._last_end = ended
         event = StepRan(
             self.id.name,
             self.id.version,
-            len(rows) + (chunk is not None),
+            len(plan.everyone),
             self._scheduler.waiting,
-            given,
-            prompt_tokens,
-            ended - began,
-            ended - self._last_end if self._last_end else 0.0,
-            ok=len(scored) == len(rows) + (chunk is not None),
+            outcome.tokens,
+            outcome.prompt_tokens,
+            outcome.seconds,
+            gap,
+            outcome.ok,
         )
-        self._last_end = ended
-        return pieces, event
-
-    def _scores(self, call: Callable[..., Array], shape: tuple[int, ...], *arguments: Any) -> Array:
-        scores = np.asarray(call(*arguments))
-        if scores.shape != shape:
-            raise ModelFailed(f"{call.__name__} gave scores of shape {list(scores.shape)}, not {list(shape)}")
-        return scores
-
-    def _end(self, ends: list[StepSequence], pieces: _Pieces, error: Exception) -> None:
-        """These sequences end with that error, and the server goes on."""
-        _LOG.warning("a step of model %s failed", self.id, exc_info=error)
-        text = f"model '{self.id.name}' raised {type(error).__name__}: {error}"
-        if isinstance(error, ModelFailed):
-            text = f"model '{self.id.name}' failed: {error}"
-        pieces += [(sequence.payload, _Piece(error=ModelFailed(text))) for sequence in ends]
-        with self._changed:
-            for sequence in ends:
-                self._scheduler.finish(sequence)
-
-    def _give(self, scored: list[tuple[StepSequence, Array]], pieces: _Pieces) -> int:
-        """Draw the next token of each whose prompt is read; how many there were."""
-        over: list[StepSequence] = []
-        given = 0
-        now = self._clock()
-        end_token = self._config.steps.end_token
-        for sequence, scores in scored:
-            if not sequence.is_answering or not sequence.is_live:
-                continue
-            answer: _Answer = sequence.payload
-            if not np.isfinite(scores.max()):
-                over.append(sequence)
-                error = ModelFailed(f"model '{self.id.name}' gave scores that are not finite numbers")
-                pieces.append((answer, _Piece(error=error)))
-                continue
-            token = draw(scores, answer.prompt.sampling, sequence.given)
-            given += 1
-            sequence.given += 1
-            answer.tokens.append(token)
-            text, finish = "", "eos_token"
-            if token != end_token:
-                text = answer.transcript.add(token)
-                finish = "length" if sequence.given == sequence.most else ""
-            if finish:
-                text += answer.transcript.rest()
-            if answer.transcript.is_stopped:
-                finish = "stop_sequence"
-            if finish:
-                over.append(sequence)
-                timing = Timing(answer.joined - answer.arrived, 0.0, now - answer.joined, 1)
-                pieces.append((answer, _Piece(text, finish, timing=timing)))
-            elif text:
-                pieces.append((answer, _Piece(text)))
-        with self._changed:
-            for sequence in over:
-                self._scheduler.finish(sequence)
-        return given
-
-
-def _next_token(sequence: StepSequence) -> int:
-    tokens: list[int] = sequence.payload.tokens
-    return tokens[-1] if sequence.is_answering else tokens[sequence.read]
-
-
-def _push(answer: _Answer, piece: _Piece) -> None:
-    answer.pieces.append(piece)
-    answer.ready.set()
+        return outcome.pieces, event
 
 
 def _settle(future: "asyncio.Future[None]", error: BaseException | None) -> None:

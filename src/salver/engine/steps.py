@@ -69,15 +69,33 @@ class StepPlan(msgspec.Struct, frozen=True):
     Attributes:
         freed: Slots whose sequences are over; to be released before anything else.
         expired: Sequences that have just left because their deadline is past.
-        rows: Each goes on by one token.
-        chunk: Reads ``chunk_tokens`` tokens of its prompt instead, or None.
+        rows: Each goes on by one token, in its slot of ``slots``.
+        chunk: Reads ``chunk_tokens`` tokens of its prompt instead, in ``chunk_slot``; or None.
     """
 
     freed: list[int]
     expired: list[StepSequence]
     rows: list[StepSequence]
-    chunk: StepSequence | None
-    chunk_tokens: int
+    slots: list[int]
+    chunk: StepSequence | None = None
+    chunk_slot: int = _NOWHERE
+    chunk_tokens: int = 0
+
+    @property
+    def everyone(self) -> list[StepSequence]:
+        """Who goes on."""
+        return self.rows if self.chunk is None else [*self.rows, self.chunk]
+
+    def advance(self) -> int:
+        """The step is over: what it read of prompts is read; so many tokens."""
+        read = self.chunk_tokens
+        for sequence in self.rows:
+            if not sequence.is_answering:
+                sequence.read += 1
+                read += 1
+        if self.chunk is not None:
+            self.chunk.read += self.chunk_tokens
+        return read
 
 
 class StepScheduler:
@@ -175,17 +193,10 @@ class StepScheduler:
         size = 0
         if chunk is not None:
             size = min(self.pace.chunk(len(rows) - 1), chunk.prompt - chunk.read)
-            if size > 1:
-                rows.remove(chunk)
-        return StepPlan(freed, expired, rows, chunk if size > 1 else None, size if size > 1 else 0)
-
-    def ran(self, plan: StepPlan) -> None:
-        """The step is over: what it read of prompts is read. Those that have left meanwhile stay gone."""
-        for sequence in plan.rows:
-            if not sequence.is_answering:
-                sequence.read += 1
-        if plan.chunk is not None:
-            plan.chunk.read += plan.chunk_tokens
+        if chunk is None or size < 2:
+            return StepPlan(freed, expired, rows, [s.slot for s in rows])
+        rows.remove(chunk)
+        return StepPlan(freed, expired, rows, [s.slot for s in rows], chunk, chunk.slot, size)
 
     def _join(self) -> None:
         while self._free and self._waiting:

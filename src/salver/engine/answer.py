@@ -1,0 +1,86 @@
+"""What does a sequence's next token make of its answer?
+
+From scores to a token, from the token to text, and whether that was the last one. Pure.
+"""
+
+import msgspec
+import numpy as np
+
+from salver.engine.generation import Prompt
+from salver.engine.sampling import draw
+from salver.engine.transcript import Transcript, Vocabulary
+from salver.errors import ModelFailed, SalverError
+from salver.messages import Timing
+from salver.tensor import Array
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A part of an answer.
+
+    Attributes:
+        text: That was not there before; may be empty.
+        finish: Why it is the last one: ``length``, ``eos_token`` or ``stop_sequence``; else empty.
+        error: What went wrong instead; then it is the last one, too.
+    """
+
+    text: str = ""
+    finish: str = ""
+    error: SalverError | None = None
+    timing: Timing = Timing()
+
+    @property
+    def is_last(self) -> bool:
+        """Nothing follows."""
+        return bool(self.finish) or self.error is not None
+
+
+class Answer:
+    """The tokens and the text of one sequence.
+
+    Args:
+        end_token: Ends it; -1 = none does.
+        arrived: When it came.
+
+    Attributes:
+        tokens: Of the prompt and of the answer.
+        joined: When its first step was planned; 0 = not yet.
+    """
+
+    __slots__ = ("_end_token", "_given", "_prompt", "_transcript", "arrived", "joined", "tokens")
+
+    def __init__(self, prompt: Prompt, vocabulary: Vocabulary, end_token: int, arrived: float) -> None:
+        self._prompt = prompt
+        self._transcript = Transcript(vocabulary, prompt.stops)
+        self._end_token = end_token
+        self._given = 0
+        self.tokens = list(prompt.tokens)
+        self.arrived = arrived
+        self.joined = 0.0
+
+    def go_on(self, scores: Array, now: float) -> Piece:
+        """Draw the next token.
+
+        >>> from salver.engine.sampling import Sampling
+        >>> from salver.engine.transcript import Bytes
+        >>> prompt = Prompt([97], 2, Sampling(temperature=0), (), False)
+        >>> answer = Answer(prompt, Bytes(), -1, 0.0)
+        >>> scores = np.eye(256)
+        >>> [(p.text, p.finish) for p in (answer.go_on(scores[98], 1.0), answer.go_on(scores[99], 2.0))]
+        [('b', ''), ('c', 'length')]
+        """
+        if not np.isfinite(scores.max()):
+            return Piece(error=ModelFailed("the model gave scores that are not finite numbers"))
+        token = draw(scores, self._prompt.sampling, self._given)
+        self._given += 1
+        self.tokens.append(token)
+        text, finish = "", "eos_token"
+        if token != self._end_token:
+            text = self._transcript.add(token)
+            finish = "length" if self._given == self._prompt.most else ""
+        if finish:
+            text += self._transcript.rest()
+        if self._transcript.is_stopped:
+            finish = "stop_sequence"
+        if not finish:
+            return Piece(text)
+        return Piece(text, finish, timing=Timing(self.joined - self.arrived, 0.0, now - self.joined, 1))

@@ -1,0 +1,126 @@
+"""How is one planned step run on a model, and what did it give?
+
+Calls the model and hands its scores to the sequences' answers. What the model raises ends the sequences that
+were in that call and nothing else. It knows no thread, lock or event loop.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from salver.backends.protocol import StepModel
+from salver.engine.answer import Answer, Piece
+from salver.engine.step_pace import StepPace
+from salver.engine.steps import StepPlan, StepSequence
+from salver.errors import DeadlineExceeded, ModelFailed
+from salver.messages import ModelId
+from salver.tensor import Array
+
+_LOG = logging.getLogger("salver.engine")
+LATE = "Request timeout expired"
+
+
+class StepOutcome(msgspec.Struct):
+    """What a step gave.
+
+    Attributes:
+        pieces: To whom which part of the answer; a sequence with a last one is over.
+        tokens: How many were drawn.
+        prompt_tokens: How many were read of prompts.
+        seconds: The model's own time.
+        ok: False if the model raised.
+    """
+
+    pieces: list[tuple[StepSequence, Piece]] = []
+    tokens: int = 0
+    prompt_tokens: int = 0
+    seconds: float = 0.0
+    ok: bool = True
+
+
+class StepRun:
+    """Runs steps of one model. The payload of each sequence is its :class:`~salver.engine.answer.Answer`."""
+
+    def __init__(
+        self, id: ModelId, model: StepModel, vocabulary: int, pace: StepPace, clock: Callable[[], float]
+    ) -> None:
+        self._id = id
+        self._model = model
+        self._vocabulary = vocabulary
+        self._pace = pace
+        self._clock = clock
+
+    def run(self, plan: StepPlan) -> StepOutcome:
+        """Do all that the plan says."""
+        outcome = StepOutcome([(s, Piece(error=DeadlineExceeded(LATE))) for s in plan.expired])
+        for slot in plan.freed:
+            try:
+                self._model.release(slot)
+            except Exception as error:  # nobody waits for it
+                self._fail(outcome, (), error)
+        began = self._clock()
+        scored = [*self._step(plan, outcome), *self._prefill(plan, outcome)]
+        ended = self._clock()
+        outcome.seconds = ended - began
+        outcome.prompt_tokens = plan.advance()
+        for sequence, scores in scored:
+            if sequence.is_answering and sequence.is_live:
+                answer: Answer = sequence.payload
+                piece = answer.go_on(scores, ended)
+                sequence.given += 1
+                outcome.tokens += 1
+                if piece.text or piece.is_last:
+                    outcome.pieces.append((sequence, piece))
+        return outcome
+
+    def _step(self, plan: StepPlan, outcome: StepOutcome) -> list[tuple[StepSequence, Array]]:
+        rows = plan.rows
+        if not rows:
+            return []
+        slots = np.array(plan.slots, np.int64)
+        tokens = np.array([_next_token(sequence) for sequence in rows], np.int64)
+        began = self._clock()
+        try:
+            scores = self._scores(self._model.step, (len(rows), self._vocabulary), slots, tokens)
+        except Exception as error:
+            self._fail(outcome, rows, error)
+            return []
+        self._pace.stepped(len(rows), self._clock() - began)
+        return list(zip(rows, scores, strict=True))
+
+    def _prefill(self, plan: StepPlan, outcome: StepOutcome) -> list[tuple[StepSequence, Array]]:
+        chunk = plan.chunk
+        if chunk is None:
+            return []
+        piece = chunk.payload.tokens[chunk.read : chunk.read + plan.chunk_tokens]
+        tokens = np.array(piece, np.int64)
+        began = self._clock()
+        try:
+            scores = self._scores(self._model.prefill, (self._vocabulary,), plan.chunk_slot, tokens)
+        except Exception as error:
+            self._fail(outcome, (chunk,), error)
+            return []
+        self._pace.prefilled(plan.chunk_tokens, self._clock() - began)
+        return [(chunk, scores)]
+
+    def _scores(self, call: Callable[..., Array], shape: tuple[int, ...], *arguments: Any) -> Array:
+        scores = np.asarray(call(*arguments))
+        if scores.shape != shape:
+            raise ModelFailed(f"{call.__name__} gave scores of shape {list(scores.shape)}, not {list(shape)}")
+        return scores
+
+    def _fail(self, outcome: StepOutcome, ends: Sequence[StepSequence], error: Exception) -> None:
+        _LOG.warning("a step of model %s failed", self._id, exc_info=error)
+        outcome.ok = False
+        text = str(error) if isinstance(error, ModelFailed) else f"{type(error).__name__}: {error}"
+        for sequence in ends:
+            own = ModelFailed(f"model '{self._id.name}' failed in a step: {text}")
+            outcome.pieces.append((sequence, Piece(error=own)))
+
+
+def _next_token(sequence: StepSequence) -> int:
+    tokens: list[int] = sequence.payload.tokens
+    return tokens[-1] if sequence.is_answering else tokens[sequence.read]
