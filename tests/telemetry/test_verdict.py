@@ -51,6 +51,13 @@ def test_each_cause_has_its_words(
     assert advice in verdict.advice[0]
 
 
+def test_who_refuses_already_is_not_told_to_begin_with_it() -> None:
+    slow = split(queue=0.09)
+    begin = [judge(slow, TYPICAL, Pressure(910, 889, 32, refused)).advice[1] for refused in (0, 7)]
+    assert begin[0].startswith("objective.latency_p99_ms in salver.toml")
+    assert begin[1].startswith("a smaller objective.latency_p99_ms")
+
+
 SECONDS = st.floats(0, 1e4)
 
 

@@ -197,12 +197,13 @@ class Explanations:
         runs: dict[int, list[float]] = {}
         for kind, sums in itertools.chain.from_iterable(s.runs.items() for s in slices):
             runs[kind] = [a + b for a, b in zip(runs.get(kind, (0.0, 0.0, 0.0)), sums, strict=True)]
+        refused = sum(sum(s.refused.values()) for s in slices)
         if not runs:
-            return Pressure(offered)
+            return Pressure(offered, refused=refused)
         count, rows, seconds = max(runs.values(), key=lambda sums: sums[1] / sums[2])
         id = ModelId(model, version)
         slots = max([load.slots for load in self._present.loads() if load.id == id], default=0) or 1
-        return Pressure(offered, slots * rows / seconds, rows / count)
+        return Pressure(offered, slots * rows / seconds, rows / count, refused)
 
 
 def _length(found: _Slice, now: float) -> float:

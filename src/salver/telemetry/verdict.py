@@ -12,6 +12,7 @@ PHASES: Final = ("queue", "formation", "inference", "rest")
 #: Share of the capacity from which a queue is no accident any more.
 _SATURATED = 0.9
 _LARGE_BYTES = 64 * 1024
+_MORE: Final = "more instances (instances.count), or another server beside this one"
 
 
 class Split(msgspec.Struct, frozen=True):
@@ -53,11 +54,13 @@ class Pressure(msgspec.Struct, frozen=True):
         offered: Rows that came per second at the busiest time, refused ones included.
         capacity: Rows per second that the best batches seen allow on all instances; 0 = not known.
         batch_rows: Rows of such a batch.
+        refused: Requests given up before they ran.
     """
 
     offered: float = 0.0
     capacity: float = 0.0
     batch_rows: float = 0.0
+    refused: int = 0
 
     @property
     def load(self) -> float:
@@ -100,8 +103,10 @@ def _queue(slow: Split, typical: Split, pressure: Pressure) -> tuple[str, tuple[
             f"every instance was busy: {pressure.offered:.0f} rows/s came, batches of "
             f"{pressure.batch_rows:.0f} rows allow {pressure.capacity:.0f} rows/s",
             (
-                "more instances (instances.count), or another server beside this one",
-                "objective.latency_p99_ms in salver.toml: what cannot be in time is refused early",
+                _MORE,
+                "a smaller objective.latency_p99_ms, if these are still too slow: more is refused early"
+                if pressure.refused
+                else "objective.latency_p99_ms in salver.toml: what cannot be in time is refused early",
                 "a larger batching.max_rows, if runs grow slower than their rows",
             ),
         )
@@ -150,7 +155,7 @@ def _inference(slow: Split, typical: Split, pressure: Pressure) -> tuple[str, tu
                 f"{took}: batches are large because {pressure.offered:.0f} rows/s came, where "
                 f"{pressure.capacity:.0f} rows/s are possible",
                 (
-                    "more instances (instances.count), or another server beside this one",
+                    _MORE,
                     "objective.latency_p99_ms in salver.toml: batches stay small enough for it",
                 ),
             )
