@@ -80,7 +80,7 @@ def simulate_steps(
         steps.append(whole)
         plan.advance()
         for sequence in plan.everyone:
-            if sequence.is_answering:
+            if sequence.read == sequence.prompt:
                 tokens += 1
                 if not sequence.given:
                     firsts[sequence.payload] = now - pending[sequence.payload].time

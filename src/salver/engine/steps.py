@@ -90,7 +90,7 @@ class StepPlan(msgspec.Struct, frozen=True):
         """The step is over: what it read of prompts is read; so many tokens."""
         read = self.chunk_tokens
         for sequence in self.rows:
-            if not sequence.is_answering:
+            if sequence.read < sequence.prompt:
                 sequence.read += 1
                 read += 1
         if self.chunk is not None:
@@ -117,6 +117,7 @@ class StepScheduler:
         self._active: list[StepSequence] = []  # in order of joining
         self._free = list(range(limits.max_sequences))[::-1]
         self._freed: list[int] = []
+        self._timed = 0  # live sequences with a deadline
         self.reserved = 0  # tokens of all sequences under way, unread and ungiven ones included
 
     def __repr__(self) -> str:
@@ -158,12 +159,14 @@ class StepScheduler:
                 "Exceeds maximum queue size", fix=f"{waiting} sequences are waiting; retry later."
             )
         self._waiting.setdefault(sequence.level, deque()).append(sequence)
+        self._timed += sequence.deadline is not None
 
     def finish(self, sequence: StepSequence) -> bool:
         """It is over, or given up: its slot is free for the next step. False if it had left already."""
         if not sequence.is_live:
             return False
         sequence.is_live = False
+        self._timed -= sequence.deadline is not None
         if sequence.slot >= 0:
             self._active.remove(sequence)
             self._freed.append(sequence.slot)
@@ -182,14 +185,17 @@ class StepScheduler:
 
     def plan(self, now: float) -> StepPlan:
         """The next step; with no rows and no chunk there is none to run."""
-        expired = [s for s in self.everyone() if s.deadline is not None and s.deadline <= now]
-        for sequence in expired:
-            self.finish(sequence)
+        expired = []
+        if self._timed:
+            expired = [s for s in self.everyone() if s.deadline is not None and s.deadline <= now]
+            for sequence in expired:
+                self.finish(sequence)
         freed, self._freed = self._freed, []
         self._free += freed
-        self._join()
+        if self._waiting:
+            self._join()
         rows = self._active.copy()
-        chunk = next((s for s in rows if not s.is_answering), None)
+        chunk = next((s for s in rows if s.read < s.prompt), None)
         size = 0
         if chunk is not None:
             size = min(self.pace.chunk(len(rows) - 1), chunk.prompt - chunk.read)
