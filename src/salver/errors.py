@@ -138,7 +138,7 @@ class DeadlineExceeded(SalverError):
     """The deadline passed before the answer was there, or was certain to."""
 
     code = Code.DEADLINE_EXCEEDED
-    why = "deadline"
+    why: Refusal | Literal[""] = "deadline"
 
 
 class Cancelled(SalverError):

@@ -165,7 +165,8 @@ class Call(msgspec.Struct, gc=False):
         deadline: When the caller stops waiting; None for never.
         request_id: Ours, or the caller's ``x-request-id``.
         traceparent: W3C trace context of the span that this request is, or empty.
-        standing: From the transport's headers; the request's own parameters go before it.
+        standing: From the transport's headers. The request's own parameters may change it, but for
+            the tenant.
     """
 
     protocol: str

@@ -17,7 +17,7 @@ from salver.artifacts import Batching, Fairness, ModelConfig, Priorities
 from salver.engine.lanes import Filling, Lane, RoundRobin, Strict, newest
 from salver.engine.rules import Rule, Window
 from salver.engine.waiting import BULK, URGENT, Batch, Waiting
-from salver.errors import Overloaded
+from salver.errors import Overloaded, Refusal
 
 _UNBOUNDED = float("inf")
 _URGENT, _NORMAL, _BULK = 0, 1, 2  # parts of the queue
@@ -57,6 +57,7 @@ class Batcher:
         self._given_up: list[Waiting] = []
         self.depth = 0  # requests that wait
         self.max_queue = policy.max_queue
+        self.bound: Refusal = "queue_full"  # what set ``max_queue``: the owner, or the adaptive limit
 
     def __repr__(self) -> str:
         return f"<Batcher {self.depth} queued, {self.rows_waiting} rows>"
@@ -240,7 +241,9 @@ class Batcher:
         longest = max(victims, key=lambda other: other.depth)
         if lowest < waiting.level or (lowest == waiting.level and longest.depth <= lane.depth + 1):
             raise Overloaded(
-                "Exceeds maximum queue size", fix=f"{self.depth} requests are waiting; retry later."
+                "Exceeds maximum queue size",
+                fix=f"{self.depth} requests are waiting; retry later.",
+                why=self.bound,
             )
         evicted = next(longest.newest())
         self._remove(evicted)

@@ -219,7 +219,8 @@ class Engine:
             self._schedule.place(waiting, standing, brings_deadline)
         evicted = self._schedule.admit(waiting)
         if evicted is not None:
-            _fail(evicted, Overloaded("Exceeds maximum queue size", fix="It made room; retry later."))
+            room = "It made room for others; retry later."
+            _fail(evicted, Overloaded("Exceeds maximum queue size", fix=room, why=self._batcher.bound))
         if not self._pump_scheduled:
             self._pump_scheduled = True
             loop.call_soon(self._pump)
@@ -443,8 +444,10 @@ class Engine:
         self._emit(BatchRan(id.name, id.version, rows, requests, seconds, merge, split, reason, ok))
 
     def _expire(self, waiting: Waiting) -> None:
-        self._batcher.discard(waiting)
-        _fail(waiting, DeadlineExceeded(_LATE))
+        error = DeadlineExceeded(_LATE)
+        if not self._batcher.discard(waiting):
+            error.why = ""  # no refusal: it is being run
+        _fail(waiting, error)
 
 
 def _settle(

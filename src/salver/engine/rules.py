@@ -207,6 +207,11 @@ class Switching(_Immediate):
         self._load = load
         self._is_above = False
 
+    @property
+    def in_force(self) -> str:
+        """Which of the two it follows."""
+        return "drop-then-drain" if self._is_above else "half-floor"
+
     def choose(self, line: Line, now: float) -> Choice:
         """See :class:`Rule`."""
         self._is_above = self._load(now) > (_SATURATED_DOWN if self._is_above else _SATURATED_UP)

@@ -8,6 +8,7 @@ import math
 
 from salver.artifacts import ModelConfig
 from salver.engine.batcher import Batcher
+from salver.engine.learned import LearnedRule
 from salver.engine.limit import Limit
 from salver.engine.outlook import Outlook, Rate
 from salver.engine.rules import Aimd, DropThenDrain, HalfFloor, NewestFeasible, Rule, Switching, Window
@@ -58,9 +59,10 @@ class Schedule:
         self._outlook = Outlook(self.careful, slots, self._largest, self._rate)
         self._bulk_s = config.bulk.max_run_ms / 1e3 or (self.promise / 2)
         self._bulk_rows = config.bulk.max_rows or self._largest
-        self.batcher = Batcher(config, learned or self._rule(config), self._most_bulk)
-        most = config.batching.max_queue
-        self._limit = Limit(config.limit, most) if config.limit.target_delay_ms else None
+        self._chosen = learned or self._rule(config)
+        self.batcher = Batcher(config, self._chosen, self._most_bulk)
+        self._most = config.batching.max_queue
+        self._limit = Limit(config.limit, self._most) if config.limit.target_delay_ms else None
 
     def __repr__(self) -> str:
         return f"<Schedule {self.policy}, {self.batcher.depth} queued>"
@@ -134,6 +136,7 @@ class Schedule:
             delay = now - max([w.arrived for w in batch.members])
             self._limit.dispatched(delay, self.batcher.depth + len(batch.members), now)
             self.batcher.max_queue = self._limit.value
+            self.batcher.bound = "limit" if self._limit.value < self._most else "queue_full"
 
     def ended(self, rows: int, began: float, now: float, ok: bool = True) -> None:
         """A run that began then is over."""
@@ -169,7 +172,10 @@ class Schedule:
         """For operators."""
         law = self.live.law()
         limit = self._limit.value if self._limit is not None else 0
-        return Insight(self.load(now), law.a, law.t0, self.live.margin, self.policy, limit)
+        rule = self._chosen.in_force if isinstance(self._chosen, Switching) else self.policy
+        if isinstance(self._chosen, LearnedRule) and self._chosen.mode == "greedy":
+            rule = "drain"
+        return Insight(self.load(now), law.a, law.t0, self.live.margin, rule, limit)
 
     # -- inside --------------------------------------------------------------------------------
 
