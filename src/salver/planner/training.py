@@ -26,6 +26,8 @@ from salver.stats.batch_table import Table, Transition
 LOADS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 #: More waiting rows than that are always drained; the best is within a millionth of it.
 MOST_ROWS = 64
+#: Of the highest rate; beyond it a queue takes too long to settle for its cost to be known.
+_CARRIED = 0.95
 #: Below this share the difference to draining is called none.
 _NONE = 2e-4
 
@@ -41,7 +43,7 @@ def table_rows(law: BatchLaw, max_rows: int) -> int:
     """
     if law.seconds(1) <= 0:
         raise InvalidInput("the batch law says that runs take no time", fix="Profile the model first")
-    return max(range(1, min(max_rows, MOST_ROWS) + 1), key=lambda rows: (rows / law.seconds(rows), rows))
+    return max(range(1, min(max_rows, MOST_ROWS) + 1), key=lambda rows: (law.rate(rows), rows))
 
 
 def price_of(learned: Learned, law: BatchLaw) -> Price:
@@ -82,7 +84,8 @@ def solved_table(law: BatchLaw, price: Price, max_rows: int, loads: Sequence[flo
     Raises:
         InvalidInput: a law, price or load for which there is no best.
     """
-    chains = _chains(law, price, table_rows(law, max_rows), loads)
+    largest = table_rows(law, max_rows)
+    chains = _chains(law, price, largest, [load * law.rate(largest) for load in loads])
     lines = [chain.solve()[0][0, : chain.problem.largest + 1].tolist() for chain in chains]
     return _table(chains, lines, "exact")
 
@@ -103,10 +106,11 @@ class Learner:
         loads: Sequence[float] = LOADS,
         memory: float = 1e6,
     ) -> None:
-        self._chains = _chains(law, price, table_rows(law, max_rows), loads)
-        self._rates = [chain.problem.traffic.mean_rate for chain in self._chains]
-        largest = self._chains[0].problem.largest
-        self._agents = [Agent(price, largest, rng, memory=memory) for _ in loads]
+        self._law = law
+        self._price = price
+        self._largest = table_rows(law, max_rows)
+        self._rates = [load * law.rate(self._largest) for load in loads]
+        self._agents = [Agent(price, self._largest, rng, memory=memory) for _ in loads]
 
     def __repr__(self) -> str:
         return f"<Learner of {len(self._agents)} loads>"
@@ -131,9 +135,26 @@ class Learner:
             self._agents[nearest].improve()
         return sum(touched.values())
 
-    def table(self) -> Table:
-        """What the agents know by now."""
-        return _table(self._chains, [agent.policy().tolist() for agent in self._agents], "learned")
+    def table(self, law: BatchLaw | None = None) -> Table:
+        """What the agents know by now.
+
+        Args:
+            law: Today's, by which the lines are judged, and for which rates are left out that it cannot
+                carry; None = the one of the start.
+
+        Raises:
+            InvalidInput: it can carry none of them.
+        """
+        law = law or self._law
+        known = [
+            (rate, agent)
+            for rate, agent in zip(self._rates, self._agents, strict=True)
+            if rate < _CARRIED * law.rate(self._largest)
+        ]
+        if not known:
+            raise InvalidInput("every rate that was learned is beyond what the model can carry now")
+        chains = _chains(law, self._price, self._largest, [rate for rate, _ in known])
+        return _table(chains, [agent.policy().tolist() for _, agent in known], "learned")
 
 
 def report(table: Table) -> str:
@@ -161,9 +182,8 @@ def report(table: Table) -> str:
     return "\n".join(lines)
 
 
-def _chains(law: BatchLaw, price: Price, largest: int, loads: Sequence[float]) -> list[Chain]:
-    full = largest / law.seconds(largest)
-    return [Chain(Problem(law, price, Traffic((load * full,)), largest)) for load in loads]
+def _chains(law: BatchLaw, price: Price, largest: int, rates: Sequence[float]) -> list[Chain]:
+    return [Chain(Problem(law, price, Traffic((rate,)), largest)) for rate in rates]
 
 
 def _table(chains: Sequence[Chain], lines: Sequence[list[int]], method: Literal["exact", "learned"]) -> Table:
