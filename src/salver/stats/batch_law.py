@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 _MANY = 1 << 20
+_LEAST_S, _MOST_S = 1e-9, 1e6  # no run takes less or more; such a sample is a fault of the clock
 _Floats = npt.NDArray[np.float64]
 
 
@@ -82,8 +83,8 @@ class BatchLaw(msgspec.Struct, frozen=True):
         return BatchLaw(self.a * factor, self.t0 * factor, self.kink, self.a_beyond * factor, self.error)
 
 
-# Parts of a law's error that no fit is blamed for: 0.5 % of a run is below what clocks and caches repeat.
-_NOISE_FLOOR = 0.005
+# What no law is blamed for: one hundredth of a run is below what clocks and caches repeat.
+_NOISE_FLOOR = 0.01
 _HUBER = 2.0  # residuals beyond so many times their median weigh less
 _ROUNDS = 4
 
@@ -92,7 +93,7 @@ def fit(samples: Iterable[tuple[float, float]]) -> BatchLaw:
     """The law of measured runs: least squares of the relative error, robust to single slow runs.
 
     ``a`` and ``t0`` are never negative. A kink is drawn where the Bayesian information criterion says that it
-    earns its two parameters, and only with runs of two sizes or more to either side of it.
+    earns its two parameters.
 
     Args:
         samples: (rows, seconds) of each run, both above 0; others are left out.
@@ -105,7 +106,7 @@ def fit(samples: Iterable[tuple[float, float]]) -> BatchLaw:
     >>> round(law.a, 6), round(law.t0, 6), law.kink, round(law.error, 6)
     (0.001, 0.004, 0, 0.0)
     """
-    kept = [(r, s) for r, s in samples if r > 0 and 0 < s < math.inf]
+    kept = [(r, s) for r, s in samples if r > 0 and _LEAST_S <= s <= _MOST_S]
     if not kept:
         return BatchLaw(0.0, 0.0)
     rows, seconds = np.array(kept, float).T
@@ -115,7 +116,7 @@ def fit(samples: Iterable[tuple[float, float]]) -> BatchLaw:
         return BatchLaw(typical / float(sizes[0]), 0.0, error=_p95(seconds / typical - 1))
     line, line_cost = _solve(rows, seconds, 0.0)
     best, best_score = BatchLaw(line[0], line[1]), _bic(line_cost, len(rows), 2)
-    for kink in sizes[1:-2]:
+    for kink in sizes[:-1]:
         bent, cost = _solve(rows, seconds, float(kink))
         score = _bic(cost, len(rows), 4)
         if score < best_score:
@@ -137,6 +138,8 @@ def _solve(rows: _Floats, seconds: _Floats, kink: float) -> tuple[Sequence[float
     columns = [np.minimum(rows, kink) if kink else rows, np.ones_like(rows)]
     if kink:
         columns.append(np.maximum(rows - kink, 0.0))
+        if kink <= rows.min():  # nothing tells a from t0
+            columns[1] = np.zeros_like(rows)
     design = np.stack(columns, 1) / seconds[:, None]
     weights = np.ones_like(rows)
     for _ in range(_ROUNDS):
@@ -150,16 +153,23 @@ def _solve(rows: _Floats, seconds: _Floats, kink: float) -> tuple[Sequence[float
 def _nonnegative(design: _Floats, target: _Floats) -> _Floats:
     """Least squares with no negative coefficient: the best of all subsets (there are seven at most)."""
     count = design.shape[1]
-    best, best_cost = np.zeros(count), math.inf
+    gram, product = design.T @ design, design.T @ target
+    best, best_gain = np.zeros(count), -math.inf
     for size in range(count, 0, -1):
         for chosen in itertools.combinations(range(count), size):
-            part = np.linalg.lstsq(design[:, chosen], target, rcond=None)[0]
-            if (part < 0).any():
+            part = gram[np.ix_(chosen, chosen)]
+            try:
+                found = np.linalg.solve(part, product[list(chosen)])
+            except np.linalg.LinAlgError:
                 continue
-            cost = float(np.sum((design[:, chosen] @ part - target) ** 2))
-            if cost < best_cost - 1e-15:
-                best, best_cost = np.zeros(count), cost
-                best[list(chosen)] = part
+            if (found < 0).any():
+                continue
+            gain = float(found @ product[list(chosen)])  # by so much it lowers the sum of squares
+            if gain > best_gain:
+                best, best_gain = np.zeros(count), gain
+                best[list(chosen)] = found
+            if size == count:
+                return best
     return best
 
 
@@ -169,7 +179,6 @@ _OUTLIER = 3.0  # a run counts at most so many times its size's mean: one pause 
 _ENOUGH = 4.0  # runs of a size, below which the known law is asked instead
 _REFIT_RUNS = 64
 _REFIT_S = 0.25  # and so many seconds of runs between two fits, so that fitting costs a share of them
-_FORGET = 0.9  # of what sizes count for, at each fit
 _FILLED = 8  # sizes 1, 2, 4 … 128 have a place in every fit
 _STEP = 0.004  # of the tracked 95th percentile, in shares of a run
 _WINDOW = 256  # requests over which misses are judged
@@ -195,17 +204,19 @@ class LiveLaw:
     """
 
     __slots__ = (
-        "_busy", "_counts", "_error", "_extra", "_has_shape", "_law", "_missed", "_rows", "_seconds", "_seen",
-        "_since", "runs",
+        "_busy", "_candidate", "_counts", "_error", "_extra", "_fresh", "_law", "_missed", "_rows",
+        "_seconds", "_seen", "_shape", "_since", "runs",
     )  # fmt: skip
 
     def __init__(self, known: BatchLaw | None = None) -> None:
         self._law = known or BatchLaw(0.0, 0.0)
-        self._has_shape = known is not None  # else one size of batch says nothing of the others
+        self._shape = known  # for sizes that are not seen; None: one size says nothing of the others
         self._error = self._law.error
         self._counts = [0.0] * _BUCKETS  # by power of two of the rows
         self._rows = [0.0] * _BUCKETS
         self._seconds = [0.0] * _BUCKETS
+        self._candidate: BatchLaw | None = None
+        self._fresh = [False] * _BUCKETS  # sizes seen since the last fit
         self._since = 0  # runs since the last fit
         self._busy = 0.0  # and their seconds
         self._extra = 0.0
@@ -221,7 +232,7 @@ class LiveLaw:
     @property
     def is_known(self) -> bool:
         """There is a law to start from, or at least one run was seen."""
-        return self._has_shape or self.runs > 0
+        return self._shape is not None or self.runs > 0
 
     @property
     def margin(self) -> float:
@@ -230,7 +241,7 @@ class LiveLaw:
 
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from a finished run."""
-        if rows < 1 or not 0.0 < seconds < math.inf:
+        if rows < 1 or not _LEAST_S <= seconds <= _MOST_S:
             return
         bucket = rows.bit_length()
         if bucket >= _BUCKETS:
@@ -243,6 +254,7 @@ class LiveLaw:
             self._counts[bucket] = count = count + 1.0
         self._seconds[bucket] = mean + (seconds - mean) / count
         self._rows[bucket] += (rows - self._rows[bucket]) / count
+        self._fresh[bucket] = True
         self._busy += seconds
         self._since += 1
         self.runs += 1
@@ -274,35 +286,49 @@ class LiveLaw:
         """What holds now; fitted anew when enough runs have come since the last fit."""
         if self._since >= _REFIT_RUNS and self._busy >= _REFIT_S:
             self._refit()
-        elif not self._has_shape and self._since and (self.runs < _REFIT_RUNS):
+        elif self._shape is None and self._since > 0 and self.runs < _REFIT_RUNS:
             self._refit()  # better a rough law than none
         return self._law
 
     def _refit(self) -> None:
-        known = self._law
-        least = _ENOUGH if self._has_shape else 1.0
-        seen = {b: (self._rows[b], self._seconds[b]) for b in range(_BUCKETS) if self._counts[b] >= least}
+        """Fit what was seen since the last fit; other sizes keep the known shape, at today's speed."""
+        before, shape = self._law, self._shape
+        least = 1.0 if shape is None else _ENOUGH
+        seen = {
+            b: (self._rows[b], self._seconds[b])
+            for b in range(_BUCKETS)
+            if self._fresh[b] and self._counts[b] >= least
+        }
         if self._since >= _REFIT_RUNS:
-            self._counts = [_FORGET * count for count in self._counts]
+            self._fresh = [False] * _BUCKETS
         self._since, self._busy = 0, 0.0
         if not seen:
             return
-        if self._has_shape:
-            # Sizes that nobody sends keep the shape that is known, at the speed of the nearest one seen.
-            factor = {b: seconds / max(known.seconds(rows), 1e-12) for b, (rows, seconds) in seen.items()}
+        sizes = [rows for rows, _ in seen.values()]
+        is_wide = len(seen) >= 3 and max(sizes) >= 4 * min(sizes) and self.runs >= _REFIT_RUNS
+        if shape is not None:
+            factor = {b: seconds / max(shape.seconds(rows), 1e-12) for b, (rows, seconds) in seen.items()}
             for bucket in range(1, _FILLED + 1):
                 if bucket not in seen:
                     rows = float(1 << (bucket - 1))
                     nearest = min(factor, key=lambda b: abs(b - bucket))
-                    seen[bucket] = rows, known.seconds(rows) * factor[nearest]
-        rows, seconds = np.array(list(seen.values()), float).T
-        if len(seen) == 1:
-            law = fit([(float(rows[0]), float(seconds[0]))])
-        else:
-            found, _ = _solve(rows, seconds, float(known.kink))
-            law = BatchLaw(found[0], found[1], known.kink, found[2] if known.kink else 0.0)
-            self._has_shape = self._has_shape or (len(seen) >= 3 and self.runs >= _REFIT_RUNS)
+                    seen[bucket] = rows, shape.seconds(rows) * factor[nearest]
+        law = _through(list(seen.values()), shape.kink if shape else 0)
+        # A shape counts once the next fit sees many sizes too: one whose small batches are from before a
+        # change and whose large ones are from after it is none.
+        if is_wide and self._candidate is not None:
+            self._shape = self._candidate
+        self._candidate = law if is_wide else None
         # Runs that were longer than the old law said are no error of the new one.
-        moved = [law.seconds(r) / old - 1 for r in rows.tolist() if (old := known.seconds(r)) > 0]
-        self._error = max(min(self._error, law.error), self._error - max(map(abs, moved), default=0.0))
+        moved = [abs(law.seconds(r) / old - 1) for r in sizes if (old := before.seconds(r)) > 0]
+        self._error = max(min(self._error, before.error), self._error - max(moved, default=0.0))
         self._law = msgspec.structs.replace(law, error=self._error)
+
+
+def _through(points: Sequence[tuple[float, float]], kink: int) -> BatchLaw:
+    """The law of mean times by size, its kink being known."""
+    if len(points) == 1:
+        return fit(points)
+    rows, seconds = np.array(points, float).T
+    found, _ = _solve(rows, seconds, float(kink))
+    return BatchLaw(found[0], found[1], kink, found[2] if kink else 0.0)
