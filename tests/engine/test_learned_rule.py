@@ -69,6 +69,17 @@ def test_rows_are_looked_up_by_queue_and_rate(rate: float, rows: list[int]) -> N
     assert [rule.rows_for(n) for n in (1, 2, 3, 4, 5, 20)] == rows
 
 
+def test_without_a_table_it_drains_until_there_is_one() -> None:
+    rule = LearnedRule(None, Batching(max_rows=8))
+    now = fed(rule, 400)
+    assert (rule.mode, rule.why) == ("greedy", "there is no table yet")
+    assert rule.due(line(1, now), now) == now
+    assert rule.choose(line(1, now), now) == Choice(1, "drain")
+    rule.ran(1, 0.01, now + 0.01)
+    rule.adopt(SMALL)
+    assert (rule.mode, rule.rows_for(1)) == ("learned", 0)
+
+
 def test_several_slots_share_the_arrivals() -> None:
     rule = LearnedRule(SMALL, Batching(max_rows=8), slots=2)
     fed(rule, 700)
@@ -289,6 +300,31 @@ def test_a_new_table_starts_with_trust() -> None:
     assert rule.mode == "learned"
 
 
+def test_live_runs_refine_the_table_until_it_is_best_for_the_machine_of_today() -> None:
+    """The whole loop: drift, fall-back, learning from what was seen, return, near the optimum."""
+    rng = np.random.default_rng(12)
+    slow, rate = LAW.scaled(1.5), 0.3 * FULL_RATE
+    learner = Learner(LAW, PRICE, LARGEST, rng, loads=(0.3,), memory=500)
+
+    def play(agent: Agent, rate: float) -> None:
+        simulate(POLICY, poisson(rate, 4_000, rng).tolist(), LAW.seconds, rule=Apprentice(agent))
+
+    learner.train(play, rounds=3)
+    rule = LearnedRule(learner.table(), POLICY)
+    modes = []
+    for day in range(4):
+        times = 1e3 * day + poisson(rate, 6_000, rng)
+        simulate(POLICY, times.tolist(), slow.seconds, rule=rule)
+        modes.append(rule.mode)
+        learner.refine(rule.transitions)
+        rule.transitions.clear()
+        rule.adopt(learner.table(slow))
+    assert modes == ["greedy", "learned", "learned", "learned"]
+    table = learner.table(slow)
+    assert table.costs[0] <= 1.01 * table.best_costs[0]
+    assert table.costs[0] < 0.95 * table.greedy_costs[0]
+
+
 # -- what is measured ------------------------------------------------------------------------------
 
 
@@ -335,6 +371,14 @@ def test_decisions_become_transitions() -> None:
     meter.runs(3, 3.5)
     assert meter.ran(3, 4.0, 9.0) == Transition(3, 3, 0.5, 0.0, 0, 9.0)
     assert meter.arrived(1, 5.0, 9.0) == Transition(0, 0, 1.0, 0.0, 1, 9.0)  # it had become empty
+
+
+def test_a_night_without_requests_is_no_transition() -> None:
+    meter = DecisionMeter()
+    meter.waits(0, 1.0)
+    assert meter.arrived(1, 3e4, 9.0) is None
+    meter.waits(1, 3e4)
+    assert meter.arrived(1, 3e4 + 0.5, 9.0) == Transition(1, 0, 0.5, 0.0, 1, 9.0)
 
 
 def test_runs_of_others_are_no_transitions() -> None:

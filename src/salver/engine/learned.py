@@ -96,6 +96,7 @@ class LearnedRule:
     """Runs what the table says, or drains while the table's model is wrong.
 
     Args:
+        table: None = drain until one is adopted.
         policy: Its ``max_rows`` is the most of a run; queues longer than the table knows are drained.
         slots: Batches at the same time; they share the arrivals.
 
@@ -108,14 +109,20 @@ class LearnedRule:
         "_table", "transitions",
     )  # fmt: skip
 
-    def __init__(self, table: Table, policy: Batching, slots: int = 1) -> None:
+    def __init__(self, table: Table | None, policy: Batching, slots: int = 1) -> None:
         self._largest = policy.max_rows
         self._max_wait = policy.learned.max_wait_ms / 1e3
         self._slots = slots
         self._arrivals = ArrivalMeter()
         self._meter = DecisionMeter() if slots == 1 else None  # of one instance's decisions
         self.transitions: deque[Transition] = deque(maxlen=_KEPT)
-        self.adopt(table)
+        self._table = table
+        self._guard: Guard | None = None
+        self._borders: list[float] = []
+        self._line: tuple[int, ...] = ()
+        self._cost = 0.0
+        if table is not None:
+            self.adopt(table)
 
     def __repr__(self) -> str:
         return f"<LearnedRule {self.mode}, {self._arrivals.rate:.0f} rows/s>"
@@ -123,12 +130,12 @@ class LearnedRule:
     @property
     def mode(self) -> Literal["learned", "greedy"]:
         """Who decides now."""
-        return "greedy" if self._guard.why else "learned"
+        return "greedy" if self.why else "learned"
 
     @property
     def why(self) -> str:
         """Why the table does not decide; empty = it does."""
-        return self._guard.why
+        return "there is no table yet" if self._guard is None else self._guard.why
 
     @property
     def rate(self) -> float:
@@ -142,8 +149,6 @@ class LearnedRule:
         # Below half of the lowest rate nobody is worth waiting for.
         self._borders = [rates[0] / 2, *((low + high) / 2 for low, high in pairwise(rates))]
         self._guard = Guard(table)
-        self._line: tuple[int, ...] = ()
-        self._cost = 0.0
         self._choose_line()
 
     def due(self, line: Line, now: float) -> float:
@@ -166,7 +171,7 @@ class LearnedRule:
             rows, reason = min(waiting, self._largest), "time"
         if self._meter is not None:
             self._meter.runs(waiting, now)
-        return Choice(rows, "drain" if self._guard.why else reason)
+        return Choice(rows, "drain" if self._guard is None or self._guard.why else reason)
 
     def arrived(self, rows: int, now: float) -> None:
         """See :class:`~salver.engine.rules.Rule`."""
@@ -179,39 +184,40 @@ class LearnedRule:
         """See :class:`~salver.engine.rules.Rule`."""
         if self._meter is not None:
             self._note(self._meter.ran(rows, now, self._arrivals.rate))
-        self._guard.ran(rows, seconds, self._arrivals.burstiness)
+        if self._guard is not None:
+            self._guard.ran(rows, seconds, self._arrivals.burstiness)
 
     def rows_for(self, waiting: int) -> int:
         """What the table says, or draining; 0 = wait for one more."""
-        line = self._line
-        if waiting < len(line) and not self._guard.why:
+        line, guard = self._line, self._guard
+        if waiting < len(line) and guard is not None and not guard.why:
             return line[waiting]
         largest = self._largest
         return waiting if waiting < largest else largest
 
     def _choose_line(self) -> None:
         """The table's line for the rate: the nearest; none while the rate is unknown or very low."""
-        index = bisect_right(self._borders, self._arrivals.rate / self._slots)
-        if index:
-            self._line = self._table.rows[index - 1]
-            self._cost = self._table.costs[index - 1]
+        index, table = bisect_right(self._borders, self._arrivals.rate / self._slots), self._table
+        if index and table is not None:
+            self._line = table.rows[index - 1]
+            self._cost = table.costs[index - 1]
         else:
             self._line = ()
 
     def _latest(self, line: Line) -> float:
         """Until when whoever is first may wait for company."""
-        head = line.head()
-        if head is None:
+        head, table = line.head(), self._table
+        if head is None or table is None:
             return 0.0
-        law = self._table.law
+        law = table.law
         run = law.seconds(min(line.rows, self._largest)) * (1 + law.error)
         wanted = head.target if head.deadline is None else min(head.target, head.deadline)
-        return min(head.arrived + (self._max_wait or _WAITS * law.seconds(self._table.largest)), wanted - run)
+        return min(head.arrived + (self._max_wait or _WAITS * law.seconds(table.largest)), wanted - run)
 
     def _note(self, seen: Transition | None) -> None:
         if seen is not None:
             self.transitions.append(seen)
-            if self._line:
+            if self._line and self._guard is not None:
                 self._guard.decided(seen, self._cost)
 
 

@@ -73,16 +73,16 @@ class DecisionMeter:
         self._open(waiting, True, now)
 
     def arrived(self, rows: int, now: float, rate: float) -> Transition | None:
-        """A request came; this ends the wait for one, if there was any."""
+        """A request came; this ends the wait for one, if there was any. A night is no wait for one."""
         if self._waiting < 0:
             return None
         if self._is_run:
             self._arrived += rows
             self._moments += rows * now
             return None
-        seen = Transition(self._waiting, 0, now - self._since, 0.0, rows, rate)
+        waiting, seconds = self._waiting, now - self._since
         self._waiting = -1
-        return seen
+        return Transition(waiting, 0, seconds, 0.0, rows, rate) if seconds * rate <= _LONGEST_GAP else None
 
     def ran(self, rows: int, now: float, rate: float) -> Transition | None:
         """A run has ended; None if it was not this meter's, such as one of an urgent request."""
