@@ -101,12 +101,14 @@ class PromptReader:
 
 
 def _text(value: Any, name: str) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return str(bytes(value), "utf-8")
-    except (UnicodeDecodeError, TypeError) as error:
-        raise InvalidInput(f"{name} must be UTF-8 text", field=name) from error
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"{name} must be UTF-8 text: {error}", field=name) from error
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} must be text, not {value!r}", field=name)
+    return value
 
 
 def _number(name: str, value: Any, default: Any) -> Any:
