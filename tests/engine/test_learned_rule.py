@@ -1,7 +1,9 @@
 """The rule that looks batches up: what it does with a table, when it mistrusts it, and what it costs."""
 
+import asyncio
 import functools
 import math
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -10,20 +12,25 @@ from clairvoyant import Clairvoyant, Line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import Batching, Learned
+from salver.artifacts import Batching, Learned, ModelConfig
+from salver.backends.protocol import Traits
 from salver.engine.batcher import Batcher
+from salver.engine.engine import Engine
 from salver.engine.learned import Apprentice, Guard, LearnedRule
 from salver.engine.meter import ArrivalMeter, DecisionMeter
 from salver.engine.rules import Choice
 from salver.engine.simulator import Simulated, gamma, poisson, simulate
 from salver.engine.simulator import Traffic as Requests
+from salver.engine.thread import ThreadRunner
 from salver.engine.waiting import Waiting
+from salver.messages import InferRequest, ModelId, Signature, TensorSpec
 from salver.planner.mdp import Chain, Problem, Traffic
 from salver.planner.qlearning import Agent
 from salver.planner.training import Learner, solved_table
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table, Transition
+from salver.tensor import Array, DataType, tensor
 
 LAW = BatchLaw(a=0.3051e-3, t0=1.0524e-3)
 PRICE = Price(1.0, 1.0, 19.899e-3, 19.603e-3)
@@ -211,6 +218,45 @@ def test_two_slots_serve_everybody() -> None:
     done = simulate(POLICY, times.tolist(), LAW.seconds, slots=2, rule=rule)
     assert len(done.latencies) == 5_000
     assert rule.mode == "learned"
+
+
+class Echo:
+    """Gives back its rows."""
+
+    signature = Signature(
+        (TensorSpec("x", DataType.FP32, (-1, 1)),), (TensorSpec("y", DataType.FP32, (-1, 1)),), batched=True
+    )
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        return {"y": inputs["x"]}
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+async def test_in_the_engine_one_waits_for_the_second_or_the_bound() -> None:
+    policy = Batching(policy="learned", max_rows=8, learned=Learned(max_wait_ms=40.0))
+    clock = asyncio.get_running_loop().time
+    rule = LearnedRule(SMALL, policy)
+    fed(rule, 200, start=clock() - 1.0)
+    runner = ThreadRunner([Echo()], Traits(native=False), slots=1, name="m")
+    engine = Engine(
+        ModelId("m", "1"),
+        runner,
+        ModelConfig(batching=policy),
+        clock=clock,
+        emit=lambda _: None,
+        learned=rule,
+    )
+    request = InferRequest("m", (tensor("x", np.zeros((1, 1), "f4")),))
+    try:
+        lone = await engine.infer(request)
+        assert (lone.timing.batch_rows, lone.timing.reason) == (1, "time")
+        assert lone.timing.formation >= 0.039  # it waited, by itself, for company
+        first, second = await asyncio.gather(engine.infer(request), engine.infer(request))
+        assert (first.timing.batch_rows, second.timing.reason) == (2, "learned")
+    finally:
+        await engine.close()
 
 
 # -- the guard -------------------------------------------------------------------------------------
