@@ -11,6 +11,7 @@ from salver.tensor import DataType, Tensor
 from salver.testing.codecs import CodecConformance, every_error, mutations, survives
 from salver.wire.bodies import HttpBody
 from salver.wire.faults import grpc_status
+from salver.wire.generate import Generate
 from salver.wire.kserve_v1 import KServeV1
 from salver.wire.oip_grpc import decode_infer, encode_infer
 from salver.wire.oip_json import OpenInferenceHttp
@@ -42,6 +43,23 @@ def _binary() -> HttpBody:
     )
     length = str(len(head)).encode()
     return HttpBody("m", "7", head + b"".join(raw), {b"inference-header-content-length": length})
+
+
+class TestGenerate(CodecConformance):
+    codec = Generate()
+    signature = Signature(
+        inputs=(
+            TensorSpec("text_input", DataType.BYTES, (1,)),
+            TensorSpec("max_tokens", DataType.INT32, (1,), optional=True),
+            TensorSpec("x", DataType.FP32, (-1, 2), optional=True),
+        ),
+        outputs=(TensorSpec("text_output", DataType.BYTES, (1,)), TensorSpec("y", DataType.FP32, (-1, 3))),
+    )
+    samples = (
+        HttpBody("m", "", b'{"text_input": "a\\u00fc"}'),
+        HttpBody("m", "2", b'{"id": "7", "text_input": ["a"], "x": [[1, 2.5], [3, 4]], "stream": true}'),
+        HttpBody("m", "", b'{"text_input": "a", "parameters": {"max_tokens": 3, "temperature": 0.5}}'),
+    )
 
 
 class TestOpenInferenceHttp(CodecConformance):

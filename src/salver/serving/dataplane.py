@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 import numpy as np
 
-from salver.errors import Cancelled, Code, Internal, InvalidInput, SalverError
+from salver.errors import Cancelled, Code, Internal, InvalidInput, ModelFailed, SalverError
 from salver.events import Served
 from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature, Standing, Timing
 from salver.serving.bus import Bus
@@ -175,6 +175,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                             has_begun = True
                             await write(piece)
                 if write is None:
+                    if not pieces:
+                        raise ModelFailed(f"model '{told.served.name}' gave no answer")
                     reply = codec.encode(request, joined(pieces))
             finally:
                 lease.release()

@@ -1,9 +1,11 @@
 """How does an answer leave in pieces?
 
 As Server-Sent Events, each written when it is there. Writing waits while the connection is full, and says
-so when the caller is gone. What an event holds is ``wire/generate.py``'s.
+so when the caller is gone or has read nothing for a long time. What an event holds is ``wire/generate.py``'s.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,10 +18,15 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class EventStream:
-    """The reply to one call, begun by its first event."""
+    """The reply to one call, begun by its first event.
 
-    def __init__(self, send: Send, call: Call) -> None:
+    Args:
+        patience: Seconds without any room for the next event, after which the caller counts as gone.
+    """
+
+    def __init__(self, send: Send, call: Call, patience: float = 60.0) -> None:
         self._send = send
+        self._patience = patience
         self._call = call
         self._has_begun = False
 
@@ -30,18 +37,20 @@ class EventStream:
             Cancelled: the caller is gone.
         """
         try:
-            if not self._has_begun:
-                self._has_begun = True
-                await self._send(self._start())
-            await self._send({"type": "http.response.body", "body": event(reply), "more_body": True})
+            async with asyncio.timeout(self._patience):
+                if not self._has_begun:
+                    self._has_begun = True
+                    await self._send(self._start())
+                await self._send({"type": "http.response.body", "body": event(reply), "more_body": True})
         except (OSError, RuntimeError) as error:
             raise Cancelled("the caller went away") from error
 
     async def end(self) -> None:
-        """No more events."""
-        if not self._has_begun:
-            await self._send(self._start())
-        await self._send({"type": "http.response.body", "body": b""})
+        """No more events; nobody minds if the caller is gone by then."""
+        with contextlib.suppress(OSError, RuntimeError):
+            if not self._has_begun:
+                await self._send(self._start())
+            await self._send({"type": "http.response.body", "body": b""})
 
     def _start(self) -> dict[str, Any]:
         headers = [*EVENT_STREAM, (b"x-request-id", self._call.request_id.encode())]

@@ -1,0 +1,247 @@
+"""Answers in pieces over the ASGI application: events, errors before and after the first, hang-ups."""
+
+import asyncio
+import json
+
+import numpy as np
+import pytest
+
+from salver.errors import Cancelled, DeadlineExceeded, NotFound
+from salver.messages import Call, InferResponse, ModelId, Signature, TensorSpec
+from salver.serving.bus import Bus
+from salver.serving.dataplane import DataPlane, joined
+from salver.tensor import DataType, tensor
+from salver.transport.asgi import Front
+from salver.transport.calls import Reception
+from salver.transport.event_stream import EventStream
+from salver.transport.http import HttpOperations
+from salver.wire.bodies import HttpReply
+
+PATH = "/v2/models/m/generate_stream"
+
+
+class Speaker:
+    """A servable that says the words of its script; an exception in it is raised, "wait" waits."""
+
+    signature = Signature(
+        (TensorSpec("text_input", DataType.BYTES, (1,)),), (TensorSpec("text_output", DataType.BYTES, (1,)),)
+    )
+
+    def __init__(self, script):
+        self.script = script
+        self.closed = 0
+
+    async def infer(self, request, deadline=None, sender=None, standing=None):
+        raise AssertionError("it streams")
+
+    async def stream(self, request, deadline=None, standing=None):
+        try:
+            for number, word in enumerate(self.script):
+                if isinstance(word, Exception):
+                    raise word
+                if word == "wait":
+                    await asyncio.Event().wait()
+                last = {"finish_reason": "length"} if number == len(self.script) - 1 else {}
+                yield InferResponse("m", "1", (tensor("text_output", [word]),), parameters=last)
+        finally:
+            self.closed += 1
+
+
+class Whole:
+    """A servable that answers once, with as many rows as were asked for."""
+
+    signature = Signature(
+        (TensorSpec("x", DataType.FP32, (-1, 2)),), (TensorSpec("y", DataType.FP32, (-1,)),), batched=True
+    )
+
+    async def infer(self, request, deadline=None, sender=None, standing=None):
+        return InferResponse("m", "1", (tensor("y", request.inputs[0].array.sum(axis=1)),))
+
+
+class World:
+    """Lessor, lease and observer in one."""
+
+    id = ModelId("m", "1")
+
+    def __init__(self, servable):
+        self.servable = servable
+        self.leases = 0
+        self.events = []
+
+    def acquire(self, name, version=""):
+        if name != "m":
+            raise NotFound(f"Request for unknown model: '{name}' is not found")
+        self.leases += 1
+        return self
+
+    def release(self):
+        self.leases -= 1
+
+    def observe(self, events):
+        self.events += events
+
+
+class Rig:
+    def __init__(self, servable):
+        self.world = World(servable)
+        self.bus = Bus((self.world,))
+        clock = asyncio.get_running_loop().time
+        reception = Reception(clock, lambda: "00000000000000ab", b"")
+        door = DataPlane(self.world, self.bus, clock, reception.new_id)
+        self.front = Front(HttpOperations(door, None, None), None, reception, max_body=10_000)
+        self.sent = []
+        self.hangs_up = asyncio.Event()
+
+    async def post(self, path, document, fail_after=None, headers=()):
+        body = [{"type": "http.request", "body": json.dumps(document).encode()}]
+
+        async def receive():
+            if body:
+                return body.pop()
+            await self.hangs_up.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            if fail_after is not None and len(self.sent) >= fail_after:
+                raise ConnectionResetError("gone")
+            self.sent.append(message)
+            await asyncio.sleep(0)
+
+        scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers)}
+        await self.front(scope | {"http_version": "2"}, receive, send)
+        self.bus.flush()
+        assert self.world.leases == 0
+        return self.sent
+
+    def outcome(self):
+        (served,) = self.world.events
+        return served.outcome
+
+
+def documents(sent):
+    """The events' documents; each message is one event."""
+    bodies = [m["body"] for m in sent[1:-1]]
+    assert all(body.startswith(b"data: ") and body.endswith(b"\n\n") for body in bodies)
+    assert sent[-1] == {"type": "http.response.body", "body": b""}
+    return [json.loads(body[6:]) for body in bodies]
+
+
+async def test_each_piece_is_an_event_of_its_own():
+    rig = Rig(Speaker(["a ", "b ", "c"]))
+    trace = b"00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
+    sent = await rig.post(
+        PATH, {"text_input": "x"}, headers=[(b"traceparent", trace), (b"accept-encoding", b"gzip")]
+    )
+    headers = dict(sent[0]["headers"])
+    assert sent[0]["status"] == 200
+    assert headers[b"content-type"] == b"text/event-stream; charset=utf-8"
+    assert headers[b"x-request-id"] == b"00000000000000ab"
+    assert headers[b"traceparent"].startswith(trace[:35])
+    assert b"content-length" not in headers and b"content-encoding" not in headers
+    assert [d["text_output"] for d in documents(sent)] == ["a ", "b ", "c"]
+    assert [d.get("finish_reason") for d in documents(sent)] == [None, None, "length"]
+    assert all(message["more_body"] for message in sent[1:-1])
+    (served,) = rig.world.events
+    assert (served.protocol, served.outcome, served.model, served.rows) == ("generate", "ok", "m", 1)
+
+
+async def test_generate_joins_the_pieces():
+    rig = Rig(Speaker(["a ", "ü ", "c"]))
+    start, end = await rig.post("/v2/models/m/versions/1/generate", {"text_input": "x"})
+    assert start["status"] == 200
+    assert dict(start["headers"])[b"content-length"]
+    assert json.loads(end["body"]) == {
+        "model_name": "m",
+        "model_version": "1",
+        "finish_reason": "length",
+        "text_output": "a ü c",
+    }
+    assert rig.outcome() == "ok"
+
+
+async def test_an_error_before_the_first_piece_has_its_status():
+    rig = Rig(Speaker([DeadlineExceeded("Request timeout expired")]))
+    start, end = await rig.post(PATH, {"text_input": "x"})
+    assert start["status"] == 503
+    assert dict(start["headers"])[b"content-type"] == b"application/json"
+    assert json.loads(end["body"]) == {"error": "Request timeout expired"}
+    assert rig.outcome() == "deadline_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("path", "document", "status"),
+    [("/v2/models/n/generate_stream", {"text_input": "x"}, 404), (PATH, {"text_input": 3}, 400)],
+)
+async def test_a_wrong_request_has_its_status(path, document, status):
+    rig = Rig(Speaker([]))
+    start, _ = await rig.post(path, document)
+    assert start["status"] == status
+
+
+async def test_an_error_after_the_first_piece_is_an_event():
+    rig = Rig(Speaker(["a", DeadlineExceeded("Request timeout expired")]))
+    sent = await rig.post(PATH, {"text_input": "x"})
+    assert sent[0]["status"] == 200
+    assert documents(sent)[1] == {"error": "Request timeout expired"}
+    assert rig.outcome() == "deadline_exceeded"
+
+
+async def test_a_defect_in_the_middle_is_an_incident(caplog):
+    rig = Rig(Speaker(["a", ZeroDivisionError("secret")]))
+    sent = await rig.post(PATH, {"text_input": "x"})
+    error = documents(sent)[1]["error"]
+    assert "incident" in error and "secret" not in error
+    assert rig.outcome() == "internal"
+
+
+async def test_a_caller_who_hangs_up_ends_the_stream():
+    rig = Rig(Speaker(["a", "wait"]))
+    call = asyncio.ensure_future(rig.post(PATH, {"text_input": "x"}))
+    while len(rig.sent) < 2:
+        await asyncio.sleep(0)
+    rig.hangs_up.set()
+    await asyncio.wait_for(call, 5)
+    assert rig.world.servable.closed == 1
+    assert rig.outcome() == "cancelled"
+
+
+async def test_a_connection_that_takes_no_more_ends_the_stream():
+    rig = Rig(Speaker(["a", "b", "c", "d"]))
+    await rig.post(PATH, {"text_input": "x"}, fail_after=2)
+    assert rig.world.servable.closed == 1
+    assert rig.outcome() == "cancelled"
+
+
+async def test_a_caller_who_reads_nothing_counts_as_gone():
+    async def never(message):
+        await asyncio.Event().wait()
+
+    with pytest.raises(Cancelled):
+        await EventStream(never, Call("test", 0.0), patience=0.01).write(HttpReply(200, b"{}"))
+
+
+async def test_a_stream_without_a_piece_is_an_empty_stream():
+    rig = Rig(Speaker([]))
+    sent = await rig.post(PATH, {"text_input": "x"})
+    assert sent[0]["status"] == 200
+    assert documents(sent) == []
+
+
+async def test_generate_of_no_piece_at_all_is_the_models_failure():
+    start, end = await Rig(Speaker([])).post("/v2/models/m/generate", {"text_input": "x"})
+    assert start["status"] == 500
+    assert json.loads(end["body"]) == {"error": "model 'm' gave no answer"}
+
+
+async def test_a_model_that_answers_once_does_so_on_both_routes():
+    for path in ("/v2/models/m/generate", PATH):
+        rig = Rig(Whole())
+        sent = await rig.post(path, {"x": [1.5, 2]})
+        body = sent[1]["body"].removeprefix(b"data: ")
+        assert json.loads(body) == {"model_name": "m", "model_version": "1", "y": 3.5}
+        assert rig.outcome() == "ok"
+
+
+def test_pieces_of_numbers_are_appended():
+    pieces = [InferResponse("m", "1", (tensor("y", np.array([n, n + 1])),)) for n in (1, 5)]
+    assert joined(pieces).outputs[0].array.tolist() == [1, 2, 5, 6]
