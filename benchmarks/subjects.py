@@ -30,6 +30,18 @@ Tau = Callable[[float], float]
 class OverloadModel(Model):
     """Made by :func:`make` below, not by ``models.py``."""
 
+    @functools.cached_property
+    def rows(self) -> models.Floats:
+        """Eight different rows; token ids where the model wants those."""
+        rng = np.random.default_rng(5)
+        if self.name == "minilm":
+            return rng.integers(1000, 20000, (8, *self.shape)).astype(np.float32)
+        return rng.standard_normal((8, *self.shape)).astype(np.float32)
+
+    @functools.cached_property
+    def samples(self) -> tuple[models.Floats, models.Floats]:
+        return self.rows[:1], self.rows[1:2]
+
 
 ONNX = {
     "tower": OverloadModel("tower", (64,), 10, "MLP 64→6×2048→10: reading the weights is most of a lone run"),
@@ -56,7 +68,7 @@ class Subject:
     t0_ms: float = 0.0
 
     @property
-    def model(self) -> Model:
+    def model(self) -> OverloadModel:
         return ONNX[self.name] if not self.text else OverloadModel(self.name, (1,), 1, "a law")
 
     def artefact(self, version: Path) -> None:
@@ -81,23 +93,20 @@ class Subject:
         return lambda b: run(None, feeds[b])
 
     @functools.cached_property
-    def rows_of_checks(self) -> tuple[Floats, Floats]:
+    def rows_and_answers(self) -> tuple[models.Floats, models.Floats]:
         """Different rows and what the bare model answers to each."""
-        rows = np.random.default_rng(5).standard_normal((8, *self.model.shape)).astype(np.float32)
-        if self.name == "minilm":
-            rows = np.random.default_rng(5).integers(1000, 20000, (8, 8)).astype(np.float32)
+        rows = self.model.rows
         if self.text:
             return rows, rows
-        return rows, np.concatenate(
-            [models.session(self.model.path).run(None, {"x": r[None]})[0] for r in rows]
-        )
+        run = models.session(self.model.path).run
+        return rows, np.concatenate([run(None, {"x": row[None]})[0] for row in rows])
 
     def questions(self, form: forms.Form) -> list[Question]:
-        return [Question(form.path, form.encode(row[None]), form.headers) for row in self.rows_of_checks[0]]
+        return [Question(form.path, form.encode(row[None]), form.headers) for row in self.rows_and_answers[0]]
 
     def is_right(self, form: forms.Form, kind: int, reply: Reply) -> bool:
         """The int8 model quantises a batch as a whole, so its answers depend a little on their company."""
-        want = self.rows_of_checks[1][kind].ravel()
+        want = self.rows_and_answers[1][kind].ravel()
         got = np.asarray(form.decode(reply.body, reply.headers)).ravel()
         loose = 0.1 if self.name == "minilm" else 1e-3
         return got.shape == want.shape and bool(np.allclose(got, want, rtol=loose, atol=loose))

@@ -13,7 +13,7 @@ from systems import System, python_of
 from models import Floats, Model
 
 HERE = Path(__file__).resolve().parent
-BATCH = 0
+BATCH, LATENCY_MS = 0, 100
 
 
 def _launch(model: Model, port: int, folder: Path) -> Launch:
@@ -22,6 +22,7 @@ def _launch(model: Model, port: int, folder: Path) -> Launch:
     settings = {
         "SALVER_BENCH_MODEL": str(model.path),
         "SALVER_BENCH_BATCH": str(BATCH),
+        "SALVER_BENCH_LATENCY_MS": str(LATENCY_MS),
         "BENTOML_HOME": str(folder / "home"),
         "BENTOML_DO_NOT_TRACK": "true",
     }

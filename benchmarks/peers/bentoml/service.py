@@ -11,7 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 BATCH = int(os.environ["SALVER_BENCH_BATCH"])
-BATCHING = {"batchable": True, "max_batch_size": BATCH, "max_latency_ms": 100} if BATCH > 1 else {}
+LATENCY_MS = int(os.environ["SALVER_BENCH_LATENCY_MS"])
+BATCHING = {"batchable": True, "max_batch_size": BATCH, "max_latency_ms": LATENCY_MS} if BATCH > 1 else {}
 
 
 def _session() -> onnxruntime.InferenceSession:

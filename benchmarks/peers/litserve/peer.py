@@ -14,13 +14,13 @@ from systems import System, python_of
 from models import Floats, Model
 
 HERE = Path(__file__).resolve().parent
-BATCH, QUEUE = 16, "zmq"
+BATCH, WAIT_SECONDS, QUEUE = 16, 0.0, "zmq"
 
 
 def _launch(model: Model, port: int, folder: Path) -> Launch:
     form = "base64" if model.name == "image" else "json"
     server = [str(python_of("litserve")), str(HERE / "server.py"), str(model.path), str(port)]
-    return Launch([*server, form, str(BATCH), QUEUE], cwd=folder)
+    return Launch([*server, form, str(BATCH), QUEUE, str(WAIT_SECONDS)], cwd=folder)
 
 
 def _decode(body: bytes, headers: Headers) -> Floats:

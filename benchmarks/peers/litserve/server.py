@@ -1,4 +1,4 @@
-"""LitServe: MODEL PORT json|base64 BATCH FAST_QUEUE."""
+"""LitServe: MODEL PORT json|base64 BATCH FAST_QUEUE WAIT_SECONDS."""
 
 import base64
 import sys
@@ -8,13 +8,8 @@ import litserve
 import numpy as np
 import onnxruntime
 
-path, port, form, batch, fast_queue = (
-    sys.argv[1],
-    int(sys.argv[2]),
-    sys.argv[3],
-    int(sys.argv[4]),
-    sys.argv[5],
-)
+path, form, fast_queue = sys.argv[1], sys.argv[3], sys.argv[5]
+port, batch, wait = int(sys.argv[2]), int(sys.argv[4]), float(sys.argv[6])
 
 
 class Onnx(litserve.LitAPI):
@@ -45,7 +40,7 @@ class Onnx(litserve.LitAPI):
 
 if __name__ == "__main__":
     server = litserve.LitServer(
-        Onnx(max_batch_size=batch, batch_timeout=0.0),
+        Onnx(max_batch_size=batch, batch_timeout=wait),
         accelerator="cpu",
         workers_per_device=1,
         fast_queue=fast_queue == "zmq",

@@ -11,6 +11,7 @@ from systems import System, python_of
 from models import Model
 
 HERE = Path(__file__).resolve().parent
+BATCH, WAIT_SECONDS = 0, 0.0
 
 
 def _launch(model: Model, port: int, folder: Path) -> Launch:
@@ -21,7 +22,7 @@ def _launch(model: Model, port: int, folder: Path) -> Launch:
         "RAY_AUTH_MODE": "disabled",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     }
-    return Launch([*server, "/tmp/salver-bench-ray"], settings, folder)
+    return Launch([*server, "/tmp/salver-bench-ray", str(BATCH), str(WAIT_SECONDS)], settings, folder)
 
 
 def _forms(model: Model) -> Mapping[str, Form | str]:

@@ -1,4 +1,4 @@
-"""Ray Serve on this machine alone: MODEL PORT GRPC_PORT FOLDER."""
+"""Ray Serve on this machine alone: MODEL PORT GRPC_PORT FOLDER BATCH WAIT_SECONDS."""
 
 import signal
 import sys
@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 path, port, grpc_port, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+batch, wait = int(sys.argv[5]), float(sys.argv[6])
 
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1})
@@ -30,9 +31,16 @@ class Onnx:
             array = np.frombuffer(await request.body(), np.float32).reshape(-1, *self.shape)
             (out,) = self.session.run(None, {"x": array})
             return Response(out.tobytes(), media_type="application/octet-stream")
-        rows = (await request.json())["rows"]
-        (out,) = self.session.run(None, {"x": np.array(rows, np.float32)})
+        rows = np.array((await request.json())["rows"], np.float32)
+        if batch > 1:
+            return {"rows": (await self.together(rows)).tolist()}
+        (out,) = self.session.run(None, {"x": rows})
         return {"rows": out.tolist()}
+
+    @serve.batch(max_batch_size=max(batch, 1), batch_wait_timeout_s=wait)
+    async def together(self, rows: list[Any]) -> list[Any]:
+        (out,) = self.session.run(None, {"x": np.concatenate(rows)})
+        return [out[i : i + 1] for i in range(len(rows))]
 
     async def ModelInfer(self, message: bytes) -> Any:
         request = frames.InferRequest.FromString(message)

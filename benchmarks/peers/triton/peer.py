@@ -13,7 +13,7 @@ from systems import System, python_of
 from models import Model
 
 HERE = Path(__file__).resolve().parent
-INSTANCES, BATCH = {"tiny": 1, "medium": 2, "image": 1}, 64
+INSTANCES, BATCH, WAIT_MICROSECONDS = {"medium": 2}, 64, 0  # instances: 1 elsewhere
 
 _CONFIG = """\
 name: "{name}"
@@ -22,7 +22,7 @@ max_batch_size: {batch}
 input [{{ name: "x", data_type: TYPE_FP32, dims: [{dims}] }}]
 output [{{ name: "y", data_type: TYPE_FP32, dims: [{outputs}] }}]
 instance_group [{{ count: {instances}, kind: KIND_CPU }}]
-dynamic_batching {{ }}
+dynamic_batching {{ max_queue_delay_microseconds: {wait} }}
 """
 
 
@@ -47,7 +47,12 @@ def _launch(model: Model, port: int, folder: Path) -> Launch:
     dims = ", ".join(map(str, model.shape))
     (repository / model.name / "config.pbtxt").write_text(
         _CONFIG.format(
-            name=model.name, dims=dims, outputs=model.outputs, batch=BATCH, instances=INSTANCES[model.name]
+            name=model.name,
+            dims=dims,
+            outputs=model.outputs,
+            batch=BATCH,
+            wait=WAIT_MICROSECONDS,
+            instances=INSTANCES.get(model.name, 1),
         )
     )
     argv = [str(bundled / "bin" / "tritonserver"), f"--model-repository={repository}"]
