@@ -285,6 +285,17 @@ def test_a_small_drift_is_no_reason() -> None:
     assert drifted(1.1).mode == "learned"
 
 
+@pytest.mark.parametrize("load", [0.05, 0.5, 0.93])
+def test_chance_alone_is_no_reason_at_any_load(load: float) -> None:
+    table = solved_table(LAW, msgspec.structs.replace(PRICE, energy_weight=0.2), LARGEST)
+    rule = LearnedRule(table, POLICY)
+    modes = set()
+    for part in np.array_split(poisson(load * FULL_RATE, 20_000, np.random.default_rng(10)), 20):
+        simulate(POLICY, part.tolist(), LAW.seconds, rule=rule)
+        modes.add(rule.mode)
+    assert modes == {"learned"}
+
+
 def test_bursts_that_the_table_does_not_know_make_it_drain() -> None:
     rule = LearnedRule(TABLE, POLICY)
     times = gamma(0.3 * FULL_RATE, 25.0, 10_000, np.random.default_rng(5))
