@@ -40,8 +40,9 @@ def poisson_at(rate: float, count: int, seed: int) -> Floats:
 
 def bursts_at(rate: float, count: int, seed: int) -> Floats:
     """Gamma gaps with a squared coefficient of variation of 16, likewise at exactly that rate."""
-    times = np.cumsum(np.random.default_rng(seed).gamma(1 / 16, 16 / rate, count))
-    return times * (count / rate / times[-1])
+    times: Floats = np.cumsum(np.random.default_rng(seed).gamma(1 / 16, 16 / rate, count))
+    times *= count / rate / times[-1]
+    return times
 
 
 class Shrink(HalfFloor):
