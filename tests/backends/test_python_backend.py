@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.artifacts import Manifest, ModelConfig
-from salver.backends.protocol import LoadOptions, RunnableModel
+from salver.artifacts import Manifest, ModelConfig, Steps
+from salver.backends.protocol import LoadOptions, RunnableModel, StepModel
 from salver.backends.python import PythonBackend
 from salver.errors import LoadFailed
 from salver.messages import ModelId
@@ -153,3 +153,74 @@ def test_the_context_tells_path_name_threads_and_options(tmp_path: Path) -> None
         load(tmp_path / "m.py", ModelConfig(options={"limit": "3"}))
     for part in ("m.py", "name='m'", "version='1'", "threads=1", "'limit': '3'"):
         assert part in str(caught.value)
+
+
+STEPS = """
+import numpy as np
+class Model:
+    def load(self, context):
+        self.last = {}
+    def step(self, slots, tokens):
+        scores = np.zeros((len(slots), 256), "f4")
+        for row, (slot, token) in enumerate(zip(slots, tokens)):
+            self.last[int(slot)] = self.last.get(int(slot), 0) + int(token)
+            scores[row, self.last[int(slot)] % 256] = 1
+        return scores
+    def release(self, slot):
+        self.last.pop(slot, None)
+"""
+STEPPED = ModelConfig(steps=Steps(vocabulary="bytes", max_sequences=2))
+
+
+def load_steps(path: Path, source: str) -> StepModel:
+    path.write_text(source)
+    return BACKEND.load_steps(Manifest(ModelId("m", "1"), path, "python", "python", STEPPED), LoadOptions())
+
+
+def test_a_class_with_step_is_stepped(tmp_path: Path) -> None:
+    model = load_steps(tmp_path / "model.py", STEPS)
+    assert model.step(np.array([0, 1]), np.array([3, 4])).argmax(axis=1).tolist() == [3, 4]
+    assert model.prefill(0, np.array([1, 2])).argmax() == 6  # by steps, as it has no prefill
+    model.release(0)
+    assert model.step(np.array([0]), np.array([9])).argmax() == 9
+    model.close()
+    model = load_steps(
+        tmp_path / "model.py",
+        STEPS + "    def prefill(self, slot, tokens):\n        return np.full(256, tokens.sum())\n",
+    )
+    assert model.prefill(0, np.array([1, 2]))[0] == 3
+    model.close()
+
+
+def test_a_class_with_states_is_stepped(tmp_path: Path) -> None:
+    source = """
+class Model:
+    inputs = {"tokens": ("INT64", [-1, -1]), "seen": ("INT64", [-1])}
+    outputs = {"scores": ("FP32", [-1, 4]), "seen_after": ("INT64", [-1])}
+    def predict(self, inputs):
+        import numpy as np
+        seen = inputs["seen"] + inputs["tokens"].shape[1]
+        return {"scores": np.eye(4, dtype="f4")[seen % 4], "seen_after": seen}
+"""
+    model = load_steps(tmp_path / "model.py", source)
+    assert model.prefill(1, np.array([7, 7])).argmax() == 2
+    assert model.step(np.array([1, 0]), np.array([7, 7])).argmax(axis=1).tolist() == [3, 1]
+    model.close()
+    with pytest.raises(LoadFailed, match="no input tokens"):
+        load_steps(tmp_path / "model.py", WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (STEPS.replace("release", "forget"), "class Model has no method release.*forgets the slot"),
+        (STEPS.replace("step", "walk"), "class Model has no method predict"),
+    ],
+)
+def test_a_class_that_cannot_be_stepped_says_what_it_lacks(tmp_path: Path, source: str, reason: str) -> None:
+    with pytest.raises(LoadFailed, match=reason):
+        load_steps(tmp_path / "model.py", source)
+
+
+def test_a_class_with_step_needs_a_vocabulary(tmp_path: Path) -> None:
+    assert 'steps.vocabulary = "bytes"' in refusal(tmp_path / "model.py", STEPS)

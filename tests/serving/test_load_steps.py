@@ -1,0 +1,123 @@
+"""From a folder to a step engine: vocabularies, and what an owner reads when something is wrong."""
+
+import asyncio
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from salver.artifacts import Instances, Manifest, ModelConfig, Steps
+from salver.backends.protocol import LoadOptions
+from salver.backends.python import PythonBackend
+from salver.engine.transcript import Texts
+from salver.errors import InvalidInput, LoadFailed
+from salver.messages import InferRequest, ModelId
+from salver.serving.bus import Bus
+from salver.serving.loader import Loader
+from salver.serving.steps import load_steps
+from salver.tensor import tensor
+
+NEXT = """
+import numpy as np
+class Model:
+    def step(self, slots, tokens):
+        return np.eye(%d, dtype="f4")[(tokens + 1) %% %d]
+    def release(self, slot):
+        pass
+"""
+
+
+def manifest(folder: Path, size: int, **config) -> Manifest:
+    path = folder / "model.py"
+    path.write_text(NEXT % (size, size))
+    return Manifest(ModelId("m", "1"), path, "python", "python", ModelConfig(**config))
+
+
+async def answer(engine, text, **settings):
+    parameters = {"temperature": 0.0} | settings
+    request = InferRequest("m", (tensor("text_input", [text]),), parameters=parameters)
+    async with aclosing(engine.stream(request)) as pieces:
+        return b"".join([piece.outputs[0].array[0] async for piece in pieces]).decode()
+
+
+async def load(found: Manifest):
+    return await load_steps(PythonBackend(), found, LoadOptions(), time.monotonic, lambda event: None)
+
+
+async def test_a_vocabulary_of_listed_texts(tmp_path: Path):
+    (tmp_path / "words.json").write_text('["a", "bee ", "ü", "d"]')
+    engine = await load(manifest(tmp_path, 4, steps=Steps(vocabulary="words.json", end_token=3)))
+    assert await answer(engine, "a", max_tokens=9) == "bee ü"
+    with pytest.raises(InvalidInput, match=r"no token for 'b' \(at character 1\)"):
+        await answer(engine, "ab")
+    await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, r"cannot read the vocabulary .*words.json.*Put the file beside the artefact"),
+        ('{"a": 1}', "is no JSON list of texts"),
+        ("[1]", "is no JSON list of texts"),
+        ("[", "is no JSON list of texts"),
+        ("[]", "is empty"),
+        ('["a", "a"]', "holds a text twice"),
+        ('["a", ""]', "empty text"),
+        ('["a", "b", "c"]', r"scores of shape \[4\] where \[3\]"),
+    ],
+)
+async def test_a_wrong_vocabulary_is_a_reason_not_to_load(tmp_path: Path, content, reason):
+    if content is not None:
+        (tmp_path / "words.json").write_text(content)
+    with pytest.raises(LoadFailed, match=reason):
+        await load(manifest(tmp_path, 4, steps=Steps(vocabulary="words.json")))
+
+
+async def test_a_host_process_is_not_for_step_wise_models(tmp_path: Path):
+    found = manifest(tmp_path, 256, steps=Steps(vocabulary="bytes"), instances=Instances(runner="process"))
+    with pytest.raises(LoadFailed, match=r"run on a thread.*Leave instances.runner out"):
+        await load(found)
+
+
+async def test_the_loader_makes_a_servable_that_streams(tmp_path: Path):
+    loader = Loader({"python": PythonBackend()}, Bus(), time.monotonic, 2)
+    servable = await loader.load(manifest(tmp_path, 256, steps=Steps(vocabulary="bytes")))
+    await servable.warm(servable.manifest.config)
+    assert servable.stream is not None
+    assert await answer(servable.engine, "a", max_tokens=3) == "bcd"
+    assert (servable.engine.queued, servable.placement.runner) == (0, "thread")
+    await servable.close()
+
+
+SLOW = """
+import time
+from pathlib import Path
+class Model:
+    def load(self, context):
+        self.folder = context.path.parent
+    def step(self, slots, tokens):
+        (self.folder / "stepped").touch()
+        time.sleep(0.05)
+        raise ValueError("never right")
+    def release(self, slot):
+        pass
+    def close(self):
+        (self.folder / "closed").touch()
+"""
+
+
+async def test_a_load_that_is_given_up_closes_the_model(tmp_path: Path):
+    found = manifest(tmp_path, 256, steps=Steps(vocabulary="bytes"))
+    found.path.write_text(SLOW)
+    task = asyncio.ensure_future(load(found))
+    while not (tmp_path / "stepped").exists():
+        await asyncio.sleep(0.005)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (tmp_path / "closed").exists()
+
+
+def test_long_texts_are_cut_greedily():
+    assert Texts(["a", "b", "aa"]).encode("aaab") == [2, 0, 1]
