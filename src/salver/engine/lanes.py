@@ -287,7 +287,7 @@ class RoundRobin:
         rounds = math.inf
         for turn in self._ring:
             rows = _next_rows(turn.flow, batch)
-            if rows <= allowance:
+            if rows <= allowance and rows < math.inf:
                 rounds = min(rounds, math.ceil((rows - turn.credit) / turn.weight - 1e-9))
         if rounds == math.inf:
             return False
