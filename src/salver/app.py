@@ -30,7 +30,8 @@ from salver.repository import Repository
 from salver.serving.bus import Bus
 from salver.serving.controlplane import ControlMode, ControlPlane
 from salver.serving.dataplane import DataPlane
-from salver.serving.loader import Loader, Servable
+from salver.serving.loader import Loader, Servable, Terms
+from salver.serving.profiles import ProfileStore
 from salver.telemetry.eventlog import EventLog
 from salver.telemetry.explain import Explanations
 from salver.telemetry.logs import LogConfig, configure
@@ -58,6 +59,8 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads, instances: Stand in where a model's own configuration is silent; 0 = by traits.
         max_body_mb: Most MiB of an HTTP body.
         max_message_mb: Most MiB of a gRPC message.
+        state_dir: Where profiles of models with an objective are kept; empty = nowhere, so that they are
+            measured at each start.
         tenant_header: HTTP header and gRPC metadata that names a request's tenant; empty = none does.
     """
 
@@ -73,6 +76,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body_mb: int = 64
     max_message_mb: int = 2047
     tenant_header: str = "x-tenant"
+    state_dir: str = ""
     log: LogConfig = LogConfig()
 
 
@@ -179,14 +183,10 @@ class Server:
         self._explanations = Explanations(clock, self)
         observers = (self._metrics, self._statistics, self._explanations, EventLog(config.log.access_log))
         self._bus = Bus(observers)
-        loader = Loader(
-            backends,
-            self._bus,
-            clock,
-            len(os.sched_getaffinity(0)),
-            trust_pickle=config.trust_pickle,
-            wish=Instances(config.instances, config.threads),
+        terms = Terms(
+            len(os.sched_getaffinity(0)), config.trust_pickle, Instances(config.instances, config.threads)
         )
+        loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir))
         self._manager: Manager[Servable] = Manager(loader, clock, self._bus.emit)
         repository = Repository(
             [Path(path) for path in config.paths], plugins.recogniser(backends), config.name

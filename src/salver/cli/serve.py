@@ -43,6 +43,13 @@ def serve(
     tenant_header: Annotated[
         str, Parameter(help="Header or gRPC metadata that names a request's tenant; '' = none does.")
     ] = "x-tenant",
+    state_dir: Annotated[
+        str | None,
+        Parameter(
+            help="Where profiles of models with an objective are kept; '' = nowhere. "
+            "Default: $XDG_STATE_HOME/salver, or ~/.local/state/salver."
+        ),
+    ] = None,
     front: Annotated[
         Literal["h2corn", "uvicorn"], Parameter(help="HTTP server; uvicorn speaks no HTTP/2 and no gRPC.")
     ] = "h2corn",
@@ -73,6 +80,7 @@ def serve(
     from salver.app import FrontConfig, LogConfig, ServeConfig
     from salver.app import serve as run
     from salver.errors import InvalidInput
+    from salver.serving.profiles import default_state_dir
 
     if not paths:
         raise InvalidInput("no model is given", fix="Say: salver serve PATH")
@@ -93,6 +101,7 @@ def serve(
         max_body_mb=max_body_mb,
         max_message_mb=max_message_mb,
         tenant_header=tenant_header,
+        state_dir=default_state_dir() if state_dir is None else state_dir,
         log=LogConfig(log_level, log_format, access_log),
     )
     return _run_loop(run(config, lambda info: announce(info, json=json)))

@@ -82,6 +82,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         key: See :func:`key_of`.
         laws: At most one a placement and shape bucket.
         measured: The cells that were run, in order.
+        refused: Cells that could not be run: the model takes no such batch.
+        alone_s: What a run of the smallest size took when the model had been warmed up.
         when: Seconds since 1970 of the last change.
         format: See :data:`FORMAT`.
     """
@@ -90,6 +92,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machine: Machine
     laws: tuple[PlacedLaw, ...] = ()
     measured: tuple[Measured, ...] = ()
+    refused: tuple[Cell, ...] = ()
+    alone_s: float = 0.0
     when: float = 0.0
     format: int = FORMAT
 
@@ -111,13 +115,14 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def key_of(manifest: Manifest, content: str = "") -> str:
-    """Under what a profile is kept: equal for equal artefacts, backends and what the backend was told.
+    """Under what a profile is kept: equal for equal artefacts, backends, objectives and what both are told.
 
     Args:
         content: Digest of the artefact; the manifest's fingerprint where there is none.
     """
     config = manifest.config
     told = [manifest.backend, content or manifest.fingerprint, *map(repr, sorted(config.options.items()))]
+    told.append(repr(config.objective))
     told += [repr(spec) for spec in (*config.inputs, *config.outputs)]
     told += [config.instances.runner, str(config.warmup.free_dim), config.warmup.file]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:32]
@@ -155,8 +160,10 @@ def from_bytes(content: bytes) -> Profile:
         raise InvalidInput(f"not a profile: {error}") from error
     if profile.format != FORMAT:
         raise InvalidInput(f"a profile of format {profile.format}; this version reads {FORMAT}")
-    if len(profile.laws) + len(profile.measured) > _MAX_ENTRIES:
+    if len(profile.laws) + len(profile.measured) + len(profile.refused) > _MAX_ENTRIES:
         raise InvalidInput(f"a profile of more than {_MAX_ENTRIES} entries")
+    if not 0 <= profile.alone_s < math.inf:
+        raise InvalidInput("a profile with an impossible time")
     for placed in profile.laws:
         law = placed.law
         numbers = (law.a, law.t0, law.a_beyond, law.error)

@@ -54,6 +54,7 @@ class Search:
         self._alone = alone_s
         self._runs: dict[Placed, list[tuple[float, float]]] = {}  # (rows, seconds)
         self._laws: dict[Placed, BatchLaw] = {}
+        self._scatter: dict[Placed, float] = {}  # 95th percentile of runs over their median, less 1
         self._refused: set[Placed] = set()
         sizes = limits.sizes()
         affordable = [size for size in sizes if size * alone_s <= run_limit_s]
@@ -82,9 +83,12 @@ class Search:
             runs: Seconds of its single runs, where they are known; they show how much runs scatter.
         """
         cell = measured.cell
+        placed = Placed(cell.instances, cell.threads)
         self.measured.append(measured)
-        samples = self._runs.setdefault(Placed(cell.instances, cell.threads), [])
-        samples += [(cell.rows, seconds) for seconds in runs or (measured.seconds,)]
+        self._runs.setdefault(placed, []).append((cell.rows, measured.seconds))
+        if runs:
+            slow = sorted(runs)[min(len(runs) - 1, int(0.95 * len(runs)))] / measured.seconds - 1
+            self._scatter[placed] = max(self._scatter.get(placed, 0.0), slow)
         self._laws = {}
 
     def refuse(self, cell: Cell) -> None:
@@ -98,6 +102,10 @@ class Search:
         else:
             self._refused.add(Placed(cell.instances, cell.threads))
 
+    def rule_out(self, placed: Placed) -> None:
+        """A placement is not to be had: there is no memory for it, say."""
+        self._refused.add(placed)
+
     def laws(self) -> dict[Placed, BatchLaw]:
         """What is known of each placement. One size measured: the law of another, at its speed."""
         if self._laws:
@@ -109,6 +117,8 @@ class Search:
             if shape is not None and placed not in sized:
                 rows = runs[0][0]
                 laws[placed] = shape.scaled(laws[placed].seconds(rows) / shape.seconds(rows))
+        for placed, scatter in self._scatter.items():
+            laws[placed] = msgspec.structs.replace(laws[placed], error=max(scatter, laws[placed].error))
         self._laws = laws
         return laws
 

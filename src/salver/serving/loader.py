@@ -6,7 +6,7 @@ it. The lifecycle decides when; it calls :meth:`Loader.load` off any request's p
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -21,23 +21,54 @@ from salver.engine.thread import ThreadRunner
 from salver.engine.warmup import samples
 from salver.errors import LoadFailed, SalverError
 from salver.messages import Signature
+from salver.planner.choose import Setting, is_set
+from salver.planner.grid import Placed
 from salver.serving.bus import Bus
+from salver.serving.profiles import ProfileStore
+from salver.serving.profiling import Found, Profiler, limits_of
 from salver.serving.steps import load_steps
-from salver.wire.bodies import HttpBody
-from salver.wire.oip_json import OpenInferenceHttp
+from salver.serving.warming import warm_request
+from salver.stats.batch_law import BatchLaw, LiveLaw
 
 _LOG = logging.getLogger("salver.loader")
 _NO_WISH = Instances()
-_MAX_WARMUP_FILE = 64 << 20
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """On what terms this process loads models.
+
+    Attributes:
+        cores: How many it may use.
+        trust_pickle: See :class:`~salver.backends.protocol.LoadOptions`.
+        wish: Stands in where a model's configuration is silent.
+    """
+
+    cores: int
+    trust_pickle: bool = False
+    wish: Instances = _NO_WISH
 
 
 class Servable:
-    """A loaded version: its engine, and what the lifecycle asks of it."""
+    """A loaded version: its engine, and what the lifecycle asks of it.
 
-    def __init__(self, manifest: Manifest, engine: Engine | StepEngine, placement: Placement) -> None:
+    Args:
+        setting: What was chosen for its objective and why, where there is one.
+        remember: Told at the end which law its live runs have taught, and how many they were.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        engine: Engine | StepEngine,
+        placement: Placement,
+        setting: Setting | None = None,
+        remember: Callable[[BatchLaw, int], Awaitable[None]] | None = None,
+    ) -> None:
         self.manifest = manifest
         self.engine = engine
         self.placement = placement
+        self.setting = setting
+        self._remember = remember
         self.signature: Signature = engine.signature
         self.bytes = manifest.bytes
         self.infer = engine.infer  # the engine's own method: nothing in between
@@ -68,23 +99,21 @@ class Servable:
             _LOG.info("model %s does not take zeros as a warm-up: %s", self.manifest.id, error)
 
     async def _warm_from_file(self, name: str, rounds: int) -> None:
-        path = self.manifest.path.parent / name
+        assert isinstance(self.engine, Engine)
+        request = await warm_request(self.manifest, name, self.signature)
         try:
-            if path.stat().st_size > _MAX_WARMUP_FILE:
-                raise LoadFailed(f"warm-up request {path} is larger than {_MAX_WARMUP_FILE} bytes")
-            body = await asyncio.to_thread(path.read_bytes)
-            http = HttpBody(self.manifest.id.name, self.manifest.id.version, body)
-            request = OpenInferenceHttp().decode(http, self.signature)
             for _ in range(rounds):
                 await self.engine.infer(request)
-        except OSError as error:
-            raise LoadFailed(f"cannot read the warm-up request {path}: {error.strerror}") from error
         except SalverError as error:
+            path = self.manifest.path.parent / name
             raise LoadFailed(f"the warm-up request {path} failed: {error}") from error
 
     async def close(self) -> None:
         """End the runs under way and give everything back."""
         await self.engine.close()
+        if self._remember is not None and isinstance(self.engine, Engine):
+            live = self.engine.law
+            await self._remember(live.law(), live.runs)
 
 
 class Loader:
@@ -94,9 +123,7 @@ class Loader:
         backends: By name.
         bus: The engines' events go there.
         clock: Monotonic seconds.
-        cores: How many this process may use.
-        trust_pickle: See :class:`~salver.backends.protocol.LoadOptions`.
-        wish: Stands in where a model's configuration is silent.
+        profiles: What was measured of models with an objective is kept there.
     """
 
     def __init__(
@@ -104,16 +131,14 @@ class Loader:
         backends: Mapping[str, Backend],
         bus: Bus,
         clock: Callable[[], float],
-        cores: int,
-        trust_pickle: bool = False,
-        wish: Instances = _NO_WISH,
+        terms: Terms,
+        profiles: ProfileStore | None = None,
     ) -> None:
         self._backends = backends
         self._bus = bus
         self._clock = clock
-        self._cores = cores
-        self._trust_pickle = trust_pickle
-        self._wish = wish
+        self._terms = terms
+        self._profiler = Profiler(profiles or ProfileStore(), clock, terms.cores)
 
     async def load(self, manifest: Manifest) -> Servable:
         """Load one version and make it ready to run.
@@ -127,31 +152,52 @@ class Loader:
                 f"model '{manifest.id.name}' asks for the backend {manifest.backend!r}, which does not exist",
                 fix=f"There are: {', '.join(sorted(self._backends))}.",
             )
-        wish = manifest.config.instances
+        wish, fallback = manifest.config.instances, self._terms.wish
         wish = msgspec.structs.replace(
-            wish, count=wish.count or self._wish.count, threads=wish.threads or self._wish.threads
+            wish, count=wish.count or fallback.count, threads=wish.threads or fallback.threads
         )
-        placement = place(backend.traits, wish, self._cores)
+        placement = place(backend.traits, wish, self._terms.cores)
         if manifest.config.steps.vocabulary:
-            options = LoadOptions(placement.threads, self._trust_pickle)
+            options = LoadOptions(placement.threads, self._terms.trust_pickle)
             steps = await load_steps(backend, manifest, options, self._clock, self._bus.emit)
             return Servable(manifest, steps, Placement("thread", 1, placement.threads))
+        if is_set(manifest.config.objective):
+            return await self._load_for_objective(backend, manifest, wish, placement)
         runner = await self._runner(backend, manifest, placement)
+        engine = await self._engine(manifest, runner, manifest.config, None)
+        return Servable(manifest, engine, placement)
+
+    async def _load_for_objective(
+        self, backend: Backend, manifest: Manifest, wish: Instances, placement: Placement
+    ) -> Servable:
+        """Where it meets its objective best, by measurement."""
+
+        async def open_runner(placed: Placed) -> Runner:
+            place = Placement(placement.runner, placed.instances, placed.threads)
+            return await self._runner(backend, manifest, place)
+
+        async def remember(law: BatchLaw, runs: int) -> None:
+            await self._profiler.remember(found.profile, found.placed, law, runs)
+
+        limits = limits_of(manifest.config, wish, placement, backend, self._terms.cores)
+        default = Placed(placement.slots, placement.threads)
+        found: Found = await self._profiler.find(manifest, backend, limits, default, open_runner)
+        law = LiveLaw(found.law)
+        engine = await self._engine(manifest, found.runner, found.config, law)
+        place = Placement(placement.runner, found.placed.instances, found.placed.threads)
+        return Servable(manifest, engine, place, found.setting, remember)
+
+    async def _engine(
+        self, manifest: Manifest, runner: Runner, config: ModelConfig, law: LiveLaw | None
+    ) -> Engine:
         try:
-            engine = Engine(
-                manifest.id,
-                runner,
-                manifest.config,
-                clock=self._clock,
-                emit=self._bus.emit,
-            )
+            return Engine(manifest.id, runner, config, clock=self._clock, emit=self._bus.emit, law=law)
         except BaseException:
             await runner.close()
             raise
-        return Servable(manifest, engine, placement)
 
     async def _runner(self, backend: Backend, manifest: Manifest, placement: Placement) -> Runner:
-        options = LoadOptions(placement.threads, self._trust_pickle)
+        options = LoadOptions(placement.threads, self._terms.trust_pickle)
         if placement.runner == "process":
             kind = backend if isinstance(backend, type) else type(backend)
             return await ProcessRunner.start(

@@ -83,8 +83,8 @@ class BatchLaw(msgspec.Struct, frozen=True):
         return BatchLaw(self.a * factor, self.t0 * factor, self.kink, self.a_beyond * factor, self.error)
 
 
-# What no law is blamed for: one hundredth of a run is below what clocks and caches repeat.
-_NOISE_FLOOR = 0.01
+# What no law is blamed for: a fiftieth of a run is below what clocks and caches repeat.
+_NOISE_FLOOR = 0.02
 _HUBER = 2.0  # residuals beyond so many times their median weigh less
 _ROUNDS = 4
 
@@ -181,6 +181,7 @@ _REFIT_RUNS = 64
 _REFIT_S = 0.25  # and so many seconds of runs between two fits, so that fitting costs a share of them
 _FILLED = 8  # sizes 1, 2, 4 … 128 have a place in every fit
 _STEP = 0.004  # of the tracked 95th percentile, in shares of a run
+_MOST_TRUSTED = 0.5  # error of a law to start from: more tells of a busy machine rather than of the model
 _WINDOW = 256  # requests over which misses are judged
 _TOLERATED = 0.02  # share of them that may miss
 _MOST_MARGIN = 2.0
@@ -211,7 +212,7 @@ class LiveLaw:
     def __init__(self, known: BatchLaw | None = None) -> None:
         self._law = known or BatchLaw(0.0, 0.0)
         self._shape = known  # for sizes that are not seen; None: one size says nothing of the others
-        self._error = self._law.error
+        self._error = min(self._law.error, _MOST_TRUSTED)
         self._counts = [0.0] * _BUCKETS  # by power of two of the rows
         self._rows = [0.0] * _BUCKETS
         self._seconds = [0.0] * _BUCKETS
@@ -260,10 +261,12 @@ class LiveLaw:
         self.runs += 1
         law = self._law
         predicted = law.seconds(rows) if law.kink else law.t0 + law.a * rows
-        if seconds > predicted * (1.0 + self._error):
-            self._error += 0.95 * _STEP
-        elif self._error > 0.0:
-            self._error = max(0.0, self._error - 0.05 * _STEP)
+        error = self._error
+        step = _STEP * (1.0 + 10.0 * error)
+        if seconds > predicted * (1.0 + error):
+            self._error = error + 0.95 * step
+        elif error > 0.0:
+            self._error = max(0.0, error - 0.05 * step)
 
     def late(self, missed: bool) -> None:
         """One accepted request is done.
