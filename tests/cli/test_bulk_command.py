@@ -44,7 +44,8 @@ def test_nothing_done_has_no_end_in_sight() -> None:
 
 def test_the_summary_in_words() -> None:
     summary = Summary(
-        rows=10, answered=8, skipped=2, resumed=4, retries=0, seconds=2.0, rows_per_second=3.0,
+        model="m", version="1", rows=10,
+        answered=8, skipped=2, resumed=4, retries=0, seconds=2.0, rows_per_second=3.0,
         target="out.csv", errors="out.csv.errors.jsonl",
     )  # fmt: skip
     assert sentence(summary) == (

@@ -1,5 +1,6 @@
 """Each format read and written: round-trips, hostile text, and reading on from any place."""
 
+import contextlib
 import io
 import math
 import sys
@@ -343,7 +344,7 @@ def test_arrays_that_do_not_fit(tmp_path: Path) -> None:
     whole = (tmp_path / "in.npy").read_bytes()
     (tmp_path / "in.npy").write_bytes(whole[:-8])
     with pytest.raises(InvalidInput, match="ends before its last row"):
-        read(tmp_path / "in.npy", [X])
+        open_reader(tmp_path / "in.npy", [X], ())
 
 
 def test_a_damaged_archive_is_noticed(tmp_path: Path) -> None:
@@ -354,6 +355,54 @@ def test_a_damaged_archive_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "in.npz").write_bytes(data)
     with pytest.raises(InvalidInput, match="is damaged"):
         read(tmp_path / "in.npz", [X], rows=1000)
+
+
+@HYPO
+@given(st.binary(max_size=60), st.integers(0, 1200), st.sampled_from((".npy", ".npz", "-packed.npz")))
+def test_nothing_but_a_refusal_comes_of_noise_in_an_array_file(
+    tmp_path: Path, noise: bytes, at: int, kind: str
+) -> None:
+    path = tmp_path / f"in{kind}"
+    save: Any = {".npy": np.save, ".npz": np.savez, "-packed.npz": np.savez_compressed}[kind]
+    values = np.arange(400, dtype=np.float32).reshape(200, 2)
+    save(path, values) if kind == ".npy" else save(path, x=values)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:at] + noise + whole[at + len(noise) :])
+    with contextlib.suppress(InvalidInput):
+        read(path, [X])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@HYPO
+@given(
+    noise=st.binary(max_size=200) | st.text('",\r\n{}[]:x 1', max_size=60).map(str.encode),
+    rows=st.integers(1, 3),
+)
+@example(noise=b'"', rows=1)
+def test_nothing_but_bad_rows_comes_of_noise_in_a_text_file(
+    tmp_path: Path, suffix: str, noise: bytes, rows: int
+) -> None:
+    path = tmp_path / f"in.{suffix}"
+    path.write_bytes((b"x_0,x_1\n" if suffix == "csv" else b"") + noise)
+    blocks = read(path, [X], rows=rows)
+    places = [block.after for block in blocks]
+    assert places == sorted(places, key=lambda place: place.at)
+    if blocks and places[-1].at:
+        assert places[-1].at == path.stat().st_size
+    for block in blocks:
+        found = [b.line for b in block.bad] + [line for p in block.pieces for line in p.lines]
+        assert len(found) == len(set(found)) <= rows
+
+
+def test_rows_and_arrays_that_are_too_large_are_refused_unread(tmp_path: Path) -> None:
+    for shape, said in (((2, 1 << 40), "over the limit"), ((1 << 40, 2), "ends before its last row")):
+        with (tmp_path / "in.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+            )
+            file.write(bytes(64))
+        with pytest.raises(InvalidInput, match=said):
+            open_reader(tmp_path / "in.npy", [X], ())
 
 
 def test_an_archive_has_no_date_of_its_day(tmp_path: Path) -> None:

@@ -5,19 +5,27 @@ page cache, a member of a ``.npz`` as a stream, so that neither has to fit in me
 """
 
 import ast
+import math
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
 
-from salver.client.bulk.lines import MAX_BLOCK
+from salver.client.bulk.lines import MAX_BLOCK, MAX_ROW, open_file
 from salver.client.bulk.rows import Block, Field, Place, assemble, check_keep, settled
 from salver.errors import InvalidInput
 from salver.tensor import Array, DataType, as_bytes, bf16_from_fp32
 from salver.wire.values import cast
 
+#: What numpy and zipfile raise for a file that is not what it seems.
+_DAMAGE: Final = (
+    OSError, ValueError, EOFError, NotImplementedError, RuntimeError, tokenize.TokenError, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
 _MAGIC: Final = b"\x93NUMPY\x01\x00"
 #: Of our own headers: room for any shape, so that the number of rows can be filled in later.
 _HEAD: Final = 1024
@@ -26,24 +34,28 @@ _HEAD: Final = 1024
 class _Member:
     """One array of a file, from its first row on."""
 
-    def __init__(self, stream: IO[bytes], name: str) -> None:
+    def __init__(self, stream: IO[bytes], size: int, name: str) -> None:
         self._stream, self._name = stream, name
         try:
             version = np.lib.format.read_magic(stream)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else _header_2
             shape, fortran, dtype = read(stream)
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise InvalidInput(f"{name} is not a readable array: {error}") from None
         self.dtype: np.dtype[Any] = dtype
         if dtype.hasobject or dtype.fields:
             raise InvalidInput(f"{name} holds {dtype}, not numbers or text")
-        if not shape:
+        if not shape or min(shape) < 0:
             raise InvalidInput(f"{name} is a single value, without rows")
         if fortran and len(shape) > 1:
             raise InvalidInput(f"{name} lies in Fortran order", fix="Save numpy.ascontiguousarray of it.")
         self.rows, self.tail = shape[0], shape[1:]
-        self.row_bytes = int(np.prod(self.tail, dtype=np.int64)) * self.dtype.itemsize
+        self.row_bytes = math.prod(self.tail) * self.dtype.itemsize
         self._data = stream.tell()
+        if self.row_bytes > MAX_ROW:
+            raise InvalidInput(f"{name} has rows of {self.row_bytes} bytes, over the limit of {MAX_ROW}")
+        if self._data + self.rows * self.row_bytes > size:
+            raise InvalidInput(f"{name} ends before its last row")
 
     def go_to(self, row: int) -> None:
         self._stream.seek(self._data + row * self.row_bytes)
@@ -51,7 +63,7 @@ class _Member:
     def take(self, rows: int) -> Array:
         try:
             data = self._stream.read(rows * self.row_bytes)
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        except _DAMAGE as error:
             raise InvalidInput(f"{self._name} is damaged: {error}") from None
         if len(data) < rows * self.row_bytes:
             raise InvalidInput(f"{self._name} ends before its last row")
@@ -85,24 +97,22 @@ class ArrayReader:
                 "no columns to keep" if self._keep else f"one array, the model has {len(self._fields)} inputs"
             )
             raise InvalidInput(f"{path} holds {what}", fix="Use .npz, with one array a name.")
-        try:
-            return {self._array[self._fields[0].name]: _Member(path.open("rb"), str(path))}
-        except OSError as error:
-            raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
+        file = open_file(path)
+        return {self._array[self._fields[0].name]: _Member(file, path.stat().st_size, str(path))}
 
     def _open_npz(self, path: Path) -> dict[str, _Member]:
         try:
-            archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise InvalidInput(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-        there = [name.removesuffix(".npy") for name in archive.namelist()]
-        wanted = [*self._array.values(), *self._keep]
-        check_keep(wanted, there, path)
+            archive = zipfile.ZipFile(open_file(path))
+            there = [name.removesuffix(".npy") for name in archive.namelist()]
+            wanted = list(dict.fromkeys([*self._array.values(), *self._keep]))
+            check_keep(wanted, there, path)
+            streams = {name: archive.open(f"{name}.npy") for name in wanted}
+            sizes = {name: archive.getinfo(f"{name}.npy").file_size for name in wanted}
+        except (*_DAMAGE, KeyError) as error:
+            raise InvalidInput(f"{path} is not a readable archive: {error}") from None
         if extra := [name for name in there if name not in wanted]:
             self.notes.append(f"ignored: {', '.join(extra)}")
-        return {
-            name: _Member(archive.open(f"{name}.npy"), f"{name} in {path}") for name in dict.fromkeys(wanted)
-        }
+        return {name: _Member(streams[name], sizes[name], f"{name} in {path}") for name in wanted}
 
     def blocks(self, place: Place, rows: int) -> Iterator[Block]:
         """``rows`` rows each, fewer where they are large."""

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import orjson
 
-from salver.client.bulk.ask import Answer, Asker
+from salver.client.bulk.ask import Answer, Asker, Model
 from salver.client.bulk.formats import make_writer, open_reader
 from salver.client.bulk.journal import Journal, Mark, Parts, publish
 from salver.client.bulk.plan import Job, check_job, fingerprint, make_plan
@@ -55,6 +55,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """What was done.
 
     Attributes:
+        model: Its name.
+        version: That answered; empty if the server does not tell its versions.
         rows: Rows of the source.
         answered: Rows of the target.
         skipped: Rows without an answer; ``errors`` names them.
@@ -66,6 +68,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         errors: The file of skipped rows, or empty.
     """
 
+    model: str
+    version: str
     rows: int
     answered: int
     skipped: int
@@ -112,7 +116,12 @@ async def run(
         work = _Work(job, reader, writer, journal, mark_every)
         if not (journal.mark and journal.mark.done):
             await work.run(asker, plan.rows, on_progress)
-        await asyncio.to_thread(work.finish)
+        finishing = asyncio.create_task(asyncio.to_thread(work.finish))
+        try:
+            await asyncio.shield(finishing)
+        except asyncio.CancelledError:
+            await finishing  # a thread cannot be stopped, and the journal is needed until its end
+            raise
     except OSError as error:
         raise InvalidInput(
             f"the job from {job.source} to {job.target} stopped: {error.strerror or error}",
@@ -120,7 +129,7 @@ async def run(
         ) from error
     finally:
         journal.close()
-    return work.summary(time.monotonic() - begun, asker.retries)
+    return work.summary(plan.model, time.monotonic() - begun, asker.retries)
 
 
 class _Work:
@@ -240,13 +249,19 @@ class _Work:
             publish(self._writer.finish(self._paths), self._job.target)
         for path in self._paths:  # the first first: without it the target is known to be whole
             path.unlink(missing_ok=True)
+        more = len(self._paths)
+        while (left := _beside(self._job.target, f"part{more}")).exists():  # of a job with more arrays
+            left.unlink()
+            more += 1
         if not self._bad:
             self._errors.unlink(missing_ok=True)
         self._journal.remove()
 
-    def summary(self, seconds: float, retries: int) -> Summary:
+    def summary(self, model: Model, seconds: float, retries: int) -> Summary:
         """Once all is done."""
         return Summary(
+            model=model.name,
+            version=model.version,
             rows=self._rows,
             answered=self._rows - self._bad,
             skipped=self._bad,

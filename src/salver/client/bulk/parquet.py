@@ -43,21 +43,22 @@ class ParquetReader:
 
     def __init__(self, path: Path, fields: Sequence[Field], keep: Sequence[str]) -> None:
         arrow = _arrow()
+        self._errors = (OSError, ValueError, arrow.ArrowException)
         try:
             self._file = arrow.parquet.ParquetFile(path)
-        except (OSError, arrow.ArrowException) as error:
+            schema = self._file.schema_arrow
+            self.size = self._file.metadata.num_rows
+            names = schema.names
+        except self._errors as error:
             raise InvalidInput(f"cannot read {path}: {error}") from None
         self._path, self._fields, self._keep = path, fields, keep
-        self._errors = (OSError, arrow.ArrowException)
-        self.size = self._file.metadata.num_rows
-        schema = self._file.schema_arrow
-        check_keep(keep, schema.names, path)
-        self._columns = {field.name: columns_of(field, schema.names, path) for field in fields}
+        check_keep(keep, names, path)
+        self._columns = {field.name: columns_of(field, names, path) for field in fields}
         self._read = list(dict.fromkeys([*(c for cs in self._columns.values() for c in cs), *keep]))
-        if twice := [name for name in self._read if schema.names.count(name) > 1]:
+        if twice := [name for name in self._read if names.count(name) > 1]:
             raise InvalidInput(f"{path} has more than one column {', '.join(twice)}")
         self.kept_types: dict[str, Any] = {name: schema.field(name).type for name in keep}
-        extra = [name for name in schema.names if name not in self._read]
+        extra = [name for name in names if name not in self._read]
         self.notes = [f"ignored: {', '.join(extra)}"] if extra else []
 
     def blocks(self, place: Place, rows: int) -> Iterator[Block]:
@@ -71,10 +72,12 @@ class ParquetReader:
 
     def _group(self, group: int, at: int, start: int, rows: int) -> Iterator[Block]:
         described = self._file.metadata.row_group(group)
-        chunks = [described.column(index) for index in range(described.num_columns)]
-        size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in self._read)
-        rows = max(1, min(rows, MAX_BLOCK * described.num_rows // max(size, 1)))
         try:
+            chunks = [described.column(index) for index in range(described.num_columns)]
+            size = sum(
+                c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in self._read
+            )
+            rows = max(1, min(rows, MAX_BLOCK * described.num_rows // max(size, 1)))
             for batch in self._file.iter_batches(rows, row_groups=[group], columns=self._read):
                 begin, at = at, at + batch.num_rows
                 if begin >= start and batch.num_rows:
