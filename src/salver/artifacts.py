@@ -118,6 +118,7 @@ class Learned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     times the power in watts.
 
     Attributes:
+        method: ``exact`` solves for the batch law; ``trained`` learns in the simulator and from live runs.
         energy_weight: 0 = latency is all that counts; then draining is next to best.
         watts: What a busy instance takes; the energy of a run is this times its length, where the next
             two are not given.
@@ -125,6 +126,7 @@ class Learned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_wait_ms: Longest wait for company; 0 = four runs of a full batch.
     """
 
+    method: Literal["exact", "trained"] = "exact"
     latency_weight: float = 1.0
     energy_weight: float = 0.0
     watts: float = 10.0

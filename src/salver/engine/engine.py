@@ -91,6 +91,7 @@ class Engine:
         self._schedule = Schedule(config, runner.slots, law, learned)
         self._batcher = self._schedule.batcher
         self._is_timed = self._schedule.is_timed
+        self._waits = self._schedule.policy in ("window", "learned")  # a lone request may have to
         self._has_places = self._is_timed or config.priorities.levels > 1
         self._max_rows = config.batching.max_rows if config.batching.enabled else 0
         self._admission = Admission(id.name, self.signature)
@@ -211,6 +212,7 @@ class Engine:
         if now - self._inline_until > _SAME_TURN_S and not self._crowded and not self._pump_scheduled:
             answer = self._answer_now(bound, now)
             if answer is not None:
+                self._schedule.passed(bound.rows, now)
                 return answer
         loop = self._loop or self._find_loop()
         future: asyncio.Future[_Answer] = loop.create_future()
@@ -235,7 +237,7 @@ class Engine:
 
     def _answer_now(self, bound: Bound, now: float) -> _Answer | None:
         """Run a lone request of a tiny model on the spot; None where that is not the way."""
-        if self._batcher.depth or not self._idle:
+        if self._batcher.depth or not self._idle or self._waits:
             return None
         try:
             result = self._runner.run_inline(self._stack([bound]))

@@ -108,6 +108,11 @@ class Schedule:
                     raise self.refusal(waiting)
         return self.batcher.offer(waiting)
 
+    def passed(self, rows: int, now: float) -> None:
+        """So many rows came and were answered on the spot."""
+        if self.is_timed:
+            self._rate.add(rows, now)
+
     def refusal(self, waiting: Waiting) -> SalverError:
         """For a request that cannot be answered in time."""
         now = self._now
