@@ -160,8 +160,8 @@ class Search:
             best = max(has, key=lambda i: rates[sizes[i]])
             below = max((i for i in has if i < best), default=-1)
             above = min((i for i in has if i > best), default=best)
-            low, high = (below, best) if best - below >= above - best else (best, above)
-            middle = (low + high + 1) // 2
+            is_below = best - below > above - best
+            middle = (below + best + 1) // 2 if is_below else (best + above) // 2
             if middle not in has:
                 return Cell(placed.instances, placed.threads, sizes[middle])
         return None
