@@ -14,7 +14,7 @@ from salver.engine.transcript import Texts
 from salver.errors import InvalidInput, LoadFailed
 from salver.messages import InferRequest, ModelId
 from salver.serving.bus import Bus
-from salver.serving.loader import Loader
+from salver.serving.loader import Loader, Terms
 from salver.serving.steps import load_steps
 from salver.tensor import tensor
 
@@ -81,7 +81,7 @@ async def test_a_host_process_is_not_for_step_wise_models(tmp_path: Path):
 
 
 async def test_the_loader_makes_a_servable_that_streams(tmp_path: Path):
-    loader = Loader({"python": PythonBackend()}, Bus(), time.monotonic, 2)
+    loader = Loader({"python": PythonBackend()}, Bus(), time.monotonic, Terms(cores=2))
     servable = await loader.load(manifest(tmp_path, 256, steps=Steps(vocabulary="bytes")))
     await servable.warm(servable.manifest.config)
     assert servable.stream is not None

@@ -4,12 +4,11 @@ From scores to a token, from the token to text, and whether that was the last on
 """
 
 import msgspec
-import numpy as np
 
 from salver.engine.generation import Prompt
 from salver.engine.sampling import draw
 from salver.engine.transcript import Transcript, Vocabulary
-from salver.errors import ModelFailed, SalverError
+from salver.errors import SalverError
 from salver.messages import Timing
 from salver.tensor import Array
 
@@ -57,20 +56,24 @@ class Answer:
         self.arrived = arrived
         self.joined = 0.0
 
-    def go_on(self, scores: Array, now: float) -> Piece:
+    def go_on(self, scores: Array, likeliest: int, now: float) -> Piece:
         """Draw the next token.
 
+        Args:
+            scores: Finite but for -inf.
+            likeliest: The token of the highest one.
+
+        >>> import numpy as np
         >>> from salver.engine.sampling import Sampling
         >>> from salver.engine.transcript import Bytes
         >>> prompt = Prompt([97], 2, Sampling(temperature=0), (), False)
         >>> answer = Answer(prompt, Bytes(), -1, 0.0)
-        >>> scores = np.eye(256)
-        >>> [(p.text, p.finish) for p in (answer.go_on(scores[98], 1.0), answer.go_on(scores[99], 2.0))]
+        >>> pieces = [answer.go_on(np.eye(256)[token], token, 1.0) for token in (98, 99)]
+        >>> [(piece.text, piece.finish) for piece in pieces]
         [('b', ''), ('c', 'length')]
         """
-        if not np.isfinite(scores.max()):
-            return Piece(error=ModelFailed("the model gave scores that are not finite numbers"))
-        token = draw(scores, self._prompt.sampling, self._given)
+        sampling = self._prompt.sampling
+        token = draw(scores, sampling, self._given) if sampling.temperature else likeliest
         self._given += 1
         self.tokens.append(token)
         text, finish = "", "eos_token"

@@ -21,6 +21,8 @@ from salver.tensor import Array
 
 _LOG = logging.getLogger("salver.engine")
 LATE = "Request timeout expired"
+_NO_SCORES = np.empty((0, 0), np.float32)
+_Scored = tuple[Sequence[StepSequence], Array]
 
 
 class StepOutcome(msgspec.Struct):
@@ -62,24 +64,41 @@ class StepRun:
             except Exception as error:  # nobody waits for it
                 self._fail(outcome, (), error)
         began = self._clock()
-        scored = [*self._step(plan, outcome), *self._prefill(plan, outcome)]
+        parts = (self._step(plan, outcome), self._prefill(plan, outcome))
         ended = self._clock()
         outcome.seconds = ended - began
         outcome.prompt_tokens = plan.advance()
-        for sequence, scores in scored:
-            if sequence.is_answering and sequence.is_live:
-                answer: Answer = sequence.payload
-                piece = answer.go_on(scores, ended)
-                sequence.given += 1
-                outcome.tokens += 1
-                if piece.text or piece.is_last:
-                    outcome.pieces.append((sequence, piece))
+        for sequences, scores in parts:
+            self._give(sequences, scores, outcome, ended)
         return outcome
 
-    def _step(self, plan: StepPlan, outcome: StepOutcome) -> list[tuple[StepSequence, Array]]:
+    def _give(
+        self, sequences: Sequence[StepSequence], scores: Array, outcome: StepOutcome, now: float
+    ) -> None:
+        """Let each whose prompt is read go on from its row of scores."""
+        if not sequences:
+            return
+        likeliest = scores.argmax(axis=1)
+        are_right = np.isfinite(scores[np.arange(len(scores)), likeliest]).tolist()
+        for sequence, row, token, is_right in zip(
+            sequences, scores, likeliest.tolist(), are_right, strict=True
+        ):
+            if sequence.read < sequence.prompt or not sequence.is_live:
+                continue
+            answer: Answer = sequence.payload
+            if not is_right:
+                self._fail(outcome, (sequence,), ModelFailed("its scores are not finite numbers"))
+                continue
+            piece = answer.go_on(row, token, now)
+            sequence.given += 1
+            outcome.tokens += 1
+            if piece.text or piece.is_last:
+                outcome.pieces.append((sequence, piece))
+
+    def _step(self, plan: StepPlan, outcome: StepOutcome) -> _Scored:
         rows = plan.rows
         if not rows:
-            return []
+            return (), _NO_SCORES
         slots = np.array(plan.slots, np.int64)
         tokens = np.array([_next_token(sequence) for sequence in rows], np.int64)
         began = self._clock()
@@ -87,14 +106,14 @@ class StepRun:
             scores = self._scores(self._model.step, (len(rows), self._vocabulary), slots, tokens)
         except Exception as error:
             self._fail(outcome, rows, error)
-            return []
+            return (), _NO_SCORES
         self._pace.stepped(len(rows), self._clock() - began)
-        return list(zip(rows, scores, strict=True))
+        return rows, scores
 
-    def _prefill(self, plan: StepPlan, outcome: StepOutcome) -> list[tuple[StepSequence, Array]]:
+    def _prefill(self, plan: StepPlan, outcome: StepOutcome) -> _Scored:
         chunk = plan.chunk
         if chunk is None:
-            return []
+            return (), _NO_SCORES
         piece = chunk.payload.tokens[chunk.read : chunk.read + plan.chunk_tokens]
         tokens = np.array(piece, np.int64)
         began = self._clock()
@@ -102,14 +121,16 @@ class StepRun:
             scores = self._scores(self._model.prefill, (self._vocabulary,), plan.chunk_slot, tokens)
         except Exception as error:
             self._fail(outcome, (chunk,), error)
-            return []
+            return (), _NO_SCORES
         self._pace.prefilled(plan.chunk_tokens, self._clock() - began)
-        return [(chunk, scores)]
+        return (chunk,), scores[None]
 
     def _scores(self, call: Callable[..., Array], shape: tuple[int, ...], *arguments: Any) -> Array:
         scores = np.asarray(call(*arguments))
-        if scores.shape != shape:
-            raise ModelFailed(f"{call.__name__} gave scores of shape {list(scores.shape)}, not {list(shape)}")
+        if scores.shape != shape or scores.dtype.kind != "f":
+            raise ModelFailed(
+                f"{call.__name__} gave {scores.dtype} scores of shape {list(scores.shape)}, not {list(shape)}"
+            )
         return scores
 
     def _fail(self, outcome: StepOutcome, ends: Sequence[StepSequence], error: Exception) -> None:
