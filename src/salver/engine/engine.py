@@ -376,8 +376,10 @@ class Engine:
                 return False
             middle = len(alive) // 2
             for half in (alive[:middle], alive[middle:]):
-                part = Batch(half, sum(w.rows for w in half), batch.reason, [])
-                await self._run_or_halve(dispatch._replace(batch=part))
+                here = [w for w in half if not w.payload[1].done()]  # some may have gone meanwhile
+                if here:
+                    part = Batch(here, sum(w.rows for w in here), batch.reason, [])
+                    await self._run_or_halve(dispatch._replace(batch=part))
             return False
         if is_whole:
             self._release(dispatch, ok=True)
