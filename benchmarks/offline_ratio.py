@@ -28,7 +28,7 @@ import overload
 import page
 import processes
 import subjects
-from subjects import SUBJECTS, Tau
+from subjects import SUBJECTS
 
 #: Subject, S in ms (0 = 10 τ(1)), squared coefficient of variation of the gaps, policy, least ratio or None.
 PLAN = (
@@ -50,15 +50,15 @@ def search(
 ) -> dict[str, Any]:
     """One row."""
     subject = SUBJECTS[name]
-    tau: Tau = subjects.measured(subject.runner())
-    slo = slo_ms / 1e3 or 10 * tau(1)
-    offline = feasible.offline(tau, subject.rows)
+    kernel = subjects.measured(subject.runner())
+    slo = round(slo_ms or 1e4 * kernel(1), 1) / 1e3
+    offline = feasible.offline(kernel, subject.rows)
     low, high = (0.05, 0.65) if cv2 > 1 else (0.4, 1.0)
     make = functools.partial(feasible.arrivals, seconds=given.seconds, seed=given.seed, cv2=cv2)
-    about = {"subject": name, "slo_ms": round(slo * 1e3, 1), "cv2": cv2, "policy": policy}
+    about = {"subject": name, "slo_ms": slo * 1e3, "cv2": cv2, "policy": policy}
     passed: dict[float, float] = {}
     try:
-        with overload.served(subject, policy, round(slo * 1e3, 1), folder) as (_, port, form):
+        with overload.served(subject, policy, slo * 1e3, folder) as (_, port, form):
             questions = subject.questions(form)
             openloop.run(port, openloop.poisson(offline / 2, 2, np.random.default_rng(0)), questions)
 
@@ -74,14 +74,14 @@ def search(
             rate = feasible.highest(is_feasible, low * offline, high * offline)
     except (processes.Unready, openloop.Failed) as error:
         return {**about, "reason": str(error)}
-    after = feasible.offline(subjects.measured(subject.runner()), subject.rows)
-    bare = (offline + after) / 2
-    ideal = feasible.simulated(tau, slo, subject.rows, low * offline, high * offline, make)
+    after = subjects.measured(subject.runner())
+    drift, kernel = kernel.drift(after), kernel.best(after)
+    ideal = feasible.simulated(kernel, slo, subject.rows, low * offline, high * offline, make)
     return {
         **about,
         "rate": round(rate, 1) if passed else 0.0,
-        "offline": round(bare, 1),
-        "offline_drift": round(after / offline - 1, 4),
+        "offline": round(feasible.offline(kernel, subject.rows), 1),
+        "kernel_drift": round(drift, 4),
         "simulated": round(ideal, 1),
         "share": round(passed[max(passed)], 4) if passed else None,
     }
@@ -113,7 +113,7 @@ def verdicts(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, bool]]
     least = {(name, slo > 0, cv2, policy): ratio for name, slo, cv2, policy, ratio in PLAN}
     for row in rows:
         label = f"{row['subject']}, S {row['slo_ms']:g} ms"
-        ratio = least.get((row["subject"], row["slo_ms"] == 50, row["cv2"], row["policy"]))
+        ratio = least.get((row["subject"], row["slo_ms"] == 50.0, row["cv2"], row["policy"]))
         if "reason" in row:
             yield label, "figures", row["reason"].splitlines()[0], False
         elif ratio:

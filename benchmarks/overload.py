@@ -35,7 +35,7 @@ import subjects
 import tax
 from openloop import Floats, Outcome
 from processes import Launch, Server
-from subjects import SUBJECTS, Subject, Tau
+from subjects import SUBJECTS, Kernel, Subject
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -123,7 +123,7 @@ def served(
         yield server, port, form
 
 
-def figures(load: Load, got: Outcome, tau: Tau, subject: Subject, slo: float) -> dict[str, Any]:
+def figures(load: Load, got: Outcome, tau: Kernel, subject: Subject, slo: float) -> dict[str, Any]:
     """What one run comes to; rates a second, times in ms."""
     accepted = got.status == 200
     refused = np.isin(got.status, (429, 503, 504))
@@ -187,58 +187,51 @@ def _percentile(values: Floats, q: float) -> float | None:
 
 def run(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """Row after row."""
-    taus: dict[str, Tau] = {}
     for (name, slo_ms, cells), policy in itertools.product(PLAN, given.policies):
         wanted = [cell for cell in cells if cell in (given.cells or cells)]
         if (given.only and name not in given.only) or not wanted:
             continue
         subject = SUBJECTS[name]
-        tau = taus.setdefault(name, subjects.measured(subject.runner()))
-        slo = slo_ms / 1e3 or 4 * tau(1)
-        capacity = subject.rows / (subjects.linear(subject.a_ms, subject.t0_ms) if subject.text else tau)(
-            subject.rows
-        )
-        about = {
-            "subject": name,
-            "policy": policy,
-            "slo_ms": round(slo * 1e3, 1),
-            "tau1_ms": round(tau(1) * 1e3, 2),
-        }
+        kernel = subjects.measured(subject.runner())
+        slo = round(slo_ms or 4e3 * kernel(1), 1) / 1e3
+        known = subjects.linear(subject.a_ms, subject.t0_ms) if subject.text else kernel
+        capacity = subject.rows / known(subject.rows)
+        loads = [offered(cell, capacity, given.seconds, given.seed) for cell in wanted]
+        about = {"subject": name, "policy": policy, "slo_ms": slo * 1e3, "tau1_ms": round(kernel(1) * 1e3, 2)}
         try:
-            with served(subject, policy, round(slo * 1e3, 1), folder) as (server, port, form):
-                questions = subject.questions(form)
+            with served(subject, policy, slo * 1e3, folder) as (server, port, form):
                 warm = openloop.poisson(capacity / 2, given.warm_up, np.random.default_rng(0))
-                openloop.run(port, warm, questions)
-                for cell in wanted:
-                    load = offered(cell, capacity, given.seconds, given.seed)
-                    before, ran = server.cpu_seconds(), tax.counts(subject.model, port)
-                    got = openloop.run(port, load.due, questions, connections=given.connections)
-                    spent = server.cpu_seconds() - before
-                    rows, runs = np.subtract(tax.counts(subject.model, port), ran)
-                    got.check(functools.partial(subject.is_right, form))
-                    batch = rows / max(runs, 1)
-                    engine = {
-                        "server_cpu": round(spent / got.seconds, 3),
-                        "batch": round(batch, 2),
-                        "busy": round(runs * tau(batch) / load.seconds, 3),
-                    }
-                    yield {**about, "cell": cell, **figures(load, got, tau, subject, slo), **engine}
-                    time.sleep(0.5)
+                openloop.run(port, warm, subject.questions(form))
+                done = [(load, *measure(server, subject, port, form, load, given)) for load in loads]
         except (processes.Unready, openloop.Failed) as error:
             yield {**about, "cell": ",".join(wanted), "reason": str(error)}
+            continue
+        after = subjects.measured(subject.runner())
+        about["kernel_drift"] = round(kernel.drift(after), 4)
+        kernel = kernel.best(after)
+        for load, got, (batch, runs, cpu) in done:
+            busy = runs * kernel(batch) / load.seconds
+            engine = {"batch": round(batch, 2), "busy": round(busy, 3), "server_cpu": round(cpu, 3)}
+            yield {**about, "cell": load.cell, **figures(load, got, kernel, subject, slo), **engine}
+
+
+def measure(
+    server: Server, subject: Subject, port: int, form: forms.Form, load: Load, given: argparse.Namespace
+) -> tuple[Outcome, tuple[float, int, float]]:
+    """What became of a load, and the server's mean batch, runs, and CPU seconds a second."""
+    before, ran = server.cpu_seconds(), tax.counts(subject.model, port)
+    got = openloop.run(port, load.due, subject.questions(form), connections=given.connections)
+    cpu = (server.cpu_seconds() - before) / got.seconds
+    rows, runs = (int(n) for n in np.subtract(tax.counts(subject.model, port), ran))
+    got.check(functools.partial(subject.is_right, form))
+    time.sleep(0.5)
+    return got, (rows / max(runs, 1), runs, cpu)
 
 
 HEAD = (
     *("model, S", "policy", "cell", "offered/s", "in time/s", "of fluid limit", "of measured limit"),
-    *(
-        "of simulated rule",
-        "p99 answered ms",
-        "refused/s",
-        "refusal p50 / p99 ms",
-        "mean batch",
-        "busy",
-        "other failures",
-    ),
+    *("of simulated rule", "p99 answered ms", "refused/s", "refusal p50 / p99 ms"),
+    *("mean batch", "busy", "other failures"),
 )
 
 
@@ -338,10 +331,13 @@ def main(argv: list[str] | None = None) -> int:
         for row in run(given, folder):
             rows.append(row)
             print("\n".join(table([row])[2:]), flush=True)
+    noise = quiet.verdict()
+    if (drift := max((row.get("kernel_drift", 0) for row in rows), default=0)) > 0.05:
+        noise["complaints"].append(f"a bare loop moved by {drift:.0%}")
     result = {
         "host": host.facts(),
         "settings": {name: vars(given)[name] for name in ("seconds", "seed", "connections")},
-        "noise": quiet.verdict(),
+        "noise": noise,
         "rows": rows,
     }
     page.write(given, "overload", result, text(result))

@@ -120,8 +120,26 @@ SUBJECTS = {
 }
 
 
-def measured(run: Callable[[int], Any], seconds: float = 0.12) -> Tau:
-    """Its law: median seconds of a run by rows, from the bare loop, on an idle machine."""
+@dataclass(frozen=True)
+class Kernel:
+    """The ceiling kernel: the bare loop's median seconds of a run, by rows."""
+
+    seconds: tuple[float, ...]
+
+    def __call__(self, rows: float) -> float:
+        return float(np.interp(rows, SIZES, self.seconds))
+
+    def best(self, other: "Kernel") -> "Kernel":
+        """The faster of two measurements, size by size: what slowed a loop is no ceiling."""
+        return Kernel(tuple(map(min, self.seconds, other.seconds)))
+
+    def drift(self, other: "Kernel") -> float:
+        """By how much the largest batch took longer or shorter the other time."""
+        return abs(other.seconds[-1] / self.seconds[-1] - 1)
+
+
+def measured(run: Callable[[int], Any], seconds: float = 0.12) -> Kernel:
+    """The kernel now."""
     medians = []
     for size in SIZES:
         run(size)
@@ -131,7 +149,7 @@ def measured(run: Callable[[int], Any], seconds: float = 0.12) -> Tau:
             run(size)
             spans.append(time.perf_counter() - began)
         medians.append(float(np.median(spans)))
-    return lambda b: float(np.interp(b, SIZES, medians))
+    return Kernel(tuple(medians))
 
 
 def linear(a_ms: float, t0_ms: float) -> Tau:
