@@ -42,7 +42,8 @@ async def answer(engine, text, **settings):
 
 
 async def load(found: Manifest):
-    return await load_steps(PythonBackend(), found, LoadOptions(), time.monotonic, lambda event: None)
+    engine, _ = await load_steps(PythonBackend(), found, [LoadOptions()], time.monotonic, lambda event: None)
+    return engine
 
 
 async def test_a_vocabulary_of_listed_texts(tmp_path: Path):
@@ -87,6 +88,34 @@ async def test_the_loader_makes_a_servable_that_streams(tmp_path: Path):
     assert servable.stream is not None
     assert await answer(servable.engine, "a", max_tokens=3) == "bcd"
     assert (servable.engine.queued, servable.placement.runner) == (0, "thread")
+    await servable.close()
+
+
+THREADS = """
+import time
+import numpy as np
+class Model:
+    def load(self, context):
+        self.seconds = %f / context.threads
+    def step(self, slots, tokens):
+        time.sleep(self.seconds)
+        return np.eye(256, dtype="f4")[tokens]
+    def release(self, slot):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "asked", "threads"), [(0.03, 0, 2), (0.0, 0, 1), (0.0, 2, 2), (0.03, 1, 1)]
+)
+async def test_quick_steps_run_on_one_thread_and_others_on_all(tmp_path: Path, seconds, asked, threads):
+    config = {"steps": Steps(vocabulary="bytes", max_chunk=1), "instances": Instances(threads=asked)}
+    found = manifest(tmp_path, 256, **config)
+    found.path.write_text(THREADS % seconds)
+    loader = Loader({"python": PythonBackend()}, Bus(), time.monotonic, Terms(cores=2))
+    servable = await loader.load(found)
+    assert servable.placement.threads == threads
+    assert await answer(servable.engine, "a", max_tokens=2) == "aa"
     await servable.close()
 
 

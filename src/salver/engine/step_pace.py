@@ -43,14 +43,18 @@ class StepPace:
         """Most prompt tokens to read beside a step of so many sequences; 1 = none but by the step itself."""
         if not rows:
             return self._largest
-        known = [s for s in self._steps[: rows.bit_length() + 1] if s]
-        if not known:
+        allowed = self.step_seconds(rows) * self._share
+        if not allowed:
             return 1
-        allowed = known[-1] * self._share
         size = 1 << (self._largest.bit_length() - 1)
         while size > 1 and self._seconds(size) > allowed:
             size >>= 1
         return size
+
+    def step_seconds(self, rows: int) -> float:
+        """Of so many sequences, or as many fewer as are known; 0 = nothing is."""
+        known = [s for s in self._steps[: rows.bit_length() + 1] if s]
+        return known[-1] if known else 0.0
 
     def _seconds(self, size: int) -> float:
         """Of a chunk: as measured, else as if the time grew with the tokens, else as of a longer one."""

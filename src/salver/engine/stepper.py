@@ -113,6 +113,11 @@ class StepEngine:
         """Sequences under way."""
         return self._scheduler.active
 
+    @property
+    def step_seconds(self) -> float:
+        """A step of all slots, as known by now."""
+        return self._scheduler.pace.step_seconds(self._config.steps.max_sequences)
+
     def insight(self) -> Insight:
         """For operators; there is no batch law and no rule to tell of."""
         return Insight(limit=self._config.batching.max_queue)

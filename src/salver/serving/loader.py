@@ -158,9 +158,10 @@ class Loader:
         )
         placement = place(backend.traits, wish, self._terms.cores)
         if manifest.config.steps.vocabulary:
-            options = LoadOptions(placement.threads, self._terms.trust_pickle)
-            steps = await load_steps(backend, manifest, options, self._clock, self._bus.emit)
-            return Servable(manifest, steps, Placement("thread", 1, placement.threads))
+            counts = [wish.threads] if wish.threads else sorted({1, self._terms.cores})
+            trials = [LoadOptions(threads, self._terms.trust_pickle) for threads in counts]
+            steps, threads = await load_steps(backend, manifest, trials, self._clock, self._bus.emit)
+            return Servable(manifest, steps, Placement("thread", 1, threads))
         if is_set(manifest.config.objective):
             return await self._load_for_objective(backend, manifest, wish, placement)
         runner = await self._runner(backend, manifest, placement)
