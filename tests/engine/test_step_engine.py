@@ -35,6 +35,7 @@ class Chain:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
+        self.shuts_after = 0  # so many steps, the gate; 0 = never
         self.closed = False
 
     def _after(self, slot, token):
@@ -53,6 +54,9 @@ class Chain:
         self.entered.set()
         self.gate.wait(20)
         self.steps.append(slots.tolist())
+        if len(self.steps) == self.shuts_after:
+            self.gate.clear()
+            self.entered.clear()
         return np.stack([self._after(slot, token) for slot, token in zip(slots, tokens, strict=True)])
 
     def release(self, slot):
@@ -162,19 +166,18 @@ async def test_draws_depend_on_the_seed_and_not_on_company():
 async def test_a_caller_who_leaves_frees_the_slot_at_the_next_step():
     model = Chain()
     async with engine_of(model, max_sequences=1) as engine:
+        model.shuts_after = 1
         leaver = engine.stream(ask("a", max_tokens=200))
         await anext(leaver)
         waiting = asyncio.ensure_future(text_of(engine, ask("b", max_tokens=2)))
         await until(lambda: engine.queued)
-        model.gate.clear()
-        model.entered.clear()
-        await asyncio.to_thread(model.entered.wait, 5)
+        assert await asyncio.to_thread(model.entered.wait, 5)
         await leaver.aclose()  # in the middle of a step
         assert model.released == []
         model.gate.set()
         assert await waiting == alone("b", 2)
-        assert model.released[0] == 0
-        await until(lambda: not engine.running)
+        assert model.steps == [[0]] * 4  # two of the leaver's, and at once the other's
+        await until(lambda: model.released == [0, 0])
 
 
 async def test_a_cancelled_task_gives_its_sequence_up():
