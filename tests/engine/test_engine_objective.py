@@ -12,7 +12,7 @@ import pytest
 from exact_overload import LAW
 
 from salver.artifacts import Batching, Fairness, ModelConfig, Objective, Priorities
-from salver.engine.engine import Engine
+from salver.engine.engine import Engine, Knowledge
 from salver.errors import DeadlineExceeded, ModelFailed, NotReady, Overloaded, SalverError
 from salver.events import BatchRan
 from salver.messages import ANYBODY, InferRequest, InferResponse, ModelId, Signature, Standing, TensorSpec
@@ -64,7 +64,7 @@ class Rig:
             ModelConfig(**config),  # type: ignore[arg-type]
             clock=lambda: self.now,
             emit=self.events.append,
-            law=self.law,
+            known=Knowledge(law=self.law),
         )
 
     def ask(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from salver.artifacts import Batching, Learned, ModelConfig
 from salver.backends.protocol import Traits
 from salver.engine.batcher import Batcher
-from salver.engine.engine import Engine
+from salver.engine.engine import Engine, Knowledge
 from salver.engine.learned import Apprentice, Guard, LearnedRule
 from salver.engine.meter import ArrivalMeter, DecisionMeter
 from salver.engine.rules import Choice
@@ -246,7 +246,7 @@ async def test_in_the_engine_one_waits_for_the_second_or_the_bound() -> None:
         ModelConfig(batching=policy),
         clock=clock,
         emit=lambda _: None,
-        learned=rule,
+        known=Knowledge(rule=rule),
     )
     request = InferRequest("m", (tensor("x", np.zeros((1, 1), "f4")),))
     try:

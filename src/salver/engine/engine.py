@@ -40,6 +40,21 @@ _Answer = tuple[Mapping[str, Array], Timing]
 _Stacked = tuple[dict[str, Array], float]
 
 
+class Knowledge(NamedTuple):
+    """What is known of a model before its first request.
+
+    Attributes:
+        law: Its batch law, which live runs keep true; None = they start from nothing.
+        rule: The rule of the policy ``learned``.
+    """
+
+    law: LiveLaw | None = None
+    rule: Rule | None = None
+
+
+_NOTHING = Knowledge()
+
+
 class _Dispatch(NamedTuple):
     """A batch, when it was taken, and since when an instance had been idle then."""
 
@@ -65,8 +80,7 @@ class Engine:
             has no batch dimension. A request of more than ``max_rows`` rows is cut and joined again.
         clock: Monotonic seconds.
         emit: Told of every run.
-        law: What is known of the model's batch law; it is kept true from live runs.
-        learned: The rule of the policy ``learned``.
+        known: What was found out about the model.
     """
 
     def __init__(
@@ -77,8 +91,7 @@ class Engine:
         *,
         clock: Callable[[], float],
         emit: Callable[[BatchRan], None],
-        law: LiveLaw | None = None,
-        learned: Rule | None = None,
+        known: Knowledge = _NOTHING,
     ) -> None:
         self.id = id
         self.signature: Signature = runner.signature
@@ -88,7 +101,7 @@ class Engine:
         self._runner = runner
         self._clock = clock
         self._emit = emit
-        self._schedule = Schedule(config, runner.slots, law, learned)
+        self._schedule = Schedule(config, runner.slots, known.law, known.rule)
         self._batcher = self._schedule.batcher
         self._is_timed = self._schedule.is_timed
         self._waits = self._schedule.policy in ("window", "learned")  # a lone request may have to

@@ -12,7 +12,7 @@ import msgspec
 
 from salver.artifacts import Instances, Manifest, ModelConfig
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
-from salver.engine.engine import Engine
+from salver.engine.engine import Engine, Knowledge
 from salver.engine.placement import Placement, place
 from salver.engine.ports import Runner
 from salver.engine.process import ProcessRunner
@@ -192,7 +192,8 @@ class Loader:
         self, manifest: Manifest, runner: Runner, config: ModelConfig, law: LiveLaw | None
     ) -> Engine:
         try:
-            return Engine(manifest.id, runner, config, clock=self._clock, emit=self._bus.emit, law=law)
+            known = Knowledge(law)
+            return Engine(manifest.id, runner, config, clock=self._clock, emit=self._bus.emit, known=known)
         except BaseException:
             await runner.close()
             raise
