@@ -244,7 +244,7 @@ async def test_a_step_that_raises_ends_its_sequences_and_the_next_ones_run():
     async with engine_of(model) as engine:
         model.gate.clear()
         asked = [asyncio.ensure_future(text_of(engine, ask("a", max_tokens=9))) for _ in range(3)]
-        await until(lambda: engine.running == 3)
+        await until(lambda: engine.running + engine.queued == 3)
         model.broken = True
         model.gate.set()
         for outcome in await asyncio.gather(*asked, return_exceptions=True):
@@ -260,8 +260,8 @@ async def test_nobody_runs_past_a_deadline():
     async with engine_of(model, max_sequences=1) as engine:
         model.gate.clear()
         now = time.monotonic()
-        under_way = asyncio.ensure_future(text_of(engine, ask("a", max_tokens=50), deadline=now + 0.05))
-        waiting = asyncio.ensure_future(text_of(engine, ask("b", max_tokens=50), deadline=now + 0.05))
+        under_way = asyncio.ensure_future(text_of(engine, ask("a", max_tokens=50), deadline=now + 0.2))
+        waiting = asyncio.ensure_future(text_of(engine, ask("b", max_tokens=50), deadline=now + 0.2))
         for each in (under_way, waiting):  # while the model hangs in a step
             with pytest.raises(DeadlineExceeded, match="Request timeout expired"):
                 await each
