@@ -270,3 +270,23 @@ class Manifest(msgspec.Struct, frozen=True):
     bytes: int = 0
     problem: str = ""
     notices: tuple[str, ...] = ()
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What a run of a model costs by its nature, on any machine.
+
+    Attributes:
+        flops_a_row: Floating-point operations a row, a multiplication with its addition being two; 0 =
+            unknown.
+        weight_bytes: Read once a run, whatever its rows.
+        bytes_a_row: Of a row's inputs and outputs. What passes between the layers may stay in caches, or
+            never be written, and does not count.
+        int8_ops_a_row: As ``flops_a_row``, in products of 8-bit integers.
+        notes: What could not be counted, in words.
+    """
+
+    flops_a_row: float = 0.0
+    weight_bytes: float = 0.0
+    bytes_a_row: float = 0.0
+    int8_ops_a_row: float = 0.0
+    notes: tuple[str, ...] = ()

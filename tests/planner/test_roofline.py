@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.planner.roofline import Ceilings, Cost, bound, knee
+from salver.planner.roofline import Bound, Ceilings, Cost, bound, knee
 
 CORE = Ceilings(flops_per_s=116e9, bytes_per_s=25e9)  # the reference core
 numbers = st.floats(1, 1e12)
-costs = st.builds(Cost, flops_a_row=numbers, weight_bytes=numbers, activation_bytes_a_row=st.floats(0, 1e9))
+costs = st.builds(Cost, flops_a_row=numbers, weight_bytes=numbers, bytes_a_row=st.floats(0, 1e9))
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,14 @@ def test_the_bound_grows_with_the_batch_to_the_peak_and_no_further(cost: Cost, r
     assert more <= CORE.flops_per_s / cost.flops_a_row * (1 + 1e-9)
 
 
-def test_activations_that_cost_more_than_arithmetic_leave_no_knee() -> None:
-    assert knee(Cost(1e6, 1e6, activation_bytes_a_row=1e9), CORE) == math.inf
+def test_rows_that_cost_more_to_move_than_to_compute_leave_no_knee() -> None:
+    assert knee(Cost(1e6, 1e6, bytes_a_row=1e9), CORE) == math.inf
+
+
+def test_products_of_8_bit_integers_have_a_peak_of_their_own() -> None:
+    machine = Ceilings(100e9, 25e9, int8_ops_per_s=400e9)
+    assert bound(Cost(1e9, int8_ops_a_row=4e9), machine, 4) == Bound(pytest.approx(50), "arithmetic")
+    assert bound(Cost(int8_ops_a_row=4e9), Ceilings(100e9, 25e9), 4).rate == pytest.approx(25)
 
 
 def test_nothing_known_bounds_nothing() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from salver.artifacts import Manifest
+from salver.artifacts import Cost, Manifest
 from salver.backends.content import head, protobuf_fields
 from salver.backends.loading import framework, is_batched, loading, options_of, override
+from salver.backends.onnx_cost import cost_of, product_graph
 from salver.backends.protocol import LoadOptions, Traits
 from salver.errors import InvalidInput, LoadFailed, ModelFailed
 from salver.messages import Signature, TensorSpec
@@ -75,6 +76,19 @@ class OnnxBackend:
             settings.log_severity_level = 4
             session = ort.InferenceSession(str(manifest.path), settings, providers=["CPUExecutionProvider"])
             return OnnxModel(session, manifest)
+
+    def cost(self, manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]) -> Cost:
+        """See :class:`~salver.backends.protocol.CountingBackend`."""
+        return cost_of(manifest.path, shapes)
+
+    def product(self, int8: bool) -> tuple[Callable[[], object], float]:
+        """See :class:`~salver.backends.protocol.CountingBackend`."""
+        model, feed, operations = product_graph(int8)
+        ort = framework(self, "onnxruntime")
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+        session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        return lambda: session.run(None, feed), operations
 
 
 class OnnxModel:

@@ -6,13 +6,13 @@ class), the built-in ones too. ``salver.testing.backends`` holds the conformance
 This module imports no framework; a backend imports its own inside ``load``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from salver.artifacts import Manifest
+from salver.artifacts import Cost, Manifest
 from salver.messages import Signature
 from salver.tensor import Array
 
@@ -140,4 +140,21 @@ class StepBackend(Protocol):
 
     def load_steps(self, manifest: Manifest, options: LoadOptions) -> StepModel:
         """As ``load``, for a manifest whose ``config.steps.vocabulary`` is set."""
+        ...
+
+
+@runtime_checkable
+class CountingBackend(Protocol):
+    """What a :class:`Backend` has besides, if it can tell what a run costs, for ``salver tune``."""
+
+    def cost(self, manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]) -> Cost:
+        """What a run on inputs of these shapes, of one row, costs. What cannot be counted is said in the
+        notes; it raises nothing.
+        """
+        ...
+
+    def product(self, int8: bool) -> tuple[Callable[[], object], float]:
+        """A product of matrices on the calling thread alone, by the framework's own kernels, and how many
+        operations it is; of 8-bit integers, or FP32.
+        """
         ...

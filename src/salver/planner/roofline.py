@@ -9,22 +9,7 @@ import math
 
 import msgspec
 
-
-class Cost(msgspec.Struct, frozen=True):
-    """What a run costs by its nature.
-
-    Attributes:
-        flops_a_row: Floating-point operations a row, a multiplication with its addition being two; 0 =
-            unknown.
-        weight_bytes: Read once a run, whatever its rows.
-        activation_bytes_a_row: Written and read again between the layers; 0 = unknown or within caches.
-        notes: What could not be counted, in words.
-    """
-
-    flops_a_row: float = 0.0
-    weight_bytes: float = 0.0
-    activation_bytes_a_row: float = 0.0
-    notes: tuple[str, ...] = ()
+from salver.artifacts import Cost
 
 
 class Ceilings(msgspec.Struct, frozen=True):
@@ -32,16 +17,23 @@ class Ceilings(msgspec.Struct, frozen=True):
 
     Attributes:
         flops_per_s: Peak rate of arithmetic.
-        bytes_per_s: Bandwidth of memory.
+        bytes_per_s: Bandwidth of the memory or cache where the weights lie.
+        int8_ops_per_s: Peak rate of products of 8-bit integers; 0 = that of ``flops_per_s``.
     """
 
     flops_per_s: float
     bytes_per_s: float
+    int8_ops_per_s: float = 0.0
 
     @property
     def ridge(self) -> float:
-        """Operations a byte from which arithmetic is the bound."""
+        """Floating-point operations a byte from which arithmetic is the bound."""
         return self.flops_per_s / self.bytes_per_s
+
+    def arithmetic_s(self, cost: Cost) -> float:
+        """Seconds of a row's arithmetic at the peak."""
+        int8_ops_per_s = self.int8_ops_per_s or self.flops_per_s
+        return cost.flops_a_row / self.flops_per_s + cost.int8_ops_a_row / int8_ops_per_s
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -64,8 +56,8 @@ def bound(cost: Cost, ceilings: Ceilings, rows: int) -> Bound:
     >>> bound(weights, core, 1).by, bound(weights, core, 16).by
     ('memory', 'arithmetic')
     """
-    arithmetic = cost.flops_a_row * rows / ceilings.flops_per_s
-    memory = (cost.weight_bytes + cost.activation_bytes_a_row * rows) / ceilings.bytes_per_s
+    arithmetic = ceilings.arithmetic_s(cost) * rows
+    memory = (cost.weight_bytes + cost.bytes_a_row * rows) / ceilings.bytes_per_s
     seconds = max(arithmetic, memory)
     return Bound(
         rows / seconds if seconds > 0 else math.inf, "memory" if memory > arithmetic else "arithmetic"
@@ -80,5 +72,8 @@ def knee(cost: Cost, ceilings: Ceilings) -> float:
     >>> round(knee(Cost(flops_a_row=2e6, weight_bytes=4e6), Ceilings(116e9, 25e9)), 1)
     9.3
     """
-    left = cost.flops_a_row / ceilings.flops_per_s - cost.activation_bytes_a_row / ceilings.bytes_per_s
+    left = ceilings.arithmetic_s(cost) - cost.bytes_a_row / ceilings.bytes_per_s
     return cost.weight_bytes / ceilings.bytes_per_s / left if left > 0 else math.inf
+
+
+__all__ = ["Bound", "Ceilings", "Cost", "bound", "knee"]
