@@ -72,7 +72,7 @@ class Search:
             if not self._has(placed, self._most):
                 return Cell(placed.instances, placed.threads, self._most)
             rows = self._working_size(placed)
-            if not self._has(placed, rows):
+            if len(self._runs[placed]) < 2 and not self._has(placed, rows):
                 return Cell(placed.instances, placed.threads, rows)
         return self._refinement(placements)
 
@@ -150,12 +150,16 @@ class Search:
         return min(sizes[:-1] or sizes, key=lambda size: max(size / rows, rows / size))
 
     def _refinement(self, placements: Sequence[Placed]) -> Cell | None:
-        """The size that halves the widest gap beside the best one known, on the best placement first."""
+        """The working size by what is known now, then the size that halves the widest gap beside the best
+        one known; on the best placement first.
+        """
         laws, sizes = self.laws(), self._sizes()
         known = sorted(placements, key=lambda p: -worth(laws[p], p.instances, self._most, self._limit))
         for placed in known:
             top = sizes.index(self._working_size(placed))
             has = [i for i in range(top + 1) if self._has(placed, sizes[i])]
+            if top not in has:
+                return Cell(placed.instances, placed.threads, sizes[top])
             rates = {m.cell.rows: m.rate for m in self.measured if m.cell.threads == placed.threads}
             best = max(has, key=lambda i: rates[sizes[i]])
             below = max((i for i in has if i < best), default=-1)
