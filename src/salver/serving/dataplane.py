@@ -25,7 +25,7 @@ from salver.wire.standing import from_parameters
 
 _LOG = logging.getLogger("salver.dataplane")
 _NO_TIME = Timing()
-_NOBODY = ModelId("", "")
+_NOBODY = ModelId("", "")  # unknown models never become labels
 
 ServableT = TypeVar("ServableT", covariant=True)
 BodyT = TypeVar("BodyT")
@@ -108,30 +108,33 @@ class DataPlane(Generic[BodyT, ReplyT]):
             call: How it reached us; its deadline is tightened by the request's own ``timeout``
                 parameter (microseconds, TR-R23), its standing amended by those of ``wire/standing.py``.
         """
-        told = _Told()
-        standing = call.standing
+        outcome, why, timing, standing = "ok", "", _NO_TIME, call.standing
+        rows = size = 0
+        served = _NOBODY
         try:
             lease = self._acquire(model, version)
             try:
-                told.served = lease.id
+                served = lease.id
                 servable = lease.servable
                 request = codec.decode(body, servable.signature)
                 deadline = call.deadline
                 if request.parameters:
                     deadline, standing = _amended(request, call)
-                told.rows, told.size = _extent(request)
+                rows, size = _extent(request)
                 response = await servable.infer(request, deadline, sender, standing)
-                told.timing = response.timing
+                timing = response.timing
                 reply = codec.encode(request, response)
             finally:
                 lease.release()
         except Exception as error:
-            reply = codec.fault(self._own(error, told, model, call))
+            own = self._own(error, model, call)
+            outcome, why = own.code.value, own.why
+            reply = codec.fault(own)
         except BaseException:  # cancelled: the caller went away
-            told.outcome = Code.CANCELLED.value
+            outcome = Code.CANCELLED.value
             raise
         finally:
-            self._announce(told, call, standing.tenant)
+            self._announce(served, outcome, call, timing, rows, size, why, standing)
         return reply
 
     async def stream(
@@ -153,21 +156,22 @@ class DataPlane(Generic[BodyT, ReplyT]):
             The one reply, or the error that came before anything was written; None after that, when an
             error too has been written.
         """
-        told = _Told()
-        standing = call.standing
+        outcome, why, timing, standing = "ok", "", _NO_TIME, call.standing
+        rows = size = 0
+        served = _NOBODY
         has_begun = False
         pieces: list[InferResponse] = []
         reply: ReplyT | None = None
         try:
             lease = self._acquire(model, version)
             try:
-                told.served = lease.id
+                served = lease.id
                 request = codec.decode(body, lease.servable.signature)
                 deadline, standing = _amended(request, call)
-                told.rows, told.size = _extent(request)
+                rows, size = _extent(request)
                 async with aclosing(_pieces(lease.servable, request, deadline, standing)) as answer:
                     async for response in answer:
-                        told.timing = response.timing
+                        timing = response.timing
                         if write is None:
                             pieces.append(response)
                         else:
@@ -176,66 +180,62 @@ class DataPlane(Generic[BodyT, ReplyT]):
                             await write(piece)
                 if write is None:
                     if not pieces:
-                        raise ModelFailed(f"model '{told.served.name}' gave no answer")
+                        raise ModelFailed(f"model '{served.name}' gave no answer")
                     reply = codec.encode(request, joined(pieces))
             finally:
                 lease.release()
         except Exception as error:
-            reply = codec.fault(self._own(error, told, model, call))
+            own = self._own(error, model, call)
+            outcome, why = own.code.value, own.why
+            reply = codec.fault(own)
             if write is not None and has_begun:
                 fault, reply = reply, None
                 with suppress(Cancelled):
                     await write(fault)
         except BaseException:
-            told.outcome = Code.CANCELLED.value
+            outcome = Code.CANCELLED.value
             raise
         finally:
-            self._announce(told, call, standing.tenant)
+            self._announce(served, outcome, call, timing, rows, size, why, standing)
         return reply
 
-    def _own(self, error: Exception, told: "_Told", model: str, call: Call) -> SalverError:
+    def _own(self, error: Exception, model: str, call: Call) -> SalverError:
         """What the caller may know of an error; the log has the rest."""
         if isinstance(error, SalverError):
-            told.outcome = error.code.value
-            told.why = error.why
             if error.code in (Code.INTERNAL, Code.MODEL_FAILED):
                 _LOG.warning("%s: %s", call.request_id or model, error, exc_info=error.__cause__)
             return error
-        told.outcome = Code.INTERNAL.value
         incident = self._new_id()
         _LOG.exception("incident %s: model %r over %s", incident, model, call.protocol, exc_info=error)
         return Internal.incident(incident)
 
-    def _announce(self, told: "_Told", call: Call, tenant: str) -> None:
+    def _announce(
+        self,
+        served: ModelId,
+        outcome: str,
+        call: Call,
+        timing: Timing,
+        rows: int,
+        size: int,
+        why: str,
+        standing: Standing,
+    ) -> None:
         self._emit(
             Served(
-                told.served.name,
-                told.served.version,
+                served.name,
+                served.version,
                 call.protocol,
-                told.outcome,
+                outcome,
                 self._clock() - call.arrival,
-                told.timing,
-                told.rows,
+                timing,
+                rows,
                 call.request_id,
                 call.traceparent,
-                told.size,
-                told.why,
-                tenant,
+                size,
+                why,
+                standing.tenant,
             )
         )
-
-
-class _Told:
-    """What will be announced of a request, as it becomes known."""
-
-    __slots__ = ("outcome", "rows", "served", "size", "timing", "why")
-
-    def __init__(self) -> None:
-        self.outcome = "ok"
-        self.served = _NOBODY  # unknown models never become labels
-        self.timing = _NO_TIME
-        self.rows = self.size = 0
-        self.why = ""
 
 
 async def _pieces(
