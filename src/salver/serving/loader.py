@@ -5,14 +5,17 @@ it. The lifecycle decides when; it calls :meth:`Loader.load` off any request's p
 """
 
 import asyncio
+import contextlib
+import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
 from salver.artifacts import Instances, Manifest, ModelConfig
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
 from salver.engine.engine import Engine, Knowledge
+from salver.engine.learned import LearnedRule
 from salver.engine.placement import Placement, place
 from salver.engine.ports import Runner
 from salver.engine.process import ProcessRunner
@@ -27,8 +30,9 @@ from salver.serving.bus import Bus
 from salver.serving.profiles import ProfileStore
 from salver.serving.profiling import Found, Profiler, limits_of
 from salver.serving.steps import load_steps
+from salver.serving.teaching import Teacher, ThinkingProcess
 from salver.serving.warming import warm_request
-from salver.stats.batch_law import BatchLaw, LiveLaw
+from salver.stats.batch_law import LiveLaw
 
 _LOG = logging.getLogger("salver.loader")
 _NO_WISH = Instances()
@@ -53,7 +57,7 @@ class Servable:
 
     Args:
         setting: What was chosen for its objective and why, where there is one.
-        remember: Told at the end which law its live runs have taught, and how many they were.
+        ends: Called, the last one first, when the engine has been closed.
     """
 
     def __init__(
@@ -62,13 +66,13 @@ class Servable:
         engine: Engine | StepEngine,
         placement: Placement,
         setting: Setting | None = None,
-        remember: Callable[[BatchLaw, int], Awaitable[None]] | None = None,
+        ends: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         self.manifest = manifest
         self.engine = engine
         self.placement = placement
         self.setting = setting
-        self._remember = remember
+        self._ends = ends
         self.signature: Signature = engine.signature
         self.bytes = manifest.bytes
         self.infer = engine.infer  # the engine's own method: nothing in between
@@ -109,11 +113,11 @@ class Servable:
             raise LoadFailed(f"the warm-up request {path} failed: {error}") from error
 
     async def close(self) -> None:
-        """End the runs under way and give everything back."""
-        await self.engine.close()
-        if self._remember is not None and isinstance(self.engine, Engine):
-            live = self.engine.law
-            await self._remember(live.law(), live.runs)
+        """End the runs under way, give everything back, and keep what was learned."""
+        async with contextlib.AsyncExitStack() as stack:
+            for end in self._ends:
+                stack.push_async_callback(end)
+            await self.engine.close()
 
 
 class Loader:
@@ -123,7 +127,8 @@ class Loader:
         backends: By name.
         bus: The engines' events go there.
         clock: Monotonic seconds.
-        profiles: What was measured of models with an objective is kept there.
+        profiles: What was measured of models with an objective is kept there, and the tables of the
+            policy ``learned``.
     """
 
     def __init__(
@@ -138,7 +143,8 @@ class Loader:
         self._bus = bus
         self._clock = clock
         self._terms = terms
-        self._profiler = Profiler(profiles or ProfileStore(), clock, terms.cores)
+        self._profiles = profiles or ProfileStore()
+        self._profiler = Profiler(self._profiles, clock, terms.cores)
 
     async def load(self, manifest: Manifest) -> Servable:
         """Load one version and make it ready to run.
@@ -163,42 +169,64 @@ class Loader:
             steps, threads = await load_steps(backend, manifest, trials, self._clock, self._bus.emit)
             return Servable(manifest, steps, Placement("thread", 1, threads))
         if is_set(manifest.config.objective):
-            return await self._load_for_objective(backend, manifest, wish, placement)
-        runner = await self._runner(backend, manifest, placement)
-        engine = await self._engine(manifest, runner, manifest.config, None)
-        return Servable(manifest, engine, placement)
+            found = await self._find(backend, manifest, wish, placement)
+        else:
+            runner = await self.open_runner(backend, manifest, placement)
+            found = Found(runner, Placed(placement.slots, placement.threads), manifest.config)
+        try:
+            return await self._servable(manifest, placement.runner, found)
+        except BaseException:
+            await found.runner.close()
+            raise
 
-    async def _load_for_objective(
+    async def _find(
         self, backend: Backend, manifest: Manifest, wish: Instances, placement: Placement
-    ) -> Servable:
+    ) -> Found:
         """Where it meets its objective best, by measurement."""
 
         async def open_runner(placed: Placed) -> Runner:
             place = Placement(placement.runner, placed.instances, placed.threads)
-            return await self._runner(backend, manifest, place)
-
-        async def remember(law: BatchLaw, runs: int) -> None:
-            await self._profiler.remember(found.profile, found.placed, law, runs)
+            return await self.open_runner(backend, manifest, place)
 
         limits = limits_of(manifest.config, wish, placement, backend, self._terms.cores)
         default = Placed(placement.slots, placement.threads)
-        found: Found = await self._profiler.find(manifest, backend, limits, default, open_runner)
-        law = LiveLaw(found.law)
-        engine = await self._engine(manifest, found.runner, found.config, law)
-        place = Placement(placement.runner, found.placed.instances, found.placed.threads)
-        return Servable(manifest, engine, place, found.setting, remember)
+        return await self._profiler.find(manifest, backend, limits, default, open_runner)
 
-    async def _engine(
-        self, manifest: Manifest, runner: Runner, config: ModelConfig, law: LiveLaw | None
-    ) -> Engine:
-        try:
-            known = Knowledge(law)
-            return Engine(manifest.id, runner, config, clock=self._clock, emit=self._bus.emit, known=known)
-        except BaseException:
-            await runner.close()
-            raise
+    async def _servable(self, manifest: Manifest, kind: str, found: Found) -> Servable:
+        """An engine around the runner, and those who learn from its runs."""
+        runner, placed, config, setting, known, profile = found
+        batching = config.batching
+        ends: list[Callable[[], Awaitable[None]]] = []
+        law, rule, teacher = LiveLaw(known), None, None
+        if batching.policy == "learned" and batching.enabled and runner.signature.batched:
+            key = await asyncio.to_thread(self._profiles.table_key, manifest, batching)
+            kept = await asyncio.to_thread(self._profiles.read_table, key)
+            if known is None and kept is not None:
+                law = LiveLaw(kept.law)
+            rule = LearnedRule(None, batching, runner.slots)
+            save = functools.partial(self._profiles.write_table, key)
+            teacher = Teacher(rule, law, batching, ThinkingProcess(), kept, save)
+            ends.append(teacher.close)
+        if profile is not None:
 
-    async def _runner(self, backend: Backend, manifest: Manifest, placement: Placement) -> Runner:
+            async def remember() -> None:
+                await self._profiler.remember(profile, placed, law.law(), law.runs)
+
+            ends.append(remember)
+        engine = Engine(
+            manifest.id, runner, config, clock=self._clock, emit=self._bus.emit, known=Knowledge(law, rule)
+        )
+        if teacher is not None:
+            teacher.start()
+        place = Placement(kind, placed.instances, placed.threads)
+        return Servable(manifest, engine, place, setting, ends)
+
+    async def open_runner(self, backend: Backend, manifest: Manifest, placement: Placement) -> Runner:
+        """Load a version and nothing around it; the runner is the caller's.
+
+        Raises:
+            LoadFailed: the reason, in words for the owner.
+        """
         options = LoadOptions(placement.threads, self._terms.trust_pickle)
         if placement.runner == "process":
             kind = backend if isinstance(backend, type) else type(backend)

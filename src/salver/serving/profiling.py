@@ -35,22 +35,23 @@ _WORTH_KEEPING = 64  # live runs from which a law is worth writing down
 
 
 class Found(NamedTuple):
-    """What a model with an objective runs with.
+    """What a model runs with.
 
     Attributes:
         runner: Loaded; the caller's.
         config: The model's, with the chosen batch limit.
-        setting: What was chosen and why; None when nothing could be measured.
+        setting: What was chosen for its objective and why; None without one, or when nothing could be
+            measured.
         law: Where the live law starts; None = from nothing.
-        profile: To be kept up to date, see :meth:`Profiler.remember`.
+        profile: To be kept up to date, see :meth:`Profiler.remember`; None without an objective.
     """
 
     runner: Runner
     placed: Placed
     config: ModelConfig
-    setting: Setting | None
-    law: BatchLaw | None
-    profile: Profile
+    setting: Setting | None = None
+    law: BatchLaw | None = None
+    profile: Profile | None = None
 
 
 def limits_of(
@@ -210,9 +211,10 @@ class Profiler:
         return setting, profile
 
     async def remember(self, profile: Profile, placed: Placed, law: BatchLaw, runs: int) -> None:
-        """Keep what live traffic taught of a placement."""
+        """Keep what so many live runs taught of a placement, beside what others have kept meanwhile."""
         if runs >= _WORTH_KEEPING:
-            profile = profile.with_law(placed.instances, placed.threads, law, time.time())
+            kept = await asyncio.to_thread(self._store.read, profile.key, profile.machine)
+            profile = (kept or profile).with_law(placed.instances, placed.threads, law, time.time())
             await asyncio.to_thread(self._store.write, profile)
 
 

@@ -8,6 +8,7 @@ module's ``main``), since some tenths of a second of CPU would be latency here. 
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -34,6 +35,7 @@ _TRAINED = 6_000  # arrivals of a simulated round
 _ROUNDS = 4
 _MOST_LINE = 8 << 20
 _PATIENCE_S = 120.0
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,6 +81,7 @@ class Teacher:
         self._batching = batching
         self._thinking = thinking
         self._save = save
+        self._is_told = law.is_known  # by a profile: no live run has come yet
         self._table: Table | None = None
         self._task: asyncio.Task[None] | None = None
         if kept is not None and kept.price == price_of(batching.learned, kept.law):
@@ -100,7 +103,7 @@ class Teacher:
         """Ask for a table, if there is reason to; True if a new one was adopted."""
         seen: tuple[Transition, ...] = ()
         if self._table is None or self._is_stale(self._table):
-            if self._law.runs < _ENOUGH_RUNS and self._table is None:
+            if self._law.runs < _ENOUGH_RUNS and not self._is_told:
                 return False
         elif self._batching.learned.method == "trained" and len(self._rule.transitions) >= _ENOUGH_SEEN:
             seen = tuple(self._rule.transitions)
@@ -108,6 +111,8 @@ class Teacher:
             return False
         self._rule.transitions.clear()
         table = await self._thinking.ask(Lesson(self._batching, self._law.law(), seen))
+        if self._batching.learned.method == "exact":
+            await self._thinking.close()  # it remembers nothing that the next lesson could use
         self._rule.adopt(table)
         if self._table is None or self._table.rows != table.rows:
             _LOG.info("a table to batch by:\n%s", report(table))
@@ -146,8 +151,9 @@ class ThinkingProcess:
         """
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "salver.serving.teaching",
+                sys.executable, "-P", "-m", "salver.serving.teaching",
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_MOST_LINE,
+                start_new_session=True, env={**os.environ, **_ONE_THREAD},
             )  # fmt: skip
         pipe, answers = self._process.stdin, self._process.stdout
         assert pipe is not None and answers is not None
@@ -203,6 +209,8 @@ class Pupil:
 
 def main() -> None:
     """Answer lessons until the input ends: a table's JSON, or ``!`` and why there is none."""
+    with contextlib.suppress(OSError):
+        os.nice(10)  # requests go first
     pupil = Pupil()
     for line in sys.stdin.buffer:
         try:
