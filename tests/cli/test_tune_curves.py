@@ -9,7 +9,7 @@ import pytest
 
 from salver.artifacts import Objective
 from salver.cli.chart_file import check, write
-from salver.cli.curves import compose, slo_rows, table_rows
+from salver.cli.curves import compose, table_rows
 from salver.cli.objective import as_toml, named, parse
 from salver.cli.picture import Mark, Panel, Picture, Series, draw, limits, plain
 from salver.errors import InvalidInput, Unsupported
@@ -67,9 +67,8 @@ def test_the_chosen_batch_the_best_one_and_that_of_the_objective_are_marked() ->
     assert [(m.label, m.x, m.strong) for m in panel(0).marks] == [
         ("chosen 32", 32, True),
         ("B* = n_half 4", 4.0, False),
-        ("B_slo 21", 21, False),
+        ("B_slo 21", 21, False),  # (50 ms / 2 - 4 ms) / 1 ms
     ]
-    assert slo_rows(SETTING, P99) == 21  # (50 ms / 2 - 4 ms) / 1 ms
     assert [m.label for m in panel(0, Objective(throughput=True)).marks] == ["chosen 32", "B* = n_half 4"]
 
 
@@ -112,7 +111,7 @@ def test_one_size_only_is_drawn_as_well() -> None:
 def test_the_table_is_sorted_by_placement_and_size() -> None:
     rows = table_rows([*measured(2, 1, 2, 1), *measured(1, 2, 1)])
     assert [row[:2] for row in rows] == [("1 × 2", "1"), ("2 × 1", "1"), ("2 × 1", "2")]
-    assert rows[2][2:] == ("6.00", "667", "100 %")
+    assert rows[2][2:] == ("6.00", "667")
 
 
 @pytest.mark.parametrize(("width", "height"), [(20, 6), (60, 12), (200, 40)])
@@ -129,6 +128,15 @@ def test_a_drawing_names_its_marks_and_series() -> None:
     for word in ("chosen 32", "B* = n_half 4", "B_slo 21", "● measured 1 × 2", "╌ roofline bound", "rows/s"):
         assert word in text
     assert sum(line.count("│") == 2 for line in text.splitlines()) > 4  # the axis, and what was chosen
+
+
+@pytest.mark.parametrize("width", [40, 60, 100])
+def test_a_legend_too_long_for_a_line_goes_on_below(width: int) -> None:
+    lines = plain(draw(panel(0), width, 16))
+    legend = lines[lines.index(next(line for line in lines if "rows in a run" in line)) :]
+    text = " ".join(" ".join(legend).split())
+    assert all(shown.label in text for shown in panel(0).series)
+    assert all(len(line) <= max(width, 9 + max(len(s.label) + 3 for s in panel(0).series)) for line in legend)
 
 
 def test_names_that_would_meet_stand_on_two_lines() -> None:

@@ -4,8 +4,10 @@ Counted from the graph by shape inference, never from a table. It needs the ``on
 does not: without it the weights are the file's size and the operations unknown, and the notes say so.
 """
 
+import contextlib
 import importlib
 import math
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,15 +45,15 @@ def cost_of(path: Path, shapes: _Shapes) -> Cost:
     except ImportError:
         return Cost(weight_bytes=size, notes=("operations are not counted: pip install 'salver[tune]'",))
     try:
-        model = onnx.load(str(path), load_external_data=False)
-        for value in model.graph.input:
-            _fix(value, shapes.get(value.name, ()))
-        for value in (*model.graph.output, *model.graph.value_info):
-            value.type.tensor_type.ClearField("shape")  # they would contradict the inputs
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        cost = _count(onnx, onnx.load(str(path), load_external_data=False), shapes)
     except Exception as error:  # protobuf and onnx raise their own for a broken or larger graph
         return Cost(weight_bytes=size, notes=(f"operations are not counted: {error}",))
-    return _count(onnx, graph)
+    if not cost.notes:
+        return cost
+    with contextlib.suppress(Exception), tempfile.TemporaryDirectory() as folder:  # then a part has to do
+        folded = _fold(onnx, path, shapes, Path(folder) / "folded.onnx")
+        cost = min(cost, _count(onnx, folded, shapes), key=lambda cost: len(cost.notes))
+    return cost
 
 
 def product_graph(int8: bool) -> tuple[bytes, dict[str, Array], float]:
@@ -74,6 +76,22 @@ def product_graph(int8: bool) -> tuple[bytes, dict[str, Array], float]:
     return model.SerializeToString(), feed, 2.0 * _ROWS * _SIDE * _SIDE
 
 
+def _fold(onnx: Any, path: Path, shapes: _Shapes, target: Path) -> Any:
+    """The graph with all computed from shapes alone made constant, by ONNX Runtime, where inference stops."""
+    ort: Any = importlib.import_module("onnxruntime")
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    settings.optimized_model_filepath = str(target)
+    settings.log_severity_level = 4
+    for value in onnx.load(str(path), load_external_data=False).graph.input:
+        dims = value.type.tensor_type.shape.dim
+        for dim, extent in zip(dims, shapes.get(value.name, ()), strict=False):
+            if dim.dim_param:
+                settings.add_free_dimension_override_by_name(dim.dim_param, extent)
+    ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    return onnx.load(str(target), load_external_data=False)
+
+
 def _fix(value: Any, shape: _Shape) -> None:
     dims = value.type.tensor_type.shape.dim
     for axis, dim in enumerate(dims):
@@ -83,7 +101,13 @@ def _fix(value: Any, shape: _Shape) -> None:
             dim.dim_value = 1
 
 
-def _count(onnx: Any, graph: Any) -> Cost:
+def _count(onnx: Any, model: Any, ends: _Shapes) -> Cost:
+    for value in model.graph.input:
+        _fix(value, ends.get(value.name, ()))
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")  # it would contradict the inputs
+    del model.graph.value_info[:]
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes: dict[str, _Shape] = {i.name: tuple(i.dims) for i in graph.initializer}
     for value in (*graph.input, *graph.output, *graph.value_info):
         tensor = value.type.tensor_type

@@ -18,6 +18,7 @@ from salver.cli.infer import infer
 from salver.cli.models import models
 from salver.cli.output import report_error
 from salver.cli.serve import serve
+from salver.cli.tune import tune
 from salver.errors import SalverError
 
 
@@ -30,7 +31,7 @@ def app() -> App:
         default_parameter=Parameter(negative=(), show_default=_show_default),
         result_action="return_value",
     )
-    for command in (serve, models, infer, explain, bench, doctor):
+    for command in (serve, models, infer, explain, bench, tune, doctor):
         root.command(command)
     root.register_install_completion_command(help="Install completion for the shell in use.")
     return root

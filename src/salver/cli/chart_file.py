@@ -54,7 +54,7 @@ def write(picture: Picture, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    lines = [line for text in picture.lines for line in textwrap.wrap(text, 150, subsequent_indent="   ")]
+    lines = [line for text in picture.lines for line in textwrap.wrap(text, 140, subsequent_indent="   ")]
     text_height = 0.24 * len(lines) + 0.3
     settings = {"svg.fonttype": "none", "svg.hashsalt": "salver", "font.size": 9.5}
     with matplotlib.rc_context(settings):
@@ -68,7 +68,8 @@ def write(picture: Picture, path: Path) -> None:
             _panel(figure.add_subplot(grid[number, 1]), panel)
         words = figure.add_subplot(grid[2, :])
         words.axis("off")
-        words.text(0, 1, "\n".join(lines), va="top", linespacing=1.5, transform=words.transAxes)
+        told = words.text(0, 1, "\n".join(lines), va="top", linespacing=1.5, transform=words.transAxes)
+        told.set_in_layout(False)  # however long its lines are, they do not squeeze the panels
         try:
             figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
         except OSError as error:
@@ -99,7 +100,7 @@ def _panel(axes: "Axes", panel: Panel) -> None:
     axes.grid(color="0.92", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8.5)
+    axes.legend(frameon=True, edgecolor="none", framealpha=0.85, borderpad=0.2, fontsize=8.5)
 
 
 def _name_marks(axes: "Axes", panel: Panel) -> None:
@@ -115,4 +116,5 @@ def _name_marks(axes: "Axes", panel: Panel) -> None:
             fontsize=8.5,
             color=_CHOSEN if mark.strong else "0.35",
             transform=axes.get_xaxis_transform(),
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
         )

@@ -11,10 +11,10 @@ from typing import Final
 from salver.artifacts import Objective
 from salver.cli.objective import named
 from salver.cli.picture import Mark, Panel, Picture, Points, Series
-from salver.planner.choose import Setting, limit_of
+from salver.planner.choose import Setting, limit_of, slo_rows
 from salver.planner.profile import Measured
 
-COLUMNS: Final = ("instances × threads", "rows", "run ms", "rows/s", "efficiency")
+COLUMNS: Final = ("instances × threads", "rows", "run ms", "rows/s")
 _STEPS = 8  # points of a curve for each doubling of rows
 _FEASIBLE, _BOUND, _OTHERS = 1, 2, 3  # colours; 0 is the chosen placement
 _AXIS = "rows in a run"
@@ -24,26 +24,30 @@ Bound = Callable[[float], float]
 
 
 def table_rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
-    """One row a cell, by placement and size; efficiency is its share of the placement's best rate.
+    """One row a cell, by placement and size.
 
     >>> from salver.planner.profile import Cell
     >>> table_rows([Measured(Cell(1, 2, 8), 0.004, 2000), Measured(Cell(1, 2, 1), 0.001, 1000)])
-    [('1 × 2', '1', '1.00', '1000', '50 %'), ('1 × 2', '8', '4.00', '2000', '100 %')]
+    [('1 × 2', '1', '1.00', '1000'), ('1 × 2', '8', '4.00', '2000')]
     """
-    best: dict[tuple[int, int], float] = {}
-    for found in measured:
-        place = (found.cell.instances, found.cell.threads)
-        best[place] = max(best.get(place, 0.0), found.rate)
     return [
         (
             f"{m.cell.instances} × {m.cell.threads}",
             str(m.cell.rows),
             milliseconds(m.seconds),
-            f"{m.rate:.0f}" if m.rate >= 100 else f"{m.rate:.3g}",
-            f"{m.rate / best[m.cell.instances, m.cell.threads]:.0%}".replace("%", " %"),
+            per_second(m.rate),
         )
         for m in sorted(measured, key=lambda m: m.cell)
     ]
+
+
+def per_second(rate: float) -> str:
+    """A rate with three digits or more.
+
+    >>> per_second(12345.6), per_second(9.876)
+    ('12346', '9.88')
+    """
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def milliseconds(seconds: float) -> str:
@@ -58,7 +62,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def compose(
-    name: str,
+    title: str,
     measured: Sequence[Measured],
     setting: Setting,
     objective: Objective,
@@ -70,28 +74,17 @@ def compose(
     """The whole report.
 
     Args:
-        name: The model's.
         bound: The roofline, over all instances of the setting.
         feasible: By most rows of a batch: the highest rate within the objective.
         lines: Why, in sentences.
     """
-    rows = [float(m.cell.rows) for m in measured] + [float(setting.max_rows)]
-    xs = _sizes(min(rows), max(rows))
-    title = (
-        f"{name}, {named(objective)}: {setting.instances} × {setting.threads} "
-        f"(instances × threads), batches of at most {setting.max_rows} rows"
-    )
+    xs = _sizes(1.0, float(max(setting.max_rows, *(m.cell.rows for m in measured))))
     panels = (
         _throughput(measured, setting, objective, xs, bound, feasible or {}),
         _latency(measured, setting, objective, xs),
         _efficiency(measured, setting, xs),
     )
     return Picture(title, panels, tuple(lines))
-
-
-def slo_rows(setting: Setting, objective: Objective) -> int:
-    """B_slo: a request may wait for one whole batch, then run in one. 0 = none fits, or no limit."""
-    return setting.law.rows_within(limit_of(objective) / 2)
 
 
 def _throughput(
@@ -111,9 +104,10 @@ def _throughput(
             Series(label, tuple(sorted((float(b), r) for b, r in feasible.items())), "line", _FEASIBLE)
         )
     if bound is not None:
-        series.append(Series("roofline bound", tuple((x, bound(x)) for x in xs), "bound", _BOUND))
+        label = f"roofline bound ({per_second(bound(setting.max_rows))} at {setting.max_rows} rows)"
+        series.append(Series(label, tuple((x, bound(x)) for x in xs), "bound", _BOUND))
     marks = [_chosen(setting), *_best(setting, xs)]
-    limit = slo_rows(setting, objective)
+    limit = int(slo_rows(setting.law, limit_of(objective)))
     if xs[0] <= limit <= xs[-1]:
         marks.append(Mark(f"B_slo {limit}", limit))
     return Panel("throughput", _AXIS, "rows/s", tuple(series), tuple(marks))
@@ -124,11 +118,9 @@ def _latency(
 ) -> Panel:
     series = [Series("law", tuple((x, 1e3 * setting.law.seconds(x)) for x in xs))]
     series += _dots(measured, setting, lambda m: 1e3 * m.seconds)
-    if limit := limit_of(objective):
-        half = 500 * limit
-        series.append(
-            Series(f"half of {1e3 * limit:g} ms", ((xs[0], half), (xs[-1], half)), "bound", _FEASIBLE)
-        )
+    half = 500 * limit_of(objective)
+    if 0 < half <= 3 * max(1e3 * setting.law.seconds(xs[-1]), *(1e3 * m.seconds for m in measured)):
+        series.append(Series(f"half of {2 * half:g} ms", ((xs[0], half), (xs[-1], half)), "bound", _FEASIBLE))
     kink = setting.law.kink
     marks = [Mark(f"kink {kink}", kink)] if xs[0] <= kink <= xs[-1] else []
     return Panel("length of a run", _AXIS, "ms", tuple(series), (*marks, _chosen(setting)))

@@ -19,7 +19,9 @@ Run = tuple[str, str]
 
 _COLOURS: Final = ("cyan", "green", "yellow", "magenta", "blue", "red")
 _BRAILLE: Final = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # [column][row] of a cell
+_SIGNS: Final[dict[Kind, str]] = {"dots": "●", "line": "─", "bound": "╌"}
 _GUTTER = 8
+_FAR = 3.0  # times the rest; a bound above is cut off
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -86,11 +88,20 @@ def draw(panel: Panel, width: int, height: int) -> list[list[Run]]:
         lines.append([(f"{canvas.y_tick(number):>{_GUTTER}} │", "dim"), *row])
     lines.append([(" " * (_GUTTER + 1) + "└" + "─" * canvas.width, "dim")])
     lines.append([(" " * (_GUTTER + 2) + canvas.x_ticks(), "dim")])
-    legend: list[Run] = [(" " * (_GUTTER + 2) + panel.x_label, "dim")]
-    signs = {"dots": "●", "line": "─", "bound": "╌"}
+    return lines + _legend(panel, max(width, _GUTTER + 18))
+
+
+def _legend(panel: Panel, width: int) -> list[list[Run]]:
+    """What x is and which series there are, on as many lines as they need."""
+    used = _GUTTER + 2 + len(panel.x_label)
+    lines: list[list[Run]] = [[(" " * (_GUTTER + 2) + panel.x_label, "dim")]]
     for series in panel.series:
-        legend += [("   " + signs[series.kind], colour_name(series.colour)), (f" {series.label}", "")]
-    lines.append(legend)
+        label = f" {series.label}"
+        if used + 4 + len(label) > width:
+            lines.append([(" " * (_GUTTER - 1), "")])
+            used = _GUTTER - 1
+        lines[-1] += [(f"   {_SIGNS[series.kind]}", colour_name(series.colour)), (label, "")]
+        used += 4 + len(label)
     return lines
 
 
@@ -122,7 +133,7 @@ def powers_of_two(low: float, high: float) -> list[int]:
 
 
 def limits(panel: Panel) -> tuple[float, float, float]:
-    """Least x, greatest x and greatest y that must be seen; what a bound reaches is cut at twice the rest."""
+    """Least x, greatest x and greatest y that must be seen; a bound far above the rest is cut off."""
     every = [p for series in panel.series for p in series.points if all(map(math.isfinite, p))]
     seen = [p for s in panel.series if s.kind != "bound" for p in s.points if all(map(math.isfinite, p))]
     if not every:
@@ -130,7 +141,8 @@ def limits(panel: Panel) -> tuple[float, float, float]:
     low, high = min(x for x, _ in every), max(x for x, _ in every)
     top = max((y for _, y in every), default=1.0)
     if seen:
-        top = min(top, 1.3 * max(y for _, y in seen))
+        highest = max(y for _, y in seen)
+        top = top if top <= _FAR * highest else 1.3 * highest
     return max(low, 1.0), max(high, low * 2, 2.0), top if top > 0 else 1.0
 
 

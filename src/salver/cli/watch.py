@@ -23,13 +23,12 @@ class Watch:
 
     Args:
         title: Over the table.
-        most: Cells that will be measured at most; 0 = unknown.
         quiet: Show nothing.
     """
 
-    def __init__(self, title: str, most: int, *, quiet: bool = False) -> None:
+    def __init__(self, title: str, *, quiet: bool = False) -> None:
         self._title = title
-        self._most = most
+        self._most = 0
         self._quiet = quiet
         self._measured: list[Measured] = []
         self._live: Any = None
@@ -51,15 +50,16 @@ class Watch:
         self._show(None)
         self._stack.close()
 
-    def begins(self, cell: "Cell") -> None:
-        """A cell is about to be measured."""
+    def begins(self, cell: "Cell", most: int) -> None:
+        """A cell is about to be measured, of so many at most."""
+        self._most = most
         self._show(cell)
 
     def measured(self, found: "Measured") -> None:
         """A cell has been measured."""
         self._measured.append(found)
         if self._live is None and not self._quiet:
-            ((place, rows, run, rate, _),) = table_rows([found])
+            ((place, rows, run, rate),) = table_rows([found])
             line(f"{place}  {rows:>5} rows  {run:>8} ms  {rate:>8} rows/s")
             sys.stdout.flush()
         self._show(None)
@@ -71,7 +71,7 @@ class Watch:
         from rich.text import Text
 
         number = len(self._measured) + (cell is not None)
-        progress = f", cell {number}" + (f" of at most {self._most}" if self._most else "") if cell else ""
+        progress = f", cell {number} of at most {self._most}" if cell else ""
         shown = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="")
         shown.title = self._title + progress
         for index, column in enumerate(COLUMNS):

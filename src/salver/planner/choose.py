@@ -139,6 +139,10 @@ def choose(
     return Setting(placed.instances, placed.threads, rows, laws[placed], score, reasons)
 
 
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def _candidates(law: BatchLaw, limits: Limits, limit_s: float) -> list[int]:
     """Sizes to compare: those of the sweep and, with a latency limit, those around the seed."""
     if limits.rows or not limits.batched:
@@ -164,7 +168,10 @@ def _reasons(
     law = laws[placed]
     said = [
         f"A run takes {law.t0 * 1e3:.3g} ms and {law.a * 1e3:.3g} ms a row, so half of the possible rate is "
-        f"reached at B* = {law.best_rows} rows; {rows} rows reach {law.efficiency(rows):.0%}."
+        f"reached at B* = n_half = {law.n_half:.3g} rows; {rows} rows reach "
+        f"{100 * law.efficiency(rows):.0f} %."
+        if law.n_half >= 1
+        else f"A row takes {law.a * 1e3:.3g} ms however many run together: larger batches gain little."
     ]
     if law.kink:
         said.append(f"Beyond {law.kink} rows a row takes {law.a_beyond * 1e3:.3g} ms.")
@@ -180,7 +187,7 @@ def _reasons(
         )
     others = sorted((p for p in laws if p != placed), key=lambda p: -rough[p])
     if others:
-        compared = ", ".join(f"{p}: {rough[p]:.4g} rows/s" for p in [placed, *others])
+        compared = ", ".join(f"{p}: {_rate(rough[p])} rows/s" for p in [placed, *others])
         said.append(f"Of the placements, {compared}.")
     for value, name in ((limits.instances, "instances"), (limits.threads, "threads"), (limits.rows, "rows")):
         if value:

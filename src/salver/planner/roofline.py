@@ -48,7 +48,7 @@ class Bound(msgspec.Struct, frozen=True):
     by: str
 
 
-def bound(cost: Cost, ceilings: Ceilings, rows: int) -> Bound:
+def bound(cost: Cost, ceilings: Ceilings, rows: float) -> Bound:
     """The most rows a second in batches of this size.
 
     >>> weights = Cost(flops_a_row=2e6, weight_bytes=4e6)

@@ -87,6 +87,11 @@ class Bench:
         _, first = await runner.run(inputs)
         return first if first > _SLOW_S else min([first, *[(await runner.run(inputs))[1] for _ in range(3)]])
 
+    async def shapes(self, placed: Placed) -> dict[str, tuple[int, ...]]:
+        """Of the inputs of a run of one row."""
+        inputs = await self._inputs((await self.runner(placed)).signature, 1)
+        return {name: array.shape for name, array in inputs.items()}
+
     async def measure(self, cell: Cell) -> tuple[Measured, list[float]]:
         """Run a cell, all its instances at once and over and over.
 

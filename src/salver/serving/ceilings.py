@@ -1,8 +1,8 @@
 """What are this machine's ceilings, right now?
 
-The best of many products of matrices, by the framework's own kernels, for arithmetic; for memory the best of many
-readings of as many bytes as a model's weights, since it matters in which cache they lie. A tenth of a
-second each.
+For arithmetic the best of many products of matrices, by the framework's own kernels; for memory the best of
+many readings of as many bytes as a model's weights, since it matters in which cache they lie. A tenth
+of a second each.
 """
 
 import threading
@@ -20,7 +20,7 @@ _SECONDS = 0.1
 
 
 def ceilings(backend: CountingBackend, cost: Cost, instances: int, threads: int) -> Ceilings:
-    """Measure what matters to a model of this cost. Blocking, with every core of the placement busy meanwhile.
+    """Measure what matters to a model of this cost. Blocking, all cores of the placement being busy.
 
     Args:
         instances: So many runs at once read the same weights, each on ``threads`` cores that share them.
