@@ -33,7 +33,7 @@ def test_the_reference_is_up_to_date() -> None:
 
 def test_every_command_is_in_it() -> None:
     models = ("models list", "models load", "models unload")
-    for name in ("serve", *models, "infer", "explain", "bench", "doctor"):
+    for name in ("serve", *models, "infer", "explain", "bench", "tune", "doctor"):
         assert re.search(rf"^##+ salver {name}$", PAGE.read_text(), re.M)
 
 

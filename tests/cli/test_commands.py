@@ -91,6 +91,7 @@ def test_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         (("serve", "x", "--tenant-header", "x tenant"), "'x tenant' is no name of a header"),
         (("bench", "m", "--rate", "0"), "must be above 0"),
         (("bench", "m", "--rate", "1e9"), "20 million"),
+        (("tune", "nowhere.onnx"), "nowhere.onnx does not exist"),
     ],
 )
 def test_settings_that_make_no_sense(

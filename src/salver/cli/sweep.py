@@ -89,7 +89,10 @@ class Sweep:
             judge = self._judge if limits.batched else None
             setting = search.setting(judge)
             if setting is None:
-                raise ModelFailed(f"nothing could be measured of model '{manifest.id.name}'")
+                raise ModelFailed(
+                    f"nothing could be measured of model '{manifest.id.name}' in {self._seconds:g} s",
+                    fix="Give it more --seconds.",
+                )
             compared, cells = None, len(search.measured)
             if exhaustive:
                 refused += await self._rest(search, until, refused)

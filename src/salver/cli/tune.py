@@ -198,7 +198,7 @@ def _advise(own: "Manifest", tried: "Manifest", toml: str, *, is_kept: bool) -> 
     first, _, rest = toml.partition("\n\n")
     if own.config.objective != tried.config.objective:
         use = ", and salver serve takes what was found here" if is_kept else ""
-        line(f"say it in salver.toml (NAME/salver.toml beside NAME/1/{own.path.name}){use}:\n\n{first}")
+        line(f"say it in NAME/salver.toml, the model being in NAME/1/{use}:\n\n{first}")
     elif is_kept:
         line("salver serve takes what was found here the next time it loads the model")
     line(f"\nor fix the setting as it is now:\n\n{rest}")

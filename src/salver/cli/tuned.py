@@ -197,9 +197,9 @@ def _on_the_bound(tuned: Tuned) -> tuple[str, ...]:
         return notes
     most = bound(cost, ceilings, setting.max_rows)
     share = setting.instances * setting.law.rate(setting.max_rows) / most.rate
-    peaks = [f"{ceilings.flops_per_s / 1e9:.3g} GFLOP/s", f"{ceilings.bytes_per_s / 1e9:.3g} GB/s"]
+    peaks = [_with_unit(ceilings.flops_per_s, "FLOP/s"), _with_unit(ceilings.bytes_per_s, "B/s")]
     if cost.int8_ops_a_row:
-        peaks.insert(1, f"{ceilings.int8_ops_per_s / 1e9:.3g} GOP/s of 8-bit integers")
+        peaks.insert(1, _with_unit(ceilings.int8_ops_per_s, "OP/s of 8-bit integers"))
     turn = knee(cost, ceilings)
     where = (
         f"beyond {turn:.3g} rows arithmetic is the bound, below it memory"
@@ -220,7 +220,7 @@ def _operations(cost: Cost) -> str:
 
 
 def _with_unit(count: float, unit: str) -> str:
-    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.3g} {prefix}{unit}"
     return f"{count:.3g} {unit}"
@@ -243,8 +243,8 @@ def _on_rules(tuned: Tuned) -> tuple[str, ...]:
             "change that.",
         )
     return (
-        f"Taking what waits is not the best rule here: at {100 * load:.0f} % of the capacity the best one "
-        f"(solved exactly) lowers the mean latency by {100 * gain:.2g} %. "
+        f"For mean latency taking what waits is not best here: at {100 * load:.0f} % of the capacity the best "
+        f"rule (solved exactly) lowers the mean latency by {100 * gain:.2g} %. "
         'batching.policy = "learned" finds it.',
     )
 

@@ -67,13 +67,13 @@ class Watch:
     def _show(self, cell: "Cell | None") -> None:
         if self._live is None:
             return
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         number = len(self._measured) + (cell is not None)
         progress = f", cell {number} of at most {self._most}" if cell else ""
-        shown = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="")
-        shown.title = self._title + progress
+        shown = Table(box=None, pad_edge=False, header_style="bold")
         for index, column in enumerate(COLUMNS):
             shown.add_column(column, justify="right" if index else "left")
         shown.add_column("")
@@ -84,4 +84,4 @@ class Watch:
             shown.add_row(*row, Text("━" * round(_BAR * found.rate / best), style="cyan"), style=style)
         if cell is not None:
             shown.add_row(f"{cell.instances} × {cell.threads}", str(cell.rows), "…", style="dim")
-        self._live.update(shown)
+        self._live.update(Group(Text(self._title + progress), shown), refresh=True)
