@@ -31,11 +31,15 @@ PURE = (
     "errors.py", "tensor.py", "messages.py", "artifacts.py", "events.py",
     "wire/*", "stats/*",
     "*/policy.py", "*/states.py", "*/config.py",
-    "engine/admission.py", "engine/backoff.py", "engine/batcher.py", "engine/pace.py", "engine/placement.py",
-    "engine/simulator.py", "engine/warmup.py", "engine/control.py",
+    "engine/admission.py", "engine/backoff.py", "engine/batcher.py", "engine/control.py", "engine/lanes.py",
+    "engine/learned.py", "engine/limit.py", "engine/meter.py", "engine/outlook.py", "engine/pace.py",
+    "engine/placement.py", "engine/rules.py", "engine/schedule.py", "engine/simulator.py", "engine/steps.py",
+    "engine/waiting.py", "engine/warmup.py",
+    "planner/*", "serving/judging.py",
     "repository/names.py", "repository/pbtxt.py", "repository/schema.py", "repository/settle.py",
     "repository/toml.py", "repository/translate.py",
-    "telemetry/statistics.py", "transport/openapi.py", "transport/routes.py",
+    "telemetry/explain.py", "telemetry/gauges.py", "telemetry/statistics.py", "telemetry/verdict.py",
+    "transport/openapi.py", "transport/routes.py",
     "backends/outputs.py", "cli/banner.py", "client/encoding.py",
 )  # fmt: skip
 IMPURE_MODULES = {
