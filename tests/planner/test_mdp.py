@@ -183,11 +183,21 @@ def test_nothing_beats_the_solution(t0: float, largest: int, load: float, weight
     rate = load * largest / law.seconds(largest)
     solver = Chain(Problem(law, Price(1.0, weight, 0.01, 0.02), Traffic((rate,)), largest))
     policy, value = solver.solve()
-    assert policy[0, largest:].all() or (policy[0, largest:] == 0).sum() < largest
+    assert policy[0, largest:].all()
     rivals = [control_limit(solver.problem, n) for n in (1, 2, largest)]
     rivals.append(feasible(np.random.default_rng(seed), solver))
     for rival in rivals:
         assert value.cost <= solver.evaluate(rival)[0].cost * (1 + 1e-7)
+
+
+@pytest.mark.parametrize("load", [0.3, 0.7, 0.9])
+def test_however_dear_energy_is_a_full_queue_is_served_and_no_energy_comes_from_nowhere(load: float) -> None:
+    law = BatchLaw(1e-6, 2e-5)
+    rate = load * law.rate(8)
+    dear = Price(1.0, 1000.0, 1e-5, 2e-4)
+    policy, value = Chain(Problem(law, dear, Traffic((rate,)), 8)).solve()
+    assert policy[0, 8:].all()
+    assert value.watts >= rate / 8 * dear.joules(8) * (1 - 1e-9)
 
 
 BAD = {

@@ -134,6 +134,9 @@ class Chain:
         waiting = np.arange(self.top + 1)[:, None]
         rows = np.arange(self.problem.largest + 1)[None, :]
         allowed: npt.NDArray[np.bool_] = rows <= waiting
+        # Nobody gains by a wait once a largest batch is there; only the end of the counted states would,
+        # where arrivals are lost and cost nothing.
+        allowed[self.problem.largest :, 0] = False
         allowed[self.top - 2 * self.problem.largest :, :-1] = False
         return allowed
 
