@@ -124,7 +124,7 @@ class Insight(msgspec.Struct, frozen=True, gc=False):
         load: Rows that come per second, over those that full batches on all instances allow.
         a: Seconds that a row adds to a run; 0 = not known yet.
         t0: Seconds of a run whatever its rows.
-        margin: Share that is added to predicted times before a promise is made on them.
+        reserve: Seconds that are kept free before what is promised.
         rule: In force now (:data:`salver.artifacts.Policy`).
         limit: Requests that may wait now; 0 = no such limit.
     """
@@ -132,7 +132,7 @@ class Insight(msgspec.Struct, frozen=True, gc=False):
     load: float = 0.0
     a: float = 0.0
     t0: float = 0.0
-    margin: float = 0.0
+    reserve: float = 0.0
     rule: str = ""
     limit: int = 0
 

@@ -171,7 +171,7 @@ async def test_a_failing_batch_leaves_no_ghost_and_teaches_nothing() -> None:
     for task in tasks:
         assert isinstance(await failure(task), ModelFailed)
     assert [event.ok for event in rig.events] == [False] * 3
-    assert (rig.law.runs, rig.law.law().seconds(32), rig.law.margin) == (0, LAW.seconds(32), 0.0)
+    assert (rig.law.runs, rig.law.law().seconds(32), rig.law.error) == (0, LAW.seconds(32), 0.0)
     assert (rig.engine.running, rig.engine.queued) == (0, 0)
     tight = rig.ask(3.0, within=0.0051)  # fits only if nothing is believed to run
     await rig.settle()

@@ -56,7 +56,7 @@ def test_a_clean_profile_gives_its_law_back_and_no_kink(law: BatchLaw) -> None:
 def test_a_kink_is_found_where_rows_get_dearer(law: BatchLaw, kink: int, factor: float) -> None:
     bent = BatchLaw(law.a, law.t0, kink, law.a * factor)
     found = fit([(b, bent.seconds(b)) for b in SIZES])
-    assert close(found, bent, 0.03)
+    assert close(found, bent, 0.06)  # a bend of a few per cent is not worth two parameters
 
 
 @given(laws, st.integers(0, 2**32 - 1))
@@ -105,10 +105,10 @@ def feed(live: LiveLaw, law: BatchLaw, sizes: tuple[int, ...], rounds: int) -> N
             live.law()
 
 
-def test_nothing_known_is_no_time_and_no_margin() -> None:
+def test_nothing_known_is_no_time() -> None:
     live = LiveLaw()
     assert live.law() == BatchLaw(0.0, 0.0)
-    assert (live.is_known, live.margin, live.runs) == (False, 0.0, 0)
+    assert (live.is_known, live.error, live.runs) == (False, 0.0, 0)
 
 
 @given(laws)
@@ -170,45 +170,14 @@ def test_no_run_breaks_it(runs: list[tuple[int, float]]) -> None:
         live.observe(rows, took)
         law = live.law()
         assert min(law.a, law.t0) >= 0
-        assert 0 <= live.margin <= 2
+        assert live.error >= 0
 
 
-# -- the guard: a stale law turns "feasible" into "late" (section 12) ---------------------------------
-
-
-def test_a_few_misses_do_not_widen_the_margin() -> None:
-    live = LiveLaw(BatchLaw(0.001, 0.004, error=0.1))
-    for request in range(10_000):
-        live.late(request % 60 == 0)
-    assert live.margin == pytest.approx(0.1)
-
-
-def test_more_than_two_percent_of_misses_widen_it_and_it_shrinks_back_slowly() -> None:
-    live = LiveLaw(BatchLaw(0.001, 0.004, error=0.1))
-    for request in range(2_560):
-        live.late(request % 20 == 0)
-    wide = live.margin
-    assert wide > 0.2
-    for _ in range(256):
-        live.late(False)
-    assert 0.1 < live.margin < wide
-    for _ in range(256 * 100):
-        live.late(False)
-    assert live.margin == pytest.approx(0.1)
-
-
-def test_the_margin_has_a_ceiling() -> None:
-    live = LiveLaw(BatchLaw(0.001, 0.004))
-    for _ in range(10_000):
-        live.late(True)
-    assert live.margin == 2.0
-
-
-def test_runs_that_scatter_more_than_the_profile_said_widen_the_margin() -> None:
+def test_runs_that_scatter_more_than_the_profile_said_show_in_its_error() -> None:
     known = BatchLaw(0.001, 0.004, error=0.0)
     live = LiveLaw(known)
     rng = np.random.default_rng(3)
     for _ in range(4_000):
         live.observe(8, known.seconds(8) * (1 + 0.1 * rng.standard_normal()))
         live.law()
-    assert 0.1 < live.margin < 0.25  # 95 % of a standard deviation of 10 %: 16 %
+    assert 0.1 < live.error < 0.25  # 95 % of a standard deviation of 10 %: 16 %

@@ -139,7 +139,7 @@ def test_what_an_engine_knows_of_its_load() -> None:
     assert value(metrics, "salver_load_ratio", **LABELS) == 0.75
     assert value(metrics, "salver_batch_law_row_seconds", **LABELS) == 0.001
     assert value(metrics, "salver_batch_law_run_seconds", **LABELS) == 0.004
-    assert value(metrics, "salver_batch_law_margin_ratio", **LABELS) == 0.1
+    assert value(metrics, "salver_objective_reserve_seconds", **LABELS) == 0.1
     assert value(metrics, "salver_batching_rule", **LABELS, rule="half-floor") == 1
     assert value(metrics, "salver_queue_limit", **LABELS) == 40
     present.insight = Insight(0.5)

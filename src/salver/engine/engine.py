@@ -55,17 +55,28 @@ class Knowledge(NamedTuple):
 _NOTHING = Knowledge()
 
 
-class _Dispatch(NamedTuple):
-    """A batch, when it was taken, and since when an instance had been idle then."""
+class _Dispatch:
+    """A batch on an instance, or made ready for one.
 
-    batch: Batch
-    at: float
-    idle_since: float
+    Attributes:
+        at: When it began, or is to begin.
+        idle_since: Since when an instance had been idle then.
+    """
+
+    __slots__ = ("at", "batch", "idle_since")
+
+    def __init__(self, batch: Batch, at: float, idle_since: float) -> None:
+        self.batch = batch
+        self.at = at
+        self.idle_since = idle_since
 
 
 #: A request that comes so soon after a run on the spot was there already when it began: there is
 #: company to share a run with. (Asking the loop for its turns would cost a turn a request.)
 _SAME_TURN_S = 50e-6
+#: So long before an instance is expected to be idle its next batch is chosen and merged, so that it does not
+#: stand still meanwhile (:meth:`Schedule.looks_ahead`); runs must be longer by far.
+_AHEAD_S, _LONG_RUN_S = 2e-3, 8e-3
 _LAST_RUN_S = 30.0  # how long ``close`` waits for runs under way
 _LATE = "Request timeout expired"
 
@@ -104,13 +115,14 @@ class Engine:
         self._schedule = Schedule(config, runner.slots, known.law, known.rule)
         self._batcher = self._schedule.batcher
         self._is_timed = self._schedule.is_timed
-        self._waits = self._schedule.policy in ("window", "learned")  # a lone request may have to
+        self._waits = self._schedule.waits
         self._has_places = self._is_timed or config.priorities.levels > 1
         self._max_rows = config.batching.max_rows if config.batching.enabled else 0
         self._admission = Admission(id.name, self.signature)
         self._input_names = tuple(spec.name for spec in self.signature.inputs)
         self._output_types = {spec.name: spec.datatype for spec in self.signature.outputs}
-        self._idle = runner.slots
+        self._idle = runner.slots  # instances; one less than none when a batch is ready for the next
+        self._ahead: _Dispatch | None = None
         self._idle_since = clock()
         self._pump_scheduled = False
         self._inline_until = -1.0  # end of the last run on the spot
@@ -132,7 +144,7 @@ class Engine:
     @property
     def running(self) -> int:
         """Batches that run."""
-        return self._runner.slots - self._idle
+        return min(self._runner.slots, self._runner.slots - self._idle)
 
     @property
     def law(self) -> LiveLaw:
@@ -250,7 +262,7 @@ class Engine:
 
     def _answer_now(self, bound: Bound, now: float) -> _Answer | None:
         """Run a lone request of a tiny model on the spot; None where that is not the way."""
-        if self._batcher.depth or not self._idle or self._waits:
+        if self._batcher.depth or self._idle <= 0 or self._waits:
             return None
         try:
             result = self._runner.run_inline(self._stack([bound]))
@@ -305,7 +317,7 @@ class Engine:
         self._pump_scheduled = False
         batcher = self._batcher
         self._crowded = batcher.depth > 1
-        while self._idle and batcher.depth:
+        while self._idle > 0 and batcher.depth:
             now = self._clock()
             spare = self._idle > 1 or self._runner.slots == 1
             due = batcher.due(now, spare)
@@ -314,15 +326,30 @@ class Engine:
             if due > now:
                 self._wake_at(due - now)
                 return
-            batch = batcher.take(now, spare)
-            for waiting in batch.expired:
-                _fail(waiting, DeadlineExceeded(_LATE))
-            for waiting in batch.given_up:
-                _fail(waiting, self._schedule.refusal(waiting))
+            batch = self._take(now, spare)
             if batch.members:
                 self._start(_Dispatch(batch, now, self._idle_since))
             elif not (batch.expired or batch.given_up):
                 return  # the rule waits for more
+
+    def _take(self, now: float, spare: bool) -> Batch:
+        """The next batch; those who waited in vain are told."""
+        batch = self._batcher.take(now, spare)
+        for waiting in batch.expired:
+            _fail(waiting, DeadlineExceeded(_LATE))
+        for waiting in batch.given_up:
+            _fail(waiting, self._schedule.refusal(waiting))
+        return batch
+
+    def _look_ahead(self, expected: float) -> None:
+        """Make the next batch ready for the instance that is to be idle then."""
+        now = max(self._clock(), expected)
+        if self._idle or self._ahead or not self._batcher.depth or not self._schedule.looks_ahead(now):
+            return
+        batch = self._take(now, spare=False)
+        if batch.members:
+            self._ahead = _Dispatch(batch, now, now)
+            self._start(self._ahead)
 
     def _wake_at(self, delay: float) -> None:
         if self._timer is not None:
@@ -330,12 +357,12 @@ class Engine:
         self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
 
     def _start(self, dispatch: _Dispatch) -> None:
-        batch, now, _ = dispatch
+        batch, now = dispatch.batch, dispatch.at
         self._schedule.started(batch, now)
         stacked: _Stacked | None = None
         try:
             stacked = self._merge(batch)
-            result = self._runner.run_inline(stacked[0])
+            result = self._runner.run_inline(stacked[0]) if self._ahead is None else None
             if result is not None:
                 self._check(result[0], batch.rows if self.signature.batched else 0)
                 self._schedule.ended(batch.rows, now, self._clock())
@@ -344,6 +371,8 @@ class Engine:
         except Exception:
             pass  # the road below runs it again, alone and in halves, and reports
         self._idle -= 1
+        if self._ahead is None:
+            self._plan_ahead(dispatch)
         task = asyncio.get_running_loop().create_task(self._run(dispatch, stacked))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -360,11 +389,22 @@ class Engine:
         """The instance is idle again: give it the next batch."""
         ended = self._clock()
         self._schedule.ended(dispatch.batch.rows, dispatch.at, ended, ok)
-        if not self._idle:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead is not dispatch:
+            self._schedule.began(ahead.at, ended)
+            ahead.at = ahead.idle_since = ended
+            self._plan_ahead(ahead)
+        elif not self._idle:
             self._idle_since = ended
         self._idle += 1
         if not self._pump_scheduled:
             self._pump()
+
+    def _plan_ahead(self, dispatch: _Dispatch) -> None:
+        seconds = self.law.law().seconds(dispatch.batch.rows)
+        if seconds > _LONG_RUN_S:
+            delay = dispatch.at + seconds - _AHEAD_S - self._clock()
+            asyncio.get_running_loop().call_later(delay, self._look_ahead, dispatch.at + seconds)
 
     async def _run_or_halve(
         self, dispatch: _Dispatch, stacked: _Stacked | None = None, is_whole: bool = False
@@ -392,7 +432,7 @@ class Engine:
                 here = [w for w in half if not w.payload[1].done()]  # some may have gone meanwhile
                 if here:
                     part = Batch(here, sum(w.rows for w in here), batch.reason, [])
-                    await self._run_or_halve(dispatch._replace(batch=part))
+                    await self._run_or_halve(_Dispatch(part, dispatch.at, dispatch.idle_since))
             return False
         if is_whole:
             self._release(dispatch, ok=True)
@@ -423,14 +463,14 @@ class Engine:
         began = self._clock()
         members = batch.members
         if len(members) == 1:
-            _settle(members[0], outputs, dispatch, seconds, began)
+            _settle(members[0], outputs, dispatch, seconds)
         else:
             pairs = [(name, outputs[name]) for name in self._output_types]
             start = 0
             for waiting in members:
                 end = start + waiting.rows
                 part = {name: array[start:end] for name, array in pairs}
-                _settle(waiting, part, dispatch, seconds, began)
+                _settle(waiting, part, dispatch, seconds)
                 start = end
         split = self._clock() - began
         self._announce(batch.rows, len(members), seconds, merge, split, batch.reason)
@@ -467,14 +507,11 @@ class Engine:
         _fail(waiting, error)
 
 
-def _settle(
-    waiting: Waiting, outputs: Mapping[str, Array], dispatch: _Dispatch, seconds: float, answered: float
-) -> None:
+def _settle(waiting: Waiting, outputs: Mapping[str, Array], dispatch: _Dispatch, seconds: float) -> None:
     future: asyncio.Future[Any] = waiting.payload[1]
     if not future.done():
-        waiting.answered = answered
-        batch, at, idle_since = dispatch
-        idle_from = min(max(waiting.arrived, idle_since), at)
+        at, batch = dispatch.at, dispatch.batch
+        idle_from = min(max(waiting.arrived, dispatch.idle_since), at)
         timing = Timing(
             idle_from - waiting.arrived, at - idle_from, seconds, batch.rows, waiting.ahead, batch.reason
         )

@@ -69,9 +69,21 @@ class Outlook:
         self._rate = rate
         self._running: list[tuple[float, float]] = []  # (begin, expected end)
 
+    @property
+    def is_busy(self) -> bool:
+        """Something runs."""
+        return bool(self._running)
+
     def started(self, rows: int, now: float) -> None:
         """A run began."""
         self._running.append((now, now + self._law().seconds(rows)))
+
+    def began(self, planned: float, now: float) -> None:
+        """The run that was to begin then does so now."""
+        for index, (begin, end) in enumerate(self._running):
+            if begin == planned:
+                self._running[index] = now, now + end - begin
+                return
 
     def ended(self, began: float) -> None:
         """The run that began then is over."""
@@ -92,7 +104,8 @@ class Outlook:
         law = self._law()
         free, batch = now, rows
         if len(self._running) >= self._slots:
-            free = max(now, min(end for _, end in self._running))
+            ends = sorted([end for _, end in self._running])
+            free = max(now, ends[len(ends) - self._slots])  # with one that only waits for an instance
             rate = self._rate.at(now) / self._slots
             saturated = min(self._largest, rate * (target - now - law.t0) / (1 + rate * law.a))
             batch = max(rows, round(_OPTIMISM * saturated))

@@ -183,11 +183,17 @@ class NewestFeasible(_Immediate):
         while (head := line.head()) is not None and now + law.seconds(head.rows) > head.target + _SLACK:
             line.give_up(head)
         batch = 0
+        alone: list[Waiting] = []  # larger than the head, and late even alone
         for waiting in line.newest():
             rows = batch + waiting.rows
-            if batch and (rows > self._largest or now + law.seconds(rows) > waiting.target + _SLACK):
-                break
+            if rows > self._largest or now + law.seconds(rows) > waiting.target + _SLACK:
+                if batch:
+                    break
+                alone.append(waiting)
+                continue
             batch = rows
+        for waiting in alone:
+            line.give_up(waiting)
         return Choice(batch, "drain", from_newest=True)
 
 

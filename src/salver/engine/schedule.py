@@ -11,16 +11,18 @@ from salver.engine.batcher import Batcher
 from salver.engine.learned import LearnedRule
 from salver.engine.limit import Limit
 from salver.engine.outlook import Outlook, Rate
+from salver.engine.reserve import Reserve
 from salver.engine.rules import Aimd, DropThenDrain, HalfFloor, NewestFeasible, Rule, Switching, Window
 from salver.engine.waiting import BULK, URGENT, Batch, Waiting
 from salver.errors import DeadlineExceeded, Overloaded, SalverError
 from salver.messages import Insight, Standing
-from salver.stats.batch_law import BatchLaw, LiveLaw
+from salver.stats.batch_law import LiveLaw
 
 _RATE_MEMORY_S = 1.0
-_NOTHING = BatchLaw(0.0, 0.0)
-_TAIL_FORGET = 0.98  # of the time from a run's end to the last reply of its batch, at each batch
-_LAW_EVERY_S = 0.05  # how old the careful law may be
+_SATURATED = 0.9  # load from which the next batch may be made ready while one runs
+_TRY_S = 1.0  # after so long of refusing all, an idle instance tries: only runs correct a law
+_NOMINAL_S = 0.1  # promise in its place where only callers bring deadlines
+_QUIET_S = 10.0  # without urgent requests, after which batches are made ready again
 _SERVICES = {"urgent": URGENT, "bulk": BULK}
 
 
@@ -36,6 +38,7 @@ class Schedule:
         batcher: The queue.
         promise: Seconds within which requests are to be answered; inf = no promise.
         is_timed: Some request may have to be answered by a certain time.
+        waits: The rule may let requests wait although an instance is idle.
     """
 
     def __init__(
@@ -47,16 +50,17 @@ class Schedule:
         self._only_default = not objective.latency_p99_ms
         self._priorities = config.priorities
         self.live = law or LiveLaw()
-        self._careful = _NOTHING
-        self._careful_until = -math.inf
         self._slots = slots
         self._largest = config.batching.max_rows if config.batching.enabled else 1
         self._rate = Rate(_RATE_MEMORY_S)
-        self._tail = 0.0
+        self._reserve = Reserve(min(self.promise, _NOMINAL_S))
+        self._urgent_at = -math.inf
         self._now = 0.0
+        self._refusing_since = math.inf  # all that came, even with nothing running and nobody waiting
         self.policy = policy_of(config)
+        self.waits = self.policy in ("window", "learned")
         self.is_timed = self.policy not in ("drain", "window", "learned") or self.promise < math.inf
-        self._outlook = Outlook(self.careful, slots, self._largest, self._rate)
+        self._outlook = Outlook(self.live.law, slots, self._largest, self._rate)
         self._bulk_s = config.bulk.max_run_ms / 1e3 or (self.promise / 2)
         self._bulk_rows = config.bulk.max_rows or self._largest
         self._chosen = learned or self._rule(config)
@@ -81,6 +85,8 @@ class Schedule:
             waiting.level = min(standing.priority or self._priorities.default or (levels + 1) // 2, levels)
         else:
             waiting.level = _SERVICES[standing.service]
+            if waiting.level == URGENT:
+                self._urgent_at = waiting.arrived
         if waiting.level == BULK:
             return  # it has all the time there is
         deadline = waiting.deadline
@@ -89,7 +95,7 @@ class Schedule:
         if self.promise < math.inf and not (self._only_default and brings_deadline and deadline is not None):
             waiting.target = min(waiting.target, waiting.arrived + self.promise)
         if waiting.target < math.inf:
-            waiting.target -= min(self._tail, 0.25 * (waiting.target - waiting.arrived))
+            waiting.target -= min(self._reserve.seconds, 0.25 * (waiting.target - waiting.arrived))
 
     def admit(self, waiting: Waiting) -> Waiting | None:
         """Join the queue; returns who had to make room.
@@ -105,7 +111,11 @@ class Schedule:
             if waiting.target < math.inf:
                 ahead = self.batcher.ahead(waiting)
                 if self._outlook.is_hopeless(waiting.rows, ahead, now, waiting.target):
-                    raise self.refusal(waiting)
+                    if not self._is_worth_a_try(now):
+                        raise self.refusal(waiting)
+                    waiting.target = math.inf
+                else:
+                    self._refusing_since = math.inf
         return self.batcher.offer(waiting)
 
     def passed(self, rows: int, now: float) -> None:
@@ -116,9 +126,9 @@ class Schedule:
     def refusal(self, waiting: Waiting) -> SalverError:
         """For a request that cannot be answered in time."""
         now = self._now
-        law = self._careful
+        law = self.live.law()
         backlog = self.batcher.rows / self._largest * law.seconds(self._largest) / self._slots
-        if waiting.deadline is not None and waiting.target >= waiting.deadline - self._tail - 1e-9:
+        if waiting.deadline is not None and waiting.target >= waiting.deadline - self._reserve.seconds - 1e-9:
             left = max(0.0, waiting.deadline - now)
             return DeadlineExceeded(
                 f"the deadline cannot be met: {left * 1e3:.0f} ms are left, "
@@ -134,14 +144,22 @@ class Schedule:
     # What the engine tells.
 
     def started(self, batch: Batch, now: float) -> None:
-        """A batch begins to run."""
+        """A batch begins to run now, or is to begin then."""
         if self.is_timed:
             self._outlook.started(batch.rows, now)
+            planned = now + self.live.law().seconds(batch.rows)
+            for waiting in batch.members:
+                waiting.planned = planned
         if self._limit is not None and batch.reason != "bulk":  # which waits by design
             delay = now - max([w.arrived for w in batch.members])
             self._limit.dispatched(delay, self.batcher.depth + len(batch.members), now)
             self.batcher.max_queue = self._limit.value
             self.batcher.bound = "limit" if self._limit.value < self._most else "queue_full"
+
+    def began(self, planned: float, now: float) -> None:
+        """A batch that was to begin then does so now."""
+        if self.is_timed:
+            self._outlook.began(planned, now)
 
     def ended(self, rows: int, began: float, now: float, ok: bool = True) -> None:
         """A run that began then is over."""
@@ -153,20 +171,21 @@ class Schedule:
             self.batcher.ran(rows, now - began, now)
 
     def replied(self, waiting: Waiting, now: float) -> None:
-        """The caller of a request has gone on with its answer, now; the last of a batch waits longest."""
+        """The caller of a request has gone on with its answer, now."""
         if waiting.target < math.inf:
-            tail = now - waiting.answered
-            self._tail = tail if tail > self._tail else _TAIL_FORGET * self._tail + (1 - _TAIL_FORGET) * tail
-            self.live.late(now > waiting.target + self._tail)
+            self._reserve.replied(now - waiting.planned, now - waiting.arrived)
 
     # What may be asked.
 
-    def careful(self) -> BatchLaw:
-        """The law on which promises are made: the live one, and its margin."""
-        if self._now >= self._careful_until:
-            self._careful = self.live.law().scaled(1.0 + self.live.margin)
-            self._careful_until = self._now + _LAW_EVERY_S
-        return self._careful
+    def looks_ahead(self, now: float) -> bool:
+        """Whether the next batch may be made ready just before an instance is idle.
+
+        Where a full batch waits, or more comes than can be served, so that those who come in the last
+        moment do not wait longer for it; and not where urgent requests come, which would.
+        """
+        if self.waits or now - self._urgent_at < _QUIET_S:
+            return False
+        return self.batcher.rows >= self._largest or (self.is_timed and self.load(now) > _SATURATED)
 
     def load(self, now: float) -> float:
         """Offered rows per second over what full batches can carry."""
@@ -180,7 +199,7 @@ class Schedule:
         rule = self._chosen.in_force if isinstance(self._chosen, Switching) else self.policy
         if isinstance(self._chosen, LearnedRule) and self._chosen.mode == "greedy":
             rule = "drain"
-        return Insight(self.load(now), law.a, law.t0, self.live.margin, rule, limit)
+        return Insight(self.load(now), law.a, law.t0, self._reserve.seconds, rule, limit)
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -188,22 +207,33 @@ class Schedule:
         largest = self._largest
         match self.policy:
             case "half-floor":
-                return HalfFloor(self.careful, largest)
+                return HalfFloor(self.live.law, largest)
             case "newest-feasible":
-                return NewestFeasible(self.careful, largest)
+                return NewestFeasible(self.live.law, largest)
             case "drop-then-drain":
-                return DropThenDrain(self.careful, largest)
+                return DropThenDrain(self.live.law, largest)
             case "auto":
-                return Switching(self.careful, largest, self.load)
+                return Switching(self.live.law, largest, self.load)
             case "aimd":
                 return Aimd(largest, min(self.promise, config.timeout_ms / 1e3 or math.inf) / 2)
             case _:
                 return Window(config.batching)
 
+    def _is_worth_a_try(self, now: float) -> bool:
+        """True for a lone request on an idle model that has refused all for a second.
+
+        A law that a slow moment has spoiled would otherwise stay as it is, and the model be lost for good.
+        """
+        if self._outlook.is_busy or self.batcher.depth:
+            return False
+        if self._refusing_since == math.inf:
+            self._refusing_since = now
+        return now - self._refusing_since >= _TRY_S
+
     def _most_bulk(self) -> int:
         rows = self._bulk_rows
         if self._bulk_s < math.inf:
-            rows = min(rows, self.careful().rows_within(self._bulk_s))
+            rows = min(rows, self.live.law().rows_within(self._bulk_s))
         return rows
 
 

@@ -28,12 +28,12 @@ class Waiting:
         level: ``URGENT``, a priority from 1 (the highest) on, or ``BULK``.
         ahead: Rows that waited when it came; those of bulk work only if it is some itself.
         lane: The queue that holds it.
-        answered: When its answer was there; the engine's.
+        planned: When its run is expected to end.
         is_live: False once it is taken, dropped or given up.
     """
 
     __slots__ = (
-        "ahead", "answered", "arrived", "deadline", "is_live", "key", "lane", "level", "payload", "rows",
+        "ahead", "arrived", "deadline", "is_live", "key", "lane", "level", "payload", "planned", "rows",
         "sender", "target", "tenant",
     )  # fmt: skip
 
@@ -57,7 +57,7 @@ class Waiting:
         self.level = 1
         self.ahead = 0
         self.lane: Any = None
-        self.answered = 0.0
+        self.planned = 0.0
         self.is_live = True
 
     def __repr__(self) -> str:

@@ -182,13 +182,10 @@ _REFIT_S = 0.25  # and so many seconds of runs between two fits, so that fitting
 _FILLED = 8  # sizes 1, 2, 4 … 128 have a place in every fit
 _STEP = 0.004  # of the tracked 95th percentile, in shares of a run
 _MOST_TRUSTED = 0.5  # error of a law to start from: more tells of a busy machine rather than of the model
-_WINDOW = 256  # requests over which misses are judged
-_TOLERATED = 0.02  # share of them that may miss
-_MOST_MARGIN = 2.0
 
 
 class LiveLaw:
-    """A batch law that live runs keep true, and the margin to add to it. Plain floats; no lock.
+    """A batch law that live runs keep true. Plain floats; no lock.
 
     Args:
         known: Where to start, such as a profile's law; None = nothing is known, and until the first
@@ -205,8 +202,8 @@ class LiveLaw:
     """
 
     __slots__ = (
-        "_busy", "_candidate", "_counts", "_error", "_extra", "_fresh", "_law", "_missed", "_rows",
-        "_seconds", "_seen", "_shape", "_since", "runs",
+        "_busy", "_candidate", "_counts", "_error", "_fresh", "_law", "_rows", "_seconds", "_shape", "_since",
+        "runs",
     )  # fmt: skip
 
     def __init__(self, known: BatchLaw | None = None) -> None:
@@ -220,15 +217,12 @@ class LiveLaw:
         self._fresh = [False] * _BUCKETS  # sizes seen since the last fit
         self._since = 0  # runs since the last fit
         self._busy = 0.0  # and their seconds
-        self._extra = 0.0
-        self._seen = 0
-        self._missed = 0
         self.runs = 0
 
     def __repr__(self) -> str:
         law = self._law
         line = f"{law.t0 * 1e3:.3g} ms + {law.a * 1e3:.3g} ms a row"
-        return f"<LiveLaw {line}, margin {self.margin:.0%}, {self.runs} runs>"
+        return f"<LiveLaw {line}, error {self.error:.0%}, {self.runs} runs>"
 
     @property
     def is_known(self) -> bool:
@@ -236,9 +230,9 @@ class LiveLaw:
         return self._shape is not None or self.runs > 0
 
     @property
-    def margin(self) -> float:
-        """Share to add to a predicted time: the law's error, and more while requests miss (:meth:`late`)."""
-        return min(_MOST_MARGIN, self._error + self._extra)
+    def error(self) -> float:
+        """95th percentile of (measured - predicted) / predicted of live runs, from the known law's on."""
+        return self._error
 
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from a finished run."""
@@ -267,23 +261,6 @@ class LiveLaw:
             self._error = error + 0.95 * step
         elif error > 0.0:
             self._error = max(0.0, error - 0.05 * step)
-
-    def late(self, missed: bool) -> None:
-        """One accepted request is done.
-
-        Args:
-            missed: It ended later than promised by more than the law's 95th-percentile error. When more
-                than 2 % of 256 do, the margin widens at once; after 256 without that it shrinks by a tenth.
-        """
-        self._seen += 1
-        self._missed += missed
-        if self._missed > _TOLERATED * _WINDOW:
-            self._extra = min(_MOST_MARGIN, 1.5 * self._extra + 0.05)
-        elif self._seen >= _WINDOW:
-            self._extra = 0.9 * self._extra if self._extra > 1e-3 else 0.0
-        else:
-            return
-        self._seen = self._missed = 0
 
     def law(self) -> BatchLaw:
         """What holds now; fitted anew when enough runs have come since the last fit."""

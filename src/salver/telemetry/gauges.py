@@ -24,7 +24,7 @@ def of_engines(loads: Sequence[Load]) -> list[Metric]:
     load_ratio = _gauge("load_ratio", "Rows that come, over those that full batches allow.")
     row = _gauge("batch_law_row_seconds", "What a row adds to a run, as learned.")
     run = _gauge("batch_law_run_seconds", "What a run takes whatever its rows, as learned.")
-    margin = _gauge("batch_law_margin_ratio", "Share added to predicted times before a promise is made.")
+    reserve = _gauge("objective_reserve_seconds", "Kept free before the objective, as learned.")
     rule = _gauge("batching_rule", "1 for the rule that turns the queue into batches now.", "rule")
     limit = _gauge("queue_limit", "Requests that may wait now, where that is adapted.")
     for load in loads:
@@ -40,12 +40,12 @@ def of_engines(loads: Sequence[Load]) -> list[Metric]:
         if insight.a or insight.t0:
             row.add_metric(pair, insight.a)
             run.add_metric(pair, insight.t0)
-            margin.add_metric(pair, insight.margin)
+            reserve.add_metric(pair, insight.reserve)
         if insight.rule:
             rule.add_metric([*pair, insight.rule], 1)
         if insight.limit:
             limit.add_metric(pair, insight.limit)
-    return [queued, running, slots, load_ratio, row, run, margin, rule, limit]
+    return [queued, running, slots, load_ratio, row, run, reserve, rule, limit]
 
 
 def of_versions(statuses: Sequence[VersionStatus]) -> list[Metric]:

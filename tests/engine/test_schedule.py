@@ -1,0 +1,233 @@
+"""A model version's promises: whose target is what, who is refused and how, and what a bad law does."""
+
+import math
+
+import numpy as np
+import pytest
+from exact_overload import CAPACITY, LARGEST, LAW, poisson_at, service
+from scheduled import drive
+
+from salver.artifacts import Batching, Bulk, Limit, ModelConfig, Objective, Policy, Priorities
+from salver.engine.schedule import Schedule, policy_of
+from salver.engine.waiting import BULK, URGENT, Batch, Waiting
+from salver.errors import DeadlineExceeded, Overloaded
+from salver.messages import ANYBODY, Standing
+from salver.stats.batch_law import BatchLaw, LiveLaw
+
+
+def schedule(slots: int = 1, known: BatchLaw | None = LAW, **config: object) -> Schedule:
+    config.setdefault("batching", Batching(max_rows=LARGEST, max_queue=1000))
+    return Schedule(ModelConfig(**config), slots, LiveLaw(known))  # type: ignore[arg-type]
+
+
+def waiting(now: float = 0.0, deadline: float | None = None, rows: int = 1) -> Waiting:
+    return Waiting(None, rows, None, now, deadline)
+
+
+def placed(
+    plan: Schedule,
+    now: float = 0.0,
+    deadline: float | None = None,
+    standing: Standing = ANYBODY,
+    brings_deadline: bool = True,
+) -> Waiting:
+    item = waiting(now, deadline)
+    plan.place(item, standing, brings_deadline)
+    return item
+
+
+def run(plan: Schedule, now: float, seconds: float, rows: int = 1) -> None:
+    """One run that began then and took so long."""
+    plan.started(Batch([waiting(now)], rows, "drain", []), now)
+    plan.ended(rows, now, now + seconds)
+
+
+def replied(plan: Schedule, now: float, latency: float, excess: float) -> None:
+    """One answer, so long after it was asked for and after it was planned."""
+    item = placed(plan, now - latency)
+    item.planned = now - excess
+    plan.replied(item, now)
+
+
+def test_the_objective_and_the_callers_deadline_bound_the_target() -> None:
+    plan = schedule(objective=Objective(latency_p99_ms=50))
+    assert placed(plan, 1.0).target == pytest.approx(1.05)
+    assert placed(plan, 1.0, deadline=1.02).target == pytest.approx(1.02)
+    assert placed(plan, 1.0, deadline=9.0).target == pytest.approx(1.05)
+
+
+def test_a_default_deadline_is_for_those_that_bring_none() -> None:
+    plan = schedule(objective=Objective(deadline_ms=50))
+    assert placed(plan, 1.0).target == pytest.approx(1.05)
+    assert placed(plan, 1.0, deadline=9.0).target == 9.0
+    assert placed(plan, 1.0, deadline=9.0, brings_deadline=False).target == pytest.approx(1.05)
+
+
+def test_without_a_promise_only_deadlines_count_and_only_where_the_rule_knows_time() -> None:
+    assert placed(schedule(batching=Batching(policy="half-floor"))).target == math.inf
+    assert placed(schedule(batching=Batching(policy="half-floor")), deadline=2.0).target == 2.0
+    assert not schedule().is_timed
+    assert schedule(batching=Batching(policy="drop-then-drain")).is_timed
+
+
+def test_levels_are_named_defaulted_and_bounded() -> None:
+    plan = schedule(priorities=Priorities(levels=3))
+    levels = [placed(plan, standing=Standing(priority=n)).level for n in (0, 1, 3, 9)]
+    assert levels == [2, 1, 3, 3]
+    assert placed(schedule(priorities=Priorities(levels=3, default=3))).level == 3
+    assert placed(plan, standing=Standing(service="urgent")).level == URGENT
+    bulk = placed(schedule(objective=Objective(latency_p99_ms=50)), standing=Standing("t", service="bulk"))
+    assert (bulk.level, bulk.target, bulk.tenant) == (BULK, math.inf, "t")
+
+
+@pytest.mark.parametrize(
+    ("config", "policy"),
+    [
+        (ModelConfig(), "drain"),
+        (ModelConfig(batching=Batching(max_delay_ms=5)), "window"),
+        (ModelConfig(batching=Batching(enabled=False, max_delay_ms=5)), "drain"),
+        (ModelConfig(objective=Objective(latency_p99_ms=5)), "auto"),
+        (ModelConfig(objective=Objective(deadline_ms=5)), "auto"),
+        (ModelConfig(objective=Objective(throughput=True)), "drain"),
+        (ModelConfig(batching=Batching(policy="aimd"), objective=Objective(latency_p99_ms=5)), "aimd"),
+    ],
+)
+def test_auto_stands_for_a_rule(config: ModelConfig, policy: str) -> None:
+    assert policy_of(config) == policy
+
+
+def test_a_refusal_says_whose_wish_it_was() -> None:
+    plan = schedule(objective=Objective(latency_p99_ms=50))
+    plan.started(Batch([waiting()], LARGEST, "full", []), 0.0)
+    own = placed(plan, 0.001, deadline=0.04)
+    with pytest.raises(DeadlineExceeded, match="39 ms are left, and 0 requests wait"):
+        plan.admit(own)
+    tight = schedule(objective=Objective(latency_p99_ms=38))
+    tight.started(Batch([waiting()], LARGEST, "full", []), 0.0)
+    with pytest.raises(Overloaded, match="the objective of 38 ms cannot be met") as caught:
+        tight.admit(placed(tight, 0.0))
+    assert caught.value.retry_after == pytest.approx(0.036)
+    assert caught.value.why == "objective"
+
+
+def test_bulk_work_is_never_refused_for_time_and_its_runs_are_bounded() -> None:
+    plan = schedule(objective=Objective(latency_p99_ms=50), bulk=Bulk(max_rows=500))
+    for _ in range(100):
+        plan.admit(placed(plan, standing=Standing(service="bulk")))
+    batch = plan.batcher.take(0.0)
+    assert (batch.reason, batch.rows) == ("bulk", 21)  # half of the objective
+    assert schedule(objective=Objective(latency_p99_ms=50)).load(0.0) == 0.0
+    bounded = schedule(bulk=Bulk(max_rows=500, max_run_ms=34))
+    for _ in range(100):
+        bounded.admit(placed(bounded, standing=Standing(service="bulk")))
+    assert bounded.batcher.take(0.0).rows == 30
+
+
+def test_waiting_bulk_work_does_not_shrink_the_limit() -> None:
+    plan = schedule(limit=Limit(10.0, 100.0))
+    for step in range(200):
+        old = waiting(0.0)
+        plan.started(Batch([old], 1, "bulk", []), 1.0 + step * 0.01)
+    assert plan.batcher.max_queue == 1000
+
+
+@pytest.mark.parametrize("slow", [0.2, 0.08])
+def test_a_slow_moment_does_not_lock_a_model_out(slow: float) -> None:
+    """The first runs took longer than the objective: all is refused, and no run would tell otherwise."""
+    plan = schedule(objective=Objective(latency_p99_ms=50), known=None)
+    for step in range(80):
+        run(plan, step * slow, slow)
+    begin = 80 * slow
+    rate = 0.4 * CAPACITY
+    outcome = drive(plan, (begin + poisson_at(rate, int(10 * rate), 3)).tolist(), service)
+    assert np.isnan(outcome.latency[outcome.arrivals < begin + 0.9]).all()  # it believes what it has seen
+    assert outcome.part(outcome.arrivals > begin + 5.0).in_time(0.05) > 0.99
+
+
+def test_a_reserve_does_not_forbid_what_the_law_allows_on_an_idle_model() -> None:
+    plan = schedule(objective=Objective(latency_p99_ms=15), known=LAW)
+    for _ in range(2000):
+        replied(plan, now=1.0, latency=0.1, excess=0.09)
+    assert placed(plan, 1.0).target == pytest.approx(1.01125)  # a quarter of the objective and no more
+    assert plan.admit(placed(plan, 1.0)) is None
+    assert plan.batcher.take(1.0).rows == 1
+
+
+def test_an_impossible_deadline_is_refused_at_once_and_every_time_beside_possible_ones() -> None:
+    plan = schedule(objective=Objective(latency_p99_ms=50))
+    for step in range(500):
+        now = step * 0.05
+        with pytest.raises(DeadlineExceeded):
+            plan.admit(placed(plan, now, deadline=now + 0.004))
+        plan.admit(placed(plan, now))
+        batch = plan.batcher.take(now)
+        plan.started(batch, now)
+        plan.ended(batch.rows, now, now + 0.005)
+
+
+def test_the_time_of_replies_is_taken_off_the_target() -> None:
+    plan = schedule(objective=Objective(latency_p99_ms=50))
+    for _ in range(2000):
+        replied(plan, now=1.0, latency=0.02, excess=0.004)
+    assert placed(plan, 1.0).target == pytest.approx(1.046, abs=1e-4)
+
+
+def test_a_batch_is_made_ready_only_where_it_makes_nobody_wait_longer() -> None:
+    plan = schedule(objective=Objective(latency_p99_ms=50))
+    assert not plan.looks_ahead(0.0)
+    for step in range(5000):
+        plan.passed(1, step / CAPACITY)
+    now = 5000 / CAPACITY
+    assert plan.looks_ahead(now)  # all of the capacity is asked for
+    placed(plan, now, standing=Standing(service="urgent"))
+    assert not plan.looks_ahead(now + 9.0)
+    idle = schedule()
+    for _ in range(LARGEST - 1):
+        idle.admit(placed(idle))
+    assert not idle.looks_ahead(0.0)
+    idle.admit(placed(idle))
+    assert idle.looks_ahead(0.0)  # a full batch
+
+
+@pytest.mark.parametrize("policy", ["auto", "half-floor", "newest-feasible", "drop-then-drain", "aimd"])
+@pytest.mark.parametrize("slots", [1, 3])
+def test_mixed_sizes_all_find_one_fate_and_none_is_begun_too_late(policy: Policy, slots: int) -> None:
+    rng = np.random.default_rng(5)
+    count = 4000
+    rows = rng.integers(1, 9, count)
+    arrivals = poisson_at(1.5 * slots * CAPACITY / 4.5, count, 6)
+    plan = schedule(
+        slots,
+        objective=Objective(latency_p99_ms=50),
+        batching=Batching(policy=policy, max_rows=LARGEST, max_queue=1 << 20),
+    )
+    outcome = drive(plan, arrivals.tolist(), service, slots=slots, rows=rows.tolist())
+    fates = np.stack([outcome.latency, outcome.at_door, outcome.given_up])
+    assert ((~np.isnan(fates)).sum(axis=0) == 1).all()
+    answered = ~np.isnan(outcome.latency)
+    assert rows[answered].sum() == sum(outcome.rows)
+    assert max(outcome.rows) <= LARGEST
+    if policy != "aimd":
+        assert np.nanmax(outcome.latency) <= 0.05 * 1.02
+        assert sum(outcome.rows) / arrivals[-1] >= 0.75 * slots * CAPACITY
+
+
+def test_several_tenants_on_several_slots_lose_nobody() -> None:
+    rng = np.random.default_rng(7)
+    count = 5000
+    standings = [
+        Standing(f"t{rng.integers(0, 300)}", int(rng.integers(0, 4)), ("normal", "bulk", "urgent")[n])
+        for n in rng.choice(3, count, p=[0.8, 0.15, 0.05])
+    ]
+    plan = schedule(
+        2,
+        objective=Objective(latency_p99_ms=100),
+        priorities=Priorities(levels=3),
+        batching=Batching(max_rows=LARGEST, max_queue=300),
+    )
+    outcome = drive(plan, poisson_at(3 * CAPACITY, count, 8).tolist(), service, slots=2, standings=standings)
+    fates = np.stack([outcome.latency, outcome.at_door, outcome.given_up])
+    assert ((~np.isnan(fates)).sum(axis=0) == 1).all()
+    assert plan.batcher.depth == 0 and list(plan.batcher) == []
+    urgent = outcome.part(np.array([s.service == "urgent" for s in standings]))
+    assert urgent.in_time(0.1) == 1.0
