@@ -150,6 +150,17 @@ def test_small_grids_end(limits: Limits) -> None:
     assert search.setting() is not None
 
 
+def test_without_a_batch_dimension_the_placements_are_compared() -> None:
+    search = Search(Limits(2, batched=False), THROUGHPUT)
+    seconds = {Placed(1, 2): 0.010, Placed(2, 1): 0.015}
+    while (cell := search.ask()) is not None:
+        run = seconds[Placed(cell.instances, cell.threads)]
+        search.tell(Measured(cell, run, cell.instances / run))
+    setting = search.setting()
+    assert setting is not None
+    assert (setting.instances, setting.threads, setting.max_rows) == (2, 1, 1)
+
+
 def test_runs_that_scatter_make_the_law_less_sure() -> None:
     search = Search(Limits(2), THROUGHPUT)
     search.tell(Measured(Cell(1, 2, 8), 0.01, 800.0), [0.01] * 18 + [0.015, 0.02])

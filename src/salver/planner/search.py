@@ -29,7 +29,7 @@ class Search:
 
     Attributes:
         budget: Most cells that are asked for: a quarter of the exhaustive sweep, but never fewer than a law
-            needs.
+            or a comparison of the placements needs.
         measured: What was told, in order.
 
     >>> search = Search(Limits(cores=2), Objective(throughput=True))
@@ -47,7 +47,8 @@ class Search:
         self, limits: Limits, objective: Objective, alone_s: float = 0.0, run_limit_s: float = 0.5
     ) -> None:
         self.limits = limits
-        self.budget = max(min(2, len(limits.sizes())), len(limits.cells()) // _SHARE)
+        least = max(min(2, len(limits.sizes())), len(limits.placements()))
+        self.budget = max(least, len(limits.cells()) // _SHARE)
         self.measured: list[Measured] = []
         self._objective = objective
         self._limit = limit_of(objective)

@@ -1,0 +1,393 @@
+"""A model with an objective is measured when it loads: what is chosen, kept, reused and learned on."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from salver.artifacts import Batching, Instances, Manifest, ModelConfig, Objective, Warmup
+from salver.backends.protocol import LoadOptions, Traits
+from salver.engine.placement import place
+from salver.errors import LoadFailed, ModelFailed
+from salver.messages import InferRequest, ModelId, Signature, TensorSpec
+from salver.planner.grid import Placed
+from salver.planner.profile import Cell
+from salver.serving.bus import Bus
+from salver.serving.loader import Loader, Terms
+from salver.serving.profiles import ProfileStore, machine
+from salver.serving.profiling import Found, Profiler, limits_of
+from salver.stats.batch_law import BatchLaw
+from salver.tensor import Array, DataType, tensor
+
+ONE, TWO = Placed(1, 2), Placed(2, 1)
+SPEC = TensorSpec("x", DataType.FP32, (-1, 1))
+ROWS = Signature((SPEC,), (TensorSpec("y", DataType.FP32, (-1, 1)),), batched=True)
+ALONE = Signature((TensorSpec("x", DataType.FP32, (1,)),), (), batched=False)
+THROUGHPUT = Objective(throughput=True)
+#: Two runs at once do more work; one run is quicker.
+LAWS = {ONE: BatchLaw(0.001, 0.002), TWO: BatchLaw(0.0018, 0.0036)}
+
+
+class Clock:
+    """Time passes where a run is simulated, and nowhere else."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class World:
+    """A model whose runs take what a law says; it counts what is done with it.
+
+    Args:
+        most: A run of more rows is refused.
+        absent: Placements for which it cannot be loaded.
+        takes: False: it refuses any input.
+    """
+
+    def __init__(
+        self,
+        laws: Mapping[Placed, BatchLaw] = LAWS,
+        signature: Signature = ROWS,
+        most: int = 1 << 20,
+        absent: tuple[Placed, ...] = (),
+        takes: bool = True,
+    ) -> None:
+        self.laws, self.signature, self.most, self.absent, self.takes = laws, signature, most, absent, takes
+        self.clock = Clock()
+        self.opened: list[Placed] = []
+        self.open: list[Runs] = []
+        self.sizes: list[int] = []
+        self.busy: set[object] = set()  # models that run now
+        self.together = 0
+
+    async def runner(self, placed: Placed) -> "Runs":
+        if placed in self.absent:
+            raise LoadFailed(f"no memory for {placed}")
+        self.opened.append(placed)
+        self.open.append(Runs(self, placed))
+        return self.open[-1]
+
+
+class Runs:
+    """See :class:`~salver.engine.ports.Runner`."""
+
+    def __init__(self, world: World, placed: Placed) -> None:
+        self.world, self.placed = world, placed
+        self.signature, self.slots = world.signature, placed.instances
+
+    async def run(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float]:
+        world, rows = self.world, inputs["x"].shape[0]
+        if not world.takes or rows > world.most:
+            raise ModelFailed(f"it takes no {rows} rows")
+        world.sizes.append(rows)
+        world.busy.add(self)
+        world.together = max(world.together, len(world.busy))
+        await asyncio.sleep(0)
+        world.busy.discard(self)
+        seconds = world.laws[self.placed].seconds(rows)
+        world.clock.now += seconds / self.slots
+        return {}, seconds
+
+    def run_inline(self, inputs: Mapping[str, Array]) -> None:
+        """Never."""
+
+    async def close(self) -> None:
+        self.world.open.remove(self)
+
+
+class Backend:
+    """Of threads that share one model; loads what does nothing."""
+
+    name = extra = "still"
+    modules: tuple[str, ...] = ("numpy",)
+    traits = Traits()
+
+    def recognise(self, path: Path) -> str | None:
+        return None
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> "Still":
+        return Still()
+
+
+class Still:
+    signature = ROWS
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        return {"y": inputs["x"]}
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def manifest(folder: Path, **config: object) -> Manifest:
+    path = folder / "m" / "1" / "model.bin"
+    if not path.exists():
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"weights")
+    settings = ModelConfig(**{"objective": THROUGHPUT, **config})
+    return Manifest(ModelId("m", "1"), path, "bin", "still", settings)
+
+
+async def find(
+    world: World, found: Manifest, store: ProfileStore | None = None, cores: int = 2, profiler=None
+) -> Found:
+    backend, config = Backend(), found.config
+    placement = place(backend.traits, config.instances, cores)
+    limits = limits_of(config, config.instances, placement, backend, cores)
+    default = Placed(placement.slots, placement.threads)
+    profiler = profiler or Profiler(store or ProfileStore(), world.clock, cores)
+    return await profiler.find(found, backend, limits, default, world.runner)
+
+
+def cells(found: Found) -> int:
+    assert found.profile is not None
+    return len(found.profile.measured)
+
+
+# -- what is chosen ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("objective", "placed", "rows"),
+    [(THROUGHPUT, TWO, 32), (Objective(latency_p99_ms=8), ONE, 4), (Objective(deadline_ms=8), ONE, 4)],
+)
+async def test_four_runs_of_eighteen_tell_where_the_objective_is_met_best(
+    tmp_path: Path, objective: Objective, placed: Placed, rows: int
+) -> None:
+    world = World()
+    found = await find(world, manifest(tmp_path, objective=objective))
+    assert found.setting is not None
+    assert (found.placed, found.setting.max_rows, found.config.batching.max_rows) == (placed, rows, rows)
+    assert cells(found) <= 4
+    assert found.law is not None
+    assert found.law.seconds(rows) == pytest.approx(LAWS[placed].seconds(rows), rel=0.01)
+    assert found.config.objective == objective
+    assert world.open == [found.runner]
+    assert found.runner.placed == placed
+
+
+async def test_a_bend_where_caches_end_is_seen(tmp_path: Path) -> None:
+    law = BatchLaw(0.001, 0.001, 8, 0.004)
+    found = await find(World({ONE: law, TWO: law.scaled(2.5)}), manifest(tmp_path))
+    assert (found.placed, found.config.batching.max_rows) == (ONE, 8)
+    assert found.law is not None
+    assert found.law.kink == 8
+    assert [found.law.seconds(b) for b in (8, 32)] == pytest.approx(
+        [law.seconds(b) for b in (8, 32)], rel=0.02
+    )
+
+
+async def test_what_the_owner_has_fixed_stays(tmp_path: Path) -> None:
+    batching, instances = Batching(max_rows=5), Instances(count=1, threads=2)
+    found = await find(World(), manifest(tmp_path, batching=batching, instances=instances))
+    assert (found.placed, found.config.batching) == (ONE, batching)
+
+
+async def test_without_a_batch_dimension_only_the_placement_is_chosen(tmp_path: Path) -> None:
+    found = await find(World(signature=ALONE), manifest(tmp_path))
+    assert found.placed == TWO
+    assert found.config.batching == Batching()
+
+
+async def test_a_size_that_the_model_refuses_is_asked_for_once_and_never_again(tmp_path: Path) -> None:
+    store, settings = ProfileStore(str(tmp_path / "state")), manifest(tmp_path)
+    found = await find(World(most=8), settings, store)
+    assert found.config.batching.max_rows == 8
+    assert found.profile is not None
+    assert Cell(1, 2, 32) in found.profile.refused
+    again = World(most=8)
+    assert (await find(again, settings, store)).config.batching.max_rows == 8
+    assert again.sizes == []
+
+
+async def test_a_placement_without_memory_is_left_out(tmp_path: Path) -> None:
+    world = World(absent=(TWO,))
+    assert (await find(world, manifest(tmp_path))).placed == ONE
+
+
+async def test_a_model_that_cannot_be_loaded_says_why_and_leaves_nothing_open(tmp_path: Path) -> None:
+    world = World(absent=(ONE, TWO))
+    with pytest.raises(LoadFailed, match="no memory for 1 × 2 threads"):
+        await find(world, manifest(tmp_path))
+    assert world.open == []
+
+
+async def test_a_model_that_takes_no_zeros_is_served_as_without_an_objective(tmp_path: Path) -> None:
+    world, store = World(takes=False), ProfileStore(str(tmp_path / "state"))
+    found = await find(world, manifest(tmp_path), store)
+    assert (found.placed, found.setting, found.law) == (ONE, None, None)
+    assert found.config.batching == Batching()
+    assert world.open == [found.runner]
+    assert not (tmp_path / "state").exists()
+
+
+async def test_a_slow_model_is_not_measured_for_long(tmp_path: Path) -> None:
+    world = World({ONE: BatchLaw(4.0, 1.0), TWO: BatchLaw(8.0, 2.0)})
+    found = await find(world, manifest(tmp_path))
+    assert found.setting is not None
+    assert len(world.sizes) <= 3
+    assert max(world.sizes) <= 2
+
+
+async def test_two_models_are_never_measured_at_the_same_time(tmp_path: Path) -> None:
+    world = World()
+    profiler = Profiler(ProfileStore(), world.clock, 2)
+    pair = [manifest(tmp_path / name, instances=Instances(1, 2)) for name in "ab"]
+    await asyncio.gather(*(find(world, each, profiler=profiler) for each in pair))
+    assert world.together == 1
+
+
+async def test_runs_are_of_the_owners_warm_up_request(tmp_path: Path) -> None:
+    settings = manifest(tmp_path, warmup=Warmup(file="ask.json"))
+    row = '{"name": "x", "datatype": "FP32", "shape": [2, 1], "data": [7, 8]}'
+    (settings.path.parent / "ask.json").write_text(f'{{"inputs": [{row}]}}')
+    seen: list[Array] = []
+
+    class Watched(World):
+        async def runner(self, placed: Placed) -> Runs:
+            runner = await super().runner(placed)
+            run = runner.run
+
+            async def watched(inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float]:
+                seen.append(inputs["x"])
+                return await run(inputs)
+
+            runner.run = watched  # type: ignore[method-assign]
+            return runner
+
+    assert (await find(Watched(), settings)).setting is not None
+    assert {len(array) for array in seen} >= {1, 32}
+    assert all(
+        array.ravel().tolist() == [7, 8] * (len(array) // 2) + [7] * (len(array) % 2) for array in seen
+    )
+
+
+# -- what is kept -----------------------------------------------------------------------------------
+
+
+async def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
+    settings, folder = manifest(tmp_path), str(tmp_path / "state")
+    first = await find(World(), settings, ProfileStore(folder))
+    world = World()
+    second = await find(world, settings, ProfileStore(folder))
+    assert world.sizes == []
+    assert world.opened == [TWO]
+    assert second[1:] == first[1:]
+
+
+def touch(settings: Manifest) -> Manifest:
+    """What does not make another model of it."""
+    settings.path.write_bytes(settings.path.read_bytes())
+    (settings.path.parent / "__pycache__").mkdir()
+    (settings.path.parent / "__pycache__" / "x.pyc").write_bytes(b"left by Python")
+    return msgspec.structs.replace(settings, fingerprint="of another day")
+
+
+def other_weights(settings: Manifest) -> Manifest:
+    settings.path.write_bytes(b"others")
+    return settings
+
+
+def other_file_beside(settings: Manifest) -> Manifest:
+    (settings.path.parent / "model.bin.data").write_bytes(b"outer weights")
+    return settings
+
+
+def other_objective(settings: Manifest) -> Manifest:
+    config = msgspec.structs.replace(settings.config, objective=Objective(latency_p99_ms=50))
+    return msgspec.structs.replace(settings, config=config)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_another"),
+    [(touch, False), (other_weights, True), (other_file_beside, True), (other_objective, True)],
+)
+async def test_another_model_is_measured_anew(tmp_path: Path, change, is_another: bool) -> None:
+    settings, store = manifest(tmp_path), ProfileStore(str(tmp_path / "state"))
+    await find(World(), settings, store)
+    world = World()
+    await find(world, change(settings), store)
+    assert bool(world.sizes) is is_another
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"cpu": "another"}, {"cores": 3}, {"versions": {"salver": "0.0.1"}}, {"versions": {"numpy": "1.0"}}],
+    ids=str,
+)
+async def test_a_profile_of_another_machine_or_version_does_not_count(tmp_path: Path, other) -> None:
+    settings, store = manifest(tmp_path), ProfileStore(str(tmp_path / "state"))
+    profile = (await find(World(), settings, store)).profile
+    assert profile is not None
+    assert set(profile.machine.versions) == {"salver", "numpy"}
+    there = msgspec.structs.replace(profile.machine, **other)
+    store.write(msgspec.structs.replace(profile, machine=there))
+    world = World()
+    await find(world, settings, store)
+    assert world.sizes != []
+    kept = store.read(profile.key, machine(Backend(), 2))
+    assert kept is not None  # and now it is this machine's
+
+
+@pytest.mark.parametrize(("runs", "is_kept"), [(63, False), (64, True)])
+async def test_what_live_runs_taught_is_where_the_next_day_starts(
+    tmp_path: Path, runs: int, is_kept: bool
+) -> None:
+    settings, store = manifest(tmp_path), ProfileStore(str(tmp_path / "state"))
+    profiler = Profiler(store, Clock(), 2)
+    found = await find(World(), settings, store)
+    assert found.profile is not None
+    slower = LAWS[TWO].scaled(1.5)
+    await profiler.remember(found.profile, TWO, slower, runs)
+    world = World()
+    after = await find(world, settings, store)
+    assert (after.law == slower) is is_kept
+    assert (after.placed, after.setting) == (found.placed, found.setting)  # which measurements decide
+    assert world.sizes == []
+
+
+async def test_live_laws_join_what_others_have_kept_meanwhile(tmp_path: Path) -> None:
+    settings, store = manifest(tmp_path), ProfileStore(str(tmp_path / "state"))
+    profiler = Profiler(store, Clock(), 2)
+    found = await find(World(), settings, store)
+    assert found.profile is not None
+    await profiler.remember(found.profile, ONE, LAWS[ONE].scaled(2), 100)
+    await profiler.remember(found.profile, TWO, LAWS[TWO].scaled(3), 100)
+    kept = store.read(found.profile.key, found.profile.machine)
+    assert kept is not None
+    assert kept.law(1, 2) == LAWS[ONE].scaled(2)
+    assert kept.law(2, 1) == LAWS[TWO].scaled(3)
+
+
+# -- as loaded --------------------------------------------------------------------------------------
+
+
+async def test_a_servable_runs_as_chosen_and_keeps_its_law_when_it_is_closed(tmp_path: Path) -> None:
+    store = ProfileStore(str(tmp_path / "state"))
+    settings = manifest(tmp_path, objective=Objective(latency_p99_ms=1000))
+    loader = Loader({"still": Backend()}, Bus(()), time.monotonic, Terms(cores=2), store)
+    servable = await loader.load(settings)
+    setting = servable.setting
+    assert setting is not None
+    assert (servable.placement.slots, servable.placement.threads) == (setting.instances, setting.threads)
+    assert servable.engine.insight().rule == "half-floor"  # its admission keeps the objective
+    request = InferRequest("m", (tensor("x", np.ones((3, 1), "f4")),))
+    for _ in range(80):
+        answer = await servable.infer(request)
+        assert answer.outputs[0].array.tolist() == [[1.0]] * 3
+    learned = servable.engine.law.law()
+    assert servable.engine.law.runs >= 80
+    await servable.close()
+    kept = store.read(store.key(settings), machine(Backend(), 2))
+    assert kept is not None
+    assert kept.law(setting.instances, setting.threads) == learned
+    again = await loader.load(settings)
+    assert again.engine.law.law() == learned
+    await again.close()
