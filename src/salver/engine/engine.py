@@ -461,6 +461,8 @@ class Engine:
         outputs, seconds = result
         batch = dispatch.batch
         began = self._clock()
+        # A batch that was ready began as soon as an instance was idle; the loop hears of that a little later.
+        dispatch.at = min(dispatch.at, began - seconds)
         members = batch.members
         if len(members) == 1:
             _settle(members[0], outputs, dispatch, seconds)
