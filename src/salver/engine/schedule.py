@@ -226,9 +226,10 @@ class Schedule:
         """
         if self._outlook.is_busy or self.batcher.depth:
             return False
-        if self._refusing_since == math.inf:
+        is_due = now - self._refusing_since >= _TRY_S
+        if is_due or self._refusing_since == math.inf:
             self._refusing_since = now
-        return now - self._refusing_since >= _TRY_S
+        return is_due
 
     def _most_bulk(self) -> int:
         rows = self._bulk_rows
