@@ -63,6 +63,13 @@ def test_the_throughput_panel_shows_law_bound_cells_and_what_the_simulation_says
     assert series(shown, "highest load with p99 within 50 ms").points == ((1.0, 150.0), (32.0, 776.0))
 
 
+@pytest.mark.parametrize(("most", "off"), [(1300.0, ""), (2600.0, ""), (9000.0, ", off the scale")])
+def test_the_bound_is_named_with_its_rate_and_whether_it_is_in_sight(most: float, off: str) -> None:
+    shown = compose("m", CELLS, SETTING, P99, bound=lambda rows: most).panels[0]
+    assert series(shown, "roofline").label == f"roofline bound ({most:.0f} at 32 rows{off})"
+    assert (limits(shown)[2] >= most) == (not off)
+
+
 def test_the_chosen_batch_the_best_one_and_that_of_the_objective_are_marked() -> None:
     assert [(m.label, m.x, m.strong) for m in panel(0).marks] == [
         ("chosen 32", 32, True),

@@ -131,6 +131,12 @@ def test_no_gain_is_negative_or_more_than_all(a: float, t0: float, rows: int) ->
     assert all(0 <= gain < 1 for gain in gains(Setting(1, 1, rows, BatchLaw(a, t0), 1.0)).values())
 
 
+@pytest.mark.parametrize(("error", "is_busy"), [(0.05, False), (0.8, True)])
+def test_runs_that_scatter_tell_of_a_busy_machine(error: float, is_busy: bool) -> None:
+    text = said(tuned(BatchLaw(0.001, 0.004, error=error)))
+    assert ("Some runs took 80 % longer than the law says" in text) == is_busy
+
+
 def test_an_objective_out_of_reach_promises_no_rate() -> None:
     slow = Setting(1, 2, 1, BatchLaw(0.1, 0.0), 0.0, ("50 ms cannot be met.",))
     assert sentences(tuned(setting=slow)) == ("50 ms cannot be met.",)

@@ -8,9 +8,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from salver.artifacts import Objective
 from salver.cli.objective import named
-from salver.cli.picture import Mark, Panel, Picture, Points, Series
+from salver.cli.picture import Mark, Panel, Picture, Points, Series, limits
 from salver.planner.choose import Setting, limit_of, slo_rows
 from salver.planner.profile import Measured
 
@@ -104,8 +106,12 @@ def _throughput(
             Series(label, tuple(sorted((float(b), r) for b, r in feasible.items())), "line", _FEASIBLE)
         )
     if bound is not None:
-        label = f"roofline bound ({per_second(bound(setting.max_rows))} at {setting.max_rows} rows)"
-        series.append(Series(label, tuple((x, bound(x)) for x in xs), "bound", _BOUND))
+        points = tuple((x, bound(x)) for x in xs)
+        line = Series("roofline bound", points, "bound", _BOUND)
+        top = limits(Panel("", "", "", (*series, line)))[2]
+        where = f"{per_second(bound(setting.max_rows))} at {setting.max_rows} rows"
+        off = ", off the scale" if min(y for _, y in points) > top else ""
+        series.append(msgspec.structs.replace(line, label=f"roofline bound ({where}{off})"))
     marks = [_chosen(setting), *_best(setting, xs)]
     limit = int(slo_rows(setting.law, limit_of(objective)))
     if xs[0] <= limit <= xs[-1]:

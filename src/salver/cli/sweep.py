@@ -166,11 +166,11 @@ class Sweep:
         warmup = self._manifest.config.warmup
         first = 1 if signature.batched else 0
         is_free = any(-1 in spec.shape[first:] for spec in signature.inputs)
-        if warmup.file or not is_free:
+        if warmup.file or warmup.free_dim > 1 or not is_free:
             return ()
         return (
-            f"Its inputs have free extents, which were {warmup.free_dim} here: set warmup.free_dim or "
-            "warmup.file in salver.toml to what callers send.",
+            "Its inputs have free extents, which were 1 here: set warmup.free_dim or warmup.file in "
+            "salver.toml to what callers send.",
         )
 
     def _roofline(self, setting: Setting, shapes: dict[str, tuple[int, ...]]) -> Roofline:

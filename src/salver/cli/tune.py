@@ -201,4 +201,4 @@ def _advise(own: "Manifest", tried: "Manifest", toml: str, *, is_kept: bool) -> 
         line(f"say it in NAME/salver.toml, the model being in NAME/1/{use}:\n\n{first}")
     elif is_kept:
         line("salver serve takes what was found here the next time it loads the model")
-    line(f"\nor fix the setting as it is now:\n\n{rest}")
+    line(f"\nto fix the setting as it is now instead, say there:\n\n{rest}")

@@ -22,7 +22,8 @@ from salver.planner.search import Search
 from salver.stats.batch_price import Price
 
 _LOADS: Final = (0.3, 0.6, 0.9)  # of the capacity, at which rules are compared
-_SAME = 0.01  # a gain in mean latency below which no rule wins
+_BUSY: Final = 0.3  # error of a law (95th percentile), above which something else was running
+_SAME: Final = 0.01  # a gain in mean latency below which no rule wins
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -187,6 +188,11 @@ def sentences(tuned: Tuned) -> tuple[str, ...]:
             f"The whole grid of {compared.cells} cells finds {best}; the choice after {compared.quick_cells} "
             f"cells reaches {100 * compared.share:.1f} % of that."
         )
+    if setting.law.error > _BUSY:
+        said.append(
+            f"Some runs took {100 * setting.law.error:.0f} % longer than the law says: is the machine busy "
+            "with something else? Then tune again when it is not."
+        )
     return (*said, *_on_the_bound(tuned), *_on_rules(tuned), *tuned.notes)
 
 
@@ -243,8 +249,8 @@ def _on_rules(tuned: Tuned) -> tuple[str, ...]:
             "change that.",
         )
     return (
-        f"For mean latency taking what waits is not best here: at {100 * load:.0f} % of the capacity the best "
-        f"rule (solved exactly) lowers the mean latency by {100 * gain:.2g} %. "
+        f"For mean latency taking what waits is not best here: at {100 * load:.0f} % of the capacity the "
+        f"best rule (solved exactly) lowers it by {100 * gain:.2g} %. "
         'batching.policy = "learned" finds it.',
     )
 
