@@ -20,7 +20,9 @@ from salver.stats.batch_law import LiveLaw
 
 _RATE_MEMORY_S = 1.0
 _SATURATED = 0.9  # load from which the next batch may be made ready while one runs
-_TRY_S = 1.0  # after so long of refusing all, an idle instance tries: only runs correct a law
+#: After so long of refusing all an idle instance tries one, since only runs correct a law; and then pauses
+#: for so many times as long as that took.
+_TRY_S, _TRY_PAUSE = 1.0, 4.0
 _NOMINAL_S = 0.1  # promise in its place where only callers bring deadlines
 _QUIET_S = 10.0  # without urgent requests, after which batches are made ready again
 _SERVICES = {"urgent": URGENT, "bulk": BULK}
@@ -56,7 +58,7 @@ class Schedule:
         self._reserve = Reserve(min(self.promise, _NOMINAL_S))
         self._urgent_at = -math.inf
         self._now = 0.0
-        self._refusing_since = math.inf  # all that came, even with nothing running and nobody waiting
+        self._try_at = math.inf  # set while all are refused, even with nothing running and nobody waiting
         self.policy = policy_of(config)
         self.waits = self.policy in ("window", "learned")
         self.is_timed = self.policy not in ("drain", "window", "learned") or self.promise < math.inf
@@ -115,7 +117,7 @@ class Schedule:
                         raise self.refusal(waiting)
                     waiting.target = math.inf
                 else:
-                    self._refusing_since = math.inf
+                    self._try_at = math.inf
         return self.batcher.offer(waiting)
 
     def passed(self, rows: int, now: float) -> None:
@@ -167,6 +169,8 @@ class Schedule:
             self.live.observe(rows, now - began)
         if self.is_timed:
             self._outlook.ended(began)
+            if self._try_at < math.inf:
+                self._try_at = now + _TRY_PAUSE * (now - began)
         if ok:
             self.batcher.ran(rows, now - began, now)
 
@@ -220,16 +224,15 @@ class Schedule:
                 return Window(config.batching)
 
     def _is_worth_a_try(self, now: float) -> bool:
-        """True for a lone request on an idle model that has refused all for a second.
+        """True now and then for a lone request on an idle model that refuses all.
 
         A law that a slow moment has spoiled would otherwise stay as it is, and the model be lost for good.
         """
         if self._outlook.is_busy or self.batcher.depth:
             return False
-        is_due = now - self._refusing_since >= _TRY_S
-        if is_due or self._refusing_since == math.inf:
-            self._refusing_since = now
-        return is_due
+        if self._try_at == math.inf:
+            self._try_at = now + _TRY_S
+        return now >= self._try_at
 
     def _most_bulk(self) -> int:
         rows = self._bulk_rows
