@@ -150,6 +150,18 @@ def test_small_grids_end(limits: Limits) -> None:
     assert search.setting() is not None
 
 
+def test_a_search_cut_short_takes_the_shape_of_the_warm_up() -> None:
+    law = BatchLaw(0.001, 0.004)
+    search = Search(Limits(2), THROUGHPUT, alone_s=1.2 * law.seconds(1))
+    cell = search.ask()
+    assert cell is not None
+    search.tell(Measured(cell, law.seconds(cell.rows), cell.rows / law.seconds(cell.rows)))
+    setting = search.setting()
+    assert setting is not None
+    assert setting.max_rows == cell.rows == 32
+    assert setting.law.seconds(1) > 0.8 * law.seconds(1)
+
+
 def test_without_a_batch_dimension_the_placements_are_compared() -> None:
     search = Search(Limits(2, batched=False), THROUGHPUT)
     seconds = {Placed(1, 2): 0.010, Placed(2, 1): 0.015}

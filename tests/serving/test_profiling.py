@@ -49,6 +49,7 @@ class World:
         most: A run of more rows is refused.
         absent: Placements for which it cannot be loaded.
         takes: False: it refuses any input.
+        load_s: Of loading it once.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class World:
         most: int = 1 << 20,
         absent: tuple[Placed, ...] = (),
         takes: bool = True,
+        load_s: float = 0.0,
     ) -> None:
+        self.load_s = load_s
         self.laws, self.signature, self.most, self.absent, self.takes = laws, signature, most, absent, takes
         self.clock = Clock()
         self.opened: list[Placed] = []
@@ -70,6 +73,7 @@ class World:
     async def runner(self, placed: Placed) -> "Runs":
         if placed in self.absent:
             raise LoadFailed(f"no memory for {placed}")
+        self.clock.now += self.load_s
         self.opened.append(placed)
         self.open.append(Runs(self, placed))
         return self.open[-1]
@@ -234,6 +238,11 @@ async def test_a_slow_model_is_not_measured_for_long(tmp_path: Path) -> None:
     assert found.setting is not None
     assert len(world.sizes) <= 3
     assert max(world.sizes) <= 2
+
+
+async def test_a_model_that_loads_slowly_is_measured_none_the_less(tmp_path: Path) -> None:
+    found = await find(World(load_s=60.0), manifest(tmp_path))
+    assert (found.placed, cells(found)) == (TWO, 4)
 
 
 async def test_two_models_are_never_measured_at_the_same_time(tmp_path: Path) -> None:

@@ -114,6 +114,10 @@ class Search:
         laws = {p: fit(runs) for p, runs in self._runs.items()}
         sized = [p for p, runs in self._runs.items() if len({rows for rows, _ in runs}) > 1]
         shape = laws[sized[0]] if sized else None
+        first = self.limits.placements()[0]
+        if shape is None and self._alone and first in self._runs:  # cut short: better a rough shape than none
+            sized, shape = [first], fit([*self._runs[first], (self.limits.sizes()[0], self._alone)])
+            laws[first] = shape
         for placed, runs in self._runs.items():
             if shape is not None and placed not in sized:
                 rows = runs[0][0]
