@@ -32,7 +32,7 @@ SOURCE = (Path(__file__).parent.parent / "models" / "gated.py").read_text()
 MODELS = {
     "full": (0.0, "[batching]\nmax_rows = 1\nmax_queue = 3\n"),
     "objective": (0.02, 'objective = {latency_p99 = "200ms"}\n[batching]\nmax_rows = 1\n'),
-    "deadline": (0.4, '[batching]\npolicy = "half-floor"\nmax_rows = 1\n'),
+    "deadline": (0.8, '[batching]\npolicy = "half-floor"\nmax_rows = 1\n'),
     "tenants": (0.0, "[batching]\nmax_rows = 1\n"),
     "weights": (0.0, "[batching]\nmax_rows = 1\n[fairness.weights]\npaid = 2\n"),
     "levels": (0.0, "[batching]\nmax_rows = 1\nmax_queue = 12\n[priorities]\nlevels = 2\nmax_passes = 3\n"),
@@ -246,13 +246,13 @@ def test_what_would_miss_the_objective_is_refused_at_once_and_the_model_recovers
 
 @pytest.mark.parametrize("form", ["http", "grpc", "grpc deadline"])
 def test_a_hopeless_deadline_is_refused_before_it_costs_a_run(stage: Stage, form: str) -> None:
-    """A run takes 400 ms. Whoever has 200 ms is told so by the server, and not by a clock that ran out."""
+    """A run takes 800 ms. Whoever has 600 ms is told so by the server, and not by a clock that ran out."""
     patient = {"timeout": 30_000_000}
     before = over_http(stage, "deadline", **patient).run
     if form == "http":
-        status, said, _ = over_http(stage, "deadline", timeout=200_000)
+        status, said, _ = over_http(stage, "deadline", timeout=600_000)
     else:
-        options = {"timeout": 200_000} if form == "grpc" else {"client_timeout": 0.2}
+        options = {"timeout": 600_000} if form == "grpc" else {"client_timeout": 0.6}
         status, said, _ = over_grpc(stage, "deadline", **options)
     assert status == ("503" if form == "http" else "StatusCode.DEADLINE_EXCEEDED")
     assert "the deadline cannot be met" in str(said)
