@@ -169,3 +169,19 @@ def test_placements_keep_within_the_cores_unless_the_owner_asks(
 )
 def test_sizes_end_at_the_largest_that_may_be_chosen(limits: Limits, sizes: tuple[int, ...]) -> None:
     assert limits.sizes() == sizes
+
+
+@pytest.mark.parametrize(
+    ("t0", "said"),
+    [
+        (
+            0.004,
+            "A run takes 4 ms and 1 ms a row, so half of the possible rate is reached at B* = n_half = 4 rows",
+        ),
+        (0.0, "A row takes 1 ms however many run together: larger batches gain little."),
+    ],
+)
+def test_the_first_reason_is_what_batches_gain(t0: float, said: str) -> None:
+    laws = {Placed(1, 2): BatchLaw(0.001, t0)}
+    setting = choose(laws, Objective(throughput=True), Limits(2))
+    assert setting.reasons[0].startswith(said)

@@ -17,6 +17,8 @@ from salver.stats.batch_law import BatchLaw
 
 #: Settings that differ by less are taken for equal.
 _TIE = 0.005
+#: n_half below which single rows reach nearly all of the rate.
+_FLAT = 0.1
 #: Placements within so much of the best one are judged by simulation.
 _NEAR = 0.9
 
@@ -170,7 +172,7 @@ def _reasons(
         f"A run takes {law.t0 * 1e3:.3g} ms and {law.a * 1e3:.3g} ms a row, so half of the possible rate is "
         f"reached at B* = n_half = {law.n_half:.3g} rows; {rows} rows reach "
         f"{100 * law.efficiency(rows):.0f} %."
-        if law.n_half >= 1
+        if law.n_half >= _FLAT
         else f"A row takes {law.a * 1e3:.3g} ms however many run together: larger batches gain little."
     ]
     if law.kink:
