@@ -187,6 +187,10 @@ def test_a_batch_is_made_ready_only_where_it_makes_nobody_wait_longer() -> None:
     assert not idle.looks_ahead(0.0)
     idle.admit(placed(idle))
     assert idle.looks_ahead(0.0)  # a full batch
+    levels = schedule(priorities=Priorities(levels=2))
+    for _ in range(LARGEST):
+        levels.admit(placed(levels))
+    assert not levels.looks_ahead(0.0)  # who is of a higher level may still come
 
 
 @pytest.mark.parametrize("policy", ["auto", "half-floor", "newest-feasible", "drop-then-drain", "aimd"])

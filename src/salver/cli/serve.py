@@ -4,6 +4,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +15,43 @@ from salver.cli.output import line, on_terminal, record, table
 
 if TYPE_CHECKING:
     from salver.app import ReadyInfo
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Tls:
+    """Flags of the encrypted port."""
+
+    cert: Annotated[str, Parameter(name="--tls-cert", help="PEM file; needs --tls-key.")] = ""
+    key: Annotated[str, Parameter(name="--tls-key", help="PEM file; needs --tls-cert.")] = ""
+    client_ca: Annotated[
+        str,
+        Parameter(
+            name="--tls-client-ca", help="PEM bundle; callers must show a certificate that it signed."
+        ),
+    ] = ""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Logs:
+    """Flags of the log."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Parameter(name="--log-level", help="Least severe to log."),
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "console", "json"],
+        Parameter(name="--log-format", help="auto: console on a terminal, else json."),
+    ] = "auto"
+    access: Annotated[
+        Literal["off", "errors", "all"],
+        Parameter(name="--access-log", help="Which requests get a line in the log."),
+    ] = "off"
+
+
+_NO_TLS, _LOGS = Tls(), Logs()
 
 
 def serve(
@@ -54,20 +92,8 @@ def serve(
         Literal["h2corn", "uvicorn"], Parameter(help="HTTP server; uvicorn speaks no HTTP/2 and no gRPC.")
     ] = "h2corn",
     grace_seconds: Annotated[float, Parameter(help="For requests in flight when the server stops.")] = 30.0,
-    tls_cert: Annotated[str, Parameter(help="PEM file; needs --tls-key.")] = "",
-    tls_key: Annotated[str, Parameter(help="PEM file; needs --tls-cert.")] = "",
-    tls_client_ca: Annotated[
-        str, Parameter(help="PEM bundle; callers must show a certificate that it signed.")
-    ] = "",
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Parameter(help="Least severe to log.")
-    ] = "info",
-    log_format: Annotated[
-        Literal["auto", "console", "json"], Parameter(help="auto: console on a terminal, else json.")
-    ] = "auto",
-    access_log: Annotated[
-        Literal["off", "errors", "all"], Parameter(help="Which requests get a line in the log.")
-    ] = "off",
+    tls: Tls = _NO_TLS,
+    logs: Logs = _LOGS,
     json: Json = False,
 ) -> int:
     """Serve models until Ctrl-C.
@@ -84,14 +110,14 @@ def serve(
 
     if not paths:
         raise InvalidInput("no model is given", fix="Say: salver serve PATH")
-    if bool(tls_cert) != bool(tls_key):
+    if bool(tls.cert) != bool(tls.key):
         raise InvalidInput("--tls-cert and --tls-key belong together")
     if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", tenant_header, re.ASCII):  # RFC 9110, section 5.6.2
         raise InvalidInput(f"--tenant-header {tenant_header!r} is no name of a header")
     config = ServeConfig(
         paths=tuple(str(path) for path in paths),
         name=name,
-        front=FrontConfig(host, port, front, grace_seconds, tls_cert, tls_key, tls_client_ca),
+        front=FrontConfig(host, port, front, grace_seconds, tls.cert, tls.key, tls.client_ca),
         control=control,
         poll_seconds=poll_seconds,
         load=load,
@@ -102,7 +128,7 @@ def serve(
         max_message_mb=max_message_mb,
         tenant_header=tenant_header,
         state_dir=default_state_dir() if state_dir is None else state_dir,
-        log=LogConfig(log_level, log_format, access_log),
+        log=LogConfig(logs.level, logs.format, logs.access),
     )
     return _run_loop(run(config, lambda info: announce(info, json=json)))
 

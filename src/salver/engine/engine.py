@@ -381,6 +381,9 @@ class Engine:
         is_free = False
         try:
             is_free = await self._run_or_halve(dispatch, stacked, is_whole=True)
+        except Exception as error:  # a defect of ours must not leave callers waiting
+            for waiting in dispatch.batch.members:
+                _fail(waiting, error)
         finally:
             if not is_free:
                 self._release(dispatch, ok=False)

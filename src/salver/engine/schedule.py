@@ -185,9 +185,9 @@ class Schedule:
         """Whether the next batch may be made ready just before an instance is idle.
 
         Where a full batch waits, or more comes than can be served, so that those who come in the last
-        moment do not wait longer for it; and not where urgent requests come, which would.
+        moment do not wait longer for it; and not where more urgent requests may come, which would.
         """
-        if self.waits or now - self._urgent_at < _QUIET_S:
+        if self.waits or self._priorities.levels > 1 or now - self._urgent_at < _QUIET_S:
             return False
         return self.batcher.rows >= self._largest or (self.is_timed and self.load(now) > _SATURATED)
 
