@@ -176,7 +176,7 @@ def test_sizes_end_at_the_largest_that_may_be_chosen(limits: Limits, sizes: tupl
     [
         (
             0.004,
-            "A run takes 4 ms and 1 ms a row, so half of the possible rate is reached at B* = n_half = 4 rows",
+            "A run takes 4 ms and 1 ms a row, so half of the possible rate is reached at B* = n_half = 4",
         ),
         (0.0, "A row takes 1 ms however many run together: larger batches gain little."),
     ],
