@@ -46,7 +46,9 @@ def keep(path: Path, result: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def write(given: argparse.Namespace, name: str, result: Mapping[str, Any], text: str) -> None:
+def write(
+    given: argparse.Namespace, name: str, result: Mapping[str, Any], text: str, where: Path = PAGE
+) -> None:
     """Print, keep, and publish where that was asked."""
     out = given.out or RESULTS / "raw" / f"{name}-{time.strftime('%m%d-%H%M%S')}.json"
     paths = [out, *([RESULTS / f"{name}.json"] if given.publish else [])]
@@ -54,7 +56,7 @@ def write(given: argparse.Namespace, name: str, result: Mapping[str, Any], text:
         keep(path, result)
     print(text)
     if given.publish:
-        PAGE.write_text(replaced(PAGE.read_text(), name, text))
+        where.write_text(replaced(where.read_text(), name, text))
     print(f"written to {', '.join(map(str, paths))}")
 
 

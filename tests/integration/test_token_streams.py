@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess
 
@@ -50,12 +53,16 @@ def network(letters):
 def stepping(letters, network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("steps")
     letters.write(network, folder / "repository")
-    slow = folder / "repository" / "slow"
+    write_slow(folder / "repository")
+    with ServerProcess([folder / "repository"], folder / "log") as server:
+        yield server.wait_ready()
+
+
+def write_slow(repository: Path) -> None:
+    slow = repository / "slow"
     (slow / "1").mkdir(parents=True)
     (slow / "1" / "model.py").write_text(SLOW)
     (slow / "salver.toml").write_text('[steps]\nvocabulary = "bytes"\nmax_sequences = 2\n')
-    with ServerProcess([folder / "repository"], folder / "log") as server:
-        yield server.wait_ready()
 
 
 def alone(network, text: str, count: int) -> str:
@@ -174,6 +181,12 @@ def test_infer_names_the_streaming_route(stepping):
     assert status == 501
     assert "decoupled transaction policy" in reply["error"]
     assert "/v2/models/slow/generate_stream" in reply["error"]
+    with triton.InferenceServerClient(stepping.address) as client:
+        text = triton.InferInput("text_input", [1], "BYTES")
+        text.set_data_from_numpy(np.array([b"a"], dtype=object))
+        with pytest.raises(InferenceServerException, match="generate_stream") as refused:
+            client.infer("slow", [text])
+    assert refused.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
 def test_a_deadline_ends_a_stream_with_an_error_event(stepping):
@@ -182,3 +195,22 @@ def test_a_deadline_ends_a_stream_with_an_error_event(stepping):
     assert status == 200
     assert events(body)[0]["text_output"] == "b"
     assert events(body)[-1] == {"error": "Request timeout expired"}
+
+
+def test_unloading_lets_a_stream_end(tmp_path: Path):
+    write_slow(tmp_path / "repository")
+    options = ["--control", "explicit", "--load", "slow"]
+    with ServerProcess([tmp_path / "repository"], tmp_path / "log", options) as server:
+        server.wait_ready()
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+        ask = {"text_input": "a", "max_tokens": 60, "temperature": 0}
+        connection.request("POST", "/v2/models/slow/generate_stream", json.dumps(ask))
+        reply = connection.getresponse()
+        body = reply.readline()
+        assert server.post("/v2/repository/models/slow/unload", {})[0] == 200
+        refused, _ = server.post("/v2/models/slow/generate", ask)
+        body += reply.read()
+        connection.close()
+    assert refused in (404, 503)
+    assert "".join(event["text_output"] for event in events(body)) == ("abcdefghijklmnopqrstuvwxyz" * 3)[1:61]
+    assert events(body)[-1]["finish_reason"] == "length"
