@@ -397,6 +397,7 @@ async def test_a_model_of_another_vocabulary_does_not_load(model, reason):
         ({"top_p": 0.0}, "top_p must be more than 0"),
         ({"top_k": -1}, "top_k must be 0"),
         ({"stop": ""}, "stop must hold"),
+        ({"stop": "x" * 257}, "stop must hold"),
         ({"stop": 3}, "stop must be text, not 3"),
         ({"max_tokens": 1000}, "more than the 300 tokens"),
     ],
@@ -418,5 +419,7 @@ async def test_settings_come_as_inputs_too():
         assert await text_of(engine, InferRequest("m", inputs)) == alone("hello", 3)
         with pytest.raises(InvalidInput, match="must not be empty"):
             await text_of(engine, ask(""))
+        with pytest.raises(InvalidInput, match="more than the 300 tokens"):
+            await text_of(engine, ask("a" * 301))
         with pytest.raises(InvalidInput, match="UTF-8"):
             await text_of(engine, InferRequest("m", (tensor("text_input", [b"\xff"]),)))

@@ -10,7 +10,6 @@ import pytest
 from salver.artifacts import Instances, Manifest, ModelConfig, Steps
 from salver.backends.protocol import LoadOptions
 from salver.backends.python import PythonBackend
-from salver.engine.transcript import Texts
 from salver.errors import InvalidInput, LoadFailed
 from salver.messages import InferRequest, ModelId
 from salver.serving.bus import Bus
@@ -146,7 +145,3 @@ async def test_a_load_that_is_given_up_closes_the_model(tmp_path: Path):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (tmp_path / "closed").exists()
-
-
-def test_long_texts_are_cut_greedily():
-    assert Texts(["a", "b", "aa"]).encode("aaab") == [2, 0, 1]

@@ -27,6 +27,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: True, ""),
 }
 _MOST_STOPS = 16
+_LONGEST_STOP = 256  # characters: each token's text is compared with every beginning of it
 
 SIGNATURE = Signature(
     inputs=(
@@ -61,11 +62,16 @@ class Prompt(msgspec.Struct, frozen=True):
 
 
 class PromptReader:
-    """Reads requests to one model."""
+    """Reads requests to one model.
 
-    def __init__(self, model: str, vocabulary: Vocabulary) -> None:
+    Args:
+        most: Tokens of a prompt.
+    """
+
+    def __init__(self, model: str, vocabulary: Vocabulary, most: int) -> None:
         self._admission = Admission(model, SIGNATURE)
         self._vocabulary = vocabulary
+        self._most = most
 
     def read(self, request: InferRequest) -> Prompt:
         """What is asked.
@@ -79,7 +85,7 @@ class PromptReader:
             for spec, array in zip(SIGNATURE.inputs, bound.arrays, strict=True)
             if array is not None
         }
-        tokens = self._vocabulary.encode(_text(given["text_input"][0], "text_input"))
+        tokens = self._vocabulary.encode(_text(given["text_input"][0], "text_input"), self._most)
         if not tokens:
             raise InvalidInput("text_input must not be empty", field="text_input")
         values = dict(_DEFAULTS)
@@ -94,8 +100,10 @@ class PromptReader:
         stops = [_text(stop, "stop") for stop in given["stop"]] if "stop" in given else []
         if "stop" in request.parameters and "stop" not in given:
             stops = [_text(request.parameters["stop"], "stop")]
-        if len(stops) > _MOST_STOPS or "" in stops:
-            raise InvalidInput(f"stop must hold at most {_MOST_STOPS} texts, none empty", field="stop")
+        if len(stops) > _MOST_STOPS or not all(0 < len(stop) <= _LONGEST_STOP for stop in stops):
+            raise InvalidInput(
+                f"stop must hold at most {_MOST_STOPS} texts of 1 to {_LONGEST_STOP} characters", field="stop"
+            )
         sampling = Sampling(values["temperature"], values["top_k"], values["top_p"], values["seed"] or 0)
         return Prompt(tokens, values["max_tokens"], sampling, tuple(stops), values["seed"] is not None)
 

@@ -91,7 +91,7 @@ class StepEngine:
         self._config = config
         self._clock = clock
         self._emit = emit
-        self._reader = PromptReader(id.name, vocabulary)
+        self._reader = PromptReader(id.name, vocabulary, config.steps.max_context)
         self._scheduler = StepScheduler(config.steps, config.batching.max_queue, config.priorities.max_passes)
         self._steps = StepRun(id, model, vocabulary.size, self._scheduler.pace, clock)
         self._changed = threading.Condition()  # guards the scheduler

@@ -21,11 +21,11 @@ class Vocabulary(Protocol):
 
     size: int
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, most: int) -> list[int]:
         """The tokens of a text.
 
         Raises:
-            InvalidInput: there are none for a part of it.
+            InvalidInput: there are more than ``most``, or none for a part of it.
         """
         ...
 
@@ -37,15 +37,18 @@ class Vocabulary(Protocol):
 class Bytes:
     """Tokens are the bytes of UTF-8 text.
 
-    >>> Bytes().encode("aü")
+    >>> Bytes().encode("aü", most=3)
     [97, 195, 188]
     """
 
     size = 256
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, most: int) -> list[int]:
         """See :class:`Vocabulary`."""
-        return list(text.encode())
+        data = text.encode()
+        if len(data) > most:
+            raise _too_long(most)
+        return list(data)
 
     def spell(self, token: int) -> bytes:
         """See :class:`Vocabulary`."""
@@ -58,7 +61,7 @@ class Texts:
     Raises:
         LoadFailed: the list is empty, or holds a text twice or an empty one.
 
-    >>> Texts(["a", "b", "ab", "c"]).encode("abc")
+    >>> Texts(["a", "b", "ab", "c"]).encode("abc", most=3)
     [2, 3]
     """
 
@@ -74,11 +77,13 @@ class Texts:
             )
         self._longest = max(map(len, texts))
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, most: int) -> list[int]:
         """See :class:`Vocabulary`."""
-        tokens = []
+        tokens: list[int] = []
         at = 0
         while at < len(text):
+            if len(tokens) == most:  # a long text would cost its time before it is refused
+                raise _too_long(most)
             for end in range(min(len(text), at + self._longest), at, -1):
                 token = self._ids.get(text[at:end])
                 if token is not None:
@@ -138,6 +143,14 @@ class Transcript:
         keep = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
+
+
+def _too_long(most: int) -> InvalidInput:
+    return InvalidInput(
+        f"the prompt has more than the {most} tokens that one sequence may have",
+        field="text_input",
+        fix="Shorten it; the model's owner sets steps.max_context and steps.max_tokens.",
+    )
 
 
 def _overlap(text: str, stop: str) -> int:
