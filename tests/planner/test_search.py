@@ -150,6 +150,15 @@ def test_small_grids_end(limits: Limits) -> None:
     assert search.setting() is not None
 
 
+def test_of_two_measurements_of_a_cell_the_quicker_counts() -> None:
+    search = Search(Limits(2), THROUGHPUT)
+    cell = Cell(1, 2, 32)
+    for seconds in (0.030, 0.020, 0.025):
+        search.tell(Measured(cell, seconds, 32 / seconds))
+    assert search.measured == [Measured(cell, 0.020, 32 / 0.020)]
+    assert search.laws()[Placed(1, 2)].seconds(32) == pytest.approx(0.020)
+
+
 def test_a_search_cut_short_takes_the_shape_of_the_warm_up() -> None:
     law = BatchLaw(0.001, 0.004)
     search = Search(Limits(2), THROUGHPUT, alone_s=1.2 * law.seconds(1))

@@ -232,6 +232,29 @@ async def test_a_model_that_takes_no_zeros_is_served_as_without_an_objective(tmp
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.parametrize("slow", [ONE, TWO])
+async def test_a_busy_moment_of_the_machine_decides_nothing(tmp_path: Path, slow: Placed) -> None:
+    """The first cells of a placement are measured while others take most of the machine."""
+
+    class Disturbed(World):
+        async def runner(self, placed: Placed) -> Runs:
+            runner = await super().runner(placed)
+            self.laws = {**LAWS, slow: LAWS[slow].scaled(5)} if placed == slow else LAWS
+            asyncio.get_running_loop().call_soon(self.recover)
+            return runner
+
+        def recover(self) -> None:
+            if self.clock() < 1.0:
+                asyncio.get_running_loop().call_soon(self.recover)
+            else:
+                self.laws = LAWS
+
+    found = await find(Disturbed(), manifest(tmp_path))
+    assert (found.placed, found.config.batching.max_rows) == (TWO, 32)
+    assert found.law is not None
+    assert found.law.seconds(32) == pytest.approx(LAWS[TWO].seconds(32), rel=0.01)
+
+
 async def test_a_slow_model_is_not_measured_for_long(tmp_path: Path) -> None:
     world = World({ONE: BatchLaw(4.0, 1.0), TWO: BatchLaw(8.0, 2.0)})
     found = await find(world, manifest(tmp_path))

@@ -78,13 +78,20 @@ class Search:
         return self._refinement(placements)
 
     def tell(self, measured: Measured, runs: Sequence[float] = ()) -> None:
-        """A cell was measured.
+        """A cell was measured. Of one that was measured before, the quicker time counts: what others did on
+        the machine meanwhile only slows.
 
         Args:
             runs: Seconds of its single runs, where they are known; they show how much runs scatter.
         """
         cell = measured.cell
         placed = Placed(cell.instances, cell.threads)
+        before = next((m for m in self.measured if m.cell == cell), None)
+        if before is not None:
+            if before.seconds <= measured.seconds:
+                return
+            self.measured.remove(before)
+            self._runs[placed].remove((cell.rows, before.seconds))
         self.measured.append(measured)
         self._runs.setdefault(placed, []).append((cell.rows, measured.seconds))
         if runs:

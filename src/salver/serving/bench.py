@@ -37,7 +37,7 @@ class Bench:
     """
 
     def __init__(
-        self, manifest: Manifest, open_runner: OpenRunner, clock: Callable[[], float], cell_s: float = 0.4
+        self, manifest: Manifest, open_runner: OpenRunner, clock: Callable[[], float], cell_s: float = 0.25
     ) -> None:
         self._manifest = manifest
         self._open_runner = open_runner
@@ -48,6 +48,11 @@ class Bench:
 
     def __repr__(self) -> str:
         return f"<Bench {self._manifest.id}, {', '.join(map(str, self._runners)) or 'nothing loaded'}>"
+
+    @property
+    def placements(self) -> tuple[Placed, ...]:
+        """Those whose runners are loaded."""
+        return tuple(self._runners)
 
     async def runner(self, placed: Placed) -> Runner:
         """The runner of a placement, loaded if need be; another one may be closed for it.

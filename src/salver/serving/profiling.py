@@ -87,16 +87,17 @@ async def run_search(
     clock: Callable[[], float],
     told: Callable[[Measured], None] = lambda measured: None,
 ) -> tuple[Cell, ...]:
-    """Measure what a search asks for, or what can be done of it by a certain time.
+    """Measure what a search asks for, twice, or what can be done of it by a certain time.
 
     Args:
         until: On the clock; loading for another placement comes on top.
-        told: Called with each measurement.
+        told: Called with the first measurement of each cell.
 
     Returns:
         The cells that could not be measured.
     """
     refused: list[Cell] = []
+    fresh: list[Cell] = []
     while clock() < until and (cell := search.ask()) is not None:
         placed = Placed(cell.instances, cell.threads)
         began = clock()
@@ -115,7 +116,12 @@ async def run_search(
             refused.append(cell)
             continue
         search.tell(measured, runs)
+        fresh.append(cell)
         told(measured)
+    # All once more and backwards: a moment in which others kept the machine busy must not decide.
+    for cell in reversed(fresh):
+        if clock() < until and Placed(cell.instances, cell.threads) in bench.placements:
+            search.tell(*await bench.measure(cell))
     return tuple(refused)
 
 
