@@ -181,13 +181,17 @@ async def test_a_caller_who_leaves_frees_the_slot_at_the_next_step():
 
 
 async def test_a_cancelled_task_gives_its_sequence_up():
-    async with engine_of() as engine:
+    model = Chain()
+    async with engine_of(model) as engine:
+        model.shuts_after = 1
         task = asyncio.ensure_future(text_of(engine, ask("a", max_tokens=250)))
         await until(lambda: engine.running)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until(lambda: not engine.running)
+        assert not engine.running
+        model.gate.set()
+        await until(lambda: model.released == [0])
 
 
 async def test_a_slow_reader_delays_nobody_and_loses_nothing():
