@@ -53,6 +53,30 @@ async def test_no_table_is_asked_for_until_the_law_is_worth_one():
     assert thinking.lessons == []
 
 
+async def test_a_law_that_was_measured_when_the_model_loaded_is_worth_a_table_at_once():
+    rule, thinking = LearnedRule(None, EXACT), Here()
+    assert await Teacher(rule, LiveLaw(LAW), EXACT, thinking).tick()
+    assert rule.mode == "learned"
+    assert thinking.is_closed  # until there is another law
+
+
+async def test_a_process_that_goes_on_learning_stays():
+    thinking = Here()
+    assert await Teacher(LearnedRule(None, TRAINED), LiveLaw(LAW), TRAINED, thinking).tick()
+    assert not thinking.is_closed
+
+
+async def test_a_table_of_yesterday_is_not_given_up_for_a_few_runs():
+    """Whose sizes say too little of a law."""
+    kept = Pupil().learn(Lesson(EXACT, LAW))
+    live, thinking = LiveLaw(LAW), Here()
+    teacher = Teacher(LearnedRule(None, EXACT), live, EXACT, thinking, kept)
+    for _ in range(10):
+        live.observe(1, 3 * LAW.seconds(1))
+    assert not await teacher.tick()
+    assert thinking.lessons == []
+
+
 async def test_a_table_comes_once_is_saved_and_serves_the_next_day():
     saved: list[bytes] = []
     rule, thinking = LearnedRule(None, EXACT), Here()
