@@ -257,7 +257,9 @@ def steps(rates: Sequence[float], seconds: Sequence[float], rng: np.random.Gener
 
 
 def main() -> int:
-    """Head-room and agreement against the bare front (``echo_floor.py``)."""
+    """Head-room and agreement against the bare front (``echo_floor.py``), pinned: server on core 0,
+    generator on core 1.
+    """
     import forms
     import load
     import processes
@@ -266,7 +268,8 @@ def main() -> int:
     import models
 
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--seconds", type=int, default=5, help="of each run")
+    parser.add_argument("--seconds", type=int, default=4, help="of each run")
+    parser.add_argument("--rounds", type=int, default=3, help="of the closed loops; medians are shown")
     given = parser.parse_args()
     models.make()
     floor = next(system for system in OURS if system.name == "floor")
@@ -276,36 +279,36 @@ def main() -> int:
     port = processes.free_port()
     folder = models.CACHE / "logs" / "floor"
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(1)
+    launch = floor.launch(model, port, folder)
+    launch = processes.Launch(["taskset", "-c", "0", *launch.argv], launch.env, launch.cwd)
+    pin = ["taskset", "-c", "1"]
 
     def is_right(kind: int, reply: Reply) -> bool:
         return np.allclose(form.decode(reply.body, reply.headers), model.answers[0].ravel(), rtol=1e-3)
 
-    with processes.running(
-        floor.launch(model, port, folder), folder / "log", lambda: forms.is_right(form, model, port, 0)
-    ):
-        run(port, np.zeros(20_000), [question], connections=64, opened=64)
-        print("closed loop, requests/s and median in ms: wrk, this (everything due at once), ratio")
+    def closed(connections: int) -> tuple[float, float, float, float]:
+        """(requests/s, median ms) of wrk, then of everything due at once over as many connections."""
+        theirs = load.generate(form, question.body, port, connections, given.seconds, pin)
+        due = np.zeros(round(theirs.rate * given.seconds))
+        got = run(port, due, [question], connections=connections, opened=connections, timeout=60, pin=pin)
+        median = float(np.median(got.done - got.sent)) * 1e3
+        return theirs.rate, theirs.p50_ms, len(due) / float(got.done.max()), median
+
+    with processes.running(launch, folder / "log", lambda: forms.is_right(form, model, port, 0)):
+        run(port, np.zeros(20_000), [question], connections=64, opened=64, timeout=60)
+        print("closed loop, requests/s and median in ms: wrk, this, ratios (medians of the rounds)")
         for connections in (1, 16, 64):
-            theirs = load.generate(form, question.body, port, connections, given.seconds)
-            got = run(
-                port,
-                np.zeros(round(theirs.rate * given.seconds)),
-                [question],
-                connections=connections,
-                opened=connections,
-                timeout=60,
-            )
-            rate = len(got.done) / float(got.done.max())
-            median = float(np.median(got.done - got.sent)) * 1e3
+            rounds = np.array([closed(connections) for _ in range(given.rounds)])
+            wrk_rate, wrk_ms, rate, ms = np.median(rounds, axis=0)
             print(
-                f"{connections:4} connections {theirs.rate:9,.0f} {theirs.p50_ms:7.3f} {rate:9,.0f} "
-                f"{median:7.3f}   {rate / theirs.rate:.3f} {median / theirs.p50_ms:.3f}",
+                f"{connections:4} connections {wrk_rate:9,.0f} {wrk_ms:7.3f} {rate:9,.0f} {ms:7.3f}   "
+                f"{np.median(rounds[:, 2] / rounds[:, 0]):.3f} {np.median(rounds[:, 3] / rounds[:, 1]):.3f}",
                 flush=True,
             )
         print("open loop, Poisson: rate, answered in 50 ms, lateness p50 and p99 in ms, generator's CPU")
         for rate in (1_000, 3_000, 6_000, 10_000, 15_000, 20_000):
-            got = run(port, poisson(rate, given.seconds, rng), [question])
+            due = poisson(rate, given.seconds, np.random.default_rng(1))
+            got = run(port, due, [question], pin=pin)
             checked = got.check(is_right)
             late = np.percentile(got.lateness, [50, 99]) * 1e3
             print(
