@@ -7,7 +7,6 @@ constructor.
 
 import asyncio
 import contextlib
-import gc
 import itertools
 import logging
 import os
@@ -25,6 +24,7 @@ from salver.artifacts import Instances
 from salver.backends.protocol import Backend
 from salver.errors import InvalidInput, SalverError, Unsupported
 from salver.lifecycle.manager import Manager
+from salver.lifecycle.memory import spare_the_collector
 from salver.messages import ModelId, Parameter, Signature, VersionStatus
 from salver.repository import Repository
 from salver.serving.bus import Bus
@@ -326,11 +326,7 @@ async def serve(config: ServeConfig, on_ready: Callable[[ReadyInfo], None]) -> i
 
 async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> None:
     await server.settled()
-    # What is loaded now stays: the collector need not walk it again and again under load, nor look at
-    # the few hundred objects of the requests in flight every few milliseconds.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
+    spare_the_collector()
     try:
         on_ready(server.info())
     except Exception:  # a block that cannot be shown is no reason not to serve, nor to be silent

@@ -464,6 +464,7 @@ class Engine:
         outputs, seconds = result
         batch = dispatch.batch
         began = self._clock()
+        self._schedule.delivered(began)
         # A batch that was ready began as soon as an instance was idle; the loop hears of that a little later.
         dispatch.at = min(dispatch.at, began - seconds)
         members = batch.members

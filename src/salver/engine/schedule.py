@@ -18,12 +18,16 @@ from salver.errors import DeadlineExceeded, Overloaded, SalverError
 from salver.messages import Insight, Standing
 from salver.stats.batch_law import LiveLaw
 
-_RATE_MEMORY_S = 1.0
+#: Over which the rate of arrivals is averaged, in promises, and at least and most.
+_RATE_MEMORY, _LEAST_MEMORY_S, _MOST_MEMORY_S = 10.0, 0.25, 2.0
 _SATURATED = 0.9  # load from which the next batch may be made ready while one runs
 #: After so long of refusing all an idle instance tries one, since only runs correct a law; and then pauses
 #: for so many times as long as that took.
 _TRY_S, _TRY_PAUSE = 1.0, 4.0
 _NOMINAL_S = 0.1  # promise in its place where only callers bring deadlines
+_MOST_RESERVE = 0.25  # share of a request's own time
+#: A request seen so soon after a reply came while the replies of that batch were written.
+_SAME_TURN_S = 100e-6
 _QUIET_S = 10.0  # without urgent requests, after which batches are made ready again
 _SERVICES = {"urgent": URGENT, "bulk": BULK}
 
@@ -54,8 +58,9 @@ class Schedule:
         self.live = law or LiveLaw()
         self._slots = slots
         self._largest = config.batching.max_rows if config.batching.enabled else 1
-        self._rate = Rate(_RATE_MEMORY_S)
+        self._rate = Rate(min(max(_LEAST_MEMORY_S, _RATE_MEMORY * self.promise), _MOST_MEMORY_S))
         self._reserve = Reserve(min(self.promise, _NOMINAL_S))
+        self._delivered_at = self._replied_at = -math.inf
         self._urgent_at = -math.inf
         self._now = 0.0
         self._try_at = math.inf  # set while all are refused, even with nothing running and nobody waiting
@@ -92,12 +97,15 @@ class Schedule:
         if waiting.level == BULK:
             return  # it has all the time there is
         deadline = waiting.deadline
-        if deadline is not None:
-            waiting.target = deadline
+        arrived = waiting.arrived
+        due = math.inf if deadline is None else deadline
         if self.promise < math.inf and not (self._only_default and brings_deadline and deadline is not None):
-            waiting.target = min(waiting.target, waiting.arrived + self.promise)
-        if waiting.target < math.inf:
-            waiting.target -= min(self._reserve.seconds, 0.25 * (waiting.target - waiting.arrived))
+            due = min(due, arrived + self.promise)
+        if due < math.inf:
+            if 0.0 <= arrived - self._replied_at < _SAME_TURN_S:  # it came while a batch's replies were written
+                due -= (arrived - self._delivered_at) / 2
+            waiting.due = due
+            waiting.target = due - min(self._reserve.seconds, _MOST_RESERVE * (due - arrived))
 
     def admit(self, waiting: Waiting) -> Waiting | None:
         """Join the queue; returns who had to make room.
@@ -130,7 +138,7 @@ class Schedule:
         now = self._now
         law = self.live.law()
         backlog = self.batcher.rows / self._largest * law.seconds(self._largest) / self._slots
-        if waiting.deadline is not None and waiting.target >= waiting.deadline - self._reserve.seconds - 1e-9:
+        if waiting.deadline is not None and waiting.due >= waiting.deadline - 1e-9:
             left = max(0.0, waiting.deadline - now)
             return DeadlineExceeded(
                 f"the deadline cannot be met: {left * 1e3:.0f} ms are left, "
@@ -174,10 +182,15 @@ class Schedule:
         if ok:
             self.batcher.ran(rows, now - began, now)
 
+    def delivered(self, now: float) -> None:
+        """The answers of a batch go to their callers, one after the other."""
+        self._delivered_at = now
+
     def replied(self, waiting: Waiting, now: float) -> None:
         """The caller of a request has gone on with its answer, now."""
-        if waiting.target < math.inf:
-            self._reserve.replied(now - waiting.planned, now - waiting.arrived)
+        self._replied_at = now
+        if waiting.due < math.inf:
+            self._reserve.replied(now - waiting.planned, now - waiting.due)
 
     # What may be asked.
 

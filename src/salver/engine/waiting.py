@@ -23,7 +23,9 @@ class Waiting:
         arrived: Seconds.
         deadline: The caller's own; it is not begun after that. None = never.
         sender: Keeps its order; None = no order asked for.
-        target: When it must be answered for the objective to hold (not after a deadline); inf = no matter.
+        due: When its caller must have the answer, for the objective to hold (not after a deadline); inf =
+            no matter.
+        target: When its run must end for that.
         tenant: Whose it is.
         level: ``URGENT``, a priority from 1 (the highest) on, or ``BULK``.
         ahead: Rows that waited when it came; those of bulk work only if it is some itself.
@@ -33,7 +35,7 @@ class Waiting:
     """
 
     __slots__ = (
-        "ahead", "arrived", "deadline", "is_live", "key", "lane", "level", "payload", "planned", "rows",
+        "ahead", "arrived", "deadline", "due", "is_live", "key", "lane", "level", "payload", "planned", "rows",
         "sender", "target", "tenant",
     )  # fmt: skip
 
@@ -52,6 +54,7 @@ class Waiting:
         self.arrived = arrived
         self.deadline = deadline
         self.sender = sender
+        self.due = math.inf
         self.target = math.inf
         self.tenant = ""
         self.level = 1

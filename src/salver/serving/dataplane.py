@@ -130,6 +130,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             own = self._own(error, model, call)
             outcome, why = own.code.value, own.why
             reply = codec.fault(own)
+            own.__traceback__ = error.__traceback__ = None  # whose frames hold the error: a cycle a refusal
         except BaseException:  # cancelled: the caller went away
             outcome = Code.CANCELLED.value
             raise
@@ -188,6 +189,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             own = self._own(error, model, call)
             outcome, why = own.code.value, own.why
             reply = codec.fault(own)
+            own.__traceback__ = error.__traceback__ = None
             if write is not None and has_begun:
                 fault, reply = reply, None
                 with suppress(Cancelled):
