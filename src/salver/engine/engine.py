@@ -75,8 +75,8 @@ class _Dispatch:
 #: company to share a run with. (Asking the loop for its turns would cost a turn a request.)
 _SAME_TURN_S = 50e-6
 #: So long before an instance is expected to be idle its next batch is chosen and merged, so that it does not
-#: stand still meanwhile (:meth:`Schedule.looks_ahead`); runs must be longer by far.
-_AHEAD_S, _LONG_RUN_S = 2e-3, 8e-3
+#: stand still meanwhile (:meth:`Schedule.looks_ahead`): at most, as a share of a run, and of runs from that on.
+_AHEAD_S, _AHEAD_SHARE, _LONG_RUN_S = 2e-3, 0.2, 3e-3
 _LAST_RUN_S = 30.0  # how long ``close`` waits for runs under way
 _LATE = "Request timeout expired"
 
@@ -406,7 +406,8 @@ class Engine:
     def _plan_ahead(self, dispatch: _Dispatch) -> None:
         seconds = self.law.law().seconds(dispatch.batch.rows)
         if seconds > _LONG_RUN_S:
-            delay = dispatch.at + seconds - _AHEAD_S - self._clock()
+            early = min(_AHEAD_S, _AHEAD_SHARE * seconds)
+            delay = dispatch.at + seconds - early - self._clock()
             asyncio.get_running_loop().call_later(delay, self._look_ahead, dispatch.at + seconds)
 
     async def _run_or_halve(
