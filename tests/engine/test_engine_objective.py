@@ -17,6 +17,7 @@ from salver.errors import DeadlineExceeded, ModelFailed, NotReady, Overloaded, S
 from salver.events import BatchRan
 from salver.messages import ANYBODY, InferRequest, InferResponse, ModelId, Signature, Standing, TensorSpec
 from salver.stats.batch_law import LiveLaw
+from salver.stats.shape_laws import ShapeLaws
 from salver.tensor import Array, DataType, tensor
 
 BATCHED = Signature(
@@ -64,7 +65,7 @@ class Rig:
             ModelConfig(**config),  # type: ignore[arg-type]
             clock=lambda: self.now,
             emit=self.events.append,
-            known=Knowledge(law=self.law),
+            known=Knowledge(ShapeLaws(self.law)),
         )
 
     def ask(

@@ -13,11 +13,12 @@ from salver.engine.waiting import BULK, URGENT, Batch, Waiting
 from salver.errors import DeadlineExceeded, Overloaded
 from salver.messages import ANYBODY, Standing
 from salver.stats.batch_law import BatchLaw, LiveLaw
+from salver.stats.shape_laws import ShapeLaws
 
 
 def schedule(slots: int = 1, known: BatchLaw | None = LAW, **config: object) -> Schedule:
     config.setdefault("batching", Batching(max_rows=LARGEST, max_queue=1000))
-    return Schedule(ModelConfig(**config), slots, LiveLaw(known))  # type: ignore[arg-type]
+    return Schedule(ModelConfig(**config), slots, ShapeLaws(LiveLaw(known)))  # type: ignore[arg-type]
 
 
 def waiting(now: float = 0.0, deadline: float | None = None, rows: int = 1) -> Waiting:
@@ -48,6 +49,41 @@ def replied(plan: Schedule, now: float, latency: float, excess: float) -> None:
     item.planned = now - excess
     plan.delivered(now)
     plan.replied(item, now)
+
+
+def test_rows_of_different_sizes_have_laws_of_their_own() -> None:
+    """A row of 1,024 elements takes 20 ms and one of 64 takes 1 ms; each run beside 4 ms."""
+    plan = schedule(objective=Objective(latency_p99_ms=50), known=None)
+
+    def sized(size: int, now: float = 0.0) -> Waiting:
+        item = waiting(now)
+        item.size, item.key = size, size
+        plan.place(item, ANYBODY)
+        return item
+
+    now = 0.0
+    for step in range(400):
+        size, rows = ((64, 1 + step % 8), (1024, 1 + step % 2))[step // 4 % 2]
+        seconds = 0.004 + (0.001 if size == 64 else 0.020) * rows
+        plan.started(Batch([sized(size, now)], rows, "drain", []), now)
+        plan.ended(rows, now, now + seconds, size=size)
+        now += seconds
+    for size, a in ((64, 0.001), (1024, 0.020)):
+        law = plan.laws.of(size).law()
+        assert [law.seconds(n) for n in (1, 2)] == pytest.approx([0.004 + a, 0.004 + 2 * a], rel=0.05)
+    for size, fit in ((1024, 2), (64, 20)):  # 50 ms allow two of the large, and any 20 of the small
+        for _ in range(20):
+            plan.batcher.offer(sized(size, now))
+        batch = plan.batcher.take(now)
+        assert (len(batch.members), {w.size for w in batch.members}) == (fit, {size})
+        for left in list(plan.batcher):
+            plan.batcher.discard(left)
+    plan.started(Batch([sized(64, now)], 8, "drain", []), now)  # idle again in 12 ms
+    plan.admit(sized(64, now))
+    late = sized(1024, now)
+    late.target = now + 0.030
+    with pytest.raises(Overloaded):
+        plan.admit(late)
 
 
 def test_what_came_while_replies_were_written_is_older_than_it_seems() -> None:

@@ -16,7 +16,6 @@ from salver.planner.profile import (
     Profile,
     from_bytes,
     key_of,
-    shape_bucket,
     to_bytes,
 )
 from salver.stats.batch_law import BatchLaw
@@ -26,7 +25,7 @@ LAW = BatchLaw(0.001, 0.004, 8, 0.002, 0.1)
 PROFILE = Profile(
     "k",
     MACHINE,
-    (PlacedLaw(1, 2, LAW), PlacedLaw(1, 2, BatchLaw(0.002, 0.0), "ids:128")),
+    (PlacedLaw(1, 2, LAW), PlacedLaw(1, 2, BatchLaw(0.002, 0.0), 128)),
     (Measured(Cell(1, 2, 8), 0.012, 666.7),),
     (Cell(1, 2, 32),),
     0.005,
@@ -59,6 +58,7 @@ def test_half_a_profile_is_refused(cut: int) -> None:
         {"alone_s": -1.0},
         {"laws": [{"instances": 0, "threads": 1, "law": {"a": 1, "t0": 1}}]},
         {"laws": [{"instances": 1, "threads": 1, "law": {"a": -1, "t0": 1}}]},
+        {"laws": [{"instances": 1, "threads": 1, "law": {"a": 1, "t0": 1}, "size": -1}]},
         {"laws": [{"instances": 1, "threads": 1, "law": {"a": 1, "t0": 1, "kink": -1}}]},
         {"measured": [{"cell": {"instances": 1, "threads": 1, "rows": 0}, "seconds": 1, "rate": 1}]},
         {"measured": [{"cell": {"instances": 1, "threads": 1, "rows": 1}, "seconds": 0, "rate": 1}]},
@@ -80,11 +80,11 @@ def test_a_profile_of_a_megabyte_is_refused_unread() -> None:
 
 def test_a_placements_law_is_found_and_replaced() -> None:
     assert PROFILE.law(1, 2) == LAW
-    assert PROFILE.law(1, 2, "ids:128") == BatchLaw(0.002, 0.0)
+    assert PROFILE.laws_by_size(1, 2) == {0: LAW, 128: BatchLaw(0.002, 0.0)}
     assert PROFILE.law(2, 1) is None
     changed = PROFILE.with_law(1, 2, BatchLaw(1.0, 1.0), 5.0)
     assert changed.law(1, 2) == BatchLaw(1.0, 1.0)
-    assert changed.law(1, 2, "ids:128") == BatchLaw(0.002, 0.0)
+    assert changed.laws_by_size(1, 2)[128] == BatchLaw(0.002, 0.0)
     assert len(changed.laws) == 2
     assert changed.when == 5.0
 
@@ -105,9 +105,3 @@ def test_the_key_follows_content_backend_objective_and_options_but_no_name_or_ti
         key(config=ModelConfig(options={"a": "c"})),
     ]
     assert len(set(different)) == len(different)
-
-
-def test_shapes_of_about_one_size_share_a_bucket() -> None:
-    assert shape_bucket({"x": (8, 65)}) == shape_bucket({"x": (1, 128)}) != shape_bucket({"x": (1, 64)})
-    assert shape_bucket({"x": (8,)}) == ""
-    assert shape_bucket({"x": (1, 0, 3)}) == "x:1x4"

@@ -20,7 +20,8 @@ from salver.serving.bus import Bus
 from salver.serving.loader import Loader, Terms
 from salver.serving.profiles import ProfileStore, machine
 from salver.serving.profiling import Found, Profiler, limits_of
-from salver.stats.batch_law import BatchLaw
+from salver.stats.batch_law import BatchLaw, LiveLaw
+from salver.stats.shape_laws import ShapeLaws
 from salver.tensor import Array, DataType, tensor
 
 ONE, TWO = Placed(1, 2), Placed(2, 1)
@@ -150,6 +151,22 @@ async def find(
     return await profiler.find(found, backend, limits, default, world.runner)
 
 
+def law_of(found: Found) -> BatchLaw:
+    assert found.laws is not None
+    return found.laws.usual.law()
+
+
+def is_known(found: Found) -> bool:
+    return found.laws is not None and found.laws.usual.is_known
+
+
+def learned(law: BatchLaw, runs: int) -> ShapeLaws:
+    """As if so many live runs had taught it."""
+    live = LiveLaw(law)
+    live.runs = runs
+    return ShapeLaws(live)
+
+
 def cells(found: Found) -> int:
     assert found.profile is not None
     return len(found.profile.measured)
@@ -170,8 +187,7 @@ async def test_four_runs_of_eighteen_tell_where_the_objective_is_met_best(
     assert found.setting is not None
     assert (found.placed, found.setting.max_rows, found.config.batching.max_rows) == (placed, rows, rows)
     assert cells(found) <= 4
-    assert found.law is not None
-    assert found.law.seconds(rows) == pytest.approx(LAWS[placed].seconds(rows), rel=0.01)
+    assert law_of(found).seconds(rows) == pytest.approx(LAWS[placed].seconds(rows), rel=0.01)
     assert found.config.objective == objective
     assert world.open == [found.runner]
     assert found.runner.placed == placed
@@ -181,9 +197,8 @@ async def test_a_bend_where_caches_end_is_seen(tmp_path: Path) -> None:
     law = BatchLaw(0.001, 0.001, 8, 0.004)
     found = await find(World({ONE: law, TWO: law.scaled(2.5)}), manifest(tmp_path))
     assert (found.placed, found.config.batching.max_rows) == (ONE, 8)
-    assert found.law is not None
-    assert found.law.kink == 8
-    assert [found.law.seconds(b) for b in (8, 32)] == pytest.approx(
+    assert law_of(found).kink == 8
+    assert [law_of(found).seconds(b) for b in (8, 32)] == pytest.approx(
         [law.seconds(b) for b in (8, 32)], rel=0.02
     )
 
@@ -226,7 +241,7 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_leaves_nothing_open(tm
 async def test_a_model_that_takes_no_zeros_is_served_as_without_an_objective(tmp_path: Path) -> None:
     world, store = World(takes=False), ProfileStore(str(tmp_path / "state"))
     found = await find(world, manifest(tmp_path), store)
-    assert (found.placed, found.setting, found.law) == (ONE, None, None)
+    assert (found.placed, found.setting, is_known(found)) == (ONE, None, False)
     assert found.config.batching == Batching()
     assert world.open == [found.runner]
     assert not (tmp_path / "state").exists()
@@ -251,8 +266,7 @@ async def test_a_busy_moment_of_the_machine_decides_nothing(tmp_path: Path, slow
 
     found = await find(Disturbed(), manifest(tmp_path))
     assert (found.placed, found.config.batching.max_rows) == (TWO, 32)
-    assert found.law is not None
-    assert found.law.seconds(32) == pytest.approx(LAWS[TWO].seconds(32), rel=0.01)
+    assert law_of(found).seconds(32) == pytest.approx(LAWS[TWO].seconds(32), rel=0.01)
 
 
 async def test_a_slow_model_is_not_measured_for_long(tmp_path: Path) -> None:
@@ -311,7 +325,8 @@ async def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     second = await find(world, settings, ProfileStore(folder))
     assert world.sizes == []
     assert world.opened == [TWO]
-    assert second[1:] == first[1:]
+    assert second._replace(runner=first.runner, laws=first.laws) == first
+    assert law_of(second) == law_of(first)
 
 
 def touch(settings: Manifest) -> Manifest:
@@ -377,10 +392,10 @@ async def test_what_live_runs_taught_is_where_the_next_day_starts(
     found = await find(World(), settings, store)
     assert found.profile is not None
     slower = LAWS[TWO].scaled(1.5)
-    await profiler.remember(found.profile, TWO, slower, runs)
+    await profiler.remember(found.profile, TWO, learned(slower, runs))
     world = World()
     after = await find(world, settings, store)
-    assert (after.law == slower) is is_kept
+    assert (law_of(after) == slower) is is_kept
     assert (after.placed, after.setting) == (found.placed, found.setting)  # which measurements decide
     assert world.sizes == []
 
@@ -390,12 +405,31 @@ async def test_live_laws_join_what_others_have_kept_meanwhile(tmp_path: Path) ->
     profiler = Profiler(store, Clock(), 2)
     found = await find(World(), settings, store)
     assert found.profile is not None
-    await profiler.remember(found.profile, ONE, LAWS[ONE].scaled(2), 100)
-    await profiler.remember(found.profile, TWO, LAWS[TWO].scaled(3), 100)
+    await profiler.remember(found.profile, ONE, learned(LAWS[ONE].scaled(2), 100))
+    await profiler.remember(found.profile, TWO, learned(LAWS[TWO].scaled(3), 100))
     kept = store.read(found.profile.key, found.profile.machine)
     assert kept is not None
     assert kept.law(1, 2) == LAWS[ONE].scaled(2)
     assert kept.law(2, 1) == LAWS[TWO].scaled(3)
+
+
+async def test_what_was_taught_of_other_sizes_of_rows_is_kept_beside_it(tmp_path: Path) -> None:
+    texts = msgspec.structs.replace(ROWS, inputs=(TensorSpec("x", DataType.FP32, (-1, -1)),))
+    settings, store = manifest(tmp_path, warmup=Warmup(free_dim=16)), ProfileStore(str(tmp_path / "state"))
+    found = await find(World(signature=texts), settings, store)
+    assert found.profile is not None and found.laws is not None
+    long, short = found.laws.of(400), found.laws.of(16)
+    assert short is found.laws.usual  # as large as what was measured
+    assert long.law().a == pytest.approx(512 / 16 * short.law().a)
+    for _ in range(100):
+        long.observe(1, 0.5)
+    found.laws.of(3).observe(1, 0.5)  # once: nothing to keep
+    await Profiler(store, Clock(), 2).remember(found.profile, found.placed, found.laws)
+    again = await find(World(signature=texts), settings, store)
+    assert again.laws is not None
+    assert sorted(again.laws.others()) == [512]
+    assert again.laws.of(400).law().seconds(1) == pytest.approx(long.law().seconds(1))
+    assert law_of(again) == law_of(found)
 
 
 # -- as loaded --------------------------------------------------------------------------------------
@@ -414,12 +448,12 @@ async def test_a_servable_runs_as_chosen_and_keeps_its_law_when_it_is_closed(tmp
     for _ in range(80):
         answer = await servable.infer(request)
         assert answer.outputs[0].array.tolist() == [[1.0]] * 3
-    learned = servable.engine.law.law()
-    assert servable.engine.law.runs >= 80
+    law = servable.engine.laws.usual.law()
+    assert servable.engine.laws.usual.runs >= 80
     await servable.close()
     kept = store.read(store.key(settings), machine(Backend(), 2))
     assert kept is not None
-    assert kept.law(setting.instances, setting.threads) == learned
+    assert kept.law(setting.instances, setting.threads) == law
     again = await loader.load(settings)
-    assert again.engine.law.law() == learned
+    assert again.engine.laws.usual.law() == law
     await again.close()

@@ -4,6 +4,7 @@ Pure: a request against a :class:`~salver.messages.Signature`. Error texts are T
 (TR-R30) where it has one, since its clients' users search for them.
 """
 
+import math
 from collections.abc import Hashable
 
 import msgspec
@@ -21,12 +22,14 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
         rows: Extent of axis 0, or 1 for a model without a batch dimension.
         key: Requests with equal keys can be stacked.
         outputs: Wanted output names, in the order asked for.
+        size: Elements of a row, all inputs together; 0 where shapes are fixed.
     """
 
     arrays: tuple[Array | None, ...]
     rows: int
     key: Hashable
     outputs: tuple[str, ...]
+    size: int = 0
 
 
 class Admission:
@@ -61,15 +64,17 @@ class Admission:
         arrays = self._arrays(request)
         rows = self._rows(arrays)
         key: Hashable = None
+        size = 0
         if not self._is_fixed:
             first = self._first
-            key = tuple(None if a is None else a.shape[first:] for a in arrays)
+            key = tails = tuple(None if a is None else a.shape[first:] for a in arrays)
+            size = sum([math.prod(tail) for tail in tails if tail is not None]) or 1
         wanted = self._outputs
         if request.outputs:
             wanted = tuple(output.name for output in request.outputs)
             if not self._output_set.issuperset(wanted):
                 self._refuse_output(wanted)
-        return Bound(arrays, rows, key, wanted)
+        return Bound(arrays, rows, key, wanted, size)
 
     def _arrays(self, request: InferRequest) -> tuple[Array | None, ...]:
         given = request.inputs

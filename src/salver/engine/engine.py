@@ -33,7 +33,7 @@ from salver.messages import (
     Standing,
     Timing,
 )
-from salver.stats.batch_law import LiveLaw
+from salver.stats.shape_laws import ShapeLaws
 from salver.tensor import Array, Tensor
 
 _Answer = tuple[Mapping[str, Array], Timing]
@@ -44,11 +44,11 @@ class Knowledge(NamedTuple):
     """What is known of a model before its first request.
 
     Attributes:
-        law: Its batch law, which live runs keep true; None = they start from nothing.
+        laws: Its batch laws, which live runs keep true; None = they start from nothing.
         rule: The rule of the policy ``learned``.
     """
 
-    law: LiveLaw | None = None
+    laws: ShapeLaws | None = None
     rule: Rule | None = None
 
 
@@ -112,7 +112,7 @@ class Engine:
         self._runner = runner
         self._clock = clock
         self._emit = emit
-        self._schedule = Schedule(config, runner.slots, known.law, known.rule)
+        self._schedule = Schedule(config, runner.slots, known.laws, known.rule)
         self._batcher = self._schedule.batcher
         self._is_timed = self._schedule.is_timed
         self._waits = self._schedule.waits
@@ -147,9 +147,9 @@ class Engine:
         return min(self._runner.slots, self._runner.slots - self._idle)
 
     @property
-    def law(self) -> LiveLaw:
-        """What is known of the model's batch law by now."""
-        return self._schedule.live
+    def laws(self) -> ShapeLaws:
+        """What is known of the model's batch laws by now."""
+        return self._schedule.laws
 
     def insight(self) -> Insight:
         """Load, law and rule, for operators."""
@@ -242,6 +242,7 @@ class Engine:
         loop = self._loop or self._find_loop()
         future: asyncio.Future[_Answer] = loop.create_future()
         waiting = Waiting((bound, future), bound.rows, bound.key, now, deadline, sender)
+        waiting.size = bound.size
         if self._has_places or standing is not ANYBODY:
             self._schedule.place(waiting, standing, brings_deadline)
         evicted = self._schedule.admit(waiting)
@@ -290,7 +291,7 @@ class Engine:
         parts = []
         for start in range(0, bound.rows, size):
             arrays = tuple(None if a is None else a[start : start + size] for a in bound.arrays)
-            parts.append(Bound(arrays, min(size, bound.rows - start), bound.key, bound.outputs))
+            parts.append(Bound(arrays, min(size, bound.rows - start), bound.key, bound.outputs, bound.size))
         asked: list[_Answer | Waiting] = []
         try:
             for part in parts:
@@ -365,7 +366,7 @@ class Engine:
             result = self._runner.run_inline(stacked[0]) if self._ahead is None else None
             if result is not None:
                 self._check(result[0], batch.rows if self.signature.batched else 0)
-                self._schedule.ended(batch.rows, now, self._clock())
+                self._schedule.ended(batch.rows, now, self._clock(), size=batch.members[0].size)
                 self._deliver(dispatch, result, stacked[1])
                 return
         except Exception:
@@ -391,7 +392,8 @@ class Engine:
     def _release(self, dispatch: _Dispatch, ok: bool) -> None:
         """The instance is idle again: give it the next batch."""
         ended = self._clock()
-        self._schedule.ended(dispatch.batch.rows, dispatch.at, ended, ok)
+        batch = dispatch.batch
+        self._schedule.ended(batch.rows, dispatch.at, ended, ok, batch.members[0].size)
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead is not dispatch:
             self._schedule.began(ahead.at, ended)
@@ -404,7 +406,7 @@ class Engine:
             self._pump()
 
     def _plan_ahead(self, dispatch: _Dispatch) -> None:
-        seconds = self.law.law().seconds(dispatch.batch.rows)
+        seconds = self._schedule.seconds(dispatch.batch)
         if seconds > _LONG_RUN_S:
             early = min(_AHEAD_S, _AHEAD_SHARE * seconds)
             delay = dispatch.at + seconds - early - self._clock()

@@ -7,6 +7,7 @@ done in time is refused before it costs anything, at once instead of after a wai
 import math
 
 from salver.engine.rules import LawOf
+from salver.stats.batch_law import BatchLaw
 
 #: Of the batch that a saturated server would run: to refuse in error loses capacity for good, to
 #: admit in error costs one request a wait (it is given up before it runs).
@@ -74,9 +75,9 @@ class Outlook:
         """Something runs."""
         return bool(self._running)
 
-    def started(self, rows: int, now: float) -> None:
-        """A run began."""
-        self._running.append((now, now + self._law().seconds(rows)))
+    def started(self, rows: int, now: float, law: BatchLaw | None = None) -> None:
+        """A run began, for which another law than the usual one may hold."""
+        self._running.append((now, now + (law or self._law()).seconds(rows)))
 
     def began(self, planned: float, now: float) -> None:
         """The run that was to begin then does so now."""
@@ -92,7 +93,9 @@ class Outlook:
                 del self._running[index]
                 return
 
-    def is_hopeless(self, rows: int, ahead: float, now: float, target: float) -> bool:
+    def is_hopeless(
+        self, rows: int, ahead: float, now: float, target: float, law: BatchLaw | None = None
+    ) -> bool:
         """True if its answer cannot be there by the target.
 
         It would have to wait for the next idle instance, for what is ahead of it, and for a batch as large as
@@ -100,8 +103,9 @@ class Outlook:
 
         Args:
             ahead: Rows that wait before it.
+            law: Of its own batch, if not the usual one.
         """
-        law = self._law()
+        law = law or self._law()
         free, batch = now, rows
         if len(self._running) >= self._slots:
             ends = sorted([end for _, end in self._running])

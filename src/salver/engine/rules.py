@@ -17,7 +17,7 @@ from salver.artifacts import Batching
 from salver.engine.waiting import Waiting
 from salver.stats.batch_law import BatchLaw
 
-#: Today's batch law; asked at each decision, since it is learned from live runs.
+#: Today's batch law of the head; asked at each decision, since it is learned from live runs.
 LawOf = Callable[[], BatchLaw]
 
 
@@ -144,8 +144,8 @@ class HalfFloor(_Immediate):
 
     def choose(self, line: Line, now: float) -> Choice:
         """See :class:`Rule`."""
-        law = self._law()
         while (head := line.head()) is not None:
+            law = self._law()
             batch = max(min(line.rows, self._largest), head.rows)
             if head.target == math.inf:
                 return Choice(batch, "drain")
@@ -163,8 +163,8 @@ class DropThenDrain(_Immediate):
 
     def choose(self, line: Line, now: float) -> Choice:
         """See :class:`Rule`."""
-        law = self._law()
         while (head := line.head()) is not None:
+            law = self._law()
             batch = max(min(line.rows, self._largest), head.rows)
             if now + law.seconds(batch) <= head.target + _SLACK:
                 return Choice(batch, "drain")

@@ -16,7 +16,8 @@ from salver.engine.rules import Aimd, DropThenDrain, HalfFloor, NewestFeasible, 
 from salver.engine.waiting import BULK, URGENT, Batch, Waiting
 from salver.errors import DeadlineExceeded, Overloaded, SalverError
 from salver.messages import Insight, Standing
-from salver.stats.batch_law import LiveLaw
+from salver.stats.batch_law import BatchLaw
+from salver.stats.shape_laws import ShapeLaws
 
 #: Over which the rate of arrivals is averaged, in promises, and at least and most.
 _RATE_MEMORY, _LEAST_MEMORY_S, _MOST_MEMORY_S = 10.0, 0.25, 2.0
@@ -37,7 +38,7 @@ class Schedule:
 
     Args:
         slots: Batches at the same time.
-        law: Learned from live runs; None = start from nothing.
+        laws: Learned from live runs; None = start from nothing.
         learned: The rule of the policy ``learned``, ready made.
 
     Attributes:
@@ -48,14 +49,15 @@ class Schedule:
     """
 
     def __init__(
-        self, config: ModelConfig, slots: int, law: LiveLaw | None = None, learned: Rule | None = None
+        self, config: ModelConfig, slots: int, laws: ShapeLaws | None = None, learned: Rule | None = None
     ) -> None:
         objective = config.objective
         wish = objective.latency_p99_ms or objective.deadline_ms
         self.promise = wish / 1e3 if wish else math.inf
         self._only_default = not objective.latency_p99_ms
         self._priorities = config.priorities
-        self.live = law or LiveLaw()
+        self.laws = laws or ShapeLaws()
+        self._size = 0  # of the rows of the last batch
         self._slots = slots
         self._largest = config.batching.max_rows if config.batching.enabled else 1
         self._rate = Rate(min(max(_LEAST_MEMORY_S, _RATE_MEMORY * self.promise), _MOST_MEMORY_S))
@@ -67,7 +69,7 @@ class Schedule:
         self.policy = policy_of(config)
         self.waits = self.policy in ("window", "learned")
         self.is_timed = self.policy not in ("drain", "window", "learned") or self.promise < math.inf
-        self._outlook = Outlook(self.live.law, slots, self._largest, self._rate)
+        self._outlook = Outlook(self.law, slots, self._largest, self._rate)
         self._bulk_s = config.bulk.max_run_ms / 1e3 or (self.promise / 2)
         self._bulk_rows = config.bulk.max_rows or self._largest
         self._chosen = learned or self._rule(config)
@@ -120,7 +122,8 @@ class Schedule:
             self._rate.add(waiting.rows, now)
             if waiting.target < math.inf:
                 ahead = self.batcher.ahead(waiting)
-                if self._outlook.is_hopeless(waiting.rows, ahead, now, waiting.target):
+                law = self.laws.of(waiting.size).law()
+                if self._outlook.is_hopeless(waiting.rows, ahead, now, waiting.target, law):
                     if not self._is_worth_a_try(now):
                         raise self.refusal(waiting)
                     waiting.target = math.inf
@@ -136,7 +139,7 @@ class Schedule:
     def refusal(self, waiting: Waiting) -> SalverError:
         """For a request that cannot be answered in time."""
         now = self._now
-        law = self.live.law()
+        law = self.law()
         backlog = self.batcher.rows / self._largest * law.seconds(self._largest) / self._slots
         if waiting.deadline is not None and waiting.due >= waiting.deadline - 1e-9:
             left = max(0.0, waiting.deadline - now)
@@ -155,9 +158,11 @@ class Schedule:
 
     def started(self, batch: Batch, now: float) -> None:
         """A batch begins to run now, or is to begin then."""
+        self._size = batch.members[0].size
         if self.is_timed:
-            self._outlook.started(batch.rows, now)
-            planned = now + self.live.law().seconds(batch.rows)
+            law = self.law()
+            self._outlook.started(batch.rows, now, law)
+            planned = now + law.seconds(batch.rows)
             for waiting in batch.members:
                 waiting.planned = planned
         if self._limit is not None and batch.reason != "bulk":  # which waits by design
@@ -171,10 +176,14 @@ class Schedule:
         if self.is_timed:
             self._outlook.began(planned, now)
 
-    def ended(self, rows: int, began: float, now: float, ok: bool = True) -> None:
-        """A run that began then is over."""
+    def ended(self, rows: int, began: float, now: float, ok: bool = True, size: int = 0) -> None:
+        """A run that began then is over.
+
+        Args:
+            size: Of its rows, as in :class:`~salver.engine.waiting.Waiting`.
+        """
         if ok:
-            self.live.observe(rows, now - began)
+            self.laws.of(size).observe(rows, now - began)
         if self.is_timed:
             self._outlook.ended(began)
             if self._try_at < math.inf:
@@ -194,6 +203,14 @@ class Schedule:
 
     # What may be asked.
 
+    def law(self) -> BatchLaw:
+        """Of rows such as those of the last batch."""
+        return self.laws.of(self._size).law()
+
+    def seconds(self, batch: Batch) -> float:
+        """How long its run will take."""
+        return self.laws.of(batch.members[0].size).law().seconds(batch.rows)
+
     def looks_ahead(self, now: float) -> bool:
         """Whether the next batch may be made ready just before an instance is idle.
 
@@ -206,12 +223,12 @@ class Schedule:
 
     def load(self, now: float) -> float:
         """Offered rows per second over what full batches can carry."""
-        seconds = self.live.law().seconds(self._largest)
+        seconds = self.law().seconds(self._largest)
         return self._rate.at(now) * seconds / (self._largest * self._slots)
 
     def insight(self, now: float) -> Insight:
         """For operators."""
-        law = self.live.law()
+        law = self.law()
         limit = self._limit.value if self._limit is not None else 0
         rule = self._chosen.in_force if isinstance(self._chosen, Switching) else self.policy
         if isinstance(self._chosen, LearnedRule) and self._chosen.mode == "greedy":
@@ -224,17 +241,24 @@ class Schedule:
         largest = self._largest
         match self.policy:
             case "half-floor":
-                return HalfFloor(self.live.law, largest)
+                return HalfFloor(self._law_of_head, largest)
             case "newest-feasible":
-                return NewestFeasible(self.live.law, largest)
+                return NewestFeasible(self._law_of_head, largest)
             case "drop-then-drain":
-                return DropThenDrain(self.live.law, largest)
+                return DropThenDrain(self._law_of_head, largest)
             case "auto":
-                return Switching(self.live.law, largest, self.load)
+                return Switching(self._law_of_head, largest, self.load)
             case "aimd":
                 return Aimd(largest, min(self.promise, config.timeout_ms / 1e3 or math.inf) / 2)
             case _:
                 return Window(config.batching)
+
+    def _law_of_head(self) -> BatchLaw:
+        """Of whoever is served next, whose like share the batch."""
+        if not self._size:
+            return self.laws.usual.law()
+        head = self.batcher.head()
+        return self.laws.of(head.size if head is not None else self._size).law()
 
     def _is_worth_a_try(self, now: float) -> bool:
         """True now and then for a lone request on an idle model that refuses all.
@@ -250,7 +274,7 @@ class Schedule:
     def _most_bulk(self) -> int:
         rows = self._bulk_rows
         if self._bulk_s < math.inf:
-            rows = min(rows, self.live.law().rows_within(self._bulk_s))
+            rows = min(rows, self.law().rows_within(self._bulk_s))
         return rows
 
 

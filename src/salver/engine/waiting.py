@@ -23,6 +23,7 @@ class Waiting:
         arrived: Seconds.
         deadline: The caller's own; it is not begun after that. None = never.
         sender: Keeps its order; None = no order asked for.
+        size: Elements of a row; 0 = the same for all.
         due: When its caller must have the answer, for the objective to hold (not after a deadline); inf =
             no matter.
         target: When its run must end for that.
@@ -36,7 +37,7 @@ class Waiting:
 
     __slots__ = (
         "ahead", "arrived", "deadline", "due", "is_live", "key", "lane", "level", "payload", "planned", "rows",
-        "sender", "target", "tenant",
+        "sender", "size", "target", "tenant",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +55,7 @@ class Waiting:
         self.arrived = arrived
         self.deadline = deadline
         self.sender = sender
+        self.size = 0
         self.due = math.inf
         self.target = math.inf
         self.tenant = ""

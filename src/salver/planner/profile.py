@@ -7,8 +7,6 @@ two, :attr:`Profile.machine` the third.
 
 import hashlib
 import math
-from collections.abc import Mapping
-
 import msgspec
 
 from salver.artifacts import Manifest
@@ -52,13 +50,13 @@ class PlacedLaw(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The batch law of one placement.
 
     Attributes:
-        shape: Bucket of the inputs' free extents, see :func:`shape_bucket`; empty = fixed shapes.
+        size: Elements of a row, rounded up to a power of two; 0 = fixed shapes, or those of the measurement.
     """
 
     instances: int
     threads: int
     law: BatchLaw
-    shape: str = ""
+    size: int = 0
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,7 +78,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         key: See :func:`key_of`.
-        laws: At most one a placement and shape bucket.
+        laws: At most one a placement and size of rows.
         measured: The cells that were run, in order.
         refused: Cells that could not be run: the model takes no such batch.
         alone_s: What a run of the smallest size took when the model had been warmed up.
@@ -97,20 +95,21 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     when: float = 0.0
     format: int = FORMAT
 
-    def law(self, instances: int, threads: int, shape: str = "") -> BatchLaw | None:
-        """The law of a placement, or None."""
-        for placed in self.laws:
-            if (placed.instances, placed.threads, placed.shape) == (instances, threads, shape):
-                return placed.law
-        return None
+    def law(self, instances: int, threads: int) -> BatchLaw | None:
+        """The law of a placement as it was measured, or None."""
+        return self.laws_by_size(instances, threads).get(0)
+
+    def laws_by_size(self, instances: int, threads: int) -> dict[int, BatchLaw]:
+        """The laws of a placement, by the elements of a row."""
+        return {p.size: p.law for p in self.laws if (p.instances, p.threads) == (instances, threads)}
 
     def with_law(
-        self, instances: int, threads: int, law: BatchLaw, when: float, shape: str = ""
+        self, instances: int, threads: int, law: BatchLaw, when: float, size: int = 0
     ) -> "Profile":
         """A profile with this law in the place of the placement's old one."""
-        place = (instances, threads, shape)
-        others = [p for p in self.laws if (p.instances, p.threads, p.shape) != place]
-        placed = PlacedLaw(instances, threads, law, shape)
+        place = (instances, threads, size)
+        others = [p for p in self.laws if (p.instances, p.threads, p.size) != place]
+        placed = PlacedLaw(instances, threads, law, size)
         return msgspec.structs.replace(self, laws=(*others, placed), when=when)
 
 
@@ -126,19 +125,6 @@ def key_of(manifest: Manifest, content: str = "") -> str:
     told += [repr(spec) for spec in (*config.inputs, *config.outputs)]
     told += [config.instances.runner, str(config.warmup.free_dim), config.warmup.file]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:32]
-
-
-def shape_bucket(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Bucket of the inputs' shapes, axis 0 left out: each extent rounded up to a power of two.
-
-    >>> shape_bucket({"ids": (8, 100), "mask": (8, 128)})
-    'ids:128 mask:128'
-    """
-    return " ".join(
-        f"{name}:{'x'.join(str(1 << max(0, extent - 1).bit_length()) for extent in shape[1:])}"
-        for name, shape in sorted(shapes.items())
-        if len(shape) > 1
-    )
 
 
 def to_bytes(profile: Profile) -> bytes:
@@ -167,7 +153,7 @@ def from_bytes(content: bytes) -> Profile:
     for placed in profile.laws:
         law = placed.law
         numbers = (law.a, law.t0, law.a_beyond, law.error)
-        whole = (placed.instances >= 1, placed.threads >= 1, law.kink >= 0)
+        whole = (placed.instances >= 1, placed.threads >= 1, law.kink >= 0, placed.size >= 0)
         if not all(whole) or not all(math.isfinite(n) and n >= 0 for n in numbers):
             raise InvalidInput(f"a profile with an impossible law: {placed}")
     for measured in profile.measured:

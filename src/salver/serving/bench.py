@@ -4,6 +4,7 @@ Opens real runners and measures cells on them, off any request's path. It choose
 """
 
 import asyncio
+import math
 import statistics
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -12,7 +13,7 @@ import numpy as np
 from salver.artifacts import Manifest, Warmup
 from salver.engine.ports import Runner
 from salver.engine.warmup import samples
-from salver.errors import InvalidInput
+from salver.errors import InvalidInput, SalverError
 from salver.messages import Signature
 from salver.planner.grid import Placed
 from salver.planner.profile import Cell, Measured
@@ -96,6 +97,18 @@ class Bench:
         """Of the inputs of a run of one row."""
         inputs = await self._inputs((await self.runner(placed)).signature, 1)
         return {name: array.shape for name, array in inputs.items()}
+
+    async def row_size(self, placed: Placed) -> int:
+        """Elements of a row as it is measured; 0 where shapes are fixed, or none can be made."""
+        signature = (await self.runner(placed)).signature
+        first = 1 if signature.batched else 0
+        if not any(-1 in spec.shape[first:] for spec in signature.inputs):
+            return 0
+        try:
+            shapes = await self.shapes(placed)
+        except SalverError:
+            return 0
+        return sum(math.prod(shape[first:]) for shape in shapes.values())
 
     async def measure(self, cell: Cell) -> tuple[Measured, list[float]]:
         """Run a cell, all its instances at once and over and over.

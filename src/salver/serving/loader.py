@@ -33,6 +33,7 @@ from salver.serving.steps import load_steps
 from salver.serving.teaching import Teacher, ThinkingProcess
 from salver.serving.warming import warm_request
 from salver.stats.batch_law import LiveLaw
+from salver.stats.shape_laws import ShapeLaws
 
 _LOG = logging.getLogger("salver.loader")
 _NO_WISH = Instances()
@@ -194,27 +195,27 @@ class Loader:
 
     async def _servable(self, manifest: Manifest, kind: str, found: Found) -> Servable:
         """An engine around the runner, and those who learn from its runs."""
-        runner, placed, config, setting, known, profile = found
+        runner, placed, config, setting, laws, profile = found
         batching = config.batching
         ends: list[Callable[[], Awaitable[None]]] = []
-        law, rule, teacher = LiveLaw(known), None, None
+        laws, rule, teacher = laws or ShapeLaws(), None, None
         if batching.policy == "learned" and batching.enabled and runner.signature.batched:
             key = await asyncio.to_thread(self._profiles.table_key, manifest, batching)
             kept = await asyncio.to_thread(self._profiles.read_table, key)
-            if known is None and kept is not None:
-                law = LiveLaw(kept.law)
+            if not laws.usual.is_known and kept is not None:
+                laws = ShapeLaws(LiveLaw(kept.law))
             rule = LearnedRule(None, batching, runner.slots)
             save = functools.partial(self._profiles.write_table, key)
-            teacher = Teacher(rule, law, batching, ThinkingProcess(), kept, save)
+            teacher = Teacher(rule, laws.usual, batching, ThinkingProcess(), kept, save)
             ends.append(teacher.close)
         if profile is not None:
 
             async def remember() -> None:
-                await self._profiler.remember(profile, placed, law.law(), law.runs)
+                await self._profiler.remember(profile, placed, laws)
 
             ends.append(remember)
         engine = Engine(
-            manifest.id, runner, config, clock=self._clock, emit=self._bus.emit, known=Knowledge(law, rule)
+            manifest.id, runner, config, clock=self._clock, emit=self._bus.emit, known=Knowledge(laws, rule)
         )
         if teacher is not None:
             teacher.start()

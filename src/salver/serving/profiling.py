@@ -26,7 +26,8 @@ from salver.planner.search import Search
 from salver.serving.bench import Bench, OpenRunner
 from salver.serving.judging import Judge
 from salver.serving.profiles import ProfileStore, machine
-from salver.stats.batch_law import BatchLaw
+from salver.stats.batch_law import LiveLaw
+from salver.stats.shape_laws import ShapeLaws
 
 _LOG = logging.getLogger("salver.profiling")
 _ARRIVALS = 2000  # that a setting is judged on
@@ -42,7 +43,7 @@ class Found(NamedTuple):
         config: The model's, with the chosen batch limit.
         setting: What was chosen for its objective and why; None without one, or when nothing could be
             measured.
-        law: Where the live law starts; None = from nothing.
+        laws: Where the live laws start; None = from nothing.
         profile: To be kept up to date, see :meth:`Profiler.remember`; None without an objective.
     """
 
@@ -50,7 +51,7 @@ class Found(NamedTuple):
     placed: Placed
     config: ModelConfig
     setting: Setting | None = None
-    law: BatchLaw | None = None
+    laws: ShapeLaws | None = None
     profile: Profile | None = None
 
 
@@ -171,6 +172,7 @@ class Profiler:
                 limits = msgspec.structs.replace(limits, batched=limits.batched and signature.batched)
             setting, profile = await self._setting(manifest, limits, profile, bench)
             placed = Placed(setting.instances, setting.threads) if setting else default
+            size = await bench.row_size(placed)
             runner = await bench.keep(placed)
         except BaseException:
             await bench.close()
@@ -179,8 +181,10 @@ class Profiler:
         if setting and limits.batched and not limits.rows:
             batching = msgspec.structs.replace(config.batching, max_rows=setting.max_rows)
             config = msgspec.structs.replace(config, batching=batching)
-        law = profile.law(placed.instances, placed.threads)
-        return Found(runner, placed, config, setting, law, profile)
+        known = profile.laws_by_size(placed.instances, placed.threads)
+        usual = known.pop(0, None)
+        laws = ShapeLaws(LiveLaw(usual), size if usual else 0, known)
+        return Found(runner, placed, config, setting, laws, profile)
 
     async def _setting(
         self, manifest: Manifest, limits: Limits, profile: Profile, bench: Bench
@@ -219,11 +223,15 @@ class Profiler:
             await asyncio.to_thread(self._store.write, profile)
         return setting, profile
 
-    async def remember(self, profile: Profile, placed: Placed, law: BatchLaw, runs: int) -> None:
-        """Keep what so many live runs taught of a placement, beside what others have kept meanwhile."""
-        if runs >= _WORTH_KEEPING:
+    async def remember(self, profile: Profile, placed: Placed, laws: ShapeLaws) -> None:
+        """Keep what live runs taught of a placement, beside what others have kept meanwhile."""
+        live = {0: laws.usual, **laws.others()}
+        learned = {size: law.law() for size, law in live.items() if law.runs >= _WORTH_KEEPING}
+        if learned:
             kept = await asyncio.to_thread(self._store.read, profile.key, profile.machine)
-            profile = (kept or profile).with_law(placed.instances, placed.threads, law, time.time())
+            profile = kept or profile
+            for size, law in learned.items():
+                profile = profile.with_law(placed.instances, placed.threads, law, time.time(), size)
             await asyncio.to_thread(self._store.write, profile)
 
 
