@@ -5,8 +5,8 @@
     curl -N http://127.0.0.1:8000/v2/models/letters_onnx/generate_stream \\
         -d '{"text_input": "You may ", "max_tokens": 60, "temperature": 0}'
 
-It reads any text file, learns its bytes by heart for some seconds, and writes the same network twice: for ONNX
-Runtime and for PyTorch (torch.export).
+It reads any text file, learns its bytes by heart for some seconds, and writes the same network twice, for
+ONNX Runtime and for PyTorch (torch.export).
 """
 
 import sys

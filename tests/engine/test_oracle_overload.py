@@ -47,6 +47,10 @@ GOODPUT = [
 RULES = ("half-floor", "newest-feasible", "drop-then-drain")
 
 
+def known() -> ShapeLaws:
+    return ShapeLaws(LiveLaw(LAW))
+
+
 @pytest.mark.parametrize(("within", "load", "ceiling"), [row[:3] for row in GOODPUT])
 def test_the_fluid_ceiling_is_the_known_one(within: float, load: float, ceiling: float) -> None:
     assert fluid_ceiling(load * CAPACITY, within) == pytest.approx(ceiling, abs=0.51)
@@ -142,7 +146,7 @@ def schedule(policy: Policy = "auto", within: float = 0.05, slots: int = 1) -> S
         objective=Objective(latency_p99_ms=within * 1e3),
         batching=Batching(policy=policy, max_rows=LARGEST, max_queue=1 << 30),
     )
-    return Schedule(config, slots, ShapeLaws(LiveLaw(LAW)))
+    return Schedule(config, slots, known())
 
 
 def measured(policy: Policy, arrivals: Floats, within: float = 0.05) -> Outcome:
@@ -253,7 +257,7 @@ def test_without_fairness_the_small_one_drowns() -> None:
         objective=Objective(latency_p99_ms=100), batching=Batching(max_rows=LARGEST, max_queue=1 << 30)
     )
     rate = 11 * 0.25 * CAPACITY
-    outcome = drive(Schedule(config, 1, ShapeLaws(LiveLaw(LAW))), poisson_at(rate, 40_000, 23).tolist(), service)
+    outcome = drive(Schedule(config, 1, known()), poisson_at(rate, 40_000, 23).tolist(), service)
     assert outcome.in_time(0.1) < 0.4
 
 
@@ -276,13 +280,13 @@ def test_bulk_work_delays_normal_work_by_one_bounded_run_at_most() -> None:
         objective=Objective(latency_p99_ms=50), batching=Batching(max_rows=LARGEST, max_queue=1 << 30)
     )
     arrivals = poisson_at(0.3 * CAPACITY, 10_000, 25)
-    alone = drive(Schedule(config, 1, ShapeLaws(LiveLaw(LAW))), arrivals.tolist(), service)
+    alone = drive(Schedule(config, 1, known()), arrivals.tolist(), service)
     flood = np.sort(np.concatenate([arrivals, np.zeros(20_000)]))
     is_bulk = flood == 0.0
     standings = [Standing(service="bulk") if bulk else Standing() for bulk in is_bulk]
 
     bounded = msgspec.structs.replace(config, bulk=Bulk(max_rows=256, max_run_ms=bound * 1e3))
-    outcome = drive(Schedule(bounded, 1, ShapeLaws(LiveLaw(LAW))), flood.tolist(), service, standings=standings)
+    outcome = drive(Schedule(bounded, 1, known()), flood.tolist(), service, standings=standings)
     normal, bulk = outcome.part(~is_bulk), outcome.part(is_bulk)
     assert np.isfinite(bulk.latency).all()  # it is never refused, however long it waits
     assert normal.in_time(0.05) >= alone.in_time(0.05) - 0.01

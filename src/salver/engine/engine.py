@@ -75,7 +75,7 @@ class _Dispatch:
 #: company to share a run with. (Asking the loop for its turns would cost a turn a request.)
 _SAME_TURN_S = 50e-6
 #: So long before an instance is expected to be idle its next batch is chosen and merged, so that it does not
-#: stand still meanwhile (:meth:`Schedule.looks_ahead`): at most, as a share of a run, and of runs from that on.
+#: stand still (:meth:`Schedule.looks_ahead`): at most, as a share of a run, and of runs from that on.
 _AHEAD_S, _AHEAD_SHARE, _LONG_RUN_S = 2e-3, 0.2, 3e-3
 _LAST_RUN_S = 30.0  # how long ``close`` waits for runs under way
 _LATE = "Request timeout expired"

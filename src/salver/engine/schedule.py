@@ -104,7 +104,7 @@ class Schedule:
         if self.promise < math.inf and not (self._only_default and brings_deadline and deadline is not None):
             due = min(due, arrived + self.promise)
         if due < math.inf:
-            if 0.0 <= arrived - self._replied_at < _SAME_TURN_S:  # it came while a batch's replies were written
+            if 0.0 <= arrived - self._replied_at < _SAME_TURN_S:  # it came while replies were written
                 due -= (arrived - self._delivered_at) / 2
             waiting.due = due
             waiting.target = due - min(self._reserve.seconds, _MOST_RESERVE * (due - arrived))

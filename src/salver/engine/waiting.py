@@ -36,8 +36,8 @@ class Waiting:
     """
 
     __slots__ = (
-        "ahead", "arrived", "deadline", "due", "is_live", "key", "lane", "level", "payload", "planned", "rows",
-        "sender", "size", "target", "tenant",
+        "ahead", "arrived", "deadline", "due", "is_live", "key", "lane", "level", "payload", "planned",
+        "rows", "sender", "size", "target", "tenant",
     )  # fmt: skip
 
     def __init__(

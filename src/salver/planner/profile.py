@@ -7,6 +7,7 @@ two, :attr:`Profile.machine` the third.
 
 import hashlib
 import math
+
 import msgspec
 
 from salver.artifacts import Manifest
