@@ -57,6 +57,8 @@ PLAN = (
     ("tower", 0.0, ("p1.2",)),
     ("minilm", 50.0, ("p2",)),
 )
+#: Below it the way through two busy cores, a millisecond or two, is much of the objective: shown, not judged.
+_TESTABLE_MS = 25.0
 #: Least share of the fluid ceiling.
 TARGETS = {"p1.2": 0.97, "p2": 0.97, "g1.2": 0.85, "g2": 0.85}
 
@@ -286,7 +288,7 @@ def verdicts(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, bool]]
             )
             measured = f"{took} s; p99 {row['normal_p99_ms']} ms before, {after} ms from 2 s after"
             yield f"{label}: back to normal", "≤ 2 s", measured, holds
-        elif row["cell"] in TARGETS:
+        elif row["cell"] in TARGETS and row["slo_ms"] >= _TESTABLE_MS:
             least, share = TARGETS[row["cell"]], row["goodput"] / row["fluid_measured"]
             yield f"{label}: share of the measured limit", f"≥ {least:.0%}", f"{share:.1%}", share >= least
             if row["cell"][0] == "p" and row["p99_ms"] is not None:
