@@ -36,7 +36,7 @@ PURE = (
     "engine/placement.py", "engine/rules.py", "engine/schedule.py", "engine/simulator.py", "engine/steps.py",
     "engine/waiting.py", "engine/warmup.py",
     "planner/*", "serving/judging.py",
-    "repository/names.py", "repository/pbtxt.py", "repository/schema.py", "repository/settle.py",
+    "repository/names.py", "repository/pbtxt.py", "repository/settle.py",
     "repository/toml.py", "repository/translate.py",
     "telemetry/explain.py", "telemetry/gauges.py", "telemetry/statistics.py", "telemetry/verdict.py",
     "transport/openapi.py", "transport/routes.py",

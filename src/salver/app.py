@@ -43,6 +43,7 @@ from salver.transport.calls import Reception
 from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
 from salver.transport.server import FrontConfig, Listener, listen
+from salver.wire.config_view import Facts, complete
 
 _LOG = logging.getLogger("salver")
 
@@ -119,6 +120,25 @@ class _Control:
         except SalverError:
             return False
         return True
+
+    def model_config(self, model: str, version: str = "") -> bytes:
+        lease = self._manager.acquire(model, version)
+        try:
+            servable = lease.servable
+            manifest, signature = servable.manifest, servable.signature
+            batching, wanted = manifest.config.batching, manifest.config.versions
+            facts = Facts(
+                manifest.backend,
+                manifest.path.name,
+                batching.max_rows if signature.batched and batching.enabled else 0,
+                batching.max_delay_ms,
+                batching.preferred_rows,
+                servable.placement.slots,
+                0 if wanted.all or wanted.specific else wanted.latest,
+            )
+            return complete(manifest.triton, lease.id, signature, facts)
+        finally:
+            lease.release()
 
     async def load(self, model: str, parameters: Mapping[str, Parameter]) -> None:
         unknown = sorted(set(parameters) - {"config"})

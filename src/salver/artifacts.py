@@ -259,6 +259,7 @@ class Manifest(msgspec.Struct, frozen=True):
         bytes: Size on disk.
         problem: Why it cannot be served, or empty; such a version is listed, never loaded.
         notices: What was said in its configuration and has no effect yet.
+        triton: The owner's ``config.pbtxt`` as a serialised ModelConfig; empty = there is none.
     """
 
     id: ModelId
@@ -270,6 +271,7 @@ class Manifest(msgspec.Struct, frozen=True):
     bytes: int = 0
     problem: str = ""
     notices: tuple[str, ...] = ()
+    triton: bytes = b""
 
 
 class Cost(msgspec.Struct, frozen=True):

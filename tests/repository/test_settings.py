@@ -25,9 +25,9 @@ from salver.artifacts import (
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.pbtxt import parse_json, parse_pbtxt
-from salver.repository.schema import model_config_class
 from salver.repository.toml import parse_toml
 from salver.repository.translate import HONOURED, REFUSED, Translated
+from salver.wire.model_config import model_config_class
 from salver.tensor import DataType
 
 FULL = """
@@ -58,7 +58,7 @@ def pbtxt(text: str) -> Translated:
 
 
 def test_what_is_honoured_and_what_is_reported() -> None:
-    config, labels, notices = pbtxt(FULL)
+    config, labels, notices, _ = pbtxt(FULL)
     assert config == ModelConfig(
         backend="onnx",
         filename="net.onnx",
@@ -112,7 +112,7 @@ def test_what_is_honoured_and_what_is_reported() -> None:
     ],
 )
 def test_small_configurations(text: str, expected: ModelConfig) -> None:
-    config, _, notices = pbtxt(text)
+    config, _, notices, _ = pbtxt(text)
     assert config == expected
     assert notices == ()
 
@@ -157,7 +157,7 @@ def test_bytes_that_are_no_text() -> None:
 
 
 def test_json_of_a_load_request() -> None:
-    config, _, notices = parse_json('{"maxBatchSize": 4, "metricTags": {"a": "b"}}', "m")
+    config, _, notices, _ = parse_json('{"maxBatchSize": 4, "metricTags": {"a": "b"}}', "m")
     assert config.batching.max_rows == 4
     assert notices == ("config.pbtxt: field `metric_tags` has no effect yet",)
 
@@ -240,7 +240,7 @@ def test_every_configuration_of_triton_parses_and_no_field_is_ignored(message: o
     message.ClearField("name")  # type: ignore[attr-defined]
     text = text_format.MessageToString(message)  # type: ignore[arg-type]
     try:
-        _, _, notices = pbtxt(text)
+        _, _, notices, _ = pbtxt(text)
     except InvalidInput:
         return  # refused, with the reason
     for field, _value in message.ListFields():  # type: ignore[attr-defined]

@@ -25,6 +25,7 @@ from salver.transport.asgi import Front
 from salver.transport.calls import Reception
 from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
+from salver.wire.config_view import Facts, complete
 
 SIGNATURE = Signature(
     (TensorSpec("x", DataType.FP32, (-1, 2)),), (TensorSpec("y", DataType.FP32, (-1, 2)),), batched=True
@@ -71,6 +72,10 @@ class Control:
 
     def is_ready(self, model="", version=""):
         return model in ("", "m") and version in ("", "1")
+
+    def model_config(self, model, version=""):
+        id = self.acquire(model, version).id
+        return complete(b"", id, SIGNATURE, Facts("onnx", "model.onnx", 8))
 
     async def load(self, model, parameters):
         self.calls.append(("load", model, dict(parameters)))
@@ -264,6 +269,9 @@ async def test_errors_have_the_protocols_form(verb, path, status, text):
         ("/v2/models/x/ready", 400, "ready"),
         ("/v2/models/m", 200, "inputs"),
         ("/v2/models/m/versions/1", 200, "inputs"),
+        ("/v2/models/m/config", 200, "max_batch_size"),
+        ("/v2/models/m/versions/1/config", 200, "max_batch_size"),
+        ("/v2/models/m/versions/8/config", 404, "error"),
         ("/v2/models/m/stats", 200, "model_stats"),
         ("/v2/models/m/explain", 200, "explained"),
         ("/v2/models/m/versions/1/explain", 200, "explained"),
@@ -422,6 +430,10 @@ async def test_grpc_looking():
             status, _, body = await rig.grpc(method, request.SerializeToString())
             assert status == 0, method
             assert getattr(reply.FromString(body), field) == value
+        asked = pb.ModelConfigRequest(name="m").SerializeToString()
+        _, _, body = await rig.grpc("ModelConfig", asked)
+        config = pb.ModelConfigResponse.FromString(body).config
+        assert (config.name, config.max_batch_size, list(config.input[0].dims)) == ("m", 8, [2])
         status, _, body = await rig.grpc("Check", b"", service="grpc.health.v1.Health")
         assert (status, body) == (0, b"\x08\x01")
 

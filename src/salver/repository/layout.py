@@ -194,6 +194,7 @@ class Layout:
             fingerprint=measured.fingerprint(),
             bytes=measured.bytes,
             notices=settings.notices,
+            triton=settings.triton,
         )
 
     def _measure(self, folder: str, id: ModelId, settings: Settings) -> Measured:

@@ -1,6 +1,6 @@
 """What does Triton's ``config.pbtxt`` say, and if it is wrong, where and how?
 
-Turns the text, or the JSON of a load request, into a message of :mod:`salver.repository.schema`, and
+Turns the text, or the JSON of a load request, into a message of :mod:`salver.wire.model_config`, and
 says what is wrong in terms of line, field and nearest field. What it means is ``translate``'s.
 """
 
@@ -11,11 +11,11 @@ from typing import Any, Final
 from google.protobuf import json_format, text_format
 
 from salver.errors import InvalidInput
-from salver.repository.schema import ENUMS, MESSAGES, model_config_class
 from salver.repository.translate import Translated, translate
+from salver.wire.model_config import ENUMS, MESSAGES, model_config_class
 
-_UNKNOWN_FIELD: Final = re.compile(r'Message type "inference\.(\w+)" has no field named "(\w+)"')
-_UNKNOWN_VALUE: Final = re.compile(r'Enum type "inference\.(\w+)" has no value named (\w+)')
+_UNKNOWN_FIELD: Final = re.compile(r'Message type "inference\.([\w.]+)" has no field named "(\w+)"')
+_UNKNOWN_VALUE: Final = re.compile(r'Enum type "inference\.([\w.]+)" has no value named (\w+)')
 
 
 def parse_pbtxt(content: bytes, origin: str, name: str) -> Translated:
@@ -57,13 +57,13 @@ def parse_json(text: str, name: str) -> Translated:
 def _explained(prefix: str, error: str) -> InvalidInput:
     """The message of protobuf without its repetition of position and source, and with a neighbour."""
     if unknown := _UNKNOWN_FIELD.search(error):
-        message = next((m for m in MESSAGES if m.replace(".", "") == unknown[1]), "ModelConfig")
+        message = unknown[1] if unknown[1] in MESSAGES else "ModelConfig"
         fields = re.findall(r"(\w+) = \d+", MESSAGES[message])
         return InvalidInput(
             f"{prefix}{message} has no field `{unknown[2]}`", field=unknown[2], fix=_near(unknown[2], fields)
         )
     if unknown := _UNKNOWN_VALUE.search(error):
-        values = next((v.split() for e, v in ENUMS.items() if e.replace(".", "") == unknown[1]), [])
+        values = ENUMS.get(unknown[1], "").split()
         return InvalidInput(f"{prefix}there is no {unknown[1]} `{unknown[2]}`", fix=_near(unknown[2], values))
     text = re.sub(r"^\d+:\d+ : ", "", error.splitlines()[0])
     text = re.sub(r"^'.*': ", "", text).replace('Message type "inference.ModelConfig"', "the configuration")

@@ -10,6 +10,7 @@ from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.pbtxt import parse_json, parse_pbtxt
 from salver.repository.toml import parse_toml
+from salver.repository.translate import Translated
 from salver.stores import Store, StoreFailed
 
 TOML: Final = "salver.toml"
@@ -26,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True):
         is_triton: It is a ``config.pbtxt``.
         problem: Why it cannot be used, or empty.
         notices: What it sets without effect.
+        triton: A Triton configuration, serialised.
     """
 
     config: ModelConfig = ModelConfig()
@@ -33,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True):
     is_triton: bool = False
     problem: str = ""
     notices: tuple[str, ...] = ()
+    triton: bytes = b""
 
 
 def read_settings(store: Store, folder: str, name: str, override: str = "") -> Settings:
@@ -69,17 +72,17 @@ def _translated(
     folder: str,
     name: str,
     files: tuple[str, ...],
-    parse: "Callable[[], tuple[ModelConfig, dict[str, str], tuple[str, ...]]]",
+    parse: Callable[[], Translated],
 ) -> Settings:
     try:
-        config, label_files, notices = parse()
+        config, label_files, notices, triton = parse()
         paths = {output: f"{folder}/{file}" if folder else file for output, file in label_files.items()}
         labels = {output: _read_labels(store, path) for output, path in paths.items()}
     except (InvalidInput, StoreFailed) as error:
         return Settings(files=files, problem=str(error), is_triton=True)
     outputs = tuple(_labelled(spec, labels.get(spec.name, ())) for spec in config.outputs)
     config = msgspec.structs.replace(config, outputs=outputs)
-    return Settings(config, files + tuple(sorted(set(paths.values()))), True, "", notices)
+    return Settings(config, files + tuple(sorted(set(paths.values()))), True, "", notices, triton)
 
 
 def _labelled(spec: TensorSpec, labels: tuple[str, ...]) -> TensorSpec:

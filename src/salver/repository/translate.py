@@ -6,16 +6,28 @@ none yet, and a notice says so; or answers would be wrong without it, and the mo
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from salver.artifacts import Batching, Instances, ModelConfig, Priorities, Versions, Warmup
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
-from salver.repository.schema import ENUMS
 from salver.tensor import DATATYPES, DataType
+from salver.wire.model_config import ENUMS
 
-#: The configuration, label files by output, notices.
-Translated = tuple[ModelConfig, dict[str, str], tuple[str, ...]]
+
+class Translated(NamedTuple):
+    """What a Triton configuration comes to.
+
+    Attributes:
+        labels: Label files by output.
+        message: The configuration itself, serialised.
+    """
+
+    config: ModelConfig
+    labels: dict[str, str]
+    notices: tuple[str, ...]
+    message: bytes
+
 
 _BACKENDS: Final[Mapping[str, str]] = {
     "onnxruntime": "onnx",
@@ -139,7 +151,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         timeout_ms=message.dynamic_batching.default_queue_policy.default_timeout_microseconds / 1000,
     )
     labels = {o.name: o.label_filename for o in message.output if o.label_filename}
-    return config, labels, (*notices, *notes, *warm_notes)
+    return Translated(config, labels, (*notices, *notes, *warm_notes), message.SerializeToString())
 
 
 def _leaves(message: Any, prefix: str = "") -> Iterator[str]:

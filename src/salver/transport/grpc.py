@@ -88,6 +88,7 @@ class GrpcMethods:
             f"{inference}ModelReady": self._model_ready,
             f"{inference}ServerMetadata": self._server_metadata,
             f"{inference}ModelMetadata": self._model_metadata,
+            f"{inference}ModelConfig": self._config,
             f"{inference}ModelStatistics": self._statistics,
             f"{inference}RepositoryIndex": self._index,
             f"{inference}RepositoryModelLoad": self._load,
@@ -200,6 +201,10 @@ class GrpcMethods:
         name, version = wire.decode_model_request(message)
         id, signature = self._door.signature(name, version)
         return wire.encode_model_metadata(id, ready_versions(self._control, name, version), signature)
+
+    async def _config(self, message: bytes, call: Call) -> Reply:
+        name, version = wire.decode_model_request(message)
+        return wire.encode_model_config(self._control.model_config(name, version))
 
     async def _statistics(self, message: bytes, call: Call) -> Reply:
         name, version = wire.decode_model_request(message)

@@ -12,7 +12,7 @@ from salver.transport.calls import ready_versions
 from salver.transport.openapi import describe
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.routes import Route
-from salver.wire import metadata
+from salver.wire import config_view, metadata
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.generate import Generate
 from salver.wire.json_text import dumps
@@ -44,6 +44,7 @@ class HttpOperations:
             "welcome": self._server_metadata,
             "server_metadata": self._server_metadata,
             "model_metadata": self._model_metadata,
+            "config": self._config,
             "statistics": self._statistics,
             "explain": self._explain,
             "explain_request": self._explain_request,
@@ -101,6 +102,9 @@ class HttpOperations:
         id, signature = self._door.signature(route.model, route.version)
         versions = ready_versions(self._control, route.model, route.version)
         return _json(metadata.model(id, versions, signature))
+
+    async def _config(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        return _json(config_view.as_json(self._control.model_config(route.model, route.version)))
 
     async def _statistics(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         if route.model:

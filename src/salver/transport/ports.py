@@ -45,6 +45,10 @@ class Control(Protocol):
         """Can that model answer, or, without a name, every model that should serve?"""
         ...
 
+    def model_config(self, model: str, version: str = "") -> bytes:
+        """Its whole configuration, a serialised ModelConfig. Raises NotFound or NotReady."""
+        ...
+
     async def load(self, model: str, parameters: Mapping[str, Parameter]) -> None:
         """Raises what kept it from loading."""
         ...

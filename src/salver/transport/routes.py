@@ -34,6 +34,10 @@ OPERATIONS: Final = (
     Operation(
         "model_ready", "GET", "/v2/models/{model}/versions/{version}/ready", "Can the version answer?"
     ),
+    Operation("config", "GET", "/v2/models/{model}/config", "Configuration of a model, as Triton tells it"),
+    Operation(
+        "config", "GET", "/v2/models/{model}/versions/{version}/config", "Configuration of a version"
+    ),
     Operation("infer", "POST", "/v2/models/{model}/infer", "Ask a model (JSON or binary tensors)"),
     Operation("infer", "POST", "/v2/models/{model}/versions/{version}/infer", "Ask one version of a model"),
     Operation("generate", "POST", "/v2/models/{model}/generate", "Ask a model by plain JSON keys"),

@@ -1,19 +1,16 @@
 """Which protobuf messages does the gRPC side of the Open Inference Protocol consist of?
 
-The messages of ``inference.GRPCInferenceService`` in Triton's superset, and of
-``grpc.health.v1.Health``, as a table, built into a descriptor pool of our own: ``tritonclient``,
-``kserve`` and others register the same names in the process-wide pool, and two copies there end
-the process. Only field numbers and types matter on the wire; a test compares them with
-``tritonclient``'s. ModelConfig has just the fields that clients read to size their batches.
+The messages of ``inference.GRPCInferenceService`` in Triton's superset, and of ``grpc.health.v1.Health``, as
+a table. Only field numbers and types matter on the wire; a test compares them with ``tritonclient``'s.
 
 Names and numbers follow kserve/open-inference-protocol (Apache-2.0) and
 triton-inference-server/common (BSD-3-Clause).
 """
 
-import re
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from salver.wire import protobuf
+from salver.wire.model_config import ENUMS, MESSAGES
 
 #: Message -> its fields, one a line, in the words of proto3.
 INFERENCE: Final[dict[str, str]] = {
@@ -187,129 +184,19 @@ INFERENCE: Final[dict[str, str]] = {
         map<string,ModelRepositoryParameter> parameters = 3
     """,
     "RepositoryModelUnloadResponse": "",
-    "ModelInput": """
-        string name = 1
-        DataType data_type = 2
-        repeated int64 dims = 4
-        bool optional = 8
-    """,
-    "ModelOutput": """
-        string name = 1
-        DataType data_type = 2
-        repeated int64 dims = 3
-    """,
-    "ModelConfig": """
-        string name = 1
-        string platform = 2
-        string backend = 17
-        int32 max_batch_size = 4
-        repeated ModelInput input = 5
-        repeated ModelOutput output = 6
-    """,
 }
-
-#: Datatype names of ModelConfig, by number.
-CONFIG_DATATYPES: Final = [
-    "TYPE_INVALID",
-    "TYPE_BOOL",
-    "TYPE_UINT8",
-    "TYPE_UINT16",
-    "TYPE_UINT32",
-    "TYPE_UINT64",
-    "TYPE_INT8",
-    "TYPE_INT16",
-    "TYPE_INT32",
-    "TYPE_INT64",
-    "TYPE_FP16",
-    "TYPE_FP32",
-    "TYPE_FP64",
-    "TYPE_STRING",
-    "TYPE_BF16",
-]
 
 HEALTH: Final[dict[str, str]] = {
     "HealthCheckRequest": "string service = 1",
     "HealthCheckResponse": "ServingStatus status = 1",
 }
 #: ServingStatus by number.
-SERVING_STATUS: Final = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"]
-
-_FIELD = re.compile(
-    r"(?:(?P<many>repeated) )?(?:oneof (?P<oneof>\w+) )?"
-    r"(?:map<(?P<key>\w+),(?P<value>\w+)>|(?P<type>[\w.]+)) (?P<name>\w+) = (?P<number>\d+)"
-)
-_Field = descriptor_pb2.FieldDescriptorProto
+SERVING_STATUS: Final = "UNKNOWN SERVING NOT_SERVING SERVICE_UNKNOWN"
 
 
 def build() -> dict[str, Any]:
-    """Message classes by name, in a pool that nobody else sees."""
-    pool = descriptor_pool.DescriptorPool()
-    classes: dict[str, Any] = {}
-    for package, messages, enums in (
-        ("inference", INFERENCE, {"DataType": CONFIG_DATATYPES}),
-        ("grpc.health.v1", HEALTH, {"ServingStatus": SERVING_STATUS}),
-    ):
-        pool.Add(_file(package, messages, enums))
-        for name in messages:
-            classes[name] = message_factory.GetMessageClass(
-                pool.FindMessageTypeByName(f"{package}.{name}")
-            )
-    return classes
-
-
-def _file(
-    package: str, messages: dict[str, str], enums: dict[str, list[str]]
-) -> descriptor_pb2.FileDescriptorProto:
-    file = descriptor_pb2.FileDescriptorProto(
-        name=f"salver/{package}.proto", package=package, syntax="proto3"
+    """Message classes by name."""
+    return protobuf.build(
+        protobuf.Table("inference", {**MESSAGES, **INFERENCE}, ENUMS),
+        protobuf.Table("grpc.health.v1", HEALTH, {"ServingStatus": SERVING_STATUS}),
     )
-    for name, values in enums.items():
-        enum = file.enum_type.add(name=name)
-        for number, value in enumerate(values):
-            enum.value.add(name=value, number=number)
-    made: dict[str, descriptor_pb2.DescriptorProto] = {}
-    for name, fields in messages.items():  # an outer message stands before its nested ones
-        outer, _, inner = name.rpartition(".")
-        message = made[outer].nested_type.add(name=inner) if outer else file.message_type.add(name=name)
-        made[name] = message
-        for line in filter(None, map(str.strip, fields.splitlines())):
-            _add_field(message, line, f".{package}.", name, enums)
-    return file
-
-
-def _add_field(
-    message: descriptor_pb2.DescriptorProto, line: str, prefix: str, owner: str, enums: dict[str, list[str]]
-) -> None:
-    part = _FIELD.fullmatch(line)
-    assert part is not None, line
-    field = message.field.add(name=part["name"], number=int(part["number"]), label=_Field.LABEL_OPTIONAL)
-    if part["key"]:
-        entry = message.nested_type.add(name=_camel(part["name"]) + "Entry")
-        entry.options.map_entry = True
-        for number, (name, kind) in enumerate((("key", part["key"]), ("value", part["value"])), 1):
-            inner = entry.field.add(name=name, number=number, label=_Field.LABEL_OPTIONAL)
-            _set_type(inner, kind, prefix, enums)
-        field.label, field.type = _Field.LABEL_REPEATED, _Field.TYPE_MESSAGE
-        field.type_name = f"{prefix}{owner}.{entry.name}"
-        return
-    _set_type(field, part["type"], prefix, enums)
-    if part["many"]:
-        field.label = _Field.LABEL_REPEATED
-    if part["oneof"]:
-        if not message.oneof_decl:
-            message.oneof_decl.add(name=part["oneof"])
-        field.oneof_index = 0
-
-
-def _set_type(
-    field: descriptor_pb2.FieldDescriptorProto, kind: str, prefix: str, enums: dict[str, list[str]]
-) -> None:
-    if kind[0].islower():
-        field.type = _Field.Type.Value(f"TYPE_{kind.upper()}")
-    else:
-        field.type = _Field.TYPE_ENUM if kind in enums else _Field.TYPE_MESSAGE
-        field.type_name = prefix + kind
-
-
-def _camel(name: str) -> str:
-    return "".join(word.capitalize() for word in name.split("_"))

@@ -13,7 +13,14 @@ from salver.wire.json_text import loads
 from salver.wire.values import kind_of
 
 #: What this server does beyond the base protocol, in Triton's names (X-6).
-EXTENSIONS: Final = ("model_repository", "schedule_policy", "binary_tensor_data", "parameters", "statistics")
+EXTENSIONS: Final = (
+    "model_repository",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
 
 #: Our state -> the state that the index shows (TR-R11).
 INDEX_STATE: Final[dict[State, str]] = {

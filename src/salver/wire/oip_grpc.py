@@ -23,7 +23,7 @@ from salver.messages import (
 )
 from salver.tensor import Array, DataType, Tensor
 from salver.wire import metadata
-from salver.wire.grpc_schema import CONFIG_DATATYPES, SERVING_STATUS, build
+from salver.wire.grpc_schema import SERVING_STATUS, build
 from salver.wire.oip_binary import from_raw, to_raw
 from salver.wire.values import cast, count_elements, find_datatype, shaped
 
@@ -237,34 +237,9 @@ def encode_model_metadata(id: ModelId, versions: Sequence[str], signature: Signa
     return _serialize("ModelMetadataResponse", **metadata.model(id, versions, signature))
 
 
-def encode_model_config(id: ModelId, signature: Signature, backend: str, max_rows: int) -> bytes:
-    """A ModelConfigResponse with what clients read: batch size, and tensors without the batch axis."""
-    skip = 1 if signature.batched else 0
-    config = {
-        "name": id.name,
-        "platform": signature.platform,
-        "backend": backend,
-        "max_batch_size": max_rows if signature.batched else 0,
-        "input": [
-            {
-                "name": s.name,
-                "data_type": _config_datatype(s.datatype),
-                "dims": s.shape[skip:],
-                "optional": s.optional,
-            }
-            for s in signature.inputs
-        ],
-        "output": [
-            {"name": s.name, "data_type": _config_datatype(s.datatype), "dims": s.shape[skip:]}
-            for s in signature.outputs
-        ],
-    }
-    return _serialize("ModelConfigResponse", config=config)
-
-
-def _config_datatype(datatype: DataType) -> int:
-    name = "STRING" if datatype is DataType.BYTES else datatype.name
-    return CONFIG_DATATYPES.index(f"TYPE_{name}")
+def encode_model_config(config: bytes) -> bytes:
+    """A ModelConfigResponse around a serialised ModelConfig."""
+    return _serialize("ModelConfigResponse", config=_CLASSES["ModelConfig"].FromString(config))
 
 
 def encode_statistics(statistics: Mapping[str, Any]) -> bytes:
@@ -315,5 +290,5 @@ def decode_health_request(message: bytes) -> str:
 
 def encode_health(is_serving: bool) -> bytes:
     """A HealthCheckResponse."""
-    status = SERVING_STATUS.index("SERVING" if is_serving else "NOT_SERVING")
+    status = SERVING_STATUS.split().index("SERVING" if is_serving else "NOT_SERVING")
     return _serialize("HealthCheckResponse", status=status)

@@ -1,18 +1,14 @@
 """Which fields does Triton's ModelConfig have?
 
-The whole of ``model_config.proto``, as a table, built into a descriptor pool of our own: other
-packages register the same names in the process-wide pool, and two copies there end the process. It is
-built as proto2, where a field that is set to its default can be told from one that is not set;
-text and JSON are the same in both. A test compares the table with ``tritonclient``'s.
+The whole of ``model_config.proto``, as a table. A test compares it with ``tritonclient``'s.
 
 Names and numbers follow triton-inference-server/common (BSD-3-Clause, NVIDIA CORPORATION).
 """
 
-import re
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from salver.wire.protobuf import Table, build
 
 #: Message -> its fields, one a line.
 MESSAGES: Final[dict[str, str]] = {
@@ -267,62 +263,8 @@ ENUMS: Final[dict[str, str]] = {
     ),
 }
 
-_FIELD: Final = re.compile(
-    r"(?:(?P<many>repeated) |oneof (?P<oneof>\w+) )?"
-    r"(?:map<(?P<key>\w+),(?P<value>[\w.]+)>|(?P<type>[\w.]+)) (?P<name>\w+) = (?P<number>\d+)"
-)
-_Field = descriptor_pb2.FieldDescriptorProto
-
 
 @cache
-def model_config_class() -> Any:
-    """The message class of ModelConfig."""
-    file = descriptor_pb2.FileDescriptorProto(name="salver/model_config.proto", package="inference")
-    for name, values in ENUMS.items():
-        enum = file.enum_type.add(name=_flat(name))
-        for number, value in enumerate(values.split()):
-            enum.value.add(name=value, number=number)
-    for name, fields in MESSAGES.items():
-        message = file.message_type.add(name=_flat(name))
-        for line in filter(None, map(str.strip, fields.splitlines())):
-            _add_field(message, line)
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("inference.ModelConfig"))
-
-
-def _add_field(message: descriptor_pb2.DescriptorProto, line: str) -> None:
-    part = _FIELD.fullmatch(line)
-    if part is None:
-        raise ValueError(f"not a field: {line}")
-    field = message.field.add(name=part["name"], number=int(part["number"]), label=_Field.LABEL_OPTIONAL)
-    if part["key"]:
-        entry = message.nested_type.add(
-            name="".join(w.capitalize() for w in part["name"].split("_")) + "Entry"
-        )
-        entry.options.map_entry = True
-        for number, (name, kind) in enumerate((("key", part["key"]), ("value", part["value"])), 1):
-            _set_type(entry.field.add(name=name, number=number, label=_Field.LABEL_OPTIONAL), kind)
-        field.label, field.type = _Field.LABEL_REPEATED, _Field.TYPE_MESSAGE
-        field.type_name = f".inference.{message.name}.{entry.name}"
-        return
-    _set_type(field, part["type"])
-    if part["many"]:
-        field.label = _Field.LABEL_REPEATED
-    if part["oneof"]:
-        if not message.oneof_decl:
-            message.oneof_decl.add(name=part["oneof"])
-        field.oneof_index = 0
-
-
-def _set_type(field: descriptor_pb2.FieldDescriptorProto, kind: str) -> None:
-    if kind[0].islower():
-        field.type = _Field.Type.Value(f"TYPE_{kind.upper()}")
-    else:
-        field.type = _Field.TYPE_ENUM if kind in ENUMS else _Field.TYPE_MESSAGE
-        field.type_name = f".inference.{_flat(kind)}"
-
-
-def _flat(name: str) -> str:
-    """Nested types stand beside the others: their names are only seen in messages."""
-    return name.replace(".", "")
+def model_config_class(syntax: Literal["proto2", "proto3"] = "proto2") -> Any:
+    """The message class of ModelConfig: with proto2 it is known which fields are set."""
+    return build(Table("inference", MESSAGES, ENUMS, syntax))["ModelConfig"]

@@ -1,0 +1,133 @@
+"""How does a loaded model's configuration look to Triton's clients?
+
+What its owner said in ``config.pbtxt``, completed from the model itself and from how it was placed (TR-R7,
+TR-C16), as a message and in Triton's JSON: every field is there, 64-bit integers are numbers.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from salver.messages import ModelId, Signature, TensorSpec
+from salver.tensor import DataType
+from salver.wire.model_config import model_config_class
+
+#: Our backend -> Triton's name of the backend, and of the platform where it has one.
+_BACKENDS: Final = {
+    "onnx": ("onnxruntime", "onnxruntime_onnx"),
+    "torch": ("pytorch", "pytorch_libtorch"),
+    "tensorflow": ("tensorflow", "tensorflow_savedmodel"),
+    "xgboost": ("fil", ""),
+    "lightgbm": ("fil", ""),
+}
+#: Triton writes these 64-bit integers as JSON strings.
+_AS_TEXT: Final = frozenset({"inference.ModelSequenceBatching.InitialState.dims"})
+_INT64: Final = frozenset({3, 4, 6, 16, 18})  # FieldDescriptor.TYPE_*: the 64-bit integers
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What is known of a loaded version beside its signature.
+
+    Attributes:
+        backend: Ours.
+        filename: Of the artefact.
+        max_rows: Most rows of a run; 0 = it has no batch dimension, or is not batched.
+        max_delay_ms, preferred_rows: As in :class:`salver.artifacts.Batching`.
+        instances: Runs at the same time.
+        versions: Versions that are wanted: the latest so many; 0 = all.
+    """
+
+    backend: str
+    filename: str
+    max_rows: int = 0
+    max_delay_ms: float = 0.0
+    preferred_rows: tuple[int, ...] = ()
+    instances: int = 1
+    versions: int = 1
+
+
+def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> bytes:
+    """The whole ModelConfig, serialised.
+
+    Args:
+        told: The owner's, serialised; empty = there is none.
+    """
+    message = model_config_class().FromString(told)
+    backend, platform = _BACKENDS.get(facts.backend, (facts.backend, ""))
+    message.name = id.name
+    message.backend = message.backend or backend
+    message.platform = message.platform or platform
+    message.default_model_filename = message.default_model_filename or facts.filename
+    if message.WhichOneof("scheduling_choice") is None and facts.max_rows > 1:
+        dynamic = message.dynamic_batching
+        dynamic.max_queue_delay_microseconds = round(facts.max_delay_ms * 1000)
+        dynamic.preferred_batch_size.extend(facts.preferred_rows)
+    if message.HasField("dynamic_batching") and not message.dynamic_batching.preferred_batch_size:
+        message.dynamic_batching.preferred_batch_size.append(facts.max_rows)
+    if not message.HasField("max_batch_size"):
+        message.max_batch_size = facts.max_rows
+    if message.version_policy.WhichOneof("policy_choice") is None:
+        if facts.versions:
+            message.version_policy.latest.num_versions = facts.versions
+        else:
+            message.version_policy.all.SetInParent()
+    skip = 1 if message.max_batch_size > 0 else 0
+    _tensors(message.input, signature.inputs, skip)
+    _tensors(message.output, signature.outputs, skip)
+    for pinned in (message.optimization.input_pinned_memory, message.optimization.output_pinned_memory):
+        if not pinned.HasField("enable"):
+            pinned.enable = True
+    if not message.instance_group:
+        message.instance_group.add(name=id.name, count=facts.instances)
+    for index, group in enumerate(message.instance_group):
+        group.name = group.name or f"{id.name}_{index}"
+        group.kind = group.kind or "KIND_CPU"
+        group.count = max(group.count, 1)
+    content: bytes = message.SerializeToString()
+    return content
+
+
+def _tensors(tensors: Any, specs: tuple[TensorSpec, ...], skip: int) -> None:
+    """What the owner did not say of inputs or outputs."""
+    known = {tensor.name: tensor for tensor in tensors}
+    for spec in specs:
+        tensor = known.get(spec.name)
+        if tensor is None:
+            tensor = tensors.add(name=spec.name)
+            if spec.optional and hasattr(tensor, "optional"):
+                tensor.optional = True
+        if not tensor.data_type:
+            name = "STRING" if spec.datatype is DataType.BYTES else spec.datatype.name
+            tensor.data_type = f"TYPE_{name}"
+        if not tensor.dims:
+            tensor.dims.extend(spec.shape[skip:])
+
+
+def as_json(config: bytes) -> dict[str, Any]:
+    """Triton's JSON form of a serialised ModelConfig."""
+    return _as_dict(model_config_class("proto3").FromString(config))
+
+
+def _as_dict(message: Any) -> dict[str, Any]:
+    made = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        kind = field.message_type
+        if kind is not None and kind.GetOptions().map_entry:
+            below = kind.fields_by_name["value"].message_type
+            made[field.name] = {str(k): _as_dict(value[k]) if below else value[k] for k in value}
+        elif field.is_repeated:
+            made[field.name] = [_value(field, each) for each in value]
+        elif not field.has_presence or message.HasField(field.name):
+            made[field.name] = _value(field, value)
+    return made
+
+
+def _value(field: Any, value: Any) -> Any:
+    if field.message_type is not None:
+        return _as_dict(value)
+    if field.enum_type is not None:
+        return field.enum_type.values_by_number[value].name
+    if field.type in _INT64 and field.full_name in _AS_TEXT:
+        return str(value)
+    return value
