@@ -41,10 +41,15 @@ class SalverError(Exception):
         message: What is wrong, naming the thing (model, file, field).
         field: Path of the offending field, in the caller's terms (``inputs[0].shape``).
         fix: What to do about it, as a sentence.
+
+    Attributes:
+        about: The id that the caller gave the request that does not fit, empty for none; None = the
+            message is not about one request. Some protocols say it.
     """
 
     code: Code = Code.INTERNAL
     why: Refusal | Literal[""] = ""
+    about: str | None = None
 
     def __init__(self, message: str, *, field: str = "", fix: str = "") -> None:
         super().__init__(message)

@@ -7,6 +7,7 @@ from salver.engine.admission import Admission
 from salver.errors import InvalidInput
 from salver.messages import InferRequest, RequestedOutput, Signature, TensorSpec
 from salver.tensor import DataType, tensor
+from salver.wire.faults import KSERVE_V1, grpc_status, http_fault
 
 FIXED = Signature(
     (TensorSpec("a", DataType.FP32, (-1, 3)), TensorSpec("b", DataType.INT64, (-1,))),
@@ -66,8 +67,11 @@ def test_without_a_batch_dimension():
             "expected 2 inputs but got 1 inputs for model 'm'. Got input(s) ['a'], but missing "
             "required input(s) ['b']. Please provide all required input(s).",
         ),
-        (FIXED, (A, B, tensor("c", [1])), "unexpected inference input 'c' for model 'm'"),
-        (FIXED, (A, A), "input 'a' is given twice for model 'm'"),
+        (FIXED, (A, tensor("c", [1])), "unexpected inference input 'c' for model 'm'"),
+        (FIXED, (A, B, tensor("c", [1])), "expected 2 inputs but got 3 inputs for model 'm'. Got input(s) ['c',"),
+        (FREE, (), "expected number of inputs between 1 and 2 but got 0 inputs for model 'm'"),
+        (FREE, (tensor("mask", [[1]]),), "missing required input(s) ['ids']"),
+        (FIXED, (A, A), "input 'a' already exists in request"),
         (
             FIXED,
             (A, tensor("b", np.zeros(2, "i4"))),
@@ -86,8 +90,7 @@ def test_without_a_batch_dimension():
         (
             FIXED,
             (tensor("a", np.zeros(3, "f4")), B),
-            "Expected [-1,3], got [3]. NOTE: the first dimension is the "
-            "batch. For one row send the shape [1, 3].",
+            "for more info on max_batch_size. For one row send the shape [1, 3].",
         ),
         (FIXED, (A, tensor("b", np.zeros(3, "i8"))), "batch size does not match"),
         (
@@ -98,16 +101,27 @@ def test_without_a_batch_dimension():
         (FIXED, (A, tensor("b", np.int64(1))), "Expected [-1], got []"),
         (FREE, (tensor("ids", np.zeros((1, 2, 3), "i8")),), "Expected [-1,-1], got [1,2,3]"),
         (WHOLE, (tensor("x", np.zeros((2, 3), "f4")),), "Expected [2,2], got [2,3]"),
-        (FIXED, (), "missing required input(s) ['a', 'b']"),
+        (FIXED, (), "missing required input(s) ['a','b']"),
     ],
 )
 def test_refusals(signature, tensors, text):
     with pytest.raises(InvalidInput) as caught:
         bind(signature, *tensors)
     assert text in str(caught.value)
+    assert caught.value.about == (None if text.startswith("unexpected inference") else "")
+
+
+def test_a_refusal_says_which_request_it_was():
+    """TR-R30: the id is in front, but for names that the model does not have."""
+    request = InferRequest("m", (A,), id="q1")
+    with pytest.raises(InvalidInput) as caught:
+        Admission("m", FIXED).bind(request)
+    assert http_fault(caught.value).body.startswith(b'{"error":"[request id: q1] expected 2 inputs but got 1')
+    assert grpc_status(caught.value).message.startswith("[request id: q1] expected 2 inputs")
+    assert http_fault(caught.value, KSERVE_V1).body.startswith(b'{"error":"expected 2 inputs')
 
 
 def test_wanted_outputs_keep_their_order_and_must_exist():
     assert bind(FIXED, A, B, outputs=(RequestedOutput("y"),)).outputs == ("y",)
-    with pytest.raises(InvalidInput, match="Its outputs are: y"):
+    with pytest.raises(InvalidInput, match="unexpected inference output 'z' for model 'm'"):
         bind(FIXED, A, B, outputs=(RequestedOutput("z"),))

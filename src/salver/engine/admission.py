@@ -5,13 +5,24 @@ Pure: a request against a :class:`~salver.messages.Signature`. Error texts are T
 """
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 import msgspec
 
 from salver.errors import InvalidInput
 from salver.messages import InferRequest, Signature, TensorSpec
 from salver.tensor import Array
+
+
+_BATCH_NOTE = (
+    "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to "
+    "each input shape. If you want to specify the full shape including the batch dim in your input dims config, "
+    "try setting max_batch_size to zero. See the model configuration docs for more info on max_batch_size."
+)
+
+
+class _Unknown(InvalidInput):
+    """A name that the model does not have; Triton says it without the request's id."""
 
 
 class Bound(msgspec.Struct, frozen=True, gc=False):
@@ -61,8 +72,13 @@ class Admission:
             InvalidInput: an input is unknown, missing, given twice, or of the wrong datatype or
                 shape; an output is unknown; rows differ or are none.
         """
-        arrays = self._arrays(request)
-        rows = self._rows(arrays)
+        try:
+            arrays = self._arrays(request)
+            rows = self._rows(arrays)
+        except InvalidInput as error:
+            if not isinstance(error, _Unknown):
+                error.about = request.id
+            raise
         key: Hashable = None
         size = 0
         if not self._is_fixed:
@@ -99,22 +115,22 @@ class Admission:
         if len(given) != len(request.inputs):
             names = [t.name for t in request.inputs]
             twice = next(n for n in names if names.count(n) > 1)
-            raise InvalidInput(f"input '{twice}' is given twice for model '{self._model}'", field="inputs")
-        unknown = [name for name in given if name not in self._names]
-        if unknown:
-            raise InvalidInput(
-                f"unexpected inference input '{unknown[0]}' for model '{self._model}'",
-                field="inputs",
-                fix=f"Its inputs are: {', '.join(self._names)}.",
-            )
+            raise InvalidInput(f"input '{twice}' already exists in request")
         missing = [s.name for s in self._specs if s.name not in given and not s.optional]
-        if missing:
+        least = sum(not spec.optional for spec in self._specs)
+        unknown = [name for name in given if name not in self._names]
+        if not least <= len(given) <= len(self._names) or (missing and not unknown):
+            wanted = f"{least} inputs"
+            if least < len(self._names):
+                wanted = f"number of inputs between {least} and {len(self._names)}"
             raise InvalidInput(
-                f"expected {len(self._names)} inputs but got {len(given)} inputs for model '{self._model}'. "
-                f"Got input(s) {sorted(given)}, but missing required input(s) {sorted(missing)}. "
-                "Please provide all required input(s).",
-                field="inputs",
+                f"expected {wanted} but got {len(given)} inputs for model '{self._model}'. "
+                f"Got input(s) {_quoted(reversed(given))}, "
+                f"but missing required input(s) {_quoted(missing) if missing else ']'}. "  # Triton's own slip
+                "Please provide all required input(s)."
             )
+        if unknown:
+            raise _Unknown(f"unexpected inference input '{unknown[0]}' for model '{self._model}'")
         arrays: list[Array | None] = []
         for spec in self._specs:
             tensor = given.get(spec.name)
@@ -139,13 +155,10 @@ class Admission:
             elif array.shape[0] != rows:
                 raise InvalidInput(
                     f"input '{self._names[index]}' batch size does not match other inputs "
-                    f"for '{self._model}': it has {array.shape[0]} rows, the first input has {rows}",
-                    field=f"inputs[{index}].shape",
+                    f"for '{self._model}': it has {array.shape[0]} rows, the first input has {rows}"
                 )
         if rows < 1:
-            raise InvalidInput(
-                f"inference request batch-size must be >= 1 for '{self._model}'", field="inputs[0].shape"
-            )
+            raise InvalidInput(f"inference request batch-size must be >= 1 for '{self._model}'")
         return rows
 
     def _check_shape(self, spec: TensorSpec, array: Array) -> None:
@@ -155,12 +168,12 @@ class Admission:
             return
         note = ""
         if self._batched:
-            note = " NOTE: the first dimension is the batch."
+            note = _BATCH_NOTE
             if array.shape == spec.shape[1:]:
                 note += f" For one row send the shape {[1, *array.shape]}."
         raise InvalidInput(
             f"unexpected shape for input '{spec.name}' for model '{self._model}'. "
-            f"Expected {_brackets(spec.shape)}, got {_brackets(array.shape)}.{note}"
+            f"Expected {_brackets(spec.shape)}, got {_brackets(array.shape)}. {note}"
         )
 
     def _refuse_type(self, spec: TensorSpec, got: str) -> None:
@@ -171,11 +184,12 @@ class Admission:
 
     def _refuse_output(self, wanted: tuple[str, ...]) -> None:
         unknown = next(name for name in wanted if name not in self._output_set)
-        raise InvalidInput(
-            f"unexpected inference output '{unknown}' for model '{self._model}'",
-            field="outputs",
-            fix=f"Its outputs are: {', '.join(self._outputs)}.",
-        )
+        raise _Unknown(f"unexpected inference output '{unknown}' for model '{self._model}'")
+
+
+def _quoted(names: Iterable[str]) -> str:
+    listed = ",".join(f"'{name}'" for name in names)
+    return f"[{listed}]"
 
 
 def _brackets(shape: tuple[int, ...]) -> str:

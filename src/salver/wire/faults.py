@@ -79,7 +79,7 @@ _MAX_PAUSE_S = 86_400.0
 
 def http_fault(error: SalverError, table: dict[Code, int] = OIP_HTTP) -> HttpReply:
     """``{"error": text}`` with the protocol's status. Total: never raises."""
-    text = str(error).encode("utf-8", "replace").decode()  # a lone surrogate may come from a caller's name
+    text = _triton(error) if table is OIP_HTTP else _clean(str(error))
     headers: tuple[tuple[bytes, bytes], ...] = _PLAIN
     if isinstance(error, Overloaded):  # whole seconds, as RFC 9110, section 10.2.3, has them (X-15)
         headers = (_JSON, (b"retry-after", b"%d" % max(1, math.ceil(_pause(error)))))
@@ -88,10 +88,22 @@ def http_fault(error: SalverError, table: dict[Code, int] = OIP_HTTP) -> HttpRep
 
 def grpc_status(error: SalverError) -> GrpcStatus:
     """The status and message that end the call. Total: never raises."""
-    text = str(error).encode("utf-8", "replace").decode()
+    text = _triton(error)
     if isinstance(error, Overloaded):
         return GrpcStatus(OIP_GRPC[error.code], text, max(1, math.ceil(_pause(error) * 1e3)))
     return GrpcStatus(OIP_GRPC[error.code], text)
+
+
+def _triton(error: SalverError) -> str:
+    """The text, with the id of the request that does not fit its model in front (TR-R30)."""
+    if error.about is None:
+        return _clean(str(error))
+    return _clean(f"[request id: {error.about or '<id_unknown>'}] {error}")
+
+
+def _clean(text: str) -> str:
+    """A lone surrogate may come from a caller's name."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _pause(error: Overloaded) -> float:
