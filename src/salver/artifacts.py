@@ -5,6 +5,7 @@
 refused by name. Nothing here reads a file.
 """
 
+import builtins
 import re
 from pathlib import Path
 from typing import Literal
@@ -271,7 +272,7 @@ class Manifest(msgspec.Struct, frozen=True):
     bytes: int = 0
     problem: str = ""
     notices: tuple[str, ...] = ()
-    triton: bytes = b""
+    triton: builtins.bytes = b""
 
 
 class Cost(msgspec.Struct, frozen=True):
