@@ -68,7 +68,7 @@ def test_without_a_batch_dimension():
             "required input(s) ['b']. Please provide all required input(s).",
         ),
         (FIXED, (A, tensor("c", [1])), "unexpected inference input 'c' for model 'm'"),
-        (FIXED, (A, B, tensor("c", [1])), "expected 2 inputs but got 3 inputs for model 'm'. Got input(s) ['c'"),
+        (FIXED, (A, B, tensor("c", [1])), "but got 3 inputs for model 'm'. Got input(s) ['c','b','a'], but "),
         (FREE, (), "expected number of inputs between 1 and 2 but got 0 inputs for model 'm'"),
         (FREE, (tensor("mask", [[1]]),), "missing required input(s) ['ids']"),
         (FIXED, (A, A), "input 'a' already exists in request"),

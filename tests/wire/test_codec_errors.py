@@ -42,7 +42,7 @@ def x(**fields: Any) -> dict[str, Any]:
 
 _JSON_CASES: list[tuple[Any, str, str]] = [
     ([], "the request must be a JSON object, not a list", ""),
-    (b"", "failed to parse the request JSON buffer", ""),
+    (b" ", "failed to parse the request JSON buffer", ""),
     (b'{"inputs": [}', "failed to parse the request JSON buffer", ""),
     (b'{"id": "\xff"}', "failed to parse the request JSON buffer", ""),
     (b'{"id": "\\ud800", "n": NaN}', "failed to parse the request JSON buffer", ""),
@@ -62,7 +62,7 @@ _JSON_CASES: list[tuple[Any, str, str]] = [
     (x(shape=[2**62, 2**62]), "inputs[0].shape asks for more than", "inputs[0].shape"),
     (x(shape=[0, 2**62, 2**62]), "inputs[0].shape asks for more than", "inputs[0].shape"),
     (x(shape=[1] * 33), "inputs[0].shape has 33 dimensions; at most 32 are allowed", ""),
-    (x(data=None), "inputs[0].data must be a list, not null", "inputs[0].data"),
+    (x(data=None), "Input must set only one of the following fields: 'data', 'binary_data_size' in ", ""),
     (x(data=1), "inputs[0].data must be a list, not a number", "inputs[0].data"),
     (x(shape=[3]), "Shape does not match true shape of 'data' field: [3] needs 3 elements", "inputs[0].data"),
     (x(data=[128]), "inputs[0].data holds 128, out of the range of INT8 (-128 to 127)", "inputs[0].data"),
@@ -89,7 +89,7 @@ _JSON_CASES: list[tuple[Any, str, str]] = [
     ),
     (x(parameters=1), "inputs[0].parameters must be an object", "inputs[0].parameters"),
     (x(parameters={"shared_memory_region": "r"}), "Client shared memory is disabled", "inputs[0].parameters"),
-    ({"inputs": x()["inputs"] * 2}, "input 'x' is given twice", "inputs"),
+    ({"inputs": x()["inputs"] * 2}, "input 'x' already exists in request", ""),
     (x() | {"id": 7}, "id must be a string, not a number", "id"),
     (x() | {"parameters": []}, "parameters must be an object, not a list", "parameters"),
     (
@@ -210,12 +210,12 @@ _BINARY_CASES: list[tuple[Any, bytes | None, str]] = [
     (binary(4), None, "inputs[0] has binary_data_size, but the header"),
     (binary(-1), b"abcd", "inputs[0].parameters.binary_data_size must be an integer of at least 0"),
     (binary(True), b"abcd", "inputs[0].parameters.binary_data_size must be an integer of at least 0"),
-    (binary(8), b"abcd", "inputs[0].parameters.binary_data_size is 8, but 4 bytes are left"),
-    (binary(4), b"abcde", "5 binary bytes follow the JSON, but the inputs' binary_data_size add up to 4"),
-    (binary(3), b"abc", "inputs[0] has 3 bytes, but FP32[1] needs 4"),
-    (binary(4, shape=[2**20, 2**20]), b"abcd", "inputs[0] has 4 bytes, but FP32"),
-    (x(parameters={"binary_data_size": 1}), b"a", "inputs[0] has both data and binary_data_size"),
-    (x(), b"a", "1 binary bytes follow the JSON, but the inputs' binary_data_size add up to 0"),
+    (binary(8), b"abcd", "unexpected size for input 'x', expecting 4 additional bytes for model 'm'"),
+    (binary(4), b"abcde", "unexpected additional input data for model 'm'"),
+    (binary(3), b"abc", "input byte size mismatch for input 'x' for model 'm'. Expected 4, got 3"),
+    (binary(4, shape=[2**20, 2**20]), b"abcd", "input byte size mismatch for input 'x' for model 'm'. Exp"),
+    (x(parameters={"binary_data_size": 1}), b"a", "Input must set only one of the following fields: 'data'"),
+    (x(), b"a", "unexpected additional input data for model 'm'"),
 ]
 
 
@@ -264,12 +264,16 @@ def test_raw_binary() -> None:
     assert request.parameters == {"binary_data_output": True}
     assert raw(bytes(24), one(DataType.FP32, (-1, -1, 2))).inputs[0].shape == (1, 3, 2)
     assert raw(b"any", one(DataType.BYTES, (1,), batched=False)).inputs[0].array.tolist() == [b"any"]
+    assert raw(b"any", one(DataType.BYTES, (-1, 1))).inputs[0].array.tolist() == [[b"any"]]
+    empty = OpenInferenceHttp().decode(HttpBody("m", "", b""), one(DataType.BYTES, (1,), batched=False))
+    assert empty.inputs[0].array.tolist() == [b""]
     for signature, body in (
         (_TWO, bytes(8)),
         (_ONE, bytes(7)),
         (one(DataType.FP32, (-1, -1, -1)), bytes(8)),
         (one(DataType.FP32, (-1, 0, -1)), bytes(8)),
         (one(DataType.BYTES, (-1, 2)), b"any"),
+        (one(DataType.BYTES, (-1,), batched=False), b"any"),
     ):
         with pytest.raises(InvalidInput):
             raw(body, signature)
@@ -288,27 +292,74 @@ def test_what_json_cannot_carry() -> None:
 
 _INPUT = {"name": "x", "datatype": "INT8", "shape": [1]}
 _GRPC_CASES: list[tuple[dict[str, Any], str]] = [
-    ({"inputs": [_INPUT]}, "Shape does not match true shape of 'data' field"),
+    ({"inputs": [_INPUT]}, "unable to find data for input tensor 'x' for model 'm' in request."),
     ({"inputs": [_INPUT | {"datatype": ""}]}, "inputs[0].datatype is '', which is no datatype"),
     ({"inputs": [_INPUT | {"shape": [-1]}]}, "inputs[0].shape must hold integers of at least 0, not -1"),
     ({"inputs": [_INPUT | {"shape": [2**62] * 2}]}, "inputs[0].shape asks for more than"),
-    ({"inputs": [_INPUT | {"datatype": "FP16"}]}, "FP16 has no typed contents"),
+    (
+        {"inputs": [_INPUT | {"datatype": "FP16", "contents": {"fp32_contents": [1]}}]},
+        "unexpected explicit tensor data for input tensor 'x' for model 'm' of type 'FP32', "
+        "expected datatype 'FP16'",
+    ),
+    (
+        {"inputs": [_INPUT | {"datatype": "INT9", "contents": {"uint_contents": [1]}}]},
+        "unexpected explicit tensor data for input tensor 'x' for model 'm' of type 'UINT32', "
+        "expected datatype '<invalid>'",
+    ),
+    (
+        {"inputs": [_INPUT | {"contents": {"int_contents": [1], "fp32_contents": [1]}}]},
+        "unexpected explicit tensor data for input tensor 'x' for model 'm', binary data was already",
+    ),
+    (
+        {"inputs": [_INPUT | {"shape": [2], "contents": {"int_contents": [1]}}]},
+        "input byte size mismatch for input 'x' for model 'm'. Expected 2, got 1",
+    ),
+    (
+        {"inputs": [_INPUT | {"datatype": "BYTES", "contents": {"bytes_contents": [b"a", b"b"]}}]},
+        "expected 1 string elements for inference input 'x' for model 'm', got 2",
+    ),
     (
         {"inputs": [_INPUT | {"contents": {"int_contents": [200]}}]},
         "inputs[0].contents.int_contents holds 200, out of the range of INT8",
     ),
     (
         {"inputs": [_INPUT | {"contents": {"fp32_contents": [2]}}]},
-        "Shape does not match true shape of 'data' field",
+        "unexpected explicit tensor data for input tensor 'x' for model 'm' of type 'FP32', "
+        "expected datatype 'INT8'",
     ),
-    ({"inputs": [_INPUT], "raw_input_contents": [b"ab"]}, "inputs[0] has 2 bytes, but INT8[1] needs 1"),
-    ({"inputs": [_INPUT] * 2, "raw_input_contents": [b"a"]}, "raw_input_contents has 1 entries for 2 inputs"),
-    ({"inputs": [_INPUT] * 2, "raw_input_contents": [b"a", b"b"]}, "an input is given twice"),
+    (
+        {"inputs": [_INPUT], "raw_input_contents": [b"ab"]},
+        "input byte size mismatch for input 'x' for model 'm'. Expected 1, got 2",
+    ),
+    (
+        {"inputs": [_INPUT] * 2, "raw_input_contents": [b"a"]},
+        "unable to find data for input tensor 'x' for model 'm' in request.",
+    ),
+    ({"inputs": [_INPUT] * 2, "raw_input_contents": [b"a", b"b"]}, "input 'x' already exists in request"),
     (
         {"inputs": [_INPUT | {"contents": {"int_contents": [2]}}], "raw_input_contents": [b"a"]},
-        "contents field must not be specified when using raw_input_contents for 'x'",
+        "contents field must not be specified when using raw_input_contents for 'x' for model 'm'",
     ),
-    ({"parameters": {"p": {}}}, "parameter 'p' has invalid type."),
+    (
+        {"parameters": {"p": {}}},
+        "invalid value type for 'p' parameter, expected int64_param, bool_param, or string_param.",
+    ),
+    (
+        {"parameters": {"p": {"uint64_param": 1}}},
+        "invalid value type for 'p' parameter, expected int64_param, bool_param, or string_param.",
+    ),
+    (
+        {"parameters": {"timeout": {"string_param": "x"}}},
+        "invalid value type for 'timeout' parameter, expected int64_param.",
+    ),
+    (
+        {"parameters": {"priority": {"bool_param": True}}},
+        "invalid value type for 'priority' parameter, expected int64_param or uint64_param.",
+    ),
+    (
+        {"outputs": [{"name": "y", "parameters": {"classification": {"string_param": "2"}}}]},
+        "invalid value type for 'classification' parameter, expected int64_param",
+    ),
     (
         {"parameters": {"triton_x": {"bool_param": True}}},
         "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "

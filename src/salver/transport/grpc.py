@@ -18,6 +18,7 @@ from salver.transport.hangup import HangUps, Receive
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.wire import oip_grpc as wire
 from salver.wire.bodies import GrpcStatus
+from salver.wire.classification import with_classes
 from salver.wire.faults import grpc_status
 from salver.wire.grpc_frames import FrameReader, encode_message, frame, parse_timeout
 from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
@@ -42,8 +43,8 @@ class OpenInferenceGrpc:
     protocol = "oip-grpc"
 
     def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
-        """Already done."""
-        return body
+        """Already done, but for what the signature tells of classes."""
+        return with_classes(body, signature) if body.outputs else body
 
     def encode(self, request: InferRequest, response: InferResponse) -> Reply:
         """A ModelInferResponse."""

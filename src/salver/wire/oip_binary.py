@@ -50,6 +50,35 @@ def from_raw(
     return array.reshape(shape)
 
 
+def unfit(text: str) -> InvalidInput:
+    """An error of which Triton says whose request it is (TR-R30); the codec fills the id in."""
+    error = InvalidInput(text)
+    error.about = ""
+    return error
+
+
+def first_twice(tensors: Sequence[Tensor]) -> str:
+    """The first name that stands there again."""
+    seen: set[str] = set()
+    for tensor in tensors:
+        if tensor.name in seen:
+            break
+        seen.add(tensor.name)
+    return tensor.name
+
+
+def wrong_size(
+    raw: "bytes | memoryview", datatype: DataType, count: int, name: str, model: str
+) -> InvalidInput | None:
+    """What a server says of an input's bytes where :func:`from_raw` refuses their number; else None."""
+    wanted = count * datatype.itemsize
+    if not datatype.itemsize or len(raw) == wanted:
+        return None
+    return unfit(
+        f"input byte size mismatch for input '{name}' for model '{model}'. Expected {wanted}, got {len(raw)}"
+    )
+
+
 def to_raw(tensor: Tensor) -> "bytes | memoryview":
     """The elements as they lie on the wire; many numbers are not copied."""
     array = tensor.array

@@ -8,6 +8,7 @@ status; see :mod:`grpc_frames` and :mod:`faults`.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from google.protobuf.message import DecodeError
 
@@ -21,11 +22,12 @@ from salver.messages import (
     Signature,
     VersionStatus,
 )
-from salver.tensor import Array, DataType, Tensor
-from salver.wire import metadata
+from salver.tensor import DATATYPES, Array, DataType, Tensor
+from salver.wire import metadata, settings
+from salver.wire.classification import PARAMETER, classified
 from salver.wire.grpc_schema import SERVING_STATUS, build
-from salver.wire.oip_binary import from_raw, to_raw
-from salver.wire.values import cast, count_elements, find_datatype, shaped
+from salver.wire.oip_binary import first_twice, from_raw, to_raw, unfit, wrong_size
+from salver.wire.values import cast, count_elements, find_datatype
 
 _CLASSES = build()
 _ModelInferRequest = _CLASSES["ModelInferRequest"]
@@ -55,7 +57,20 @@ _DTYPES = {
     "fp64_contents": "f8",
 }
 _NONE: Mapping[str, Parameter] = {}
-_ALLOWED_OWN = "triton_enable_empty_final_response"
+#: Kinds of a parameter that has a meaning, and of those that have none.
+_OF_REQUESTS: Mapping[str, tuple[str, ...]] = {
+    "sequence_id": ("int64_param", "string_param"),
+    "sequence_start": ("bool_param",),
+    "sequence_end": ("bool_param",),
+    "priority": ("int64_param", "uint64_param"),
+    "timeout": ("int64_param",),
+}
+_OF_OUTPUTS: Mapping[str, tuple[str, ...]] = {PARAMETER: ("int64_param",)}
+_CUSTOM = ("int64_param", "bool_param", "string_param", "double_param")
+#: Of a request: an answer in pieces shall end with a reply, even an empty one, that says so.
+ENABLE_FINAL = "triton_enable_empty_final_response"
+#: Of a reply: nothing follows.
+FINAL = "triton_final_response"
 
 
 def _parse(name: str, message: bytes) -> Any:
@@ -75,22 +90,35 @@ def decode_infer(message: bytes) -> InferRequest:
         InvalidInput: naming the field.
         TooLarge: a declared shape is absurd.
     """
+    return read_infer(parse_infer(message))
+
+
+def parse_infer(message: bytes) -> Any:
+    """A ModelInferRequest, of which nothing but its form is known to be right.
+
+    Raises:
+        InvalidInput: it is none.
+    """
     try:
-        parsed = _ModelInferRequest.FromString(message)
+        return _ModelInferRequest.FromString(message)
     except DecodeError as error:
         raise InvalidInput(f"the message is no ModelInferRequest: {error}") from None
+
+
+def read_infer(parsed: Any) -> InferRequest:
+    """The request in a parsed ModelInferRequest; raises as :func:`decode_infer` does."""
     raws = parsed.raw_input_contents
     entries = parsed.inputs
-    if raws and len(raws) < len(entries):
-        raise InvalidInput(
-            f"raw_input_contents has {len(raws)} entries for {len(entries)} inputs",
-            field="raw_input_contents",
-        )
     inputs: list[Tensor] = []
-    for index, entry in enumerate(entries):
-        inputs.append(_decode_input(entry, index, raws[index] if raws else None))
-    if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
-        raise InvalidInput("an input is given twice", field="inputs")
+    try:
+        for index, entry in enumerate(entries):
+            inputs.append(_decode_input(entry, index, parsed.model_name, raws))
+        if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
+            raise unfit(f"input '{first_twice(inputs)}' already exists in request")
+    except InvalidInput as error:
+        if error.about is not None:
+            error.about = parsed.id
+        raise
     wanted = parsed.outputs
     parameters = parsed.parameters
     return InferRequest(
@@ -99,43 +127,80 @@ def decode_infer(message: bytes) -> InferRequest:
         parsed.model_version,
         parsed.id,
         tuple(
-            RequestedOutput(o.name, _decode_parameters(o.parameters))
+            RequestedOutput(o.name, _decode_parameters(o.parameters, _OF_OUTPUTS))
             for o in wanted
         )
         if wanted
         else (),
-        _decode_parameters(parameters) if parameters else _NONE,
+        _decode_parameters(parameters, _OF_REQUESTS) if parameters else _NONE,
     )
 
 
-def _decode_input(entry: Any, index: int, raw: bytes | None) -> Tensor:
+def _decode_input(entry: Any, index: int, model: str, raws: Sequence[bytes]) -> Tensor:
     name = entry.name
     at = f"inputs[{index}]"
-    datatype = find_datatype(entry.datatype, at)
+    datatype = DATATYPES.get(entry.datatype)
+    if datatype is None:
+        if found := entry.contents.ListFields():
+            raise _unexpected(name, model, found[0][0].name, "<invalid>")
+        datatype = find_datatype(entry.datatype, at)
     shape = entry.shape[:]
     count = count_elements(shape, at)
     if entry.parameters and "shared_memory_region" in entry.parameters:
         raise InvalidInput(
             "Client shared memory is disabled", field=f"{at}.parameters", fix="Send the data itself."
         )
-    if raw is not None:
+    if raws:
         if entry.HasField("contents") and entry.contents.ByteSize():
             raise InvalidInput(
-                f"contents field must not be specified when using raw_input_contents for '{name}'",
-                field=f"{at}.contents",
+                f"contents field must not be specified when using raw_input_contents for '{name}' "
+                f"for model '{model}'"
             )
-        return Tensor(name, datatype, from_raw(raw, datatype, shape, count, at))
-    field = _CONTENTS.get(datatype)
-    if field is None:
+        if index >= len(raws):
+            raise _no_data(name, model)
+        raw = raws[index]
+        try:
+            return Tensor(name, datatype, from_raw(raw, datatype, shape, count, at))
+        except InvalidInput as error:
+            raise wrong_size(raw, datatype, count, name, model) or error from None
+    array = _decode_contents(entry.contents.ListFields(), datatype, count, (name, model, at))
+    return Tensor(name, datatype, array.reshape(shape))
+
+
+def _decode_contents(
+    found: Sequence[tuple[Any, Any]], datatype: DataType, count: int, owner: tuple[str, str, str]
+) -> Array:
+    """The elements in the one field of the datatype.
+
+    Args:
+        found: The fields that are set.
+        owner: Name of the input and the model, and where it stands.
+    """
+    name, model, at = owner
+    if not found:
+        if count:
+            raise _no_data(name, model)
+        return np.empty(0, datatype.dtype)
+    values = found[0][1]
+    field = _CONTENTS.get(datatype, "")
+    if found[0][0].name != field:
+        raise _unexpected(name, model, found[0][0].name, datatype.name)
+    if len(found) > 1:
         raise InvalidInput(
-            f"{datatype.name} has no typed contents. Please use raw_input_contents for input {name}",
-            field=f"{at}.contents",
+            f"unexpected explicit tensor data for input tensor '{name}' for model '{model}', "
+            "binary data was already supplied."
         )
-    array = _decode_contents(getattr(entry.contents, field), datatype, field, at)
-    return Tensor(name, datatype, shaped(array, shape, count, f"{at}.contents.{field}"))
-
-
-def _decode_contents(values: Any, datatype: DataType, field: str, at: str) -> Array:
+    if len(values) != count:
+        if datatype is DataType.BYTES:
+            raise unfit(
+                f"expected {count} string elements for inference input '{name}' for model '{model}', "
+                f"got {len(values)}"
+            )
+        size = datatype.itemsize
+        raise unfit(
+            f"input byte size mismatch for input '{name}' for model '{model}'. "
+            f"Expected {count * size}, got {len(values) * size}"
+        )
     if datatype is DataType.BYTES:
         array = np.empty(len(values), dtype=object)
         array[:] = values
@@ -143,18 +208,33 @@ def _decode_contents(values: Any, datatype: DataType, field: str, at: str) -> Ar
     return cast(np.array(values, _DTYPES[field]), datatype, f"{at}.contents.{field}")
 
 
-def _decode_parameters(parameters: Any) -> Mapping[str, Parameter]:
+def _unexpected(name: str, model: str, field: str, wanted: str) -> InvalidInput:
+    found = {"int_contents": "INT32", "uint_contents": "UINT32"}.get(
+        field, field.removesuffix("_contents").upper()
+    )
+    return InvalidInput(
+        f"unexpected explicit tensor data for input tensor '{name}' for model '{model}' of type '{found}', "
+        f"expected datatype '{wanted}'"
+    )
+
+
+def _no_data(name: str, model: str) -> InvalidInput:
+    return InvalidInput(f"unable to find data for input tensor '{name}' for model '{model}' in request.")
+
+
+def _decode_parameters(
+    parameters: Any, kinds: Mapping[str, tuple[str, ...]]
+) -> Mapping[str, Parameter]:
     decoded: dict[str, Parameter] = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
-        if choice is None:
-            raise InvalidInput(
-                f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'."
-            )
-        if name.startswith("triton_") and name != _ALLOWED_OWN:
+        if choice not in kinds.get(name, _CUSTOM):
+            wanted = " or ".join(kinds.get(name, ("int64_param, bool_param,", "string_param")))
+            raise InvalidInput(f"invalid value type for '{name}' parameter, expected {wanted}.")
+        if name.startswith("triton_") and name != ENABLE_FINAL:
             raise InvalidInput(
                 "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following "
-                f"keys starting with 'triton_' are allowed: {_ALLOWED_OWN}"
+                f"keys starting with 'triton_' are allowed: {ENABLE_FINAL}"
             )
         decoded[name] = getattr(parameter, choice)
     return decoded
@@ -162,7 +242,7 @@ def _decode_parameters(parameters: Any) -> Mapping[str, Parameter]:
 
 def encode_infer(request: InferRequest, response: InferResponse) -> bytes:
     """A ModelInferResponse; every output is in ``raw_output_contents`` (TR-G8)."""
-    return _response(response).SerializeToString()  # type: ignore[no-any-return]
+    return _response(classified(request, response)).SerializeToString()  # type: ignore[no-any-return]
 
 
 def encode_stream(response: InferResponse) -> bytes:
@@ -227,9 +307,9 @@ def encode_model_ready(is_ready: bool) -> bytes:
     return _serialize("ModelReadyResponse", ready=is_ready)
 
 
-def encode_server_metadata(version: str) -> bytes:
+def encode_server_metadata(version: str, name: str = "salver") -> bytes:
     """A ServerMetadataResponse."""
-    return _serialize("ServerMetadataResponse", **metadata.server(version))
+    return _serialize("ServerMetadataResponse", **metadata.server(version, name))
 
 
 def encode_model_metadata(id: ModelId, versions: Sequence[str], signature: Signature) -> bytes:
@@ -280,6 +360,35 @@ def _control(parsed: Any) -> tuple[str, dict[str, Parameter]]:
             )
         parameters[name] = getattr(parameter, choice)
     return parsed.model_name, parameters
+
+
+def decode_trace_request(message: bytes) -> tuple[str, settings.TraceChange]:
+    """Model name, empty for all, and the change in a TraceSettingRequest."""
+    parsed = _parse("TraceSettingRequest", message)
+    given = {name: value.value[:] for name, value in parsed.settings.items()}
+    return parsed.model_name, settings.trace_change(given)
+
+
+def encode_trace(setting: settings.TraceSetting) -> bytes:
+    """A TraceSettingResponse."""
+    values = {name: {"value": texts} for name, texts in settings.trace_values(setting).items()}
+    return _serialize("TraceSettingResponse", settings=values)
+
+
+def decode_log_request(message: bytes) -> settings.LogChange:
+    """The change in a LogSettingsRequest."""
+    given = {}
+    for name, value in _parse("LogSettingsRequest", message).settings.items():
+        choice = value.WhichOneof("parameter_choice")
+        given[name] = getattr(value, choice) if choice else None
+    return settings.log_change(given)
+
+
+def encode_log(shown: settings.LogSettings) -> bytes:
+    """A LogSettingsResponse."""
+    kinds = {bool: "bool_param", int: "uint32_param", str: "string_param"}
+    values = {name: {kinds[type(v)]: v} for name, v in msgspec.structs.asdict(shown).items()}
+    return _serialize("LogSettingsResponse", settings=values)
 
 
 def decode_health_request(message: bytes) -> str:

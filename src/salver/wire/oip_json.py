@@ -16,16 +16,16 @@ from salver.errors import InvalidInput, SalverError
 from salver.messages import InferRequest, InferResponse, Parameter, RequestedOutput, Signature
 from salver.tensor import Array, DataType, Tensor
 from salver.wire.bodies import HttpBody, HttpReply
+from salver.wire.classification import PARAMETER, classified, with_classes
 from salver.wire.faults import http_fault
 from salver.wire.json_text import TOO_DEEP, dumps, is_too_deep, loads
 from salver.wire.large_json import LARGE, loads_large
-from salver.wire.oip_binary import from_raw, to_raw
+from salver.wire.oip_binary import first_twice, from_raw, to_raw, unfit, wrong_size
 from salver.wire.values import cast, count_elements, find_datatype, from_json, kind_of, shaped, to_json
 
 _LENGTH = b"inference-header-content-length"
 _BINARY_TYPE = (b"content-type", b"application/octet-stream")
 _OWN = "triton_"
-_ALLOWED_OWN = "triton_enable_empty_final_response"
 #: More inputs or outputs than any model has; keeps a request's cost in step with its bytes.
 MAX_TENSORS = 4096
 
@@ -54,6 +54,8 @@ class OpenInferenceHttp:
             if inputs is not None:
                 return InferRequest(http.model, inputs, http.version)
         tail: memoryview | None = None
+        if header is None and not body:
+            return _decode_raw(http, signature)
         if header is not None:
             length = _header_length(header, len(body))
             if not length:
@@ -63,10 +65,13 @@ class OpenInferenceHttp:
             body = body[:length]
         try:
             root = loads(body) if len(body) < LARGE else loads_large(body)
-            return _decode_root(http, root, tail)
-        except InvalidInput:
+            request = _decode_root(http, root, tail)
+            return with_classes(request, signature) if request.outputs else request
+        except InvalidInput as error:
             if is_too_deep(body):
                 raise InvalidInput(TOO_DEEP) from None
+            if error.about is not None and type(root.get("id")) is str:
+                error.about = root["id"]
             raise
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
@@ -77,7 +82,10 @@ class OpenInferenceHttp:
         """
         outputs: list[dict[str, Any]] = []
         raws: list[bytes | memoryview] = []
-        binary = _binary_by_name(request) if request.outputs or request.parameters else None
+        binary: dict[str, bool] | None = None
+        if request.outputs or request.parameters:
+            binary = _binary_by_name(request)
+            response = classified(request, response)
         for tensor in response.outputs:
             entry: dict[str, Any] = {
                 "name": tensor.name,
@@ -142,16 +150,13 @@ def _decode_root(http: HttpBody, root: Any, tail: memoryview | None) -> InferReq
     used = 0
     inputs: list[Tensor] = []
     for index, entry in enumerate(entries):
-        tensor, size = _decode_input(entry, index, tail, used)
+        tensor, size = _decode_input(entry, index, http.model, tail, used)
         used += size
         inputs.append(tensor)
     if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
-        raise InvalidInput(f"input '{_first_twice(inputs)}' is given twice", field="inputs")
+        raise unfit(f"input '{first_twice(inputs)}' already exists in request")
     if tail is not None and used != len(tail):
-        raise InvalidInput(
-            f"{len(tail)} binary bytes follow the JSON, but the inputs' binary_data_size add up to {used}",
-            field="inputs",
-        )
+        raise InvalidInput(f"unexpected additional input data for model '{http.model}'")
     mark = root.get("id", "")
     if type(mark) is not str:
         raise InvalidInput(f"id must be a string, not {kind_of(mark)}", field="id")
@@ -167,7 +172,9 @@ def _decode_root(http: HttpBody, root: Any, tail: memoryview | None) -> InferReq
     )
 
 
-def _decode_input(entry: Any, index: int, tail: memoryview | None, used: int) -> tuple[Tensor, int]:
+def _decode_input(
+    entry: Any, index: int, model: str, tail: memoryview | None, used: int
+) -> tuple[Tensor, int]:
     """One input, and how many bytes of the tail it took."""
     at = f"inputs[{index}]"
     if type(entry) is not dict:
@@ -183,14 +190,19 @@ def _decode_input(entry: Any, index: int, tail: memoryview | None, used: int) ->
         if type(parameters) is not dict:
             raise InvalidInput(f"{at}.parameters must be an object", field=f"{at}.parameters")
         if "binary_data_size" in parameters:
-            raw = _slice(entry, parameters["binary_data_size"], tail, used, at)
-            array = from_raw(raw, datatype, shape, count, at)
+            raw = _slice(entry, parameters["binary_data_size"], model, tail, used, at)
+            try:
+                array = from_raw(raw, datatype, shape, count, at)
+            except InvalidInput as error:
+                raise wrong_size(raw, datatype, count, name, model) or error from None
             return Tensor(name, datatype, array), len(raw)
         if "shared_memory_region" in parameters:
             raise InvalidInput(
                 "Client shared memory is disabled", field=f"{at}.parameters", fix="Send the data itself."
             )
     data = entry.get("data")
+    if data is None and "data" not in entry:
+        raise _not_one_source(" no field is set")
     if datatype is DataType.FP16 or datatype is DataType.BF16:
         raise InvalidInput(
             f"receiving {datatype.name} data via JSON is not supported. "
@@ -208,19 +220,31 @@ def _from_buffer(data: Any, datatype: DataType, field: str) -> Array:
     return cast(data, datatype, field)
 
 
-def _slice(entry: dict[str, Any], size: Any, tail: memoryview | None, used: int, at: str) -> memoryview:
+def _not_one_source(found: str) -> InvalidInput:
+    return InvalidInput(
+        "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
+        f"'shared_memory_region' in 'parameters'. But{found}"
+    )
+
+
+def _slice(
+    entry: dict[str, Any], size: Any, model: str, tail: memoryview | None, used: int, at: str
+) -> memoryview:
     field = f"{at}.parameters.binary_data_size"
     if type(size) is not int or size < 0:
         raise InvalidInput(f"{field} must be an integer of at least 0", field=field)
     if "data" in entry:
-        raise InvalidInput(f"{at} has both data and binary_data_size", field=field, fix="Send one of them.")
+        raise _not_one_source(" set 'data' 'binary_data_size'")
     if tail is None:
         raise InvalidInput(
             f"{at} has binary_data_size, but the header Inference-Header-Content-Length is missing",
             field=field,
         )
     if size > len(tail) - used:
-        raise InvalidInput(f"{field} is {size}, but {len(tail) - used} bytes are left", field=field)
+        raise InvalidInput(
+            f"unexpected size for input '{entry['name']}', "
+            f"expecting {size - len(tail) + used} additional bytes for model '{model}'"
+        )
     return tail[used : used + size]
 
 
@@ -241,9 +265,9 @@ def _header_length(header: bytes, size: int) -> int:
 def _decode_raw(http: HttpBody, signature: Signature) -> InferRequest:
     """The whole body is the model's one input (TR-R25); everything comes back binary."""
     if len(signature.inputs) != 1:
-        raise InvalidInput(
-            f"a raw binary request needs a model with one input; "
-            f"'{http.model}' has {len(signature.inputs)}"
+        raise unfit(
+            "Raw request must only have 1 input (found 1) to be deduced "
+            f"but got {len(signature.inputs)} inputs in '{http.model}' model configuration"
         )
     spec = signature.inputs[0]
     body, shape = http.body, list(spec.shape)
@@ -251,20 +275,23 @@ def _decode_raw(http: HttpBody, signature: Signature) -> InferRequest:
         shape[0] = 1
     free = [axis for axis, dim in enumerate(shape) if dim < 0]
     if spec.datatype is DataType.BYTES:
-        if any(dim not in (1, -1) for dim in shape):
-            raise InvalidInput(f"a raw binary request for BYTES needs one element, not {list(spec.shape)}")
-        shape = [1] * len(shape)
+        if shape != ([1, 1] if signature.batched else [1]):
+            raise unfit(f"For BYTE datatype raw input '{spec.name}', the model must have input shape [1]")
         body = len(body).to_bytes(4, "little") + body
     elif len(free) > 1:
-        raise InvalidInput(
-            f"a raw binary request allows one free dimension, input '{spec.name}' has {len(free)}",
-            fix="Send the shape in JSON, with binary_data_size.",
+        raise unfit(
+            f"The shape of the raw input '{spec.name}' can not be deduced because there are more than "
+            "one variable-sized dimension"
         )
     elif free:
         shape[free[0]] = 1
         row = _product(shape) * spec.datatype.itemsize
         shape[free[0]] = len(body) // row if row else 0
-    array = from_raw(body, spec.datatype, shape, _product(shape), "the raw binary body")
+    count = _product(shape)
+    try:
+        array = from_raw(body, spec.datatype, shape, count, "the raw binary body")
+    except InvalidInput as error:
+        raise wrong_size(body, spec.datatype, count, spec.name, http.model) or error from None
     return InferRequest(
         http.model, (Tensor(spec.name, spec.datatype, array),), http.version, parameters=_RAW_REPLY
     )
@@ -294,6 +321,9 @@ def _decode_outputs(entries: Any) -> tuple[RequestedOutput, ...]:
             continue
         parsed = _decode_parameters(parameters, f"{at}.parameters")
         _refuse_non_boolean(parsed, "binary_data", f"{at}.parameters")
+        if type(parsed.get(PARAMETER, 0)) is not int:
+            field = f"{at}.parameters.{PARAMETER}"
+            raise InvalidInput(f"{field} must be an integer of at least 0", field=field)
         wanted.append(RequestedOutput(name, parsed))
     return tuple(wanted)
 
@@ -306,7 +336,7 @@ def _decode_parameters(parameters: Any, at: str = "parameters") -> Mapping[str, 
             raise InvalidInput(
                 f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'."
             )
-        if name.startswith(_OWN) and name != _ALLOWED_OWN:
+        if name.startswith(_OWN):
             raise InvalidInput(
                 "parameter keys starting with 'triton_' are reserved for Triton usage "
                 "and should not be specified."
@@ -333,12 +363,3 @@ def _not_a_list(entries: Any, field: str) -> str:
     if type(entries) is list:
         return f"{field} has {len(entries)} entries; at most {MAX_TENSORS} are allowed"
     return f"{field} must be a list, not {kind_of(entries)}"
-
-
-def _first_twice(inputs: list[Tensor]) -> str:
-    seen: set[str] = set()
-    for tensor in inputs:
-        if tensor.name in seen:
-            break
-        seen.add(tensor.name)
-    return tensor.name
