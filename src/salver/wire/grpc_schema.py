@@ -184,6 +184,25 @@ INFERENCE: Final[dict[str, str]] = {
         map<string,ModelRepositoryParameter> parameters = 3
     """,
     "RepositoryModelUnloadResponse": "",
+    "TraceSettingRequest": """
+        map<string,TraceSettingRequest.SettingValue> settings = 1
+        string model_name = 2
+    """,
+    "TraceSettingRequest.SettingValue": "repeated string value = 1",
+    "TraceSettingResponse": "map<string,TraceSettingResponse.SettingValue> settings = 1",
+    "TraceSettingResponse.SettingValue": "repeated string value = 1",
+    "LogSettingsRequest": "map<string,LogSettingsRequest.SettingValue> settings = 1",
+    "LogSettingsRequest.SettingValue": """
+        oneof parameter_choice bool bool_param = 1
+        oneof parameter_choice uint32 uint32_param = 2
+        oneof parameter_choice string string_param = 3
+    """,
+    "LogSettingsResponse": "map<string,LogSettingsResponse.SettingValue> settings = 1",
+    "LogSettingsResponse.SettingValue": """
+        oneof parameter_choice bool bool_param = 1
+        oneof parameter_choice uint32 uint32_param = 2
+        oneof parameter_choice string string_param = 3
+    """,
 }
 
 HEALTH: Final[dict[str, str]] = {

@@ -82,7 +82,7 @@ def parse_index(body: bytes) -> bool:
         InvalidInput: not an object, or ``ready`` is no boolean.
         Unsupported: a repository is named.
     """
-    root = _object(body)
+    root = json_object(body)
     refuse_repository(root.get("repository_name", ""))
     ready = root.get("ready", False)
     if type(ready) is not bool:
@@ -97,7 +97,7 @@ def parse_control(body: bytes) -> dict[str, Parameter]:
         InvalidInput: not an object, or a parameter is no scalar.
         Unsupported: a repository is named.
     """
-    root = _object(body)
+    root = json_object(body)
     refuse_repository(root.get("repository_name", ""))
     parameters = root.get("parameters", {})
     if type(parameters) is not dict:
@@ -121,7 +121,12 @@ def refuse_repository(name: Any) -> None:
         raise Unsupported("'repository_name' specification is not supported")
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def json_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that a body holds; an empty body holds an empty one.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
     root = loads(body) if body.strip() else {}
     if type(root) is not dict:
         raise InvalidInput(f"the body must be a JSON object, not {kind_of(root)}")
