@@ -117,6 +117,8 @@ class _Control:
             return self._manager.ready()
         try:
             self._manager.acquire(model, version).release()
+        except InvalidInput:  # no version that there could be
+            raise
         except SalverError:
             return False
         return True

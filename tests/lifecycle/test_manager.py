@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from salver.artifacts import Manifest, ModelConfig, Versions
-from salver.errors import LoadFailed, NotFound, NotReady
+from salver.errors import InvalidInput, LoadFailed, NotFound, NotReady
 from salver.events import StateChanged
 from salver.lifecycle import LifecycleConfig, Manager
 from salver.lifecycle.memory import give_back_memory
@@ -138,6 +138,8 @@ async def test_unknown_models_and_versions(rig: Rig) -> None:
         rig.manager.acquire("x")
     with pytest.raises(NotFound, match=r"^Request for unknown model: 'm' version 7 is not found"):
         rig.manager.acquire("m", "7")
+    with pytest.raises(InvalidInput, match="^failed to get model version from specified version string 'one'"):
+        rig.manager.acquire("m", "one")
 
 
 async def test_a_known_version_that_cannot_answer_says_why(rig: Rig) -> None:

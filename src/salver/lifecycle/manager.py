@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from salver.artifacts import Manifest
-from salver.errors import LoadFailed, NotFound, NotReady, SalverError
+from salver.errors import InvalidInput, LoadFailed, NotFound, NotReady, SalverError
 from salver.events import StateChanged
 from salver.lifecycle.config import LifecycleConfig
 from salver.lifecycle.memory import give_back_memory
@@ -136,13 +136,18 @@ class Manager(Generic[ServableT]):
         copy.leases += 1
         return Lease(copy.id, copy.servable, copy)
 
-    def _missing(self, name: str, version: str) -> NotFound | NotReady:
+    def _missing(self, name: str, version: str) -> SalverError:
         """Why there is no route; the texts are Triton's (TR-R30)."""
         statuses = [s for s in self.statuses() if s.id.name == name]
         if not statuses:
             return NotFound(f"Request for unknown model: '{name}' is not found", field="model")
         if version:
             statuses = [s for s in statuses if s.id.version == version]
+            if not statuses and not version.isdecimal():
+                return InvalidInput(
+                    f"failed to get model version from specified version string '{version}' (details: stol), "
+                    "version should be an integral value > 0"
+                )
             if not statuses:
                 return NotFound(
                     f"Request for unknown model: '{name}' version {version} is not found", field="version"

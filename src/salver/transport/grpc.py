@@ -193,7 +193,7 @@ class GrpcMethods:
 
     async def _model_ready(self, message: bytes, call: Call) -> Reply:
         name, version = wire.decode_model_request(message)
-        return wire.encode_model_ready(self._control.is_ready(name, version))
+        return wire.encode_model_ready(bool(name) and self._control.is_ready(name, version))
 
     async def _server_metadata(self, message: bytes, call: Call) -> Reply:
         return wire.encode_server_metadata(__version__)

@@ -93,7 +93,8 @@ class HttpOperations:
 
     async def _model_ready(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         ready = self._control.is_ready(route.model, route.version)
-        return _json({"name": route.model, "ready": ready}, 200 if ready else 400)
+        reply: dict[str, object] = {"name": route.model, "ready": ready}
+        return _json(reply if ready else {"error": "Model version not ready", **reply}, 200 if ready else 400)
 
     async def _server_metadata(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         return _json(metadata.server(__version__))
