@@ -123,5 +123,6 @@ def test_a_refusal_says_which_request_it_was():
 
 def test_wanted_outputs_keep_their_order_and_must_exist():
     assert bind(FIXED, A, B, outputs=(RequestedOutput("y"),)).outputs == ("y",)
+    assert bind(FIXED, A, B, outputs=(RequestedOutput("y"), RequestedOutput("y"))).outputs == ("y",)
     with pytest.raises(InvalidInput, match="unexpected inference output 'z' for model 'm'"):
         bind(FIXED, A, B, outputs=(RequestedOutput("z"),))

@@ -286,7 +286,7 @@ def test_what_json_cannot_carry() -> None:
         (DataType.BYTES, np.array([b"\xff"], dtype=object)),
     ):
         response = InferResponse("m", "1", (Tensor("y", datatype, array),))
-        with pytest.raises(Unsupported, match="binary data format"):
+        with pytest.raises((InvalidInput, Unsupported), match="Please use the binary data format for"):
             OpenInferenceHttp().encode(InferRequest("m", ()), response)
 
 

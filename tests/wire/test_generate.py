@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from salver.errors import InvalidInput, Overloaded, Unsupported
+from salver.errors import InvalidInput, Overloaded
 from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
 from salver.tensor import DataType, Tensor, tensor
 from salver.wire.bodies import HttpBody, HttpReply
@@ -99,7 +99,7 @@ def test_the_reply_has_outputs_as_keys_one_element_as_a_scalar():
 
 def test_what_json_cannot_carry_is_refused():
     half = Tensor("y", DataType.FP16, np.ones(1, "f2"))
-    with pytest.raises(Unsupported, match="FP16"):
+    with pytest.raises(InvalidInput, match="sending FP16"):
         Generate().encode(InferRequest("m", ()), InferResponse("m", "1", (half,)))
 
 

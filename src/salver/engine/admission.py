@@ -90,6 +90,8 @@ class Admission:
             wanted = tuple(output.name for output in request.outputs)
             if not self._output_set.issuperset(wanted):
                 self._refuse_output(wanted)
+            if len(wanted) > 1:
+                wanted = tuple(dict.fromkeys(wanted))  # asked for twice, an output comes once
         return Bound(arrays, rows, key, wanted, size)
 
     def _arrays(self, request: InferRequest) -> tuple[Array | None, ...]:

@@ -54,7 +54,7 @@ class InferCodec(Protocol):
         ...
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
-        """Raises Unsupported where the format cannot carry the answer."""
+        """Raises InvalidInput or Unsupported where the format cannot carry the answer."""
         ...
 
     def fault(self, error: SalverError) -> HttpReply:

@@ -45,7 +45,7 @@ class Generate:
         """One reply: an output of one element as a scalar, others as flat lists.
 
         Raises:
-            Unsupported: an output cannot be JSON.
+            InvalidInput, Unsupported: an output cannot be JSON.
         """
         root: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
         if response.id:

@@ -78,7 +78,7 @@ class OpenInferenceHttp:
         """The reply: each output as JSON, or raw behind the JSON where the caller asked for that.
 
         Raises:
-            Unsupported: an output cannot be JSON, and binary was not asked for.
+            InvalidInput, Unsupported: an output cannot be JSON, and binary was not asked for.
         """
         outputs: list[dict[str, Any]] = []
         raws: list[bytes | memoryview] = []

@@ -159,14 +159,15 @@ def to_json(tensor: Tensor) -> Any:
     """Flat row-major elements, ready for the JSON writer: an array, or a list of strings.
 
     Raises:
-        Unsupported: JSON cannot carry them (FP16, BF16, bytes that are not UTF-8).
+        InvalidInput: they are FP16 or BF16, for which JSON has no form.
+        Unsupported: they are bytes that are not UTF-8.
     """
     if tensor.datatype is DataType.BYTES:
         return _to_strings(tensor.array.ravel().tolist(), tensor.name)
     if tensor.datatype in _RAW_ONLY:
-        raise Unsupported(
+        raise InvalidInput(
             f"sending {tensor.datatype.name} data via JSON is not supported. "
-            f"Please use the binary data format for output '{tensor.name}'"
+            "Please use the binary data format for output"
         )
     return tensor.array.ravel()
 
