@@ -218,9 +218,12 @@ class Server:
         self.control = _Control(self._plane, self._manager)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id)
         reception = Reception(clock, new_id, config.tenant_header.lower().encode())
+        self._grpc = GrpcMethods(
+            door, self.control, self, reception, max_message=config.max_message_mb << 20
+        )
         front = Front(
             HttpOperations(door, self.control, self),
-            GrpcMethods(door, self.control, self, reception, max_message=config.max_message_mb << 20),
+            self._grpc,
             reception,
             max_body=config.max_body_mb << 20,
             hears_http1=config.front.server != "h2corn",
@@ -239,6 +242,7 @@ class Server:
         assert self._listener is not None and self._running is not None, "not started"
         grace = self.config.front.grace_seconds
         self.control.is_stopping = True
+        self._grpc.stop()
         self._listener.stop()
         await asyncio.wait({self._running}, timeout=grace + 5)
         await self._plane.stop()

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from salver.errors import SalverError
 from salver.tensor import DataType, Tensor
 
 #: A request, tensor or reply parameter (OIP-12).
@@ -107,7 +108,12 @@ class Timing(msgspec.Struct, frozen=True, gc=False):
 
 
 class InferResponse(msgspec.Struct, frozen=True):
-    """The answer to one :class:`InferRequest`."""
+    """The answer to one :class:`InferRequest`, or one of the pieces of an answer that comes in pieces.
+
+    Attributes:
+        is_last: No piece follows, as the model knows already. The end of the pieces says the same later.
+        error: Of a piece that went wrong, and has no outputs. Others may follow.
+    """
 
     model: str
     version: str
@@ -115,6 +121,8 @@ class InferResponse(msgspec.Struct, frozen=True):
     id: str = ""
     parameters: Mapping[str, Parameter] = _NONE
     timing: Timing = Timing()
+    is_last: bool = False
+    error: SalverError | None = None
 
 
 class Insight(msgspec.Struct, frozen=True, gc=False):

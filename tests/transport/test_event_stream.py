@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from salver.errors import Cancelled, DeadlineExceeded, NotFound
+from salver.errors import Cancelled, DeadlineExceeded, ModelFailed, NotFound
 from salver.messages import Call, InferResponse, ModelId, Signature, TensorSpec
 from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane, joined
@@ -41,6 +41,9 @@ class Speaker:
                     raise word
                 if word == "wait":
                     await asyncio.Event().wait()
+                if isinstance(word, InferResponse):
+                    yield word
+                    continue
                 last = {"finish_reason": "length"} if number == len(self.script) - 1 else {}
                 yield InferResponse("m", "1", (tensor("text_output", [word]),), parameters=last)
         finally:
@@ -184,6 +187,19 @@ async def test_an_error_after_the_first_piece_is_an_event():
     assert sent[0]["status"] == 200
     assert documents(sent)[1] == {"error": "Request timeout expired"}
     assert rig.outcome() == "deadline_exceeded"
+
+
+@pytest.mark.parametrize("path", [PATH, "/v2/models/m/generate"])
+async def test_an_error_among_the_pieces_leaves_the_others_their_turn(path):
+    wrong = InferResponse("m", "1", (), error=ModelFailed("negative element"))
+    rig = Rig(Speaker(["a", wrong, "b"]))
+    sent = await rig.post(path, {"text_input": "x"})
+    if path == PATH:
+        said = [d.get("text_output", d.get("error")) for d in documents(sent)]
+        assert said == ["a", "negative element", "b"]
+    else:
+        assert (sent[0]["status"], json.loads(sent[1]["body"])) == (500, {"error": "negative element"})
+    assert rig.outcome() == "model_failed"
 
 
 async def test_a_defect_in_the_middle_is_an_incident(caplog):

@@ -137,11 +137,18 @@ def test_statistics() -> None:
 
 def test_stream_replies() -> None:
     response = InferResponse("m", "1", (), "7")
-    good = pb.ModelStreamInferResponse.FromString(oip_grpc.encode_stream(response))
+    request = InferRequest("m", ())
+    good = pb.ModelStreamInferResponse.FromString(oip_grpc.encode_stream(request, response, True))
     assert (good.infer_response.id, good.error_message) == ("7", "")
-    bad = pb.ModelStreamInferResponse.FromString(oip_grpc.encode_stream_error("no"))
-    assert bad.error_message == "no"
-    whole = pb.ModelInferResponse.FromString(oip_grpc.encode_infer(InferRequest("m", ()), response))
+    assert good.infer_response.parameters["triton_final_response"].bool_param
+    bad = pb.ModelStreamInferResponse.FromString(oip_grpc.encode_stream_mark("7", error="no"))
+    assert (bad.error_message, bad.infer_response.id) == ("no", "7")
+    assert not bad.infer_response.parameters
+    end = pb.ModelStreamInferResponse.FromString(oip_grpc.encode_stream_mark("7", "m", "1", is_final=False))
+    assert (end.infer_response.model_name, end.infer_response.model_version) == ("m", "1")
+    assert not end.infer_response.parameters["triton_final_response"].bool_param
+    whole = pb.ModelInferResponse.FromString(oip_grpc.encode_infer(request, response))
+    del good.infer_response.parameters["triton_final_response"]
     assert whole == good.infer_response
 
 

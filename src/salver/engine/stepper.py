@@ -246,7 +246,7 @@ class StepEngine:
         parameters = {"finish_reason": piece.finish} if piece.finish else _NONE
         outputs = (Tensor("text_output", DataType.BYTES, text),)
         return InferResponse(
-            request.model, self.id.version, outputs, request.id, parameters, timing=piece.timing
+            request.model, self.id.version, outputs, request.id, parameters, piece.timing, bool(piece.finish)
         )
 
     def _deliver(self, pieces: list[tuple[StepSequence, Piece]], event: StepRan | None) -> None:

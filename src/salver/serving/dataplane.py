@@ -92,6 +92,17 @@ class DataPlane(Generic[BodyT, ReplyT]):
         finally:
             lease.release()
 
+    def is_decoupled(self, model: str, version: str = "") -> bool:
+        """Gives it any number of responses to a request, and not just one? Unknown models do not."""
+        try:
+            lease = self._acquire(model, version)
+        except SalverError:
+            return False
+        try:
+            return isinstance(lease.servable, Streaming)
+        finally:
+            lease.release()
+
     async def infer(
         self,
         codec: Codec[BodyT, ReplyT],
@@ -173,6 +184,10 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 async with aclosing(_pieces(lease.servable, request, deadline, standing)) as answer:
                     async for response in answer:
                         timing = response.timing
+                        if response.error is not None:
+                            if write is None:
+                                raise response.error
+                            outcome, why = response.error.code.value, response.error.why
                         if write is None:
                             pieces.append(response)
                         else:

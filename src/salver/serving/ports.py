@@ -50,12 +50,22 @@ class Inferring(Protocol):
 
 @runtime_checkable
 class Streaming(Protocol):
-    """Something that answers in pieces, besides being :class:`Inferring`."""
+    """Something that answers in pieces, besides being :class:`Inferring`: Triton's decoupled models.
+
+    It has this method exactly if its model is decoupled; ``infer`` then raises Unsupported.
+    """
 
     def stream(
         self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
     ) -> AsyncGenerator[InferResponse, None]:
-        """See :meth:`salver.engine.stepper.StepEngine.stream`."""
+        """None, one or many responses, each asked for when the one before it has left.
+
+        A response may carry an ``error``; the next one is asked for all the same. ``is_last`` says that
+        none follows, where the model knows. Closing the iterator early gives the request up.
+
+        Raises:
+            SalverError: the request does not fit, or the model failed and gives no more.
+        """
         ...
 
 

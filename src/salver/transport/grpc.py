@@ -14,26 +14,25 @@ from salver import __version__
 from salver.errors import Internal, InvalidInput, NoRoute, NotFound, SalverError
 from salver.messages import Call, InferRequest, InferResponse, Signature
 from salver.transport.calls import Reception, is_shutting_down, join_trace, printable, ready_versions
+from salver.transport.grpc_stream import HEADERS, START, Send, StreamInfer
 from salver.transport.hangup import HangUps, Receive
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.wire import oip_grpc as wire
 from salver.wire.bodies import GrpcStatus
 from salver.wire.classification import with_classes
 from salver.wire.faults import grpc_status
-from salver.wire.grpc_frames import FrameReader, encode_message, frame, parse_timeout
+from salver.wire.grpc_frames import FrameReader, frame, parse_timeout, trailers
 from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 
 _LOG = logging.getLogger("salver.grpc")
-_HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip")]
-_START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _prefix = struct.Struct(">xI").pack  # of a message that is not compressed
 #: Headers of calls that bring a deadline, an id, a trace or a standing.
 _UNUSUAL = frozenset((b"grpc-timeout", b"x-request-id", b"traceparent", CLASS_HEADER, PRIORITY_HEADER))
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
+_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 _SERVICES = ("inference.GRPCInferenceService", "grpc.health.v1.Health")
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 Reply = bytes | GrpcStatus
 
 
@@ -81,6 +80,7 @@ class GrpcMethods:
         self._tenant_header = reception.tenant_header
         self._unusual = reception.unusual(_UNUSUAL)
         self._codec = OpenInferenceGrpc()
+        self._streams = StreamInfer(door, reception, max_message=max_message)
         inference, health = (f"/{name}/" for name in _SERVICES)
         self._methods: dict[str, Callable[[bytes, Call], Awaitable[Reply]]] = {
             f"{inference}ModelInfer": self._infer,
@@ -105,7 +105,7 @@ class GrpcMethods:
         send: Send,
         hangups: HangUps,
     ) -> None:
-        """One unary call, from its first frame to its trailers."""
+        """One call, from its first frame to its trailers; what follows is of the unary ones."""
         arrival = self._clock()
         call = Call("oip-grpc", arrival)
         try:
@@ -113,8 +113,10 @@ class GrpcMethods:
                 self._look_closer(headers, call)
             call.request_id = call.request_id or self._new_id()
             method = self._methods.get(path)
-            if method is None:
+            if method is None and path != _STREAM_INFER:
                 raise NoRoute(f"unknown method {path}")
+            if method is None:
+                return await self._streams.handle(headers, call, receive, send)
             event = await receive()
             body = event.get("body", b"")
             # Nearly always the one message of a call comes in one piece and as it is.
@@ -146,11 +148,11 @@ class GrpcMethods:
             _LOG.exception("incident %s: %s", incident, path, exc_info=error)
             reply = grpc_status(Internal.incident(incident))
         if isinstance(reply, bytes):
-            await send(_START)
+            await send(START)
             await send({"type": "http.response.body", "body": frame(reply)})
             await send(_OK)
         else:  # "Trailers-Only": a client that has seen other headers does not try again (gRPC's A6)
-            only = [*_HEADERS, *_trailers(reply)]
+            only = [*HEADERS, *trailers(reply)]
             await send({"type": "http.response.start", "status": 200, "headers": only})
             await send({"type": "http.response.body", "body": b""})
 
@@ -178,6 +180,10 @@ class GrpcMethods:
                 raise InvalidInput("the call ended before its message was complete")
             event = await receive()
         return None
+
+    def stop(self) -> None:
+        """Streams of requests read no more of them, and end when those under way have their replies."""
+        self._streams.stop()
 
     # The methods.
 
@@ -234,12 +240,3 @@ class GrpcMethods:
         if any(status.id.name == service for status in self._control.statuses()):
             return wire.encode_health(self._control.is_ready(service))
         raise NotFound(f"unknown service {service!r}")
-
-
-def _trailers(status: GrpcStatus) -> list[tuple[bytes, bytes]]:
-    trailers = [(b"grpc-status", b"%d" % status.code)]
-    if status.message:
-        trailers.append((b"grpc-message", encode_message(status.message)))
-    if status.pushback_ms:
-        trailers.append((b"grpc-retry-pushback-ms", b"%d" % status.pushback_ms))
-    return trailers

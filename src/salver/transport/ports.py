@@ -33,6 +33,10 @@ class InferDoor(Protocol):
         """Raises NotFound or NotReady."""
         ...
 
+    def is_decoupled(self, model: str, version: str = "") -> bool:
+        """Gives it any number of responses to a request, and not just one? Unknown models do not."""
+        ...
+
 
 class Control(Protocol):
     """Looks at and changes what is loaded."""

@@ -47,6 +47,8 @@ class Generate:
         Raises:
             InvalidInput, Unsupported: an output cannot be JSON.
         """
+        if response.error is not None:
+            return self.fault(response.error)
         root: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
         if response.id:
             root["id"] = response.id

@@ -9,6 +9,7 @@ import struct
 from typing import Final
 
 from salver.errors import InvalidInput, TooLarge, Unsupported
+from salver.wire.bodies import GrpcStatus
 from salver.wire.compression import inflate
 
 _PREFIX = struct.Struct(">BI")
@@ -111,3 +112,17 @@ def encode_message(text: str) -> bytes:
     """
     raw = text.encode("utf-8", "replace")
     return b"".join(bytes((b,)) if 0x20 <= b <= 0x7E and b != 0x25 else b"%%%02X" % b for b in raw)
+
+
+def trailers(status: GrpcStatus) -> list[tuple[bytes, bytes]]:
+    """The headers that end a call.
+
+    >>> trailers(GrpcStatus(0, "")), trailers(GrpcStatus(3, "no"))
+    ([(b'grpc-status', b'0')], [(b'grpc-status', b'3'), (b'grpc-message', b'no')])
+    """
+    headers = [(b"grpc-status", b"%d" % status.code)]
+    if status.message:
+        headers.append((b"grpc-message", encode_message(status.message)))
+    if status.pushback_ms:
+        headers.append((b"grpc-retry-pushback-ms", b"%d" % status.pushback_ms))
+    return headers

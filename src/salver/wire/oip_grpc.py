@@ -245,14 +245,26 @@ def encode_infer(request: InferRequest, response: InferResponse) -> bytes:
     return _response(classified(request, response)).SerializeToString()  # type: ignore[no-any-return]
 
 
-def encode_stream(response: InferResponse) -> bytes:
-    """A ModelStreamInferResponse that carries an answer."""
-    return _serialize("ModelStreamInferResponse", infer_response=_response(response))
+def encode_stream(request: InferRequest, response: InferResponse, is_final: bool) -> bytes:
+    """A ModelStreamInferResponse that carries an answer, and whether others follow (TR-G11)."""
+    inner = _response(classified(request, response))
+    inner.parameters[FINAL].bool_param = is_final
+    return _serialize("ModelStreamInferResponse", infer_response=inner)
 
 
-def encode_stream_error(message: str) -> bytes:
-    """A ModelStreamInferResponse that carries an error; the stream goes on (TR-G9)."""
-    return _serialize("ModelStreamInferResponse", error_message=message)
+def encode_stream_mark(
+    id: str, model: str = "", version: str = "", *, is_final: bool | None = None, error: str = ""
+) -> bytes:
+    """A ModelStreamInferResponse without an answer: an error, or the end of the pieces (TR-G9, TR-G11).
+
+    Args:
+        version: As it was asked for.
+        is_final: None = not said.
+    """
+    inner = _ModelInferResponse(model_name=model, model_version=version, id=id)
+    if is_final is not None:
+        inner.parameters[FINAL].bool_param = is_final
+    return _serialize("ModelStreamInferResponse", error_message=error, infer_response=inner)
 
 
 def _response(response: InferResponse) -> Any:

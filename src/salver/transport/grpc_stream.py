@@ -1,0 +1,265 @@
+"""How does one call of ModelStreamInfer go, with its many requests and replies?
+
+Each message that comes is a request, and they run side by side. Where a model gives one response to a
+request, the replies keep the order of the requests, as Triton's do; a decoupled model's replies leave as they
+come. The call ends when the client has said its last and every reply is out, or at once when the client is
+gone, its deadline has passed, or what it sends cannot be read. What a message means stands in
+``wire/oip_stream.py``.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from salver.errors import Cancelled, Internal, InvalidInput, SalverError
+from salver.messages import Call
+from salver.transport.calls import Reception, join_trace
+from salver.transport.hangup import Receive
+from salver.transport.ports import InferDoor
+from salver.wire.bodies import GrpcStatus
+from salver.wire.faults import grpc_status
+from salver.wire.grpc_frames import FrameReader, frame, trailers
+from salver.wire.oip_stream import StreamedInfer
+
+_LOG = logging.getLogger("salver.grpc")
+HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip")]
+START = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
+_STOPPING = GrpcStatus(14, "GRPC server is shutting down and has stopped accepting new requests.")
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class StreamInfer:
+    """The method, and the calls of it that are open.
+
+    Args:
+        max_message: Most bytes of one message.
+        most: Requests of one call under way at a time: as many as a connection may have unary calls. Beyond
+            it nothing is read, so that the client's own flow control makes it wait.
+        most_bytes: The same of their messages and of the replies that wait; one request always has room.
+        patience: Seconds without any room for the next reply, after which the caller counts as gone.
+    """
+
+    def __init__(
+        self,
+        door: InferDoor,
+        reception: Reception,
+        *,
+        max_message: int,
+        most: int = 256,
+        most_bytes: int = 64 << 20,
+        patience: float = 60.0,
+    ) -> None:
+        self.door = door
+        self.reception = reception
+        self.max_message = max_message
+        self.most = most
+        self.most_bytes = most_bytes
+        self.patience = patience
+        self._open: set[_Exchange] = set()
+        self._is_stopping = False
+
+    async def handle(self, headers: Mapping[bytes, bytes], call: Call, receive: Receive, send: Send) -> None:
+        """One call, from its headers to its trailers."""
+        exchange = _Exchange(self, headers, call, send)
+        self._open.add(exchange)
+        try:
+            if self._is_stopping:
+                exchange.stop()
+            await exchange.run(receive)
+        finally:
+            self._open.discard(exchange)
+
+    def stop(self) -> None:
+        """Read no more requests; each call ends when those under way have their replies."""
+        self._is_stopping = True
+        for exchange in self._open:
+            exchange.stop()
+
+
+class _Exchange:
+    """One call."""
+
+    def __init__(self, method: StreamInfer, headers: Mapping[bytes, bytes], call: Call, send: Send) -> None:
+        self._method = method
+        self._headers = headers
+        self._call = call
+        self._send = send
+        self._wants_status = headers.get(b"triton_grpc_error") == b"true"
+        self._under_way: dict[asyncio.Task[None], int] = {}  # with the bytes of its message
+        self._bytes = 0  # of all of them, and of the replies that wait
+        self._has_less = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._turn = asyncio.Event()  # of the latest reply that keeps its order; set when it is out
+        self._turn.set()
+        self._count = 0
+        #: How the call shall end when nothing is under way any more; None = the client may have more to say.
+        self._farewell: GrpcStatus | None = None
+        #: How it ends now; None = nobody is there to be told.
+        self._end: asyncio.Future[GrpcStatus | None] = asyncio.get_running_loop().create_future()
+
+    async def run(self, receive: Receive) -> None:
+        """Returns when the trailers are out, or the caller is gone, and no task is left."""
+        reader = asyncio.create_task(self._guard(self._read, receive))
+        deadline = self._call.deadline
+        try:
+            with contextlib.suppress(Cancelled):
+                # The headers leave at once: some clients send nothing before they have them.
+                await self._put(START)
+                await self._put({"type": "http.response.body", "body": b"", "more_body": True})
+            try:
+                async with asyncio.timeout(
+                    None if deadline is None else deadline - self._method.reception.clock()
+                ):
+                    status = await self._end
+            except TimeoutError:
+                status = GrpcStatus(4, "Deadline Exceeded")
+            if status is not None:
+                await self._writing.acquire()  # a reply that has begun to leave leaves whole
+        finally:
+            tasks = (reader, *self._under_way)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if status is not None:
+            with contextlib.suppress(OSError, RuntimeError):
+                await self._send({"type": "http.response.body", "body": b""})
+                await self._send({"type": "http.response.trailers", "headers": trailers(status)})
+
+    def stop(self) -> None:
+        """No more requests."""
+        self._part(self._farewell or _STOPPING)
+
+    # Requests come.
+
+    async def _read(self, receive: Receive) -> None:
+        encoding = self._headers.get(b"grpc-encoding", b"identity").decode("latin-1")
+        reader = FrameReader(self._method.max_message, encoding)
+        event = await receive()
+        while event["type"] == "http.request":
+            if self._farewell is None:
+                await self._take(reader.feed(event.get("body", b"")))
+                if not event.get("more_body"):
+                    if not reader.is_empty:
+                        raise InvalidInput("the call ended before its message was complete")
+                    self._part(self._farewell or GrpcStatus(0, ""))
+            event = await receive()
+        self._close(None)
+
+    async def _take(self, messages: list[bytes]) -> None:
+        for message in messages:
+            while self._is_full():
+                self._has_less.clear()
+                await self._has_less.wait()
+            if self._farewell is not None:
+                return
+            self._begin(StreamedInfer(message, self._wants_status), len(message))
+
+    def _is_full(self) -> bool:
+        count = len(self._under_way)
+        return count >= self._method.most or (count > 0 and self._bytes >= self._method.most_bytes)
+
+    def _begin(self, asked: StreamedInfer, size: int) -> None:
+        self._count += 1
+        asked.is_decoupled = self._method.door.is_decoupled(asked.model, asked.version)
+        call = self._one_call()
+        if asked.is_decoupled:
+            work = self._guard(self._answer_in_pieces, asked, call)
+        else:
+            before, self._turn = self._turn, asyncio.Event()
+            work = self._guard(self._answer, asked, call, before, self._turn)
+        task = asyncio.create_task(work)
+        self._under_way[task] = size
+        self._bytes += size
+        task.add_done_callback(self._leave)
+
+    def _one_call(self) -> Call:
+        whole, reception = self._call, self._method.reception
+        call = msgspec.structs.replace(
+            whole, arrival=reception.clock(), request_id=f"{whole.request_id}-{self._count}"
+        )
+        if whole.traceparent:
+            join_trace(call, whole.traceparent.encode(), reception.new_id)
+        return call
+
+    # Replies go.
+
+    async def _answer(
+        self, asked: StreamedInfer, call: Call, before: asyncio.Event, turn: asyncio.Event
+    ) -> None:
+        reply = await self._method.door.infer(asked, None, asked.model, asked.version, call)
+        await self._write(reply, before)
+        turn.set()
+
+    async def _answer_in_pieces(self, asked: StreamedInfer, call: Call) -> None:
+        reply = await self._method.door.stream(asked, None, asked.model, asked.version, call, self._write)
+        if reply is None:
+            reply = asked.end()
+        if reply is not None:
+            await self._write(reply)
+
+    async def _write(self, reply: bytes | GrpcStatus, before: asyncio.Event | None = None) -> None:
+        """Returns when there is room for the next one.
+
+        Args:
+            before: Set when it is this reply's turn.
+
+        Raises:
+            Cancelled: nobody reads any more.
+        """
+        size = 0 if isinstance(reply, GrpcStatus) else len(reply)
+        self._bytes += size
+        try:
+            if before is not None:
+                await before.wait()
+            async with self._writing:
+                if isinstance(reply, GrpcStatus):
+                    self._close(reply)
+                if self._end.done():
+                    raise Cancelled("the call has ended")
+                await self._put({"type": "http.response.body", "body": frame(reply), "more_body": True})
+        finally:
+            self._bytes -= size
+            self._has_less.set()
+
+    async def _put(self, message: dict[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(self._method.patience):
+                await self._send(message)
+        except (OSError, RuntimeError) as error:
+            self._close(None)
+            raise Cancelled("the caller went away") from error
+
+    # The end.
+
+    async def _guard(self, work: Callable[..., Awaitable[None]], *given: Any) -> None:
+        """Whatever goes wrong with it ends the call, but for what is over anyway."""
+        try:
+            await work(*given)
+        except Cancelled:
+            pass
+        except SalverError as error:
+            self._close(grpc_status(error))
+        except Exception as error:
+            incident = self._method.reception.new_id()
+            _LOG.exception("incident %s: a stream of requests", incident, exc_info=error)
+            self._close(grpc_status(Internal.incident(incident)))
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        self._bytes -= self._under_way.pop(task)
+        self._has_less.set()
+        if self._farewell is not None:
+            self._part(self._farewell)
+
+    def _part(self, farewell: GrpcStatus) -> None:
+        self._farewell = farewell
+        if not self._under_way:
+            self._close(farewell)
+
+    def _close(self, status: GrpcStatus | None) -> None:
+        if not self._end.done():
+            self._end.set_result(status)
