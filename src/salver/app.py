@@ -38,14 +38,37 @@ from salver.telemetry.logs import LogConfig, configure
 from salver.telemetry.metrics import Metrics
 from salver.telemetry.ports import Load
 from salver.telemetry.statistics import Statistics
+from salver.telemetry.triton_metrics import TritonMetricsConfig
 from salver.transport.asgi import Front
-from salver.transport.calls import Reception
+from salver.transport.calls import HeaderRules, Reception
+from salver.transport.forward import Forwarding
 from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
+from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig, Listener, listen
 from salver.wire.config_view import Facts, complete
 
 _LOG = logging.getLogger("salver")
+
+
+class HeaderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What headers mean, beyond the protocol.
+
+    Attributes:
+        restrictions: Operations that need a header with a secret value.
+        forward: Headers with a name in which this regular expression is found become request parameters;
+            empty = none does.
+    """
+
+    restrictions: tuple[Restriction, ...] = ()
+    forward: str = ""
+
+    def rules(self, prefix: str = "", *, is_grpc: bool = False) -> HeaderRules:
+        """As the front asks them. Raises InvalidInput where they are wrong."""
+        return HeaderRules(
+            Guard(self.restrictions, prefix) if self.restrictions else None,
+            Forwarding(self.forward, is_grpc=is_grpc) if self.forward else None,
+        )
 
 
 class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +77,9 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         paths: Model files, folders of one, repositories of many.
         name: The model's name, when there is exactly one.
+        more: Ports beside ``front``'s, each with a part of what there is to serve.
+        server_name: What server metadata call it.
+        http, grpc: Restricted operations and forwarded headers of each protocol.
         control: ``poll`` follows changes on disk, ``none`` looks once, ``explicit`` loads on request.
         load: What to load at the start in explicit mode.
         trust_pickle: Allow artefacts whose loading can run code.
@@ -63,48 +89,64 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         state_dir: Where profiles of models with an objective are kept; empty = nowhere, so that they are
             measured at each start.
         tenant_header: HTTP header and gRPC metadata that names a request's tenant; empty = none does.
+        is_strictly_ready: Ready only while every model is; else from the end of the first loads on.
+        exits_on_error: True = a model that does not load at the start ends the server; False = not even one
+            that is not there does; None = that one only.
     """
 
     paths: tuple[str, ...] = ()
     name: str = ""
     front: FrontConfig = FrontConfig()
+    more: tuple[FrontConfig, ...] = ()
+    server_name: str = "salver"
+    http: HeaderConfig = HeaderConfig()
+    grpc: HeaderConfig = HeaderConfig()
     control: Literal["none", "poll", "explicit"] = "poll"
     poll_seconds: float = 2.0
     load: tuple[str, ...] = ()
     trust_pickle: bool = False
     threads: int = 0
     instances: int = 0
-    max_body_mb: int = 64
+    max_body_mb: float = 64
     max_message_mb: int = 2047
     tenant_header: str = "x-tenant"
     state_dir: str = ""
+    is_strictly_ready: bool = True
+    exits_on_error: bool | None = None
     log: LogConfig = LogConfig()
+    triton_metrics: TritonMetricsConfig = TritonMetricsConfig()
 
 
 class ReadyInfo(msgspec.Struct, frozen=True):
     """What there is to tell once the first models are up (or have failed).
 
     Attributes:
-        url: Base of every HTTP route; gRPC listens on the same host and port.
+        hosts: Addresses on which it listens.
+        url: Base of every HTTP route; empty = there is none.
+        grpc: Address of gRPC; empty = there is none.
+        metrics: Of the metrics page; empty = there is none.
         seconds: From the start of the process's server to now.
         signatures: Of the versions that answer.
     """
 
-    host: str
-    port: int
+    hosts: tuple[str, ...]
     url: str
     seconds: float
     statuses: tuple[VersionStatus, ...]
     signatures: Mapping[ModelId, Signature]
     front: str = "h2corn"
+    grpc: str = ""
+    metrics: str = ""
 
 
 class _Control:
     """What transports may see and change (transport.ports.Control)."""
 
-    def __init__(self, plane: ControlPlane, manager: Manager[Servable]) -> None:
+    def __init__(self, plane: ControlPlane, manager: Manager[Servable], is_strict: bool) -> None:
         self._plane = plane
         self._manager = manager
+        self._is_strict = is_strict
+        self.has_settled = False
         self.is_stopping = False
 
     def statuses(self) -> tuple[VersionStatus, ...]:
@@ -114,7 +156,7 @@ class _Control:
         if self.is_stopping:
             return False
         if not model:
-            return self._manager.ready()
+            return self._manager.ready() or (self.has_settled and not self._is_strict)
         try:
             self._manager.acquire(model, version).release()
         except InvalidInput:  # no version that there could be
@@ -169,25 +211,35 @@ class Server:
     def __init__(self, config: ServeConfig, backends: Mapping[str, Backend] | None = None) -> None:
         self.config = config
         self._backends = backends
-        self._listener: Listener | None = None
-        self._running: asyncio.Task[None] | None = None
+        self._listeners: list[Listener] = []
+        self._running: set[asyncio.Task[None]] = set()
         self._began = time.monotonic()
 
     def __repr__(self) -> str:
-        return f"<Server {self.url}>" if self._listener else "<Server not started>"
+        return f"<Server {self.url}>" if self._listeners else "<Server not started>"
 
     @property
     def port(self) -> int:
         """Where it listens; the one chosen when the configuration says 0."""
-        assert self._listener is not None, "not started"
-        return self._listener.port
+        assert self._listeners, "not started"
+        return self._listeners[0].port
 
     @property
     def url(self) -> str:
         """Base of every HTTP route."""
-        scheme = "https" if self.config.front.tls_cert else "http"
-        host = self.config.front.host
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+        assert self._listeners, "not started"
+        return self._urls()[0]
+
+    def _urls(self) -> list[str]:
+        """Of the listeners, in their order."""
+        return [
+            f"{'https' if config.tls_cert else 'http'}://{_bracketed(config.host)}:{listener.port}"
+            for config, listener in zip(self._fronts, self._listeners, strict=True)
+        ]
+
+    @property
+    def _fronts(self) -> tuple[FrontConfig, ...]:
+        return (self.config.front, *self.config.more)
 
     async def start(self) -> None:
         """Open the port, then begin to load; doors open at once and readiness tells the truth.
@@ -201,7 +253,7 @@ class Server:
         new_id = _id_maker()
         backends = plugins.backends() if self._backends is None else self._backends
         self._statistics = Statistics(time.time)
-        self._metrics = Metrics(self)
+        self._metrics = Metrics(self, config.triton_metrics)
         self._explanations = Explanations(clock, self)
         observers = (self._metrics, self._statistics, self._explanations, EventLog(config.log.access_log))
         self._bus = Bus(observers)
@@ -213,45 +265,57 @@ class Server:
         repository = Repository(
             [Path(path) for path in config.paths], plugins.recogniser(backends), config.name
         )
-        mode = ControlMode(config.control, config.poll_seconds, config.load)
+        mode = ControlMode(
+            config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False
+        )
         self._plane = ControlPlane(repository, self._manager, mode, clock)
-        self.control = _Control(self._plane, self._manager)
+        self.control = _Control(self._plane, self._manager, config.is_strictly_ready)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id)
-        reception = Reception(clock, new_id, config.tenant_header.lower().encode())
+        reception = Reception(
+            clock,
+            new_id,
+            config.tenant_header.lower().encode(),
+            config.server_name,
+            config.http.rules(),
+            config.grpc.rules(GRPC_PREFIX, is_grpc=True),
+        )
         self._grpc = GrpcMethods(
             door, self.control, self, reception, max_message=config.max_message_mb << 20
         )
         front = Front(
-            HttpOperations(door, self.control, self),
+            HttpOperations(door, self.control, self, config.server_name),
             self._grpc,
             reception,
-            max_body=config.max_body_mb << 20,
+            max_body=int(config.max_body_mb * (1 << 20)),
             hears_http1=config.front.server != "h2corn",
         )
-        self._listener = listen(front, config.front)
-        self._running = asyncio.create_task(self._listener.run(), name="front")
-        started = asyncio.create_task(self._listener.started())
-        await asyncio.wait({self._running, started}, return_when=asyncio.FIRST_COMPLETED)
-        if self._running.done():
-            started.cancel()
-            await self._running
+        self._listeners = listen(front, self._fronts)
+        for listener in self._listeners:
+            running = asyncio.create_task(listener.run(), name="front")
+            self._running.add(running)
+            started = asyncio.create_task(listener.started())
+            await asyncio.wait({running, started}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                started.cancel()
+                await running
         await self._plane.start()
 
     async def stop(self) -> None:
         """Readiness fails at once; what is in flight ends; then models go, with their memory."""
-        assert self._listener is not None and self._running is not None, "not started"
+        assert self._running, "not started"
         grace = self.config.front.grace_seconds
         self.control.is_stopping = True
         self._grpc.stop()
-        self._listener.stop()
-        await asyncio.wait({self._running}, timeout=grace + 5)
+        for listener in self._listeners:
+            listener.stop()
+        await asyncio.wait(self._running, timeout=grace + 5)
         await self._plane.stop()
         await self._manager.drain(grace)
         self._bus.flush()
 
     async def __aenter__(self) -> "Server":
         await self.start()
-        await self._manager.settled()
+        await self.settled()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -259,24 +323,31 @@ class Server:
 
     def info(self) -> ReadyInfo:
         """What the start-up block shows."""
+        urls = {config.serves: url for config, url in zip(self._fronts, self._urls(), strict=True)}
+        common = urls.get("all", "")
+        grpc = urls.get("grpc", common if self.config.front.server == "h2corn" else "")
+        page = urls.get("metrics", common)
         return ReadyInfo(
-            self.config.front.host,
-            self.port,
-            self.url,
+            tuple(dict.fromkeys(config.host for config in self._fronts)),
+            urls.get("http", common),
             time.monotonic() - self._began,
             self.control.statuses(),
             {s.manifest.id: s.signature for s in self._manager.servables()},
             self.config.front.server,
+            grpc.partition("//")[2],
+            page and f"{page}/metrics",
         )
 
-    async def settled(self) -> None:
-        """Returns when every load under way has ended, well or not."""
+    async def settled(self) -> bool:
+        """Returns when every load under way has ended: did all end well?"""
         await self._manager.settled()
+        self.control.has_settled = True
+        return self._manager.ready()
 
     async def ended(self) -> None:
-        """Returns when the front has ended, whatever the reason."""
-        assert self._running is not None, "not started"
-        await asyncio.wait({self._running})
+        """Returns when a front has ended, whatever the reason."""
+        assert self._running, "not started"
+        await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
 
     # What observers and transports ask for (telemetry.ports.Present, transport.ports.Exposition).
 
@@ -320,16 +391,21 @@ class Server:
         return self._explanations.model(model, version)
 
 
-async def serve(config: ServeConfig, on_ready: Callable[[ReadyInfo], None]) -> int:
+async def serve(
+    config: ServeConfig, on_ready: Callable[[ReadyInfo], None], notices: Sequence[str] = ()
+) -> int:
     """Serve until SIGINT or SIGTERM; the exit status of the process.
 
     Args:
         on_ready: Told once, when every first load has ended, well or not.
+        notices: Warnings for the log, before anything else.
 
     Raises:
         SalverError: it could not start.
     """
     configure(config.log)
+    for notice in notices:
+        _LOG.warning("%s", notice)
     server = Server(config)
     await server.start()
     loop = asyncio.get_running_loop()
@@ -339,7 +415,12 @@ async def serve(config: ServeConfig, on_ready: Callable[[ReadyInfo], None]) -> i
     told = asyncio.create_task(_tell(server, on_ready))
     ends = asyncio.create_task(server.ended())
     stop = asyncio.create_task(asked.wait())
-    await asyncio.wait({ends, stop}, return_when=asyncio.FIRST_COMPLETED)
+    waiting = {ends, stop, told} if config.exits_on_error else {ends, stop}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    if config.exits_on_error and told.done() and not told.result():
+        _LOG.error("ending, since not every model has loaded; --exit-on-error=false serves the others")
+    elif not ends.done() and not stop.done():
+        await asyncio.wait({ends, stop}, return_when=asyncio.FIRST_COMPLETED)
     told.cancel()
     _LOG.info("stopping: no new requests, %g s for those in flight", config.front.grace_seconds)
     await server.stop()
@@ -350,13 +431,19 @@ async def serve(config: ServeConfig, on_ready: Callable[[ReadyInfo], None]) -> i
     return 0 if asked.is_set() else 1
 
 
-async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> None:
-    await server.settled()
+async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> bool:
+    """Have all first loads ended well?"""
+    is_well = await server.settled()
     spare_the_collector()
     try:
         on_ready(server.info())
     except Exception:  # a block that cannot be shown is no reason not to serve, nor to be silent
         _LOG.exception("the start-up report failed")
+    return is_well
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _id_maker() -> Callable[[], str]:
@@ -366,4 +453,4 @@ def _id_maker() -> Callable[[], str]:
     return lambda: f"{next(numbers):016x}"
 
 
-__all__ = ["FrontConfig", "LogConfig", "ReadyInfo", "ServeConfig", "Server", "serve"]
+__all__ = ["FrontConfig", "HeaderConfig", "LogConfig", "ReadyInfo", "ServeConfig", "Server", "serve"]

@@ -111,6 +111,12 @@ class WrongVerb(SalverError):
     code = Code.WRONG_VERB
 
 
+class Forbidden(SalverError):
+    """The caller may not do this."""
+
+    code = Code.FORBIDDEN
+
+
 class Overloaded(SalverError):
     """There is more work than time for it; this was refused before it cost anything.
 

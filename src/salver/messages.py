@@ -175,6 +175,7 @@ class Call(msgspec.Struct, gc=False):
         traceparent: W3C trace context of the span that this request is, or empty.
         standing: From the transport's headers. The request's own parameters may change it, but for
             the tenant.
+        forwarded: Headers that the owner wants to have as parameters of the request; None = no such wish.
     """
 
     protocol: str
@@ -183,6 +184,7 @@ class Call(msgspec.Struct, gc=False):
     request_id: str = ""
     traceparent: str = ""
     standing: Standing = ANYBODY
+    forwarded: Mapping[str, Parameter] | None = None
 
 
 class State(enum.StrEnum):

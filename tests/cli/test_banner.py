@@ -30,7 +30,8 @@ def ready(host: str = "127.0.0.1", front: str = "h2corn", **models: Signature | 
         else:
             statuses.append(VersionStatus(id, State.READY, "", "onnx", 10, 0.26))
             signatures[id] = what
-    return ReadyInfo(host, 8000, f"http://{host}:8000", 1.25, tuple(statuses), signatures, front)
+    url, grpc = f"http://{host}:8000", f"{host}:8000" if front == "h2corn" else ""
+    return ReadyInfo((host,), url, 1.25, tuple(statuses), signatures, front, grpc, f"{url}/metrics")
 
 
 def test_rows_tell_state_inputs_and_reasons() -> None:

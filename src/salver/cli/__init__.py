@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, Parameter
 
 from salver import __version__
+from salver.cli import triton
 from salver.cli.bench import bench
 from salver.cli.doctor import doctor
 from salver.cli.explain import explain
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        if triton.is_asked(words):
+            return triton.serve(words[1:])
         return int(app()(words) or 0)
     except SalverError as error:
         report_error(error, json="--json" in words)

@@ -40,18 +40,22 @@ def compose(info: "ReadyInfo") -> Block:
     state = f"ready in {info.seconds:.1f} s"
     if failed:
         state = f"up, but not ready: {failed} of {len(rows)} versions failed"
-    lines = [state, "", f"  HTTP     {info.url}"]
-    if info.front == "h2corn":
-        lines.append(f"  gRPC     {_host(info)}:{info.port}")
-    else:
-        lines.append(f"  gRPC     not on the {info.front} front")
-    lines += [f"  metrics  {info.url}/metrics", f"  API      {info.url}/openapi.json"]
-    if chosen := _choose(info):
+    lines = [state, ""]
+    if info.url:
+        lines.append(f"  HTTP     {info.url}")
+    if info.grpc or info.front != "h2corn":
+        lines.append(f"  gRPC     {info.grpc or f'not on the {info.front} front'}")
+    if info.metrics:
+        lines.append(f"  metrics  {info.metrics}")
+    if info.url:
+        lines.append(f"  API      {info.url}/openapi.json")
+    if info.url and (chosen := _choose(info)):
         status, signature = chosen
         lines += ["", *curl(info.url, status.id.name, signature).splitlines()]
-        lines += ["", *triton_snippet(f"{_host(info)}:{info.port}", status.id.name, signature).splitlines()]
-    if warning := exposure(info.host):
-        lines += ["", warning]
+        address = info.url.partition("//")[2]
+        lines += ["", *triton_snippet(address, status.id.name, signature).splitlines()]
+    if warnings := [warning for host in info.hosts if (warning := exposure(host))]:
+        lines += ["", *warnings]
     return Block(f"salver {__version__}", rows, tuple(lines))
 
 
@@ -60,8 +64,9 @@ def as_record(info: "ReadyInfo") -> dict[str, Any]:
     return {
         "event": "ready",
         "version": __version__,
-        "url": info.url,
-        "grpc": f"{_host(info)}:{info.port}" if info.front == "h2corn" else None,
+        "url": info.url or None,
+        "grpc": info.grpc or None,
+        "metrics": info.metrics or None,
         "seconds": info.seconds,
         "models": [
             {
@@ -140,10 +145,6 @@ def _row(status: VersionStatus, signature: Signature | None) -> tuple[str, ...]:
     reason = " ".join(status.reason.split())
     took = f"{status.load_seconds:.1f} s" if status.load_seconds else ""
     return status.id.name, status.id.version, status.state.value, status.backend, took, takes, reason
-
-
-def _host(info: "ReadyInfo") -> str:
-    return f"[{info.host}]" if ":" in info.host else info.host
 
 
 def _shape(spec: TensorSpec) -> list[int]:

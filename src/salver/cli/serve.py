@@ -98,6 +98,9 @@ def serve(
 ) -> int:
     """Serve models until Ctrl-C.
 
+    With --compat triton it takes tritonserver's flags instead of these, and opens its three ports:
+    salver serve --compat triton --help lists them.
+
     Args:
         paths: A model file, a folder of one, or a repository of many (name/version/artefact);
             recognised by content.
@@ -130,10 +133,11 @@ def serve(
         state_dir=default_state_dir() if state_dir is None else state_dir,
         log=LogConfig(logs.level, logs.format, logs.access),
     )
-    return _run_loop(run(config, lambda info: announce(info, json=json)))
+    return run_loop(run(config, lambda info: announce(info, json=json)))
 
 
-def _run_loop(main: Coroutine[None, None, int]) -> int:
+def run_loop(main: Coroutine[None, None, int]) -> int:
+    """Run a server in the fastest event loop that there is."""
     try:
         from uvloop import new_event_loop
     except ImportError:  # not made for Windows
@@ -142,8 +146,8 @@ def _run_loop(main: Coroutine[None, None, int]) -> int:
         return runner.run(main)
 
 
-def announce(info: "ReadyInfo", *, json: bool) -> None:
-    """Print the start-up block."""
+def announce(info: "ReadyInfo", *, json: bool, remark: str = "") -> None:
+    """Print the start-up block, and a remark below it."""
     from salver.cli import banner
 
     if json:
@@ -154,4 +158,6 @@ def announce(info: "ReadyInfo", *, json: bool) -> None:
     table(banner.COLUMNS, block.rows)
     for text in block.lines:
         line(text if not (on_terminal() and text.startswith("warning")) else f"\x1b[33m{text}\x1b[0m")
+    if remark:
+        line(remark)
     sys.stdout.flush()

@@ -27,11 +27,13 @@ class ControlMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ``explicit``: only models that were named, at start or by request.
         poll_s: Seconds between two looks.
         load: Models to load at start in explicit mode; ``*`` stands for all.
+        spares_missing: Those that are not there are told in the log, and the others are loaded.
     """
 
     kind: Literal["none", "poll", "explicit"] = "none"
     poll_s: float = 15.0
     load: tuple[str, ...] = ()
+    spares_missing: bool = False
 
 
 class Scanning(Protocol):
@@ -106,10 +108,13 @@ class ControlPlane:
             there = {m.id.name for m in self._found}
             wanted = there if "*" in self._mode.load else set(self._mode.load)
             if missing := wanted - there:
-                raise NotFound(
+                error = NotFound(
                     f"cannot load {', '.join(sorted(missing))} at start: no such model",
                     fix=f"There are: {', '.join(sorted(there)) or 'none'}",
                 )
+                if not self._mode.spares_missing:
+                    raise error
+                _LOG.error("%s", error)
             self._named = wanted
         self._apply()
         if self._mode.kind == "poll":

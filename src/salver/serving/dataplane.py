@@ -7,7 +7,7 @@ knows neither HTTP nor gRPC (a codec does) and no queue (the engine does).
 import functools
 import logging
 import operator
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Generic, Protocol, TypeVar
 
@@ -16,7 +16,16 @@ import numpy as np
 
 from salver.errors import Cancelled, Code, Internal, InvalidInput, ModelFailed, SalverError
 from salver.events import Served
-from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature, Standing, Timing
+from salver.messages import (
+    Call,
+    InferRequest,
+    InferResponse,
+    ModelId,
+    Parameter,
+    Signature,
+    Standing,
+    Timing,
+)
 from salver.serving.bus import Bus
 from salver.serving.ports import Codec, Inferring, Streaming
 from salver.tensor import DataType, Tensor
@@ -131,6 +140,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 deadline = call.deadline
                 if request.parameters:
                     deadline, standing = _amended(request, call)
+                if call.forwarded:
+                    request = _with_headers(request, call.forwarded)
                 rows, size = _extent(request)
                 response = await servable.infer(request, deadline, sender, standing)
                 timing = response.timing
@@ -180,6 +191,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 served = lease.id
                 request = codec.decode(body, lease.servable.signature)
                 deadline, standing = _amended(request, call)
+                if call.forwarded:
+                    request = _with_headers(request, call.forwarded)
                 rows, size = _extent(request)
                 async with aclosing(_pieces(lease.servable, request, deadline, standing)) as answer:
                     async for response in answer:
@@ -295,6 +308,11 @@ def _amended(request: InferRequest, call: Call) -> tuple[float | None, Standing]
     if not STANDING_PARAMETERS.isdisjoint(request.parameters):
         standing = from_parameters(standing, request.parameters)
     return deadline, standing
+
+
+def _with_headers(request: InferRequest, headers: Mapping[str, Parameter]) -> InferRequest:
+    """With forwarded headers as parameters, where its own do not have that name."""
+    return msgspec.structs.replace(request, parameters={**headers, **request.parameters})
 
 
 def _extent(request: InferRequest) -> tuple[int, int]:

@@ -9,6 +9,7 @@ the model's configuration names it; what callers merely name counts as ``_unknow
 versions are kept for the last :data:`KEEP_GONE` of them, then forgotten.
 """
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,18 @@ from prometheus_client.registry import Collector
 
 from salver.errors import Refusal
 from salver.events import BatchRan, Event, Served, StepRan
+from salver.messages import State
 from salver.stats.histogram import DURATION_BOUNDS, ROW_BOUNDS, Histogram
 from salver.telemetry.gauges import ABSENT, of_engines, of_versions
 from salver.telemetry.ports import Present
+from salver.telemetry.triton_metrics import (
+    AS_TRITON,
+    Host,
+    TritonCounts,
+    TritonMetricsConfig,
+    of_present,
+    of_requests,
+)
 
 #: Unloaded versions whose series are still shown.
 KEEP_GONE = 32
@@ -37,7 +47,7 @@ _Pair = tuple[str, str]
 class _Version:
     """The numbers of one (model, version)."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeps_summaries: bool) -> None:
         self.requests: Counter[tuple[str, str]] = Counter()  # (protocol, outcome)
         self.durations: dict[str, Histogram] = {}  # by protocol
         self.phases = {phase: Histogram(DURATION_BOUNDS) for phase in _PHASES}
@@ -50,6 +60,7 @@ class _Version:
         self.tokens = {"prompt": 0, "answer": 0}
         self.sequences = Histogram(ROW_BOUNDS)
         self.gaps = Histogram(DURATION_BOUNDS)
+        self.triton = TritonCounts(keeps_summaries)
 
     def served(
         self, protocol: str, outcome: str, events: list[Served], known_tenants: frozenset[str]
@@ -64,13 +75,17 @@ class _Version:
         latencies = [e.latency for e in events]
         durations.add_all(latencies)
         if outcome != "ok":
+            self.triton.served(outcome, 0, latencies, ())
+        if outcome != "ok":
             self.refused.update([e.why if e.why in _REASONS else UNKNOWN for e in events if e.why])
             return
         timings = [e.timing for e in events]
         queue = [t.queue for t in timings]
         formation = [t.formation for t in timings]
         inference = [t.inference for t in timings]
-        self.delays.add_all([q + f for q, f in zip(queue, formation, strict=True)])
+        delays = [q + f for q, f in zip(queue, formation, strict=True)]
+        self.delays.add_all(delays)
+        self.triton.served(outcome, sum([e.rows for e in events]), latencies, delays)
         self.phases["queue"].add_all(queue)
         self.phases["formation"].add_all(formation)
         self.phases["inference"].add_all(inference)
@@ -81,6 +96,7 @@ class _Version:
         """Count runs of the model."""
         self.batch_rows.add_all([e.rows for e in events])
         self.batches.update([(e.reason, "ok" if e.ok else "failed") for e in events])
+        self.triton.ran(events)
 
     def stepped(self, events: list[StepRan]) -> None:
         """Count steps of a step-wise model."""
@@ -94,8 +110,10 @@ class _Version:
 class Metrics(Collector):
     """Counts events; renders them, and the present state, for Prometheus."""
 
-    def __init__(self, present: Present) -> None:
+    def __init__(self, present: Present, triton: TritonMetricsConfig = AS_TRITON) -> None:
         self._present = present
+        self._triton = triton
+        self._host = Host()
         self._versions: dict[_Pair, _Version] = {}
         self._known: set[_Pair] = set()
         self._tenants: dict[_Pair, frozenset[str]] = {}
@@ -141,15 +159,28 @@ class Metrics(Collector):
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics if ``accept`` asks for it, else text."""
         encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        page = encode(self._registry)
+        if content_type.startswith("text/plain"):  # Triton's counters, which OpenMetrics cannot call so
+            page = re.sub(rb"^(# TYPE nv_\w+) untyped$", rb"\1 counter", page, flags=re.MULTILINE)
+        return page, content_type
 
     def collect(self) -> Iterator[Metric]:
         """All metric families; called by the registry."""
+        loads, statuses = self._present.loads(), self._present.statuses()
+        up = [(status.id.name, status.id.version) for status in statuses if status.state is State.READY]
         with self._lock:
             families = [*self._request_families(), *self._batch_families(), *self._step_families()]
+            counts = {
+                pair: self._versions[pair].triton if pair in self._versions else TritonCounts(True)
+                for pair in dict.fromkeys([*up, *self._versions])
+                if pair[1] not in ("", UNKNOWN)
+            }
+            families += of_requests(counts, self._triton)
         yield from families
-        yield from of_engines(self._present.loads())
-        yield from of_versions(self._present.statuses())
+        yield from of_engines(loads)
+        yield from of_versions(statuses)
+        yield from of_present(loads, statuses)
+        yield from self._host.families()
         yield CounterMetricFamily(
             "salver_events_dropped",
             "Events that slow observers missed; while it grows, the counters are too low.",
@@ -180,7 +211,7 @@ class Metrics(Collector):
                 pair = (UNKNOWN, "")
             else:
                 pair = (model, version and UNKNOWN)
-        return self._versions.setdefault(pair, _Version())
+        return self._versions.setdefault(pair, _Version(self._triton.summaries))
 
     def _request_families(self) -> list[Metric]:
         labels = ["model", "version"]

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from salver.errors import Internal, SalverError, TooLarge
+from salver.errors import Forbidden, Internal, SalverError, TooLarge
 from salver.messages import Call
 from salver.transport.calls import Reception, is_shutting_down, join_trace, printable
 from salver.transport.event_stream import EventStream
@@ -63,6 +63,8 @@ class Front:
         self._hears_http1 = hears_http1
         self._tenant_header = reception.tenant_header
         self._unusual = reception.unusual(_UNUSUAL)
+        self._guard = reception.http.guard
+        self._forwarding = reception.http.forwarding
         self._hangups = HangUps()
         self._routes: dict[tuple[str, bytes], Route] = {}
 
@@ -90,6 +92,10 @@ class Front:
                 join_trace(call, headers[b"traceparent"], self._new_id)
             route = self._routes.get((verb, raw_path)) or self._match(verb, raw_path)
             operation = route.operation
+            if self._guard is not None and (header := self._guard.lacks(operation, headers)):
+                raise Forbidden(f"This API is restricted, expecting header '{header}'")  # TR-R37
+            if self._forwarding is not None:
+                call.forwarded = self._forwarding.parameters(headers)
             message = await receive()
             body = message.get("body", b"")
             is_unusual = not self._unusual.isdisjoint(headers)
@@ -165,9 +171,9 @@ class Front:
 
     def _refuse_size(self, size: int) -> None:
         raise TooLarge(
-            f"request body of at least {size} bytes exceeds the maximum allowed size of "
+            f"request body of at least {size} bytes exceeds the maximum allowed input size of "
             f"{self._max_body} bytes",
-            fix="Send it in parts, or raise the limit with --max-body-mb.",
+            fix="Use --max-body-mb, or --http-max-input-size with --compat triton, to increase the limit.",
         )
 
 

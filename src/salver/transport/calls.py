@@ -10,8 +10,17 @@ from collections.abc import Callable
 import msgspec
 
 from salver.messages import Call, State
+from salver.transport.forward import Forwarding
 from salver.transport.ports import Control
+from salver.transport.restrict import Guard
 from salver.wire import traceparent as w3c
+
+
+class HeaderRules(msgspec.Struct, frozen=True):
+    """Which calls need a secret, and which headers become parameters; None = nothing to look at."""
+
+    guard: Guard | None = None
+    forwarding: Forwarding | None = None
 
 
 class Reception(msgspec.Struct, frozen=True):
@@ -21,11 +30,16 @@ class Reception(msgspec.Struct, frozen=True):
         clock: Monotonic seconds.
         new_id: Fresh hexadecimal ids of 16 digits (request and span ids).
         tenant_header: Names the tenant, in lower case; empty = none does.
+        server_name: What the server calls itself.
+        http, grpc: What the owner's rules say of the headers of each protocol.
     """
 
     clock: Callable[[], float]
     new_id: Callable[[], str]
     tenant_header: bytes = b"x-tenant"
+    server_name: str = "salver"
+    http: HeaderRules = HeaderRules()
+    grpc: HeaderRules = HeaderRules()
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Those headers that ask for a closer look, and the tenant's."""

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from salver import __version__
-from salver.errors import Internal, InvalidInput, NoRoute, NotFound, SalverError
+from salver.errors import Internal, InvalidInput, NoRoute, NotFound, NotReady, SalverError
 from salver.messages import Call, InferRequest, InferResponse, Signature
 from salver.transport.calls import Reception, is_shutting_down, join_trace, printable, ready_versions
 from salver.transport.grpc_stream import HEADERS, START, Send, StreamInfer
@@ -79,6 +79,9 @@ class GrpcMethods:
         self._max_message = max_message
         self._tenant_header = reception.tenant_header
         self._unusual = reception.unusual(_UNUSUAL)
+        self._name = reception.server_name
+        self._guard = reception.grpc.guard
+        self._forwarding = reception.grpc.forwarding
         self._codec = OpenInferenceGrpc()
         self._streams = StreamInfer(door, reception, max_message=max_message)
         inference, health = (f"/{name}/" for name in _SERVICES)
@@ -115,6 +118,11 @@ class GrpcMethods:
             method = self._methods.get(path)
             if method is None and path != _STREAM_INFER:
                 raise NoRoute(f"unknown method {path}")
+            if self._guard is not None and (header := self._guard.lacks(path, headers)):
+                # Triton's text and code (TR-R37).
+                raise NotReady(f"This protocol is restricted, expecting header '{header}'")
+            if self._forwarding is not None:
+                call.forwarded = self._forwarding.parameters(headers)
             if method is None:
                 return await self._streams.handle(headers, call, receive, send)
             event = await receive()
@@ -202,7 +210,7 @@ class GrpcMethods:
         return wire.encode_model_ready(bool(name) and self._control.is_ready(name, version))
 
     async def _server_metadata(self, message: bytes, call: Call) -> Reply:
-        return wire.encode_server_metadata(__version__)
+        return wire.encode_server_metadata(__version__, self._name)
 
     async def _model_metadata(self, message: bytes, call: Call) -> Reply:
         name, version = wire.decode_model_request(message)

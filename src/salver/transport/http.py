@@ -26,8 +26,9 @@ class HttpOperations:
     """Everything behind the table of routes."""
 
     def __init__(
-        self, door: InferDoor, control: Control, exposition: Exposition
+        self, door: InferDoor, control: Control, exposition: Exposition, server_name: str = "salver"
     ) -> None:
+        self._name = server_name
         self._door = door
         self._control = control
         self._exposition = exposition
@@ -97,7 +98,7 @@ class HttpOperations:
         return _json(reply if ready else {"error": "Model version not ready", **reply}, 200 if ready else 400)
 
     async def _server_metadata(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        return _json(metadata.server(__version__))
+        return _json(metadata.server(__version__, self._name))
 
     async def _model_metadata(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         id, signature = self._door.signature(route.model, route.version)

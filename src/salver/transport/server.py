@@ -1,18 +1,20 @@
 """Which server carries the application?
 
 h2corn (HTTP/1.1, HTTP/2 and gRPC on one port) or uvicorn (HTTP/1.1 alone). Both run in the event
-loop that is already there and end gracefully.
+loop that is already there and end gracefully. One application may have several ports, with a server each.
 """
 
 import asyncio
 import contextlib
 import resource
 import socket
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from salver.errors import Conflict, SalverError, Unsupported
+from salver.transport.doors import Kind, door
 
 #: For models, their host processes and files.
 _KEPT_DESCRIPTORS = 512
@@ -26,6 +28,8 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         grace_seconds: How long requests in flight may take to end after ``stop``.
         tls_cert, tls_key: PEM files; both or neither.
         tls_client_ca: PEM bundle; when given, callers must show a certificate it signed.
+        serves: What may be asked at this port.
+        shares_port: Other processes may listen on the same port, and the kernel deals out connections.
     """
 
     host: str = "127.0.0.1"
@@ -35,6 +39,8 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_cert: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
+    serves: Kind = "all"
+    shares_port: bool = False
 
 
 class Listener(Protocol):
@@ -55,48 +61,62 @@ class Listener(Protocol):
         ...
 
 
-def listen(app: Any, config: FrontConfig) -> Listener:
-    """Open the port now, so that an error is known before any model loads.
+def listen(app: Any, configs: Sequence[FrontConfig]) -> list[Listener]:
+    """Open the ports now, so that an error is known before any model loads.
 
     Raises:
-        Conflict: the address is taken or not ours.
+        Conflict: an address is taken or not ours.
         Unsupported: the server is not installed, or cannot do what is asked.
     """
-    if config.server not in ("h2corn", "uvicorn"):
-        raise Unsupported(f"there is no front {config.server!r}", fix="Use h2corn or uvicorn.")
-    sock = _bind(config.host, config.port)
+    sockets: list[socket.socket] = []
     try:
-        return _H2corn(app, config, sock) if config.server == "h2corn" else _Uvicorn(app, config, sock)
+        for config in configs:
+            if config.server not in ("h2corn", "uvicorn"):
+                raise Unsupported(f"there is no front {config.server!r}", fix="Use h2corn or uvicorn.")
+            sockets.append(_bind(config))
+        most = _most_connections() // len(configs)
+        return [
+            _H2corn(door(app, config.serves), config, sock, most)
+            if config.server == "h2corn"
+            else _Uvicorn(door(app, config.serves), config, sock)
+            for config, sock in zip(configs, sockets, strict=True)
+        ]
     except BaseException:
-        sock.close()
+        for sock in sockets:
+            sock.close()
         raise
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(config: FrontConfig) -> socket.socket:
+    host, port = config.host, config.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         sock = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise Conflict(f"cannot listen on {host}: {error}", field="--host") from error
+        flag = "--host" if config.serves == "all" else f"--{config.serves}-address"
+        raise Conflict(f"cannot listen on {host}: {error}", field=flag) from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if config.shares_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(address)
         sock.listen(1024)
         sock.setblocking(False)
     except OSError as error:
         sock.close()
+        flag = "--port" if config.serves == "all" else f"--{config.serves}-port"
         raise Conflict(
             f"cannot listen on {host}:{port}: {error.strerror}",
-            field="--port",
-            fix="Choose another with --port, or end the program that has it.",
+            field=flag,
+            fix=f"Choose another with {flag}, or end the program that has it.",
         ) from error
     return sock
 
 
 def _most_connections() -> int:
-    """Raise the limit of open files as far as allowed; how many of them may be connections.
+    """Raise the limit of open files as far as allowed; how many of them may be connections, of all ports.
 
     h2corn 2.0 ends when it cannot accept for want of a descriptor, and models need some too, so
     callers never get the last ones. 0 = no limit.
@@ -110,7 +130,7 @@ def _most_connections() -> int:
 
 
 class _H2corn:
-    def __init__(self, app: Any, config: FrontConfig, sock: socket.socket) -> None:
+    def __init__(self, app: Any, config: FrontConfig, sock: socket.socket, most: int) -> None:
         import h2corn  # not at the top: `salver --help` need not load a server
         from h2corn import _lib
 
@@ -131,7 +151,7 @@ class _H2corn:
                 # One I/O thread: the application has one loop, and a second I/O thread costs a wake-up
                 # a request (measured on two cores: 31 % more requests/s at one connection, 7 to 20 % at 64).
                 runtime_threads=1,
-                limit_connections=_most_connections(),
+                limit_connections=most,
                 max_request_body_size=0,  # Front has a limit of its own, and its own words for it
                 timeout_graceful_shutdown=config.grace_seconds,
                 **tls,

@@ -1,0 +1,346 @@
+"""``salver serve --compat triton``: what do tritonserver's flags ask of Salver?
+
+Pure but for the last step: from words to a configuration and the warnings for the log. What each flag
+means stands in ``triton_flags.py``.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from salver.cli.output import line, table
+from salver.cli.serve import announce, run_loop
+from salver.cli.triton_flags import IGNORED, NO, OWN, REFUSED, TYPES, USED, YES
+from salver.errors import InvalidInput, Unsupported
+
+if TYPE_CHECKING:
+    from salver.app import FrontConfig, HeaderConfig, LogConfig, ServeConfig
+    from salver.telemetry.triton_metrics import TritonMetricsConfig
+
+_LOCAL: Final = "127.0.0.1"
+_ONLY_HERE: Final = (
+    "only this machine can connect; tritonserver listens on every address: "
+    "--http-address=0.0.0.0 --grpc-address=0.0.0.0 does that"
+)
+_MODES: Final[dict[str, Literal["none", "poll", "explicit"]]] = {
+    "none": "none",
+    "poll": "poll",
+    "explicit": "explicit",
+}
+_ACCESS: Final[dict[str, Literal["off", "errors", "all"]]] = {"off": "off", "errors": "errors", "all": "all"}
+
+
+class Start(msgspec.Struct, frozen=True):
+    """What the flags ask for.
+
+    Attributes:
+        notices: Flags without an effect, each with why, for the log.
+        remark: For the end of the start-up block; may be empty.
+    """
+
+    config: "ServeConfig"
+    notices: tuple[str, ...]
+    remark: str
+    json: bool
+
+
+class Given:
+    """The flags of one command line, by name, in their order.
+
+    Raises:
+        InvalidInput: an unknown flag, or a value that it cannot have.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._values: dict[str, list[str]] = {}
+        left = list(words)
+        while left:
+            name, value = _take(left)
+            self._values.setdefault(name, []).append(value)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def all(self, name: str) -> tuple[str, ...]:
+        """Each value of a flag that may be repeated."""
+        return tuple(self._values.get(name, ()))
+
+    def text(self, name: str, default: str = "") -> str:
+        """The last value counts."""
+        return self._values[name][-1] if name in self._values else default
+
+    def number(self, name: str, default: int) -> int:
+        """Not below 0."""
+        return int(self.text(name, str(default)))
+
+    def is_on(self, name: str, default: bool) -> bool:
+        """Of a flag that is true or false."""
+        return self.text(name).lower() in YES if name in self._values else default
+
+
+def is_asked(words: Sequence[str]) -> bool:
+    """Does the command line ask for tritonserver's flags?
+
+    Raises:
+        InvalidInput: it asks for those of something else.
+    """
+    if not words or words[0] != "serve":
+        return False
+    for index, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == "--compat":
+            asked = value if equals else "".join(words[index + 1 : index + 2])
+            if asked != "triton":
+                raise InvalidInput(f"--compat {asked!r} is not known", fix="Say: --compat triton")
+            return True
+    return False
+
+
+def serve(words: Sequence[str]) -> int:
+    """Serve as tritonserver would; ``words`` follow ``serve``."""
+    if "--help" in words:
+        return _help()
+    from salver.app import serve as run
+
+    start = configure(words)
+    return run_loop(
+        run(
+            start.config,
+            lambda info: announce(info, json=start.json, remark=start.remark),
+            start.notices,
+        )
+    )
+
+
+def configure(words: Sequence[str]) -> Start:
+    """What tritonserver's flags ask for.
+
+    Raises:
+        InvalidInput: a flag or its value is wrong.
+        Unsupported: it asks for what Salver does otherwise.
+    """
+    from salver.app import ServeConfig
+    from salver.serving.profiles import default_state_dir
+
+    given = Given(words)
+    _refuse(given)
+    first, *more = _fronts(given)
+    mode = given.text("model-control-mode", "none")
+    if mode not in _MODES:
+        raise InvalidInput(f"--model-control-mode {mode!r} is not known", fix=f"One of {', '.join(_MODES)}.")
+    load = given.all("load-model")
+    if load and mode != "explicit":
+        raise InvalidInput("--load-model needs --model-control-mode=explicit")
+    config = ServeConfig(
+        paths=_paths(given),
+        front=first,
+        more=tuple(more),
+        server_name=given.text("id", "triton"),
+        http=_headers(given, "http-restricted-api", "http-header-forward-pattern"),
+        grpc=_headers(given, "grpc-restricted-protocol", "grpc-header-forward-pattern"),
+        control=_MODES[mode],
+        poll_seconds=given.number("repository-poll-secs", 15),
+        load=load,
+        trust_pickle=given.is_on("trust-pickle", False),
+        max_body_mb=given.number("http-max-input-size", 64 << 20) / (1 << 20),
+        state_dir=given.text("state-dir", default_state_dir()),
+        is_strictly_ready=given.is_on("strict-readiness", True),
+        exits_on_error=given.is_on("exit-on-error", True),
+        triton_metrics=_metrics(given.all("metrics-config")),
+        log=_log(given),
+    )
+    notices = [
+        f"--{name} is accepted and has no effect here: {IGNORED[name][1]}"
+        for name in given
+        if name in IGNORED
+    ]
+    is_local = not any(f"{name}-address" in given for name in ("http", "grpc", "metrics"))
+    return Start(config, tuple(notices), _ONLY_HERE if is_local else "", given.is_on("json", False))
+
+
+def _take(left: list[str]) -> tuple[str, str]:
+    """The next flag and its value, taken off the words."""
+    word = left.pop(0)
+    name, equals, value = word.removeprefix("--").partition("=")
+    if not word.startswith("--") or name not in (*TYPES, "compat"):
+        if not word.startswith("--"):
+            raise InvalidInput(f"unexpected argument {word!r}", fix="Models are named by --model-repository.")
+        near = difflib.get_close_matches(name, TYPES, 1)
+        raise InvalidInput(
+            f"tritonserver has no flag --{name}, or none that is known here",
+            fix=f"Is --{near[0]} meant?" if near else "salver serve --compat triton --help lists them.",
+        )
+    kind = TYPES.get(name, "text")
+    if not equals:
+        if kind == "switch" or (kind == "bool" and (not left or left[0].lower() not in YES + NO)):
+            value = "true"
+        elif left:
+            value = left.pop(0)
+        else:
+            raise InvalidInput(f"--{name} needs a value")
+    if kind in ("bool", "switch") and value.lower() not in YES + NO:
+        raise InvalidInput(f"--{name} is true or false, not {value!r}")
+    if kind == "int" and not (value.isascii() and value.removeprefix("-").isdigit()):
+        raise InvalidInput(f"--{name} takes a whole number, not {value!r}")
+    if kind == "int" and name in USED and value.startswith("-"):
+        raise InvalidInput(f"--{name} cannot be negative")
+    return name, value
+
+
+def _refuse(given: Given) -> None:
+    for name, refused in REFUSED.items():
+        for value in given.all(name):
+            if value.lower() not in refused.harmless:
+                raise Unsupported(f"--{name} {value} is not supported", fix=refused.fix)
+
+
+def _paths(given: Given) -> tuple[str, ...]:
+    paths = given.all("model-repository") + given.all("model-store")
+    if not paths:
+        raise InvalidInput("no model repository is given", fix="Say: --model-repository=FOLDER")
+    for path in paths:
+        if "://" in path:
+            raise Unsupported(
+                f"--model-repository {path}: object stores are not supported",
+                fix="Mount it, or copy it to a folder of this machine.",
+            )
+    return paths
+
+
+def _fronts(given: Given) -> list["FrontConfig"]:
+    """HTTP, gRPC and metrics, as far as they are allowed."""
+    from salver.app import FrontConfig
+
+    found = []
+    grace = float(given.number("exit-timeout-secs", 30))
+    http_address = given.text("http-address", _LOCAL)
+    if given.is_on("allow-http", True):
+        found.append(
+            FrontConfig(
+                http_address,
+                _port(given, "http-port", 8000),
+                grace_seconds=grace,
+                serves="http",
+                shares_port=given.is_on("reuse-http-port", False),
+            )
+        )
+    if given.is_on("allow-grpc", True):
+        certificate, key, authority = _tls(given)
+        found.append(
+            FrontConfig(
+                given.text("grpc-address", _LOCAL),
+                _port(given, "grpc-port", 8001),
+                grace_seconds=grace,
+                tls_cert=certificate,
+                tls_key=key,
+                tls_client_ca=authority,
+                serves="grpc",
+                shares_port=given.is_on("reuse-grpc-port", False),
+            )
+        )
+    if not found:
+        raise InvalidInput("neither HTTP nor gRPC is allowed", fix="Leave out one of the two flags.")
+    if given.is_on("allow-metrics", True):
+        address = given.text("metrics-address", http_address)
+        port = _port(given, "metrics-port", 8002)
+        found.append(FrontConfig(address, port, grace_seconds=grace, serves="metrics"))
+    return found
+
+
+def _port(given: Given, name: str, default: int) -> int:
+    port = given.number(name, default)
+    if port > 65535:
+        raise InvalidInput(f"--{name} {port} is no port")
+    return port
+
+
+def _tls(given: Given) -> tuple[str, str, str]:
+    """Certificate, key and the authority of callers' certificates."""
+    is_mutual = given.is_on("grpc-use-ssl-mutual", False)
+    if not is_mutual and not given.is_on("grpc-use-ssl", False):
+        return "", "", ""
+    names = ["grpc-server-cert", "grpc-server-key"] + ["grpc-root-cert"] * is_mutual
+    for name in names:
+        if not given.text(name):
+            raise InvalidInput(f"an encrypted gRPC port needs --{name}")
+    certificate, key, *authority = (given.text(name) for name in names)
+    return certificate, key, "".join(authority)
+
+
+def _headers(given: Given, restricted: str, pattern: str) -> "HeaderConfig":
+    from salver.app import HeaderConfig
+    from salver.transport.restrict import parse
+
+    return HeaderConfig(
+        tuple(parse(text, f"--{restricted}") for text in given.all(restricted)), given.text(pattern)
+    )
+
+
+def _log(given: Given) -> "LogConfig":
+    from salver.app import LogConfig
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    if given.number("log-verbose", 0):
+        level = "debug"
+    elif not given.is_on("log-info", True):
+        level = "warning" if given.is_on("log-warning", True) else "error"
+    access = given.text("access-log", "off")
+    if access not in _ACCESS:
+        raise InvalidInput(f"--access-log {access!r} is not known", fix=f"One of {', '.join(_ACCESS)}.")
+    return LogConfig(level, "auto", _ACCESS[access])
+
+
+def _metrics(settings: Sequence[str]) -> "TritonMetricsConfig":
+    """Of ``counter_latencies=true`` and its like."""
+    from salver.telemetry.triton_metrics import TritonMetricsConfig
+
+    found = TritonMetricsConfig()
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        is_on = value.lower() in YES
+        if name == "summary_quantiles" and equals:
+            found = msgspec.structs.replace(found, quantiles=_quantiles(value))
+        elif not equals or value.lower() not in YES + NO:
+            raise InvalidInput(f"--metrics-config {setting!r} is no setting", fix="Write NAME=true or false.")
+        elif name == "counter_latencies":
+            found = msgspec.structs.replace(found, counters=is_on)
+        elif name == "summary_latencies":
+            found = msgspec.structs.replace(found, summaries=is_on)
+        elif name != "histogram_latencies":  # Salver's own are always there
+            raise InvalidInput(
+                f"--metrics-config: there is no setting {name!r}",
+                fix="One of counter_latencies, summary_latencies, summary_quantiles, histogram_latencies.",
+            )
+    return found
+
+
+def _quantiles(text: str) -> tuple[float, ...]:
+    """Of ``0.5:0.05,0.9:0.01``: quantiles with their errors, of which the histograms have their own."""
+    try:
+        found = tuple(float(pair.partition(":")[0]) for pair in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 <= quantile <= 1 for quantile in found):
+        raise InvalidInput(
+            f"--metrics-config summary_quantiles={text!r} are no quantiles", fix="As 0.5:0.05,0.9:0.01."
+        )
+    return found
+
+
+def _help() -> int:
+    line("Usage: salver serve --compat triton --model-repository=FOLDER [FLAGS]")
+    line("")
+    line("Flags of tritonserver, as --name value or --name=value. With an effect:")
+    table(("flag", "meaning"), tuple((f"--{name}", text) for name, (_, text) in (USED | OWN).items()))
+    line("")
+    line("Accepted, without an effect here:")
+    table(("flag", "why"), tuple((f"--{name}", why) for name, (_, why) in IGNORED.items()))
+    line("")
+    line("Refused, unless they switch off what is not there:")
+    table(("flag", "instead"), tuple((f"--{name}", refused.fix) for name, refused in REFUSED.items()))
+    return 0

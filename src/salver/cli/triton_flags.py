@@ -1,0 +1,143 @@
+"""Which flags has tritonserver, and what becomes of each under ``salver serve --compat triton``?
+
+Those that do here what they do there, those that are accepted and have no effect, and those that ask for
+something that Salver would do otherwise, which are refused with what to do instead. Facts: the command line
+of tritonserver 2.71.
+"""
+
+from typing import Final, Literal, NamedTuple
+
+Type = Literal["text", "int", "bool", "switch"]
+YES: Final = ("true", "on", "1")
+NO: Final = ("false", "off", "0")
+
+#: Flags with an effect: what they take, and a line for --help.
+USED: Final[dict[str, tuple[Type, str]]] = {
+    "id": ("text", "name in server metadata (triton)"),
+    "exit-timeout-secs": ("int", "for requests in flight when the server stops (30)"),
+    "model-repository": ("text", "folder of models; may be repeated"),
+    "model-store": ("text", "the same"),
+    "exit-on-error": ("bool", "end when a model does not load at the start (true)"),
+    "strict-readiness": ("bool", "ready only while every model is (true)"),
+    "model-control-mode": ("text", "none, poll or explicit (none)"),
+    "repository-poll-secs": ("int", "between two looks at the disk, with poll (15)"),
+    "load-model": ("text", "a model to load at the start, with explicit; * for all; may be repeated"),
+    "allow-http": ("bool", "open the HTTP port (true)"),
+    "http-address": ("text", "address to listen on (127.0.0.1)"),
+    "http-port": ("int", "(8000); 0 picks a free one"),
+    "reuse-http-port": ("bool", "share the port with other processes (false)"),
+    "http-header-forward-pattern": ("text", "headers that become request parameters"),
+    "http-max-input-size": ("int", "most bytes of a body (67108864)"),
+    "http-restricted-api": ("text", "GROUP[,GROUP...]:HEADER=VALUE; may be repeated"),
+    "allow-grpc": ("bool", "open the gRPC port (true)"),
+    "grpc-address": ("text", "address to listen on (127.0.0.1)"),
+    "grpc-port": ("int", "(8001)"),
+    "reuse-grpc-port": ("bool", "share the port with other processes (false)"),
+    "grpc-header-forward-pattern": ("text", "metadata that become request parameters"),
+    "grpc-restricted-protocol": ("text", "as --http-restricted-api; may be repeated"),
+    "grpc-use-ssl": ("bool", "encrypt the gRPC port (false)"),
+    "grpc-use-ssl-mutual": ("bool", "and ask callers for a certificate (false)"),
+    "grpc-server-cert": ("text", "PEM file"),
+    "grpc-server-key": ("text", "PEM file"),
+    "grpc-root-cert": ("text", "PEM bundle that signs callers' certificates"),
+    "allow-metrics": ("bool", "open the metrics port (true)"),
+    "metrics-address": ("text", "address to listen on (that of HTTP)"),
+    "metrics-port": ("int", "(8002)"),
+    "metrics-config": ("text", "counter_latencies, summary_latencies, summary_quantiles; may be repeated"),
+    "log-verbose": ("int", "1 and more log at level debug (0)"),
+    "log-info": ("bool", "log at level info (true)"),
+    "log-warning": ("bool", "log at level warning (true)"),
+}
+
+_ALWAYS = "Salver does that by itself"
+_NO_GPU = "it is about GPUs"
+_FIXED = "the front has limits of its own"
+_METRICS = "all of Salver's metrics are always counted, and read when asked for"
+_TRACE = "traces come from the header traceparent; see also salver explain"
+_CACHE = "there is no response cache; every request runs"
+
+#: Flags without an effect here, and why.
+IGNORED: Final[dict[str, tuple[Type, str]]] = {
+    "disable-auto-complete-config": ("switch", "models describe themselves"),
+    "strict-model-config": ("bool", "models describe themselves"),
+    "model-load-thread-count": ("int", _ALWAYS),
+    "model-load-retry-count": ("int", "a load is tried again when it is asked for"),
+    "enable-peer-access": ("bool", _NO_GPU),
+    "http-thread-count": ("int", _ALWAYS),
+    "grpc-infer-thread-count": ("int", _ALWAYS),
+    "grpc-infer-allocation-pool-size": ("int", _ALWAYS),
+    "grpc-max-response-pool-size": ("int", _ALWAYS),
+    "grpc-infer-response-compression-level": ("text", "answers go out as they are"),
+    "grpc-keepalive-time": ("int", _FIXED),
+    "grpc-keepalive-timeout": ("int", _FIXED),
+    "grpc-keepalive-permit-without-calls": ("bool", _FIXED),
+    "grpc-http2-max-pings-without-data": ("int", _FIXED),
+    "grpc-http2-min-recv-ping-interval-without-data": ("int", _FIXED),
+    "grpc-http2-max-ping-strikes": ("int", _FIXED),
+    "grpc-max-connection-age": ("int", _FIXED),
+    "grpc-max-connection-age-grace": ("int", _FIXED),
+    "log-error": ("bool", "errors are always logged"),
+    "log-format": ("text", "lines are Salver's own: text on a terminal, else JSON"),
+    "sagemaker-port": ("int", "see --allow-sagemaker"),
+    "sagemaker-safe-port-range": ("text", "see --allow-sagemaker"),
+    "sagemaker-thread-count": ("int", "see --allow-sagemaker"),
+    "vertex-ai-port": ("int", "see --allow-vertex-ai"),
+    "vertex-ai-thread-count": ("int", "see --allow-vertex-ai"),
+    "vertex-ai-default-model": ("text", "see --allow-vertex-ai"),
+    "allow-gpu-metrics": ("bool", _NO_GPU),
+    "allow-cpu-metrics": ("bool", _METRICS),
+    "metrics-interval-ms": ("int", _METRICS),
+    "trace-config": ("text", _TRACE),
+    "trace-file": ("text", _TRACE),
+    "trace-level": ("text", _TRACE),
+    "trace-rate": ("int", _TRACE),
+    "trace-count": ("int", _TRACE),
+    "trace-log-frequency": ("int", _TRACE),
+    "cache-config": ("text", _CACHE),
+    "cache-directory": ("text", _CACHE),
+    "response-cache-byte-size": ("int", _CACHE),
+    "rate-limit-resource": ("text", "see --rate-limit"),
+    "backend-directory": ("text", "backends are Python packages"),
+    "repoagent-directory": ("text", "there are no repository agents"),
+    "backend-config": ("text", "settings of a backend stand in the model's own configuration"),
+    "pinned-memory-pool-byte-size": ("int", _NO_GPU),
+    "cuda-memory-pool-byte-size": ("text", _NO_GPU),
+    "cuda-virtual-address-size": ("text", _NO_GPU),
+    "min-supported-compute-capability": ("text", _NO_GPU),
+    "model-load-gpu-limit": ("text", _NO_GPU),
+    "buffer-manager-thread-count": ("int", _ALWAYS),
+    "host-policy": ("text", "placement is Salver's own"),
+}
+
+
+class Refused(NamedTuple):
+    """A flag that only its harmless values may have."""
+
+    type: Type
+    harmless: tuple[str, ...]
+    fix: str
+
+
+REFUSED: Final[dict[str, Refused]] = {
+    "model-namespacing": Refused("bool", NO, "Give models of different repositories different names."),
+    "model-config-name": Refused("text", (), "Copy configs/NAME.pbtxt over the model's config.pbtxt."),
+    "allow-sagemaker": Refused("bool", NO, "Serve SageMaker from its own routes' container for now."),
+    "allow-vertex-ai": Refused("bool", NO, "Vertex AI can call /v2/models/NAME/infer: set its route so."),
+    "rate-limit": Refused("text", ("off",), "Bound the runs at once by instance_group's count instead."),
+    "log-file": Refused("text", (), "The log goes to standard error: say 2>> FILE."),
+    "allow-client-shm": Refused("bool", NO, "Send tensors in the request; shared memory is not served."),
+}
+
+#: Flags of ``salver serve`` itself that go with tritonserver's.
+OWN: Final[dict[str, tuple[Type, str]]] = {
+    "trust-pickle": ("switch", "allow pickle and joblib files"),
+    "state-dir": ("text", "where profiles of models with an objective are kept"),
+    "access-log": ("text", "off, errors or all (off)"),
+    "json": ("switch", "print the start-up block as a JSON object"),
+}
+
+#: What each flag takes.
+TYPES: Final[dict[str, Type]] = {
+    **{name: kind for table in (USED, IGNORED, OWN) for name, (kind, _) in table.items()},
+    **{name: refused.type for name, refused in REFUSED.items()},
+}

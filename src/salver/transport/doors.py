@@ -1,0 +1,68 @@
+"""What may be asked at which port?
+
+One application behind several ports: each lets through what belongs there, as Triton's ports for HTTP,
+gRPC and metrics do. A server with one port for everything has no door, and pays nothing.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Literal
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+#: What a port serves.
+Kind = Literal["all", "http", "grpc", "metrics"]
+_NOT_FOUND: Final = (404, b'{"error":"Not Found"}', b"application/json")
+_WRONG_VERB: Final = (405, b'{"error":"Method Not Allowed"}', b"application/json")
+#: The metrics port knows no other path, and does not mind (TR-R16).
+_NOTHING: Final = (200, b"", b"text/plain; charset=utf-8")
+
+
+def door(app: App, kind: Kind) -> App:
+    """The application as that port shows it."""
+    return {"all": lambda app: app, "http": _http, "grpc": _grpc, "metrics": _metrics}[kind](app)
+
+
+def _http(app: App) -> App:
+    def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "http" and (scope["path"] == "/metrics" or _is_method(scope["path"])):
+            return _say(send, _NOT_FOUND)
+        return app(scope, receive, send)
+
+    return enter
+
+
+def _grpc(app: App) -> App:
+    def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "http" and not _is_method(scope["path"]):
+            return _say(send, _NOT_FOUND)
+        return app(scope, receive, send)
+
+    return enter
+
+
+def _metrics(app: App) -> App:
+    def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] != "http":
+            return app(scope, receive, send)
+        if scope["method"] not in ("GET", "HEAD"):
+            return _say(send, _WRONG_VERB)
+        if scope["path"].rstrip("/") != "/metrics":
+            return _say(send, _NOTHING)
+        return app({**scope, "path": "/metrics", "raw_path": b"/metrics"}, receive, send)
+
+    return enter
+
+
+def _is_method(path: str) -> bool:
+    """``/package.Service/Method``: no HTTP route has a dot in the first of two segments."""
+    service, _, method = path[1:].partition("/")
+    return "." in service and bool(method)
+
+
+async def _say(send: Send, answer: tuple[int, bytes, bytes]) -> None:
+    status, body, kind = answer
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

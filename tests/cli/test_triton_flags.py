@@ -1,0 +1,218 @@
+"""``--compat triton``: what each of tritonserver's flags becomes (TR-F1 to TR-F14)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from salver.app import FrontConfig, ServeConfig
+from salver.cli import main, triton
+from salver.cli.triton_flags import IGNORED, OWN, REFUSED, TYPES, USED
+from salver.errors import InvalidInput, SalverError, Unsupported
+from salver.transport.restrict import Restriction
+
+REPOSITORY = "--model-repository=models"
+
+
+def config(*flags: str) -> ServeConfig:
+    return triton.configure([REPOSITORY, *flags]).config
+
+
+def fronts(*flags: str) -> dict[str, FrontConfig]:
+    found = config(*flags)
+    return {front.serves: front for front in (found.front, *found.more)}
+
+
+def test_nothing_but_a_repository_is_tritonserver_on_localhost() -> None:
+    start = triton.configure([REPOSITORY])
+    found = start.config
+    assert found.paths == ("models",)
+    assert [(f.serves, f.host, f.port) for f in (found.front, *found.more)] == [
+        ("http", "127.0.0.1", 8000),
+        ("grpc", "127.0.0.1", 8001),
+        ("metrics", "127.0.0.1", 8002),
+    ]
+    assert (found.server_name, found.control, found.poll_seconds) == ("triton", "none", 15)
+    assert found.max_body_mb == 64
+    assert found.exits_on_error is True
+    assert found.is_strictly_ready
+    assert start.notices == ()
+    assert "--http-address=0.0.0.0" in start.remark
+
+
+@pytest.mark.parametrize("form", [["--http-port=9000"], ["--http-port", "9000"]])
+def test_a_value_stands_behind_an_equals_sign_or_alone(form: list[str]) -> None:
+    assert fronts(*form)["http"].port == 9000
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--strict-readiness=false"], False),
+        (["--strict-readiness", "0"], False),
+        (["--strict-readiness=OFF"], False),
+        (["--strict-readiness=True"], True),
+        (["--strict-readiness", "on"], True),
+        (["--strict-readiness"], True),
+        (["--strict-readiness", "--id=x"], True),
+        (["--strict-readiness=true", "--strict-readiness=false"], False),
+    ],
+)
+def test_forms_of_true_and_false(words: list[str], expected: bool) -> None:
+    assert config(*words).is_strictly_ready is expected
+
+
+def test_tr_f1_global_flags() -> None:
+    found = config("--id=me", "--exit-timeout-secs=7")
+    assert found.server_name == "me"
+    assert {front.grace_seconds for front in (found.front, *found.more)} == {7}
+
+
+def test_tr_f2_repository_flags() -> None:
+    found = config(
+        "--model-store=more", "--model-control-mode=explicit", "--load-model=a", "--load-model", "b"
+    )
+    assert found.paths == ("models", "more")
+    assert (found.control, found.load) == ("explicit", ("a", "b"))
+    polling = config("--model-control-mode", "poll", "--repository-poll-secs=3", "--exit-on-error=false")
+    assert (polling.control, polling.poll_seconds, polling.exits_on_error) == ("poll", 3, False)
+
+
+def test_tr_f3_http_flags() -> None:
+    assert "http" not in fronts("--allow-http=false")
+    http = fronts("--http-address=0.0.0.0", "--http-port=1", "--reuse-http-port=true")["http"]
+    assert (http.host, http.port, http.shares_port) == ("0.0.0.0", 1, True)
+    found = config(
+        "--http-max-input-size=1000000",
+        "--http-header-forward-pattern=^x-",
+        "--http-restricted-api=inference,statistics:k=v=w",
+        "--http-restricted-api=model-repository:other=x",
+    )
+    assert round(found.max_body_mb * 2**20) == 1_000_000
+    assert found.http.forward == "^x-"
+    assert found.http.restrictions == (
+        Restriction(("inference", "statistics"), "k", "v=w"),
+        Restriction(("model-repository",), "other", "x"),
+    )
+    assert found.grpc.restrictions == ()
+
+
+def test_tr_f4_grpc_flags() -> None:
+    assert "grpc" not in fronts("--allow-grpc", "false")
+    found = config("--grpc-restricted-protocol=health:k=v", "--grpc-header-forward-pattern=a.*")
+    assert found.grpc.restrictions == (Restriction(("health",), "k", "v"),)
+    assert found.grpc.forward == "a.*"
+    files = ["--grpc-server-cert=c", "--grpc-server-key=k", "--grpc-root-cert=r"]
+    assert fronts(*files)["grpc"].tls_cert == ""
+    secure = fronts("--grpc-use-ssl=true", *files)
+    assert (secure["grpc"].tls_cert, secure["grpc"].tls_key, secure["grpc"].tls_client_ca) == ("c", "k", "")
+    assert secure["http"].tls_cert == ""
+    assert fronts("--grpc-use-ssl-mutual=true", *files)["grpc"].tls_client_ca == "r"
+    with pytest.raises(InvalidInput, match="--grpc-server-key"):
+        config("--grpc-use-ssl=true", "--grpc-server-cert=c")
+
+
+@pytest.mark.parametrize(
+    ("flags", "level"),
+    [
+        ([], "info"),
+        (["--log-verbose=1"], "debug"),
+        (["--log-info=false"], "warning"),
+        (["--log-info=0", "--log-warning=0"], "error"),
+    ],
+)
+def test_tr_f5_log_flags(flags: list[str], level: str) -> None:
+    assert config(*flags).log.level == level
+
+
+def test_tr_f7_metrics_flags() -> None:
+    assert "metrics" not in fronts("--allow-metrics=false")
+    assert fronts("--http-address=10.0.0.1")["metrics"].host == "10.0.0.1"
+    assert fronts("--http-address=10.0.0.1", "--metrics-address=::1")["metrics"].host == "::1"
+    found = config(
+        "--metrics-config",
+        "summary_latencies=true",
+        "--metrics-config=counter_latencies=false",
+        "--metrics-config=summary_quantiles=0.5:0.05,0.75:0.01",
+    ).triton_metrics
+    assert (found.counters, found.summaries, found.quantiles) == (False, True, (0.5, 0.75))
+
+
+def test_every_flag_without_an_effect_is_told_once() -> None:
+    values = {"text": "x", "int": "1", "bool": "true", "switch": "true"}
+    flags = [f"--{name}={values[kind]}" for name, (kind, _) in IGNORED.items()]
+    notices = triton.configure([REPOSITORY, *flags, *flags]).notices
+    assert len(notices) == len(IGNORED)
+    assert notices[0].startswith(f"--{next(iter(IGNORED))} is accepted and has no effect here: ")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_must_not_be_ignored_is_refused_with_what_to_do(name: str) -> None:
+    refused = REFUSED[name]
+    for value in refused.harmless:
+        config(f"--{name}={value}")
+    with pytest.raises(Unsupported) as caught:
+        config(f"--{name}={'true' if refused.type == 'bool' else 'x'}")
+    assert refused.fix in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--http-prot=1"], "--http-port"),
+        (["models"], "unexpected argument 'models'"),
+        (["--http-port"], "needs a value"),
+        (["--http-port=x"], "whole number"),
+        (["--http-port=-1"], "negative"),
+        (["--http-port=70000"], "no port"),
+        (["--allow-http=maybe"], "true or false"),
+        (["--allow-http=0", "--allow-grpc=0"], "neither HTTP nor gRPC"),
+        (["--model-control-mode=always"], "none, poll, explicit"),
+        (["--load-model=a"], "--model-control-mode=explicit"),
+        (["--model-repository=s3://bucket/models"], "object stores"),
+        (["--http-restricted-api=everything:k=v"], "no group of operations 'everything'"),
+        (["--http-restricted-api=inference"], "GROUP"),
+        (["--metrics-config=colour=true"], "no setting 'colour'"),
+        (["--metrics-config=summary_latencies"], "no setting"),
+        (["--metrics-config=summary_quantiles=2"], "no quantiles"),
+        (["--access-log=some"], "off, errors, all"),
+    ],
+)
+def test_a_wrong_line_is_told_with_what_would_be_right(words: list[str], text: str) -> None:
+    with pytest.raises(SalverError, match=text):
+        config(*words)
+
+
+def test_no_repository() -> None:
+    with pytest.raises(InvalidInput, match="--model-repository=FOLDER"):
+        triton.configure(["--http-port=1"])
+
+
+def test_only_serve_with_compat_triton_takes_them() -> None:
+    assert triton.is_asked(["serve", "--compat", "triton"])
+    assert triton.is_asked(["serve", "--model-store=m", "--compat=triton"])
+    assert not triton.is_asked(["serve", "models"])
+    assert not triton.is_asked(["infer", "--compat=triton"])
+    with pytest.raises(InvalidInput, match="--compat triton"):
+        triton.is_asked(["serve", "--compat=torchserve"])
+
+
+def test_each_flag_is_in_one_table_and_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(TYPES) == len(USED) + len(IGNORED) + len(REFUSED) + len(OWN)
+    assert main(["serve", "--compat=triton", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"--{name} " in shown for name in TYPES)
+
+
+def test_an_error_is_one_line_and_an_exit_status(tmp_path: Path) -> None:
+    salver = str(Path(sys.executable).with_name("salver"))
+    done = subprocess.run(
+        [salver, "serve", "--compat", "triton", "--model-repository", str(tmp_path), "--log-file=x"],
+        capture_output=True,
+        text=True,
+        timeout=40,
+    )
+    assert done.returncode == 1
+    assert "2>> FILE" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,267 @@
+"""Restricted operations, forwarded headers, and what each port lets through; no sockets."""
+
+import asyncio
+import json
+import struct
+from typing import Any
+
+import pytest
+import tritonclient.grpc.service_pb2 as pb
+
+from salver.errors import InvalidInput
+from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
+from salver.serving.bus import Bus
+from salver.serving.dataplane import DataPlane
+from salver.transport.asgi import Front
+from salver.transport.calls import HeaderRules, Reception
+from salver.transport.doors import Kind, door
+from salver.transport.forward import Forwarding
+from salver.transport.grpc import GrpcMethods
+from salver.transport.http import HttpOperations
+from salver.transport.restrict import GROUPS, GRPC_PREFIX, Guard, Restriction, group_of_method, parse
+from salver.transport.routes import OPERATIONS
+from salver.wire.bodies import HttpReply
+
+SERVICE = "/inference.GRPCInferenceService/"
+SECRET = {b"admin-key": b"sesame"}
+
+
+@pytest.mark.parametrize(
+    ("path", "group"),
+    [
+        ("/v2", "metadata"),
+        ("/", "metadata"),
+        ("/v2/health/live", "health"),
+        ("/v2/models/{model}/versions/{version}/ready", "health"),
+        ("/v2/models/{model}", "metadata"),
+        ("/v1/models", "metadata"),
+        ("/v2/models/{model}/config", "model-config"),
+        ("/v2/models/{model}/infer", "inference"),
+        ("/v2/models/{model}/generate", "inference"),
+        ("/v2/models/{model}/versions/{version}/generate_stream", "inference"),
+        ("/v1/models/{model}:predict", "inference"),
+        ("/v2/models/stats", "statistics"),
+        ("/v2/models/{model}/explain/{request}", "statistics"),
+        ("/v2/repository/index", "model-repository"),
+        ("/v2/repository/models/{model}/unload", "model-repository"),
+    ],
+)
+def test_tr_r34_groups_of_http_operations(path: str, group: str) -> None:
+    (name,) = {operation.name for operation in OPERATIONS if operation.path == path}
+    guard = Guard([Restriction((group,), "k", "v")])
+    assert guard.lacks(name, {}) == "k"
+    assert guard.lacks(name, {b"k": b"v"}) == ""
+    others = tuple(other for other in GROUPS if other != group)
+    assert Guard([Restriction(others, "k", "v")]).lacks(name, {}) == ""
+
+
+def test_tr_r34_only_the_description_and_the_metrics_belong_to_no_group() -> None:
+    guard = Guard([Restriction(GROUPS, "k", "v")])
+    assert {o.name for o in OPERATIONS if not guard.lacks(o.name, {})} == {"openapi", "metrics"}
+
+
+@pytest.mark.parametrize(
+    ("method", "group"),
+    [
+        ("ServerLive", "health"),
+        ("ModelReady", "health"),
+        ("ServerMetadata", "metadata"),
+        ("ModelMetadata", "metadata"),
+        ("ModelInfer", "inference"),
+        ("ModelStreamInfer", "inference"),
+        ("ModelConfig", "model-config"),
+        ("ModelStatistics", "statistics"),
+        ("RepositoryModelLoad", "model-repository"),
+        ("SystemSharedMemoryRegister", "shared-memory"),
+        ("CudaSharedMemoryStatus", "shared-memory"),
+        ("TraceSetting", "trace"),
+        ("LogSettings", "logging"),
+    ],
+)
+def test_tr_g15_groups_of_grpc_methods(method: str, group: str) -> None:
+    assert group_of_method(SERVICE + method) == group
+    assert group_of_method("/grpc.health.v1.Health/Check") == "health"
+
+
+def test_the_wrong_secret_is_as_good_as_none_and_names_are_kept_in_the_text() -> None:
+    guard = Guard([parse("inference:Admin-Key=sesame", "--flag")])
+    assert guard.lacks("infer", {b"admin-key": b"open"}) == "Admin-Key"
+    assert guard.lacks("infer", SECRET) == ""
+
+
+def test_a_group_has_one_secret() -> None:
+    with pytest.raises(InvalidInput, match="'health' are restricted twice"):
+        Guard([Restriction(("health",), "a", "b"), Restriction(("trace", "health"), "c", "d")])
+
+
+@pytest.mark.parametrize(
+    "text", ["inference", "inference:k", "inference:=v", "inference:k=", "a b:k=v", ":k=v"]
+)
+def test_what_is_no_restriction(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse(text, "--flag")
+
+
+def test_tr_r32_a_pattern_is_found_anywhere_and_in_either_case() -> None:
+    headers = {b"x-fwd-one": b"1", b"my-x-fwd-two": "é".encode(), b"host": b"h"}
+    assert Forwarding("X-Fwd-.*").parameters(headers) == {"x-fwd-one": "1", "my-x-fwd-two": "é"}
+    assert Forwarding("^x-fwd-.*$").parameters(headers) == {"x-fwd-one": "1"}
+    with pytest.raises(InvalidInput, match="no regular expression"):
+        Forwarding("(")
+
+
+def test_tr_g16_grpc_keeps_its_own_metadata() -> None:
+    own = {b"te": b"trailers", b"content-type": b"application/grpc", b"grpc-timeout": b"1S", b"x-bin": b"AA"}
+    assert Forwarding(".*", is_grpc=True).parameters({**own, b"x": b"1"}) == {"x": "1"}
+    assert len(Forwarding(".*").parameters(own)) == 4
+
+
+class Plane:
+    """A door for inference that answers with the forwarded headers."""
+
+    async def infer(self, codec: Any, body: Any, model: str, version: str, call: Call) -> Any:
+        text = json.dumps(call.forwarded)
+        return HttpReply(200, text.encode()) if call.protocol == "oip-http" else text.encode()
+
+
+async def ask(
+    rules: HeaderRules, path: str, headers: dict[bytes, bytes], kind: Kind = "all", verb: str = "POST"
+) -> tuple[int, dict[bytes, bytes], bytes]:
+    """Status, headers and body of one exchange with a front."""
+    reception = Reception(
+        asyncio.get_running_loop().time, lambda: "0" * 16, server_name="me", http=rules, grpc=rules
+    )
+    plane: Any = Plane()
+    control: Any = None
+    front = Front(
+        HttpOperations(plane, control, control, "me"),
+        GrpcMethods(plane, control, control, reception, max_message=1000),
+        reception,
+        max_body=1000,
+    )
+    message = pb.ModelInferRequest(model_name="m").SerializeToString() if path.startswith(SERVICE) else b"{}"
+    if path.startswith(SERVICE):
+        message = struct.pack(">?I", False, len(message)) + message
+        headers = {b"content-type": b"application/grpc", **headers}
+    sent: list[dict[str, Any]] = []
+    incoming = [{"type": "http.request", "body": message}]
+
+    async def receive() -> dict[str, Any]:
+        return incoming.pop() if incoming else await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async def send(event: dict[str, Any]) -> None:
+        sent.append(event)
+
+    scope = {
+        "type": "http",
+        "method": verb,
+        "http_version": "2",
+        "path": path,
+        "raw_path": path.encode(),
+        "headers": list(headers.items()),
+    }
+    await door(front, kind)(scope, receive, send)
+    start, body, *trailers = sent
+    return start["status"], dict(start["headers"]) | dict(*(t["headers"] for t in trailers)), body["body"]
+
+
+async def test_tr_r37_http_without_the_secret_is_403_before_anything_else() -> None:
+    rules = HeaderRules(Guard([parse("inference:admin-key=sesame", "--flag")]))
+    status, _, body = await ask(rules, "/v2/models/m/infer", {})
+    assert status == 403
+    assert json.loads(body) == {"error": "This API is restricted, expecting header 'admin-key'"}
+    assert (await ask(rules, "/v2/models/m/infer", SECRET))[0] == 200
+    assert (await ask(rules, "/v2", {}, verb="GET"))[0] == 200
+
+
+async def test_tr_g15_grpc_without_the_secret_is_unavailable() -> None:
+    rules = HeaderRules(Guard([parse("inference:admin-key=sesame", "--flag")], GRPC_PREFIX))
+    for headers in ({}, SECRET, {b"triton-grpc-protocol-admin-key": b"open"}):
+        _, trailers, _ = await ask(rules, SERVICE + "ModelInfer", headers)
+        assert trailers[b"grpc-status"] == b"14"
+        text = b"This protocol is restricted, expecting header 'triton-grpc-protocol-admin-key'"
+        assert trailers[b"grpc-message"] == text
+    _, trailers, _ = await ask(rules, SERVICE + "ModelInfer", {b"triton-grpc-protocol-admin-key": b"sesame"})
+    assert trailers[b"grpc-status"] == b"0"
+    assert (await ask(rules, SERVICE + "ServerMetadata", {}))[1][b"grpc-status"] == b"0"
+
+
+async def test_headers_are_forwarded_over_both_protocols_and_only_where_asked() -> None:
+    rules = HeaderRules(None, Forwarding("^x-fwd-"))
+    given = {b"x-fwd-two": b"1,2", b"host": b"h"}
+    assert json.loads((await ask(rules, "/v2/models/m/infer", given))[2]) == {"x-fwd-two": "1,2"}
+    assert json.loads((await ask(rules, SERVICE + "ModelInfer", given))[2][5:]) == {"x-fwd-two": "1,2"}
+    assert json.loads((await ask(HeaderRules(), "/v2/models/m/infer", given))[2]) is None
+
+
+class Servable:
+    signature = Signature((), ())
+
+    def __init__(self) -> None:
+        self.parameters: dict[str, object] = {}
+
+    async def infer(self, request: InferRequest, *_: object) -> InferResponse:
+        self.parameters = dict(request.parameters)
+        return InferResponse("m", "1", ())
+
+
+class Lessor:
+    id = ModelId("m", "1")
+
+    def __init__(self) -> None:
+        self.servable = Servable()
+
+    def acquire(self, name: str, version: str = "") -> "Lessor":
+        return self
+
+    def release(self) -> None:
+        pass
+
+
+class Codec:
+    def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
+        return body
+
+    def encode(self, request: InferRequest, response: InferResponse) -> str:
+        return "done"
+
+    def fault(self, error: Exception) -> str:
+        return str(error)
+
+
+@pytest.mark.parametrize("way", ["infer", "stream"])
+async def test_a_model_sees_headers_beside_the_parameters_which_win(way: str) -> None:
+    lessor: Any = Lessor()
+    plane: DataPlane[Any, Any] = DataPlane(lessor, Bus(()), lambda: 0.0, lambda: "id")
+    call = Call("oip-http", 0.0, forwarded={"x-a": "1", "k": "header"})
+    request = InferRequest("m", (), parameters={"k": "own", "timeout": 5_000_000})
+    assert await getattr(plane, way)(Codec(), request, "m", "", call) == "done"
+    assert lessor.servable.parameters == {"x-a": "1", "k": "own", "timeout": 5_000_000}
+
+
+@pytest.mark.parametrize(
+    ("kind", "verb", "path", "status"),
+    [
+        ("http", "GET", "/v2", 200),
+        ("http", "GET", "/metrics", 404),
+        ("http", "POST", SERVICE + "ModelInfer", 404),
+        ("grpc", "POST", SERVICE + "ModelInfer", 200),
+        ("grpc", "GET", "/v2", 404),
+        ("grpc", "GET", "/openapi.json", 404),
+        ("metrics", "GET", "/v2", 200),
+        ("metrics", "POST", "/metrics", 405),
+        ("all", "GET", "/v2", 200),
+        ("all", "POST", SERVICE + "ModelInfer", 200),
+    ],
+)
+async def test_what_each_port_lets_through(kind: Kind, verb: str, path: str, status: int) -> None:
+    got, headers, body = await ask(HeaderRules(), path, {}, kind, verb)
+    assert got == status
+    if kind == "metrics" and status == 200:  # another path than its own (TR-R16)
+        assert (headers[b"content-type"], body) == (b"text/plain; charset=utf-8", b"")
+
+
+async def test_the_server_has_the_name_that_it_was_given() -> None:
+    assert json.loads((await ask(HeaderRules(), "/v2", {}, verb="GET"))[2])["name"] == "me"
+    reply = (await ask(HeaderRules(), SERVICE + "ServerMetadata", {}))[2][5:]
+    assert pb.ServerMetadataResponse.FromString(reply).name == "me"
