@@ -31,6 +31,7 @@ from salver.serving.bus import Bus
 from salver.serving.controlplane import ControlMode, ControlPlane
 from salver.serving.dataplane import DataPlane
 from salver.serving.loader import Loader, Servable, Terms
+from salver.serving.model_config import config_of
 from salver.serving.profiles import ProfileStore
 from salver.telemetry.eventlog import EventLog
 from salver.telemetry.explain import Explanations
@@ -46,7 +47,6 @@ from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
 from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig, Listener, listen
-from salver.wire.config_view import Facts, complete
 
 _LOG = logging.getLogger("salver")
 
@@ -169,18 +169,7 @@ class _Control:
         lease = self._manager.acquire(model, version)
         try:
             servable = lease.servable
-            manifest, signature = servable.manifest, servable.signature
-            batching, wanted = manifest.config.batching, manifest.config.versions
-            facts = Facts(
-                manifest.backend,
-                manifest.path.name,
-                batching.max_rows if signature.batched and batching.enabled else 0,
-                batching.max_delay_ms,
-                batching.preferred_rows,
-                servable.placement.slots,
-                0 if wanted.all or wanted.specific else wanted.latest,
-            )
-            return complete(manifest.triton, lease.id, signature, facts)
+            return config_of(servable.manifest, servable.signature, servable.placement.slots)
         finally:
             lease.release()
 
