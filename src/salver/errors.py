@@ -45,11 +45,13 @@ class SalverError(Exception):
     Attributes:
         about: The id that the caller gave the request that does not fit, empty for none; None = the
             message is not about one request. Some protocols say it.
+        is_late: It came from the model, or while it waited for the model, and is no refusal at the door.
     """
 
     code: Code = Code.INTERNAL
     why: Refusal | Literal[""] = ""
     about: str | None = None
+    is_late: bool = False
 
     def __init__(self, message: str, *, field: str = "", fix: str = "") -> None:
         super().__init__(message)

@@ -4,12 +4,17 @@ import asyncio
 import gzip
 import itertools
 from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.errors import DeadlineExceeded, ModelFailed, NotFound, Overloaded
+from salver.artifacts import ModelConfig
+from salver.backends.protocol import Traits
+from salver.engine.engine import Engine
+from salver.engine.thread import ThreadRunner
+from salver.errors import DeadlineExceeded, ModelFailed, NotFound, NotReady, Overloaded
 from salver.messages import InferResponse, ModelId, Signature, TensorSpec
 from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane
@@ -52,6 +57,10 @@ class Servable:
             raise ModelFailed("asked to fail")
         elif word == "late":
             raise DeadlineExceeded("Request timeout expired")
+        elif word == "own kind":
+            error = NotReady("asked for UNAVAILABLE")
+            error.is_late = True
+            raise error
         elif word == "full":
             raise Overloaded("Exceeds maximum queue size")
         elif word == "defect":
@@ -268,12 +277,13 @@ UNKNOWN = "Request for unknown model: 'nobody' is not found"
         (ask("ok", "a", datatype="INT32"), "unexpected explicit tensor data", "", None),
         (ask("full", "a"), "Exceeds maximum queue size", "", None),
         (ask("fail", "a"), "asked to fail", "m", True),
+        (ask("own kind", "a"), "asked for UNAVAILABLE", "m", True),
         (ask("late", "a"), "Request timeout expired", "m", True),
         (ask("defect", "a"), "internal error, incident", "m", True),
         (ask("fail", "a", "d"), "asked to fail", "d", True),
         (ask("full", "a", "d", enable=True), "Exceeds maximum queue size", "", None),
     ],
-    ids=["unknown", "datatype", "full", "fail", "late", "defect", "pieces fail", "pieces full"],
+    ids=["unknown", "datatype", "full", "fail", "own kind", "late", "defect", "pieces fail", "pieces full"],
 )
 async def test_an_error_is_a_reply_and_the_call_goes_on(bad, text, model, final):  # TR-G9
     rig = Rig().open()
@@ -305,6 +315,38 @@ async def test_a_status_ends_the_call_if_it_was_asked_for_and_the_model_failed(a
     assert rig.status() == (13, "asked to fail")
     assert len(rig.replies()) == 1
     assert (rig.plain.running, rig.decoupled.closed) == (0, 2)
+
+
+@pytest.mark.parametrize("wants_status", [b"true", b"false"])
+async def test_an_error_of_the_models_own_kind_is_no_refusal(wants_status):  # TR-G9
+    class Model:
+        signature = Signature(
+            (TensorSpec("do", DataType.BYTES, (1,)),), (TensorSpec("did", DataType.BYTES, (1,)),)
+        )
+
+        def run(self, inputs):
+            raise NotFound("asked for NOT_FOUND")
+
+        def close(self):
+            pass
+
+    rig = Rig()
+    runner = ThreadRunner([Model()], Traits(), slots=1)
+    clock = asyncio.get_running_loop().time
+    engine = Engine(ModelId("m", "1"), runner, ModelConfig(), clock=clock, emit=rig.bus.emit)
+    rig.plain = SimpleNamespace(
+        id=engine.id, infer=engine.infer, signature=engine.signature, release=lambda: None
+    )
+    misfit = ask("ok", "misfit")
+    misfit.inputs[0].name = "what"
+    replies = await rig.ask(misfit, ask("ok", "a"), headers=[(b"triton_grpc_error", wants_status)])
+    assert (brief(replies[0])[0], brief(replies[0])[2]) == ("misfit", None)
+    if wants_status == b"true":
+        assert (len(replies), rig.status()) == (1, (5, "asked for NOT_FOUND"))
+    else:
+        assert brief(replies[1]) == ("a", "asked for NOT_FOUND", True)
+        assert rig.status() == (0, "")
+    await engine.close()
 
 
 async def test_an_error_among_pieces_becomes_the_status_too():  # TR-G9

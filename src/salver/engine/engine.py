@@ -21,7 +21,7 @@ from salver.engine.ports import Runner
 from salver.engine.rules import Rule
 from salver.engine.schedule import Schedule
 from salver.engine.waiting import Batch, Waiting
-from salver.errors import DeadlineExceeded, HostDied, ModelFailed, NotReady, Overloaded
+from salver.errors import DeadlineExceeded, HostDied, ModelFailed, NotReady, Overloaded, SalverError
 from salver.events import BatchRan
 from salver.messages import (
     ANYBODY,
@@ -530,6 +530,8 @@ def _settle(waiting: Waiting, outputs: Mapping[str, Array], dispatch: _Dispatch,
 def _fail(waiting: Waiting, error: Exception) -> None:
     future: asyncio.Future[Any] = waiting.payload[1]
     if not future.done():
+        if isinstance(error, SalverError):
+            error.is_late = not isinstance(error, Overloaded)
         future.set_exception(error)
 
 

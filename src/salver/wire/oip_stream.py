@@ -11,7 +11,7 @@ from salver.wire.bodies import GrpcStatus
 from salver.wire.classification import with_classes
 from salver.wire.faults import grpc_status
 
-#: What went wrong after the model had taken the request.
+#: Always of the model, whoever says it.
 _LATE = (ModelFailed, DeadlineExceeded, Internal)
 
 
@@ -80,7 +80,7 @@ class StreamedInfer:
     def fault(self, error: SalverError) -> bytes | GrpcStatus:
         """The reply that ends it. What was refused at the door has no model's name, as in Triton."""
         self._has_ended = True
-        if self._has_answered or isinstance(error, _LATE):
+        if self._has_answered or error.is_late or isinstance(error, _LATE):
             return self._error(error)
         return wire.encode_stream_mark(self._parsed.id, error=grpc_status(error).message)
 
