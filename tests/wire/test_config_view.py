@@ -26,6 +26,12 @@ def seen(text: str = "", signature: Signature = SIGNATURE, facts: Facts = ONNX) 
     return as_json(complete(told, ModelId("addsub", "1"), signature, facts))
 
 
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_clients_learn_that_a_model_gives_any_number_of_responses(decoupled: bool) -> None:  # TR-S8
+    shown = seen(facts=Facts("python", "model.py", decoupled=decoupled))
+    assert shown.get("model_transaction_policy", {}).get("decoupled", False) is decoupled
+
+
 def test_a_model_without_a_file_is_told_whole() -> None:
     assert seen() == {
         "name": "addsub",

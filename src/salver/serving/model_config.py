@@ -44,5 +44,6 @@ def _config(manifest: Manifest, signature: Signature, instances: int, most_rows:
         batching.preferred_rows,
         instances,
         0 if wanted.all or wanted.specific else wanted.latest,
+        bool(manifest.config.steps.vocabulary),
     )
     return complete(manifest.triton, manifest.id, signature, facts)

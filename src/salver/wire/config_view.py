@@ -35,6 +35,7 @@ class Facts(msgspec.Struct, frozen=True):
         max_delay_ms, preferred_rows: As in :class:`salver.artifacts.Batching`.
         instances: Runs at the same time.
         versions: Versions that are wanted: the latest so many; 0 = all.
+        decoupled: It gives any number of responses to a request.
     """
 
     backend: str
@@ -44,6 +45,7 @@ class Facts(msgspec.Struct, frozen=True):
     preferred_rows: tuple[int, ...] = ()
     instances: int = 1
     versions: int = 1
+    decoupled: bool = False
 
 
 def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> bytes:
@@ -71,6 +73,8 @@ def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> by
             message.version_policy.latest.num_versions = facts.versions
         else:
             message.version_policy.all.SetInParent()
+    if facts.decoupled:
+        message.model_transaction_policy.decoupled = True
     skip = 1 if message.max_batch_size > 0 else 0
     _tensors(message.input, signature.inputs, skip)
     _tensors(message.output, signature.outputs, skip)
