@@ -1,0 +1,37 @@
+"""One real server on the models of the recorded cases, for each way to start it that they name."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from triton_models import write_models
+
+from salver.testing.process import ServerProcess
+
+#: Options of the server by the name of the profile; the cases without one are ``main``.
+PROFILES: dict[str, tuple[str, ...]] = {"main": ("--control", "none")}
+
+
+def start(folder: Path, profile: str) -> ServerProcess:
+    """A server on a repository of its own; use as a context manager, then wait for it."""
+    root = folder / "repository"
+    write_models(root)
+    options = (*PROFILES[profile], "--state-dir", "")
+    return ServerProcess([root], folder / "log", options)
+
+
+@pytest.fixture(scope="package")
+def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], dict[str, int]]]:
+    """Started when the first case of a profile asks for it: where each target listens."""
+    servers: dict[str, ServerProcess] = {}
+    with ExitStack() as stack:
+
+        def of(profile: str) -> dict[str, int]:
+            if profile not in servers:
+                server = start(tmp_path_factory.mktemp(profile), profile)
+                servers[profile] = stack.enter_context(server).wait_ready()
+            port = servers[profile].port
+            return {"http": port, "grpc": port, "metrics": port}
+
+        yield of

@@ -1,0 +1,46 @@
+"""Which recorded cases pass now? Asks all of some groups, says what differs, and keeps the rest as tests.
+
+    python tests/golden/keep.py RECORDED.jsonl GROUP...
+
+The kept cases of these groups in ``triton.jsonl`` are replaced. A scenario is kept whole or not at all.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from triton_replay import in_blocks, load, run_block
+
+from conftest import PROFILES, start
+
+KEPT = Path(__file__).with_name("triton.jsonl")
+
+
+def main(recorded: str, *groups: str) -> None:
+    """Rewrites ``triton.jsonl``."""
+    cases = [case for case in load(Path(recorded)) if case["group"] in groups]
+    kept = [case for case in load(KEPT) if case["group"] not in groups] if KEPT.exists() else []
+    for profile in PROFILES:
+        asked = [case for case in cases if case.get("profile", "main") == profile]
+        if not asked:
+            continue
+        passed = 0
+        with tempfile.TemporaryDirectory() as folder, start(Path(folder), profile) as server:
+            server.wait_for("/v2/health/live")
+            server.wait_for("/v2/health/ready")
+            ports = {"http": server.port, "grpc": server.port, "metrics": server.port}
+            for block in in_blocks(asked).values():
+                wrong = run_block(ports, block)
+                for id, reason in wrong.items():
+                    print(f"{id}: {reason}")
+                if not wrong:
+                    kept += block
+                    passed += len(block)
+        print(f"{profile}: {passed} of {len(asked)} kept")
+    lines = [json.dumps(case, ensure_ascii=False, separators=(",", ":")) for case in kept]
+    KEPT.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

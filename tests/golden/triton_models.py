@@ -1,0 +1,163 @@
+"""The models that the recorded cases ask, made from scratch: tiny ONNX graphs with Triton configurations.
+
+What is not a graph (Python models, ensembles) lies ready in ``models/NAME``, and is copied as it is.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from onnx import TensorProto, helper
+
+_STATIC = Path(__file__).parent / "models"
+_ONE_CPU = "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
+_TYPES = {
+    "BOOL": TensorProto.BOOL,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64,
+    "FP16": TensorProto.FLOAT16,
+    "BF16": TensorProto.BFLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "STRING": TensorProto.STRING,
+}
+_PAIR = ("INPUT0", "INPUT1"), ("OUTPUT0", "OUTPUT1")
+Shape = Sequence[int | str]
+
+
+def graph(
+    nodes: Sequence[tuple[str, Sequence[str], str]],
+    names: tuple[Sequence[str], Sequence[str]],
+    datatype: str,
+    shape: Shape,
+) -> bytes:
+    """A model whose inputs and outputs all have one datatype and shape.
+
+    Args:
+        nodes: Operator, inputs, output.
+        names: Of the inputs, and of the outputs.
+    """
+    sides = [
+        [helper.make_tensor_value_info(name, _TYPES[datatype], shape) for name in side] for side in names
+    ]
+    made = helper.make_graph([helper.make_node(op, ins, [out]) for op, ins, out in nodes], "g", *sides)
+    opset = 16 if datatype == "BF16" else 13
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def add_sub(shape: Shape, *, is_swapped: bool = False) -> bytes:
+    """Sum and difference; the other way round where swapped."""
+    first, second = ("Sub", "Add") if is_swapped else ("Add", "Sub")
+    nodes = [(first, _PAIR[0], "OUTPUT0"), (second, _PAIR[0], "OUTPUT1")]
+    return graph(nodes, _PAIR, "INT32", shape)
+
+
+def identity(datatype: str, shape: Shape, names: tuple[str, str] = ("X", "Y")) -> bytes:
+    """What comes in goes out."""
+    return graph([("Identity", [names[0]], names[1])], ([names[0]], [names[1]]), datatype, shape)
+
+
+def _tensors(side: str, names: Sequence[str], datatype: str, dims: str) -> str:
+    rows = [f'  {{ name: "{name}" data_type: TYPE_{datatype} dims: [ {dims} ] }}' for name in names]
+    return f"{side} [\n" + ",\n".join(rows) + "\n]\n"
+
+
+def _config(
+    name: str,
+    rows: int,
+    datatype: str,
+    dims: str,
+    more: str = "",
+    names: tuple[Sequence[str], Sequence[str]] = _PAIR,
+    kind: str = 'backend: "onnxruntime"',
+) -> str:
+    head = f'name: "{name}"\n{kind}\nmax_batch_size: {rows}\n'
+    sides = _tensors("input", names[0], datatype, dims) + _tensors("output", names[1], datatype, dims)
+    return head + sides + _ONE_CPU + more
+
+
+class _Repository:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, name: str, config: str | None, files: dict[str, bytes]) -> None:
+        """One model: its configuration and its files, by path below its folder."""
+        if config is not None:
+            files = files | {"config.pbtxt": config.encode()}
+        for path, content in files.items():
+            target = self._folder / name / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+
+def _sums(repository: _Repository) -> None:
+    """Batching, without batching, with little configuration or none."""
+    batched, plain = {"1/model.onnx": add_sub(["n", 4])}, {"1/model.onnx": add_sub([4])}
+    put = repository.put
+    put("addsub", _config("addsub", 8, "INT32", "4", "dynamic_batching { }\n"), batched)
+    put("addsub_nobatch", _config("addsub_nobatch", 0, "INT32", "4"), plain)
+    put("addsub_auto", None, batched)
+    put("addsub_partial", "max_batch_size: 2\n", batched)
+    put("cached", _config("cached", 8, "INT32", "4", "response_cache { enable: true }\n"), batched)
+    tags = 'metric_tags [ { key: "team" value: "blue" } ]\n'
+    put("tagged", _config("tagged", 0, "INT32", "4", tags), plain)
+
+
+def _versions(repository: _Repository) -> None:
+    """Several versions, and which of them are wanted."""
+    files = {f"{v}/model.onnx": add_sub([4], is_swapped=v != 1) for v in (1, 2, 3)}
+    odd = {"0099/model.onnx": add_sub([4]), "notes/read.txt": b"not a version\n"}
+    for name, policy, more in (
+        ("ver_specific", "version_policy { specific { versions: [ 1, 3 ] } }\n", {}),
+        ("ver_all", "version_policy { all { } }\n", {}),
+        ("ver_latest", "version_policy { latest { num_versions: 2 } }\n", odd),
+        ("ver_default", "", {}),
+    ):
+        repository.put(name, _config(name, 0, "INT32", "4", policy), files | more)
+
+
+def _identities(repository: _Repository) -> None:
+    """Every datatype, without a batch dimension and of free length; and some other shapes."""
+    one = (["X"], ["Y"])
+    for datatype in _TYPES:
+        name = f"ident_{datatype.lower()}"
+        names = ("INPUT0", "OUTPUT0") if datatype == "BF16" else ("X", "Y")
+        sides = ([names[0]], [names[1]])
+        files = {"1/model.onnx": identity(datatype, ["n"], names)}
+        repository.put(name, _config(name, 0, datatype, "-1", names=sides), files)
+    files = {"1/model.onnx": identity("STRING", [1])}
+    repository.put("one_string", _config("one_string", 0, "STRING", "1", names=one), files)
+    files = {"1/model.onnx": identity("FP32", ["n", 2])}
+    repository.put("matrix", _config("matrix", 0, "FP32", "-1, 2", names=one), files)
+    kind = 'platform: "onnxruntime_onnx"'
+    files = {"1/model.onnx": identity("FP32", ["n", 2, 2])}
+    repository.put("ident_batch", _config("ident_batch", 4, "FP32", "2, 2", names=one, kind=kind), files)
+
+
+def _labels(repository: _Repository) -> None:
+    """Scores with names, and without."""
+    sides = (["X"], ["Y", "Z"])
+    scores = graph([("Identity", ["X"], "Y"), ("Neg", ["X"], "Z")], sides, "FP32", ["n", 4])
+    config = _config("labels", 4, "FP32", "4", names=sides)
+    config = config.replace('"Y" data_type', '"Y" label_filename: "labels.txt" data_type')
+    files = {"1/model.onnx": scores, "labels.txt": b"ant\nbee\ncat\ndog\n"}
+    repository.put("labels", config, files)
+
+
+_FAMILIES: tuple[Callable[[_Repository], None], ...] = (_sums, _versions, _identities, _labels)
+
+
+def write_models(folder: Path) -> None:
+    """The whole repository."""
+    repository = _Repository(folder)
+    for family in _FAMILIES:
+        family(repository)
+    if _STATIC.is_dir():
+        shutil.copytree(_STATIC, folder, dirs_exist_ok=True)
