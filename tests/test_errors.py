@@ -50,7 +50,7 @@ def test_a_missing_extra_names_the_command_and_survives_pickling() -> None:
     assert type(twin) is MissingExtra
     assert str(twin) == str(error)
     assert "pip install 'salver[onnx]'" in str(twin)
-    assert twin.code is Code.NOT_READY
+    assert twin.code is Code.INVALID_INPUT
 
 
 def test_an_error_of_no_special_kind_is_a_defect_of_ours() -> None:

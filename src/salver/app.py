@@ -20,12 +20,12 @@ from typing import Any, Literal
 import msgspec
 
 from salver import plugins
-from salver.artifacts import Instances
+from salver.artifacts import Instances, LoadOrder
 from salver.backends.protocol import Backend
-from salver.errors import InvalidInput, SalverError, Unsupported
+from salver.errors import InvalidInput, SalverError
 from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import spare_the_collector
-from salver.messages import ModelId, Parameter, Signature, VersionStatus
+from salver.messages import ModelId, Signature, VersionStatus
 from salver.repository import Repository
 from salver.serving.bus import Bus
 from salver.serving.controlplane import ControlMode, ControlPlane
@@ -173,18 +173,10 @@ class _Control:
         finally:
             lease.release()
 
-    async def load(self, model: str, parameters: Mapping[str, Parameter]) -> None:
-        unknown = sorted(set(parameters) - {"config"})
-        if unknown:
-            raise Unsupported(
-                f"load parameter '{unknown[0]}' is not supported", field="parameters", fix="Known: config."
-            )
-        config = parameters.get("config", "")
-        if not isinstance(config, str):
-            raise InvalidInput("load parameter 'config' must be JSON text", field="parameters.config")
-        await self._plane.load(model, config)
+    async def load(self, model: str, order: LoadOrder) -> None:
+        await self._plane.load(model, order)
 
-    async def unload(self, model: str, parameters: Mapping[str, Parameter]) -> None:
+    async def unload(self, model: str) -> None:
         await self._plane.unload(model)
 
 
@@ -252,7 +244,10 @@ class Server:
         loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir))
         self._manager: Manager[Servable] = Manager(loader, clock, self._bus.emit)
         repository = Repository(
-            [Path(path) for path in config.paths], plugins.recogniser(backends), config.name
+            [Path(path) for path in config.paths],
+            plugins.recogniser(backends),
+            config.name,
+            trusts_code=config.trust_pickle,
         )
         mode = ControlMode(
             config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False
@@ -300,6 +295,7 @@ class Server:
         await asyncio.wait(self._running, timeout=grace + 5)
         await self._plane.stop()
         await self._manager.drain(grace)
+        await self._plane.close()
         self._bus.flush()
 
     async def __aenter__(self) -> "Server":

@@ -7,8 +7,9 @@ refused by name. Nothing here reads a file.
 
 import builtins
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -16,6 +17,7 @@ from salver.messages import ModelId, TensorSpec
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s)")
 _UNIT_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_NO_FILES: Final[Mapping[str, bytes]] = {}
 
 
 def milliseconds(text: str) -> float:
@@ -259,6 +261,7 @@ class Manifest(msgspec.Struct, frozen=True):
         fingerprint: Changes when the files change; equal fingerprints need no reload.
         bytes: Size on disk.
         problem: Why it cannot be served, or empty; such a version is listed, never loaded.
+        is_unreadable: The problem is the model's configuration: nothing is known of what its owner wants.
         notices: What was said in its configuration and has no effect yet.
         triton: The owner's ``config.pbtxt`` as a serialised ModelConfig; empty = there is none.
     """
@@ -273,6 +276,19 @@ class Manifest(msgspec.Struct, frozen=True):
     problem: str = ""
     notices: tuple[str, ...] = ()
     triton: builtins.bytes = b""
+    is_unreadable: bool = False
+
+
+class LoadOrder(msgspec.Struct, frozen=True):
+    """What a request to load a model brings in place of the model's own.
+
+    Attributes:
+        config: A Triton model configuration as JSON, in place of the file; empty = the file.
+        files: Contents by path (``1/model.onnx``), in place of the model's folder; empty = the folder.
+    """
+
+    config: str = ""
+    files: Mapping[str, bytes] = _NO_FILES
 
 
 class Cost(msgspec.Struct, frozen=True):

@@ -192,7 +192,7 @@ class Internal(SalverError):
 class LoadFailed(SalverError):
     """An artefact could not be turned into a runnable model; the message is its reason."""
 
-    code = Code.NOT_READY
+    code = Code.INVALID_INPUT
 
 
 class MissingExtra(LoadFailed):

@@ -1,15 +1,17 @@
 """Who may change what is served, and what a tick does."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from salver.artifacts import Manifest
+from salver.artifacts import LoadOrder, Manifest
 from salver.errors import LoadFailed, NotFound, NotReady
 from salver.messages import ModelId, State, VersionStatus
-from salver.serving.controlplane import ControlMode, ControlPlane
+from salver.repository.brought import Brought, bring
+from salver.serving.controlplane import ControlMode, ControlPlane, PollFailed
 
 
 def m(name: str, version: str = "1", fingerprint: str = "a", problem: str = "", *notices: str) -> Manifest:
@@ -27,16 +29,28 @@ def m(name: str, version: str = "1", fingerprint: str = "a", problem: str = "", 
 class FakeRepository:
     def __init__(self, *found: Manifest) -> None:
         self.found = found
-        self.overrides: dict[str, str] = {}
+        self.overrides: dict[str, Brought] = {}
+        self.brought: list[Brought] = []
         self.is_settling = False
         self.error: Exception | None = None
         self.asked: list[frozenset[str]] = []
+
+    def bring(self, name: str, order: LoadOrder) -> Brought:
+        self.brought.append(bring(name, order))
+        return self.brought[-1]
+
+    def config_of(self, name: str) -> str:
+        brought = self.overrides.get(name)
+        return brought.config if brought else ""
 
     def scan(self, now: float, at_once: frozenset[str] = frozenset()) -> tuple[Manifest, ...]:
         self.asked.append(at_once)
         if self.error:
             raise self.error
-        return self.found
+        return tuple(
+            msgspec.structs.replace(f, fingerprint=f.fingerprint + self.config_of(f.id.name))
+            for f in self.found
+        )
 
 
 class FakeManager:
@@ -45,6 +59,8 @@ class FakeManager:
         self.loads: list[str] = []
         self.error: Exception | None = None
         self.known: Sequence[Manifest] = ()
+        self.lives_on: set[Path] = set()
+        self.moved = asyncio.Event()
 
     def apply(self, known: Sequence[Manifest]) -> None:
         self.known = known
@@ -54,6 +70,10 @@ class FakeManager:
         self.loads.append(name)
         if self.error:
             raise self.error
+
+    async def vacated(self, folder: Path) -> None:
+        while folder in self.lives_on:
+            await self.moved.wait()
 
     def statuses(self) -> tuple[VersionStatus, ...]:
         return tuple(VersionStatus(k.id, State.READY, "", "onnx") for k in self.known)
@@ -134,10 +154,9 @@ async def test_requests_change_nothing_outside_explicit_mode(kind: str) -> None:
     rig = Rig(ControlMode(kind), m("a"))  # type: ignore[arg-type]
     await rig.plane.start()
     for call in (rig.plane.load("a"), rig.plane.unload("a")):
-        with pytest.raises(
-            NotReady, match=r"^explicit model load / unload is not allowed if polling is enabled"
-        ):
+        with pytest.raises(NotReady) as caught:
             await call
+        assert str(caught.value) == "explicit model load / unload is not allowed if polling is enabled"
     assert rig.manager.applied == [["a:1"]]
     await rig.plane.stop()
 
@@ -172,19 +191,23 @@ async def test_the_index_lists_what_is_not_loaded() -> None:
     rig = Rig(ControlMode("explicit"), m("a", "9"), m("a", "10"), m("b", problem="torn"))
     await rig.plane.start()
     assert [(str(s.id), s.state.value, s.reason) for s in rig.plane.index()] == [
-        ("a:9", "GONE", "unloaded"),
-        ("a:10", "GONE", "unloaded"),
+        ("a:9", "GONE", ""),
+        ("a:10", "GONE", ""),
         ("b:1", "GONE", "torn"),
     ]
     await rig.plane.load("a")
     assert [s.state.value for s in rig.plane.index()] == ["READY", "READY", "GONE"]
+    await rig.plane.unload("a")
+    assert [s.reason for s in rig.plane.index()] == ["unloaded", "unloaded", "torn"]
 
 
 async def test_loading_what_is_not_there() -> None:
     rig = Rig(ControlMode("explicit"), m("a"))
     await rig.plane.start()
-    with pytest.raises(NotFound, match=r"^failed to load 'z', failed to poll from model repository"):
-        await rig.plane.load("z", "{}")
+    with pytest.raises(
+        PollFailed, match=r"^failed to load 'z', failed to poll from model repository: no such"
+    ):
+        await rig.plane.load("z", LoadOrder("{}"))
     assert rig.repository.overrides == {}
     rig.repository.found = (m("a"), m("z"))
     await rig.plane.load("a")
@@ -202,16 +225,129 @@ async def test_a_load_that_fails_tells_why() -> None:
 async def test_a_configuration_in_the_request_lasts_until_unload() -> None:
     rig = Rig(ControlMode("explicit"), m("a"))
     await rig.plane.start()
-    await rig.plane.load("a", '{"maxBatchSize": 4}')
-    assert rig.repository.overrides == {"a": '{"maxBatchSize": 4}'}
+    await rig.plane.load("a", LoadOrder('{"maxBatchSize": 4}'))
     await rig.plane.load("a")
-    assert rig.repository.overrides == {"a": '{"maxBatchSize": 4}'}
+    assert rig.repository.config_of("a") == '{"maxBatchSize": 4}'
     rig.repository.error = LoadFailed("disk gone")
-    with pytest.raises(LoadFailed):
-        await rig.plane.load("a", "{}")
-    assert rig.repository.overrides == {"a": '{"maxBatchSize": 4}'}
+    with pytest.raises(PollFailed, match="failed to poll from model repository: disk gone"):
+        await rig.plane.load("a", LoadOrder("{}"))
+    assert rig.repository.config_of("a") == '{"maxBatchSize": 4}'
     await rig.plane.unload("a")
     assert rig.repository.overrides == {}
+
+
+async def test_an_order_that_fails_leaves_a_loaded_model_as_it_was() -> None:
+    """TR-L4."""
+    rig = Rig(ControlMode("explicit"), m("a"), m("b"))
+    await rig.plane.start()
+    await rig.plane.load("a", LoadOrder("good"))
+    rig.manager.error = LoadFailed("torn")
+    with pytest.raises(LoadFailed, match="torn"):
+        await rig.plane.load("a", LoadOrder("bad", {"1/m": b"x"}))
+    assert rig.repository.config_of("a") == "good"
+    assert [k.fingerprint for k in rig.manager.known] == ["agood"]
+    await settle(lambda: not lingers(rig))
+    assert rig.manager.loads == ["a", "a"]
+
+
+async def test_a_first_order_that_fails_is_kept_until_the_next_one() -> None:
+    """TR-R12: its reason stands in the index, and the server is not ready."""
+    rig = Rig(ControlMode("explicit"), m("a"))
+    await rig.plane.start()
+    rig.manager.error = LoadFailed("torn")
+    with pytest.raises(LoadFailed):
+        await rig.plane.load("a", LoadOrder("bad"))
+    assert [k.fingerprint for k in rig.manager.known] == ["abad"]
+    with pytest.raises(LoadFailed):
+        await rig.plane.load("a", LoadOrder("worse"))
+    assert [k.fingerprint for k in rig.manager.known] == ["aworse"]
+    rig.manager.error = None
+    await rig.plane.load("a")
+    assert [k.fingerprint for k in rig.manager.known] == ["a"], "the model's own configuration"
+
+
+async def test_files_that_came_by_request_go_when_nothing_lives_on_them() -> None:
+    """TR-R12, TR-R13."""
+    rig = Rig(ControlMode("explicit"), m("a"))
+    await rig.plane.start()
+    await rig.plane.load("a", LoadOrder("{}", {"1/m": b"first"}))
+    (first,) = rig.repository.brought
+    assert first.folder is not None
+    assert (first.folder / "1/m").read_bytes() == b"first"
+    rig.manager.lives_on = {first.folder}
+    await rig.plane.load("a", LoadOrder("{}", {"1/m": b"second"}))
+    second = rig.repository.brought[1]
+    assert second.folder is not None
+    await asyncio.sleep(0.05)
+    assert first.folder.exists(), "requests in flight still need it"
+    rig.manager.lives_on = {second.folder}
+    rig.manager.moved.set()
+    await settle(lambda: not first.folder.exists())  # type: ignore[union-attr]
+    await rig.plane.unload("a")
+    rig.manager.lives_on = set()
+    await settle(lambda: not second.folder.exists())  # type: ignore[union-attr]
+
+
+async def test_files_that_came_by_request_go_with_the_server() -> None:
+    rig = Rig(ControlMode("explicit"), m("a"), m("b"))
+    await rig.plane.start()
+    for name in ("a", "b"):
+        await rig.plane.load(name, LoadOrder("{}", {"1/m": b"x"}))
+    rig.manager.lives_on = {b.folder for b in rig.repository.brought if b.folder}
+    await rig.plane.unload("b")
+    await rig.plane.close()
+    assert not any(b.folder.exists() for b in rig.repository.brought if b.folder)
+
+
+async def test_files_without_a_configuration_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """TR-R12."""
+    rig = Rig(ControlMode("explicit"), m("a"))
+    await rig.plane.start()
+    with pytest.raises(PollFailed) as caught:
+        await rig.plane.load("a", LoadOrder(files={"1/m": b"x"}))
+    assert str(caught.value) == "failed to load 'a', failed to poll from model repository"
+    assert "send the parameter `config`, too" in caplog.text
+    assert rig.repository.brought == []
+
+
+async def test_a_load_touches_no_other_model() -> None:
+    """TR-L3: changed files of a model count when somebody asks for it."""
+    rig = Rig(ControlMode("explicit"), m("a"), m("b"))
+    await rig.plane.start()
+    await rig.plane.load("a")
+    rig.repository.found = (m("a", fingerprint="new"), m("b"), m("c"))
+    await rig.plane.load("b")
+    assert [(k.id.name, k.fingerprint) for k in rig.manager.known] == [("a", "a"), ("b", "a")]
+    assert [s.id.name for s in rig.plane.index()] == ["a", "b", "c"]
+    await rig.plane.load("a")
+    assert [(k.id.name, k.fingerprint) for k in rig.manager.known] == [("a", "new"), ("b", "a")]
+    rig.repository.found = (m("b"),)
+    with pytest.raises(PollFailed, match="no such model there"):
+        await rig.plane.load("a")
+    await rig.plane.load("b")
+    assert {k.id.name for k in rig.manager.known} == {"a", "b"}, "what runs, runs on"
+
+
+async def test_a_configuration_that_cannot_be_read_is_not_loaded() -> None:
+    """TR-R12."""
+    unreadable = msgspec.structs.replace(m("a", problem="line 3: no such field"), is_unreadable=True)
+    rig = Rig(ControlMode("explicit"), unreadable)
+    await rig.plane.start()
+    with pytest.raises(PollFailed, match=r"^failed to load 'a', failed to poll .*: line 3: no such field$"):
+        await rig.plane.load("a")
+    assert rig.manager.loads == []
+
+
+def lingers(rig: Rig) -> bool:
+    """Is there a folder that is not in force?"""
+    kept = list(rig.repository.overrides.values())
+    return any(b.folder and b.folder.exists() for b in rig.repository.brought if b not in kept)
+
+
+async def settle(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 async def test_notices_and_problems_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.artifacts import ModelConfig
+from salver.artifacts import LoadOrder, ModelConfig
 from salver.backends.protocol import Traits
 from salver.engine.engine import Engine
 from salver.engine.thread import ThreadRunner
-from salver.errors import NotFound, Overloaded, Unsupported
+from salver.errors import NotFound, NotReady, Overloaded
 from salver.messages import ANYBODY, ModelId, Signature, Standing, State, TensorSpec, VersionStatus
 from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane
@@ -77,11 +77,11 @@ class Control:
         id = self.acquire(model, version).id
         return complete(b"", id, SIGNATURE, Facts("onnx", "model.onnx", 8))
 
-    async def load(self, model, parameters):
-        self.calls.append(("load", model, dict(parameters)))
+    async def load(self, model, order):
+        self.calls.append(("load", model, order))
 
-    async def unload(self, model, parameters):
-        raise Unsupported("explicit model load / unload is not allowed if polling is enabled")
+    async def unload(self, model):
+        raise NotReady("explicit model load / unload is not allowed if polling is enabled")
 
 
 class Exposition:
@@ -246,7 +246,10 @@ async def test_a_body_over_the_limit(chunks, headers):
         ("PUT", "/v2/models/m/infer", 405, "Method Not Allowed"),
         ("POST", "/v2/models/x/infer", 404, "Request for unknown model: 'x' is not found"),
         ("POST", "/v2/models/m/infer", 400, ""),
-        ("POST", "/v2/repository/models/m/unload", 501, "not allowed if polling"),
+        ("POST", "/v2/repository/models/m/unload", 503, "not allowed if polling"),
+        ("GET", "/v2/repository/models/m/load", 405, "Method Not Allowed"),
+        ("POST", "/v2/repository/one/models/m/load", 501, "'repository_name' specification is not supported"),
+        ("POST", "/v2/repository/one/models/m/unload", 501, "'repository_name' specification is not"),
         ("GET", "/v2/models/x", 404, "unknown model"),
     ],
 )
@@ -298,11 +301,12 @@ async def test_index_and_load():
             ("m", "READY", ""),
             ("n", "UNAVAILABLE", "broken"),
         }
-        status, _, body = await rig.http(
-            "POST", "/v2/repository/models/n/load", b'{"parameters":{"config":"{}"}}'
-        )
-        assert (status, body) == (200, b"")
-        assert rig.control.calls == [("load", "n", {"config": "{}"})]
+        given = b'{"parameters":{"config":"{}"}}'
+        status, _, reply = await rig.http("POST", "/v2/repository/models/n/load", given)
+        assert (status, reply) == (200, b"")
+        assert rig.control.calls == [("load", "n", LoadOrder("{}"))]
+        _, _, named = await rig.http("POST", "/v2/repository/one/index")
+        assert (named, len(json.loads(body))) == (body, 2)
 
 
 async def test_a_defect_of_ours_is_an_incident_not_a_traceback():
@@ -405,7 +409,7 @@ async def test_a_grpc_message_in_pieces():
             "RepositoryModelUnload",
             pb.RepositoryModelUnloadRequest(model_name="m").SerializeToString(),
             (),
-            12,
+            14,
             "",
         ),
         ("ModelMetadata", pb.ModelMetadataRequest(name="x").SerializeToString(), (), 5, "x"),

@@ -30,6 +30,9 @@ from salver.transport.routes import OPERATIONS, Route, match
         ("POST", b"/v1/models/a:b:predict", Route("predict_v1", "a:b")),
         ("GET", b"/v1/models", Route("list_v1")),
         ("POST", b"/v2/repository/models/m/unload", Route("unload", "m")),
+        ("POST", b"/v2/repository/index", Route("index")),
+        ("POST", b"/v2/repository/one/index", Route("index_named")),
+        ("POST", b"/v2/repository/one/models/m/unload", Route("unload_named", "m")),
     ],
 )
 def test_matches(verb, path, route):

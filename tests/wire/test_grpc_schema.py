@@ -105,16 +105,6 @@ def test_index() -> None:
     assert oip_grpc.decode_index_request(pb.RepositoryIndexRequest(ready=True).SerializeToString())
 
 
-def test_load_and_unload() -> None:
-    load = pb.RepositoryModelLoadRequest(model_name="m")
-    load.parameters["config"].string_param = "{}"
-    assert oip_grpc.decode_load_request(load.SerializeToString()) == ("m", {"config": "{}"})
-    unload = pb.RepositoryModelUnloadRequest(model_name="m")
-    unload.parameters["unload_dependents"].bool_param = True
-    decoded = oip_grpc.decode_unload_request(unload.SerializeToString())
-    assert decoded == ("m", {"unload_dependents": True})
-
-
 def test_statistics() -> None:
     duration = {"count": 2, "ns": 10}
     shown = {

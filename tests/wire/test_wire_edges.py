@@ -166,14 +166,13 @@ def test_metadata() -> None:
 def test_repository_bodies() -> None:
     assert metadata.parse_index(b"") is False
     assert metadata.parse_index(b'{"ready": true}') is True
-    assert metadata.parse_control(b'{"parameters": {"config": "{}"}}') == {"config": "{}"}
     with pytest.raises(InvalidInput, match="Invalid value for 'ready': expected a boolean"):
         metadata.parse_index(b'{"ready": 1}')
     with pytest.raises(Unsupported, match="'repository_name' specification is not supported"):
-        metadata.parse_control(b'{"repository_name": "r"}')
-    for body in (b"[]", b"{", b'{"parameters": []}', b'{"parameters": {"a": null}}'):
+        metadata.parse_index(b'{"repository_name": "r"}')
+    for body in (b"[]", b"{"):
         with pytest.raises(InvalidInput):
-            metadata.parse_control(body)
+            metadata.parse_index(body)
 
 
 _ROWS = HttpBody("m", "", b'{"instances": [1]}')

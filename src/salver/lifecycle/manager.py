@@ -9,6 +9,7 @@ or the new one, never neither. It knows no repository and not what a servable co
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
@@ -18,7 +19,7 @@ from salver.errors import InvalidInput, LoadFailed, NotFound, NotReady, SalverEr
 from salver.events import StateChanged
 from salver.lifecycle.config import LifecycleConfig
 from salver.lifecycle.memory import give_back_memory
-from salver.lifecycle.policy import Drain, Forget, Load, Present, Step, choose, plan, version_key
+from salver.lifecycle.policy import Drain, Forget, Load, Present, Step, choose, missed, plan, version_key
 from salver.lifecycle.ports import Loader, Servable
 from salver.lifecycle.states import RISING, advance
 from salver.messages import ModelId, State, VersionStatus
@@ -115,6 +116,7 @@ class Manager(Generic[ServableT]):
         self._newest: dict[str, _Copy[ServableT]] = {}
         self._exact: dict[tuple[str, str], _Copy[ServableT]] = {}
         self._next_key = 0
+        self._once: set[str] = set()  # models that were served before
         self._is_stopping = False
         self._gone = asyncio.Event()
 
@@ -137,9 +139,9 @@ class Manager(Generic[ServableT]):
         return Lease(copy.id, copy.servable, copy)
 
     def _missing(self, name: str, version: str) -> SalverError:
-        """Why there is no route; the texts are Triton's (TR-R30)."""
+        """Why there is no route; the texts are Triton's (TR-R30). What may come yet has the reason."""
         statuses = [s for s in self.statuses() if s.id.name == name]
-        if not statuses:
+        if not statuses and name not in self._once:
             return NotFound(f"Request for unknown model: '{name}' is not found", field="model")
         if version:
             statuses = [s for s in statuses if s.id.version == version]
@@ -155,6 +157,9 @@ class Manager(Generic[ServableT]):
             text = f"Request for unknown model: '{name}' version {version} is not at ready state"
         else:
             text = f"Request for unknown model: '{name}' has no available versions"
+            is_rising = any(c.state in RISING for c in self._copies.values() if c.id.name == name)
+            if not is_rising and not self._is_stopping:
+                return NotFound(text, field="model")
         reasons = "; ".join(
             f"version {s.id.version} is {s.state.value}: {s.reason}" for s in statuses if s.reason
         )
@@ -196,17 +201,25 @@ class Manager(Generic[ServableT]):
                 self._forget(copy)
         self._tick()
         await self.settled(name)
-        known = [m for m in self._known if m.id.name == name]
-        reasons = [f"version {m.id.version}: {m.problem}" for m in known if m.problem]
-        reasons += [
-            f"version {c.id.version}: {c.reason}"
-            for c in self._copies.values()
-            if c.id.name == name and c.state is State.FAILED
+        failed = [(m.id, m.problem) for m in missed([m for m in self._known if m.id.name == name])]
+        failed += [
+            (c.id, c.reason) for c in self._copies.values() if c.id.name == name and c.state is State.FAILED
         ]
-        if reasons:
-            raise LoadFailed(f"failed to load '{name}', {'; '.join(reasons)}", field="model")
+        if failed:
+            reasons = "; ".join(f"version {id.version} is at UNAVAILABLE state: {why}" for id, why in failed)
+            raise LoadFailed(f"load failed for model '{name}': {reasons}", field="model")
         if name not in self._newest:
-            raise LoadFailed(f"failed to load '{name}', no version of it is wanted and whole", field="model")
+            raise LoadFailed(
+                f"load failed for model '{name}': at least one version must be available under the version "
+                f"policy of model '{name}'",
+                field="model",
+            )
+
+    async def vacated(self, folder: Path) -> None:
+        """Wait until no copy lives on files below a folder (a resolved path)."""
+        while any(c.manifest.path.is_relative_to(folder) for c in self._copies.values()):
+            self._gone.clear()
+            await self._gone.wait()
 
     def _tick(self) -> None:
         present = [
@@ -401,6 +414,7 @@ class Manager(Generic[ServableT]):
         for copy in sorted(ready, key=lambda c: (version_key(c.id.version), c.key)):
             self._exact[name, copy.id.version] = copy
             self._newest[name] = copy
+            self._once.add(name)
 
     def _move(self, copy: _Copy[ServableT], after: State) -> None:
         before, copy.state = copy.state, advance(copy.state, after)

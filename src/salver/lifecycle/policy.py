@@ -12,6 +12,7 @@ and what ran before it keeps running.
 from collections.abc import Iterable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from salver.artifacts import Manifest
 from salver.lifecycle.states import RISING
@@ -81,6 +82,14 @@ def choose(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
         else:
             chosen += versions if policy.all else versions[: policy.latest]
     return tuple(chosen)
+
+
+def missed(manifests: Sequence[Manifest]) -> tuple[Manifest, ...]:
+    """Versions of one model that would be wanted, had they no problem."""
+    policies = [m.config for m in choose(manifests)] or [m.config for m in manifests]
+    whole = choose(replace(m, problem="", config=policies[0]) for m in manifests) if policies else ()
+    wanted = {m.id for m in whole}
+    return tuple(m for m in manifests if m.problem and m.id in wanted)
 
 
 def plan(known: Sequence[Manifest], present: Sequence[Present], now: float) -> tuple[Step, ...]:

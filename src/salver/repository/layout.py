@@ -66,6 +66,10 @@ class Layout:
             for manifest in self._child(entry):
                 yield self._store.local_path(entry.name), manifest
 
+    def one(self, name: str) -> Iterator[Manifest]:
+        """Every version of the model of that name, whose folder the whole store is."""
+        yield from self._model("", name, self._visible(""))
+
     def _child(self, entry: Entry) -> Iterator[Manifest]:
         """A file or folder right below a repository of many."""
         local = self._store.local_path(entry.name)
@@ -127,14 +131,14 @@ class Layout:
         override = self._override_of(name)
         settings = read_settings(self._store, found.path, name, override) if override else Settings()
         if settings.problem:
-            return _broken(ModelId(name, "1"), self._store.local_path(found.path), settings.problem)
+            return _unreadable(ModelId(name, "1"), self._store.local_path(found.path), settings)
         return self._manifest(ModelId(name, "1"), found, found.path, settings)
 
     def _version(self, folder: str, id: ModelId, settings: Settings) -> Manifest:
         """The version in this folder."""
         where = self._store.local_path(folder)
         if settings.problem:
-            return _broken(id, where, settings.problem)
+            return _unreadable(id, where, settings)
         try:
             found = self._artefact(folder, settings.config)
             if isinstance(found, str):
@@ -230,6 +234,11 @@ def _bare_name(path: Path) -> str:
 
 def _broken(id: ModelId, path: Path, problem: str) -> Manifest:
     return Manifest(id=id, path=path, format="", backend="", problem=problem)
+
+
+def _unreadable(id: ModelId, path: Path, settings: Settings) -> Manifest:
+    broken = _broken(id, path, settings.problem)
+    return msgspec.structs.replace(broken, is_unreadable=settings.is_unreadable)
 
 
 def _join(folder: str, name: str) -> str:

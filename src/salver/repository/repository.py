@@ -6,16 +6,21 @@ change from one under way. It loads nothing and knows no framework.
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from salver.artifacts import Manifest
+from salver.artifacts import LoadOrder, Manifest
 from salver.errors import InvalidInput, NotFound
 from salver.messages import ModelId
+from salver.repository.brought import MOST_BYTES, Brought, bring
 from salver.repository.layout import Layout
 from salver.repository.ports import Recognise
 from salver.repository.settle import Settling
 from salver.stores import FileStore, Store
+
+#: Backends whose artefacts are programs.
+_CODE: Final = frozenset({"python"})
 
 
 class Repository:
@@ -27,6 +32,7 @@ class Repository:
         name: Name of the one model that the paths must then hold; empty = by file or folder.
         settle_s: Seconds for which a change must rest before it counts, from the second scan on.
         open_store: Opens one path.
+        trusts_code: Models that are code may come with a request, too.
     """
 
     def __init__(
@@ -36,14 +42,17 @@ class Repository:
         name: str = "",
         settle_s: float = 1.0,
         open_store: Callable[[Path], Store] = FileStore,
+        *,
+        trusts_code: bool = False,
     ) -> None:
         self._paths = tuple(paths)
         self._stores = tuple(open_store(path) for path in paths)
         self._recognise = recognise
         self._name = name
         self._settling = Settling(settle_s)
-        #: Configuration by model as Triton's JSON, in place of the file; for load requests.
-        self.overrides: dict[str, str] = {}
+        self._trusts_code = trusts_code
+        #: What load requests brought, by model.
+        self.overrides: dict[str, Brought] = {}
 
     def __repr__(self) -> str:
         return f"<Repository {', '.join(map(str, self._paths))}>"
@@ -52,6 +61,15 @@ class Repository:
     def is_settling(self) -> bool:
         """True when the last scan saw a change that it did not take yet: look again soon."""
         return self._settling.is_waiting
+
+    def bring(self, name: str, order: LoadOrder) -> Brought:
+        """What a request brings for a model, for :attr:`overrides`. Blocking.
+
+        Raises:
+            InvalidInput, TooLarge, LoadFailed: see :func:`~salver.repository.brought.bring`.
+        """
+        held = sum(brought.bytes for brought in list(self.overrides.values()))
+        return bring(name, order, MOST_BYTES - held)
 
     def scan(self, now: float, at_once: frozenset[str] = frozenset()) -> tuple[Manifest, ...]:
         """Every version there is, sorted. Blocking.
@@ -76,11 +94,31 @@ class Repository:
         for id, manifest in found.items():
             if len(homes[id.name]) > 1:
                 found[id] = _clashing(manifest, homes[id.name])
-        settled = self._settling.take(self._renamed(found), now, at_once)
+        settled = self._replaced(self._settling.take(self._renamed(found), now, at_once))
         return tuple(settled[id] for id in sorted(settled))
 
     def _override_of(self, name: str) -> str:
-        return self.overrides.get(self._name or name, "")
+        brought = self.overrides.get(self._name or name)
+        return brought.config if brought else ""
+
+    def _replaced(self, found: dict[ModelId, Manifest]) -> dict[ModelId, Manifest]:
+        """With the files that came by request in place of the models' own."""
+        for name, brought in list(self.overrides.items()):
+            if brought.folder is not None:
+                layout = Layout(FileStore(brought.folder), self._recognise, lambda _, b=brought: b.config)  # type: ignore[misc]
+                found = {id: m for id, m in found.items() if id.name != name}
+                found |= {m.id: self._vetted(m) for m in layout.one(name)}
+        return found
+
+    def _vetted(self, manifest: Manifest) -> Manifest:
+        """Not everyone who may have a model loaded may run code here; who fills the repository may."""
+        if manifest.backend not in _CODE or self._trusts_code:
+            return manifest
+        problem = (
+            f"the files that came with the request are code ({manifest.path.name}). If you trust all who can "
+            "send such requests, start with --trust-pickle; else put the model into the repository"
+        )
+        return msgspec.structs.replace(manifest, problem=problem)
 
     def _renamed(self, found: dict[ModelId, Manifest]) -> dict[ModelId, Manifest]:
         names = sorted({id.name for id in found})

@@ -10,13 +10,17 @@ from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.pbtxt import parse_json, parse_pbtxt
 from salver.repository.toml import parse_toml
-from salver.repository.translate import Translated
+from salver.repository.translate import REFUSED, Translated
 from salver.stores import Store, StoreFailed
 
 TOML: Final = "salver.toml"
 PBTXT: Final = "config.pbtxt"
 _MAX_CONFIG: Final = 1 << 20
 _MAX_LABELS: Final = 4 << 20
+#: Fields of configurations that can be read well, and ask for what is not done here.
+_NOT_SERVED: Final = frozenset(
+    {*REFUSED, "backend", "platform", "model_transaction_policy.decoupled", "parameters"}
+)
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -26,6 +30,7 @@ class Settings(msgspec.Struct, frozen=True):
         files: Paths that it was read from; a change of one is a change of the model.
         is_triton: It is a ``config.pbtxt``.
         problem: Why it cannot be used, or empty.
+        is_unreadable: The problem is one of reading it, rather than of doing what it says.
         notices: What it sets without effect.
         triton: A Triton configuration, serialised.
     """
@@ -36,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True):
     problem: str = ""
     notices: tuple[str, ...] = ()
     triton: bytes = b""
+    is_unreadable: bool = False
 
 
 def read_settings(store: Store, folder: str, name: str, override: str = "") -> Settings:
@@ -54,6 +60,7 @@ def read_settings(store: Store, folder: str, name: str, override: str = "") -> S
         return Settings(
             files=files,
             problem=f"{store.local_path(folder)} has both {TOML} and {PBTXT}; keep one of them",
+            is_unreadable=True,
         )
     if not found:
         return Settings()
@@ -63,7 +70,7 @@ def read_settings(store: Store, folder: str, name: str, override: str = "") -> S
         if found[0] == TOML:
             return Settings(parse_toml(content, origin), files)
     except (InvalidInput, StoreFailed) as error:
-        return Settings(files=files, problem=str(error), is_triton=found[0] == PBTXT)
+        return Settings(files=files, problem=str(error), is_triton=found[0] == PBTXT, is_unreadable=True)
     return _translated(store, folder, name, files, lambda: parse_pbtxt(content, origin, name))
 
 
@@ -79,7 +86,8 @@ def _translated(
         paths = {output: f"{folder}/{file}" if folder else file for output, file in label_files.items()}
         labels = {output: _read_labels(store, path) for output, path in paths.items()}
     except (InvalidInput, StoreFailed) as error:
-        return Settings(files=files, problem=str(error), is_triton=True)
+        is_unreadable = error.field not in _NOT_SERVED
+        return Settings(files=files, problem=str(error), is_triton=True, is_unreadable=is_unreadable)
     outputs = tuple(_labelled(spec, labels.get(spec.name, ())) for spec in config.outputs)
     config = msgspec.structs.replace(config, outputs=outputs)
     return Settings(config, files + tuple(sorted(set(paths.values()))), True, "", notices, triton)

@@ -6,17 +6,23 @@ of before in place. It knows no protocol and loads nothing itself.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Literal, Protocol
+from weakref import WeakValueDictionary
 
 import msgspec
 
-from salver.artifacts import Manifest
-from salver.errors import NotFound, NotReady, SalverError
+from salver.artifacts import LoadOrder, Manifest
+from salver.errors import LoadFailed, ModelFailed, NotFound, NotReady, SalverError
 from salver.messages import ModelId, State, VersionStatus
+from salver.repository.brought import Brought
 
 _LOG = logging.getLogger("salver.controlplane")
+_POLL_FAILED = "failed to load '{}', failed to poll from model repository"
+_AS_IT_LIES = LoadOrder()
 
 
 class ControlMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,14 +42,22 @@ class ControlMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spares_missing: bool = False
 
 
+class PollFailed(ModelFailed):
+    """The repository has no such model, or what it has of it cannot be read."""
+
+
 class Scanning(Protocol):
     """Lists what could be served (the repository)."""
 
-    overrides: dict[str, str]
+    overrides: dict[str, Brought]
 
     @property
     def is_settling(self) -> bool:
         """A change was seen that does not count yet."""
+        ...
+
+    def bring(self, name: str, order: LoadOrder) -> Brought:
+        """What a request brings for a model, for ``overrides``. Blocking."""
         ...
 
     def scan(self, now: float, at_once: frozenset[str] = frozenset()) -> tuple[Manifest, ...]:
@@ -60,6 +74,10 @@ class Lifecycle(Protocol):
 
     async def load(self, name: str) -> None:
         """Bring a model of the list up and wait for the outcome."""
+        ...
+
+    async def vacated(self, folder: Path) -> None:
+        """Wait until nothing lives on files below a folder."""
         ...
 
     def statuses(self) -> tuple[VersionStatus, ...]:
@@ -90,6 +108,10 @@ class ControlPlane:
         self._sleep = sleep
         self._found: tuple[Manifest, ...] = ()
         self._named: set[str] = set()
+        self._unloaded: set[str] = set()
+        self._unproven: set[str] = set()  # models whose first load failed, with an override
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._leaving: dict[Brought, asyncio.Task[None]] = {}
         self._told: set[tuple[ModelId, str, str]] = set()
         self._one_scan = asyncio.Lock()
         self._polling: asyncio.Task[None] | None = None
@@ -127,35 +149,43 @@ class ControlPlane:
             await asyncio.wait([self._polling])
             self._polling = None
 
-    async def load(self, name: str, config: str = "") -> None:
+    async def close(self) -> None:
+        """After the lifecycle has ended: what requests brought is gone, too."""
+        for task in self._leaving.values():
+            task.cancel()
+        for brought in (*self._repository.overrides.values(), *self._leaving):
+            await asyncio.to_thread(brought.discard)
+        self._repository.overrides.clear()
+
+    async def load(self, name: str, order: LoadOrder = _AS_IT_LIES) -> None:
         """Load a model, or load it again if its files changed, and wait for the outcome.
 
         Args:
-            config: A Triton model configuration as JSON that replaces the file until the model
-                is unloaded.
+            order: What stands for the model's own configuration and files until it is unloaded, or until
+                the next such order. If it does not load, a model that was loaded stays as it was.
 
         Raises:
             NotReady: not in explicit mode (the code that Triton answers with).
-            NotFound: no such model.
+            PollFailed: no such model, or its configuration cannot be read.
             LoadFailed: with the reason; a version that was running still runs.
+            InvalidInput, TooLarge: what the order brings cannot be taken.
         """
         self._require_explicit()
-        before = self._repository.overrides.get(name)
-        if config:
-            self._repository.overrides[name] = config
-        try:
-            await self._scan(frozenset({name}))
-            if not any(m.id.name == name for m in self._found):
-                raise NotFound(
-                    f"failed to load '{name}', failed to poll from model repository: no such model there",
-                    field="model",
-                )
-        except BaseException:
-            self._restore_override(name, before)
-            raise
-        self._named.add(name)
-        self._apply()
-        await self._manager.load(name)
+        if order.files and not order.config:
+            _LOG.error("%s: files came without a configuration: send the parameter `config`, too", name)
+            raise PollFailed(_POLL_FAILED.format(name))
+        turn = self._turns.setdefault(name, asyncio.Lock())
+        async with turn:
+            before = after = self._repository.overrides.get(name)
+            if order.config:
+                after = await asyncio.to_thread(self._repository.bring, name, order)
+            elif name in self._unproven:
+                after = None
+            try:
+                await self._load(name, before, after)
+            finally:
+                self._retire(before)
+                self._retire(after)
 
     async def unload(self, name: str) -> None:
         """Take a model out; returns while requests in flight still end. Unknown names are fine.
@@ -164,16 +194,22 @@ class ControlPlane:
             NotReady: not in explicit mode (the code that Triton answers with).
         """
         self._require_explicit()
+        if name in self._named:
+            self._unloaded.add(name)
         self._named.discard(name)
-        self._repository.overrides.pop(name, None)
+        self._unproven.discard(name)
+        brought = self._repository.overrides.pop(name, None)
+        if brought is not None and brought.folder is not None:
+            self._found = tuple(m for m in self._found if m.id.name != name)
         self._apply()
+        self._retire(brought)
 
     def index(self) -> tuple[VersionStatus, ...]:
         """Every version, loaded or not, sorted by name."""
         rows = {status.id: status for status in self._manager.statuses()}
         for manifest in self._found:
             if manifest.id not in rows:
-                reason = manifest.problem or "unloaded"
+                reason = manifest.problem or ("unloaded" if manifest.id.name in self._unloaded else "")
                 rows[manifest.id] = VersionStatus(manifest.id, State.GONE, reason, manifest.backend)
         return tuple(
             sorted(rows.values(), key=lambda row: (row.id.name, len(row.id.version), row.id.version))
@@ -193,10 +229,80 @@ class ControlPlane:
             except Exception:
                 _LOG.exception("scanning the repository failed, all stays as it is")
 
-    async def _scan(self, at_once: frozenset[str]) -> None:
+    async def _load(self, name: str, before: Brought | None, after: Brought | None) -> None:
+        """Load with what ``after`` brought; where that does not do, go back to ``before``."""
+        was_loaded = name in self._named and name not in self._unproven
+        try:
+            self._put(name, after)
+            await self._scan(frozenset({name}))
+            self._named.add(name)
+            self._apply()
+            await self._manager.load(name)
+            self._unproven.discard(name)
+        except PollFailed:
+            self._put(name, before)
+            raise
+        except LoadFailed:
+            is_current = name in self._named and self._repository.overrides.get(name) is after
+            if is_current and after is not before:
+                if was_loaded:
+                    self._put(name, before)
+                    with contextlib.suppress(PollFailed):  # what it was told of before still holds
+                        await self._scan(frozenset({name}))
+                    self._apply()
+                else:
+                    self._unproven.add(name)
+            raise
+
+    def _put(self, name: str, brought: Brought | None) -> None:
+        if brought is None:
+            self._repository.overrides.pop(name, None)
+        else:
+            self._repository.overrides[name] = brought
+
+    def _retire(self, brought: Brought | None) -> None:
+        """Discard it as soon as nothing lives on it, unless it is in force."""
+        if brought is None or brought.folder is None or brought in self._leaving:
+            return
+        if brought not in self._repository.overrides.values():
+            leaving = self._leave(brought, brought.folder)
+            self._leaving[brought] = asyncio.get_running_loop().create_task(leaving, name="discard files")
+
+    async def _leave(self, brought: Brought, folder: Path) -> None:
+        await self._manager.vacated(folder)
+        await asyncio.to_thread(brought.discard)
+        del self._leaving[brought]
+
+    async def _scan(self, asked: frozenset[str]) -> None:
+        """Look at everything. Of the models that are loaded by name, only what was asked for counts.
+
+        Raises:
+            PollFailed: a model that was asked for is not there, or cannot be read; nothing has changed.
+            SalverError: nothing was asked for, and the repository cannot be read.
+        """
         async with self._one_scan:
-            found = await asyncio.to_thread(self._repository.scan, self._clock(), at_once)
-            self._found = found
+            try:
+                found = await asyncio.to_thread(self._repository.scan, self._clock(), asked)
+            except SalverError as error:
+                if not asked:
+                    raise
+                raise PollFailed(f"{_POLL_FAILED.format(', '.join(asked))}: {error}") from error
+            self._tell(found)
+            for name in asked:
+                mine = [m for m in found if m.id.name == name]
+                if all(m.is_unreadable for m in mine):
+                    reason = mine[0].problem if mine else "no such model there"
+                    raise PollFailed(f"{_POLL_FAILED.format(name)}: {reason}", field="model")
+            if asked:
+                kept = self._named - asked
+                found = (
+                    *(m for m in found if m.id.name not in kept),
+                    *(m for m in self._found if m.id.name in kept),
+                )
+            self._found = tuple(sorted(found, key=lambda m: m.id))
+
+    def _tell(self, found: Sequence[Manifest]) -> None:
+        """The log has what is wrong, once."""
         told = {(m.id, m.fingerprint, m.problem) for m in found}
         for manifest in found:
             if (manifest.id, manifest.fingerprint, manifest.problem) not in self._told:
@@ -214,13 +320,4 @@ class ControlPlane:
 
     def _require_explicit(self) -> None:
         if self._mode.kind != "explicit":
-            raise NotReady(
-                "explicit model load / unload is not allowed if polling is enabled",
-                fix="Start the server with --control explicit",
-            )
-
-    def _restore_override(self, name: str, before: str | None) -> None:
-        if before is None:
-            self._repository.overrides.pop(name, None)
-        else:
-            self._repository.overrides[name] = before
+            raise NotReady("explicit model load / unload is not allowed if polling is enabled")

@@ -232,13 +232,12 @@ class GrpcMethods:
         return wire.encode_index(self._control.statuses(), only_ready)
 
     async def _load(self, message: bytes, call: Call) -> Reply:
-        name, parameters = wire.decode_load_request(message)
-        await self._control.load(name, parameters)
+        name, order = await asyncio.to_thread(wire.decode_load_request, message)
+        await self._control.load(name, order)
         return b""
 
     async def _unload(self, message: bytes, call: Call) -> Reply:
-        name, parameters = wire.decode_unload_request(message)
-        await self._control.unload(name, parameters)
+        await self._control.unload(wire.decode_unload_request(message))
         return b""
 
     async def _health(self, message: bytes, call: Call) -> Reply:

@@ -4,6 +4,7 @@ A table from the operations of ``routes.py`` to methods, each taking the decoded
 a reply. Formats live in ``wire/``; what is loaded, counted and inferred comes through ``ports.py``.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from salver import __version__
@@ -12,7 +13,7 @@ from salver.transport.calls import ready_versions
 from salver.transport.openapi import describe
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.routes import Route
-from salver.wire import config_view, metadata
+from salver.wire import config_view, load_order, metadata
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.generate import Generate
 from salver.wire.json_text import dumps
@@ -50,8 +51,11 @@ class HttpOperations:
             "explain": self._explain,
             "explain_request": self._explain_request,
             "index": self._index,
+            "index_named": self._index,
             "load": self._load,
             "unload": self._unload,
+            "load_named": self._named_repository,
+            "unload_named": self._named_repository,
             "list_v1": self._list_v1,
             "model_v1": self._model_v1,
             "metrics": self._metrics,
@@ -125,12 +129,17 @@ class HttpOperations:
         return _json(metadata.index(self._control.statuses(), only_ready))
 
     async def _load(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        await self._control.load(route.model, metadata.parse_control(http.body))
+        order = await asyncio.to_thread(load_order.parse_load, http.body)
+        await self._control.load(route.model, order)
         return HttpReply(200, b"")
 
     async def _unload(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        await self._control.unload(route.model, metadata.parse_control(http.body))
+        load_order.check_unload(http.body)
+        await self._control.unload(route.model)
         return HttpReply(200, b"")
+
+    async def _named_repository(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        raise metadata.no_repository()
 
     async def _list_v1(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         return _json(metadata.list_v1(self._control.statuses()))

@@ -108,8 +108,11 @@ _BODIES: dict[str, tuple[str, str]] = {
     "ready": ("", "Readiness"),
     "model_ready": ("", "Readiness"),
     "index": ("IndexRequest", "Index"),
+    "index_named": ("IndexRequest", "Index"),
     "load": ("ControlRequest", ""),
     "unload": ("ControlRequest", ""),
+    "load_named": ("ControlRequest", ""),
+    "unload_named": ("ControlRequest", ""),
 }
 
 #: Request bodies that must be there.

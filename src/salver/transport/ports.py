@@ -1,9 +1,10 @@
 """What does a transport need from the planes behind it?"""
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Protocol
 
-from salver.messages import Call, ModelId, Parameter, Signature, VersionStatus
+from salver.artifacts import LoadOrder
+from salver.messages import Call, ModelId, Signature, VersionStatus
 
 
 class InferDoor(Protocol):
@@ -53,12 +54,12 @@ class Control(Protocol):
         """Its whole configuration, a serialised ModelConfig. Raises NotFound or NotReady."""
         ...
 
-    async def load(self, model: str, parameters: Mapping[str, Parameter]) -> None:
+    async def load(self, model: str, order: LoadOrder) -> None:
         """Raises what kept it from loading."""
         ...
 
-    async def unload(self, model: str, parameters: Mapping[str, Parameter]) -> None:
-        """Raises Unsupported where the control mode forbids it."""
+    async def unload(self, model: str) -> None:
+        """Raises NotReady where the control mode forbids it."""
         ...
 
 

@@ -66,6 +66,16 @@ OPERATIONS: Final = (
     Operation("index", "POST", "/v2/repository/index", "Every version with its state and reason"),
     Operation("load", "POST", "/v2/repository/models/{model}/load", "Load or reload a model"),
     Operation("unload", "POST", "/v2/repository/models/{model}/unload", "Unload a model"),
+    Operation("index_named", "POST", "/v2/repository/{repository}/index", "The same, whatever the name"),
+    Operation(
+        "load_named", "POST", "/v2/repository/{repository}/models/{model}/load", "Refused: name no repository"
+    ),
+    Operation(
+        "unload_named",
+        "POST",
+        "/v2/repository/{repository}/models/{model}/unload",
+        "Refused: name no repository",
+    ),
     Operation("list_v1", "GET", "/v1/models", "Every model with its versions and state"),
     Operation("model_v1", "GET", "/v1/models/{model}", "Can the model answer? (KServe v1)"),
     Operation("predict_v1", "POST", "/v1/models/{model}:predict", "Ask a model (KServe v1)"),

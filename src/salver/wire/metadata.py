@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from salver.errors import InvalidInput, Unsupported
-from salver.messages import ModelId, Parameter, Signature, State, TensorSpec, VersionStatus
+from salver.messages import ModelId, Signature, State, TensorSpec, VersionStatus
 from salver.wire.json_text import loads
 from salver.wire.values import kind_of
 
@@ -90,27 +90,6 @@ def parse_index(body: bytes) -> bool:
     return ready
 
 
-def parse_control(body: bytes) -> dict[str, Parameter]:
-    """Parameters of a load or unload; an empty body has none.
-
-    Raises:
-        InvalidInput: not an object, or a parameter is no scalar.
-        Unsupported: a repository is named.
-    """
-    root = json_object(body)
-    refuse_repository(root.get("repository_name", ""))
-    parameters = root.get("parameters", {})
-    if type(parameters) is not dict:
-        raise InvalidInput(f"parameters must be an object, not {kind_of(parameters)}", field="parameters")
-    for name, value in parameters.items():
-        if type(value) not in (bool, int, float, str):
-            raise InvalidInput(
-                f"parameter '{name}' must be a string, number or boolean, not {kind_of(value)}",
-                field=f"parameters.{name}",
-            )
-    return parameters
-
-
 def refuse_repository(name: Any) -> None:
     """There is one repository, and it has no name.
 
@@ -118,7 +97,12 @@ def refuse_repository(name: Any) -> None:
         Unsupported: a name is given.
     """
     if name:
-        raise Unsupported("'repository_name' specification is not supported")
+        raise no_repository()
+
+
+def no_repository() -> Unsupported:
+    """The error of a request that names a repository."""
+    return Unsupported("'repository_name' specification is not supported")
 
 
 def json_object(body: bytes) -> dict[str, Any]:

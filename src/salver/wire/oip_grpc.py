@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from salver.artifacts import LoadOrder
 from salver.errors import InvalidInput
 from salver.messages import (
     InferRequest,
@@ -23,7 +24,7 @@ from salver.messages import (
     VersionStatus,
 )
 from salver.tensor import DATATYPES, Array, DataType, Tensor
-from salver.wire import metadata, settings
+from salver.wire import load_order, metadata, settings
 from salver.wire.classification import PARAMETER, classified
 from salver.wire.grpc_schema import SERVING_STATUS, build
 from salver.wire.oip_binary import first_twice, from_raw, to_raw, unfit, wrong_size
@@ -351,27 +352,37 @@ def encode_index(statuses: Iterable[VersionStatus], only_ready: bool) -> bytes:
     return _serialize("RepositoryIndexResponse", models=metadata.index(statuses, only_ready))
 
 
-def decode_load_request(message: bytes) -> tuple[str, dict[str, Parameter]]:
-    """Model name and parameters of a RepositoryModelLoadRequest."""
-    return _control(_parse("RepositoryModelLoadRequest", message))
-
-
-def decode_unload_request(message: bytes) -> tuple[str, dict[str, Parameter]]:
-    """Model name and parameters of a RepositoryModelUnloadRequest."""
-    return _control(_parse("RepositoryModelUnloadRequest", message))
-
-
-def _control(parsed: Any) -> tuple[str, dict[str, Parameter]]:
+def decode_load_request(message: bytes) -> tuple[str, LoadOrder]:
+    """Model name and order of a RepositoryModelLoadRequest (TR-R12)."""
+    parsed = _parse("RepositoryModelLoadRequest", message)
     metadata.refuse_repository(parsed.repository_name)
-    parameters: dict[str, Parameter] = {}
+    config = ""
+    files: dict[str, bytes] = {}
     for name, parameter in parsed.parameters.items():
-        choice = parameter.WhichOneof("parameter_choice")
-        if choice is None or choice == "bytes_param":
-            raise InvalidInput(
-                f"parameter '{name}' must be a boolean, integer or string", field=f"parameters.{name}"
-            )
-        parameters[name] = getattr(parameter, choice)
-    return parsed.model_name, parameters
+        if name == "config":
+            config = _only(name, parameter, "string_param", "load parameter 'config'")
+        elif name.startswith(load_order.FILE):
+            content = _only(name, parameter, "bytes_param", f"load parameter '{name}'")
+            files[name.removeprefix(load_order.FILE)] = content
+        else:
+            raise load_order.unknown(name)
+    return parsed.model_name, LoadOrder(config, files)
+
+
+def decode_unload_request(message: bytes) -> str:
+    """Model name of a RepositoryModelUnloadRequest (TR-R13)."""
+    parsed = _parse("RepositoryModelUnloadRequest", message)
+    metadata.refuse_repository(parsed.repository_name)
+    name = "unload_dependents"
+    if name in parsed.parameters:
+        _only(name, parsed.parameters[name], "bool_param", f"'{name}' parameter")
+    return str(parsed.model_name)
+
+
+def _only(name: str, parameter: Any, choice: str, what: str) -> Any:
+    if parameter.WhichOneof("parameter_choice") != choice:
+        raise InvalidInput(f"invalid value type for {what}, expected {choice}.", field=f"parameters.{name}")
+    return getattr(parameter, choice)
 
 
 def decode_trace_request(message: bytes) -> tuple[str, settings.TraceChange]:
