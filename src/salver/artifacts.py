@@ -222,6 +222,16 @@ class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_chunk: int = 256
 
 
+class Reshape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Shapes that the model itself takes and gives, by tensor; callers see those of its configuration.
+
+    Both have as many elements, and as many free extents, which stand for the same numbers in the same order.
+    """
+
+    inputs: dict[str, tuple[int, ...]] = {}
+    outputs: dict[str, tuple[int, ...]] = {}
+
+
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything an owner may say about a model; the defaults are right for most.
 
@@ -248,6 +258,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bulk: Bulk = Bulk()
     limit: Limit = Limit()
     steps: Steps = Steps()
+    reshape: Reshape = Reshape()
     options: dict[str, str] = {}
 
 

@@ -18,6 +18,7 @@ from salver.artifacts import (
     ModelConfig,
     Objective,
     Priorities,
+    Reshape,
     Steps,
     Versions,
     Warmup,
@@ -27,8 +28,8 @@ from salver.messages import TensorSpec
 from salver.repository.pbtxt import parse_json, parse_pbtxt
 from salver.repository.toml import parse_toml
 from salver.repository.translate import HONOURED, REFUSED, Translated
-from salver.wire.model_config import model_config_class
 from salver.tensor import DataType
+from salver.wire.model_config import model_config_class
 
 FULL = """
 name: "m" platform: "onnxruntime_onnx" max_batch_size: 8
@@ -51,6 +52,9 @@ optimization { cuda { graphs: true } }
 metric_tags { key: "a" value: "b" }
 response_cache { enable: true }
 """
+
+
+X = 'input { name: "x" data_type: TYPE_FP32'
 
 
 def pbtxt(text: str) -> Translated:
@@ -141,7 +145,11 @@ def test_small_configurations(text: str, expected: ModelConfig) -> None:
         ("model_transaction_policy { decoupled: true }", "each request has one answer"),
         ('backend: "fil" parameters { key: "output_class" value { string_value: "true" } }', "not classes"),
         *((f"{field} {{}}", f"field `{field}` cannot be honoured") for field in REFUSED if "." not in field),
-        ("input { reshape { shape: [] } }", "field `input.reshape` cannot be honoured"),
+        (f"{X} dims: [4] reshape {{ shape: [2, 3] }} }}", "model input 'x' has different size for dims and"),
+        (f"{X} dims: [-1, 4] reshape {{ shape: [4] }} }}", "different number of variable-size dimensions"),
+        (f"{X} dims: [-1, 4] reshape {{ shape: [4, -1] }} }}", "model input 'x' has different size for dims"),
+        (f"{X} dims: [4] reshape {{ shape: [4, 0] }} }}", "extents that are neither positive nor -1"),
+        (f"{X} dims: [1] reshape {{ }} }}", "empty reshape for non-batching model as scalar tensors are not"),
     ],
 )
 def test_wrong_and_refused(text: str, message: str) -> None:
@@ -154,6 +162,18 @@ def test_wrong_and_refused(text: str, message: str) -> None:
 def test_bytes_that_are_no_text() -> None:
     with pytest.raises(InvalidInput, match="byte 3 is not UTF-8"):
         parse_pbtxt(b"# \n\xff", "x", "m")
+
+
+def test_shapes_of_the_models_own() -> None:
+    """TR-C4, TR-C5."""
+    outputs = 'output { name: "y" data_type: TYPE_FP32 dims: [1] reshape { } }'
+    text = f"max_batch_size: 4 {X} dims: [2, -1, 6] reshape {{ shape: [1, 2, -1, 3, 2] }} }} {outputs}"
+    config, _, notices, _ = pbtxt(text)
+    assert [spec.shape for spec in (*config.inputs, *config.outputs)] == [(-1, 2, -1, 6), (-1, 1)]
+    assert config.reshape == Reshape({"x": (-1, 1, 2, -1, 3, 2)}, {"y": (-1,)})
+    assert notices == ()
+    config, *_ = pbtxt(f"{X} dims: [4] reshape {{ shape: [2, 2] }} }}")
+    assert config.reshape == Reshape({"x": (2, 2)})
 
 
 def test_json_of_a_load_request() -> None:
@@ -332,6 +352,12 @@ def test_toml() -> None:
         ("[priorities]\nlevels = 2\nweights = [1]", "line 3: key `priorities.weights`: must have one weight"),
         ("[priorities]\nlevels = 2\ndefault = 3", "line 3: key `priorities.default`: is beyond"),
         ("[fairness.weights]\na = 0", "key `fairness.weights`: must be from 0.001 to 1000"),
+        ("[reshape.inputs]\nx = [4]", "key `reshape.inputs`: 'x' has a reshape, and no shape that callers"),
+        (
+            "inputs = [{name = 'x', datatype = 'FP32', shape = [-1, 4]}]\n[reshape]\ninputs = {x = [-1, 5]}",
+            "key `reshape.inputs`: 'x' has different size for dims and reshape",
+        ),
+        ("[steps]\nvocabulary = 'bytes'\n[reshape]\noutputs = {x = [1]}", "key `reshape`: is not for"),
         ("[limit]\ntarget_delay_ms = inf", "line 2: key `limit.target_delay_ms`: must be finite"),
         ("[limit]\ntarget_delay_ms = nan", "line 2: key `limit.target_delay_ms`: must be finite"),
         ("a = " + "[" * 20_000, "f: "),

@@ -8,6 +8,7 @@ import multiprocessing
 from multiprocessing.connection import Connection
 
 from salver.artifacts import Manifest
+from salver.backends import reshaped
 from salver.backends.protocol import LoadOptions
 from salver.errors import LoadFailed, SalverError
 from salver.messages import Signature
@@ -54,8 +55,7 @@ def _load(manifest: Manifest, trust_pickle: bool, pipe: Connection) -> None:
 
     answer: object
     try:
-        backend = backends()[manifest.backend]
-        model = backend.load(manifest, LoadOptions(1, trust_pickle))
+        model = reshaped.load(backends()[manifest.backend], manifest, LoadOptions(1, trust_pickle))
         answer = model.signature
         model.close()
     except SalverError as error:

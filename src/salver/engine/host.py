@@ -23,6 +23,7 @@ import time
 import traceback
 from typing import Any
 
+from salver.backends import reshaped
 from salver.backends.protocol import Backend, RunnableModel
 from salver.engine.control import (
     Failed,
@@ -105,7 +106,7 @@ def _load(load: Load) -> RunnableModel:
     module, _, attribute = load.backend.partition(":")
     found: Any = operator.attrgetter(attribute)(importlib.import_module(module))
     backend: Backend = found() if isinstance(found, type) else found
-    return backend.load(load.manifest, load.options)
+    return reshaped.load(backend, load.manifest, load.options)
 
 
 def _serve(channel: _Channel, model: RunnableModel, load: Load, requests: Arena, responses: Arena) -> None:

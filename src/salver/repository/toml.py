@@ -17,6 +17,7 @@ from salver.artifacts import (
     ModelConfig,
     Objective,
     Priorities,
+    Reshape,
     Steps,
     Versions,
     Warmup,
@@ -24,6 +25,7 @@ from salver.artifacts import (
 )
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
+from salver.repository.reshape import unfit_table
 
 #: Keys by table; the tables of arrays by their name too.
 _KEYS: Final[dict[str, tuple[str, ...]]] = {
@@ -34,6 +36,7 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "versions": Versions.__struct_fields__,
     "warmup": Warmup.__struct_fields__,
     "steps": Steps.__struct_fields__,
+    "reshape": Reshape.__struct_fields__,
     "objective": ("latency_p99", "deadline", *Objective.__struct_fields__),
     "priorities": Priorities.__struct_fields__,
     "fairness": Fairness.__struct_fields__,
@@ -193,6 +196,11 @@ def _check(config: ModelConfig) -> None:
             "batching.learned",
             f"has a number above {_MOST_PRICE:g}",
         ),
+        (
+            not config.steps.vocabulary or config.reshape == Reshape(),
+            "reshape",
+            "is not for models that answer token by token",
+        ),
         (priorities.levels <= _MOST_LEVELS, "priorities.levels", f"must be at most {_MOST_LEVELS}"),
         (priorities.default <= priorities.levels, "priorities.default", "is beyond `priorities.levels`"),
         (
@@ -215,6 +223,9 @@ def _check(config: ModelConfig) -> None:
     for holds, key, message in rules:
         if not holds:
             raise ValueError(f"{message} - at `$.{key}`")
+    for side in ("inputs", "outputs"):
+        if problem := unfit_table(getattr(config, side), getattr(config.reshape, side)):
+            raise ValueError(f"{problem} - at `$.reshape.{side}`")
 
 
 def _is_weight(value: float) -> bool:

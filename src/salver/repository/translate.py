@@ -8,9 +8,10 @@ none yet, and a notice says so; or answers would be wrong without it, and the mo
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from salver.artifacts import Batching, Instances, ModelConfig, Priorities, Versions, Warmup
+from salver.artifacts import Batching, Instances, ModelConfig, Priorities, Reshape, Versions, Warmup
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
+from salver.repository.reshape import unfit
 from salver.tensor import DATATYPES, DataType
 from salver.wire.model_config import ENUMS
 
@@ -69,8 +70,10 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
     "version_policy": ("latest", "all", "specific"),
     "version_policy.latest": ("num_versions",),
     "version_policy.specific": ("versions",),
-    "input": ("name", "data_type", "dims", "optional"),
-    "output": ("name", "data_type", "dims", "label_filename"),
+    "input": ("name", "data_type", "dims", "optional", "reshape"),
+    "input.reshape": ("shape",),
+    "output": ("name", "data_type", "dims", "label_filename", "reshape"),
+    "output.reshape": ("shape",),
     "instance_group": ("name", "count", "kind", "passive"),
     "dynamic_batching": (
         "preferred_batch_size",
@@ -98,8 +101,6 @@ REFUSED: Final[Mapping[str, str]] = {
     "sequence_batching": "requests would be answered without the state of their sequence",
     "batch_input": "the inputs that it adds would be missing",
     "batch_output": "the outputs would not be cut apart as it says",
-    "input.reshape": "the model would get another shape than it expects",
-    "output.reshape": "callers would get another shape than they expect",
     "model_repository_agents": "the files would be loaded without the agent's check or change",
 }
 
@@ -148,6 +149,10 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         instances=Instances(count=count, threads=threads),
         versions=_versions(message),
         warmup=warmup,
+        reshape=Reshape(
+            _reshape(message.input, "input", is_batched, origin),
+            _reshape(message.output, "output", is_batched, origin),
+        ),
         timeout_ms=message.dynamic_batching.default_queue_policy.default_timeout_microseconds / 1000,
     )
     labels = {o.name: o.label_filename for o in message.output if o.label_filename}
@@ -205,6 +210,22 @@ def _spec(tensor: Any, path: str, is_batched: bool, origin: str) -> TensorSpec:
         )
     shape = (-1, *tensor.dims) if is_batched else tuple(tensor.dims)
     return TensorSpec(tensor.name, datatype, shape, optional=bool(getattr(tensor, "optional", False)))
+
+
+def _reshape(tensors: Any, field: str, is_batched: bool, origin: str) -> dict[str, tuple[int, ...]]:
+    """The model's own shapes, by tensor, of those that have one."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index, tensor in enumerate(tensors):
+        if tensor.HasField("reshape"):
+            problem = unfit(tensor.dims, tensor.reshape.shape)
+            if not tensor.reshape.shape and not is_batched:
+                problem = "has empty reshape for non-batching model as scalar tensors are not supported"
+            if problem:
+                raise InvalidInput(
+                    f"{origin}: model {field} '{tensor.name}' {problem}", field=f"{field}[{index}].reshape"
+                )
+            shapes[tensor.name] = (-1, *tensor.reshape.shape) if is_batched else tuple(tensor.reshape.shape)
+    return shapes
 
 
 def _batching(message: Any, notices: list[str]) -> Batching:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import msgspec
 
 from salver.artifacts import Instances, Manifest, ModelConfig
+from salver.backends import reshaped
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
 from salver.engine.engine import Engine, Knowledge
 from salver.engine.learned import LearnedRule
@@ -241,7 +242,7 @@ class Loader:
         models: list[RunnableModel] = []
         try:
             for _ in range(1 if backend.traits.concurrent else placement.slots):
-                models.append(await asyncio.to_thread(backend.load, manifest, options))
+                models.append(await asyncio.to_thread(reshaped.load, backend, manifest, options))
         except BaseException as error:
             for model in models:
                 model.close()

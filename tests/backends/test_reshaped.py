@@ -1,0 +1,101 @@
+"""A model behind other shapes: the same elements in the same order."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from salver.artifacts import ModelConfig, Reshape
+from salver.backends import reshaped
+from salver.backends.onnx import OnnxBackend
+from salver.backends.protocol import LoadOptions
+from salver.errors import LoadFailed
+from salver.messages import Signature, TensorSpec
+from salver.tensor import Array, DataType
+from salver.testing.backends import manifest_of
+
+
+def spec(name: str, *shape: int) -> TensorSpec:
+    return TensorSpec(name, DataType.FP32, shape)
+
+
+class Doubling:
+    """Takes and gives ``[n, k, 4]``."""
+
+    signature = Signature((spec("x", -1, -1, 4),), (spec("y", -1, -1, 4), spec("n", -1)), True, "p")
+    closed = False
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        assert inputs["x"].ndim == 3
+        return {"y": inputs["x"] * 2, "n": inputs["x"].sum((1, 2))}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_callers_see_their_shapes_and_the_model_its_own() -> None:
+    """TR-C4, TR-C5: free extents stand for the same numbers, and what has no reshape is left alone."""
+    own = Doubling()
+    seen = Signature((spec("x", -1, 2, -1, 2),), (spec("y", -1, 1, -1, 4), spec("n", -1)))
+    with_reshape = reshaped.Reshaped(own, seen, {"x": (-1, 1, -1, 4)}, {})
+    assert [s.shape for s in with_reshape.signature.inputs] == [(-1, 2, -1, 2)]
+    both = reshaped.Reshaped(own, seen, {"x": (-1, -1, 4)}, {"y": (-1, -1, 4)})
+    assert [s.shape for s in both.signature.outputs] == [(-1, 1, -1, 4), (-1,)]
+    assert (both.signature.batched, both.signature.platform) == (True, "p")
+    values = np.arange(3 * 2 * 5 * 2, dtype=np.float32).reshape(3, 2, 5, 2)
+    answer = both.run({"x": values})
+    assert answer["y"].shape == (3, 1, 5, 4)
+    np.testing.assert_array_equal(answer["y"].ravel(), values.ravel() * 2)
+    np.testing.assert_array_equal(answer["n"], values.sum((1, 2, 3)))
+    both.close()
+    assert own.closed
+
+
+def write_identity(path: Path, shape: list[str | int]) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("own", "inside", "seen_in", "seen_out", "given"),
+    [
+        (["n", 4], (-1, 4), (-1, 2, 2), (-1, 1, 4), (3, 2, 2)),
+        (["n"], (-1,), (-1, 1), (-1, 1), (3, 1)),
+        ([2, 2], (2, 2), (4,), (1, 4), (4,)),
+    ],
+)
+def test_a_file_is_loaded_with_its_own_shapes(
+    tmp_path: Path,
+    own: list[str | int],
+    inside: tuple[int, ...],
+    seen_in: tuple[int, ...],
+    seen_out: tuple[int, ...],
+    given: tuple[int, ...],
+) -> None:
+    """TR-C4, TR-C5: with a batch dimension, down to no other, and without."""
+    write_identity(tmp_path / "model.onnx", own)
+    config = ModelConfig(
+        inputs=(spec("x", *seen_in),),
+        outputs=(spec("y", *seen_out),),
+        reshape=Reshape({"x": inside}, {"y": inside}),
+    )
+    backend = OnnxBackend()
+    model = reshaped.load(backend, manifest_of(backend, tmp_path / "model.onnx", config), LoadOptions())
+    assert [s.shape for s in model.signature.inputs] == [seen_in]
+    values = np.arange(np.prod(given), dtype=np.float32).reshape(given)
+    answer = model.run({"x": values})["y"]
+    assert answer.shape == tuple(given[0] if n < 0 else n for n in seen_out)
+    np.testing.assert_array_equal(answer.ravel(), values.ravel())
+    model.close()
+
+
+def test_a_reshape_that_the_file_does_not_have_is_refused(tmp_path: Path) -> None:
+    write_identity(tmp_path / "model.onnx", ["n", 4])
+    config = ModelConfig(inputs=(spec("x", -1, 4),), reshape=Reshape({"x": (-1, 2, 2)}))
+    backend = OnnxBackend()
+    with pytest.raises(LoadFailed, match=r"'x' has shape \[-1, 4\] in the model and \[-1, 2, 2\] in its"):
+        reshaped.load(backend, manifest_of(backend, tmp_path / "model.onnx", config), LoadOptions())
