@@ -61,11 +61,11 @@ def free_port() -> int:
 
 
 class Reader:
-    """Does what a page says, in a folder of its own, on a port of its own instead of 8000."""
+    """Does what a page says, in a folder of its own, on ports of its own instead of 8000 and the next two."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port = free_port()
+        self._ports = {str(port): str(free_port()) for port in (8000, 8001, 8002)}
         self._servers: list[subprocess.Popen[bytes]] = []
         bin_folder = Path(sys.executable).parent
         self._environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
@@ -73,7 +73,9 @@ class Reader:
     def follow(self, page: list[Snippet]) -> None:
         printed = ""
         for snippet in page:
-            text = snippet.text.replace("8000", str(self._port))
+            text = snippet.text
+            for port, own in self._ports.items():
+                text = text.replace(port, own)
             if snippet.mark == "output":
                 pattern = r".*?".join(re.escape(part.strip()) for part in text.strip().split("…"))
                 assert re.search(pattern, printed, re.S), f"expected\n{text}\nbut it printed\n{printed}"
@@ -97,13 +99,17 @@ class Reader:
         return done.stdout
 
     def _serve(self, text: str) -> None:
-        command = f"exec {text.strip()} --port {self._port}"
+        http, grpc, metrics = self._ports.values()
+        flags = f"--port {http}"
+        if "--compat triton" in text:
+            flags = f"--http-port {http} --grpc-port {grpc} --metrics-port {metrics}"
+        command = f"exec {text.strip()} {flags}"
         with (self._folder / ".server.log").open("wb") as log:
             server = subprocess.Popen(
                 ["bash", "-c", command], cwd=self._folder, env=self._environment, stdout=log, stderr=log
             )
         self._servers.append(server)
-        url = f"http://127.0.0.1:{self._port}/v2/health/ready"
+        url = f"http://127.0.0.1:{http}/v2/health/ready"
         until = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < until and server.poll() is None:
             try:

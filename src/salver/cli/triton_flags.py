@@ -121,8 +121,8 @@ class Refused(NamedTuple):
 REFUSED: Final[dict[str, Refused]] = {
     "model-namespacing": Refused("bool", NO, "Give models of different repositories different names."),
     "model-config-name": Refused("text", (), "Copy configs/NAME.pbtxt over the model's config.pbtxt."),
-    "allow-sagemaker": Refused("bool", NO, "Serve SageMaker from its own routes' container for now."),
-    "allow-vertex-ai": Refused("bool", NO, "Vertex AI can call /v2/models/NAME/infer: set its route so."),
+    "allow-sagemaker": Refused("bool", NO, "Leave it out: SageMaker's routes are not served."),
+    "allow-vertex-ai": Refused("bool", NO, "Leave it out, and make /v2/models/NAME/infer the predict route."),
     "rate-limit": Refused("text", ("off",), "Bound the runs at once by instance_group's count instead."),
     "log-file": Refused("text", (), "The log goes to standard error: say 2>> FILE."),
     "allow-client-shm": Refused("bool", NO, "Send tensors in the request; shared memory is not served."),

@@ -21,7 +21,9 @@ _NOTHING: Final = (200, b"", b"text/plain; charset=utf-8")
 
 def door(app: App, kind: Kind) -> App:
     """The application as that port shows it."""
-    return {"all": lambda app: app, "http": _http, "grpc": _grpc, "metrics": _metrics}[kind](app)
+    if kind == "all":
+        return app
+    return {"http": _http, "grpc": _grpc, "metrics": _metrics}[kind](app)
 
 
 def _http(app: App) -> App:
