@@ -47,6 +47,7 @@ from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
 from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig, Listener, listen
+from salver.wire.config_view import metric_tags
 
 _LOG = logging.getLogger("salver")
 
@@ -350,6 +351,7 @@ class Server:
                 s.placement.slots,
                 s.engine.insight(),
                 tuple(s.manifest.config.fairness.weights),
+                metric_tags(s.manifest.triton),
             )
             for s in self._manager.servables()
         ]

@@ -25,7 +25,7 @@ class Present:
         ]
 
     def loads(self) -> Sequence[Load]:
-        return [Load(FRAUD, queued=3, running=1)]
+        return [Load(FRAUD, queued=3, running=1, tags=(("team-a", "blue"),))]
 
     def dropped_events(self) -> int:
         return 0
@@ -56,7 +56,7 @@ def values(text: str) -> dict[str, float]:
     for family in parse_text(text):
         for sample in family.samples:
             if sample.name.startswith("nv_") and sample.labels.get("model", "fraud") == "fraud":
-                more = [v for k, v in sample.labels.items() if k not in ("model", "version")]
+                more = [v for k, v in sample.labels.items() if k not in ("model", "version", "_team_a")]
                 name = sample.name.removesuffix("_total")  # which this parser adds to every counter
                 found[" ".join([name, *more])] = sample.value
     return found
@@ -103,6 +103,13 @@ def test_models_that_nobody_has_asked_count_from_zero_and_unknown_ones_do_not_co
         if s.name == "nv_inference_request_success_total"
     }
     assert models == {("fraud", "7"), ("idle", "1")}
+
+
+def test_tr_m8_tags_of_the_owner_are_labels() -> None:
+    lines = [x for x in page().splitlines() if x.startswith("nv_inference_") and 'model="fraud"' in x]
+    assert len(lines) > 10
+    assert all('_team_a="blue"' in line for line in lines)
+    assert not any("_team_a" in x for x in page().splitlines() if x.startswith("salver_"))
 
 
 def test_tr_m6_machine_and_loads() -> None:

@@ -33,6 +33,7 @@ from salver.telemetry.triton_metrics import (
     TritonMetricsConfig,
     of_present,
     of_requests,
+    tags_of,
 )
 
 #: Unloaded versions whose series are still shown.
@@ -167,6 +168,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metric families; called by the registry."""
         loads, statuses = self._present.loads(), self._present.statuses()
+        tags = tags_of(loads)
         up = [(status.id.name, status.id.version) for status in statuses if status.state is State.READY]
         with self._lock:
             families = [*self._request_families(), *self._batch_families(), *self._step_families()]
@@ -175,11 +177,11 @@ class Metrics(Collector):
                 for pair in dict.fromkeys([*up, *self._versions])
                 if pair[1] not in ("", UNKNOWN)
             }
-            families += of_requests(counts, self._triton)
+            families += of_requests(counts, self._triton, tags)
         yield from families
         yield from of_engines(loads)
         yield from of_versions(statuses)
-        yield from of_present(loads, statuses)
+        yield from of_present(loads, statuses, tags)
         yield from self._host.families()
         yield CounterMetricFamily(
             "salver_events_dropped",

@@ -17,6 +17,7 @@ class Load(msgspec.Struct, frozen=True):
         slots: Batches that may run at the same time; 0 = not known.
         insight: What the engine knows of its load; None where it keeps no account.
         tenants: Those that the model's configuration names; they alone become labels.
+        tags: Labels of its own that the model's configuration gives to Triton's metrics.
     """
 
     id: ModelId
@@ -25,6 +26,7 @@ class Load(msgspec.Struct, frozen=True):
     slots: int = 0
     insight: Insight | None = None
     tenants: tuple[str, ...] = ()
+    tags: tuple[tuple[str, str], ...] = ()
 
 
 class Present(Protocol):

@@ -6,6 +6,7 @@ The counters, gauges and summaries that Triton's dashboards read (TR-M1 to TR-M6
 """
 
 import contextlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,7 @@ _REASONS: Final = {
 }
 _PHASES: Final = ("request", "queue", "compute_input", "compute_infer", "compute_output")
 _Pair = tuple[str, str]
+Tags = Mapping[_Pair, Mapping[str, str]]
 #: Prometheus' text calls them counters; OpenMetrics knows no counter whose name ends otherwise than in
 #: ``_total``, and calls them unknown.
 COUNTER: Final = "unknown"
@@ -94,7 +96,19 @@ class TritonCounts:
             self.histograms["compute_output"].add_all([e.split for e in each])
 
 
-def of_requests(counts: Mapping[_Pair, TritonCounts], config: TritonMetricsConfig) -> list[Metric]:
+def tags_of(loads: Iterable[Load]) -> Tags:
+    """Labels that owners give to their models' metrics, by model and version (TR-M8)."""
+    return {
+        (load.id.name, load.id.version): {
+            "_" + re.sub(r"\W", "_", k, flags=re.ASCII): v for k, v in load.tags
+        }
+        for load in loads
+    }
+
+
+def of_requests(
+    counts: Mapping[_Pair, TritonCounts], config: TritonMetricsConfig, tags: Tags
+) -> list[Metric]:
     """Families of counts and durations."""
     successes = _family("request_success", "Number of successful inference requests, all batch sizes")
     failures = _family("request_failure", "Number of failed inference requests, all batch sizes")
@@ -115,7 +129,7 @@ def of_requests(counts: Mapping[_Pair, TritonCounts], config: TritonMetricsConfi
         if config.summaries
     }
     for pair, found in counts.items():
-        labels = _labels(pair)
+        labels = _labels(pair, tags)
         _add(successes, labels, found.successes)
         for reason, count in found.failures.items():
             _add(failures, {**labels, "reason": reason}, count)
@@ -128,17 +142,17 @@ def of_requests(counts: Mapping[_Pair, TritonCounts], config: TritonMetricsConfi
     return [successes, failures, rows, runs, *sums.values(), *summaries.values()]
 
 
-def of_present(loads: Iterable[Load], statuses: Iterable[VersionStatus]) -> list[Metric]:
+def of_present(loads: Iterable[Load], statuses: Iterable[VersionStatus], tags: Tags) -> list[Metric]:
     """Families of what waits and what is loaded now."""
     pending = _family(
         "pending_request_count", "Instantaneous number of pending requests awaiting execution", "gauge"
     )
     for load in loads:
-        _add(pending, _labels((load.id.name, load.id.version)), load.queued)
+        _add(pending, _labels((load.id.name, load.id.version), tags), load.queued)
     took = Metric("nv_model_load_duration_secs", "Model load time in seconds", "gauge")
     for status in statuses:
         if status.state is State.READY:
-            _add(took, _labels((status.id.name, status.id.version)), status.load_seconds)
+            _add(took, _labels((status.id.name, status.id.version), tags), status.load_seconds)
     return [pending, took]
 
 
@@ -197,8 +211,8 @@ def _summarise(family: Metric, labels: dict[str, str], seen: Histogram, quantile
         family.add_sample(family.name, {**labels, "quantile": str(quantile)}, value)
 
 
-def _labels(pair: _Pair) -> dict[str, str]:
-    return {"model": pair[0], "version": pair[1]}
+def _labels(pair: _Pair, tags: Tags) -> dict[str, str]:
+    return {"model": pair[0], "version": pair[1], **tags.get(pair, {})}
 
 
 def _words(phase: str) -> str:

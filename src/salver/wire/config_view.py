@@ -48,6 +48,15 @@ class Facts(msgspec.Struct, frozen=True):
     decoupled: bool = False
 
 
+def metric_tags(told: bytes) -> tuple[tuple[str, str], ...]:
+    """The owner's labels for the model's metrics (TR-M8).
+
+    Args:
+        told: The owner's ModelConfig, serialised; empty = there is none.
+    """
+    return tuple(model_config_class().FromString(told).metric_tags.items()) if told else ()
+
+
 def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> bytes:
     """The whole ModelConfig, serialised.
 
