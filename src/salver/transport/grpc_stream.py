@@ -219,7 +219,7 @@ class _Exchange:
             async with self._writing:
                 if isinstance(reply, GrpcStatus):
                     self._close(reply)
-                if self._end.done():
+                if self._end.done() or isinstance(reply, GrpcStatus):
                     raise Cancelled("the call has ended")
                 await self._put({"type": "http.response.body", "body": frame(reply), "more_body": True})
         finally:
