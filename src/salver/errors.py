@@ -31,6 +31,7 @@ class Code(enum.StrEnum):
     TOO_LARGE = "too_large"
     UNSUPPORTED = "unsupported"  # understood, but this server or model does not do it
     MODEL_FAILED = "model_failed"  # the model raised, or its host process died
+    UNKNOWN = "unknown"  # the model's own error, of no kind that it names
     INTERNAL = "internal"  # a defect of ours; carries an id that the log explains
 
 
@@ -176,6 +177,12 @@ class ModelFailed(SalverError):
     """The model raised, answered nonsense, or its host process died."""
 
     code = Code.MODEL_FAILED
+
+
+class UnknownError(SalverError):
+    """The model answered with an error that it gives no kind."""
+
+    code = Code.UNKNOWN
 
 
 class Internal(SalverError):

@@ -53,12 +53,14 @@ class Signature(msgspec.Struct, frozen=True):
         batched: True if axis 0 of every input and output is the batch: rows of different
             requests may be stacked along it and the answers cut apart again.
         platform: The protocol's ``<project>_<format>`` name (OIP-8), information only.
+        max_rows: Most rows that the model takes in one run; 0 = as many as one likes.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batched: bool = False
     platform: str = ""
+    max_rows: int = 0
 
 
 class RequestedOutput(msgspec.Struct, frozen=True, gc=False):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,15 +12,19 @@ from salver.artifacts import Manifest, ModelConfig, Warmup
 from salver.backends.protocol import LoadOptions
 from salver.engine.control import (
     MAX_FRAME,
+    Asked,
     Failed,
     Frames,
     Load,
     Loaded,
     Ran,
     Run,
+    Said,
     Stop,
+    by_number,
     describe,
     frame,
+    numbered,
     read_order,
     read_reply,
     rebuild,
@@ -38,10 +43,18 @@ MANIFEST = Manifest(
     ModelConfig(inputs=(SPEC,), options={"a": "b"}, warmup=Warmup(rows=(1, 8))),
     notices=("x has no effect",),
 )
-ORDERS = [Load("a:B", MANIFEST, LoadOptions(2, True), ("/p", ""), 512), Run((BLOCK, BLOCK)), Run(()), Stop()]
+ORDERS = [
+    Load("a:B", MANIFEST, LoadOptions(2, True, instance=1, config="{}"), ("/p", ""), 512),
+    Run((BLOCK, BLOCK)),
+    Run((BLOCK,), (Asked("me", ("y",), {"a": 1, "b": True, "c": "s", "d": 1.5}), Asked("", (), {}))),
+    Run(()),
+    Stop(),
+]
 REPLIES = [
     Loaded(Signature((SPEC,), (SPEC,), batched=True, platform="p")),
+    Loaded(Signature((SPEC,), (SPEC,), max_rows=4), by_request=True),
     Ran((BLOCK,), 0.25),
+    Ran((BLOCK,), 0.25, (Said({"a": 1}), Failed("NotFound", "no"), Said({}))),
     Failed("ModelFailed", "no", "inputs[0]", "Mend it."),
 ]
 
@@ -57,6 +70,22 @@ def test_messages_arrive_however_the_bytes_do(step: int) -> None:
     assert [read_order(p) for p in payloads(stream, step)] == ORDERS
     stream = b"".join(map(frame, REPLIES))
     assert [read_reply(p) for p in payloads(stream, step)] == REPLIES
+
+
+def test_arrays_of_several_requests_are_told_apart_again() -> None:
+    parts = [{"x": np.zeros(1), "a/b": np.ones(2)}, {}, {"x": np.ones(3)}]
+    back = by_number(numbered(parts), 3)
+    assert [{name: array.tolist() for name, array in part.items()} for part in back] == [
+        {"x": [0], "a/b": [1, 1]},
+        {},
+        {"x": [1, 1, 1]},
+    ]
+
+
+@pytest.mark.parametrize("key", ["3/x", "-1/x", "x", "/x", "\N{SUPERSCRIPT TWO}/x"])
+def test_an_array_of_no_request_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="of 3 requests"):
+        by_number({key: np.zeros(1)}, 3)
 
 
 def test_a_path_stays_a_path() -> None:

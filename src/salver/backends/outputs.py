@@ -4,7 +4,7 @@ One check for all backends, run after each batch: names, datatypes, ranks and ba
 merely of another number type or memory order is converted. Knows no framework.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 
@@ -24,19 +24,26 @@ class Outputs:
     def __init__(self, signature: Signature, model: str) -> None:
         self._model = f"model '{model}'"
         self._specs = [(spec, f"output {spec.name!r} of {self._model}") for spec in signature.outputs]
-        self._first = signature.inputs[0].name if signature.batched else ""
+        self._batched = signature.batched
 
-    def check(self, answer: object, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def check(
+        self, answer: object, inputs: Mapping[str, Array], wanted: Container[str] | None = None
+    ) -> dict[str, Array]:
         """The outputs of the signature, in its order, ready for the wire.
+
+        Args:
+            wanted: Names of those that matter; None = all.
 
         Raises:
             ModelFailed: an output is missing, of another kind, rank or extent; the message names it.
         """
         if not isinstance(answer, Mapping):
             raise ModelFailed(f"{self._model} answered {type(answer).__name__}, not a mapping of outputs")
-        rows = inputs[self._first].shape[0] if self._first else -1
+        rows = next(iter(inputs.values())).shape[0] if self._batched else -1
         checked = {}
         for spec, said in self._specs:
+            if wanted is not None and spec.name not in wanted:
+                continue
             if spec.name not in answer:
                 given = ", ".join(map(str, answer)) or "none"
                 raise ModelFailed(f"{self._model} did not give its output {spec.name!r} (it gave: {given})")

@@ -6,15 +6,18 @@ class), the built-in ones too. ``salver.testing.backends`` holds the conformance
 This module imports no framework; a backend imports its own inside ``load``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from salver.artifacts import Cost, Manifest
-from salver.messages import Signature
+from salver.errors import SalverError
+from salver.messages import InferRequest, Parameter, Signature
 from salver.tensor import Array
+
+_NONE: Mapping[str, Parameter] = {}
 
 
 class Traits(msgspec.Struct, frozen=True):
@@ -27,12 +30,14 @@ class Traits(msgspec.Struct, frozen=True):
             I/O or call back into Python. Such a model may run on the event loop when it is
             measured to be tiny.
         isolate: by default run it in a host process of its own (arbitrary Python code).
+        reads_config: its models are told their configuration (``LoadOptions.config``).
     """
 
     releases_gil: bool = True
     concurrent: bool = True
     native: bool = False
     isolate: bool = False
+    reads_config: bool = False
 
 
 class LoadOptions(msgspec.Struct, frozen=True):
@@ -41,10 +46,17 @@ class LoadOptions(msgspec.Struct, frozen=True):
     Attributes:
         threads: Threads inside one run; at least 1.
         trust_pickle: The operator allowed files whose loading can execute code.
+        own_process: Nothing but this model lives in the process.
+        instance: Which of the model's instances this is, from 0 on.
+        config: The model's configuration as Triton's JSON, as far as its owner has told it; for backends that
+            read it.
     """
 
     threads: int = 1
     trust_pickle: bool = False
+    own_process: bool = False
+    instance: int = 0
+    config: str = ""
 
 
 class RunnableModel(Protocol):
@@ -66,6 +78,30 @@ class RunnableModel(Protocol):
 
     def close(self) -> None:
         """Give memory, threads and files back. Called once, after the last ``run``."""
+        ...
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a :class:`RequestModel` says to one request.
+
+    Attributes:
+        outputs: Those that were asked for, by name.
+        parameters: Of the response.
+    """
+
+    outputs: Mapping[str, Array]
+    parameters: Mapping[str, Parameter] = _NONE
+
+
+@runtime_checkable
+class RequestModel(RunnableModel, Protocol):
+    """A loaded model that wants the requests of a run one by one."""
+
+    def answer(self, requests: Sequence[InferRequest]) -> Sequence[Answer | SalverError]:
+        """To each request its answer or its own error, in their order; inputs and outputs as in ``run``.
+
+        Requests name their model, version and all wanted outputs. What it raises fails all of them.
+        """
         ...
 
 

@@ -16,19 +16,18 @@ A model that answers token by token has ``step`` instead, and ``steps.vocabulary
         def step(self, slots, tokens): ...     # scores [n, vocabulary] after one token for each slot
         def release(self, slot): ...           # the slot's sequence is over
 
+A file that defines ``TritonPythonModel`` is :mod:`salver.backends.triton_python`'s.
+
 ``load(self, context)`` and ``close(self)`` are optional. Recognition reads the syntax tree and runs
 nothing; loading runs the file, by default in a host process of its own. Modules beside the file can
 be imported until ``load`` has returned, and belong to this model alone.
 """
 
 import ast
-import importlib.util
 import itertools
 import re
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,16 +36,16 @@ import msgspec
 import numpy as np
 
 from salver.artifacts import Manifest
+from salver.backends import triton_python
 from salver.backends.outputs import Outputs
-from salver.backends.protocol import LoadOptions, StepModel, Traits
+from salver.backends.protocol import LoadOptions, RunnableModel, StepModel, Traits
+from salver.backends.source import importable, parse, read_source, run_file, running, source_of
 from salver.backends.stateful import StatefulSteps
 from salver.errors import LoadFailed
 from salver.messages import Signature, TensorSpec
 from salver.tensor import DATATYPES, Array
 
-_MAX_SOURCE = 4 << 20
 _NUMBERS = itertools.count()
-_LOADING = threading.RLock()  # sys.path and sys.modules belong to one loading model at a time
 _NO_TENSORS = Signature((), ())
 _MEANT = re.compile(rb"^class[ \t]+Model\b", re.MULTILINE)
 
@@ -74,26 +73,28 @@ class PythonBackend:
     name = "python"
     extra = "python"
     modules: tuple[str, ...] = ()
-    traits = Traits(releases_gil=False, concurrent=False, native=False, isolate=True)
+    traits = Traits(releases_gil=False, concurrent=False, native=False, isolate=True, reads_config=True)
 
     def recognise(self, path: Path) -> str | None:
-        """``python`` for source that defines ``class Model``, or plainly meant to: loading says why not."""
-        try:
-            source = _source(path)
-            if not source.is_file() or source.suffix != ".py" or source.stat().st_size > _MAX_SOURCE:
-                return None
-            content = source.read_bytes()
-        except (OSError, ValueError):
+        """``triton_python`` for source that defines ``TritonPythonModel``; ``python`` for ``class Model``.
+
+        Also for source that plainly meant to: loading says why not.
+        """
+        content = read_source(path)
+        if content is None:
             return None
-        try:
-            tree = ast.parse(content)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        tree = parse(content)
+        if triton_python.is_meant(content, tree):
+            return triton_python.FORMAT
+        if tree is None:
             return "python" if _MEANT.search(content) else None
         classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
         return "python" if any(c.name == "Model" or _is_alike(c) for c in classes) else None
 
-    def load(self, manifest: Manifest, options: LoadOptions) -> "PythonModel":
-        """Run the file, make a ``Model``, call its ``load``."""
+    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
+        """Run the file, make a ``Model`` (or ``TritonPythonModel``), call its ``load``."""
+        if manifest.format == triton_python.FORMAT:
+            return triton_python.load(manifest, options)
         model, module, signature = _load(manifest, options, "predict")
         return PythonModel(model, manifest.id.name, module, signature)
 
@@ -117,27 +118,17 @@ def _load(manifest: Manifest, options: LoadOptions, method: str) -> tuple[Any, s
     Args:
         method: ``predict``; or ``step``, in whose place ``predict`` will do.
     """
-    source = _source(manifest.path)
+    source = source_of(manifest.path)
     context = Context(
         manifest.path, manifest.id.name, manifest.id.version, options.threads, manifest.config.options
     )
-    try:
-        with _importable(source.parent.resolve(), name := f"salver_model_{next(_NUMBERS)}"):
-            kind = _model_class(_run_file(source, name), source, method)
-            is_stepped = method == "step" and hasattr(kind, "step")
-            signature = _NO_TENSORS if is_stepped else _signature(kind, manifest, source)
-            model = kind()
-            if hasattr(model, "load"):
-                model.load(context)
-    except LoadFailed:
-        raise
-    except SyntaxError as error:
-        where = f"{error.filename or source}, line {error.lineno}"
-        raise LoadFailed(
-            f"{where}: {error.msg}: {(error.text or '').strip()}", fix="Correct this line."
-        ) from error
-    except (Exception, SystemExit) as error:
-        raise LoadFailed(f"{source}: {type(error).__name__}: {error}") from error
+    with running(source), importable(source.parent.resolve(), name := f"salver_model_{next(_NUMBERS)}"):
+        kind = _model_class(run_file(source, name), source, method)
+        is_stepped = method == "step" and hasattr(kind, "step")
+        signature = _NO_TENSORS if is_stepped else _signature(kind, manifest, source)
+        model = kind()
+        if hasattr(model, "load"):
+            model.load(context)
     return model, name, signature
 
 
@@ -187,10 +178,6 @@ class PythonSteps:
             model.close()
 
 
-def _source(path: Path) -> Path:
-    return path / "model.py" if path.is_dir() else path
-
-
 def _is_alike(node: ast.ClassDef) -> bool:
     """A class of another name that declares tensors, or takes ``inputs``, and predicts."""
     predict = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "predict"), None)
@@ -203,44 +190,6 @@ def _is_alike(node: ast.ClassDef) -> bool:
     }
     takes = {argument.arg for argument in predict.args.args} if predict else set()
     return predict is not None and bool((declared | takes) & {"inputs", "outputs"})
-
-
-@contextmanager
-def _importable(folder: Path, name: str) -> Iterator[None]:
-    """Let the module ``name`` import what lies in its folder, and nobody else find that later."""
-    with _LOADING:
-        before = set(sys.modules)
-        sys.path.insert(0, str(folder))
-        importlib.invalidate_caches()  # the folder may be younger than its finder's last look
-        try:
-            yield
-        except BaseException:
-            sys.modules.pop(name, None)
-            raise
-        finally:
-            if str(folder) in sys.path:  # the owner's code may have tidied up itself
-                sys.path.remove(str(folder))
-            new = set(sys.modules) - before - {name}
-            siblings = {n for n in new if "." not in n and _lies_in(folder, sys.modules[n])}
-            for each in new:
-                if each.partition(".")[0] in siblings:
-                    del sys.modules[each]
-
-
-def _lies_in(folder: Path, module: ModuleType) -> bool:
-    """Right in it: what is deeper, such as a virtual environment, came by another road."""
-    spec = getattr(module, "__spec__", None)
-    places = [spec.origin or "", *(spec.submodule_search_locations or ())] if spec else []
-    return any(Path(place).parent == folder for place in places)
-
-
-def _run_file(source: Path, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, source.resolve())
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickles look there
-    spec.loader.exec_module(module)
-    return module
 
 
 def _model_class(module: ModuleType, source: Path, method: str) -> type:

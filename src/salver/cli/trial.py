@@ -55,7 +55,8 @@ def _load(manifest: Manifest, trust_pickle: bool, pipe: Connection) -> None:
 
     answer: object
     try:
-        model = reshaped.load(backends()[manifest.backend], manifest, LoadOptions(1, trust_pickle))
+        options = LoadOptions(1, trust_pickle, own_process=True)
+        model = reshaped.load(backends()[manifest.backend], manifest, options)
         answer = model.signature
         model.close()
     except SalverError as error:

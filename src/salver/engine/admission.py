@@ -33,6 +33,7 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
         rows: Extent of axis 0, or 1 for a model without a batch dimension.
         key: Requests with equal keys can be stacked.
         outputs: Wanted output names, in the order asked for.
+        request: As it came.
         size: Elements of a row, all inputs together; 0 where shapes are fixed.
     """
 
@@ -40,6 +41,7 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
     rows: int
     key: Hashable
     outputs: tuple[str, ...]
+    request: InferRequest
     size: int = 0
 
 
@@ -92,7 +94,7 @@ class Admission:
                 self._refuse_output(wanted)
             if len(wanted) > 1:
                 wanted = tuple(dict.fromkeys(wanted))  # asked for twice, an output comes once
-        return Bound(arrays, rows, key, wanted, size)
+        return Bound(arrays, rows, key, wanted, request, size)
 
     def _arrays(self, request: InferRequest) -> tuple[Array | None, ...]:
         given = request.inputs

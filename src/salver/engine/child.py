@@ -15,13 +15,15 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
 
+from salver.backends.protocol import Answer
 from salver.engine.control import (
+    Asked,
     Failed,
     Frames,
     Load,
@@ -31,13 +33,15 @@ from salver.engine.control import (
     Reply,
     Run,
     Stop,
+    by_number,
     frame,
+    numbered,
     read_reply,
     rebuild,
 )
 from salver.engine.spawn import Ends, HostPlan, spawn
-from salver.errors import HostDied, LoadFailed, ModelFailed
-from salver.messages import Signature
+from salver.errors import HostDied, LoadFailed, ModelFailed, SalverError
+from salver.messages import InferRequest, Signature
 from salver.tensor import Array
 
 _log = logging.getLogger("salver.engine.host")
@@ -55,12 +59,15 @@ class HostProcess:
     Attributes:
         dead: Gives how it died (``SIGKILL``, ``exit code 3``, …). Never cancelled.
         signature: The model's.
+        by_request: It wants the requests of a run one by one: :meth:`answer`.
+        plan: By which it was made.
     """
 
     signature: Signature
+    by_request: bool
 
     def __init__(self, plan: HostPlan, ends: Ends) -> None:
-        self._plan = plan
+        self.plan = plan
         self._model = plan.manifest.id.name
         self._ends = ends
         self._loop = asyncio.get_running_loop()
@@ -112,16 +119,37 @@ class HostProcess:
             HostDied: the child is gone.
             SalverError: as the model raised it; ModelFailed for any other error of the model.
         """
+        outputs, ran = await self._run(inputs)
+        return outputs, ran.seconds
+
+    async def answer(self, requests: Sequence[InferRequest]) -> tuple[Sequence[Answer | SalverError], float]:
+        """As ``run``, of a model that wants requests one by one."""
+        inputs = numbered({tensor.name: tensor.array for tensor in r.inputs} for r in requests)
+        asked = (Asked(r.id, tuple(o.name for o in r.outputs), dict(r.parameters)) for r in requests)
+        outputs, ran = await self._run(inputs, tuple(asked))
+        try:
+            parts = by_number(outputs, len(requests))
+            answers = [
+                rebuild(said) if isinstance(said, Failed) else Answer(part, said.parameters)
+                for said, part in zip(ran.answers, parts, strict=True)
+            ]
+        except ValueError as error:
+            raise self._broken(error) from error
+        return answers, ran.seconds
+
+    async def _run(
+        self, inputs: Mapping[str, Array], asked: tuple[Asked, ...] = ()
+    ) -> tuple[Mapping[str, Array], Ran]:
         size = sum(array.nbytes for array in inputs.values())
         try:
             blocks = await self._copy(size, lambda: self._ends.requests.write(inputs))
         except (OSError, ValueError) as error:
             self._raise_if_dead()
             raise ModelFailed(f"no memory to hand {size} bytes to model '{self._model}': {error}") from error
-        timeout = self._plan.run_timeout_s
+        timeout = self.plan.run_timeout_s
         timer = self._loop.call_later(timeout, self._on_hang) if timeout else None
         try:
-            reply = await self._ask(Run(blocks))
+            reply = await self._ask(Run(blocks, asked))
         finally:
             if timer is not None:
                 timer.cancel()
@@ -135,7 +163,7 @@ class HostProcess:
         except (ValueError, TypeError, OverflowError, OSError) as error:
             self._raise_if_dead()
             raise self._broken(error) from error
-        return outputs, reply.seconds
+        return outputs, reply
 
     async def close(self) -> None:
         """Ask it to stop; then insist."""
@@ -159,7 +187,7 @@ class HostProcess:
     # Speaking
 
     async def _load(self) -> None:
-        plan = self._plan
+        plan = self.plan
         load = Load(plan.backend, plan.manifest, plan.options, tuple(sys.path), plan.memory_limit_mb)
         try:
             reply = await self._ask(load)
@@ -174,6 +202,7 @@ class HostProcess:
         if not isinstance(reply, Loaded):
             raise self._broken(reply)
         self.signature = reply.signature
+        self.by_request = reply.by_request
 
     async def _ask(self, order: Order) -> Reply:
         self._raise_if_dead()
@@ -245,12 +274,12 @@ class HostProcess:
         text = line[:_LONGEST_LINE].decode(errors="backslashreplace").rstrip()
         if text:
             self._last_lines.append(text)
-            _log.info("[%s] %s", self._plan.manifest.id, text)
+            _log.info("[%s] %s", self.plan.manifest.id, text)
 
     # Ending
 
     def _on_hang(self) -> None:
-        self.kill(f"a run did not end within {self._plan.run_timeout_s:g} s")
+        self.kill(f"a run did not end within {self.plan.run_timeout_s:g} s")
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):

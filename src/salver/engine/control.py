@@ -6,7 +6,7 @@ Nothing is pickled: a model that writes to the channel can confuse its own host 
 else. Sans-IO: no socket is known here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions
 from salver.engine.shm import Block
 from salver.errors import LoadFailed, SalverError
-from salver.messages import Signature
+from salver.messages import Parameter, Signature
+from salver.tensor import Array
 
 #: Longest frame that is believed; a longer one is nonsense, not a message.
 MAX_FRAME = 64 << 20
@@ -39,10 +40,23 @@ class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
     memory_limit_mb: int = 0
 
 
+class Asked(msgspec.Struct, frozen=True, array_like=True):
+    """What a request says beside its inputs; ``outputs`` names those that are wanted."""
+
+    id: str
+    outputs: tuple[str, ...]
+    parameters: dict[str, Parameter]
+
+
 class Run(msgspec.Struct, tag="run", frozen=True, array_like=True, gc=False):
-    """Run the model on these inputs."""
+    """Run the model on these inputs.
+
+    Attributes:
+        asked: The requests of a model that wants them one by one, whose inputs are then :func:`numbered`.
+    """
 
     inputs: tuple[Block, ...]
+    asked: tuple[Asked, ...] = ()
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True, array_like=True):
@@ -50,16 +64,16 @@ class Stop(msgspec.Struct, tag="stop", frozen=True, array_like=True):
 
 
 class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
-    """The model is there."""
+    """The model is there; ``by_request`` if it wants requests one by one."""
 
     signature: Signature
+    by_request: bool = False
 
 
-class Ran(msgspec.Struct, tag="ran", frozen=True, array_like=True, gc=False):
-    """It ran, for so many seconds."""
+class Said(msgspec.Struct, tag="said", frozen=True, array_like=True):
+    """One request was answered; ``parameters`` are the response's."""
 
-    outputs: tuple[Block, ...]
-    seconds: float
+    parameters: dict[str, Parameter]
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True, array_like=True):
@@ -69,6 +83,18 @@ class Failed(msgspec.Struct, tag="failed", frozen=True, array_like=True):
     message: str
     field: str = ""
     fix: str = ""
+
+
+class Ran(msgspec.Struct, tag="ran", frozen=True, array_like=True):
+    """It ran, for so many seconds.
+
+    Attributes:
+        answers: To each request, of a model that wants them one by one; outputs then are :func:`numbered`.
+    """
+
+    outputs: tuple[Block, ...]
+    seconds: float
+    answers: tuple[Said | Failed, ...] = ()
 
 
 Order = Load | Run | Stop
@@ -100,6 +126,31 @@ def frame(message: Order | Reply) -> bytearray:
     _encoder.encode_into(message, out, 4)
     out[:4] = (len(out) - 4).to_bytes(4, "little")
     return out
+
+
+def numbered(parts: Iterable[Mapping[str, Array]]) -> dict[str, Array]:
+    """The arrays of several requests under one roof: those of the first are ``0/name``, and so on.
+
+    >>> import numpy as np
+    >>> list(numbered([{"x": np.zeros(1)}, {"x": np.ones(1), "y/z": np.ones(1)}]))
+    ['0/x', '1/x', '1/y/z']
+    """
+    return {f"{index}/{name}": array for index, part in enumerate(parts) for name, array in part.items()}
+
+
+def by_number(arrays: Mapping[str, Array], count: int) -> list[dict[str, Array]]:
+    """The same, taken apart again.
+
+    Raises:
+        ValueError: an array belongs to none of so many requests.
+    """
+    parts: list[dict[str, Array]] = [{} for _ in range(count)]
+    for key, array in arrays.items():
+        index, _, name = key.partition("/")
+        if not index.isdecimal() or int(index) >= count:
+            raise ValueError(f"an array called {key!r} of {count} requests")
+        parts[int(index)][name] = array
+    return parts
 
 
 class Frames:

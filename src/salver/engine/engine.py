@@ -9,15 +9,16 @@ may run inline is answered on the spot, without a future or a second turn of the
 """
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from salver.artifacts import Batching, ModelConfig
+from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
-from salver.engine.ports import Runner
+from salver.engine.ports import RequestRunner, Runner
 from salver.engine.rules import Rule
 from salver.engine.schedule import Schedule
 from salver.engine.waiting import Batch, Waiting
@@ -29,6 +30,8 @@ from salver.messages import (
     InferResponse,
     Insight,
     ModelId,
+    Parameter,
+    RequestedOutput,
     Signature,
     Standing,
     Timing,
@@ -36,8 +39,11 @@ from salver.messages import (
 from salver.stats.shape_laws import ShapeLaws
 from salver.tensor import Array, Tensor
 
-_Answer = tuple[Mapping[str, Array], Timing]
+_Outputs = Mapping[str, Array]
+_Answer = tuple[_Outputs, Timing, Mapping[str, Parameter]]
 _Stacked = tuple[dict[str, Array], float]
+#: What a run gave, and the model's own time: outputs of the whole batch, or each request's answer or error.
+_Ran = tuple[_Outputs | Sequence[Answer | SalverError], float]
 
 
 class Knowledge(NamedTuple):
@@ -53,6 +59,7 @@ class Knowledge(NamedTuple):
 
 
 _NOTHING = Knowledge()
+_NO_PARAMETERS: Mapping[str, Parameter] = {}
 
 
 class _Dispatch:
@@ -110,6 +117,7 @@ class Engine:
             alone = Batching(False, config.batching.policy, max_queue=config.batching.max_queue)
             config = msgspec.structs.replace(config, batching=alone)
         self._runner = runner
+        self._each = runner.answer if isinstance(runner, RequestRunner) else None
         self._clock = clock
         self._emit = emit
         self._schedule = Schedule(config, runner.slots, known.laws, known.rule)
@@ -145,6 +153,11 @@ class Engine:
     def running(self) -> int:
         """Batches that run."""
         return min(self._runner.slots, self._runner.slots - self._idle)
+
+    @property
+    def answers_each(self) -> bool:
+        """The model is handed requests one by one, and may do as it likes with each."""
+        return self._each is not None
 
     @property
     def laws(self) -> ShapeLaws:
@@ -188,21 +201,22 @@ class Engine:
         answer = self._ask(bound, deadline, sender, standing)
         if isinstance(answer, Waiting):
             try:
-                outputs, timing = await answer.payload[1]
+                outputs, timing, parameters = await answer.payload[1]
             except asyncio.CancelledError:
                 self._batcher.discard(answer)
                 raise
             if self._is_timed:
                 self._schedule.replied(answer, self._clock())
         else:
-            outputs, timing = answer
+            outputs, timing, parameters = answer
         types = self._output_types
         return InferResponse(
             request.model,
             self.id.version,
             tuple([Tensor(name, types[name], outputs[name]) for name in bound.outputs]),
             request.id,
-            timing=timing,
+            parameters,
+            timing,
         )
 
     async def close(self) -> None:
@@ -276,7 +290,7 @@ class Engine:
             self._announce(bound.rows, 1, 0.0, 0.0, 0.0, "drain", ok=False)
             raise
         self._announce(bound.rows, 1, seconds, 0.0, 0.0, "drain")
-        return outputs, Timing(0.0, 0.0, seconds, bound.rows, 0, "drain")
+        return outputs, Timing(0.0, 0.0, seconds, bound.rows, 0, "drain"), _NO_PARAMETERS
 
     async def _infer_split(
         self,
@@ -291,7 +305,8 @@ class Engine:
         parts = []
         for start in range(0, bound.rows, size):
             arrays = tuple(None if a is None else a[start : start + size] for a in bound.arrays)
-            parts.append(Bound(arrays, min(size, bound.rows - start), bound.key, bound.outputs, bound.size))
+            rows = min(size, bound.rows - start)
+            parts.append(Bound(arrays, rows, bound.key, bound.outputs, request, bound.size))
         asked: list[_Answer | Waiting] = []
         try:
             for part in parts:
@@ -309,7 +324,7 @@ class Engine:
             for name in bound.outputs
         )
         slowest = max((answer[1] for answer in answers), key=lambda t: t.queue + t.formation + t.inference)
-        return InferResponse(request.model, self.id.version, outputs, request.id, timing=slowest)
+        return InferResponse(request.model, self.id.version, outputs, request.id, answers[-1][2], slowest)
 
     # The pump: from queue to runs.
 
@@ -362,12 +377,13 @@ class Engine:
         self._schedule.started(batch, now)
         stacked: _Stacked | None = None
         try:
-            stacked = self._merge(batch)
-            result = self._runner.run_inline(stacked[0]) if self._ahead is None else None
+            if self._each is None:
+                stacked = self._merge(batch)
+            result = self._runner.run_inline(stacked[0]) if stacked and self._ahead is None else None
             if result is not None:
                 self._check(result[0], batch.rows if self.signature.batched else 0)
                 self._schedule.ended(batch.rows, now, self._clock(), size=batch.members[0].size)
-                self._deliver(dispatch, result, stacked[1])
+                self._deliver(dispatch, result, stacked[1] if stacked else 0.0)
                 return
         except Exception:
             pass  # the road below runs it again, alone and in halves, and reports
@@ -422,10 +438,15 @@ class Engine:
         """
         batch = dispatch.batch
         merge = 0.0
+        result: _Ran
         try:
-            inputs, merge = stacked or self._merge(batch)
-            result = await self._runner.run(inputs)
-            self._check(result[0], batch.rows if self.signature.batched else 0)
+            if self._each is not None:
+                result = await self._each([self._asked(w.payload[0]) for w in batch.members])
+            else:
+                inputs, merge = stacked or self._merge(batch)
+                outputs, seconds = await self._runner.run(inputs)
+                self._check(outputs, batch.rows if self.signature.batched else 0)
+                result = outputs, seconds
         except Exception as error:
             self._announce(batch.rows, len(batch.members), 0.0, merge, 0.0, batch.reason, ok=False)
             alive = [w for w in batch.members if not w.payload[1].done()]
@@ -445,6 +466,22 @@ class Engine:
         self._deliver(dispatch, result, merge)
         return is_whole
 
+    def _asked(self, bound: Bound) -> InferRequest:
+        """A request for a model that wants them one by one: every wanted output is named."""
+        inputs = [
+            Tensor(spec.name, spec.datatype, array)
+            for spec, array in zip(self.signature.inputs, bound.arrays, strict=True)
+            if array is not None
+        ]
+        return InferRequest(
+            self.id.name,
+            tuple(inputs),
+            self.id.version,
+            bound.request.id,
+            tuple(map(RequestedOutput, bound.outputs)),
+            bound.request.parameters,
+        )
+
     def _merge(self, batch: Batch) -> _Stacked:
         """The inputs of a batch, and the seconds that it took to stack them."""
         began = self._clock()
@@ -462,7 +499,7 @@ class Engine:
             if first[index] is not None
         }
 
-    def _deliver(self, dispatch: _Dispatch, result: tuple[Mapping[str, Array], float], merge: float) -> None:
+    def _deliver(self, dispatch: _Dispatch, result: _Ran, merge: float) -> None:
         """Cut the outputs apart and wake the callers."""
         outputs, seconds = result
         batch = dispatch.batch
@@ -471,18 +508,29 @@ class Engine:
         # A batch that was ready began as soon as an instance was idle; the loop hears of that a little later.
         dispatch.at = min(dispatch.at, began - seconds)
         members = batch.members
-        if len(members) == 1:
-            _settle(members[0], outputs, dispatch, seconds)
-        else:
-            pairs = [(name, outputs[name]) for name in self._output_types]
-            start = 0
-            for waiting in members:
-                end = start + waiting.rows
-                part = {name: array[start:end] for name, array in pairs}
+        parts = self._cut(outputs, members) if isinstance(outputs, Mapping) else outputs
+        for waiting, part in zip(members, parts, strict=True):
+            if isinstance(part, SalverError):
+                _fail(waiting, part)
+            elif isinstance(part, Answer):
+                _settle(waiting, part.outputs, dispatch, seconds, part.parameters)
+            else:
                 _settle(waiting, part, dispatch, seconds)
-                start = end
         split = self._clock() - began
         self._announce(batch.rows, len(members), seconds, merge, split, batch.reason)
+
+    def _cut(self, outputs: _Outputs, members: list[Waiting]) -> Sequence[_Outputs | Answer | SalverError]:
+        """Each request's rows of the outputs of a batch."""
+        if len(members) == 1:
+            return [outputs]
+        pairs = [(name, outputs[name]) for name in self._output_types]
+        parts = []
+        start = 0
+        for waiting in members:
+            end = start + waiting.rows
+            parts.append({name: array[start:end] for name, array in pairs})
+            start = end
+        return parts
 
     def _check(self, outputs: Mapping[str, Array], rows: int) -> None:
         for name in self._output_types:
@@ -516,7 +564,13 @@ class Engine:
         _fail(waiting, error)
 
 
-def _settle(waiting: Waiting, outputs: Mapping[str, Array], dispatch: _Dispatch, seconds: float) -> None:
+def _settle(
+    waiting: Waiting,
+    outputs: _Outputs,
+    dispatch: _Dispatch,
+    seconds: float,
+    parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
+) -> None:
     future: asyncio.Future[Any] = waiting.payload[1]
     if not future.done():
         at, batch = dispatch.at, dispatch.batch
@@ -524,7 +578,7 @@ def _settle(waiting: Waiting, outputs: Mapping[str, Array], dispatch: _Dispatch,
         timing = Timing(
             idle_from - waiting.arrived, at - idle_from, seconds, batch.rows, waiting.ahead, batch.reason
         )
-        future.set_result((outputs, timing))
+        future.set_result((outputs, timing, parameters))
 
 
 def _fail(waiting: Waiting, error: Exception) -> None:

@@ -23,9 +23,12 @@ import time
 import traceback
 from typing import Any
 
+import msgspec
+
 from salver.backends import reshaped
-from salver.backends.protocol import Backend, RunnableModel
+from salver.backends.protocol import Backend, RequestModel, RunnableModel
 from salver.engine.control import (
+    Asked,
     Failed,
     Frames,
     Load,
@@ -34,14 +37,18 @@ from salver.engine.control import (
     Ran,
     Reply,
     Run,
+    Said,
     Stop,
+    by_number,
     describe,
     frame,
+    numbered,
     read_order,
 )
 from salver.engine.shm import Arena, Block
 from salver.errors import LoadFailed, ModelFailed, SalverError
-from salver.tensor import Array, tensor
+from salver.messages import InferRequest, RequestedOutput
+from salver.tensor import Array, Tensor, tensor
 
 _PR_SET_PDEATHSIG = 1
 
@@ -81,7 +88,7 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         model = _load(load)
-        loaded = Loaded(model.signature)
+        loaded = Loaded(model.signature, isinstance(model, RequestModel))
     except BaseException as error:
         channel.send(_load_failure(error, load))
         return 1
@@ -106,14 +113,19 @@ def _load(load: Load) -> RunnableModel:
     module, _, attribute = load.backend.partition(":")
     found: Any = operator.attrgetter(attribute)(importlib.import_module(module))
     backend: Backend = found() if isinstance(found, type) else found
-    return reshaped.load(backend, load.manifest, load.options)
+    options = msgspec.structs.replace(load.options, own_process=True)
+    return reshaped.load(backend, load.manifest, options)
 
 
 def _serve(channel: _Channel, model: RunnableModel, load: Load, requests: Arena, responses: Arena) -> None:
     while isinstance(order := channel.receive(), Run):
         try:
-            outputs, seconds = _run(model, requests.read(order.inputs, copy=False))
-            reply: Reply = Ran(_lay_out(outputs, responses), seconds)
+            inputs = requests.read(order.inputs, copy=False)
+            if order.asked and isinstance(model, RequestModel):
+                reply: Reply = _answer(model, order.asked, inputs, responses, load)
+            else:
+                outputs, seconds = _run(model, inputs)
+                reply = Ran(_lay_out(outputs, responses), seconds)
         except BaseException as error:  # sys.exit() in a model is its failure, not an order
             reply = _run_failure(error, load)
         channel.send(reply)
@@ -123,6 +135,30 @@ def _run(model: RunnableModel, inputs: dict[str, Array]) -> tuple[dict[str, Arra
     began = time.perf_counter()
     outputs = model.run(inputs)
     return dict(outputs), time.perf_counter() - began
+
+
+def _answer(
+    model: RequestModel, asked: tuple[Asked, ...], inputs: dict[str, Array], responses: Arena, load: Load
+) -> Ran:
+    """Run it on requests, each with what it brought."""
+    id, types = load.manifest.id, {spec.name: spec.datatype for spec in model.signature.inputs}
+    requests = [
+        InferRequest(
+            id.name,
+            tuple(Tensor(name, types[name], array) for name, array in part.items()),
+            id.version,
+            said.id,
+            tuple(map(RequestedOutput, said.outputs)),
+            said.parameters,
+        )
+        for said, part in zip(asked, by_number(inputs, len(asked)), strict=True)
+    ]
+    began = time.perf_counter()
+    answers = model.answer(requests)
+    seconds = time.perf_counter() - began
+    blocks = _lay_out(numbered({} if isinstance(a, SalverError) else a.outputs for a in answers), responses)
+    told = (describe(a) if isinstance(a, SalverError) else Said(dict(a.parameters)) for a in answers)
+    return Ran(blocks, seconds, tuple(told))
 
 
 def _lay_out(outputs: dict[str, Array], responses: Arena) -> tuple[Block, ...]:

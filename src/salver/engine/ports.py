@@ -4,10 +4,12 @@ A :class:`Runner` executes whole batches somewhere (a thread, a host process, a 
 the engine decides when and with what.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
-from salver.messages import Signature
+from salver.backends.protocol import Answer
+from salver.errors import SalverError
+from salver.messages import InferRequest, Signature
 from salver.tensor import Array
 
 
@@ -39,4 +41,17 @@ class Runner(Protocol):
 
     async def close(self) -> None:
         """Let the model go, with its memory, threads and processes."""
+        ...
+
+
+@runtime_checkable
+class RequestRunner(Runner, Protocol):
+    """Runs batches of a model that wants their requests one by one, and answers each by itself."""
+
+    async def answer(self, requests: Sequence[InferRequest]) -> tuple[Sequence[Answer | SalverError], float]:
+        """To each request its answer or its own error, in their order; and the model's own time in seconds.
+
+        Raises:
+            SalverError: as ``run``; all requests failed.
+        """
         ...

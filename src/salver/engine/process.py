@@ -11,21 +11,23 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
 from salver.artifacts import Manifest
-from salver.backends.protocol import LoadOptions
+from salver.backends.protocol import Answer, LoadOptions
 from salver.engine.backoff import Backoff
 from salver.engine.child import HostProcess
 from salver.engine.spawn import HostPlan
-from salver.errors import LoadFailed, NotReady
-from salver.messages import Signature
+from salver.errors import LoadFailed, NotReady, SalverError
+from salver.messages import InferRequest, Signature
 from salver.tensor import Array
 
 _log = logging.getLogger(__name__)
 _Result = tuple[Mapping[str, Array], float]
+_T = TypeVar("_T")
 
 
 class Recovery(msgspec.Struct, frozen=True):
@@ -94,7 +96,10 @@ class ProcessRunner:
             LoadFailed: one of them has not; the others are gone again.
         """
         plan = HostPlan(backend, manifest, options, memory_limit_mb, run_timeout_s)
-        starting = [asyncio.ensure_future(HostProcess.launch(plan)) for _ in range(slots)]
+        starting = [
+            asyncio.ensure_future(HostProcess.launch(_of_instance(plan, instance)))
+            for instance in range(slots)
+        ]
         try:
             hosts = await asyncio.gather(*starting)
         except BaseException:
@@ -103,7 +108,7 @@ class ProcessRunner:
             done = await asyncio.gather(*starting, return_exceptions=True)
             await asyncio.gather(*(host.close() for host in done if isinstance(host, HostProcess)))
             raise
-        return cls(plan, hosts, recovery)
+        return (RequestProcessRunner if hosts[0].by_request else cls)(plan, hosts, recovery)
 
     def __repr__(self) -> str:
         alive = sum(seat.is_alive for seat in self._seats)
@@ -122,7 +127,7 @@ class ProcessRunner:
         """
         host = await self._acquire()
         # A caller that gives up must not free a host that still works.
-        return await asyncio.shield(self._run_on(host, inputs))
+        return await asyncio.shield(self._on(host, host.run(inputs)))
 
     def run_inline(self, inputs: Mapping[str, Array]) -> _Result | None:
         """Never: the model lives elsewhere."""
@@ -136,9 +141,9 @@ class ProcessRunner:
         await asyncio.gather(*(seat.host.close() for seat in self._seats))
         self._refuse_waiters(f"model '{self._plan.manifest.id.name}' was unloaded")
 
-    async def _run_on(self, host: HostProcess, inputs: Mapping[str, Array]) -> _Result:
+    async def _on(self, host: HostProcess, work: Coroutine[Any, Any, _T]) -> _T:
         try:
-            return await host.run(inputs)
+            return await work
         finally:
             self._release(host)
 
@@ -185,7 +190,7 @@ class ProcessRunner:
                     self._refuse_waiters(self._restarting())
                 await self._recovery.sleep(delay)
                 try:
-                    seat.host = await HostProcess.launch(self._plan)
+                    seat.host = await HostProcess.launch(seat.host.plan)
                     break
                 except LoadFailed as error:
                     how = str(error)
@@ -206,3 +211,18 @@ class ProcessRunner:
             waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_exception(NotReady(text))
+
+
+class RequestProcessRunner(ProcessRunner):
+    """The same, of a model that wants the requests of a run one by one."""
+
+    async def answer(self, requests: Sequence[InferRequest]) -> tuple[Sequence[Answer | SalverError], float]:
+        """See :class:`~salver.engine.ports.RequestRunner`."""
+        host = await self._acquire()
+        return await asyncio.shield(self._on(host, host.answer(requests)))
+
+
+def _of_instance(plan: HostPlan, instance: int) -> HostPlan:
+    """The plan of one of the hosts, which may want to know which one it is."""
+    options = msgspec.structs.replace(plan.options, instance=instance)
+    return msgspec.structs.replace(plan, options=options)

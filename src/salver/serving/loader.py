@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
-from salver.artifacts import Instances, Manifest, ModelConfig
+from salver.artifacts import Instances, Manifest, ModelConfig, Warmup
 from salver.backends import reshaped
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
 from salver.engine.engine import Engine, Knowledge
@@ -28,6 +28,7 @@ from salver.messages import Signature
 from salver.planner.choose import Setting, is_set
 from salver.planner.grid import Placed
 from salver.serving.bus import Bus
+from salver.serving.model_config import told
 from salver.serving.profiles import ProfileStore
 from salver.serving.profiling import Found, Profiler, limits_of
 from salver.serving.steps import load_steps
@@ -38,6 +39,7 @@ from salver.stats.shape_laws import ShapeLaws
 
 _LOG = logging.getLogger("salver.loader")
 _NO_WISH = Instances()
+_NO_WARMUP = Warmup()
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -95,6 +97,8 @@ class Servable:
         if isinstance(self.engine, StepEngine):
             return  # tried out already
         wish = config.warmup
+        if self.engine.answers_each and wish == _NO_WARMUP:
+            return  # its author decides what it is asked
         if wish.file:
             await self._warm_from_file(wish.file, wish.rounds)
             return
@@ -197,6 +201,8 @@ class Loader:
     async def _servable(self, manifest: Manifest, kind: str, found: Found) -> Servable:
         """An engine around the runner, and those who learn from its runs."""
         runner, placed, config, setting, laws, profile = found
+        config = _within(config, runner.signature)
+        manifest = msgspec.structs.replace(manifest, config=_within(manifest.config, runner.signature))
         batching = config.batching
         ends: list[Callable[[], Awaitable[None]]] = []
         laws, rule, teacher = laws or ShapeLaws(), None, None
@@ -229,7 +235,8 @@ class Loader:
         Raises:
             LoadFailed: the reason, in words for the owner.
         """
-        options = LoadOptions(placement.threads, self._terms.trust_pickle)
+        config = told(manifest, placement.slots) if backend.traits.reads_config else ""
+        options = LoadOptions(placement.threads, self._terms.trust_pickle, config=config)
         if placement.runner == "process":
             kind = backend if isinstance(backend, type) else type(backend)
             return await ProcessRunner.start(
@@ -259,3 +266,11 @@ class Loader:
             threads=placement.threads,
             name=manifest.id.name,
         )
+
+
+def _within(config: ModelConfig, signature: Signature) -> ModelConfig:
+    """The configuration, its batches no larger than the model says that it takes."""
+    most = signature.max_rows
+    if not most or config.batching.max_rows <= most:
+        return config
+    return msgspec.structs.replace(config, batching=msgspec.structs.replace(config.batching, max_rows=most))

@@ -29,6 +29,7 @@ OIP_HTTP: Final[dict[Code, int]] = {
     Code.TOO_LARGE: 400,
     Code.UNSUPPORTED: 501,
     Code.MODEL_FAILED: 500,
+    Code.UNKNOWN: 400,
     Code.INTERNAL: 500,
 }
 
@@ -49,6 +50,7 @@ OIP_GRPC: Final[dict[Code, int]] = {
     Code.TOO_LARGE: 8,  # RESOURCE_EXHAUSTED
     Code.UNSUPPORTED: 12,  # UNIMPLEMENTED
     Code.MODEL_FAILED: 13,  # INTERNAL
+    Code.UNKNOWN: 2,  # UNKNOWN
     Code.INTERNAL: 13,  # INTERNAL
 }
 
@@ -69,6 +71,7 @@ KSERVE_V1: Final[dict[Code, int]] = {
     Code.TOO_LARGE: 400,
     Code.UNSUPPORTED: 501,
     Code.MODEL_FAILED: 500,
+    Code.UNKNOWN: 500,
     Code.INTERNAL: 500,
 }
 

@@ -1,0 +1,97 @@
+"""How is a model's Python source found and run, and whose modules does it see?
+
+For backends whose artefacts are Python files. Nothing here knows what the file is to define.
+"""
+
+import ast
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from salver.errors import LoadFailed
+
+_MAX_SOURCE = 4 << 20
+_LOADING = threading.RLock()  # sys.path and sys.modules belong to one loading model at a time
+
+
+def source_of(path: Path) -> Path:
+    """The file of a model that is a file, or a folder with ``model.py``."""
+    return path / "model.py" if path.is_dir() else path
+
+
+def read_source(path: Path) -> bytes | None:
+    """Its content, if it is Python by name and of a sane size; else None. Never raises."""
+    try:
+        source = source_of(path)
+        if not source.is_file() or source.suffix != ".py" or source.stat().st_size > _MAX_SOURCE:
+            return None
+        return source.read_bytes()
+    except (OSError, ValueError):
+        return None
+
+
+def parse(content: bytes) -> ast.Module | None:
+    """Its syntax tree; None if it has none."""
+    try:
+        return ast.parse(content)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
+@contextmanager
+def running(source: Path) -> Iterator[None]:
+    """Whatever the owner's code raises while it is loaded becomes LoadFailed, which says where."""
+    try:
+        yield
+    except LoadFailed:
+        raise
+    except SyntaxError as error:
+        where = f"{error.filename or source}, line {error.lineno}"
+        raise LoadFailed(
+            f"{where}: {error.msg}: {(error.text or '').strip()}", fix="Correct this line."
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise LoadFailed(f"{source}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def importable(folder: Path, name: str) -> Iterator[None]:
+    """Let the module ``name`` import what lies in its folder, and nobody else find that later."""
+    with _LOADING:
+        before = set(sys.modules)
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()  # the folder may be younger than its finder's last look
+        try:
+            yield
+        except BaseException:
+            sys.modules.pop(name, None)
+            raise
+        finally:
+            if str(folder) in sys.path:  # the owner's code may have tidied up itself
+                sys.path.remove(str(folder))
+            new = set(sys.modules) - before - {name}
+            siblings = {n for n in new if "." not in n and _lies_in(folder, sys.modules[n])}
+            for each in new:
+                if each.partition(".")[0] in siblings:
+                    del sys.modules[each]
+
+
+def _lies_in(folder: Path, module: ModuleType) -> bool:
+    """Right in it: what is deeper, such as a virtual environment, came by another road."""
+    spec = getattr(module, "__spec__", None)
+    places = [spec.origin or "", *(spec.submodule_search_locations or ())] if spec else []
+    return any(Path(place).parent == folder for place in places)
+
+
+def run_file(source: Path, name: str) -> ModuleType:
+    """Run a file as the module ``name``."""
+    spec = importlib.util.spec_from_file_location(name, source.resolve())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickles look there
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,179 @@
+"""How is a ``TritonPythonModel`` asked, understood and closed?
+
+Each request of a run is handed over by itself and answered by itself: an error object costs its own
+caller the answer and nobody else. Knows no wire and no process but its own.
+"""
+
+import asyncio
+import inspect
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from salver.artifacts import Manifest
+from salver.backends.outputs import Outputs
+from salver.backends.protocol import Answer
+from salver.backends.triton_python import pb_utils
+from salver.errors import (
+    Cancelled,
+    Conflict,
+    InvalidInput,
+    ModelFailed,
+    NotFound,
+    NotReady,
+    SalverError,
+    UnknownError,
+    Unsupported,
+)
+from salver.messages import InferRequest, Parameter, RequestedOutput, Signature
+from salver.tensor import Array, Tensor
+
+_Code = pb_utils.TritonErrorCode
+_KINDS: Final[Mapping[_Code, type[SalverError]]] = {
+    _Code.UNKNOWN: UnknownError,
+    _Code.INTERNAL: ModelFailed,
+    _Code.NOT_FOUND: NotFound,
+    _Code.INVALID_ARG: InvalidInput,
+    _Code.UNAVAILABLE: NotReady,
+    _Code.UNSUPPORTED: Unsupported,
+    _Code.ALREADY_EXISTS: Conflict,
+    _Code.CANCELLED: Cancelled,
+}
+
+
+class Instance:
+    """An instance of the owner's class, and what every way of asking it shares.
+
+    Args:
+        name: Its name, for messages.
+    """
+
+    def __init__(self, model: Any, signature: Signature, manifest: Manifest, name: str) -> None:
+        self.signature = signature
+        self._model = model
+        self._id = manifest.id
+        self._name = name
+        self._outputs = Outputs(signature, manifest.id.name)
+        self._all = tuple(RequestedOutput(spec.name) for spec in signature.outputs)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def close(self) -> None:
+        """Call the owner's ``finalize``."""
+        model, self._model = self._model, None
+        if hasattr(model, "finalize"):
+            model.finalize()
+        if self._loop is not None:
+            self._loop.close()
+
+    def request(self, inputs: Mapping[str, Array]) -> InferRequest:
+        """One that wants every output."""
+        types = {spec.name: spec.datatype for spec in self.signature.inputs}
+        tensors = tuple(Tensor(name, types[name], array) for name, array in inputs.items())
+        return InferRequest(self._id.name, tensors, self._id.version, outputs=self._all)
+
+    def execute(self, asked: list[pb_utils.InferenceRequest]) -> Any:
+        """What the owner's ``execute`` returns.
+
+        Raises:
+            ModelFailed: it raised.
+        """
+        try:
+            said = self._model.execute(asked)
+            if inspect.isawaitable(said):
+                said = self._own_loop().run_until_complete(said)
+        except MemoryError:
+            raise
+        except (Exception, SystemExit) as error:
+            traceback.print_exception(error)  # for the log: the caller is not told the owner's paths
+            raise self.failed(f"{type(error).__name__}: {error}") from error
+        return said
+
+    def understand(self, request: InferRequest, response: Any) -> Answer | SalverError:
+        """What a response means."""
+        if not isinstance(response, pb_utils.InferenceResponse):
+            return self.failed(
+                "Expected an 'InferenceResponse' object in the execute function return list, found type "
+                f"'{type(response).__name__}'"
+            )
+        error = response.error()
+        if error is not None:
+            return _KINDS[error.code()](error.message())
+        outputs = {tensor.name(): _values(tensor) for tensor in response.output_tensors()}
+        inputs = {tensor.name: tensor.array for tensor in request.inputs}
+        wanted = {output.name for output in request.outputs}
+        try:
+            return Answer(self._outputs.check(outputs, inputs, wanted), _parameters(response.parameters()))
+        except ModelFailed as failed:
+            return failed
+
+    def failed(self, text: str) -> ModelFailed:
+        """A run that went wrong, in Triton's words."""
+        return ModelFailed(f"Failed to process the request(s) for model '{self._name}', message: {text}")
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        self._loop = self._loop or asyncio.new_event_loop()
+        return self._loop
+
+
+class TritonModel(Instance):
+    """One that returns a response to each request of a run."""
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """See :class:`~salver.backends.protocol.RunnableModel`: as one request."""
+        (answer,) = self.answer([self.request(inputs)])
+        if isinstance(answer, SalverError):
+            raise answer
+        return answer.outputs
+
+    def answer(self, requests: Sequence[InferRequest]) -> Sequence[Answer | SalverError]:
+        """See :class:`~salver.backends.protocol.RequestModel`."""
+        responses = self.execute([seen(request) for request in requests])
+        if not isinstance(responses, list):
+            raise self.failed(
+                f"Expected a list in the execute return, found type '{type(responses).__name__}'"
+            )
+        if len(responses) != len(requests):
+            raise self.failed(
+                "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "
+                f"InferenceRequest(s) size is:{len(requests)}, "
+                f"and InferenceResponse(s) size is:{len(responses)}"
+            )
+        return [self.understand(*pair) for pair in zip(requests, responses, strict=True)]
+
+
+def seen(request: InferRequest) -> pb_utils.InferenceRequest:
+    """A request as the model sees it; its arrays are the model's to keep and to write to."""
+    tensors = [
+        pb_utils.Tensor.given(t.name, t.datatype, t.array if t.array.flags.writeable else t.array.copy())
+        for t in request.inputs
+    ]
+    wanted = [output.name for output in request.outputs]
+    return pb_utils.InferenceRequest.given(tensors, request.id, wanted, request.parameters)
+
+
+def _values(tensor: pb_utils.Tensor) -> Array:
+    """An output's array; objects that are no text are said as text, as Triton says them."""
+    array = tensor.as_numpy()
+    if array.dtype.kind != "O":
+        return array
+    items = array.ravel().tolist()
+    if set(map(type, items)) <= {bytes, str}:
+        return array
+    texts = np.empty(len(items), dtype=object)
+    texts[:] = [item if isinstance(item, bytes) else str(item).encode() for item in items]
+    return texts.reshape(array.shape)
+
+
+def _parameters(text: str) -> dict[str, Parameter]:
+    if not text:
+        return {}
+    try:
+        said = json.loads(text)
+    except ValueError as error:
+        raise ModelFailed(f"the parameters of a response are no JSON: {error}") from error
+    if not isinstance(said, dict) or not all(isinstance(v, bool | int | float | str) for v in said.values()):
+        raise ModelFailed("the parameters of a response are no JSON object of texts, numbers and booleans")
+    return said

@@ -1,0 +1,119 @@
+"""How is a ``TritonPythonModel`` found, told what Triton would tell it, and made?
+
+Knows no wire and no process but its own.
+"""
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from salver.artifacts import Manifest
+from salver.backends.loading import options_of
+from salver.backends.protocol import LoadOptions
+from salver.backends.source import run_file, running, source_of
+from salver.backends.triton_python import pb_utils
+from salver.backends.triton_python.config import ModelConfig, finish, known_of, signature_of
+from salver.backends.triton_python.model import TritonModel
+from salver.errors import LoadFailed
+
+#: What recognition calls such a file.
+FORMAT: Final = "triton_python"
+_CLASS: Final = "TritonPythonModel"
+_MODULE: Final = "triton_python_backend_utils"
+_MEANT = re.compile(rb"^class[ \t]+TritonPythonModel\b", re.MULTILINE)
+
+
+def is_meant(content: bytes, tree: ast.Module | None) -> bool:
+    """True for source that brings ``TritonPythonModel``, or plainly means to.
+
+    Args:
+        tree: Its syntax tree; None if it has none.
+    """
+    if tree is None:
+        return bool(_MEANT.search(content))
+    return any(_brings(node) for node in tree.body)
+
+
+def _brings(node: ast.stmt) -> bool:
+    if isinstance(node, ast.ClassDef):
+        return node.name == _CLASS
+    if isinstance(node, ast.ImportFrom):
+        return any((alias.asname or alias.name) == _CLASS for alias in node.names)
+    return isinstance(node, ast.Assign) and any(
+        isinstance(target, ast.Name) and target.id == _CLASS for target in node.targets
+    )
+
+
+def load(manifest: Manifest, options: LoadOptions) -> TritonModel:
+    """Run the file, complete the configuration, make a ``TritonPythonModel``, call its ``initialize``.
+
+    Raises:
+        LoadFailed: any of it failed, or this is not a process of the model's own.
+    """
+    if not options.own_process:
+        raise LoadFailed(
+            f"model '{manifest.id.name}' is one of Triton's Python backend, which needs a process of its own",
+            fix='Leave instances.runner out of its configuration, or set it to "process".',
+        )
+    options_of(manifest, ())
+    source = source_of(manifest.path).resolve()
+    folder = source.parent
+    sys.modules[_MODULE] = pb_utils
+    sys.path += [str(folder), str(folder.parent)]  # for good: a model may import its neighbours at any time
+    config = known_of(manifest, options.config)
+    with running(source):
+        kind = _model_class(run_file(source, f"{folder.name}.{source.stem}"), source)
+        if hasattr(kind, "auto_complete_config"):
+            config = _completed(kind, config, source)
+        finish(config)
+        signature = signature_of(config, manifest)
+        arguments = _arguments(manifest, config, folder, options.instance)
+        model = kind()
+        if hasattr(model, "initialize"):
+            model.initialize(arguments)
+    return TritonModel(model, signature, manifest, arguments["model_instance_name"])
+
+
+def _model_class(module: ModuleType, source: Path) -> type:
+    kind = getattr(module, _CLASS, None)
+    if not isinstance(kind, type):
+        raise LoadFailed(f"{source} defines no class {_CLASS}")
+    if not callable(getattr(kind, "execute", None)):
+        raise LoadFailed(
+            f"{source}: class {_CLASS} has no method execute", fix="Write: def execute(self, requests): ..."
+        )
+    return kind
+
+
+def _completed(kind: Any, config: dict[str, Any], source: Path) -> dict[str, Any]:
+    said = kind.auto_complete_config(ModelConfig(config))
+    if not isinstance(said, ModelConfig):
+        raise LoadFailed(
+            f"{source}: auto_complete_config returned {type(said).__name__}",
+            fix="Return the object that it was called with.",
+        )
+    return said.as_dict()
+
+
+def _arguments(manifest: Manifest, config: dict[str, Any], folder: Path, instance: int) -> dict[str, str]:
+    """What ``initialize`` is told; every value is a text (TR-A2)."""
+    name, version = manifest.id.name, manifest.id.version
+    group, kind = name, "CPU"
+    for candidate in config.get("instance_group", ()):
+        group, kind = candidate["name"], candidate["kind"].removeprefix("KIND_")
+        if instance < candidate["count"]:
+            break
+        instance -= candidate["count"]
+    return {
+        "model_config": json.dumps(config),
+        "model_instance_kind": kind if kind == "MODEL" else "CPU",
+        "model_instance_device_id": "0",
+        "model_instance_name": f"{group}_{instance}",
+        "model_repository": str(folder.parent if folder.name == version else folder),
+        "model_version": version,
+        "model_name": name,
+    }
