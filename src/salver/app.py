@@ -33,6 +33,7 @@ from salver.serving.dataplane import DataPlane
 from salver.serving.loader import Loader, Servable, Terms
 from salver.serving.model_config import config_of
 from salver.serving.profiles import ProfileStore
+from salver.serving.shared_memory import SharedMemory
 from salver.telemetry.eventlog import EventLog
 from salver.telemetry.explain import Explanations
 from salver.telemetry.logs import LogConfig, configure
@@ -45,9 +46,11 @@ from salver.transport.calls import HeaderRules, Reception
 from salver.transport.forward import Forwarding
 from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
+from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig, Listener, listen
 from salver.wire.config_view import metric_tags
+from salver.wire.regions import NO_REGIONS
 
 _LOG = logging.getLogger("salver")
 
@@ -93,6 +96,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         is_strictly_ready: Ready only while every model is; else from the end of the first loads on.
         exits_on_error: True = a model that does not load at the start ends the server; False = not even one
             that is not there does; None = that one only.
+        allow_client_shm: Let callers keep tensors in segments of this machine's ``/dev/shm``.
     """
 
     paths: tuple[str, ...] = ()
@@ -114,6 +118,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_dir: str = ""
     is_strictly_ready: bool = True
     exits_on_error: bool | None = None
+    allow_client_shm: bool = False
     log: LogConfig = LogConfig()
     triton_metrics: TritonMetricsConfig = TritonMetricsConfig()
 
@@ -255,6 +260,7 @@ class Server:
         )
         self._plane = ControlPlane(repository, self._manager, mode, clock)
         self.control = _Control(self._plane, self._manager, config.is_strictly_ready)
+        self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id)
         reception = Reception(
             clock,
@@ -263,12 +269,13 @@ class Server:
             config.server_name,
             config.http.rules(),
             config.grpc.rules(GRPC_PREFIX, is_grpc=True),
+            self._regions,
         )
         self._grpc = GrpcMethods(
             door, self.control, self, reception, max_message=config.max_message_mb << 20
         )
         front = Front(
-            HttpOperations(door, self.control, self, config.server_name),
+            HttpOperations(door, self.control, self, config.server_name, self._regions),
             self._grpc,
             reception,
             max_body=int(config.max_body_mb * (1 << 20)),
@@ -297,6 +304,8 @@ class Server:
         await self._plane.stop()
         await self._manager.drain(grace)
         await self._plane.close()
+        if self._regions.is_allowed:
+            self._regions.unregister()
         self._bus.flush()
 
     async def __aenter__(self) -> "Server":

@@ -173,6 +173,15 @@ class Unsupported(SalverError):
     code = Code.UNSUPPORTED
 
 
+class SegmentFailed(SalverError):
+    """A segment of shared memory that a caller named cannot be opened, or cannot take what is to go there.
+
+    The caller's fault as often as not; the code is the one that Triton gives it.
+    """
+
+    code = Code.INTERNAL
+
+
 class ModelFailed(SalverError):
     """The model raised, answered nonsense, or its host process died."""
 

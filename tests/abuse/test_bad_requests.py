@@ -57,9 +57,9 @@ WRONG_TENSORS = {
         {"name": "x", "datatype": "FP32", "shape": [1, 16], "parameters": {"binary_data_size": 64}},
         "Inference-Header-Content-Length is missing",
     ),
-    "shared memory": (
+    "half a place in shared memory": (
         {"name": "x", "datatype": "FP32", "shape": [1, 16], "parameters": {"shared_memory_region": "r"}},
-        "shared memory is disabled",
+        "'shared_memory_byte_size' must be specified",
     ),
 }
 

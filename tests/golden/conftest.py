@@ -10,7 +10,7 @@ from triton_models import write_models
 from salver.testing.process import ServerProcess
 
 #: Options of the server by the name of the profile; the cases without one are ``main``.
-PROFILES: dict[str, tuple[str, ...]] = {"main": ("--control", "none")}
+PROFILES: dict[str, tuple[str, ...]] = {"main": ("--control", "none", "--allow-client-shm")}
 
 
 def start(folder: Path, profile: str) -> ServerProcess:

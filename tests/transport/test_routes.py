@@ -33,6 +33,9 @@ from salver.transport.routes import OPERATIONS, Route, match
         ("POST", b"/v2/repository/index", Route("index")),
         ("POST", b"/v2/repository/one/index", Route("index_named")),
         ("POST", b"/v2/repository/one/models/m/unload", Route("unload_named", "m")),
+        ("GET", b"/v2/systemsharedmemory/status", Route("regions")),
+        ("POST", b"/v2/systemsharedmemory/region/a%2Fb/register", Route("region_register", region="a/b")),
+        ("POST", b"/v2/cudasharedmemory/unregister", Route("cuda_unregister")),
     ],
 )
 def test_matches(verb, path, route):
@@ -52,6 +55,9 @@ def test_matches(verb, path, route):
         ("POST", b"/v2/models//infer", NoRoute),
         ("GET", b"/v2/models/m/infer", WrongVerb),
         ("DELETE", b"/v2/health/live", WrongVerb),
+        ("GET", b"/v2/systemsharedmemory/region/r/register", WrongVerb),
+        ("POST", b"/v2/systemsharedmemory/status", WrongVerb),
+        ("POST", b"/v2/systemsharedmemory/region/r/resize", NoRoute),
         ("POST", b"/v2/models/%FF/infer", InvalidInput),
         ("POST", b"/v2/models/\xff/infer", InvalidInput),
     ],

@@ -88,7 +88,11 @@ _JSON_CASES: list[tuple[Any, str, str]] = [
         "",
     ),
     (x(parameters=1), "inputs[0].parameters must be an object", "inputs[0].parameters"),
-    (x(parameters={"shared_memory_region": "r"}), "Client shared memory is disabled", "inputs[0].parameters"),
+    (
+        x(parameters={"shared_memory_region": "r"}) | {"outputs": []},
+        "Input must set only one of the following fields",
+        "",
+    ),
     ({"inputs": x()["inputs"] * 2}, "input 'x' already exists in request", ""),
     (x() | {"id": 7}, "id must be a string, not a number", "id"),
     (x() | {"parameters": []}, "parameters must be an object, not a list", "parameters"),
@@ -367,7 +371,7 @@ _GRPC_CASES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"inputs": [_INPUT | {"parameters": {"shared_memory_region": {"string_param": "r"}}}]},
-        "Client shared memory is disabled",
+        "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter",
     ),
 ]
 

@@ -51,7 +51,25 @@ class Logs:
     ] = "off"
 
 
-_NO_TLS, _LOGS = Tls(), Logs()
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Bodies:
+    """Flags of what callers may send, and of where they may leave it."""
+
+    max_body_mb: Annotated[int, Parameter(name="--max-body-mb", help="Most MiB of an HTTP body.")] = 64
+    max_message_mb: Annotated[
+        int, Parameter(name="--max-message-mb", help="Most MiB of a gRPC message.")
+    ] = 2047
+    allow_client_shm: Annotated[
+        bool,
+        Parameter(
+            name="--allow-client-shm",
+            help="Let callers keep tensors in shared memory, in any segment of /dev/shm here.",
+        ),
+    ] = False
+
+
+_NO_TLS, _LOGS, _BODIES = Tls(), Logs(), Bodies()
 
 
 def serve(
@@ -76,8 +94,7 @@ def serve(
     threads: Annotated[
         int, Parameter(help="Threads in one run, where its own configuration is silent; 0 = automatic.")
     ] = 0,
-    max_body_mb: Annotated[int, Parameter(help="Most MiB of an HTTP body.")] = 64,
-    max_message_mb: Annotated[int, Parameter(help="Most MiB of a gRPC message.")] = 2047,
+    bodies: Bodies = _BODIES,
     tenant_header: Annotated[
         str, Parameter(help="Header or gRPC metadata that names a request's tenant; '' = none does.")
     ] = "x-tenant",
@@ -127,8 +144,9 @@ def serve(
         trust_pickle=trust_pickle,
         threads=threads,
         instances=instances,
-        max_body_mb=max_body_mb,
-        max_message_mb=max_message_mb,
+        max_body_mb=bodies.max_body_mb,
+        max_message_mb=bodies.max_message_mb,
+        allow_client_shm=bodies.allow_client_shm,
         tenant_header=tenant_header,
         state_dir=default_state_dir() if state_dir is None else state_dir,
         log=LogConfig(logs.level, logs.format, logs.access),

@@ -151,6 +151,7 @@ def configure(words: Sequence[str]) -> Start:
         state_dir=given.text("state-dir", default_state_dir()),
         is_strictly_ready=given.is_on("strict-readiness", True),
         exits_on_error=given.is_on("exit-on-error", True),
+        allow_client_shm=given.is_on("allow-client-shm", False),
         triton_metrics=_metrics(given.all("metrics-config")),
         log=_log(given),
     )

@@ -44,6 +44,7 @@ USED: Final[dict[str, tuple[Type, str]]] = {
     "metrics-address": ("text", "address to listen on (that of HTTP)"),
     "metrics-port": ("int", "(8002)"),
     "metrics-config": ("text", "counter_latencies, summary_latencies, summary_quantiles; may be repeated"),
+    "allow-client-shm": ("bool", "let callers keep tensors in any segment of /dev/shm here (false)"),
     "log-verbose": ("int", "1 and more log at level debug (0)"),
     "log-info": ("bool", "log at level info (true)"),
     "log-warning": ("bool", "log at level warning (true)"),
@@ -125,7 +126,6 @@ REFUSED: Final[dict[str, Refused]] = {
     "allow-vertex-ai": Refused("bool", NO, "Leave it out, and make /v2/models/NAME/infer the predict route."),
     "rate-limit": Refused("text", ("off",), "Bound the runs at once by instance_group's count instead."),
     "log-file": Refused("text", (), "The log goes to standard error: say 2>> FILE."),
-    "allow-client-shm": Refused("bool", NO, "Send tensors in the request; shared memory is not served."),
 }
 
 #: Flags of ``salver serve`` itself that go with tritonserver's.

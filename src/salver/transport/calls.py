@@ -11,9 +11,10 @@ import msgspec
 
 from salver.messages import Call, State
 from salver.transport.forward import Forwarding
-from salver.transport.ports import Control
+from salver.transport.ports import Control, RegionRegistry
 from salver.transport.restrict import Guard
 from salver.wire import traceparent as w3c
+from salver.wire.regions import NO_REGIONS
 
 
 class HeaderRules(msgspec.Struct, frozen=True):
@@ -32,6 +33,7 @@ class Reception(msgspec.Struct, frozen=True):
         tenant_header: Names the tenant, in lower case; empty = none does.
         server_name: What the server calls itself.
         http, grpc: What the owner's rules say of the headers of each protocol.
+        regions: Memory that callers share with the server.
     """
 
     clock: Callable[[], float]
@@ -40,6 +42,7 @@ class Reception(msgspec.Struct, frozen=True):
     server_name: str = "salver"
     http: HeaderRules = HeaderRules()
     grpc: HeaderRules = HeaderRules()
+    regions: RegionRegistry = NO_REGIONS
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Those headers that ask for a closer look, and the tenant's."""

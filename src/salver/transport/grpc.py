@@ -17,11 +17,14 @@ from salver.transport.calls import Reception, is_shutting_down, join_trace, prin
 from salver.transport.grpc_stream import HEADERS, START, Send, StreamInfer
 from salver.transport.hangup import HangUps, Receive
 from salver.transport.ports import Control, Exposition, InferDoor
+from salver.transport.shared_memory import SharedMemoryOperations
+from salver.wire import metadata
 from salver.wire import oip_grpc as wire
 from salver.wire.bodies import GrpcStatus
 from salver.wire.classification import with_classes
 from salver.wire.faults import grpc_status
 from salver.wire.grpc_frames import FrameReader, frame, parse_timeout, trailers
+from salver.wire.regions import Regions
 from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 
 _LOG = logging.getLogger("salver.grpc")
@@ -41,13 +44,16 @@ class OpenInferenceGrpc:
 
     protocol = "oip-grpc"
 
+    def __init__(self, regions: Regions) -> None:
+        self._regions = regions
+
     def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
         """Already done, but for what the signature tells of classes."""
         return with_classes(body, signature) if body.outputs else body
 
     def encode(self, request: InferRequest, response: InferResponse) -> Reply:
         """A ModelInferResponse."""
-        return wire.encode_infer(request, response)
+        return wire.encode_infer(request, response, self._regions)
 
     def fault(self, error: SalverError) -> Reply:
         """The status of the call."""
@@ -82,7 +88,9 @@ class GrpcMethods:
         self._name = reception.server_name
         self._guard = reception.grpc.guard
         self._forwarding = reception.grpc.forwarding
-        self._codec = OpenInferenceGrpc()
+        self._regions = reception.regions
+        self._more = metadata.SHARED_MEMORY if self._regions.is_allowed else ()
+        self._codec = OpenInferenceGrpc(self._regions)
         self._streams = StreamInfer(door, reception, max_message=max_message)
         inference, health = (f"/{name}/" for name in _SERVICES)
         self._methods: dict[str, Callable[[bytes, Call], Awaitable[Reply]]] = {
@@ -99,6 +107,8 @@ class GrpcMethods:
             f"{inference}RepositoryModelUnload": self._unload,
             f"{health}Check": self._health,
         }
+        for name, method in SharedMemoryOperations(self._regions).grpc().items():
+            self._methods[inference + name] = method
 
     async def handle(
         self,
@@ -196,7 +206,7 @@ class GrpcMethods:
     # The methods.
 
     def _infer(self, message: bytes, call: Call) -> Awaitable[Reply]:
-        request = wire.decode_infer(message)
+        request = wire.decode_infer(message, self._regions)
         return self._door.infer(self._codec, request, request.model, request.version, call)
 
     async def _live(self, message: bytes, call: Call) -> Reply:
@@ -210,7 +220,7 @@ class GrpcMethods:
         return wire.encode_model_ready(bool(name) and self._control.is_ready(name, version))
 
     async def _server_metadata(self, message: bytes, call: Call) -> Reply:
-        return wire.encode_server_metadata(__version__, self._name)
+        return wire.encode_server_metadata(__version__, self._name, self._more)
 
     async def _model_metadata(self, message: bytes, call: Call) -> Reply:
         name, version = wire.decode_model_request(message)

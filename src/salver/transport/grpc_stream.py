@@ -157,7 +157,8 @@ class _Exchange:
                 await self._has_less.wait()
             if self._farewell is not None:
                 return
-            self._begin(StreamedInfer(message, self._wants_status), len(message))
+            request = StreamedInfer(message, self._method.reception.regions, self._wants_status)
+            self._begin(request, len(message))
 
     def _is_full(self) -> bool:
         count = len(self._under_way)

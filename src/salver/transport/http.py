@@ -11,14 +11,16 @@ from salver import __version__
 from salver.messages import Call
 from salver.transport.calls import ready_versions
 from salver.transport.openapi import describe
-from salver.transport.ports import Control, Exposition, InferDoor
+from salver.transport.ports import Control, Exposition, InferDoor, RegionRegistry
 from salver.transport.routes import Route
+from salver.transport.shared_memory import SharedMemoryOperations
 from salver.wire import config_view, load_order, metadata
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.generate import Generate
 from salver.wire.json_text import dumps
 from salver.wire.kserve_v1 import KServeV1
 from salver.wire.oip_json import OpenInferenceHttp
+from salver.wire.regions import NO_REGIONS
 
 _Method = Callable[[Route, HttpBody, Call], Awaitable[HttpReply]]
 
@@ -27,13 +29,19 @@ class HttpOperations:
     """Everything behind the table of routes."""
 
     def __init__(
-        self, door: InferDoor, control: Control, exposition: Exposition, server_name: str = "salver"
+        self,
+        door: InferDoor,
+        control: Control,
+        exposition: Exposition,
+        server_name: str = "salver",
+        regions: RegionRegistry = NO_REGIONS,
     ) -> None:
         self._name = server_name
         self._door = door
         self._control = control
         self._exposition = exposition
-        self._open_inference = OpenInferenceHttp()
+        self._more = metadata.SHARED_MEMORY if regions.is_allowed else ()
+        self._open_inference = OpenInferenceHttp(regions)
         self._kserve = KServeV1()
         self._generating = Generate()
         self._methods: dict[str, _Method] = {
@@ -60,6 +68,7 @@ class HttpOperations:
             "model_v1": self._model_v1,
             "metrics": self._metrics,
             "openapi": self._openapi,
+            **SharedMemoryOperations(regions).http(),
         }
 
     def run(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
@@ -102,7 +111,7 @@ class HttpOperations:
         return _json(reply if ready else {"error": "Model version not ready", **reply}, 200 if ready else 400)
 
     async def _server_metadata(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        return _json(metadata.server(__version__, self._name))
+        return _json(metadata.server(__version__, self._name, self._more))
 
     async def _model_metadata(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         id, signature = self._door.signature(route.model, route.version)

@@ -94,6 +94,12 @@ _SCHEMAS: dict[str, Any] = {
     "Readiness": _object(["ready"], name=_TEXT, ready={"type": "boolean"}),
     "IndexRequest": _object([], ready={"type": "boolean"}),
     "ControlRequest": _object([], parameters=_PARAMETERS),
+    "RegionRequest": _object(
+        ["key", "byte_size"],
+        key=_TEXT,
+        offset={"type": "integer", "minimum": 0},
+        byte_size={"type": "integer", "minimum": 1},
+    ),
     "Any": {},
 }
 #: Operation -> (schema of the request body, schema of the reply, can a model be missing).
@@ -113,10 +119,13 @@ _BODIES: dict[str, tuple[str, str]] = {
     "unload": ("ControlRequest", ""),
     "load_named": ("ControlRequest", ""),
     "unload_named": ("ControlRequest", ""),
+    "region_register": ("RegionRequest", ""),
+    "region_unregister": ("", ""),
+    "cuda_unregister": ("", ""),
 }
 
 #: Request bodies that must be there.
-_REQUIRED = ("InferRequest", "PredictRequest", "GenerateRequest")
+_REQUIRED = ("InferRequest", "PredictRequest", "GenerateRequest", "RegionRequest")
 
 
 def describe(version: str) -> dict[str, Any]:
@@ -148,7 +157,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
         good["content"] = {"application/json": {"schema": _ref(gives)}}
         if gives == "InferResponse":
             good["content"]["application/octet-stream"] = {}
-    suffix = "_version" if "{version}" in operation.path else "" if "{model}" in operation.path else "_server"
+    kinds = {"{version}": "_version", "{model}": "", "{region}": "_region"}
+    suffix = next((end for name, end in kinds.items() if name in operation.path), "_server")
     out: dict[str, Any] = {
         "operationId": operation.name + suffix,
         "summary": operation.summary,

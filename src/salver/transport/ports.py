@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from salver.artifacts import LoadOrder
 from salver.messages import Call, ModelId, Signature, VersionStatus
+from salver.wire.regions import Region, Regions
 
 
 class InferDoor(Protocol):
@@ -60,6 +61,27 @@ class Control(Protocol):
 
     async def unload(self, model: str) -> None:
         """Raises NotReady where the control mode forbids it."""
+        ...
+
+
+class RegionRegistry(Regions, Protocol):
+    """The regions of shared memory that callers register (serving/shared_memory.py)."""
+
+    @property
+    def is_allowed(self) -> bool:
+        """May callers share memory with this server?"""
+        ...
+
+    def listed(self, name: str = "") -> tuple[Region, ...]:
+        """All, or that one; raises NotFound where there is none of that name."""
+        ...
+
+    def register(self, region: Region) -> None:
+        """Raises InvalidInput, Conflict, SegmentFailed or Unsupported."""
+        ...
+
+    def unregister(self, name: str = "") -> None:
+        """That one, or all; raises Unsupported where callers may not share memory."""
         ...
 
 

@@ -76,6 +76,22 @@ OPERATIONS: Final = (
         "/v2/repository/{repository}/models/{model}/unload",
         "Refused: name no repository",
     ),
+    Operation("regions", "GET", "/v2/systemsharedmemory/status", "Every registered region of shared memory"),
+    Operation("regions", "GET", "/v2/systemsharedmemory/region/{region}/status", "One region"),
+    Operation(
+        "region_register", "POST", "/v2/systemsharedmemory/region/{region}/register", "Register a region"
+    ),
+    Operation("region_register", "POST", "/v2/systemsharedmemory/register", "Refused: name a region"),
+    Operation("region_unregister", "POST", "/v2/systemsharedmemory/unregister", "Let go of every region"),
+    Operation(
+        "region_unregister", "POST", "/v2/systemsharedmemory/region/{region}/unregister", "Let go of a region"
+    ),
+    Operation("cuda_regions", "GET", "/v2/cudasharedmemory/status", "No region of CUDA memory"),
+    Operation("cuda_regions", "GET", "/v2/cudasharedmemory/region/{region}/status", "Not found"),
+    Operation("cuda_register", "POST", "/v2/cudasharedmemory/region/{region}/register", "Refused"),
+    Operation("cuda_register", "POST", "/v2/cudasharedmemory/register", "Refused"),
+    Operation("cuda_unregister", "POST", "/v2/cudasharedmemory/unregister", "Nothing to let go of"),
+    Operation("cuda_unregister", "POST", "/v2/cudasharedmemory/region/{region}/unregister", "The same"),
     Operation("list_v1", "GET", "/v1/models", "Every model with its versions and state"),
     Operation("model_v1", "GET", "/v1/models/{model}", "Can the model answer? (KServe v1)"),
     Operation("predict_v1", "POST", "/v1/models/{model}:predict", "Ask a model (KServe v1)"),
@@ -91,10 +107,11 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     model: str = ""
     version: str = ""
     request: str = ""
+    region: str = ""
 
 
 #: Parameters of paths, as :class:`Route` has them.
-_NAMES: Final = ("model", "version", "request")
+_NAMES: Final = ("model", "version", "request", "region")
 
 
 def _pattern(path: str) -> tuple[tuple[str, str, str], ...]:
@@ -123,7 +140,7 @@ def match(verb: str, raw_path: bytes) -> Route:
         InvalidInput: a name in it is not UTF-8.
 
     >>> match("POST", b"/v2/models/a%2Fb/infer")
-    Route(operation='infer', model='a/b', version='', request='')
+    Route(operation='infer', model='a/b', version='', request='', region='')
     """
     parts = raw_path.decode("latin-1").split("/")
     if parts[0] or (parts[-1] == "" and len(parts) > 2):

@@ -203,6 +203,41 @@ INFERENCE: Final[dict[str, str]] = {
         oneof parameter_choice uint32 uint32_param = 2
         oneof parameter_choice string string_param = 3
     """,
+    "SystemSharedMemoryStatusRequest": "string name = 1",
+    "SystemSharedMemoryStatusResponse": (
+        "map<string,SystemSharedMemoryStatusResponse.RegionStatus> regions = 1"
+    ),
+    "SystemSharedMemoryStatusResponse.RegionStatus": """
+        string name = 1
+        string key = 2
+        uint64 offset = 3
+        uint64 byte_size = 4
+    """,
+    "SystemSharedMemoryRegisterRequest": """
+        string name = 1
+        string key = 2
+        uint64 offset = 3
+        uint64 byte_size = 4
+    """,
+    "SystemSharedMemoryRegisterResponse": "",
+    "SystemSharedMemoryUnregisterRequest": "string name = 1",
+    "SystemSharedMemoryUnregisterResponse": "",
+    "CudaSharedMemoryStatusRequest": "string name = 1",
+    "CudaSharedMemoryStatusResponse": "map<string,CudaSharedMemoryStatusResponse.RegionStatus> regions = 1",
+    "CudaSharedMemoryStatusResponse.RegionStatus": """
+        string name = 1
+        uint64 device_id = 2
+        uint64 byte_size = 3
+    """,
+    "CudaSharedMemoryRegisterRequest": """
+        string name = 1
+        bytes raw_handle = 2
+        int64 device_id = 3
+        uint64 byte_size = 4
+    """,
+    "CudaSharedMemoryRegisterResponse": "",
+    "CudaSharedMemoryUnregisterRequest": "string name = 1",
+    "CudaSharedMemoryUnregisterResponse": "",
 }
 
 HEALTH: Final[dict[str, str]] = {

@@ -23,6 +23,9 @@ EXTENSIONS: Final = (
     "statistics",
 )
 
+#: What ``--allow-client-shm`` adds.
+SHARED_MEMORY: Final = ("system_shared_memory", "cuda_shared_memory")
+
 #: Our state -> the state that the index shows (TR-R11).
 INDEX_STATE: Final[dict[State, str]] = {
     State.NEW: "LOADING",
@@ -36,9 +39,9 @@ INDEX_STATE: Final[dict[State, str]] = {
 }
 
 
-def server(version: str, name: str = "salver") -> dict[str, Any]:
-    """Server metadata (OIP-7)."""
-    return {"name": name, "version": version, "extensions": list(EXTENSIONS)}
+def server(version: str, name: str = "salver", more: Sequence[str] = ()) -> dict[str, Any]:
+    """Server metadata (OIP-7); ``more`` extensions are those that were switched on."""
+    return {"name": name, "version": version, "extensions": [*EXTENSIONS, *more]}
 
 
 def model(id: ModelId, versions: Sequence[str], signature: Signature) -> dict[str, Any]:

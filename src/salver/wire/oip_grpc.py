@@ -28,11 +28,22 @@ from salver.wire import load_order, metadata, settings
 from salver.wire.classification import PARAMETER, classified
 from salver.wire.grpc_schema import SERVING_STATUS, build
 from salver.wire.oip_binary import first_twice, from_raw, to_raw, unfit, wrong_size
+from salver.wire.regions import (
+    KEYS,
+    NO_REGIONS,
+    Reader,
+    Region,
+    Regions,
+    place_of,
+    places_of,
+    store,
+)
 from salver.wire.values import cast, count_elements, find_datatype
 
 _CLASSES = build()
 _ModelInferRequest = _CLASSES["ModelInferRequest"]
 _ModelInferResponse = _CLASSES["ModelInferResponse"]
+_RegionStatus = _CLASSES["SystemSharedMemoryStatusResponse.RegionStatus"]
 
 _CONTENTS = {
     DataType.BOOL: "bool_contents",
@@ -58,6 +69,7 @@ _DTYPES = {
     "fp64_contents": "f8",
 }
 _NONE: Mapping[str, Parameter] = {}
+_KINDS = ("string_param", "int64_param")
 #: Kinds of a parameter that has a meaning, and of those that have none.
 _OF_REQUESTS: Mapping[str, tuple[str, ...]] = {
     "sequence_id": ("int64_param", "string_param"),
@@ -84,14 +96,15 @@ def _parse(name: str, message: bytes) -> Any:
 # Inference.
 
 
-def decode_infer(message: bytes) -> InferRequest:
+def decode_infer(message: bytes, regions: Regions = NO_REGIONS) -> InferRequest:
     """The request in a ModelInferRequest.
 
     Raises:
         InvalidInput: naming the field.
         TooLarge: a declared shape is absurd.
+        NotFound, Unsupported: of a tensor in shared memory.
     """
-    return read_infer(parse_infer(message))
+    return read_infer(parse_infer(message), regions)
 
 
 def parse_infer(message: bytes) -> Any:
@@ -106,38 +119,43 @@ def parse_infer(message: bytes) -> Any:
         raise InvalidInput(f"the message is no ModelInferRequest: {error}") from None
 
 
-def read_infer(parsed: Any) -> InferRequest:
+def read_infer(parsed: Any, regions: Regions = NO_REGIONS) -> InferRequest:
     """The request in a parsed ModelInferRequest; raises as :func:`decode_infer` does."""
     raws = parsed.raw_input_contents
     entries = parsed.inputs
+    reader = Reader(regions, parsed.model_name)
     inputs: list[Tensor] = []
+    used = 0  # of raw_input_contents, which has no entry for what lies in shared memory
     try:
         for index, entry in enumerate(entries):
-            inputs.append(_decode_input(entry, index, parsed.model_name, raws))
+            if entry.parameters and not KEYS.isdisjoint(entry.parameters):
+                inputs.append(_read_input(entry, index, reader))
+                continue
+            inputs.append(_decode_input(entry, index, reader.model, raws, used))
+            used += 1
         if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
             raise unfit(f"input '{first_twice(inputs)}' already exists in request")
     except InvalidInput as error:
         if error.about is not None:
             error.about = parsed.id
         raise
-    wanted = parsed.outputs
+    outputs = tuple(
+        RequestedOutput(o.name, _decode_parameters(o.parameters, _OF_OUTPUTS)) for o in parsed.outputs
+    )
+    if places := places_of(outputs, _KINDS):
+        regions.check(tuple(places.values()))
     parameters = parsed.parameters
     return InferRequest(
         parsed.model_name,
         tuple(inputs),
         parsed.model_version,
         parsed.id,
-        tuple(
-            RequestedOutput(o.name, _decode_parameters(o.parameters, _OF_OUTPUTS))
-            for o in wanted
-        )
-        if wanted
-        else (),
+        outputs,
         _decode_parameters(parameters, _OF_REQUESTS) if parameters else _NONE,
     )
 
 
-def _decode_input(entry: Any, index: int, model: str, raws: Sequence[bytes]) -> Tensor:
+def _decode_input(entry: Any, index: int, model: str, raws: Sequence[bytes], used: int) -> Tensor:
     name = entry.name
     at = f"inputs[{index}]"
     datatype = DATATYPES.get(entry.datatype)
@@ -147,25 +165,40 @@ def _decode_input(entry: Any, index: int, model: str, raws: Sequence[bytes]) -> 
         datatype = find_datatype(entry.datatype, at)
     shape = entry.shape[:]
     count = count_elements(shape, at)
-    if entry.parameters and "shared_memory_region" in entry.parameters:
-        raise InvalidInput(
-            "Client shared memory is disabled", field=f"{at}.parameters", fix="Send the data itself."
-        )
     if raws:
         if entry.HasField("contents") and entry.contents.ByteSize():
             raise InvalidInput(
                 f"contents field must not be specified when using raw_input_contents for '{name}' "
                 f"for model '{model}'"
             )
-        if index >= len(raws):
+        if used >= len(raws):
             raise _no_data(name, model)
-        raw = raws[index]
+        raw = raws[used]
         try:
             return Tensor(name, datatype, from_raw(raw, datatype, shape, count, at))
         except InvalidInput as error:
             raise wrong_size(raw, datatype, count, name, model) or error from None
     array = _decode_contents(entry.contents.ListFields(), datatype, count, (name, model, at))
     return Tensor(name, datatype, array.reshape(shape))
+
+
+def _read_input(entry: Any, index: int, reader: Reader) -> Tensor:
+    """An input that lies in shared memory."""
+    at = f"inputs[{index}]"
+    datatype = find_datatype(entry.datatype, at)
+    shape = entry.shape[:]
+    count = count_elements(shape, at)
+    given = {
+        name: getattr(parameter, parameter.WhichOneof("parameter_choice") or "bool_param")
+        for name, parameter in entry.parameters.items()
+    }
+    place = place_of(given, entry.name, _KINDS)
+    if entry.HasField("contents"):
+        raise InvalidInput(
+            "unexpected 'content' provided when using shared memory for input tensor "
+            f"'{entry.name}' for model '{reader.model}'"
+        )
+    return reader.tensor(entry.name, datatype, shape, count, place, at)
 
 
 def _decode_contents(
@@ -241,14 +274,24 @@ def _decode_parameters(
     return decoded
 
 
-def encode_infer(request: InferRequest, response: InferResponse) -> bytes:
-    """A ModelInferResponse; every output is in ``raw_output_contents`` (TR-G8)."""
-    return _response(classified(request, response)).SerializeToString()  # type: ignore[no-any-return]
+def encode_infer(request: InferRequest, response: InferResponse, regions: Regions = NO_REGIONS) -> bytes:
+    """A ModelInferResponse; every output is in ``raw_output_contents`` (TR-G8), or in shared memory.
+
+    Raises:
+        NotFound, InvalidInput, SegmentFailed: an output cannot go where it shall in shared memory.
+    """
+    return _response(request, response, regions).SerializeToString()  # type: ignore[no-any-return]
 
 
-def encode_stream(request: InferRequest, response: InferResponse, is_final: bool) -> bytes:
-    """A ModelStreamInferResponse that carries an answer, and whether others follow (TR-G11)."""
-    inner = _response(classified(request, response))
+def encode_stream(
+    request: InferRequest, response: InferResponse, is_final: bool, regions: Regions = NO_REGIONS
+) -> bytes:
+    """A ModelStreamInferResponse that carries an answer, and whether others follow (TR-G11).
+
+    Raises:
+        NotFound, InvalidInput, SegmentFailed: as :func:`encode_infer`.
+    """
+    inner = _response(request, response, regions)
     inner.parameters[FINAL].bool_param = is_final
     return _serialize("ModelStreamInferResponse", infer_response=inner)
 
@@ -268,16 +311,21 @@ def encode_stream_mark(
     return _serialize("ModelStreamInferResponse", error_message=error, infer_response=inner)
 
 
-def _response(response: InferResponse) -> Any:
-    outputs = response.outputs
+def _response(request: InferRequest, response: InferResponse, regions: Regions) -> Any:
+    places = places_of(request.outputs, _KINDS)
+    outputs = classified(request, response).outputs
     message = _ModelInferResponse(
         model_name=response.model,
         model_version=response.version,
         id=response.id,
-        raw_output_contents=[bytes(to_raw(tensor)) for tensor in outputs],
+        raw_output_contents=[
+            b"" if tensor.name in places else bytes(to_raw(tensor)) for tensor in outputs
+        ],
     )
     add = message.outputs.add
     for tensor in outputs:
+        if tensor.name in places:
+            store(regions, places[tensor.name], tensor)
         add(name=tensor.name, datatype=tensor.datatype._value_, shape=tensor.array.shape)
     for name, value in response.parameters.items():
         setattr(message.parameters[name], _choice(value), value)
@@ -320,9 +368,9 @@ def encode_model_ready(is_ready: bool) -> bytes:
     return _serialize("ModelReadyResponse", ready=is_ready)
 
 
-def encode_server_metadata(version: str, name: str = "salver") -> bytes:
+def encode_server_metadata(version: str, name: str = "salver", more: Sequence[str] = ()) -> bytes:
     """A ServerMetadataResponse."""
-    return _serialize("ServerMetadataResponse", **metadata.server(version, name))
+    return _serialize("ServerMetadataResponse", **metadata.server(version, name, more))
 
 
 def encode_model_metadata(id: ModelId, versions: Sequence[str], signature: Signature) -> bytes:
@@ -412,6 +460,26 @@ def encode_log(shown: settings.LogSettings) -> bytes:
     kinds = {bool: "bool_param", int: "uint32_param", str: "string_param"}
     values = {name: {kinds[type(v)]: v} for name, v in msgspec.structs.asdict(shown).items()}
     return _serialize("LogSettingsResponse", settings=values)
+
+
+def decode_region_name(message: bytes) -> str:
+    """The region in a {System,Cuda}SharedMemory{Status,Unregister}Request, or in CUDA's for registration."""
+    name: str = _parse("SystemSharedMemoryStatusRequest", message).name
+    return name
+
+
+def decode_region(message: bytes) -> Region:
+    """The region in a SystemSharedMemoryRegisterRequest."""
+    parsed = _parse("SystemSharedMemoryRegisterRequest", message)
+    return Region(parsed.name, parsed.key, parsed.offset, parsed.byte_size)
+
+
+def encode_regions(regions: Iterable[Region]) -> bytes:
+    """A SystemSharedMemoryStatusResponse."""
+    return _serialize(
+        "SystemSharedMemoryStatusResponse",
+        regions={region.name: _RegionStatus(**msgspec.structs.asdict(region)) for region in regions},
+    )
 
 
 def decode_health_request(message: bytes) -> str:

@@ -21,6 +21,7 @@ from salver.wire.faults import http_fault
 from salver.wire.json_text import TOO_DEEP, dumps, is_too_deep, loads
 from salver.wire.large_json import LARGE, loads_large
 from salver.wire.oip_binary import first_twice, from_raw, to_raw, unfit, wrong_size
+from salver.wire.regions import NO_REGIONS, Place, Reader, Regions, place_of, places_of, store
 from salver.wire.values import cast, count_elements, find_datatype, from_json, kind_of, shaped, to_json
 
 _LENGTH = b"inference-header-content-length"
@@ -36,9 +37,16 @@ _RAW_REPLY: Mapping[str, Parameter] = {"binary_data_output": True}
 
 
 class OpenInferenceHttp:
-    """Codec of ``POST /v2/models/{m}/infer``, JSON and binary."""
+    """Codec of ``POST /v2/models/{m}/infer``, JSON and binary.
+
+    Args:
+        regions: Where tensors may lie that are in neither.
+    """
 
     protocol = "oip-http"
+
+    def __init__(self, regions: Regions = NO_REGIONS) -> None:
+        self._regions = regions
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
         """The request. Arrays of binary inputs are views of the body where alignment allows.
@@ -46,6 +54,7 @@ class OpenInferenceHttp:
         Raises:
             InvalidInput: naming the field.
             TooLarge: a declared shape is absurd.
+            NotFound, Unsupported: of a tensor in shared memory.
         """
         body = http.body
         header = http.headers.get(_LENGTH)
@@ -65,7 +74,7 @@ class OpenInferenceHttp:
             body = body[:length]
         try:
             root = loads(body) if len(body) < LARGE else loads_large(body)
-            request = _decode_root(http, root, tail)
+            request = _decode_root(http, root, tail, self._regions)
             return with_classes(request, signature) if request.outputs else request
         except InvalidInput as error:
             if is_too_deep(body):
@@ -79,6 +88,7 @@ class OpenInferenceHttp:
 
         Raises:
             InvalidInput, Unsupported: an output cannot be JSON, and binary was not asked for.
+            NotFound, InvalidInput, SegmentFailed: an output cannot go where it shall in shared memory.
         """
         outputs: list[dict[str, Any]] = []
         raws: list[bytes | memoryview] = []
@@ -86,13 +96,16 @@ class OpenInferenceHttp:
         if request.outputs or request.parameters:
             binary = _binary_by_name(request)
             response = classified(request, response)
+        places = places_of(request.outputs)
         for tensor in response.outputs:
             entry: dict[str, Any] = {
                 "name": tensor.name,
                 "datatype": tensor.datatype._value_,
                 "shape": tensor.array.shape,
             }
-            if binary is not None and binary.get(tensor.name, binary[""]):
+            if tensor.name in places:
+                store(self._regions, places[tensor.name], tensor)
+            elif binary is not None and binary.get(tensor.name, binary[""]):
                 raw = to_raw(tensor)
                 raws.append(raw)
                 entry["parameters"] = {"binary_data_size": len(raw)}
@@ -141,16 +154,17 @@ def _plain_inputs(body: bytes) -> tuple[Tensor, ...] | None:
     return None
 
 
-def _decode_root(http: HttpBody, root: Any, tail: memoryview | None) -> InferRequest:
+def _decode_root(http: HttpBody, root: Any, tail: memoryview | None, regions: Regions) -> InferRequest:
     if type(root) is not dict:
         raise InvalidInput(f"the request must be a JSON object, not {kind_of(root)}")
     entries = root.get("inputs")
     if type(entries) is not list or len(entries) > MAX_TENSORS:
         raise InvalidInput(_not_a_list(entries, "inputs"), field="inputs")
     used = 0
+    reader = Reader(regions, http.model)
     inputs: list[Tensor] = []
     for index, entry in enumerate(entries):
-        tensor, size = _decode_input(entry, index, http.model, tail, used)
+        tensor, size = _decode_input(entry, index, reader, tail, used)
         used += size
         inputs.append(tensor)
     if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
@@ -161,25 +175,28 @@ def _decode_root(http: HttpBody, root: Any, tail: memoryview | None) -> InferReq
     if type(mark) is not str:
         raise InvalidInput(f"id must be a string, not {kind_of(mark)}", field="id")
     wanted = root.get("outputs")
+    outputs = _decode_outputs(wanted) if wanted is not None else ()
+    if places := places_of(outputs):
+        regions.check(tuple(places.values()))
     parameters = root.get("parameters")
     return InferRequest(
         http.model,
         tuple(inputs),
         http.version,
         mark,
-        _decode_outputs(wanted) if wanted is not None else (),
+        outputs,
         _decode_parameters(parameters) if parameters is not None else _NONE,
     )
 
 
 def _decode_input(
-    entry: Any, index: int, model: str, tail: memoryview | None, used: int
+    entry: Any, index: int, reader: Reader, tail: memoryview | None, used: int
 ) -> tuple[Tensor, int]:
     """One input, and how many bytes of the tail it took."""
     at = f"inputs[{index}]"
     if type(entry) is not dict:
         raise InvalidInput(f"{at} must be an object, not {kind_of(entry)}", field=at)
-    name = entry.get("name")
+    name, model = entry.get("name"), reader.model
     if type(name) is not str:
         raise InvalidInput(f"{at}.name must be a string, not {kind_of(name)}", field=f"{at}.name")
     shape: Any = entry.get("shape")
@@ -197,9 +214,7 @@ def _decode_input(
                 raise wrong_size(raw, datatype, count, name, model) or error from None
             return Tensor(name, datatype, array), len(raw)
         if "shared_memory_region" in parameters:
-            raise InvalidInput(
-                "Client shared memory is disabled", field=f"{at}.parameters", fix="Send the data itself."
-            )
+            return reader.tensor(name, datatype, shape, count, _place(entry, name), at), 0
     data = entry.get("data")
     if data is None and "data" not in entry:
         raise _not_one_source(" no field is set")
@@ -211,6 +226,12 @@ def _decode_input(
     field = f"{at}.data"
     array = from_json(data, datatype, field) if type(data) is list else _from_buffer(data, datatype, field)
     return Tensor(name, datatype, shaped(array, shape, count, field)), 0
+
+
+def _place(entry: dict[str, Any], name: str) -> Place:
+    if "data" in entry:
+        raise _not_one_source(" set 'data' 'shared_memory_region'")
+    return place_of(entry["parameters"], name)
 
 
 def _from_buffer(data: Any, datatype: DataType, field: str) -> Array:
@@ -233,8 +254,10 @@ def _slice(
     field = f"{at}.parameters.binary_data_size"
     if type(size) is not int or size < 0:
         raise InvalidInput(f"{field} must be an integer of at least 0", field=field)
-    if "data" in entry:
-        raise _not_one_source(" set 'data' 'binary_data_size'")
+    others = " 'shared_memory_region'" if "shared_memory_region" in entry["parameters"] else ""
+    if "data" in entry or others:
+        data = " 'data'" if "data" in entry else ""
+        raise _not_one_source(f" set{data} 'binary_data_size'{others}")
     if tail is None:
         raise InvalidInput(
             f"{at} has binary_data_size, but the header Inference-Header-Content-Length is missing",

@@ -10,6 +10,7 @@ from salver.wire import oip_grpc as wire
 from salver.wire.bodies import GrpcStatus
 from salver.wire.classification import with_classes
 from salver.wire.faults import grpc_status
+from salver.wire.regions import NO_REGIONS, Regions
 
 #: Always of the model, whoever says it.
 _LATE = (ModelFailed, DeadlineExceeded, Internal)
@@ -20,6 +21,7 @@ class StreamedInfer:
 
     Args:
         message: A ModelInferRequest.
+        regions: Where tensors may lie that are not in it.
         wants_status: An error of the model shall end the call (``triton_grpc_error``), not be a message.
 
     Attributes:
@@ -30,10 +32,19 @@ class StreamedInfer:
     """
 
     protocol = "oip-grpc"
-    __slots__ = ("_has_answered", "_has_ended", "_parsed", "_wants_end", "_wants_status", "is_decoupled")
+    __slots__ = (
+        "_has_answered",
+        "_has_ended",
+        "_parsed",
+        "_regions",
+        "_wants_end",
+        "_wants_status",
+        "is_decoupled",
+    )
 
-    def __init__(self, message: bytes, wants_status: bool = False) -> None:
+    def __init__(self, message: bytes, regions: Regions = NO_REGIONS, wants_status: bool = False) -> None:
         self._parsed = wire.parse_infer(message)
+        self._regions = regions
         self._wants_status = wants_status
         self._wants_end = False
         self._has_answered = False
@@ -56,6 +67,7 @@ class StreamedInfer:
         Raises:
             InvalidInput: naming the field.
             TooLarge: a declared shape is absurd.
+            NotFound, Unsupported: of a tensor in shared memory.
         """
         parameters = self._parsed.parameters
         if wire.ENABLE_FINAL in parameters:
@@ -66,7 +78,7 @@ class StreamedInfer:
                 )
             self._wants_end = parameter.bool_param
             del parameters[wire.ENABLE_FINAL]
-        request = wire.read_infer(self._parsed)
+        request = wire.read_infer(self._parsed, self._regions)
         return with_classes(request, signature) if request.outputs else request
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes | GrpcStatus:
@@ -75,7 +87,7 @@ class StreamedInfer:
         self._has_ended = response.is_last or not self.is_decoupled
         if response.error is not None:
             return self._error(response.error)
-        return wire.encode_stream(request, response, self._has_ended)
+        return wire.encode_stream(request, response, self._has_ended, self._regions)
 
     def fault(self, error: SalverError) -> bytes | GrpcStatus:
         """The reply that ends it. What was refused at the door has no model's name, as in Triton."""

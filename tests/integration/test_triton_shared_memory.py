@@ -1,0 +1,213 @@
+"""Shared memory with tritonclient, unmodified, over HTTP and gRPC.
+
+Rows TR-R14, TR-R15, TR-R21, TR-R22, TR-G4, TR-F11.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+import tritonclient.utils.shared_memory as shm
+from tritonclient.utils import InferenceServerException, serialize_byte_tensor
+
+from salver.testing.process import ServerProcess
+from zoo import mlp_answer, wide, write_identity, write_mlp, write_two
+
+ROWS = 5
+X = np.linspace(-1, 1, ROWS * 16, dtype=np.float32).reshape(ROWS, 16)
+
+
+@pytest.fixture(scope="module")
+def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder: Path = tmp_path_factory.mktemp("sharing")
+    root = folder / "repository"
+    write_mlp(root / "mlp", 1)
+    write_two(root)
+    write_identity(root, "BYTES")
+    with ServerProcess([root], folder / "log", ["--allow-client-shm=true"]) as server:
+        yield server.wait_ready()
+
+
+@pytest.fixture(params=["http", "grpc"])
+def triton(request: pytest.FixtureRequest) -> Any:
+    return getattr(tritonclient, request.param)
+
+
+@pytest.fixture
+def client(triton: Any, sharing: ServerProcess) -> Iterator[Any]:
+    with triton.InferenceServerClient(sharing.address) as client:
+        yield client
+        client.unregister_system_shared_memory()
+
+
+class Segment:
+    """One that tritonclient has made, with a name that nobody else has."""
+
+    def __init__(self, size: int) -> None:
+        self.key = f"/salver_{uuid.uuid4().hex[:12]}"
+        self.handle = shm.create_shared_memory_region("s", self.key, size, create_only=True)
+        self.path = Path("/dev/shm") / self.key[1:]
+
+
+@pytest.fixture
+def segment() -> Iterator[Segment]:
+    segment = Segment(16_384)
+    yield segment
+    if segment.path.exists():
+        shm.destroy_shared_memory_region(segment.handle)
+
+
+def statuses(client: Any) -> list[dict[str, Any]]:
+    """What is registered, in HTTP's form."""
+    found = client.get_system_shared_memory_status()
+    if isinstance(found, list):
+        return found
+    names = ("name", "key", "offset", "byte_size")
+    return [{name: getattr(region, name) for name in names} for region in found.regions.values()]
+
+
+def ask_mlp(triton: Any, client: Any, input_at: tuple[Any, ...], output_at: tuple[Any, ...]) -> Any:
+    given = triton.InferInput("x", [ROWS, 16], "FP32")
+    given.set_shared_memory(*input_at)
+    wanted = triton.InferRequestedOutput("y")
+    wanted.set_shared_memory(*output_at)
+    return client.infer("mlp", [given], outputs=[wanted], request_id="i")
+
+
+def test_register_infer_read_and_let_go(triton: Any, client: Any, segment: Segment) -> None:
+    shm.set_shared_memory_region(segment.handle, [X])
+    client.register_system_shared_memory("in", segment.key, 8192)
+    client.register_system_shared_memory("out", segment.key, 4096, offset=8192)
+    assert statuses(client) == [
+        {"name": "in", "key": segment.key, "offset": 0, "byte_size": 8192},
+        {"name": "out", "key": segment.key, "offset": 8192, "byte_size": 4096},
+    ]
+    result = ask_mlp(triton, client, ("in", X.nbytes), ("out", ROWS * 3 * 4, 64))
+    output = result.get_output("y")
+    assert (output["shape"] if isinstance(output, dict) else list(output.shape)) == [ROWS, 3]
+    found = shm.get_contents_as_numpy(segment.handle, np.float32, [ROWS, 3], offset=8192 + 64)
+    np.testing.assert_allclose(found, mlp_answer(X), rtol=1e-5, atol=1e-6)
+    client.unregister_system_shared_memory("in")
+    assert [s["name"] for s in statuses(client)] == ["out"]
+    with pytest.raises(InferenceServerException, match="Unable to find shared memory region: 'in'"):
+        ask_mlp(triton, client, ("in", X.nbytes), ("out", ROWS * 3 * 4))
+    client.unregister_system_shared_memory()
+    assert statuses(client) == []
+
+
+def test_an_output_beside_its_reply(triton: Any, client: Any, segment: Segment) -> None:
+    """One output in shared memory and one in the body; the input comes as it always does."""
+    values, given = wide(triton)
+    client.register_system_shared_memory("r", segment.key, 16_384)
+    same, double = triton.InferRequestedOutput("same"), triton.InferRequestedOutput("double")
+    same.set_shared_memory("r", values.nbytes)
+    result = client.infer("two", [given], outputs=[same, double])
+    np.testing.assert_array_equal(result.as_numpy("double"), values * 2)
+    found = shm.get_contents_as_numpy(segment.handle, values.dtype, values.shape)
+    np.testing.assert_array_equal(found, values)
+
+
+def test_strings(triton: Any, client: Any, segment: Segment) -> None:
+    values = np.array([b"a", b"", "grüße".encode()], dtype=object)
+    serialized = serialize_byte_tensor(values)
+    shm.set_shared_memory_region(segment.handle, [serialized])
+    client.register_system_shared_memory("r", segment.key, 8192)
+    size = len(serialized.item())
+    given = triton.InferInput("x", [1, 3], "BYTES")
+    given.set_shared_memory("r", size)
+    wanted = triton.InferRequestedOutput("y")
+    wanted.set_shared_memory("r", 100, 4096)
+    client.infer("identity_bytes", [given], outputs=[wanted])
+    found = shm.get_contents_as_numpy(segment.handle, np.object_, [3], offset=4096)
+    assert found.tolist() == values.tolist()
+
+
+def test_u33_errors_of_registering(client: Any, segment: Segment) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        client.register_system_shared_memory("r", "/salver_no_such_segment", 8)
+    text = caught.value.message()
+    assert text.startswith("Unable to open shared memory region: '/salver_no_such_segment'. Region 'r' ")
+    assert "8 bytes" in text and "not in this server's /dev/shm" in text and "--ipc=host" in text
+    assert caught.value.status() in ("500", "StatusCode.INTERNAL")
+    with pytest.raises(InferenceServerException, match=r"failed to register .* region 'r': invalid args"):
+        client.register_system_shared_memory("r", segment.key, 16_385)
+    client.register_system_shared_memory("r", segment.key, 64)
+    with pytest.raises(InferenceServerException, match="region 'r' already in manager") as caught:
+        client.register_system_shared_memory("r", segment.key, 64)
+    assert caught.value.status() in ("400", "StatusCode.ALREADY_EXISTS")
+    with pytest.raises(InferenceServerException, match="key of shared memory region 'p'"):
+        client.register_system_shared_memory("p", "/../proc/self/mem", 64)
+    with pytest.raises(InferenceServerException, match=r"Unable to find system .*: 'nosuch'"):
+        client.get_system_shared_memory_status("nosuch")
+    client.unregister_system_shared_memory("nosuch")
+
+
+def test_segments_that_shrink_vanish_or_lie_never_end_the_server(
+    triton: Any, client: Any, segment: Segment, sharing: ServerProcess
+) -> None:
+    shm.set_shared_memory_region(segment.handle, [X])
+    client.register_system_shared_memory("r", segment.key, 16_384)
+    os.truncate(segment.path, 100)  # a mapping would now end the process with SIGBUS
+    for places in ((("r", X.nbytes), ("r", 60, 8192)), (("r", X.nbytes, 8192), ("r", 60))):
+        with pytest.raises(InferenceServerException, match="region 'r' is not whole any more") as caught:
+            ask_mlp(triton, client, *places)
+        assert segment.key in caught.value.message() and "100 bytes now" in caught.value.message()
+    assert segment.path.stat().st_size == 100
+    os.truncate(segment.path, 16_384)
+    with pytest.raises(InferenceServerException, match="should be at least 60 bytes to hold the results"):
+        ask_mlp(triton, client, ("r", X.nbytes), ("r", 59, 8192))
+    segment.path.unlink()  # the server holds it open
+    ask_mlp(triton, client, ("r", X.nbytes), ("r", 60, 8192))
+    assert client.is_server_ready()
+    client.unregister_system_shared_memory("r")
+    held = Path(f"/proc/{sharing.pid}/fd").iterdir()
+    assert not [fd for fd in held if "/dev/shm" in str(fd.readlink())]
+
+
+def test_tr_r15_there_is_no_cuda_memory(triton: Any, client: Any) -> None:
+    found = client.get_cuda_shared_memory_status()
+    assert not (found if isinstance(found, list) else found.regions)
+    with pytest.raises(InferenceServerException, match="Unable to find cuda shared memory region: 'r'"):
+        client.get_cuda_shared_memory_status("r")
+    text = "failed to register CUDA shared memory region: 'r', GPUs not supported"
+    with pytest.raises(InferenceServerException, match=text) as caught:
+        client.register_cuda_shared_memory("r", b"AAAA", 0, 8)
+    assert caught.value.status() in ("400", "StatusCode.INVALID_ARGUMENT")
+    client.unregister_cuda_shared_memory("r")
+    client.unregister_cuda_shared_memory()
+
+
+def test_it_is_an_extension_where_it_is_allowed(client: Any, sharing: ServerProcess) -> None:
+    found = client.get_server_metadata()
+    assert "system_shared_memory" in (found["extensions"] if isinstance(found, dict) else found.extensions)
+    status, body = sharing.ask("POST", "/v2/systemsharedmemory/region/r/register", b'{"key":"/k","offset":0}')
+    assert (status, json.loads(body)["error"]) == (
+        400,
+        "Shared memory register request has no 'byte_size' field",
+    )
+    assert sharing.ask("POST", "/v2/systemsharedmemory/unregister") == (200, b"")
+
+
+def test_tr_f11_it_is_off_unless_asked_for(triton: Any, server: ServerProcess, segment: Segment) -> None:
+    text = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
+    with triton.InferenceServerClient(server.address) as client:
+        assert statuses(client) == []
+        for use in (
+            lambda: client.register_system_shared_memory("r", segment.key, 64),
+            lambda: client.unregister_system_shared_memory(),
+            lambda: ask_mlp(triton, client, ("r", X.nbytes), ("r", 60)),
+        ):
+            with pytest.raises(InferenceServerException) as caught:
+                use()
+            assert caught.value.message() == text
+            assert caught.value.status() in ("501", "StatusCode.UNIMPLEMENTED")
+        found = client.get_server_metadata()
+        extensions = found["extensions"] if isinstance(found, dict) else found.extensions
+        assert "system_shared_memory" not in extensions
