@@ -238,6 +238,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         backend: A backend's name; empty = recognised by content.
         inputs, outputs: Override what the artefact says of itself, or stand in where it is silent.
+        only_outputs: Outputs that are not among ``outputs`` are not given.
         timeout_ms: Deadline of a request that brings none; 0 = none.
         objective: Chooses batching, instances and admission; what is set elsewhere stays as it is set.
         options: Handed to the backend, which refuses what it does not know.
@@ -247,6 +248,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     filename: str = ""
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    only_outputs: bool = False
     batching: Batching = Batching()
     instances: Instances = Instances()
     versions: Versions = Versions()

@@ -39,9 +39,10 @@ def test_callers_see_their_shapes_and_the_model_its_own() -> None:
     """TR-C4, TR-C5: free extents stand for the same numbers, and what has no reshape is left alone."""
     own = Doubling()
     seen = Signature((spec("x", -1, 2, -1, 2),), (spec("y", -1, 1, -1, 4), spec("n", -1)))
-    with_reshape = reshaped.Reshaped(own, seen, {"x": (-1, 1, -1, 4)}, {})
+    with_reshape = reshaped.Reshaped(own, seen, Reshape({"x": (-1, 1, -1, 4)}), ("y",))
     assert [s.shape for s in with_reshape.signature.inputs] == [(-1, 2, -1, 2)]
-    both = reshaped.Reshaped(own, seen, {"x": (-1, -1, 4)}, {"y": (-1, -1, 4)})
+    assert [s.name for s in with_reshape.signature.outputs] == ["y"]
+    both = reshaped.Reshaped(own, seen, Reshape({"x": (-1, -1, 4)}, {"y": (-1, -1, 4)}), ("y", "n"))
     assert [s.shape for s in both.signature.outputs] == [(-1, 1, -1, 4), (-1,)]
     assert (both.signature.batched, both.signature.platform) == (True, "p")
     values = np.arange(3 * 2 * 5 * 2, dtype=np.float32).reshape(3, 2, 5, 2)
@@ -91,6 +92,24 @@ def test_a_file_is_loaded_with_its_own_shapes(
     assert answer.shape == tuple(given[0] if n < 0 else n for n in seen_out)
     np.testing.assert_array_equal(answer.ravel(), values.ravel())
     model.close()
+
+
+def test_outputs_that_the_configuration_leaves_out_are_not_given(tmp_path: Path) -> None:
+    """TR-C5."""
+    given, *outputs = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in "xyz")
+    nodes = [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["z"])]
+    graph = helper.make_graph(nodes, "g", [given], outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    backend = OnnxBackend()
+    for only, names in ((True, ["z"]), (False, ["y", "z"])):
+        config = ModelConfig(outputs=(spec("z", -1, 2),), only_outputs=only)
+        loaded = reshaped.load(backend, manifest_of(backend, tmp_path / "model.onnx", config), LoadOptions())
+        assert [s.name for s in loaded.signature.outputs] == names
+        answer = loaded.run({"x": np.ones((1, 2), np.float32)})
+        assert sorted(answer) == names
+        assert answer["z"].tolist() == [[-1, -1]]
+        loaded.close()
 
 
 def test_a_reshape_that_the_file_does_not_have_is_refused(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_what_is_honoured_and_what_is_reported() -> None:
         instances=Instances(count=3, threads=2),
         versions=Versions(latest=2),
         warmup=Warmup(rows=(4,), rounds=5, free_dim=224),
+        only_outputs=True,
         timeout_ms=2.0,
         priorities=Priorities(2, 2),
     )

@@ -1,14 +1,14 @@
-"""How does a model look to callers who send and get its tensors in other shapes (TR-C4, TR-C5)?
+"""How does a model look to callers who are told other shapes, or fewer outputs, than its own (TR-C4, TR-C5)?
 
-A loaded model in the shapes that its owner's configuration tells callers; the elements and their order are
-the same. It knows no framework.
+A loaded model as its owner's configuration tells it; the elements and their order are the same. It knows no
+framework.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
-from salver.artifacts import Manifest
+from salver.artifacts import Manifest, Reshape
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
 from salver.messages import Signature, TensorSpec
 from salver.tensor import Array
@@ -17,49 +17,49 @@ Shape = tuple[int, ...]
 
 
 def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> RunnableModel:
-    """As :meth:`Backend.load`, in the shapes that callers see."""
+    """As :meth:`Backend.load`, with the shapes and outputs that callers see."""
     config = manifest.config
     reshape = config.reshape
-    if not reshape.inputs and not reshape.outputs:
-        return backend.load(manifest, options)
     inputs = tuple(_with_shape(spec, reshape.inputs) for spec in config.inputs)
     outputs = tuple(_with_shape(spec, reshape.outputs) for spec in config.outputs)
-    own = replace(manifest, config=replace(config, inputs=inputs, outputs=outputs))
-    model = backend.load(own, options)
-    seen = Signature(config.inputs, config.outputs)
-    return Reshaped(model, seen, reshape.inputs, reshape.outputs)
+    model = backend.load(replace(manifest, config=replace(config, inputs=inputs, outputs=outputs)), options)
+    given = {spec.name for spec in ((config.only_outputs and config.outputs) or model.signature.outputs)}
+    if not reshape.inputs and not reshape.outputs and len(given) == len(model.signature.outputs):
+        return model
+    return Reshaped(model, Signature(config.inputs, config.outputs), reshape, given)
 
 
 class Reshaped:
     """A model behind other shapes.
 
     Args:
-        seen: The shapes that callers see, of at least the tensors that follow.
-        inputs, outputs: The model's own, by tensor. Free extents are as many as in ``seen``, and stand for
-            the same numbers in the same order.
+        seen: The shapes that callers see, of at least the tensors of ``reshape``.
+        given: Outputs that callers see.
     """
 
     def __init__(
-        self, model: RunnableModel, seen: Signature, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]
+        self, model: RunnableModel, seen: Signature, reshape: Reshape, given: Collection[str]
     ) -> None:
         self._model = model
-        takes = {spec.name: spec.shape for spec in seen.inputs if spec.name in inputs}
-        gives = {spec.name: spec.shape for spec in seen.outputs if spec.name in outputs}
+        takes = {spec.name: spec.shape for spec in seen.inputs if spec.name in reshape.inputs}
+        gives = {spec.name: spec.shape for spec in seen.outputs if spec.name in reshape.outputs}
         own = model.signature
         self.signature = replace(
             own,
             inputs=tuple(_with_shape(spec, takes) for spec in own.inputs),
-            outputs=tuple(_with_shape(spec, gives) for spec in own.outputs),
+            outputs=tuple(_with_shape(spec, gives) for spec in own.outputs if spec.name in given),
         )
-        self._inputs = {name: (shape, inputs[name]) for name, shape in takes.items()}
-        self._outputs = {name: (outputs[name], shape) for name, shape in gives.items()}
+        self._inputs = {name: (shape, reshape.inputs[name]) for name, shape in takes.items()}
+        self._outputs = {name: (reshape.outputs[name], shape) for name, shape in gives.items()}
+        self._given = frozenset(given)
 
     def __repr__(self) -> str:
         return f"<Reshaped {self._model!r}>"
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """As the model's own; the arrays are views where they can be."""
-        return _reshaped(self._model.run(_reshaped(inputs, self._inputs)), self._outputs)
+        outputs = self._model.run(_reshaped(inputs, self._inputs))
+        return _reshaped({name: outputs[name] for name in outputs if name in self._given}, self._outputs)
 
     def close(self) -> None:
         """As the model's own."""

@@ -144,6 +144,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         filename=message.default_model_filename,
         inputs=tuple(_spec(t, f"input[{i}]", is_batched, origin) for i, t in enumerate(message.input)),
         outputs=tuple(_spec(t, f"output[{i}]", is_batched, origin) for i, t in enumerate(message.output)),
+        only_outputs=bool(message.output),
         batching=_batching(message, notices),
         priorities=_priorities(message, origin),
         instances=Instances(count=count, threads=threads),
