@@ -7,10 +7,18 @@ from pathlib import Path
 import pytest
 from triton_models import write_models
 
-from salver.testing.process import ServerProcess
+from salver.testing.process import ServerProcess, TritonProcess
 
 #: Options of the server by the name of the profile; the cases without one are ``main``.
-PROFILES: dict[str, tuple[str, ...]] = {"main": ("--control", "none", "--allow-client-shm")}
+PROFILES: dict[str, tuple[str, ...]] = {
+    "main": ("--control", "none", "--allow-client-shm"),
+    "restricted": (
+        "--model-control-mode=explicit",
+        "--load-model=addsub",
+        "--http-restricted-api=inference,model-config,model-repository:admin-key=sesame",
+        "--grpc-restricted-protocol=inference,model-config:admin-key=sesame",
+    ),
+}
 
 
 def start(folder: Path, profile: str) -> ServerProcess:
@@ -18,7 +26,8 @@ def start(folder: Path, profile: str) -> ServerProcess:
     root = folder / "repository"
     write_models(root)
     options = (*PROFILES[profile], "--state-dir", "")
-    return ServerProcess([root], folder / "log", options)
+    kind = ServerProcess if profile == "main" else TritonProcess
+    return kind([root], folder / "log", options)
 
 
 @pytest.fixture(scope="package")
@@ -31,7 +40,6 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
             if profile not in servers:
                 server = start(tmp_path_factory.mktemp(profile), profile)
                 servers[profile] = stack.enter_context(server).wait_ready()
-            port = servers[profile].port
-            return {"http": port, "grpc": port, "metrics": port}
+            return servers[profile].ports
 
         yield of

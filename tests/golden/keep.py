@@ -29,9 +29,8 @@ def main(recorded: str, *groups: str) -> None:
         with tempfile.TemporaryDirectory() as folder, start(Path(folder), profile) as server:
             server.wait_for("/v2/health/live")
             server.wait_for("/v2/health/ready")
-            ports = {"http": server.port, "grpc": server.port, "metrics": server.port}
             for block in in_blocks(asked).values():
-                wrong = run_block(ports, block)
+                wrong = run_block(server.ports, block)
                 for id, reason in wrong.items():
                     print(f"{id}: {reason}")
                 if not wrong:

@@ -14,7 +14,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
-from salver.testing.process import ServerProcess, free_port
+from salver.testing.process import TritonProcess, free_port
 from zoo import mlp_answer, write_mlp
 
 pytestmark = pytest.mark.timeout(90)
@@ -23,19 +23,8 @@ ASK = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": RO
 SECRET = {"admin-key": "sesame"}
 
 
-class Triton(ServerProcess):
-    """Speaks tritonserver's command line; ``port`` is that of HTTP."""
-
-    def start(self, port: int = 0) -> None:
-        self.grpc_port, self.metrics_port = free_port(), free_port()
-        super().start(port)
-
-    def command(self) -> list[str]:
-        program, serve, *_ = super().command()
-        ports = [f"--http-port={self.port}", "--grpc-port", f"{self.grpc_port}"]
-        repositories = [f"--model-repository={path}" for path in self._paths]
-        metrics = f"--metrics-port={self.metrics_port}"
-        return [program, serve, "--compat=triton", *repositories, *ports, metrics, *self._options]
+class Triton(TritonProcess):
+    """Asked at its metrics port, too."""
 
     def page(self, path: str = "/metrics", verb: str = "GET") -> tuple[int, str]:
         """Status and body at the metrics port."""

@@ -1,7 +1,8 @@
 """How does a test start a real server, and make sure that it ends?
 
 :class:`ServerProcess` runs ``salver serve`` as a process of its own on a free port of the
-loopback interface. It knows the command line and the health route, and nothing of models.
+loopback interface, :class:`TritonProcess` with tritonserver's flags on three of them. They know the
+command line and the health route, and nothing of models.
 """
 
 import contextlib
@@ -66,6 +67,11 @@ class ServerProcess:
     def address(self) -> str:
         """``host:port``, as tritonclient wants it."""
         return f"{self.host}:{self.port}"
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Where ``http``, ``grpc`` and ``metrics`` are served."""
+        return {"http": self.port, "grpc": self.port, "metrics": self.port}
 
     @property
     def url(self) -> str:
@@ -195,6 +201,29 @@ class ServerProcess:
 
     def _tail(self) -> str:
         return self.output()[-4000:]
+
+
+class TritonProcess(ServerProcess):
+    """The same under ``--compat triton``: ``paths`` are repositories, ``options`` are tritonserver's."""
+
+    grpc_port = metrics_port = 0
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Where ``http``, ``grpc`` and ``metrics`` are served."""
+        return {"http": self.port, "grpc": self.grpc_port, "metrics": self.metrics_port}
+
+    def start(self, port: int = 0) -> None:
+        """Start without waiting for models; ``port`` is that of HTTP."""
+        self.grpc_port, self.metrics_port = free_port(), free_port()
+        super().start(port)
+
+    def command(self) -> list[str]:
+        """The command line."""
+        program = Path(sys.executable).with_name("salver")
+        repositories = [f"--model-repository={path}" for path in self._paths]
+        ports = [f"--{name}-port={port}" for name, port in self.ports.items()]
+        return [str(program), "serve", "--compat=triton", *repositories, *ports, *self._options]
 
 
 def free_port() -> int:
