@@ -143,6 +143,7 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         enabled: False runs every request alone.
+        has_rows: False = axis 0 is no batch dimension, even where it is free in every tensor.
         policy: The rule. ``auto``: with a latency objective half-floor below saturation and
             drop-then-drain above it; else window where ``max_delay_ms`` is set; else drain.
         max_rows: Most rows in one run.
@@ -159,6 +160,7 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_delay_ms: float = 0.0
     preferred_rows: tuple[int, ...] = ()
     max_queue: int = 1024
+    has_rows: bool = True
     learned: Learned = Learned()
 
 

@@ -67,11 +67,11 @@ def test_every_datatype_comes_back_unchanged(client: triton.InferenceServerClien
     np.testing.assert_array_equal(found, values)
 
 
-def test_outputs_are_selected_by_name_and_in_order(client: triton.InferenceServerClient) -> None:
+def test_outputs_are_selected_by_name_in_the_models_order(client: triton.InferenceServerClient) -> None:
     values, given = wide(triton)
     outputs = [triton.InferRequestedOutput("double"), triton.InferRequestedOutput("same")]
     result = client.infer("two", [given], outputs=outputs)
-    assert [o.name for o in result.get_response().outputs] == ["double", "same"]
+    assert [o.name for o in result.get_response().outputs] == ["same", "double"]
     only = client.infer("two", [given], outputs=outputs[:1])
     np.testing.assert_array_equal(only.as_numpy("double"), values * 2)
     assert only.as_numpy("same") is None

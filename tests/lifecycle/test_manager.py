@@ -140,6 +140,9 @@ async def test_unknown_models_and_versions(rig: Rig) -> None:
         rig.manager.acquire("m", "7")
     with pytest.raises(InvalidInput, match=r"^failed to get model version from .* 'one'"):
         rig.manager.acquire("m", "one")
+    await up(rig, m("1"), m("1", name="k"), m("2", name="k"))
+    with pytest.raises(NotFound, match=r"^Request for unknown model: 'k' version 1 is not found"):
+        rig.manager.acquire("k", "1")  # which the policy does not want
 
 
 async def test_a_known_version_that_cannot_answer_says_why(rig: Rig) -> None:
@@ -169,7 +172,7 @@ async def test_a_model_on_its_way_up_may_be_asked_again_soon(rig: Rig) -> None:
 
 async def test_a_version_outside_the_policy_is_known_but_not_loaded(rig: Rig) -> None:
     await up(rig, m("1"), m("2"))
-    with pytest.raises(NotReady, match="version policy"):
+    with pytest.raises(NotFound, match="version 1 is not found"):
         rig.manager.acquire("m", "1")
     assert rig.states() == {"m:1": "NEW", "m:2": "READY"}
     assert rig.manager.ready()

@@ -98,7 +98,7 @@ def test_what_is_honoured_and_what_is_reported() -> None:
     ("text", "expected"),
     [
         ("", ModelConfig()),
-        ("max_batch_size: 0", ModelConfig(batching=Batching(enabled=False))),
+        ("max_batch_size: 0", ModelConfig(batching=Batching(enabled=False, has_rows=False))),
         ("max_batch_size: 1", ModelConfig(batching=Batching(max_rows=1))),
         ("version_policy { all {} }", ModelConfig(versions=Versions(all=True))),
         (

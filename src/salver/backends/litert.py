@@ -53,7 +53,8 @@ class LiteRtModel:
             gives = {detail["name"]: detail for detail in interpreter.get_output_details()}
         inputs = override(_specs(takes), manifest.config.inputs, "inputs")
         outputs = override(_specs(gives), manifest.config.outputs, "outputs")
-        self.signature = Signature(inputs, outputs, is_batched(inputs, outputs), "tensorflow_tflite")
+        batched = is_batched(inputs, outputs, manifest.config)
+        self.signature = Signature(inputs, outputs, batched, "tensorflow_tflite")
         self._takes = {name: int(detail["index"]) for name, detail in takes.items()}
         self._gives = {name: int(detail["index"]) for name, detail in gives.items()}
         self._shapes = {name: tuple(map(int, detail["shape"])) for name, detail in takes.items()}

@@ -97,7 +97,8 @@ class OnnxModel:
     def __init__(self, session: Any, manifest: Manifest) -> None:
         inputs = override(_specs(session.get_inputs(), "input"), manifest.config.inputs, "inputs")
         outputs = override(_specs(session.get_outputs(), "output"), manifest.config.outputs, "outputs")
-        self.signature = Signature(inputs, outputs, is_batched(inputs, outputs), "onnx_onnxv1")
+        batched = is_batched(inputs, outputs, manifest.config)
+        self.signature = Signature(inputs, outputs, batched, "onnxruntime_onnx")
         self._session: Any = session
         self._model = manifest.id.name
         self._names = [spec.name for spec in outputs]

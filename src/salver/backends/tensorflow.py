@@ -76,7 +76,8 @@ class TensorFlowModel:
         config, graph = manifest.config, session.graph
         inputs = override(_specs(tf, chosen.inputs, config.inputs), config.inputs, "inputs")
         outputs = override(_specs(tf, chosen.outputs, config.outputs), config.outputs, "outputs")
-        self.signature = Signature(inputs, outputs, is_batched(inputs, outputs), "tensorflow_savedmodel")
+        batched = is_batched(inputs, outputs, config)
+        self.signature = Signature(inputs, outputs, batched, "tensorflow_savedmodel")
         self._session: Any = session
         feeds = [graph.get_tensor_by_name(chosen.inputs[s.name].name) for s in inputs]
         fetches = [graph.get_tensor_by_name(chosen.outputs[s.name].name) for s in outputs]

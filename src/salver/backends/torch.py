@@ -144,7 +144,7 @@ def _exported(torch: Any, manifest: Manifest) -> TorchModel:
         args, kwargs = unflatten(list(flat), spec)
         return module(*args, **kwargs)
 
-    batched = is_batched(inputs, outputs)
+    batched = is_batched(inputs, outputs, manifest.config)
     most = 0
     if batched:
         first = found[str(signature.user_inputs[0])].shape[0]
@@ -179,7 +179,7 @@ def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
             fix=f"Declare them in salver.toml beside it (-1 = free):\n{_example(arguments)}",
         )
     outputs = manifest.config.outputs or _probe(torch, trial, inputs, scalars)
-    batched = is_batched(inputs, outputs)
+    batched = is_batched(inputs, outputs, manifest.config)
     signature = Signature(inputs, outputs, batched, "pytorch_torchscript")
     writes = "prim::SetAttr" in str(program.inlined_graph)
     call = _in_turn(program) if writes else program

@@ -5,7 +5,7 @@ Pure: a request against a :class:`~salver.messages.Signature`. Error texts are T
 """
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 
 import msgspec
 
@@ -32,7 +32,7 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
         arrays: In the signature's order; None for an optional input that was left out.
         rows: Extent of axis 0, or 1 for a model without a batch dimension.
         key: Requests with equal keys can be stacked.
-        outputs: Wanted output names, in the order asked for.
+        outputs: Wanted output names, in the signature's order.
         request: As it came.
         size: Elements of a row, all inputs together; 0 where shapes are fixed.
     """
@@ -89,11 +89,10 @@ class Admission:
             size = sum([math.prod(tail) for tail in tails if tail is not None]) or 1
         wanted = self._outputs
         if request.outputs:
-            wanted = tuple(output.name for output in request.outputs)
-            if not self._output_set.issuperset(wanted):
-                self._refuse_output(wanted)
-            if len(wanted) > 1:
-                wanted = tuple(dict.fromkeys(wanted))  # asked for twice, an output comes once
+            asked = [output.name for output in request.outputs]
+            if not self._output_set.issuperset(asked):
+                self._refuse_output(asked)
+            wanted = tuple([name for name in self._outputs if name in asked])
         return Bound(arrays, rows, key, wanted, request, size)
 
     def _arrays(self, request: InferRequest) -> tuple[Array | None, ...]:
@@ -186,7 +185,7 @@ class Admission:
             f"but model '{self._model}' expects '{spec.datatype.name}'"
         )
 
-    def _refuse_output(self, wanted: tuple[str, ...]) -> None:
+    def _refuse_output(self, wanted: Sequence[str]) -> None:
         unknown = next(name for name in wanted if name not in self._output_set)
         raise _Unknown(f"unexpected inference output '{unknown}' for model '{self._model}'")
 

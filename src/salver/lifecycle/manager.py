@@ -150,7 +150,7 @@ class Manager(Generic[ServableT]):
                     f"failed to get model version from specified version string '{version}' (details: stol), "
                     "version should be an integral value > 0"
                 )
-            if not statuses:
+            if not statuses or (statuses[0].state is State.NEW and statuses[0].id not in self._targets):
                 return NotFound(
                     f"Request for unknown model: '{name}' version {version} is not found", field="version"
                 )

@@ -239,8 +239,10 @@ def _batching(message: Any, notices: list[str]) -> Batching:
         notices.append(f"{prefix}.allow_timeout_override` has no effect yet: a request's own timeout counts")
     if queue.HasField("max_queue_size") and not queue.max_queue_size:
         notices.append(f"{prefix}.max_queue_size` 0 means no limit; here it means {Batching().max_queue}")
+    has_rows = not message.HasField("max_batch_size") or message.max_batch_size > 0
     return Batching(
-        enabled=not message.HasField("max_batch_size") or message.max_batch_size > 0,
+        enabled=has_rows,
+        has_rows=has_rows,
         max_rows=message.max_batch_size or Batching().max_rows,
         max_delay_ms=dynamic.max_queue_delay_microseconds / 1000,
         preferred_rows=tuple(sorted({n for n in dynamic.preferred_batch_size if n > 0})),

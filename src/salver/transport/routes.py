@@ -146,7 +146,7 @@ def match(verb: str, raw_path: bytes) -> Route:
     if parts[0] or (parts[-1] == "" and len(parts) > 2):
         raise NoRoute("Not Found")
     parts = parts[1:]
-    other_verb = ""
+    has_other_verb = False
     for operation, segments in _TABLE.get(len(parts), ()):
         names: dict[str, str] = {}
         for part, (before, parameter, after) in zip(parts, segments, strict=True):
@@ -160,9 +160,9 @@ def match(verb: str, raw_path: bytes) -> Route:
         else:
             if operation.verb == verb or (verb == "HEAD" and operation.verb == "GET"):
                 return Route(operation.name, *(_name(names.get(name, "")) for name in _NAMES))
-            other_verb = other_verb or operation.verb
-    if other_verb:
-        raise WrongVerb("Method Not Allowed", fix=f"Use {other_verb}.")
+            has_other_verb = True
+    if has_other_verb:
+        raise WrongVerb("Method Not Allowed")
     raise NoRoute("Not Found")
 
 

@@ -107,11 +107,15 @@ def parse_timeout(text: str) -> float:
 def encode_message(text: str) -> bytes:
     """A ``grpc-message``: UTF-8, percent-encoded but for printable ASCII other than ``%``.
 
-    >>> encode_message("50% of ü")
-    b'50%25 of %C3%BC'
+    >>> encode_message("50% of ü ")
+    b'50%25 of %C3%BC%20'
     """
     raw = text.encode("utf-8", "replace")
-    return b"".join(bytes((b,)) if 0x20 <= b <= 0x7E and b != 0x25 else b"%%%02X" % b for b in raw)
+    inner = range(1, len(raw) - 1)  # no header begins or ends with a space
+    return b"".join(
+        bytes((b,)) if (0x20 < b <= 0x7E and b != 0x25) or (b == 0x20 and at in inner) else b"%%%02X" % b
+        for at, b in enumerate(raw)
+    )
 
 
 def trailers(status: GrpcStatus) -> list[tuple[bytes, bytes]]:

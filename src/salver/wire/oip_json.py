@@ -374,11 +374,10 @@ def _refuse_non_boolean(parameters: Mapping[str, Parameter], name: str, at: str)
 
 
 def _binary_by_name(request: InferRequest) -> dict[str, bool]:
-    """Which outputs go raw; the empty name holds the rule for the rest."""
-    rest = request.parameters.get("binary_data_output") is True
-    binary = {"": rest}
+    """Which outputs go raw; the empty name holds the rule where none is named, which is for none else."""
+    binary = {"": request.parameters.get("binary_data_output") is True}
     for output in request.outputs:
-        binary[output.name] = output.parameters.get("binary_data", rest) is True
+        binary[output.name] = output.parameters.get("binary_data") is True
     return binary
 
 

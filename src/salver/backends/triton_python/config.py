@@ -165,7 +165,7 @@ def known_of(manifest: Manifest, text: str) -> dict[str, Any]:
         told: dict[str, Any] = json.loads(text)
         return told
     config = manifest.config
-    batched = is_batched(config.inputs, config.outputs) and config.batching.enabled
+    batched = is_batched(config.inputs, config.outputs, config) and config.batching.enabled
     return {
         "name": manifest.id.name,
         "backend": "python",
