@@ -1,19 +1,19 @@
 """A model behind other shapes: the same elements in the same order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from salver.artifacts import ModelConfig, Reshape
+from salver.artifacts import Manifest, ModelConfig, Reshape
 from salver.backends import reshaped
 from salver.backends.onnx import OnnxBackend
-from salver.backends.protocol import LoadOptions
-from salver.errors import LoadFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType
+from salver.backends.protocol import Answer, LoadOptions, RequestModel, RunnableModel
+from salver.errors import LoadFailed, ModelFailed, SalverError
+from salver.messages import InferRequest, Signature, TensorSpec
+from salver.tensor import Array, DataType, Tensor
 from salver.testing.backends import manifest_of
 
 
@@ -52,6 +52,39 @@ def test_callers_see_their_shapes_and_the_model_its_own() -> None:
     np.testing.assert_array_equal(answer["n"], values.sum((1, 2, 3)))
     both.close()
     assert own.closed
+
+
+class ByRequest(Doubling):
+    def answer(self, requests: Sequence[InferRequest]) -> Sequence[Answer | SalverError]:
+        outputs = [self.run({t.name: t.array for t in r.inputs}) for r in requests]
+        return [Answer(o) if o["n"][0] >= 0 else ModelFailed("negative") for o in outputs]
+
+
+class ByRequestBackend(OnnxBackend):
+    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
+        return ByRequest()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_requests_one_by_one(tmp_path: Path, sign: int) -> None:
+    """TR-C4, TR-C5, TR-A2: and each has its own error."""
+    config = ModelConfig(
+        inputs=(spec("x", -1, 2, -1, 2),),
+        outputs=(spec("y", -1, 1, -1, 4),),
+        only_outputs=True,
+        reshape=Reshape({"x": (-1, -1, 4)}, {"y": (-1, -1, 4)}),
+    )
+    backend = ByRequestBackend()
+    model = reshaped.load(backend, manifest_of(backend, tmp_path, config), LoadOptions())
+    assert isinstance(model, RequestModel)
+    assert [s.name for s in model.signature.outputs] == ["y", "n"], "it may add outputs of its own"
+    values = np.full((1, 2, 5, 2), sign, np.float32)
+    good = InferRequest("m", (Tensor("x", DataType.FP32, np.ones((1, 2, 5, 2), np.float32)),))
+    tried = InferRequest("m", (Tensor("x", DataType.FP32, values),))
+    first, second = model.answer([good, tried])
+    assert isinstance(first, Answer)
+    assert first.outputs["y"].shape == (1, 1, 5, 4)
+    assert isinstance(second, Answer if sign > 0 else ModelFailed)
 
 
 def write_identity(path: Path, shape: list[str | int]) -> None:

@@ -4,14 +4,15 @@ A loaded model as its owner's configuration tells it; the elements and their ord
 framework.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from salver.artifacts import Manifest, Reshape
-from salver.backends.protocol import Backend, LoadOptions, RunnableModel
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array
+from salver.backends.protocol import Answer, Backend, LoadOptions, RequestModel, RunnableModel
+from salver.errors import SalverError
+from salver.messages import InferRequest, Signature, TensorSpec
+from salver.tensor import Array, Tensor
 
 Shape = tuple[int, ...]
 
@@ -23,10 +24,14 @@ def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> Runnable
     inputs = tuple(_with_shape(spec, reshape.inputs) for spec in config.inputs)
     outputs = tuple(_with_shape(spec, reshape.outputs) for spec in config.outputs)
     model = backend.load(replace(manifest, config=replace(config, inputs=inputs, outputs=outputs)), options)
+    seen = Signature(config.inputs, config.outputs)
+    has_reshape = bool(reshape.inputs or reshape.outputs)
+    if isinstance(model, RequestModel):  # it may have completed its configuration with outputs of its own
+        return ReshapedRequests(model, seen, reshape) if has_reshape else model
     given = {spec.name for spec in ((config.only_outputs and config.outputs) or model.signature.outputs)}
-    if not reshape.inputs and not reshape.outputs and len(given) == len(model.signature.outputs):
+    if not has_reshape and len(given) == len(model.signature.outputs):
         return model
-    return Reshaped(model, Signature(config.inputs, config.outputs), reshape, given)
+    return Reshaped(model, seen, reshape, given)
 
 
 class Reshaped:
@@ -34,24 +39,24 @@ class Reshaped:
 
     Args:
         seen: The shapes that callers see, of at least the tensors of ``reshape``.
-        given: Outputs that callers see.
+        given: Outputs that callers see; None = all.
     """
 
     def __init__(
-        self, model: RunnableModel, seen: Signature, reshape: Reshape, given: Collection[str]
+        self, model: RunnableModel, seen: Signature, reshape: Reshape, given: Collection[str] | None = None
     ) -> None:
         self._model = model
         takes = {spec.name: spec.shape for spec in seen.inputs if spec.name in reshape.inputs}
         gives = {spec.name: spec.shape for spec in seen.outputs if spec.name in reshape.outputs}
         own = model.signature
+        self._given = frozenset(given or (spec.name for spec in own.outputs))
         self.signature = replace(
             own,
             inputs=tuple(_with_shape(spec, takes) for spec in own.inputs),
-            outputs=tuple(_with_shape(spec, gives) for spec in own.outputs if spec.name in given),
+            outputs=tuple(_with_shape(spec, gives) for spec in own.outputs if spec.name in self._given),
         )
         self._inputs = {name: (shape, reshape.inputs[name]) for name, shape in takes.items()}
         self._outputs = {name: (reshape.outputs[name], shape) for name, shape in gives.items()}
-        self._given = frozenset(given)
 
     def __repr__(self) -> str:
         return f"<Reshaped {self._model!r}>"
@@ -64,6 +69,26 @@ class Reshaped:
     def close(self) -> None:
         """As the model's own."""
         self._model.close()
+
+
+class ReshapedRequests(Reshaped):
+    """The same of a model that wants its requests one by one."""
+
+    _model: RequestModel
+
+    def answer(self, requests: Sequence[InferRequest]) -> Sequence[Answer | SalverError]:
+        """As the model's own."""
+        asked = [replace(r, inputs=tuple(map(self._taken, r.inputs))) for r in requests]
+        return [
+            said
+            if isinstance(said, SalverError)
+            else replace(said, outputs=_reshaped(said.outputs, self._outputs))
+            for said in self._model.answer(asked)
+        ]
+
+    def _taken(self, tensor: Tensor) -> Tensor:
+        array = _reshaped({tensor.name: tensor.array}, self._inputs)[tensor.name]
+        return Tensor(tensor.name, tensor.datatype, array)
 
 
 def _reshaped(arrays: Mapping[str, Array], shapes: Mapping[str, tuple[Shape, Shape]]) -> dict[str, Array]:
