@@ -65,12 +65,12 @@ def segment() -> Iterator[Segment]:
 
 
 def statuses(client: Any) -> list[dict[str, Any]]:
-    """What is registered, in HTTP's form."""
+    """What is registered, in HTTP's form and by name: gRPC's is a map, which has no order."""
     found = client.get_system_shared_memory_status()
-    if isinstance(found, list):
-        return found
-    names = ("name", "key", "offset", "byte_size")
-    return [{name: getattr(region, name) for name in names} for region in found.regions.values()]
+    if not isinstance(found, list):
+        keys = ("name", "key", "offset", "byte_size")
+        found = [{key: getattr(region, key) for key in keys} for region in found.regions.values()]
+    return sorted(found, key=lambda region: region["name"])
 
 
 def ask_mlp(triton: Any, client: Any, input_at: tuple[Any, ...], output_at: tuple[Any, ...]) -> Any:
