@@ -3,10 +3,15 @@
 Rows TR-R14, TR-R15, TR-R21, TR-R22, TR-G4, TR-F11.
 """
 
+import contextlib
 import json
 import os
+import queue
+import subprocess
+import sys
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,7 @@ import tritonclient.http
 import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
-from salver.testing.process import ServerProcess
+from salver.testing.process import ServerProcess, free_port
 from zoo import mlp_answer, wide, write_identity, write_mlp, write_two
 
 ROWS = 5
@@ -211,3 +216,53 @@ def test_tr_f11_it_is_off_unless_asked_for(triton: Any, server: ServerProcess, s
         found = client.get_server_metadata()
         extensions = found["extensions"] if isinstance(found, dict) else found.extensions
         assert "system_shared_memory" not in extensions
+
+
+def test_over_a_stream(sharing: ServerProcess, segment: Segment) -> None:
+    shm.set_shared_memory_region(segment.handle, [X])
+    found: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    with tritonclient.grpc.InferenceServerClient(sharing.address) as client:
+        client.register_system_shared_memory("r", segment.key, 16_384)
+        client.start_stream(lambda result, error: found.put((result, error)))
+        given = tritonclient.grpc.InferInput("x", [ROWS, 16], "FP32")
+        given.set_shared_memory("r", X.nbytes)
+        for region in ("r", "nosuch"):
+            wanted = tritonclient.grpc.InferRequestedOutput("y")
+            wanted.set_shared_memory(region, 60, 8192)
+            client.async_stream_infer("mlp", [given], outputs=[wanted])
+        result, error = found.get(timeout=20)
+        assert error is None and list(result.get_output("y").shape) == [ROWS, 3]
+        result, error = found.get(timeout=20)
+        assert "Unable to find shared memory region: 'nosuch'" in str(error)
+        client.stop_stream()
+        client.unregister_system_shared_memory()
+    answer = shm.get_contents_as_numpy(segment.handle, np.float32, [ROWS, 3], offset=8192)
+    np.testing.assert_allclose(answer, mlp_answer(X), rtol=1e-5, atol=1e-6)
+
+
+def test_with_tritonservers_flags(tmp_path: Path, segment: Segment) -> None:
+    """TR-F11 as tritonserver spells it."""
+    write_mlp(tmp_path / "repository" / "mlp", 1)
+    port = free_port()
+    ports = [f"--http-port={port}", "--allow-grpc=false", "--allow-metrics=false"]
+    command = [str(Path(sys.executable).with_name("salver")), "serve", "--compat", "triton", *ports]
+    command += [f"--model-repository={tmp_path / 'repository'}", "--allow-client-shm=true", "--state-dir="]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            with tritonclient.http.InferenceServerClient(f"127.0.0.1:{port}") as client:
+                wait_for(client.is_server_ready)
+                client.register_system_shared_memory("r", segment.key, 64)
+                assert [s["name"] for s in statuses(client)] == ["r"]
+        finally:
+            server.terminate()
+        assert server.wait(20) == 0
+
+
+def wait_for(is_there: Callable[[], bool], seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            if is_there():
+                return
+        time.sleep(0.05)
+    raise AssertionError("not in time")
