@@ -14,12 +14,14 @@ from triton_replay import in_blocks, load, run_block
 
 from conftest import PROFILES, start
 
+#: Alike only where the machine is quick enough: a timeout of a millisecond, which Salver keeps to.
+BY_LUCK = frozenset(("grpc-parameters-timeout",))
 KEPT = Path(__file__).with_name("triton.jsonl")
 
 
 def main(recorded: str, *groups: str) -> None:
     """Rewrites ``triton.jsonl``."""
-    cases = [case for case in load(Path(recorded)) if case["group"] in groups]
+    cases = [c for c in load(Path(recorded)) if c["group"] in groups and c["id"] not in BY_LUCK]
     kept = [case for case in load(KEPT) if case["group"] not in groups] if KEPT.exists() else []
     for profile in PROFILES:
         asked = [case for case in cases if case.get("profile", "main") == profile]

@@ -151,7 +151,20 @@ def _labels(repository: _Repository) -> None:
     repository.put("labels", config, files)
 
 
-_FAMILIES: tuple[Callable[[_Repository], None], ...] = (_sums, _versions, _identities, _labels)
+def _reshaped(repository: _Repository) -> None:
+    """Callers see other shapes than the graph."""
+    one = (["X"], ["Y"])
+    for name, outer, inner, shape in (
+        ("reshape", ("2, 2", "1, 4"), "4", ["n", 4]),
+        ("reshape_empty", ("1", "1"), "", ["n"]),
+    ):
+        config = _config(name, 4, "FP32", "?", names=one)
+        for dims in outer:
+            config = config.replace("[ ? ]", f"[ {dims} ] reshape {{ shape: [ {inner} ] }}", 1)
+        repository.put(name, config, {"1/model.onnx": identity("FP32", shape)})
+
+
+_FAMILIES: tuple[Callable[[_Repository], None], ...] = (_sums, _versions, _identities, _labels, _reshaped)
 
 
 def write_models(folder: Path) -> None:

@@ -111,6 +111,7 @@ _JSON_CASES: list[tuple[Any, str, str]] = [
         "parameters.binary_data_output must be a boolean",
         "parameters.binary_data_output",
     ),
+    (x() | {"parameters": {"sequence_start": "yes"}}, "parameters.sequence_start must be a boolean", ""),
     (x() | {"outputs": 1}, "outputs must be a list, not a number", "outputs"),
     (x() | {"outputs": [1]}, "outputs[0] must be an object, not a number", "outputs[0]"),
     (x() | {"outputs": [{}]}, "outputs[0].name must be a string, not null", "outputs[0].name"),
@@ -192,6 +193,13 @@ def test_the_last_of_two_keys_counts(space: bytes) -> None:
     text = b'{"inputs":[{"name":"x","shape":[1],"data":[1],"datatype":"INT8","data":[2]}],"id":"a","id":"b"'
     request = decode(text + space + b"}")
     assert (request.id, request.inputs[0].array.tolist()) == ("b", [2])
+
+
+def test_parameters_beyond_64_bits_are_read_as_triton_reads_them() -> None:
+    """TR-R23: but for the id of a sequence, which is unsigned."""
+    request = decode(x() | {"parameters": {"k": 2**64 - 1, "n": -(2**63), "sequence_id": 2**64 - 1}})
+    assert request.parameters == {"k": 2.0**64, "n": -(2**63), "sequence_id": 2**64 - 1}
+    assert type(request.parameters["k"]) is float
 
 
 def test_coercions() -> None:

@@ -359,12 +359,15 @@ def _decode_parameters(parameters: Any, at: str = "parameters") -> Mapping[str, 
             raise InvalidInput(
                 f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'."
             )
+        if type(value) is int and not -(1 << 63) <= value < 1 << 63 and name != "sequence_id":
+            parameters[name] = float(value)  # as Triton reads it
         if name.startswith(_OWN):
             raise InvalidInput(
                 "parameter keys starting with 'triton_' are reserved for Triton usage "
                 "and should not be specified."
             )
-    _refuse_non_boolean(parameters, "binary_data_output", at)
+    for name in ("binary_data_output", "sequence_start", "sequence_end"):
+        _refuse_non_boolean(parameters, name, at)
     return parameters
 
 
