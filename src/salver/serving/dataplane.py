@@ -108,7 +108,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         except SalverError:
             return False
         try:
-            return isinstance(lease.servable, Streaming)
+            return getattr(lease.servable, "stream", None) is not None  # as Streaming says, and quickly
         finally:
             lease.release()
 

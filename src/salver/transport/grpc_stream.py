@@ -228,12 +228,15 @@ class _Exchange:
             self._has_less.set()
 
     async def _put(self, message: dict[str, Any]) -> None:
+        # A timer of its own costs a third of asyncio.timeout; the end of the call ends the wait as well.
+        timer = asyncio.get_running_loop().call_later(self._method.patience, self._close, None)
         try:
-            async with asyncio.timeout(self._method.patience):
-                await self._send(message)
+            await self._send(message)
         except (OSError, RuntimeError) as error:
             self._close(None)
             raise Cancelled("the caller went away") from error
+        finally:
+            timer.cancel()
 
     # The end.
 
