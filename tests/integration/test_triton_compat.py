@@ -21,6 +21,20 @@ pytestmark = pytest.mark.timeout(90)
 ROW = np.linspace(-1, 1, 16, dtype=np.float32)[None]
 ASK = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": ROW.ravel().tolist()}]}
 SECRET = {"admin-key": "sesame"}
+ECHO_CONFIG = """
+backend: "python"
+input { name: "IN" data_type: TYPE_INT32 dims: 1 }
+output { name: "SEEN" data_type: TYPE_STRING dims: 1 }
+"""
+ECHO = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        seen = [np.array([request.parameters().encode()], object) for request in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("SEEN", text)]) for text in seen]
+"""
 
 
 class Triton(TritonProcess):
@@ -41,15 +55,20 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     folder = tmp_path_factory.mktemp("triton")
     write_mlp(folder / "models" / "mlp", 1)
     write_mlp(folder / "more" / "other", 1)
+    (folder / "models" / "echo" / "1").mkdir(parents=True)
+    (folder / "models" / "echo" / "config.pbtxt").write_text(ECHO_CONFIG)
+    (folder / "models" / "echo" / "1" / "model.py").write_text(ECHO)
     options = [
         "--model-repository",
         str(folder / "more"),
         "--model-control-mode=explicit",
         "--load-model=mlp",
+        "--load-model=echo",
         "--id=by-name",
         "--http-restricted-api=model-config,model-repository:admin-key=sesame",
         "--grpc-restricted-protocol=inference,model-config:admin-key=sesame",
         "--http-header-forward-pattern=^x-fwd-",
+        "--grpc-header-forward-pattern=^x-fwd-",
         "--http-max-input-size=2000",
         "--metrics-config=summary_latencies=true",
         "--pinned-memory-pool-byte-size=268435456",
@@ -118,9 +137,24 @@ def test_tr_f3_the_most_bytes_of_a_body(triton: Triton) -> None:
     assert "--http-max-input-size" in json.loads(body)["error"]
 
 
-def test_requests_with_forwarded_headers_are_answered(triton: Triton) -> None:
-    body = json.dumps(ASK).encode()
-    assert triton.ask("POST", "/v2/models/mlp/infer", body, {"X-Fwd-Who": "me"})[0] == 200
+def test_tr_r32_a_model_sees_forwarded_headers(triton: Triton) -> None:
+    body = {
+        "parameters": {"own": 1},
+        "inputs": [{"name": "IN", "datatype": "INT32", "shape": [1], "data": [0]}],
+    }
+    headers = {"X-Fwd-Who": "me", "X-Other": "not"}
+    status, reply = triton.ask("POST", "/v2/models/echo/infer", json.dumps(body).encode(), headers)
+    assert status == 200, reply
+    assert json.loads(json.loads(reply)["outputs"][0]["data"][0]) == {"x-fwd-who": "me", "own": 1}
+
+
+def test_tr_g16_a_model_sees_forwarded_metadata(triton: Triton) -> None:
+    one = triton_grpc.InferInput("IN", [1], "INT32")
+    one.set_data_from_numpy(np.zeros(1, np.int32))
+    headers = {"triton-grpc-protocol-admin-key": "sesame", "x-fwd-who": "me"}
+    with triton_grpc.InferenceServerClient(f"{triton.host}:{triton.grpc_port}") as client:
+        seen = client.infer("echo", [one], headers=headers).as_numpy("SEEN")[0]
+    assert json.loads(seen) == {"x-fwd-who": "me"}
 
 
 def test_tr_m1_tritons_numbers_follow_requests(triton: Triton) -> None:
