@@ -122,7 +122,7 @@ def as_json(config: bytes) -> dict[str, Any]:
 
 
 def _as_dict(message: Any) -> dict[str, Any]:
-    made = {}
+    made: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
         kind = field.message_type
