@@ -175,7 +175,10 @@ class _Control:
         lease = self._manager.acquire(model, version)
         try:
             servable = lease.servable
-            return config_of(servable.manifest, servable.signature, servable.placement.slots)
+            decoupled = servable.stream is not None
+            return config_of(
+                servable.manifest, servable.signature, servable.placement.slots, decoupled=decoupled
+            )
         finally:
             lease.release()
 

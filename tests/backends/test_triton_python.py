@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, Manifest, ModelConfig
+from salver.artifacts import Batching, Manifest, ModelConfig, Reshape
 from salver.backends.protocol import Answer, LoadOptions, RequestModel
 from salver.backends.python import PythonBackend
 from salver.backends.triton_python import FORMAT, pb_utils
@@ -343,7 +343,6 @@ def test_a_model_completes_its_own_configuration(tmp_path: Path) -> None:
         ),
         ("add_input({'name': 'Z', 'data_type': 'TYPE_FP31', 'dims': [2]})", "data_type 'TYPE_FP31'"),
         ("add_input({'name': 'Z', 'data_type': 'TYPE_FP32', 'dims': [0]})", "dims [0]"),
-        ("set_model_transaction_policy({'decoupled': True})", "decoupled"),
         ("set_model_transaction_policy({'other': True})", "other than 'decoupled'"),
     ],
 )
@@ -397,6 +396,23 @@ def test_without_inputs_or_outputs_it_says_where_to_write_them(tmp_path: Path) -
         LoadFailed, match=r"nothing says which inputs the model 'm' has\. Write a config\.pbtxt"
     ):
         load(write(tmp_path, DOUBLE), ModelConfig())
+
+
+def test_other_shapes_than_callers_see(tmp_path: Path) -> None:
+    """TR-C4: the model gets its own; not where it is decoupled, whose requests nobody reshapes."""
+    told = {
+        "name": "m",
+        "max_batch_size": 0,
+        "input": [{"name": "X", "data_type": "TYPE_FP32", "dims": [4], "reshape": {"shape": [2, 2]}}],
+        "output": [{"name": "Y", "data_type": "TYPE_FP32", "dims": [2, 2]}],
+    }
+    seen = TensorSpec("X", DataType.FP32, (4,))
+    config = ModelConfig(inputs=(seen,), outputs=(Y,), reshape=Reshape(inputs={"X": (2, 2)}))
+    model = load(write(tmp_path, DOUBLE), config, json.dumps(told))
+    assert model.signature.inputs == (TensorSpec("X", DataType.FP32, (2, 2)),)
+    decoupled = json.dumps(told | {"model_transaction_policy": {"decoupled": True}})
+    with pytest.raises(LoadFailed, match="Take reshape out"):
+        load(write(tmp_path, DOUBLE), config, decoupled)
 
 
 def test_it_imports_its_neighbours_whenever_it_likes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,46 @@ MODELS = {
         return [pb_utils.InferenceResponse([pb_utils.Tensor("RUNS", runs), pb_utils.Tensor("ARGS", args)])
                 for r in requests]
 ''',
+    ),
+    "repeat": (
+        'input [ { name: "IN" data_type: TYPE_INT32 dims: [ -1 ] } ]\n'
+        'output [ { name: "OUT" data_type: TYPE_INT32 dims: [ 1 ] } ]\n'
+        "model_transaction_policy { decoupled: true }\n",
+        0,
+        '''class TritonPythonModel:
+    """One response for each element of IN; a negative one is an error."""
+
+    def execute(self, requests):
+        for r in requests:
+            sender = r.get_response_sender()
+            for value in pb_utils.get_input_tensor_by_name(r, "IN").as_numpy():
+                if value < 0:
+                    response = pb_utils.InferenceResponse(error=pb_utils.TritonError("negative element"))
+                else:
+                    response = pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array([value]))])
+                sender.send(response)
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+''',
+    ),
+    "words": (
+        None,
+        0,
+        """class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(config):
+        config.add_input({"name": "text_input", "data_type": "TYPE_STRING", "dims": [1]})
+        config.add_output({"name": "text_output", "data_type": "TYPE_STRING", "dims": [1]})
+        config.set_model_transaction_policy({"decoupled": True})
+        return config
+
+    def execute(self, requests):
+        for r in requests:
+            sender = r.get_response_sender()
+            for word in r.inputs()[0].as_numpy()[0].split():
+                text = pb_utils.Tensor("text_output", np.array([word], dtype=np.object_))
+                sender.send(pb_utils.InferenceResponse([text]))
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+""",
     ),
     "auto": (
         None,
@@ -255,6 +296,40 @@ def test_a_model_without_a_configuration_completes_it(client: Any) -> None:
     assert config["dynamic_batching"]["preferred_batch_size"] == [4]
     x = np.arange(20, dtype=np.float32).reshape(10, 2)
     assert client.infer("auto", [given("IN", x)]).as_numpy("OUT").tolist() == (x * 2).tolist()
+
+
+@pytest.mark.parametrize("elements", [[], [4], [1, -1, 3]])
+def test_a_decoupled_model_over_a_grpc_stream(elements: list[int], server: ServerProcess) -> None:
+    """TR-S8, TR-G9: as many responses as it sends, errors among them, then the empty last one."""
+    replies: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    with triton_grpc.InferenceServerClient(server.address) as client:
+        client.start_stream(lambda result, error: replies.put((result, error)))
+        inputs = [given("IN", np.array(elements, np.int32), triton_grpc)]
+        client.async_stream_infer("repeat", inputs, enable_empty_final_response=True)
+        said: list[Any] = []
+        for _ in [*elements, "last"]:
+            result, error = replies.get(timeout=20)
+            if error is not None:
+                said.append(error.message())
+            elif (out := result.as_numpy("OUT")) is not None:
+                said.append(int(out[0]))
+            else:
+                assert result.get_response().parameters["triton_final_response"].bool_param
+        client.stop_stream()
+    assert said == ["negative element" if n < 0 else n for n in elements]
+
+
+def test_a_decoupled_model_over_plain_http(server: ServerProcess, client: Any) -> None:
+    """TR-R31, TR-S8: events for generate_stream, a refusal for infer; the configuration says so, too."""
+    reply = server.post("/v2/models/repeat/infer", {"inputs": []})
+    assert reply[0] == 501 and "decoupled transaction policy" in reply[1]["error"]
+    body = json.dumps({"text_input": "one two three"}).encode()
+    status, events = server.ask("POST", "/v2/models/words/generate_stream", body)
+    assert status == 200
+    told = [json.loads(line[6:])["text_output"] for line in events.decode().splitlines() if line]
+    assert told == ["one", "two", "three"]
+    for name in ("repeat", "words"):
+        assert client.get_model_config(name)["model_transaction_policy"] == {"decoupled": True}
 
 
 def test_a_model_that_cannot_start_says_why(tmp_path: Path) -> None:

@@ -105,6 +105,27 @@ class RequestModel(RunnableModel, Protocol):
         ...
 
 
+class Listener(Protocol):
+    """Takes the responses to one request; any thread may call it."""
+
+    def send(self, answer: Answer | SalverError, is_last: bool) -> None:
+        """Hand over a response and wait until it has been taken; without effect once nobody listens."""
+        ...
+
+    def is_cancelled(self) -> bool:
+        """Nobody listens any more."""
+        ...
+
+
+@runtime_checkable
+class StreamModel(RunnableModel, Protocol):
+    """A loaded model that gives any number of responses to a request (decoupled)."""
+
+    def stream(self, request: InferRequest, listener: Listener) -> None:
+        """Answer one request; returns when no response follows. What it raises is the last response."""
+        ...
+
+
 class StepModel(Protocol):
     """A loaded model that carries sequences of tokens on, a step at a time.
 

@@ -17,7 +17,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -26,9 +26,12 @@ from salver.engine.control import (
     Asked,
     Failed,
     Frames,
+    GiveUp,
     Load,
     Loaded,
+    Next,
     Order,
+    Piece,
     Ran,
     Reply,
     Run,
@@ -39,6 +42,7 @@ from salver.engine.control import (
     read_reply,
     rebuild,
 )
+from salver.engine.shm import Block
 from salver.engine.spawn import Ends, HostPlan, spawn
 from salver.errors import HostDied, LoadFailed, ModelFailed, SalverError
 from salver.messages import InferRequest, Signature
@@ -59,12 +63,12 @@ class HostProcess:
     Attributes:
         dead: Gives how it died (``SIGKILL``, ``exit code 3``, …). Never cancelled.
         signature: The model's.
-        by_request: It wants the requests of a run one by one: :meth:`answer`.
+        asks: What it wants: ``batch`` (:meth:`run`), ``requests`` (:meth:`answer`), ``stream`` (``begin``).
         plan: By which it was made.
     """
 
     signature: Signature
-    by_request: bool
+    asks: Literal["batch", "requests", "stream"]
 
     def __init__(self, plan: HostPlan, ends: Ends) -> None:
         self.plan = plan
@@ -125,8 +129,7 @@ class HostProcess:
     async def answer(self, requests: Sequence[InferRequest]) -> tuple[Sequence[Answer | SalverError], float]:
         """As ``run``, of a model that wants requests one by one."""
         inputs = numbered({tensor.name: tensor.array for tensor in r.inputs} for r in requests)
-        asked = (Asked(r.id, tuple(o.name for o in r.outputs), dict(r.parameters)) for r in requests)
-        outputs, ran = await self._run(inputs, tuple(asked))
+        outputs, ran = await self._run(inputs, tuple(map(_asked, requests)))
         try:
             parts = by_number(outputs, len(requests))
             answers = [
@@ -134,36 +137,47 @@ class HostProcess:
                 for said, part in zip(ran.answers, parts, strict=True)
             ]
         except ValueError as error:
-            raise self._broken(error) from error
+            raise self.broken(error) from error
         return answers, ran.seconds
+
+    async def begin(self, request: InferRequest) -> Reply:
+        """Begin a run of a model that answers in pieces (:class:`Pieces`); the first reply to it."""
+        inputs = numbered([{tensor.name: tensor.array for tensor in request.inputs}])
+        return await self.ask(Run(await self._hand_over(inputs), (_asked(request),)))
+
+    async def read(self, blocks: tuple[Block, ...]) -> Mapping[str, Array]:
+        """Copies of the arrays that the child has laid out."""
+        size = sum(block.nbytes for block in blocks)
+        try:
+            return await self._copy(size, lambda: self._ends.responses.read(blocks, copy=True))
+        except (ValueError, TypeError, OverflowError, OSError) as error:
+            self._raise_if_dead()
+            raise self.broken(error) from error
 
     async def _run(
         self, inputs: Mapping[str, Array], asked: tuple[Asked, ...] = ()
     ) -> tuple[Mapping[str, Array], Ran]:
-        size = sum(array.nbytes for array in inputs.values())
-        try:
-            blocks = await self._copy(size, lambda: self._ends.requests.write(inputs))
-        except (OSError, ValueError) as error:
-            self._raise_if_dead()
-            raise ModelFailed(f"no memory to hand {size} bytes to model '{self._model}': {error}") from error
+        blocks = await self._hand_over(inputs)
         timeout = self.plan.run_timeout_s
         timer = self._loop.call_later(timeout, self._on_hang) if timeout else None
         try:
-            reply = await self._ask(Run(blocks, asked))
+            reply = await self.ask(Run(blocks, asked))
         finally:
             if timer is not None:
                 timer.cancel()
         if isinstance(reply, Failed):
             raise rebuild(reply)
         if not isinstance(reply, Ran):
-            raise self._broken(reply)
-        size = sum(block.nbytes for block in reply.outputs)
+            raise self.broken(reply)
+        return await self.read(reply.outputs), reply
+
+    async def _hand_over(self, inputs: Mapping[str, Array]) -> tuple[Block, ...]:
+        size = sum(array.nbytes for array in inputs.values())
         try:
-            outputs = await self._copy(size, lambda: self._ends.responses.read(reply.outputs, copy=True))
-        except (ValueError, TypeError, OverflowError, OSError) as error:
+            return await self._copy(size, lambda: self._ends.requests.write(inputs))
+        except (OSError, ValueError) as error:
             self._raise_if_dead()
-            raise self._broken(error) from error
-        return outputs, reply
+            raise ModelFailed(f"no memory to hand {size} bytes to model '{self._model}': {error}") from error
 
     async def close(self) -> None:
         """Ask it to stop; then insist."""
@@ -190,7 +204,7 @@ class HostProcess:
         plan = self.plan
         load = Load(plan.backend, plan.manifest, plan.options, tuple(sys.path), plan.memory_limit_mb)
         try:
-            reply = await self._ask(load)
+            reply = await self.ask(load)
         except HostDied:
             said = "\n".join(self._last_lines)
             raise LoadFailed(
@@ -200,19 +214,28 @@ class HostProcess:
         if isinstance(reply, Failed):
             raise rebuild(reply)
         if not isinstance(reply, Loaded):
-            raise self._broken(reply)
+            raise self.broken(reply)
         self.signature = reply.signature
-        self.by_request = reply.by_request
+        self.asks = reply.asks
 
-    async def _ask(self, order: Order) -> Reply:
+    async def ask(self, order: Order) -> Reply:
+        """Give an order and hear the reply; one at a time.
+
+        Raises:
+            HostDied: the child is gone.
+        """
         self._raise_if_dead()
         self._reply = self._loop.create_future()
         try:
-            with suppress(OSError):  # a dead child is noticed by its process descriptor
-                await self._loop.sock_sendall(self._ends.sock, frame(order))
+            await self.tell(order)
             return await self._reply
         finally:
             self._reply = None
+
+    async def tell(self, order: Order) -> None:
+        """Give an order that has no reply of its own."""
+        with suppress(OSError):  # a dead child is noticed by its process descriptor
+            await self._loop.sock_sendall(self._ends.sock, frame(order))
 
     async def _copy(self, size: int, work: Callable[[], _T]) -> _T:
         return work() if size <= _OFF_LOOP else await asyncio.to_thread(work)
@@ -227,7 +250,8 @@ class HostProcess:
             "the request was not answered and may be retried"
         )
 
-    def _broken(self, what: object) -> ModelFailed:
+    def broken(self, what: object) -> ModelFailed:
+        """Kill it for an answer that makes no sense; the error that says so."""
         self.kill(f"it broke the control protocol: {what}")
         return ModelFailed(
             f"the host process of model '{self._model}' gave an answer that makes no sense: {what}"
@@ -309,6 +333,63 @@ class HostProcess:
         self.dead.set_result(how)
         if self._reply is not None and not self._reply.done():
             self._reply.set_exception(self._died())
+
+
+class Pieces:
+    """The responses of one run, which begins at once, pulled one by one. Not for two tasks at a time.
+
+    Attributes:
+        has_ended: The child is idle again, or dead.
+    """
+
+    def __init__(self, host: HostProcess, request: InferRequest) -> None:
+        self.has_ended = False
+        self._host = host
+        #: What is still to be heard; None = the child waits for an order.
+        self._reply: asyncio.Task[Reply] | None = asyncio.ensure_future(host.begin(request))
+
+    async def next(self) -> tuple[Answer | SalverError, bool] | None:
+        """The next response and whether it is the last; None after it. May be cancelled.
+
+        Raises:
+            HostDied: the child is gone.
+            SalverError: as the model raised it; it gives no more.
+        """
+        reply = await self._hear(Next())
+        if isinstance(reply, Piece):
+            said = reply.answer
+            if isinstance(said, Failed):
+                return rebuild(said), reply.is_last
+            return Answer(await self._host.read(reply.outputs), said.parameters), reply.is_last
+        if isinstance(reply, Failed):
+            raise rebuild(reply)
+        if not isinstance(reply, Ran):
+            raise self._host.broken(reply)
+        return None
+
+    async def give_up(self) -> None:
+        """Nobody wants more of them: have the run ended, however long that takes."""
+        with suppress(SalverError):
+            if self._reply is not None:
+                await self._host.tell(GiveUp())
+            while not self.has_ended:
+                await self._hear(GiveUp())
+
+    async def _hear(self, order: Order) -> Reply:
+        if self._reply is None:
+            self._reply = asyncio.ensure_future(self._host.ask(order))
+        try:
+            reply = await asyncio.shield(self._reply)
+        except SalverError:
+            self.has_ended = True
+            raise
+        self._reply = None
+        self.has_ended = not isinstance(reply, Piece)
+        return reply
+
+
+def _asked(request: InferRequest) -> Asked:
+    return Asked(request.id, tuple(output.name for output in request.outputs), dict(request.parameters))
 
 
 def _signal_name(number: int) -> str:

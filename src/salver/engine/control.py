@@ -8,7 +8,7 @@ else. Sans-IO: no socket is known here.
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -52,11 +52,20 @@ class Run(msgspec.Struct, tag="run", frozen=True, array_like=True, gc=False):
     """Run the model on these inputs.
 
     Attributes:
-        asked: The requests of a model that wants them one by one, whose inputs are then :func:`numbered`.
+        asked: The requests of a model that wants them one by one, whose inputs are then :func:`numbered`;
+            exactly one, of a model that streams.
     """
 
     inputs: tuple[Block, ...]
     asked: tuple[Asked, ...] = ()
+
+
+class Next(msgspec.Struct, tag="next", frozen=True, array_like=True):
+    """The last piece has been taken; the next one may come."""
+
+
+class GiveUp(msgspec.Struct, tag="give_up", frozen=True, array_like=True):
+    """Nobody wants more pieces; the run is still to be ended with its own reply. Idle hosts ignore it."""
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True, array_like=True):
@@ -64,10 +73,15 @@ class Stop(msgspec.Struct, tag="stop", frozen=True, array_like=True):
 
 
 class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
-    """The model is there; ``by_request`` if it wants requests one by one."""
+    """The model is there.
+
+    Attributes:
+        asks: What it wants: ``batch``, stacked arrays; ``requests``, one by one; ``stream``, a single one,
+            which it answers in pieces.
+    """
 
     signature: Signature
-    by_request: bool = False
+    asks: Literal["batch", "requests", "stream"] = "batch"
 
 
 class Said(msgspec.Struct, tag="said", frozen=True, array_like=True):
@@ -97,8 +111,16 @@ class Ran(msgspec.Struct, tag="ran", frozen=True, array_like=True):
     answers: tuple[Said | Failed, ...] = ()
 
 
-Order = Load | Run | Stop
-Reply = Loaded | Ran | Failed
+class Piece(msgspec.Struct, tag="piece", frozen=True, array_like=True):
+    """One of the responses of a run; the host waits for :class:`Next` before it gives another."""
+
+    outputs: tuple[Block, ...]
+    answer: Said | Failed
+    is_last: bool
+
+
+Order = Load | Run | Next | GiveUp | Stop
+Reply = Loaded | Piece | Ran | Failed
 
 
 def _plain(value: Any) -> Any:

@@ -16,24 +16,30 @@ import io
 import operator
 import os
 import resource
+import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
-from typing import Any
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
 
 from salver.backends import reshaped
-from salver.backends.protocol import Backend, RequestModel, RunnableModel
+from salver.backends.protocol import Answer, Backend, RequestModel, RunnableModel, StreamModel
 from salver.engine.control import (
     Asked,
     Failed,
     Frames,
     Load,
     Loaded,
+    Next,
     Order,
+    Piece,
     Ran,
     Reply,
     Run,
@@ -59,13 +65,24 @@ class _Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._frames = Frames()
+        self._orders: deque[Order] = deque()
 
     def receive(self) -> Order:
         """The next order; Stop once the parent is gone."""
-        while data := self._sock.recv(1 << 14):
-            for payload in self._frames.feed(data):  # the parent sends one and waits
-                return read_order(payload)
-        return Stop()
+        while not self._orders:
+            data = self._sock.recv(1 << 14)
+            if not data:
+                return Stop()
+            self._orders.extend(map(read_order, self._frames.feed(data)))
+        return self._orders.popleft()
+
+    def has_order(self) -> bool:
+        """An order is there, or the parent is gone: ``receive`` would not wait."""
+        return bool(self._orders or select.select([self._sock], [], [], 0)[0])
+
+    def put_back(self, order: Order) -> None:
+        """Have ``receive`` give this one next."""
+        self._orders.appendleft(order)
 
     def send(self, reply: Reply) -> None:
         self._sock.sendall(frame(reply))
@@ -88,7 +105,7 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         model = _load(load)
-        loaded = Loaded(model.signature, isinstance(model, RequestModel))
+        loaded = Loaded(model.signature, _asks(model))
     except BaseException as error:
         channel.send(_load_failure(error, load))
         return 1
@@ -117,12 +134,77 @@ def _load(load: Load) -> RunnableModel:
     return reshaped.load(backend, load.manifest, options)
 
 
+def _asks(model: RunnableModel) -> Literal["batch", "requests", "stream"]:
+    if isinstance(model, StreamModel):
+        return "stream"
+    return "requests" if isinstance(model, RequestModel) else "batch"
+
+
+class _Outlet:
+    """The parent, as the listener to the responses of one run."""
+
+    def __init__(self, channel: _Channel, responses: Arena) -> None:
+        self._channel = channel
+        self._responses = responses
+        self._turn = threading.Lock()
+        self._is_over = False
+
+    def send(self, answer: Answer | SalverError, is_last: bool) -> None:
+        """See :class:`~salver.backends.protocol.Listener`."""
+        with self._turn:
+            if self._is_over:
+                return
+            if isinstance(answer, SalverError):
+                piece = Piece((), describe(answer), is_last)
+            else:
+                said = Said(dict(answer.parameters))
+                piece = Piece(_lay_out(answer.outputs, self._responses), said, is_last)
+            self._channel.send(piece)
+            self._hear()
+
+    def is_cancelled(self) -> bool:
+        """See :class:`~salver.backends.protocol.Listener`."""
+        with self._turn:
+            if not self._is_over and self._channel.has_order():
+                self._hear()
+            return self._is_over
+
+    def close(self) -> None:
+        """The run is over; a thread that sends on is not heard."""
+        with self._turn:
+            self._is_over = True
+
+    def _hear(self) -> None:
+        order = self._channel.receive()
+        if not isinstance(order, Next):
+            self._is_over = True
+        if isinstance(order, Stop):
+            self._channel.put_back(order)
+
+
+def _stream(
+    model: StreamModel, order: Run, inputs: dict[str, Array], channel: _Channel, responses: Arena, load: Load
+) -> Ran:
+    (request,) = _requests(model, order.asked, inputs, load)
+    outlet = _Outlet(channel, responses)
+    began = time.perf_counter()
+    try:
+        model.stream(request, outlet)
+    finally:
+        outlet.close()
+    return Ran((), time.perf_counter() - began)
+
+
 def _serve(channel: _Channel, model: RunnableModel, load: Load, requests: Arena, responses: Arena) -> None:
-    while isinstance(order := channel.receive(), Run):
+    while not isinstance(order := channel.receive(), Stop | Load):
+        if not isinstance(order, Run):
+            continue  # the run that was given up had ended meanwhile
         try:
             inputs = requests.read(order.inputs, copy=False)
-            if order.asked and isinstance(model, RequestModel):
-                reply: Reply = _answer(model, order.asked, inputs, responses, load)
+            if order.asked and isinstance(model, StreamModel):
+                reply: Reply = _stream(model, order, inputs, channel, responses, load)
+            elif order.asked and isinstance(model, RequestModel):
+                reply = _answer(model, order.asked, inputs, responses, load)
             else:
                 outputs, seconds = _run(model, inputs)
                 reply = Ran(_lay_out(outputs, responses), seconds)
@@ -141,8 +223,20 @@ def _answer(
     model: RequestModel, asked: tuple[Asked, ...], inputs: dict[str, Array], responses: Arena, load: Load
 ) -> Ran:
     """Run it on requests, each with what it brought."""
+    asking = _requests(model, asked, inputs, load)
+    began = time.perf_counter()
+    answers = model.answer(asking)
+    seconds = time.perf_counter() - began
+    blocks = _lay_out(numbered({} if isinstance(a, SalverError) else a.outputs for a in answers), responses)
+    told = (describe(a) if isinstance(a, SalverError) else Said(dict(a.parameters)) for a in answers)
+    return Ran(blocks, seconds, tuple(told))
+
+
+def _requests(
+    model: RunnableModel, asked: tuple[Asked, ...], inputs: dict[str, Array], load: Load
+) -> list[InferRequest]:
     id, types = load.manifest.id, {spec.name: spec.datatype for spec in model.signature.inputs}
-    requests = [
+    return [
         InferRequest(
             id.name,
             tuple(Tensor(name, types[name], array) for name, array in part.items()),
@@ -153,15 +247,9 @@ def _answer(
         )
         for said, part in zip(asked, by_number(inputs, len(asked)), strict=True)
     ]
-    began = time.perf_counter()
-    answers = model.answer(requests)
-    seconds = time.perf_counter() - began
-    blocks = _lay_out(numbered({} if isinstance(a, SalverError) else a.outputs for a in answers), responses)
-    told = (describe(a) if isinstance(a, SalverError) else Said(dict(a.parameters)) for a in answers)
-    return Ran(blocks, seconds, tuple(told))
 
 
-def _lay_out(outputs: dict[str, Array], responses: Arena) -> tuple[Block, ...]:
+def _lay_out(outputs: Mapping[str, Array], responses: Arena) -> tuple[Block, ...]:
     plain = {}
     for name, value in outputs.items():
         try:

@@ -4,7 +4,7 @@ A :class:`Runner` executes whole batches somewhere (a thread, a host process, a 
 the engine decides when and with what.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from salver.backends.protocol import Answer
@@ -53,5 +53,25 @@ class RequestRunner(Runner, Protocol):
 
         Raises:
             SalverError: as ``run``; all requests failed.
+        """
+        ...
+
+
+@runtime_checkable
+class StreamRunner(Runner, Protocol):
+    """Asks a model that gives any number of responses to a request."""
+
+    def stream(
+        self, request: InferRequest, begin: Callable[[], None]
+    ) -> AsyncGenerator[tuple[Answer | SalverError, bool], None]:
+        """The responses as they are sent, each with whether it is known to be the last.
+
+        Closing the iterator early tells the model that nobody listens; the slot is free when it has ended.
+
+        Args:
+            begin: Called when the request has a slot.
+
+        Raises:
+            SalverError: as ``run``; no response follows.
         """
         ...

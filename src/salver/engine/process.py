@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 from salver.artifacts import Manifest
 from salver.backends.protocol import Answer, LoadOptions
 from salver.engine.backoff import Backoff
-from salver.engine.child import HostProcess
+from salver.engine.child import HostProcess, Pieces
 from salver.engine.spawn import HostPlan
 from salver.errors import LoadFailed, NotReady, SalverError
 from salver.messages import InferRequest, Signature
@@ -108,7 +108,9 @@ class ProcessRunner:
             done = await asyncio.gather(*starting, return_exceptions=True)
             await asyncio.gather(*(host.close() for host in done if isinstance(host, HostProcess)))
             raise
-        return (RequestProcessRunner if hosts[0].by_request else cls)(plan, hosts, recovery)
+        kinds = {"batch": cls, "requests": RequestProcessRunner, "stream": StreamProcessRunner}
+        kind: type[ProcessRunner] = kinds[hosts[0].asks]
+        return kind(plan, hosts, recovery)
 
     def __repr__(self) -> str:
         alive = sum(seat.is_alive for seat in self._seats)
@@ -220,6 +222,33 @@ class RequestProcessRunner(ProcessRunner):
         """See :class:`~salver.engine.ports.RequestRunner`."""
         host = await self._acquire()
         return await asyncio.shield(self._on(host, host.answer(requests)))
+
+
+class StreamProcessRunner(ProcessRunner):
+    """The same, of a model that answers a request in pieces."""
+
+    def __init__(self, plan: HostPlan, hosts: list[HostProcess], recovery: Recovery) -> None:
+        super().__init__(plan, hosts, recovery)
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def stream(
+        self, request: InferRequest, begin: Callable[[], None]
+    ) -> AsyncGenerator[tuple[Answer | SalverError, bool], None]:
+        """See :class:`~salver.engine.ports.StreamRunner`."""
+        host = await self._acquire()
+        pieces: Pieces | None = None
+        try:
+            begin()
+            pieces = Pieces(host, request)
+            while (piece := await pieces.next()) is not None:
+                yield piece
+        finally:
+            if pieces is None or pieces.has_ended:
+                self._release(host)
+            else:  # a caller that gives up must not free a host that still works
+                task = asyncio.ensure_future(self._on(host, pieces.give_up()))
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
 
 
 def _of_instance(plan: HostPlan, instance: int) -> HostPlan:

@@ -122,10 +122,10 @@ def translate(message: Any, origin: str, name: str) -> Translated:
                 raise InvalidInput(f"{origin}: field `{refused}` cannot be honoured: {reason}", field=refused)
         if path not in HONOURED and path.split(".")[0] != "parameters":
             notices.append(f"config.pbtxt: field `{path}` has no effect yet")
-    if message.model_transaction_policy.decoupled:
+    if message.model_transaction_policy.decoupled and _backend(message, origin) != "python":
         raise InvalidInput(
             f"{origin}: field `model_transaction_policy.decoupled` cannot be honoured: "
-            "each request has one answer",
+            "each request has one answer, but for models of the Python backend",
             field="model_transaction_policy.decoupled",
         )
     if message.name and message.name != name:

@@ -15,10 +15,11 @@ import msgspec
 from salver.artifacts import Instances, Manifest, ModelConfig, Warmup
 from salver.backends import reshaped
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
+from salver.engine.decoupled import DecoupledEngine
 from salver.engine.engine import Engine, Knowledge
 from salver.engine.learned import LearnedRule
 from salver.engine.placement import Placement, place
-from salver.engine.ports import Runner
+from salver.engine.ports import Runner, StreamRunner
 from salver.engine.process import ProcessRunner
 from salver.engine.stepper import StepEngine
 from salver.engine.thread import ThreadRunner
@@ -67,7 +68,7 @@ class Servable:
     def __init__(
         self,
         manifest: Manifest,
-        engine: Engine | StepEngine,
+        engine: Engine | StepEngine | DecoupledEngine,
         placement: Placement,
         setting: Setting | None = None,
         ends: Sequence[Callable[[], Awaitable[None]]] = (),
@@ -80,7 +81,7 @@ class Servable:
         self.signature: Signature = engine.signature
         self.bytes = manifest.bytes
         self.infer = engine.infer  # the engine's own method: nothing in between
-        self.stream = engine.stream if isinstance(engine, StepEngine) else None
+        self.stream = None if isinstance(engine, Engine) else engine.stream
 
     def __repr__(self) -> str:
         return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"
@@ -97,7 +98,8 @@ class Servable:
         if isinstance(self.engine, StepEngine):
             return  # tried out already
         wish = config.warmup
-        if self.engine.answers_each and wish == _NO_WARMUP:
+        decides_itself = isinstance(self.engine, DecoupledEngine) or self.engine.answers_each
+        if decides_itself and wish == _NO_WARMUP:
             return  # its author decides what it is asked
         if wish.file:
             await self._warm_from_file(wish.file, wish.rounds)
@@ -109,11 +111,13 @@ class Servable:
             _LOG.info("model %s does not take zeros as a warm-up: %s", self.manifest.id, error)
 
     async def _warm_from_file(self, name: str, rounds: int) -> None:
-        assert isinstance(self.engine, Engine)
         request = await warm_request(self.manifest, name, self.signature)
         try:
             for _ in range(rounds):
-                await self.engine.infer(request)
+                if isinstance(self.engine, DecoupledEngine):
+                    await self.engine.run_alone({tensor.name: tensor.array for tensor in request.inputs})
+                else:
+                    await self.engine.infer(request)
         except SalverError as error:
             path = self.manifest.path.parent / name
             raise LoadFailed(f"the warm-up request {path} failed: {error}") from error
@@ -203,6 +207,9 @@ class Loader:
         runner, placed, config, setting, laws, profile = found
         config = _within(config, runner.signature)
         manifest = msgspec.structs.replace(manifest, config=_within(manifest.config, runner.signature))
+        if isinstance(runner, StreamRunner):
+            streaming = DecoupledEngine(manifest.id, runner, config, clock=self._clock, emit=self._bus.emit)
+            return Servable(manifest, streaming, Placement(kind, placed.instances, placed.threads))
         batching = config.batching
         ends: list[Callable[[], Awaitable[None]]] = []
         laws, rule, teacher = laws or ShapeLaws(), None, None

@@ -10,13 +10,14 @@ from salver.messages import Signature
 from salver.wire.config_view import Facts, as_json, complete
 
 
-def config_of(manifest: Manifest, signature: Signature, instances: int) -> bytes:
+def config_of(manifest: Manifest, signature: Signature, instances: int, *, decoupled: bool) -> bytes:
     """The whole ModelConfig of a loaded version, serialised.
 
     Args:
         instances: Runs at the same time.
+        decoupled: It answers in pieces.
     """
-    return _config(manifest, signature, instances, _most_rows(manifest, signature))
+    return _config(manifest, signature, instances, _most_rows(manifest, signature), decoupled)
 
 
 def told(manifest: Manifest, instances: int) -> str:
@@ -26,7 +27,7 @@ def told(manifest: Manifest, instances: int) -> str:
     signature = Signature(inputs, outputs, batched=free and bool(inputs and outputs))
     # What a config.pbtxt leaves out is for the model to say.
     most = 0 if manifest.triton else _most_rows(manifest, signature)
-    return msgspec.json.encode(as_json(_config(manifest, signature, instances, most))).decode()
+    return msgspec.json.encode(as_json(_config(manifest, signature, instances, most, False))).decode()
 
 
 def _most_rows(manifest: Manifest, signature: Signature) -> int:
@@ -34,7 +35,9 @@ def _most_rows(manifest: Manifest, signature: Signature) -> int:
     return batching.max_rows if signature.batched and batching.enabled else 0
 
 
-def _config(manifest: Manifest, signature: Signature, instances: int, most_rows: int) -> bytes:
+def _config(
+    manifest: Manifest, signature: Signature, instances: int, most_rows: int, decoupled: bool
+) -> bytes:
     batching, wanted = manifest.config.batching, manifest.config.versions
     facts = Facts(
         manifest.backend,
@@ -44,6 +47,6 @@ def _config(manifest: Manifest, signature: Signature, instances: int, most_rows:
         batching.preferred_rows,
         instances,
         0 if wanted.all or wanted.specific else wanted.latest,
-        bool(manifest.config.steps.vocabulary),
+        decoupled,
     )
     return complete(manifest.triton, manifest.id, signature, facts)

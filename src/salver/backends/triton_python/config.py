@@ -197,10 +197,12 @@ def signature_of(config: Mapping[str, Any], manifest: Manifest) -> Signature:
         LoadFailed: it names no inputs or outputs, or asks for what is not done.
     """
     name = config["name"]
-    if config.get("model_transaction_policy", {}).get("decoupled"):
+    reshape = manifest.config.reshape
+    if (reshape.inputs or reshape.outputs) and config.get("model_transaction_policy", {}).get("decoupled"):
         raise LoadFailed(
-            f"model '{name}' sends its responses one by one (decoupled), which is not served yet",
-            field="model_transaction_policy.decoupled",
+            f"model '{name}' is decoupled, and its tensors cannot have other shapes than callers see",
+            field="reshape",
+            fix="Take reshape out of its configuration, and reshape in execute.",
         )
     batched = config["max_batch_size"] > 0
     sides = []

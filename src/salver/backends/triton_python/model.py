@@ -144,14 +144,14 @@ class TritonModel(Instance):
         return [self.understand(*pair) for pair in zip(requests, responses, strict=True)]
 
 
-def seen(request: InferRequest) -> pb_utils.InferenceRequest:
+def seen(request: InferRequest, outlet: pb_utils.Outlet | None = None) -> pb_utils.InferenceRequest:
     """A request as the model sees it; its arrays are the model's to keep and to write to."""
     tensors = [
         pb_utils.Tensor.given(t.name, t.datatype, t.array if t.array.flags.writeable else t.array.copy())
         for t in request.inputs
     ]
     wanted = [output.name for output in request.outputs]
-    return pb_utils.InferenceRequest.given(tensors, request.id, wanted, request.parameters)
+    return pb_utils.InferenceRequest.given(tensors, request.id, wanted, request.parameters, outlet)
 
 
 def _values(tensor: pb_utils.Tensor) -> Array:

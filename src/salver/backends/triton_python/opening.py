@@ -17,6 +17,7 @@ from salver.backends.protocol import LoadOptions
 from salver.backends.source import run_file, running, source_of
 from salver.backends.triton_python import pb_utils
 from salver.backends.triton_python.config import ModelConfig, finish, known_of, signature_of
+from salver.backends.triton_python.decoupled import DecoupledModel
 from salver.backends.triton_python.model import TritonModel
 from salver.errors import LoadFailed
 
@@ -48,7 +49,7 @@ def _brings(node: ast.stmt) -> bool:
     )
 
 
-def load(manifest: Manifest, options: LoadOptions) -> TritonModel:
+def load(manifest: Manifest, options: LoadOptions) -> TritonModel | DecoupledModel:
     """Run the file, complete the configuration, make a ``TritonPythonModel``, call its ``initialize``.
 
     Raises:
@@ -75,7 +76,8 @@ def load(manifest: Manifest, options: LoadOptions) -> TritonModel:
         model = kind()
         if hasattr(model, "initialize"):
             model.initialize(arguments)
-    return TritonModel(model, signature, manifest, arguments["model_instance_name"])
+    wrapper = DecoupledModel if pb_utils.using_decoupled_model_transaction_policy(config) else TritonModel
+    return wrapper(model, signature, manifest, arguments["model_instance_name"])
 
 
 def _model_class(module: ModuleType, source: Path) -> type:

@@ -11,7 +11,7 @@ import json
 import struct
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 
@@ -209,25 +209,33 @@ class InferenceRequest:
 
     @classmethod
     def given(
-        cls, inputs: Iterable[Tensor], id: str, outputs: Iterable[str], parameters: Mapping[str, Any]
+        cls,
+        inputs: Iterable[Tensor],
+        id: str,
+        outputs: Iterable[str],
+        parameters: Mapping[str, Any],
+        outlet: "Outlet | None" = None,
     ) -> "InferenceRequest":
         """One to be executed.
 
         Args:
             outputs: Names of those that the caller wants.
             parameters: As the caller sent them, the server's own among them.
+            outlet: Where the responses of a decoupled model go.
         """
         request = cls.__new__(cls)
         request._inputs = list(inputs)
         request._id = id
         request._outputs = list(outputs)
         request._parameters = parameters
+        request._sender = InferenceResponseSender(outlet) if outlet else None
         return request
 
     _inputs: list[Tensor]
     _id: str
     _outputs: list[str]
     _parameters: Mapping[str, Any]
+    _sender: "InferenceResponseSender | None"
 
     def inputs(self) -> list[Tensor]:
         """Those that were sent."""
@@ -260,12 +268,17 @@ class InferenceRequest:
         return json.dumps({k: v for k, v in self._parameters.items() if not _is_reserved(k)})
 
     def is_cancelled(self) -> bool:
-        """Never known here: a request that was given up is not executed, or its answer is dropped."""
-        return False
+        """True once nobody waits for the responses of a decoupled model; others are never told."""
+        return self._sender is not None and self._sender.is_cancelled()
 
-    def get_response_sender(self) -> Any:
-        """Of decoupled models, which Salver does not serve yet."""
-        raise TritonModelException("responses one by one (decoupled) are not served by Salver yet")
+    def get_response_sender(self) -> "InferenceResponseSender":
+        """Of a decoupled model's request; always the same."""
+        if self._sender is None:
+            raise TritonModelException(
+                "'get_response_sender' function must be called only when the model is using the decoupled "
+                "transaction policy."
+            )
+        return self._sender
 
     def set_release_flags(self, flags: int) -> None:
         """Rescheduling is for sequences that iterate, which Salver does not serve yet."""
@@ -320,6 +333,53 @@ class InferenceResponse:
     def parameters(self) -> str:
         """Of the response, as JSON text."""
         return self._parameters
+
+
+class Outlet(Protocol):
+    """Where a sender's responses go."""
+
+    def put(self, response: InferenceResponse | None, is_last: bool) -> None:
+        """Pass one on, if there is one; wait until it has been taken."""
+        ...
+
+    def is_cancelled(self) -> bool:
+        """Nobody waits for them."""
+        ...
+
+    def close(self) -> None:
+        """None follows."""
+        ...
+
+
+class InferenceResponseSender:
+    """Sends the responses of a decoupled model, from any thread.
+
+    The request is over when the sender says so, or is gone.
+    """
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+        self._is_closed = False
+
+    def __del__(self) -> None:
+        self._outlet.close()
+
+    def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
+        """Send a response, or say that none follows, or both; waits until it has been taken."""
+        if self._is_closed:
+            raise TritonModelException("Unable to send response. Response sender has been closed.")
+        if flags not in (0, TRITONSERVER_RESPONSE_COMPLETE_FINAL):
+            raise TritonModelException("Unable to send response. Unsupported flag provided.")
+        if response is None and not flags:
+            raise TritonModelException(
+                "Inference Response object must be provided when the response flags is set to zero."
+            )
+        self._is_closed = bool(flags)
+        self._outlet.put(response, self._is_closed)
+
+    def is_cancelled(self) -> bool:
+        """True once nobody waits for more."""
+        return self._outlet.is_cancelled()
 
 
 class LogLevel(enum.IntEnum):

@@ -1,0 +1,210 @@
+"""Who asks a model that answers with any number of responses, and who gets them?
+
+:class:`DecoupledEngine` hands each request to an idle instance, the oldest first, and passes its responses on
+when the model sends them (Triton's decoupled models, TR-S8). The instance is that request's until its last
+response, and it is asked for the next one when the one before it has been taken: a slow reader holds up its
+own instance and fills no memory.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
+from contextlib import aclosing
+
+from salver.artifacts import ModelConfig
+from salver.backends.protocol import Answer
+from salver.engine.admission import Admission, Bound
+from salver.engine.ports import StreamRunner
+from salver.errors import (
+    DeadlineExceeded,
+    HostDied,
+    InvalidInput,
+    NotReady,
+    Overloaded,
+    SalverError,
+    Unsupported,
+)
+from salver.events import BatchRan
+from salver.messages import (
+    ANYBODY,
+    InferRequest,
+    InferResponse,
+    Insight,
+    ModelId,
+    RequestedOutput,
+    Signature,
+    Standing,
+    Timing,
+)
+from salver.tensor import Array, Tensor
+
+
+class DecoupledEngine:
+    """Queue and runner of one model version that answers in pieces.
+
+    Args:
+        id: Whose.
+        runner: Asks the model; the engine closes it.
+        config: Limits and the default deadline. Standing has no effect: the oldest goes first.
+        clock: Monotonic seconds.
+        emit: Told of every run.
+    """
+
+    def __init__(
+        self,
+        id: ModelId,
+        runner: StreamRunner,
+        config: ModelConfig,
+        *,
+        clock: Callable[[], float],
+        emit: Callable[[BatchRan], None],
+    ) -> None:
+        self.id = id
+        self.signature: Signature = runner.signature
+        self.queued = 0  # requests that wait
+        self.running = 0  # requests that are being answered
+        self._runner = runner
+        self._config = config
+        self._clock = clock
+        self._emit = emit
+        self._admission = Admission(id.name, self.signature)
+        self._types = {spec.name: spec.datatype for spec in self.signature.outputs}
+        self._max_rows = config.batching.max_rows if self.signature.batched else 0
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<DecoupledEngine {self.id}, {self.queued} queued, {self.running} running>"
+
+    def insight(self) -> Insight:
+        """For operators; there is no batch law and no rule to tell of."""
+        return Insight(limit=self._config.batching.max_queue)
+
+    async def infer(
+        self,
+        request: InferRequest,
+        deadline: float | None = None,
+        sender: Hashable = None,
+        standing: Standing = ANYBODY,
+    ) -> InferResponse:
+        """One answer to one request is not what such a model gives.
+
+        Raises:
+            Unsupported: always; its text names the road that there is.
+        """
+        raise Unsupported(
+            "this end point doesn't support models with decoupled transaction policy",
+            fix=f"Ask '{self.id.name}' over gRPC by ModelStreamInfer, or POST to "
+            f"/v2/models/{self.id.name}/generate_stream.",
+        )
+
+    async def stream(
+        self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
+    ) -> AsyncGenerator[InferResponse, None]:
+        """The responses as the model sends them; one may be an error, and others follow.
+
+        Closing the iterator early tells the model that nobody listens any more.
+
+        Args:
+            deadline: On the engine's clock; the request is given up then.
+
+        Raises:
+            InvalidInput: the request does not fit.
+            Overloaded: the queue is full.
+            DeadlineExceeded: the deadline passed before the last response.
+            ModelFailed: the model raised, or its host died.
+        """
+        bound = self._admitted(request)
+        arrived = began = self._clock()
+        if deadline is None and self._config.timeout_ms:
+            deadline = arrived + self._config.timeout_ms / 1e3
+        has_begun = False
+
+        def begin() -> None:
+            nonlocal began, has_begun
+            began, has_begun = self._clock(), True
+            self.queued -= 1
+            self.running += 1
+
+        self.queued += 1
+        ok = False
+        try:
+            async with aclosing(self._runner.stream(self._asked(bound), begin)) as pieces:
+                while (piece := await self._next(pieces, deadline)) is not None:
+                    said, is_last = piece
+                    waited = Timing(began - arrived, 0.0, self._clock() - began, bound.rows, 0, "drain")
+                    yield self._response(request, said, is_last, waited)
+            if self._is_closed:  # the model was told to stop, and may have had more to say
+                raise self._unloaded()
+            ok = True
+        except HostDied as error:
+            raise self._unloaded() if self._is_closed else error from None
+        finally:
+            if has_begun:
+                self.running -= 1
+                seconds = self._clock() - began
+                id = self.id
+                self._emit(BatchRan(id.name, id.version, bound.rows, 1, seconds, 0.0, 0.0, "drain", ok))
+            else:
+                self.queued -= 1
+
+    async def run_alone(self, inputs: Mapping[str, Array]) -> None:
+        """One request past the limits, for warm-up; its responses are dropped."""
+        types = {spec.name: spec.datatype for spec in self.signature.inputs}
+        tensors = tuple(Tensor(name, types[name], array) for name, array in inputs.items())
+        async with aclosing(self.stream(InferRequest(self.id.name, tensors))) as pieces:
+            async for piece in pieces:
+                if piece.error is not None:
+                    raise piece.error
+
+    async def close(self) -> None:
+        """Refuse what comes, and let the runner go, which waits a while for what is under way."""
+        self._is_closed = True
+        await self._runner.close()
+
+    def _admitted(self, request: InferRequest) -> Bound:
+        bound = self._admission.bind(request)
+        if self._is_closed:
+            raise NotReady(f"model '{self.id.name}' version {self.id.version} is shutting down")
+        if self._max_rows and bound.rows > self._max_rows:
+            raise InvalidInput(
+                f"inference request batch-size must be <= {self._max_rows} for '{self.id.name}'",
+                field="inputs[0].shape",
+            )
+        if self.queued >= self._config.batching.max_queue:
+            raise Overloaded(
+                "Exceeds maximum queue size", fix=f"{self.queued} requests are waiting; retry later."
+            )
+        return bound
+
+    def _unloaded(self) -> NotReady:
+        return NotReady(f"model '{self.id.name}' version {self.id.version} was unloaded")
+
+    def _asked(self, bound: Bound) -> InferRequest:
+        inputs = [
+            Tensor(spec.name, spec.datatype, array)
+            for spec, array in zip(self.signature.inputs, bound.arrays, strict=True)
+            if array is not None
+        ]
+        outputs = tuple(map(RequestedOutput, bound.outputs))
+        asked = bound.request
+        return InferRequest(self.id.name, tuple(inputs), self.id.version, asked.id, outputs, asked.parameters)
+
+    async def _next(
+        self, pieces: AsyncGenerator[tuple[Answer | SalverError, bool], None], deadline: float | None
+    ) -> tuple[Answer | SalverError, bool] | None:
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - self._clock()):
+                return await anext(pieces, None)
+        except TimeoutError:
+            raise DeadlineExceeded("Request timeout expired") from None
+
+    def _response(
+        self, request: InferRequest, said: Answer | SalverError, is_last: bool, timing: Timing
+    ) -> InferResponse:
+        version = self.id.version
+        if isinstance(said, SalverError):
+            return InferResponse(
+                request.model, version, (), request.id, timing=timing, is_last=is_last, error=said
+            )
+        types = self._types
+        outputs = tuple(Tensor(name, types[name], array) for name, array in said.outputs.items())
+        return InferResponse(request.model, version, outputs, request.id, said.parameters, timing, is_last)
