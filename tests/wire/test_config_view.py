@@ -13,7 +13,10 @@ from salver.wire.config_view import Facts, as_json, complete
 from salver.wire.model_config import model_config_class
 
 SIGNATURE = Signature(
-    (TensorSpec("INPUT0", DataType.INT32, (-1, 4)), TensorSpec("INPUT1", DataType.INT32, (-1, 4), optional=True)),
+    (
+        TensorSpec("INPUT0", DataType.INT32, (-1, 4)),
+        TensorSpec("INPUT1", DataType.INT32, (-1, 4), optional=True),
+    ),
     (TensorSpec("OUTPUT0", DataType.BYTES, (-1, 4)),),
     batched=True,
 )
@@ -111,16 +114,28 @@ def test_without_a_batch_dimension_shapes_are_whole_and_nothing_is_batched() -> 
     ("text", "path", "value"),
     [
         ("max_batch_size: 0", "max_batch_size", 0),
-        ("version_policy { specific { versions: [1, 3] } }", "version_policy", {"specific": {"versions": [1, 3]}}),
+        (
+            "version_policy { specific { versions: [1, 3] } }",
+            "version_policy",
+            {"specific": {"versions": [1, 3]}},
+        ),
         ("version_policy { all {} }", "version_policy", {"all": {}}),
         ('backend: "pytorch"', "backend", "pytorch"),
         ('default_model_filename: "other.onnx"', "default_model_filename", "other.onnx"),
-        ("dynamic_batching { preferred_batch_size: [2, 4] }", "dynamic_batching.preferred_batch_size", [2, 4]),
+        (
+            "dynamic_batching { preferred_batch_size: [2, 4] }",
+            "dynamic_batching.preferred_batch_size",
+            [2, 4],
+        ),
         ("dynamic_batching { }", "dynamic_batching.preferred_batch_size", [8]),
         ("instance_group [ { count: 3 } ]", "instance_group.0.count", 3),
         ('instance_group [ { name: "mine" }, { } ]', "instance_group.1.name", "addsub_1"),
         ("instance_group [ { kind: KIND_MODEL } ]", "instance_group.0.kind", "KIND_MODEL"),
-        ("optimization { input_pinned_memory { enable: false } }", "optimization.input_pinned_memory.enable", False),
+        (
+            "optimization { input_pinned_memory { enable: false } }",
+            "optimization.input_pinned_memory.enable",
+            False,
+        ),
         ('input [ { name: "INPUT0" dims: [2, 2] reshape { shape: [] } } ]', "input.0.reshape", {"shape": []}),
         ('input [ { name: "INPUT0" dims: [2, 2] } ]', "input.0.data_type", "TYPE_INT32"),
         ('input [ { name: "INPUT1" data_type: TYPE_INT32 dims: [4] } ]', "input.1.name", "INPUT0"),
@@ -128,7 +143,8 @@ def test_without_a_batch_dimension_shapes_are_whole_and_nothing_is_batched() -> 
         ("response_cache { enable: true }", "response_cache", {"enable": True}),
         ("model_transaction_policy { decoupled: true }", "model_transaction_policy.decoupled", True),
         (
-            'dynamic_batching { priority_queue_policy { key: 3 value { max_queue_size: 1 timeout_action: DELAY } } }',
+            "dynamic_batching { priority_queue_policy "
+            "{ key: 3 value { max_queue_size: 1 timeout_action: DELAY } } }",
             "dynamic_batching.priority_queue_policy.3",
             {
                 "timeout_action": "DELAY",
