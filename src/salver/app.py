@@ -36,10 +36,13 @@ from salver.serving.profiles import ProfileStore
 from salver.serving.shared_memory import SharedMemory
 from salver.telemetry.eventlog import EventLog
 from salver.telemetry.explain import Explanations
+from salver.telemetry.log_settings import Switches
 from salver.telemetry.logs import LogConfig, configure
 from salver.telemetry.metrics import Metrics
 from salver.telemetry.ports import Load
 from salver.telemetry.statistics import Statistics
+from salver.telemetry.trace_settings import TraceConfig
+from salver.telemetry.tracing import Tracing
 from salver.telemetry.triton_metrics import TritonMetricsConfig
 from salver.transport.asgi import Front
 from salver.transport.calls import HeaderRules, Reception
@@ -51,6 +54,7 @@ from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig, Listener, listen
 from salver.wire.config_view import metric_tags
 from salver.wire.regions import NO_REGIONS
+from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
 
 _LOG = logging.getLogger("salver")
 
@@ -121,6 +125,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_client_shm: bool = False
     log: LogConfig = LogConfig()
     triton_metrics: TritonMetricsConfig = TritonMetricsConfig()
+    trace: TraceConfig = TraceConfig()
 
 
 class ReadyInfo(msgspec.Struct, frozen=True):
@@ -245,7 +250,10 @@ class Server:
         self._statistics = Statistics(time.time)
         self._metrics = Metrics(self, config.triton_metrics)
         self._explanations = Explanations(clock, self)
-        observers = (self._metrics, self._statistics, self._explanations, EventLog(config.log.access_log))
+        self._switches = Switches(config.log)
+        self._tracing = Tracing(config.trace, self)
+        log = EventLog(config.log.access_log)
+        observers = (self._metrics, self._statistics, self._explanations, log, self._tracing)
         self._bus = Bus(observers)
         terms = Terms(
             len(os.sched_getaffinity(0)), config.trust_pickle, Instances(config.instances, config.threads)
@@ -310,6 +318,7 @@ class Server:
         if self._regions.is_allowed:
             self._regions.unregister()
         self._bus.flush()
+        await self._tracing.close()
 
     async def __aenter__(self) -> "Server":
         await self.start()
@@ -381,6 +390,16 @@ class Server:
         """Triton-shaped statistics."""
         self._bus.flush()
         return self._statistics.snapshot(model, version)
+
+    def log_settings(self, change: LogChange) -> LogSettings:
+        """What is logged, after a change."""
+        self._bus.flush()
+        return self._switches.update(change)
+
+    def trace_setting(self, model: str, change: TraceChange) -> TraceSetting:
+        """What is traced of a model, or, without a name, of all, after a change."""
+        self._bus.flush()
+        return self._tracing.update(model, change)
 
     def explain(self, model: str, version: str, request: str = "") -> dict[str, Any]:
         """Where the time of requests went, or of the one with this id."""

@@ -18,6 +18,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
         size: Bytes of its inputs as arrays.
         why: Of a request that was refused, which bound it met (:data:`salver.errors.Refusal`).
         tenant: For whom it was, or empty.
+        arrival: When its first byte was read, by the server's monotonic clock.
     """
 
     model: str
@@ -32,6 +33,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     size: int = 0
     why: str = ""
     tenant: str = ""
+    arrival: float = 0.0
 
 
 class BatchRan(msgspec.Struct, frozen=True, gc=False):

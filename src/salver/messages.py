@@ -99,6 +99,9 @@ class Timing(msgspec.Struct, frozen=True, gc=False):
         ahead: Rows that waited already when it came.
         reason: Why its batch closed: ``full``, ``preferred``, ``time``, ``drain``, ``deadline``,
             ``urgent``, ``bulk`` or ``learned``.
+        arrived: When it began to wait, by the clock of the engine; 0 = not known.
+        ended: When its outputs were there, by the same clock.
+        split: Cutting the outputs of its batch apart, the last thing before that.
     """
 
     queue: float = 0.0
@@ -107,6 +110,9 @@ class Timing(msgspec.Struct, frozen=True, gc=False):
     batch_rows: int = 0
     ahead: int = 0
     reason: str = ""
+    arrived: float = 0.0
+    ended: float = 0.0
+    split: float = 0.0
 
 
 class InferResponse(msgspec.Struct, frozen=True):

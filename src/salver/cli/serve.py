@@ -49,6 +49,33 @@ class Logs:
         Literal["off", "errors", "all"],
         Parameter(name="--access-log", help="Which requests get a line in the log."),
     ] = "off"
+    file: Annotated[
+        str, Parameter(name="--log-file", help="Takes the log, behind what is in it; '' = standard error.")
+    ] = ""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Traces:
+    """Flags of the trace file."""
+
+    file: Annotated[
+        str, Parameter(name="--trace-file", help="Takes traces of requests; '' = none can be traced.")
+    ] = ""
+    level: Annotated[
+        Literal["off", "timestamps"],
+        Parameter(name="--trace-level", help="What is traced until a caller changes it."),
+    ] = "off"
+    rate: Annotated[int, Parameter(name="--trace-rate", help="One request in so many is traced.")] = 1000
+    count: Annotated[
+        int, Parameter(name="--trace-count", help="So many traces, then no more; -1 = without end.")
+    ] = -1
+    log_frequency: Annotated[
+        int,
+        Parameter(
+            name="--trace-log-frequency", help="Traces in each of FILE.0, FILE.1 and so on; 0 = all in FILE."
+        ),
+    ] = 0
 
 
 @Parameter(name="*")
@@ -69,7 +96,7 @@ class Bodies:
     ] = False
 
 
-_NO_TLS, _LOGS, _BODIES = Tls(), Logs(), Bodies()
+_NO_TLS, _LOGS, _TRACES, _BODIES = Tls(), Logs(), Traces(), Bodies()
 
 
 def serve(
@@ -111,6 +138,7 @@ def serve(
     grace_seconds: Annotated[float, Parameter(help="For requests in flight when the server stops.")] = 30.0,
     tls: Tls = _NO_TLS,
     logs: Logs = _LOGS,
+    traces: Traces = _TRACES,
     json: Json = False,
 ) -> int:
     """Serve models until Ctrl-C.
@@ -127,6 +155,7 @@ def serve(
     from salver.app import serve as run
     from salver.errors import InvalidInput
     from salver.serving.profiles import default_state_dir
+    from salver.telemetry.trace_settings import TraceConfig
 
     if not paths:
         raise InvalidInput("no model is given", fix="Say: salver serve PATH")
@@ -149,7 +178,8 @@ def serve(
         allow_client_shm=bodies.allow_client_shm,
         tenant_header=tenant_header,
         state_dir=default_state_dir() if state_dir is None else state_dir,
-        log=LogConfig(logs.level, logs.format, logs.access),
+        log=LogConfig(logs.level, logs.format, logs.access, logs.file),
+        trace=TraceConfig(traces.file, traces.level, traces.rate, traces.count, traces.log_frequency),
     )
     return run_loop(run(config, lambda info: announce(info, json=json)))
 

@@ -86,4 +86,5 @@ class Answer:
             finish = "stop_sequence"
         if not finish:
             return Piece(text)
-        return Piece(text, finish, timing=Timing(self.joined - self.arrived, 0.0, now - self.joined, 1))
+        wait, work = self.joined - self.arrived, now - self.joined
+        return Piece(text, finish, timing=Timing(wait, 0.0, work, 1, arrived=self.arrived, ended=now))

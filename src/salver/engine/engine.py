@@ -290,7 +290,8 @@ class Engine:
             self._announce(bound.rows, 1, 0.0, 0.0, 0.0, "drain", ok=False)
             raise
         self._announce(bound.rows, 1, seconds, 0.0, 0.0, "drain")
-        return outputs, Timing(0.0, 0.0, seconds, bound.rows, 0, "drain"), _NO_PARAMETERS
+        timing = Timing(0.0, 0.0, seconds, bound.rows, 0, "drain", now, self._inline_until)
+        return outputs, timing, _NO_PARAMETERS
 
     async def _infer_split(
         self,
@@ -509,14 +510,15 @@ class Engine:
         dispatch.at = min(dispatch.at, began - seconds)
         members = batch.members
         parts = self._cut(outputs, members) if isinstance(outputs, Mapping) else outputs
+        ended = self._clock()
+        split = ended - began
         for waiting, part in zip(members, parts, strict=True):
             if isinstance(part, SalverError):
                 _fail(waiting, part)
             elif isinstance(part, Answer):
-                _settle(waiting, part.outputs, dispatch, seconds, part.parameters)
+                _settle(waiting, part.outputs, dispatch, (seconds, ended, split), part.parameters)
             else:
-                _settle(waiting, part, dispatch, seconds)
-        split = self._clock() - began
+                _settle(waiting, part, dispatch, (seconds, ended, split))
         self._announce(batch.rows, len(members), seconds, merge, split, batch.reason)
 
     def _cut(self, outputs: _Outputs, members: list[Waiting]) -> Sequence[_Outputs | Answer | SalverError]:
@@ -568,15 +570,30 @@ def _settle(
     waiting: Waiting,
     outputs: _Outputs,
     dispatch: _Dispatch,
-    seconds: float,
+    run: tuple[float, float, float],
     parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
 ) -> None:
+    """Wake a caller.
+
+    Args:
+        run: Seconds of the model, when the outputs were there, and the seconds to cut them apart.
+    """
     future: asyncio.Future[Any] = waiting.payload[1]
     if not future.done():
         at, batch = dispatch.at, dispatch.batch
         idle_from = min(max(waiting.arrived, dispatch.idle_since), at)
+        arrived = waiting.arrived
+        seconds, ended, split = run
         timing = Timing(
-            idle_from - waiting.arrived, at - idle_from, seconds, batch.rows, waiting.ahead, batch.reason
+            idle_from - arrived,
+            at - idle_from,
+            seconds,
+            batch.rows,
+            waiting.ahead,
+            batch.reason,
+            arrived,
+            ended,
+            split,
         )
         future.set_result((outputs, timing, parameters))
 

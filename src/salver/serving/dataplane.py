@@ -264,6 +264,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 size,
                 why,
                 standing.tenant,
+                call.arrival,
             )
         )
 

@@ -12,17 +12,22 @@ import textwrap
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TextIO
+from pathlib import Path
+from typing import Any, Final, Literal, TextIO
 
 import msgspec
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from salver.errors import InvalidInput
+
 #: A warning or error is written this often within :data:`WINDOW_SECONDS`, then held back.
 BURST = 5
 WINDOW_SECONDS = 10.0
 _REMEMBERED = 256
+#: From the least severe to the most.
+LEVELS: Final = ("debug", "info", "warning", "error")
 
 #: C0 and C1 controls, DEL, line and paragraph separators, and the marks that reorder text.
 _ESCAPES = {
@@ -45,11 +50,13 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         format: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.
         access_log: One line for no request, for failed ones, or for all.
+        file: Takes the lines, behind what is in it; empty = standard error does.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
     access_log: Literal["off", "errors", "all"] = "off"
+    file: str = ""
 
 
 def escape(text: str) -> str:
@@ -69,11 +76,15 @@ def _encodable(text: str) -> str:
 def configure(
     config: LogConfig, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
 ) -> None:
-    """Send all logging to ``stream`` (standard error by default). Calling again replaces it.
+    """Send all logging to ``stream``, or else where the configuration says. Calling again replaces it.
 
     Only ours is replaced: handlers that an embedding application has put on the root logger stay.
+
+    Raises:
+        InvalidInput: the file cannot be written.
     """
-    stream = sys.stderr if stream is None else stream
+    if stream is None:
+        stream = _opened(config.file) if config.file else sys.stderr
     terminal = stream.isatty()
     as_json = config.format == "json" or (config.format == "auto" and not terminal)
     structlog.configure(
@@ -99,12 +110,41 @@ def configure(
     for old in [h for h in root.handlers if isinstance(h, _Handler)]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(config.level.upper())
+    let_through(frozenset(getattr(logging, level.upper()) for level in LEVELS[LEVELS.index(config.level) :]))
     logging.captureWarnings(True)
+
+
+def let_through(levels: frozenset[int]) -> bool:
+    """From now on let only lines of these levels through; False where :func:`configure` was not called.
+
+    Args:
+        levels: Of ``logging.DEBUG``, ``INFO``, ``WARNING`` and ``ERROR``, each for all that is less severe
+            than the next one.
+    """
+    root = logging.getLogger()
+    ours = [handler for handler in root.handlers if isinstance(handler, _Handler)]
+    for handler in ours:
+        handler.levels = levels
+    if ours:
+        root.setLevel(min(levels, default=logging.CRITICAL + 1))
+    return bool(ours)
+
+
+def _opened(path: str) -> TextIO:
+    try:
+        return Path(path).open("a", encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"the log file {path} cannot be written: {error.strerror}") from error
 
 
 class _Handler(logging.StreamHandler[TextIO]):
     """Ours, to be told from others' on the root logger."""
+
+    levels: frozenset[int] = frozenset()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.ERROR)
+        return level in self.levels and bool(super().filter(record))
 
 
 class _Repetition(logging.Filter):

@@ -102,6 +102,8 @@ class GrpcMethods:
             f"{inference}ModelMetadata": self._model_metadata,
             f"{inference}ModelConfig": self._config,
             f"{inference}ModelStatistics": self._statistics,
+            f"{inference}TraceSetting": self._trace_setting,
+            f"{inference}LogSettings": self._log_settings,
             f"{inference}RepositoryIndex": self._index,
             f"{inference}RepositoryModelLoad": self._load,
             f"{inference}RepositoryModelUnload": self._unload,
@@ -236,6 +238,14 @@ class GrpcMethods:
         if name:
             self._door.signature(name, version)
         return wire.encode_statistics(self._exposition.statistics(name, version))
+
+    async def _trace_setting(self, message: bytes, call: Call) -> Reply:
+        name, change = wire.decode_trace_request(message)
+        return wire.encode_trace(self._exposition.trace_setting(name, change))
+
+    async def _log_settings(self, message: bytes, call: Call) -> Reply:
+        change = wire.decode_log_request(message)
+        return wire.encode_log(self._exposition.log_settings(change))
 
     async def _index(self, message: bytes, call: Call) -> Reply:
         only_ready = wire.decode_index_request(message)

@@ -7,6 +7,8 @@ a reply. Formats live in ``wire/``; what is loaded, counted and inferred comes t
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from salver import __version__
 from salver.messages import Call
 from salver.transport.calls import ready_versions
@@ -14,7 +16,7 @@ from salver.transport.openapi import describe
 from salver.transport.ports import Control, Exposition, InferDoor, RegionRegistry
 from salver.transport.routes import Route
 from salver.transport.shared_memory import SharedMemoryOperations
-from salver.wire import config_view, load_order, metadata
+from salver.wire import config_view, load_order, metadata, settings
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.generate import Generate
 from salver.wire.json_text import dumps
@@ -58,6 +60,10 @@ class HttpOperations:
             "statistics": self._statistics,
             "explain": self._explain,
             "explain_request": self._explain_request,
+            "log_settings": self._log_settings,
+            "update_log_settings": self._update_log_settings,
+            "trace_setting": self._trace_setting,
+            "update_trace_setting": self._update_trace_setting,
             "index": self._index,
             "index_named": self._index,
             "load": self._load,
@@ -132,6 +138,20 @@ class HttpOperations:
 
     async def _explain_request(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         return _json(self._exposition.explain(route.model, "", route.request))
+
+    async def _log_settings(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        return _json(msgspec.structs.asdict(self._exposition.log_settings({})))
+
+    async def _update_log_settings(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        change = settings.parse_log(http.body)
+        return _json(msgspec.structs.asdict(self._exposition.log_settings(change)))
+
+    async def _trace_setting(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        return _json(settings.trace_json(self._exposition.trace_setting(route.model, {})))
+
+    async def _update_trace_setting(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        change = settings.parse_trace(http.body)
+        return _json(settings.trace_json(self._exposition.trace_setting(route.model, change)))
 
     async def _index(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         only_ready = metadata.parse_index(http.body)

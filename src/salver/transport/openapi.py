@@ -34,6 +34,7 @@ def _tensor(required: list[str]) -> dict[str, Any]:
 
 
 _TEXT = {"type": "string"}
+_NUMBER_OR_NULL = {"type": ["string", "null"], "pattern": "^[+-]?[0-9]+$"}
 _SPEC = _object(
     ["name", "datatype", "shape"],
     name=_TEXT,
@@ -100,6 +101,24 @@ _SCHEMAS: dict[str, Any] = {
         offset={"type": "integer", "minimum": 0},
         byte_size={"type": "integer", "minimum": 1},
     ),
+    "LogSettings": _object(
+        [],
+        log_file={"type": ["string", "null"]},
+        log_info={"type": ["boolean", "null"]},
+        log_warning={"type": ["boolean", "null"]},
+        log_error={"type": ["boolean", "null"]},
+        log_verbose_level={"type": ["integer", "null"], "minimum": 0, "maximum": 2**32 - 1},
+        log_format={"enum": ["default", "ISO8601", None]},
+    ),
+    "TraceSetting": _object(
+        [],
+        trace_level={"type": ["array", "null"], "items": _TEXT},
+        trace_rate=_NUMBER_OR_NULL,
+        trace_count=_NUMBER_OR_NULL,
+        log_frequency=_NUMBER_OR_NULL,
+        trace_file=_TEXT,
+        trace_mode={},
+    ),
     "Any": {},
 }
 #: Operation -> (schema of the request body, schema of the reply, can a model be missing).
@@ -117,6 +136,10 @@ _BODIES: dict[str, tuple[str, str]] = {
     "index_named": ("IndexRequest", "Index"),
     "load": ("ControlRequest", ""),
     "unload": ("ControlRequest", ""),
+    "log_settings": ("", "LogSettings"),
+    "update_log_settings": ("LogSettings", "LogSettings"),
+    "trace_setting": ("", "TraceSetting"),
+    "update_trace_setting": ("TraceSetting", "TraceSetting"),
     "load_named": ("ControlRequest", ""),
     "unload_named": ("ControlRequest", ""),
     "region_register": ("RegionRequest", ""),

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from salver.artifacts import LoadOrder
 from salver.messages import Call, ModelId, Signature, VersionStatus
 from salver.wire.regions import Region, Regions
+from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
 
 
 class InferDoor(Protocol):
@@ -85,7 +86,24 @@ class RegionRegistry(Regions, Protocol):
         ...
 
 
-class Exposition(Protocol):
+class Settings(Protocol):
+    """What is logged and traced, and may be changed at any time (TR-R9, TR-R10)."""
+
+    def log_settings(self, change: LogChange) -> LogSettings:
+        """As they are after the change, which may be empty. Raises Unsupported."""
+        ...
+
+    def trace_setting(self, model: str, change: TraceChange) -> TraceSetting:
+        """A model's, or, without a name, the server's, after the change.
+
+        Raises:
+            InvalidInput: the model does not exist, or nothing can be traced so.
+            Unsupported: the level is not supported.
+        """
+        ...
+
+
+class Exposition(Settings, Protocol):
     """What observers have counted."""
 
     def metrics(self, accept: str) -> tuple[bytes, str]:

@@ -63,6 +63,17 @@ OPERATIONS: Final = (
     Operation(
         "explain_request", "GET", "/v2/models/{model}/explain/{request}", "Where the time of one request went"
     ),
+    Operation("log_settings", "GET", "/v2/logging", "What is logged"),
+    Operation("update_log_settings", "POST", "/v2/logging", "Change what is logged"),
+    Operation("trace_setting", "GET", "/v2/trace/setting", "What is traced"),
+    Operation("update_trace_setting", "POST", "/v2/trace/setting", "Change what is traced"),
+    Operation("trace_setting", "GET", "/v2/models/{model}/trace/setting", "What is traced of a model"),
+    Operation(
+        "update_trace_setting",
+        "POST",
+        "/v2/models/{model}/trace/setting",
+        "Change what is traced of a model",
+    ),
     Operation("index", "POST", "/v2/repository/index", "Every version with its state and reason"),
     Operation("load", "POST", "/v2/repository/models/{model}/load", "Load or reload a model"),
     Operation("unload", "POST", "/v2/repository/models/{model}/unload", "Unload a model"),

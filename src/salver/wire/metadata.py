@@ -21,6 +21,8 @@ EXTENSIONS: Final = (
     "binary_tensor_data",
     "parameters",
     "statistics",
+    "trace",
+    "logging",
 )
 
 #: What ``--allow-client-shm`` adds.

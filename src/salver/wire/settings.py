@@ -60,7 +60,7 @@ _MOST: Final = (1 << 32) - 1
 _RANGES: Final = {"trace_rate": (0, _MOST), "trace_count": (-1, (1 << 31) - 1), "log_frequency": (0, _MOST)}
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,20}")
 #: Log setting -> its type, and what JSON and gRPC call that.
-_KINDS: Final[dict[str, tuple[type, str, str]]] = {
+_KINDS: Final[dict[str, tuple[Any, str, str]]] = {
     "log_info": (bool, "boolean", "boolean"),
     "log_warning": (bool, "boolean", "boolean"),
     "log_error": (bool, "boolean", "boolean"),
@@ -78,15 +78,14 @@ def parse_log(body: bytes) -> LogChange:
         Unsupported: another file.
     """
     given = {name: value for name, value in json_object(body).items() if value is not None}
-    return log_change(given, lambda json, _: f"attempt to access JSON non-{json} as {json}", "--log_format")
+    return log_change(given, is_json=True)
 
 
-def log_change(given: Mapping[str, Any], complaint: Any = None, option: str = "log_format") -> LogChange:
-    """The change that is asked for; the values as gRPC has them unless ``complaint`` says otherwise.
+def log_change(given: Mapping[str, Any], *, is_json: bool = False) -> LogChange:
+    """The change that is asked for.
 
     Args:
-        complaint: Makes the text about a value of a wrong type, of what JSON and gRPC call the right one.
-        option: What texts call the format.
+        is_json: What is wrong is said in the words of Triton's JSON, and not of its gRPC.
 
     >>> log_change({"log_info": False, "log_colour": "red"})
     {'log_info': False}
@@ -99,10 +98,11 @@ def log_change(given: Mapping[str, Any], complaint: Any = None, option: str = "l
             continue
         value = given[name]
         if type(value) is not kind or (kind is int and not 0 <= value <= _MOST):
-            if complaint is None:
-                raise InvalidInput(f"expect {grpc} for '{name}'")
-            raise InvalidInput(complaint(json, grpc), field=name)
+            if is_json:
+                raise InvalidInput(f"attempt to access JSON non-{json} as {json}", field=name)
+            raise InvalidInput(f"expect {grpc} for '{name}'")
         if name == "log_format" and value not in _FORMATS:
+            option = "--log_format" if is_json else "log_format"
             raise InvalidInput(f"invalid argument for {option}, got: {value[:80]}")
         change[name] = value
     return change
@@ -116,8 +116,8 @@ def parse_trace(body: bytes) -> TraceChange:
         Unsupported: another file.
     """
     root = json_object(body)
-    given: dict[str, Sequence[str]] = {}
-    for name in ("trace_file", "trace_level", *_RANGES):
+    given: dict[str, Sequence[str]] = {"trace_file": ()} if "trace_file" in root else {}
+    for name in ("trace_level", *_RANGES):
         if name not in root:
             continue
         value = root[name]
