@@ -126,6 +126,52 @@ def test_tr_f5_log_flags(flags: list[str], level: str) -> None:
     assert config(*flags).log.level == level
 
 
+def test_tr_f5_the_log_in_a_file() -> None:
+    assert config("--log-file=x.log").log.file == "x.log"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [
+            "level=TIMESTAMPS",
+            "rate=10",
+            "count=-1",
+            "triton,file=t.json",
+            "triton,log-frequency=5",
+            "mode=triton",
+        ],
+        ["triton,file=t.json", "level=OFF", "level=MAX", "log-frequency=5", "rate=10", "opentelemetry,url=u"],
+    ],
+)
+def test_tr_f8_trace_settings(flags: list[str]) -> None:
+    found = config(*(f"--trace-config={flag}" for flag in flags)).trace
+    assert (found.file, found.level, found.rate, found.count) == ("t.json", "timestamps", 10, -1)
+    assert found.log_frequency == 5
+
+
+def test_tr_f14_the_older_trace_flags() -> None:
+    found = config(
+        "--trace-file=t", "--trace-level", "TIMESTAMPS", "--trace-rate=3", "--trace-count=-1"
+    ).trace
+    assert (found.file, found.level, found.rate, found.count) == ("t", "timestamps", 3, -1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("mode=opentelemetry", "mode=triton"),
+        ("level=TENSORS", "level=TIMESTAMPS"),
+        ("level=LOUD", "'LOUD'"),
+        ("rate=often", "whole number"),
+        ("colour=red", "no setting 'colour'"),
+    ],
+)
+def test_tr_f8_wrong_trace_settings(setting: str, text: str) -> None:
+    with pytest.raises(SalverError, match=text):
+        config(f"--trace-config={setting}")
+
+
 def test_tr_f7_metrics_flags() -> None:
     assert "metrics" not in fronts("--allow-metrics=false")
     assert fronts("--http-address=10.0.0.1")["metrics"].host == "10.0.0.1"
@@ -208,11 +254,19 @@ def test_each_flag_is_in_one_table_and_in_the_help(capsys: pytest.CaptureFixture
 def test_an_error_is_one_line_and_an_exit_status(tmp_path: Path) -> None:
     salver = str(Path(sys.executable).with_name("salver"))
     done = subprocess.run(
-        [salver, "serve", "--compat", "triton", "--model-repository", str(tmp_path), "--log-file=x"],
+        [
+            salver,
+            "serve",
+            "--compat",
+            "triton",
+            "--model-repository",
+            str(tmp_path),
+            "--rate-limit=execution_count",
+        ],
         capture_output=True,
         text=True,
         timeout=40,
     )
     assert done.returncode == 1
-    assert "2>> FILE" in done.stderr
+    assert "instance_group" in done.stderr
     assert "Traceback" not in done.stderr

@@ -210,6 +210,20 @@ def test_strictly_it_is_not_ready(tmp_path: Path) -> None:
         assert server.get("/v2/health/ready")[0] == 400
 
 
+def test_tr_f5_tr_f8_log_and_traces_go_into_files(tmp_path: Path) -> None:
+    write_mlp(tmp_path / "models" / "mlp", 1)
+    traces = tmp_path / "traces.json"
+    options = [f"--log-file={tmp_path / 'file.log'}", "--trace-config", f"triton,file={traces}"]
+    options += ["--trace-config=level=TIMESTAMPS", "--trace-config=rate=1"]
+    with Triton([tmp_path / "models"], tmp_path / "log", options) as server:
+        server.wait_ready()
+        assert server.post("/v2/models/mlp/infer", ASK)[0] == 200
+        assert server.stop() == 0
+    assert "model ready" in (tmp_path / "file.log").read_text()
+    assert "model ready" not in server.output()
+    assert "mlp" in {trace.get("model_name") for trace in json.loads(traces.read_text())}
+
+
 def test_one_port_alone(tmp_path: Path) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     options = ["--allow-grpc=false", "--allow-metrics=false"]

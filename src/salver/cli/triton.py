@@ -17,6 +17,7 @@ from salver.errors import InvalidInput, Unsupported
 
 if TYPE_CHECKING:
     from salver.app import FrontConfig, HeaderConfig, LogConfig, ServeConfig
+    from salver.telemetry.trace_settings import TraceConfig
     from salver.telemetry.triton_metrics import TritonMetricsConfig
 
 _LOCAL: Final = "127.0.0.1"
@@ -154,6 +155,7 @@ def configure(words: Sequence[str]) -> Start:
         allow_client_shm=given.is_on("allow-client-shm", False),
         triton_metrics=_metrics(given.all("metrics-config")),
         log=_log(given),
+        trace=_trace(given),
     )
     notices = [
         f"--{name} is accepted and has no effect here: {IGNORED[name][1]}"
@@ -293,7 +295,46 @@ def _log(given: Given) -> "LogConfig":
     access = given.text("access-log", "off")
     if access not in _ACCESS:
         raise InvalidInput(f"--access-log {access!r} is not known", fix=f"One of {', '.join(_ACCESS)}.")
-    return LogConfig(level, "auto", _ACCESS[access])
+    return LogConfig(level, "auto", _ACCESS[access], given.text("log-file"))
+
+
+def _trace(given: Given) -> "TraceConfig":
+    """Of ``level=TIMESTAMPS``, ``triton,file=PATH`` and their like, and of the older flags."""
+    from salver.telemetry.trace_settings import TraceConfig
+
+    settings = [setting.removeprefix("triton,") for setting in given.all("trace-config")]
+    for name in ("file", "level", "rate", "count", "log-frequency"):
+        settings += [f"{name}={value}" for value in given.all(f"trace-{name}")]
+    found = TraceConfig()
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name == "mode" and value.lower() == "opentelemetry":
+            raise Unsupported(
+                "--trace-config mode=opentelemetry is not supported",
+                fix="mode=triton writes a file; spans of callers are joined by their traceparent header.",
+            )
+        if name == "file":
+            found = msgspec.structs.replace(found, file=value)
+        elif name == "level":
+            found = msgspec.structs.replace(found, level=_level(value))
+        elif name in ("rate", "count", "log-frequency"):
+            if not (value.isascii() and value.removeprefix("-").isdigit()):
+                raise InvalidInput(f"--trace-config {setting!r}: the value is no whole number")
+            found = msgspec.structs.replace(found, **{name.replace("-", "_"): int(value)})
+        elif name != "mode" and not name.startswith("opentelemetry,"):
+            raise InvalidInput(
+                f"--trace-config: there is no setting {name!r}",
+                fix="One of mode, level, rate, count, triton,file and triton,log-frequency.",
+            )
+    return found
+
+
+def _level(value: str) -> Literal["off", "timestamps"]:
+    if value.upper() == "TENSORS":
+        raise Unsupported("traces hold no tensors", fix="Say level=TIMESTAMPS.")
+    if value.upper() not in ("OFF", "TIMESTAMPS", "MIN", "MAX"):  # the last two are older names
+        raise InvalidInput(f"there is no trace level {value!r}", fix="OFF or TIMESTAMPS.")
+    return "off" if value.upper() == "OFF" else "timestamps"
 
 
 def _metrics(settings: Sequence[str]) -> "TritonMetricsConfig":

@@ -48,13 +48,19 @@ USED: Final[dict[str, tuple[Type, str]]] = {
     "log-verbose": ("int", "1 and more log at level debug (0)"),
     "log-info": ("bool", "log at level info (true)"),
     "log-warning": ("bool", "log at level warning (true)"),
+    "log-file": ("text", "takes the log (standard error)"),
+    "trace-config": ("text", "mode, level, rate, count, file or log-frequency=VALUE; may be repeated"),
+    "trace-file": ("text", "as --trace-config triton,file="),
+    "trace-level": ("text", "as --trace-config level="),
+    "trace-rate": ("int", "as --trace-config rate="),
+    "trace-count": ("text", "as --trace-config count="),
+    "trace-log-frequency": ("int", "as --trace-config triton,log-frequency="),
 }
 
 _ALWAYS = "Salver does that by itself"
 _NO_GPU = "it is about GPUs"
 _FIXED = "the front has limits of its own"
 _METRICS = "all of Salver's metrics are always counted, and read when asked for"
-_TRACE = "traces come from the header traceparent; see also salver explain"
 _CACHE = "there is no response cache; every request runs"
 
 #: Flags without an effect here, and why.
@@ -88,12 +94,6 @@ IGNORED: Final[dict[str, tuple[Type, str]]] = {
     "allow-gpu-metrics": ("bool", _NO_GPU),
     "allow-cpu-metrics": ("bool", _METRICS),
     "metrics-interval-ms": ("int", _METRICS),
-    "trace-config": ("text", _TRACE),
-    "trace-file": ("text", _TRACE),
-    "trace-level": ("text", _TRACE),
-    "trace-rate": ("int", _TRACE),
-    "trace-count": ("int", _TRACE),
-    "trace-log-frequency": ("int", _TRACE),
     "cache-config": ("text", _CACHE),
     "cache-directory": ("text", _CACHE),
     "response-cache-byte-size": ("int", _CACHE),
@@ -125,7 +125,6 @@ REFUSED: Final[dict[str, Refused]] = {
     "allow-sagemaker": Refused("bool", NO, "Leave it out: SageMaker's routes are not served."),
     "allow-vertex-ai": Refused("bool", NO, "Leave it out, and make /v2/models/NAME/infer the predict route."),
     "rate-limit": Refused("text", ("off",), "Bound the runs at once by instance_group's count instead."),
-    "log-file": Refused("text", (), "The log goes to standard error: say 2>> FILE."),
 }
 
 #: Flags of ``salver serve`` itself that go with tritonserver's.
