@@ -173,6 +173,10 @@ class Unsupported(SalverError):
     code = Code.UNSUPPORTED
 
 
+class OnlyStreams(Unsupported):
+    """One answer was asked of a model that gives any number of them."""
+
+
 class SegmentFailed(SalverError):
     """A segment of shared memory that a caller named cannot be opened, or cannot take what is to go there.
 

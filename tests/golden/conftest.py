@@ -11,7 +11,12 @@ from salver.testing.process import ServerProcess, TritonProcess
 
 #: Options of the server by the name of the profile; the cases without one are ``main``.
 PROFILES: dict[str, tuple[str, ...]] = {
-    "main": ("--control", "none", "--allow-client-shm"),
+    "main": (
+        "--model-control-mode=none",
+        "--allow-client-shm=true",
+        "--http-header-forward-pattern=x-fwd-.*",
+        "--grpc-header-forward-pattern=x-fwd-.*",
+    ),
     "restricted": (
         "--model-control-mode=explicit",
         "--load-model=addsub",
@@ -26,8 +31,7 @@ def start(folder: Path, profile: str) -> ServerProcess:
     root = folder / "repository"
     write_models(root)
     options = (*PROFILES[profile], "--state-dir", "")
-    kind = ServerProcess if profile == "main" else TritonProcess
-    return kind([root], folder / "log", options)
+    return TritonProcess([root], folder / "log", options)
 
 
 @pytest.fixture(scope="package")

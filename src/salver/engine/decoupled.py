@@ -19,9 +19,9 @@ from salver.errors import (
     HostDied,
     InvalidInput,
     NotReady,
+    OnlyStreams,
     Overloaded,
     SalverError,
-    Unsupported,
 )
 from salver.events import BatchRan
 from salver.messages import (
@@ -88,9 +88,9 @@ class DecoupledEngine:
         """One answer to one request is not what such a model gives.
 
         Raises:
-            Unsupported: always; its text names the road that there is.
+            OnlyStreams: always; its text names the road that there is.
         """
-        raise Unsupported(
+        raise OnlyStreams(
             "this end point doesn't support models with decoupled transaction policy",
             fix=f"Ask '{self.id.name}' over gRPC by ModelStreamInfer, or POST to "
             f"/v2/models/{self.id.name}/generate_stream.",

@@ -9,7 +9,7 @@ from typing import Final
 
 import orjson
 
-from salver.errors import Code, Overloaded, SalverError
+from salver.errors import Code, OnlyStreams, Overloaded, SalverError
 from salver.wire.bodies import GrpcStatus, HttpReply
 
 #: HTTP status of Open Inference routes, as Triton gives it (TR-R19).
@@ -82,7 +82,7 @@ _MAX_PAUSE_S = 86_400.0
 
 def http_fault(error: SalverError, table: dict[Code, int] = OIP_HTTP) -> HttpReply:
     """``{"error": text}`` with the protocol's status. Total: never raises."""
-    text = _triton(error) if table is OIP_HTTP else _clean(str(error))
+    text = _triton(error, "HTTP end point") if table is OIP_HTTP else _clean(str(error))
     headers: tuple[tuple[bytes, bytes], ...] = _PLAIN
     if isinstance(error, Overloaded):  # whole seconds, as RFC 9110, section 10.2.3, has them (X-15)
         headers = (_JSON, (b"retry-after", b"%d" % max(1, math.ceil(_pause(error)))))
@@ -91,14 +91,20 @@ def http_fault(error: SalverError, table: dict[Code, int] = OIP_HTTP) -> HttpRep
 
 def grpc_status(error: SalverError) -> GrpcStatus:
     """The status and message that end the call. Total: never raises."""
-    text = _triton(error)
+    text = _triton(error, "ModelInfer RPC")
     if isinstance(error, Overloaded):
         return GrpcStatus(OIP_GRPC[error.code], text, max(1, math.ceil(_pause(error) * 1e3)))
     return GrpcStatus(OIP_GRPC[error.code], text)
 
 
-def _triton(error: SalverError) -> str:
-    """The text, with the id of the request that does not fit its model in front (TR-R30)."""
+def _triton(error: SalverError, road: str) -> str:
+    """The text, with the id of the request that does not fit its model in front (TR-R30).
+
+    Args:
+        road: On which the request came.
+    """
+    if isinstance(error, OnlyStreams):
+        return f"{road} doesn't support models with decoupled transaction policy"
     if error.about is None:
         return _clean(str(error))
     return _clean(f"[request id: {error.about or '<id_unknown>'}] {error}")
