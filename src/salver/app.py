@@ -24,7 +24,7 @@ from salver.artifacts import Instances
 from salver.backends.protocol import Backend
 from salver.errors import InvalidInput, SalverError, Unsupported
 from salver.lifecycle.manager import Manager
-from salver.lifecycle.memory import spare_the_collector
+from salver.lifecycle.memory import tune_interpreter
 from salver.messages import ModelId, Parameter, Signature, VersionStatus
 from salver.repository import Repository
 from salver.serving.bus import Bus
@@ -326,7 +326,7 @@ async def serve(config: ServeConfig, on_ready: Callable[[ReadyInfo], None]) -> i
 
 async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> None:
     await server.settled()
-    spare_the_collector()
+    tune_interpreter()
     try:
         on_ready(server.info())
     except Exception:  # a block that cannot be shown is no reason not to serve, nor to be silent
