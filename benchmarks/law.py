@@ -81,14 +81,14 @@ def spinner() -> Callable[[float], object]:
 
 async def _serve(repository: str, port: int) -> None:
     from salver.app import ServeConfig, Server
-    from salver.lifecycle.memory import spare_the_collector
+    from salver.lifecycle.memory import tune_interpreter
     from salver.transport.server import FrontConfig
 
     config = ServeConfig((repository,), front=FrontConfig(port=port), control="none")
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     async with Server(config, {"law": LawBackend()}):
-        spare_the_collector()
+        tune_interpreter()
         await stopped.wait()
 
 

@@ -24,7 +24,7 @@ from salver.artifacts import Instances, LoadOrder
 from salver.backends.protocol import Backend
 from salver.errors import InvalidInput, SalverError
 from salver.lifecycle.manager import Manager
-from salver.lifecycle.memory import spare_the_collector
+from salver.lifecycle.memory import tune_interpreter
 from salver.messages import ModelId, Signature, VersionStatus
 from salver.repository import Repository
 from salver.serving.bus import Bus
@@ -452,7 +452,7 @@ async def serve(
 async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> bool:
     """Have all first loads ended well?"""
     is_well = await server.settled()
-    spare_the_collector()
+    tune_interpreter()
     try:
         on_ready(server.info())
     except Exception:  # a block that cannot be shown is no reason not to serve, nor to be silent

@@ -141,7 +141,8 @@ def test_broken_heads_end_their_connection_and_no_other(strict: ServerProcess, c
         reply = b""
         with contextlib.suppress(ConnectionError, BrokenPipeError):
             sock.sendall(BAD_HEADS[case])
-            sock.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # the server may have ended it by now
+                sock.shutdown(socket.SHUT_WR)
             while part := sock.recv(65536):
                 reply += part
         if case != "broken HTTP/2":

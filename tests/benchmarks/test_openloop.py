@@ -207,7 +207,7 @@ def test_recovery_is_the_first_normal_window(bench: Any) -> None:
 
 def test_targets_hold_only_where_the_figures_do(bench: Any) -> None:
     row = {"policy": "auto", "subject": "law", "slo_ms": 50.0, "cell": "p2", "goodput": 860.0}
-    row |= {"fluid_measured": 880.0, "p99_ms": 49.0}
+    row |= {"fluid_beside": 880.0, "p99_ms": 49.0}
     assert [holds for *_, holds in bench.overload.verdicts([row])] == [True, True]
     late = {**row, "goodput": 800.0, "p99_ms": 51.0}
     assert [holds for *_, holds in bench.overload.verdicts([late])] == [False, False]

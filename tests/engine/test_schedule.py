@@ -43,6 +43,13 @@ def run(plan: Schedule, now: float, seconds: float, rows: int = 1) -> None:
     plan.ended(rows, now, now + seconds)
 
 
+def strained(plan: Schedule, now: float) -> Schedule:
+    """All of its capacity has been asked for, for a while."""
+    for step in range(2000):
+        plan.passed(1, now + (step - 2000) / CAPACITY)
+    return plan
+
+
 def replied(plan: Schedule, now: float, latency: float, excess: float) -> None:
     """One answer, so long after it was asked for and after it was planned."""
     item = placed(plan, now - latency)
@@ -192,7 +199,7 @@ def test_a_slow_moment_does_not_lock_a_model_out(slow: float) -> None:
 
 
 def test_a_reserve_does_not_forbid_what_the_law_allows_on_an_idle_model() -> None:
-    plan = schedule(objective=Objective(latency_p99_ms=15), known=LAW)
+    plan = strained(schedule(objective=Objective(latency_p99_ms=15), known=LAW), 1.0)
     for _ in range(2000):
         replied(plan, now=1.0, latency=0.1, excess=0.09)
     assert placed(plan, 1.0).target == pytest.approx(1.01125)  # a quarter of the objective and no more
@@ -212,10 +219,12 @@ def test_an_impossible_deadline_is_refused_at_once_and_every_time_beside_possibl
         plan.ended(batch.rows, now, now + 0.005)
 
 
-def test_the_time_of_replies_is_taken_off_the_target() -> None:
+def test_the_time_of_replies_is_taken_off_the_target_where_there_is_no_capacity_to_spare() -> None:
     plan = schedule(objective=Objective(latency_p99_ms=50))
     for _ in range(2000):
         replied(plan, now=1.0, latency=0.02, excess=0.004)
+    assert placed(plan, 1.0).target == pytest.approx(1.05)  # a refusal would be as bad as a late answer
+    strained(plan, 1.0)
     assert placed(plan, 1.0).target == pytest.approx(1.044, abs=1e-4)  # and 4 % for what is not seen
 
 

@@ -74,6 +74,7 @@ def test_noise_and_single_pauses_hardly_move_the_law(law: BatchLaw, seed: int) -
 @example([(1, 1.0), (2, 0.5), (4, 0.25)])  # quicker with more rows
 @example([(8, 0.3)])
 @example([(8, 0.3), (8, 0.1), (8, 0.2)])
+@example([(4, 5.0), (11, 1.0), (15, 2.0), (18, 2.0), (22, 5.0)])  # a kink at 4 would make four rows free
 def test_whatever_was_measured_a_law_is_never_negative_nor_decreasing(
     samples: list[tuple[int, float]],
 ) -> None:

@@ -37,12 +37,13 @@ class Reserve:
         self._correction = 0.0
         self.seconds = 0.0
 
-    def replied(self, excess: float, late: float) -> None:
+    def replied(self, excess: float, late: float, counts: bool = True) -> None:
         """An answer was given.
 
         Args:
             excess: Seconds from the planned end of its run to its reply; below 0 = early.
             late: Seconds from when it was due to its reply, likewise.
+            counts: The reserve was kept for it, so that it tells whether that was enough.
         """
         promise = self._promise
         most = _MOST * promise
@@ -51,7 +52,7 @@ class Reserve:
         self._excess = known = min(known + _QUANTILE * step, most) if excess > known else max(
             0.0, known - (1.0 - _QUANTILE) * step
         )
-        if late > -_AT_RISK * promise:
+        if counts and late > -_AT_RISK * promise:
             moved = self._correction + _CORRECTION * promise * ((late > 0) - _TOLERATED)
             self._correction = min(max(moved, -known), most - known)
         self.seconds = min(max(known + self._correction, 0.0) + _UNSEEN * promise, most)

@@ -21,7 +21,7 @@ from salver.stats.shape_laws import ShapeLaws
 
 #: Over which the rate of arrivals is averaged, in promises, and at least and most.
 _RATE_MEMORY, _LEAST_MEMORY_S, _MOST_MEMORY_S = 10.0, 0.25, 2.0
-_SATURATED = 0.9  # load from which the next batch may be made ready while one runs
+_EASY, _SATURATED = 0.6, 0.9  # loads: below, and from which, requests take each other's place
 #: After so long of refusing all an idle instance tries one, since only runs correct a law; and then pauses
 #: for so many times as long as that took.
 _TRY_S, _TRY_PAUSE = 1.0, 4.0
@@ -107,7 +107,8 @@ class Schedule:
             if 0.0 <= arrived - self._replied_at < _SAME_TURN_S:  # it came while replies were written
                 due -= (arrived - self._delivered_at) / 2
             waiting.due = due
-            waiting.target = due - min(self._reserve.seconds, _MOST_RESERVE * (due - arrived))
+            reserve = self._strain(arrived) * self._reserve.seconds
+            waiting.target = due - min(reserve, _MOST_RESERVE * (due - arrived))
 
     def admit(self, waiting: Waiting) -> Waiting | None:
         """Join the queue; returns who had to make room.
@@ -199,7 +200,7 @@ class Schedule:
         """The caller of a request has gone on with its answer, now."""
         self._replied_at = now
         if waiting.due < math.inf:
-            self._reserve.replied(now - waiting.planned, now - waiting.due)
+            self._reserve.replied(now - waiting.planned, now - waiting.due, self._strain(now) >= 1.0)
 
     # What may be asked.
 
@@ -252,6 +253,14 @@ class Schedule:
                 return Aimd(largest, min(self.promise, config.timeout_ms / 1e3 or math.inf) / 2)
             case _:
                 return Window(config.batching)
+
+    def _strain(self, now: float) -> float:
+        """How much of the reserve is kept.
+
+        Nothing while there is capacity to spare: a late answer then costs nobody else anything, and a refusal
+        is as bad. All of it from where a late one takes another's place.
+        """
+        return min(max((self.load(now) - _EASY) / (_SATURATED - _EASY), 0.0), 1.0)
 
     def _law_of_head(self) -> BatchLaw:
         """Of whoever is served next, whose like share the batch."""

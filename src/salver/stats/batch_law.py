@@ -117,10 +117,10 @@ def fit(samples: Iterable[tuple[float, float]]) -> BatchLaw:
     line, line_cost = _solve(rows, seconds, 0.0)
     best, best_score = BatchLaw(line[0], line[1]), _bic(line_cost, len(rows), 2)
     for kink in sizes[:-1]:
-        bent, cost = _solve(rows, seconds, float(kink))
-        score = _bic(cost, len(rows), 4)
-        if score < best_score:
-            best, best_score = BatchLaw(bent[0], bent[1], int(kink), bent[2]), score
+        found, cost = _solve(rows, seconds, float(kink))
+        bent, score = BatchLaw(found[0], found[1], int(kink), found[2]), _bic(cost, len(rows), 4)
+        if score < best_score and bent.seconds(1) > 0:  # no run is free, whatever single samples say
+            best, best_score = bent, score
     predicted = np.array([best.seconds(r) for r in rows.tolist()])
     return msgspec.structs.replace(best, error=_p95(seconds / np.maximum(predicted, 1e-12) - 1))
 
