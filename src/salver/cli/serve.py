@@ -153,16 +153,10 @@ def serve(
     # Imported here: the server is the greater part of the start-up time of --help.
     from salver.app import FrontConfig, LogConfig, ServeConfig
     from salver.app import serve as run
-    from salver.errors import InvalidInput
     from salver.serving.profiles import default_state_dir
     from salver.telemetry.trace_settings import TraceConfig
 
-    if not paths:
-        raise InvalidInput("no model is given", fix="Say: salver serve PATH")
-    if bool(tls.cert) != bool(tls.key):
-        raise InvalidInput("--tls-cert and --tls-key belong together")
-    if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", tenant_header, re.ASCII):  # RFC 9110, section 5.6.2
-        raise InvalidInput(f"--tenant-header {tenant_header!r} is no name of a header")
+    _check(paths, tls, tenant_header)
     config = ServeConfig(
         paths=tuple(str(path) for path in paths),
         name=name,
@@ -182,6 +176,17 @@ def serve(
         trace=TraceConfig(traces.file, traces.level, traces.rate, traces.count, traces.log_frequency),
     )
     return run_loop(run(config, lambda info: announce(info, json=json)))
+
+
+def _check(paths: tuple[Path, ...], tls: Tls, tenant_header: str) -> None:
+    from salver.errors import InvalidInput
+
+    if not paths:
+        raise InvalidInput("no model is given", fix="Say: salver serve PATH")
+    if bool(tls.cert) != bool(tls.key):
+        raise InvalidInput("--tls-cert and --tls-key belong together")
+    if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", tenant_header, re.ASCII):  # RFC 9110, section 5.6.2
+        raise InvalidInput(f"--tenant-header {tenant_header!r} is no name of a header")
 
 
 def run_loop(main: Coroutine[None, None, int]) -> int:

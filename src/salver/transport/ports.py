@@ -41,8 +41,8 @@ class InferDoor(Protocol):
         ...
 
 
-class Control(Protocol):
-    """Looks at and changes what is loaded."""
+class Looking(Protocol):
+    """Looks at what is loaded."""
 
     def statuses(self) -> tuple[VersionStatus, ...]:
         """Every version known, with state and reason."""
@@ -55,6 +55,10 @@ class Control(Protocol):
     def model_config(self, model: str, version: str = "") -> bytes:
         """Its whole configuration, a serialised ModelConfig. Raises NotFound or NotReady."""
         ...
+
+
+class Control(Looking, Protocol):
+    """And changes it."""
 
     async def load(self, model: str, order: LoadOrder) -> None:
         """Raises what kept it from loading."""
