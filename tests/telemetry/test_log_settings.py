@@ -86,6 +86,13 @@ def test_tr_f5_the_level_of_the_start_is_shown(level: str, settings: LogSettings
     )
 
 
+def test_tr_f5_a_level_that_is_silenced_from_the_start() -> None:
+    rig = Rig(LogConfig(format="json", silenced=("warning",)))
+    assert rig.switches.update({}) == LogSettings(log_warning=False)
+    assert rig.heard() == {"info", "error", "critical"}
+    assert rig.heard(log_warning=True) == ALL - {"debug"}
+
+
 def test_both_formats_have_the_time_in_iso_8601() -> None:
     rig = Rig()
     for form in ("default", "ISO8601"):

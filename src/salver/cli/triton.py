@@ -30,6 +30,7 @@ _MODES: Final[dict[str, Literal["none", "poll", "explicit"]]] = {
     "poll": "poll",
     "explicit": "explicit",
 }
+_SWITCHED: Final[tuple[Literal["info", "warning", "error"], ...]] = ("info", "warning", "error")
 _ACCESS: Final[dict[str, Literal["off", "errors", "all"]]] = {"off": "off", "errors": "errors", "all": "all"}
 
 
@@ -287,15 +288,16 @@ def _headers(given: Given, restricted: str, pattern: str) -> "HeaderConfig":
 def _log(given: Given) -> "LogConfig":
     from salver.app import LogConfig
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    if given.number("log-verbose", 0):
-        level = "debug"
-    elif not given.is_on("log-info", True):
-        level = "warning" if given.is_on("log-warning", True) else "error"
     access = given.text("access-log", "off")
     if access not in _ACCESS:
         raise InvalidInput(f"--access-log {access!r} is not known", fix=f"One of {', '.join(_ACCESS)}.")
-    return LogConfig(level, "auto", _ACCESS[access], given.text("log-file"))
+    return LogConfig(
+        "debug" if given.number("log-verbose", 0) else "info",
+        "auto",
+        _ACCESS[access],
+        given.text("log-file"),
+        tuple(level for level in _SWITCHED if not given.is_on(f"log-{level}", True)),
+    )
 
 
 def _trace(given: Given) -> "TraceConfig":

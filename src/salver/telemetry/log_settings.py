@@ -9,7 +9,7 @@ import logging
 import msgspec
 
 from salver.errors import Unsupported
-from salver.telemetry.logs import LEVELS, LogConfig, let_through
+from salver.telemetry.logs import LogConfig, let_through
 from salver.wire.settings import LogChange, LogSettings
 
 
@@ -21,12 +21,13 @@ class Switches:
     """
 
     def __init__(self, config: LogConfig) -> None:
-        begins = LEVELS.index(config.level)
+        levels = config.levels()
         self._settings = LogSettings(
             config.file,
-            log_info=begins <= LEVELS.index("info"),
-            log_warning=begins <= LEVELS.index("warning"),
-            log_verbose_level=int(config.level == "debug"),
+            logging.INFO in levels,
+            logging.WARNING in levels,
+            logging.ERROR in levels,
+            int(logging.DEBUG in levels),
         )
 
     def __repr__(self) -> str:

@@ -51,12 +51,19 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         format: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.
         access_log: One line for no request, for failed ones, or for all.
         file: Takes the lines, behind what is in it; empty = standard error does.
+        silenced: Of the levels from ``level`` on, those that are not logged.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
     access_log: Literal["off", "errors", "all"] = "off"
     file: str = ""
+    silenced: tuple[Literal["info", "warning", "error"], ...] = ()
+
+    def levels(self) -> frozenset[int]:
+        """The levels that are logged, as :func:`let_through` takes them."""
+        logged = (level for level in LEVELS[LEVELS.index(self.level) :] if level not in self.silenced)
+        return frozenset(getattr(logging, level.upper()) for level in logged)
 
 
 def escape(text: str) -> str:
@@ -110,7 +117,7 @@ def configure(
     for old in [h for h in root.handlers if isinstance(h, _Handler)]:
         root.removeHandler(old)
     root.addHandler(handler)
-    let_through(frozenset(getattr(logging, level.upper()) for level in LEVELS[LEVELS.index(config.level) :]))
+    let_through(config.levels())
     logging.captureWarnings(True)
 
 

@@ -43,6 +43,11 @@ def with_classes(request: InferRequest, signature: Signature) -> InferRequest:
     Raises:
         InvalidInput: fewer than none are wanted, or the output has no scores.
     """
+    for output in request.outputs:
+        if PARAMETER in output.parameters:
+            break
+    else:
+        return request
     classes = {}
     for output in request.outputs:
         count = output.parameters.get(PARAMETER)

@@ -16,7 +16,7 @@ from salver.errors import InvalidInput, SalverError
 from salver.messages import InferRequest, InferResponse, Parameter, RequestedOutput, Signature
 from salver.tensor import Array, DataType, Tensor
 from salver.wire.bodies import HttpBody, HttpReply
-from salver.wire.classification import PARAMETER, classified, with_classes
+from salver.wire.classification import PARAMETER, ClassRequest, classified, with_classes
 from salver.wire.faults import http_fault
 from salver.wire.json_text import TOO_DEEP, dumps, is_too_deep, loads
 from salver.wire.large_json import LARGE, loads_large
@@ -95,7 +95,8 @@ class OpenInferenceHttp:
         binary: dict[str, bool] | None = None
         if request.outputs or request.parameters:
             binary = _binary_by_name(request)
-            response = classified(request, response)
+            if type(request) is ClassRequest:
+                response = classified(request, response)
         places = places_of(request.outputs)
         for tensor in response.outputs:
             entry: dict[str, Any] = {
