@@ -526,7 +526,7 @@ def test_kill_at_any_moment(url: str, tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_ctrl_c_says_how_to_go_on(url: str, tmp_path: Path) -> None:
-    source, target = write_jsonl(tmp_path / "in.jsonl", rows_of(1600, "slow")), tmp_path / "out.jsonl"
+    source, target = write_jsonl(tmp_path / "in.jsonl", rows_of(4000, "slow")), tmp_path / "out.jsonl"
     words = [SALVER, "infer", "doubler", "--from", str(source), "--to", str(target), "--url", url]
     words += ["--rows", "2", "--connections", "1"]
     part = tmp_path / "out.jsonl.part"
@@ -542,8 +542,8 @@ def test_a_ctrl_c_says_how_to_go_on(url: str, tmp_path: Path) -> None:
     assert "Traceback" not in said
     done = subprocess.run(words, capture_output=True, text=True, timeout=50)
     assert "going on after" in done.stderr
-    assert done.stdout.startswith(f"1600 rows in {target}")
-    assert len(read_jsonl(target)) == 1600
+    assert done.stdout.startswith(f"4000 rows in {target}")
+    assert len(read_jsonl(target)) == 4000
 
 
 def test_the_command(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
