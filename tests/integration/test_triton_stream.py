@@ -253,12 +253,10 @@ def test_cancelling_frees_the_slots(streaming):  # TR-G14
 def test_a_stream_that_times_out_frees_the_slots(streaming):  # TR-G14
     with Stream(streaming, stream_timeout=0.5) as stream:
         stream.client.async_stream_infer("alphabet", [text("a")], parameters=tokens(2000))
-        while True:
-            result, error = stream.came.get(timeout=20)
-            if error is not None:
+        while True:  # the server may notice it first, and say so in the stream
+            _, error = stream.came.get(timeout=20)
+            if error is not None and error.status() == "StatusCode.DEADLINE_EXCEEDED":
                 break
-            assert result is not None
-        assert error.status() == "StatusCode.DEADLINE_EXCEEDED"
         until_idle(streaming)
 
 
