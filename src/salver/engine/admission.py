@@ -10,8 +10,8 @@ from collections.abc import Hashable, Iterable, Sequence
 import msgspec
 
 from salver.errors import InvalidInput
-from salver.messages import InferRequest, Signature, TensorSpec
-from salver.tensor import Array
+from salver.messages import InferRequest, ModelId, RequestedOutput, Signature, TensorSpec
+from salver.tensor import Array, Tensor
 
 _BATCH_NOTE = (
     "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended "
@@ -94,6 +94,17 @@ class Admission:
                 self._refuse_output(asked)
             wanted = tuple([name for name in self._outputs if name in asked])
         return Bound(arrays, rows, key, wanted, request, size)
+
+    def asked(self, bound: Bound, id: ModelId) -> InferRequest:
+        """A request for a model that wants them one by one: every wanted output is named."""
+        inputs = [
+            Tensor(spec.name, spec.datatype, array)
+            for spec, array in zip(self._specs, bound.arrays, strict=True)
+            if array is not None
+        ]
+        outputs = tuple(map(RequestedOutput, bound.outputs))
+        request = bound.request
+        return InferRequest(id.name, tuple(inputs), id.version, request.id, outputs, request.parameters)
 
     def _arrays(self, request: InferRequest) -> tuple[Array | None, ...]:
         given = request.inputs

@@ -30,7 +30,6 @@ from salver.messages import (
     InferResponse,
     Insight,
     ModelId,
-    RequestedOutput,
     Signature,
     Standing,
     Timing,
@@ -127,7 +126,7 @@ class DecoupledEngine:
         self.queued += 1
         ok = False
         try:
-            async with aclosing(self._runner.stream(self._asked(bound), begin)) as pieces:
+            async with aclosing(self._runner.stream(self._admission.asked(bound, self.id), begin)) as pieces:
                 while (piece := await self._next(pieces, deadline)) is not None:
                     said, is_last = piece
                     waited = Timing(began - arrived, 0.0, self._clock() - began, bound.rows, 0, "drain")
@@ -177,16 +176,6 @@ class DecoupledEngine:
 
     def _unloaded(self) -> NotReady:
         return NotReady(f"model '{self.id.name}' version {self.id.version} was unloaded")
-
-    def _asked(self, bound: Bound) -> InferRequest:
-        inputs = [
-            Tensor(spec.name, spec.datatype, array)
-            for spec, array in zip(self.signature.inputs, bound.arrays, strict=True)
-            if array is not None
-        ]
-        outputs = tuple(map(RequestedOutput, bound.outputs))
-        asked = bound.request
-        return InferRequest(self.id.name, tuple(inputs), self.id.version, asked.id, outputs, asked.parameters)
 
     async def _next(
         self, pieces: AsyncGenerator[tuple[Answer | SalverError, bool], None], deadline: float | None

@@ -31,7 +31,6 @@ from salver.messages import (
     Insight,
     ModelId,
     Parameter,
-    RequestedOutput,
     Signature,
     Standing,
     Timing,
@@ -442,7 +441,8 @@ class Engine:
         result: _Ran
         try:
             if self._each is not None:
-                result = await self._each([self._asked(w.payload[0]) for w in batch.members])
+                asked = self._admission.asked
+                result = await self._each([asked(w.payload[0], self.id) for w in batch.members])
             else:
                 inputs, merge = stacked or self._merge(batch)
                 outputs, seconds = await self._runner.run(inputs)
@@ -466,22 +466,6 @@ class Engine:
             self._release(dispatch, ok=True)
         self._deliver(dispatch, result, merge)
         return is_whole
-
-    def _asked(self, bound: Bound) -> InferRequest:
-        """A request for a model that wants them one by one: every wanted output is named."""
-        inputs = [
-            Tensor(spec.name, spec.datatype, array)
-            for spec, array in zip(self.signature.inputs, bound.arrays, strict=True)
-            if array is not None
-        ]
-        return InferRequest(
-            self.id.name,
-            tuple(inputs),
-            self.id.version,
-            bound.request.id,
-            tuple(map(RequestedOutput, bound.outputs)),
-            bound.request.parameters,
-        )
 
     def _merge(self, batch: Batch) -> _Stacked:
         """The inputs of a batch, and the seconds that it took to stack them."""

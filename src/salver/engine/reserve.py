@@ -7,7 +7,7 @@ _QUANTILE = 0.95  # of the excess; the few members of a batch that have no time 
 _STEP = 0.002  # of the tracked quantile, in shares of the promise
 _TOLERATED = 0.005  # share of the answers that may be late: half of what a p99 allows
 _CORRECTION = 0.002  # for each late answer, in shares of the promise
-_MOST = 0.25  # share of the promise that may be kept free: more would refuse all for one slow moment
+MOST_SHARE = 0.25  # share of the promise that may be kept free: more would refuse all for one slow moment
 _UNSEEN = 0.04  # share of the promise for what no answer tells: the way into this process and out of it
 _AT_RISK = 0.5  # answers that have more than this share of the promise left tell nothing of what was cut fine
 
@@ -46,7 +46,7 @@ class Reserve:
             counts: The reserve was kept for it, so that it tells whether that was enough.
         """
         promise = self._promise
-        most = _MOST * promise
+        most = MOST_SHARE * promise
         known = self._excess
         step = _STEP * promise
         self._excess = known = min(known + _QUANTILE * step, most) if excess > known else max(

@@ -11,7 +11,7 @@ from salver.engine.batcher import Batcher
 from salver.engine.learned import LearnedRule
 from salver.engine.limit import Limit
 from salver.engine.outlook import Outlook, Rate
-from salver.engine.reserve import Reserve
+from salver.engine.reserve import MOST_SHARE, Reserve
 from salver.engine.rules import Aimd, DropThenDrain, HalfFloor, NewestFeasible, Rule, Switching, Window
 from salver.engine.waiting import BULK, URGENT, Batch, Waiting
 from salver.errors import DeadlineExceeded, Overloaded, SalverError
@@ -26,7 +26,6 @@ _EASY, _SATURATED = 0.6, 0.9  # loads: below, and from which, requests take each
 #: for so many times as long as that took.
 _TRY_S, _TRY_PAUSE = 1.0, 4.0
 _NOMINAL_S = 0.1  # promise in its place where only callers bring deadlines
-_MOST_RESERVE = 0.25  # share of a request's own time
 #: A request seen so soon after a reply came while the replies of that batch were written.
 _SAME_TURN_S = 100e-6
 _QUIET_S = 10.0  # without urgent requests, after which batches are made ready again
@@ -108,7 +107,7 @@ class Schedule:
                 due -= (arrived - self._delivered_at) / 2
             waiting.due = due
             reserve = self._strain(arrived) * self._reserve.seconds
-            waiting.target = due - min(reserve, _MOST_RESERVE * (due - arrived))
+            waiting.target = due - min(reserve, MOST_SHARE * (due - arrived))
 
     def admit(self, waiting: Waiting) -> Waiting | None:
         """Join the queue; returns who had to make room.
