@@ -19,6 +19,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
         why: Of a request that was refused, which bound it met (:data:`salver.errors.Refusal`).
         tenant: For whom it was, or empty.
         arrival: When its first byte was read, by the server's monotonic clock.
+        parent: W3C trace context of the request in whose service the server asked; empty = a caller did.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     why: str = ""
     tenant: str = ""
     arrival: float = 0.0
+    parent: str = ""
 
 
 class BatchRan(msgspec.Struct, frozen=True, gc=False):

@@ -184,6 +184,7 @@ class Call(msgspec.Struct, gc=False):
         standing: From the transport's headers. The request's own parameters may change it, but for
             the tenant.
         forwarded: Headers that the owner wants to have as parameters of the request; None = no such wish.
+        parent: W3C trace context of the request in whose service the server asks this; empty = a caller does.
     """
 
     protocol: str
@@ -193,6 +194,7 @@ class Call(msgspec.Struct, gc=False):
     traceparent: str = ""
     standing: Standing = ANYBODY
     forwarded: Mapping[str, Parameter] | None = None
+    parent: str = ""
 
 
 class State(enum.StrEnum):

@@ -265,6 +265,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 why,
                 standing.tenant,
                 call.arrival,
+                call.parent,
             )
         )
 

@@ -1,0 +1,70 @@
+"""How does the server ask its own models: for the steps of an ensemble, for a model that calls others?
+
+By the one door, as every caller does, with a codec that leaves requests and responses as they are.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from salver.errors import SalverError
+from salver.messages import Call, InferRequest, InferResponse, Signature
+from salver.serving.dataplane import DataPlane
+
+#: The door as :class:`Inner` uses it.
+InnerDoor = DataPlane[InferRequest, InferResponse]
+
+
+class _Plain:
+    """A codec for those who have the records already; an error is a response that carries it."""
+
+    protocol = "inner"
+
+    def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
+        return body
+
+    def encode(self, request: InferRequest, response: InferResponse) -> InferResponse:
+        return response
+
+    def fault(self, error: SalverError) -> InferResponse:
+        return InferResponse("", "", (), error=error)
+
+
+_PLAIN = _Plain()
+
+
+class Inner:
+    """Asks loaded models from within.
+
+    Args:
+        door: Gives the door, which is made after those who load models.
+    """
+
+    def __init__(self, door: Callable[[], InnerDoor]) -> None:
+        self._door = door
+
+    async def infer(self, request: InferRequest, call: Call) -> InferResponse:
+        """The one answer of ``request.model``; ``call`` says for whom, until when, and in whose span.
+
+        Raises:
+            SalverError: as its caller over a wire would be told.
+        """
+        response = await self._door().infer(_PLAIN, request, request.model, request.version, call)
+        if response.error is not None:
+            raise response.error
+        return response
+
+    async def stream(
+        self, request: InferRequest, call: Call, write: Callable[[InferResponse], Awaitable[None]]
+    ) -> None:
+        """As ``infer``, of models that may answer in pieces: each is handed to ``write`` when it is there.
+
+        A piece may carry an ``error``, and others follow.
+
+        Args:
+            write: Raises Cancelled once nobody wants more, which gives the request up.
+
+        Raises:
+            SalverError: it failed before the first piece.
+        """
+        fault = await self._door().stream(_PLAIN, request, request.model, request.version, call, write)
+        if fault is not None and fault.error is not None:
+            raise fault.error

@@ -1,0 +1,109 @@
+"""Asking from within: the same door, records in and out, errors raised."""
+
+import numpy as np
+import pytest
+
+from salver.errors import Cancelled, InvalidInput, ModelFailed
+from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
+from salver.serving.bus import Bus
+from salver.serving.dataplane import DataPlane
+from salver.serving.inner import Inner
+from salver.tensor import tensor
+
+CALL = Call("ensemble", 100.0, deadline=101.0, parent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
+REQUEST = InferRequest("m", (tensor("x", np.zeros((3, 1))),), id="r")
+
+
+class World:
+    """Lessor, lease and a servable that answers with what it is told to."""
+
+    id = ModelId("m", "7")
+    signature = Signature((), ())
+
+    def __init__(self, *pieces):
+        self.pieces, self.leases, self.events, self.deadline = pieces, 0, [], None
+
+    def acquire(self, name, version=""):
+        self.leases += 1
+        return self
+
+    def release(self):
+        self.leases -= 1
+
+    @property
+    def servable(self):
+        return self
+
+    def observe(self, events):
+        self.events += events
+
+    async def infer(self, request, deadline=None, sender=None, standing=None):
+        self.deadline = deadline
+        if isinstance(self.pieces[0], Exception):
+            raise self.pieces[0]
+        return self.pieces[0]
+
+
+class Pieces(World):
+    async def stream(self, request, deadline=None, standing=None):
+        for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+
+def inner_of(world):
+    bus = Bus([world])
+    door = DataPlane(world, bus, lambda: 100.5, lambda: "id")
+    return Inner(lambda: door), bus
+
+
+def answer(value, **fields):
+    return InferResponse("m", "7", (tensor("y", np.array([value])),), **fields)
+
+
+async def test_an_answer_comes_as_the_record_it_is_and_is_announced_with_its_parent():
+    said = answer(1)
+    world = World(said)
+    inner, bus = inner_of(world)
+    assert await inner.infer(REQUEST, CALL) is said
+    bus.flush()
+    (served,) = world.events
+    assert (served.protocol, served.parent, served.rows) == ("ensemble", CALL.parent, 3)
+    assert world.deadline == 101.0
+    assert world.leases == 0
+
+
+async def test_an_error_is_raised_as_itself():
+    world = World(InvalidInput("no", field="x"))
+    inner, _ = inner_of(world)
+    with pytest.raises(InvalidInput, match="no") as caught:
+        await inner.infer(REQUEST, CALL)
+    assert caught.value.field == "x"
+    assert world.leases == 0
+
+
+async def test_pieces_come_one_by_one_and_a_late_error_is_a_piece():
+    world = Pieces(answer(1), answer(2), ModelFailed("broke"))
+    inner, _ = inner_of(world)
+    got = []
+
+    async def write(piece):
+        got.append(piece.error or int(piece.outputs[0].array[0]))
+
+    await inner.stream(REQUEST, CALL, write)
+    assert got[:2] == [1, 2]
+    assert isinstance(got[2], ModelFailed)
+
+
+async def test_an_early_error_is_raised_and_a_reader_that_leaves_ends_it():
+    async def leave(piece):
+        raise Cancelled("enough")
+
+    inner, _ = inner_of(Pieces(InvalidInput("no")))
+    with pytest.raises(InvalidInput):
+        await inner.stream(REQUEST, CALL, leave)
+    world = Pieces(answer(1), answer(2))
+    inner, _ = inner_of(world)
+    await inner.stream(REQUEST, CALL, leave)
+    assert world.leases == 0
