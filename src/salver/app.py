@@ -30,6 +30,7 @@ from salver.repository import Repository
 from salver.serving.bus import Bus
 from salver.serving.controlplane import ControlMode, ControlPlane
 from salver.serving.dataplane import DataPlane
+from salver.serving.inner import Inner
 from salver.serving.loader import Loader, Servable, Terms
 from salver.serving.model_config import config_of
 from salver.serving.profiles import ProfileStore
@@ -258,7 +259,8 @@ class Server:
         terms = Terms(
             len(os.sched_getaffinity(0)), config.trust_pickle, Instances(config.instances, config.threads)
         )
-        loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir))
+        inner = Inner(lambda: door)
+        loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir), inner)
         self._manager: Manager[Servable] = Manager(loader, clock, self._bus.emit)
         repository = Repository(
             [Path(path) for path in config.paths],

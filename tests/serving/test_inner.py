@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from salver.errors import Cancelled, InvalidInput, ModelFailed
+from salver.errors import Cancelled, InvalidInput, ModelFailed, NotReady
 from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
 from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane
-from salver.serving.inner import Inner
+from salver.serving.inner import ALONE, Inner
 from salver.tensor import tensor
 
 CALL = Call("ensemble", 100.0, deadline=101.0, parent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
@@ -107,3 +107,8 @@ async def test_an_early_error_is_raised_and_a_reader_that_leaves_ends_it():
     inner, _ = inner_of(world)
     await inner.stream(REQUEST, CALL, leave)
     assert world.leases == 0
+
+
+async def test_outside_a_server_there_is_nobody_to_ask():
+    with pytest.raises(NotReady, match=r"cannot be asked here. Serve them together"):
+        await ALONE.infer(REQUEST, CALL)

@@ -5,7 +5,7 @@ By the one door, as every caller does, with a codec that leaves requests and res
 
 from collections.abc import Awaitable, Callable
 
-from salver.errors import SalverError
+from salver.errors import NotReady, SalverError
 from salver.messages import Call, InferRequest, InferResponse, Signature
 from salver.serving.dataplane import DataPlane
 
@@ -68,3 +68,11 @@ class Inner:
         fault = await self._door().stream(_PLAIN, request, request.model, request.version, call, write)
         if fault is not None and fault.error is not None:
             raise fault.error
+
+
+def _no_door() -> InnerDoor:
+    raise NotReady("other models cannot be asked here", fix="Serve them together: salver serve.")
+
+
+#: For those who load models outside a server.
+ALONE = Inner(_no_door)

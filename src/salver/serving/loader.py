@@ -29,6 +29,7 @@ from salver.messages import Signature
 from salver.planner.choose import Setting, is_set
 from salver.planner.grid import Placed
 from salver.serving.bus import Bus
+from salver.serving.inner import ALONE, Inner
 from salver.serving.model_config import told
 from salver.serving.profiles import ProfileStore
 from salver.serving.profiling import Found, Profiler, limits_of
@@ -139,6 +140,7 @@ class Loader:
         clock: Monotonic seconds.
         profiles: What was measured of models with an objective is kept there, and the tables of the
             policy ``learned``.
+        inner: By which a model asks others.
     """
 
     def __init__(
@@ -148,11 +150,13 @@ class Loader:
         clock: Callable[[], float],
         terms: Terms,
         profiles: ProfileStore | None = None,
+        inner: Inner = ALONE,
     ) -> None:
         self._backends = backends
         self._bus = bus
         self._clock = clock
         self._terms = terms
+        self._inner = inner
         self._profiles = profiles or ProfileStore()
         self._profiler = Profiler(self._profiles, clock, terms.cores)
 
