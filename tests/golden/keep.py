@@ -2,7 +2,8 @@
 
     python tests/golden/keep.py RECORDED.jsonl GROUP...
 
-The kept cases of these groups in ``triton.jsonl`` are replaced. A scenario is kept whole or not at all.
+The kept cases of these groups in ``triton.jsonl`` are replaced; all stand in the order of their recording.
+A scenario is kept whole or not at all.
 """
 
 import json
@@ -21,7 +22,9 @@ KEPT = Path(__file__).with_name("triton.jsonl")
 
 def main(recorded: str, *groups: str) -> None:
     """Rewrites ``triton.jsonl``."""
-    cases = [c for c in load(Path(recorded)) if c["group"] in groups and c["id"] not in BY_LUCK]
+    every = load(Path(recorded))
+    place = {case["id"]: number for number, case in enumerate(every)}
+    cases = [c for c in every if c["group"] in groups and c["id"] not in BY_LUCK]
     kept = [case for case in load(KEPT) if case["group"] not in groups] if KEPT.exists() else []
     for profile in PROFILES:
         asked = [case for case in cases if case.get("profile", "main") == profile]
@@ -39,6 +42,7 @@ def main(recorded: str, *groups: str) -> None:
                     kept += block
                     passed += len(block)
         print(f"{profile}: {passed} of {len(asked)} kept")
+    kept.sort(key=lambda case: place[case["id"]])
     lines = [json.dumps(case, ensure_ascii=False, separators=(",", ":")) for case in kept]
     KEPT.write_text("\n".join(lines) + "\n")
 
