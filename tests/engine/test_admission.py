@@ -111,7 +111,7 @@ def test_refusals(signature, tensors, text):
     assert caught.value.about == (None if text.startswith("unexpected inference") else "")
 
 
-def test_a_refusal_says_which_request_it_was():
+def test_tr_r30_a_refusal_says_which_request_it_was():
     """TR-R30: the id is in front, but for names that the model does not have."""
     request = InferRequest("m", (A,), id="q1")
     with pytest.raises(InvalidInput) as caught:

@@ -115,7 +115,7 @@ async def test_each_gets_its_own_shape_id_and_parameters(tmp_path: Path) -> None
         assert first.timing.batch_rows == 3 and first.timing.inference > 0
 
 
-async def test_an_error_object_is_its_own_callers_alone(tmp_path: Path) -> None:
+async def test_tr_a3_an_error_object_is_its_own_callers_alone(tmp_path: Path) -> None:
     """TR-A3: one run, two answers, one error."""
     async with rig(tmp_path) as talk:
         asked = [talk.ask(1, id="a"), talk.ask(-2, id="b"), talk.ask(1, id="c")]
@@ -162,7 +162,7 @@ async def test_a_death_is_told_to_all_of_a_run_and_mourned(tmp_path: Path) -> No
         assert texts(await talk.ask(1), 1) == [[b"1 m_0"]]
 
 
-async def test_every_instance_has_a_name_of_its_own_and_keeps_it(tmp_path: Path) -> None:
+async def test_tr_a2_tr_a4_every_instance_has_a_name_of_its_own_and_keeps_it(tmp_path: Path) -> None:
     """TR-A2, TR-A4: one process an instance; a new process of the same instance has the same name."""
     async with rig(tmp_path, slots=2) as talk:
 

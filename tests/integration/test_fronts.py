@@ -90,7 +90,7 @@ def caller(authority: trustme.CA, folder: Path) -> tuple[Path, Path, Path]:
     return files
 
 
-def test_https_with_a_client_certificate(tls: ServerProcess, authority: trustme.CA, tmp_path: Path) -> None:
+def test_tr_r36_https_with_a_certificate(tls: ServerProcess, authority: trustme.CA, tmp_path: Path) -> None:
     root, key, chain = caller(authority, tmp_path)
     context = ssl.create_default_context(cafile=str(root))
     context.load_cert_chain(chain, key)
@@ -101,7 +101,7 @@ def test_https_with_a_client_certificate(tls: ServerProcess, authority: trustme.
     np.testing.assert_allclose(reply["outputs"][0]["data"], mlp_answer(ROW).ravel(), rtol=1e-5)
 
 
-def test_https_without_one_is_refused(tls: ServerProcess, authority: trustme.CA, tmp_path: Path) -> None:
+def test_tr_r36_https_without_is_refused(tls: ServerProcess, authority: trustme.CA, tmp_path: Path) -> None:
     root, _, _ = caller(authority, tmp_path)
     context = ssl.create_default_context(cafile=str(root))
     connection = http.client.HTTPSConnection(tls.host, tls.port, context=context, timeout=20)
@@ -111,7 +111,7 @@ def test_https_without_one_is_refused(tls: ServerProcess, authority: trustme.CA,
     connection.close()
 
 
-def test_grpc_with_a_client_certificate(tls: ServerProcess, authority: trustme.CA, tmp_path: Path) -> None:
+def test_tr_g13_grpc_with_a_certificate(tls: ServerProcess, authority: trustme.CA, tmp_path: Path) -> None:
     root, key, chain = caller(authority, tmp_path)
     credentials = grpc.ssl_channel_credentials(root.read_bytes(), key.read_bytes(), chain.read_bytes())
     with triton.InferenceServerClient(tls.address, ssl=True, creds=credentials) as client:

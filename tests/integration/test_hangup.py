@@ -19,7 +19,7 @@ def count(server: ServerProcess) -> int:
 
 
 @pytest.mark.parametrize("leaving", ["curl is killed", "curl gives up"])
-def test_what_an_http2_caller_left_behind_is_never_run(server: ServerProcess, leaving: str) -> None:
+def test_tr_r35_what_an_http2_caller_left_is_never_run(server: ServerProcess, leaving: str) -> None:
     program = shutil.which("curl")
     assert program
     command = [program, "-sS", "--http2-prior-knowledge", f"{server.url}/v2/models/moody/infer"]

@@ -79,7 +79,7 @@ async def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> No
         await asyncio.sleep(0.05)
 
 
-async def test_new_versions_take_over_without_one_failed_request(
+async def test_tr_l4_new_versions_take_over_without_one_failed_request(
     polling: ServerProcess, repository: Path, tmp_path: Path
 ) -> None:
     async def meanwhile() -> None:
@@ -98,7 +98,7 @@ async def test_new_versions_take_over_without_one_failed_request(
     await eventually(lambda: polling.get("/v2/models/constant/versions/1/ready")[0] == 400)
 
 
-async def test_a_version_that_fails_leaves_the_old_one_in_place(
+async def test_tr_l4_a_version_that_fails_leaves_the_old_one_in_place(
     polling: ServerProcess, repository: Path
 ) -> None:
     def failed() -> bool:
@@ -144,7 +144,7 @@ def explicit(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.parametrize("client", [http_aio, grpc_aio], ids=["http", "grpc"])
-async def test_load_and_unload_on_request(explicit: ServerProcess, client: ModuleType) -> None:
+async def test_tr_r12_tr_r13_load_and_unload_on_request(explicit: ServerProcess, client: ModuleType) -> None:
     async with client.InferenceServerClient(explicit.address) as triton:
         assert await triton.is_model_ready("mlp")
         assert not await triton.is_model_ready("moody")
@@ -160,7 +160,7 @@ async def test_load_and_unload_on_request(explicit: ServerProcess, client: Modul
         assert await triton.is_model_ready("mlp")
 
 
-def test_unloading_answers_what_is_in_flight(explicit: ServerProcess) -> None:
+def test_tr_r13_unloading_answers_what_is_in_flight(explicit: ServerProcess) -> None:
     assert explicit.post("/v2/repository/models/moody/load", {})[0] == 200
 
     async def both() -> tuple[int, object]:
@@ -176,7 +176,7 @@ def test_unloading_answers_what_is_in_flight(explicit: ServerProcess) -> None:
     asyncio.run(eventually(lambda: len(explicit.family()) <= family))
 
 
-async def test_sigterm_under_load_loses_nothing_and_exits_0(repository: Path, tmp_path: Path) -> None:
+async def test_tr_l6_sigterm_under_load_loses_nothing_and_exits_0(repository: Path, tmp_path: Path) -> None:
     """What was sent before the signal is answered; what comes later may be refused at the door."""
     server = ServerProcess([repository], tmp_path / "log")
     server.start()
@@ -215,7 +215,7 @@ async def test_sigterm_under_load_loses_nothing_and_exits_0(repository: Path, tm
     assert set(statuses) <= {b"200", b"503"}
 
 
-def test_sigterm_waits_for_a_slow_answer(tmp_path: Path) -> None:
+def test_tr_l6_sigterm_waits_for_a_slow_answer(tmp_path: Path) -> None:
     write_moody(tmp_path / "repository")
     server = ServerProcess([tmp_path / "repository"], tmp_path / "log")
     server.start()

@@ -116,7 +116,7 @@ def test_the_trace_is_continued(server: ServerProcess) -> None:
     assert "traceparent" not in headers_of(server)
 
 
-def test_logs_are_json_lines_with_request_and_trace(server: ServerProcess) -> None:
+def test_tr_o2_logs_are_json_lines_with_request_and_trace(server: ServerProcess) -> None:
     headers_of(server, x_request_id="find-me", traceparent=TRACE)
     deadline = 100
     while "find-me" not in server.output() and deadline:

@@ -84,7 +84,7 @@ def given(kind: type) -> list[object]:
     return [found]
 
 
-def test_each_port_serves_its_part(triton: Triton) -> None:
+def test_tr_r16_each_port_serves_its_part(triton: Triton) -> None:
     assert triton.get("/metrics")[0] == 404
     status, page = triton.page()
     assert status == 200

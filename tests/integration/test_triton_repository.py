@@ -181,7 +181,7 @@ def test_a_failed_load_makes_the_server_unready_until_it_is_taken_back(
 
 
 @CLIENTS
-def test_refusals(server: ServerProcess, place: Path, triton: ModuleType) -> None:
+def test_tr_r12_tr_r13_tr_r37_refusals(server: ServerProcess, place: Path, triton: ModuleType) -> None:
     """TR-R12, TR-R13, TR-R37."""
     given = {"config": config()}
     with triton.InferenceServerClient(server.address) as client:
@@ -237,7 +237,7 @@ def test_what_requests_brought_goes_with_the_server(place: Path, tmp_path: Path)
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_a_name_in_two_repositories_is_refused_with_both_places(tmp_path: Path) -> None:
+def test_tr_l7_a_name_in_two_repositories_is_refused_with_both_places(tmp_path: Path) -> None:
     """TR-L7: without namespacing nobody can tell which of the two is meant."""
     roots = [tmp_path / "one", tmp_path / "two"]
     for root in roots:
@@ -251,7 +251,7 @@ def test_a_name_in_two_repositories_is_refused_with_both_places(tmp_path: Path) 
         assert str(root / "constant") in str(caught.value)
 
 
-def test_without_explicit_control_nothing_is_loaded_by_request(tmp_path: Path) -> None:
+def test_tr_l3_tr_r12_tr_r13_without_explicit_control_nothing_is_loaded_by_request(tmp_path: Path) -> None:
     """TR-L3, TR-R12, TR-R13."""
     write_constant(tmp_path / "models", 1)
     refusal = "explicit model load / unload is not allowed if polling is enabled"

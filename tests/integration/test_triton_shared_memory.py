@@ -240,7 +240,7 @@ def test_over_a_stream(sharing: ServerProcess, segment: Segment) -> None:
     np.testing.assert_allclose(answer, mlp_answer(X), rtol=1e-5, atol=1e-6)
 
 
-def test_with_tritonservers_flags(tmp_path: Path, segment: Segment) -> None:
+def test_tr_f11_with_tritonservers_flags(tmp_path: Path, segment: Segment) -> None:
     """TR-F11 as tritonserver spells it."""
     write_mlp(tmp_path / "repository" / "mlp", 1)
     port = free_port()

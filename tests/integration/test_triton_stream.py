@@ -121,7 +121,7 @@ def is_final(result: triton.InferResult) -> bool:
 
 
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
-def test_a_stream_of_requests_is_answered_in_order(streaming, compression):  # TR-G2, TR-G12
+def test_tr_g2_tr_g12_a_stream_of_requests_is_answered_in_order(streaming, compression):
     with Stream(streaming, compression_algorithm=compression) as stream:
         for number in range(300):
             stream.client.async_stream_infer("mlp", [rows(1 + number % 7)[1]], request_id=str(number))
@@ -133,7 +133,7 @@ def test_a_stream_of_requests_is_answered_in_order(streaming, compression):  # T
             np.testing.assert_allclose(result.as_numpy("y"), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_errors_leave_the_stream_open(streaming):  # TR-G9
+def test_tr_g9_errors_leave_the_stream_open(streaming):
     with Stream(streaming) as stream:
         ask = stream.client.async_stream_infer
         ask("nobody", [rows(1)[1]])
@@ -146,7 +146,7 @@ def test_errors_leave_the_stream_open(streaming):  # TR-G9
         assert stream.result().as_numpy("y").shape == (2, 3)
 
 
-def test_an_error_as_a_status_ends_the_stream(streaming):  # TR-G9
+def test_tr_g9_an_error_as_a_status_ends_the_stream(streaming):
     with Stream(streaming, headers={"triton_grpc_error": "true"}) as stream:
         stream.client.async_stream_infer("mlp", [rows(1)[1]])
         stream.result()
@@ -157,7 +157,7 @@ def test_an_error_as_a_status_ends_the_stream(streaming):  # TR-G9
 
 
 @pytest.mark.parametrize("enabled", [False, True])
-def test_tokens_come_one_by_one_beside_other_answers(streaming, enabled):  # TR-G2, TR-G11
+def test_tr_g2_tr_g11_tokens_come_one_by_one_beside_other_answers(streaming, enabled):
     with Stream(streaming) as stream:
         ask = stream.client.async_stream_infer
         ask(
@@ -180,7 +180,7 @@ def test_tokens_come_one_by_one_beside_other_answers(streaming, enabled):  # TR-
     assert stream.came.empty()
 
 
-async def test_the_asyncio_client(streaming):  # TR-G2, TR-G9
+async def test_tr_g2_tr_g9_the_asyncio_client(streaming):
     async def requests():
         yield {"model_name": "mlp", "inputs": [rows(3)[1]], "request_id": "a"}
         yield {"model_name": "nobody", "inputs": [rows(3)[1]], "request_id": "b"}
@@ -196,7 +196,7 @@ async def test_the_asyncio_client(streaming):  # TR-G2, TR-G9
     np.testing.assert_allclose(whole.as_numpy("y"), mlp_answer(rows(3)[0]), rtol=1e-5, atol=1e-6)
 
 
-def test_the_configuration_says_who_answers_in_pieces(streaming):  # TR-S8
+def test_tr_s8_the_configuration_says_who_answers_in_pieces(streaming):
     with triton.InferenceServerClient(streaming.address) as client:
         for model, decoupled in (("alphabet", True), ("mlp", False)):
             config = client.get_model_config(model).config
@@ -229,7 +229,7 @@ def plain(id: str, most: int, enable: bool = False) -> pb.ModelInferRequest:
     return message
 
 
-def test_plain_grpcio_half_closes_and_everything_comes(streaming):  # TR-G2, TR-G11
+def test_tr_g2_tr_g11_plain_grpcio_half_closes_and_everything_comes(streaming):
     with grpc.insecure_channel(streaming.address) as channel:
         stub = pb_grpc.GRPCInferenceServiceStub(channel)
         replies = list(stub.ModelStreamInfer(iter([plain(str(n), 5 + n, True) for n in range(8)])))
@@ -239,7 +239,7 @@ def test_plain_grpcio_half_closes_and_everything_comes(streaming):  # TR-G2, TR-
         assert [r.parameters[FINAL].bool_param for r in own] == [False] * (4 + number) + [True]
 
 
-def test_cancelling_frees_the_slots(streaming):  # TR-G14
+def test_tr_g14_cancelling_frees_the_slots(streaming):
     with Stream(streaming) as stream:
         for number in range(6):
             id = str(number)
@@ -250,7 +250,7 @@ def test_cancelling_frees_the_slots(streaming):  # TR-G14
         until_idle(streaming)
 
 
-def test_a_stream_that_times_out_frees_the_slots(streaming):  # TR-G14
+def test_tr_g14_a_stream_that_times_out_frees_the_slots(streaming):
     with Stream(streaming, stream_timeout=0.5) as stream:
         stream.client.async_stream_infer("alphabet", [text("a")], parameters=tokens(2000))
         while True:  # the server may notice it first, and say so in the stream
@@ -274,7 +274,7 @@ for reply in stub.ModelStreamInfer(forever()):
 """
 
 
-def test_a_client_that_is_killed_frees_the_slots(streaming):  # TR-G14
+def test_tr_g14_a_client_that_is_killed_frees_the_slots(streaming):
     message = plain("k", 2000).SerializeToString().hex()
     command = [sys.executable, "-c", KILLED, streaming.address, message]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
@@ -285,7 +285,7 @@ def test_a_client_that_is_killed_frees_the_slots(streaming):  # TR-G14
     until_idle(streaming)
 
 
-async def test_streams_dropped_at_random_hurt_nobody(streaming):  # TR-G14, U-18
+async def test_tr_g14_streams_dropped_at_random_hurt_nobody(streaming):  # U-18
     chance = random.Random(7)
     async with grpc.aio.insecure_channel(streaming.address) as channel:
         stub = pb_grpc.GRPCInferenceServiceStub(channel)
@@ -313,7 +313,7 @@ async def test_streams_dropped_at_random_hurt_nobody(streaming):  # TR-G14, U-18
     await asyncio.to_thread(until_idle, streaming)
 
 
-def test_a_slow_reader_holds_nobody_else_back(streaming):  # TR-S8
+def test_tr_s8_a_slow_reader_holds_nobody_else_back(streaming):
     with grpc.insecure_channel(streaming.address, [("grpc.http2.lookahead_bytes", 65_536)]) as channel:
         stub = pb_grpc.GRPCInferenceServiceStub(channel)
         call = stub.ModelStreamInfer(iter([plain("slow", 500)]))
@@ -367,7 +367,7 @@ def test_a_server_that_stops_ends_idle_streams(tmp_path: Path):
             stopping.join()
 
 
-def test_identity_of_every_datatype(server: ServerProcess):  # TR-G7
+def test_tr_g7_identity_of_every_datatype(server: ServerProcess):
     with Stream(server) as stream:
         for datatype, values in EXAMPLES.items():
             given = triton.InferInput("x", list(values.shape), datatype)

@@ -15,7 +15,7 @@ BOTH = pytest.mark.parametrize("triton", [http_aio, grpc_aio], ids=["http", "grp
 
 
 @BOTH
-async def test_health_and_metadata(server: ServerProcess, triton) -> None:  # type: ignore[no-untyped-def]
+async def test_tr_a8_health_and_metadata(server: ServerProcess, triton) -> None:  # type: ignore[no-untyped-def]
     async with triton.InferenceServerClient(server.address) as client:
         assert await client.is_server_live()
         assert await client.is_server_ready()
@@ -27,7 +27,7 @@ async def test_health_and_metadata(server: ServerProcess, triton) -> None:  # ty
 
 
 @BOTH
-async def test_many_at_once_each_get_their_own_answer(server: ServerProcess, triton) -> None:  # type: ignore[no-untyped-def]
+async def test_tr_a8_many_at_once_each_get_their_own_answer(server: ServerProcess, triton) -> None:  # type: ignore[no-untyped-def]
     random = np.random.default_rng(5)
     async with triton.InferenceServerClient(server.address) as client:
 

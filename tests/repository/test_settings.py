@@ -165,7 +165,7 @@ def test_bytes_that_are_no_text() -> None:
         parse_pbtxt(b"# \n\xff", "x", "m")
 
 
-def test_shapes_of_the_models_own() -> None:
+def test_tr_c4_tr_c5_shapes_of_the_models_own() -> None:
     """TR-C4, TR-C5."""
     outputs = 'output { name: "y" data_type: TYPE_FP32 dims: [1] reshape { } }'
     text = f"max_batch_size: 4 {X} dims: [2, -1, 6] reshape {{ shape: [1, 2, -1, 3, 2] }} }} {outputs}"

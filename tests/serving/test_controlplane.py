@@ -236,7 +236,7 @@ async def test_a_configuration_in_the_request_lasts_until_unload() -> None:
     assert rig.repository.overrides == {}
 
 
-async def test_an_order_that_fails_leaves_a_loaded_model_as_it_was() -> None:
+async def test_tr_l4_an_order_that_fails_leaves_a_loaded_model_as_it_was() -> None:
     """TR-L4."""
     rig = Rig(ControlMode("explicit"), m("a"), m("b"))
     await rig.plane.start()
@@ -250,7 +250,7 @@ async def test_an_order_that_fails_leaves_a_loaded_model_as_it_was() -> None:
     assert rig.manager.loads == ["a", "a"]
 
 
-async def test_a_first_order_that_fails_is_kept_until_the_next_one() -> None:
+async def test_tr_r12_a_first_order_that_fails_is_kept_until_the_next_one() -> None:
     """TR-R12: its reason stands in the index, and the server is not ready."""
     rig = Rig(ControlMode("explicit"), m("a"))
     await rig.plane.start()
@@ -266,7 +266,7 @@ async def test_a_first_order_that_fails_is_kept_until_the_next_one() -> None:
     assert [k.fingerprint for k in rig.manager.known] == ["a"], "the model's own configuration"
 
 
-async def test_files_that_came_by_request_go_when_nothing_lives_on_them() -> None:
+async def test_tr_r12_tr_r13_files_that_came_by_request_go_when_nothing_lives_on_them() -> None:
     """TR-R12, TR-R13."""
     rig = Rig(ControlMode("explicit"), m("a"))
     await rig.plane.start()
@@ -299,7 +299,7 @@ async def test_files_that_came_by_request_go_with_the_server() -> None:
     assert not any(b.folder.exists() for b in rig.repository.brought if b.folder)
 
 
-async def test_files_without_a_configuration_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+async def test_tr_r12_files_without_a_configuration_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     """TR-R12."""
     rig = Rig(ControlMode("explicit"), m("a"))
     await rig.plane.start()
@@ -310,7 +310,7 @@ async def test_files_without_a_configuration_are_refused(caplog: pytest.LogCaptu
     assert rig.repository.brought == []
 
 
-async def test_a_load_touches_no_other_model() -> None:
+async def test_tr_l3_a_load_touches_no_other_model() -> None:
     """TR-L3: changed files of a model count when somebody asks for it."""
     rig = Rig(ControlMode("explicit"), m("a"), m("b"))
     await rig.plane.start()
@@ -328,7 +328,7 @@ async def test_a_load_touches_no_other_model() -> None:
     assert {k.id.name for k in rig.manager.known} == {"a", "b"}, "what runs, runs on"
 
 
-async def test_a_configuration_that_cannot_be_read_is_not_loaded() -> None:
+async def test_tr_r12_a_configuration_that_cannot_be_read_is_not_loaded() -> None:
     """TR-R12."""
     unreadable = msgspec.structs.replace(m("a", problem="line 3: no such field"), is_unreadable=True)
     rig = Rig(ControlMode("explicit"), unreadable)

@@ -199,7 +199,7 @@ def brief(reply):
     return inner.id, text, final
 
 
-async def test_each_message_is_a_request_and_each_reply_says_that_it_is_the_last():  # TR-G2, TR-G11
+async def test_tr_g2_tr_g11_each_message_is_a_request_and_each_reply_says_that_it_is_the_last():
     rig = Rig()
     raw = pb.ModelInferRequest(model_name="m", id="b", raw_input_contents=[b"\3\0\0\0raw"])
     raw.inputs.add(name="do", datatype="BYTES", shape=[1])
@@ -226,7 +226,7 @@ async def test_headers_leave_before_the_first_request():
 
 @pytest.mark.parametrize("size", [1, 7, 64])
 @pytest.mark.parametrize("encoding", [b"identity", b"gzip"])
-async def test_messages_come_in_pieces_and_together(size, encoding):  # TR-G12
+async def test_tr_g12_messages_come_in_pieces_and_together(size, encoding):
     rig = Rig()
     messages = [ask("ok", str(n)).SerializeToString() for n in range(3)]
     if encoding == b"gzip":
@@ -241,7 +241,7 @@ async def test_messages_come_in_pieces_and_together(size, encoding):  # TR-G12
     assert [brief(r)[0] for r in rig.replies()] == ["0", "1", "2"]
 
 
-async def test_requests_run_side_by_side_and_replies_keep_their_order():  # TR-G2
+async def test_tr_g2_requests_run_side_by_side_and_replies_keep_their_order():
     rig = Rig().open()
     rig.say(ask("hold", "slow"), ask("ok", "quick"), ask("ok", "unknown", model="nobody"))
     await rig.settle()
@@ -253,7 +253,7 @@ async def test_requests_run_side_by_side_and_replies_keep_their_order():  # TR-G
     assert [brief(r)[0] for r in rig.replies()] == ["slow", "quick", "unknown"]
 
 
-async def test_pieces_wait_for_nobody_and_nobody_for_them():  # TR-S8
+async def test_tr_s8_pieces_wait_for_nobody_and_nobody_for_them():
     rig = Rig().open()
     rig.say(ask("hold", "plain"), ask("a hold b", "pieces", "d"))
     await rig.settle()
@@ -285,7 +285,7 @@ UNKNOWN = "Request for unknown model: 'nobody' is not found"
     ],
     ids=["unknown", "datatype", "full", "fail", "own kind", "late", "defect", "pieces fail", "pieces full"],
 )
-async def test_an_error_is_a_reply_and_the_call_goes_on(bad, text, model, final):  # TR-G9
+async def test_tr_g9_an_error_is_a_reply_and_the_call_goes_on(bad, text, model, final):
     rig = Rig().open()
     rig.say(bad)
     await rig.settle()
@@ -301,7 +301,7 @@ async def test_an_error_is_a_reply_and_the_call_goes_on(bad, text, model, final)
 
 
 @pytest.mark.parametrize("asked", ["true", "false", "1"])
-async def test_a_status_ends_the_call_if_it_was_asked_for_and_the_model_failed(asked):  # TR-G9
+async def test_tr_g9_a_status_ends_the_call_if_it_was_asked_for_and_the_model_failed(asked):
     rig = Rig().open([(b"triton_grpc_error", asked.encode())])
     rig.say(ask("ok", "a", "nobody"), ask("hold", "b"), ask("hold", "c", "d"), ask("fail", "e", "d"))
     await rig.settle()
@@ -318,7 +318,7 @@ async def test_a_status_ends_the_call_if_it_was_asked_for_and_the_model_failed(a
 
 
 @pytest.mark.parametrize("wants_status", [b"true", b"false"])
-async def test_an_error_of_the_models_own_kind_is_no_refusal(wants_status):  # TR-G9
+async def test_tr_g9_an_error_of_the_models_own_kind_is_no_refusal(wants_status):
     class Model:
         signature = Signature(
             (TensorSpec("do", DataType.BYTES, (1,)),), (TensorSpec("did", DataType.BYTES, (1,)),)
@@ -349,7 +349,7 @@ async def test_an_error_of_the_models_own_kind_is_no_refusal(wants_status):  # T
     await engine.close()
 
 
-async def test_an_error_among_pieces_becomes_the_status_too():  # TR-G9
+async def test_tr_g9_an_error_among_pieces_becomes_the_status_too():
     rig = Rig()
     replies = await rig.ask(ask("a oops b", "r", "d"), headers=[(b"triton_grpc_error", b"true")])
     assert [brief(r) for r in replies] == [("r", "a", False)]
@@ -371,7 +371,7 @@ async def test_an_error_among_pieces_becomes_the_status_too():  # TR-G9
         ("a full b", True, [("a", False), ("Exceeds maximum queue size", True)]),
     ],
 )
-async def test_any_number_of_replies_and_which_is_the_last(words, enable, wanted):  # TR-G11, TR-S8
+async def test_tr_g11_tr_s8_any_number_of_replies_and_which_is_the_last(words, enable, wanted):
     rig = Rig()
     replies = await rig.ask(ask(words, "r", "d", enable))
     assert [brief(r) for r in replies] == [("r", *w) for w in wanted]
@@ -384,14 +384,14 @@ async def test_any_number_of_replies_and_which_is_the_last(words, enable, wanted
     assert all(ENABLE not in request.parameters for request in rig.decoupled.seen)
 
 
-async def test_ten_thousand_pieces():  # TR-S8
+async def test_tr_s8_ten_thousand_pieces():
     rig = Rig(max_message=200_000)
     replies = await rig.ask(ask("w " * 10_000, "r", "d", True))
     assert len(replies) == 10_001
     assert brief(replies[-1]) == ("r", "", True)
 
 
-async def test_the_wish_for_a_last_reply_is_a_boolean():  # TR-G11
+async def test_tr_g11_the_wish_for_a_last_reply_is_a_boolean():
     rig = Rig()
     bad = ask("a", "r", "d")
     bad.parameters[ENABLE].int64_param = 1
@@ -458,7 +458,7 @@ async def test_a_slow_reader_holds_the_model_back_and_no_more():
 
 
 @pytest.mark.parametrize("how", ["disconnect", "cancel", "write", "no room", "after the last request"])
-async def test_a_caller_who_leaves_leaves_nothing_under_way(how):  # TR-G14
+async def test_tr_g14_a_caller_who_leaves_leaves_nothing_under_way(how):
     rig = Rig(patience=0.05).open()
     await rig.settle()
     rig.say(ask("hold", "a"), ask("hold", "b"), ask("a hold", "c", "d"), more=how != "after the last request")
@@ -483,7 +483,7 @@ async def test_a_caller_who_leaves_leaves_nothing_under_way(how):  # TR-G14
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_a_caller_who_leaves_while_nothing_is_read_leaves_nothing_either():  # TR-G14
+async def test_tr_g14_a_caller_who_leaves_while_nothing_is_read_leaves_nothing_either():
     rig = Rig(most=1).open()
     rig.say(ask("hold", "a"), ask("hold", "b"))
     await rig.settle()
@@ -493,7 +493,7 @@ async def test_a_caller_who_leaves_while_nothing_is_read_leaves_nothing_either()
     assert (rig.plain.running, len(rig.plain.seen)) == (0, 1)
 
 
-async def test_the_deadline_ends_the_call():  # TR-G14
+async def test_tr_g14_the_deadline_ends_the_call():
     rig = Rig().open([(b"grpc-timeout", b"50m")])
     rig.say(ask("ok", "a"), ask("hold", "b"))
     await asyncio.wait_for(rig.call, 5)
@@ -563,7 +563,7 @@ async def test_each_request_has_an_id_and_a_span_of_its_own():
     assert all(span[:35] == trace[:35].decode() for span in spans)
 
 
-async def test_outputs_of_any_datatype_and_their_classes():  # TR-R27
+async def test_tr_r27_outputs_of_any_datatype_and_their_classes():
     class Numbers(Servable):
         async def infer(self, request, deadline=None, sender=None, standing=None):
             return InferResponse("m", "1", (tensor("y", np.arange(6, dtype="f4").reshape(2, 3)),), request.id)

@@ -25,7 +25,7 @@ def test_a_load_without_parameters() -> None:
 
 
 @given(st.text(), st.dictionaries(st.text(), st.binary()))
-def test_configuration_and_files_over_http_and_grpc(config: str, files: dict[str, bytes]) -> None:
+def test_tr_r12_tr_g3_configuration_and_files_on_both_wires(config: str, files: dict[str, bytes]) -> None:
     """TR-R12, TR-G3."""
     parameters = {"config": config} | {f"file:{n}": base64.b64encode(c).decode() for n, c in files.items()}
     assert parse_load(json.dumps({"parameters": parameters}).encode()) == LoadOrder(config, files)
@@ -92,7 +92,7 @@ def test_a_grpc_load_that_is_wrong(name: str, kind: str, value: object, message:
         oip_grpc.decode_load_request(request.SerializeToString())
 
 
-def test_unload_over_http() -> None:
+def test_tr_r13_unload_over_http() -> None:
     """TR-R13: other parameters are nobody's business."""
     for text in (b"", b"{}", body(unload_dependents=True), body(unload_dependents=False, whatever=[1])):
         check_unload(text)
@@ -101,7 +101,7 @@ def test_unload_over_http() -> None:
             check_unload(text)
 
 
-def test_unload_over_grpc() -> None:
+def test_tr_r13_unload_over_grpc() -> None:
     """TR-R13."""
     request = pb.RepositoryModelUnloadRequest(model_name="m")
     request.parameters["whatever"].int64_param = 1
@@ -113,7 +113,7 @@ def test_unload_over_grpc() -> None:
         oip_grpc.decode_unload_request(request.SerializeToString())
 
 
-def test_a_repository_that_is_named() -> None:
+def test_tr_r37_a_repository_that_is_named() -> None:
     """TR-R37."""
     message = "^'repository_name' specification is not supported$"
     for parse in (parse_load, check_unload):
