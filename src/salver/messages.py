@@ -78,6 +78,8 @@ class InferRequest(msgspec.Struct, frozen=True):
         id: The caller's own mark; comes back in the reply.
         outputs: The wanted outputs in order; empty means all.
         parameters: Free request parameters (OIP-12).
+        trace: W3C trace context of the span that it is, where its model may ask others; else empty.
+        request_id: Of the call that it came with, where its model may ask others; else empty.
     """
 
     model: str
@@ -86,6 +88,8 @@ class InferRequest(msgspec.Struct, frozen=True):
     id: str = ""
     outputs: tuple[RequestedOutput, ...] = ()
     parameters: Mapping[str, Parameter] = _NONE
+    trace: str = ""
+    request_id: str = ""
 
 
 class Timing(msgspec.Struct, frozen=True, gc=False):

@@ -38,7 +38,7 @@ class World:
         self.events += events
 
     async def infer(self, request, deadline=None, sender=None, standing=None):
-        self.deadline = deadline
+        self.deadline, self.sender, self.request = deadline, sender, request
         if isinstance(self.pieces[0], Exception):
             raise self.pieces[0]
         return self.pieces[0]
@@ -112,3 +112,50 @@ async def test_an_early_error_is_raised_and_a_reader_that_leaves_ends_it():
 async def test_outside_a_server_there_is_nobody_to_ask():
     with pytest.raises(NotReady, match=r"cannot be asked here. Serve them together"):
         await ALONE.infer(REQUEST, CALL)
+
+
+async def test_versions_that_are_held_stay_the_same_until_they_are_released():
+    first, second = World(answer(1)), World(answer(2))
+    inner, _ = inner_of(first)
+    held = inner.hold([("m", ""), ("m", ""), ("m", "7")])
+    assert first.leases == 2
+    first.acquire = second.acquire  # a new version is the newest from now on
+    assert int((await held.infer(REQUEST, CALL, "me")).outputs[0].array[0]) == 1
+    assert first.sender == "me"
+    again = inner.hold([("m", "")])
+    assert int((await again.infer(REQUEST, CALL)).outputs[0].array[0]) == 2
+    assert (held.signature("m"), held.is_decoupled("m", "7")) == (first.signature, False)
+    held.release()
+    held.release()
+    assert first.leases == 0
+
+
+async def test_where_one_of_several_does_not_answer_none_is_held():
+    world = World()
+
+    def acquire(name, version=""):
+        if name == "other":
+            raise NotReady("loading")
+        return World.acquire(world, name, version)
+
+    world.acquire = acquire
+    inner, _ = inner_of(world)
+    with pytest.raises(NotReady, match="loading"):
+        inner.hold([("m", ""), ("other", "")])
+    assert world.leases == 0
+
+
+async def test_a_model_that_asks_others_is_told_the_span_that_its_request_is():
+    world = World(answer(1))
+    world.asks_others = True
+    bus = Bus([world])
+    door = DataPlane(world, bus, lambda: 100.5, lambda: "0123456789abcdef")
+    call = Call("oip-http", 100.0, request_id="r7")
+    await Inner(lambda: door).infer(REQUEST, call)
+    span = f"00-{'0123456789abcdef' * 2}-0123456789abcdef-00"
+    assert (world.request.trace, world.request.request_id, call.traceparent) == (span, "r7", span)
+    bus.flush()
+    assert world.events[0].traceparent == span
+    call = Call("oip-http", 100.0, traceparent=CALL.parent)
+    await Inner(lambda: door).infer(REQUEST, call)
+    assert world.request.trace == CALL.parent

@@ -7,7 +7,7 @@ knows neither HTTP nor gRPC (a codec does) and no queue (the engine does).
 import functools
 import logging
 import operator
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Generic, Protocol, TypeVar
 
@@ -29,6 +29,7 @@ from salver.messages import (
 from salver.serving.bus import Bus
 from salver.serving.ports import Codec, Inferring, Streaming
 from salver.tensor import DataType, Tensor
+from salver.wire import traceparent as w3c
 from salver.wire.standing import PARAMETERS as STANDING_PARAMETERS
 from salver.wire.standing import from_parameters
 
@@ -67,6 +68,48 @@ class Lessor(Protocol[ServableT]):
         ...
 
 
+class _Borrowed(msgspec.Struct, Generic[ServableT], frozen=True):
+    """A lease that somebody else holds."""
+
+    id: ModelId
+    servable: ServableT
+
+    def release(self) -> None:
+        """Nothing."""
+
+
+class Held(Generic[ServableT]):
+    """Leases on some models, held together: a lessor of them and of no others.
+
+    Args:
+        models: Names and versions; an empty version is the newest that is ready now, and stays the one.
+
+    Raises:
+        NotFound, NotReady: as the lessor; then none is held.
+    """
+
+    def __init__(self, lessor: Lessor[ServableT], models: Iterable[tuple[str, str]]) -> None:
+        self._leases: list[Lease[ServableT]] = []
+        self._borrowed: dict[tuple[str, str], _Borrowed[ServableT]] = {}
+        try:
+            for name, version in dict.fromkeys(models):
+                lease = lessor.acquire(name, version)
+                self._leases.append(lease)
+                self._borrowed[name, version] = _Borrowed(lease.id, lease.servable)
+        except BaseException:
+            self.release()
+            raise
+
+    def acquire(self, name: str, version: str = "") -> Lease[ServableT]:
+        """A lease that lasts as long as all of them."""
+        return self._borrowed[name, version]
+
+    def release(self) -> None:
+        """Give all back, when no request to them is under way; a second call does nothing."""
+        while self._leases:
+            self._leases.pop().release()
+
+
 class DataPlane(Generic[BodyT, ReplyT]):
     """Answers inference requests of every protocol.
 
@@ -74,7 +117,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         lessor: Whom to ask for a loaded version.
         bus: Told of every answer.
         clock: Monotonic seconds, the same as the engines'.
-        new_id: Makes incident ids for defects.
+        new_id: Makes incident ids for defects, and ids of spans: 16 hexadecimal digits.
     """
 
     def __init__(
@@ -84,10 +127,23 @@ class DataPlane(Generic[BodyT, ReplyT]):
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
+        self._lessor = lessor
+        self._bus = bus
         self._acquire = lessor.acquire
         self._emit = bus.emit
         self._clock = clock
         self._new_id = new_id
+
+    def holding(
+        self, models: Iterable[tuple[str, str]]
+    ) -> tuple["DataPlane[BodyT, ReplyT]", Held[Inferring]]:
+        """A door to the very versions of these models that answer now, until they are given back.
+
+        Raises:
+            NotFound, NotReady: one of them does not answer.
+        """
+        held = Held(self._lessor, models)
+        return DataPlane(held, self._bus, self._clock, self._new_id), held
 
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
         """What a model expects and gives.
@@ -142,6 +198,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                     deadline, standing = _amended(request, call)
                 if call.forwarded:
                     request = _with_headers(request, call.forwarded)
+                if getattr(servable, "asks_others", False):
+                    request = self._as_span(request, call)
                 rows, size = _extent(request)
                 response = await servable.infer(request, deadline, sender, standing)
                 timing = response.timing
@@ -189,12 +247,15 @@ class DataPlane(Generic[BodyT, ReplyT]):
             lease = self._acquire(model, version)
             try:
                 served = lease.id
-                request = codec.decode(body, lease.servable.signature)
+                servable = lease.servable
+                request = codec.decode(body, servable.signature)
                 deadline, standing = _amended(request, call)
                 if call.forwarded:
                     request = _with_headers(request, call.forwarded)
+                if getattr(servable, "asks_others", False):
+                    request = self._as_span(request, call)
                 rows, size = _extent(request)
-                async with aclosing(_pieces(lease.servable, request, deadline, standing)) as answer:
+                async with aclosing(_pieces(servable, request, deadline, standing)) as answer:
                     async for response in answer:
                         timing = response.timing
                         if response.error is not None:
@@ -228,6 +289,13 @@ class DataPlane(Generic[BodyT, ReplyT]):
         finally:
             self._announce(served, outcome, call, timing, rows, size, why, standing)
         return reply
+
+    def _as_span(self, request: InferRequest, call: Call) -> InferRequest:
+        """The request with what those need to know that are asked in its service."""
+        if not call.traceparent:
+            new = self._new_id
+            call.traceparent = w3c.format(w3c.TraceContext(new() + new(), new()))
+        return msgspec.structs.replace(request, trace=call.traceparent, request_id=call.request_id)
 
     def _own(self, error: Exception, model: str, call: Call) -> SalverError:
         """What the caller may know of an error; the log has the rest."""

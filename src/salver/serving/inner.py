@@ -3,11 +3,12 @@
 By the one door, as every caller does, with a codec that leaves requests and responses as they are.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 
 from salver.errors import NotReady, SalverError
 from salver.messages import Call, InferRequest, InferResponse, Signature
-from salver.serving.dataplane import DataPlane
+from salver.serving.dataplane import DataPlane, Held
+from salver.serving.ports import Inferring
 
 #: The door as :class:`Inner` uses it.
 InnerDoor = DataPlane[InferRequest, InferResponse]
@@ -41,13 +42,35 @@ class Inner:
     def __init__(self, door: Callable[[], InnerDoor]) -> None:
         self._door = door
 
-    async def infer(self, request: InferRequest, call: Call) -> InferResponse:
+    def hold(self, models: Iterable[tuple[str, str]]) -> "HeldInner":
+        """The same for the very versions of these models that answer now, which stay until it is released.
+
+        Args:
+            models: Names and versions; an empty version is the newest that is ready.
+
+        Raises:
+            NotFound, NotReady: one of them does not answer.
+        """
+        return HeldInner(*self._door().holding(models))
+
+    def signature(self, model: str, version: str = "") -> Signature:
+        """What it expects and gives; raises NotFound or NotReady."""
+        return self._door().signature(model, version)[1]
+
+    def is_decoupled(self, model: str, version: str = "") -> bool:
+        """Gives it any number of responses to a request?"""
+        return self._door().is_decoupled(model, version)
+
+    async def infer(self, request: InferRequest, call: Call, sender: Hashable = None) -> InferResponse:
         """The one answer of ``request.model``; ``call`` says for whom, until when, and in whose span.
+
+        Args:
+            sender: Requests of one sender keep their order.
 
         Raises:
             SalverError: as its caller over a wire would be told.
         """
-        response = await self._door().infer(_PLAIN, request, request.model, request.version, call)
+        response = await self._door().infer(_PLAIN, request, request.model, request.version, call, sender)
         if response.error is not None:
             raise response.error
         return response
@@ -68,6 +91,14 @@ class Inner:
         fault = await self._door().stream(_PLAIN, request, request.model, request.version, call, write)
         if fault is not None and fault.error is not None:
             raise fault.error
+
+
+class HeldInner(Inner):
+    """Asks models that stay as they are meanwhile."""
+
+    def __init__(self, door: InnerDoor, held: Held[Inferring]) -> None:
+        super().__init__(lambda: door)
+        self.release = held.release
 
 
 def _no_door() -> InnerDoor:

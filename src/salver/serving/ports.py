@@ -30,7 +30,11 @@ class Codec(Protocol[BodyT, ReplyT]):
 
 
 class Inferring(Protocol):
-    """Something that answers requests for one model version."""
+    """Something that answers requests for one model version.
+
+    It may have the attribute ``asks_others``: true says that its requests shall bring their ``trace`` and
+    ``request_id``, for what is asked in their service.
+    """
 
     @property
     def signature(self) -> Signature:

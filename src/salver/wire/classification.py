@@ -72,7 +72,7 @@ def with_classes(request: InferRequest, signature: Signature) -> InferRequest:
         request.id,
         request.outputs,
         request.parameters,
-        classes,
+        classes=classes,
     )
 
 
