@@ -61,11 +61,11 @@ def free_port() -> int:
 
 
 class Reader:
-    """Does what a page says, in a folder of its own, on ports of its own instead of 8000 and the next two."""
+    """Does what a page says, in a folder of its own, on ports of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._ports = {str(port): str(free_port()) for port in (8000, 8001, 8002)}
+        self._ports = {str(port): str(free_port()) for port in (8000, 8001, 8002, 8080)}
         self._servers: list[subprocess.Popen[bytes]] = []
         bin_folder = Path(sys.executable).parent
         self._environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
@@ -99,7 +99,7 @@ class Reader:
         return done.stdout
 
     def _serve(self, text: str) -> None:
-        http, grpc, metrics = self._ports.values()
+        http, grpc, metrics, _ = self._ports.values()
         flags = f"--port {http}"
         if "--compat triton" in text:
             flags = f"--http-port {http} --grpc-port {grpc} --metrics-port {metrics}"

@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -47,9 +47,13 @@ from salver.telemetry.tracing import Tracing
 from salver.telemetry.triton_metrics import TritonMetricsConfig
 from salver.transport.asgi import Front
 from salver.transport.calls import HeaderRules, Reception
+from salver.transport.clouds import SageMaker, SageMakerDoor, Vertex, VertexDoor
+from salver.transport.doors import App, Kind
+from salver.transport.doors import door as shown_at
 from salver.transport.forward import Forwarding
 from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
+from salver.transport.many_models import ManyModels
 from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig, Listener, listen
@@ -58,6 +62,7 @@ from salver.wire.regions import NO_REGIONS
 from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
 
 _LOG = logging.getLogger("salver")
+_PLATFORMS: Final[tuple[tuple[Kind, str], ...]] = (("sagemaker", "SageMaker"), ("vertex-ai", "Vertex"))
 
 
 class HeaderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,6 +142,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
         url: Base of every HTTP route; empty = there is none.
         grpc: Address of gRPC; empty = there is none.
         metrics: Of the metrics page; empty = there is none.
+        platforms: Of SageMaker's and Vertex AI's ports, each with its name.
         seconds: From the start of the process's server to now.
         signatures: Of the versions that answer.
     """
@@ -149,6 +155,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
     front: str = "h2corn"
     grpc: str = ""
     metrics: str = ""
+    platforms: tuple[tuple[str, str], ...] = ()
 
 
 class _Control:
@@ -193,6 +200,9 @@ class _Control:
 
     async def unload(self, model: str) -> None:
         await self._plane.unload(model)
+
+    async def vacated(self, model: str) -> None:
+        await self._plane.vacated(model)
 
 
 class Server:
@@ -294,7 +304,7 @@ class Server:
             max_body=int(config.max_body_mb * (1 << 20)),
             hears_http1=config.front.server != "h2corn",
         )
-        self._listeners = listen(front, self._fronts)
+        self._listeners = listen([self._door(front, f, reception) for f in self._fronts], self._fronts)
         for listener in self._listeners:
             running = asyncio.create_task(listener.run(), name="front")
             self._running.add(running)
@@ -304,6 +314,18 @@ class Server:
                 started.cancel()
                 await running
         await self._plane.start()
+
+    def _door(self, front: App, config: FrontConfig, reception: Reception) -> App:
+        """The application as that port shows it."""
+        match config.cloud:
+            case SageMaker() as sagemaker:
+                models = ManyModels(
+                    self.control, reception.http.guard, is_allowed=sagemaker.brings_models
+                )
+                return SageMakerDoor(front, sagemaker, self.control, models)
+            case Vertex() as vertex:
+                return VertexDoor(front, vertex, self.control)
+        return shown_at(front, config.serves)
 
     async def stop(self) -> None:
         """Readiness fails at once; what is in flight ends; then models go, with their memory."""
@@ -345,6 +367,7 @@ class Server:
             self.config.front.server,
             grpc.partition("//")[2],
             page and f"{page}/metrics",
+            tuple((name, urls[kind]) for kind, name in _PLATFORMS if kind in urls),
         )
 
     async def settled(self) -> bool:

@@ -300,10 +300,12 @@ class LoadOrder(msgspec.Struct, frozen=True):
     Attributes:
         config: A Triton model configuration as JSON, in place of the file; empty = the file.
         files: Contents by path (``1/model.onnx``), in place of the model's folder; empty = the folder.
+        folder: A folder on this machine, in place of the model's own; empty = its own.
     """
 
     config: str = ""
     files: Mapping[str, bytes] = _NO_FILES
+    folder: str = ""
 
 
 class Cost(msgspec.Struct, frozen=True):

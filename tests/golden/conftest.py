@@ -23,6 +23,29 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "--http-restricted-api=inference,model-config,model-repository:admin-key=sesame",
         "--grpc-restricted-protocol=inference,model-config:admin-key=sesame",
     ),
+    "sagemaker": (
+        "--model-control-mode=explicit",
+        "--load-model=addsub_nobatch",
+        "--load-model=addsub",
+        "--allow-sagemaker=true",
+    ),
+    "vertex": (
+        "--model-control-mode=explicit",
+        "--load-model=addsub_nobatch",
+        "--load-model=addsub",
+        "--allow-vertex-ai=true",
+        "--vertex-ai-default-model=addsub_nobatch",
+        "--allow-http=true",
+        "--allow-grpc=true",
+    ),
+}
+#: Environment of the server, likewise.
+ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "sagemaker": {
+        "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": "addsub_nobatch",
+        "SAGEMAKER_MULTI_MODEL": "false",
+    },
+    "vertex": {"AIP_MODE": "PREDICTION", "AIP_PREDICT_ROUTE": "/predict", "AIP_HEALTH_ROUTE": "/health"},
 }
 
 
@@ -31,7 +54,7 @@ def start(folder: Path, profile: str) -> ServerProcess:
     root = folder / "repository"
     write_models(root)
     options = (*PROFILES[profile], "--state-dir", "")
-    return TritonProcess([root], folder / "log", options)
+    return TritonProcess([root], folder / "log", options, ENVIRONMENTS.get(profile))
 
 
 @pytest.fixture(scope="package")

@@ -45,6 +45,7 @@ def compose(info: "ReadyInfo") -> Block:
         lines.append(f"  HTTP     {info.url}")
     if info.grpc or info.front != "h2corn":
         lines.append(f"  gRPC     {info.grpc or f'not on the {info.front} front'}")
+    lines += [f"  {name:<8} {url}" for name, url in info.platforms]
     if info.metrics:
         lines.append(f"  metrics  {info.metrics}")
     if info.url:

@@ -5,11 +5,13 @@ means stands in ``triton_flags.py``.
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from salver.cli import clouds
 from salver.cli.output import line, table
 from salver.cli.serve import announce, run_loop
 from salver.cli.triton_flags import IGNORED, NO, OWN, REFUSED, TYPES, USED, YES
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from salver.telemetry.triton_metrics import TritonMetricsConfig
 
 _LOCAL: Final = "127.0.0.1"
+_EVERY: Final = "0.0.0.0"
+_SPOKEN: Final = {"http": "HTTP", "grpc": "GRPC", "vertex-ai": "Vertex AI"}
 _ONLY_HERE: Final = (
     "only this machine can connect; tritonserver listens on every address: "
     "--http-address=0.0.0.0 --grpc-address=0.0.0.0 does that"
@@ -119,8 +123,11 @@ def serve(words: Sequence[str]) -> int:
     )
 
 
-def configure(words: Sequence[str]) -> Start:
+def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Start:
     """What tritonserver's flags ask for.
+
+    Args:
+        environment: Variables of SageMaker and Vertex AI count where their ports are open.
 
     Raises:
         InvalidInput: a flag or its value is wrong.
@@ -129,9 +136,9 @@ def configure(words: Sequence[str]) -> Start:
     from salver.app import ServeConfig
     from salver.serving.profiles import default_state_dir
 
-    given = Given(words)
+    given, platform_notices = _with_platforms(words, environment)
     _refuse(given)
-    first, *more = _fronts(given)
+    first, *more = _fronts(given, environment)
     mode = given.text("model-control-mode", "none")
     if mode not in _MODES:
         raise InvalidInput(f"--model-control-mode {mode!r} is not known", fix=f"One of {', '.join(_MODES)}.")
@@ -158,7 +165,7 @@ def configure(words: Sequence[str]) -> Start:
         log=_log(given),
         trace=_trace(given),
     )
-    notices = [
+    notices = platform_notices + [
         f"--{name} is accepted and has no effect here: {IGNORED[name][1]}"
         for name in given
         if name in IGNORED
@@ -203,9 +210,24 @@ def _refuse(given: Given) -> None:
                 raise Unsupported(f"--{name} {value} is not supported", fix=refused.fix)
 
 
+def _with_platforms(words: Sequence[str], environment: Mapping[str, str]) -> tuple[Given, list[str]]:
+    """With what the environment of SageMaker or Vertex AI adds, and what it says without effect."""
+    given = Given(words)
+    has_repository = "model-repository" in given or "model-store" in given
+    more: list[str] = []
+    notices: list[str] = []
+    if given.is_on("allow-sagemaker", False):
+        found = clouds.from_sagemaker(environment, has_repository=has_repository)
+        more, notices = found
+    if given.is_on("allow-vertex-ai", clouds.is_on_vertex(environment)):
+        found = clouds.from_vertex(environment, has_repository=has_repository)
+        more = ["--allow-vertex-ai=true", *more, *found.words]
+    return (Given([*more, *words]) if more else given), notices
+
+
 def _paths(given: Given) -> tuple[str, ...]:
     paths = given.all("model-repository") + given.all("model-store")
-    if not paths:
+    if not paths and not given.is_on("allow-sagemaker", False):
         raise InvalidInput("no model repository is given", fix="Say: --model-repository=FOLDER")
     for path in paths:
         if "://" in path:
@@ -216,8 +238,8 @@ def _paths(given: Given) -> tuple[str, ...]:
     return paths
 
 
-def _fronts(given: Given) -> list["FrontConfig"]:
-    """HTTP, gRPC and metrics, as far as they are allowed."""
+def _fronts(given: Given, environment: Mapping[str, str]) -> list["FrontConfig"]:
+    """HTTP, gRPC, the platforms and metrics, as far as they are allowed."""
     from salver.app import FrontConfig
 
     found = []
@@ -247,12 +269,34 @@ def _fronts(given: Given) -> list["FrontConfig"]:
                 shares_port=given.is_on("reuse-grpc-port", False),
             )
         )
+    found += _platforms(given, environment, grace)
     if not found:
         raise InvalidInput("neither HTTP nor gRPC is allowed", fix="Leave out one of the two flags.")
     if given.is_on("allow-metrics", True):
         address = given.text("metrics-address", http_address)
         port = _port(given, "metrics-port", 8002)
         found.append(FrontConfig(address, port, grace_seconds=grace, serves="metrics"))
+    clouds.check_ports(
+        {_SPOKEN.get(f.serves, f.serves): f.port for f in found if f.serves != "sagemaker"},
+        given.text("sagemaker-safe-port-range"),
+    )
+    return found
+
+
+def _platforms(given: Given, environment: Mapping[str, str], grace: float) -> list["FrontConfig"]:
+    """SageMaker and Vertex AI, which ask from outside of the container."""
+    from salver.app import FrontConfig
+
+    found = []
+    address = given.text("http-address", _EVERY)
+    if given.is_on("allow-sagemaker", False):
+        port = _port(given, "sagemaker-port", 8080)
+        door = clouds.sagemaker(environment)
+        found.append(FrontConfig(address, port, grace_seconds=grace, serves="sagemaker", cloud=door))
+    if given.is_on("allow-vertex-ai", False):
+        port = _port(given, "vertex-ai-port", 8080)
+        aip = clouds.vertex(environment, given.text("vertex-ai-default-model"))
+        found.append(FrontConfig(address, port, grace_seconds=grace, serves="vertex-ai", cloud=aip))
     return found
 
 

@@ -5,6 +5,7 @@ outside: a path leads nowhere else, and a model's name becomes no path at all.
 """
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from salver.stores.protocol import checked
 _MOST_FILES: Final = 1_000
 _MOST_NAME: Final = 255
 _MOST_PARTS: Final = 16
+_NONE: Final[Mapping[str, Path]] = {}
 #: Bytes that all models may have brought together.
 MOST_BYTES: Final = 4 << 30
 
@@ -26,15 +28,26 @@ class Brought:
     Attributes:
         config: A Triton model configuration as JSON.
         folder: The model's folder, resolved; None = its own.
-        bytes: What lies in it.
+        bytes: What was written into it.
+        members: Folders of models that came with it, by name.
+        is_trusted: What lies in its folder may be a program.
     """
 
     def __init__(
-        self, config: str, place: "tempfile.TemporaryDirectory[str] | None" = None, bytes: int = 0
+        self,
+        config: str,
+        place: "tempfile.TemporaryDirectory[str] | None" = None,
+        bytes: int = 0,
+        *,
+        folder: Path | None = None,
+        members: Mapping[str, Path] = _NONE,
+        is_trusted: bool = False,
     ) -> None:
         self.config = config
-        self.folder = Path(place.name).resolve() if place else None
+        self.folder = Path(place.name).resolve() if place else folder
         self.bytes = bytes
+        self.members = members
+        self.is_trusted = is_trusted
         self._place = place
 
     def __repr__(self) -> str:

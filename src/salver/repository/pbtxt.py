@@ -54,6 +54,29 @@ def parse_json(text: str, name: str) -> Translated:
     return translate(message, origin, name)
 
 
+def is_ensemble(content: bytes) -> bool:
+    """Does a ``config.pbtxt`` put other models together? What cannot be read does not."""
+    message = _lenient(content)
+    return message.platform == "ensemble" or bool(message.ensemble_scheduling.step)
+
+
+def renamed(content: bytes, name: str) -> str:
+    """A ``config.pbtxt`` that has another model's name, as JSON with this one; else nothing."""
+    message = _lenient(content)
+    if message.name in ("", name):
+        return ""
+    message.name = name
+    text: str = json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
+    return text
+
+
+def _lenient(content: bytes) -> Any:
+    try:
+        return text_format.Parse(content.decode(), model_config_class()())
+    except (UnicodeDecodeError, text_format.ParseError):  # loading it says what is wrong
+        return model_config_class()()
+
+
 def _explained(prefix: str, error: str) -> InvalidInput:
     """The message of protobuf without its repetition of position and source, and with a neighbour."""
     if unknown := _UNKNOWN_FIELD.search(error):

@@ -13,6 +13,7 @@ import msgspec
 from salver.artifacts import LoadOrder, Manifest
 from salver.errors import InvalidInput, NotFound
 from salver.messages import ModelId
+from salver.repository.archive import open_archive
 from salver.repository.brought import MOST_BYTES, Brought, bring
 from salver.repository.layout import Layout
 from salver.repository.ports import Recognise
@@ -68,6 +69,8 @@ class Repository:
         Raises:
             InvalidInput, TooLarge, LoadFailed: see :func:`~salver.repository.brought.bring`.
         """
+        if order.folder:
+            return open_archive(name, order.folder)
         held = sum(brought.bytes for brought in list(self.overrides.values()))
         return bring(name, order, MOST_BYTES - held)
 
@@ -107,12 +110,26 @@ class Repository:
             if brought.folder is not None:
                 layout = Layout(FileStore(brought.folder), self._recognise, lambda _, b=brought: b.config)  # type: ignore[misc]
                 found = {id: m for id, m in found.items() if id.name != name}
-                found |= {m.id: self._vetted(m) for m in layout.one(name)}
+                found |= {m.id: self._vetted(m, brought) for m in layout.one(name)}
+                for member, folder in brought.members.items():
+                    found |= self._member(found, name, member, folder, brought)
         return found
 
-    def _vetted(self, manifest: Manifest) -> Manifest:
+    def _member(
+        self, found: dict[ModelId, Manifest], name: str, member: str, folder: Path, brought: Brought
+    ) -> dict[ModelId, Manifest]:
+        """A model that came with another, by its own name, which must be free."""
+        if any(id.name == member for id in found):
+            problem = f"its member '{member}' has the name of another model; rename one of them"
+            return {
+                id: msgspec.structs.replace(m, problem=problem) for id, m in found.items() if id.name == name
+            }
+        layout = Layout(FileStore(folder), self._recognise, lambda _: "")
+        return {m.id: self._vetted(m, brought) for m in layout.one(member)}
+
+    def _vetted(self, manifest: Manifest, brought: Brought) -> Manifest:
         """Not everyone who may have a model loaded may run code here; who fills the repository may."""
-        if manifest.backend not in _CODE or self._trusts_code:
+        if manifest.backend not in _CODE or self._trusts_code or brought.is_trusted:
             return manifest
         problem = (
             f"the files that came with the request are code ({manifest.path.name}). If you trust all who can "

@@ -15,7 +15,7 @@ from salver.stores import Store, StoreFailed
 
 TOML: Final = "salver.toml"
 PBTXT: Final = "config.pbtxt"
-_MAX_CONFIG: Final = 1 << 20
+MAX_CONFIG: Final = 1 << 20
 _MAX_LABELS: Final = 4 << 20
 #: Fields of configurations that can be read well, and ask for what is not done here.
 _NOT_SERVED: Final = frozenset(
@@ -66,7 +66,7 @@ def read_settings(store: Store, folder: str, name: str, override: str = "") -> S
         return Settings()
     origin = str(store.local_path(files[0]))
     try:
-        content = store.read(files[0], _MAX_CONFIG)
+        content = store.read(files[0], MAX_CONFIG)
         if found[0] == TOML:
             return Settings(parse_toml(content, origin), files)
     except (InvalidInput, StoreFailed) as error:

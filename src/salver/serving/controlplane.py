@@ -80,6 +80,10 @@ class Lifecycle(Protocol):
         """Wait until nothing lives on files below a folder."""
         ...
 
+    async def departed(self, name: str) -> None:
+        """Wait until no copy of a model is left."""
+        ...
+
     def statuses(self) -> tuple[VersionStatus, ...]:
         """One row a version."""
         ...
@@ -177,7 +181,7 @@ class ControlPlane:
         turn = self._turns.setdefault(name, asyncio.Lock())
         async with turn:
             before = after = self._repository.overrides.get(name)
-            if order.config:
+            if order.config or order.folder:
                 after = await asyncio.to_thread(self._repository.bring, name, order)
             elif name in self._unproven:
                 after = None
@@ -200,9 +204,15 @@ class ControlPlane:
         self._unproven.discard(name)
         brought = self._repository.overrides.pop(name, None)
         if brought is not None and brought.folder is not None:
-            self._found = tuple(m for m in self._found if m.id.name != name)
+            gone = {name, *brought.members}
+            self._named -= gone
+            self._found = tuple(m for m in self._found if m.id.name not in gone)
         self._apply()
         self._retire(brought)
+
+    async def vacated(self, name: str) -> None:
+        """Wait until nothing of a model is loaded any more."""
+        await self._manager.departed(name)
 
     def index(self) -> tuple[VersionStatus, ...]:
         """Every version, loaded or not, sorted by name."""

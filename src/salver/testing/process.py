@@ -204,25 +204,34 @@ class ServerProcess:
 
 
 class TritonProcess(ServerProcess):
-    """The same under ``--compat triton``: ``paths`` are repositories, ``options`` are tritonserver's."""
+    """The same under ``--compat triton``: ``paths`` are repositories, ``options`` are tritonserver's.
 
-    grpc_port = metrics_port = 0
+    Where they open the port of a platform, :attr:`ports` has it as ``sagemaker`` or ``vertex``.
+    """
+
+    grpc_port = metrics_port = platform_port = 0
 
     @property
     def ports(self) -> dict[str, int]:
-        """Where ``http``, ``grpc`` and ``metrics`` are served."""
-        return {"http": self.port, "grpc": self.grpc_port, "metrics": self.metrics_port}
+        """Where ``http``, ``grpc``, ``metrics`` and platforms are served."""
+        ports = {"http": self.port, "grpc": self.grpc_port, "metrics": self.metrics_port}
+        return ports | dict.fromkeys(self._platforms(), self.platform_port)
+
+    def _platforms(self) -> list[str]:
+        named = {"--allow-sagemaker=true": "sagemaker", "--allow-vertex-ai=true": "vertex"}
+        return [name for option, name in named.items() if option in self._options]
 
     def start(self, port: int = 0) -> None:
         """Start without waiting for models; ``port`` is that of HTTP."""
-        self.grpc_port, self.metrics_port = free_port(), free_port()
+        self.grpc_port, self.metrics_port, self.platform_port = free_port(), free_port(), free_port()
         super().start(port)
 
     def command(self) -> list[str]:
         """The command line."""
         program = Path(sys.executable).with_name("salver")
         repositories = [f"--model-repository={path}" for path in self._paths]
-        ports = [f"--{name}-port={port}" for name, port in self.ports.items()]
+        flags = {"vertex": "vertex-ai"}
+        ports = [f"--{flags.get(name, name)}-port={port}" for name, port in self.ports.items()]
         return [str(program), "serve", "--compat=triton", *repositories, *ports, *self._options]
 
 

@@ -7,29 +7,30 @@ gRPC and metrics do. A server with one port for everything has no door, and pays
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal
 
+from salver.wire.bodies import HttpReply
+
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 #: What a port serves.
-Kind = Literal["all", "http", "grpc", "metrics"]
-_NOT_FOUND: Final = (404, b'{"error":"Not Found"}', b"application/json")
-_WRONG_VERB: Final = (405, b'{"error":"Method Not Allowed"}', b"application/json")
+Kind = Literal["all", "http", "grpc", "metrics", "sagemaker", "vertex-ai"]
+_NOT_FOUND: Final = HttpReply(404, b'{"error":"Not Found"}')
+_WRONG_VERB: Final = HttpReply(405, b'{"error":"Method Not Allowed"}')
 #: The metrics port knows no other path, and does not mind (TR-R16).
-_NOTHING: Final = (200, b"", b"text/plain; charset=utf-8")
+_NOTHING: Final = HttpReply(200, b"", ((b"content-type", b"text/plain; charset=utf-8"),))
 
 
 def door(app: App, kind: Kind) -> App:
-    """The application as that port shows it."""
-    if kind == "all":
-        return app
-    return {"http": _http, "grpc": _grpc, "metrics": _metrics}[kind](app)
+    """The application as that port shows it; those of clouds are ``clouds.py``'s."""
+    doors = {"http": _http, "grpc": _grpc, "metrics": _metrics}
+    return doors[kind](app) if kind in doors else app
 
 
 def _http(app: App) -> App:
     def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http" and (scope["path"] == "/metrics" or _is_method(scope["path"])):
-            return _say(send, _NOT_FOUND)
+            return say(send, _NOT_FOUND)
         return app(scope, receive, send)
 
     return enter
@@ -38,7 +39,7 @@ def _http(app: App) -> App:
 def _grpc(app: App) -> App:
     def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http" and not _is_method(scope["path"]):
-            return _say(send, _NOT_FOUND)
+            return say(send, _NOT_FOUND)
         return app(scope, receive, send)
 
     return enter
@@ -49,9 +50,9 @@ def _metrics(app: App) -> App:
         if scope["type"] != "http":
             return app(scope, receive, send)
         if scope["method"] not in ("GET", "HEAD"):
-            return _say(send, _WRONG_VERB)
+            return say(send, _WRONG_VERB)
         if scope["path"].rstrip("/") != "/metrics":
-            return _say(send, _NOTHING)
+            return say(send, _NOTHING)
         return app({**scope, "path": "/metrics", "raw_path": b"/metrics"}, receive, send)
 
     return enter
@@ -63,8 +64,8 @@ def _is_method(path: str) -> bool:
     return "." in service and bool(method)
 
 
-async def _say(send: Send, answer: tuple[int, bytes, bytes]) -> None:
-    status, body, kind = answer
-    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def say(send: Send, reply: HttpReply) -> None:
+    """Send a whole answer."""
+    headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

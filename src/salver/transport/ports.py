@@ -68,6 +68,10 @@ class Control(Looking, Protocol):
         """Raises NotReady where the control mode forbids it."""
         ...
 
+    async def vacated(self, model: str) -> None:
+        """Wait until nothing of a model is loaded any more."""
+        ...
+
 
 class RegionRegistry(Regions, Protocol):
     """The regions of shared memory that callers register (serving/shared_memory.py)."""

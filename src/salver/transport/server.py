@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import msgspec
 
 from salver.errors import Conflict, SalverError, Unsupported
-from salver.transport.doors import Kind, door
+from salver.transport.clouds import SageMaker, Vertex
+from salver.transport.doors import Kind
 
 #: For models, their host processes and files.
 _KEPT_DESCRIPTORS = 512
@@ -30,6 +31,7 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tls_client_ca: PEM bundle; when given, callers must show a certificate it signed.
         serves: What may be asked at this port.
         shares_port: Other processes may listen on the same port, and the kernel deals out connections.
+        cloud: For which platform, where ``serves`` is one.
     """
 
     host: str = "127.0.0.1"
@@ -41,6 +43,7 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_client_ca: str = ""
     serves: Kind = "all"
     shares_port: bool = False
+    cloud: SageMaker | Vertex | None = None
 
 
 class Listener(Protocol):
@@ -61,8 +64,11 @@ class Listener(Protocol):
         ...
 
 
-def listen(app: Any, configs: Sequence[FrontConfig]) -> list[Listener]:
+def listen(apps: Sequence[Any], configs: Sequence[FrontConfig]) -> list[Listener]:
     """Open the ports now, so that an error is known before any model loads.
+
+    Args:
+        apps: For each port, the application as it shows it.
 
     Raises:
         Conflict: an address is taken or not ours.
@@ -76,10 +82,8 @@ def listen(app: Any, configs: Sequence[FrontConfig]) -> list[Listener]:
             sockets.append(_bind(config))
         most = _most_connections() // len(configs)
         return [
-            _H2corn(door(app, config.serves), config, sock, most)
-            if config.server == "h2corn"
-            else _Uvicorn(door(app, config.serves), config, sock)
-            for config, sock in zip(configs, sockets, strict=True)
+            _H2corn(app, config, sock, most) if config.server == "h2corn" else _Uvicorn(app, config, sock)
+            for app, config, sock in zip(apps, configs, sockets, strict=True)
         ]
     except BaseException:
         for sock in sockets:

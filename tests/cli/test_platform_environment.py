@@ -1,0 +1,158 @@
+"""What the environments of SageMaker and Vertex AI become under ``--compat triton``."""
+
+import pytest
+
+from salver.app import FrontConfig
+from salver.cli import triton
+from salver.errors import InvalidInput
+from salver.transport.clouds import SageMaker, Vertex
+
+REPOSITORY = "--model-repository=models"
+AIP = {"AIP_MODE": "PREDICTION", "AIP_PREDICT_ROUTE": "/p", "AIP_HEALTH_ROUTE": "/h"}
+
+
+def on_sagemaker(*flags: str, **variables: str) -> triton.Start:
+    return triton.configure([REPOSITORY, "--allow-sagemaker=true", *flags], variables)
+
+
+def fronts(start: triton.Start) -> dict[str, FrontConfig]:
+    return {front.serves: front for front in (start.config.front, *start.config.more)}
+
+
+def test_without_the_flag_the_environment_does_not_count() -> None:
+    start = triton.configure([REPOSITORY], {"SAGEMAKER_BIND_TO_PORT": "9", "AIP_HTTP_PORT": "9"})
+    assert set(fronts(start)) == {"http", "grpc", "metrics"}
+
+
+def test_tr_f6_the_port_of_sagemaker() -> None:
+    front = fronts(on_sagemaker())["sagemaker"]
+    assert (front.host, front.port, front.cloud) == ("0.0.0.0", 8080, SageMaker())
+    front = fronts(on_sagemaker("--sagemaker-port=9", "--http-address=::1", SAGEMAKER_BIND_TO_PORT="7"))[
+        "sagemaker"
+    ]
+    assert (front.host, front.port) == ("::1", 9)
+    assert fronts(on_sagemaker(SAGEMAKER_BIND_TO_PORT="7"))["sagemaker"].port == 7
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--sagemaker-safe-port-range=8081-9000"], r"HTTP requests at port 8000, .* \[8081, 9000\]"),
+        (["--sagemaker-safe-port-range=8000-8001"], "metrics requests at port 8002"),
+        (["--sagemaker-safe-port-range=8000"], "no range"),
+        (["--sagemaker-safe-port-range=9-8"], "no range"),
+    ],
+)
+def test_tr_f6_ports_outside_of_the_safe_range(flags: list[str], text: str) -> None:
+    with pytest.raises(InvalidInput, match=text):
+        on_sagemaker(*flags)
+
+
+def test_tr_f6_the_safe_range_is_about_the_other_ports() -> None:
+    assert "sagemaker" in fronts(on_sagemaker(SAGEMAKER_SAFE_PORT_RANGE="8000-8002"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, SageMaker()),
+        ({"TRITON_DEFAULT_MODEL_NAME": "m"}, SageMaker("m")),
+        ({"TRITON_INFERENCE_TYPE": "generate_stream"}, SageMaker(inference="generate_stream")),
+        ({"TRITON_PING_MODE": "live"}, SageMaker(ping="live")),
+        ({"TRITON_PING_MODE": "live", "TRITON_OVERRIDE_PING_MODE": "ready"}, SageMaker(ping="ready")),
+        ({"MULTI_MODEL": "true"}, SageMaker(ping="live", brings_models=True)),
+        (
+            {"MULTI_MODEL": "true", "TRITON_OVERRIDE_PING_MODE": "ready"},
+            SageMaker(ping="ready", brings_models=True),
+        ),
+        ({"MULTI_MODEL": "false"}, SageMaker()),
+    ],
+)
+def test_tr_v3_what_is_behind_the_port(variables: dict[str, str], expected: SageMaker) -> None:
+    start = on_sagemaker(**{f"SAGEMAKER_{name}": value for name, value in variables.items()})
+    assert fronts(start)["sagemaker"].cloud == expected
+
+
+def test_tr_v3_flags_by_the_environment() -> None:
+    start = on_sagemaker(
+        SAGEMAKER_TRITON_LOG_VERBOSE="true",
+        SAGEMAKER_TRITON_LOG_INFO="false",
+        SAGEMAKER_TRITON_ALLOW_GRPC="false",
+        SAGEMAKER_TRITON_METRICS_PORT="8005",
+        SAGEMAKER_TRITON_ADDITIONAL_ARGS="--id=me --http-port 8007",
+    )
+    assert start.config.log.level == "debug"
+    assert start.config.log.silenced == ("info",)
+    assert start.config.server_name == "me"
+    assert {name: front.port for name, front in fronts(start).items()} == {
+        "http": 8007,
+        "sagemaker": 8080,
+        "metrics": 8005,
+    }
+    grpc = on_sagemaker(SAGEMAKER_TRITON_ALLOW_GRPC="true", SAGEMAKER_TRITON_GRPC_PORT="8006")
+    assert fronts(grpc)["grpc"].port == 8006
+    assert "metrics" not in fronts(on_sagemaker(SAGEMAKER_TRITON_ALLOW_METRICS="false"))
+    assert not on_sagemaker(SAGEMAKER_TRITON_LOG_ERROR="0", SAGEMAKER_TRITON_LOG_WARNING="0").notices
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SHM_DEFAULT_BYTE_SIZE",
+        "SHM_GROWTH_BYTE_SIZE",
+        "TENSORFLOW_VERSION",
+        "MODEL_LOAD_GPU_LIMIT",
+        "BUFFER_MANAGER_THREAD_COUNT",
+        "THREAD_COUNT",
+        "DISABLE_MODEL_NAMESPACING",
+    ],
+)
+def test_tr_v3_variables_without_an_effect_get_a_line_each(name: str) -> None:
+    (notice,) = on_sagemaker(**{f"SAGEMAKER_TRITON_{name}": "1"}).notices
+    assert notice.startswith(f"SAGEMAKER_TRITON_{name} is accepted and has no effect here: ")
+
+
+def test_tr_v3_where_models_are_by_default() -> None:
+    words = ["--allow-sagemaker=true"]
+    assert triton.configure(words, {}).config.paths == ("/opt/ml/model",)
+    many = triton.configure(words, {"SAGEMAKER_MULTI_MODEL": "true"}).config
+    assert (many.paths, many.control) == ((), "explicit")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("INFERENCE_TYPE", "guess", "Must be one of: infer, generate, generate_stream"),
+        ("PING_MODE", "loud", "ready or live"),
+        ("LOG_INFO", "perhaps", "true or false"),
+        ("ADDITIONAL_ARGS", "--nonsense", "no flag --nonsense"),
+    ],
+)
+def test_tr_v3_wrong_values(variable: str, value: str, text: str) -> None:
+    with pytest.raises(InvalidInput, match=text):
+        on_sagemaker(**{f"SAGEMAKER_TRITON_{variable}": value})
+
+
+def test_tr_v4_the_environment_opens_the_port_of_vertex_alone() -> None:
+    start = triton.configure([], AIP | {"AIP_HTTP_PORT": "8085", "AIP_STORAGE_URI": "/models"})
+    assert start.config.paths == ("/models",)
+    assert set(fronts(start)) == {"vertex-ai", "metrics"}
+    front = fronts(start)["vertex-ai"]
+    assert (front.host, front.port, front.cloud) == ("0.0.0.0", 8085, Vertex("", "/p", "/h"))
+    assert fronts(triton.configure([REPOSITORY], AIP))["vertex-ai"].port == 8080
+
+
+def test_tr_v4_flags_come_before_the_environment() -> None:
+    words = ["--vertex-ai-port=9", "--allow-http=true", "--vertex-ai-default-model=m", "--allow-grpc=true"]
+    start = triton.configure([REPOSITORY, *words], AIP | {"AIP_HTTP_PORT": "8", "AIP_STORAGE_URI": "/models"})
+    assert start.config.paths == ("models",)
+    assert set(fronts(start)) == {"vertex-ai", "http", "grpc", "metrics"}
+    assert fronts(start)["vertex-ai"].port == 9
+    assert fronts(start)["vertex-ai"].cloud == Vertex("m", "/p", "/h")
+    assert "vertex-ai" not in fronts(triton.configure([REPOSITORY, "--allow-vertex-ai=false"], AIP))
+
+
+@pytest.mark.parametrize("missing", ["AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE"])
+def test_tr_v4_both_routes_are_needed(missing: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{missing} is not defined for Vertex AI endpoint"):
+        triton.configure([REPOSITORY], AIP | {missing: ""})
