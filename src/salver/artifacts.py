@@ -75,6 +75,41 @@ class Priorities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_passes: int = 16
 
 
+class QueuePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long, and how many, requests of one level may wait.
+
+    Attributes:
+        max_size: Requests that wait; one more is refused, whoever else waits. 0 = only
+            ``batching.max_queue`` counts.
+        timeout_ms: Time to wait for a run, which it does not limit; 0 = any.
+        timeout_action: What becomes of a request past it: it is refused, or it goes behind all others of its
+            level, and is served when none of those waits.
+        allow_timeout_override: A request's own ``timeout`` may make it shorter.
+    """
+
+    max_size: int = 0
+    timeout_ms: float = 0.0
+    timeout_action: Literal["reject", "delay"] = "reject"
+    allow_timeout_override: bool = False
+
+
+class Queue(QueuePolicy, frozen=True, forbid_unknown_fields=True):
+    """Triton's queue policy: one for every level, unless the level has its own.
+
+    Where a model has it, a request's ``timeout`` is no deadline: it has the effect that the policy says. A
+    caller's deadline is kept all the same.
+
+    Attributes:
+        levels: Policies of levels that have their own.
+    """
+
+    levels: dict[int, QueuePolicy] = {}
+
+    def of(self, level: int) -> QueuePolicy:
+        """The policy of a level."""
+        return self.levels.get(level, self)
+
+
 class Fairness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How tenants share a model (deficit round robin over their queues).
 
@@ -151,6 +186,7 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             there (drain-the-queue, the default).
         preferred_rows: Sizes that close a waiting batch early, ascending.
         max_queue: Most requests waiting; one more is refused as overloaded.
+        preserve_order: Answers go out in the order in which their requests came.
         learned: For the policy ``learned``.
     """
 
@@ -161,6 +197,7 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preferred_rows: tuple[int, ...] = ()
     max_queue: int = 1024
     has_rows: bool = True
+    preserve_order: bool = False
     learned: Learned = Learned()
 
 
@@ -242,6 +279,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         inputs, outputs: Override what the artefact says of itself, or stand in where it is silent.
         only_outputs: Outputs that are not among ``outputs`` are not given.
         timeout_ms: Deadline of a request that brings none; 0 = none.
+        queue: None = nothing but ``batching.max_queue`` and deadlines limits how long requests wait.
         objective: Chooses batching, instances and admission; what is set elsewhere stays as it is set.
         options: Handed to the backend, which refuses what it does not know.
     """
@@ -258,6 +296,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_ms: float = 0.0
     objective: Objective = Objective()
     priorities: Priorities = Priorities()
+    queue: Queue | None = None
     fairness: Fairness = Fairness()
     bulk: Bulk = Bulk()
     limit: Limit = Limit()

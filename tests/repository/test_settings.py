@@ -18,6 +18,8 @@ from salver.artifacts import (
     ModelConfig,
     Objective,
     Priorities,
+    Queue,
+    QueuePolicy,
     Reshape,
     Steps,
     Versions,
@@ -71,13 +73,13 @@ def test_what_is_honoured_and_what_is_reported() -> None:
             TensorSpec("mask", DataType.BF16, (-1, 1), optional=True),
         ),
         outputs=(TensorSpec("y", DataType.BYTES, (-1, 1000)),),
-        batching=Batching(max_rows=8, max_delay_ms=0.5, preferred_rows=(4, 8), max_queue=7),
+        batching=Batching(max_rows=8, max_delay_ms=0.5, preferred_rows=(4, 8), max_queue=1 << 16),
         instances=Instances(count=3, threads=2),
         versions=Versions(latest=2),
         warmup=Warmup(rows=(4,), rounds=5, free_dim=224),
         only_outputs=True,
-        timeout_ms=2.0,
         priorities=Priorities(2, 2),
+        queue=Queue(7, 2.0, "reject", True),
     )
     assert labels == {"y": "labels.txt"}
     silent = {n.split("`")[1] for n in notices}
@@ -352,6 +354,19 @@ def test_toml() -> None:
         ("batching.policy = 'aimd'", "line 1: key `batching.policy`: aimd needs"),
         ("[priorities]\nlevels = 2\nweights = [1]", "line 3: key `priorities.weights`: must have one weight"),
         ("[priorities]\nlevels = 2\ndefault = 3", "line 3: key `priorities.default`: is beyond"),
+        ("[queue]\nmax_sise = 1", "f: line 2: unknown key `queue.max_sise`. Did you mean `max_size`?"),
+        ("[queue]\ntimeout_action = 'wait'", "line 2: key `queue.timeout_action`: invalid enum value 'wait'"),
+        ("[queue]\nmax_size = -1", "line 2: key `queue.max_size`: must not be negative"),
+        ("[queue]\ntimeout_ms = inf", "line 2: key `queue.timeout_ms`: must be a finite number"),
+        ("[queue.levels.2]\nmax_size = 1", "key `queue.levels`: has a level that"),
+        (
+            "batching.preserve_order = true\npriorities.levels = 2",
+            "key `batching.preserve_order`: is not for",
+        ),
+        (
+            "batching.preserve_order = true\n[queue]\ntimeout_action = 'delay'",
+            'line 3: key `queue.timeout_action`: "delay" contradicts',
+        ),
         ("[fairness.weights]\na = 0", "key `fairness.weights`: must be from 0.001 to 1000"),
         ("[reshape.inputs]\nx = [4]", "key `reshape.inputs`: 'x' has a reshape, and no shape that callers"),
         (
@@ -384,6 +399,93 @@ def test_an_objective_is_a_wish_in_words(text: str, objective: Objective) -> Non
     assert parse_toml(text.encode(), "f").objective == objective
 
 
+PRIO = """
+dynamic_batching {
+  priority_levels: 3 default_priority_level: 2
+  default_queue_policy {
+    default_timeout_microseconds: 5000000 allow_timeout_override: true max_queue_size: 2
+  }
+  priority_queue_policy [
+    { key: 1 value { allow_timeout_override: true } },
+    { key: 3 value { timeout_action: DELAY default_timeout_microseconds: 100000 max_queue_size: 1 } }
+  ]
+}
+"""
+PRIO_TOML = b"""
+batching.max_queue = 65536
+[priorities]
+levels = 3
+default = 2
+[queue]
+max_size = 2
+timeout_ms = 5000
+allow_timeout_override = true
+[queue.levels.1]
+allow_timeout_override = true
+[queue.levels.3]
+timeout_action = "delay"
+timeout_ms = 100
+max_size = 1
+"""
+
+
+def test_tr_c8_queue_policies_of_both_files_come_to_the_same() -> None:
+    config, _, notices, _ = pbtxt(PRIO)
+    assert config.queue == Queue(
+        2,
+        5000.0,
+        "reject",
+        True,
+        {1: QueuePolicy(allow_timeout_override=True), 3: QueuePolicy(1, 100.0, "delay")},
+    )
+    assert config == parse_toml(PRIO_TOML, "f")
+    assert notices == ()
+
+
+def test_tr_c8_a_decoupled_model_keeps_the_default_policys_time_and_size() -> None:
+    decoupled = 'backend: "python" model_transaction_policy { decoupled: true }'
+    config, _, notices, _ = pbtxt(decoupled + PRIO)
+    assert (config.queue, config.timeout_ms, config.batching.max_queue) == (None, 5000.0, 2)
+    assert notices == (
+        "config.pbtxt: field `dynamic_batching` has no levels and no DELAY for a decoupled model",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "priority_levels: 3 default_priority_level: 4",
+            "default priority level must be in range [1, 3] for m",
+        ),
+        ("priority_levels: 3", "default priority level must be in range [1, 3] for m"),
+        ("priority_levels: 2000 default_priority_level: 1", "`dynamic_batching.priority_levels` must be"),
+        (
+            "priority_levels: 1 default_priority_level: 1 priority_queue_policy { key: 2 value {} }",
+            "priority queue policy must have priority level in range [1, 1] for m",
+        ),
+        (
+            "preserve_ordering: true priority_levels: 2 default_priority_level: 1",
+            "Only one priority level is allowed when 'preserve_ordering' is true for m",
+        ),
+        (
+            "preserve_ordering: true default_queue_policy "
+            "{ timeout_action: DELAY default_timeout_microseconds: 1 }",
+            "Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true for m",
+        ),
+    ],
+)
+def test_tr_c8_policies_that_contradict_are_refused_in_tritons_words(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        pbtxt(f"dynamic_batching {{ {text} }}")
+    assert message in str(caught.value)
+
+
+def test_tr_c8_order_is_kept_where_it_is_asked_for() -> None:
+    config, _, notices, _ = pbtxt("dynamic_batching { preserve_ordering: true }")
+    assert config.batching.preserve_order and config.queue is None and notices == ()
+
+
 def test_the_reference_page_has_every_key_and_field() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/config.md").read_text()
     for table, fields in (
@@ -397,6 +499,7 @@ def test_the_reference_page_has_every_key_and_field() -> None:
         ("fairness", Fairness.__struct_fields__),
         ("bulk", Bulk.__struct_fields__),
         ("limit", Limit.__struct_fields__),
+        ("queue", Queue.__struct_fields__),
     ):
         assert [f for f in fields if f"| `{table}.{f}` |" not in page] == []
     assert [

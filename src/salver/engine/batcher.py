@@ -13,8 +13,8 @@ they came, and no request overtakes an earlier one of the same sender, also when
 
 from collections.abc import Callable, Iterator
 
-from salver.artifacts import Batching, Fairness, ModelConfig, Priorities
-from salver.engine.lanes import Filling, Lane, RoundRobin, Strict, newest
+from salver.artifacts import Batching, Fairness, ModelConfig, Queue
+from salver.engine.lanes import DelayingLane, Filling, Lane, RoundRobin, Strict, newest
 from salver.engine.rules import Rule, Window
 from salver.engine.waiting import BULK, URGENT, Batch, Waiting
 from salver.errors import Overloaded, Refusal
@@ -22,13 +22,14 @@ from salver.errors import Overloaded, Refusal
 _UNBOUNDED = float("inf")
 _URGENT, _NORMAL, _BULK = 0, 1, 2  # parts of the queue
 _DEFAULT = ModelConfig()
+_NO_QUEUE = Queue()
 
 
 class Batcher:
     """The queue and the rule of one model version.
 
     Args:
-        config: Batching, priorities and fairness.
+        config: Batching, priorities, queue policies and fairness.
         rule: None = the one of ``(max_rows, max_delay_ms)``.
         bulk_rows: Most rows of a bulk batch, asked each time; None = ``max_rows``.
     """
@@ -47,7 +48,8 @@ class Batcher:
         self._bulk_rows = bulk_rows or (lambda: self._largest)
         self._levels = config.priorities.levels
         self._urgent = _tenants(config.fairness)
-        self._normal, self._by_level, self._before = _priorities(config.priorities, config.fairness)
+        self._normal, self._by_level, self._before = _priorities(config)
+        self._queue = config.queue
         self._bulk = _tenants(config.fairness)
         self._parts = (self._urgent, self._normal, self._bulk)
         self._depths = [0, 0, 0]  # of the parts; and their rows
@@ -66,7 +68,7 @@ class Batcher:
         """Those that wait; of each lane the oldest first."""
         for part in self._parts:
             for lane in part.lanes():
-                yield from (w for w in lane.queue if w.is_live)
+                yield from lane
 
     @property
     def rows_waiting(self) -> int:
@@ -121,7 +123,8 @@ class Batcher:
             longest queue.
 
         Raises:
-            Overloaded: it is full, and there is nobody to make room; nothing was changed.
+            Overloaded: it is full, and there is nobody to make room, or as many wait at its level as may;
+                nothing was changed.
         """
         evicted = None
         level = waiting.level
@@ -130,6 +133,10 @@ class Batcher:
         lane = self._usual
         if lane is None or not lane.is_linked or waiting.tenant or level != 1 or self._levels > 1:
             lane = self._lane(waiting)
+        if self._queue is not None and URGENT < level < BULK:
+            most = self._queue.of(waiting.level).max_size
+            if most and self._by_level(waiting.level).depth >= most:
+                raise Overloaded("Exceeds maximum queue size")
         if self.depth >= self.max_queue:
             evicted = self._evict(waiting, lane)
         lane.add(waiting)
@@ -259,23 +266,25 @@ def _part(waiting: Waiting) -> int:
     return _NORMAL if URGENT < level < BULK else _BULK if level else _URGENT
 
 
-def _tenants(fairness: Fairness) -> RoundRobin:
+def _tenants(fairness: Fairness, lane: Callable[[], Lane] = Lane) -> RoundRobin:
     """Lanes of tenants that share."""
     weights = fairness.weights
-    return RoundRobin(lambda name: Lane(), lambda name: weights.get(str(name), 1.0), fairness.max_tenants)
+    return RoundRobin(lambda name: lane(), lambda name: weights.get(str(name), 1.0), fairness.max_tenants)
 
 
 _Before = Callable[[int, str], float]
 
 
-def _priorities(
-    priorities: Priorities, fairness: Fairness
-) -> tuple[RoundRobin | Strict, Callable[[int], RoundRobin], _Before]:
+def _priorities(config: ModelConfig) -> tuple[RoundRobin | Strict, Callable[[int], RoundRobin], _Before]:
     """The tree of the normal service, its part for a level, and who goes before a level's tenant."""
+    priorities, queue = config.priorities, config.queue or _NO_QUEUE
+    levels = {
+        level: _tenants(config.fairness, DelayingLane if queue.of(level).timeout_action == "delay" else Lane)
+        for level in range(1, priorities.levels + 1)
+    }
     if priorities.levels == 1:
-        only = _tenants(fairness)
+        only = levels[1]
         return only, lambda level: only, lambda level, tenant: only.before(tenant)
-    levels = {level: _tenants(fairness) for level in range(1, priorities.levels + 1)}
     if priorities.mode == "strict":
         strict = Strict(priorities.max_passes)
         for level in levels.values():

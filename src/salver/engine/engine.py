@@ -9,7 +9,8 @@ may run inline is answered on the spot, without a future or a second turn of the
 """
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -42,7 +43,7 @@ _Outputs = Mapping[str, Array]
 _Answer = tuple[_Outputs, Timing, Mapping[str, Parameter]]
 _Stacked = tuple[dict[str, Array], float]
 #: What a run gave, and the model's own time: outputs of the whole batch, or each request's answer or error.
-_Ran = tuple[_Outputs | Sequence[Answer | SalverError], float]
+_Ran = tuple[_Outputs | list[Answer | SalverError], float]
 
 
 class Knowledge(NamedTuple):
@@ -123,7 +124,8 @@ class Engine:
         self._batcher = self._schedule.batcher
         self._is_timed = self._schedule.is_timed
         self._waits = self._schedule.waits
-        self._has_places = self._is_timed or config.priorities.levels > 1
+        self._has_queue_policy = config.queue is not None
+        self._has_places = self._is_timed or self._has_queue_policy or config.priorities.levels > 1
         self._max_rows = config.batching.max_rows if config.batching.enabled else 0
         self._admission = Admission(id.name, self.signature)
         self._input_names = tuple(spec.name for spec in self.signature.inputs)
@@ -258,7 +260,12 @@ class Engine:
         waiting.size = bound.size
         if self._has_places or standing is not ANYBODY:
             self._schedule.place(waiting, standing, brings_deadline)
-        evicted = self._schedule.admit(waiting)
+        until = self._wait_limit(waiting) if self._has_queue_policy else math.inf
+        try:
+            evicted = self._schedule.admit(waiting)
+        except Overloaded as error:
+            error.about = bound.request.id
+            raise
         if evicted is not None:
             room = "It made room for others; retry later."
             _fail(evicted, Overloaded("Exceeds maximum queue size", fix=room, why=self._batcher.bound))
@@ -268,7 +275,15 @@ class Engine:
         if deadline is not None:
             timer = loop.call_later(deadline - now, self._expire, waiting)
             future.add_done_callback(lambda _: timer.cancel())
+        if until < math.inf:
+            limit = loop.call_later(until - now, self._give_up, waiting)
+            future.add_done_callback(lambda _: limit.cancel())
         return waiting
+
+    def _wait_limit(self, waiting: Waiting) -> float:
+        """Until when it may wait by the model's queue policy; inf = for good."""
+        timeout = waiting.payload[0].request.parameters.get("timeout", 0)
+        return self._schedule.limit_wait(waiting, timeout / 1e6 if isinstance(timeout, int) else 0.0)
 
     def _find_loop(self) -> asyncio.AbstractEventLoop:
         self._loop = asyncio.get_running_loop()
@@ -442,7 +457,8 @@ class Engine:
         try:
             if self._each is not None:
                 asked = self._admission.asked
-                result = await self._each([asked(w.payload[0], self.id) for w in batch.members])
+                answers, seconds = await self._each([asked(w.payload[0], self.id) for w in batch.members])
+                result = list(answers), seconds
             else:
                 inputs, merge = stacked or self._merge(batch)
                 outputs, seconds = await self._runner.run(inputs)
@@ -493,24 +509,27 @@ class Engine:
         # A batch that was ready began as soon as an instance was idle; the loop hears of that a little later.
         dispatch.at = min(dispatch.at, began - seconds)
         members = batch.members
-        parts = self._cut(outputs, members) if isinstance(outputs, Mapping) else outputs
-        ended = self._clock()
-        split = ended - began
-        for waiting, part in zip(members, parts, strict=True):
-            if isinstance(part, SalverError):
-                _fail(waiting, part)
-            elif isinstance(part, Answer):
-                _settle(waiting, part.outputs, dispatch, (seconds, ended, split), part.parameters)
-            else:
+        if isinstance(outputs, list):
+            ended, split = began, 0.0
+            for waiting, said in zip(members, outputs, strict=True):
+                if isinstance(said, Answer):
+                    _settle(waiting, said.outputs, dispatch, (seconds, ended, split), said.parameters)
+                else:
+                    _fail(waiting, said)
+        else:
+            parts = self._cut(outputs, members)
+            ended = self._clock()
+            split = ended - began
+            for waiting, part in zip(members, parts, strict=True):
                 _settle(waiting, part, dispatch, (seconds, ended, split))
         self._announce(batch.rows, len(members), seconds, merge, split, batch.reason)
 
-    def _cut(self, outputs: _Outputs, members: list[Waiting]) -> Sequence[_Outputs | Answer | SalverError]:
+    def _cut(self, outputs: _Outputs, members: list[Waiting]) -> list[_Outputs]:
         """Each request's rows of the outputs of a batch."""
         if len(members) == 1:
             return [outputs]
         pairs = [(name, outputs[name]) for name in self._output_types]
-        parts = []
+        parts: list[_Outputs] = []
         start = 0
         for waiting in members:
             end = start + waiting.rows
@@ -542,6 +561,11 @@ class Engine:
     ) -> None:
         id = self.id
         self._emit(BatchRan(id.name, id.version, rows, requests, seconds, merge, split, reason, ok))
+
+    def _give_up(self, waiting: Waiting) -> None:
+        """Its time to wait is over; a run under way goes on."""
+        if self._batcher.discard(waiting):
+            _fail(waiting, DeadlineExceeded(_LATE))
 
     def _expire(self, waiting: Waiting) -> None:
         error = DeadlineExceeded(_LATE)

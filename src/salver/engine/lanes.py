@@ -8,6 +8,7 @@ and levels, no time but the one in its argument, and no payload.
 """
 
 import heapq
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -112,6 +113,10 @@ class Lane:
         if self.depth:
             yield self
 
+    def __iter__(self) -> Iterator[Waiting]:
+        """Those that wait, whoever is served first coming first."""
+        return (w for w in self.queue if w.is_live)
+
     def newest(self) -> Iterator[Waiting]:
         """From the latest arrival to the oldest."""
         return (w for w in reversed(self.queue) if w.is_live)
@@ -132,9 +137,7 @@ class Lane:
                 continue
             if waiting.deadline is not None and waiting.deadline <= batch.now:
                 pop()
-                waiting.is_live = False
-                self.depth -= 1
-                batch.expired.append(waiting)
+                self._expire(waiting, batch)
                 continue
             if batch.members:
                 if waiting.key != batch.key or (blocked and waiting.sender in blocked):
@@ -162,6 +165,55 @@ class Lane:
             else:
                 queue.extendleft(skipped)
         return taken
+
+    def _expire(self, waiting: Waiting, batch: Filling) -> None:
+        waiting.is_live = False
+        self.depth -= 1
+        batch.expired.append(waiting)
+
+
+class DelayingLane(Lane):
+    """A lane whose requests, once their time to wait is over, go behind the others (Triton's DELAY)."""
+
+    __slots__ = ("_late",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._late: deque[Waiting] = deque()
+
+    def remove(self, waiting: Waiting) -> None:
+        """See :class:`Lane`."""
+        super().remove(waiting)
+        if len(self._late) > 2 * self.depth + 16:
+            self._late = deque(w for w in self._late if w.is_live)
+
+    def head(self) -> Waiting | None:
+        """See :class:`Lane`."""
+        return super().head() or next((w for w in self._late if w.is_live), None)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        """See :class:`Lane`."""
+        return (w for w in itertools.chain(self.queue, self._late) if w.is_live)
+
+    def newest(self) -> Iterator[Waiting]:
+        """See :class:`Lane`."""
+        return (w for w in itertools.chain(reversed(self.queue), reversed(self._late)) if w.is_live)
+
+    def fill(self, batch: Filling, allowance: float) -> int:
+        """See :class:`Lane`. The late ones are served when nobody else is left."""
+        taken = super().fill(batch, allowance)
+        if self._late and not batch.is_full and super().head() is None:
+            fresh, self.queue = self.queue, self._late
+            taken += super().fill(batch, allowance - taken)
+            self.queue = fresh
+        return taken
+
+    def _expire(self, waiting: Waiting, batch: Filling) -> None:
+        if waiting.then:
+            waiting.deadline, waiting.then = waiting.then, 0.0
+            self._late.append(waiting)
+        else:
+            super()._expire(waiting, batch)
 
 
 class _Turn:
@@ -395,8 +447,8 @@ def _next_rows(flow: Flow, batch: Filling) -> float:
     """Rows of the smallest request at a lane's front that this batch may hold; inf if there is none."""
     least = math.inf
     for lane in flow.lanes():
-        for waiting in lane.newest() if batch.from_newest else lane.queue:
-            if waiting.is_live and (not batch.members or waiting.key == batch.key):
+        for waiting in lane.newest() if batch.from_newest else lane:
+            if not batch.members or waiting.key == batch.key:
                 if not batch.members or batch.rows + waiting.rows <= batch.limit:
                     least = min(least, waiting.rows)
                 break

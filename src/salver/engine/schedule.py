@@ -55,6 +55,7 @@ class Schedule:
         self.promise = wish / 1e3 if wish else math.inf
         self._only_default = not objective.latency_p99_ms
         self._priorities = config.priorities
+        self._queue = config.queue
         self.laws = laws or ShapeLaws()
         self._size = 0  # of the rows of the last batch
         self._slots = slots
@@ -90,7 +91,8 @@ class Schedule:
         waiting.tenant = standing.tenant
         levels = self._priorities.levels
         if standing.service == "normal":
-            waiting.level = min(standing.priority or self._priorities.default or (levels + 1) // 2, levels)
+            level = standing.priority
+            waiting.level = level if 0 < level <= levels else self._priorities.default or (levels + 1) // 2
         else:
             waiting.level = _SERVICES[standing.service]
             if waiting.level == URGENT:
@@ -108,6 +110,33 @@ class Schedule:
             waiting.due = due
             reserve = self._strain(arrived) * self._reserve.seconds
             waiting.target = due - min(reserve, MOST_SHARE * (due - arrived))
+
+    def limit_wait(self, waiting: Waiting, timeout: float) -> float:
+        """Apply the model's queue policy, if it has one, to a request that has its place.
+
+        Args:
+            timeout: Seconds that its caller wants to wait; 0 = nothing said.
+
+        Returns:
+            When it is refused if it has not begun; inf = never.
+        """
+        if self._queue is None or not URGENT < waiting.level < BULK:
+            return math.inf
+        policy = self._queue.of(waiting.level)
+        seconds = policy.timeout_ms / 1e3
+        if policy.allow_timeout_override and timeout:
+            seconds = min(seconds, timeout)
+        if not seconds:
+            return math.inf
+        own = math.inf if waiting.deadline is None else waiting.deadline
+        until = waiting.arrived + seconds
+        if until >= own:
+            return math.inf
+        waiting.deadline = until
+        if policy.timeout_action == "delay":
+            waiting.then = own
+            return math.inf
+        return until
 
     def admit(self, waiting: Waiting) -> Waiting | None:
         """Join the queue; returns who had to make room.

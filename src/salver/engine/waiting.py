@@ -21,7 +21,9 @@ class Waiting:
         rows: Extent of axis 0; at least 1.
         key: Equal keys may share a batch.
         arrived: Seconds.
-        deadline: The caller's own; it is not begun after that. None = never.
+        deadline: It is not begun after that; None = never.
+        then: Its deadline once it has been set back behind the others of its lane for being past the one
+            before; 0 = it is refused instead.
         sender: Keeps its order; None = no order asked for.
         size: Elements of a row; 0 = the same for all.
         due: When its caller must have the answer, for the objective to hold (not after a deadline); inf =
@@ -37,7 +39,7 @@ class Waiting:
 
     __slots__ = (
         "ahead", "arrived", "deadline", "due", "is_live", "key", "lane", "level", "payload", "planned",
-        "rows", "sender", "size", "target", "tenant",
+        "rows", "sender", "size", "target", "tenant", "then",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +57,7 @@ class Waiting:
         self.arrived = arrived
         self.deadline = deadline
         self.sender = sender
+        self.then = 0.0
         self.size = 0
         self.due = math.inf
         self.target = math.inf

@@ -17,6 +17,7 @@ from salver.artifacts import (
     ModelConfig,
     Objective,
     Priorities,
+    Queue,
     Reshape,
     Steps,
     Versions,
@@ -39,6 +40,7 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "reshape": Reshape.__struct_fields__,
     "objective": ("latency_p99", "deadline", *Objective.__struct_fields__),
     "priorities": Priorities.__struct_fields__,
+    "queue": Queue.__struct_fields__,
     "fairness": Fairness.__struct_fields__,
     "bulk": Bulk.__struct_fields__,
     "limit": Limit.__struct_fields__,
@@ -70,7 +72,7 @@ def parse_toml(content: bytes, origin: str) -> ModelConfig:
     try:
         if "objective" in document:
             document["objective"] = _objective(document["objective"])
-        config = msgspec.convert(document, ModelConfig)
+        config = msgspec.convert(document, ModelConfig, str_keys=True)
         _check(config)
     except (msgspec.ValidationError, ValueError) as error:
         message, _, path = str(error).partition(" - at `$")
@@ -226,6 +228,25 @@ def _check(config: ModelConfig) -> None:
     for side in ("inputs", "outputs"):
         if problem := unfit_table(getattr(config, side), getattr(config.reshape, side)):
             raise ValueError(f"{problem} - at `$.reshape.{side}`")
+    _check_queue(config)
+
+
+def _check_queue(config: ModelConfig) -> None:
+    levels, keeps_order = config.priorities.levels, config.batching.preserve_order
+    if keeps_order and levels > 1:
+        raise ValueError("is not for a model with several priority levels - at `$.batching.preserve_order`")
+    queue = config.queue
+    if queue is None:
+        return
+    if not all(1 <= level <= levels for level in queue.levels):
+        raise ValueError("has a level that `priorities.levels` does not reach - at `$.queue.levels`")
+    for policy in (queue, *queue.levels.values()):
+        if policy.max_size < 0:
+            raise ValueError("must not be negative - at `$.queue.max_size`")
+        if not 0 <= policy.timeout_ms < float("inf"):
+            raise ValueError("must be a finite number that is not negative - at `$.queue.timeout_ms`")
+        if keeps_order and policy.timeout_action == "delay":
+            raise ValueError('"delay" contradicts `batching.preserve_order` - at `$.queue.timeout_action`')
 
 
 def _is_weight(value: float) -> bool:

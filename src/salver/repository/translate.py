@@ -8,9 +8,10 @@ none yet, and a notice says so; or answers would be wrong without it, and the mo
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from salver.artifacts import Batching, Instances, ModelConfig, Priorities, Reshape, Versions, Warmup
+from salver.artifacts import Batching, Instances, ModelConfig, Reshape, Versions, Warmup
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
+from salver.repository.queueing import limited, priorities_of, queue_of
 from salver.repository.reshape import unfit
 from salver.tensor import DATATYPES, DataType
 from salver.wire.model_config import ENUMS
@@ -53,6 +54,12 @@ _FOREIGN: Final = frozenset(
     }
 )
 
+_POLICY: Final = (
+    "max_queue_size",
+    "default_timeout_microseconds",
+    "timeout_action",
+    "allow_timeout_override",
+)
 #: Fields that do what they say: by parent, then their own names.
 _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
     "": (
@@ -81,18 +88,15 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
         "default_queue_policy",
         "priority_levels",
         "default_priority_level",
+        "preserve_ordering",
+        "priority_queue_policy",
     ),
-    "dynamic_batching.default_queue_policy": (
-        "max_queue_size",
-        "default_timeout_microseconds",
-        "timeout_action",
-        "allow_timeout_override",
-    ),
+    "dynamic_batching.default_queue_policy": _POLICY,
+    "dynamic_batching.priority_queue_policy": _POLICY,
     "model_warmup": ("name", "batch_size", "count"),
     "model_warmup.inputs": ("data_type", "dims", "zero_data"),
     "model_transaction_policy": ("decoupled",),
 }
-_MOST_LEVELS = 1024
 HONOURED: Final = frozenset(f"{p}.{n}" if p else n for p, names in _HONOURED.items() for n in names)
 
 #: Fields without which answers would be wrong, with the reason.
@@ -139,14 +143,16 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         raise InvalidInput(f"{origin}: `max_batch_size` must not be negative", field="max_batch_size")
     count, threads, notes = _instances(message)
     warmup, warm_notes = _warmup(message)
+    queue = queue_of(message.dynamic_batching, origin, name)
     config = ModelConfig(
         backend=_backend(message, origin),
         filename=message.default_model_filename,
         inputs=tuple(_spec(t, f"input[{i}]", is_batched, origin) for i, t in enumerate(message.input)),
         outputs=tuple(_spec(t, f"output[{i}]", is_batched, origin) for i, t in enumerate(message.output)),
         only_outputs=bool(message.output),
-        batching=_batching(message, notices),
-        priorities=_priorities(message, origin),
+        batching=_batching(message),
+        priorities=priorities_of(message.dynamic_batching, origin, name),
+        queue=queue,
         instances=Instances(count=count, threads=threads),
         versions=_versions(message),
         warmup=warmup,
@@ -154,8 +160,9 @@ def translate(message: Any, origin: str, name: str) -> Translated:
             _reshape(message.input, "input", is_batched, origin),
             _reshape(message.output, "output", is_batched, origin),
         ),
-        timeout_ms=message.dynamic_batching.default_queue_policy.default_timeout_microseconds / 1000,
     )
+    if queue is not None:
+        config = limited(config, queue, message.model_transaction_policy.decoupled, notices)
     labels = {o.name: o.label_filename for o in message.output if o.label_filename}
     return Translated(config, labels, (*notices, *notes, *warm_notes), message.SerializeToString())
 
@@ -229,16 +236,8 @@ def _reshape(tensors: Any, field: str, is_batched: bool, origin: str) -> dict[st
     return shapes
 
 
-def _batching(message: Any, notices: list[str]) -> Batching:
+def _batching(message: Any) -> Batching:
     dynamic = message.dynamic_batching
-    queue = dynamic.default_queue_policy
-    prefix = "config.pbtxt: field `dynamic_batching.default_queue_policy"
-    if queue.timeout_action == 1:
-        notices.append(f"{prefix}.timeout_action` has no effect yet: a request past its time is refused")
-    if queue.HasField("allow_timeout_override") and not queue.allow_timeout_override:
-        notices.append(f"{prefix}.allow_timeout_override` has no effect yet: a request's own timeout counts")
-    if queue.HasField("max_queue_size") and not queue.max_queue_size:
-        notices.append(f"{prefix}.max_queue_size` 0 means no limit; here it means {Batching().max_queue}")
     has_rows = not message.HasField("max_batch_size") or message.max_batch_size > 0
     return Batching(
         enabled=has_rows,
@@ -246,22 +245,8 @@ def _batching(message: Any, notices: list[str]) -> Batching:
         max_rows=message.max_batch_size or Batching().max_rows,
         max_delay_ms=dynamic.max_queue_delay_microseconds / 1000,
         preferred_rows=tuple(sorted({n for n in dynamic.preferred_batch_size if n > 0})),
-        max_queue=queue.max_queue_size or Batching().max_queue,
+        preserve_order=dynamic.preserve_ordering,
     )
-
-
-def _priorities(message: Any, origin: str) -> Priorities:
-    dynamic = message.dynamic_batching
-    levels, default = dynamic.priority_levels, dynamic.default_priority_level
-    if not levels:
-        return Priorities()
-    if levels > _MOST_LEVELS or not 1 <= default <= levels:
-        key = "priority_levels" if levels > _MOST_LEVELS else "default_priority_level"
-        most = _MOST_LEVELS if levels > _MOST_LEVELS else levels
-        raise InvalidInput(
-            f"{origin}: `dynamic_batching.{key}` must be from 1 to {most}", field=f"dynamic_batching.{key}"
-        )
-    return Priorities(levels, default)
 
 
 def _versions(message: Any) -> Versions:

@@ -195,7 +195,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 request = codec.decode(body, servable.signature)
                 deadline = call.deadline
                 if request.parameters:
-                    deadline, standing = _amended(request, call)
+                    deadline, standing = _amended(request, call, servable)
                 if call.forwarded:
                     request = _with_headers(request, call.forwarded)
                 if getattr(servable, "asks_others", False):
@@ -249,7 +249,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 served = lease.id
                 servable = lease.servable
                 request = codec.decode(body, servable.signature)
-                deadline, standing = _amended(request, call)
+                deadline, standing = _amended(request, call, servable)
                 if call.forwarded:
                     request = _with_headers(request, call.forwarded)
                 if getattr(servable, "asks_others", False):
@@ -370,11 +370,13 @@ def joined(pieces: Sequence[InferResponse]) -> InferResponse:
     return msgspec.structs.replace(last, outputs=tuple(outputs))
 
 
-def _amended(request: InferRequest, call: Call) -> tuple[float | None, Standing]:
+def _amended(request: InferRequest, call: Call, servable: Inferring) -> tuple[float | None, Standing]:
     """Deadline and standing, with what the request's own parameters say."""
     deadline, standing = call.deadline, call.standing
     if "timeout" in request.parameters:
-        deadline = _sooner(deadline, call.arrival, request)
+        sooner = _sooner(deadline, call.arrival, request)
+        if not getattr(servable, "has_queue_policy", False):  # which then says what it does
+            deadline = sooner
     if not STANDING_PARAMETERS.isdisjoint(request.parameters):
         standing = from_parameters(standing, request.parameters)
     return deadline, standing

@@ -17,6 +17,7 @@ from salver.backends import reshaped
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
 from salver.engine.decoupled import DecoupledEngine
 from salver.engine.engine import Engine, Knowledge
+from salver.engine.inorder import in_order
 from salver.engine.learned import LearnedRule
 from salver.engine.placement import Placement, place
 from salver.engine.ports import Runner, StreamRunner
@@ -82,6 +83,11 @@ class Servable:
         self.signature: Signature = engine.signature
         self.bytes = manifest.bytes
         self.infer = engine.infer  # the engine's own method: nothing in between
+        self.has_queue_policy = False
+        if isinstance(engine, Engine):
+            self.has_queue_policy = manifest.config.queue is not None
+            if manifest.config.batching.preserve_order:
+                self.infer = in_order(engine.infer)
         self.stream = None if isinstance(engine, Engine) else engine.stream
 
     def __repr__(self) -> str:

@@ -1,0 +1,36 @@
+"""How do answers go out in the order in which their requests came?
+
+Each request, once it is answered, waits for the one before it. An error goes out at once, and whoever comes
+after it waits for those before it.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_order(ask: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The same, its results in the order of the calls."""
+    last: asyncio.Future[None] | None = None
+
+    @functools.wraps(ask)
+    async def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+        nonlocal last
+        before, mine = last, asyncio.get_running_loop().create_future()
+        last = mine
+        try:
+            answer = await ask(*args, **kwargs)
+            if before is not None and not before.done():
+                await asyncio.wait([before])
+            return answer
+        finally:
+            if before is None or before.done():
+                mine.set_result(None)
+            else:
+                before.add_done_callback(lambda _: mine.set_result(None))
+
+    return asked
