@@ -58,8 +58,7 @@ class Client:
             WrongAnswer: for a status other than OK, or other values.
             OSError, http.client.HTTPException, grpc.RpcError: no reply at all.
         """
-        ask = self._ask_http if self._form.transport == "http" else self._ask_grpc
-        body, headers = ask(self._bodies[which], timeout)
+        body, headers = self.ask(self._bodies[which], timeout)
         try:
             got = np.asarray(self._form.decode(body, headers), np.float32).ravel()
         except Exception as error:
@@ -67,6 +66,11 @@ class Client:
         want = self._model.answers[which].ravel()
         if got.shape != want.shape or not np.allclose(got, want, rtol=1e-3, atol=1e-4):
             raise WrongAnswer(f"answered {got[:4]}, ONNX Runtime says {want[:4]}")
+
+    def ask(self, body: bytes, timeout: float = 20) -> tuple[bytes, Headers]:
+        """The reply to a body, with its headers; raises as ``check``."""
+        ask = self._ask_http if self._form.transport == "http" else self._ask_grpc
+        return ask(body, timeout)
 
     def _ask_http(self, body: bytes, timeout: float) -> tuple[bytes, Headers]:
         if self._http is None:

@@ -83,6 +83,9 @@ def datatype_of(dtype: "np.dtype[Any] | type") -> DataType:
     'FP32'
     """
     dtype = np.dtype(dtype)
+    known = _OF_DTYPE.get(dtype)
+    if known is not None:
+        return known
     if dtype.kind in "SU":
         return DataType.BYTES
     if dtype.name == "bfloat16":

@@ -24,6 +24,7 @@ from salver.engine.control import (
     Run,
     Said,
     Stop,
+    apart,
     by_number,
     describe,
     frame,
@@ -31,11 +32,13 @@ from salver.engine.control import (
     read_order,
     read_reply,
     rebuild,
+    stacked,
 )
 from salver.engine.shm import Block
 from salver.messages import ModelId, Signature, TensorSpec
-from salver.tensor import DataType
+from salver.tensor import Array, DataType
 
+Part = list[tuple[str, Array]]
 BLOCK = Block("x", "<f4", (2, 3), 64, 24)
 SPEC = TensorSpec("y", DataType.BF16, (-1, 10), labels=("cat", "dog"))
 MANIFEST = Manifest(
@@ -49,6 +52,7 @@ MANIFEST = Manifest(
 ORDERS = [
     Load("a:B", MANIFEST, LoadOptions(2, True, instance=1, config="{}"), ("/p", ""), 512),
     Run((BLOCK, BLOCK)),
+    Run((BLOCK,), (None, Asked("me", (), {})), (2, 1)),
     Run((BLOCK,), (Asked("me", ("y",), {"a": 1, "b": True, "c": "s", "d": 1.5}), Asked("", (), {}))),
     Run(()),
     Next(),
@@ -61,6 +65,7 @@ REPLIES = [
     Piece((BLOCK,), Said({"a": 1}), False),
     Piece((), Failed("NotFound", "no"), True),
     Ran((BLOCK,), 0.25),
+    Ran((BLOCK,), 0.25, (None, Failed("NotFound", "no"), None), (1, 0, 3)),
     Ran((BLOCK,), 0.25, (Said({"a": 1}), Failed("NotFound", "no"), Said({}))),
     Failed("ModelFailed", "no", "inputs[0]", "Mend it."),
 ]
@@ -87,6 +92,42 @@ def test_arrays_of_several_requests_are_told_apart_again() -> None:
         {},
         {"x": [1, 1, 1]},
     ]
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), min_size=1, max_size=6))
+def test_arrays_that_are_stacked_and_cut_apart_are_the_same(requests: list[tuple[int, int]]) -> None:
+    parts = [
+        [("x", np.full((rows, 2), value)), ("s", np.array([b"%d" % value] * rows, object))]
+        for rows, value in requests
+    ]
+    columns = stacked(parts)
+    assert columns is not None
+    rows = tuple(rows for rows, _ in requests)
+    back = apart({name: np.concatenate(pieces) for name, pieces in columns.items()}, rows, len(rows))
+    assert [{n: a.tolist() for n, a in part.items()} for part in back] == [
+        {n: a.tolist() for n, a in part} for part in parts
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([("x", np.zeros((1, 2)))], [("x", np.zeros((1, 3)))]),
+        ([("x", np.zeros((1, 2)))], [("x", np.zeros((1, 2), np.float32))]),
+        ([("x", np.zeros((1, 2)))], [("y", np.zeros((1, 2)))]),
+        ([("x", np.zeros((1, 2)))], []),
+        ([("x", np.array(1.0))], [("x", np.array(1.0))]),
+        ([], []),
+    ],
+)
+def test_what_cannot_be_joined_is_not_stacked(first: Part, second: Part) -> None:
+    assert stacked([first, second]) is None
+
+
+@pytest.mark.parametrize("rows", [(1, 1), (1, 1, 2), (4, -1, 0), (1, 1, 1, 0)])
+def test_rows_that_are_not_those_of_the_arrays_are_refused(rows: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="stacked arrays"):
+        apart({"x": np.zeros((3, 1))}, rows, 3)
 
 
 @pytest.mark.parametrize("key", ["3/x", "-1/x", "x", "/x", "\N{SUPERSCRIPT TWO}/x"])

@@ -162,6 +162,26 @@ async def test_a_death_is_told_to_all_of_a_run_and_mourned(tmp_path: Path) -> No
         assert texts(await talk.ask(1), 1) == [[b"1 m_0"]]
 
 
+async def test_closing_waits_for_the_run_under_way(tmp_path: Path) -> None:
+    async with rig(tmp_path) as r:
+        answer = asyncio.ensure_future(r.ask(-4, id="slow"))
+        async with asyncio.timeout(20):
+            while not r.engine.running:
+                await asyncio.sleep(0.001)
+        await r.engine.close()
+        assert (await answer).id == "slow"
+
+
+async def test_inputs_and_outputs_of_many_megabytes_come_whole(tmp_path: Path) -> None:
+    async with rig(tmp_path) as r:
+        answers = await asyncio.gather(r.ask(*[300_000] * 4), r.ask(*[300_000] * 4), r.ask(*range(8), id="x"))
+        texts = [
+            dict(zip(("texts", "run"), answer.outputs, strict=True))["texts"].array for answer in answers
+        ]
+        assert [text.shape for text in texts] == [(4, 300_000), (4, 300_000), (8, 1)]
+        assert set(texts[0].ravel().tolist()) == {b" {}"}
+
+
 async def test_tr_a2_tr_a4_every_instance_has_a_name_of_its_own_and_keeps_it(tmp_path: Path) -> None:
     """TR-A2, TR-A4: one process an instance; a new process of the same instance has the same name."""
     async with rig(tmp_path, slots=2) as talk:

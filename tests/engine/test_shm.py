@@ -60,6 +60,28 @@ def test_what_is_written_is_read(arrays: dict[str, Array]) -> None:
         reader.close()
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.sampled_from([*PLAIN, "O"]))
+def test_pieces_are_joined_on_their_way(rows: list[int], dtype: str) -> None:
+    pieces = [np.full((count, 3), b"%d" % count if dtype == "O" else 1, dtype) for count in rows]
+    writer = Arena.create("test")
+    reader = Arena(os.dup(writer.fd))
+    try:
+        got = reader.read(writer.write_stacked({"x": pieces, "y": pieces}), copy=True)
+        assert got["x"].dtype == np.dtype(dtype)
+        assert got["x"].tolist() == got["y"].tolist() == np.concatenate(pieces).tolist()
+    finally:
+        writer.close()
+        reader.close()
+
+
+def test_pieces_that_do_not_fit_make_the_segment_grow(pair: tuple[Arena, Arena]) -> None:
+    writer, reader = pair
+    pieces = [np.full((1, 1 << 20), value, np.uint8) for value in range(3)]
+    (block,) = writer.write_stacked({"x": pieces})
+    assert reader.read((block,), copy=True)["x"][:, -1].tolist() == [0, 1, 2]
+
+
 def test_views_are_read_only_and_follow_the_writer(pair: tuple[Arena, Arena]) -> None:
     writer, reader = pair
     blocks = writer.write({"x": np.array([1, 2], "i4")})

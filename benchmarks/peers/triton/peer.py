@@ -26,6 +26,27 @@ dynamic_batching {{ max_queue_delay_microseconds: {wait} }}
 """
 
 
+def repository(model: Model, folder: Path) -> Path:
+    """The model as one of Triton's Python backend, in a repository of its own."""
+    made = folder / "models"
+    shutil.rmtree(made, ignore_errors=True)
+    (made / model.name / "1").mkdir(parents=True)
+    shutil.copy(model.path, made / model.name / "1" / "model.onnx")
+    shutil.copy(HERE / "model.py", made / model.name / "1" / "model.py")
+    dims = ", ".join(map(str, model.shape))
+    (made / model.name / "config.pbtxt").write_text(
+        _CONFIG.format(
+            name=model.name,
+            dims=dims,
+            outputs=model.outputs,
+            batch=BATCH,
+            wait=WAIT_MICROSECONDS,
+            instances=INSTANCES.get(model.name, 1),
+        )
+    )
+    return made
+
+
 def _launch(model: Model, port: int, folder: Path) -> Launch:
     environment = python_of("triton").parent.parent
     packages = next(environment.glob("lib/python3*/site-packages"))
@@ -39,23 +60,7 @@ def _launch(model: Model, port: int, folder: Path) -> Launch:
     shutil.copy(bundled / "python_backend_stubs" / version / stub.name, stub)
     stub.chmod(0o755)
 
-    repository = folder / "models"
-    shutil.rmtree(repository, ignore_errors=True)
-    (repository / model.name / "1").mkdir(parents=True)
-    shutil.copy(model.path, repository / model.name / "1" / "model.onnx")
-    shutil.copy(HERE / "model.py", repository / model.name / "1" / "model.py")
-    dims = ", ".join(map(str, model.shape))
-    (repository / model.name / "config.pbtxt").write_text(
-        _CONFIG.format(
-            name=model.name,
-            dims=dims,
-            outputs=model.outputs,
-            batch=BATCH,
-            wait=WAIT_MICROSECONDS,
-            instances=INSTANCES.get(model.name, 1),
-        )
-    )
-    argv = [str(bundled / "bin" / "tritonserver"), f"--model-repository={repository}"]
+    argv = [str(bundled / "bin" / "tritonserver"), f"--model-repository={repository(model, folder)}"]
     argv += [f"--backend-directory={backends}", "--http-address=127.0.0.1", "--grpc-address=127.0.0.1"]
     argv += [f"--http-port={port}", f"--grpc-port={port + 1}", "--allow-metrics=false"]
     libraries = [

@@ -15,9 +15,9 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -36,11 +36,12 @@ from salver.engine.control import (
     Reply,
     Run,
     Stop,
-    by_number,
+    apart,
     frame,
     numbered,
     read_reply,
     rebuild,
+    stacked,
 )
 from salver.engine.shm import Block
 from salver.engine.spawn import Ends, HostPlan, spawn
@@ -50,6 +51,8 @@ from salver.tensor import Array
 
 _log = logging.getLogger("salver.engine.host")
 _T = TypeVar("_T")
+#: Takes what a run gave: answers and the model's own seconds, or why there are none.
+Done = Callable[[tuple[list[Answer | SalverError], float] | SalverError], None]
 
 _OFF_LOOP = 1 << 20  # bytes; a longer copy would hold the event loop up for more than 0.1 ms
 _LONGEST_LINE = 16 << 10
@@ -76,7 +79,9 @@ class HostProcess:
         self._ends = ends
         self._loop = asyncio.get_running_loop()
         self.dead: asyncio.Future[str] = self._loop.create_future()
-        self._reply: asyncio.Future[Reply] | None = None
+        #: Who is to be told of the next reply, or of the child's death.
+        self._heard: Callable[[Reply | HostDied], None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._frames = Frames()
         self._why_killed = ""
         self._deaf_timer: asyncio.TimerHandle | None = None
@@ -87,7 +92,7 @@ class HostProcess:
         self._loop.add_reader(ends.pidfd, self._on_exit)
 
     def __repr__(self) -> str:
-        state = self.dead.result() if self.dead.done() else "busy" if self._reply else "idle"
+        state = self.dead.result() if self.dead.done() else "busy" if self._heard else "idle"
         return f"<HostProcess {self.pid} of {self._model}, {state}>"
 
     @property
@@ -123,61 +128,126 @@ class HostProcess:
             HostDied: the child is gone.
             SalverError: as the model raised it; ModelFailed for any other error of the model.
         """
-        outputs, ran = await self._run(inputs)
-        return outputs, ran.seconds
+        ran = await self._ran(Run(await self._hand_over(inputs)))
+        return await self.read(ran.outputs), ran.seconds
 
     async def answer(self, requests: Sequence[InferRequest]) -> tuple[Sequence[Answer | SalverError], float]:
         """As ``run``, of a model that wants requests one by one."""
-        inputs = numbered({tensor.name: tensor.array for tensor in r.inputs} for r in requests)
-        outputs, ran = await self._run(inputs, tuple(map(_asked, requests)))
+        reply = await self._ran(await self._copy(size_of(requests), lambda: self._order(requests)))
+        return self._answers(reply, await self.read(reply.outputs))
+
+    def post(self, requests: Sequence[InferRequest], done: Done) -> None:
+        """As ``answer``, begun at once and without a task; for requests that are :func:`is_small`.
+
+        Raises:
+            SalverError: it could not be begun, and ``done`` is not called.
+        """
+        self._raise_if_dead()
+        order = self._order(requests)
+        timer = self._watch()
+
+        def hear(reply: Reply | HostDied) -> None:
+            if timer is not None:
+                timer.cancel()
+            if isinstance(reply, Ran) and sum([block.nbytes for block in reply.outputs]) > _OFF_LOOP:
+                self._spawn(self._finish(reply, done))
+                return
+            try:
+                ran = self._as_ran(reply)
+                done(self._answers(ran, self._read(ran.outputs)))
+            except SalverError as error:
+                done(error)
+
+        self._heard = hear
+        self._tell_now(order)
+
+    async def _finish(self, reply: Ran, done: Done) -> None:
         try:
-            parts = by_number(outputs, len(requests))
-            answers = [
-                rebuild(said) if isinstance(said, Failed) else Answer(part, said.parameters)
-                for said, part in zip(ran.answers, parts, strict=True)
-            ]
-        except ValueError as error:
-            raise self.broken(error) from error
-        return answers, ran.seconds
+            result = self._answers(reply, await self.read(reply.outputs))
+        except SalverError as error:
+            done(error)
+        else:
+            done(result)
 
     async def begin(self, request: InferRequest) -> Reply:
         """Begin a run of a model that answers in pieces (:class:`Pieces`); the first reply to it."""
-        inputs = numbered([{tensor.name: tensor.array for tensor in request.inputs}])
-        return await self.ask(Run(await self._hand_over(inputs), (_asked(request),)))
+        return await self.ask(await self._copy(size_of([request]), lambda: self._order([request])))
 
     async def read(self, blocks: tuple[Block, ...]) -> Mapping[str, Array]:
         """Copies of the arrays that the child has laid out."""
-        size = sum(block.nbytes for block in blocks)
+        return await self._copy(sum([block.nbytes for block in blocks]), lambda: self._read(blocks))
+
+    def _read(self, blocks: tuple[Block, ...]) -> dict[str, Array]:
         try:
-            return await self._copy(size, lambda: self._ends.responses.read(blocks, copy=True))
+            return self._ends.responses.read(blocks, copy=True)
         except (ValueError, TypeError, OverflowError, OSError) as error:
             self._raise_if_dead()
             raise self.broken(error) from error
 
-    async def _run(
-        self, inputs: Mapping[str, Array], asked: tuple[Asked, ...] = ()
-    ) -> tuple[Mapping[str, Array], Ran]:
-        blocks = await self._hand_over(inputs)
+    def _watch(self) -> asyncio.TimerHandle | None:
         timeout = self.plan.run_timeout_s
-        timer = self._loop.call_later(timeout, self._on_hang) if timeout else None
+        return self._loop.call_later(timeout, self._on_hang) if timeout else None
+
+    async def _ran(self, order: Run) -> Ran:
+        timer = self._watch()
         try:
-            reply = await self.ask(Run(blocks, asked))
+            return self._as_ran(await self.ask(order))
         finally:
             if timer is not None:
                 timer.cancel()
-        if isinstance(reply, Failed):
-            raise rebuild(reply)
-        if not isinstance(reply, Ran):
-            raise self.broken(reply)
-        return await self.read(reply.outputs), reply
+
+    def _as_ran(self, reply: Reply | HostDied) -> Ran:
+        if isinstance(reply, Ran):
+            return reply
+        if isinstance(reply, HostDied):
+            raise reply
+        raise rebuild(reply) if isinstance(reply, Failed) else self.broken(reply)
+
+    def _answers(
+        self, ran: Ran, outputs: Mapping[str, Array]
+    ) -> tuple[list[Answer | SalverError], float]:
+        try:
+            parts = apart(outputs, ran.rows, len(ran.answers))
+        except ValueError as error:
+            raise self.broken(error) from error
+        answers = [
+            Answer(part)
+            if said is None
+            else rebuild(said)
+            if isinstance(said, Failed)
+            else Answer(part, said.parameters)
+            for said, part in zip(ran.answers, parts, strict=True)
+        ]
+        return answers, ran.seconds
+
+    def _order(self, requests: Sequence[InferRequest]) -> Run:
+        """The order to answer them, whose inputs lie ready."""
+        every = len(self.signature.outputs)
+        asked = tuple([_asked(request, every) for request in requests])
+        arena = self._ends.requests
+        try:
+            if len(requests) == 1:
+                return Run(arena.write({t.name: t.array for t in requests[0].inputs}), asked)
+            parts = [[(tensor.name, tensor.array) for tensor in request.inputs] for request in requests]
+            columns = stacked(parts) if self.signature.batched else None
+            if columns is None:
+                return Run(arena.write(numbered(map(dict, parts))), asked)
+            rows = tuple([len(request.inputs[0].array) for request in requests])
+            return Run(arena.write_stacked(columns), asked, rows)
+        except (OSError, ValueError) as error:
+            raise self._no_memory(size_of(requests), error) from error
 
     async def _hand_over(self, inputs: Mapping[str, Array]) -> tuple[Block, ...]:
         size = sum(array.nbytes for array in inputs.values())
         try:
             return await self._copy(size, lambda: self._ends.requests.write(inputs))
         except (OSError, ValueError) as error:
-            self._raise_if_dead()
-            raise ModelFailed(f"no memory to hand {size} bytes to model '{self._model}': {error}") from error
+            raise self._no_memory(size, error) from error
+
+    def _no_memory(self, size: int, error: Exception) -> SalverError:
+        if self.dead.done():
+            return self._died()
+        return ModelFailed(f"no memory to hand {size} bytes to model '{self._model}': {error}")
 
     async def close(self) -> None:
         """Ask it to stop; then insist."""
@@ -225,12 +295,39 @@ class HostProcess:
             HostDied: the child is gone.
         """
         self._raise_if_dead()
-        self._reply = self._loop.create_future()
+        future: asyncio.Future[Reply] = self._loop.create_future()
+
+        def hear(reply: Reply | HostDied) -> None:
+            if future.done():
+                return
+            if isinstance(reply, HostDied):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+
+        self._heard = hear
+        self._tell_now(order)
+        return await future
+
+    def _tell_now(self, order: Order) -> None:
+        data = frame(order)
         try:
-            await self.tell(order)
-            return await self._reply
-        finally:
-            self._reply = None
+            sent = self._ends.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # a dead child is noticed by its process descriptor
+            return
+        if sent < len(data):  # only its load order is as long as that
+            self._spawn(self._tell_rest(data[sent:]))
+
+    async def _tell_rest(self, data: bytearray) -> None:
+        with suppress(OSError):
+            await self._loop.sock_sendall(self._ends.sock, data)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def tell(self, order: Order) -> None:
         """Give an order that has no reply of its own."""
@@ -273,11 +370,14 @@ class HostProcess:
             return
         try:
             for payload in self._frames.feed(data):
-                reply = read_reply(payload)
-                if self._reply is not None and not self._reply.done():
-                    self._reply.set_result(reply)
+                self._hear(read_reply(payload))
         except (ValueError, msgspec.MsgspecError) as error:
             self.kill(f"it broke the control protocol: {error}")
+
+    def _hear(self, reply: Reply | HostDied) -> None:
+        heard, self._heard = self._heard, None
+        if heard is not None:
+            heard(reply)
 
     def _on_output(self) -> None:
         try:
@@ -331,8 +431,7 @@ class HostProcess:
         if self._deaf_timer is not None:
             self._deaf_timer.cancel()
         self.dead.set_result(how)
-        if self._reply is not None and not self._reply.done():
-            self._reply.set_exception(self._died())
+        self._hear(self._died())
 
 
 class Pieces:
@@ -388,7 +487,19 @@ class Pieces:
         return reply
 
 
-def _asked(request: InferRequest) -> Asked:
+def size_of(requests: Sequence[InferRequest]) -> int:
+    """Bytes of their inputs."""
+    return sum([tensor.array.nbytes for request in requests for tensor in request.inputs])
+
+
+def is_small(requests: Sequence[InferRequest]) -> bool:
+    """They can be handed over on the event loop."""
+    return size_of(requests) <= _OFF_LOOP
+
+
+def _asked(request: InferRequest, every: int) -> Asked | None:
+    if not request.id and not request.parameters and len(request.outputs) == every:
+        return None
     return Asked(request.id, tuple(output.name for output in request.outputs), dict(request.parameters))
 
 

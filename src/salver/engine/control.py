@@ -6,7 +6,7 @@ Nothing is pickled: a model that writes to the channel can confuse its own host 
 else. Sans-IO: no socket is known here.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +41,10 @@ class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True):
-    """What a request says beside its inputs; ``outputs`` names those that are wanted."""
+    """What a request says beside its inputs; ``outputs`` names those that are wanted.
+
+    One that says nothing and wants every output travels as None.
+    """
 
     id: str
     outputs: tuple[str, ...]
@@ -52,12 +55,14 @@ class Run(msgspec.Struct, tag="run", frozen=True, array_like=True, gc=False):
     """Run the model on these inputs.
 
     Attributes:
-        asked: The requests of a model that wants them one by one, whose inputs are then :func:`numbered`;
-            exactly one, of a model that streams.
+        asked: The requests of a model that wants them one by one; exactly one, of a model that streams.
+        rows: Their inputs are stacked, so many rows of each; empty = they are :func:`numbered`, unless
+            there is only one request.
     """
 
     inputs: tuple[Block, ...]
-    asked: tuple[Asked, ...] = ()
+    asked: tuple[Asked | None, ...] = ()
+    rows: tuple[int, ...] = ()
 
 
 class Next(msgspec.Struct, tag="next", frozen=True, array_like=True):
@@ -103,12 +108,15 @@ class Ran(msgspec.Struct, tag="ran", frozen=True, array_like=True):
     """It ran, for so many seconds.
 
     Attributes:
-        answers: To each request, of a model that wants them one by one; outputs then are :func:`numbered`.
+        answers: To each request, of a model that wants them one by one; None = it was answered, without
+            parameters.
+        rows: As in :class:`Run`, of the outputs; those that failed have none.
     """
 
     outputs: tuple[Block, ...]
     seconds: float
-    answers: tuple[Said | Failed, ...] = ()
+    answers: tuple[Said | Failed | None, ...] = ()
+    rows: tuple[int, ...] = ()
 
 
 class Piece(msgspec.Struct, tag="piece", frozen=True, array_like=True):
@@ -173,6 +181,59 @@ def by_number(arrays: Mapping[str, Array], count: int) -> list[dict[str, Array]]
             raise ValueError(f"an array called {key!r} of {count} requests")
         parts[int(index)][name] = array
     return parts
+
+
+def stacked(parts: Sequence[Sequence[tuple[str, Array]]]) -> dict[str, list[Array]] | None:
+    """The arrays of several requests by name, where they can be joined along axis 0; else None.
+
+    >>> import numpy as np
+    >>> stacked([[("x", np.zeros((1, 2)))], [("x", np.zeros((1, 3)))]])
+    """
+    columns: dict[str, list[Array]] = {}
+    for index, (name, first) in enumerate(parts[0]):
+        column = [first]
+        for part in parts[1:]:
+            if len(part) != len(parts[0]):
+                return None
+            other, array = part[index]
+            if other != name or array.dtype != first.dtype or array.shape[1:] != first.shape[1:]:
+                return None
+            column.append(array)
+        if not first.ndim:
+            return None
+        columns[name] = column
+    return columns or None
+
+
+def cut(arrays: Mapping[str, Array], rows: Iterable[int]) -> list[dict[str, Array]]:
+    """Stacked arrays, taken apart into so many rows each.
+
+    >>> import numpy as np
+    >>> [part["x"].tolist() for part in cut({"x": np.arange(3)}, (1, 2))]
+    [[0], [1, 2]]
+    """
+    pairs = list(arrays.items())
+    parts = []
+    start = 0
+    for count in rows:
+        end = start + count
+        parts.append({name: array[start:end] for name, array in pairs})
+        start = end
+    return parts
+
+
+def apart(arrays: Mapping[str, Array], rows: tuple[int, ...], count: int) -> Sequence[Mapping[str, Array]]:
+    """The arrays of each of so many requests, in whichever way they were put together.
+
+    Raises:
+        ValueError: they cannot be taken apart so.
+    """
+    if not rows:
+        return [arrays] if count == 1 else by_number(arrays, count)
+    total = sum(rows)
+    if len(rows) != count or min(rows) < 0 or any(a.shape[:1] != (total,) for a in arrays.values()):
+        raise ValueError(f"stacked arrays that are not {count} times {rows} rows")
+    return cut(arrays, rows)
 
 
 class Frames:

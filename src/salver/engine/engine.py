@@ -9,8 +9,10 @@ may run inline is answered on the spot, without a future or a second turn of the
 """
 
 import asyncio
+import functools
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,7 +21,7 @@ import numpy as np
 from salver.artifacts import Batching, ModelConfig
 from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
-from salver.engine.ports import RequestRunner, Runner
+from salver.engine.ports import PostRunner, RequestRunner, Runner
 from salver.engine.rules import Rule
 from salver.engine.schedule import Schedule
 from salver.engine.waiting import Batch, Waiting
@@ -118,6 +120,9 @@ class Engine:
             config = msgspec.structs.replace(config, batching=alone)
         self._runner = runner
         self._each = runner.answer if isinstance(runner, RequestRunner) else None
+        self._post = runner.post if isinstance(runner, PostRunner) else None
+        self._posted: set[_Dispatch] = set()
+        self._end: asyncio.Event | None = None
         self._clock = clock
         self._emit = emit
         self._schedule = Schedule(config, runner.slots, known.laws, known.rule)
@@ -230,6 +235,10 @@ class Engine:
             self._timer.cancel()
         if self._tasks:  # a model that hangs must not keep us; a host process is then killed
             await asyncio.wait(self._tasks, timeout=_LAST_RUN_S)
+        if self._posted:
+            self._end = asyncio.Event()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._end.wait(), _LAST_RUN_S)
         await self._runner.close()
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -405,14 +414,35 @@ class Engine:
         self._idle -= 1
         if self._ahead is None:
             self._plan_ahead(dispatch)
-        task = asyncio.get_running_loop().create_task(self._run(dispatch, stacked))
+        if self._post is not None:
+            asked = self._admission.asked
+            requests = [asked(w.payload[0], self.id) for w in batch.members]
+            if self._post(requests, functools.partial(self._posted_ended, dispatch)):
+                self._posted.add(dispatch)
+                return
+        self._spawn(self._run(dispatch, self._run_or_halve(dispatch, stacked, is_whole=True)))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, dispatch: _Dispatch, stacked: _Stacked | None) -> None:
+    def _posted_ended(
+        self, dispatch: _Dispatch, result: tuple[list[Answer | SalverError], float] | SalverError
+    ) -> None:
+        if isinstance(result, SalverError):
+            self._spawn(self._run(dispatch, self._halve(dispatch, result, 0.0)))
+        else:
+            self._release(dispatch, ok=True)
+            self._deliver(dispatch, result, 0.0)
+        self._posted.discard(dispatch)
+        if self._end is not None and not self._posted:
+            self._end.set()
+
+    async def _run(self, dispatch: _Dispatch, work: Coroutine[Any, Any, bool]) -> None:
         is_free = False
         try:
-            is_free = await self._run_or_halve(dispatch, stacked, is_whole=True)
+            is_free = await work
         except Exception as error:  # a defect of ours must not leave callers waiting
             for waiting in dispatch.batch.members:
                 _fail(waiting, error)
@@ -465,23 +495,28 @@ class Engine:
                 self._check(outputs, batch.rows if self.signature.batched else 0)
                 result = outputs, seconds
         except Exception as error:
-            self._announce(batch.rows, len(batch.members), 0.0, merge, 0.0, batch.reason, ok=False)
-            alive = [w for w in batch.members if not w.payload[1].done()]
-            if len(alive) < 2 or isinstance(error, HostDied | NotReady):
-                for waiting in alive:
-                    _fail(waiting, _own(error, self.id))
-                return False
-            middle = len(alive) // 2
-            for half in (alive[:middle], alive[middle:]):
-                here = [w for w in half if not w.payload[1].done()]  # some may have gone meanwhile
-                if here:
-                    part = Batch(here, sum(w.rows for w in here), batch.reason, [])
-                    await self._run_or_halve(_Dispatch(part, dispatch.at, dispatch.idle_since))
-            return False
+            return await self._halve(dispatch, error, merge)
         if is_whole:
             self._release(dispatch, ok=True)
         self._deliver(dispatch, result, merge)
         return is_whole
+
+    async def _halve(self, dispatch: _Dispatch, error: Exception, merge: float) -> bool:
+        """The model raised: run halves, unless there is nothing to halve."""
+        batch = dispatch.batch
+        self._announce(batch.rows, len(batch.members), 0.0, merge, 0.0, batch.reason, ok=False)
+        alive = [w for w in batch.members if not w.payload[1].done()]
+        if len(alive) < 2 or isinstance(error, HostDied | NotReady):
+            for waiting in alive:
+                _fail(waiting, _own(error, self.id))
+            return False
+        middle = len(alive) // 2
+        for half in (alive[:middle], alive[middle:]):
+            here = [w for w in half if not w.payload[1].done()]  # some may have gone meanwhile
+            if here:
+                part = Batch(here, sum(w.rows for w in here), batch.reason, [])
+                await self._run_or_halve(_Dispatch(part, dispatch.at, dispatch.idle_since))
+        return False
 
     def _merge(self, batch: Batch) -> _Stacked:
         """The inputs of a batch, and the seconds that it took to stack them."""

@@ -24,15 +24,15 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from salver.backends import reshaped
 from salver.backends.protocol import Answer, Backend, RequestModel, RunnableModel, StreamModel
 from salver.engine.control import (
-    Asked,
     Failed,
     Frames,
     Load,
@@ -45,18 +45,21 @@ from salver.engine.control import (
     Run,
     Said,
     Stop,
-    by_number,
+    apart,
     describe,
     frame,
     numbered,
     read_order,
+    stacked,
 )
 from salver.engine.shm import Arena, Block
 from salver.errors import LoadFailed, ModelFailed, SalverError
 from salver.messages import InferRequest, RequestedOutput
-from salver.tensor import Array, Tensor, tensor
+from salver.tensor import Array, DataType, Tensor, tensor
 
 _PR_SET_PDEATHSIG = 1
+#: Types of arrays that may be laid out as they are.
+_PLAIN = frozenset(kind.dtype for kind in DataType if kind is not DataType.BYTES)
 
 
 class _Channel:
@@ -185,7 +188,7 @@ class _Outlet:
 def _stream(
     model: StreamModel, order: Run, inputs: dict[str, Array], channel: _Channel, responses: Arena, load: Load
 ) -> Ran:
-    (request,) = _requests(model, order.asked, inputs, load)
+    (request,) = _requests(model, order, inputs, load)
     outlet = _Outlet(channel, responses)
     began = time.perf_counter()
     try:
@@ -195,16 +198,17 @@ def _stream(
     return Ran((), time.perf_counter() - began)
 
 
-def _serve(channel: _Channel, model: RunnableModel, load: Load, requests: Arena, responses: Arena) -> None:
+def _serve(channel: _Channel, model: Any, load: Load, requests: Arena, responses: Arena) -> None:
+    asks = _asks(model)
     while not isinstance(order := channel.receive(), Stop | Load):
         if not isinstance(order, Run):
             continue  # the run that was given up had ended meanwhile
         try:
-            inputs = requests.read(order.inputs, copy=False)
-            if order.asked and isinstance(model, StreamModel):
+            inputs = requests.read(order.inputs, copy=asks != "batch")
+            if order.asked and asks == "stream":
                 reply: Reply = _stream(model, order, inputs, channel, responses, load)
-            elif order.asked and isinstance(model, RequestModel):
-                reply = _answer(model, order.asked, inputs, responses, load)
+            elif order.asked and asks == "requests":
+                reply = _answer(model, order, inputs, responses, load)
             else:
                 outputs, seconds = _run(model, inputs)
                 reply = Ran(_lay_out(outputs, responses), seconds)
@@ -219,44 +223,66 @@ def _run(model: RunnableModel, inputs: dict[str, Array]) -> tuple[dict[str, Arra
     return dict(outputs), time.perf_counter() - began
 
 
-def _answer(
-    model: RequestModel, asked: tuple[Asked, ...], inputs: dict[str, Array], responses: Arena, load: Load
-) -> Ran:
+def _answer(model: RequestModel, order: Run, inputs: dict[str, Array], responses: Arena, load: Load) -> Ran:
     """Run it on requests, each with what it brought."""
-    asking = _requests(model, asked, inputs, load)
+    asking = _requests(model, order, inputs, load)
     began = time.perf_counter()
     answers = model.answer(asking)
     seconds = time.perf_counter() - began
-    blocks = _lay_out(numbered({} if isinstance(a, SalverError) else a.outputs for a in answers), responses)
-    told = (describe(a) if isinstance(a, SalverError) else Said(dict(a.parameters)) for a in answers)
-    return Ran(blocks, seconds, tuple(told))
+    blocks, rows = _lay_out_each(answers, model.signature.batched, responses)
+    return Ran(blocks, seconds, tuple(map(_told, answers)), rows)
 
 
-def _requests(
-    model: RunnableModel, asked: tuple[Asked, ...], inputs: dict[str, Array], load: Load
-) -> list[InferRequest]:
-    id, types = load.manifest.id, {spec.name: spec.datatype for spec in model.signature.inputs}
-    return [
-        InferRequest(
-            id.name,
-            tuple(Tensor(name, types[name], array) for name, array in part.items()),
-            id.version,
-            said.id,
-            tuple(map(RequestedOutput, said.outputs)),
-            said.parameters,
-        )
-        for said, part in zip(asked, by_number(inputs, len(asked)), strict=True)
-    ]
+def _told(answer: Answer | SalverError) -> Said | Failed | None:
+    if isinstance(answer, SalverError):
+        return describe(answer)
+    return Said(dict(answer.parameters)) if answer.parameters else None
+
+
+def _lay_out_each(
+    answers: Sequence[Answer | SalverError], batched: bool, responses: Arena
+) -> tuple[tuple[Block, ...], tuple[int, ...]]:
+    """Where the outputs lie, and how many rows are whose, if they are stacked (:class:`Ran`)."""
+    parts = [{} if isinstance(a, SalverError) else _plain(a.outputs) for a in answers]
+    if len(parts) == 1:
+        return responses.write(parts[0]), ()
+    good = [list(part.items()) for part in parts if part]
+    columns = stacked(good) if batched and good else None
+    if columns is None:
+        return responses.write(numbered(parts)), ()
+    rows = tuple([len(next(iter(part.values()))) if part else 0 for part in parts])
+    return responses.write_stacked(columns), rows
+
+
+def _requests(model: RunnableModel, order: Run, inputs: dict[str, Array], load: Load) -> list[InferRequest]:
+    id, signature = load.manifest.id, model.signature
+    types = {spec.name: spec.datatype for spec in signature.inputs}
+    every = tuple([RequestedOutput(spec.name) for spec in signature.outputs])
+    requests = []
+    for said, part in zip(order.asked, apart(inputs, order.rows, len(order.asked)), strict=True):
+        tensors = tuple([Tensor(name, types[name], array) for name, array in part.items()])
+        if said is None:
+            requests.append(InferRequest(id.name, tensors, id.version, outputs=every))
+        else:
+            wanted = tuple(map(RequestedOutput, said.outputs))
+            requests.append(InferRequest(id.name, tensors, id.version, said.id, wanted, said.parameters))
+    return requests
 
 
 def _lay_out(outputs: Mapping[str, Array], responses: Arena) -> tuple[Block, ...]:
+    return responses.write(_plain(outputs))
+
+
+def _plain(outputs: Mapping[str, Array]) -> dict[str, Array]:
     plain = {}
     for name, value in outputs.items():
-        try:
-            plain[name] = tensor(name, value).array
-        except ValueError as error:
-            raise ModelFailed(f"output {name!r} is no tensor: {error}") from error
-    return responses.write(plain)
+        if type(value) is not np.ndarray or value.dtype not in _PLAIN:
+            try:
+                value = tensor(name, value).array
+            except ValueError as error:
+                raise ModelFailed(f"output {name!r} is no tensor: {error}") from error
+        plain[name] = value
+    return plain
 
 
 def _load_failure(error: BaseException, load: Load) -> Failed:

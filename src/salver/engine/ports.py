@@ -58,6 +58,21 @@ class RequestRunner(Runner, Protocol):
 
 
 @runtime_checkable
+class PostRunner(RequestRunner, Protocol):
+    """The same, begun without a task, which costs more than a small run does."""
+
+    def post(
+        self,
+        requests: Sequence[InferRequest],
+        done: Callable[[tuple[list[Answer | SalverError], float] | SalverError], None],
+    ) -> bool:
+        """As ``answer``, begun at once; ``done`` is called later, on the event loop. False = not now: ask
+        ``answer``.
+        """
+        ...
+
+
+@runtime_checkable
 class StreamRunner(Runner, Protocol):
     """Asks a model that gives any number of responses to a request."""
 

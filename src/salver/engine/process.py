@@ -7,6 +7,7 @@ fails at once with the time of the next attempt.
 """
 
 import asyncio
+import functools
 import logging
 import random
 import time
@@ -19,7 +20,7 @@ import msgspec
 from salver.artifacts import Manifest
 from salver.backends.protocol import Answer, LoadOptions
 from salver.engine.backoff import Backoff
-from salver.engine.child import HostProcess, Pieces
+from salver.engine.child import Done, HostProcess, Pieces, is_small
 from salver.engine.spawn import HostPlan
 from salver.errors import LoadFailed, NotReady, SalverError
 from salver.messages import InferRequest, Signature
@@ -222,6 +223,30 @@ class RequestProcessRunner(ProcessRunner):
         """See :class:`~salver.engine.ports.RequestRunner`."""
         host = await self._acquire()
         return await asyncio.shield(self._on(host, host.answer(requests)))
+
+    def post(self, requests: Sequence[InferRequest], done: Done) -> bool:
+        """See :class:`~salver.engine.ports.PostRunner`."""
+        if not is_small(requests):
+            return False
+        while self._idle:
+            host = self._idle.popleft()
+            if not host.dead.done():
+                try:
+                    host.post(requests, functools.partial(self._ended, host, done))
+                except SalverError:
+                    self._release(host)
+                    return False
+                return True
+        return False
+
+    def _ended(
+        self,
+        host: HostProcess,
+        done: Done,
+        result: tuple[list[Answer | SalverError], float] | SalverError,
+    ) -> None:
+        self._release(host)
+        done(result)
 
 
 class StreamProcessRunner(ProcessRunner):

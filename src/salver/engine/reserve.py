@@ -49,8 +49,10 @@ class Reserve:
         most = MOST_SHARE * promise
         known = self._excess
         step = _STEP * promise
-        self._excess = known = min(known + _QUANTILE * step, most) if excess > known else max(
-            0.0, known - (1.0 - _QUANTILE) * step
+        self._excess = known = (
+            min(known + _QUANTILE * step, most)
+            if excess > known
+            else max(0.0, known - (1.0 - _QUANTILE) * step)
         )
         if counts and late > -_AT_RISK * promise:
             moved = self._correction + _CORRECTION * promise * ((late > 0) - _TOLERATED)

@@ -14,7 +14,7 @@ import fcntl
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -87,6 +87,25 @@ class Arena:
         for block, source in zip(blocks, sources, strict=True):
             target: Array = np.ndarray(source.shape, source.dtype, self._map, block.offset)
             target[...] = source
+        return tuple(blocks)
+
+    def write_stacked(self, columns: Mapping[str, Sequence[Array]]) -> tuple[Block, ...]:
+        """As ``write``, of arrays that are each given in pieces of one type, to be joined along axis 0."""
+        if any(len(pieces) == 1 or pieces[0].dtype.kind == "O" for pieces in columns.values()):
+            return self.write({name: np.concatenate(pieces) for name, pieces in columns.items()})
+        blocks = []
+        offset = 0
+        for name, pieces in columns.items():
+            first = pieces[0]
+            nbytes = sum([piece.nbytes for piece in pieces])
+            shape = (sum([len(piece) for piece in pieces]), *first.shape[1:])
+            blocks.append(Block(name, first.dtype.str, shape, offset, nbytes))
+            offset += -(-nbytes // _ALIGN) * _ALIGN
+        if offset > len(self._map):
+            self._grow(offset)
+        for block, pieces in zip(blocks, columns.values(), strict=True):
+            target: Array = np.ndarray(block.shape, block.dtype, self._map, block.offset)
+            np.concatenate(pieces, out=target)
         return tuple(blocks)
 
     def read(self, blocks: tuple[Block, ...], *, copy: bool) -> dict[str, Array]:

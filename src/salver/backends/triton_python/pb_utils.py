@@ -127,7 +127,9 @@ class Tensor:
         except ValueError as error:
             raise TritonModelException(f"tensor {name!r}: {error}") from error
         self._name = name
-        self._array = np.ascontiguousarray(numpy_array).reshape(numpy_array.shape)
+        if not numpy_array.flags.c_contiguous:
+            numpy_array = np.ascontiguousarray(numpy_array)
+        self._array = numpy_array
 
     def __repr__(self) -> str:
         """Name, datatype and shape."""
@@ -136,8 +138,10 @@ class Tensor:
     @classmethod
     def given(cls, name: str, datatype: DataType, array: Array) -> "Tensor":
         """One of a request's inputs; the array belongs to the model from now on."""
-        tensor = cls(name, bf16_to_fp32(array) if datatype is DataType.BF16 else array)
+        tensor = cls.__new__(cls)
+        tensor._name = name
         tensor._datatype = datatype
+        tensor._array = bf16_to_fp32(array) if datatype is DataType.BF16 else array
         return tensor
 
     @staticmethod
