@@ -22,12 +22,14 @@ import msgspec
 from salver import plugins
 from salver.artifacts import Instances, LoadOrder
 from salver.backends.protocol import Backend
+from salver.cache import CacheConfig, CacheUse, ResponseCache
 from salver.errors import InvalidInput, SalverError
 from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import tune_interpreter
 from salver.messages import ModelId, Signature, VersionStatus
 from salver.repository import Repository
 from salver.serving.bus import Bus
+from salver.serving.caching import Caching
 from salver.serving.controlplane import ControlMode, ControlPlane
 from salver.serving.dataplane import DataPlane
 from salver.serving.inner import Inner
@@ -107,6 +109,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         exits_on_error: True = a model that does not load at the start ends the server; False = not even one
             that is not there does; None = that one only.
         allow_client_shm: Let callers keep tensors in segments of this machine's ``/dev/shm``.
+        response_cache: Where answers are kept, of models that want it.
     """
 
     paths: tuple[str, ...] = ()
@@ -132,6 +135,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogConfig = LogConfig()
     triton_metrics: TritonMetricsConfig = TritonMetricsConfig()
     trace: TraceConfig = TraceConfig()
+    response_cache: CacheConfig = CacheConfig()
 
 
 class ReadyInfo(msgspec.Struct, frozen=True):
@@ -266,8 +270,13 @@ class Server:
         log = EventLog(config.log.access_log)
         observers = (self._metrics, self._statistics, self._explanations, log, self._tracing)
         self._bus = Bus(observers)
+        self._cache: ResponseCache | None = plugins.response_cache(config.response_cache)
+        self._caching = Caching(self._cache, clock) if self._cache else None
         terms = Terms(
-            len(os.sched_getaffinity(0)), config.trust_pickle, Instances(config.instances, config.threads)
+            len(os.sched_getaffinity(0)),
+            config.trust_pickle,
+            Instances(config.instances, config.threads),
+            self._caching,
         )
         inner = Inner(lambda: door)
         loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir), inner)
@@ -343,6 +352,8 @@ class Server:
             self._regions.unregister()
         self._bus.flush()
         await self._tracing.close()
+        if self._cache is not None:
+            await self._cache.close()
 
     async def __aenter__(self) -> "Server":
         await self.start()
@@ -398,6 +409,7 @@ class Server:
                 s.engine.insight(),
                 tuple(s.manifest.config.fairness.weights),
                 metric_tags(s.manifest.triton),
+                s.is_cached,
             )
             for s in self._manager.servables()
         ]
@@ -405,6 +417,10 @@ class Server:
     def dropped_events(self) -> int:
         """Events that observers missed."""
         return self._bus.dropped
+
+    def cache(self) -> CacheUse | None:
+        """What the response cache was asked, and what it holds; None where there is none."""
+        return self._caching.use() if self._caching else None
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         """The metrics page and its content type."""

@@ -281,6 +281,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         timeout_ms: Deadline of a request that brings none; 0 = none.
         queue: None = nothing but ``batching.max_queue`` and deadlines limits how long requests wait.
         objective: Chooses batching, instances and admission; what is set elsewhere stays as it is set.
+        response_cache: Equal requests are answered from the server's cache, where it has one.
         options: Handed to the backend, which refuses what it does not know.
     """
 
@@ -302,6 +303,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Limit = Limit()
     steps: Steps = Steps()
     reshape: Reshape = Reshape()
+    response_cache: bool = False
     options: dict[str, str] = {}
 
 

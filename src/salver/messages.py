@@ -106,6 +106,8 @@ class Timing(msgspec.Struct, frozen=True, gc=False):
         arrived: When it began to wait, by the clock of the engine; 0 = not known.
         ended: When its outputs were there, by the same clock.
         split: Cutting the outputs of its batch apart, the last thing before that.
+        cache: Of a model whose answers are kept: was this one there?
+        cache_seconds: Looking for it, and keeping it.
     """
 
     queue: float = 0.0
@@ -117,6 +119,8 @@ class Timing(msgspec.Struct, frozen=True, gc=False):
     arrived: float = 0.0
     ended: float = 0.0
     split: float = 0.0
+    cache: Literal["", "hit", "miss"] = ""
+    cache_seconds: float = 0.0
 
 
 class InferResponse(msgspec.Struct, frozen=True):

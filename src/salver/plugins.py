@@ -1,7 +1,7 @@
-"""Which backends are there?
+"""Which backends and which response caches are there?
 
-Built-in ones and those of other packages come by the same road: the entry-point group
-``salver.backends``. Finding them imports their modules, never a framework.
+Built-in ones and those of other packages come by the same road: the entry-point groups
+``salver.backends`` and ``salver.response_caches``. Finding them imports their modules, never a framework.
 """
 
 import logging
@@ -10,9 +10,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from salver.backends.protocol import Backend
+from salver.cache import CacheConfig, ResponseCache
+from salver.errors import InvalidInput
 from salver.repository.ports import Recognise, Recognised
 
 GROUP = "salver.backends"
+CACHES = "salver.response_caches"
 _LOG = logging.getLogger("salver.plugins")
 
 
@@ -31,6 +34,27 @@ def backends() -> dict[str, Backend]:
             continue
         found[backend.name] = backend
     return found
+
+
+def response_cache(config: CacheConfig) -> ResponseCache | None:
+    """The cache that the configuration names, opened; None where it names none.
+
+    An entry point is something that makes one of its options (a mapping of texts), and refuses what it
+    does not know.
+
+    Raises:
+        InvalidInput: there is no such cache, or its options are wrong.
+        SalverError: as opening it does.
+    """
+    if not config.name:
+        return None
+    entries = {entry.name: entry for entry in entry_points(group=CACHES)}
+    if config.name not in entries:
+        raise InvalidInput(
+            f"there is no response cache {config.name!r}", fix=f"There are: {', '.join(sorted(entries))}."
+        )
+    cache: ResponseCache = entries[config.name].load()(config.options)
+    return cache
 
 
 def recogniser(found: Mapping[str, Backend]) -> Recognise:

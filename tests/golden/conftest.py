@@ -13,9 +13,18 @@ from salver.testing.process import ServerProcess, TritonProcess
 PROFILES: dict[str, tuple[str, ...]] = {
     "main": (
         "--model-control-mode=none",
+        "--cache-config=local,size=1048576",
         "--allow-client-shm=true",
         "--http-header-forward-pattern=x-fwd-.*",
         "--grpc-header-forward-pattern=x-fwd-.*",
+    ),
+    "metrics": (
+        "--model-control-mode=explicit",
+        "--load-model=addsub",
+        "--load-model=cached",
+        "--cache-config=local,size=1048576",
+        "--metrics-config=summary_latencies=true",
+        "--metrics-config=counter_latencies=true",
     ),
     "restricted": (
         "--model-control-mode=explicit",

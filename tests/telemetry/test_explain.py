@@ -29,6 +29,9 @@ class Rig:
     def dropped_events(self) -> int:
         return 0
 
+    def cache(self) -> None:
+        return None
+
     def see(self, *events: Event) -> None:
         self.told.observe(events)
 

@@ -27,6 +27,9 @@ class FakePresent:
     def dropped_events(self) -> int:
         return self.dropped
 
+    def cache(self) -> None:
+        return None
+
 
 FRAUD = ModelId("fraud", "7")
 LABELS = {"model": "fraud", "version": "7"}

@@ -274,6 +274,9 @@ class Models:
     def dropped_events(self) -> int:
         return 0
 
+    def cache(self) -> None:
+        return None
+
 
 def traced(path: Path, **config: Any) -> Tracing:
     return Tracing(TraceConfig(str(path), **{"level": "timestamps", "rate": 1, **config}), Models())

@@ -132,6 +132,9 @@ def serve(
             "Default: $XDG_STATE_HOME/salver, or ~/.local/state/salver."
         ),
     ] = None,
+    response_cache: Annotated[
+        str, Parameter(help="Where answers of models that want it are kept, as local,size=64m; '' = nowhere.")
+    ] = "",
     front: Annotated[
         Literal["h2corn", "uvicorn"], Parameter(help="HTTP server; uvicorn speaks no HTTP/2 and no gRPC.")
     ] = "h2corn",
@@ -153,6 +156,7 @@ def serve(
     # Imported here: the server is the greater part of the start-up time of --help.
     from salver.app import FrontConfig, LogConfig, ServeConfig
     from salver.app import serve as run
+    from salver.cache import parse
     from salver.serving.profiles import default_state_dir
     from salver.telemetry.trace_settings import TraceConfig
 
@@ -173,6 +177,7 @@ def serve(
         tenant_header=tenant_header,
         state_dir=default_state_dir() if state_dir is None else state_dir,
         log=LogConfig(logs.level, logs.format, logs.access, logs.file),
+        response_cache=parse([response_cache] if response_cache else (), "--response-cache"),
         trace=TraceConfig(traces.file, traces.level, traces.rate, traces.count, traces.log_frequency),
     )
     return run_loop(run(config, lambda info: announce(info, json=json)))

@@ -19,6 +19,7 @@ from salver.errors import InvalidInput, Unsupported
 
 if TYPE_CHECKING:
     from salver.app import FrontConfig, HeaderConfig, LogConfig, ServeConfig
+    from salver.cache import CacheConfig
     from salver.telemetry.trace_settings import TraceConfig
     from salver.telemetry.triton_metrics import TritonMetricsConfig
 
@@ -164,6 +165,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         triton_metrics=_metrics(given.all("metrics-config")),
         log=_log(given),
         trace=_trace(given),
+        response_cache=_cache(given),
     )
     notices = platform_notices + [
         f"--{name} is accepted and has no effect here: {IGNORED[name][1]}"
@@ -381,6 +383,16 @@ def _level(value: str) -> Literal["off", "timestamps"]:
     if value.upper() not in ("OFF", "TIMESTAMPS", "MIN", "MAX"):  # the last two are older names
         raise InvalidInput(f"there is no trace level {value!r}", fix="OFF or TIMESTAMPS.")
     return "off" if value.upper() == "OFF" else "timestamps"
+
+
+def _cache(given: Given) -> "CacheConfig":
+    from salver.cache import parse
+
+    older = given.text("response-cache-byte-size", "0")
+    if older != "0" and "cache-config" in given:
+        raise InvalidInput("--response-cache-byte-size and --cache-config do not go together")
+    words = given.all("cache-config") or ((f"local,size={older}",) if older != "0" else ())
+    return parse(words, "--cache-config")
 
 
 def _metrics(settings: Sequence[str]) -> "TritonMetricsConfig":

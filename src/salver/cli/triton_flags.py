@@ -50,6 +50,8 @@ USED: Final[dict[str, tuple[Type, str]]] = {
     "metrics-address": ("text", "address to listen on (that of HTTP)"),
     "metrics-port": ("int", "(8002)"),
     "metrics-config": ("text", "counter_latencies, summary_latencies, summary_quantiles; may be repeated"),
+    "cache-config": ("text", "local,size=BYTES, or another cache and its settings; may be repeated"),
+    "response-cache-byte-size": ("int", "as --cache-config local,size="),
     "allow-client-shm": ("bool", "let callers keep tensors in any segment of /dev/shm here (false)"),
     "log-verbose": ("int", "1 and more log at level debug (0)"),
     "log-info": ("bool", "log at level info (true)"),
@@ -68,7 +70,6 @@ _ALWAYS = "Salver does that by itself"
 _NO_GPU = "it is about GPUs"
 _FIXED = "the front has limits of its own"
 _METRICS = "all of Salver's metrics are always counted, and read when asked for"
-_CACHE = "there is no response cache; every request runs"
 
 #: Flags without an effect here, and why.
 IGNORED: Final[dict[str, tuple[Type, str]]] = {
@@ -96,9 +97,7 @@ IGNORED: Final[dict[str, tuple[Type, str]]] = {
     "allow-gpu-metrics": ("bool", _NO_GPU),
     "allow-cpu-metrics": ("bool", _METRICS),
     "metrics-interval-ms": ("int", _METRICS),
-    "cache-config": ("text", _CACHE),
-    "cache-directory": ("text", _CACHE),
-    "response-cache-byte-size": ("int", _CACHE),
+    "cache-directory": ("text", "caches are Python packages"),
     "rate-limit-resource": ("text", "see --rate-limit"),
     "backend-directory": ("text", "backends are Python packages"),
     "repoagent-directory": ("text", "there are no repository agents"),

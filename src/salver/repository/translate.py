@@ -73,6 +73,7 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
         "model_warmup",
         "model_transaction_policy",
         "instance_group",
+        "response_cache",
     ),
     "version_policy": ("latest", "all", "specific"),
     "version_policy.latest": ("num_versions",),
@@ -96,6 +97,7 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
     "model_warmup": ("name", "batch_size", "count"),
     "model_warmup.inputs": ("data_type", "dims", "zero_data"),
     "model_transaction_policy": ("decoupled",),
+    "response_cache": ("enable",),
 }
 HONOURED: Final = frozenset(f"{p}.{n}" if p else n for p, names in _HONOURED.items() for n in names)
 
@@ -160,6 +162,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
             _reshape(message.input, "input", is_batched, origin),
             _reshape(message.output, "output", is_batched, origin),
         ),
+        response_cache=message.response_cache.enable,
     )
     if queue is not None:
         config = limited(config, queue, message.model_transaction_policy.decoupled, notices)

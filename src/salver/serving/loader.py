@@ -30,6 +30,7 @@ from salver.messages import Signature
 from salver.planner.choose import Setting, is_set
 from salver.planner.grid import Placed
 from salver.serving.bus import Bus
+from salver.serving.caching import CachedModel, Caching
 from salver.serving.inner import ALONE, Inner
 from salver.serving.model_config import told
 from salver.serving.profiles import ProfileStore
@@ -52,11 +53,13 @@ class Terms(msgspec.Struct, frozen=True):
         cores: How many it may use.
         trust_pickle: See :class:`~salver.backends.protocol.LoadOptions`.
         wish: Stands in where a model's configuration is silent.
+        caching: Keeps answers of models that want it; None = there is no cache.
     """
 
     cores: int
     trust_pickle: bool = False
     wish: Instances = _NO_WISH
+    caching: Caching | None = None
 
 
 class Servable:
@@ -65,6 +68,7 @@ class Servable:
     Args:
         setting: What was chosen for its objective and why, where there is one.
         ends: Called, the last one first, when the engine has been closed.
+        cached: Answers in the engine's place, where its answers are kept.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Servable:
         placement: Placement,
         setting: Setting | None = None,
         ends: Sequence[Callable[[], Awaitable[None]]] = (),
+        cached: CachedModel | None = None,
     ) -> None:
         self.manifest = manifest
         self.engine = engine
@@ -82,12 +87,13 @@ class Servable:
         self._ends = ends
         self.signature: Signature = engine.signature
         self.bytes = manifest.bytes
-        self.infer = engine.infer  # the engine's own method: nothing in between
+        self.is_cached = cached is not None
+        self.infer = cached.infer if cached else engine.infer  # the engine's own method: nothing in between
         self.has_queue_policy = False
         if isinstance(engine, Engine):
             self.has_queue_policy = manifest.config.queue is not None
             if manifest.config.batching.preserve_order:
-                self.infer = in_order(engine.infer)
+                self.infer = in_order(self.infer)
         self.stream = None if isinstance(engine, Engine) else engine.stream
 
     def __repr__(self) -> str:
@@ -184,6 +190,7 @@ class Loader:
         )
         placement = place(backend.traits, wish, self._terms.cores)
         if manifest.config.steps.vocabulary:
+            _refuse_cache(manifest.config, manifest, "that answers token by token")
             counts = [wish.threads] if wish.threads else sorted({1, self._terms.cores})
             trials = [LoadOptions(threads, self._terms.trust_pickle) for threads in counts]
             steps, threads = await load_steps(backend, manifest, trials, self._clock, self._bus.emit)
@@ -218,6 +225,7 @@ class Loader:
         config = _within(config, runner.signature)
         manifest = msgspec.structs.replace(manifest, config=_within(manifest.config, runner.signature))
         if isinstance(runner, StreamRunner):
+            _refuse_cache(config, manifest, "with 'decoupled' transaction policy")
             streaming = DecoupledEngine(manifest.id, runner, config, clock=self._clock, emit=self._bus.emit)
             return Servable(manifest, streaming, Placement(kind, placed.instances, placed.threads))
         batching = config.batching
@@ -244,7 +252,18 @@ class Loader:
         if teacher is not None:
             teacher.start()
         place = Placement(kind, placed.instances, placed.threads)
-        return Servable(manifest, engine, place, setting, ends)
+        cached = self._cached(manifest, engine) if config.response_cache else None
+        if cached is not None:
+            ends.append(cached.close)
+        return Servable(manifest, engine, place, setting, ends, cached)
+
+    def _cached(self, manifest: Manifest, engine: Engine) -> CachedModel | None:
+        if self._terms.caching is None:
+            _LOG.warning("model %s wants a response cache, and this server has none", manifest.id)
+            return None
+        return self._terms.caching.before(
+            engine.infer, manifest.id, manifest.fingerprint, sees_parameters=engine.answers_each
+        )
 
     async def open_runner(self, backend: Backend, manifest: Manifest, placement: Placement) -> Runner:
         """Load a version and nothing around it; the runner is the caller's.
@@ -282,6 +301,15 @@ class Loader:
             slots=placement.slots,
             threads=placement.threads,
             name=manifest.id.name,
+        )
+
+
+def _refuse_cache(config: ModelConfig, manifest: Manifest, kind: str) -> None:
+    if config.response_cache:
+        raise LoadFailed(
+            f"Response Cache does not currently support model {manifest.id.name} {kind}. "
+            "Please disable the response cache.",
+            field="response_cache",
         )
 
 

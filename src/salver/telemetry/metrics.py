@@ -31,6 +31,7 @@ from salver.telemetry.triton_metrics import (
     Host,
     TritonCounts,
     TritonMetricsConfig,
+    of_cache,
     of_present,
     of_requests,
     tags_of,
@@ -86,7 +87,12 @@ class _Version:
         inference = [t.inference for t in timings]
         delays = [q + f for q, f in zip(queue, formation, strict=True)]
         self.delays.add_all(delays)
-        self.triton.served(outcome, sum([e.rows for e in events]), latencies, delays)
+        cached = [t for t in timings if t.cache]
+        rows = sum([e.rows for e in events])
+        if cached:
+            rows -= sum([e.rows for e in events if e.timing.cache == "hit"])
+            self.triton.looked_up(cached)
+        self.triton.served(outcome, rows, latencies, delays)
         self.phases["queue"].add_all(queue)
         self.phases["formation"].add_all(formation)
         self.phases["inference"].add_all(inference)
@@ -178,6 +184,7 @@ class Metrics(Collector):
                 if pair[1] not in ("", UNKNOWN)
             }
             families += of_requests(counts, self._triton, tags)
+            families += of_cache(counts, self._triton, loads, self._present.cache())
         yield from families
         yield from of_engines(loads)
         yield from of_versions(statuses)

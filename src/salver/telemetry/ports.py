@@ -5,6 +5,7 @@ from typing import Protocol
 
 import msgspec
 
+from salver.cache import CacheUse
 from salver.messages import Insight, ModelId, VersionStatus
 
 
@@ -18,6 +19,7 @@ class Load(msgspec.Struct, frozen=True):
         insight: What the engine knows of its load; None where it keeps no account.
         tenants: Those that the model's configuration names; they alone become labels.
         tags: Labels of its own that the model's configuration gives to Triton's metrics.
+        is_cached: Its answers are kept.
     """
 
     id: ModelId
@@ -27,6 +29,7 @@ class Load(msgspec.Struct, frozen=True):
     insight: Insight | None = None
     tenants: tuple[str, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
+    is_cached: bool = False
 
 
 class Present(Protocol):
@@ -42,4 +45,8 @@ class Present(Protocol):
 
     def dropped_events(self) -> int:
         """Events that slow observers have missed since the start."""
+        ...
+
+    def cache(self) -> CacheUse | None:
+        """What the response cache was asked; None where there is none."""
         ...

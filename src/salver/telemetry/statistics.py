@@ -60,12 +60,12 @@ class _Compute:
 class _Version:
     def __init__(self) -> None:
         self.success, self.fail, self.queue = _Duration(), _Duration(), _Duration()
+        self.hit, self.miss = _Duration(), _Duration()
         self.compute = _Compute()
         self.batches: dict[int, _Compute] = {}
         self.inferences = self.executions = self.last_ms = 0
 
     def shown(self, name: str, version: str) -> dict[str, Any]:
-        nothing = {"count": 0, "ns": 0}
         return {
             "name": name,
             "version": version,
@@ -77,8 +77,8 @@ class _Version:
                 "fail": self.fail.shown(),
                 "queue": self.queue.shown(),
                 **self.compute.shown(),
-                "cache_hit": nothing,
-                "cache_miss": nothing,
+                "cache_hit": self.hit.shown(),
+                "cache_miss": self.miss.shown(),
             },
             "response_stats": {},
             "batch_stats": [
@@ -109,11 +109,15 @@ class Statistics:
                 if event.outcome == "ok":
                     found = versions.get((event.model, event.version)) or self._new(event)
                     found.last_ms = now_ms
-                    found.inferences += event.rows
+                    timing = event.timing
+                    if timing.cache:
+                        (found.hit if timing.cache == "hit" else found.miss).add(timing.cache_seconds)
+                    if timing.cache != "hit":
+                        found.inferences += event.rows
                     found.success.count += 1
                     found.success.seconds += event.latency
                     found.queue.count += 1
-                    found.queue.seconds += event.timing.queue + event.timing.formation
+                    found.queue.seconds += timing.queue + timing.formation
                 elif event.outcome in _FAILED and (event.model, event.version) in versions:
                     versions[event.model, event.version].fail.add(event.latency)
             elif isinstance(event, BatchRan):

@@ -14,8 +14,9 @@ from typing import Final
 import msgspec
 from prometheus_client import Metric
 
+from salver.cache import CacheUse
 from salver.events import BatchRan
-from salver.messages import State, VersionStatus
+from salver.messages import State, Timing, VersionStatus
 from salver.stats.histogram import DURATION_BOUNDS, Histogram
 from salver.telemetry.ports import Load
 
@@ -66,7 +67,11 @@ class TritonCounts:
         self.runs = 0
         self.failures = dict.fromkeys(dict.fromkeys(_REASONS.values()), 0)
         self.seconds = dict.fromkeys(_PHASES, 0.0)
-        self.histograms = {phase: Histogram(DURATION_BOUNDS) for phase in _PHASES if keeps_histograms}
+        self.lookups = {"hit": 0, "miss": 0}
+        self.lookup_seconds = {"hit": 0.0, "miss": 0.0}
+        self.histograms = {
+            phase: Histogram(DURATION_BOUNDS) for phase in (*_PHASES, *self.lookups) if keeps_histograms
+        }
 
     def served(self, outcome: str, rows: int, latencies: Sequence[float], waits: Sequence[float]) -> None:
         """Requests of one outcome; ``waits`` in the queue are those of successful ones."""
@@ -81,6 +86,15 @@ class TritonCounts:
         if self.histograms:
             self.histograms["request"].add_all(latencies)
             self.histograms["queue"].add_all(waits)
+
+    def looked_up(self, timings: Sequence[Timing]) -> None:
+        """Successful requests whose answers were looked for in the cache."""
+        for kind in self.lookups:
+            seconds = [t.cache_seconds for t in timings if t.cache == kind]
+            self.lookups[kind] += len(seconds)
+            self.lookup_seconds[kind] += sum(seconds)
+            if self.histograms:
+                self.histograms[kind].add_all(seconds)
 
     def ran(self, events: Sequence[BatchRan]) -> None:
         """Runs of the model; the time of a run counts once for each request in it."""
@@ -140,6 +154,68 @@ def of_requests(
         for phase, family in summaries.items():
             _summarise(family, labels, found.histograms[phase], config.quantiles)
     return [successes, failures, rows, runs, *sums.values(), *summaries.values()]
+
+
+def of_cache(
+    counts: Mapping[_Pair, TritonCounts],
+    config: TritonMetricsConfig,
+    loads: Iterable[Load],
+    use: CacheUse | None,
+) -> list[Metric]:
+    """Families of the response cache (TR-M5): of each model whose answers are kept, and of all together."""
+    if use is None:
+        return []
+    cached = [load for load in loads if load.is_cached]
+    tags = tags_of(cached)
+    families = []
+    for kind, plural, meaning in (("hit", "hits", ""), ("miss", "misses", " (insert+lookup)")):
+        number = Metric(f"nv_cache_num_{plural}_per_model", f"Number of cache {plural} per model", COUNTER)
+        duration = Metric(
+            f"nv_cache_{kind}_duration_per_model",
+            f"Total cache {kind}{meaning} duration per model, in microseconds",
+            COUNTER,
+        )
+        summary = Metric(
+            f"nv_cache_{kind}_summary_per_model",
+            f"Summary of cache {kind} counts/durations per model, in microseconds.",
+            "summary",
+        )
+        for load in cached:
+            pair = (load.id.name, load.id.version)
+            found, labels = counts.get(pair) or TritonCounts(True), _labels(pair, tags)
+            _add(number, labels, found.lookups[kind])
+            _add(duration, labels, round(found.lookup_seconds[kind] * 1e6))
+            if config.summaries:
+                _summarise(summary, labels, found.histograms[kind], config.quantiles)
+        families += [number, *[duration] * config.counters, *[summary] * config.summaries]
+    return families + _of_whole_cache(use)
+
+
+def _of_whole_cache(use: CacheUse) -> list[Metric]:
+    shown = [
+        ("num_hits", "Number of cache hits in response cache", use.hits),
+        ("num_misses", "Number of cache misses in response cache", use.misses),
+        ("num_lookups", "Number of cache lookups in response cache", use.hits + use.misses),
+        (
+            "lookup_duration",
+            "Total cache lookup duration (hit and miss), in microseconds",
+            round(use.lookup_seconds * 1e6),
+        ),
+        (
+            "insertion_duration",
+            "Total cache insertion duration, in microseconds",
+            round(use.insert_seconds * 1e6),
+        ),
+    ]
+    if use.facts is not None:
+        shown += [
+            ("num_entries", "Number of responses stored in response cache", use.facts.entries),
+            ("num_evictions", "Number of cache evictions in response cache", use.facts.evictions),
+        ]
+    families = [_gauge(f"nv_cache_{name}", text, value) for name, text, value in shown]
+    if use.facts is not None:
+        families.append(_gauge("nv_cache_util", "Cache utilization [0.0 - 1.0]", use.facts.utilization))
+    return families
 
 
 def of_present(loads: Iterable[Load], statuses: Iterable[VersionStatus], tags: Tags) -> list[Metric]:
