@@ -80,6 +80,7 @@ def test_what_is_honoured_and_what_is_reported() -> None:
         only_outputs=True,
         priorities=Priorities(2, 2),
         queue=Queue(7, 2.0, "reject", True),
+        response_cache=True,
     )
     assert labels == {"y": "labels.txt"}
     silent = {n.split("`")[1] for n in notices}
@@ -90,10 +91,8 @@ def test_what_is_honoured_and_what_is_reported() -> None:
         "model_warmup.inputs.random_data",
         "parameters",
         "optimization.cuda.graphs",
-        "metric_tags",
-        "response_cache.enable",
     }
-    assert "config.pbtxt: field `response_cache.enable` has no effect yet" in notices
+    assert "config.pbtxt: field `optimization.cuda.graphs` has no effect yet" in notices
 
 
 @pytest.mark.parametrize(
@@ -180,9 +179,9 @@ def test_tr_c4_tr_c5_shapes_of_the_models_own() -> None:
 
 
 def test_json_of_a_load_request() -> None:
-    config, _, notices, _ = parse_json('{"maxBatchSize": 4, "metricTags": {"a": "b"}}', "m")
+    config, _, notices, _ = parse_json('{"maxBatchSize": 4, "ccModelFilenames": {"a": "b"}}', "m")
     assert config.batching.max_rows == 4
-    assert notices == ("config.pbtxt: field `metric_tags` has no effect yet",)
+    assert notices == ("config.pbtxt: field `cc_model_filenames` has no effect yet",)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import logging
 import numpy as np
 import pytest
 
-
 from salver.cache.local import LocalCache
 from salver.errors import ModelFailed
 from salver.messages import InferRequest, InferResponse, ModelId, Timing

@@ -45,7 +45,7 @@ def pack(response: InferResponse) -> bytes:
 
 
 def unpack(packed: bytes) -> tuple[tuple[Tensor, ...], dict[str, Parameter]] | None:
-    """Outputs, whose arrays cannot be written to, and parameters; None where it is nothing that was packed."""
+    """Outputs, whose arrays cannot be written to, and parameters; None where nothing was packed so."""
     view = memoryview(packed)
     try:
         (length,) = _LENGTH.unpack_from(packed)

@@ -81,7 +81,7 @@ class Traces:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Bodies:
-    """Flags of what callers may send, and of where they may leave it."""
+    """Flags of what callers may send, and of where it and the answers may stay."""
 
     max_body_mb: Annotated[int, Parameter(name="--max-body-mb", help="Most MiB of an HTTP body.")] = 64
     max_message_mb: Annotated[
@@ -94,6 +94,13 @@ class Bodies:
             help="Let callers keep tensors in shared memory, in any segment of /dev/shm here.",
         ),
     ] = False
+    response_cache: Annotated[
+        str,
+        Parameter(
+            name="--response-cache",
+            help="Where answers of models that want it are kept, as local,size=64m; '' = nowhere.",
+        ),
+    ] = ""
 
 
 _NO_TLS, _LOGS, _TRACES, _BODIES = Tls(), Logs(), Traces(), Bodies()
@@ -132,9 +139,6 @@ def serve(
             "Default: $XDG_STATE_HOME/salver, or ~/.local/state/salver."
         ),
     ] = None,
-    response_cache: Annotated[
-        str, Parameter(help="Where answers of models that want it are kept, as local,size=64m; '' = nowhere.")
-    ] = "",
     front: Annotated[
         Literal["h2corn", "uvicorn"], Parameter(help="HTTP server; uvicorn speaks no HTTP/2 and no gRPC.")
     ] = "h2corn",
@@ -177,7 +181,7 @@ def serve(
         tenant_header=tenant_header,
         state_dir=default_state_dir() if state_dir is None else state_dir,
         log=LogConfig(logs.level, logs.format, logs.access, logs.file),
-        response_cache=parse([response_cache] if response_cache else (), "--response-cache"),
+        response_cache=parse(filter(None, [bodies.response_cache]), "--response-cache"),
         trace=TraceConfig(traces.file, traces.level, traces.rate, traces.count, traces.log_frequency),
     )
     return run_loop(run(config, lambda info: announce(info, json=json)))

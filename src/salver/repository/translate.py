@@ -74,6 +74,7 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
         "model_transaction_policy",
         "instance_group",
         "response_cache",
+        "metric_tags",
     ),
     "version_policy": ("latest", "all", "specific"),
     "version_policy.latest": ("num_versions",),
