@@ -258,7 +258,12 @@ class Engine:
                 deadline = now + self._timeout
         elif deadline <= now:
             raise DeadlineExceeded(_LATE)
-        if now - self._inline_until > _SAME_TURN_S and not self._crowded and not self._pump_scheduled:
+        if (
+            self._post is None
+            and now - self._inline_until > _SAME_TURN_S
+            and not self._crowded
+            and not self._pump_scheduled
+        ):
             answer = self._answer_now(bound, now)
             if answer is not None:
                 self._schedule.passed(bound.rows, now)
