@@ -177,6 +177,10 @@ class OnlyStreams(Unsupported):
     """One answer was asked of a model that gives any number of them."""
 
 
+class NotOneResponse(InvalidInput):
+    """One answer was asked of a model that gave none, or several that are no parts of one."""
+
+
 class SegmentFailed(SalverError):
     """A segment of shared memory that a caller named cannot be opened, or cannot take what is to go there.
 

@@ -27,8 +27,9 @@ class Speaker:
         (TensorSpec("text_input", DataType.BYTES, (1,)),), (TensorSpec("text_output", DataType.BYTES, (1,)),)
     )
 
-    def __init__(self, script):
+    def __init__(self, script, gives_parts=True):
         self.script = script
+        self.gives_parts = gives_parts
         self.closed = 0
 
     async def infer(self, request, deadline=None, sender=None, standing=None):
@@ -198,7 +199,7 @@ async def test_an_error_among_the_pieces_leaves_the_others_their_turn(path):
         said = [d.get("text_output", d.get("error")) for d in documents(sent)]
         assert said == ["a", "negative element", "b"]
     else:
-        assert (sent[0]["status"], json.loads(sent[1]["body"])) == (500, {"error": "negative element"})
+        assert (sent[0]["status"], json.loads(sent[1]["body"])) == (400, {"error": "negative element"})
     assert rig.outcome() == "model_failed"
 
 
@@ -245,8 +246,29 @@ async def test_a_stream_without_a_piece_is_an_empty_stream():
 
 async def test_generate_of_no_piece_at_all_is_the_models_failure():
     start, end = await Rig(Speaker([])).post("/v2/models/m/generate", {"text_input": "x"})
-    assert start["status"] == 500
-    assert json.loads(end["body"]) == {"error": "model 'm' gave no answer"}
+    assert start["status"] == 400
+    assert json.loads(end["body"]) == {"error": "the model gave no answer"}
+
+
+@pytest.mark.parametrize("script", [[], ["a", "b"], ["a", ModelFailed("no")], ["a", "wait"]])
+async def test_tr_r6_generate_of_none_or_several_responses(script):
+    if "wait" in script:
+        script[1:] = ["b", "wait"]  # nobody waits for what comes after the second
+    rig = Rig(Speaker(script, gives_parts=False))
+    start, end = await rig.post("/v2/models/m/generate", {"text_input": "x"})
+    failed = bool(script) and isinstance(script[-1], Exception)
+    assert start["status"] == (400 if failed else 200)
+    text = json.loads(end["body"])["error"]
+    assert text == "no" if failed else text.startswith("generate expects model to produce exactly 1 response")
+    assert rig.world.servable.closed == 1
+
+
+async def test_tr_r6_an_error_that_comes_first_is_the_status_of_the_stream():
+    rig = Rig(Speaker([InferResponse("m", "1", (), error=ModelFailed("no")), "a"]))
+    sent = await rig.post(PATH, {"text_input": "x"})
+    assert sent[0]["status"] == 400
+    assert dict(sent[0]["headers"])[b"content-type"].startswith(b"text/event-stream")
+    assert [document.get("error") for document in documents(sent)] == ["no", None]
 
 
 async def test_a_model_that_answers_once_does_so_on_both_routes():

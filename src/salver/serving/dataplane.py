@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 import numpy as np
 
-from salver.errors import Cancelled, Code, Internal, InvalidInput, ModelFailed, SalverError
+from salver.errors import Cancelled, Code, Internal, InvalidInput, ModelFailed, NotOneResponse, SalverError
 from salver.events import Served
 from salver.messages import (
     Call,
@@ -231,7 +231,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
 
         Args:
             write: Takes each reply; raises Cancelled once nobody reads them, which gives the request up.
-                None = the pieces are joined into one reply.
+                None = there is one reply, of parts that are joined or of the only piece.
 
         Returns:
             The one reply, or the error that came before anything was written; None after that, when an
@@ -248,6 +248,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             try:
                 served = lease.id
                 servable = lease.servable
+                are_parts = getattr(servable, "gives_parts", False)
                 request = codec.decode(body, servable.signature)
                 deadline, standing = _amended(request, call, servable)
                 if call.forwarded:
@@ -258,20 +259,18 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 async with aclosing(_pieces(servable, request, deadline, standing)) as answer:
                     async for response in answer:
                         timing = response.timing
-                        if response.error is not None:
-                            if write is None:
-                                raise response.error
-                            outcome, why = response.error.code.value, response.error.why
                         if write is None:
                             pieces.append(response)
-                        else:
-                            piece = codec.encode(request, response)
-                            has_begun = True
-                            await write(piece)
+                            if len(pieces) == 1 or are_parts:
+                                continue
+                            break
+                        if response.error is not None:
+                            outcome, why = response.error.code.value, response.error.why
+                        piece = codec.encode(request, response)
+                        has_begun = True
+                        await write(piece)
                 if write is None:
-                    if not pieces:
-                        raise ModelFailed(f"model '{served.name}' gave no answer")
-                    reply = codec.encode(request, joined(pieces))
+                    reply = codec.encode(request, _whole(pieces, are_parts))
             finally:
                 lease.release()
         except Exception as error:
@@ -348,6 +347,21 @@ async def _pieces(
     async with aclosing(servable.stream(request, deadline, standing)) as answer:
         async for response in answer:
             yield response
+
+
+def _whole(pieces: Sequence[InferResponse], are_parts: bool) -> InferResponse:
+    """The one answer that was asked for."""
+    if not are_parts and len(pieces) != 1:
+        raise NotOneResponse(
+            "generate expects model to produce exactly 1 response, use generate stream for model that "
+            "generates various number of responses"
+        )
+    if not pieces:
+        raise ModelFailed("the model gave no answer")
+    for piece in pieces:
+        if piece.error is not None:
+            raise piece.error
+    return joined(pieces)
 
 
 def joined(pieces: Sequence[InferResponse]) -> InferResponse:

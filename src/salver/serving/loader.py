@@ -95,6 +95,7 @@ class Servable:
             if manifest.config.batching.preserve_order:
                 self.infer = in_order(self.infer)
         self.stream = None if isinstance(engine, Engine) else engine.stream
+        self.gives_parts = isinstance(engine, StepEngine)
 
     def __repr__(self) -> str:
         return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"

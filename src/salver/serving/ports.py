@@ -56,7 +56,8 @@ class Inferring(Protocol):
 class Streaming(Protocol):
     """Something that answers in pieces, besides being :class:`Inferring`: Triton's decoupled models.
 
-    It has this method exactly if its model is decoupled; ``infer`` then raises Unsupported.
+    It has this method exactly if its model is decoupled; ``infer`` then raises Unsupported. Where it says
+    ``gives_parts``, the pieces are parts of one answer, as tokens are of a text.
     """
 
     def stream(

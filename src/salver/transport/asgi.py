@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from salver.errors import Forbidden, Internal, SalverError, TooLarge
+from salver.errors import Forbidden, Internal, InvalidInput, SalverError, TooLarge
 from salver.messages import Call
 from salver.transport.calls import Reception, is_shutting_down, join_trace, printable
 from salver.transport.event_stream import EventStream
@@ -102,6 +102,8 @@ class Front:
             if is_unusual or message.get("more_body") or len(body) > self._max_body:
                 if is_unusual and verb == "POST":
                     call.standing = from_headers(headers, self._tenant_header)
+                    if operation.startswith("generate"):
+                        _refuse_compressed(headers)
                 body = await self._read(message, headers, receive)
             if message["type"] != "http.request" or body is None:
                 return  # the caller left before the request was there
@@ -193,6 +195,12 @@ def _form(
     if call.traceparent:
         headers.append((b"traceparent", call.traceparent.encode()))
     return {"type": "http.response.start", "status": reply.status, "headers": headers}, body
+
+
+def _refuse_compressed(headers: Mapping[bytes, bytes]) -> None:
+    """Generate takes bodies as they are (TR-R28)."""
+    if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+        raise InvalidInput("Unsupported content-encoding, only 'identity' is supported.")
 
 
 async def _refuse(receive: Receive, send: Send) -> None:

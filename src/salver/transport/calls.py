@@ -5,13 +5,15 @@ versions a model's metadata names. It knows no body and no status.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import msgspec
 
+from salver.errors import InvalidInput, NotFound, NotReady
 from salver.messages import Call, State
 from salver.transport.forward import Forwarding
-from salver.transport.ports import Control, RegionRegistry
+from salver.transport.ports import Control, InferDoor, RegionRegistry
 from salver.transport.restrict import Guard
 from salver.wire import traceparent as w3c
 from salver.wire.regions import NO_REGIONS
@@ -66,6 +68,24 @@ def is_shutting_down() -> bool:
     """True if the current task was cancelled by somebody other than the watcher for hang-ups."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 1
+
+
+def check_counted(door: InferDoor, model: str, version: str) -> None:
+    """Is there a version of which numbers can be told?
+
+    Raises:
+        InvalidInput: there is none (TR-R8).
+        NotReady: not now.
+    """
+    try:
+        door.signature(model, version)
+    except NotFound:
+        text = f"requested model '{model}' is not available"
+        if version:
+            with contextlib.suppress(NotFound, NotReady):
+                door.signature(model)
+                text = f"requested model version is not available for model '{model}'"
+        raise InvalidInput(text) from None
 
 
 def ready_versions(control: Control, model: str, version: str) -> list[str]:

@@ -18,7 +18,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class EventStream:
-    """The reply to one call, begun by its first event.
+    """The reply to one call, begun by its first event, whose status it has.
 
     Args:
         patience: Seconds without any room for the next event, after which the caller counts as gone.
@@ -40,7 +40,7 @@ class EventStream:
             async with asyncio.timeout(self._patience):
                 if not self._has_begun:
                     self._has_begun = True
-                    await self._send(self._start())
+                    await self._send(self._start(reply.status))
                 await self._send({"type": "http.response.body", "body": event(reply), "more_body": True})
         except (OSError, RuntimeError) as error:
             raise Cancelled("the caller went away") from error
@@ -52,8 +52,8 @@ class EventStream:
                 await self._send(self._start())
             await self._send({"type": "http.response.body", "body": b""})
 
-    def _start(self) -> dict[str, Any]:
+    def _start(self, status: int = 200) -> dict[str, Any]:
         headers = [*EVENT_STREAM, (b"x-request-id", self._call.request_id.encode())]
         if self._call.traceparent:
             headers.append((b"traceparent", self._call.traceparent.encode()))
-        return {"type": "http.response.start", "status": 200, "headers": headers}
+        return {"type": "http.response.start", "status": status, "headers": headers}

@@ -13,7 +13,14 @@ from typing import Any
 from salver import __version__
 from salver.errors import Internal, InvalidInput, NoRoute, NotFound, NotReady, SalverError
 from salver.messages import Call, InferRequest, InferResponse, Signature
-from salver.transport.calls import Reception, is_shutting_down, join_trace, printable, ready_versions
+from salver.transport.calls import (
+    Reception,
+    check_counted,
+    is_shutting_down,
+    join_trace,
+    printable,
+    ready_versions,
+)
 from salver.transport.grpc_stream import HEADERS, START, Send, StreamInfer
 from salver.transport.hangup import HangUps, Receive
 from salver.transport.ports import Control, Exposition, InferDoor
@@ -236,7 +243,7 @@ class GrpcMethods:
     async def _statistics(self, message: bytes, call: Call) -> Reply:
         name, version = wire.decode_model_request(message)
         if name:
-            self._door.signature(name, version)
+            check_counted(self._door, name, version)
         return wire.encode_statistics(self._exposition.statistics(name, version))
 
     async def _trace_setting(self, message: bytes, call: Call) -> Reply:

@@ -11,7 +11,7 @@ import msgspec
 
 from salver import __version__
 from salver.messages import Call
-from salver.transport.calls import ready_versions
+from salver.transport.calls import check_counted, ready_versions
 from salver.transport.openapi import describe
 from salver.transport.ports import Control, Exposition, InferDoor, RegionRegistry
 from salver.transport.routes import Route
@@ -129,7 +129,7 @@ class HttpOperations:
 
     async def _statistics(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         if route.model:
-            self._door.signature(route.model, route.version)
+            check_counted(self._door, route.model, route.version)
         return _json(self._exposition.statistics(route.model, route.version))
 
     async def _explain(self, route: Route, http: HttpBody, call: Call) -> HttpReply:

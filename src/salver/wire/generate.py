@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from salver.errors import InvalidInput, SalverError
+from salver.errors import Code, InvalidInput, NotOneResponse, SalverError
 from salver.messages import InferRequest, InferResponse, Parameter, Signature, TensorSpec
 from salver.tensor import Array, Tensor
 from salver.wire.bodies import HttpBody, HttpReply
@@ -63,8 +63,11 @@ class Generate:
         return HttpReply(200, dumps(root))
 
     def fault(self, error: SalverError) -> HttpReply:
-        """``{"error": text}`` with Triton's status."""
-        return http_fault(error)
+        """``{"error": text}`` with Triton's status: here the model's own failure is 400."""
+        reply = http_fault(error)
+        if isinstance(error, NotOneResponse):
+            return HttpReply(200, reply.body)
+        return HttpReply(400, reply.body) if error.code is Code.MODEL_FAILED else reply
 
 
 def event(reply: HttpReply) -> bytes:
@@ -99,9 +102,7 @@ def _decode(http: HttpBody, signature: Signature) -> InferRequest:
                 inputs[name] = _input(value, specs[name], f"{prefix}{name}")
             elif type(value) not in (bool, int, float, str):
                 raise InvalidInput(
-                    f"'{prefix}{name}' is {kind_of(value)}, and model '{http.model}' has no such input",
-                    field=f"{prefix}{name}",
-                    fix=f"Its inputs are: {', '.join(specs)}; parameters are strings, numbers or booleans.",
+                    f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'."
                 )
             elif name.startswith(_RESERVED):
                 raise InvalidInput(
@@ -118,4 +119,6 @@ def _input(value: Any, spec: TensorSpec, field: str) -> Tensor:
     array: Array = from_json(value if type(value) is list else [value], spec.datatype, field, is_regular=True)
     if array.ndim < len(spec.shape):
         array = array.reshape((1,) * (len(spec.shape) - array.ndim) + array.shape)
+    if any(want not in (-1, have) for want, have in zip(spec.shape, array.shape, strict=False)):
+        raise InvalidInput(f"The schema can not convert input '{spec.name}' to tensor with proper shape")
     return Tensor(spec.name, spec.datatype, array)
