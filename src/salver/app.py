@@ -202,11 +202,8 @@ class _Control:
     async def load(self, model: str, order: LoadOrder) -> None:
         await self._plane.load(model, order)
 
-    async def unload(self, model: str) -> None:
-        await self._plane.unload(model)
-
-    async def vacated(self, model: str) -> None:
-        await self._plane.vacated(model)
+    async def unload(self, model: str, *, waits: bool = False) -> None:
+        await self._plane.unload(model, waits=waits)
 
 
 class Server:

@@ -42,11 +42,9 @@ class Control:
             raise LoadFailed(self.fault)
         self.loaded[model] = order.folder
 
-    async def unload(self, model: str) -> None:
-        self.loaded.pop(model, None)
-
-    async def vacated(self, model: str) -> None:
-        self.departed.append(model)
+    async def unload(self, model: str, *, waits: bool = False) -> None:
+        if self.loaded.pop(model, None) is not None and waits:
+            self.departed.append(model)
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:

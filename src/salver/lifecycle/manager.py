@@ -217,14 +217,7 @@ class Manager(Generic[ServableT]):
 
     async def vacated(self, folder: Path) -> None:
         """Wait until no copy lives on files below a folder (a resolved path)."""
-        await self._left(lambda copy: copy.manifest.path.is_relative_to(folder))
-
-    async def departed(self, name: str) -> None:
-        """Wait until no copy of a model is left."""
-        await self._left(lambda copy: copy.id.name == name)
-
-    async def _left(self, is_meant: "Callable[[_Copy[ServableT]], bool]") -> None:
-        while any(map(is_meant, self._copies.values())):
+        while any(c.manifest.path.is_relative_to(folder) for c in self._copies.values()):
             self._gone.clear()
             await self._gone.wait()
 

@@ -80,10 +80,6 @@ class Lifecycle(Protocol):
         """Wait until nothing lives on files below a folder."""
         ...
 
-    async def departed(self, name: str) -> None:
-        """Wait until no copy of a model is left."""
-        ...
-
     def statuses(self) -> tuple[VersionStatus, ...]:
         """One row a version."""
         ...
@@ -191,8 +187,11 @@ class ControlPlane:
                 self._retire(before)
                 self._retire(after)
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str, *, waits: bool = False) -> None:
         """Take a model out; returns while requests in flight still end. Unknown names are fine.
+
+        Args:
+            waits: Return when nothing lives any more on the folder that a request named.
 
         Raises:
             NotReady: not in explicit mode (the code that Triton answers with).
@@ -209,10 +208,9 @@ class ControlPlane:
             self._found = tuple(m for m in self._found if m.id.name not in gone)
         self._apply()
         self._retire(brought)
-
-    async def vacated(self, name: str) -> None:
-        """Wait until nothing of a model is loaded any more."""
-        await self._manager.departed(name)
+        if waits and brought is not None and brought.folder is not None:
+            for folder in (brought.folder, *brought.members.values()):
+                await self._manager.vacated(folder)
 
     def index(self) -> tuple[VersionStatus, ...]:
         """Every version, loaded or not, sorted by name."""

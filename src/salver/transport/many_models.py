@@ -112,12 +112,10 @@ class ManyModels:
         """Returns when its requests have ended and it is gone, as far as SageMaker waits for that."""
         self._loaded.discard(name)
         try:
-            await self._control.unload(name)
-            try:
-                async with asyncio.timeout(_UNLOAD_S):
-                    await self._control.vacated(name)
-            except TimeoutError:
-                _LOG.error("%s has not ended within %g s", name, _UNLOAD_S)
+            async with asyncio.timeout(_UNLOAD_S):
+                await self._control.unload(name, waits=True)
+        except TimeoutError:
+            _LOG.error("%s has not ended within %g s", name, _UNLOAD_S)
         finally:
             self._folders.pop(name, None)
         return HttpReply(200, b"")

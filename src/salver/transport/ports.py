@@ -64,12 +64,12 @@ class Control(Looking, Protocol):
         """Raises what kept it from loading."""
         ...
 
-    async def unload(self, model: str) -> None:
-        """Raises NotReady where the control mode forbids it."""
-        ...
+    async def unload(self, model: str, *, waits: bool = False) -> None:
+        """Raises NotReady where the control mode forbids it.
 
-    async def vacated(self, model: str) -> None:
-        """Wait until nothing of a model is loaded any more."""
+        Args:
+            waits: Return when a model that came in a folder of its own has let go of it.
+        """
         ...
 
 
