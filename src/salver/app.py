@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from salver import plugins
+from salver import __version__, plugins
 from salver.artifacts import Instances, LoadOrder
 from salver.backends.protocol import Backend
 from salver.cache import CacheConfig, CacheUse, ResponseCache
@@ -42,7 +42,8 @@ from salver.telemetry.explain import Explanations
 from salver.telemetry.log_settings import Switches
 from salver.telemetry.logs import LogConfig, configure
 from salver.telemetry.metrics import Metrics
-from salver.telemetry.ports import Load
+from salver.telemetry.otlp import SpanConfig, SpanExport
+from salver.telemetry.ports import Load, Losses
 from salver.telemetry.statistics import Statistics
 from salver.telemetry.trace_settings import TraceConfig
 from salver.telemetry.tracing import Tracing
@@ -110,6 +111,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             that is not there does; None = that one only.
         allow_client_shm: Let callers keep tensors in segments of this machine's ``/dev/shm``.
         response_cache: Where answers are kept, of models that want it.
+        spans: Where OpenTelemetry's spans go; None = nowhere.
     """
 
     paths: tuple[str, ...] = ()
@@ -136,6 +138,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     triton_metrics: TritonMetricsConfig = TritonMetricsConfig()
     trace: TraceConfig = TraceConfig()
     response_cache: CacheConfig = CacheConfig()
+    spans: SpanConfig | None = None
 
 
 class ReadyInfo(msgspec.Struct, frozen=True):
@@ -264,8 +267,10 @@ class Server:
         self._explanations = Explanations(clock, self)
         self._switches = Switches(config.log)
         self._tracing = Tracing(config.trace, self)
+        self._spans = SpanExport(config.spans, new_id, __version__) if config.spans else None
         log = EventLog(config.log.access_log)
-        observers = (self._metrics, self._statistics, self._explanations, log, self._tracing)
+        spans = (self._spans,) if self._spans else ()
+        observers = (self._metrics, self._statistics, self._explanations, log, self._tracing, *spans)
         self._bus = Bus(observers)
         self._cache: ResponseCache | None = plugins.response_cache(config.response_cache)
         self._caching = Caching(self._cache, clock) if self._cache else None
@@ -290,7 +295,9 @@ class Server:
         self._plane = ControlPlane(repository, self._manager, mode, clock)
         self.control = _Control(self._plane, self._manager, config.is_strictly_ready)
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
-        door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id)
+        door: DataPlane[Any, Any] = DataPlane(
+            self._manager, self._bus, clock, new_id, self._spans.samples if self._spans else None
+        )
         reception = Reception(
             clock,
             new_id,
@@ -351,6 +358,8 @@ class Server:
         await self._tracing.close()
         if self._cache is not None:
             await self._cache.close()
+        if self._spans:
+            await self._spans.close()
 
     async def __aenter__(self) -> "Server":
         await self.start()
@@ -411,13 +420,12 @@ class Server:
             for s in self._manager.servables()
         ]
 
-    def dropped_events(self) -> int:
-        """Events that observers missed."""
-        return self._bus.dropped
-
     def cache(self) -> CacheUse | None:
         """What the response cache was asked, and what it holds; None where there is none."""
         return self._caching.use() if self._caching else None
+    def losses(self) -> Losses:
+        """What observers missed."""
+        return Losses(self._bus.dropped, self._spans.lost if self._spans else 0)
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         """The metrics page and its content type."""

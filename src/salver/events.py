@@ -20,6 +20,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
         tenant: For whom it was, or empty.
         arrival: When its first byte was read, by the server's monotonic clock.
         parent: W3C trace context of the request in whose service the server asked; empty = a caller did.
+        origin: Id of the caller's own span; empty = the trace begins with this request, or with none.
     """
 
     model: str
@@ -36,6 +37,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     tenant: str = ""
     arrival: float = 0.0
     parent: str = ""
+    origin: str = ""
 
 
 class BatchRan(msgspec.Struct, frozen=True, gc=False):

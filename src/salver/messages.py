@@ -193,6 +193,7 @@ class Call(msgspec.Struct, gc=False):
             the tenant.
         forwarded: Headers that the owner wants to have as parameters of the request; None = no such wish.
         parent: W3C trace context of the request in whose service the server asks this; empty = a caller does.
+        origin: Id of the caller's own span, where a trace came with the request.
     """
 
     protocol: str
@@ -203,6 +204,7 @@ class Call(msgspec.Struct, gc=False):
     standing: Standing = ANYBODY
     forwarded: Mapping[str, Parameter] | None = None
     parent: str = ""
+    origin: str = ""
 
 
 class State(enum.StrEnum):

@@ -162,7 +162,6 @@ def test_tr_f14_the_older_trace_flags() -> None:
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
-        ("mode=opentelemetry", "mode=triton"),
         ("level=TENSORS", "level=TIMESTAMPS"),
         ("level=LOUD", "'LOUD'"),
         ("rate=often", "whole number"),

@@ -10,7 +10,7 @@ from salver.errors import NotFound
 from salver.events import BatchRan, Event, Served
 from salver.messages import ModelId, Timing, VersionStatus
 from salver.telemetry.explain import RECENT, SLICE_S, SLICES, SLOWEST, Explanations
-from salver.telemetry.ports import Load
+from salver.telemetry.ports import Load, Losses
 
 
 class Rig:
@@ -26,12 +26,11 @@ class Rig:
     def loads(self) -> Sequence[Load]:
         return [Load(ModelId("other", "1"), 0, 0, 9), Load(ModelId("m", "1"), 3, 1, 2)]
 
-    def dropped_events(self) -> int:
-        return 0
+    def losses(self) -> Losses:
+        return Losses()
 
     def cache(self) -> None:
         return None
-
     def see(self, *events: Event) -> None:
         self.told.observe(events)
 

@@ -9,7 +9,7 @@ from salver.events import BatchRan, Event, Served, StateChanged, StepRan
 from salver.messages import Insight, ModelId, State, Timing, VersionStatus
 from salver.stats.histogram import DURATION_BOUNDS
 from salver.telemetry.metrics import KEEP_GONE, Metrics
-from salver.telemetry.ports import Load
+from salver.telemetry.ports import Load, Losses
 
 
 class FakePresent:
@@ -24,12 +24,11 @@ class FakePresent:
     def loads(self) -> Sequence[Load]:
         return [Load(id, 3, 1, 2, self.insight, ("acme", "beta")) for id in self.versions]
 
-    def dropped_events(self) -> int:
-        return self.dropped
+    def losses(self) -> Losses:
+        return Losses(self.dropped)
 
     def cache(self) -> None:
         return None
-
 
 FRAUD = ModelId("fraud", "7")
 LABELS = {"model": "fraud", "version": "7"}

@@ -14,6 +14,7 @@ from salver.errors import InvalidInput, Unsupported
 from salver.events import BatchRan, Served
 from salver.messages import ModelId, State, Timing, VersionStatus
 from salver.telemetry import tracing
+from salver.telemetry.ports import Losses
 from salver.telemetry.trace_settings import TraceConfig, TraceSettings
 from salver.telemetry.tracefile import Trace, TraceFile, moments
 from salver.telemetry.tracing import Tracing
@@ -271,12 +272,11 @@ class Models:
     def loads(self) -> list[Any]:
         return []
 
-    def dropped_events(self) -> int:
-        return 0
+    def losses(self) -> Losses:
+        return Losses()
 
     def cache(self) -> None:
         return None
-
 
 def traced(path: Path, **config: Any) -> Tracing:
     return Tracing(TraceConfig(str(path), **{"level": "timestamps", "rate": 1, **config}), Models())

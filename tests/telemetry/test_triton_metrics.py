@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from salver.events import BatchRan, Event, Served
 from salver.messages import ModelId, State, Timing, VersionStatus
 from salver.telemetry.metrics import Metrics
-from salver.telemetry.ports import Load
+from salver.telemetry.ports import Load, Losses
 from salver.telemetry.triton_metrics import Host, TritonMetricsConfig
 
 FRAUD = ModelId("fraud", "7")
@@ -27,12 +27,11 @@ class Present:
     def loads(self) -> Sequence[Load]:
         return [Load(FRAUD, queued=3, running=1, tags=(("team-a", "blue"),))]
 
-    def dropped_events(self) -> int:
-        return 0
+    def losses(self) -> Losses:
+        return Losses()
 
     def cache(self) -> None:
         return None
-
 
 def served(outcome: str = "ok", model: str = "fraud", version: str = "7") -> Served:
     return Served(model, version, "oip-http", outcome, 0.01, Timing(queue=0.002, formation=0.001), rows=2)

@@ -1,6 +1,7 @@
 """``salver serve``: flags into a configuration, and the start-up block when the models are up."""
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Coroutine
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from salver.cli import otel
 from salver.cli.options import Json
 from salver.cli.output import line, on_terminal, record, table
 
@@ -183,8 +185,9 @@ def serve(
         log=LogConfig(logs.level, logs.format, logs.access, logs.file),
         response_cache=parse(filter(None, [bodies.response_cache]), "--response-cache"),
         trace=TraceConfig(traces.file, traces.level, traces.rate, traces.count, traces.log_frequency),
+        spans=otel.from_environment(os.environ),
     )
-    return run_loop(run(config, lambda info: announce(info, json=json)))
+    return run_loop(run(config, lambda info: announce(info, json=json), otel.notices(os.environ)))
 
 
 def _check(paths: tuple[Path, ...], tls: Tls, tenant_header: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from salver.cli import clouds
+from salver.cli import clouds, otel
 from salver.cli.output import line, table
 from salver.cli.serve import announce, run_loop
 from salver.cli.triton_flags import IGNORED, NO, OWN, REFUSED, TYPES, USED, YES
@@ -20,10 +20,16 @@ from salver.errors import InvalidInput, Unsupported
 if TYPE_CHECKING:
     from salver.app import FrontConfig, HeaderConfig, LogConfig, ServeConfig
     from salver.cache import CacheConfig
+    from salver.telemetry.otlp import SpanConfig
     from salver.telemetry.trace_settings import TraceConfig
     from salver.telemetry.triton_metrics import TritonMetricsConfig
 
 _LOCAL: Final = "127.0.0.1"
+_OTEL: Final = "opentelemetry,"
+_TRACE_MODES: Final[dict[str, Literal["triton", "opentelemetry"]]] = {
+    "triton": "triton",
+    "opentelemetry": "opentelemetry",
+}
 _EVERY: Final = "0.0.0.0"
 _SPOKEN: Final = {"http": "HTTP", "grpc": "GRPC", "vertex-ai": "Vertex AI"}
 _ONLY_HERE: Final = (
@@ -146,6 +152,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     load = given.all("load-model")
     if load and mode != "explicit":
         raise InvalidInput("--load-model needs --model-control-mode=explicit")
+    trace = _trace(given)
     config = ServeConfig(
         paths=_paths(given),
         front=first,
@@ -164,8 +171,9 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         allow_client_shm=given.is_on("allow-client-shm", False),
         triton_metrics=_metrics(given.all("metrics-config")),
         log=_log(given),
-        trace=_trace(given),
         response_cache=_cache(given),
+        trace=trace,
+        spans=_spans(given, trace, environment),
     )
     notices = platform_notices + [
         f"--{name} is accepted and has no effect here: {IGNORED[name][1]}"
@@ -356,12 +364,14 @@ def _trace(given: Given) -> "TraceConfig":
     found = TraceConfig()
     for setting in settings:
         name, _, value = setting.partition("=")
-        if name == "mode" and value.lower() == "opentelemetry":
-            raise Unsupported(
-                "--trace-config mode=opentelemetry is not supported",
-                fix="mode=triton writes a file; spans of callers are joined by their traceparent header.",
-            )
-        if name == "file":
+        if name == "mode":
+            if value.lower() not in _TRACE_MODES:
+                raise InvalidInput(
+                    f"invalid value for trace mode option: {value}. "
+                    'Available options are "triton" and "opentelemetry"'
+                )
+            found = msgspec.structs.replace(found, mode=_TRACE_MODES[value.lower()])
+        elif name == "file":
             found = msgspec.structs.replace(found, file=value)
         elif name == "level":
             found = msgspec.structs.replace(found, level=_level(value))
@@ -369,12 +379,21 @@ def _trace(given: Given) -> "TraceConfig":
             if not (value.isascii() and value.removeprefix("-").isdigit()):
                 raise InvalidInput(f"--trace-config {setting!r}: the value is no whole number")
             found = msgspec.structs.replace(found, **{name.replace("-", "_"): int(value)})
-        elif name != "mode" and not name.startswith("opentelemetry,"):
+        elif not name.startswith(_OTEL):
             raise InvalidInput(
                 f"--trace-config: there is no setting {name!r}",
-                fix="One of mode, level, rate, count, triton,file and triton,log-frequency.",
+                fix="One of mode, level, rate, count, triton,file, triton,log-frequency, opentelemetry,url.",
             )
     return found
+
+
+def _spans(given: Given, trace: "TraceConfig", environment: Mapping[str, str]) -> "SpanConfig | None":
+    """Of ``opentelemetry,url=URL`` and its like, in that mode."""
+    if trace.mode != "opentelemetry" or trace.level == "off":
+        return None
+    settings = [s.removeprefix(_OTEL) for s in given.all("trace-config") if s.startswith(_OTEL)]
+    pairs = [(name, value) for name, _, value in (setting.partition("=") for setting in settings)]
+    return otel.of_triton(pairs, trace.rate, trace.count, environment)
 
 
 def _level(value: str) -> Literal["off", "timestamps"]:

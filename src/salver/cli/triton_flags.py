@@ -58,7 +58,7 @@ USED: Final[dict[str, tuple[Type, str]]] = {
     "log-warning": ("bool", "log at level warning (true)"),
     "log-error": ("bool", "log at level error (true)"),
     "log-file": ("text", "takes the log (standard error)"),
-    "trace-config": ("text", "mode, level, rate, count, file or log-frequency=VALUE; may be repeated"),
+    "trace-config": ("text", "mode, level, rate, count, triton,file=, opentelemetry,url=…; may be repeated"),
     "trace-file": ("text", "as --trace-config triton,file="),
     "trace-level": ("text", "as --trace-config level="),
     "trace-rate": ("int", "as --trace-config rate="),

@@ -118,6 +118,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         bus: Told of every answer.
         clock: Monotonic seconds, the same as the engines'.
         new_id: Makes incident ids for defects, and ids of spans: 16 hexadecimal digits.
+        samples: Shall a request that comes without a trace begin one? None = none does.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         bus: Bus,
         clock: Callable[[], float],
         new_id: Callable[[], str],
+        samples: Callable[[], bool] | None = None,
     ) -> None:
         self._lessor = lessor
         self._bus = bus
@@ -133,6 +135,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         self._emit = bus.emit
         self._clock = clock
         self._new_id = new_id
+        self._samples = samples
 
     def holding(
         self, models: Iterable[tuple[str, str]]
@@ -187,6 +190,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
         outcome, why, timing, standing = "ok", "", _NO_TIME, call.standing
         rows = size = 0
         served = _NOBODY
+        if self._samples is not None and not call.traceparent and not call.parent and self._samples():
+            call.traceparent = self._new_trace(sampled=True)
         try:
             lease = self._acquire(model, version)
             try:
@@ -240,6 +245,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
         outcome, why, timing, standing = "ok", "", _NO_TIME, call.standing
         rows = size = 0
         served = _NOBODY
+        if self._samples is not None and not call.traceparent and not call.parent and self._samples():
+            call.traceparent = self._new_trace(sampled=True)
         has_begun = False
         pieces: list[InferResponse] = []
         reply: ReplyT | None = None
@@ -292,9 +299,15 @@ class DataPlane(Generic[BodyT, ReplyT]):
     def _as_span(self, request: InferRequest, call: Call) -> InferRequest:
         """The request with what those need to know that are asked in its service."""
         if not call.traceparent:
-            new = self._new_id
-            call.traceparent = w3c.format(w3c.TraceContext(new() + new(), new()))
+            parent = w3c.parse(call.parent) if call.parent else None
+            call.traceparent = (
+                w3c.format(w3c.child(parent, self._new_id())) if parent else self._new_trace(sampled=False)
+            )
         return msgspec.structs.replace(request, trace=call.traceparent, request_id=call.request_id)
+
+    def _new_trace(self, *, sampled: bool) -> str:
+        new = self._new_id
+        return w3c.format(w3c.TraceContext(new() + new(), new(), int(sampled)))
 
     def _own(self, error: Exception, model: str, call: Call) -> SalverError:
         """What the caller may know of an error; the log has the rest."""
@@ -333,6 +346,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 standing.tenant,
                 call.arrival,
                 call.parent,
+                call.origin,
             )
         )
 

@@ -190,10 +190,16 @@ class Metrics(Collector):
         yield from of_versions(statuses)
         yield from of_present(loads, statuses, tags)
         yield from self._host.families()
+        losses = self._present.losses()
         yield CounterMetricFamily(
             "salver_events_dropped",
             "Events that slow observers missed; while it grows, the counters are too low.",
-            value=self._present.dropped_events(),
+            value=losses.events,
+        )
+        yield CounterMetricFamily(
+            "salver_spans_lost",
+            "Spans of traces that the OpenTelemetry collector did not take.",
+            value=losses.spans,
         )
 
     def _note_present(self) -> None:

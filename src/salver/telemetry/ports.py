@@ -32,6 +32,18 @@ class Load(msgspec.Struct, frozen=True):
     is_cached: bool = False
 
 
+class Losses(msgspec.Struct, frozen=True):
+    """What observers have missed since the start.
+
+    Attributes:
+        events: Events that slow observers missed.
+        spans: Spans that no collector took.
+    """
+
+    events: int = 0
+    spans: int = 0
+
+
 class Present(Protocol):
     """The state of the server at this moment; each answers at once."""
 
@@ -43,10 +55,9 @@ class Present(Protocol):
         """One entry for each engine."""
         ...
 
-    def dropped_events(self) -> int:
-        """Events that slow observers have missed since the start."""
+    def losses(self) -> Losses:
+        """What observers have missed since the start."""
         ...
 
     def cache(self) -> CacheUse | None:
         """What the response cache was asked; None where there is none."""
-        ...

@@ -23,6 +23,7 @@ class TraceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rate: One request in so many.
         count: So many traces, then no more; -1 = without end.
         log_frequency: Traces in one of several files, ``FILE.0``, ``FILE.1`` and so on; 0 = all in ``FILE``.
+        mode: With ``opentelemetry`` nothing goes to a file: spans do otherwise, and callers change nothing.
     """
 
     file: str = ""
@@ -30,6 +31,7 @@ class TraceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate: int = 1000
     count: int = -1
     log_frequency: int = 0
+    mode: Literal["triton", "opentelemetry"] = "triton"
 
 
 class Scope:
@@ -70,18 +72,21 @@ class TraceSettings:
 
     def __init__(self, config: TraceConfig) -> None:
         level = (config.level.upper(),)
-        self._first = TraceSetting(level, config.rate, config.count, config.log_frequency, config.file)
+        self._first = TraceSetting(
+            level, config.rate, config.count, config.log_frequency, config.file, config.mode
+        )
+        self._is_elsewhere = config.mode == "opentelemetry"
         if config.rate < 1 or config.count < -1 or config.log_frequency < 0:
             raise InvalidInput(
                 f"a trace rate of {config.rate}, count of {config.count} and log frequency of "
                 f"{config.log_frequency} make no sense",
                 fix="The least are 1, -1 and 0.",
             )
-        if level != _OFF and not config.file:
+        if level != _OFF and not config.file and not self._is_elsewhere:
             raise InvalidInput("requests cannot be traced without a file", fix="Name one with --trace-file.")
         self._own: dict[str, Mapping[str, Any]] = {"": {}}  # by model; "" = the server's
         self._scopes = {"": Scope(self._first)}
-        self.is_on = level != _OFF
+        self.is_on = level != _OFF and not self._is_elsewhere
 
     def __repr__(self) -> str:
         return f"<TraceSettings {'on' if self.is_on else 'off'}, {len(self._own) - 1} models with their own>"
@@ -100,8 +105,12 @@ class TraceSettings:
 
         Raises:
             InvalidInput: nothing can be traced so.
-            Unsupported: the level is not supported.
+            Unsupported: the level is not supported, or nothing may be changed.
         """
+        if self._is_elsewhere:
+            raise Unsupported(
+                "trace settings can not be updated in OpenTelemetry mode", fix="Start with --trace-config."
+            )
         own = {**self._own, model: self._changed(model, change)}
         if model and not own[model]:
             del own[model]

@@ -62,6 +62,7 @@ def join_trace(call: Call, header: bytes, new_id: Callable[[], str]) -> None:
     parent = w3c.parse(printable(header))
     if parent is not None:
         call.traceparent = w3c.format(w3c.child(parent, new_id()))
+        call.origin = parent.span_id
 
 
 def is_shutting_down() -> bool:

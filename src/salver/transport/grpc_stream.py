@@ -185,6 +185,7 @@ class _Exchange:
         )
         if whole.traceparent:
             join_trace(call, whole.traceparent.encode(), reception.new_id)
+            call.origin = whole.origin  # the call as a whole is no span
         return call
 
     # Replies go.
