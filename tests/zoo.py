@@ -75,6 +75,24 @@ def write_constant(root: Path, version: int) -> None:
     _save(root / "constant" / str(version) / "model.onnx", nodes, 1, weights)
 
 
+def write_ragged(path: Path) -> Path:
+    """Takes R flat, and ENDS; DOUBLE is R twice, flat, and TOTAL has an end a row."""
+    sides = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in side]
+        for side in ([("R", ["k"]), ("ENDS", ["b"])], [("DOUBLE", ["k"]), ("TOTAL", ["b", 1])])
+    ]
+    nodes = [
+        helper.make_node("Add", ["R", "R"], ["DOUBLE"]),
+        helper.make_node("Unsqueeze", ["ENDS", "axes"], ["TOTAL"]),
+    ]
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    graph = helper.make_graph(nodes, "g", *sides, [axes])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
 def infer_body(columns: int = 16, rows: int = 1) -> dict[str, Any]:
     """A JSON request to ``mlp`` or ``constant``."""
     data = [0.5] * (rows * columns)

@@ -14,6 +14,7 @@ from typing import Final, Literal
 import msgspec
 
 from salver.messages import ModelId, TensorSpec
+from salver.tensor import DataType
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s)")
 _UNIT_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -271,6 +272,46 @@ class Reshape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: dict[str, tuple[int, ...]] = {}
 
 
+class BatchInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An input that callers do not see: what a run holds of each request's part in an input.
+
+    Attributes:
+        kind: ``element_count`` and ``accumulated_element_count`` (one number a request), the latter
+            ``…_with_zero`` in front; ``max_element_count_as_shape`` (as long as the largest part, of zeros);
+            ``item_shape`` (the shape of each row, a row each) and ``item_shape_flatten`` (end to end).
+        target: Its name.
+        datatype: INT32 or FP32.
+        source: The input that it tells of.
+    """
+
+    kind: Literal[
+        "element_count",
+        "accumulated_element_count",
+        "accumulated_element_count_with_zero",
+        "max_element_count_as_shape",
+        "item_shape",
+        "item_shape_flatten",
+    ]
+    target: str
+    datatype: DataType
+    source: str
+
+
+class Ragged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How requests of different shapes share a run, unpadded.
+
+    Attributes:
+        inputs: Given to the model flat, all requests' elements one after the other.
+        extra: What the model is told besides.
+        scatter: Outputs that lie so, too, with the input whose shape cuts them: their free extents are that
+            input's in the same place.
+    """
+
+    inputs: tuple[str, ...] = ()
+    extra: tuple[BatchInput, ...] = ()
+    scatter: dict[str, str] = {}
+
+
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything an owner may say about a model; the defaults are right for most.
 
@@ -304,6 +345,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: Steps = Steps()
     reshape: Reshape = Reshape()
     response_cache: bool = False
+    ragged: Ragged = Ragged()
     options: dict[str, str] = {}
 
 

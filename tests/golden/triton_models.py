@@ -164,7 +164,48 @@ def _reshaped(repository: _Repository) -> None:
         repository.put(name, config, {"1/model.onnx": identity("FP32", shape)})
 
 
-_FAMILIES: tuple[Callable[[_Repository], None], ...] = (_sums, _versions, _identities, _labels, _reshaped)
+def _ragged(repository: _Repository) -> None:
+    """Requests of any length share a run; TOTAL is where each one ends."""
+    tensors = (
+        [("R", ["k"]), ("ENDS", ["b"])],
+        [("TOTAL", ["b", 1])],
+    )
+    sides = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in side]
+        for side in tensors
+    ]
+    nodes = [
+        helper.make_node("ReduceSum", ["R"], ["S"], keepdims=0),
+        helper.make_node("Mul", ["S", "zero"], ["S0"]),
+        helper.make_node("Add", ["ENDS", "S0"], ["E"]),
+        helper.make_node("Unsqueeze", ["E", "axes"], ["TOTAL"]),
+    ]
+    constants = [
+        helper.make_tensor("axes", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+    ]
+    made = helper.make_graph(nodes, "g", *sides, constants)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    config = (
+        'name: "ragged"\nbackend: "onnxruntime"\nmax_batch_size: 8\n'
+        + _tensors("input", ["R"], "FP32", "-1").replace("[ -1 ]", "[ -1 ] allow_ragged_batch: true")
+        + _tensors("output", ["TOTAL"], "FP32", "1")
+        + "batch_input [ { kind: BATCH_ACCUMULATED_ELEMENT_COUNT"
+        + ' target_name: "ENDS" data_type: TYPE_FP32 source_input: "R" } ]\n'
+        + _ONE_CPU
+        + "dynamic_batching { max_queue_delay_microseconds: 1000 }\n"
+    )
+    repository.put("ragged", config, {"1/model.onnx": model.SerializeToString()})
+
+
+_FAMILIES: tuple[Callable[[_Repository], None], ...] = (
+    _sums,
+    _versions,
+    _identities,
+    _labels,
+    _reshaped,
+    _ragged,
+)
 
 
 def write_models(folder: Path) -> None:

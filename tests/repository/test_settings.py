@@ -10,6 +10,7 @@ from tritonclient.grpc import model_config_pb2
 
 from salver.artifacts import (
     Batching,
+    BatchInput,
     Bulk,
     Fairness,
     Instances,
@@ -20,6 +21,7 @@ from salver.artifacts import (
     Priorities,
     Queue,
     QueuePolicy,
+    Ragged,
     Reshape,
     Steps,
     Versions,
@@ -385,6 +387,109 @@ def test_toml_that_is_wrong_names_line_key_and_neighbour(text: str, message: str
     assert message in str(caught.value)
 
 
+RAGGED = """
+max_batch_size: 8
+input [
+  { name: "R" data_type: TYPE_FP32 dims: [ -1 ] allow_ragged_batch: true },
+  { name: "S" data_type: TYPE_FP32 dims: [ 2 ] }
+]
+output { name: "Y" data_type: TYPE_FP32 dims: [ -1 ] }
+"""
+ENDS = (
+    "batch_input { kind: BATCH_ACCUMULATED_ELEMENT_COUNT target_name: 'ENDS' "
+    "data_type: TYPE_INT32 source_input: 'R' } "
+)
+SCATTER = "batch_output { kind: BATCH_SCATTER_WITH_INPUT_SHAPE target_name: 'Y' source_input: 'R' } "
+RAGGED_TOML = """
+[batching]
+max_rows = 8
+[[inputs]]
+name = "R"
+datatype = "FP32"
+shape = [-1, -1]
+[[inputs]]
+name = "S"
+datatype = "FP32"
+shape = [-1, 2]
+[[outputs]]
+name = "Y"
+datatype = "FP32"
+shape = [-1, -1]
+"""
+
+
+def test_tr_c6_ragged_inputs_of_both_files_come_to_the_same() -> None:
+    config, _, notices, _ = pbtxt(RAGGED + ENDS + SCATTER)
+    ends = BatchInput("accumulated_element_count", "ENDS", DataType.INT32, "R")
+    assert config.ragged == Ragged(("R",), (ends,), {"Y": "R"})
+    assert notices == ()
+    table = """
+    [ragged]
+    inputs = ["R"]
+    scatter = { Y = "R" }
+    [[ragged.extra]]
+    kind = "accumulated_element_count"
+    target = "ENDS"
+    datatype = "INT32"
+    source = "R"
+    """
+    assert parse_toml((RAGGED_TOML + table).encode(), "f").ragged == config.ragged
+
+
+def test_tr_c6_a_python_model_is_told_nothing_besides() -> None:
+    config, _, notices, _ = pbtxt("backend: 'python' " + RAGGED + ENDS)
+    assert config.ragged == Ragged(("R",))
+    assert [n.split("`")[1] for n in notices] == ["batch_input"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            ENDS.replace("source_input: 'R'", "source_input: ['R', 'S']"),
+            "batch input kind 'BATCH_ACCUMULATED_ELEMENT_COUNT' expects 1 source input, got 2",
+        ),
+        (ENDS.replace("'R'", "'Q'"), "unknown source input name 'Q'"),
+        (ENDS.replace("INT32", "INT64"), "batch input data type must be TYPE_INT32 or TYPE_FP32"),
+        (SCATTER.replace("'R'", "'Q'"), "unknown source input name 'Q'"),
+        (SCATTER.replace("'Y'", "'Q'"), "unknown target output name 'Q'"),
+        (
+            SCATTER.replace("source_input: 'R'", ""),
+            "batch output kind 'BATCH_SCATTER_WITH_INPUT_SHAPE' expects 1 source input, got 0",
+        ),
+        (
+            "output { name: 'Z' data_type: TYPE_FP32 dims: [4] reshape { shape: [2, 2] } }",
+            "`reshape` of 'Z' cannot be honoured beside `allow_ragged_batch`",
+        ),
+    ],
+)
+def test_tr_c6_what_does_not_fit_is_refused_in_tritons_words(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        pbtxt(RAGGED + text)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("[ragged]\ninputs = ['Q']", "`ragged.inputs`: names a tensor that is not among `inputs`"),
+        ("[ragged]\nscatter = { Q = 'R' }", "`ragged.scatter`: names a tensor that is not among `outputs`"),
+        ("[ragged]\nscatter = { Y = 'Q' }", "`ragged.scatter`: names a tensor that is not among `inputs`"),
+        ("[ragged]\ninputs = ['R']\n[reshape.inputs]\nS = [-1, 1, 2]", "cannot be used with `reshape`"),
+        ("[ragged]\ninputs = ['R']\n[objective]\nthroughput = true", "cannot be used with an `objective`"),
+        (
+            "[[ragged.extra]]\nkind = 'item_shape'\ntarget = 'T'\ndatatype = 'INT64'\nsource = 'R'",
+            "must be INT32 or FP32",
+        ),
+        ("[[ragged.extra]]\nkin = 'x'", "unknown key `ragged.extra.kin`. Did you mean `kind`?"),
+    ],
+)
+def test_a_ragged_table_that_does_not_fit_is_refused(table: str, message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_toml((RAGGED_TOML + table).encode(), "f")
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "objective"),
     [
@@ -499,6 +604,7 @@ def test_the_reference_page_has_every_key_and_field() -> None:
         ("bulk", Bulk.__struct_fields__),
         ("limit", Limit.__struct_fields__),
         ("queue", Queue.__struct_fields__),
+        ("ragged", Ragged.__struct_fields__),
     ):
         assert [f for f in fields if f"| `{table}.{f}` |" not in page] == []
     assert [

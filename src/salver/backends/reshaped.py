@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from salver.artifacts import Manifest, Reshape
+from salver.artifacts import Manifest, Ragged, Reshape
+from salver.backends import ragged
 from salver.backends.protocol import Answer, Backend, LoadOptions, RequestModel, RunnableModel
 from salver.errors import SalverError
 from salver.messages import InferRequest, Signature, TensorSpec
@@ -20,6 +21,8 @@ Shape = tuple[int, ...]
 def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> RunnableModel:
     """As :meth:`Backend.load`, with the shapes and outputs that callers see."""
     config = manifest.config
+    if config.ragged != Ragged() and not backend.traits.reads_config:  # else models see requests as they came
+        return ragged.load(backend, manifest, options)
     reshape = config.reshape
     inputs = tuple(_with_shape(spec, reshape.inputs) for spec in config.inputs)
     outputs = tuple(_with_shape(spec, reshape.outputs) for spec in config.outputs)

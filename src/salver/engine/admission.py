@@ -5,7 +5,7 @@ Pure: a request against a :class:`~salver.messages.Signature`. Error texts are T
 """
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 
 import msgspec
 
@@ -50,10 +50,12 @@ class Admission:
 
     Args:
         model: Name for the error texts.
+        ragged: Inputs, by index, whose shape does not keep requests from sharing a run.
     """
 
-    def __init__(self, model: str, signature: Signature) -> None:
+    def __init__(self, model: str, signature: Signature, ragged: Collection[int] = ()) -> None:
         self._model = model
+        self._ragged = ragged
         self._specs = signature.inputs
         self._names = tuple(spec.name for spec in signature.inputs)
         self._types = tuple(spec.datatype for spec in signature.inputs)
@@ -86,6 +88,8 @@ class Admission:
         if not self._is_fixed:
             first = self._first
             key = tails = tuple(None if a is None else a.shape[first:] for a in arrays)
+            if self._ragged:
+                key = tuple([t if i not in self._ragged or t is None else ... for i, t in enumerate(tails)])
             size = sum([math.prod(tail) for tail in tails if tail is not None]) or 1
         wanted = self._outputs
         if request.outputs:

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from salver.artifacts import Batching, ModelConfig
+from salver.artifacts import Batching, ModelConfig, Ragged
 from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
 from salver.engine.ports import PostRunner, RequestRunner, Runner
+from salver.engine.ragged import RaggedBatch
 from salver.engine.rules import Rule
 from salver.engine.schedule import Schedule
 from salver.engine.waiting import Batch, Waiting
@@ -128,11 +129,13 @@ class Engine:
         self._schedule = Schedule(config, runner.slots, known.laws, known.rule)
         self._batcher = self._schedule.batcher
         self._is_timed = self._schedule.is_timed
-        self._waits = self._schedule.waits
+        self._never_inline = self._schedule.waits or config.ragged != Ragged()
         self._has_queue_policy = config.queue is not None
         self._has_places = self._is_timed or self._has_queue_policy or config.priorities.levels > 1
         self._max_rows = config.batching.max_rows if config.batching.enabled else 0
-        self._admission = Admission(id.name, self.signature)
+        ragged = RaggedBatch(config.ragged, self.signature, id.name) if config.ragged != Ragged() else None
+        self._ragged = ragged if self._each is None else None
+        self._admission = Admission(id.name, self.signature, ragged.inputs if ragged else ())
         self._input_names = tuple(spec.name for spec in self.signature.inputs)
         self._output_types = {spec.name: spec.datatype for spec in self.signature.outputs}
         self._idle = runner.slots  # instances; one less than none when a batch is ready for the next
@@ -243,8 +246,11 @@ class Engine:
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """One run past the queue, for warm-up before there is traffic."""
+        rows = inputs[self._input_names[0]].shape[0] if self.signature.batched else 0
+        if self._ragged is not None:
+            inputs = self._ragged.gather([[inputs.get(name) for name in self._input_names]])
         outputs, _ = await self._runner.run(inputs)
-        self._check(outputs, inputs[self._input_names[0]].shape[0] if self.signature.batched else 0)
+        self._check(outputs, rows)
         return outputs
 
     def _ask(
@@ -305,7 +311,7 @@ class Engine:
 
     def _answer_now(self, bound: Bound, now: float) -> _Answer | None:
         """Run a lone request of a tiny model on the spot; None where that is not the way."""
-        if self._batcher.depth or self._idle <= 0 or self._waits:
+        if self._batcher.depth or self._idle <= 0 or self._never_inline:
             return None
         try:
             result = self._runner.run_inline(self._stack([bound]))
@@ -408,7 +414,8 @@ class Engine:
         try:
             if self._each is None:
                 stacked = self._merge(batch)
-            result = self._runner.run_inline(stacked[0]) if stacked and self._ahead is None else None
+            may_inline = stacked and self._ahead is None and self._ragged is None
+            result = self._runner.run_inline(stacked[0]) if stacked and may_inline else None
             if result is not None:
                 self._check(result[0], batch.rows if self.signature.batched else 0)
                 self._schedule.ended(batch.rows, now, self._clock(), size=batch.members[0].size)
@@ -498,6 +505,8 @@ class Engine:
                 inputs, merge = stacked or self._merge(batch)
                 outputs, seconds = await self._runner.run(inputs)
                 self._check(outputs, batch.rows if self.signature.batched else 0)
+                if self._ragged is not None:
+                    self._ragged.check(outputs, [w.payload[0].arrays for w in batch.members])
                 result = outputs, seconds
         except Exception as error:
             return await self._halve(dispatch, error, merge)
@@ -532,6 +541,8 @@ class Engine:
     def _stack(self, bounds: list[Bound]) -> dict[str, Array]:
         """The inputs of one run: each array as it came, or stacked along axis 0."""
         first = bounds[0].arrays
+        if self._ragged is not None:
+            return self._ragged.gather([b.arrays for b in bounds])
         if len(bounds) == 1:
             return {n: a for n, a in zip(self._input_names, first, strict=True) if a is not None}
         return {
@@ -566,6 +577,8 @@ class Engine:
 
     def _cut(self, outputs: _Outputs, members: list[Waiting]) -> list[_Outputs]:
         """Each request's rows of the outputs of a batch."""
+        if self._ragged is not None:
+            return self._ragged.scatter(outputs, [(w.payload[0].arrays, w.rows) for w in members])
         if len(members) == 1:
             return [outputs]
         pairs = [(name, outputs[name]) for name in self._output_types]
@@ -583,6 +596,8 @@ class Engine:
             if array is None:
                 raise ModelFailed(f"model '{self.id.name}' gave no output '{name}'")
             if rows and (not array.ndim or array.shape[0] != rows):
+                if self._ragged is not None and self._ragged.is_scattered(name):
+                    continue
                 raise ModelFailed(
                     f"model '{self.id.name}' gave output '{name}' of shape {list(array.shape)} "
                     f"for {rows} rows",

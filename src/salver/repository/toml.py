@@ -9,6 +9,7 @@ import msgspec
 
 from salver.artifacts import (
     Batching,
+    BatchInput,
     Bulk,
     Fairness,
     Instances,
@@ -18,6 +19,7 @@ from salver.artifacts import (
     Objective,
     Priorities,
     Queue,
+    Ragged,
     Reshape,
     Steps,
     Versions,
@@ -26,6 +28,7 @@ from salver.artifacts import (
 )
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
+from salver.repository.raggedness import misfit
 from salver.repository.reshape import unfit_table
 
 #: Keys by table; the tables of arrays by their name too.
@@ -38,6 +41,8 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "warmup": Warmup.__struct_fields__,
     "steps": Steps.__struct_fields__,
     "reshape": Reshape.__struct_fields__,
+    "ragged": Ragged.__struct_fields__,
+    "ragged.extra": BatchInput.__struct_fields__,
     "objective": ("latency_p99", "deadline", *Objective.__struct_fields__),
     "priorities": Priorities.__struct_fields__,
     "queue": Queue.__struct_fields__,
@@ -228,6 +233,8 @@ def _check(config: ModelConfig) -> None:
     for side in ("inputs", "outputs"):
         if problem := unfit_table(getattr(config, side), getattr(config.reshape, side)):
             raise ValueError(f"{problem} - at `$.reshape.{side}`")
+    if found := misfit(config):
+        raise ValueError(f"{found[1]} - at `$.{found[0]}`")
     _check_queue(config)
 
 

@@ -8,10 +8,13 @@ none yet, and a notice says so; or answers would be wrong without it, and the mo
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from salver.artifacts import Batching, Instances, ModelConfig, Reshape, Versions, Warmup
+import msgspec
+
+from salver.artifacts import Batching, Instances, ModelConfig, Ragged, Reshape, Versions, Warmup
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.queueing import limited, priorities_of, queue_of
+from salver.repository.raggedness import ragged_of
 from salver.repository.reshape import unfit
 from salver.tensor import DATATYPES, DataType
 from salver.wire.model_config import ENUMS
@@ -75,14 +78,18 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
         "instance_group",
         "response_cache",
         "metric_tags",
+        "batch_input",
+        "batch_output",
     ),
     "version_policy": ("latest", "all", "specific"),
     "version_policy.latest": ("num_versions",),
     "version_policy.specific": ("versions",),
-    "input": ("name", "data_type", "dims", "optional", "reshape"),
+    "input": ("name", "data_type", "dims", "optional", "reshape", "allow_ragged_batch"),
     "input.reshape": ("shape",),
     "output": ("name", "data_type", "dims", "label_filename", "reshape"),
     "output.reshape": ("shape",),
+    "batch_input": ("kind", "target_name", "data_type", "source_input"),
+    "batch_output": ("kind", "target_name", "source_input"),
     "instance_group": ("name", "count", "kind", "passive"),
     "dynamic_batching": (
         "preferred_batch_size",
@@ -106,8 +113,6 @@ HONOURED: Final = frozenset(f"{p}.{n}" if p else n for p, names in _HONOURED.ite
 REFUSED: Final[Mapping[str, str]] = {
     "ensemble_scheduling": "ensembles are not served; serve their members and chain them in the client",
     "sequence_batching": "requests would be answered without the state of their sequence",
-    "batch_input": "the inputs that it adds would be missing",
-    "batch_output": "the outputs would not be cut apart as it says",
     "model_repository_agents": "the files would be loaded without the agent's check or change",
 }
 
@@ -165,6 +170,13 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         ),
         response_cache=message.response_cache.enable,
     )
+    ragged = ragged_of(message, origin)
+    if ragged is not None and config.backend == "python" and (ragged.extra or ragged.scatter):
+        notices.append(
+            "config.pbtxt: field `batch_input` has no effect: a Python model sees each request as it came"
+        )
+        ragged = Ragged(ragged.inputs)
+    config = msgspec.structs.replace(config, ragged=ragged or Ragged())
     if queue is not None:
         config = limited(config, queue, message.model_transaction_policy.decoupled, notices)
     labels = {o.name: o.label_filename for o in message.output if o.label_filename}
