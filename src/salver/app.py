@@ -14,7 +14,6 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
@@ -32,11 +31,13 @@ from salver.serving.bus import Bus
 from salver.serving.caching import Caching
 from salver.serving.controlplane import ControlMode, ControlPlane
 from salver.serving.dataplane import DataPlane
+from salver.serving.fetching import Fetching
 from salver.serving.inner import Inner
 from salver.serving.loader import Loader, Servable, Terms
 from salver.serving.model_config import config_of
 from salver.serving.profiles import ProfileStore
 from salver.serving.shared_memory import SharedMemory
+from salver.stores import Copies, open_store
 from salver.telemetry.eventlog import EventLog
 from salver.telemetry.explain import Explanations
 from salver.telemetry.log_settings import Switches
@@ -92,7 +93,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything ``salver serve`` can be told.
 
     Attributes:
-        paths: Model files, folders of one, repositories of many.
+        paths: Model files, folders of one, repositories of many; of this machine or in an object store.
         name: The model's name, when there is exactly one.
         more: Ports beside ``front``'s, each with a part of what there is to serve.
         server_name: What server metadata call it.
@@ -282,11 +283,13 @@ class Server:
         )
         inner = Inner(lambda: door)
         loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir), inner)
-        self._manager: Manager[Servable] = Manager(loader, clock, self._bus.emit)
+        self._copies = Copies()
+        self._manager: Manager[Servable] = Manager(Fetching(loader, self._copies), clock, self._bus.emit)
         repository = Repository(
-            [Path(path) for path in config.paths],
+            config.paths,
             plugins.recogniser(backends),
             config.name,
+            open_store=lambda path: open_store(path, self._copies),
             trusts_code=config.trust_pickle,
         )
         mode = ControlMode(
@@ -352,6 +355,7 @@ class Server:
         await self._plane.stop()
         await self._manager.drain(grace)
         await self._plane.close()
+        await asyncio.to_thread(self._copies.close)
         if self._regions.is_allowed:
             self._regions.unregister()
         self._bus.flush()

@@ -362,6 +362,7 @@ class Manifest(msgspec.Struct, frozen=True):
         is_unreadable: The problem is the model's configuration: nothing is known of what its owner wants.
         notices: What was said in its configuration and has no effect yet.
         triton: The owner's ``config.pbtxt`` as a serialised ModelConfig; empty = there is none.
+        home: The file or folder that is the model's, with all its versions.
     """
 
     id: ModelId
@@ -375,6 +376,7 @@ class Manifest(msgspec.Struct, frozen=True):
     notices: tuple[str, ...] = ()
     triton: builtins.bytes = b""
     is_unreadable: bool = False
+    home: Path = Path()
 
 
 class LoadOrder(msgspec.Struct, frozen=True):

@@ -217,7 +217,6 @@ def test_what_must_not_be_ignored_is_refused_with_what_to_do(name: str) -> None:
         (["--allow-http=0", "--allow-grpc=0"], "neither HTTP nor gRPC"),
         (["--model-control-mode=always"], "none, poll, explicit"),
         (["--load-model=a"], "--model-control-mode=explicit"),
-        (["--model-repository=s3://bucket/models"], "object stores"),
         (["--http-restricted-api=everything:k=v"], "no group of operations 'everything'"),
         (["--http-restricted-api=inference"], "GROUP"),
         (["--metrics-config=colour=true"], "no setting 'colour'"),

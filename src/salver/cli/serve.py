@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -109,7 +108,7 @@ _NO_TLS, _LOGS, _TRACES, _BODIES = Tls(), Logs(), Traces(), Bodies()
 
 
 def serve(
-    *paths: Path,
+    *paths: str,
     name: Annotated[str, Parameter(help="The model's name, when PATH holds exactly one.")] = "",
     host: Annotated[str, Parameter(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="HTTP and gRPC share it; 0 picks a free one.")] = 8000,
@@ -157,7 +156,7 @@ def serve(
 
     Args:
         paths: A model file, a folder of one, or a repository of many (name/version/artefact);
-            recognised by content.
+            recognised by content. Or the URL of one in an object store: s3://bucket/path.
     """
     # Imported here: the server is the greater part of the start-up time of --help.
     from salver.app import FrontConfig, LogConfig, ServeConfig
@@ -168,7 +167,7 @@ def serve(
 
     _check(paths, tls, tenant_header)
     config = ServeConfig(
-        paths=tuple(str(path) for path in paths),
+        paths=paths,
         name=name,
         front=FrontConfig(host, port, front, grace_seconds, tls.cert, tls.key, tls.client_ca),
         control=control,
@@ -190,7 +189,7 @@ def serve(
     return run_loop(run(config, lambda info: announce(info, json=json), otel.notices(os.environ)))
 
 
-def _check(paths: tuple[Path, ...], tls: Tls, tenant_header: str) -> None:
+def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str) -> None:
     from salver.errors import InvalidInput
 
     if not paths:

@@ -239,12 +239,6 @@ def _paths(given: Given) -> tuple[str, ...]:
     paths = given.all("model-repository") + given.all("model-store")
     if not paths and not given.is_on("allow-sagemaker", False):
         raise InvalidInput("no model repository is given", fix="Say: --model-repository=FOLDER")
-    for path in paths:
-        if "://" in path:
-            raise Unsupported(
-                f"--model-repository {path}: object stores are not supported",
-                fix="Mount it, or copy it to a folder of this machine.",
-            )
     return paths
 
 

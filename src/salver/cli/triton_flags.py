@@ -15,7 +15,7 @@ NO: Final = ("false", "off", "0")
 USED: Final[dict[str, tuple[Type, str]]] = {
     "id": ("text", "name in server metadata (triton)"),
     "exit-timeout-secs": ("int", "for requests in flight when the server stops (30)"),
-    "model-repository": ("text", "folder of models; may be repeated"),
+    "model-repository": ("text", "folder of models, or s3://, gs:// or as:// URL of one; may be repeated"),
     "model-store": ("text", "the same"),
     "exit-on-error": ("bool", "end when a model does not load at the start (true)"),
     "strict-readiness": ("bool", "ready only while every model is (true)"),

@@ -4,6 +4,7 @@ Gives the whole list each time, from all paths; keeps nothing but what it needs 
 change from one under way. It loads nothing and knows no framework.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -11,17 +12,22 @@ from typing import Final
 import msgspec
 
 from salver.artifacts import LoadOrder, Manifest
-from salver.errors import InvalidInput, NotFound
+from salver.errors import InvalidInput, NotFound, SalverError
 from salver.messages import ModelId
 from salver.repository.archive import open_archive
 from salver.repository.brought import MOST_BYTES, Brought, bring
 from salver.repository.layout import Layout
 from salver.repository.ports import Recognise
 from salver.repository.settle import Settling
-from salver.stores import FileStore, Store
+from salver.stores import DistantStore, FileStore, Store, StoreFailed
 
+_LOG = logging.getLogger("salver.repository")
 #: Backends whose artefacts are programs.
 _CODE: Final = frozenset({"python"})
+
+
+def _file_store(path: Path | str) -> Store:
+    return FileStore(Path(path))
 
 
 class Repository:
@@ -38,11 +44,11 @@ class Repository:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Path | str],
         recognise: Recognise,
         name: str = "",
         settle_s: float = 1.0,
-        open_store: Callable[[Path], Store] = FileStore,
+        open_store: Callable[[Path | str], Store] = _file_store,
         *,
         trusts_code: bool = False,
     ) -> None:
@@ -51,6 +57,8 @@ class Repository:
         self._recognise = recognise
         self._name = name
         self._settling = Settling(settle_s)
+        self._before: dict[Path | str, tuple[Manifest, ...]] = {}  # what was last found in distant stores
+        self._away: set[str] = set()
         self._trusts_code = trusts_code
         #: What load requests brought, by model.
         self.overrides: dict[str, Brought] = {}
@@ -88,17 +96,46 @@ class Repository:
         """
         found: dict[ModelId, Manifest] = {}
         homes: dict[str, dict[Path, None]] = {}
+        away: list[SalverError] = []
         for path, store in zip(self._paths, self._stores, strict=True):
-            if store.stat("") is None:
-                raise NotFound(f"{path} does not exist", fix="Give a model file, or a folder with models")
-            for home, manifest in Layout(store, self._recognise, self._override_of).read():
+            try:
+                read = self._read(path, store)
+            except StoreFailed as error:
+                before = self._before.get(path)
+                if before is None or at_once & {manifest.id.name for manifest in before}:
+                    raise
+                away.append(error)
+                read = before
+            for manifest in read:
                 found[manifest.id] = manifest
-                homes.setdefault(manifest.id.name, {})[home] = None
+                homes.setdefault(manifest.id.name, {})[manifest.home] = None
+        if away and at_once - {id.name for id in found}:
+            raise away[0]
+        self._tell(away)
         for id, manifest in found.items():
             if len(homes[id.name]) > 1:
                 found[id] = _clashing(manifest, homes[id.name])
         settled = self._replaced(self._settling.take(self._renamed(found), now, at_once))
         return tuple(settled[id] for id in sorted(settled))
+
+    def _read(self, path: Path | str, store: Store) -> tuple[Manifest, ...]:
+        """What lies below one path now."""
+        if isinstance(store, DistantStore):
+            store.refresh()
+        if store.stat("") is None:
+            raise NotFound(f"{path} does not exist", fix="Give a model file, or a folder with models")
+        layout = Layout(store, self._recognise, self._override_of)
+        found = tuple(msgspec.structs.replace(m, home=home) for home, m in layout.read())
+        if isinstance(store, DistantStore):
+            found = self._before[path] = tuple(_told(manifest, store.told) for manifest in found)
+        return found
+
+    def _tell(self, away: Sequence[SalverError]) -> None:
+        """The log has which places cannot be read, once."""
+        told = {str(error) for error in away}
+        for text in sorted(told - self._away):
+            _LOG.error("%s; the models that were found there before stay as they are", text)
+        self._away = told
 
     def _override_of(self, name: str) -> str:
         brought = self.overrides.get(self._name or name)
@@ -148,6 +185,12 @@ class Repository:
             )
         renamed = (msgspec.structs.replace(m, id=ModelId(self._name, id.version)) for id, m in found.items())
         return {m.id: m for m in renamed}
+
+
+def _told(manifest: Manifest, told: Callable[[str], str]) -> Manifest:
+    """With the words for its owner about the store's own names."""
+    notices = tuple(told(notice) for notice in manifest.notices)
+    return msgspec.structs.replace(manifest, problem=told(manifest.problem), notices=notices)
 
 
 def _clashing(manifest: Manifest, where: Iterable[Path]) -> Manifest:

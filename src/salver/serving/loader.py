@@ -84,7 +84,7 @@ class Servable:
         self.engine = engine
         self.placement = placement
         self.setting = setting
-        self._ends = ends
+        self._ends = list(ends)
         self.signature: Signature = engine.signature
         self.bytes = manifest.bytes
         self.is_cached = cached is not None
@@ -135,6 +135,10 @@ class Servable:
         except SalverError as error:
             path = self.manifest.path.parent / name
             raise LoadFailed(f"the warm-up request {path} failed: {error}") from error
+
+    def at_end(self, end: Callable[[], Awaitable[None]]) -> None:
+        """Call this after all that is called when the engine has been closed."""
+        self._ends.insert(0, end)
 
     async def close(self) -> None:
         """End the runs under way, give everything back, and keep what was learned."""

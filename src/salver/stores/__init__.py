@@ -4,8 +4,21 @@ One small protocol over a tree of files, whatever holds it. A store knows no mod
 format; ``repository`` does. ``salver.testing.stores`` holds the conformance suite.
 """
 
+from salver.stores.copies import Copies
+from salver.stores.distant import ObjectStore
 from salver.stores.file import FileStore
 from salver.stores.memory import MemoryStore
-from salver.stores.protocol import Entry, Store, StoreFailed
+from salver.stores.opening import open_store
+from salver.stores.protocol import DistantStore, Entry, Store, StoreFailed
 
-__all__ = ["Entry", "FileStore", "MemoryStore", "Store", "StoreFailed"]
+__all__ = [
+    "Copies",
+    "DistantStore",
+    "Entry",
+    "FileStore",
+    "MemoryStore",
+    "ObjectStore",
+    "Store",
+    "StoreFailed",
+    "open_store",
+]

@@ -1,7 +1,7 @@
 """What does a place that holds artefacts have to offer?"""
 
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -59,6 +59,27 @@ class Store(Protocol):
 
     def local_path(self, path: str) -> Path:
         """Where a framework can open that file or folder on this machine."""
+        ...
+
+
+@runtime_checkable
+class DistantStore(Store, Protocol):
+    """A store whose files are not on this machine until somebody asks for them.
+
+    ``local_path`` names an outline of it: a tree with every name and size, and the beginnings and ends of the
+    files that can be artefacts, enough to recognise them.
+    """
+
+    def refresh(self) -> None:
+        """Look at the place anew; until the next call all methods tell of that moment.
+
+        Raises:
+            StoreFailed: the place cannot be read; what was known of it stays.
+        """
+        ...
+
+    def told(self, text: str) -> str:
+        """A text with the URL in place of local paths."""
         ...
 
 

@@ -37,7 +37,7 @@ class ServerProcess:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Path | str],
         log: Path,
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,

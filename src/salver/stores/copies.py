@@ -1,0 +1,234 @@
+"""How do whole files come from an object store to this machine, and when do they go again?
+
+What a version consists of is copied when somebody holds it, once for all who do, and removed when the last
+one lets go. A copy is whole or it is not there: it is made aside, looked at again in the store, and renamed.
+"""
+
+import hashlib
+import itertools
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from salver.errors import LoadFailed
+from salver.stores.address import SCHEMES
+from salver.stores.distant import PARALLEL, ObjectStore
+from salver.stores.protocol import Entry
+
+_LOG = logging.getLogger("salver.stores")
+_PIECE: Final = 8 << 20
+_TOLD_FROM: Final = 64 << 20  # a copy of so many bytes says how far it is
+_SPARE: Final = 256 << 20  # left free on the disk
+
+
+class Held:
+    """A copy, as long as somebody holds it."""
+
+    def __init__(self, key: str, folder: Path, root: str) -> None:
+        self.key = key
+        self.folder = folder
+        self.root = folder / root  # where the store's own root would be
+        self.holders = 0
+        self.is_whole = False
+        self.turn = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Held {self.root}, {self.holders} holders>"
+
+
+class Copies:
+    """Local copies of versions that lie in object stores. Any thread may call."""
+
+    def __init__(self) -> None:
+        self._stores: list[ObjectStore] = []
+        self._held: dict[str, Held] = {}
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Copies of {len(self._held)} versions>"
+
+    def add(self, store: ObjectStore) -> None:
+        """From now on paths of its outline can be held."""
+        self._stores.append(store)
+
+    def store_of(self, artefact: Path) -> ObjectStore | None:
+        """In whose outline the path is; None = it is a file of this machine."""
+        return next((s for s in self._stores if artefact.is_relative_to(s.local_path(""))), None)
+
+    def hold(
+        self, store: ObjectStore, artefact: Path, home: Path, stop: threading.Event
+    ) -> tuple[Held, Path]:
+        """A whole copy of an artefact, with what lies beside it; its path on this machine. Blocking.
+
+        Args:
+            artefact, home: Of a manifest; both in the outline.
+            stop: Set to give up.
+
+        Raises:
+            StoreFailed: the store cannot be read.
+            LoadFailed: the disk has no room, the files changed meanwhile, or ``stop`` was set.
+        """
+        path, base = store.path_of(artefact), store.path_of(home)
+        is_bare = path == base and not artefact.is_dir()
+        place = base.rpartition("/")[0] if is_bare else base
+        files = wanted(store.listed(place), base, path)
+        if not any(name == path or name.startswith(f"{path}/" if path else "") for name in files):
+            raise _changed(store.url_of(path))
+        held = self._entered(store, key_of(store.address.url, files))
+        try:
+            with held.turn:  # one makes the copy, the others wait for it
+                if not held.is_whole:
+                    aside = held.folder.with_name(f"{held.folder.name}.part")
+                    try:
+                        _copy(store, files, aside / store.address.root, stop)
+                        if wanted(store.listed(place), base, path) != files:
+                            raise _changed(store.url_of(path))
+                        aside.rename(held.folder)
+                    finally:
+                        shutil.rmtree(aside, ignore_errors=True)
+                    held.is_whole = True
+        except BaseException:
+            self.release(held)
+            raise
+        return held, held.root / path if path else held.root
+
+    def release(self, held: Held) -> None:
+        """The holder lets go. Blocking."""
+        with self._lock:
+            held.holders -= 1
+            if held.holders:
+                return
+            del self._held[held.key]
+        shutil.rmtree(held.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Nothing is left on this machine. Blocking."""
+        for store in self._stores:
+            store.close()
+
+    def _entered(self, store: ObjectStore, key: str) -> Held:
+        with self._lock:
+            held = self._held.get(key)
+            if held is None:
+                folder = store.folder / "copies" / f"{key}-{next(self._numbers)}"
+                held = self._held[key] = Held(key, folder, store.address.root)
+            held.holders += 1
+            return held
+
+
+def wanted(files: Mapping[str, Entry], home: str, artefact: str) -> dict[str, Entry]:
+    """Of the files around a model, those that a version of it needs.
+
+    Of a model's folder all but other versions; of an artefact that stands for itself the files that are named
+    after it (``m.onnx`` with ``m.onnx.data``, ``m.xml`` with ``m.bin``).
+    """
+    if home != artefact:
+        prefix = f"{home}/" if home else ""
+        tops = {path: path.removeprefix(prefix).partition("/") for path in files}
+        mine = artefact.removeprefix(prefix).partition("/")[0]
+        others = {top for top, is_folder, _ in tops.values() if is_folder and top.isdecimal() and top != mine}
+        return {path: entry for path, entry in files.items() if tops[path][0] not in others}
+    if not artefact:
+        return dict(files)
+    stem = artefact.removesuffix(PurePosixPath(artefact).suffix)
+    return {
+        path: entry
+        for path, entry in files.items()
+        if path.startswith(f"{artefact}/") or (path.startswith((artefact, f"{stem}.")) and artefact in files)
+    }
+
+
+def key_of(url: str, files: Mapping[str, Entry]) -> str:
+    """Equal for equal contents of one place."""
+    digest = hashlib.blake2b(url.encode(), digest_size=16)
+    for path, entry in sorted(files.items()):
+        digest.update(f"{len(path)}:{path} {entry.stamp}\0".encode())
+    return digest.hexdigest()
+
+
+def _changed(url: str) -> LoadFailed:
+    return LoadFailed(f"{url} changed while it was copied", fix="The next look sees what is there then.")
+
+
+def _copy(store: ObjectStore, files: Mapping[str, Entry], root: Path, stop: threading.Event) -> None:
+    """Piece by piece, several at a time; the first error ends it."""
+    size = sum(entry.size for entry in files.values())
+    free = shutil.disk_usage(store.folder).free
+    if size + _SPARE > free:
+        variable = SCHEMES[store.address.scheme].mount
+        raise LoadFailed(
+            f"{store.address.url}: {size} bytes are to be copied, and {store.folder} has {free} free",
+            fix=f"Make room there, or name another folder by {variable}.",
+        )
+    progress = _Progress(store.url_of(_common(files)), size)
+    try:
+        for path, entry in files.items():
+            local = root / path if path else root
+            (local if entry.is_folder else local.parent).mkdir(parents=True, exist_ok=True)
+            if not entry.is_folder:
+                with local.open("wb") as file:
+                    file.truncate(entry.size)
+    except OSError as error:
+        raise LoadFailed(f"{store.address.url} cannot be copied to {root}: {error}") from error
+
+    def piece(path: str, start: int, end: int) -> None:
+        if stop.is_set():
+            raise LoadFailed(f"the copy of {store.url_of(path)} was given up")
+        content = store.fetch(path, start, end)
+        with (root / path if path else root).open("r+b") as file:
+            file.seek(start)
+            file.write(content)
+        progress.add(len(content))
+
+    pieces = [
+        (path, start, min(start + _PIECE, entry.size))
+        for path, entry in files.items()
+        for start in range(0, entry.size, _PIECE)
+    ]
+    with ThreadPoolExecutor(PARALLEL, "copy") as pool:
+        futures = [pool.submit(piece, *each) for each in pieces]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException as error:
+            for future in futures:
+                future.cancel()
+            if isinstance(error, OSError):
+                raise LoadFailed(f"{store.address.url} cannot be copied to {root}: {error}") from error
+            raise
+    progress.end()
+
+
+def _common(files: Mapping[str, Entry]) -> str:
+    return os.path.commonpath(files) if len(files) > 1 else next(iter(files))
+
+
+class _Progress:
+    """Lines in the log for what takes long."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self._url = url
+        self._size = size
+        self._done = 0
+        self._told = 0
+        self._lock = threading.Lock()
+
+    def add(self, size: int) -> None:
+        """So many bytes more have come."""
+        with self._lock:
+            self._done += size
+            tenth = self._done * 10 // self._size
+            if self._size < _TOLD_FROM or tenth <= self._told:
+                return
+            self._told = tenth
+        _LOG.info("copying %s: %d %% of %d MiB", self._url, tenth * 10, self._size >> 20)
+
+    def end(self) -> None:
+        """All have come."""
+        _LOG.info("copied %s: %.1f MiB", self._url, self._size / (1 << 20))

@@ -1,0 +1,332 @@
+"""How is a bucket read as a tree of files, when listing it is cheap and reading it is not?
+
+One listing a look tells names, sizes and stamps (the objects' ETags). Of a file that can be an artefact
+the beginning and the end are fetched once, into an outline on the local disk, by which it is recognised.
+Whole files are ``copies``' work. It knows no cloud: ``fsspec`` does.
+"""
+
+import logging
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Protocol
+
+from salver.stores.address import Address
+from salver.stores.protocol import MAX_ENTRIES, Entry, StoreFailed, checked
+
+_LOG = logging.getLogger("salver.stores")
+#: Most objects below one URL.
+MOST_OBJECTS: Final = 50_000
+#: Requests to one store at the same time.
+PARALLEL: Final = 8
+_WHOLE: Final = 256 << 10  # a file up to this size is in the outline as it is
+_END: Final = 64 << 10  # of a larger one, so much of its beginning and of its end
+_COMPRESSED: Final = 1 << 20  # of one that is compressed: some give nothing before they have a block
+_DIRECTORY: Final = 4 << 20  # of a zip archive, so much of its directory
+_DEPTH: Final = 4  # model/version/folder/file: an artefact lies no deeper
+_LONGEST: Final = 255  # of a name, in bytes
+_STAMPS: Final = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "content_md5",
+    "generation",
+    "LastModified",
+    "last_modified",
+    "mtime",
+)
+_MAGIC: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"]\0\0", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
+
+
+class Objects(Protocol):
+    """What is asked of ``fsspec``; each call blocks, and any thread may make it."""
+
+    def find(self, path: str, *, withdirs: bool, detail: bool) -> dict[str, dict[str, Any]]:
+        """Every object and folder below a path, by key."""
+        ...
+
+    def cat_file(self, path: str, *, start: int, end: int) -> bytes:
+        """A piece of one."""
+        ...
+
+
+class ObjectStore:
+    """A :class:`~salver.stores.protocol.DistantStore` over a bucket, or a part of one.
+
+    Args:
+        open_objects: Called at the first look, and again after one that failed.
+        mount: Folder for what lies on this machine; None = the system's for temporary files.
+    """
+
+    def __init__(
+        self, address: Address, open_objects: Callable[[], Objects], mount: Path | None = None
+    ) -> None:
+        self.address = address
+        self._open_objects = open_objects
+        self._objects: Objects | None = None
+        self._mount = mount
+        self._place: tempfile.TemporaryDirectory[str] | None = None
+        self._files: dict[str, Entry] = {}  # and folders that are marked as such
+        self._folders: dict[str, dict[str, Entry]] = {}
+        self._passed_over: frozenset[str] = frozenset()
+        self._was_read = False
+
+    def __repr__(self) -> str:
+        return f"<ObjectStore {self.address.url}, {len(self._files)} objects>"
+
+    @property
+    def folder(self) -> Path:
+        """For what lies on this machine."""
+        if self._place is None:
+            prefix = f"salver-{self.address.scheme}-"
+            self._place = tempfile.TemporaryDirectory(
+                prefix=prefix, dir=self._mount, ignore_cleanup_errors=True
+            )
+        return Path(self._place.name).resolve()
+
+    def close(self) -> None:
+        """Nothing of it is left on this machine. Blocking."""
+        if self._place is not None:
+            self._place.cleanup()
+            self._place = None
+
+    # -- what a store offers ---------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """See :class:`~salver.stores.protocol.DistantStore`."""
+        files = self.listed("")
+        folders = _tree(files)
+        if not self._was_read:
+            self.local_path("").parent.mkdir(parents=True, exist_ok=True)
+        changed = [path for path, entry in files.items() if self._files.get(path) != entry]
+        for path in self._files.keys() - files.keys():
+            self._forget(path)
+        for path in changed:
+            self._forget(path)
+        try:
+            for folder in folders:
+                self.local_path(folder).mkdir(parents=True, exist_ok=True)
+            with ThreadPoolExecutor(PARALLEL, "outline") as pool:
+                for _ in pool.map(lambda path: self._outline(path, files[path]), changed):
+                    pass
+        except OSError as error:
+            raise StoreFailed(f"{self.address.url} cannot be outlined in {self.folder}: {error}") from error
+        self._files, self._folders, self._was_read = files, folders, True
+
+    def told(self, text: str) -> str:
+        """See :class:`~salver.stores.protocol.DistantStore`."""
+        return text.replace(str(self.local_path("")), self.address.url)
+
+    def stat(self, path: str) -> Entry | None:
+        """See the protocol."""
+        self._look_once()
+        name = PurePosixPath(checked(path) or self.address.root).name
+        if path in self._folders:
+            return Entry(name, True)
+        return self._files.get(path)
+
+    def entries(self, path: str) -> tuple[Entry, ...]:
+        """See the protocol."""
+        self._look_once()
+        found = self._folders.get(checked(path))
+        if found is None:
+            raise StoreFailed(f"{self.url_of(path)} is not a folder")
+        if len(found) > MAX_ENTRIES:
+            raise StoreFailed(
+                f"{self.url_of(path)} holds more than {MAX_ENTRIES} entries", fix="Split the folder"
+            )
+        return tuple(found[name] for name in sorted(found))
+
+    def read(self, path: str, limit: int) -> bytes:
+        """See the protocol."""
+        self._look_once()
+        entry = self._files.get(checked(path))
+        if entry is None or entry.is_folder:
+            raise StoreFailed(f"{self.url_of(path)} is not a file")
+        if entry.size > limit:
+            raise StoreFailed(
+                f"{self.url_of(path)} is larger than the {limit} bytes that are read of such a file"
+            )
+        if entry.size <= _WHOLE and _is_outlined(path):
+            return self.local_path(path).read_bytes()
+        return self.fetch(path, 0, entry.size)
+
+    def local_path(self, path: str) -> Path:
+        """In the outline; see :class:`~salver.stores.protocol.DistantStore`."""
+        root = self.folder / "outline" / self.address.root
+        return root / checked(path) if path else root
+
+    # -- what copies are made of -----------------------------------------------------------------
+
+    def url_of(self, path: str) -> str:
+        """For messages."""
+        return f"{self.address.url}/{path}" if path else self.address.url
+
+    def path_of(self, local: Path) -> str:
+        """Of a path in the outline."""
+        relative = local.relative_to(self.local_path("")).as_posix()
+        return "" if relative == "." else relative
+
+    def listed(self, path: str) -> dict[str, Entry]:
+        """The files at or below a path as they are now, and folders, by path from the root.
+
+        Raises:
+            StoreFailed: the place cannot be read, or holds too many.
+        """
+        key = self._key(path)
+        with self._asking(path):
+            try:
+                found = self._opened().find(key, withdirs=True, detail=True)
+            except FileNotFoundError:
+                found = {}
+        if len(found) > MOST_OBJECTS:
+            raise StoreFailed(
+                f"{self.url_of(path)} holds more than {MOST_OBJECTS} objects", fix="Name a part of it"
+            )
+        files, odd = {}, set()
+        for name, info in found.items():
+            is_folder = name.endswith("/") or info.get("type") == "directory"
+            below = name.rstrip("/").removeprefix(self.address.root)
+            if (below and not below.startswith("/")) or not _is_fine(below[1:]):
+                odd.add(name)
+            elif not is_folder:
+                files[below[1:]] = _entry(PurePosixPath(name).name, info)
+            elif below[1:] not in files:
+                files[below[1:]] = Entry(PurePosixPath(name).name, True)
+        plain = {path for path, entry in files.items() if not entry.is_folder}
+        for path in [path for path in files if plain & set(map(str, PurePosixPath(path).parents))]:
+            odd.add(self._key(path))  # what lies below a file
+            del files[path]
+        if odd - self._passed_over:
+            _LOG.warning(
+                "%s: %d objects are passed over, since no file can be called so: %s",
+                self.address.url,
+                len(odd),
+                ", ".join(repr(name[:_LONGEST]) for name in sorted(odd)[:5]),
+            )
+        self._passed_over |= odd
+        return files
+
+    def fetch(self, path: str, start: int, end: int) -> bytes:
+        """Those bytes of a file; empty pieces are not asked for.
+
+        Raises:
+            StoreFailed: it cannot be read, or has fewer.
+        """
+        if start == end:
+            return b""
+        with self._asking(path):
+            content = self._opened().cat_file(self._key(path), start=start, end=end)
+        if len(content) != end - start:
+            raise StoreFailed(f"{self.url_of(path)} has changed while it was read")
+        return content
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _opened(self) -> Objects:
+        if self._objects is None:
+            self._objects = self._open_objects()
+        return self._objects
+
+    @contextmanager
+    def _asking(self, path: str) -> Iterator[None]:
+        """Whatever the cloud's own libraries raise becomes one kind of error."""
+        try:
+            yield
+        except StoreFailed:
+            raise
+        except Exception as error:
+            self._objects = None
+            reason = str(error).strip() or "no reason given"
+            raise StoreFailed(
+                f"{self.url_of(path)} cannot be read: {type(error).__name__}: {reason[:300]}"
+            ) from error
+
+    def _key(self, path: str) -> str:
+        return f"{self.address.root}/{path}" if path else self.address.root
+
+    def _look_once(self) -> None:
+        if not self._was_read:
+            self.refresh()
+
+    def _forget(self, path: str) -> None:
+        local = self.local_path(path)
+        if local.is_dir():  # a folder now has the name that a file had
+            shutil.rmtree(local, ignore_errors=True)
+        else:
+            local.unlink(missing_ok=True)
+
+    def _outline(self, path: str, entry: Entry) -> None:
+        local = self.local_path(path)
+        if entry.is_folder:
+            local.mkdir(parents=True, exist_ok=True)
+            return
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with local.open("wb") as file:
+            file.truncate(entry.size)  # sparse
+            if not _is_outlined(path):
+                return
+            begin = self.fetch(path, 0, entry.size if entry.size <= _WHOLE else _END)
+            if entry.size > _WHOLE and begin.startswith(_MAGIC):
+                begin = self.fetch(path, 0, min(entry.size, _COMPRESSED))
+            file.write(begin)
+            if len(begin) == entry.size:
+                return
+            at = max(len(begin), entry.size - _END)
+            end = self.fetch(path, at, entry.size)
+            file.seek(at)
+            file.write(end)
+            if begin.startswith(b"PK"):
+                start, stop = _directory(end, at)
+                file.seek(start)
+                file.write(self.fetch(path, start, stop))
+
+
+def _directory(end: bytes, at: int) -> tuple[int, int]:
+    """What of a zip archive's directory lies before the last bytes of it, which begin ``at``."""
+    mark = end.rfind(b"PK\5\6")
+    if mark < 0 or len(end) < mark + 20:
+        return 0, 0
+    size, start = struct.unpack_from("<II", end, mark + 12)
+    return (start, at) if start < at <= start + min(size, _DIRECTORY) else (0, 0)
+
+
+def _is_outlined(path: str) -> bool:
+    return path.count("/") < _DEPTH
+
+
+def _is_fine(path: str) -> bool:
+    """Can a file below a folder be called so, and lie nowhere else?"""
+    try:
+        checked(path)
+        parts = path.split("/") if path else []
+        return path.isprintable() and all(0 < len(p.encode()) <= _LONGEST and p != "." for p in parts)
+    except (StoreFailed, UnicodeEncodeError):
+        return False
+
+
+def _entry(name: str, info: Mapping[str, Any]) -> Entry:
+    size = int(info.get("size") or 0)
+    stamp = next((str(info[key]) for key in _STAMPS if info.get(key)), "")
+    return Entry(name, False, size, f"{size}-{stamp}")
+
+
+def _tree(files: Mapping[str, Entry]) -> dict[str, dict[str, Entry]]:
+    """What is in each folder, by name."""
+    folders: dict[str, dict[str, Entry]] = {}
+    for path, entry in files.items():
+        below = entry
+        if entry.is_folder:
+            folders.setdefault(path, {})
+        while path:
+            folder, _, name = path.rpartition("/")
+            is_known = folder in folders
+            folders.setdefault(folder, {})[name] = below
+            if is_known:
+                break
+            path, below = folder, Entry(PurePosixPath(folder).name, True)
+    return folders

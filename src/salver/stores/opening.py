@@ -1,0 +1,75 @@
+"""How does a path of the command line become a store?"""
+
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from salver.errors import InvalidInput, MissingExtra
+from salver.stores.address import (
+    CREDENTIAL_PATH,
+    SCHEMES,
+    Address,
+    filesystem_options,
+    is_address,
+    mount_of,
+    parse_address,
+)
+from salver.stores.copies import Copies
+from salver.stores.distant import Objects, ObjectStore
+from salver.stores.file import FileStore
+from salver.stores.protocol import Store
+
+_MAX_CREDENTIALS: Final = 1 << 20
+_CLASSES: Final = {"s3": "S3FileSystem", "gs": "GCSFileSystem", "as": "AzureBlobFileSystem"}
+
+
+def open_store(path: Path | str, copies: Copies, environment: Mapping[str, str] = os.environ) -> Store:
+    """A folder or file of this machine, or a URL of an object store.
+
+    Args:
+        copies: Told of object stores, so that what lies in them can be loaded.
+
+    Raises:
+        InvalidInput: the URL, or what the environment says of it, is wrong.
+        MissingExtra: the package for such a store is not installed.
+    """
+    if not is_address(str(path)):
+        return FileStore(Path(path))
+    address = parse_address(str(path))
+    filesystem_options(address, environment, _credentials(environment))  # what is wrong shows at once
+    _module(address)
+    store = ObjectStore(address, lambda: _objects(address, environment), mount_of(address, environment))
+    copies.add(store)
+    return store
+
+
+def _objects(address: Address, environment: Mapping[str, str]) -> Objects:
+    options = filesystem_options(address, environment, _credentials(environment))
+    made: Objects = getattr(_module(address), _CLASSES[address.scheme])(**options)
+    return made
+
+
+def _module(address: Address) -> Any:
+    try:
+        return importlib.import_module(SCHEMES[address.scheme].module)
+    except ModuleNotFoundError as error:
+        scheme = SCHEMES[address.scheme]
+        if (error.name or "").partition(".")[0] != scheme.module:
+            raise
+        raise MissingExtra(f"{address.scheme}://", scheme.extra, scheme.module) from error
+
+
+def _credentials(environment: Mapping[str, str]) -> bytes:
+    path = environment.get(CREDENTIAL_PATH, "")
+    if not path:
+        return b""
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_MAX_CREDENTIALS + 1)
+    except OSError as error:
+        raise InvalidInput(f"{CREDENTIAL_PATH}={path} cannot be read: {error.strerror}") from error
+    if not content or len(content) > _MAX_CREDENTIALS:
+        raise InvalidInput(f"{CREDENTIAL_PATH}={path} is no file of credentials: it has {len(content)} bytes")
+    return content

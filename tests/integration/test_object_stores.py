@@ -1,0 +1,104 @@
+"""Models from an S3 bucket, with unmodified tritonclient (TR-L2, TR-F2)."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc_client
+import tritonclient.http as http_client
+from tritonclient.utils import InferenceServerException
+
+from salver.testing.process import ServerProcess, TritonProcess
+from test_triton_repository import ask, eventually, index
+from zoo import write_constant, write_mlp
+
+sys.path.append(str(Path(__file__).parents[1] / "stores"))
+from s3 import KEYS, S3, s3_server
+
+
+@pytest.fixture
+def s3() -> Iterator[S3]:
+    with s3_server() as server:
+        yield server
+
+
+def put_constant(s3: S3, folder: Path, version: int) -> None:
+    write_constant(folder, version)
+    s3.put_folder("bucket", f"models/constant/{version}", folder / "constant" / str(version))
+
+
+def copies(mount: Path) -> list[str]:
+    """Files of versions that lie here whole, by path below their model."""
+    found = mount.glob("salver-s3-*/copies/*/bucket/models/**/*")
+    return sorted(path.as_posix().partition("/bucket/models/")[2] for path in found if path.is_file())
+
+
+def test_tr_l2_a_bucket_is_followed_and_outlived(s3: S3, tmp_path: Path) -> None:
+    """Polled together with a folder: new versions come, old copies go, and an absent server stops nothing."""
+    put_constant(s3, tmp_path / "made", 1)
+    s3.put("bucket", {"models/constant/salver.toml": b"[versions]\nlatest = 1\n", "models/notes.txt": b"hello"})
+    write_mlp(tmp_path / "local" / "mlp", 1)
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    environment = {**KEYS, "TRITON_AWS_MOUNT_DIRECTORY": str(mount)}
+    paths = [s3.url("bucket/models"), tmp_path / "local"]
+    options = ["--poll-seconds", "0.2"]
+    with ServerProcess(paths, tmp_path / "log", options, environment) as server:
+        server.wait_ready()
+        with http_client.InferenceServerClient(server.address) as client:
+            assert ask(client, http_client, "constant") == 1
+            assert {name for name, _ in index(client, http_client)} == {"constant", "mlp"}
+            assert copies(mount) == ["constant/1/model.onnx", "constant/salver.toml"]
+            put_constant(s3, tmp_path / "made", 2)
+            eventually(lambda: ask(client, http_client, "constant") == 2)
+            eventually(lambda: copies(mount) == ["constant/2/model.onnx", "constant/salver.toml"])
+            s3.stop()
+            eventually(lambda: "the models that were found there before stay as they are" in server.output())
+            assert ask(client, http_client, "constant") == 2
+            assert client.is_server_ready()
+            write_mlp(tmp_path / "local" / "other", 1)
+            eventually(lambda: client.is_model_ready("other"))
+    assert list(mount.iterdir()) == []
+
+
+def test_tr_f2_models_are_loaded_by_name_with_the_credentials_of_a_file(s3: S3, tmp_path: Path) -> None:
+    """Nothing but what was asked for is copied; an absent server is the reason that a client reads."""
+    put_constant(s3, tmp_path / "made", 1)
+    write_mlp(tmp_path / "made" / "mlp", 1)
+    s3.put_folder("bucket", "models/mlp", tmp_path / "made" / "mlp")
+    entry = {"key_id": KEYS["AWS_ACCESS_KEY_ID"], "secret_key": KEYS["AWS_SECRET_ACCESS_KEY"], "region": "x"}
+    file = tmp_path / "credentials.json"
+    file.write_text(json.dumps({"s3": {s3.url("bucket"): entry}}))
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    environment = {"TRITON_CLOUD_CREDENTIAL_PATH": str(file), "TRITON_AWS_MOUNT_DIRECTORY": str(mount)}
+    options = ["--model-control-mode=explicit", "--load-model=mlp"]
+    with TritonProcess([s3.url("bucket/models/")], tmp_path / "log", options, environment) as server:
+        server.wait_ready()
+        address = f"{server.host}:{server.ports['grpc']}"
+        with grpc_client.InferenceServerClient(address) as client:
+            assert copies(mount) == ["mlp/1/model.onnx"]
+            client.load_model("constant")
+            assert ask(client, grpc_client, "constant") == 1
+            client.unload_model("mlp")
+            eventually(lambda: copies(mount) == ["constant/1/model.onnx"])
+            s3.put("bucket", {"models/broken/1/model.onnx": b"\x08\x08" + bytes(100)})
+            with pytest.raises(InferenceServerException, match=f"s3://{s3.host}/bucket/models/broken"):
+                client.load_model("broken")
+            s3.stop()
+            with pytest.raises(InferenceServerException, match="failed to poll from model repository"):
+                client.load_model("mlp")
+            values = np.zeros((1, 16), np.float32)
+            given = grpc_client.InferInput("x", [1, 16], "FP32")
+            given.set_data_from_numpy(values)
+            assert client.infer("constant", [given]).as_numpy("y")[0, 0] == 1
+
+
+def test_tr_l2_a_store_that_does_not_answer_at_the_start_is_told(s3: S3, tmp_path: Path) -> None:
+    s3.stop()
+    with TritonProcess([s3.url("bucket/models")], tmp_path / "log", env=KEYS) as server:
+        assert server.wait(60) != 0
+        assert f"s3://{s3.host}/bucket/models cannot be read" in server.output()
