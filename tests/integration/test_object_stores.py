@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
+from test_triton_repository import ask, eventually, index
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess, TritonProcess
-from test_triton_repository import ask, eventually, index
 from zoo import write_constant, write_mlp
 
 sys.path.append(str(Path(__file__).parents[1] / "stores"))
@@ -39,7 +39,9 @@ def copies(mount: Path) -> list[str]:
 def test_tr_l2_a_bucket_is_followed_and_outlived(s3: S3, tmp_path: Path) -> None:
     """Polled together with a folder: new versions come, old copies go, and an absent server stops nothing."""
     put_constant(s3, tmp_path / "made", 1)
-    s3.put("bucket", {"models/constant/salver.toml": b"[versions]\nlatest = 1\n", "models/notes.txt": b"hello"})
+    s3.put(
+        "bucket", {"models/constant/salver.toml": b"[versions]\nlatest = 1\n", "models/notes.txt": b"hello"}
+    )
     write_mlp(tmp_path / "local" / "mlp", 1)
     mount = tmp_path / "mount"
     mount.mkdir()

@@ -25,7 +25,9 @@ class S3:
         self._server.start()
         address, port = self._server.get_host_and_port()
         self.host = f"{address}:{port}"
-        urllib.request.urlopen(f"http://{self.host}/moto-api/reset", b"").close()  # servers share their buckets
+        urllib.request.urlopen(
+            f"http://{self.host}/moto-api/reset", b""
+        ).close()  # servers share their buckets
         self.client = boto3.client(
             "s3",
             endpoint_url=f"http://{self.host}",
@@ -47,7 +49,9 @@ class S3:
     def put_folder(self, bucket: str, prefix: str, folder: Path) -> None:
         """Every file of a folder."""
         found = (path for path in folder.rglob("*") if path.is_file())
-        self.put(bucket, {f"{prefix}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in found})
+        self.put(
+            bucket, {f"{prefix}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in found}
+        )
 
     def remove(self, bucket: str, *keys: str) -> None:
         """Objects are gone."""

@@ -47,7 +47,9 @@ def test_tr_f2_what_names_nothing_is_refused_by_name(url: str, reason: str) -> N
         parse_address(url)
 
 
-def s3_of(url: str, environment: dict[str, str] | None = None, credentials: object = None) -> dict[str, object]:
+def s3_of(
+    url: str, environment: dict[str, str] | None = None, credentials: object = None
+) -> dict[str, object]:
     content = b"" if credentials is None else json.dumps(credentials).encode()
     return filesystem_options(parse_address(url), environment or {}, content)
 
@@ -88,7 +90,9 @@ def test_tr_l2_without_an_entry_the_environment_counts() -> None:
     assert filesystem_options(azure, {}, entry)["account_name"] == "y"
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"s3": 1}', b'{"s3": {"": {"key_id": 1}}}', b'{"s3": {"": "k"}}'])
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'{"s3": 1}', b'{"s3": {"": {"key_id": 1}}}', b'{"s3": {"": "k"}}']
+)
 def test_a_credential_file_of_another_shape_is_refused_and_not_repeated(content: bytes) -> None:
     with pytest.raises(InvalidInput, match="TRITON_CLOUD_CREDENTIAL_PATH") as caught:
         filesystem_options(parse_address("s3://bucket"), {}, content)

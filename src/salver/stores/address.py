@@ -136,7 +136,11 @@ def filesystem_options(
 
 def _s3(address: Address, environment: Mapping[str, str], known: Mapping[str, str]) -> dict[str, Any]:
     if not known:
-        names = {"key_id": "ACCESS_KEY_ID", "secret_key": "SECRET_ACCESS_KEY", "session_token": "SESSION_TOKEN"}
+        names = {
+            "key_id": "ACCESS_KEY_ID",
+            "secret_key": "SECRET_ACCESS_KEY",
+            "session_token": "SESSION_TOKEN",
+        }
         known = {key: environment.get(f"AWS_{name}", "") for key, name in names.items()}
     client = {
         "region_name": known.get("region") or environment.get("AWS_DEFAULT_REGION", ""),
