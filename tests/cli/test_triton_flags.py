@@ -186,7 +186,7 @@ def test_tr_f7_metrics_flags() -> None:
     assert (found.counters, found.summaries, found.quantiles) == (False, True, (0.5, 0.75))
 
 
-def test_every_flag_without_an_effect_is_told_once() -> None:
+def test_tr_f13_every_flag_without_an_effect_is_told_once() -> None:
     values = {"text": "x", "int": "1", "bool": "true", "switch": "true"}
     flags = [f"--{name}={values[kind]}" for name, (kind, _) in IGNORED.items()]
     notices = triton.configure([REPOSITORY, *flags, *flags]).notices

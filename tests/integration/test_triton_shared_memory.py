@@ -86,7 +86,7 @@ def ask_mlp(triton: Any, client: Any, input_at: tuple[Any, ...], output_at: tupl
     return client.infer("mlp", [given], outputs=[wanted], request_id="i")
 
 
-def test_register_infer_read_and_let_go(triton: Any, client: Any, segment: Segment) -> None:
+def test_tr_r14_tr_g4_register_infer_read_and_let_go(triton: Any, client: Any, segment: Segment) -> None:
     shm.set_shared_memory_region(segment.handle, [X])
     client.register_system_shared_memory("in", segment.key, 8192)
     client.register_system_shared_memory("out", segment.key, 4096, offset=8192)
@@ -154,7 +154,7 @@ def test_u33_errors_of_registering(client: Any, segment: Segment) -> None:
     client.unregister_system_shared_memory("nosuch")
 
 
-def test_segments_that_shrink_vanish_or_lie_never_end_the_server(
+def test_tr_r14_tr_g4_segments_that_shrink_vanish_or_lie_never_end_the_server(
     triton: Any, client: Any, segment: Segment, sharing: ServerProcess
 ) -> None:
     shm.set_shared_memory_region(segment.handle, [X])

@@ -1,0 +1,172 @@
+"""Writes docs/reference/parity-triton.md: what of Triton is done, and which tests hold Salver to it.
+
+    python scripts/parity.py            # write it
+    python scripts/parity.py --check    # fail where it is out of date
+
+The rows stand in docs/reference/parity/triton.toml. A test belongs to a row whose id its name begins with, as
+``test_tr_r12_a_load_brings_files`` does; ``test_tr_s6_tr_c10_…`` belongs to two. Recorded cases name theirs.
+"""
+
+import ast
+import json
+import re
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "docs" / "reference" / "parity" / "triton.toml"
+PAGE = ROOT / "docs" / "reference" / "parity-triton.md"
+TESTS = ROOT / "tests"
+GOLDEN = TESTS / "golden" / "triton.jsonl"
+
+STATUSES = ("supported", "differs", "not applicable", "not yet")
+TITLES = {
+    "http": "HTTP",
+    "grpc": "gRPC",
+    "flags": "Command line",
+    "config": "Model configuration",
+    "repository": "Repository and life cycle",
+    "scheduling": "Scheduling",
+    "authoring": "Backends and authoring",
+    "observability": "Metrics, traces, logs",
+    "clouds": "SageMaker, Vertex AI, OpenAI",
+    "base": "Open Inference Protocol",
+}
+_ID = r"(?:tr_[a-z]\d+|oip_\d+)"
+_NAMED = re.compile(rf"test_((?:{_ID}(?:_|$))+)")
+
+INTRODUCTION = """\
+# Triton, row by row
+
+What Triton shows to clients (C), operators (O) and authors of models (A), and what is about its GPUs (G),
+each with where Salver stands. `scripts/parity.py` makes this page of `docs/reference/parity/triton.toml` and
+of the tests; CI fails while a supported row has no test, a difference no reason, or the page is out of date.
+Answers that differ on purpose stand case by case in [Conformance](conformance.md#triton-answer-by-answer).
+
+- **supported**: clients, flags and models written for Triton find what they expect.
+- **differs**: there, with a difference that is meant.
+- **not applicable**: what it is about does not exist here.
+- **not yet**: missing.
+"""
+HEAD = "| Row | Kind | What | Status | Tests | Recorded |\n|---|---|---|---|---|---|"
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    id: str
+    section: str
+    kind: str
+    what: str
+    status: str
+    reason: str
+
+
+def rows() -> list[Row]:
+    """Every row, in the order of the table."""
+    sections = tomllib.loads(TABLE.read_text())
+    return [
+        Row(id, section, row["kind"], row["what"], row["status"], row.get("reason", ""))
+        for section in TITLES
+        for id, row in sections[section].items()
+    ]
+
+
+def recorded() -> dict[str, int]:
+    """Cases that were recorded, by group."""
+    groups: dict[str, int] = tomllib.loads(TABLE.read_text())["recorded"]
+    return groups
+
+
+def cases() -> list[dict[str, object]]:
+    """The recorded cases that are tests."""
+    return [json.loads(line) for line in GOLDEN.read_text().splitlines()]
+
+
+def ids_of(name: str) -> list[str]:
+    """The rows that a test's name begins with.
+
+    >>> ids_of("test_tr_s6_tr_c10_members"), ids_of("test_oip_3"), ids_of("test_try")
+    (['TR-S6', 'TR-C10'], ['OIP-3'], [])
+    """
+    named = _NAMED.match(name)
+    return [id.upper().replace("_", "-") for id in re.findall(_ID, named[1])] if named else []
+
+
+def tests() -> dict[str, dict[str, list[str]]]:
+    """Test functions by row, then by file."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for path in sorted(TESTS.rglob("test_*.py")):
+        for name in _functions(path):
+            for id in ids_of(name):
+                found.setdefault(id, {}).setdefault(path.relative_to(ROOT).as_posix(), []).append(name)
+    return found
+
+
+def _functions(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+
+
+def page() -> str:
+    """The whole page."""
+    every, named, kept = rows(), tests(), cases()
+    of_row = Counter(id for case in kept for id in case["rows"])  # type: ignore[attr-defined]
+    parts = [INTRODUCTION, _sums(every)]
+    for section, title in TITLES.items():
+        parts.append(f"## {title}\n\n{HEAD}")
+        for row in every:
+            if row.section == section:
+                count = sum(map(len, named.get(row.id, {}).values()))
+                status = f"{row.status}: {row.reason}" if row.reason else row.status
+                counts = f"{count or '–'} | {of_row[row.id] or '–'}"
+                parts.append(f"| {row.id} | {row.kind} | {row.what} | {status} | {counts} |")
+        parts.append("")
+    parts += [_recorded(kept), _named(every, named)]
+    return "\n".join(parts)
+
+
+def _sums(every: list[Row]) -> str:
+    sums = Counter(row.status for row in every)
+    kept = ", ".join(f"{sums[status]} {status}" for status in STATUSES)
+    return f"Of {len(every)} rows: {kept}.\n"
+
+
+def _recorded(kept: list[dict[str, object]]) -> str:
+    totals, hold = recorded(), Counter(case["group"] for case in kept)
+    lines = [
+        "## Recorded answers\n",
+        "Cases asked of a real Triton 2.51, and how many of them are tests because Salver answers alike. The",
+        "others differ on purpose ([Conformance](conformance.md#triton-answer-by-answer) has the table), or",
+        "belong to a row that is not there yet.\n",
+        "| Group | Hold | Recorded |\n|---|---|---|",
+    ]
+    lines += [f"| {group} | {hold[group]} | {total} |" for group, total in totals.items()]
+    lines.append(f"| all | {sum(hold.values())} | {sum(totals.values())} |\n")
+    return "\n".join(lines)
+
+
+def _named(every: list[Row], named: dict[str, dict[str, list[str]]]) -> str:
+    lines = ["## Tests by row\n"]
+    for row in every:
+        if row.id in named:
+            lines.append(f"- {row.id}")
+            lines += [f"  - `{path}`: {', '.join(names)}" for path, names in named[row.id].items()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    text = page()
+    if "--check" in sys.argv:
+        return 0 if PAGE.read_text() == text else 1
+    PAGE.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Is the table of parity with Triton whole, and its page up to date? ``scripts/parity.py`` writes it."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import parity
+
+ROWS = parity.rows()
+NAMED = parity.tests()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_a_row_is_held_to_account(row: parity.Row) -> None:
+    assert row.status in parity.STATUSES
+    assert row.kind in ("C", "O", "A", "G", "C/G", "O/G", "A/G")
+    assert row.reason or row.status == "supported", "anything but supported has a reason"
+    if row.kind != "G" and row.status in ("supported", "differs"):
+        assert row.id in NAMED, f"no test is named test_{row.id.lower().replace('-', '_')}_…"
+
+
+def test_every_test_belongs_to_a_row() -> None:
+    assert set(NAMED) <= {row.id for row in ROWS}
+
+
+def test_rows_and_cases_are_there_once() -> None:
+    ids = [row.id for row in ROWS] + [str(case["id"]) for case in parity.cases()]
+    assert [id for id, count in Counter(ids).items() if count > 1] == []
+
+
+def test_no_group_holds_more_than_was_recorded() -> None:
+    hold = Counter(case["group"] for case in parity.cases())
+    assert set(hold) <= set(parity.recorded())
+    assert all(hold[group] <= total for group, total in parity.recorded().items())
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert parity.PAGE.read_text() == parity.page(), "run: python scripts/parity.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "ids"),
+    [
+        ("test_tr_r12_a_load", ["TR-R12"]),
+        ("test_tr_s6_tr_c10_members", ["TR-S6", "TR-C10"]),
+        ("test_oip_3", ["OIP-3"]),
+        ("test_tr_r1", ["TR-R1"]),
+        ("test_tr_r1x", []),
+        ("test_trailers", []),
+    ],
+)
+def test_which_rows_a_name_speaks_of(name: str, ids: list[str]) -> None:
+    assert parity.ids_of(name) == ids
