@@ -262,6 +262,69 @@ class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_chunk: int = 256
 
 
+class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An input of a model with sequences that the server fills in, and callers do not see.
+
+    Attributes:
+        kind: ``start`` and ``end``: the request is the first or last of its sequence. ``ready``: the row
+            holds a request at all. ``corrid``: the sequence's id.
+        datatype: INT32, FP32 or BOOL; of an id an integer of 32 or 64 bits, or BYTES.
+        values: For no and yes; without effect for an id.
+    """
+
+    name: str
+    kind: Literal["start", "end", "ready", "corrid"]
+    datatype: DataType = DataType.INT32
+    values: tuple[float, float] = (0, 1)
+
+
+class KeptState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tensor that the server keeps for each sequence: the output of one request, the input of the next.
+
+    Attributes:
+        shape: Without the batch dimension; -1 where any extent is fine.
+        initial_shape: Of what the first request of a sequence is given; empty = ``shape``, with 1 for -1.
+        initial_file: Its raw bytes, a file in the folder ``initial_state`` of the model; empty = zeros.
+        content: Of that file.
+    """
+
+    input: str
+    output: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    initial_shape: tuple[int, ...] = ()
+    initial_file: str = ""
+    content: bytes = b""
+
+
+class Sequences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Requests that belong together, in their order, for models that remember what came before.
+
+    Attributes:
+        strategy: ``direct``: each sequence has its own row of its instance's runs. ``oldest``: the requests
+            that have waited longest share a run, in any rows. Empty = the model has no sequences.
+        candidates: Sequences under way at one time on each instance, for ``oldest``; 0 = as many as the rows
+            of a run. More wait for their turn.
+        max_delay_ms: How long a run may wait to fill.
+        preferred_rows: Sizes that end this wait, for ``oldest``.
+        min_fill: Share of the rows that ends this wait, for ``direct``; 0 = there is no wait.
+        idle_ms: A sequence of which nothing is heard for so long is over.
+        controls: Inputs that the server fills in.
+        states: Tensors that the server keeps for each sequence.
+        iterative: One request is one sequence, which lasts as long as the model asks for it once more.
+    """
+
+    strategy: Literal["", "direct", "oldest"] = ""
+    candidates: int = 0
+    max_delay_ms: float = 0.0
+    preferred_rows: tuple[int, ...] = ()
+    min_fill: float = 0.0
+    idle_ms: float = 1000.0
+    controls: tuple[Control, ...] = ()
+    states: tuple[KeptState, ...] = ()
+    iterative: bool = False
+
+
 class Reshape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Shapes that the model itself takes and gives, by tensor; callers see those of its configuration.
 
@@ -343,6 +406,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bulk: Bulk = Bulk()
     limit: Limit = Limit()
     steps: Steps = Steps()
+    sequences: Sequences = Sequences()
     reshape: Reshape = Reshape()
     response_cache: bool = False
     ragged: Ragged = Ragged()

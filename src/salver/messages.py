@@ -151,6 +151,8 @@ class Insight(msgspec.Struct, frozen=True, gc=False):
         reserve: Seconds that are kept free before what is promised.
         rule: In force now (:data:`salver.artifacts.Policy`).
         limit: Requests that may wait now; 0 = no such limit.
+        sequences: Sequences in slots; -1 = it has none.
+        backlog: Sequences that wait for a slot.
     """
 
     load: float = 0.0
@@ -159,6 +161,8 @@ class Insight(msgspec.Struct, frozen=True, gc=False):
     reserve: float = 0.0
     rule: str = ""
     limit: int = 0
+    sequences: int = -1
+    backlog: int = 0
 
 
 class Standing(msgspec.Struct, frozen=True, gc=False):

@@ -10,6 +10,7 @@ from pathlib import Path
 from onnx import TensorProto, helper
 
 _STATIC = Path(__file__).parent / "models"
+_SHARED = Path(__file__).parents[1] / "models"
 _ONE_CPU = "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
 _TYPES = {
     "BOOL": TensorProto.BOOL,
@@ -198,6 +199,39 @@ def _ragged(repository: _Repository) -> None:
     repository.put("ragged", config, {"1/model.onnx": model.SerializeToString()})
 
 
+def _sequences(repository: _Repository) -> None:
+    """Running sums: kept by a Python model, and by the server."""
+    flags = [
+        f'  {{ name: "{name}" control [ {{ kind: CONTROL_SEQUENCE_{name} int32_false_true: [ 0, 1 ] }} ] }}'
+        for name in ("START", "END", "READY")
+    ]
+    id = '  { name: "CORRID" control [ { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } ] }'
+    for name, who, strategy in (
+        ("seq_direct", "UINT64", "direct { }"),
+        ("seq_oldest", "UINT64", "oldest { max_candidate_sequences: 2 }"),
+        ("seq_string", "STRING", "oldest { max_candidate_sequences: 4 }"),
+    ):
+        outputs = (("SUM", "INT32", 1), ("FLAGS", "INT32", 3), ("WHO", who, 1))
+        rows = [f'{{ name: "{n}" data_type: TYPE_{t} dims: [ {d} ] }}' for n, t, d in outputs]
+        controls = ",\n".join([*flags, id] if who == "UINT64" else flags)
+        config = (
+            f'name: "{name}"\nbackend: "python"\nmax_batch_size: 2\n'
+            + _tensors("input", ["IN"], "INT32", "1")
+            + f"output [ {', '.join(rows)} ]\n{_ONE_CPU}"
+            + f"sequence_batching {{ max_sequence_idle_microseconds: 2000000\n  {strategy}\n"
+            + f"control_input [\n{controls}\n] }}\n"
+        )
+        repository.put(name, config, {"1/model.py": (_SHARED / "sequence_sum.py").read_bytes()})
+    nodes = [("Add", ["IN", "S_IN"], "SUM"), ("Identity", ["SUM"], "S_OUT")]
+    files = {"1/model.onnx": graph(nodes, (["IN", "S_IN"], ["SUM", "S_OUT"]), "INT32", [1])}
+    state = (
+        "sequence_batching { max_sequence_idle_microseconds: 2000000\n"
+        '  state [ { input_name: "S_IN" output_name: "S_OUT" data_type: TYPE_INT32 dims: [ 1 ]\n'
+        '    initial_state: { name: "zero" data_type: TYPE_INT32 dims: [ 1 ] zero_data: true } } ] }\n'
+    )
+    repository.put("seq_state", _config("seq_state", 0, "INT32", "1", state, (["IN"], ["SUM"])), files)
+
+
 _FAMILIES: tuple[Callable[[_Repository], None], ...] = (
     _sums,
     _versions,
@@ -205,6 +239,7 @@ _FAMILIES: tuple[Callable[[_Repository], None], ...] = (
     _labels,
     _reshaped,
     _ragged,
+    _sequences,
 )
 
 

@@ -87,10 +87,13 @@ class Answer(msgspec.Struct, frozen=True):
     Attributes:
         outputs: Those that were asked for, by name.
         parameters: Of the response.
+        again: This is no response: the model wants the request once more, as what follows in its sequence
+            (Triton's rescheduling). The last piece, of a model that answers in pieces.
     """
 
     outputs: Mapping[str, Array]
     parameters: Mapping[str, Parameter] = _NONE
+    again: bool = False
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from salver.artifacts import Manifest, Ragged, Reshape
 from salver.backends import ragged
+from salver.backends.hidden import hidden_inputs, hidden_outputs
 from salver.backends.protocol import Answer, Backend, LoadOptions, RequestModel, RunnableModel
 from salver.errors import SalverError
 from salver.messages import InferRequest, Signature, TensorSpec
@@ -26,12 +27,21 @@ def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> Runnable
     reshape = config.reshape
     inputs = tuple(_with_shape(spec, reshape.inputs) for spec in config.inputs)
     outputs = tuple(_with_shape(spec, reshape.outputs) for spec in config.outputs)
+    kept: tuple[TensorSpec, ...] = ()
+    if config.sequences.strategy:
+        # a side that is not told may be told by the artefact
+        known = (*config.inputs, *config.outputs)
+        batched = config.batching.has_rows and all(spec.shape[:1] == (-1,) for spec in known)
+        kept = hidden_outputs(config.sequences, batched)
+        inputs += hidden_inputs(config.sequences, batched) if inputs else ()
+        outputs += kept if outputs else ()
     model = backend.load(replace(manifest, config=replace(config, inputs=inputs, outputs=outputs)), options)
     seen = Signature(config.inputs, config.outputs)
     has_reshape = bool(reshape.inputs or reshape.outputs)
     if isinstance(model, RequestModel):  # it may have completed its configuration with outputs of its own
         return ReshapedRequests(model, seen, reshape) if has_reshape else model
-    given = {spec.name for spec in ((config.only_outputs and config.outputs) or model.signature.outputs)}
+    told = (*config.outputs, *kept) if config.only_outputs and config.outputs else model.signature.outputs
+    given = {spec.name for spec in told}
     if not has_reshape and len(given) == len(model.signature.outputs):
         return model
     return Reshaped(model, seen, reshape, given)

@@ -215,7 +215,7 @@ class HostProcess:
             if said is None
             else rebuild(said)
             if isinstance(said, Failed)
-            else Answer(part, said.parameters)
+            else Answer(part, said.parameters, said.again)
             for said, part in zip(ran.answers, parts, strict=True)
         ]
         return answers, ran.seconds
@@ -459,7 +459,8 @@ class Pieces:
             said = reply.answer
             if isinstance(said, Failed):
                 return rebuild(said), reply.is_last
-            return Answer(await self._host.read(reply.outputs), said.parameters), reply.is_last
+            outputs = await self._host.read(reply.outputs)
+            return Answer(outputs, said.parameters, said.again), reply.is_last
         if isinstance(reply, Failed):
             raise rebuild(reply)
         if not isinstance(reply, Ran):

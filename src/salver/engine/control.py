@@ -90,9 +90,10 @@ class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
 
 
 class Said(msgspec.Struct, tag="said", frozen=True, array_like=True):
-    """One request was answered; ``parameters`` are the response's."""
+    """One request was answered; ``parameters`` are the response's, ``again`` as in an Answer."""
 
     parameters: dict[str, Parameter]
+    again: bool = False
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True, array_like=True):

@@ -160,7 +160,7 @@ class _Outlet:
             if isinstance(answer, SalverError):
                 piece = Piece((), describe(answer), is_last)
             else:
-                said = Said(dict(answer.parameters))
+                said = Said(dict(answer.parameters), answer.again)
                 piece = Piece(_lay_out(answer.outputs, self._responses), said, is_last)
             self._channel.send(piece)
             self._hear()
@@ -236,7 +236,8 @@ def _answer(model: RequestModel, order: Run, inputs: dict[str, Array], responses
 def _told(answer: Answer | SalverError) -> Said | Failed | None:
     if isinstance(answer, SalverError):
         return describe(answer)
-    return Said(dict(answer.parameters)) if answer.parameters else None
+    is_plain = not answer.parameters and not answer.again
+    return None if is_plain else Said(dict(answer.parameters), answer.again)
 
 
 def _lay_out_each(

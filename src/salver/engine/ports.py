@@ -73,6 +73,17 @@ class PostRunner(RequestRunner, Protocol):
 
 
 @runtime_checkable
+class Mortal(Protocol):
+    """A runner whose model may end by itself, and forgets then what it knew.
+
+    Attributes:
+        deaths: How often it did; another model has taken its place since, or will.
+    """
+
+    deaths: int
+
+
+@runtime_checkable
 class StreamRunner(Runner, Protocol):
     """Asks a model that gives any number of responses to a request."""
 

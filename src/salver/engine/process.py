@@ -62,10 +62,14 @@ class ProcessRunner:
 
     Args:
         hosts: One for each slot, loaded.
+
+    Attributes:
+        deaths: Hosts that have died.
     """
 
     def __init__(self, plan: HostPlan, hosts: list[HostProcess], recovery: Recovery) -> None:
         self.slots = len(hosts)
+        self.deaths = 0
         self.signature: Signature = hosts[0].signature
         self._plan = plan
         self._recovery = recovery
@@ -182,6 +186,7 @@ class ProcessRunner:
         backoff, clock = self._recovery.backoff, self._recovery.clock
         while True:
             how = await asyncio.shield(seat.host.dead)
+            self.deaths += 1
             seat.deaths = backoff.count(seat.deaths, clock() - seat.since)
             if seat.host in self._idle:
                 self._idle.remove(seat.host)
@@ -278,5 +283,5 @@ class StreamProcessRunner(ProcessRunner):
 
 def _of_instance(plan: HostPlan, instance: int) -> HostPlan:
     """The plan of one of the hosts, which may want to know which one it is."""
-    options = msgspec.structs.replace(plan.options, instance=instance)
+    options = msgspec.structs.replace(plan.options, instance=plan.options.instance + instance)
     return msgspec.structs.replace(plan, options=options)

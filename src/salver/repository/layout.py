@@ -20,6 +20,8 @@ from salver.stores import Entry, Store, StoreFailed
 
 #: Backends whose users number versions with leading zeros (``00000123``).
 _PADDING: Final = frozenset({"tensorflow", "litert"})
+#: Folders beside the versions that hold something else.
+_BESIDE: Final = frozenset({"configs", "initial_state"})
 _EXAMPLE: Final = "<model>/<version>/<artefact>, e.g. resnet/1/model.onnx"
 
 
@@ -106,7 +108,7 @@ class Layout:
             yield self._version(folder, ModelId(name, "1"), settings)
             return
         manifests: list[Manifest] = []
-        skipped = [e.name for e in entries if e.is_folder and e not in numbers and e.name != "configs"]
+        skipped = [e.name for e in entries if e.is_folder and e not in numbers and e.name not in _BESIDE]
         for entry in numbers:
             manifest = self._version(_join(folder, entry.name), ModelId(name, entry.name), settings)
             is_padding_fine = not settings.files and manifest.backend in _PADDING

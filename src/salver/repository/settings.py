@@ -9,6 +9,7 @@ from salver.artifacts import ModelConfig
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.pbtxt import parse_json, parse_pbtxt
+from salver.repository.sequences import check_content
 from salver.repository.toml import parse_toml
 from salver.repository.translate import REFUSED, Translated
 from salver.stores import Store, StoreFailed
@@ -17,6 +18,7 @@ TOML: Final = "salver.toml"
 PBTXT: Final = "config.pbtxt"
 MAX_CONFIG: Final = 1 << 20
 _MAX_LABELS: Final = 4 << 20
+_MAX_STATE: Final = 16 << 20
 #: Fields of configurations that can be read well, and ask for what is not done here.
 _NOT_SERVED: Final = frozenset(
     {*REFUSED, "backend", "platform", "model_transaction_policy.decoupled", "parameters"}
@@ -68,7 +70,8 @@ def read_settings(store: Store, folder: str, name: str, override: str = "") -> S
     try:
         content = store.read(files[0], MAX_CONFIG)
         if found[0] == TOML:
-            return Settings(parse_toml(content, origin), files)
+            config, kept = _with_states(store, folder, parse_toml(content, origin))
+            return Settings(config, (*files, *kept))
     except (InvalidInput, StoreFailed) as error:
         return Settings(files=files, problem=str(error), is_triton=found[0] == PBTXT, is_unreadable=True)
     return _translated(store, folder, name, files, lambda: parse_pbtxt(content, origin, name))
@@ -85,12 +88,34 @@ def _translated(
         config, label_files, notices, triton = parse()
         paths = {output: f"{folder}/{file}" if folder else file for output, file in label_files.items()}
         labels = {output: _read_labels(store, path) for output, path in paths.items()}
+        config, kept = _with_states(store, folder, config)
     except (InvalidInput, StoreFailed) as error:
         is_unreadable = error.field not in _NOT_SERVED
         return Settings(files=files, problem=str(error), is_triton=True, is_unreadable=is_unreadable)
     outputs = tuple(_labelled(spec, labels.get(spec.name, ())) for spec in config.outputs)
     config = msgspec.structs.replace(config, outputs=outputs)
-    return Settings(config, files + tuple(sorted(set(paths.values()))), True, "", notices, triton)
+    return Settings(config, files + tuple(sorted({*paths.values(), *kept})), True, "", notices, triton)
+
+
+def _with_states(store: Store, folder: str, config: ModelConfig) -> tuple[ModelConfig, list[str]]:
+    """With the content of the files that sequences begin with, and their paths.
+
+    Raises:
+        InvalidInput, StoreFailed: a file is missing, too large or too short.
+    """
+    states, paths = [], []
+    for state in config.sequences.states:
+        if state.initial_file:
+            path = f"initial_state/{state.initial_file}"
+            paths.append(f"{folder}/{path}" if folder else path)
+            state = msgspec.structs.replace(state, content=store.read(paths[-1], _MAX_STATE))
+            if problem := check_content(state):
+                raise InvalidInput(problem, field="sequence_batching.state")
+        states.append(state)
+    if not paths:
+        return config, paths
+    sequences = msgspec.structs.replace(config.sequences, states=tuple(states))
+    return msgspec.structs.replace(config, sequences=sequences), paths
 
 
 def _labelled(spec: TensorSpec, labels: tuple[str, ...]) -> TensorSpec:

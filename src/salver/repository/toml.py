@@ -11,8 +11,10 @@ from salver.artifacts import (
     Batching,
     BatchInput,
     Bulk,
+    Control,
     Fairness,
     Instances,
+    KeptState,
     Learned,
     Limit,
     ModelConfig,
@@ -21,6 +23,7 @@ from salver.artifacts import (
     Queue,
     Ragged,
     Reshape,
+    Sequences,
     Steps,
     Versions,
     Warmup,
@@ -28,6 +31,7 @@ from salver.artifacts import (
 )
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
+from salver.repository import sequences
 from salver.repository.raggedness import misfit
 from salver.repository.reshape import unfit_table
 
@@ -40,6 +44,9 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "versions": Versions.__struct_fields__,
     "warmup": Warmup.__struct_fields__,
     "steps": Steps.__struct_fields__,
+    "sequences": Sequences.__struct_fields__,
+    "sequences.controls": Control.__struct_fields__,
+    "sequences.states": tuple(key for key in KeptState.__struct_fields__ if key != "content"),
     "reshape": Reshape.__struct_fields__,
     "ragged": Ragged.__struct_fields__,
     "ragged.extra": BatchInput.__struct_fields__,
@@ -156,6 +163,11 @@ _LEAST: Final[dict[str, float]] = {
     "steps.max_context": 2,
     "steps.max_tokens": 0,
     "steps.max_chunk": 1,
+    "sequences.candidates": 0,
+    "sequences.max_delay_ms": 0,
+    "sequences.preferred_rows": 1,
+    "sequences.min_fill": 0,
+    "sequences.idle_ms": 1,
     "timeout_ms": 0,
     "objective.latency_p99_ms": 0,
     "objective.deadline_ms": 0,
@@ -230,6 +242,12 @@ def _check(config: ModelConfig) -> None:
     for holds, key, message in rules:
         if not holds:
             raise ValueError(f"{message} - at `$.{key}`")
+    if config.sequences != Sequences() and not config.sequences.strategy:
+        raise ValueError('must be "direct" or "oldest" - at `$.sequences.strategy`')
+    if problem := sequences.unfit(config.sequences):
+        raise ValueError(f"{problem} - at `$.sequences`")
+    if part := sequences.conflict(config):
+        raise ValueError(f"is not for models with sequences - at `$.{part}`")
     for side in ("inputs", "outputs"):
         if problem := unfit_table(getattr(config, side), getattr(config.reshape, side)):
             raise ValueError(f"{problem} - at `$.reshape.{side}`")

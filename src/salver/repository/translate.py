@@ -16,6 +16,7 @@ from salver.messages import TensorSpec
 from salver.repository.queueing import limited, priorities_of, queue_of
 from salver.repository.raggedness import ragged_of
 from salver.repository.reshape import unfit
+from salver.repository.sequences import sequences_of
 from salver.tensor import DATATYPES, DataType
 from salver.wire.model_config import ENUMS
 
@@ -106,13 +107,37 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
     "model_warmup.inputs": ("data_type", "dims", "zero_data"),
     "model_transaction_policy": ("decoupled",),
     "response_cache": ("enable",),
+    "sequence_batching": ("direct", "oldest", "max_sequence_idle_microseconds", "iterative_sequence"),
+    "sequence_batching.direct": ("max_queue_delay_microseconds", "minimum_slot_utilization"),
+    "sequence_batching.oldest": (
+        "max_candidate_sequences",
+        "preferred_batch_size",
+        "max_queue_delay_microseconds",
+        "preserve_ordering",
+    ),
+    "sequence_batching.control_input": ("name",),
+    "sequence_batching.control_input.control": (
+        "kind",
+        "int32_false_true",
+        "fp32_false_true",
+        "bool_false_true",
+        "data_type",
+    ),
+    "sequence_batching.state": (
+        "input_name",
+        "output_name",
+        "data_type",
+        "dims",
+        "use_same_buffer_for_input_output",
+        "use_growable_memory",
+    ),
+    "sequence_batching.state.initial_state": ("name", "data_type", "dims", "zero_data", "data_file"),
 }
 HONOURED: Final = frozenset(f"{p}.{n}" if p else n for p, names in _HONOURED.items() for n in names)
 
 #: Fields without which answers would be wrong, with the reason.
 REFUSED: Final[Mapping[str, str]] = {
     "ensemble_scheduling": "ensembles are not served; serve their members and chain them in the client",
-    "sequence_batching": "requests would be answered without the state of their sequence",
     "model_repository_agents": "the files would be loaded without the agent's check or change",
 }
 
@@ -164,6 +189,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         instances=Instances(count=count, threads=threads),
         versions=_versions(message),
         warmup=warmup,
+        sequences=sequences_of(message, origin, name),
         reshape=Reshape(
             _reshape(message.input, "input", is_batched, origin),
             _reshape(message.output, "output", is_batched, origin),
@@ -176,6 +202,12 @@ def translate(message: Any, origin: str, name: str) -> Translated:
             "config.pbtxt: field `batch_input` has no effect: a Python model sees each request as it came"
         )
         ragged = Ragged(ragged.inputs)
+    if ragged is not None and config.sequences.strategy and config.backend != "python":
+        raise InvalidInput(
+            f"{origin}: `sequence_batching` cannot be honoured with `allow_ragged_batch` or `batch_input`: "
+            "each row of a run is a sequence's",
+            field="sequence_batching",
+        )
     config = msgspec.structs.replace(config, ragged=ragged or Ragged())
     if queue is not None:
         config = limited(config, queue, message.model_transaction_policy.decoupled, notices)

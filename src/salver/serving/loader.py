@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -22,11 +22,13 @@ from salver.engine.learned import LearnedRule
 from salver.engine.placement import Placement, place
 from salver.engine.ports import Runner, StreamRunner
 from salver.engine.process import ProcessRunner
+from salver.engine.sequence_engine import SequenceEngine
+from salver.engine.sequence_streams import SequenceStreamEngine
 from salver.engine.stepper import StepEngine
 from salver.engine.thread import ThreadRunner
 from salver.engine.warmup import samples
 from salver.errors import LoadFailed, SalverError
-from salver.messages import Signature
+from salver.messages import InferResponse, Signature
 from salver.planner.choose import Setting, is_set
 from salver.planner.grid import Placed
 from salver.serving.bus import Bus
@@ -35,6 +37,7 @@ from salver.serving.inner import ALONE, Inner
 from salver.serving.model_config import told
 from salver.serving.profiles import ProfileStore
 from salver.serving.profiling import Found, Profiler, limits_of
+from salver.serving.sequences import load_sequences, within
 from salver.serving.steps import load_steps
 from salver.serving.teaching import Teacher, ThinkingProcess
 from salver.serving.warming import warm_request
@@ -42,6 +45,7 @@ from salver.stats.batch_law import LiveLaw
 from salver.stats.shape_laws import ShapeLaws
 
 _LOG = logging.getLogger("salver.loader")
+_Stream = Callable[..., AsyncGenerator[InferResponse, None]]
 _NO_WISH = Instances()
 _NO_WARMUP = Warmup()
 
@@ -74,7 +78,7 @@ class Servable:
     def __init__(
         self,
         manifest: Manifest,
-        engine: Engine | StepEngine | DecoupledEngine,
+        engine: Engine | StepEngine | DecoupledEngine | SequenceEngine,
         placement: Placement,
         setting: Setting | None = None,
         ends: Sequence[Callable[[], Awaitable[None]]] = (),
@@ -94,7 +98,7 @@ class Servable:
             self.has_queue_policy = manifest.config.queue is not None
             if manifest.config.batching.preserve_order:
                 self.infer = in_order(self.infer)
-        self.stream = None if isinstance(engine, Engine) else engine.stream
+        self.stream: _Stream | None = getattr(engine, "stream", None)
         self.gives_parts = isinstance(engine, StepEngine)
 
     def __repr__(self) -> str:
@@ -128,7 +132,7 @@ class Servable:
         request = await warm_request(self.manifest, name, self.signature)
         try:
             for _ in range(rounds):
-                if isinstance(self.engine, DecoupledEngine):
+                if isinstance(self.engine, DecoupledEngine | SequenceStreamEngine):
                     await self.engine.run_alone({tensor.name: tensor.array for tensor in request.inputs})
                 else:
                     await self.engine.infer(request)
@@ -200,6 +204,13 @@ class Loader:
             trials = [LoadOptions(threads, self._terms.trust_pickle) for threads in counts]
             steps, threads = await load_steps(backend, manifest, trials, self._clock, self._bus.emit)
             return Servable(manifest, steps, Placement("thread", 1, threads))
+        if manifest.config.sequences.strategy:
+            _refuse_cache(manifest.config, manifest, "with 'sequence_batching' scheduling")
+            open_one = functools.partial(self.open_runner, backend, manifest, placement)
+            engine = await load_sequences(
+                manifest, backend.traits, placement, open_one, self._clock, self._bus.emit
+            )
+            return Servable(manifest, engine, placement)
         if is_set(manifest.config.objective):
             found = await self._find(backend, manifest, wish, placement)
         else:
@@ -227,8 +238,8 @@ class Loader:
     async def _servable(self, manifest: Manifest, kind: str, found: Found) -> Servable:
         """An engine around the runner, and those who learn from its runs."""
         runner, placed, config, setting, laws, profile = found
-        config = _within(config, runner.signature)
-        manifest = msgspec.structs.replace(manifest, config=_within(manifest.config, runner.signature))
+        config = within(config, runner.signature)
+        manifest = msgspec.structs.replace(manifest, config=within(manifest.config, runner.signature))
         if isinstance(runner, StreamRunner):
             _refuse_cache(config, manifest, "with 'decoupled' transaction policy")
             streaming = DecoupledEngine(manifest.id, runner, config, clock=self._clock, emit=self._bus.emit)
@@ -270,26 +281,32 @@ class Loader:
             engine.infer, manifest.id, manifest.fingerprint, sees_parameters=engine.answers_each
         )
 
-    async def open_runner(self, backend: Backend, manifest: Manifest, placement: Placement) -> Runner:
+    async def open_runner(
+        self, backend: Backend, manifest: Manifest, placement: Placement, instance: int | None = None
+    ) -> Runner:
         """Load a version and nothing around it; the runner is the caller's.
+
+        Args:
+            instance: The runner is to run only this one of the slots; None = all of them.
 
         Raises:
             LoadFailed: the reason, in words for the owner.
         """
         config = told(manifest, placement.slots) if backend.traits.reads_config else ""
-        options = LoadOptions(placement.threads, self._terms.trust_pickle, config=config)
+        first, slots = (0, placement.slots) if instance is None else (instance, 1)
+        options = LoadOptions(placement.threads, self._terms.trust_pickle, instance=first, config=config)
         if placement.runner == "process":
             kind = backend if isinstance(backend, type) else type(backend)
             return await ProcessRunner.start(
                 f"{kind.__module__}:{kind.__qualname__}",
                 manifest,
                 options,
-                slots=placement.slots,
+                slots=slots,
                 memory_limit_mb=manifest.config.instances.memory_limit_mb,
             )
         models: list[RunnableModel] = []
         try:
-            for _ in range(1 if backend.traits.concurrent else placement.slots):
+            for _ in range(1 if backend.traits.concurrent else slots):
                 models.append(await asyncio.to_thread(reshaped.load, backend, manifest, options))
         except BaseException as error:
             for model in models:
@@ -303,7 +320,7 @@ class Loader:
         return ThreadRunner(
             models,
             backend.traits,
-            slots=placement.slots,
+            slots=slots,
             threads=placement.threads,
             name=manifest.id.name,
         )
@@ -316,11 +333,3 @@ def _refuse_cache(config: ModelConfig, manifest: Manifest, kind: str) -> None:
             "Please disable the response cache.",
             field="response_cache",
         )
-
-
-def _within(config: ModelConfig, signature: Signature) -> ModelConfig:
-    """The configuration, its batches no larger than the model says that it takes."""
-    most = signature.max_rows
-    if not most or config.batching.max_rows <= most:
-        return config
-    return msgspec.structs.replace(config, batching=msgspec.structs.replace(config.batching, max_rows=most))

@@ -48,5 +48,6 @@ def _config(
         instances,
         0 if wanted.all or wanted.specific else wanted.latest,
         decoupled,
+        manifest.config.sequences,
     )
     return complete(manifest.triton, manifest.id, signature, facts)

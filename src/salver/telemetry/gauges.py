@@ -27,6 +27,7 @@ def of_engines(loads: Sequence[Load]) -> list[Metric]:
     reserve = _gauge("objective_reserve_seconds", "Kept free before the objective, as learned.")
     rule = _gauge("batching_rule", "1 for the rule that turns the queue into batches now.", "rule")
     limit = _gauge("queue_limit", "Requests that may wait now, where that is adapted.")
+    sequences = _gauge("sequences", "Sequences that have a slot, or wait for one.", "place")
     for load in loads:
         pair = _labels(load.id)
         queued.add_metric(pair, load.queued)
@@ -45,7 +46,10 @@ def of_engines(loads: Sequence[Load]) -> list[Metric]:
             rule.add_metric([*pair, insight.rule], 1)
         if insight.limit:
             limit.add_metric(pair, insight.limit)
-    return [queued, running, slots, load_ratio, row, run, reserve, rule, limit]
+        if insight.sequences >= 0:
+            sequences.add_metric([*pair, "slot"], insight.sequences)
+            sequences.add_metric([*pair, "backlog"], insight.backlog)
+    return [queued, running, slots, load_ratio, row, run, reserve, rule, limit, sequences]
 
 
 def of_versions(statuses: Sequence[VersionStatus]) -> list[Metric]:

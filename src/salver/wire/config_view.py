@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from salver.artifacts import Sequences
 from salver.messages import ModelId, Signature, TensorSpec
 from salver.tensor import DataType
 from salver.wire.model_config import model_config_class
@@ -36,6 +37,7 @@ class Facts(msgspec.Struct, frozen=True):
         instances: Runs at the same time.
         versions: Versions that are wanted: the latest so many; 0 = all.
         decoupled: It gives any number of responses to a request.
+        sequences: Whose requests it answers.
     """
 
     backend: str
@@ -46,6 +48,7 @@ class Facts(msgspec.Struct, frozen=True):
     instances: int = 1
     versions: int = 1
     decoupled: bool = False
+    sequences: Sequences = Sequences()
 
 
 def metric_tags(told: bytes) -> tuple[tuple[str, str], ...]:
@@ -69,7 +72,9 @@ def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> by
     message.backend = message.backend or backend
     message.platform = message.platform or platform
     message.default_model_filename = message.default_model_filename or facts.filename
-    if message.WhichOneof("scheduling_choice") is None and facts.max_rows > 1:
+    if facts.sequences.strategy:
+        _sequences(message, facts.sequences, facts.max_rows)
+    elif message.WhichOneof("scheduling_choice") is None and facts.max_rows > 1:
         dynamic = message.dynamic_batching
         dynamic.max_queue_delay_microseconds = round(facts.max_delay_ms * 1000)
         dynamic.preferred_batch_size.extend(facts.preferred_rows)
@@ -100,6 +105,47 @@ def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> by
     return content
 
 
+def _sequences(message: Any, known: Sequences, rows: int) -> None:
+    """What the owner did not say of sequences in Triton's form."""
+    is_told = message.HasField("sequence_batching")
+    batching = message.sequence_batching
+    batching.max_sequence_idle_microseconds = round(known.idle_ms * 1000)
+    if known.strategy == "oldest" and not batching.oldest.preferred_batch_size and rows:
+        batching.oldest.preferred_batch_size.extend(known.preferred_rows or (rows,))
+    if is_told:
+        return
+    batching.iterative_sequence = known.iterative
+    strategy = batching.oldest if known.strategy == "oldest" else batching.direct
+    strategy.max_queue_delay_microseconds = round(known.max_delay_ms * 1000)
+    if known.strategy == "oldest":
+        batching.oldest.max_candidate_sequences = known.candidates
+    else:
+        batching.direct.minimum_slot_utilization = known.min_fill
+    for control in known.controls:
+        made = batching.control_input.add(name=control.name).control.add()
+        made.kind = f"CONTROL_SEQUENCE_{control.kind.upper()}"
+        if control.kind == "corrid":
+            made.data_type = _type(control.datatype)
+        else:
+            field = {"INT32": made.int32_false_true, "FP32": made.fp32_false_true}
+            values = map(int, control.values) if control.datatype is DataType.INT32 else control.values
+            field.get(control.datatype.name, made.bool_false_true).extend(values)
+    for state in known.states:
+        made = batching.state.add(input_name=state.input, output_name=state.output)
+        made.data_type = _type(state.datatype)
+        made.dims.extend(state.shape)
+        shape = state.initial_shape or [abs(extent) for extent in state.shape]
+        initial = made.initial_state.add(name="initial", data_type=made.data_type, dims=shape)
+        if state.initial_file:
+            initial.data_file = state.initial_file
+        else:
+            initial.zero_data = True
+
+
+def _type(datatype: DataType) -> str:
+    return f"TYPE_{'STRING' if datatype is DataType.BYTES else datatype.name}"
+
+
 def _tensors(tensors: Any, specs: tuple[TensorSpec, ...], skip: int) -> None:
     """What the owner did not say of inputs or outputs."""
     known = {tensor.name: tensor for tensor in tensors}
@@ -110,8 +156,7 @@ def _tensors(tensors: Any, specs: tuple[TensorSpec, ...], skip: int) -> None:
             if spec.optional and hasattr(tensor, "optional"):
                 tensor.optional = True
         if not tensor.data_type:
-            name = "STRING" if spec.datatype is DataType.BYTES else spec.datatype.name
-            tensor.data_type = f"TYPE_{name}"
+            tensor.data_type = _type(spec.datatype)
         if not tensor.dims:
             tensor.dims.extend(spec.shape[skip:])
 

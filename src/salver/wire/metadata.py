@@ -15,6 +15,7 @@ from salver.wire.values import kind_of
 #: What this server does beyond the base protocol, in Triton's names (X-6).
 EXTENSIONS: Final = (
     "classification",
+    "sequence",
     "model_repository",
     "schedule_policy",
     "model_configuration",

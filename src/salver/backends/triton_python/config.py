@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from salver.artifacts import Manifest
+from salver.backends.hidden import hidden_inputs, hidden_outputs
 from salver.backends.loading import is_batched
 from salver.errors import LoadFailed
 from salver.messages import Signature, TensorSpec
@@ -215,7 +216,10 @@ def signature_of(config: Mapping[str, Any], manifest: Manifest) -> Signature:
         labels = {spec.name: spec.labels for spec in known}
         specs = [_spec(part, batched, name, labels.get(part["name"], ())) for part in config[side]]
         sides.append(tuple(specs))
-    return Signature(sides[0], sides[1], batched, "python", config["max_batch_size"])
+    sequences = manifest.config.sequences
+    inputs = sides[0] + hidden_inputs(sequences, batched)
+    outputs = sides[1] + hidden_outputs(sequences, batched)
+    return Signature(inputs, outputs, batched, "python", config["max_batch_size"])
 
 
 def _spec(part: Mapping[str, Any], batched: bool, model: str, labels: tuple[str, ...]) -> TensorSpec:

@@ -1,0 +1,58 @@
+"""Which tensors of a model with sequences do its callers not see (TR-C9)?
+
+Those that the server fills in, and those that it keeps for each sequence. Pure.
+"""
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from salver.artifacts import Sequences
+from salver.errors import LoadFailed
+from salver.messages import Signature, TensorSpec
+
+
+def hidden_inputs(sequences: Sequences, batched: bool) -> tuple[TensorSpec, ...]:
+    """The server's own inputs: controls of one element a row, then states.
+
+    >>> from salver.artifacts import Control
+    >>> [spec.shape for spec in hidden_inputs(Sequences("direct", controls=(Control("S", "start"),)), True)]
+    [(-1, 1)]
+    """
+    rows = (-1,) if batched else ()
+    controls = [TensorSpec(control.name, control.datatype, (*rows, 1)) for control in sequences.controls]
+    return (*controls, *(TensorSpec(s.input, s.datatype, (*rows, *s.shape)) for s in sequences.states))
+
+
+def hidden_outputs(sequences: Sequences, batched: bool) -> tuple[TensorSpec, ...]:
+    """The states as the model gives them."""
+    rows = (-1,) if batched else ()
+    return tuple(TensorSpec(s.output, s.datatype, (*rows, *s.shape)) for s in sequences.states)
+
+
+def seen(own: Signature, sequences: Sequences, model: str) -> Signature:
+    """The signature that callers see.
+
+    Raises:
+        LoadFailed: the model does not have a tensor that its configuration names, or of another datatype.
+    """
+    batched = own.batched
+    inputs = _without(own.inputs, hidden_inputs(sequences, batched), "input", model)
+    outputs = _without(own.outputs, hidden_outputs(sequences, batched), "output", model)
+    return replace(own, inputs=tuple(inputs), outputs=tuple(outputs))
+
+
+def _without(
+    specs: tuple[TensorSpec, ...], hidden: tuple[TensorSpec, ...], side: str, model: str
+) -> Iterator[TensorSpec]:
+    datatypes = {spec.name: spec.datatype for spec in specs}
+    for spec in hidden:
+        if datatypes.get(spec.name) is not spec.datatype:
+            has = datatypes[spec.name].name if spec.name in datatypes else "none"
+            raise LoadFailed(
+                f"the sequences of model '{model}' need the {side} '{spec.name}' of {spec.datatype.name}, "
+                f"and the model has {has}",
+                field=f"sequences.{spec.name}",
+            )
+    names = {spec.name for spec in hidden}
+    return (spec for spec in specs if spec.name not in names)
