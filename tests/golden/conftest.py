@@ -5,19 +5,21 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from triton_models import write_models
+from triton_models import ON_DEMAND, write_models
 
 from salver.testing.process import ServerProcess, TritonProcess
 
 #: Options of the server by the name of the profile; the cases without one are ``main``.
 PROFILES: dict[str, tuple[str, ...]] = {
     "main": (
-        "--model-control-mode=none",
+        "--model-control-mode=explicit",
+        "--exit-on-error=false",
         "--cache-config=local,size=1048576",
         "--allow-client-shm=true",
         "--http-header-forward-pattern=x-fwd-.*",
         "--grpc-header-forward-pattern=x-fwd-.*",
     ),
+    "none": ("--model-control-mode=none", "--exit-on-error=false"),
     "metrics": (
         "--model-control-mode=explicit",
         "--load-model=addsub",
@@ -62,8 +64,20 @@ def start(folder: Path, profile: str) -> ServerProcess:
     """A server on a repository of its own; use as a context manager, then wait for it."""
     root = folder / "repository"
     write_models(root)
-    options = (*PROFILES[profile], "--state-dir", "")
+    options = [*PROFILES[profile], "--state-dir", ""]
+    if profile == "main":
+        names = sorted(path.name for path in root.iterdir())
+        options += [f"--load-model={name}" for name in names if not name.startswith(ON_DEMAND)]
     return TritonProcess([root], folder / "log", options, ENVIRONMENTS.get(profile))
+
+
+def wait(server: ServerProcess, profile: str) -> None:
+    """Until it has loaded what it can; with models that cannot be loaded it never says that it is ready."""
+    if profile == "none":
+        server.wait_for("/v2/models/addsub/ready")
+        server.wait_for("/v2/models/words/ready")
+    else:
+        server.wait_ready()
 
 
 @pytest.fixture(scope="package")
@@ -75,7 +89,8 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
         def of(profile: str) -> dict[str, int]:
             if profile not in servers:
                 server = start(tmp_path_factory.mktemp(profile), profile)
-                servers[profile] = stack.enter_context(server).wait_ready()
+                servers[profile] = stack.enter_context(server)
+                wait(server, profile)
             return servers[profile].ports
 
         yield of

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from triton_replay import in_blocks, load, run_block
 
-from conftest import PROFILES, start
+from conftest import PROFILES, start, wait
 
 #: Alike only where the machine is quick enough: a timeout of a millisecond, which Salver keeps to.
 BY_LUCK = frozenset(("grpc-parameters-timeout",))
@@ -32,8 +32,7 @@ def main(recorded: str, *groups: str) -> None:
             continue
         passed = 0
         with tempfile.TemporaryDirectory() as folder, start(Path(folder), profile) as server:
-            server.wait_for("/v2/health/live")
-            server.wait_for("/v2/health/ready")
+            wait(server, profile)
             for block in in_blocks(asked).values():
                 wrong = run_block(server.ports, block)
                 for id, reason in wrong.items():

@@ -108,6 +108,7 @@ def _sums(repository: _Repository) -> None:
     put("addsub_partial", "max_batch_size: 2\n", batched)
     put("cached", _config("cached", 8, "INT32", "4", "response_cache { enable: true }\n"), batched)
     tags = 'metric_tags [ { key: "team" value: "blue" } ]\n'
+    tags += 'parameters [ { key: "colour" value: { string_value: "red" } } ]\n'
     put("tagged", _config("tagged", 0, "INT32", "4", tags), plain)
 
 
@@ -232,6 +233,34 @@ def _sequences(repository: _Repository) -> None:
     repository.put("seq_state", _config("seq_state", 0, "INT32", "1", state, (["IN"], ["SUM"])), files)
 
 
+def _on_demand(repository: _Repository) -> None:
+    """Loaded by some case, or broken."""
+    put, plain = repository.put, {"1/model.onnx": add_sub([4])}
+    put("lazy", _config("lazy", 8, "INT32", "4"), {"1/model.onnx": add_sub(["n", 4])})
+    put("untouched", _config("untouched", 0, "INT32", "4"), plain)
+    versions = {f"{v}/model.onnx": add_sub([4], is_swapped=v != 1) for v in (1, 2, 3)}
+    put("lazy_versions", _config("lazy_versions", 0, "INT32", "4"), versions)
+    raising = b'class TritonPythonModel:\n    def initialize(self, args):\n        raise RuntimeError("cannot start")\n'
+    raising += b"\n    def execute(self, requests):\n        return []\n"
+    names = (["IN"], ["OUT"])
+    config = _config("bad_init", 0, "INT32", "1", names=names, kind='backend: "python"')
+    put("bad_init", config, {"1/model.py": raising})
+    put("bad_onnx", _config("bad_onnx", 0, "INT32", "4"), {"1/model.onnx": b"this is not a model"})
+    put("bad_config", 'name: "bad_config"\nbackend: "onnxruntime"\nno_such_field: 1\n', plain)
+    put("bad_name", _config("another_name", 0, "INT32", "4"), plain)
+    put("bad_backend", _config("bad_backend", 0, "INT32", "4", kind='backend: "nonesuch"'), plain)
+    put("bad_shape", _config("bad_shape", 0, "INT32", "5"), plain)
+    names = (["NOSUCH", "INPUT1"], ["OUTPUT0"])
+    put("bad_input", _config("bad_input", 0, "INT32", "4", names=names), plain)
+    put("no_file", _config("no_file", 0, "INT32", "4"), {"1/readme.txt": b"no model here\n"})
+    put("no_version", _config("no_version", 0, "INT32", "4"), {})
+    policy = "version_policy { specific { versions: [ 7 ] } }\n"
+    put("ver_missing", _config("ver_missing", 0, "INT32", "4", policy), plain)
+
+
+#: Models that only some case loads, by the beginnings of their names.
+ON_DEMAND = ("lazy", "untouched", "bad_", "no_", "ver_missing", "chain_")
+
 _FAMILIES: tuple[Callable[[_Repository], None], ...] = (
     _sums,
     _versions,
@@ -240,6 +269,7 @@ _FAMILIES: tuple[Callable[[_Repository], None], ...] = (
     _reshaped,
     _ragged,
     _sequences,
+    _on_demand,
 )
 
 
