@@ -240,7 +240,8 @@ def _on_demand(repository: _Repository) -> None:
     put("untouched", _config("untouched", 0, "INT32", "4"), plain)
     versions = {f"{v}/model.onnx": add_sub([4], is_swapped=v != 1) for v in (1, 2, 3)}
     put("lazy_versions", _config("lazy_versions", 0, "INT32", "4"), versions)
-    raising = b'class TritonPythonModel:\n    def initialize(self, args):\n        raise RuntimeError("cannot start")\n'
+    raising = b"class TritonPythonModel:\n    def initialize(self, args):\n"
+    raising += b'        raise RuntimeError("cannot start")\n'
     raising += b"\n    def execute(self, requests):\n        return []\n"
     names = (["IN"], ["OUT"])
     config = _config("bad_init", 0, "INT32", "1", names=names, kind='backend: "python"')
