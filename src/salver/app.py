@@ -29,6 +29,7 @@ from salver.messages import ModelId, Signature, VersionStatus
 from salver.repository import Repository
 from salver.serving.bus import Bus
 from salver.serving.caching import Caching
+from salver.serving.calls import Calls
 from salver.serving.controlplane import ControlMode, ControlPlane
 from salver.serving.dataplane import DataPlane
 from salver.serving.fetching import Fetching
@@ -179,18 +180,22 @@ class _Control:
     def statuses(self) -> tuple[VersionStatus, ...]:
         return self._plane.index()
 
-    def is_ready(self, model: str = "", version: str = "") -> bool:
+    async def is_ready(self, model: str = "", version: str = "") -> bool:
         if self.is_stopping:
             return False
         if not model:
             return self._manager.ready() or (self.has_settled and not self._is_strict)
         try:
-            self._manager.acquire(model, version).release()
+            lease = self._manager.acquire(model, version)
         except InvalidInput:  # no version that there could be
             raise
         except SalverError:
             return False
-        return True
+        try:
+            opinion = lease.servable.is_ready
+            return opinion is None or await opinion()
+        finally:
+            lease.release()
 
     def model_config(self, model: str, version: str = "") -> bytes:
         lease = self._manager.acquire(model, version)
@@ -275,13 +280,10 @@ class Server:
         self._bus = Bus(observers)
         self._cache: ResponseCache | None = plugins.response_cache(config.response_cache)
         self._caching = Caching(self._cache, clock) if self._cache else None
-        terms = Terms(
-            len(os.sched_getaffinity(0)),
-            config.trust_pickle,
-            Instances(config.instances, config.threads),
-            self._caching,
-        )
         inner = Inner(lambda: door)
+        calls = Calls(inner, lambda: self.control, self._metrics.own, clock, new_id)
+        wish = Instances(config.instances, config.threads)
+        terms = Terms(len(os.sched_getaffinity(0)), config.trust_pickle, wish, self._caching, calls)
         loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir), inner)
         self._copies = Copies()
         self._manager: Manager[Servable] = Manager(Fetching(loader, self._copies), clock, self._bus.emit)
@@ -310,9 +312,7 @@ class Server:
             config.grpc.rules(GRPC_PREFIX, is_grpc=True),
             self._regions,
         )
-        self._grpc = GrpcMethods(
-            door, self.control, self, reception, max_message=config.max_message_mb << 20
-        )
+        self._grpc = GrpcMethods(door, self.control, self, reception, max_message=config.max_message_mb << 20)
         front = Front(
             HttpOperations(door, self.control, self, config.server_name, self._regions),
             self._grpc,
@@ -335,9 +335,7 @@ class Server:
         """The application as that port shows it."""
         match config.cloud:
             case SageMaker() as sagemaker:
-                models = ManyModels(
-                    self.control, reception.http.guard, is_allowed=sagemaker.brings_models
-                )
+                models = ManyModels(self.control, reception.http.guard, is_allowed=sagemaker.brings_models)
                 return SageMakerDoor(front, sagemaker, self.control, models)
             case Vertex() as vertex:
                 return VertexDoor(front, vertex, self.control)

@@ -80,6 +80,7 @@ class InferRequest(msgspec.Struct, frozen=True):
         parameters: Free request parameters (OIP-12).
         trace: W3C trace context of the span that it is, where its model may ask others; else empty.
         request_id: Of the call that it came with, where its model may ask others; else empty.
+        deadline: Until when its caller waits, by the server's clock, where its model may know; None = never.
     """
 
     model: str
@@ -90,6 +91,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     parameters: Mapping[str, Parameter] = _NONE
     trace: str = ""
     request_id: str = ""
+    deadline: float | None = None
 
 
 class Timing(msgspec.Struct, frozen=True, gc=False):

@@ -5,16 +5,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
+from queue import SimpleQueue
 
 import numpy as np
 
-from salver.artifacts import Manifest
+from salver.artifacts import LoadOrder, Manifest
 from salver.backends.protocol import LoadOptions, Traits
-from salver.errors import InvalidInput, LoadFailed, MissingExtra
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType
+from salver.backends.surroundings import Series, Surroundings, Wish
+from salver.engine.calls import MOST_CALLS, Ask
+from salver.engine.shm import Block
+from salver.errors import Cancelled, InvalidInput, LoadFailed, MissingExtra, NotFound, Overloaded
+from salver.messages import InferRequest, InferResponse, RequestedOutput, Signature, TensorSpec
+from salver.tensor import Array, DataType, tensor
 
 _X = TensorSpec("x", DataType.FP32, (-1, 2))
 
@@ -226,3 +231,154 @@ class ClosesBadly(_Backend):
         model = Model(manifest)
         model.close = lambda: time.sleep(60)  # type: ignore[method-assign]
         return model
+
+
+class Asking(_Backend):
+    """A model that asks the server; what, ``x[0, 0]`` says (:data:`ASKS`)."""
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> object:
+        assert options.around is not None
+        return _AskingModel(options.around)
+
+
+class _AskingModel(_EchoModel):
+    def __init__(self, around: Surroundings) -> None:
+        self.around = around
+        self.is_well = True
+
+    def is_ready(self) -> bool:
+        if not self.is_well:
+            time.sleep(60)
+        return self.is_well
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        if (code := int(inputs["x"].flat[0]) if inputs["x"].dtype == np.float32 else 0) < 0:
+            return {"x": np.array([[ASKS[-code](self), 0]], "f4")}
+        said = ask_now(self.around, dict(inputs))
+        return {tensor.name: tensor.array for tensor in said.outputs}
+
+
+def ask_now(around: Surroundings, arrays: Mapping[str, Array], model: str = "other") -> InferResponse:
+    answers: SimpleQueue[InferResponse | None] = SimpleQueue()
+    tensors = tuple(tensor(name, array) for name, array in arrays.items())
+    request = InferRequest(model, tensors, "3", "mark", (RequestedOutput("y"),), {"k": 1}, "a trace")
+    around.infer(request, False, lambda said, _: answers.put(said))
+    said = answers.get()
+    assert said is not None
+    if said.error is not None:
+        raise said.error
+    return said
+
+
+def _ask_at_once(model: _AskingModel) -> float:
+    """A hundred requests at once; how many came back with what they had brought."""
+    answers: SimpleQueue[tuple[int, InferResponse | None]] = SimpleQueue()
+    for number in range(100):
+        request = InferRequest("other", (tensor("n", np.full((300,), number, "f4")),))
+        model.around.infer(request, False, lambda said, _, n=number: answers.put((n, said)))  # type: ignore[misc]
+    found = [answers.get() for _ in range(100)]
+    return sum(said is not None and bool((said.outputs[0].array == n).all()) for n, said in found)
+
+
+def _ask_on_threads(model: _AskingModel) -> float:
+    good = []
+
+    def work(number: int) -> None:
+        for turn in range(10):
+            array = np.full((number + 1, 1000), turn, "i8")
+            good.append(bool((ask_now(model.around, {"n": array}).outputs[0].array == array).all()))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(good)
+
+
+def _ask_for_pieces(model: _AskingModel) -> float:
+    """Waits, takes all, and says how many there were."""
+    pieces: SimpleQueue[tuple[InferResponse | None, bool]] = SimpleQueue()
+    request = InferRequest("stream", (tensor("n", np.zeros(1)),))
+    asked = model.around.infer(request, True, lambda *said: pieces.put(said))
+    ask_now(model.around, {"n": np.zeros(1)}, "wait")
+    count = 0
+    while not pieces.get()[1]:
+        count += 1
+        asked.more()
+    return count
+
+
+def _ask_and_give_up(model: _AskingModel) -> float:
+    answers: SimpleQueue[InferResponse | None] = SimpleQueue()
+    asked = model.around.infer(InferRequest("never", ()), False, lambda said, _: answers.put(said))
+    ask_now(model.around, {"n": np.zeros(1)}, "wait")
+    asked.give_up()
+    said = answers.get()
+    return float(said is not None and isinstance(said.error, Cancelled))
+
+
+def _ask_forever(model: _AskingModel) -> float:
+    for number in range(5):
+        inputs = (tensor("n", np.zeros(number, "f4")),)
+        model.around.infer(InferRequest("never", inputs), False, lambda *_: None)
+    ask_now(model.around, {"n": np.zeros(1)}, "never")
+    return 0
+
+
+def _ask_too_often(model: _AskingModel) -> float:
+    refused: SimpleQueue[InferResponse | None] = SimpleQueue()
+    for _ in range(MOST_CALLS + 1):
+        model.around.infer(InferRequest("never", ()), False, lambda said, _: refused.put(said))
+    said = refused.get()
+    return float(said is not None and isinstance(said.error, Overloaded))
+
+
+def _ask_for_numbers(model: _AskingModel) -> float:
+    meters = model.around.meters
+    handle = meters.open(Series("n", "about", "counter", {"a": "b"}))
+    for _ in range(3):
+        meters.change(handle, "add", 2)
+    model.around.log(30, "a warning of its own")
+    return meters.value(handle)
+
+
+def _ask_to_manage(model: _AskingModel) -> float:
+    order = LoadOrder("{}", {"1/model.py": b"x" * 3_000_000, "1/empty": b""})
+    model.around.manage(Wish("load", "other", order=order))
+    return float(model.around.manage(Wish("is_ready", "other", "2")))
+
+
+def _ask_for_refusal(model: _AskingModel) -> float:
+    try:
+        model.around.manage(Wish("unload", "refused", dependents=True))
+    except NotFound as error:
+        return float(str(error) == "no such model")
+    return -1
+
+
+def _fall_ill(model: _AskingModel) -> float:
+    model.is_well = False
+    return 1
+
+
+def _forge_aside(model: _AskingModel) -> float:
+    model.around._sock.sendall(b"\xff\xff\xff\xff nonsense")  # type: ignore[attr-defined]
+    time.sleep(60)
+    return 0
+
+
+def _lie_aside(model: _AskingModel) -> float:
+    """Says that tensors lie where there are none."""
+    block = Block("n", "<f4", (1 << 40,), 1 << 20, 4 << 40)
+    model.around.tell(Ask(99, "other", "", "", (), {}, (block,), ("FP32",), False, True, ""))  # type: ignore[attr-defined]
+    time.sleep(60)
+    return 0
+
+
+_ALL_ASKS = (
+    _ask_at_once, _ask_on_threads, _ask_for_pieces, _ask_and_give_up, _ask_forever, _ask_too_often,
+    _ask_for_numbers, _ask_to_manage, _ask_for_refusal, _fall_ill, _forge_aside, _lie_aside,
+)  # fmt: skip
+ASKS = dict(enumerate(_ALL_ASKS, start=1))
+ASK_CODES = {function.__name__.strip("_"): -float(code) for code, function in ASKS.items()}

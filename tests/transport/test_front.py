@@ -70,7 +70,7 @@ class Control:
     def statuses(self):
         return (VersionStatus(self.id, State.READY), VersionStatus(ModelId("n", "2"), State.FAILED, "broken"))
 
-    def is_ready(self, model="", version=""):
+    async def is_ready(self, model="", version=""):
         return model in ("", "m") and version in ("", "1")
 
     def model_config(self, model, version=""):

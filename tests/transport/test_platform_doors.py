@@ -30,7 +30,7 @@ class Control:
     def statuses(self) -> tuple[VersionStatus, ...]:
         return tuple(VersionStatus(ModelId(name, "1"), State.READY) for name in self.loaded)
 
-    def is_ready(self, model: str = "", version: str = "") -> bool:
+    async def is_ready(self, model: str = "", version: str = "") -> bool:
         return model in self.loaded
 
     def model_config(self, model: str, version: str = "") -> bytes:

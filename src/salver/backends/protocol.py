@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from salver.artifacts import Cost, Manifest
+from salver.backends.surroundings import Surroundings
 from salver.errors import SalverError
 from salver.messages import InferRequest, Parameter, Signature
 from salver.tensor import Array
@@ -50,6 +51,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
         instance: Which of the model's instances this is, from 0 on.
         config: The model's configuration as Triton's JSON, as far as its owner has told it; for backends that
             read it.
+        around: The server, for models that ask it; never said to another process.
     """
 
     threads: int = 1
@@ -57,6 +59,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
     own_process: bool = False
     instance: int = 0
     config: str = ""
+    around: Surroundings | None = None
 
 
 class RunnableModel(Protocol):
@@ -105,6 +108,15 @@ class RequestModel(RunnableModel, Protocol):
 
         Requests name their model, version and all wanted outputs. What it raises fails all of them.
         """
+        ...
+
+
+@runtime_checkable
+class ReadyModel(RunnableModel, Protocol):
+    """A loaded model that has an opinion of its own on whether it is ready."""
+
+    def is_ready(self) -> bool:
+        """True if it can answer; asked beside runs, on another thread. What it raises means no."""
         ...
 
 

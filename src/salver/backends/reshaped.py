@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from salver.artifacts import Manifest, Ragged, Reshape
 from salver.backends import ragged
 from salver.backends.hidden import hidden_inputs, hidden_outputs
-from salver.backends.protocol import Answer, Backend, LoadOptions, RequestModel, RunnableModel
+from salver.backends.protocol import Answer, Backend, LoadOptions, ReadyModel, RequestModel, RunnableModel
 from salver.errors import SalverError
 from salver.messages import InferRequest, Signature, TensorSpec
 from salver.tensor import Array, Tensor
@@ -88,6 +88,12 @@ class ReshapedRequests(Reshaped):
     """The same of a model that wants its requests one by one."""
 
     _model: RequestModel
+
+    def __init__(self, model: RequestModel, seen: Signature, reshape: Reshape) -> None:
+        super().__init__(model, seen, reshape)
+        self.wants_trace = getattr(model, "wants_trace", False)
+        if isinstance(model, ReadyModel):
+            self.is_ready = model.is_ready
 
     def answer(self, requests: Sequence[InferRequest]) -> Sequence[Answer | SalverError]:
         """As the model's own."""

@@ -99,7 +99,7 @@ class Admission:
             wanted = tuple([name for name in self._outputs if name in asked])
         return Bound(arrays, rows, key, wanted, request, size)
 
-    def asked(self, bound: Bound, id: ModelId) -> InferRequest:
+    def asked(self, bound: Bound, id: ModelId, deadline: float | None) -> InferRequest:
         """A request for a model that wants them one by one: every wanted output is named."""
         inputs = [
             Tensor(spec.name, spec.datatype, array)
@@ -108,7 +108,16 @@ class Admission:
         ]
         outputs = tuple(map(RequestedOutput, bound.outputs))
         request = bound.request
-        return InferRequest(id.name, tuple(inputs), id.version, request.id, outputs, request.parameters)
+        return InferRequest(
+            id.name,
+            tuple(inputs),
+            id.version,
+            request.id,
+            outputs,
+            request.parameters,
+            request.trace,
+            deadline=deadline,
+        )
 
     def _arrays(self, request: InferRequest) -> tuple[Array | None, ...]:
         given = request.inputs

@@ -43,6 +43,7 @@ from salver.engine.control import (
     rebuild,
     stacked,
 )
+from salver.engine.desk import Desk
 from salver.engine.shm import Block
 from salver.engine.spawn import Ends, HostPlan, spawn
 from salver.errors import HostDied, LoadFailed, ModelFailed, SalverError
@@ -67,11 +68,14 @@ class HostProcess:
         dead: Gives how it died (``SIGKILL``, ``exit code 3``, …). Never cancelled.
         signature: The model's.
         asks: What it wants: ``batch`` (:meth:`run`), ``requests`` (:meth:`answer`), ``stream`` (``begin``).
+        has_opinion: Its model says itself whether it is ready (:meth:`is_ready`).
+        wants_trace: Its model wants to know the span of each request.
         plan: By which it was made.
     """
 
     signature: Signature
     asks: Literal["batch", "requests", "stream"]
+    has_opinion = wants_trace = False
 
     def __init__(self, plan: HostPlan, ends: Ends) -> None:
         self.plan = plan
@@ -87,6 +91,9 @@ class HostProcess:
         self._deaf_timer: asyncio.TimerHandle | None = None
         self._line = b""
         self._last_lines: deque[str] = deque(maxlen=12)
+        self._desk: Desk | None = None
+        if plan.server is not None and ends.side is not None:
+            self._desk = Desk(ends.side, plan.server, plan.manifest.id, self.broken)
         self._loop.add_reader(ends.sock.fileno(), self._on_control)
         self._loop.add_reader(ends.output, self._on_output)
         self._loop.add_reader(ends.pidfd, self._on_exit)
@@ -133,6 +140,7 @@ class HostProcess:
 
     async def answer(self, requests: Sequence[InferRequest]) -> tuple[Sequence[Answer | SalverError], float]:
         """As ``run``, of a model that wants requests one by one."""
+        self._inherit(requests)
         reply = await self._ran(await self._copy(size_of(requests), lambda: self._order(requests)))
         return self._answers(reply, await self.read(reply.outputs))
 
@@ -143,6 +151,7 @@ class HostProcess:
             SalverError: it could not be begun, and ``done`` is not called.
         """
         self._raise_if_dead()
+        self._inherit(requests)
         order = self._order(requests)
         timer = self._watch()
 
@@ -171,6 +180,7 @@ class HostProcess:
 
     async def begin(self, request: InferRequest) -> Reply:
         """Begin a run of a model that answers in pieces (:class:`Pieces`); the first reply to it."""
+        self._inherit((request,))
         return await self.ask(await self._copy(size_of([request]), lambda: self._order([request])))
 
     async def read(self, blocks: tuple[Block, ...]) -> Mapping[str, Array]:
@@ -203,9 +213,7 @@ class HostProcess:
             raise reply
         raise rebuild(reply) if isinstance(reply, Failed) else self.broken(reply)
 
-    def _answers(
-        self, ran: Ran, outputs: Mapping[str, Array]
-    ) -> tuple[list[Answer | SalverError], float]:
+    def _answers(self, ran: Ran, outputs: Mapping[str, Array]) -> tuple[list[Answer | SalverError], float]:
         try:
             parts = apart(outputs, ran.rows, len(ran.answers))
         except ValueError as error:
@@ -249,6 +257,22 @@ class HostProcess:
             return self._died()
         return ModelFailed(f"no memory to hand {size} bytes to model '{self._model}': {error}")
 
+    async def is_ready(self) -> bool:
+        """By its model's own account, if it gives one in time."""
+        return self._desk is None or not self.has_opinion or await self._desk.is_ready()
+
+    def give_up(self) -> None:
+        """Nobody wants the run under way: nor does it need what it asks for."""
+        if self._desk is not None:
+            self._desk.give_up_run()
+
+    def _inherit(self, requests: Sequence[InferRequest]) -> None:
+        """What the run asks for is wanted as long as anybody waits for the run."""
+        if self._desk is not None:
+            deadlines = [request.deadline for request in requests]
+            known = [deadline for deadline in deadlines if deadline is not None]
+            self._desk.deadline = max(known) if len(known) == len(deadlines) else None
+
     async def close(self) -> None:
         """Ask it to stop; then insist."""
         try:
@@ -287,6 +311,7 @@ class HostProcess:
             raise self.broken(reply)
         self.signature = reply.signature
         self.asks = reply.asks
+        self.has_opinion, self.wants_trace = reply.has_opinion, reply.wants_trace
 
     async def ask(self, order: Order) -> Reply:
         """Give an order and hear the reply; one at a time.
@@ -419,6 +444,8 @@ class HostProcess:
     def _on_exit(self) -> None:
         self._on_control()  # it may have had a last word
         self._on_output()
+        if self._desk is not None:
+            self._desk.close()
         self._say(self._line)
         self._signal(signal.SIGKILL)  # what it started; its id stays ours until it is reaped
         code = self._ends.process.wait()
@@ -470,6 +497,7 @@ class Pieces:
     async def give_up(self) -> None:
         """Nobody wants more of them: have the run ended, however long that takes."""
         with suppress(SalverError):
+            self._host.give_up()
             if self._reply is not None:
                 await self._host.tell(GiveUp())
             while not self.has_ended:
@@ -499,9 +527,10 @@ def is_small(requests: Sequence[InferRequest]) -> bool:
 
 
 def _asked(request: InferRequest, every: int) -> Asked | None:
-    if not request.id and not request.parameters and len(request.outputs) == every:
+    if not request.id and not request.parameters and not request.trace and len(request.outputs) == every:
         return None
-    return Asked(request.id, tuple(output.name for output in request.outputs), dict(request.parameters))
+    outputs = tuple([output.name for output in request.outputs])
+    return Asked(request.id, outputs, dict(request.parameters), request.trace)
 
 
 def _signal_name(number: int) -> str:

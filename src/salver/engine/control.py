@@ -49,6 +49,7 @@ class Asked(msgspec.Struct, frozen=True, array_like=True):
     id: str
     outputs: tuple[str, ...]
     parameters: dict[str, Parameter]
+    trace: str = ""
 
 
 class Run(msgspec.Struct, tag="run", frozen=True, array_like=True, gc=False):
@@ -83,10 +84,14 @@ class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
     Attributes:
         asks: What it wants: ``batch``, stacked arrays; ``requests``, one by one; ``stream``, a single one,
             which it answers in pieces.
+        has_opinion: It says itself whether it is ready.
+        wants_trace: Requests shall bring their span.
     """
 
     signature: Signature
     asks: Literal["batch", "requests", "stream"] = "batch"
+    has_opinion: bool = False
+    wants_trace: bool = False
 
 
 class Said(msgspec.Struct, tag="said", frozen=True, array_like=True):
@@ -151,7 +156,7 @@ read_order = _orders.decode
 read_reply = _replies.decode
 
 
-def frame(message: Order | Reply) -> bytearray:
+def frame(message: msgspec.Struct) -> bytearray:
     """The bytes to send."""
     out = bytearray(4)
     _encoder.encode_into(message, out, 4)

@@ -126,7 +126,8 @@ class DecoupledEngine:
         self.queued += 1
         ok = False
         try:
-            async with aclosing(self._runner.stream(self._admission.asked(bound, self.id), begin)) as pieces:
+            asked = self._admission.asked(bound, self.id, deadline)
+            async with aclosing(self._runner.stream(asked, begin)) as pieces:
                 while (piece := await self._next(pieces, deadline)) is not None:
                     said, is_last = piece
                     waited = Timing(began - arrived, 0.0, self._clock() - began, bound.rows, 0, "drain")

@@ -428,7 +428,7 @@ class Engine:
             self._plan_ahead(dispatch)
         if self._post is not None:
             asked = self._admission.asked
-            requests = [asked(w.payload[0], self.id) for w in batch.members]
+            requests = [asked(w.payload[0], self.id, w.deadline) for w in batch.members]
             if self._post(requests, functools.partial(self._posted_ended, dispatch)):
                 self._posted.add(dispatch)
                 return
@@ -499,7 +499,8 @@ class Engine:
         try:
             if self._each is not None:
                 asked = self._admission.asked
-                answers, seconds = await self._each([asked(w.payload[0], self.id) for w in batch.members])
+                requests = [asked(w.payload[0], self.id, w.deadline) for w in batch.members]
+                answers, seconds = await self._each(requests)
                 result = list(answers), seconds
             else:
                 inputs, merge = stacked or self._merge(batch)

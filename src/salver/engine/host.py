@@ -1,8 +1,9 @@
 """What happens inside a host process?
 
-``python -m salver.engine.host CONTROL REQUESTS RESPONSES PARENT``, the first three being inherited
-descriptors: it loads one model, then runs batches, one at a time, until it is told to stop or
-its parent is gone. Standard output and error belong to the model; the parent logs them.
+``python -m salver.engine.host PARENT CONTROL REQUESTS RESPONSES [SIDE ASKS ANSWERS]``, all but the first
+being inherited descriptors: it loads one model, then runs batches, one at a time, until it is told to stop or
+its parent is gone. Standard output and error belong to the model; the parent logs them. By the last three
+the model may ask the server (:mod:`salver.engine.surroundings`).
 It knows nothing of queues, batches or other hosts (:mod:`salver.engine.process` starts it).
 
 An input is a view of shared memory that the next run overwrites: a model that wants to keep
@@ -31,7 +32,8 @@ import msgspec
 import numpy as np
 
 from salver.backends import reshaped
-from salver.backends.protocol import Answer, Backend, RequestModel, RunnableModel, StreamModel
+from salver.backends.protocol import Answer, Backend, ReadyModel, RequestModel, RunnableModel, StreamModel
+from salver.backends.surroundings import Surroundings
 from salver.engine.control import (
     Failed,
     Frames,
@@ -53,6 +55,7 @@ from salver.engine.control import (
     stacked,
 )
 from salver.engine.shm import Arena, Block
+from salver.engine.surroundings import HostSurroundings
 from salver.errors import LoadFailed, ModelFailed, SalverError
 from salver.messages import InferRequest, RequestedOutput
 from salver.tensor import Array, DataType, Tensor, tensor
@@ -93,9 +96,10 @@ class _Channel:
 
 def main(arguments: list[str]) -> int:
     """The whole life of a host; the exit status."""
-    control, requests, responses, parent = map(int, arguments)
-    for fd in (control, requests, responses):
+    parent, *descriptors = map(int, arguments)
+    for fd in descriptors:
         os.set_inheritable(fd, False)  # not for what the model starts
+    control, requests, responses, *side = descriptors
     _die_with(parent)
     faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
@@ -106,9 +110,17 @@ def main(arguments: list[str]) -> int:
     load = channel.receive()
     if not isinstance(load, Load):
         return 0
+    around = None
+    if side:
+        sock, asks, answers = side
+        around = HostSurroundings(socket.socket(fileno=sock), Arena(asks), Arena(answers))
     try:
-        model = _load(load)
-        loaded = Loaded(model.signature, _asks(model))
+        model = _load(load, around)
+        has_opinion = around is not None and isinstance(model, ReadyModel)
+        if around is not None and isinstance(model, ReadyModel):
+            around.is_ready = model.is_ready
+        wants_trace = around is not None and bool(getattr(model, "wants_trace", False))
+        loaded = Loaded(model.signature, _asks(model), has_opinion, wants_trace)
     except BaseException as error:
         channel.send(_load_failure(error, load))
         return 1
@@ -125,7 +137,7 @@ def _die_with(parent: int) -> None:
         os._exit(0)
 
 
-def _load(load: Load) -> RunnableModel:
+def _load(load: Load, around: Surroundings | None) -> RunnableModel:
     if load.memory_limit_mb:
         limit = load.memory_limit_mb << 20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -133,7 +145,7 @@ def _load(load: Load) -> RunnableModel:
     module, _, attribute = load.backend.partition(":")
     found: Any = operator.attrgetter(attribute)(importlib.import_module(module))
     backend: Backend = found() if isinstance(found, type) else found
-    options = msgspec.structs.replace(load.options, own_process=True)
+    options = msgspec.structs.replace(load.options, own_process=True, around=around)
     return reshaped.load(backend, load.manifest, options)
 
 
@@ -266,7 +278,9 @@ def _requests(model: RunnableModel, order: Run, inputs: dict[str, Array], load: 
             requests.append(InferRequest(id.name, tensors, id.version, outputs=every))
         else:
             wanted = tuple(map(RequestedOutput, said.outputs))
-            requests.append(InferRequest(id.name, tensors, id.version, said.id, wanted, said.parameters))
+            requests.append(
+                InferRequest(id.name, tensors, id.version, said.id, wanted, said.parameters, said.trace)
+            )
     return requests
 
 

@@ -4,12 +4,15 @@ A :class:`Runner` executes whole batches somewhere (a thread, a host process, a 
 the engine decides when and with what.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+import msgspec
+
 from salver.backends.protocol import Answer
+from salver.backends.surroundings import Meters, Wish
 from salver.errors import SalverError
-from salver.messages import InferRequest, Signature
+from salver.messages import InferRequest, InferResponse, Signature
 from salver.tensor import Array
 
 
@@ -100,4 +103,55 @@ class StreamRunner(Runner, Protocol):
         Raises:
             SalverError: as ``run``; no response follows.
         """
+        ...
+
+
+class Terms(msgspec.Struct, frozen=True, gc=False):
+    """On what terms a model asks another.
+
+    Attributes:
+        deadline: Of what it works on, by the server's clock; None = none.
+        is_of_run: Its instance waits for the answer, and is not free before.
+    """
+
+    deadline: float | None = None
+    is_of_run: bool = False
+
+
+class Asker(Protocol):
+    """The server, to the model of one host process (serving/calls.py)."""
+
+    async def infer(self, request: InferRequest, terms: Terms) -> InferResponse:
+        """The one answer of a model. Raises SalverError, in the words of Triton's Python backend."""
+        ...
+
+    async def stream(
+        self, request: InferRequest, terms: Terms, write: Callable[[InferResponse], Awaitable[None]]
+    ) -> None:
+        """The answer in pieces, each of which ``write`` takes. Raises SalverError."""
+        ...
+
+    async def manage(self, wish: Wish) -> bool:
+        """Load, unload or look at a model. Raises SalverError."""
+        ...
+
+    def leave(self) -> None:
+        """The host is gone."""
+        ...
+
+
+class Server(Protocol):
+    """The server, to the models of one version, from its load to its end (serving/calls.py)."""
+
+    @property
+    def meters(self) -> Meters:
+        """Numbers of the model's own on the metrics page."""
+        ...
+
+    def enter(self) -> Asker:
+        """A host is there."""
+        ...
+
+    def leave(self) -> None:
+        """No host comes any more."""
         ...

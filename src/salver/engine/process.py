@@ -21,6 +21,7 @@ from salver.artifacts import Manifest
 from salver.backends.protocol import Answer, LoadOptions
 from salver.engine.backoff import Backoff
 from salver.engine.child import Done, HostProcess, Pieces, is_small
+from salver.engine.ports import Server
 from salver.engine.spawn import HostPlan
 from salver.errors import LoadFailed, NotReady, SalverError
 from salver.messages import InferRequest, Signature
@@ -65,11 +66,14 @@ class ProcessRunner:
 
     Attributes:
         deaths: Hosts that have died.
+        has_opinion, wants_trace: As of :class:`~salver.engine.child.HostProcess`.
     """
 
     def __init__(self, plan: HostPlan, hosts: list[HostProcess], recovery: Recovery) -> None:
         self.slots = len(hosts)
         self.deaths = 0
+        self.has_opinion = hosts[0].has_opinion
+        self.wants_trace = hosts[0].wants_trace
         self.signature: Signature = hosts[0].signature
         self._plan = plan
         self._recovery = recovery
@@ -89,6 +93,7 @@ class ProcessRunner:
         memory_limit_mb: int = 0,
         run_timeout_s: float = 0.0,
         recovery: Recovery = _RECOVERY,
+        server: Server | None = None,
     ) -> "ProcessRunner":
         """Start the hosts, all at once, and wait until each has the model.
 
@@ -96,11 +101,12 @@ class ProcessRunner:
             backend: ``module:attribute`` of a backend, or of a class of one.
             memory_limit_mb: Limit of each host's address space; 0 = none.
             run_timeout_s: A run that takes longer is taken for a hang, and its host killed; 0 = never.
+            server: What the model may ask while it runs; None = nothing.
 
         Raises:
             LoadFailed: one of them has not; the others are gone again.
         """
-        plan = HostPlan(backend, manifest, options, memory_limit_mb, run_timeout_s)
+        plan = HostPlan(backend, manifest, options, memory_limit_mb, run_timeout_s, server)
         starting = [
             asyncio.ensure_future(HostProcess.launch(_of_instance(plan, instance)))
             for instance in range(slots)
@@ -112,6 +118,8 @@ class ProcessRunner:
                 task.cancel()
             done = await asyncio.gather(*starting, return_exceptions=True)
             await asyncio.gather(*(host.close() for host in done if isinstance(host, HostProcess)))
+            if server is not None:
+                server.leave()
             raise
         kinds = {"batch": cls, "requests": RequestProcessRunner, "stream": StreamProcessRunner}
         kind: type[ProcessRunner] = kinds[hosts[0].asks]
@@ -125,6 +133,11 @@ class ProcessRunner:
     def pids(self) -> list[int]:
         """Process ids of the hosts that live."""
         return [seat.host.pid for seat in self._seats if seat.is_alive]
+
+    async def is_ready(self) -> bool:
+        """By the model's own account, of each instance that lives."""
+        said = await asyncio.gather(*(seat.host.is_ready() for seat in self._seats if seat.is_alive))
+        return all(said)
 
     async def run(self, inputs: Mapping[str, Array]) -> _Result:
         """See :class:`~salver.engine.ports.Runner`.
@@ -147,6 +160,8 @@ class ProcessRunner:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*(seat.host.close() for seat in self._seats))
         self._refuse_waiters(f"model '{self._plan.manifest.id.name}' was unloaded")
+        if self._plan.server is not None:
+            self._plan.server.leave()
 
     async def _on(self, host: HostProcess, work: Coroutine[Any, Any, _T]) -> _T:
         try:

@@ -390,16 +390,11 @@ class SequenceEngine:
     def request(self, turn: Turn) -> InferRequest:
         """One request as the model gets it."""
         ask: Ask = turn.payload
-        asked = self._admission.asked(ask.bound, self.id)
+        asked = self._admission.asked(ask.bound, self.id, None)
         added = self._tensors.of(turn, ask.id)
-        return InferRequest(
-            asked.model,
-            (*asked.inputs, *self._as_tensors(added)),
-            asked.version,
-            asked.id,
-            (*asked.outputs, *map(RequestedOutput, self._tensors.outputs)),
-            ask.parameters,
-        )
+        inputs = (*asked.inputs, *self._as_tensors(added))
+        outputs = (*asked.outputs, *map(RequestedOutput, self._tensors.outputs))
+        return replace(asked, inputs=inputs, outputs=outputs, parameters=ask.parameters)
 
     def _as_tensors(self, arrays: Mapping[str, Array]) -> list[Tensor]:
         return [Tensor(name, self._types[name], array) for name, array in arrays.items()]

@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import msgspec
 
 from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions
+from salver.engine.ports import Server
 from salver.engine.shm import Arena
 
 #: Libraries that models use and that would call home unasked.
@@ -28,6 +30,7 @@ class HostPlan(msgspec.Struct, frozen=True):
         backend: ``module:attribute`` of a backend, or of a class of one.
         memory_limit_mb: Limit of its address space; 0 = none.
         run_timeout_s: A run that takes longer is taken for a hang: the host is killed. 0 = never.
+        server: What its model may ask while it runs; None = nothing.
     """
 
     backend: str
@@ -35,10 +38,25 @@ class HostPlan(msgspec.Struct, frozen=True):
     options: LoadOptions
     memory_limit_mb: int = 0
     run_timeout_s: float = 0.0
+    server: Server | None = None
+
+
+class Side(NamedTuple):
+    """The parent's end of the side channel (:mod:`salver.engine.calls`)."""
+
+    sock: socket.socket
+    asks: Arena
+    answers: Arena
+
+    def close(self) -> None:
+        """Give it back."""
+        self.sock.close()
+        self.asks.close()
+        self.answers.close()
 
 
 class Ends:
-    """What the parent holds of a child: process, descriptors, arenas."""
+    """What the parent holds of a child: process, descriptors, arenas; the side channel closes by itself."""
 
     def __init__(
         self,
@@ -47,12 +65,14 @@ class Ends:
         output: int,
         pidfd: int,
         arenas: tuple[Arena, Arena],
+        side: Side | None = None,
     ) -> None:
         self.process = process
         self.sock = sock
         self.output = output
         self.pidfd = pidfd
         self.requests, self.responses = arenas
+        self.side = side
 
     def close(self) -> None:
         """Give the descriptors and arenas back; the process is reaped already."""
@@ -82,9 +102,21 @@ def spawn(plan: HostPlan) -> Ends:
         output, their_output = os.pipe()
         undo.callback(os.close, output)
         theirs_too.callback(os.close, their_output)
-        passed = (their_sock.fileno(), requests.fd, responses.fd)
+        passed = [their_sock.fileno(), requests.fd, responses.fd]
+        side = None
+        if plan.server is not None:
+            asks = Arena.create(f"{name}:asks")
+            undo.callback(asks.close)
+            answers = Arena.create(f"{name}:answers")
+            undo.callback(answers.close)
+            mine, theirs = socket.socketpair()
+            undo.callback(mine.close)
+            theirs_too.callback(theirs.close)
+            mine.setblocking(False)
+            side = Side(mine, asks, answers)
+            passed += [theirs.fileno(), asks.fd, answers.fd]
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "salver.engine.host", *map(str, (*passed, os.getpid()))],
+            [sys.executable, "-P", "-m", "salver.engine.host", *map(str, (os.getpid(), *passed))],
             stdin=subprocess.DEVNULL,
             stdout=their_output,
             stderr=their_output,
@@ -98,4 +130,4 @@ def spawn(plan: HostPlan) -> Ends:
         sock.setblocking(False)
         os.set_blocking(output, False)
         undo.pop_all()
-        return Ends(process, sock, output, pidfd, (requests, responses))
+        return Ends(process, sock, output, pidfd, (requests, responses), side)

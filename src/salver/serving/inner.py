@@ -6,7 +6,7 @@ By the one door, as every caller does, with a codec that leaves requests and res
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 
 from salver.errors import NotReady, SalverError
-from salver.messages import Call, InferRequest, InferResponse, Signature
+from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
 from salver.serving.dataplane import DataPlane, Held
 from salver.serving.ports import Inferring
 
@@ -60,6 +60,14 @@ class Inner:
     def is_decoupled(self, model: str, version: str = "") -> bool:
         """Gives it any number of responses to a request?"""
         return self._door().is_decoupled(model, version)
+
+    def find(self, model: str, version: str) -> ModelId:
+        """Which version would answer now.
+
+        Raises:
+            NotFound, NotReady: none would.
+        """
+        return self._door().signature(model, version)[0]
 
     async def infer(self, request: InferRequest, call: Call, sender: Hashable = None) -> InferResponse:
         """The one answer of ``request.model``; ``call`` says for whom, until when, and in whose span.

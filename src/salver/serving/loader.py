@@ -33,6 +33,7 @@ from salver.planner.choose import Setting, is_set
 from salver.planner.grid import Placed
 from salver.serving.bus import Bus
 from salver.serving.caching import CachedModel, Caching
+from salver.serving.calls import Calls
 from salver.serving.inner import ALONE, Inner
 from salver.serving.model_config import told
 from salver.serving.profiles import ProfileStore
@@ -58,12 +59,14 @@ class Terms(msgspec.Struct, frozen=True):
         trust_pickle: See :class:`~salver.backends.protocol.LoadOptions`.
         wish: Stands in where a model's configuration is silent.
         caching: Keeps answers of models that want it; None = there is no cache.
+        calls: What models ask of the server while they run; None = nothing.
     """
 
     cores: int
     trust_pickle: bool = False
     wish: Instances = _NO_WISH
     caching: Caching | None = None
+    calls: Calls | None = None
 
 
 class Servable:
@@ -73,7 +76,14 @@ class Servable:
         setting: What was chosen for its objective and why, where there is one.
         ends: Called, the last one first, when the engine has been closed.
         cached: Answers in the engine's place, where its answers are kept.
+
+    Attributes:
+        is_ready: The model's own opinion, of one that has one; else None.
+        asks_others: See :class:`~salver.serving.ports.Inferring`.
     """
+
+    is_ready: Callable[[], Awaitable[bool]] | None = None
+    asks_others = False
 
     def __init__(
         self,
@@ -217,7 +227,11 @@ class Loader:
             runner = await self.open_runner(backend, manifest, placement)
             found = Found(runner, Placed(placement.slots, placement.threads), manifest.config)
         try:
-            return await self._servable(manifest, placement.runner, found)
+            servable = await self._servable(manifest, placement.runner, found)
+            if isinstance(found.runner, ProcessRunner):
+                servable.asks_others = found.runner.wants_trace
+                servable.is_ready = found.runner.is_ready if found.runner.has_opinion else None
+            return servable
         except BaseException:
             await found.runner.close()
             raise
@@ -297,12 +311,14 @@ class Loader:
         options = LoadOptions(placement.threads, self._terms.trust_pickle, instance=first, config=config)
         if placement.runner == "process":
             kind = backend if isinstance(backend, type) else type(backend)
+            calls = self._terms.calls if backend.traits.reads_config else None
             return await ProcessRunner.start(
                 f"{kind.__module__}:{kind.__qualname__}",
                 manifest,
                 options,
                 slots=slots,
                 memory_limit_mb=manifest.config.instances.memory_limit_mb,
+                server=calls.admit(manifest.id) if calls else None,
             )
         models: list[RunnableModel] = []
         try:

@@ -1,8 +1,10 @@
 """What do the planes need from others?"""
 
 from collections.abc import AsyncGenerator, Hashable, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
+from salver.artifacts import LoadOrder
+from salver.backends.surroundings import Series
 from salver.errors import SalverError
 from salver.events import Event
 from salver.messages import ANYBODY, InferRequest, InferResponse, Signature, Standing
@@ -79,4 +81,40 @@ class Observer(Protocol):
 
     def observe(self, events: Sequence[Event]) -> None:
         """A few hundred events in the order in which they happened; must not raise."""
+        ...
+
+
+class Managing(Protocol):
+    """Who loads and unloads models on request (app.py)."""
+
+    async def is_ready(self, model: str = "", version: str = "") -> bool:
+        """Can that model answer?"""
+        ...
+
+    async def load(self, model: str, order: LoadOrder) -> None:
+        """Raises what kept it from loading."""
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Raises NotReady where the control mode forbids it."""
+        ...
+
+
+class OwnNumbers(Protocol):
+    """Models' own numbers on the metrics page (telemetry/own_metrics.py)."""
+
+    def open(self, owner: object, series: Series) -> int:
+        """A handle on a series, which may be there already. Raises InvalidInput."""
+        ...
+
+    def change(self, owner: object, handle: int, how: Literal["add", "set", "observe"], value: float) -> None:
+        """Raises InvalidInput for a handle that is not the owner's."""
+        ...
+
+    def value(self, owner: object, handle: int) -> float:
+        """Raises InvalidInput for a handle that is not the owner's."""
+        ...
+
+    def forget(self, owner: object) -> None:
+        """It is gone: its series go, but for those that others have, too."""
         ...

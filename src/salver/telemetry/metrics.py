@@ -25,6 +25,7 @@ from salver.events import BatchRan, Event, Served, StepRan
 from salver.messages import State
 from salver.stats.histogram import DURATION_BOUNDS, ROW_BOUNDS, Histogram
 from salver.telemetry.gauges import ABSENT, of_engines, of_versions
+from salver.telemetry.own_metrics import OwnMetrics
 from salver.telemetry.ports import Present
 from salver.telemetry.triton_metrics import (
     AS_TRITON,
@@ -115,12 +116,17 @@ class _Version:
 
 
 class Metrics(Collector):
-    """Counts events; renders them, and the present state, for Prometheus."""
+    """Counts events; renders them, and the present state, for Prometheus.
+
+    Attributes:
+        own: Numbers of models' own, which stand on the page, too.
+    """
 
     def __init__(self, present: Present, triton: TritonMetricsConfig = AS_TRITON) -> None:
         self._present = present
         self._triton = triton
         self._host = Host()
+        self.own = OwnMetrics()
         self._versions: dict[_Pair, _Version] = {}
         self._known: set[_Pair] = set()
         self._tenants: dict[_Pair, frozenset[str]] = {}
@@ -167,8 +173,10 @@ class Metrics(Collector):
         """The page and its content type: OpenMetrics if ``accept`` asks for it, else text."""
         encode, content_type = choose_encoder(accept)
         page = encode(self._registry)
-        if content_type.startswith("text/plain"):  # Triton's counters, which OpenMetrics cannot call so
-            page = re.sub(rb"^(# TYPE nv_\w+) untyped$", rb"\1 counter", page, flags=re.MULTILINE)
+        if content_type.startswith(
+            "text/plain"
+        ):  # Triton's counters and models' own, which OpenMetrics cannot call so
+            page = re.sub(rb"^(# TYPE [\w:]+) untyped$", rb"\1 counter", page, flags=re.MULTILINE)
         return page, content_type
 
     def collect(self) -> Iterator[Metric]:
@@ -190,6 +198,7 @@ class Metrics(Collector):
         yield from of_versions(statuses)
         yield from of_present(loads, statuses, tags)
         yield from self._host.families()
+        yield from self.own.collect()
         losses = self._present.losses()
         yield CounterMetricFamily(
             "salver_events_dropped",

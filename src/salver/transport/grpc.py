@@ -222,11 +222,11 @@ class GrpcMethods:
         return wire.encode_server_live(True)
 
     async def _ready(self, message: bytes, call: Call) -> Reply:
-        return wire.encode_server_ready(self._control.is_ready())
+        return wire.encode_server_ready(await self._control.is_ready())
 
     async def _model_ready(self, message: bytes, call: Call) -> Reply:
         name, version = wire.decode_model_request(message)
-        return wire.encode_model_ready(bool(name) and self._control.is_ready(name, version))
+        return wire.encode_model_ready(bool(name) and await self._control.is_ready(name, version))
 
     async def _server_metadata(self, message: bytes, call: Call) -> Reply:
         return wire.encode_server_metadata(__version__, self._name, self._more)
@@ -270,7 +270,7 @@ class GrpcMethods:
     async def _health(self, message: bytes, call: Call) -> Reply:
         service = wire.decode_health_request(message)
         if service in ("", *_SERVICES):
-            return wire.encode_health(self._control.is_ready())
+            return wire.encode_health(await self._control.is_ready())
         if any(status.id.name == service for status in self._control.statuses()):
-            return wire.encode_health(self._control.is_ready(service))
+            return wire.encode_health(await self._control.is_ready(service))
         raise NotFound(f"unknown service {service!r}")

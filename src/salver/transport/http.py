@@ -108,11 +108,11 @@ class HttpOperations:
         return _json({"live": True})
 
     async def _ready(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        ready = self._control.is_ready()
+        ready = await self._control.is_ready()
         return _json({"ready": ready}, 200 if ready else 400)
 
     async def _model_ready(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        ready = self._control.is_ready(route.model, route.version)
+        ready = await self._control.is_ready(route.model, route.version)
         reply: dict[str, object] = {"name": route.model, "ready": ready}
         return _json(reply if ready else {"error": "Model version not ready", **reply}, 200 if ready else 400)
 
@@ -175,7 +175,7 @@ class HttpOperations:
 
     async def _model_v1(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         self._door.signature(route.model)
-        return _json({"name": route.model, "ready": self._control.is_ready(route.model)})
+        return _json({"name": route.model, "ready": await self._control.is_ready(route.model)})
 
     async def _metrics(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         accept = http.headers.get(b"accept", b"").decode("latin-1")

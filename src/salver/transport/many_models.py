@@ -65,7 +65,7 @@ class ManyModels:
         if verb == "POST":
             return await self._load(*_parsed(body))
         if verb == "GET" and not name:
-            ready = sorted(n for n in self._loaded if self._control.is_ready(n))
+            ready = sorted([n for n in self._loaded if await self._control.is_ready(n)])
             return HttpReply(200, dumps({"models": [self._entry(n) for n in ready]}))
         if name not in self._loaded:
             return HttpReply(404, b"", ((b"content-type", b"text/plain"),))

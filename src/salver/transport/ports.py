@@ -48,7 +48,7 @@ class Looking(Protocol):
         """Every version known, with state and reason."""
         ...
 
-    def is_ready(self, model: str = "", version: str = "") -> bool:
+    async def is_ready(self, model: str = "", version: str = "") -> bool:
         """Can that model answer, or, without a name, every model that should serve?"""
         ...
 

@@ -47,12 +47,12 @@ class ModelConfig:
     """What ``auto_complete_config`` is handed and hands back.
 
     Args:
-        config: The configuration, as far as it is known; it is filled in place.
+        config: The configuration, as far as it is known, which is filled in place; or its JSON text.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self._config = config
-        self._name = config["name"]
+    def __init__(self, config: dict[str, Any] | str) -> None:
+        self._config: dict[str, Any] = json.loads(config) if isinstance(config, str) else config
+        self._name = self._config["name"]
 
     def as_dict(self) -> dict[str, Any]:
         """The configuration so far."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from salver.backends.protocol import Answer, Listener
 from salver.backends.triton_python import pb_utils
-from salver.backends.triton_python.model import Instance, seen
+from salver.backends.triton_python.model import Instance
 from salver.errors import SalverError
 from salver.messages import InferRequest
 from salver.tensor import Array
@@ -29,7 +29,7 @@ class DecoupledModel(Instance):
     def stream(self, request: InferRequest, listener: Listener) -> None:
         """See :class:`~salver.backends.protocol.StreamModel`."""
         outlet = _Outlet(self, request, listener)
-        said = self.execute([seen(request, outlet)])
+        said = self.execute([pb_utils.InferenceRequest.given(request, outlet)])
         if said is not None:
             raise self.failed(
                 "Python model is using the decoupled mode and the execute function must return None"

@@ -8,40 +8,17 @@ import asyncio
 import inspect
 import json
 import traceback
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
-
-import numpy as np
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
 
 from salver.artifacts import Manifest
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import Answer
 from salver.backends.triton_python import pb_utils
-from salver.errors import (
-    Cancelled,
-    Conflict,
-    InvalidInput,
-    ModelFailed,
-    NotFound,
-    NotReady,
-    SalverError,
-    UnknownError,
-    Unsupported,
-)
+from salver.backends.triton_python.values import KINDS, as_texts
+from salver.errors import ModelFailed, SalverError
 from salver.messages import InferRequest, Parameter, RequestedOutput, Signature
 from salver.tensor import Array, Tensor
-
-_Code = pb_utils.TritonErrorCode
-_KINDS: Final[Mapping[_Code, type[SalverError]]] = {
-    _Code.UNKNOWN: UnknownError,
-    _Code.INTERNAL: ModelFailed,
-    _Code.NOT_FOUND: NotFound,
-    _Code.INVALID_ARG: InvalidInput,
-    _Code.UNAVAILABLE: NotReady,
-    _Code.UNSUPPORTED: Unsupported,
-    _Code.ALREADY_EXISTS: Conflict,
-    _Code.CANCELLED: Cancelled,
-}
 
 
 class Instance:
@@ -49,7 +26,12 @@ class Instance:
 
     Args:
         name: Its name, for messages.
+
+    Attributes:
+        wants_trace: See :class:`~salver.engine.control.Loaded`.
     """
+
+    wants_trace = False
 
     def __init__(self, model: Any, signature: Signature, manifest: Manifest, name: str) -> None:
         self.signature = signature
@@ -59,6 +41,13 @@ class Instance:
         self._outputs = Outputs(signature, manifest.id.name)
         self._all = tuple(RequestedOutput(spec.name) for spec in signature.outputs)
         self._loop: asyncio.AbstractEventLoop | None = None
+        if callable(getattr(model, "is_ready", None)):
+            self.is_ready = self._opinion  # as ReadyModel has it
+
+    def _opinion(self) -> bool:
+        """What the owner's ``is_ready`` says."""
+        said = self._model.is_ready()
+        return bool(asyncio.run(_awaited(said)) if inspect.isawaitable(said) else said)
 
     def close(self) -> None:
         """Call the owner's ``finalize``."""
@@ -100,8 +89,8 @@ class Instance:
             )
         error = response.error()
         if error is not None:
-            return _KINDS[error.code()](error.message())
-        outputs = {tensor.name(): _values(tensor) for tensor in response.output_tensors()}
+            return KINDS[error.code()](error.message())
+        outputs = {tensor.name(): as_texts(tensor.as_numpy()) for tensor in response.output_tensors()}
         inputs = {tensor.name: tensor.array for tensor in request.inputs}
         wanted = {output.name for output in request.outputs}
         try:
@@ -130,7 +119,7 @@ class TritonModel(Instance):
 
     def answer(self, requests: Sequence[InferRequest]) -> Sequence[Answer | SalverError]:
         """See :class:`~salver.backends.protocol.RequestModel`."""
-        responses = self.execute([seen(request) for request in requests])
+        responses = self.execute([pb_utils.InferenceRequest.given(request) for request in requests])
         if not isinstance(responses, list):
             raise self.failed(
                 f"Expected a list in the execute return, found type '{type(responses).__name__}'"
@@ -144,27 +133,8 @@ class TritonModel(Instance):
         return [self.understand(*pair) for pair in zip(requests, responses, strict=True)]
 
 
-def seen(request: InferRequest, outlet: pb_utils.Outlet | None = None) -> pb_utils.InferenceRequest:
-    """A request as the model sees it; its arrays are the model's to keep and to write to."""
-    tensors = [
-        pb_utils.Tensor.given(t.name, t.datatype, t.array if t.array.flags.writeable else t.array.copy())
-        for t in request.inputs
-    ]
-    wanted = [output.name for output in request.outputs]
-    return pb_utils.InferenceRequest.given(tensors, request.id, wanted, request.parameters, outlet)
-
-
-def _values(tensor: pb_utils.Tensor) -> Array:
-    """An output's array; objects that are no text are said as text, as Triton says them."""
-    array = tensor.as_numpy()
-    if array.dtype.kind != "O":
-        return array
-    items = array.ravel().tolist()
-    if set(map(type, items)) <= {bytes, str}:
-        return array
-    texts = np.empty(len(items), dtype=object)
-    texts[:] = [item if isinstance(item, bytes) else str(item).encode() for item in items]
-    return texts.reshape(array.shape)
+async def _awaited(said: Awaitable[object]) -> object:
+    return await said
 
 
 def _parameters(text: str) -> dict[str, Parameter]:

@@ -14,8 +14,8 @@ from typing import Any, Final
 from salver.artifacts import Manifest
 from salver.backends.loading import options_of
 from salver.backends.protocol import LoadOptions
-from salver.backends.source import run_file, running, source_of
-from salver.backends.triton_python import pb_utils
+from salver.backends.source import read_source, run_file, running, source_of
+from salver.backends.triton_python import around, pb_utils
 from salver.backends.triton_python.config import ModelConfig, finish, known_of, signature_of
 from salver.backends.triton_python.decoupled import DecoupledModel
 from salver.backends.triton_python.model import TritonModel
@@ -64,6 +64,7 @@ def load(manifest: Manifest, options: LoadOptions) -> TritonModel | DecoupledMod
     source = source_of(manifest.path).resolve()
     folder = source.parent
     sys.modules[_MODULE] = pb_utils
+    around.connect(options.around)
     sys.path += [str(folder), str(folder.parent)]  # for good: a model may import its neighbours at any time
     config = known_of(manifest, options.config)
     with running(source):
@@ -76,8 +77,17 @@ def load(manifest: Manifest, options: LoadOptions) -> TritonModel | DecoupledMod
         model = kind()
         if hasattr(model, "initialize"):
             model.initialize(arguments)
-    wrapper = DecoupledModel if pb_utils.using_decoupled_model_transaction_policy(config) else TritonModel
-    return wrapper(model, signature, manifest, arguments["model_instance_name"])
+    kind_of = DecoupledModel if pb_utils.using_decoupled_model_transaction_policy(config) else TritonModel
+    made = kind_of(model, signature, manifest, arguments["model_instance_name"])
+    made.wants_trace = _speaks_of_traces(folder.parent)
+    return made
+
+
+def _speaks_of_traces(folder: Path) -> bool:
+    """A module of the model's own may ask requests for their span, which is then to be told with each."""
+    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    own = [Path(file) for file in files if file.startswith(f"{folder}/")]
+    return any(b".trace(" in (read_source(file) or b"") for file in own)
 
 
 def _model_class(module: ModuleType, source: Path) -> type:

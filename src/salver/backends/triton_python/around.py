@@ -1,0 +1,49 @@
+"""Which server does the model of this process live in?
+
+A host process has one model, and what that imports is functions and classes of a module: the server that they
+speak to is one for all of the process.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from salver.backends.surroundings import Surroundings
+from salver.backends.triton_python.values import TritonModelException
+from salver.errors import SalverError
+
+_around: Surroundings | None = None
+
+
+def connect(surroundings: Surroundings | None) -> None:
+    """From now on the model speaks to that one; None = to nobody."""
+    global _around
+    _around = surroundings
+
+
+def is_there() -> bool:
+    """There is a server to speak to."""
+    return _around is not None
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """What the server refuses is said as Triton says it."""
+    try:
+        yield
+    except TritonModelException:
+        raise
+    except SalverError as error:
+        raise TritonModelException(str(error)) from error
+
+
+def server() -> Surroundings:
+    """The server.
+
+    Raises:
+        TritonModelException: the model was loaded by itself.
+    """
+    if _around is None:
+        raise TritonModelException(
+            "this model was loaded without a server, which has its metrics and other models"
+        )
+    return _around
