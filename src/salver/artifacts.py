@@ -226,6 +226,36 @@ class Versions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     specific: tuple[str, ...] = ()
 
 
+class WarmupInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an input holds in a warm-up sample.
+
+    Attributes:
+        shape: Of one row, all extents known; a batched model's batch dimension comes in front by itself.
+        values: Random numbers are below 1, or whole ones below 2. Texts are empty in either case.
+        file: Raw elements in the folder ``warmup`` beside the versions, in place of ``values``.
+    """
+
+    datatype: DataType
+    shape: tuple[int, ...]
+    values: Literal["zeros", "random"] = "zeros"
+    file: str = ""
+
+
+class WarmupSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One request that each instance runs before a version takes traffic, or the load fails.
+
+    Attributes:
+        name: For messages.
+        rows: Copies of the one row that the inputs tell, for a batched model.
+        rounds: How often it is run.
+    """
+
+    inputs: dict[str, WarmupInput]
+    name: str = ""
+    rows: int = 1
+    rounds: int = 1
+
+
 class Warmup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Requests that run before a version takes traffic.
 
@@ -233,12 +263,14 @@ class Warmup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rows: Batch sizes to try; free dimensions take ``free_dim``.
         rounds: Runs of each size.
         file: An Open Inference JSON request beside the model; replaces generated zeros.
+        samples: They, too, replace generated zeros.
     """
 
     rows: tuple[int, ...] = (1,)
     rounds: int = 3
     free_dim: int = 1
     file: str = ""
+    samples: tuple[WarmupSample, ...] = ()
 
 
 class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -48,6 +48,9 @@ class Held:
     def run_inline(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float] | None:
         return None
 
+    async def run_each(self, inputs: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+        return [(await self.run(inputs))[0]]
+
     async def close(self) -> None:
         self.is_closed = True
 

@@ -52,6 +52,19 @@ async def test_slots_share_one_model_and_run_side_by_side():
     assert model.closed == 1
 
 
+@pytest.mark.parametrize("slots", [1, 3])
+async def test_tr_c13_each_thread_is_warmed_up_once(slots):
+    models = [Model() for _ in range(slots)]
+    runner = ThreadRunner(models, Traits(concurrent=False), slots=slots, name="m")
+    for _ in range(2):
+        assert len(await runner.run_each(X)) == slots
+    assert [model.threads for model in models] == [[f"salver-m-{n}"] * 2 for n in range(slots)]
+    models[-1].error = ValueError("no")
+    with pytest.raises(ModelFailed, match="no"):
+        await runner.run_each(X)
+    await runner.close()
+
+
 async def test_a_model_that_cannot_be_shared_has_a_copy_for_each_slot():
     models = [Model(), Model()]
     barrier = threading.Barrier(2)

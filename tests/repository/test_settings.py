@@ -26,6 +26,8 @@ from salver.artifacts import (
     Steps,
     Versions,
     Warmup,
+    WarmupInput,
+    WarmupSample,
 )
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
@@ -78,7 +80,12 @@ def test_what_is_honoured_and_what_is_reported() -> None:
         batching=Batching(max_rows=8, max_delay_ms=0.5, preferred_rows=(4, 8), max_queue=1 << 16),
         instances=Instances(count=3, threads=2),
         versions=Versions(latest=2),
-        warmup=Warmup(rows=(4,), rounds=5, free_dim=224),
+        warmup=Warmup(
+            (4,),
+            5,
+            224,
+            samples=(WarmupSample({"x": WarmupInput(DataType.FP32, (3, 224, 224), "random")}, "a", 4, 5),),
+        ),
         only_outputs=True,
         priorities=Priorities(2, 2),
         queue=Queue(7, 2.0, "reject", True),
@@ -90,7 +97,6 @@ def test_what_is_honoured_and_what_is_reported() -> None:
         "input.format",
         "instance_group.gpus",
         "instance_group.kind",
-        "model_warmup.inputs.random_data",
         "parameters",
         "optimization.cuda.graphs",
     }

@@ -103,6 +103,9 @@ class Runs:
     def run_inline(self, inputs: Mapping[str, Array]) -> None:
         """Never."""
 
+    async def run_each(self, inputs: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+        return [(await self.run(inputs))[0]]
+
     async def close(self) -> None:
         self.world.open.remove(self)
 

@@ -147,10 +147,14 @@ class DecoupledEngine:
                 self.queued -= 1
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> None:
-        """One request past the limits, for warm-up; its responses are dropped."""
+        """One request to each instance, for warm-up before there is traffic; the responses are dropped."""
         types = {spec.name: spec.datatype for spec in self.signature.inputs}
         tensors = tuple(Tensor(name, types[name], array) for name, array in inputs.items())
-        async with aclosing(self.stream(InferRequest(self.id.name, tensors))) as pieces:
+        request = InferRequest(self.id.name, tensors)
+        await asyncio.gather(*(self._drop_answer(request) for _ in range(self._runner.slots)))
+
+    async def _drop_answer(self, request: InferRequest) -> None:
+        async with aclosing(self.stream(request)) as pieces:
             async for piece in pieces:
                 if piece.error is not None:
                     raise piece.error

@@ -244,14 +244,13 @@ class Engine:
                 await asyncio.wait_for(self._end.wait(), _LAST_RUN_S)
         await self._runner.close()
 
-    async def run_alone(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """One run past the queue, for warm-up before there is traffic."""
-        rows = inputs[self._input_names[0]].shape[0] if self.signature.batched else 0
+    async def run_alone(self, inputs: Mapping[str, Array]) -> None:
+        """A run on each instance past the queue, for warm-up before there is traffic."""
+        rows = next(iter(inputs.values())).shape[0] if self.signature.batched else 0
         if self._ragged is not None:
             inputs = self._ragged.gather([[inputs.get(name) for name in self._input_names]])
-        outputs, _ = await self._runner.run(inputs)
-        self._check(outputs, rows)
-        return outputs
+        for outputs in await self._runner.run_each(inputs):
+            self._check(outputs, rows)
 
     def _ask(
         self, bound: Bound, deadline: float | None, sender: Hashable, standing: Standing

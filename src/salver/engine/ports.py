@@ -42,6 +42,10 @@ class Runner(Protocol):
         """
         ...
 
+    async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
+        """As ``run``, once on each instance, before there is traffic; their outputs."""
+        ...
+
     async def close(self) -> None:
         """Let the model go, with its memory, threads and processes."""
         ...

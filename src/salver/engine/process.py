@@ -153,6 +153,11 @@ class ProcessRunner:
         """Never: the model lives elsewhere."""
         return None
 
+    async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
+        """See :class:`~salver.engine.ports.Runner`. All hosts are idle, and each run takes one of them."""
+        runs = await asyncio.gather(*(self.run(inputs) for _ in range(self.slots)))
+        return [outputs for outputs, _ in runs]
+
     async def close(self) -> None:
         """Stop every host: politely, then not. Batches in flight are waited for that long."""
         for keeper in self._keepers:

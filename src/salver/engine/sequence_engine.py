@@ -170,12 +170,15 @@ class SequenceEngine:
         outputs = tuple(Tensor(n, types[n], answer.outputs[n]) for n in turn.payload.bound.outputs)
         return InferResponse(request.model, self.id.version, outputs, request.id, answer.parameters, timing)
 
-    async def run_alone(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """One run past the queue, for warm-up before there is traffic: a row without a request."""
+    async def run_alone(self, inputs: Mapping[str, Array]) -> None:
+        """A run on each instance past the queue, for warm-up before there is traffic.
+
+        It is a row without a request, unless the inputs tell controls, too; of more rows there is none.
+        """
         if self.signature.batched and next(iter(inputs.values())).shape[0] != 1:
-            return {}
-        outputs, _ = await self._lanes[0].runner.run({**inputs, **self._tensors.of(None, 0)})
-        return outputs
+            return
+        for runner in dict.fromkeys(lane.runner for lane in self._lanes):
+            await runner.run_each({**self._tensors.of(None, 0), **inputs})
 
     async def close(self) -> None:
         """Refuse what waits, end the runs under way, forget the sequences, let the runners go."""

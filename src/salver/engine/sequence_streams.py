@@ -88,9 +88,10 @@ class SequenceStreamEngine(SequenceEngine):
             self.arm(turn, deadline)
         return may
 
-    async def run_alone(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    async def run_alone(self, inputs: Mapping[str, Array]) -> None:
         """One sequence of one request, for warm-up; its responses are dropped."""
-        tensors = tuple(Tensor(name, self._types[name], array) for name, array in inputs.items())
+        types = self._types  # controls are the server's to tell
+        tensors = tuple(Tensor(name, types[name], array) for name, array in inputs.items() if name in types)
         parameters: dict[str, Parameter] = {"sequence_start": True, "sequence_end": True}
         request = InferRequest(
             self.id.name, tensors, parameters={"sequence_id": "warm-up", **parameters}
@@ -99,7 +100,6 @@ class SequenceStreamEngine(SequenceEngine):
             async for piece in said:
                 if piece.error is not None:
                     raise piece.error
-        return {}
 
     async def _granted(self, turn: Turn) -> Lane:
         """Wait for the request's turn, and for its instance."""

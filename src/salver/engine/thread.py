@@ -20,7 +20,7 @@ from salver.tensor import Array
 _LOG = logging.getLogger("salver.engine")
 _JOIN_S = 10.0
 _Result = tuple[Mapping[str, Array], float]
-_Job = tuple[Mapping[str, Array], "asyncio.Future[_Result]"]
+_Job = tuple[Mapping[str, Array], "asyncio.Future[_Result]", threading.Barrier | None]
 
 
 class ThreadRunner:
@@ -55,8 +55,19 @@ class ThreadRunner:
         if not self._threads:
             self._start()
         future: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
-        self._jobs.put((inputs, future))
+        self._jobs.put((inputs, future, None))
         return await future
+
+    async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
+        """See :class:`~salver.engine.ports.Runner`: on each thread, since frameworks prepare those, too."""
+        if not self._threads:
+            self._start()
+        loop = asyncio.get_running_loop()
+        together = threading.Barrier(self.slots)  # so that no thread takes the job of another
+        futures: list[asyncio.Future[_Result]] = [loop.create_future() for _ in range(self.slots)]
+        for future in futures:
+            self._jobs.put((inputs, future, together))
+        return [outputs for outputs, _ in await asyncio.gather(*futures)]
 
     def run_inline(self, inputs: Mapping[str, Array]) -> _Result | None:
         """See :class:`~salver.engine.ports.Runner`."""
@@ -99,9 +110,11 @@ class ThreadRunner:
 
     def _work(self, model: RunnableModel) -> None:
         while (job := self._jobs.get()) is not None:
-            inputs, future = job
+            inputs, future, together = job
             loop = future.get_loop()
             try:
+                if together is not None:
+                    together.wait(_JOIN_S)
                 result = self._call(model, inputs, self._rows(inputs))
             except BaseException as error:
                 loop.call_soon_threadsafe(_fail, future, error)

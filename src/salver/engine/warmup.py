@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from salver.artifacts import Warmup
+from salver.artifacts import Warmup, WarmupInput
 from salver.messages import Signature
-from salver.tensor import Array, DataType
+from salver.tensor import Array, DataType, bf16_from_fp32
 
 
 def samples(signature: Signature, wish: Warmup) -> Iterator[dict[str, Array]]:
@@ -27,6 +27,21 @@ def samples(signature: Signature, wish: Warmup) -> Iterator[dict[str, Array]]:
                 for spec in signature.inputs
                 if not spec.optional
             }
+
+
+def values_of(told: WarmupInput, random: np.random.Generator) -> Array:
+    """The one row that an input of a sample holds, where no file tells it.
+
+    >>> values_of(WarmupInput(DataType.INT8, (2,)), np.random.default_rng(0)).tolist()
+    [0, 0]
+    """
+    kind = told.datatype
+    if kind is DataType.BYTES or told.values == "zeros":
+        return _zeros(kind, told.shape, 0, 0)
+    if kind.is_float:
+        drawn = random.random(told.shape, np.float32)
+        return bf16_from_fp32(drawn) if kind is DataType.BF16 else drawn.astype(kind.dtype)
+    return random.integers(0, 2, told.shape).astype(kind.dtype)
 
 
 def _zeros(datatype: DataType, shape: tuple[int, ...], rows: int, free: int) -> Array:

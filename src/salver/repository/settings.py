@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from salver.artifacts import ModelConfig
+from salver.artifacts import ModelConfig, Warmup
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.pbtxt import parse_json, parse_pbtxt
@@ -16,6 +16,7 @@ from salver.stores import Store, StoreFailed
 
 TOML: Final = "salver.toml"
 PBTXT: Final = "config.pbtxt"
+_WARMUP: Final = "warmup"  # folder of warm-up data, beside the versions
 MAX_CONFIG: Final = 1 << 20
 _MAX_LABELS: Final = 4 << 20
 _MAX_STATE: Final = 16 << 20
@@ -70,7 +71,7 @@ def read_settings(store: Store, folder: str, name: str, override: str = "") -> S
     try:
         content = store.read(files[0], MAX_CONFIG)
         if found[0] == TOML:
-            config, kept = _with_states(store, folder, parse_toml(content, origin))
+            config, kept = _with_files(store, folder, parse_toml(content, origin))
             return Settings(config, (*files, *kept))
     except (InvalidInput, StoreFailed) as error:
         return Settings(files=files, problem=str(error), is_triton=found[0] == PBTXT, is_unreadable=True)
@@ -88,13 +89,20 @@ def _translated(
         config, label_files, notices, triton = parse()
         paths = {output: f"{folder}/{file}" if folder else file for output, file in label_files.items()}
         labels = {output: _read_labels(store, path) for output, path in paths.items()}
-        config, kept = _with_states(store, folder, config)
+        config, kept = _with_files(store, folder, config)
     except (InvalidInput, StoreFailed) as error:
         is_unreadable = error.field not in _NOT_SERVED
         return Settings(files=files, problem=str(error), is_triton=True, is_unreadable=is_unreadable)
     outputs = tuple(_labelled(spec, labels.get(spec.name, ())) for spec in config.outputs)
     config = msgspec.structs.replace(config, outputs=outputs)
     return Settings(config, files + tuple(sorted({*paths.values(), *kept})), True, "", notices, triton)
+
+
+def _with_files(store: Store, folder: str, config: ModelConfig) -> tuple[ModelConfig, tuple[str, ...]]:
+    """With what the files that it names hold, or where they lie; and their paths in the store."""
+    config, states = _with_states(store, folder, config)
+    config, warmups = _located(store, folder, config)
+    return config, (*states, *warmups)
 
 
 def _with_states(store: Store, folder: str, config: ModelConfig) -> tuple[ModelConfig, list[str]]:
@@ -116,6 +124,31 @@ def _with_states(store: Store, folder: str, config: ModelConfig) -> tuple[ModelC
         return config, paths
     sequences = msgspec.structs.replace(config.sequences, states=tuple(states))
     return msgspec.structs.replace(config, sequences=sequences), paths
+
+
+def _located(store: Store, folder: str, config: ModelConfig) -> tuple[ModelConfig, tuple[str, ...]]:
+    """With files of warm-up samples by where they lie on this machine; and their paths in the store."""
+    paths: set[str] = set()
+
+    def located(file: str) -> str:
+        path = f"{folder}/{_WARMUP}/{file}" if folder else f"{_WARMUP}/{file}"
+        paths.add(path)
+        return str(store.local_path(path))
+
+    samples = tuple(
+        msgspec.structs.replace(
+            sample,
+            inputs={
+                name: msgspec.structs.replace(told, file=located(told.file)) if told.file else told
+                for name, told in sample.inputs.items()
+            },
+        )
+        for sample in config.warmup.samples
+    )
+    if not paths:
+        return config, ()
+    warmup: Warmup = msgspec.structs.replace(config.warmup, samples=samples)
+    return msgspec.structs.replace(config, warmup=warmup), tuple(sorted(paths))
 
 
 def _labelled(spec: TensorSpec, labels: tuple[str, ...]) -> TensorSpec:

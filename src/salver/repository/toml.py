@@ -27,6 +27,7 @@ from salver.artifacts import (
     Steps,
     Versions,
     Warmup,
+    WarmupSample,
     milliseconds,
 )
 from salver.errors import InvalidInput
@@ -43,6 +44,7 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "instances": Instances.__struct_fields__,
     "versions": Versions.__struct_fields__,
     "warmup": Warmup.__struct_fields__,
+    "warmup.samples": WarmupSample.__struct_fields__,
     "steps": Steps.__struct_fields__,
     "sequences": Sequences.__struct_fields__,
     "sequences.controls": Control.__struct_fields__,
@@ -219,6 +221,17 @@ def _check(config: ModelConfig) -> None:
             not config.steps.vocabulary or config.reshape == Reshape(),
             "reshape",
             "is not for models that answer token by token",
+        ),
+        (not (config.warmup.file and config.warmup.samples), "warmup", "has both `file` and `samples`"),
+        (
+            all(s.rows >= 1 and s.rounds >= 1 for s in config.warmup.samples),
+            "warmup.samples",
+            "`rows` and `rounds` must be at least 1",
+        ),
+        (
+            all(n >= 0 for s in config.warmup.samples for t in s.inputs.values() for n in t.shape),
+            "warmup.samples",
+            "a shape in a sample must be known in full",
         ),
         (priorities.levels <= _MOST_LEVELS, "priorities.levels", f"must be at most {_MOST_LEVELS}"),
         (priorities.default <= priorities.levels, "priorities.default", "is beyond `priorities.levels`"),

@@ -10,13 +10,14 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from salver.artifacts import Batching, Instances, ModelConfig, Ragged, Reshape, Versions, Warmup
+from salver.artifacts import Batching, Instances, ModelConfig, Ragged, Reshape, Versions
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.queueing import limited, priorities_of, queue_of
 from salver.repository.raggedness import ragged_of
 from salver.repository.reshape import unfit
 from salver.repository.sequences import sequences_of
+from salver.repository.warmup import warmup_of
 from salver.tensor import DATATYPES, DataType
 from salver.wire.model_config import ENUMS
 
@@ -104,7 +105,7 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
     "dynamic_batching.default_queue_policy": _POLICY,
     "dynamic_batching.priority_queue_policy": _POLICY,
     "model_warmup": ("name", "batch_size", "count"),
-    "model_warmup.inputs": ("data_type", "dims", "zero_data"),
+    "model_warmup.inputs": ("data_type", "dims", "zero_data", "random_data", "input_data_file"),
     "model_transaction_policy": ("decoupled",),
     "response_cache": ("enable",),
     "sequence_batching": ("direct", "oldest", "max_sequence_idle_microseconds", "iterative_sequence"),
@@ -175,7 +176,6 @@ def translate(message: Any, origin: str, name: str) -> Translated:
     if message.max_batch_size < 0:
         raise InvalidInput(f"{origin}: `max_batch_size` must not be negative", field="max_batch_size")
     count, threads, notes = _instances(message)
-    warmup, warm_notes = _warmup(message)
     queue = queue_of(message.dynamic_batching, origin, name)
     config = ModelConfig(
         backend=_backend(message, origin),
@@ -188,7 +188,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         queue=queue,
         instances=Instances(count=count, threads=threads),
         versions=_versions(message),
-        warmup=warmup,
+        warmup=warmup_of(message, origin),
         sequences=sequences_of(message, origin, name),
         reshape=Reshape(
             _reshape(message.input, "input", is_batched, origin),
@@ -212,7 +212,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
     if queue is not None:
         config = limited(config, queue, message.model_transaction_policy.decoupled, notices)
     labels = {o.name: o.label_filename for o in message.output if o.label_filename}
-    return Translated(config, labels, (*notices, *notes, *warm_notes), message.SerializeToString())
+    return Translated(config, labels, (*notices, *notes), message.SerializeToString())
 
 
 def _leaves(message: Any, prefix: str = "") -> Iterator[str]:
@@ -331,29 +331,3 @@ def _instances(message: Any) -> tuple[int, int, list[str]]:
         else:
             notices.append(f"config.pbtxt: field `parameters` {key} has no effect yet")
     return count, threads, notices
-
-
-def _warmup(message: Any) -> tuple[Warmup, list[str]]:
-    if not message.model_warmup:
-        return Warmup(), []
-    free = {
-        size
-        for sample in message.model_warmup
-        for tensor in message.input
-        for extent, size in zip(tensor.dims, sample.inputs[tensor.name].dims, strict=False)
-        if extent == -1 and size > 0 and tensor.name in sample.inputs
-    }
-    notices = []
-    if len(free) > 1:
-        notices.append(
-            f"config.pbtxt: field `model_warmup.inputs.dims` has no effect yet where free dimensions differ: "
-            f"warmed up with {max(free)} in each"
-        )
-    return (
-        Warmup(
-            rows=tuple(sorted({max(sample.batch_size, 1) for sample in message.model_warmup})),
-            rounds=max(max(sample.count, 1) for sample in message.model_warmup),
-            free_dim=max(free, default=1),
-        ),
-        notices,
-    )

@@ -12,9 +12,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 
 import msgspec
 
-from salver.artifacts import Instances, Manifest, ModelConfig, Warmup
+from salver.artifacts import Instances, Manifest, ModelConfig, Warmup, WarmupSample
 from salver.backends import reshaped
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
+from salver.engine.admission import Admission
 from salver.engine.decoupled import DecoupledEngine
 from salver.engine.engine import Engine, Knowledge
 from salver.engine.inorder import in_order
@@ -41,7 +42,7 @@ from salver.serving.profiling import Found, Profiler, limits_of
 from salver.serving.sequences import load_sequences, within
 from salver.serving.steps import load_steps
 from salver.serving.teaching import Teacher, ThinkingProcess
-from salver.serving.warming import warm_request
+from salver.serving.warming import sample_request, warm_request
 from salver.stats.batch_law import LiveLaw
 from salver.stats.shape_laws import ShapeLaws
 
@@ -118,10 +119,10 @@ class Servable:
         """Run it before there is traffic.
 
         Zeros may be nonsense to a model, so an error from them is only logged; an error from the
-        owner's own warm-up request is a reason not to serve.
+        owner's own warm-up requests is a reason not to serve.
 
         Raises:
-            LoadFailed: the owner's warm-up request failed.
+            LoadFailed: one of the owner's warm-up requests failed.
         """
         if isinstance(self.engine, StepEngine):
             return  # tried out already
@@ -132,11 +133,29 @@ class Servable:
         if wish.file:
             await self._warm_from_file(wish.file, wish.rounds)
             return
+        if wish.samples:
+            await self._warm_with_samples(self.engine, wish.samples)
+            return
         try:
             for inputs in samples(self.signature, wish):
                 await self.engine.run_alone(inputs)
         except Exception as error:
             _LOG.info("model %s does not take zeros as a warm-up: %s", self.manifest.id, error)
+
+    async def _warm_with_samples(
+        self, engine: Engine | DecoupledEngine | SequenceEngine, samples: Sequence[WarmupSample]
+    ) -> None:
+        id, signature = self.manifest.id, self.signature
+        admission, known = Admission(id.name, signature), {spec.name for spec in signature.inputs}
+        for sample in samples:
+            try:
+                request = await sample_request(id, sample, signature)
+                if known.issuperset(sample.inputs):  # else it tells control inputs, too
+                    admission.bind(request)
+                for _ in range(sample.rounds):
+                    await engine.run_alone({tensor.name: tensor.array for tensor in request.inputs})
+            except Exception as error:
+                raise LoadFailed(f"failed to run warmup sample '{sample.name}': {error};") from error
 
     async def _warm_from_file(self, name: str, rounds: int) -> None:
         request = await warm_request(self.manifest, name, self.signature)

@@ -1,11 +1,18 @@
-"""What does an owner's warm-up request ask?"""
+"""What do an owner's warm-up requests ask?"""
 
 import asyncio
+import math
+from pathlib import Path
 
-from salver.artifacts import Manifest
+import numpy as np
+
+from salver.artifacts import Manifest, WarmupInput, WarmupSample
+from salver.engine.warmup import values_of
 from salver.errors import LoadFailed, SalverError
-from salver.messages import InferRequest, Signature
+from salver.messages import InferRequest, ModelId, Signature
+from salver.tensor import Array, DataType, Tensor
 from salver.wire.bodies import HttpBody
+from salver.wire.oip_binary import from_raw
 from salver.wire.oip_json import OpenInferenceHttp
 
 _MOST_BYTES = 64 << 20
@@ -28,3 +35,38 @@ async def warm_request(manifest: Manifest, name: str, signature: Signature) -> I
         return OpenInferenceHttp().decode(HttpBody(manifest.id.name, manifest.id.version, body), signature)
     except SalverError as error:
         raise LoadFailed(f"the warm-up request {path} failed: {error}") from error
+
+
+async def sample_request(id: ModelId, sample: WarmupSample, signature: Signature) -> InferRequest:
+    """The request that a sample tells.
+
+    Raises:
+        LoadFailed: a file is missing, or does not hold what it should.
+    """
+    random = np.random.default_rng(0)
+    tensors = []
+    for name, told in sample.inputs.items():
+        array = await asyncio.to_thread(_from_file, told) if told.file else values_of(told, random)
+        if signature.batched:
+            array = np.repeat(array[None], sample.rows, axis=0)
+        tensors.append(Tensor(name, told.datatype, array))
+    return InferRequest(id.name, tuple(tensors), id.version)
+
+
+def _from_file(told: WarmupInput) -> Array:
+    path, count = Path(told.file), math.prod(told.shape)
+    wanted = count * told.datatype.itemsize
+    try:
+        with path.open("rb") as file:
+            content = file.read(wanted if told.datatype is not DataType.BYTES else _MOST_BYTES)
+    except OSError as error:
+        raise LoadFailed(f"failed to open file for read {path}: {error.strerror}") from error
+    if len(content) < wanted:
+        raise LoadFailed(
+            f"warmup setting expects {wanted} bytes, but the data provided from {path.name} only has "
+            f"{len(content)} bytes"
+        )
+    try:
+        return from_raw(content, told.datatype, told.shape, count, str(path))
+    except SalverError as error:
+        raise LoadFailed(str(error)) from error
