@@ -155,7 +155,7 @@ async def test_tr_c6_callers_do_not_see_what_the_model_is_told(tmp_path: Path) -
     rig = Rig(manifest(tmp_path))
     assert [spec.name for spec in rig.engine.signature.inputs] == ["R"]
     assert [spec.shape for spec in rig.engine.signature.outputs] == [(-1, -1), (-1, 1)]
-    outputs = await rig.engine.run_alone({"R": np.ones((1, 3), "f4")})
+    (outputs,) = await rig.engine.run_alone({"R": np.ones((1, 3), "f4")})
     assert outputs["DOUBLE"].shape == (3,)
     await rig.engine.close()
 

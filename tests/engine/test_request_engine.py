@@ -203,14 +203,12 @@ async def test_tr_a2_tr_a4_every_instance_has_a_name_of_its_own_and_keeps_it(tmp
 
 @pytest.mark.parametrize("rows", [1, 3])
 async def test_warm_up_and_benchmarks_ask_it_as_one_request(rows: int, tmp_path: Path) -> None:
-    async with rig(tmp_path, slots=2) as talk:
-        asked = {"x": np.ones((rows, 1), np.int32)}
-        await talk.engine.run_alone(asked)
-        (outputs, _) = await talk.runner.run(asked)
+    async with rig(tmp_path) as talk:
+        (outputs,) = await talk.engine.run_alone({"x": np.ones((rows, 1), np.int32)})
         assert outputs["run"].tolist() == [[b"1 m_0"]] * rows
 
 
 async def test_tr_c13_each_instance_is_warmed_up_once(tmp_path: Path) -> None:
     async with rig(tmp_path, slots=3) as talk:
-        outputs = await talk.runner.run_each({"x": np.ones((1, 1), np.int32)})
+        outputs = await talk.engine.run_alone({"x": np.ones((1, 1), np.int32)})
         assert sorted(o["run"][0, 0] for o in outputs) == [b"1 m_0", b"1 m_1", b"1 m_2"]

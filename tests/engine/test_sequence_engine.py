@@ -67,6 +67,9 @@ class FakeRunner:
     def run_inline(self, inputs):
         return None
 
+    async def run_each(self, inputs):
+        return [(await self.run(inputs))[0]]
+
     async def close(self):
         self.is_closed = True
 

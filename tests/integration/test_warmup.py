@@ -185,7 +185,7 @@ def test_tr_s13_salvers_own_samples(shape: list[int], error: str, tmp_path: Path
             return
         reason, until = "", time.monotonic() + 30
         while not reason and time.monotonic() < until:
-            (row,) = json.loads(server.ask("POST", "/v2/repository/index")[1])
-            reason = row.get("reason", "") if row["state"] == "UNAVAILABLE" else ""
+            for row in json.loads(server.ask("POST", "/v2/repository/index")[1]):
+                reason = row.get("reason", "") if row["state"] == "UNAVAILABLE" else ""
             time.sleep(0.02)
         assert f"failed to run warmup sample 'own': {error}" in reason

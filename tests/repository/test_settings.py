@@ -347,6 +347,13 @@ def test_toml() -> None:
         ("[instances]\nrunner = 'gpu'", "f: line 2: key `instances.runner`: invalid enum value 'gpu'"),
         ("[[inputs]]\nname = 'x'\nshape = [1]", "missing required field `datatype`"),
         ("[[inputs]]\nname='x'\nshape=[-2]\ndatatype='FP32'", "extents are -1 or more"),
+        ("[[warmup.samples]]\nrows = 0\ninputs = {}", "`rows` and `rounds` must be at least 1"),
+        (
+            "[[warmup.samples]]\ninputs.x = {datatype = 'FP32', shape = [-1]}",
+            "shapes must be known in full",
+        ),
+        ("[warmup]\nfile = 'a'\n[[warmup.samples]]\ninputs = {}", "has both `file` and `samples`"),
+        ("[[warmup.samples]]\ninput = {}", "unknown key `warmup.samples.input`"),
         ("[versions]\nall = true\nspecific = ['1']", "has both `all` and `specific`"),
         ("timeout_ms = -1", "line 1: key `timeout_ms`: must not be negative"),
         ("timeout_ms = \n", "f: Invalid value (at line 1, column 14)"),

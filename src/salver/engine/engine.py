@@ -11,7 +11,7 @@ may run inline is answered on the spot, without a future or a second turn of the
 import asyncio
 import functools
 import math
-from collections.abc import Callable, Coroutine, Hashable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -244,13 +244,15 @@ class Engine:
                 await asyncio.wait_for(self._end.wait(), _LAST_RUN_S)
         await self._runner.close()
 
-    async def run_alone(self, inputs: Mapping[str, Array]) -> None:
-        """A run on each instance past the queue, for warm-up before there is traffic."""
+    async def run_alone(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
+        """A run on each instance past the queue, for warm-up before there is traffic; what each gave."""
         rows = next(iter(inputs.values())).shape[0] if self.signature.batched else 0
         if self._ragged is not None:
             inputs = self._ragged.gather([[inputs.get(name) for name in self._input_names]])
-        for outputs in await self._runner.run_each(inputs):
+        gave = await self._runner.run_each(inputs)
+        for outputs in gave:
             self._check(outputs, rows)
+        return gave
 
     def _ask(
         self, bound: Bound, deadline: float | None, sender: Hashable, standing: Standing

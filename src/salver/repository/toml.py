@@ -222,17 +222,6 @@ def _check(config: ModelConfig) -> None:
             "reshape",
             "is not for models that answer token by token",
         ),
-        (not (config.warmup.file and config.warmup.samples), "warmup", "has both `file` and `samples`"),
-        (
-            all(s.rows >= 1 and s.rounds >= 1 for s in config.warmup.samples),
-            "warmup.samples",
-            "`rows` and `rounds` must be at least 1",
-        ),
-        (
-            all(n >= 0 for s in config.warmup.samples for t in s.inputs.values() for n in t.shape),
-            "warmup.samples",
-            "a shape in a sample must be known in full",
-        ),
         (priorities.levels <= _MOST_LEVELS, "priorities.levels", f"must be at most {_MOST_LEVELS}"),
         (priorities.default <= priorities.levels, "priorities.default", "is beyond `priorities.levels`"),
         (
@@ -267,6 +256,17 @@ def _check(config: ModelConfig) -> None:
     if found := misfit(config):
         raise ValueError(f"{found[1]} - at `$.{found[0]}`")
     _check_queue(config)
+    _check_warmup(config.warmup)
+
+
+def _check_warmup(warmup: Warmup) -> None:
+    samples = warmup.samples
+    if warmup.file and samples:
+        raise ValueError("has both `file` and `samples` - at `$.warmup`")
+    if not all(sample.rows >= 1 and sample.rounds >= 1 for sample in samples):
+        raise ValueError("`rows` and `rounds` must be at least 1 - at `$.warmup.samples`")
+    if any(extent < 0 for sample in samples for told in sample.inputs.values() for extent in told.shape):
+        raise ValueError("shapes must be known in full - at `$.warmup.samples`")
 
 
 def _check_queue(config: ModelConfig) -> None:
