@@ -11,6 +11,7 @@ no page is left out of the navigation. A mark is an HTML comment above a fenced 
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -109,11 +110,14 @@ class Reader:
                 ["bash", "-c", command], cwd=self._folder, env=self._environment, stdout=log, stderr=log
             )
         self._servers.append(server)
-        url = f"http://127.0.0.1:{http}/v2/health/ready"
+        scheme = "https" if "--tls-cert" in text else "http"
+        url = f"{scheme}://127.0.0.1:{http}/v2/health/ready"
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
         until = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < until and server.poll() is None:
             try:
-                with urllib.request.urlopen(url, timeout=5):
+                with urllib.request.urlopen(url, timeout=5, context=trusting):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)

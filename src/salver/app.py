@@ -53,6 +53,7 @@ from salver.telemetry.triton_metrics import TritonMetricsConfig
 from salver.transport.asgi import Front
 from salver.transport.calls import HeaderRules, Reception
 from salver.transport.clouds import SageMaker, SageMakerDoor, Vertex, VertexDoor
+from salver.transport.cors import Cors
 from salver.transport.doors import App, Kind
 from salver.transport.doors import door as shown_at
 from salver.transport.forward import Forwarding
@@ -105,6 +106,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads, instances: Stand in where a model's own configuration is silent; 0 = by traits.
         max_body_mb: Most MiB of an HTTP body.
         max_message_mb: Most MiB of a gRPC message.
+        grpc_compression: How hard answers to inference over gRPC are compressed, 1 to 9; 0 = not.
         state_dir: Where profiles of models with an objective are kept; empty = nowhere, so that they are
             measured at each start.
         tenant_header: HTTP header and gRPC metadata that names a request's tenant; empty = none does.
@@ -131,6 +133,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     instances: int = 0
     max_body_mb: float = 64
     max_message_mb: int = 2047
+    grpc_compression: int = 0
     tenant_header: str = "x-tenant"
     state_dir: str = ""
     is_strictly_ready: bool = True
@@ -311,13 +314,15 @@ class Server:
             config.http.rules(),
             config.grpc.rules(GRPC_PREFIX, is_grpc=True),
             self._regions,
+            config.grpc_compression,
         )
         self._grpc = GrpcMethods(door, self.control, self, reception, max_message=config.max_message_mb << 20)
+        max_body = int(config.max_body_mb * (1 << 20))
         front = Front(
-            HttpOperations(door, self.control, self, config.server_name, self._regions),
+            HttpOperations(door, self.control, self, config.server_name, self._regions, max_body),
             self._grpc,
             reception,
-            max_body=int(config.max_body_mb * (1 << 20)),
+            max_body=max_body,
             hears_http1=config.front.server != "h2corn",
         )
         self._listeners = listen([self._door(front, f, reception) for f in self._fronts], self._fronts)
@@ -333,6 +338,8 @@ class Server:
 
     def _door(self, front: App, config: FrontConfig, reception: Reception) -> App:
         """The application as that port shows it."""
+        if config.cors_origins:
+            front = Cors(front, config.cors_origins)
         match config.cloud:
             case SageMaker() as sagemaker:
                 models = ManyModels(self.control, reception.http.guard, is_allowed=sagemaker.brings_models)

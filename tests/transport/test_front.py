@@ -194,6 +194,17 @@ async def test_infer_over_http():
         assert event.rows == 1 and event.latency >= event.timing.inference
 
 
+async def test_tr_r37_a_server_that_stops_takes_no_more_over_grpc():
+    async with Rig() as rig:
+        rig.front._grpc.stop()
+        code, text, _ = await rig.grpc("ModelInfer", pb.ModelInferRequest(model_name="m").SerializeToString())
+        assert (code, text) == (
+            14,
+            "GRPC server is shutting down and has stopped accepting new requests.",
+        )
+        assert (await rig.grpc("ServerLive", b""))[0] == 0
+
+
 async def test_infer_in_chunks_and_compressed():
     async with Rig() as rig:
         body = gzip.compress(json.dumps(ASK).encode())

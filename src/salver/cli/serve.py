@@ -15,7 +15,7 @@ from salver.cli.options import Json
 from salver.cli.output import line, on_terminal, record, table
 
 if TYPE_CHECKING:
-    from salver.app import ReadyInfo
+    from salver.app import FrontConfig, ReadyInfo
 
 
 @Parameter(name="*")
@@ -95,6 +95,13 @@ class Bodies:
             help="Let callers keep tensors in shared memory, in any segment of /dev/shm here.",
         ),
     ] = False
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--cors-origin",
+            help="Origin whose pages may ask from a browser, as https://app.example.org; * for every one.",
+        ),
+    ] = ()
     response_cache: Annotated[
         str,
         Parameter(
@@ -159,7 +166,7 @@ def serve(
             recognised by content. Or the URL of one in an object store: s3://bucket/path.
     """
     # Imported here: the server is the greater part of the start-up time of --help.
-    from salver.app import FrontConfig, LogConfig, ServeConfig
+    from salver.app import LogConfig, ServeConfig
     from salver.app import serve as run
     from salver.cache import parse
     from salver.serving.profiles import default_state_dir
@@ -169,7 +176,7 @@ def serve(
     config = ServeConfig(
         paths=paths,
         name=name,
-        front=FrontConfig(host, port, front, grace_seconds, tls.cert, tls.key, tls.client_ca),
+        front=_front((host, port), front, grace_seconds, tls, bodies.cors_origins),
         control=control,
         poll_seconds=poll_seconds,
         load=load,
@@ -189,6 +196,18 @@ def serve(
     return run_loop(run(config, lambda info: announce(info, json=json), otel.notices(os.environ)))
 
 
+def _front(
+    address: tuple[str, int], server: str, grace: float, tls: Tls, origins: tuple[str, ...]
+) -> "FrontConfig":
+    from salver.app import FrontConfig
+    from salver.transport.cors import check_origin
+
+    files = (tls.cert, tls.key, tls.client_ca)
+    return FrontConfig(
+        *address, server, grace, *files, cors_origins=tuple(check_origin(origin) for origin in origins)
+    )
+
+
 def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str) -> None:
     from salver.errors import InvalidInput
 
@@ -196,6 +215,8 @@ def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str) -> None:
         raise InvalidInput("no model is given", fix="Say: salver serve PATH")
     if bool(tls.cert) != bool(tls.key):
         raise InvalidInput("--tls-cert and --tls-key belong together")
+    if tls.client_ca and not tls.cert:
+        raise InvalidInput("--tls-client-ca needs --tls-cert and --tls-key")
     if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", tenant_header, re.ASCII):  # RFC 9110, section 5.6.2
         raise InvalidInput(f"--tenant-header {tenant_header!r} is no name of a header")
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from salver.telemetry.triton_metrics import TritonMetricsConfig
 
 _LOCAL: Final = "127.0.0.1"
+_LEVELS: Final = {"none": 0, "low": 1, "medium": 6, "high": 9}
 _OTEL: Final = "opentelemetry,"
 _TRACE_MODES: Final[dict[str, Literal["triton", "opentelemetry"]]] = {
     "triton": "triton",
@@ -172,6 +173,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         triton_metrics=_metrics(given.all("metrics-config")),
         log=_log(given),
         response_cache=_cache(given),
+        grpc_compression=_compression(given.text("grpc-infer-response-compression-level", "none")),
         trace=trace,
         spans=_spans(given, trace, environment),
     )
@@ -245,11 +247,15 @@ def _paths(given: Given) -> tuple[str, ...]:
 def _fronts(given: Given, environment: Mapping[str, str]) -> list["FrontConfig"]:
     """HTTP, gRPC, the platforms and metrics, as far as they are allowed."""
     from salver.app import FrontConfig
+    from salver.transport.cors import check_origin
 
     found = []
     grace = float(given.number("exit-timeout-secs", 30))
     http_address = given.text("http-address", _LOCAL)
     if given.is_on("allow-http", True):
+        certificate, key = given.text("tls-cert"), given.text("tls-key")
+        if bool(certificate) != bool(key) or (given.text("tls-client-ca") and not key):
+            raise InvalidInput("--tls-cert and --tls-key belong together, and --tls-client-ca to both")
         found.append(
             FrontConfig(
                 http_address,
@@ -257,6 +263,10 @@ def _fronts(given: Given, environment: Mapping[str, str]) -> list["FrontConfig"]
                 grace_seconds=grace,
                 serves="http",
                 shares_port=given.is_on("reuse-http-port", False),
+                tls_cert=certificate,
+                tls_key=key,
+                tls_client_ca=given.text("tls-client-ca"),
+                cors_origins=tuple(check_origin(origin) for origin in given.all("cors-origin")),
             )
         )
     if given.is_on("allow-grpc", True):
@@ -331,6 +341,15 @@ def _headers(given: Given, restricted: str, pattern: str) -> "HeaderConfig":
     return HeaderConfig(
         tuple(parse(text, f"--{restricted}") for text in given.all(restricted)), given.text(pattern)
     )
+
+
+def _compression(level: str) -> int:
+    if level not in _LEVELS:
+        raise InvalidInput(
+            f"--grpc-infer-response-compression-level {level!r} is not known",
+            fix=f"One of {', '.join(_LEVELS)}.",
+        )
+    return _LEVELS[level]
 
 
 def _log(given: Given) -> "LogConfig":

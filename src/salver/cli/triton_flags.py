@@ -46,6 +46,7 @@ USED: Final[dict[str, tuple[Type, str]]] = {
     "allow-vertex-ai": ("bool", "open a port for Vertex AI (true where AIP_MODE=PREDICTION)"),
     "vertex-ai-port": ("int", "(AIP_HTTP_PORT, or 8080); on the address of HTTP, or on every one"),
     "vertex-ai-default-model": ("text", "answers the predict route (the only model)"),
+    "grpc-infer-response-compression-level": ("text", "none, low, medium or high (none)"),
     "allow-metrics": ("bool", "open the metrics port (true)"),
     "metrics-address": ("text", "address to listen on (that of HTTP)"),
     "metrics-port": ("int", "(8002)"),
@@ -82,7 +83,6 @@ IGNORED: Final[dict[str, tuple[Type, str]]] = {
     "grpc-infer-thread-count": ("int", _ALWAYS),
     "grpc-infer-allocation-pool-size": ("int", _ALWAYS),
     "grpc-max-response-pool-size": ("int", _ALWAYS),
-    "grpc-infer-response-compression-level": ("text", "answers go out as they are"),
     "grpc-keepalive-time": ("int", _FIXED),
     "grpc-keepalive-timeout": ("int", _FIXED),
     "grpc-keepalive-permit-without-calls": ("bool", _FIXED),
@@ -130,6 +130,10 @@ REFUSED: Final[dict[str, Refused]] = {
 OWN: Final[dict[str, tuple[Type, str]]] = {
     "trust-pickle": ("switch", "allow pickle and joblib files"),
     "state-dir": ("text", "where profiles of models with an objective are kept"),
+    "cors-origin": ("text", "origin whose pages may ask over HTTP; * for every one; may be repeated"),
+    "tls-cert": ("text", "PEM file; encrypts the HTTP port, with tls-key"),
+    "tls-key": ("text", "PEM file"),
+    "tls-client-ca": ("text", "PEM bundle that signs certificates of HTTP callers"),
     "access-log": ("text", "off, errors or all (off)"),
     "json": ("switch", "print the start-up block as a JSON object"),
 }

@@ -10,16 +10,17 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from salver.errors import Forbidden, Internal, InvalidInput, SalverError, TooLarge
+from salver.errors import Forbidden, Internal, InvalidInput, SalverError
 from salver.messages import Call
 from salver.transport.calls import Reception, is_shutting_down, join_trace, printable
 from salver.transport.event_stream import EventStream
 from salver.transport.grpc import GrpcMethods
 from salver.transport.hangup import HangUps
 from salver.transport.http import HttpOperations
+from salver.transport.reading import LARGE, read_whole
 from salver.transport.routes import Route, match
 from salver.wire.bodies import HttpBody, HttpReply
-from salver.wire.compression import deflate, inflate
+from salver.wire.compression import deflate
 from salver.wire.faults import http_fault
 from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 
@@ -104,7 +105,7 @@ class Front:
                     call.standing = from_headers(headers, self._tenant_header)
                     if operation.startswith("generate"):
                         _refuse_compressed(headers)
-                body = await self._read(message, headers, receive)
+                body = await read_whole(message, headers, receive, self._max_body)
             if message["type"] != "http.request" or body is None:
                 return  # the caller left before the request was there
             http = HttpBody(route.model, route.version, body, headers)
@@ -133,7 +134,10 @@ class Front:
         if reply is None:
             await events.end()
             return
-        start, body = _form(reply, headers, call, operation)
+        if len(reply.body) < LARGE or b"accept-encoding" not in headers:
+            start, body = _form(reply, headers, call, operation)
+        else:  # others would wait while it is compressed
+            start, body = await asyncio.to_thread(_form, reply, headers, call, operation)
         await send(start)
         await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else body})
 
@@ -148,35 +152,6 @@ class Front:
             self._routes.clear()
         self._routes[verb, raw_path] = route
         return route
-
-    async def _read(
-        self, message: dict[str, Any], headers: Mapping[bytes, bytes], receive: Receive
-    ) -> bytes | None:
-        """The whole body, inflated; None if the caller left meanwhile."""
-        declared = headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > self._max_body:
-            self._refuse_size(int(declared))
-        chunks = []
-        size = 0
-        while message["type"] == "http.request":
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > self._max_body:
-                self._refuse_size(size)
-            chunks.append(chunk)
-            if not message.get("more_body"):
-                body = b"".join(chunks)
-                encoding = headers.get(b"content-encoding")
-                return body if encoding is None else inflate(body, printable(encoding), self._max_body)
-            message = await receive()
-        return None
-
-    def _refuse_size(self, size: int) -> None:
-        raise TooLarge(
-            f"request body of at least {size} bytes exceeds the maximum allowed input size of "
-            f"{self._max_body} bytes",
-            fix="Use --max-body-mb, or --http-max-input-size with --compat triton, to increase the limit.",
-        )
 
 
 def _form(

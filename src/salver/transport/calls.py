@@ -36,6 +36,7 @@ class Reception(msgspec.Struct, frozen=True):
         server_name: What the server calls itself.
         http, grpc: What the owner's rules say of the headers of each protocol.
         regions: Memory that callers share with the server.
+        compression: How hard answers to inference over gRPC are compressed, 1 to 9; 0 = not.
     """
 
     clock: Callable[[], float]
@@ -45,6 +46,7 @@ class Reception(msgspec.Struct, frozen=True):
     http: HeaderRules = HeaderRules()
     grpc: HeaderRules = HeaderRules()
     regions: RegionRegistry = NO_REGIONS
+    compression: int = 0
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Those headers that ask for a closer look, and the tenant's."""

@@ -21,7 +21,7 @@ from salver.transport.calls import (
     printable,
     ready_versions,
 )
-from salver.transport.grpc_stream import HEADERS, START, Send, StreamInfer
+from salver.transport.grpc_stream import HEADERS, START, STOPPING, Send, StreamInfer, packed
 from salver.transport.hangup import HangUps, Receive
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.shared_memory import SharedMemoryOperations
@@ -96,6 +96,8 @@ class GrpcMethods:
         self._guard = reception.grpc.guard
         self._forwarding = reception.grpc.forwarding
         self._regions = reception.regions
+        self._compression = reception.compression
+        self._is_stopping = False
         self._more = metadata.SHARED_MEMORY if self._regions.is_allowed else ()
         self._codec = OpenInferenceGrpc(self._regions)
         self._streams = StreamInfer(door, reception, max_message=max_message)
@@ -140,6 +142,8 @@ class GrpcMethods:
             if self._guard is not None and (header := self._guard.lacks(path, headers)):
                 # Triton's text and code (TR-R37).
                 raise NotReady(f"This protocol is restricted, expecting header '{header}'")
+            if self._is_stopping and path == _INFER:
+                raise NotReady(STOPPING)
             if self._forwarding is not None:
                 call.forwarded = self._forwarding.parameters(headers)
             if method is None:
@@ -175,8 +179,12 @@ class GrpcMethods:
             _LOG.exception("incident %s: %s", incident, path, exc_info=error)
             reply = grpc_status(Internal.incident(incident))
         if isinstance(reply, bytes):
-            await send(START)
-            await send({"type": "http.response.body", "body": frame(reply)})
+            if self._compression and path == _INFER:
+                start, body = await packed(reply, headers, self._compression)
+            else:
+                start, body = START, frame(reply)
+            await send(start)
+            await send({"type": "http.response.body", "body": body})
             await send(_OK)
         else:  # "Trailers-Only": a client that has seen other headers does not try again (gRPC's A6)
             only = [*HEADERS, *trailers(reply)]
@@ -209,7 +217,8 @@ class GrpcMethods:
         return None
 
     def stop(self) -> None:
-        """Streams of requests read no more of them, and end when those under way have their replies."""
+        """No new inference; streams end when what is under way has its replies."""
+        self._is_stopping = True
         self._streams.stop()
 
     # The methods.

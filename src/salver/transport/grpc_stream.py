@@ -22,15 +22,42 @@ from salver.transport.hangup import Receive
 from salver.transport.ports import InferDoor
 from salver.wire.bodies import GrpcStatus
 from salver.wire.faults import grpc_status
-from salver.wire.grpc_frames import FrameReader, frame, trailers
+from salver.wire.grpc_frames import FrameReader, encoding_for, frame, trailers
 from salver.wire.oip_stream import StreamedInfer
 
 _LOG = logging.getLogger("salver.grpc")
 HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip")]
 START = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
-_STOPPING = GrpcStatus(14, "GRPC server is shutting down and has stopped accepting new requests.")
+#: Triton's text (TR-R37).
+STOPPING = "GRPC server is shutting down and has stopped accepting new requests."
+_STOPPING = GrpcStatus(14, STOPPING)
+
+#: Bytes from which compressing would keep others waiting.
+_LARGE = 1 << 16
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+def begun(encoding: str) -> dict[str, Any]:
+    """The first message of an answer whose messages may be compressed so."""
+    if not encoding:
+        return START
+    return {**START, "headers": [*HEADERS, (b"grpc-encoding", encoding.encode())]}
+
+
+async def packed(
+    reply: bytes, headers: Mapping[bytes, bytes], level: int
+) -> tuple[dict[str, Any], bytes]:
+    """The first message of an answer, and its one message as the caller can read it."""
+    encoding = encoding_for(headers.get(b"grpc-accept-encoding", b""))
+    return begun(encoding), await framed(reply, encoding, level)
+
+
+async def framed(reply: bytes, encoding: str, level: int) -> bytes:
+    """A message behind its prefix; large ones are compressed on a thread."""
+    if not encoding or len(reply) < _LARGE:
+        return frame(reply, encoding, level)
+    return await asyncio.to_thread(frame, reply, encoding, level)
 
 
 class StreamInfer:
@@ -90,6 +117,8 @@ class _Exchange:
         self._call = call
         self._send = send
         self._wants_status = headers.get(b"triton_grpc_error") == b"true"
+        accepted = headers.get(b"grpc-accept-encoding", b"")
+        self._encoding = encoding_for(accepted) if method.reception.compression else ""
         self._under_way: dict[asyncio.Task[None], int] = {}  # with the bytes of its message
         self._bytes = 0  # of all of them, and of the replies that wait
         self._has_less = asyncio.Event()
@@ -109,7 +138,7 @@ class _Exchange:
         try:
             with contextlib.suppress(Cancelled):
                 # The headers leave at once: some clients send nothing before they have them.
-                await self._put(START)
+                await self._put(begun(self._encoding))
                 await self._put({"type": "http.response.body", "body": b"", "more_body": True})
             try:
                 async with asyncio.timeout(
@@ -223,7 +252,8 @@ class _Exchange:
                     self._close(reply)
                 if self._end.done() or isinstance(reply, GrpcStatus):
                     raise Cancelled("the call has ended")
-                await self._put({"type": "http.response.body", "body": frame(reply), "more_body": True})
+                body = await framed(reply, self._encoding, self._method.reception.compression)
+                await self._put({"type": "http.response.body", "body": body, "more_body": True})
         finally:
             self._bytes -= size
             self._has_less.set()

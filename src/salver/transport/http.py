@@ -28,7 +28,12 @@ _Method = Callable[[Route, HttpBody, Call], Awaitable[HttpReply]]
 
 
 class HttpOperations:
-    """Everything behind the table of routes."""
+    """Everything behind the table of routes.
+
+    Args:
+        server_name: In server metadata.
+        max_body: Most bytes of a tensor that JSON brings; 0 = as many as one likes.
+    """
 
     def __init__(
         self,
@@ -37,13 +42,14 @@ class HttpOperations:
         exposition: Exposition,
         server_name: str = "salver",
         regions: RegionRegistry = NO_REGIONS,
+        max_body: int = 0,
     ) -> None:
         self._name = server_name
         self._door = door
         self._control = control
         self._exposition = exposition
         self._more = metadata.SHARED_MEMORY if regions.is_allowed else ()
-        self._open_inference = OpenInferenceHttp(regions)
+        self._open_inference = OpenInferenceHttp(regions, max_body)
         self._kserve = KServeV1()
         self._generating = Generate()
         self._methods: dict[str, _Method] = {

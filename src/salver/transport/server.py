@@ -32,6 +32,7 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         serves: What may be asked at this port.
         shares_port: Other processes may listen on the same port, and the kernel deals out connections.
         cloud: For which platform, where ``serves`` is one.
+        cors_origins: Pages of these origins may ask from a browser; ``*`` = of every one.
     """
 
     host: str = "127.0.0.1"
@@ -44,6 +45,7 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serves: Kind = "all"
     shares_port: bool = False
     cloud: SageMaker | Vertex | None = None
+    cors_origins: tuple[str, ...] = ()
 
 
 class Listener(Protocol):

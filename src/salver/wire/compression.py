@@ -10,7 +10,7 @@ from typing import Final
 from salver.errors import InvalidInput, TooLarge, Unsupported
 
 #: Below this size compression costs more than it saves.
-_WORTHWHILE: Final = 128
+WORTHWHILE: Final = 128
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _EITHER: Final = 32 + zlib.MAX_WBITS  # gzip or zlib, whatever the label says, as Triton reads them
 _LEVEL: Final = 1  # tensors hardly shrink more at a higher one
@@ -57,13 +57,18 @@ def deflate(body: bytes, accepted: str) -> tuple[str, bytes]:
     The encoding is empty, and the body untouched, where identity is liked as well or the
     body is small.
     """
-    if len(body) < _WORTHWHILE:
+    if len(body) < WORTHWHILE:
         return "", body
     name = choose(accepted)
     if not name:
         return "", body
-    machine = zlib.compressobj(_LEVEL, wbits=_GZIP if name == "gzip" else zlib.MAX_WBITS)
-    return name, machine.compress(body) + machine.flush()
+    return name, pack(body, name, _LEVEL)
+
+
+def pack(body: bytes, encoding: str, level: int) -> bytes:
+    """The body as gzip or deflate, at a level from 1 to 9."""
+    machine = zlib.compressobj(level, wbits=_GZIP if encoding == "gzip" else zlib.MAX_WBITS)
+    return machine.compress(body) + machine.flush()
 
 
 def choose(accepted: str) -> str:

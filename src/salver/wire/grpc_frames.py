@@ -10,7 +10,7 @@ from typing import Final
 
 from salver.errors import InvalidInput, TooLarge, Unsupported
 from salver.wire.bodies import GrpcStatus
-from salver.wire.compression import inflate
+from salver.wire.compression import WORTHWHILE, inflate, pack
 
 _PREFIX = struct.Struct(">BI")
 _ENCODINGS: Final = ("identity", "gzip", "deflate")
@@ -18,9 +18,27 @@ _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _SECONDS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
-def frame(message: bytes) -> bytes:
-    """The message behind its prefix, not compressed."""
-    return _PREFIX.pack(0, len(message)) + message
+def frame(message: bytes, encoding: str = "", level: int = 0) -> bytes:
+    """The message behind its prefix.
+
+    Args:
+        encoding: The call's ``grpc-encoding``; empty = it is not compressed, as it is not if it is small.
+        level: Of compression, 1 to 9.
+    """
+    if not encoding or len(message) < WORTHWHILE:
+        return _PREFIX.pack(0, len(message)) + message
+    packed = pack(message, encoding, level)
+    return _PREFIX.pack(1, len(packed)) + packed
+
+
+def encoding_for(accepted: bytes) -> str:
+    """What a caller with this ``grpc-accept-encoding`` can read, gzip before deflate; empty for neither.
+
+    >>> encoding_for(b"identity, deflate, gzip"), encoding_for(b"identity")
+    ('gzip', '')
+    """
+    names = {name.strip() for name in accepted.split(b",")}
+    return next((name for name in ("gzip", "deflate") if name.encode() in names), "")
 
 
 class FrameReader:

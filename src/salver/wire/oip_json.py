@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from salver.errors import InvalidInput, SalverError
+from salver.errors import InvalidInput, SalverError, TooLarge
 from salver.messages import InferRequest, InferResponse, Parameter, RequestedOutput, Signature
 from salver.tensor import Array, DataType, Tensor
 from salver.wire.bodies import HttpBody, HttpReply
@@ -31,6 +31,7 @@ _OWN = "triton_"
 MAX_TENSORS = 4096
 
 _INTEGERS = {int}
+_GROWTH = 8  # most bytes of a tensor for each byte of JSON
 _SMALL = 512  # elements; beyond it numpy is as quick
 _NONE: Mapping[str, Parameter] = {}
 _RAW_REPLY: Mapping[str, Parameter] = {"binary_data_output": True}
@@ -41,19 +42,21 @@ class OpenInferenceHttp:
 
     Args:
         regions: Where tensors may lie that are in neither.
+        most: Bytes of a tensor that JSON brings; 0 = as many as one likes.
     """
 
     protocol = "oip-http"
 
-    def __init__(self, regions: Regions = NO_REGIONS) -> None:
+    def __init__(self, regions: Regions = NO_REGIONS, most: int = 0) -> None:
         self._regions = regions
+        self._most = most
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
         """The request. Arrays of binary inputs are views of the body where alignment allows.
 
         Raises:
             InvalidInput: naming the field.
-            TooLarge: a declared shape is absurd.
+            TooLarge: a declared shape is absurd, or a tensor larger than it may be.
             NotFound, Unsupported: of a tensor in shared memory.
         """
         body = http.body
@@ -75,6 +78,8 @@ class OpenInferenceHttp:
         try:
             root = loads(body) if len(body) < LARGE else loads_large(body)
             request = _decode_root(http, root, tail, self._regions)
+            if self._most and len(body) * _GROWTH > self._most:
+                _check_sizes(request, self._most)
             return with_classes(request, signature) if request.outputs else request
         except InvalidInput as error:
             if is_too_deep(body):
@@ -128,6 +133,20 @@ class OpenInferenceHttp:
     def fault(self, error: SalverError) -> HttpReply:
         """``{"error": text}`` with Triton's status."""
         return http_fault(error)
+
+
+def _check_sizes(request: InferRequest, most: int) -> None:
+    """JSON may bring more bytes than it has itself: ``1,`` is a number of up to eight."""
+    for tensor in request.inputs:
+        if tensor.datatype is DataType.BYTES:
+            size = sum(map(len, tensor.array.ravel().tolist())) + 4 * tensor.array.size
+        else:
+            size = tensor.array.nbytes
+        if size > most:
+            raise TooLarge(
+                f"JSON input '{tensor.name}' has a byte_size ({size} bytes) that exceeds the maximum allowed "
+                f"value of {most} bytes. Use --http-max-input-size to increase the limit."
+            )
 
 
 def _plain_inputs(body: bytes) -> tuple[Tensor, ...] | None:

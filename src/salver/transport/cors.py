@@ -1,0 +1,93 @@
+"""May the pages of another origin ask this server from a browser?
+
+Cross-origin resource sharing, as the Fetch standard has it: a browser asks before, by ``OPTIONS``, and hands
+an answer to a page only if the answer names the page's origin. Other callers do not look.
+"""
+
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from salver.errors import InvalidInput
+from salver.transport.doors import App, Receive, Scope, Send, say
+from salver.wire.bodies import HttpReply
+
+_METHODS: Final = b"GET, HEAD, POST"
+#: What a page may see of an answer beyond what every page may.
+_EXPOSED: Final = b"inference-header-content-length, retry-after, traceparent, x-request-id"
+_MAX_AGE_S: Final = b"600"
+_PREFLIGHT: Final = b"access-control-request-method"
+
+
+def check_origin(origin: str) -> str:
+    """An origin, or ``*`` for every one.
+
+    Raises:
+        InvalidInput: it is none.
+
+    >>> check_origin("https://app.example.org:8443")
+    'https://app.example.org:8443'
+    """
+    parts = urlsplit(origin)
+    is_origin = parts.scheme in ("http", "https") and f"{parts.scheme}://{parts.netloc}" == origin
+    if origin != "*" and not (is_origin and parts.netloc and origin.isascii() and "@" not in origin):
+        raise InvalidInput(
+            f"--cors-origin {origin!r} is no origin", fix="As https://app.example.org, without a path; or *."
+        )
+    return origin.lower()
+
+
+class Cors:
+    """The application for pages of some origins, too.
+
+    Args:
+        origins: Checked ones.
+    """
+
+    def __init__(self, app: App, origins: Sequence[str]) -> None:
+        self._app = app
+        self._origins = frozenset(origin.encode() for origin in origins)
+        self._is_open = b"*" in self._origins
+
+    def __repr__(self) -> str:
+        return f"<Cors for {b', '.join(sorted(self._origins)).decode()}>"
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The ASGI entry point."""
+        if scope["type"] != "http":
+            return self._app(scope, receive, send)
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin")
+        if origin is None:
+            return self._app(scope, receive, send)
+        is_welcome = self._is_open or origin.lower() in self._origins
+        if scope["method"] == "OPTIONS" and _PREFLIGHT in headers:
+            return say(send, self._preflight(origin, headers) if is_welcome else _REFUSED)
+        if not is_welcome:
+            return self._app(scope, receive, send)
+        more = [*self._named(origin), (b"access-control-expose-headers", _EXPOSED)]
+
+        def answer(message: dict[str, Any]) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *more]}
+            return send(message)
+
+        return self._app(scope, receive, answer)
+
+    def _preflight(self, origin: bytes, headers: dict[bytes, bytes]) -> HttpReply:
+        allowed = [
+            *self._named(origin),
+            (b"access-control-allow-methods", _METHODS),
+            (b"access-control-max-age", _MAX_AGE_S),
+        ]
+        if wanted := headers.get(b"access-control-request-headers"):
+            allowed.append((b"access-control-allow-headers", wanted))
+        return HttpReply(204, b"", tuple(allowed))
+
+    def _named(self, origin: bytes) -> list[tuple[bytes, bytes]]:
+        if self._is_open:
+            return [(b"access-control-allow-origin", b"*")]
+        return [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
+
+
+_REFUSED: Final = HttpReply(403, b'{"error":"pages of this origin may not ask here; see --cors-origin"}')

@@ -1,0 +1,80 @@
+"""How is the body of an HTTP request read whole, within its limits?
+
+Piece by piece as it comes, without a second copy of it. What is too large is refused as soon as that is
+known, in Triton's words (TR-R29, TR-R37).
+"""
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from salver.errors import InvalidInput, TooLarge
+from salver.transport.calls import printable
+from salver.wire.compression import inflate
+
+#: Pieces of a chunked body that hold something; a server counts chunks, or what it makes of them.
+MOST_CHUNKS: Final = 65_536
+#: Bytes from which inflating would keep others waiting.
+LARGE: Final = 1 << 18
+_FIX: Final = "Its name without --compat triton is --max-body-mb."
+
+
+async def read_whole(
+    message: dict[str, Any],
+    headers: Mapping[bytes, bytes],
+    receive: Callable[[], Awaitable[dict[str, Any]]],
+    limit: int,
+) -> bytes | None:
+    """The whole body, inflated; None if the caller left meanwhile.
+
+    Args:
+        message: The first one, received already.
+        limit: Most bytes, inflated or not.
+
+    Raises:
+        TooLarge: it is over the limit.
+        InvalidInput: it comes in too many chunks, or does not inflate.
+        Unsupported: it is compressed in a way that is not known.
+    """
+    declared = headers.get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_large(headers, int(declared), limit)
+    is_chunked = b"transfer-encoding" in headers
+    body = io.BytesIO()  # gives its bytes away without copying them
+    size = count = 0
+    while message["type"] == "http.request":
+        if piece := message.get("body", b""):
+            size += len(piece)
+            count += 1
+            if size > limit:
+                raise _too_large(headers, size, limit)
+            if is_chunked and count > MOST_CHUNKS:
+                raise InvalidInput(
+                    f"Chunked request body exceeds maximum of {MOST_CHUNKS} non-empty chunks. "
+                    "Send fewer or larger HTTP chunks."
+                )
+            body.write(piece)
+        if not message.get("more_body"):
+            return await _inflated(body.getvalue(), headers.get(b"content-encoding"), limit)
+        message = await receive()
+    return None
+
+
+async def _inflated(body: bytes, encoding: bytes | None, limit: int) -> bytes:
+    if encoding is None:
+        return body
+    if len(body) < LARGE:
+        return inflate(body, printable(encoding), limit)
+    return await asyncio.to_thread(inflate, body, printable(encoding), limit)
+
+
+def _too_large(headers: Mapping[bytes, bytes], size: int, limit: int) -> TooLarge:
+    """Of a body that is this large, or larger."""
+    length = headers.get(b"inference-header-content-length")
+    if length is not None and length.strip() == b"0":
+        text = f"Raw input has a byte_size ({size} bytes) that exceeds the maximum allowed value of {limit}"
+    else:
+        what = "JSON" if length is None else "body"
+        text = f"request {what} size of {size} bytes exceeds the maximum allowed input size of {limit}"
+    return TooLarge(f"{text} bytes. Use --http-max-input-size to increase the limit.", fix=_FIX)

@@ -1,0 +1,107 @@
+"""Bodies that come in pieces, and limits on them."""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver.errors import InvalidInput, SalverError, TooLarge, Unsupported
+from salver.transport.reading import LARGE, MOST_CHUNKS, read_whole
+
+CHUNKED = {b"transfer-encoding": b"chunked"}
+
+
+async def read(
+    pieces: list[bytes], headers: dict[bytes, bytes] | None = None, limit: int = 1000, *, leaves: bool = False
+) -> bytes | None:
+    last = len(pieces) - 1
+    messages: Iterator[dict[str, Any]] = iter(
+        [
+            {"type": "http.request", "body": piece, "more_body": leaves or at < last}
+            for at, piece in enumerate(pieces)
+        ]
+        + [{"type": "http.disconnect"}]
+    )
+
+    async def receive() -> dict[str, Any]:
+        return next(messages)
+
+    return await read_whole(await receive(), headers or {}, receive, limit)
+
+
+@given(pieces=st.lists(st.binary(max_size=20), min_size=1, max_size=20))
+async def test_pieces_make_a_whole(pieces: list[bytes]) -> None:
+    assert await read(pieces) == b"".join(pieces)
+
+
+async def test_a_caller_who_leaves_has_sent_nothing() -> None:
+    assert await read([b"a", b"b"], leaves=True) is None
+
+
+@pytest.mark.parametrize("size", [10, 3 * LARGE])
+@pytest.mark.parametrize(("encoding", "pack"), [(b"gzip", gzip.compress), (b"deflate", zlib.compress)])
+async def test_tr_r28_what_is_compressed_is_inflated(size: int, encoding: bytes, pack: Any) -> None:
+    whole = bytes(range(256)) * (size // 256 + 1)
+    body = pack(whole, 0)
+    found = await read([body[:7], body[7:]], {b"content-encoding": encoding}, 4 * LARGE)
+    assert found == whole
+
+
+async def test_tr_r28_an_unknown_compression() -> None:
+    with pytest.raises(Unsupported):
+        await read([b"x"], {b"content-encoding": b"br"})
+
+
+@pytest.mark.parametrize(
+    ("headers", "text"),
+    [
+        (
+            {},
+            "request JSON size of {} bytes exceeds the maximum allowed input size of 1000 bytes. "
+            "Use --http-max-input-size to increase the limit.",
+        ),
+        (
+            {b"inference-header-content-length": b"0"},
+            "Raw input has a byte_size ({} bytes) that exceeds the maximum allowed value of 1000 bytes. "
+            "Use --http-max-input-size to increase the limit.",
+        ),
+        (
+            {b"inference-header-content-length": b"17"},
+            "request body size of {} bytes exceeds the maximum allowed input size of 1000 bytes. "
+            "Use --http-max-input-size to increase the limit.",
+        ),
+    ],
+)
+async def test_tr_r37_a_body_that_is_too_large(headers: dict[bytes, bytes], text: str) -> None:
+    for pieces, said, size in (
+        ([b"x" * 600, b"x" * 600, b"x" * 600], {}, 1200),  # known when it is there
+        ([b"x"], {b"content-length": b"5000"}, 5000),  # before it is read
+    ):
+        with pytest.raises(TooLarge, match=re.escape(text.format(size))) as raised:
+            await read(pieces, headers | said)
+        assert "--max-body-mb" in str(raised.value)
+
+
+@pytest.mark.parametrize("pieces", [[b"x" * 1000], [b"x" * 500, b"x" * 500]])
+async def test_tr_r29_a_body_may_be_as_large_as_the_limit(pieces: list[bytes]) -> None:
+    assert await read(pieces, {b"content-length": b"1000"}) == b"x" * 1000
+
+
+async def test_tr_r37_too_many_chunks() -> None:
+    many = [b"x"] * MOST_CHUNKS
+    assert len(await read([*many, b"", b""], CHUNKED, 1 << 20) or b"") == MOST_CHUNKS
+    text = "Chunked request body exceeds maximum of 65536 non-empty chunks. Send fewer or larger HTTP chunks."
+    with pytest.raises(InvalidInput, match=re.escape(text)):
+        await read([*many, b"x"], CHUNKED, 1 << 20)
+    assert await read([*many, b"x"], {}, 1 << 20)  # pieces of a body of known size are nobody's chunks
+
+
+async def test_the_errors_are_the_callers() -> None:
+    with pytest.raises(SalverError) as raised:
+        await read([b"x" * 2000])
+    assert raised.value.code.value == "too_large"
