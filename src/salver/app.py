@@ -22,6 +22,7 @@ from salver import __version__, plugins
 from salver.artifacts import Instances, LoadOrder
 from salver.backends.protocol import Backend
 from salver.cache import CacheConfig, CacheUse, ResponseCache
+from salver.engine.turns import Pool
 from salver.errors import InvalidInput, SalverError
 from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import tune_interpreter
@@ -116,6 +117,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         allow_client_shm: Let callers keep tensors in segments of this machine's ``/dev/shm``.
         response_cache: Where answers are kept, of models that want it.
         spans: Where OpenTelemetry's spans go; None = nowhere.
+        resources: What models share, and how much there is; None = nothing is counted.
     """
 
     paths: tuple[str, ...] = ()
@@ -144,6 +146,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trace: TraceConfig = TraceConfig()
     response_cache: CacheConfig = CacheConfig()
     spans: SpanConfig | None = None
+    resources: Mapping[str, int] | None = None
 
 
 class ReadyInfo(msgspec.Struct, frozen=True):
@@ -286,7 +289,8 @@ class Server:
         inner = Inner(lambda: door)
         calls = Calls(inner, lambda: self.control, self._metrics.own, clock, new_id)
         wish = Instances(config.instances, config.threads)
-        terms = Terms(len(os.sched_getaffinity(0)), config.trust_pickle, wish, self._caching, calls)
+        pool = None if config.resources is None else Pool(config.resources)
+        terms = Terms(len(os.sched_getaffinity(0)), config.trust_pickle, wish, self._caching, calls, pool)
         loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir), inner)
         self._copies = Copies()
         self._manager: Manager[Servable] = Manager(Fetching(loader, self._copies), clock, self._bus.emit)

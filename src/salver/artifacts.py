@@ -202,6 +202,20 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learned: Learned = Learned()
 
 
+class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What instances take of resources that models share, where the server counts them.
+
+    Attributes:
+        count: Instances that this holds for.
+        resources: What each holds while it runs, by the resource's name.
+        priority: Of those who wait, an instance with 2 gets half as many turns as one with 1.
+    """
+
+    count: int = 1
+    resources: dict[str, int] = {}
+    priority: int = 1
+
+
 class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who runs it.
 
@@ -210,12 +224,15 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads: Threads inside one run; 0 = let the backend's traits decide.
         runner: ``thread``, ``process`` (own host process) or ``auto`` (by the backend's traits).
         memory_limit_mb: Address-space limit of a host process; 0 = none.
+        rate_limits: What the first instances, group by group, take of resources that models share; the
+            others take nothing.
     """
 
     count: int = 0
     threads: int = 0
     runner: Literal["auto", "thread", "process"] = "auto"
     memory_limit_mb: int = 0
+    rate_limits: tuple[RateLimit, ...] = ()
 
 
 class Versions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -251,6 +251,18 @@ def test_each_flag_is_in_one_table_and_in_the_help(capsys: pytest.CaptureFixture
     assert all(f"--{name} " in shown for name in TYPES)
 
 
+def test_tr_f12_resources_that_models_share() -> None:
+    given = ["--model-repository=r", "--rate-limit-resource=bus:3", "--rate-limit-resource", "bus:4:1"]
+    assert triton.configure(given).config.resources is None
+    assert triton.configure([*given, "--rate-limit=execution_count"]).config.resources == {"bus": 4}
+    assert triton.configure(["--model-repository=r", "--rate-limit=execution_count"]).config.resources == {}
+    for wrong in ("bus", "bus:x", ":3", "bus:1:2:3", "bus:-1"):
+        with pytest.raises(InvalidInput, match="option format is"):
+            triton.configure(["--model-repository=r", f"--rate-limit-resource={wrong}"])
+    with pytest.raises(InvalidInput, match="invalid argument for --rate-limit"):
+        triton.configure(["--model-repository=r", "--rate-limit=sometimes"])
+
+
 def test_an_error_is_one_line_and_an_exit_status(tmp_path: Path) -> None:
     salver = str(Path(sys.executable).with_name("salver"))
     done = subprocess.run(
@@ -261,12 +273,12 @@ def test_an_error_is_one_line_and_an_exit_status(tmp_path: Path) -> None:
             "triton",
             "--model-repository",
             str(tmp_path),
-            "--rate-limit=execution_count",
+            "--model-namespacing=true",
         ],
         capture_output=True,
         text=True,
         timeout=40,
     )
     assert done.returncode == 1
-    assert "instance_group" in done.stderr
+    assert "different names" in done.stderr
     assert "Traceback" not in done.stderr

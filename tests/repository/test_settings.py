@@ -22,6 +22,7 @@ from salver.artifacts import (
     Queue,
     QueuePolicy,
     Ragged,
+    RateLimit,
     Reshape,
     Steps,
     Versions,
@@ -398,6 +399,38 @@ def test_toml_that_is_wrong_names_line_key_and_neighbour(text: str, message: str
     with pytest.raises(InvalidInput) as caught:
         parse_toml(text.encode(), "f")
     assert message in str(caught.value)
+
+
+def test_tr_c11_what_instances_take_of_shared_resources() -> None:
+    text = """
+    instance_group {
+      count: 2
+      rate_limiter {
+        resources [ { name: "bus" count: 1 }, { name: "licence" global: true count: 2 } ]
+        priority: 3
+      }
+    }
+    instance_group { kind: KIND_CPU }
+    instance_group { count: 7 passive: true rate_limiter { resources { name: "bus" count: 9 } } }
+    """
+    config, _, notices, _ = pbtxt(text)
+    limits = (RateLimit(2, {"bus": 1, "licence": 2}, 3), RateLimit())
+    assert config.instances == Instances(3, rate_limits=limits)
+    assert notices == ()
+    table = """
+    [instances]
+    count = 3
+    [[instances.rate_limits]]
+    count = 2
+    resources = { bus = 1, licence = 2 }
+    priority = 3
+    [[instances.rate_limits]]
+    """
+    assert parse_toml(table.encode(), "f").instances == config.instances
+    with pytest.raises(InvalidInput, match="present as both global and device-specific"):
+        pbtxt(text.replace("kind: KIND_CPU", "rate_limiter { resources { name: 'licence' } }"))
+    with pytest.raises(InvalidInput, match=r"key `instances.rate_limits`: must be at least 1"):
+        parse_toml(b"[[instances.rate_limits]]\npriority = 0", "f")
 
 
 RAGGED = """

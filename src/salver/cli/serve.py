@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from salver.cli import otel
-from salver.cli.options import Json
+from salver.cli.options import Json, resources_of
 from salver.cli.output import line, on_terminal, record, table
 
 if TYPE_CHECKING:
@@ -136,6 +136,10 @@ def serve(
     threads: Annotated[
         int, Parameter(help="Threads in one run, where its own configuration is silent; 0 = automatic.")
     ] = 0,
+    rate_limit_resource: Annotated[
+        tuple[str, ...],
+        Parameter(help="NAME:COUNT that models share: a run waits until there is what its model takes."),
+    ] = (),
     bodies: Bodies = _BODIES,
     tenant_header: Annotated[
         str, Parameter(help="Header or gRPC metadata that names a request's tenant; '' = none does.")
@@ -192,6 +196,7 @@ def serve(
         response_cache=parse(filter(None, [bodies.response_cache]), "--response-cache"),
         trace=TraceConfig(traces.file, traces.level, traces.rate, traces.count, traces.log_frequency),
         spans=otel.from_environment(os.environ),
+        resources=resources_of(rate_limit_resource, "--rate-limit-resource") or None,
     )
     return run_loop(run(config, lambda info: announce(info, json=json), otel.notices(os.environ)))
 

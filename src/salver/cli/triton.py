@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from salver.cli import clouds, otel
+from salver.cli.options import resources_of
 from salver.cli.output import line, table
 from salver.cli.serve import announce, run_loop
 from salver.cli.triton_flags import IGNORED, NO, OWN, REFUSED, TYPES, USED, YES
@@ -176,6 +177,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         grpc_compression=_compression(given.text("grpc-infer-response-compression-level", "none")),
         trace=trace,
         spans=_spans(given, trace, environment),
+        resources=_resources(given),
     )
     notices = platform_notices + [
         f"--{name} is accepted and has no effect here: {IGNORED[name][1]}"
@@ -407,6 +409,17 @@ def _spans(given: Given, trace: "TraceConfig", environment: Mapping[str, str]) -
     settings = [s.removeprefix(_OTEL) for s in given.all("trace-config") if s.startswith(_OTEL)]
     pairs = [(name, value) for name, _, value in (setting.partition("=") for setting in settings)]
     return otel.of_triton(pairs, trace.rate, trace.count, environment)
+
+
+def _resources(given: Given) -> dict[str, int] | None:
+    """What models share, where it is counted."""
+    mode = given.text("rate-limit", "off")
+    if mode not in ("off", "execution_count"):
+        raise InvalidInput(
+            f'invalid argument for --rate-limit. Expected "execution_count" or "off", got {mode}'
+        )
+    found = resources_of(given.all("rate-limit-resource"), "--rate-limit-resource")
+    return found if mode == "execution_count" else None
 
 
 def _level(value: str) -> Literal["off", "timestamps"]:

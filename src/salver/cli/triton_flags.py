@@ -53,6 +53,8 @@ USED: Final[dict[str, tuple[Type, str]]] = {
     "metrics-config": ("text", "counter_latencies, summary_latencies, summary_quantiles; may be repeated"),
     "cache-config": ("text", "local,size=BYTES, or another cache and its settings; may be repeated"),
     "response-cache-byte-size": ("int", "as --cache-config local,size="),
+    "rate-limit": ("text", "off, or execution_count: runs wait for resources that models share (off)"),
+    "rate-limit-resource": ("text", "NAME:COUNT[:DEVICE] that there are; may be repeated"),
     "allow-client-shm": ("bool", "let callers keep tensors in any segment of /dev/shm here (false)"),
     "log-verbose": ("int", "1 and more log at level debug (0)"),
     "log-info": ("bool", "log at level info (true)"),
@@ -98,7 +100,6 @@ IGNORED: Final[dict[str, tuple[Type, str]]] = {
     "allow-cpu-metrics": ("bool", _METRICS),
     "metrics-interval-ms": ("int", _METRICS),
     "cache-directory": ("text", "caches are Python packages"),
-    "rate-limit-resource": ("text", "see --rate-limit"),
     "backend-directory": ("text", "backends are Python packages"),
     "repoagent-directory": ("text", "there are no repository agents"),
     "backend-config": ("text", "settings of a backend stand in the model's own configuration"),
@@ -123,7 +124,6 @@ class Refused(NamedTuple):
 REFUSED: Final[dict[str, Refused]] = {
     "model-namespacing": Refused("bool", NO, "Give models of different repositories different names."),
     "model-config-name": Refused("text", (), "Copy configs/NAME.pbtxt over the model's config.pbtxt."),
-    "rate-limit": Refused("text", ("off",), "Bound the runs at once by instance_group's count instead."),
 }
 
 #: Flags of ``salver serve`` itself that go with tritonserver's.

@@ -18,13 +18,15 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from salver.artifacts import Batching, ModelConfig, Ragged
+from salver.artifacts import Batching, ModelConfig, Ragged, RateLimit
 from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
+from salver.engine.dispatch import NO_PARAMETERS, Dispatch, fail, own, settle
 from salver.engine.ports import PostRunner, RequestRunner, Runner
 from salver.engine.ragged import RaggedBatch
 from salver.engine.rules import Rule
 from salver.engine.schedule import Schedule
+from salver.engine.turns import Pool, Turn, Turns
 from salver.engine.waiting import Batch, Waiting
 from salver.errors import DeadlineExceeded, HostDied, ModelFailed, NotReady, Overloaded, SalverError
 from salver.events import BatchRan
@@ -62,23 +64,6 @@ class Knowledge(NamedTuple):
 
 
 _NOTHING = Knowledge()
-_NO_PARAMETERS: Mapping[str, Parameter] = {}
-
-
-class _Dispatch:
-    """A batch on an instance, or made ready for one.
-
-    Attributes:
-        at: When it began, or is to begin.
-        idle_since: Since when an instance had been idle then.
-    """
-
-    __slots__ = ("at", "batch", "idle_since")
-
-    def __init__(self, batch: Batch, at: float, idle_since: float) -> None:
-        self.batch = batch
-        self.at = at
-        self.idle_since = idle_since
 
 
 #: A request that comes so soon after a run on the spot was there already when it began: there is
@@ -122,7 +107,7 @@ class Engine:
         self._runner = runner
         self._each = runner.answer if isinstance(runner, RequestRunner) else None
         self._post = runner.post if isinstance(runner, PostRunner) else None
-        self._posted: set[_Dispatch] = set()
+        self._posted: set[Dispatch] = set()
         self._end: asyncio.Event | None = None
         self._clock = clock
         self._emit = emit
@@ -138,8 +123,9 @@ class Engine:
         self._admission = Admission(id.name, self.signature, ragged.inputs if ragged else ())
         self._input_names = tuple(spec.name for spec in self.signature.inputs)
         self._output_types = {spec.name: spec.datatype for spec in self.signature.outputs}
+        self._turns: Turns | None = None
         self._idle = runner.slots  # instances; one less than none when a batch is ready for the next
-        self._ahead: _Dispatch | None = None
+        self._ahead: Dispatch | None = None
         self._idle_since = clock()
         self._pump_scheduled = False
         self._inline_until = -1.0  # end of the last run on the spot
@@ -228,12 +214,21 @@ class Engine:
             timing,
         )
 
+    def share(self, pool: Pool, limits: Sequence[RateLimit]) -> None:
+        """From now on a run waits for what it takes of resources that models share.
+
+        Raises:
+            LoadFailed: it takes more than there is.
+        """
+        self._turns = pool.join(limits, self._runner.slots, self._pump)
+        self._never_inline = True
+
     async def close(self) -> None:
         """Refuse what still waits, end the runs under way, let the runner go."""
         self._closed = True
         for waiting in list(self._batcher):
             self._batcher.discard(waiting)
-            _fail(waiting, NotReady(f"model '{self.id.name}' version {self.id.version} was unloaded"))
+            fail(waiting, NotReady(f"model '{self.id.name}' version {self.id.version} was unloaded"))
         if self._timer is not None:
             self._timer.cancel()
         if self._tasks:  # a model that hangs must not keep us; a host process is then killed
@@ -242,6 +237,8 @@ class Engine:
             self._end = asyncio.Event()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._end.wait(), _LAST_RUN_S)
+        if self._turns is not None:
+            self._turns.close()
         await self._runner.close()
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
@@ -289,7 +286,7 @@ class Engine:
             raise
         if evicted is not None:
             room = "It made room for others; retry later."
-            _fail(evicted, Overloaded("Exceeds maximum queue size", fix=room, why=self._batcher.bound))
+            fail(evicted, Overloaded("Exceeds maximum queue size", fix=room, why=self._batcher.bound))
         if not self._pump_scheduled:
             self._pump_scheduled = True
             loop.call_soon(self._pump)
@@ -326,7 +323,7 @@ class Engine:
             raise
         self._announce(bound.rows, 1, seconds, 0.0, 0.0, "drain")
         timing = Timing(0.0, 0.0, seconds, bound.rows, 0, "drain", now, self._inline_until)
-        return outputs, timing, _NO_PARAMETERS
+        return outputs, timing, NO_PARAMETERS
 
     async def _infer_split(
         self,
@@ -378,19 +375,25 @@ class Engine:
             if due > now:
                 self._wake_at(due - now)
                 return
+            turn: Turn | None = None
+            if self._turns is not None and (turn := self._turns.enter()) is None:
+                return  # another model runs first, and we are told
             batch = self._take(now, spare)
             if batch.members:
-                self._start(_Dispatch(batch, now, self._idle_since))
-            elif not (batch.expired or batch.given_up):
+                self._start(Dispatch(batch, now, self._idle_since, turn))
+                continue
+            if self._turns is not None and turn is not None:
+                self._turns.leave(turn)
+            if not (batch.expired or batch.given_up):
                 return  # the rule waits for more
 
     def _take(self, now: float, spare: bool) -> Batch:
         """The next batch; those who waited in vain are told."""
         batch = self._batcher.take(now, spare)
         for waiting in batch.expired:
-            _fail(waiting, DeadlineExceeded(_LATE))
+            fail(waiting, DeadlineExceeded(_LATE))
         for waiting in batch.given_up:
-            _fail(waiting, self._schedule.refusal(waiting))
+            fail(waiting, self._schedule.refusal(waiting))
         return batch
 
     def _look_ahead(self, expected: float) -> None:
@@ -400,7 +403,7 @@ class Engine:
             return
         batch = self._take(now, spare=False)
         if batch.members:
-            self._ahead = _Dispatch(batch, now, now)
+            self._ahead = Dispatch(batch, now, now)
             self._start(self._ahead)
 
     def _wake_at(self, delay: float) -> None:
@@ -408,14 +411,14 @@ class Engine:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
 
-    def _start(self, dispatch: _Dispatch) -> None:
+    def _start(self, dispatch: Dispatch) -> None:
         batch, now = dispatch.batch, dispatch.at
         self._schedule.started(batch, now)
         stacked: _Stacked | None = None
         try:
             if self._each is None:
                 stacked = self._merge(batch)
-            may_inline = stacked and self._ahead is None and self._ragged is None
+            may_inline = stacked and self._ahead is None and self._ragged is None and self._turns is None
             result = self._runner.run_inline(stacked[0]) if stacked and may_inline else None
             if result is not None:
                 self._check(result[0], batch.rows if self.signature.batched else 0)
@@ -441,7 +444,7 @@ class Engine:
         task.add_done_callback(self._tasks.discard)
 
     def _posted_ended(
-        self, dispatch: _Dispatch, result: tuple[list[Answer | SalverError], float] | SalverError
+        self, dispatch: Dispatch, result: tuple[list[Answer | SalverError], float] | SalverError
     ) -> None:
         if isinstance(result, SalverError):
             self._spawn(self._run(dispatch, self._halve(dispatch, result, 0.0)))
@@ -452,18 +455,18 @@ class Engine:
         if self._end is not None and not self._posted:
             self._end.set()
 
-    async def _run(self, dispatch: _Dispatch, work: Coroutine[Any, Any, bool]) -> None:
+    async def _run(self, dispatch: Dispatch, work: Coroutine[Any, Any, bool]) -> None:
         is_free = False
         try:
             is_free = await work
         except Exception as error:  # a defect of ours must not leave callers waiting
             for waiting in dispatch.batch.members:
-                _fail(waiting, error)
+                fail(waiting, error)
         finally:
             if not is_free:
                 self._release(dispatch, ok=False)
 
-    def _release(self, dispatch: _Dispatch, ok: bool) -> None:
+    def _release(self, dispatch: Dispatch, ok: bool) -> None:
         """The instance is idle again: give it the next batch."""
         ended = self._clock()
         batch = dispatch.batch
@@ -476,18 +479,20 @@ class Engine:
         elif not self._idle:
             self._idle_since = ended
         self._idle += 1
+        if self._turns is not None and dispatch.turn is not None:
+            self._turns.leave(dispatch.turn, wants_more=self._batcher.depth > 0)
         if not self._pump_scheduled:
             self._pump()
 
-    def _plan_ahead(self, dispatch: _Dispatch) -> None:
+    def _plan_ahead(self, dispatch: Dispatch) -> None:
         seconds = self._schedule.seconds(dispatch.batch)
-        if seconds > _LONG_RUN_S:
+        if seconds > _LONG_RUN_S and self._turns is None:
             early = min(_AHEAD_S, _AHEAD_SHARE * seconds)
             delay = dispatch.at + seconds - early - self._clock()
             asyncio.get_running_loop().call_later(delay, self._look_ahead, dispatch.at + seconds)
 
     async def _run_or_halve(
-        self, dispatch: _Dispatch, stacked: _Stacked | None = None, is_whole: bool = False
+        self, dispatch: Dispatch, stacked: _Stacked | None = None, is_whole: bool = False
     ) -> bool:
         """Run it; if the model raises, run halves, so that only the culprit fails.
 
@@ -517,21 +522,21 @@ class Engine:
         self._deliver(dispatch, result, merge)
         return is_whole
 
-    async def _halve(self, dispatch: _Dispatch, error: Exception, merge: float) -> bool:
+    async def _halve(self, dispatch: Dispatch, error: Exception, merge: float) -> bool:
         """The model raised: run halves, unless there is nothing to halve."""
         batch = dispatch.batch
         self._announce(batch.rows, len(batch.members), 0.0, merge, 0.0, batch.reason, ok=False)
         alive = [w for w in batch.members if not w.payload[1].done()]
         if len(alive) < 2 or isinstance(error, HostDied | NotReady):
             for waiting in alive:
-                _fail(waiting, _own(error, self.id))
+                fail(waiting, own(error, self.id))
             return False
         middle = len(alive) // 2
         for half in (alive[:middle], alive[middle:]):
             here = [w for w in half if not w.payload[1].done()]  # some may have gone meanwhile
             if here:
                 part = Batch(here, sum(w.rows for w in here), batch.reason, [])
-                await self._run_or_halve(_Dispatch(part, dispatch.at, dispatch.idle_since))
+                await self._run_or_halve(Dispatch(part, dispatch.at, dispatch.idle_since))
         return False
 
     def _merge(self, batch: Batch) -> _Stacked:
@@ -553,7 +558,7 @@ class Engine:
             if first[index] is not None
         }
 
-    def _deliver(self, dispatch: _Dispatch, result: _Ran, merge: float) -> None:
+    def _deliver(self, dispatch: Dispatch, result: _Ran, merge: float) -> None:
         """Cut the outputs apart and wake the callers."""
         outputs, seconds = result
         batch = dispatch.batch
@@ -566,15 +571,15 @@ class Engine:
             ended, split = began, 0.0
             for waiting, said in zip(members, outputs, strict=True):
                 if isinstance(said, Answer):
-                    _settle(waiting, said.outputs, dispatch, (seconds, ended, split), said.parameters)
+                    settle(waiting, said.outputs, dispatch, (seconds, ended, split), said.parameters)
                 else:
-                    _fail(waiting, said)
+                    fail(waiting, said)
         else:
             parts = self._cut(outputs, members)
             ended = self._clock()
             split = ended - began
             for waiting, part in zip(members, parts, strict=True):
-                _settle(waiting, part, dispatch, (seconds, ended, split))
+                settle(waiting, part, dispatch, (seconds, ended, split))
         self._announce(batch.rows, len(members), seconds, merge, split, batch.reason)
 
     def _cut(self, outputs: _Outputs, members: list[Waiting]) -> list[_Outputs]:
@@ -622,57 +627,10 @@ class Engine:
     def _give_up(self, waiting: Waiting) -> None:
         """Its time to wait is over; a run under way goes on."""
         if self._batcher.discard(waiting):
-            _fail(waiting, DeadlineExceeded(_LATE))
+            fail(waiting, DeadlineExceeded(_LATE))
 
     def _expire(self, waiting: Waiting) -> None:
         error = DeadlineExceeded(_LATE)
         if not self._batcher.discard(waiting):
             error.why = ""  # no refusal: it is being run
-        _fail(waiting, error)
-
-
-def _settle(
-    waiting: Waiting,
-    outputs: _Outputs,
-    dispatch: _Dispatch,
-    run: tuple[float, float, float],
-    parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
-) -> None:
-    """Wake a caller.
-
-    Args:
-        run: Seconds of the model, when the outputs were there, and the seconds to cut them apart.
-    """
-    future: asyncio.Future[Any] = waiting.payload[1]
-    if not future.done():
-        at, batch = dispatch.at, dispatch.batch
-        idle_from = min(max(waiting.arrived, dispatch.idle_since), at)
-        arrived = waiting.arrived
-        seconds, ended, split = run
-        timing = Timing(
-            idle_from - arrived,
-            at - idle_from,
-            seconds,
-            batch.rows,
-            waiting.ahead,
-            batch.reason,
-            arrived,
-            ended,
-            split,
-        )
-        future.set_result((outputs, timing, parameters))
-
-
-def _fail(waiting: Waiting, error: Exception) -> None:
-    future: asyncio.Future[Any] = waiting.payload[1]
-    if not future.done():
-        if isinstance(error, SalverError):
-            error.is_late = not isinstance(error, Overloaded)
-        future.set_exception(error)
-
-
-def _own(error: Exception, id: ModelId) -> Exception:
-    """A fresh error for each caller: one exception object must not collect their tracebacks."""
-    if isinstance(error, ModelFailed):
-        return type(error)(error.message, field=error.field, fix=error.fix)
-    return error
+        fail(waiting, error)

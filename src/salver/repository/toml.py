@@ -22,6 +22,7 @@ from salver.artifacts import (
     Priorities,
     Queue,
     Ragged,
+    RateLimit,
     Reshape,
     Sequences,
     Steps,
@@ -42,6 +43,7 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "batching": Batching.__struct_fields__,
     "batching.learned": Learned.__struct_fields__,
     "instances": Instances.__struct_fields__,
+    "instances.rate_limits": RateLimit.__struct_fields__,
     "versions": Versions.__struct_fields__,
     "warmup": Warmup.__struct_fields__,
     "warmup.samples": WarmupSample.__struct_fields__,
@@ -253,6 +255,9 @@ def _check(config: ModelConfig) -> None:
     for side in ("inputs", "outputs"):
         if problem := unfit_table(getattr(config, side), getattr(config.reshape, side)):
             raise ValueError(f"{problem} - at `$.reshape.{side}`")
+    for limit in config.instances.rate_limits:
+        if min(limit.count, limit.priority) < 1 or min(limit.resources.values(), default=0) < 0:
+            raise ValueError("must be at least 1, and resources at least 0 - at `$.instances.rate_limits`")
     if found := misfit(config):
         raise ValueError(f"{found[1]} - at `$.{found[0]}`")
     _check_queue(config)

@@ -10,9 +10,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from salver.artifacts import Batching, Instances, ModelConfig, Ragged, Reshape, Versions
+from salver.artifacts import Batching, ModelConfig, Ragged, Reshape, Versions
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
+from salver.repository.instances import instances_of
 from salver.repository.queueing import limited, priorities_of, queue_of
 from salver.repository.raggedness import ragged_of
 from salver.repository.reshape import unfit
@@ -93,6 +94,8 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
     "batch_input": ("kind", "target_name", "data_type", "source_input"),
     "batch_output": ("kind", "target_name", "source_input"),
     "instance_group": ("name", "count", "kind", "passive"),
+    "instance_group.rate_limiter": ("priority",),
+    "instance_group.rate_limiter.resources": ("name", "global", "count"),
     "dynamic_batching": (
         "preferred_batch_size",
         "max_queue_delay_microseconds",
@@ -175,7 +178,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
     is_batched = message.max_batch_size > 0
     if message.max_batch_size < 0:
         raise InvalidInput(f"{origin}: `max_batch_size` must not be negative", field="max_batch_size")
-    count, threads, notes = _instances(message)
+    instances = instances_of(message, origin, notices)
     queue = queue_of(message.dynamic_batching, origin, name)
     config = ModelConfig(
         backend=_backend(message, origin),
@@ -186,7 +189,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         batching=_batching(message),
         priorities=priorities_of(message.dynamic_batching, origin, name),
         queue=queue,
-        instances=Instances(count=count, threads=threads),
+        instances=msgspec.structs.replace(instances, threads=_threads(message, notices)),
         versions=_versions(message),
         warmup=warmup_of(message, origin),
         sequences=sequences_of(message, origin, name),
@@ -212,7 +215,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
     if queue is not None:
         config = limited(config, queue, message.model_transaction_policy.decoupled, notices)
     labels = {o.name: o.label_filename for o in message.output if o.label_filename}
-    return Translated(config, labels, (*notices, *notes), message.SerializeToString())
+    return Translated(config, labels, tuple(notices), message.SerializeToString())
 
 
 def _leaves(message: Any, prefix: str = "") -> Iterator[str]:
@@ -306,18 +309,9 @@ def _versions(message: Any) -> Versions:
     return Versions(latest=policy.latest.num_versions or 1)
 
 
-def _instances(message: Any) -> tuple[int, int, list[str]]:
-    """Count, threads, and notices; 0 where nothing is said."""
-    notices: list[str] = []
-    count = threads = 0
-    for group in message.instance_group:
-        if group.passive:
-            continue
-        count += max(group.count, 1)
-        if group.kind == 1:
-            notices.append(
-                "config.pbtxt: field `instance_group.kind` KIND_GPU has no effect yet: runs on the CPU"
-            )
+def _threads(message: Any, notices: list[str]) -> int:
+    """Threads inside a run, by the parameters; 0 where nothing is said."""
+    threads = 0
     for key, parameter in message.parameters.items():
         value = parameter.string_value
         if key.lower() == "intra_op_thread_count" and value.isascii() and value.isdecimal():
@@ -330,4 +324,4 @@ def _instances(message: Any) -> tuple[int, int, list[str]]:
             )
         else:
             notices.append(f"config.pbtxt: field `parameters` {key} has no effect yet")
-    return count, threads, notices
+    return threads

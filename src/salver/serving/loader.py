@@ -27,6 +27,7 @@ from salver.engine.sequence_engine import SequenceEngine
 from salver.engine.sequence_streams import SequenceStreamEngine
 from salver.engine.stepper import StepEngine
 from salver.engine.thread import ThreadRunner
+from salver.engine.turns import Pool
 from salver.engine.warmup import samples
 from salver.errors import LoadFailed, SalverError
 from salver.messages import InferResponse, Signature
@@ -61,6 +62,7 @@ class Terms(msgspec.Struct, frozen=True):
         wish: Stands in where a model's configuration is silent.
         caching: Keeps answers of models that want it; None = there is no cache.
         calls: What models ask of the server while they run; None = nothing.
+        pool: Resources that models share; None = they are not counted.
     """
 
     cores: int
@@ -68,6 +70,7 @@ class Terms(msgspec.Struct, frozen=True):
     wish: Instances = _NO_WISH
     caching: Caching | None = None
     calls: Calls | None = None
+    pool: Pool | None = None
 
 
 class Servable:
@@ -298,6 +301,8 @@ class Loader:
         engine = Engine(
             manifest.id, runner, config, clock=self._clock, emit=self._bus.emit, known=Knowledge(laws, rule)
         )
+        if self._terms.pool is not None and config.instances.rate_limits:
+            engine.share(self._terms.pool, config.instances.rate_limits)
         if teacher is not None:
             teacher.start()
         place = Placement(kind, placed.instances, placed.threads)
