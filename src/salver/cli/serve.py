@@ -81,6 +81,34 @@ class Traces:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class Runs:
+    """Flags of how models run."""
+
+    instances: Annotated[
+        int,
+        Parameter(
+            name="--instances",
+            help="Runs of a model at once, where its own configuration is silent; 0 = automatic.",
+        ),
+    ] = 0
+    threads: Annotated[
+        int,
+        Parameter(
+            name="--threads",
+            help="Threads in one run, where its own configuration is silent; 0 = automatic.",
+        ),
+    ] = 0
+    resources: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--rate-limit-resource",
+            help="NAME:COUNT that models share: a run waits until there is what its model takes.",
+        ),
+    ] = ()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class Bodies:
     """Flags of what callers may send, and of where it and the answers may stay."""
 
@@ -111,7 +139,7 @@ class Bodies:
     ] = ""
 
 
-_NO_TLS, _LOGS, _TRACES, _BODIES = Tls(), Logs(), Traces(), Bodies()
+_NO_TLS, _LOGS, _TRACES, _RUNS, _BODIES = Tls(), Logs(), Traces(), Runs(), Bodies()
 
 
 def serve(
@@ -130,16 +158,7 @@ def serve(
     trust_pickle: Annotated[
         bool, Parameter(help="Allow pickle and joblib files. Loading one runs any code that is in it.")
     ] = False,
-    instances: Annotated[
-        int, Parameter(help="Runs of a model at once, where its own configuration is silent; 0 = automatic.")
-    ] = 0,
-    threads: Annotated[
-        int, Parameter(help="Threads in one run, where its own configuration is silent; 0 = automatic.")
-    ] = 0,
-    rate_limit_resource: Annotated[
-        tuple[str, ...],
-        Parameter(help="NAME:COUNT that models share: a run waits until there is what its model takes."),
-    ] = (),
+    runs: Runs = _RUNS,
     bodies: Bodies = _BODIES,
     tenant_header: Annotated[
         str, Parameter(help="Header or gRPC metadata that names a request's tenant; '' = none does.")
@@ -185,8 +204,8 @@ def serve(
         poll_seconds=poll_seconds,
         load=load,
         trust_pickle=trust_pickle,
-        threads=threads,
-        instances=instances,
+        threads=runs.threads,
+        instances=runs.instances,
         max_body_mb=bodies.max_body_mb,
         max_message_mb=bodies.max_message_mb,
         allow_client_shm=bodies.allow_client_shm,
@@ -196,7 +215,7 @@ def serve(
         response_cache=parse(filter(None, [bodies.response_cache]), "--response-cache"),
         trace=TraceConfig(traces.file, traces.level, traces.rate, traces.count, traces.log_frequency),
         spans=otel.from_environment(os.environ),
-        resources=resources_of(rate_limit_resource, "--rate-limit-resource") or None,
+        resources=resources_of(runs.resources, "--rate-limit-resource") or None,
     )
     return run_loop(run(config, lambda info: announce(info, json=json), otel.notices(os.environ)))
 
