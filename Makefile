@@ -37,12 +37,17 @@ help:
 	$(PIP) -r requirements/test.txt -r requirements/docs.txt -c requirements/constraints.txt
 	@touch $@
 
+# A client that tests call, in an environment of its own.
+.envs/perf_analyzer/requirements.txt: .venv/dev.stamp benchmarks/peers/perf_analyzer/requirements.txt
+	@$(PY) benchmarks/peers/environment.py perf_analyzer
+	@touch $@
+
 setup: .venv/dev.stamp
 
 demo: .venv/demo.stamp
 	$(PY) examples/demo/main.py $(ARGS)
 
-test: .venv/dev.stamp
+test: .venv/dev.stamp .envs/perf_analyzer/requirements.txt
 	$(PY) -m pytest -n $(JOBS) --timeout=120 --no-skips $(ARGS)
 
 lint: .venv/dev.stamp

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 from triton_models import write_models
 
 KINDS = "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 fp16 bf16 fp32 fp64 string"
-OTHERS = "addsub addsub_nobatch ver_all ver_specific labels repeat words echo_facts raiser one_string"
-MODELS = (*(f"ident_{kind}" for kind in KINDS.split()), *OTHERS.split(), "optional")
+OTHERS = "addsub addsub_nobatch ver_all ver_specific labels repeat words echo_facts raiser seq_oldest"
+MODELS = (*(f"ident_{kind}" for kind in KINDS.split()), *OTHERS.split(), "optional", "one_string")
 OPTIONS = (
     "--model-control-mode=explicit",
     "--allow-client-shm=true",
