@@ -25,7 +25,7 @@ class World:
     """Lessor, lease, servable and codec in one, with a place to fail at."""
 
     protocol = "test"
-    signature = Signature((), ())
+    signature = Signature((), (), batched=True)
     id = ModelId("m", "7")
 
     def __init__(self, fail_at="", error=None):

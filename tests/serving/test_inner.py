@@ -18,7 +18,7 @@ class World:
     """Lessor, lease and a servable that answers with what it is told to."""
 
     id = ModelId("m", "7")
-    signature = Signature((), ())
+    signature = Signature((), (), batched=True)
 
     def __init__(self, *pieces):
         self.pieces, self.leases, self.events, self.deadline = pieces, 0, [], None

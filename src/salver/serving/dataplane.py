@@ -205,7 +205,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                     request = _with_headers(request, call.forwarded)
                 if getattr(servable, "asks_others", False):
                     request = self._as_span(request, call)
-                rows, size = _extent(request)
+                rows, size = _extent(request, servable.signature.batched)
                 response = await servable.infer(request, deadline, sender, standing)
                 timing = response.timing
                 reply = codec.encode(request, response)
@@ -262,7 +262,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                     request = _with_headers(request, call.forwarded)
                 if getattr(servable, "asks_others", False):
                     request = self._as_span(request, call)
-                rows, size = _extent(request)
+                rows, size = _extent(request, servable.signature.batched)
                 async with aclosing(_pieces(servable, request, deadline, standing)) as answer:
                     async for response in answer:
                         timing = response.timing
@@ -415,14 +415,14 @@ def _with_headers(request: InferRequest, headers: Mapping[str, Parameter]) -> In
     return msgspec.structs.replace(request, parameters={**headers, **request.parameters})
 
 
-def _extent(request: InferRequest) -> tuple[int, int]:
-    """Rows of the first input, and bytes of all."""
+def _extent(request: InferRequest, is_batched: bool) -> tuple[int, int]:
+    """Rows of the first input, one where there is no batch dimension, and bytes of all inputs."""
     inputs = request.inputs
     if not inputs:
-        return 0, 0
+        return 0 if is_batched else 1, 0
     first = inputs[0].array
     size: int = first.nbytes if len(inputs) == 1 else sum(tensor.array.nbytes for tensor in inputs)
-    return first.shape[0] if first.ndim else 0, size
+    return (first.shape[0] if first.ndim else 0) if is_batched else 1, size
 
 
 def _sooner(deadline: float | None, arrival: float, request: InferRequest) -> float | None:
