@@ -217,8 +217,8 @@ class _Control:
     async def load(self, model: str, order: LoadOrder) -> None:
         await self._plane.load(model, order)
 
-    async def unload(self, model: str, *, waits: bool = False) -> None:
-        await self._plane.unload(model, waits=waits)
+    async def unload(self, model: str, *, dependents: bool = False, waits: bool = False) -> None:
+        await self._plane.unload(model, dependents=dependents, waits=waits)
 
 
 class Server:

@@ -424,6 +424,48 @@ class Ragged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scatter: dict[str, str] = {}
 
 
+class EnsembleStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model's part in an ensemble. It has its turn when all tensors that it reads are there.
+
+    Attributes:
+        version: Of the model; empty = the newest that is ready.
+        inputs: The ensemble's tensor for each of the model's inputs.
+        outputs: The ensemble's tensor for each of the model's outputs that are wanted.
+        when: A BOOL tensor of the ensemble: the step runs only if one of its elements is true.
+        unless: The same, of a step that runs only if none is true.
+    """
+
+    model: str = ""
+    version: str = ""
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    when: str = ""
+    unless: str = ""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The ensemble's tensors that it needs, each once."""
+        guards = (name for name in (self.when, self.unless) if name)
+        return tuple(dict.fromkeys((*self.inputs.values(), *guards)))
+
+
+class Ensemble(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Models that are asked for one answer together; tensors that pass between them have names.
+
+    Attributes:
+        steps: In any order; none = this is no ensemble.
+        max_inflight_requests: Of each step at a time, of all requests together; 0 = no bound.
+    """
+
+    steps: tuple[EnsembleStep, ...] = ()
+    max_inflight_requests: int = 0
+
+    @property
+    def models(self) -> tuple[tuple[str, str], ...]:
+        """Names and versions of the models that it needs, each once."""
+        return tuple(dict.fromkeys((step.model, step.version) for step in self.steps))
+
+
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything an owner may say about a model; the defaults are right for most.
 
@@ -459,6 +501,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reshape: Reshape = Reshape()
     response_cache: bool = False
     ragged: Ragged = Ragged()
+    ensemble: Ensemble = Ensemble()
     options: dict[str, str] = {}
 
 

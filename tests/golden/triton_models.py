@@ -84,6 +84,31 @@ def _config(
     return head + sides + _ONE_CPU + more
 
 
+_ENSEMBLE = """name: "%s"
+platform: "ensemble"
+max_batch_size: 8
+input [
+  { name: "A" data_type: TYPE_INT32 dims: [ 4 ] },
+  { name: "B" data_type: TYPE_INT32 dims: [ 4 ] }
+]
+output [ { name: "TWICE_A" data_type: TYPE_INT32 dims: [ 4 ] } ]
+ensemble_scheduling {
+  step [
+    {
+      model_name: "%s" model_version: -1
+      input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "B" }
+      output_map { key: "OUTPUT0" value: "sum" } output_map { key: "OUTPUT1" value: "difference" }
+    },
+    {
+      model_name: "%s" model_version: -1
+      input_map { key: "INPUT0" value: "sum" } input_map { key: "INPUT1" value: "difference" }
+      output_map { key: "OUTPUT0" value: "TWICE_A" }
+    }
+  ]
+}
+"""
+
+
 class _Repository:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -200,6 +225,14 @@ def _ragged(repository: _Repository) -> None:
     repository.put("ragged", config, {"1/model.onnx": model.SerializeToString()})
 
 
+def _ensembles(repository: _Repository) -> None:
+    """Models of models, with them and without."""
+    for name, member in (("chain", "addsub"), ("chain_lazy", "chain_member"), ("chain_lost", "nowhere")):
+        repository.put(name, _ENSEMBLE % (name, member, member), {"1/.keep": b""})
+    files = {"1/model.onnx": add_sub(["n", 4])}
+    repository.put("chain_member", _config("chain_member", 8, "INT32", "4"), files)
+
+
 def _sequences(repository: _Repository) -> None:
     """Running sums: kept by a Python model, and by the server."""
     flags = [
@@ -271,6 +304,7 @@ _FAMILIES: tuple[Callable[[_Repository], None], ...] = (
     _ragged,
     _sequences,
     _on_demand,
+    _ensembles,
 )
 
 

@@ -151,7 +151,6 @@ def test_small_configurations(text: str, expected: ModelConfig) -> None:
         ("\n\ninput {", 'line 3: Expected "}"'),
         ("max_batch_size: -1", "must not be negative"),
         ('backend: "tensorrt"', "no backend for 'tensorrt'"),
-        ('platform: "ensemble"', "no backend for 'ensemble'"),
         ('backend: "python" platform: "onnxruntime_onnx"', "differ"),
         ("model_transaction_policy { decoupled: true }", "each request has one answer"),
         ('backend: "fil" parameters { key: "output_class" value { string_value: "true" } }', "not classes"),

@@ -80,7 +80,7 @@ class Control:
     async def load(self, model, order):
         self.calls.append(("load", model, order))
 
-    async def unload(self, model):
+    async def unload(self, model, dependents=False):
         raise NotReady("explicit model load / unload is not allowed if polling is enabled")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from salver.artifacts import LoadOrder
 from salver.errors import InvalidInput, Unsupported
 from salver.wire import oip_grpc
-from salver.wire.load_order import check_unload, parse_load
+from salver.wire.load_order import parse_load, parse_unload
 
 
 def body(**parameters: object) -> bytes:
@@ -94,11 +94,12 @@ def test_a_grpc_load_that_is_wrong(name: str, kind: str, value: object, message:
 
 def test_tr_r13_unload_over_http() -> None:
     """TR-R13: other parameters are nobody's business."""
-    for text in (b"", b"{}", body(unload_dependents=True), body(unload_dependents=False, whatever=[1])):
-        check_unload(text)
+    assert parse_unload(body(unload_dependents=True))
+    for text in (b"", b"{}", body(unload_dependents=False, whatever=[1])):
+        assert not parse_unload(text)
     for text in (body(unload_dependents=1), b"[]", b'{"parameters": 1}'):
         with pytest.raises(InvalidInput):
-            check_unload(text)
+            parse_unload(text)
 
 
 def test_tr_r13_unload_over_grpc() -> None:
@@ -106,7 +107,7 @@ def test_tr_r13_unload_over_grpc() -> None:
     request = pb.RepositoryModelUnloadRequest(model_name="m")
     request.parameters["whatever"].int64_param = 1
     request.parameters["unload_dependents"].bool_param = True
-    assert oip_grpc.decode_unload_request(request.SerializeToString()) == "m"
+    assert oip_grpc.decode_unload_request(request.SerializeToString()) == ("m", True)
     request.parameters["unload_dependents"].string_param = "yes"
     message = r"^invalid value type for 'unload_dependents' parameter, expected bool_param\."
     with pytest.raises(InvalidInput, match=message):
@@ -116,7 +117,7 @@ def test_tr_r13_unload_over_grpc() -> None:
 def test_tr_r37_a_repository_that_is_named() -> None:
     """TR-R37."""
     message = "^'repository_name' specification is not supported$"
-    for parse in (parse_load, check_unload):
+    for parse in (parse_load, parse_unload):
         with pytest.raises(Unsupported, match=message):
             parse(b'{"repository_name": "r"}')
     named = pb.RepositoryModelLoadRequest(repository_name="r", model_name="m").SerializeToString()

@@ -110,9 +110,14 @@ class ReshapedRequests(Reshaped):
         return Tensor(tensor.name, tensor.datatype, array)
 
 
+def in_shape(array: Array, before: Shape, after: Shape) -> Array:
+    """A view of it, where it can be one; the free extents stand for the same numbers."""
+    return array.reshape(tuple(_filled(array.shape, before, after)))
+
+
 def _reshaped(arrays: Mapping[str, Array], shapes: Mapping[str, tuple[Shape, Shape]]) -> dict[str, Array]:
     return {
-        name: array.reshape(tuple(_filled(array.shape, *shapes[name]))) if name in shapes else array
+        name: in_shape(array, *shapes[name]) if name in shapes else array
         for name, array in arrays.items()
     }
 

@@ -18,6 +18,7 @@ from salver.artifacts import Manifest
 from salver.errors import InvalidInput, LoadFailed, NotFound, NotReady, SalverError
 from salver.events import StateChanged
 from salver.lifecycle.config import LifecycleConfig
+from salver.lifecycle.members import Bound, bind, with_members
 from salver.lifecycle.memory import give_back_memory
 from salver.lifecycle.policy import Drain, Forget, Load, Present, Step, choose, missed, plan, version_key
 from salver.lifecycle.ports import Loader, Servable
@@ -110,6 +111,7 @@ class Manager(Generic[ServableT]):
         self._reclaim = reclaim
         self._loading = asyncio.Semaphore(self._config.parallel_loads)
         self._known: tuple[Manifest, ...] = ()
+        self._bound = Bound(())  # the same, as it can be brought up now
         self._has_list = False  # nobody can be ready for what nobody has named yet
         self._targets: dict[ModelId, str] = {}
         self._copies: dict[int, _Copy[ServableT]] = {}
@@ -150,7 +152,8 @@ class Manager(Generic[ServableT]):
                     f"failed to get model version from specified version string '{version}' (details: stol), "
                     "version should be an integral value > 0"
                 )
-            if not statuses or (statuses[0].state is State.NEW and statuses[0].id not in self._targets):
+            is_unwanted = bool(statuses) and statuses[0].id not in {*self._targets, *self._bound.waiting}
+            if not statuses or (statuses[0].state is State.NEW and is_unwanted):
                 return NotFound(
                     f"Request for unknown model: '{name}' version {version} is not found", field="version"
                 )
@@ -158,8 +161,10 @@ class Manager(Generic[ServableT]):
         else:
             text = f"Request for unknown model: '{name}' has no available versions"
             is_rising = any(c.state in RISING for c in self._copies.values() if c.id.name == name)
+            is_rising = is_rising or any(s.id in self._bound.waiting for s in statuses)
             if not is_rising and not self._is_stopping:
-                return NotFound(text, field="model")
+                why = [s.reason for s in statuses if s.reason and s.id in self._bound.broken]
+                return NotFound(f"{text} ({why[0]})" if why else text, field="model")
         reasons = "; ".join(
             f"version {s.id.version} is {s.state.value}: {s.reason}" for s in statuses if s.reason
         )
@@ -175,15 +180,15 @@ class Manager(Generic[ServableT]):
         if not self._is_stopping:
             self._known = tuple(known)
             self._has_list = True
-            self._targets = {m.id: m.fingerprint for m in choose(self._known)}
             self._tick()
 
     async def settled(self, name: str = "") -> None:
-        """Wait until nothing (of that model) is on its way up."""
+        """Wait until nothing (of that model, or of those that it is made of) is on its way up."""
+        names = with_members(self._known, frozenset({name}))
         while tasks := [
             c.task
             for c in self._copies.values()
-            if c.task is not None and c.state in RISING and name in ("", c.id.name)
+            if c.task is not None and c.state in RISING and (not name or c.id.name in names)
         ]:
             await asyncio.wait(tasks)
 
@@ -196,12 +201,16 @@ class Manager(Generic[ServableT]):
         """
         if not any(m.id.name == name for m in self._known):
             raise NotFound(f"Request for unknown model: '{name}' is not found", field="model")
+        names = with_members(self._known, frozenset({name}))
         for copy in list(self._copies.values()):
-            if copy.id.name == name and copy.state is State.FAILED:
+            if copy.id.name in names and copy.state is State.FAILED:
                 self._forget(copy)
         self._tick()
         await self.settled(name)
-        failed = [(m.id, m.problem) for m in missed([m for m in self._known if m.id.name == name])]
+        mine = [m for m in self._bound.known if m.id.name == name]
+        if broken := [m.problem for m in mine if m.id in self._bound.broken]:
+            raise LoadFailed(f"load failed for model '{name}': {broken[0]}", field="model")
+        failed = [(m.id, m.problem) for m in missed(mine)]
         failed += [
             (c.id, c.reason) for c in self._copies.values() if c.id.name == name and c.state is State.FAILED
         ]
@@ -222,11 +231,19 @@ class Manager(Generic[ServableT]):
             await self._gone.wait()
 
     def _tick(self) -> None:
-        present = [
-            Present(c.key, c.id, c.manifest.fingerprint, c.state, c.retry_at) for c in self._copies.values()
-        ]
-        for step in plan(self._known, present, self._clock()):
-            self._perform(step)
+        """Start all that is due; a step may make others so, where models are made of models."""
+        while True:
+            present = [
+                Present(c.key, c.id, c.manifest.fingerprint, c.state, c.retry_at, c.reason)
+                for c in self._copies.values()
+            ]
+            known, waiting, broken = self._bound = bind(self._known, present)
+            self._targets = {m.id: m.fingerprint for m in choose(known) if m.id not in waiting}
+            steps = plan(known, present, self._clock(), waiting, broken)
+            if not steps:
+                return
+            for step in steps:
+                self._perform(step)
 
     def _perform(self, step: Step) -> None:
         match step:
@@ -337,7 +354,7 @@ class Manager(Generic[ServableT]):
         Loads under way are cancelled when the grace time is over.
         """
         self._is_stopping = True
-        self._known, self._targets = (), {}
+        self._known = ()
         self._tick()
         try:
             async with asyncio.timeout(grace):
@@ -376,9 +393,10 @@ class Manager(Generic[ServableT]):
     def statuses(self) -> tuple[VersionStatus, ...]:
         """One row a version, sorted; a running copy tells why its successor is not there."""
         rows: dict[ModelId, VersionStatus] = {}
-        for manifest in self._known:
+        for manifest in self._bound.known:
             state = State.FAILED if manifest.problem else State.NEW
-            reason = manifest.problem or "not among the versions that the model's version policy wants"
+            reason = manifest.problem or self._bound.waiting.get(manifest.id, "")
+            reason = reason or "not among the versions that the model's version policy wants"
             rows[manifest.id] = VersionStatus(manifest.id, state, reason, manifest.backend)
         copies = sorted(self._copies.values(), key=lambda c: (c.state is State.READY, c.key))
         for copy in copies:  # a ready copy comes last and wins
@@ -397,7 +415,7 @@ class Manager(Generic[ServableT]):
 
     def _pending_reasons(self, copy: _Copy[ServableT]) -> Iterator[str]:
         """Why this running copy is not the one that its owner wants."""
-        for manifest in self._known:
+        for manifest in self._bound.known:
             if manifest.id == copy.id and manifest.problem:
                 yield f"still the files of before, because now: {manifest.problem}"
         for other in self._copies.values():

@@ -9,7 +9,7 @@ successor is ready; a version that failed stays down until its files change or s
 and what ran before it keeps running.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -25,6 +25,7 @@ class Present(msgspec.Struct, frozen=True):
     Attributes:
         key: Names the copy; a later copy has a larger key.
         retry_at: When a failed copy may be tried again; None for not by itself.
+        reason: Why it failed.
     """
 
     key: int
@@ -32,6 +33,7 @@ class Present(msgspec.Struct, frozen=True):
     fingerprint: str
     state: State
     retry_at: float | None = None
+    reason: str = ""
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -92,12 +94,20 @@ def missed(manifests: Sequence[Manifest]) -> tuple[Manifest, ...]:
     return tuple(m for m in manifests if m.problem and m.id in wanted)
 
 
-def plan(known: Sequence[Manifest], present: Sequence[Present], now: float) -> tuple[Step, ...]:
+def plan(
+    known: Sequence[Manifest],
+    present: Sequence[Present],
+    now: float,
+    waiting: Container[ModelId] = (),
+    broken: Container[ModelId] = (),
+) -> tuple[Step, ...]:
     """The steps that are due now.
 
     Args:
         known: Everything the repository holds of the models that should be served.
         present: Every copy that is not gone.
+        waiting: Versions that are not to be loaded yet.
+        broken: Versions that cannot answer any more, though they are ready and stay wanted.
     """
     chosen = choose(known)
     targets = {m.id: m.fingerprint for m in chosen}
@@ -110,14 +120,15 @@ def plan(known: Sequence[Manifest], present: Sequence[Present], now: float) -> t
         current = targets.get(copy.id) == copy.fingerprint
         if copy.state is State.READY and not current:
             replaced = copy.id in ready if copy.id in targets else copy.id.name in ready_names
-            if replaced or copy.id.name not in names:
+            if replaced or copy.id.name not in names or copy.id in broken:
                 steps.append(Drain(copy.key))
         elif copy.state in (State.NEW, State.FAILED) and not current:
             steps.append(Forget(copy.key))
     copies: dict[tuple[ModelId, str], list[Present]] = {}
     for copy in present:
         copies.setdefault((copy.id, copy.fingerprint), []).append(copy)
-    steps += [Load(m) for m in chosen if _is_due(copies.get((m.id, m.fingerprint), ()), now)]
+    due = [m for m in chosen if m.id not in waiting]
+    steps += [Load(m) for m in due if _is_due(copies.get((m.id, m.fingerprint), ()), now)]
     return tuple(steps)
 
 

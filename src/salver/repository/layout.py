@@ -22,6 +22,8 @@ from salver.stores import Entry, Store, StoreFailed
 _PADDING: Final = frozenset({"tensorflow", "litert"})
 #: Folders beside the versions that hold something else.
 _BESIDE: Final = frozenset({"configs", "initial_state"})
+#: Models made of others: there is no artefact, and a version's folder, if there is one, is empty.
+_ENSEMBLE: Final = Recognised("ensemble", "ensemble")
 _EXAMPLE: Final = "<model>/<version>/<artefact>, e.g. resnet/1/model.onnx"
 
 
@@ -142,6 +144,8 @@ class Layout:
         if settings.problem:
             return _unreadable(id, where, settings)
         try:
+            if settings.config.ensemble.steps:
+                return self._manifest(id, Found(folder, _ENSEMBLE), folder, settings)
             found = self._artefact(folder, settings.config)
             if isinstance(found, str):
                 return _broken(id, where, found)

@@ -3,6 +3,7 @@
 import difflib
 import re
 import tomllib
+from pathlib import PurePath
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,8 @@ from salver.artifacts import (
     BatchInput,
     Bulk,
     Control,
+    Ensemble,
+    EnsembleStep,
     Fairness,
     Instances,
     KeptState,
@@ -34,6 +37,7 @@ from salver.artifacts import (
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository import sequences
+from salver.repository.ensemble import unfit
 from salver.repository.raggedness import misfit
 from salver.repository.reshape import unfit_table
 
@@ -60,6 +64,8 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "fairness": Fairness.__struct_fields__,
     "bulk": Bulk.__struct_fields__,
     "limit": Limit.__struct_fields__,
+    "ensemble": Ensemble.__struct_fields__,
+    "ensemble.steps": EnsembleStep.__struct_fields__,
     "inputs": TensorSpec.__struct_fields__,
     "outputs": TensorSpec.__struct_fields__,
 }
@@ -90,6 +96,8 @@ def parse_toml(content: bytes, origin: str) -> ModelConfig:
             document["objective"] = _objective(document["objective"])
         config = msgspec.convert(document, ModelConfig, str_keys=True)
         _check(config)
+        if "ensemble" in document:
+            _check_ensemble(config, PurePath(origin).parent.name)
     except (msgspec.ValidationError, ValueError) as error:
         message, _, path = str(error).partition(" - at `$")
         key = path.strip("`.")
@@ -183,7 +191,23 @@ _LEAST: Final[dict[str, float]] = {
     "bulk.max_run_ms": 0,
     "limit.target_delay_ms": 0,
     "limit.interval_ms": 1,
+    "ensemble.max_inflight_requests": 0,
 }
+#: What says how a model is run, and nothing to an ensemble, which is run by its models.
+_OF_MODELS: Final = (
+    "backend",
+    "filename",
+    "instances",
+    "warmup",
+    "objective",
+    "priorities",
+    "fairness",
+    "bulk",
+    "limit",
+    "steps",
+    "options",
+)
+_DEFAULTS: Final = ModelConfig()
 _MOST_LEVELS = 1024
 _MOST_PRICE = 1e6
 
@@ -290,6 +314,16 @@ def _check_queue(config: ModelConfig) -> None:
             raise ValueError("must be a finite number that is not negative - at `$.queue.timeout_ms`")
         if keeps_order and policy.timeout_action == "delay":
             raise ValueError('"delay" contradicts `batching.preserve_order` - at `$.queue.timeout_action`')
+
+
+def _check_ensemble(config: ModelConfig, name: str) -> None:
+    """Can its tensors flow, and is nothing said that it has no use for?"""
+    for key in _OF_MODELS:
+        if getattr(config, key) != getattr(_DEFAULTS, key):
+            raise ValueError(f"is for models, not for an ensemble of them - at `$.{key}`")
+    inputs, outputs = ([spec.name for spec in side] for side in (config.inputs, config.outputs))
+    if problem := unfit(name, config.ensemble, inputs, outputs):
+        raise ValueError(f"{problem} - at `$.ensemble.steps`")
 
 
 def _is_weight(value: float) -> bool:

@@ -13,6 +13,8 @@ import msgspec
 from salver.artifacts import Batching, ModelConfig, Ragged, Reshape, Versions
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
+from salver.repository import ensemble
+from salver.repository.ensemble import PLATFORM
 from salver.repository.instances import instances_of
 from salver.repository.queueing import limited, priorities_of, queue_of
 from salver.repository.raggedness import ragged_of
@@ -46,6 +48,7 @@ _BACKENDS: Final[Mapping[str, str]] = {
     "tensorflow_savedmodel": "tensorflow",
     "python": "python",
     "fil": "",  # XGBoost or LightGBM: the file tells
+    PLATFORM: PLATFORM,
 }
 _FOREIGN: Final = frozenset(
     {
@@ -56,7 +59,6 @@ _FOREIGN: Final = frozenset(
         "dali",
         "vllm",
         "tensorflow_graphdef",
-        "ensemble",
     }
 )
 
@@ -83,7 +85,10 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
         "metric_tags",
         "batch_input",
         "batch_output",
+        "ensemble_scheduling",
     ),
+    "ensemble_scheduling": ("step", "max_inflight_requests"),
+    "ensemble_scheduling.step": ("model_name", "model_version", "input_map", "output_map"),
     "version_policy": ("latest", "all", "specific"),
     "version_policy.latest": ("num_versions",),
     "version_policy.specific": ("versions",),
@@ -141,7 +146,6 @@ HONOURED: Final = frozenset(f"{p}.{n}" if p else n for p, names in _HONOURED.ite
 
 #: Fields without which answers would be wrong, with the reason.
 REFUSED: Final[Mapping[str, str]] = {
-    "ensemble_scheduling": "ensembles are not served; serve their members and chain them in the client",
     "model_repository_agents": "the files would be loaded without the agent's check or change",
 }
 
@@ -163,7 +167,9 @@ def translate(message: Any, origin: str, name: str) -> Translated:
                 raise InvalidInput(f"{origin}: field `{refused}` cannot be honoured: {reason}", field=refused)
         if path not in HONOURED and path.split(".")[0] != "parameters":
             notices.append(f"config.pbtxt: field `{path}` has no effect yet")
-    if message.model_transaction_policy.decoupled and _backend(message, origin) != "python":
+    is_ensemble = message.HasField("ensemble_scheduling") or message.platform == PLATFORM
+    decoupling = ("python", PLATFORM)
+    if message.model_transaction_policy.decoupled and _backend(message, origin) not in decoupling:
         raise InvalidInput(
             f"{origin}: field `model_transaction_policy.decoupled` cannot be honoured: "
             "each request has one answer, but for models of the Python backend",
@@ -180,8 +186,10 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         raise InvalidInput(f"{origin}: `max_batch_size` must not be negative", field="max_batch_size")
     instances = instances_of(message, origin, notices)
     queue = queue_of(message.dynamic_batching, origin, name)
+    if is_ensemble and (problem := _unfit_ensemble(message, name)):
+        raise InvalidInput(f"{origin}: {problem}", field="ensemble_scheduling")
     config = ModelConfig(
-        backend=_backend(message, origin),
+        backend="" if is_ensemble else _backend(message, origin),
         filename=message.default_model_filename,
         inputs=tuple(_spec(t, f"input[{i}]", is_batched, origin) for i, t in enumerate(message.input)),
         outputs=tuple(_spec(t, f"output[{i}]", is_batched, origin) for i, t in enumerate(message.output)),
@@ -198,6 +206,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
             _reshape(message.output, "output", is_batched, origin),
         ),
         response_cache=message.response_cache.enable,
+        ensemble=ensemble.of_message(message),
     )
     ragged = ragged_of(message, origin)
     if ragged is not None and config.backend == "python" and (ragged.extra or ragged.scatter):
@@ -216,6 +225,14 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         config = limited(config, queue, message.model_transaction_policy.decoupled, notices)
     labels = {o.name: o.label_filename for o in message.output if o.label_filename}
     return Translated(config, labels, tuple(notices), message.SerializeToString())
+
+
+def _unfit_ensemble(message: Any, name: str) -> str:
+    """Why it cannot be an ensemble; the name is the folder's where the message has none."""
+    if not message.name:
+        message.name = name
+    inputs, outputs = ([tensor.name for tensor in side] for side in (message.input, message.output))
+    return ensemble.misplaced(message) or ensemble.unfit(name, ensemble.of_message(message), inputs, outputs)
 
 
 def _leaves(message: Any, prefix: str = "") -> Iterator[str]:
@@ -289,7 +306,8 @@ def _reshape(tensors: Any, field: str, is_batched: bool, origin: str) -> dict[st
 
 def _batching(message: Any) -> Batching:
     dynamic = message.dynamic_batching
-    has_rows = not message.HasField("max_batch_size") or message.max_batch_size > 0
+    is_told = message.HasField("max_batch_size") or message.HasField("ensemble_scheduling")
+    has_rows = not is_told or message.max_batch_size > 0
     return Batching(
         enabled=has_rows,
         has_rows=has_rows,

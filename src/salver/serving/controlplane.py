@@ -8,7 +8,7 @@ of before in place. It knows no protocol and loads nothing itself.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 from weakref import WeakValueDictionary
@@ -17,6 +17,7 @@ import msgspec
 
 from salver.artifacts import LoadOrder, Manifest
 from salver.errors import LoadFailed, ModelFailed, NotFound, NotReady, SalverError
+from salver.lifecycle.members import with_members
 from salver.messages import ModelId, State, VersionStatus
 from salver.repository.brought import Brought
 
@@ -108,6 +109,7 @@ class ControlPlane:
         self._sleep = sleep
         self._found: tuple[Manifest, ...] = ()
         self._named: set[str] = set()
+        self._implied: set[str] = set()  # loaded since an ensemble that was named needs them
         self._unloaded: set[str] = set()
         self._unproven: set[str] = set()  # models whose first load failed, with an override
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -138,6 +140,7 @@ class ControlPlane:
                     raise error
                 _LOG.error("%s", error)
             self._named = wanted
+            self._implied = set(with_members(self._found, frozenset(wanted))) - wanted
         self._apply()
         if self._mode.kind == "poll":
             self._polling = asyncio.get_running_loop().create_task(self._poll(), name="poll repository")
@@ -159,6 +162,8 @@ class ControlPlane:
 
     async def load(self, name: str, order: LoadOrder = _AS_IT_LIES) -> None:
         """Load a model, or load it again if its files changed, and wait for the outcome.
+
+        The models of an ensemble are loaded with it, unless they are.
 
         Args:
             order: What stands for the model's own configuration and files until it is unloaded, or until
@@ -187,30 +192,46 @@ class ControlPlane:
                 self._retire(before)
                 self._retire(after)
 
-    async def unload(self, name: str, *, waits: bool = False) -> None:
+    async def unload(self, name: str, *, dependents: bool = False, waits: bool = False) -> None:
         """Take a model out; returns while requests in flight still end. Unknown names are fine.
 
         Args:
+            dependents: And the models that were loaded for it, as an ensemble, and for no other.
             waits: Return when nothing lives any more on the folder that a request named.
 
         Raises:
             NotReady: not in explicit mode (the code that Triton answers with).
         """
         self._require_explicit()
-        if name in self._named:
+        gone = [name]
+        brought = []
+        for each in gone:  # which grows
+            members = self._members({each}) & self._implied if dependents else set()
+            brought.append(self._take_out(each))
+            gone += sorted(members - self._members(self._named | self._implied))
+        self._apply()
+        for files in brought:
+            self._retire(files)
+            if waits and files is not None and files.folder is not None:
+                for folder in (files.folder, *files.members.values()):
+                    await self._manager.vacated(folder)
+
+    def _members(self, names: Container[str]) -> set[str]:
+        """What these ensembles are made of."""
+        return {model for m in self._found if m.id.name in names for model, _ in m.config.ensemble.models}
+
+    def _take_out(self, name: str) -> Brought | None:
+        if name in self._named or name in self._implied:
             self._unloaded.add(name)
-        self._named.discard(name)
-        self._unproven.discard(name)
+        for names in (self._named, self._implied, self._unproven):
+            names.discard(name)
         brought = self._repository.overrides.pop(name, None)
         if brought is not None and brought.folder is not None:
             gone = {name, *brought.members}
             self._named -= gone
+            self._implied -= gone
             self._found = tuple(m for m in self._found if m.id.name not in gone)
-        self._apply()
-        self._retire(brought)
-        if waits and brought is not None and brought.folder is not None:
-            for folder in (brought.folder, *brought.members.values()):
-                await self._manager.vacated(folder)
+        return brought
 
     def index(self) -> tuple[VersionStatus, ...]:
         """Every version, loaded or not, sorted by name."""
@@ -239,11 +260,13 @@ class ControlPlane:
 
     async def _load(self, name: str, before: Brought | None, after: Brought | None) -> None:
         """Load with what ``after`` brought; where that does not do, go back to ``before``."""
-        was_loaded = name in self._named and name not in self._unproven
+        was_loaded = name in self._named | self._implied and name not in self._unproven
         try:
             self._put(name, after)
             await self._scan(frozenset({name}))
-            self._named.add(name)
+            await self._imply(name)
+            if name not in self._implied:  # as in Triton, it then stays the ensemble's
+                self._named.add(name)
             self._apply()
             await self._manager.load(name)
             self._unproven.discard(name)
@@ -251,7 +274,7 @@ class ControlPlane:
             self._put(name, before)
             raise
         except LoadFailed:
-            is_current = name in self._named and self._repository.overrides.get(name) is after
+            is_current = name in self._named | self._implied and self._repository.overrides.get(name) is after
             if is_current and after is not before:
                 if was_loaded:
                     self._put(name, before)
@@ -261,6 +284,16 @@ class ControlPlane:
                 else:
                     self._unproven.add(name)
             raise
+
+    async def _imply(self, name: str) -> None:
+        """What an ensemble needs is wanted, too; changes of what is not loaded yet count at once."""
+        loaded = self._named | self._implied
+        members: frozenset[str] = frozenset()
+        while (found := with_members(self._found, frozenset({name})) - {name}) != members:
+            members = found
+            if (fresh := members - loaded) and self._repository.is_settling:
+                await self._scan(frozenset({name}), fresh)
+        self._implied |= members - self._named
 
     def _put(self, name: str, brought: Brought | None) -> None:
         if brought is None:
@@ -281,8 +314,11 @@ class ControlPlane:
         await asyncio.to_thread(brought.discard)
         del self._leaving[brought]
 
-    async def _scan(self, asked: frozenset[str]) -> None:
+    async def _scan(self, asked: frozenset[str], members: frozenset[str] = frozenset()) -> None:
         """Look at everything. Of the models that are loaded by name, only what was asked for counts.
+
+        Args:
+            members: Of what was asked for; they need not be there.
 
         Raises:
             PollFailed: a model that was asked for is not there, or cannot be read; nothing has changed.
@@ -290,7 +326,7 @@ class ControlPlane:
         """
         async with self._one_scan:
             try:
-                found = await asyncio.to_thread(self._repository.scan, self._clock(), asked)
+                found = await asyncio.to_thread(self._repository.scan, self._clock(), asked | members)
             except SalverError as error:
                 if not asked:
                     raise
@@ -302,7 +338,7 @@ class ControlPlane:
                     reason = mine[0].problem if mine else "no such model there"
                     raise PollFailed(f"{_POLL_FAILED.format(name)}: {reason}", field="model")
             if asked:
-                kept = self._named - asked
+                kept = (self._named | self._implied) - asked - members
                 found = (
                     *(m for m in found if m.id.name not in kept),
                     *(m for m in self._found if m.id.name in kept),
@@ -323,7 +359,8 @@ class ControlPlane:
     def _apply(self) -> None:
         found = self._found
         if self._mode.kind == "explicit":
-            found = tuple(m for m in found if m.id.name in self._named)
+            wanted = self._named | self._implied
+            found = tuple(m for m in found if m.id.name in wanted)
         self._manager.apply(found)
 
     def _require_explicit(self) -> None:

@@ -134,7 +134,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         self._acquire = lessor.acquire
         self._emit = bus.emit
         self._clock = clock
-        self._new_id = new_id
+        self.new_id = new_id
         self._samples = samples
 
     def holding(
@@ -146,7 +146,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             NotFound, NotReady: one of them does not answer.
         """
         held = Held(self._lessor, models)
-        return DataPlane(held, self._bus, self._clock, self._new_id), held
+        return DataPlane(held, self._bus, self._clock, self.new_id), held
 
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
         """What a model expects and gives.
@@ -299,14 +299,11 @@ class DataPlane(Generic[BodyT, ReplyT]):
     def _as_span(self, request: InferRequest, call: Call) -> InferRequest:
         """The request with what those need to know that are asked in its service."""
         if not call.traceparent:
-            parent = w3c.parse(call.parent) if call.parent else None
-            call.traceparent = (
-                w3c.format(w3c.child(parent, self._new_id())) if parent else self._new_trace(sampled=False)
-            )
+            call.traceparent = self._new_trace(sampled=False)
         return msgspec.structs.replace(request, trace=call.traceparent, request_id=call.request_id)
 
     def _new_trace(self, *, sampled: bool) -> str:
-        new = self._new_id
+        new = self.new_id
         return w3c.format(w3c.TraceContext(new() + new(), new(), int(sampled)))
 
     def _own(self, error: Exception, model: str, call: Call) -> SalverError:
@@ -315,7 +312,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             if error.code in (Code.INTERNAL, Code.MODEL_FAILED):
                 _LOG.warning("%s: %s", call.request_id or model, error, exc_info=error.__cause__)
             return error
-        incident = self._new_id()
+        incident = self.new_id()
         _LOG.exception("incident %s: model %r over %s", incident, model, call.protocol, exc_info=error)
         return Internal.incident(incident)
 

@@ -9,6 +9,7 @@ from salver.errors import NotReady, SalverError
 from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
 from salver.serving.dataplane import DataPlane, Held
 from salver.serving.ports import Inferring
+from salver.wire import traceparent as w3c
 
 #: The door as :class:`Inner` uses it.
 InnerDoor = DataPlane[InferRequest, InferResponse]
@@ -78,7 +79,8 @@ class Inner:
         Raises:
             SalverError: as its caller over a wire would be told.
         """
-        response = await self._door().infer(_PLAIN, request, request.model, request.version, call, sender)
+        door = self._spanned(call)
+        response = await door.infer(_PLAIN, request, request.model, request.version, call, sender)
         if response.error is not None:
             raise response.error
         return response
@@ -96,9 +98,17 @@ class Inner:
         Raises:
             SalverError: it failed before the first piece.
         """
-        fault = await self._door().stream(_PLAIN, request, request.model, request.version, call, write)
+        door = self._spanned(call)
+        fault = await door.stream(_PLAIN, request, request.model, request.version, call, write)
         if fault is not None and fault.error is not None:
             raise fault.error
+
+    def _spanned(self, call: Call) -> InnerDoor:
+        """The door; the call is a span below its parent's from now on."""
+        door = self._door()
+        if call.parent and not call.traceparent:
+            call.traceparent = w3c.below(call.parent, door.new_id())
+        return door
 
 
 class HeldInner(Inner):

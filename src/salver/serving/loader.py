@@ -36,6 +36,8 @@ from salver.planner.grid import Placed
 from salver.serving.bus import Bus
 from salver.serving.caching import CachedModel, Caching
 from salver.serving.calls import Calls
+from salver.serving.ensemble import DecoupledEnsemble, Ensemble
+from salver.serving.graph import Member, connect
 from salver.serving.inner import ALONE, Inner
 from salver.serving.model_config import told
 from salver.serving.profiles import ProfileStore
@@ -92,7 +94,7 @@ class Servable:
     def __init__(
         self,
         manifest: Manifest,
-        engine: Engine | StepEngine | DecoupledEngine | SequenceEngine,
+        engine: Engine | StepEngine | DecoupledEngine | SequenceEngine | Ensemble | DecoupledEnsemble,
         placement: Placement,
         setting: Setting | None = None,
         ends: Sequence[Callable[[], Awaitable[None]]] = (),
@@ -113,6 +115,7 @@ class Servable:
             if manifest.config.batching.preserve_order:
                 self.infer = in_order(self.infer)
         self.stream: _Stream | None = getattr(engine, "stream", None)
+        self.asks_others = isinstance(engine, Ensemble)
         self.gives_parts = isinstance(engine, StepEngine)
 
     def __repr__(self) -> str:
@@ -127,8 +130,8 @@ class Servable:
         Raises:
             LoadFailed: one of the owner's warm-up requests failed.
         """
-        if isinstance(self.engine, StepEngine):
-            return  # tried out already
+        if isinstance(self.engine, StepEngine | Ensemble):
+            return  # tried out already, and so have its models been
         wish = config.warmup
         decides_itself = isinstance(self.engine, DecoupledEngine) or self.engine.answers_each
         if decides_itself and wish == _NO_WARMUP:
@@ -219,6 +222,8 @@ class Loader:
         Raises:
             LoadFailed: the reason, in words for the owner.
         """
+        if manifest.config.ensemble.steps:
+            return self._ensemble(manifest)
         backend = self._backends.get(manifest.backend)
         if backend is None:
             raise LoadFailed(
@@ -257,6 +262,32 @@ class Loader:
         except BaseException:
             await found.runner.close()
             raise
+
+    def _ensemble(self, manifest: Manifest) -> Servable:
+        """Of the models that answer now."""
+        config = manifest.config
+        try:
+            inner = self._inner.hold(config.ensemble.models)
+        except SalverError as error:
+            raise LoadFailed(f"ensemble '{manifest.id.name}' cannot ask its models: {error}") from error
+        try:
+            members = {
+                pair: Member(inner.signature(*pair), inner.is_decoupled(*pair))
+                for pair in config.ensemble.models
+            }
+            graph = connect(manifest.id.name, config, members)
+            if graph.is_decoupled:
+                _refuse_cache(config, manifest, "with 'decoupled' transaction policy")
+        except BaseException:
+            inner.release()
+            raise
+        make = DecoupledEnsemble if graph.is_decoupled else Ensemble
+        engine = make(manifest.id, graph, inner, config, self._clock, self._bus.emit)
+        cached = None
+        if config.response_cache:
+            cached = self._cached(manifest, engine, sees_parameters=True)
+        ends = [cached.close] if cached is not None else []
+        return Servable(manifest, engine, Placement("thread", 0, 0), None, ends, cached)
 
     async def _find(
         self, backend: Backend, manifest: Manifest, wish: Instances, placement: Placement
@@ -306,17 +337,20 @@ class Loader:
         if teacher is not None:
             teacher.start()
         place = Placement(kind, placed.instances, placed.threads)
-        cached = self._cached(manifest, engine) if config.response_cache else None
+        each = engine.answers_each
+        cached = self._cached(manifest, engine, sees_parameters=each) if config.response_cache else None
         if cached is not None:
             ends.append(cached.close)
         return Servable(manifest, engine, place, setting, ends, cached)
 
-    def _cached(self, manifest: Manifest, engine: Engine) -> CachedModel | None:
+    def _cached(
+        self, manifest: Manifest, engine: Engine | Ensemble, *, sees_parameters: bool
+    ) -> CachedModel | None:
         if self._terms.caching is None:
             _LOG.warning("model %s wants a response cache, and this server has none", manifest.id)
             return None
         return self._terms.caching.before(
-            engine.infer, manifest.id, manifest.fingerprint, sees_parameters=engine.answers_each
+            engine.infer, manifest.id, manifest.fingerprint, sees_parameters=sees_parameters
         )
 
     async def open_runner(

@@ -49,5 +49,6 @@ def _config(
         0 if wanted.all or wanted.specific else wanted.latest,
         decoupled,
         manifest.config.sequences,
+        manifest.config.ensemble,
     )
     return complete(manifest.triton, manifest.id, signature, facts)

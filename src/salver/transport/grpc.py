@@ -273,7 +273,8 @@ class GrpcMethods:
         return b""
 
     async def _unload(self, message: bytes, call: Call) -> Reply:
-        await self._control.unload(wire.decode_unload_request(message))
+        name, dependents = wire.decode_unload_request(message)
+        await self._control.unload(name, dependents=dependents)
         return b""
 
     async def _health(self, message: bytes, call: Call) -> Reply:

@@ -169,8 +169,8 @@ class HttpOperations:
         return HttpReply(200, b"")
 
     async def _unload(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        load_order.check_unload(http.body)
-        await self._control.unload(route.model)
+        dependents = load_order.parse_unload(http.body)
+        await self._control.unload(route.model, dependents=dependents)
         return HttpReply(200, b"")
 
     async def _named_repository(self, route: Route, http: HttpBody, call: Call) -> HttpReply:

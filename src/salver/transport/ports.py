@@ -64,10 +64,12 @@ class Control(Looking, Protocol):
         """Raises what kept it from loading."""
         ...
 
-    async def unload(self, model: str, *, waits: bool = False) -> None:
+    async def unload(self, model: str, *, dependents: bool = False, waits: bool = False) -> None:
         """Raises NotReady where the control mode forbids it.
 
+
         Args:
+            dependents: And the models that were loaded for it, as an ensemble, and for no other.
             waits: Return when a model that came in a folder of its own has let go of it.
         """
         ...

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.artifacts import Sequences
+from salver.artifacts import Ensemble, Sequences
 from salver.messages import ModelId, Signature, TensorSpec
 from salver.tensor import DataType
 from salver.wire.model_config import model_config_class
@@ -38,6 +38,7 @@ class Facts(msgspec.Struct, frozen=True):
         versions: Versions that are wanted: the latest so many; 0 = all.
         decoupled: It gives any number of responses to a request.
         sequences: Whose requests it answers.
+        ensemble: Its steps, of an ensemble.
     """
 
     backend: str
@@ -49,6 +50,7 @@ class Facts(msgspec.Struct, frozen=True):
     versions: int = 1
     decoupled: bool = False
     sequences: Sequences = Sequences()
+    ensemble: Ensemble = Ensemble()
 
 
 def metric_tags(told: bytes) -> tuple[tuple[str, str], ...]:
@@ -67,19 +69,11 @@ def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> by
         told: The owner's, serialised; empty = there is none.
     """
     message = model_config_class().FromString(told)
-    backend, platform = _BACKENDS.get(facts.backend, (facts.backend, ""))
     message.name = id.name
-    message.backend = message.backend or backend
-    message.platform = message.platform or platform
-    message.default_model_filename = message.default_model_filename or facts.filename
-    if facts.sequences.strategy:
-        _sequences(message, facts.sequences, facts.max_rows)
-    elif message.WhichOneof("scheduling_choice") is None and facts.max_rows > 1:
-        dynamic = message.dynamic_batching
-        dynamic.max_queue_delay_microseconds = round(facts.max_delay_ms * 1000)
-        dynamic.preferred_batch_size.extend(facts.preferred_rows)
-    if message.HasField("dynamic_batching") and not message.dynamic_batching.preferred_batch_size:
-        message.dynamic_batching.preferred_batch_size.append(facts.max_rows)
+    if facts.ensemble.steps:
+        _complete_ensemble(message, facts)
+    else:
+        _complete_model(message, id, facts)
     if not message.HasField("max_batch_size"):
         message.max_batch_size = facts.max_rows
     if message.version_policy.WhichOneof("policy_choice") is None:
@@ -92,6 +86,40 @@ def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> by
     skip = 1 if message.max_batch_size > 0 else 0
     _tensors(message.input, signature.inputs, skip)
     _tensors(message.output, signature.outputs, skip)
+    content: bytes = message.SerializeToString()
+    return content
+
+
+def _complete_ensemble(message: Any, facts: Facts) -> None:
+    """An ensemble has steps, and nothing that says how a model is run."""
+    message.platform = "ensemble"
+    message.model_transaction_policy.SetInParent()
+    scheduling = message.ensemble_scheduling
+    if not scheduling.step:
+        for step in facts.ensemble.steps:
+            scheduling.step.add(
+                model_name=step.model,
+                model_version=int(step.version) if step.version.isdecimal() else -1,
+                input_map=step.inputs,
+                output_map=step.outputs,
+            )
+        scheduling.max_inflight_requests = facts.ensemble.max_inflight_requests
+
+
+def _complete_model(message: Any, id: ModelId, facts: Facts) -> None:
+    """How and where it is run."""
+    backend, platform = _BACKENDS.get(facts.backend, (facts.backend, ""))
+    message.backend = message.backend or backend
+    message.platform = message.platform or platform
+    message.default_model_filename = message.default_model_filename or facts.filename
+    if facts.sequences.strategy:
+        _sequences(message, facts.sequences, facts.max_rows)
+    elif message.WhichOneof("scheduling_choice") is None and facts.max_rows > 1:
+        dynamic = message.dynamic_batching
+        dynamic.max_queue_delay_microseconds = round(facts.max_delay_ms * 1000)
+        dynamic.preferred_batch_size.extend(facts.preferred_rows)
+    if message.HasField("dynamic_batching") and not message.dynamic_batching.preferred_batch_size:
+        message.dynamic_batching.preferred_batch_size.append(facts.max_rows)
     for pinned in (message.optimization.input_pinned_memory, message.optimization.output_pinned_memory):
         if not pinned.HasField("enable"):
             pinned.enable = True
@@ -101,8 +129,6 @@ def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> by
         group.name = group.name or f"{id.name}_{index}"
         group.kind = group.kind or "KIND_CPU"
         group.count = max(group.count, 1)
-    content: bytes = message.SerializeToString()
-    return content
 
 
 def _sequences(message: Any, known: Sequences, rows: int) -> None:

@@ -39,8 +39,8 @@ def parse_load(body: bytes) -> LoadOrder:
     return LoadOrder(config, files)
 
 
-def check_unload(body: bytes) -> None:
-    """Refuse an unload request that is none.
+def parse_unload(body: bytes) -> bool:
+    """Whether the models of an ensemble are to be unloaded with it.
 
     Raises:
         InvalidInput: not an object, or ``unload_dependents`` is no boolean.
@@ -52,6 +52,7 @@ def check_unload(body: bytes) -> None:
             f"unload parameter 'unload_dependents' must be a boolean, not {kind_of(value)}",
             field="parameters.unload_dependents",
         )
+    return value
 
 
 def unknown(name: str) -> InvalidInput:

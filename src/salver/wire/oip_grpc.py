@@ -417,14 +417,15 @@ def decode_load_request(message: bytes) -> tuple[str, LoadOrder]:
     return parsed.model_name, LoadOrder(config, files)
 
 
-def decode_unload_request(message: bytes) -> str:
-    """Model name of a RepositoryModelUnloadRequest (TR-R13)."""
+def decode_unload_request(message: bytes) -> tuple[str, bool]:
+    """Model name of a RepositoryModelUnloadRequest, and whether an ensemble's models go, too (TR-R13)."""
     parsed = _parse("RepositoryModelUnloadRequest", message)
     metadata.refuse_repository(parsed.repository_name)
     name = "unload_dependents"
+    dependents = False
     if name in parsed.parameters:
-        _only(name, parsed.parameters[name], "bool_param", f"'{name}' parameter")
-    return str(parsed.model_name)
+        dependents = _only(name, parsed.parameters[name], "bool_param", f"'{name}' parameter")
+    return str(parsed.model_name), dependents
 
 
 def _only(name: str, parameter: Any, choice: str, what: str) -> Any:

@@ -63,3 +63,12 @@ def format(context: TraceContext) -> str:
     '00-abababababababababababababababab-cdcdcdcdcdcdcdcd-01'
     """
     return f"00-{context.trace_id}-{context.span_id}-{context.flags:02x}"
+
+
+def below(parent: str, span_id: str) -> str:
+    """The header of a new span below one whose header :func:`format` wrote.
+
+    >>> below("00-abababababababababababababababab-cdcdcdcdcdcdcdcd-01", "ef" * 8)
+    '00-abababababababababababababababab-efefefefefefefef-01'
+    """
+    return f"{parent[:36]}{span_id}{parent[52:]}"
