@@ -64,7 +64,7 @@ from salver.transport.many_models import ManyModels
 from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig, Listener, listen
-from salver.wire.config_view import metric_tags
+from salver.wire.config_view import first_response_bounds, metric_tags
 from salver.wire.regions import NO_REGIONS
 from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
 
@@ -429,6 +429,7 @@ class Server:
                 tuple(s.manifest.config.fairness.weights),
                 metric_tags(s.manifest.triton),
                 s.is_cached,
+                first_response_bounds(s.manifest.triton) if s.stream is not None else (),
             )
             for s in self._manager.servables()
         ]
@@ -436,6 +437,7 @@ class Server:
     def cache(self) -> CacheUse | None:
         """What the response cache was asked, and what it holds; None where there is none."""
         return self._caching.use() if self._caching else None
+
     def losses(self) -> Losses:
         """What observers missed."""
         return Losses(self._bus.dropped, self._spans.lost if self._spans else 0)

@@ -21,6 +21,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
         arrival: When its first byte was read, by the server's monotonic clock.
         parent: W3C trace context of the request in whose service the server asked; empty = a caller did.
         origin: Id of the caller's own span; empty = the trace begins with this request, or with none.
+        first: Of an answer in pieces, from the first byte read to its first piece; 0 = there is none.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     arrival: float = 0.0
     parent: str = ""
     origin: str = ""
+    first: float = 0.0
 
 
 class BatchRan(msgspec.Struct, frozen=True, gc=False):

@@ -38,6 +38,29 @@ response_cache { enable: true }
 """
 
 
+PIECES = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            for number in (1, 2):
+                said = pb_utils.Tensor("RUNS", np.array([number], np.int32))
+                sender.send(pb_utils.InferenceResponse([said]))
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+PIECES_CONFIG = """
+model_transaction_policy { decoupled: true }
+model_metrics { metric_control {
+  metric_identifier { family: "nv_inference_first_response_histogram_ms" }
+  histogram_options { buckets: 60000 }
+} }
+"""
+
+
 def write_python(root: Path, name: str, more: str = "") -> None:
     (root / name / "1").mkdir(parents=True)
     (root / name / "config.pbtxt").write_text(CONFIG + more)
@@ -53,9 +76,13 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     write_mlp(root / "plain", 1)
     write_python(root, "counting")
     write_python(root, "stream", "model_transaction_policy { decoupled: true }\n")
+    write_python(root, "pieces", PIECES_CONFIG)
+    (root / "pieces" / "config.pbtxt").write_text(CONFIG.replace("enable: true", "") + PIECES_CONFIG)
+    (root / "pieces" / "1" / "model.py").write_text(PIECES)
     options = (
         "--model-control-mode=explicit",
-        *(f"--load-model={name}" for name in ("mlp", "plain", "counting")),
+        *(f"--load-model={name}" for name in ("mlp", "plain", "counting", "pieces")),
+        "--metrics-config=histogram_latencies=true",
         "--cache-config=local,size=65536",
         "--metrics-config=summary_latencies=true",
     )
@@ -132,6 +159,17 @@ def test_tr_m5_metrics_of_the_cache(triton: TritonProcess) -> None:
     assert after["nv_cache_miss_summary_per_model_count mlp"] == after["nv_cache_num_misses_per_model mlp"]
     assert 0 < after["nv_cache_util"] < 1
     assert "nv_cache_num_hits_per_model plain" not in after
+
+
+def test_tr_m3_tr_c15_the_time_to_the_first_response(triton: TritonProcess) -> None:
+    body = json.dumps({"IN": ["a"]}).encode()
+    status, events = triton.ask("POST", "/v2/models/pieces/generate_stream", body)
+    assert (status, events.decode().count('"RUNS":')) == (200, 2)
+    name = "nv_inference_first_response_histogram_ms"
+    found = page(triton)
+    assert found[f"{name}_bucket pieces"] == found[f"{name}_count pieces"] == 1
+    assert 0 < found[f"{name}_sum pieces"] < 60_000
+    assert f"{name}_count mlp" not in found
 
 
 def test_tr_s10_a_python_models_answer_is_kept_over_both_protocols(triton: TritonProcess) -> None:

@@ -36,6 +36,7 @@ from salver.repository.pbtxt import parse_json, parse_pbtxt
 from salver.repository.toml import parse_toml
 from salver.repository.translate import HONOURED, REFUSED, Translated
 from salver.tensor import DataType
+from salver.wire.config_view import first_response_bounds
 from salver.wire.model_config import model_config_class
 
 FULL = """
@@ -184,6 +185,22 @@ def test_tr_c4_tr_c5_shapes_of_the_models_own() -> None:
     assert notices == ()
     config, *_ = pbtxt(f"{X} dims: [4] reshape {{ shape: [2, 2] }} }}")
     assert config.reshape == Reshape({"x": (2, 2)})
+
+
+METRIC = "metric_identifier { family: 'nv_inference_first_response_histogram_ms' }"
+
+
+def test_tr_c15_buckets_of_a_metric() -> None:
+    told = f"model_metrics {{ metric_control {{ {METRIC} histogram_options {{ buckets: [1, 2.5] }} }} }}"
+    config, _, notices, message = pbtxt(told)
+    assert (config, notices) == (pbtxt("").config, ())
+    assert first_response_bounds(message) == (1.0, 2.5)
+    assert first_response_bounds(b"") == (100.0, 500.0, 2000.0, 5000.0)
+    for buckets in ("2, 1", "1, 1", "0, 1", "nan"):
+        with pytest.raises(InvalidInput, match="must be ascending numbers above 0"):
+            pbtxt(told.replace("1, 2.5", buckets))
+    (notice,) = pbtxt(told.replace("first_response", "other")).notices
+    assert "`model_metrics` of 'nv_inference_other_histogram_ms' has no effect yet" in notice
 
 
 def test_json_of_a_load_request() -> None:

@@ -69,7 +69,7 @@ async def test_an_answer_comes_as_the_record_it_is_and_is_announced_with_its_par
     assert await inner.infer(REQUEST, CALL) is said
     bus.flush()
     (served,) = world.events
-    assert (served.protocol, served.parent, served.rows) == ("ensemble", CALL.parent, 3)
+    assert (served.protocol, served.parent, served.rows, served.first) == ("ensemble", CALL.parent, 3, 0)
     assert world.deadline == 101.0
     assert world.leases == 0
 
@@ -85,7 +85,7 @@ async def test_an_error_is_raised_as_itself():
 
 async def test_pieces_come_one_by_one_and_a_late_error_is_a_piece():
     world = Pieces(answer(1), answer(2), ModelFailed("broke"))
-    inner, _ = inner_of(world)
+    inner, bus = inner_of(world)
     got = []
 
     async def write(piece):
@@ -94,6 +94,9 @@ async def test_pieces_come_one_by_one_and_a_late_error_is_a_piece():
     await inner.stream(REQUEST, CALL, write)
     assert got[:2] == [1, 2]
     assert isinstance(got[2], ModelFailed)
+    bus.flush()
+    (served,) = world.events
+    assert (served.outcome, served.first) == ("model_failed", 0.5)
 
 
 async def test_an_early_error_is_raised_and_a_reader_that_leaves_ends_it():

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from salver.events import BatchRan, Event, Served
+from salver.events import BatchRan, Event, Served, StateChanged
 from salver.messages import ModelId, State, Timing, VersionStatus
 from salver.telemetry.metrics import Metrics
 from salver.telemetry.ports import Load, Losses
@@ -17,6 +18,8 @@ FRAUD = ModelId("fraud", "7")
 
 
 class Present:
+    bounds: tuple[float, ...] = (5.0, 20.0)
+
     def statuses(self) -> Sequence[VersionStatus]:
         return [
             VersionStatus(FRAUD, State.READY, load_seconds=1.5),
@@ -25,7 +28,10 @@ class Present:
         ]
 
     def loads(self) -> Sequence[Load]:
-        return [Load(FRAUD, queued=3, running=1, tags=(("team-a", "blue"),))]
+        return [
+            Load(FRAUD, queued=3, running=1, tags=(("team-a", "blue"),), first_bounds=self.bounds),
+            Load(ModelId("idle", "1"), 0, 0),
+        ]
 
     def losses(self) -> Losses:
         return Losses()
@@ -95,6 +101,32 @@ def test_tr_m4_summaries_come_when_asked_for() -> None:
     assert 3_000 < found["nv_inference_compute_infer_summary_us 0.9"] <= 5_000
     assert found["nv_inference_compute_infer_summary_us_count"] == 2
     assert {"nv_inference_queue_summary_us 0.5", "nv_inference_compute_output_summary_us 0.9"} <= set(found)
+
+
+def firsts(metrics: Metrics) -> dict[str, float]:
+    found = {}
+    for family in parse_text(metrics.render()[0].decode()):
+        if family.name == "nv_inference_first_response_histogram_ms":
+            assert family.type == "histogram"
+            for sample in family.samples:
+                assert sample.labels["model"] == "fraud"
+                found[sample.name.removeprefix(family.name) + sample.labels.get("le", "")] = sample.value
+    return found
+
+
+def test_tr_m3_the_time_to_the_first_response_of_models_that_answer_in_pieces() -> None:
+    present = Present()
+    metrics = Metrics(present, TritonMetricsConfig(histograms=True))
+    told = (("ok", 0.004), ("cancelled", 0.02))
+    pieces = [msgspec.structs.replace(served(outcome), first=first) for outcome, first in told]
+    metrics.observe([*pieces, served("not_found"), served(model="idle", version="1")])
+    assert firsts(metrics) == {"_bucket5": 1, "_bucket20": 2, "_bucket+Inf": 2, "_count": 2, "_sum": 24}
+    metrics.observe([msgspec.structs.replace(served(), first=7.0)])
+    assert firsts(metrics)["_bucket+Inf"] == 3
+    present.bounds = (1.0,)
+    metrics.observe([StateChanged(FRAUD, State.WARMING, State.READY)])
+    assert firsts(metrics) == {"_bucket1": 0, "_bucket+Inf": 0, "_count": 0, "_sum": 0}
+    assert not firsts(Metrics(present, TritonMetricsConfig()))
 
 
 def test_models_that_nobody_has_asked_count_from_zero_and_unknown_ones_do_not_count() -> None:

@@ -456,7 +456,9 @@ def _metrics(settings: Sequence[str]) -> "TritonMetricsConfig":
             found = msgspec.structs.replace(found, counters=is_on)
         elif name == "summary_latencies":
             found = msgspec.structs.replace(found, summaries=is_on)
-        elif name != "histogram_latencies":  # Salver's own are always there
+        elif name == "histogram_latencies":
+            found = msgspec.structs.replace(found, histograms=is_on)
+        else:
             raise InvalidInput(
                 f"--metrics-config: there is no setting {name!r}",
                 fix="One of counter_latencies, summary_latencies, summary_quantiles, histogram_latencies.",

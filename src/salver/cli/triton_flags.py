@@ -50,7 +50,7 @@ USED: Final[dict[str, tuple[Type, str]]] = {
     "allow-metrics": ("bool", "open the metrics port (true)"),
     "metrics-address": ("text", "address to listen on (that of HTTP)"),
     "metrics-port": ("int", "(8002)"),
-    "metrics-config": ("text", "counter_latencies, summary_latencies, summary_quantiles; may be repeated"),
+    "metrics-config": ("text", "counter_, summary_, histogram_latencies, summary_quantiles; may be repeated"),
     "cache-config": ("text", "local,size=BYTES, or another cache and its settings; may be repeated"),
     "response-cache-byte-size": ("int", "as --cache-config local,size="),
     "rate-limit": ("text", "off, or execution_count: runs wait for resources that models share (off)"),

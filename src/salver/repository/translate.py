@@ -22,6 +22,7 @@ from salver.repository.reshape import unfit
 from salver.repository.sequences import sequences_of
 from salver.repository.warmup import warmup_of
 from salver.tensor import DATATYPES, DataType
+from salver.wire.config_view import FIRST_RESPONSE
 from salver.wire.model_config import ENUMS
 
 
@@ -116,6 +117,8 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
     "model_warmup.inputs": ("data_type", "dims", "zero_data", "random_data", "input_data_file"),
     "model_transaction_policy": ("decoupled",),
     "response_cache": ("enable",),
+    "model_metrics.metric_control.metric_identifier": ("family",),
+    "model_metrics.metric_control.histogram_options": ("buckets",),
     "sequence_batching": ("direct", "oldest", "max_sequence_idle_microseconds", "iterative_sequence"),
     "sequence_batching.direct": ("max_queue_delay_microseconds", "minimum_slot_utilization"),
     "sequence_batching.oldest": (
@@ -223,6 +226,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
     config = msgspec.structs.replace(config, ragged=ragged or Ragged())
     if queue is not None:
         config = limited(config, queue, message.model_transaction_policy.decoupled, notices)
+    _check_metrics(message, origin, notices)
     labels = {o.name: o.label_filename for o in message.output if o.label_filename}
     return Translated(config, labels, tuple(notices), message.SerializeToString())
 
@@ -253,6 +257,17 @@ def _leaves(message: Any, prefix: str = "") -> Iterator[str]:
         for part in parts:
             below = tuple(_leaves(part, f"{path}."))
             yield from below or (path,)
+
+
+def _check_metrics(message: Any, origin: str, notices: list[str]) -> None:
+    for control in message.model_metrics.metric_control:
+        family, bounds = control.metric_identifier.family, list(control.histogram_options.buckets)
+        if family != FIRST_RESPONSE:
+            notices.append(f"config.pbtxt: field `model_metrics` of {family!r} has no effect yet")
+        elif bounds != sorted(set(bounds)) or not all(0 < bound < float("inf") for bound in bounds):
+            raise InvalidInput(
+                f"{origin}: the buckets of {family} must be ascending numbers above 0", field="model_metrics"
+            )
 
 
 def _backend(message: Any, origin: str) -> str:

@@ -244,6 +244,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         """
         outcome, why, timing, standing = "ok", "", _NO_TIME, call.standing
         rows = size = 0
+        first = 0.0
         served = _NOBODY
         if self._samples is not None and not call.traceparent and not call.parent and self._samples():
             call.traceparent = self._new_trace(sampled=True)
@@ -266,6 +267,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 async with aclosing(_pieces(servable, request, deadline, standing)) as answer:
                     async for response in answer:
                         timing = response.timing
+                        first = first or self._clock() - call.arrival
                         if write is None:
                             pieces.append(response)
                             if len(pieces) == 1 or are_parts:
@@ -293,7 +295,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             outcome = Code.CANCELLED.value
             raise
         finally:
-            self._announce(served, outcome, call, timing, rows, size, why, standing)
+            self._announce(served, outcome, call, timing, rows, size, why, standing, first)
         return reply
 
     def _as_span(self, request: InferRequest, call: Call) -> InferRequest:
@@ -326,6 +328,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         size: int,
         why: str,
         standing: Standing,
+        first: float = 0.0,
     ) -> None:
         self._emit(
             Served(
@@ -344,6 +347,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 call.arrival,
                 call.parent,
                 call.origin,
+                first,
             )
         )
 

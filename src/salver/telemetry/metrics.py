@@ -26,13 +26,14 @@ from salver.messages import State
 from salver.stats.histogram import DURATION_BOUNDS, ROW_BOUNDS, Histogram
 from salver.telemetry.gauges import ABSENT, of_engines, of_versions
 from salver.telemetry.own_metrics import OwnMetrics
-from salver.telemetry.ports import Present
+from salver.telemetry.ports import Load, Present
 from salver.telemetry.triton_metrics import (
     AS_TRITON,
     Host,
     TritonCounts,
     TritonMetricsConfig,
     of_cache,
+    of_first_responses,
     of_present,
     of_requests,
     tags_of,
@@ -130,6 +131,7 @@ class Metrics(Collector):
         self._versions: dict[_Pair, _Version] = {}
         self._known: set[_Pair] = set()
         self._tenants: dict[_Pair, frozenset[str]] = {}
+        self._firsts: dict[_Pair, Histogram] = {}  # milliseconds to the first piece, where it is asked for
         self._gone: dict[_Pair, None] = {}  # insertion order: the oldest first
         self._lock = threading.Lock()  # a scrape may come from another thread
         self._registry = CollectorRegistry(auto_describe=False)
@@ -164,6 +166,8 @@ class Metrics(Collector):
             for (model, version, protocol, outcome), requests in served.items():
                 tenants = self._tenants.get((model, version), _NOBODY)
                 self._of(model, version).served(protocol, outcome, requests, tenants)
+                if (firsts := self._firsts.get((model, version))) is not None:
+                    firsts.add_all([e.first * 1e3 for e in requests if e.first])
             for (model, version), runs in ran.items():
                 self._of(model, version).ran(runs)
             for (model, version), steps in stepped.items():
@@ -193,6 +197,7 @@ class Metrics(Collector):
             }
             families += of_requests(counts, self._triton, tags)
             families += of_cache(counts, self._triton, loads, self._present.cache())
+            families += of_first_responses(self._firsts, tags)
         yield from families
         yield from of_engines(loads)
         yield from of_versions(statuses)
@@ -218,13 +223,25 @@ class Metrics(Collector):
         for pair in sorted(self._known - present):
             self._gone[pair] = None
         self._known = present
-        self._tenants = {(x.id.name, x.id.version): frozenset(x.tenants) for x in self._present.loads()}
+        loads = self._present.loads()
+        self._tenants = {(x.id.name, x.id.version): frozenset(x.tenants) for x in loads}
+        if self._triton.histograms:
+            self._note_firsts(loads)
         for pair in present:
             self._gone.pop(pair, None)
         while len(self._gone) > KEEP_GONE:
             oldest = next(iter(self._gone))
             del self._gone[oldest]
             self._versions.pop(oldest, None)
+
+    def _note_firsts(self, loads: Sequence[Load]) -> None:
+        """A histogram for each version that answers in pieces; one with other buckets starts from nothing."""
+        before, self._firsts = self._firsts, {}
+        for load in loads:
+            if bounds := load.first_bounds:
+                pair = (load.id.name, load.id.version)
+                found = before.get(pair)
+                self._firsts[pair] = found if found and found.bounds == bounds else Histogram(bounds)
 
     def _of(self, model: str, version: str) -> _Version:
         pair = (model, version)

@@ -20,6 +20,7 @@ class Load(msgspec.Struct, frozen=True):
         tenants: Those that the model's configuration names; they alone become labels.
         tags: Labels of its own that the model's configuration gives to Triton's metrics.
         is_cached: Its answers are kept.
+        first_bounds: Of a model that answers in pieces: milliseconds that bound the histogram of the first.
     """
 
     id: ModelId
@@ -30,6 +31,7 @@ class Load(msgspec.Struct, frozen=True):
     tenants: tuple[str, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
     is_cached: bool = False
+    first_bounds: tuple[float, ...] = ()
 
 
 class Losses(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from salver.events import BatchRan
 from salver.messages import State, Timing, VersionStatus
 from salver.stats.histogram import DURATION_BOUNDS, Histogram
 from salver.telemetry.ports import Load
+from salver.wire.config_view import FIRST_RESPONSE
 
 #: Outcome of a request -> reason of its failure. What was refused before it reached a model is no failure
 #: to Triton, and is not here.
@@ -44,11 +45,13 @@ class TritonMetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         counters: Sums of durations.
         summaries: Quantiles since the start, interpolated from histograms.
         quantiles: Those of summaries.
+        histograms: The time to the first response of models that answer in pieces.
     """
 
     counters: bool = True
     summaries: bool = False
     quantiles: tuple[float, ...] = (0.5, 0.9, 0.95, 0.99, 0.999)
+    histograms: bool = False
 
 
 AS_TRITON: Final = TritonMetricsConfig()
@@ -189,6 +192,22 @@ def of_cache(
                 _summarise(summary, labels, found.histograms[kind], config.quantiles)
         families += [number, *[duration] * config.counters, *[summary] * config.summaries]
     return families + _of_whole_cache(use)
+
+
+def of_first_responses(seen: Mapping[_Pair, Histogram], tags: Tags) -> list[Metric]:
+    """The histogram of the time to the first response (TR-M3), where it is kept."""
+    if not seen:
+        return []
+    text = "Duration from request to first response in milliseconds"
+    family = Metric(FIRST_RESPONSE, text, "histogram")
+    for pair, histogram in seen.items():
+        labels = _labels(pair, tags)
+        bounds = [*(f"{bound:g}" for bound in histogram.bounds), "+Inf"]
+        for bound, count in zip(bounds, histogram.cumulative(), strict=True):
+            family.add_sample(f"{family.name}_bucket", {**labels, "le": bound}, count)
+        family.add_sample(f"{family.name}_count", labels, histogram.count)
+        family.add_sample(f"{family.name}_sum", labels, round(histogram.sum, 3))
+    return [family]
 
 
 def _of_whole_cache(use: CacheUse) -> list[Metric]:

@@ -62,6 +62,23 @@ def metric_tags(told: bytes) -> tuple[tuple[str, str], ...]:
     return tuple(model_config_class().FromString(told).metric_tags.items()) if told else ()
 
 
+#: Triton's histogram of the time to the first response, and its usual bounds, in milliseconds (TR-M3).
+FIRST_RESPONSE: Final = "nv_inference_first_response_histogram_ms"
+_FIRST_BOUNDS: Final = (100.0, 500.0, 2000.0, 5000.0)
+
+
+def first_response_bounds(told: bytes) -> tuple[float, ...]:
+    """The owner's buckets of that histogram (TR-C15), or the usual ones.
+
+    Args:
+        told: The owner's ModelConfig, serialised; empty = there is none.
+    """
+    for control in model_config_class().FromString(told).model_metrics.metric_control if told else ():
+        if control.metric_identifier.family == FIRST_RESPONSE and control.histogram_options.buckets:
+            return tuple(control.histogram_options.buckets)
+    return _FIRST_BOUNDS
+
+
 def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> bytes:
     """The whole ModelConfig, serialised.
 
