@@ -44,7 +44,8 @@ class Front:
         grpc: What the gRPC methods do.
         reception: Clock, ids, and the header that names the tenant.
         max_body: Most bytes of an HTTP body, inflated ones included.
-        hears_http1: The server tells when an HTTP/1.1 caller hangs up (h2corn 2.0 does not).
+        hears_http1: The server tells when an HTTP/1.1 caller hangs up (h2corn 2.0 does not: connections are
+            looked at).
     """
 
     def __init__(
@@ -115,14 +116,12 @@ class Front:
                 work = self._http.stream(route, http, call, events.write)
             else:
                 work = self._http.run(route, http, call)
-            if self._hears_http1 or scope["http_version"] != "1.1":
-                task = self._hangups.enter(receive)
-                try:
-                    reply = await work
-                finally:
-                    self._hangups.leave(task)
-            else:
+            hears = self._hears_http1 or scope["http_version"] != "1.1"
+            task = self._hangups.enter(receive if hears else scope)
+            try:
                 reply = await work
+            finally:
+                self._hangups.leave(task)
         except SalverError as error:
             reply = http_fault(error)
         except asyncio.CancelledError:

@@ -3,14 +3,19 @@
 Asking costs a task, so it is asked only for requests that have been running for a while: a
 timer looks at those in flight and starts a watcher for each that is older than ``patience``. The
 watcher waits for ``http.disconnect`` and cancels the request's task. Where the front does not
-report hang-ups (HTTP/1.1 on h2corn 2.0) a watcher waits in vain and ends with the request.
+report hang-ups (HTTP/1.1 on h2corn 2.0) the connections themselves are looked at, now and then.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from salver.transport.peers import Peer, Peers
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
+Scope = Mapping[str, Any]
+#: Ticks between two looks at connections.
+_TICKS_A_LOOK: Final = 12
 
 
 class HangUps:
@@ -18,24 +23,32 @@ class HangUps:
 
     Args:
         patience: Seconds before a request is watched.
+        peers: Looks at connections.
     """
 
-    def __init__(self, patience: float = 0.02) -> None:
+    def __init__(self, patience: float = 0.02, peers: Peers | None = None) -> None:
         self._patience = patience
+        self._peers = peers or Peers()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._running: dict[asyncio.Task[Any], Receive] = {}
+        self._running: dict[asyncio.Task[Any], Receive | Scope] = {}
         self._watchers: dict[asyncio.Task[Any], asyncio.Task[None]] = {}
         self._old: frozenset[asyncio.Task[Any]] = frozenset()
+        self._older: frozenset[asyncio.Task[Any]] = frozenset()  # in flight at the last look
+        self._ticks = 0
         self._is_ticking = False
 
-    def enter(self, receive: Receive) -> "asyncio.Task[Any]":
-        """The current task works for the caller behind ``receive``, whose request is read."""
+    def enter(self, caller: Receive | Scope) -> "asyncio.Task[Any]":
+        """The current task works for the caller behind ``receive``; the request is read.
+
+        Args:
+            caller: Or the request's scope, where the front tells nothing.
+        """
         task = asyncio.current_task(self._loop)
         if task is None:  # the first time, or another loop than before
             self._loop = asyncio.get_running_loop()
             task = asyncio.current_task(self._loop)
             assert task is not None
-        self._running[task] = receive
+        self._running[task] = caller
         if not self._is_ticking:
             self._is_ticking = True
             asyncio.get_running_loop().call_later(self._patience, self._tick)
@@ -52,14 +65,29 @@ class HangUps:
     def _tick(self) -> None:
         running = self._running
         for task in self._old:
-            if task in running and task not in self._watchers:
-                self._watchers[task] = asyncio.get_running_loop().create_task(
-                    self._watch(task, running[task])
-                )
+            caller = running.get(task)
+            if callable(caller) and task not in self._watchers:
+                self._watchers[task] = asyncio.get_running_loop().create_task(self._watch(task, caller))
+        self._ticks += 1
+        if self._ticks >= _TICKS_A_LOOK:
+            self._ticks = 0
+            self._look()
         self._old = frozenset(running)
         self._is_ticking = bool(running)
         if running:
             asyncio.get_running_loop().call_later(self._patience, self._tick)
+
+    def _look(self) -> None:
+        """Of those whom the front says nothing of, who has left?"""
+        mine = {task: scope for task, scope in self._running.items() if not callable(scope)}
+        waiting = {task: _peer(scope) for task, scope in mine.items() if task in self._older}
+        self._older = frozenset(mine)
+        if waiting:
+            gone = self._peers.gone(peer for peer in waiting.values() if peer)
+            for task, peer in waiting.items():
+                if peer in gone:
+                    task.cancel()
+                    self._running.pop(task, None)
 
     async def _watch(self, task: "asyncio.Task[Any]", receive: Receive) -> None:
         while True:
@@ -69,3 +97,9 @@ class HangUps:
             # What is left of the body; nobody asked for it.
         if task in self._running:
             task.cancel()
+
+
+def _peer(scope: Scope) -> Peer | None:
+    """The connection that a request came on; None for a socket of files."""
+    client, server = scope.get("client"), scope.get("server")
+    return Peer(client[0], client[1], server[1]) if client and server and server[1] else None
