@@ -31,6 +31,7 @@ from salver.wire.oip_binary import first_twice, from_raw, to_raw, unfit, wrong_s
 from salver.wire.regions import (
     KEYS,
     NO_REGIONS,
+    Place,
     Reader,
     Region,
     Regions,
@@ -69,6 +70,7 @@ _DTYPES = {
     "fp64_contents": "f8",
 }
 _NONE: Mapping[str, Parameter] = {}
+_NOWHERE: Mapping[str, Place] = {}
 _KINDS = ("string_param", "int64_param")
 #: Kinds of a parameter that has a meaning, and of those that have none.
 _OF_REQUESTS: Mapping[str, tuple[str, ...]] = {
@@ -122,16 +124,18 @@ def parse_infer(message: bytes) -> Any:
 def read_infer(parsed: Any, regions: Regions = NO_REGIONS) -> InferRequest:
     """The request in a parsed ModelInferRequest; raises as :func:`decode_infer` does."""
     raws = parsed.raw_input_contents
-    entries = parsed.inputs
-    reader = Reader(regions, parsed.model_name)
+    model = parsed.model_name
+    reader: Reader | None = None
     inputs: list[Tensor] = []
     used = 0  # of raw_input_contents, which has no entry for what lies in shared memory
     try:
-        for index, entry in enumerate(entries):
-            if entry.parameters and not KEYS.isdisjoint(entry.parameters):
+        for index, entry in enumerate(parsed.inputs):
+            parameters = entry.parameters
+            if parameters and not KEYS.isdisjoint(parameters):
+                reader = reader or Reader(regions, model)
                 inputs.append(_read_input(entry, index, reader))
                 continue
-            inputs.append(_decode_input(entry, index, reader.model, raws, used))
+            inputs.append(_decode_input(entry, index, model, raws, used))
             used += 1
         if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
             raise unfit(f"input '{first_twice(inputs)}' already exists in request")
@@ -139,14 +143,16 @@ def read_infer(parsed: Any, regions: Regions = NO_REGIONS) -> InferRequest:
         if error.about is not None:
             error.about = parsed.id
         raise
-    outputs = tuple(
-        RequestedOutput(o.name, _decode_parameters(o.parameters, _OF_OUTPUTS)) for o in parsed.outputs
-    )
-    if places := places_of(outputs, _KINDS):
-        regions.check(tuple(places.values()))
+    outputs: tuple[RequestedOutput, ...] = ()
+    if asked := parsed.outputs:
+        outputs = tuple(
+            [RequestedOutput(o.name, _decode_parameters(o.parameters, _OF_OUTPUTS)) for o in asked]
+        )
+        if places := places_of(outputs, _KINDS):
+            regions.check(tuple(places.values()))
     parameters = parsed.parameters
     return InferRequest(
-        parsed.model_name,
+        model,
         tuple(inputs),
         parsed.model_version,
         parsed.id,
@@ -312,8 +318,11 @@ def encode_stream_mark(
 
 
 def _response(request: InferRequest, response: InferResponse, regions: Regions) -> Any:
-    places = places_of(request.outputs, _KINDS)
-    outputs = classified(request, response).outputs
+    places: Mapping[str, Place] = _NOWHERE
+    outputs = response.outputs
+    if request.outputs:  # which alone can be classes, or lie in shared memory
+        places = places_of(request.outputs, _KINDS)
+        outputs = classified(request, response).outputs
     message = _ModelInferResponse(
         model_name=response.model,
         model_version=response.version,
@@ -324,7 +333,7 @@ def _response(request: InferRequest, response: InferResponse, regions: Regions) 
     )
     add = message.outputs.add
     for tensor in outputs:
-        if tensor.name in places:
+        if places and tensor.name in places:
             store(regions, places[tensor.name], tensor)
         add(name=tensor.name, datatype=tensor.datatype._value_, shape=tensor.array.shape)
     for name, value in response.parameters.items():
