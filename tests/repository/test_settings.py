@@ -118,7 +118,7 @@ def test_what_is_honoured_and_what_is_reported() -> None:
         ),
         ('backend: "pytorch"', ModelConfig(backend="torch")),
         ('platform: "tensorflow_savedmodel"', ModelConfig(backend="tensorflow")),
-        ('backend: "fil"', ModelConfig()),
+        ('backend: "fil"', ModelConfig(options={"interface": "fil"})),
         ("# only a comment\n", ModelConfig()),
         (
             'input { name: "x" data_type: TYPE_INT64 dims: [-1, 4] }',
@@ -154,7 +154,6 @@ def test_small_configurations(text: str, expected: ModelConfig) -> None:
         ('backend: "tensorrt"', "no backend for 'tensorrt'"),
         ('backend: "python" platform: "onnxruntime_onnx"', "differ"),
         ("model_transaction_policy { decoupled: true }", "each request has one answer"),
-        ('backend: "fil" parameters { key: "output_class" value { string_value: "true" } }', "not classes"),
         *((f"{field} {{}}", f"field `{field}` cannot be honoured") for field in REFUSED if "." not in field),
         (f"{X} dims: [4] reshape {{ shape: [2, 3] }} }}", "model input 'x' has different size for dims and"),
         (f"{X} dims: [-1, 4] reshape {{ shape: [4] }} }}", "different number of variable-size dimensions"),
@@ -447,6 +446,52 @@ def test_tr_c11_what_instances_take_of_shared_resources() -> None:
         pbtxt(text.replace("kind: KIND_CPU", "rate_limiter { resources { name: 'licence' } }"))
     with pytest.raises(InvalidInput, match=r"key `instances.rate_limits`: must be at least 1"):
         parse_toml(b"[[instances.rate_limits]]\npriority = 0", "f")
+
+
+def parameters(**values: str) -> str:
+    return " ".join(
+        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in values.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "threads", "options", "silent"),
+    [
+        (
+            "backend: 'onnxruntime' optimization { graph { level: -1 } } "
+            + parameters(intra_op_thread_count="3", execution_mode="1", enable_mem_arena="0", gpu_mem="1"),
+            3,
+            {"execution_mode": "1", "enable_mem_arena": "0", "graph_optimization_level": "basic"},
+            ["gpu_mem"],
+        ),
+        (
+            "backend: 'pytorch' " + parameters(NUM_THREADS="2", INFERENCE_MODE="false", ENABLE_NVFUSER="1"),
+            2,
+            {"inference_mode": "false"},
+            ["ENABLE_NVFUSER"],
+        ),
+        (
+            "backend: 'fil' " + parameters(output_class="True", threshold="0.4", algo="ALGO_AUTO"),
+            0,
+            {"interface": "fil", "output_class": "true", "threshold": "0.4"},
+            ["algo"],
+        ),
+        (
+            "backend: 'fil' " + parameters(is_classifier="true"),
+            0,
+            {"interface": "fil", "output_class": "true"},
+            [],
+        ),
+        ("backend: 'python' " + parameters(mine="1"), 0, {}, []),
+        (parameters(execution_mode="1"), 0, {}, ["execution_mode"]),
+    ],
+)
+def test_tr_c12_parameters_become_options_of_their_backend(
+    text: str, threads: int, options: dict[str, str], silent: list[str]
+) -> None:
+    config, _, notices, _ = pbtxt(text)
+    assert (config.instances.threads, config.options) == (threads, options)
+    assert list(notices) == [f"config.pbtxt: field `parameters` {key} has no effect yet" for key in silent]
 
 
 RAGGED = """

@@ -23,7 +23,7 @@ _FLOATS = (DataType.FP32, DataType.FP64)
 class LightgbmBackend:
     """LightGBM's text format (``Booster.save_model``).
 
-    Options: ``output`` = ``value`` (default) or ``margin`` (the raw score).
+    Options: ``output`` = ``value`` (default; ``probability`` is the same) or ``margin`` (the raw score).
     The input is FP32; declare it as FP64 in ``salver.toml`` where doubles matter.
     """
 
@@ -42,7 +42,7 @@ class LightgbmBackend:
     def load(self, manifest: Manifest, options: LoadOptions) -> "LightgbmModel":
         """See :class:`~salver.backends.protocol.Backend`."""
         wish = options_of(manifest, ("output",))
-        raw = choice_of(wish, "output", ("value", "margin")) == "margin"
+        raw = choice_of(wish, "output", ("value", "margin", "probability")) == "margin"
         lightgbm = framework(self, "lightgbm")
         with loading(manifest):
             text = manifest.path.read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ import numpy as np
 
 from salver.artifacts import Cost, Manifest
 from salver.backends.content import head, protobuf_fields
-from salver.backends.loading import framework, is_batched, loading, options_of, override
+from salver.backends.loading import choice_of, framework, is_batched, loading, options_of, override
 from salver.backends.onnx_cost import cost_of, product_graph
 from salver.backends.protocol import LoadOptions, Traits
 from salver.errors import InvalidInput, LoadFailed, ModelFailed
@@ -31,6 +31,10 @@ _TYPES = {
     "tensor(bool)": DataType.BOOL,
 } | {f"tensor({t.name.lower()})": t for t in DataType if t.is_integer}
 _MAPS = {"seq(map(int64,tensor(float)))", "seq(map(string,tensor(float)))"}
+#: Options of Triton's backend: switches of a session, numbers, and one of a run.
+_SWITCHES = {"enable_mem_arena": "enable_cpu_mem_arena", "enable_mem_pattern": "enable_mem_pattern"}
+_COUNTS = ("inter_op_thread_count", "execution_mode")
+_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 _BF16 = 16  # TensorProto.BFLOAT16
 
 
@@ -63,7 +67,7 @@ class OnnxBackend:
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "OnnxModel":
         """See :class:`~salver.backends.protocol.Backend`."""
-        options_of(manifest, ())
+        wish = options_of(manifest, (*_SWITCHES, *_COUNTS, "graph_optimization_level", _SHRINKAGE))
         # From 1.29 on it reports model names and hashes to its maker, unless told not to before its import.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         ort = framework(self, "onnxruntime")
@@ -74,8 +78,12 @@ class OnnxBackend:
             settings.inter_op_num_threads = 1
             settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
             settings.log_severity_level = 4
+            _apply(ort, settings, wish)
             session = ort.InferenceSession(str(manifest.path), settings, providers=["CPUExecutionProvider"])
-            return OnnxModel(session, manifest)
+            shrinks = ort.RunOptions() if wish.get(_SHRINKAGE) else None
+            if shrinks:
+                shrinks.add_run_config_entry(_SHRINKAGE, wish[_SHRINKAGE])
+            return OnnxModel(session, manifest, shrinks)
 
     def cost(self, manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]) -> Cost:
         """See :class:`~salver.backends.protocol.CountingBackend`."""
@@ -94,7 +102,7 @@ class OnnxBackend:
 class OnnxModel:
     """One session."""
 
-    def __init__(self, session: Any, manifest: Manifest) -> None:
+    def __init__(self, session: Any, manifest: Manifest, run_options: Any = None) -> None:
         inputs = override(_specs(session.get_inputs(), "input"), manifest.config.inputs, "inputs")
         outputs = override(_specs(session.get_outputs(), "output"), manifest.config.outputs, "outputs")
         batched = is_batched(inputs, outputs, manifest.config)
@@ -105,6 +113,7 @@ class OnnxModel:
         self._first = inputs[0].name if inputs and self.signature.batched else ""
         # the inner object's ``run`` saves a fifth of a small model's time: no checks that we have made
         self._run: Callable[..., Sequence[Any]] = getattr(session, "_sess", session).run
+        self._run_options: Any = run_options
         self._texts = [s.name for s in inputs if s.datatype is DataType.BYTES]
         maps = {meta.name for meta in session.get_outputs() if meta.type in _MAPS}
         self._special = {
@@ -127,7 +136,7 @@ class OnnxModel:
             return self._run_values(feed)
         if self._texts:
             feed = {n: _to_text(n, a) if n in self._texts else a for n, a in feed.items()}
-        outputs = dict(zip(self._names, self._run(self._names, feed, None), strict=True))
+        outputs = dict(zip(self._names, self._run(self._names, feed, self._run_options), strict=True))
         for name, convert in self._special.items():
             outputs[name] = convert(outputs[name])
         return self._whole(outputs, inputs)
@@ -144,7 +153,9 @@ class OnnxModel:
                 values[name] = ort.OrtValue.ortvalue_from_numpy(array)
         outputs: dict[str, Array] = {}
         for name, value in zip(
-            self._names, self._session.run_with_ort_values(self._names, values), strict=True
+            self._names,
+            self._session.run_with_ort_values(self._names, values, self._run_options),
+            strict=True,
         ):
             if name not in self._halves:
                 outputs[name] = self._special[name](value.numpy()) if name in self._special else value.numpy()
@@ -169,6 +180,22 @@ class OnnxModel:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
         self._session = None
         self._run = _closed
+
+
+def _apply(ort: Any, settings: Any, wish: dict[str, str]) -> None:
+    """The owner's options, as Triton's ONNX Runtime backend names them."""
+    for key, attribute in _SWITCHES.items():
+        if key in wish:
+            setattr(settings, attribute, choice_of(wish, key, ("1", "0", "true", "false")) in ("1", "true"))
+    for key in _COUNTS:
+        if not wish.get(key, "0").isdecimal():
+            raise LoadFailed(f"option {key} = {wish[key]!r} is no whole number", field=f"options.{key}")
+    if wish.get("execution_mode") not in (None, "0"):
+        settings.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    settings.inter_op_num_threads = int(wish.get("inter_op_thread_count", "1")[:4])
+    level = choice_of(wish, "graph_optimization_level", ("all", "extended", "basic", "disabled"))
+    name = "ORT_DISABLE_ALL" if level == "disabled" else f"ORT_ENABLE_{level.upper()}"
+    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, name)
 
 
 def _closed(*_: object) -> Sequence[Any]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from msgspec.structs import replace
 
 from salver.artifacts import Manifest, Ragged, Reshape
-from salver.backends import ragged
+from salver.backends import forest, ragged
 from salver.backends.hidden import hidden_inputs, hidden_outputs
 from salver.backends.protocol import Answer, Backend, LoadOptions, ReadyModel, RequestModel, RunnableModel
 from salver.errors import SalverError
@@ -35,7 +35,9 @@ def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> Runnable
         kept = hidden_outputs(config.sequences, batched)
         inputs += hidden_inputs(config.sequences, batched) if inputs else ()
         outputs += kept if outputs else ()
-    model = backend.load(replace(manifest, config=replace(config, inputs=inputs, outputs=outputs)), options)
+    inner = replace(manifest, config=replace(config, inputs=inputs, outputs=outputs))
+    is_forest = config.options.get("interface") == "fil"
+    model = forest.load(backend, inner, options) if is_forest else backend.load(inner, options)
     seen = Signature(config.inputs, config.outputs)
     has_reshape = bool(reshape.inputs or reshape.outputs)
     if isinstance(model, RequestModel):  # it may have completed its configuration with outputs of its own

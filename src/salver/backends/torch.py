@@ -6,11 +6,13 @@ it once. It knows nothing of batching.
 """
 
 import io
+import logging
 import pickle
 import threading
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ import numpy as np
 
 from salver.artifacts import Manifest
 from salver.backends.content import head, inner_names, zip_members
-from salver.backends.loading import framework, is_batched, loading, options_of, override
+from salver.backends.loading import choice_of, framework, is_batched, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
 from salver.errors import LoadFailed
 from salver.messages import Signature, TensorSpec
 from salver.tensor import Array, DataType, datatype_of
 
+_LOG = logging.getLogger("salver.backends.torch")
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _SCALARS = {"int": DataType.INT64, "float": DataType.FP64, "bool": DataType.BOOL}
 
@@ -56,7 +59,7 @@ class TorchBackend:
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "TorchModel":
         """See :class:`~salver.backends.protocol.Backend`."""
-        options_of(manifest, ())
+        wish = options_of(manifest, ("disable_optimized_execution", "inference_mode", "num_interop_threads"))
         if manifest.format == "torch-weights":
             raise LoadFailed(
                 f"{manifest.path} is a state dict or a pickled module, not a program: weights without code",
@@ -65,15 +68,47 @@ class TorchBackend:
             )
         torch = framework(self, "torch")
         torch.set_num_threads(options.threads)
+        mode = _mode(torch, wish)
         with loading(manifest), warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # of what PyTorch will drop one day, the owner can change nothing
-            if manifest.format == "torch-export":
-                return _exported(torch, manifest)
-            return _scripted(torch, manifest)
+            is_export = manifest.format == "torch-export"
+            model = _exported(torch, manifest) if is_export else _scripted(torch, manifest)
+            model.mode = mode
+            return model
+
+
+def _mode(torch: Any, wish: dict[str, str]) -> Callable[[], AbstractContextManager[Any]]:
+    """In which a program runs, by the owner's options, as Triton's PyTorch backend names them."""
+    count = wish.get("num_interop_threads", "")
+    if count:
+        if not count.isdecimal() or not int(count[:6]):
+            raise LoadFailed(
+                f"option num_interop_threads = {count!r} is no number above 0",
+                field="options.num_interop_threads",
+            )
+        try:
+            torch.set_num_interop_threads(int(count[:6]))
+        except RuntimeError as error:  # once a process, and before its first work
+            _LOG.warning("num_interop_threads has no effect any more: %s", error)
+    switch = ("true", "false")
+    base = torch.inference_mode if choice_of(wish, "inference_mode", switch) == "true" else torch.no_grad
+    if choice_of(wish, "disable_optimized_execution", switch[::-1]) == "false":
+        return base  # type: ignore[no-any-return]
+
+    @contextmanager
+    def unoptimised() -> Iterator[None]:
+        with torch.jit.optimized_execution(False), base():
+            yield
+
+    return unoptimised
 
 
 class TorchModel:
-    """A program, and how its arguments and results map to tensors."""
+    """A program, and how its arguments and results map to tensors.
+
+    Attributes:
+        mode: Makes the context in which it runs.
+    """
 
     def __init__(
         self,
@@ -85,6 +120,7 @@ class TorchModel:
         most: int = 0,
     ) -> None:
         self.signature = signature
+        self.mode: Callable[[], AbstractContextManager[Any]] = torch.inference_mode
         self._torch: Any = torch
         self._call: Any = call
         self._most = most  # rows that an exported program takes at once; 0 = any number
@@ -106,7 +142,7 @@ class TorchModel:
         return self._check({n: np.concatenate([p[n] for p in parts]) for n in self._names}, inputs)
 
     def _once(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        with self._torch.inference_mode():
+        with self.mode():
             arguments = [self._argument(name, inputs[name]) for name in self._inputs if name in inputs]
             flat = _flat(self._torch, self._call(*arguments))
         return {name: _numpy(self._torch, value) for name, value in zip(self._names, flat, strict=False)}

@@ -30,7 +30,8 @@ _FLOATS = (DataType.FP32, DataType.FP64)
 class XgboostBackend:
     """XGBoost's JSON and UBJSON formats (``Booster.save_model``).
 
-    Options: ``output`` = ``value`` (default) or ``margin`` (before the objective's transformation).
+    Options: ``output`` = ``value`` (default), ``margin`` (before the objective's transformation) or
+    ``probability`` (as ``value``, but of every class where the objective gives only the likeliest).
     Missing values are NaN.
     """
 
@@ -55,7 +56,8 @@ class XgboostBackend:
     def load(self, manifest: Manifest, options: LoadOptions) -> "XgboostModel":
         """See :class:`~salver.backends.protocol.Backend`."""
         wish = options_of(manifest, ("output",))
-        margin = choice_of(wish, "output", ("value", "margin")) == "margin"
+        output = choice_of(wish, "output", ("value", "margin", "probability"))
+        margin = output == "margin"
         if manifest.format == "xgboost-binary":
             raise LoadFailed(
                 f"{manifest.path} has XGBoost's old binary format, which today's XGBoost no longer reads",
@@ -66,7 +68,10 @@ class XgboostBackend:
             booster = xgboost.Booster()
             booster.load_model(bytearray(manifest.path.read_bytes()))
             booster.set_param({"nthread": options.threads, "verbosity": 0})
-            kind = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
+            learner = json.loads(booster.save_config())["learner"]
+            kind = learner["gradient_booster"]["name"]
+            if output == "probability" and learner["objective"]["name"] == "multi:softmax":
+                booster.set_param({"objective": "multi:softprob"})
             predict = _linear(xgboost, booster, margin) if kind == "gblinear" else _trees(booster, margin)
             return XgboostModel(predict, int(booster.num_features()), manifest)
 

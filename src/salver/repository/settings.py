@@ -22,7 +22,7 @@ _MAX_LABELS: Final = 4 << 20
 _MAX_STATE: Final = 16 << 20
 #: Fields of configurations that can be read well, and ask for what is not done here.
 _NOT_SERVED: Final = frozenset(
-    {*REFUSED, "backend", "platform", "model_transaction_policy.decoupled", "parameters"}
+    {*REFUSED, "backend", "platform", "model_transaction_policy.decoupled"}
 )
 
 

@@ -16,6 +16,7 @@ from salver.messages import TensorSpec
 from salver.repository import ensemble
 from salver.repository.ensemble import PLATFORM
 from salver.repository.instances import instances_of
+from salver.repository.parameters import parameters_of
 from salver.repository.queueing import limited, priorities_of, queue_of
 from salver.repository.raggedness import ragged_of
 from salver.repository.reshape import unfit
@@ -113,6 +114,7 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "dynamic_batching.default_queue_policy": _POLICY,
     "dynamic_batching.priority_queue_policy": _POLICY,
+    "optimization.graph": ("level",),
     "model_warmup": ("name", "batch_size", "count"),
     "model_warmup.inputs": ("data_type", "dims", "zero_data", "random_data", "input_data_file"),
     "model_transaction_policy": ("decoupled",),
@@ -187,12 +189,14 @@ def translate(message: Any, origin: str, name: str) -> Translated:
     is_batched = message.max_batch_size > 0
     if message.max_batch_size < 0:
         raise InvalidInput(f"{origin}: `max_batch_size` must not be negative", field="max_batch_size")
+    backend = "" if is_ensemble else _backend(message, origin)
     instances = instances_of(message, origin, notices)
+    threads, options = parameters_of(message, backend, notices)
     queue = queue_of(message.dynamic_batching, origin, name)
     if is_ensemble and (problem := _unfit_ensemble(message, name)):
         raise InvalidInput(f"{origin}: {problem}", field="ensemble_scheduling")
     config = ModelConfig(
-        backend="" if is_ensemble else _backend(message, origin),
+        backend=backend,
         filename=message.default_model_filename,
         inputs=tuple(_spec(t, f"input[{i}]", is_batched, origin) for i, t in enumerate(message.input)),
         outputs=tuple(_spec(t, f"output[{i}]", is_batched, origin) for i, t in enumerate(message.output)),
@@ -200,7 +204,8 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         batching=_batching(message),
         priorities=priorities_of(message.dynamic_batching, origin, name),
         queue=queue,
-        instances=msgspec.structs.replace(instances, threads=_threads(message, notices)),
+        instances=msgspec.structs.replace(instances, threads=threads),
+        options=options,
         versions=_versions(message),
         warmup=warmup_of(message, origin),
         sequences=sequences_of(message, origin, name),
@@ -340,21 +345,3 @@ def _versions(message: Any) -> Versions:
     if policy.HasField("all"):
         return Versions(all=True)
     return Versions(latest=policy.latest.num_versions or 1)
-
-
-def _threads(message: Any, notices: list[str]) -> int:
-    """Threads inside a run, by the parameters; 0 where nothing is said."""
-    threads = 0
-    for key, parameter in message.parameters.items():
-        value = parameter.string_value
-        if key.lower() == "intra_op_thread_count" and value.isascii() and value.isdecimal():
-            threads = min(int(value[:6]), 1024)
-        elif key == "output_class" and value.lower() == "true":
-            raise InvalidInput(
-                "config.pbtxt: field `parameters` output_class cannot be honoured: "
-                "the answer would be scores, not classes",
-                field="parameters",
-            )
-        else:
-            notices.append(f"config.pbtxt: field `parameters` {key} has no effect yet")
-    return threads
