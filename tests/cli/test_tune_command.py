@@ -192,6 +192,7 @@ def test_a_model_that_takes_no_zeros_is_measured_on_its_warm_up_request(
         ("", ("--max-rows", "-1"), "--max-rows must not be below 0"),
         ("", ("--report", "curve.pdf"), "neither .svg nor .png"),
         ('[steps]\nvocabulary = "bytes"\n', (), "works step by step"),
+        ('[sequences]\nstrategy = "direct"\n', (), "serves sequences"),
         ('backend = "abacus"\n', (), "abacus"),
         ("objective = 7\n", (), "objective"),
     ],

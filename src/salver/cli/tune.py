@@ -121,6 +121,8 @@ def _find(path: Path) -> "Manifest":
         raise LoadFailed(f"{path} asks for the backend {newest.backend!r}, which does not exist")
     if newest.config.steps.vocabulary:
         raise Unsupported(f"{path} works step by step: it has no batch limit that could be chosen")
+    if newest.config.sequences.strategy:
+        raise Unsupported(f"{path} serves sequences: who shares a run is not to be chosen")
     return newest
 
 
