@@ -59,6 +59,63 @@ class TritonPythonModel:
                 sender.send(pb_utils.InferenceResponse([tensor]))
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 """
+ITERATING = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+AGAIN = pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
+
+
+class TritonPythonModel:
+    '''Counts each request's number down, one a run, beside others; SUM: how many shared the last run.'''
+
+    def initialize(self, args):
+        self.left = {}
+
+    def execute(self, requests):
+        return [self.answer(request, len(requests)) for request in requests]
+
+    def answer(self, request, mates):
+        id = request.correlation_id()
+        number = int(pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()[0, 0])
+        is_first = bool(request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START)
+        assert is_first == (id not in self.left)
+        left = self.left[id] = self.left.get(id, number) - 1
+        if left > 0:
+            request.set_release_flags(AGAIN)
+            return None
+        if number == 0:
+            request.set_release_flags(AGAIN)
+        del self.left[id]
+        return pb_utils.InferenceResponse([pb_utils.Tensor("SUM", np.array([[mates]], np.int32))])
+"""
+GENERATING = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+AGAIN = pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class TritonPythonModel:
+    '''From its number down to 0, one response a run.'''
+
+    def initialize(self, args):
+        self.left = {}
+
+    def execute(self, requests):
+        for request in requests:
+            id, sender = request.correlation_id(), request.get_response_sender()
+            number = int(pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()[0, 0])
+            left = self.left[id] = self.left.get(id, number) - 1
+            response = pb_utils.InferenceResponse([pb_utils.Tensor("SUM", np.array([[left]], np.int32))])
+            if left > 0:
+                request.set_release_flags(AGAIN)
+                sender.send(response)
+            else:
+                del self.left[id]
+                sender.send(response, flags=FINAL)
+"""
 
 
 def accumulator() -> bytes:
@@ -108,6 +165,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     decoupled = HEAD % "python" + SUMS + "model_transaction_policy { decoupled: true }\n"
     many = decoupled + batching("oldest { max_candidate_sequences: 8 }", idle=60_000_000)
     put(root, "down", many, {"1/model.py": COUNTED_DOWN.encode()})
+    for name, iterative in (("iterates", "true"), ("does_not", "false")):
+        batching_of = batching("oldest { max_candidate_sequences: 8 }", f"iterative_sequence: {iterative}")
+        put(root, name, HEAD % "python" + SUMS + batching_of, {"1/model.py": ITERATING.encode()})
+    generative = batching("direct { }", "iterative_sequence: true")
+    put(root, "generates", decoupled + generative, {"1/model.py": GENERATING.encode()})
     with ServerProcess([root], folder / "log") as server:
         yield server.wait_ready()
 
@@ -335,3 +397,43 @@ def test_tr_s4_a_host_that_dies_ends_its_sequences(server: ServerProcess) -> Non
     wait_until(is_back)
     stream.die()
     wait_until(lambda: sequences(server, "down") == {"slot": 0, "backlog": 0})
+
+
+def test_tr_s5_requests_are_run_again_until_the_model_is_done(server: ServerProcess, http: Any) -> None:
+    """In-flight batching: short ones leave the runs that long ones go on with."""
+    with ThreadPoolExecutor(4) as pool:
+
+        def count_down(number: int) -> int:
+            with triton_grpc.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
+                answer = client.infer("iterates", inputs(triton_grpc, number))
+                return int(answer.as_numpy("SUM").item())
+
+        mates = list(pool.map(count_down, (400, 300, 200, 100)))
+    assert all(1 <= n <= 4 for n in mates)
+    assert ask(http, "iterates", 77, 3, "s") == 1
+    with pytest.raises(InferenceServerException, match="must specify the START flag"):
+        ask(http, "iterates", 77, 3)
+    wait_until(lambda: sequences(server, "iterates") == {"slot": 0, "backlog": 0})
+
+
+def test_tr_s5_what_a_model_may_not_say(http: Any) -> None:
+    with pytest.raises(InferenceServerException, match="Expected a None object in the execute function"):
+        ask(http, "iterates", 0, 0)
+    text = "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE"
+    with pytest.raises(InferenceServerException, match=text):
+        ask(http, "does_not", 1, 3, "s")
+
+
+def test_tr_s5_a_response_a_run(server: ServerProcess) -> None:
+    stream = Stream(server)
+    stream.send("generates", 0, 4)
+    stream.send("generates", 0, 2)
+    seen = [int(stream.answers.get(timeout=30).as_numpy("SUM").item()) for _ in range(6)]
+    assert sorted(seen) == [0, 0, 1, 1, 2, 3]
+    stream.die()
+    body = b'{"IN": 3}'
+    url = f"http://127.0.0.1:{server.port}/v2/models/generates/generate_stream"
+    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=30) as reply:
+        events = [line for line in reply.read().decode().splitlines() if line]
+    assert [line.partition('"SUM":')[2][0] for line in events] == ["2", "1", "0"]
+    wait_until(lambda: sequences(server, "generates") == {"slot": 0, "backlog": 0})

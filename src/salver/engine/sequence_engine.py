@@ -48,6 +48,7 @@ class Ask(NamedTuple):
 
     Attributes:
         parameters: The caller's, with those of the sequence as they are now.
+        deadline: On the engine's clock; None = it has none.
         future: Gives the answer; of a model that answers in pieces, the lane that is the request's now.
     """
 
@@ -55,6 +56,7 @@ class Ask(NamedTuple):
     id: int | str
     parameters: dict[str, Parameter]
     future: "asyncio.Future[Any]"
+    deadline: float | None
 
 
 class Lane:
@@ -131,6 +133,11 @@ class SequenceEngine:
         return f"<{type(self).__name__} {self.id}, {self.queued} queued, {self.running} running>"
 
     @property
+    def runners(self) -> list[Runner]:
+        """One for each instance, or one for all."""
+        return list(dict.fromkeys(lane.runner for lane in self._lanes))
+
+    @property
     def queued(self) -> int:
         """Requests that wait."""
         return self._scheduler.queued
@@ -189,7 +196,7 @@ class SequenceEngine:
             self._timer.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_LAST_RUN_S)
-        await asyncio.gather(*(runner.close() for runner in dict.fromkeys(x.runner for x in self._lanes)))
+        await asyncio.gather(*(runner.close() for runner in self.runners))
 
     def _unloaded(self) -> NotReady:
         return NotReady(f"model '{self.id.name}' version {self.id.version} was unloaded")
@@ -216,14 +223,15 @@ class SequenceEngine:
         if deadline is not None and deadline <= now:
             raise DeadlineExceeded(_LATE)
         parameters = {**said, "sequence_id": id, "sequence_start": starts, "sequence_end": ends}
-        ask = Ask(bound, id, parameters, asyncio.get_running_loop().create_future())
+        ask = Ask(bound, id, parameters, asyncio.get_running_loop().create_future(), deadline)
         turn = self._scheduler.offer(id, ask, starts, ends, now)
-        self.arm(turn, deadline)
+        self.arm(turn)
         self._pump_soon()
         return turn
 
-    def arm(self, turn: Turn, deadline: float | None) -> None:
+    def arm(self, turn: Turn) -> None:
         """Give the request up at its deadline, should it have no answer by then."""
+        deadline = turn.payload.deadline
         if deadline is not None:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(deadline - self._clock(), self._expire, turn)
@@ -382,18 +390,15 @@ class SequenceEngine:
 
     def no_repeat(self) -> ModelFailed:
         """The model wants a request once more, and may not have it."""
-        return ModelFailed(
-            "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model "
-            f"'{self.id.name}' doesn't support iterative sequences",
-            fix="Set sequence_batching { iterative_sequence: true } in its configuration.",
-        )
+        name = self.id.name
+        return ModelFailed(f"model '{name}' wants a request once more, and its sequences do not iterate")
 
     # What a run is given, and what comes of it.
 
     def request(self, turn: Turn) -> InferRequest:
         """One request as the model gets it."""
         ask: Ask = turn.payload
-        asked = self._admission.asked(ask.bound, self.id, None)
+        asked = self._admission.asked(ask.bound, self.id, ask.deadline)
         added = self._tensors.of(turn, ask.id)
         inputs = (*asked.inputs, *self._as_tensors(added))
         outputs = (*asked.outputs, *map(RequestedOutput, self._tensors.outputs))

@@ -74,18 +74,18 @@ class SequenceStreamEngine(SequenceEngine):
                 raise self._unloaded() if self._is_closed else error from None
             finally:
                 self.announce(1, self._clock() - began, 0.0, "drain", ok)
-                may = ok and asks_again and self._repeats_with(turn, deadline)
+                may = ok and asks_again and self._repeats_with(turn)
                 if not may:
                     self.end(turn, self._clock())
                 self.release(lane)
             if asks_again and not may:
                 raise self.no_repeat()
 
-    def _repeats_with(self, turn: Turn, deadline: float | None) -> bool:
+    def _repeats_with(self, turn: Turn) -> bool:
         turn.payload = turn.payload._replace(future=asyncio.get_running_loop().create_future())
         may = self.repeats(turn)
         if may:
-            self.arm(turn, deadline)
+            self.arm(turn)
         return may
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> None:

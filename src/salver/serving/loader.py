@@ -121,6 +121,17 @@ class Servable:
     def __repr__(self) -> str:
         return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"
 
+    def hear(self, runners: Sequence[Runner]) -> None:
+        """Learn from its runners what the model wants to be told, and whether it has opinions."""
+        hosts = [runner for runner in runners if isinstance(runner, ProcessRunner)]
+        self.asks_others = any(host.wants_trace for host in hosts)
+        if any(host.has_opinion for host in hosts):
+
+            async def is_ready() -> bool:
+                return all(await asyncio.gather(*(host.is_ready() for host in hosts)))
+
+            self.is_ready = is_ready
+
     async def warm(self, config: ModelConfig) -> None:
         """Run it before there is traffic.
 
@@ -247,7 +258,9 @@ class Loader:
             engine = await load_sequences(
                 manifest, backend.traits, placement, open_one, self._clock, self._bus.emit
             )
-            return Servable(manifest, engine, placement)
+            servable = Servable(manifest, engine, placement)
+            servable.hear(engine.runners)
+            return servable
         if is_set(manifest.config.objective):
             found = await self._find(backend, manifest, wish, placement)
         else:
@@ -255,9 +268,7 @@ class Loader:
             found = Found(runner, Placed(placement.slots, placement.threads), manifest.config)
         try:
             servable = await self._servable(manifest, placement.runner, found)
-            if isinstance(found.runner, ProcessRunner):
-                servable.asks_others = found.runner.wants_trace
-                servable.is_ready = found.runner.is_ready if found.runner.has_opinion else None
+            servable.hear([found.runner])
             return servable
         except BaseException:
             await found.runner.close()

@@ -29,12 +29,18 @@ class DecoupledModel(Instance):
     def stream(self, request: InferRequest, listener: Listener) -> None:
         """See :class:`~salver.backends.protocol.StreamModel`."""
         outlet = _Outlet(self, request, listener)
-        said = self.execute([pb_utils.InferenceRequest.given(request, outlet)])
+        asked = pb_utils.InferenceRequest.given(request, outlet)
+        said = self.execute([asked])
         if said is not None:
             raise self.failed(
                 "Python model is using the decoupled mode and the execute function must return None"
             )
-        outlet.done.wait()
+        wish = self.again(asked, None)
+        if wish is None:
+            del asked  # a sender that is gone is one that has nothing more to say
+            outlet.done.wait()
+        else:
+            listener.send(wish, True)
 
 
 class _Outlet:

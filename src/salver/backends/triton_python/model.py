@@ -40,6 +40,7 @@ class Instance:
         self._name = name
         self._outputs = Outputs(signature, manifest.id.name)
         self._all = tuple(RequestedOutput(spec.name) for spec in signature.outputs)
+        self._iterates = manifest.config.sequences.iterative
         self._loop: asyncio.AbstractEventLoop | None = None
         if callable(getattr(model, "is_ready", None)):
             self.is_ready = self._opinion  # as ReadyModel has it
@@ -98,6 +99,23 @@ class Instance:
         except ModelFailed as failed:
             return failed
 
+    def again(self, asked: pb_utils.InferenceRequest, response: Any) -> Answer | SalverError | None:
+        """What it means that the model wants a request once more; None = it does not."""
+        if asked.release_flags != pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE:
+            return None
+        if response is not None:
+            return self.failed(
+                "Expected a None object in the execute function return list for reschduled request, "  # so
+                f"found type '{type(response)}'."
+            )
+        if not self._iterates:
+            return ModelFailed(
+                "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, which model "
+                f"'{self._id.name}' may not",
+                fix="Set sequence_batching { iterative_sequence: true } in its configuration.",
+            )
+        return Answer({}, again=True)
+
     def failed(self, text: str) -> ModelFailed:
         """A run that went wrong, in Triton's words."""
         return ModelFailed(f"Failed to process the request(s) for model '{self._name}', message: {text}")
@@ -119,7 +137,8 @@ class TritonModel(Instance):
 
     def answer(self, requests: Sequence[InferRequest]) -> Sequence[Answer | SalverError]:
         """See :class:`~salver.backends.protocol.RequestModel`."""
-        responses = self.execute([pb_utils.InferenceRequest.given(request) for request in requests])
+        asked = [pb_utils.InferenceRequest.given(request) for request in requests]
+        responses = self.execute(asked)
         if not isinstance(responses, list):
             raise self.failed(
                 f"Expected a list in the execute return, found type '{type(responses).__name__}'"
@@ -130,7 +149,10 @@ class TritonModel(Instance):
                 f"InferenceRequest(s) size is:{len(requests)}, "
                 f"and InferenceResponse(s) size is:{len(responses)}"
             )
-        return [self.understand(*pair) for pair in zip(requests, responses, strict=True)]
+        return [
+            self.again(own, response) or self.understand(request, response)
+            for own, request, response in zip(asked, requests, responses, strict=True)
+        ]
 
 
 async def _awaited(said: Awaitable[object]) -> object:
