@@ -24,10 +24,11 @@ from salver.backends.protocol import Backend
 from salver.cache import CacheConfig, CacheUse, ResponseCache
 from salver.engine.turns import Pool
 from salver.errors import InvalidInput, SalverError
+from salver.lifecycle.config import LifecycleConfig
 from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import tune_interpreter
 from salver.messages import ModelId, Signature, VersionStatus
-from salver.repository import Repository
+from salver.repository import Repository, RepositoryConfig
 from salver.serving.bus import Bus
 from salver.serving.caching import Caching
 from salver.serving.calls import Calls
@@ -118,6 +119,8 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         response_cache: Where answers are kept, of models that want it.
         spans: Where OpenTelemetry's spans go; None = nowhere.
         resources: What models share, and how much there is; None = nothing is counted.
+        repository: How the paths become models; ``name`` and ``trust_pickle`` go before its own.
+        lifecycle: How versions are brought up.
     """
 
     paths: tuple[str, ...] = ()
@@ -147,6 +150,8 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     response_cache: CacheConfig = CacheConfig()
     spans: SpanConfig | None = None
     resources: Mapping[str, int] | None = None
+    repository: RepositoryConfig = RepositoryConfig()
+    lifecycle: LifecycleConfig = LifecycleConfig()
 
 
 class ReadyInfo(msgspec.Struct, frozen=True):
@@ -293,13 +298,14 @@ class Server:
         terms = Terms(len(os.sched_getaffinity(0)), config.trust_pickle, wish, self._caching, calls, pool)
         loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir), inner)
         self._copies = Copies()
-        self._manager: Manager[Servable] = Manager(Fetching(loader, self._copies), clock, self._bus.emit)
+        self._manager: Manager[Servable] = Manager(
+            Fetching(loader, self._copies), clock, self._bus.emit, config.lifecycle
+        )
         repository = Repository(
             config.paths,
             plugins.recogniser(backends),
-            config.name,
-            open_store=lambda path: open_store(path, self._copies),
-            trusts_code=config.trust_pickle,
+            msgspec.structs.replace(config.repository, name=config.name, trusts_code=config.trust_pickle),
+            lambda path: open_store(path, self._copies),
         )
         mode = ControlMode(
             config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False

@@ -43,6 +43,20 @@ class TestOnnx(BackendConformance):
         return Case(path, {"x": X[:4]}, {"y": np.maximum(X[:4] @ W, 0)})
 
 
+class TestOnnxFolder(TestOnnx):
+    """TR-L1: the file in a folder of its name, beside its external data."""
+
+    keeps_suffix = True
+
+    @staticmethod
+    def make_case(folder: Path) -> Case:
+        case = TestOnnx.make_case(folder)
+        inner = folder / "model.onnx"
+        inner.mkdir()
+        case.path.rename(inner / "model.onnx")
+        return Case(inner, case.inputs, case.outputs)
+
+
 class _Torch(BackendConformance):
     backend = TorchBackend()
 

@@ -9,8 +9,8 @@ import pytest
 
 from salver.app import FrontConfig, ServeConfig
 from salver.cli import main, triton
-from salver.cli.triton_flags import IGNORED, OWN, REFUSED, TYPES, USED
-from salver.errors import InvalidInput, SalverError, Unsupported
+from salver.cli.triton_flags import IGNORED, OWN, TYPES, USED
+from salver.errors import InvalidInput, SalverError
 from salver.transport.restrict import Restriction
 
 REPOSITORY = "--model-repository=models"
@@ -78,6 +78,37 @@ def test_tr_f2_repository_flags() -> None:
     assert (found.control, found.load) == ("explicit", ("a", "b"))
     polling = config("--model-control-mode", "poll", "--repository-poll-secs=3", "--exit-on-error=false")
     assert (polling.control, polling.poll_seconds, polling.exits_on_error) == ("poll", 3, False)
+
+
+def test_tr_f2_flags_of_how_models_are_read_and_loaded() -> None:
+    usual = config()
+    assert (usual.lifecycle.parallel_loads, usual.lifecycle.retries) == (4, 0)
+    assert usual.repository.default_rows == {"onnx": 4, "tensorflow": 4, "openvino": 4}
+    found = config(
+        "--model-load-thread-count=2",
+        "--model-load-retry-count=3",
+        "--model-config-name=big",
+        "--model-namespacing=true",
+        "--disable-auto-complete-config",
+    )
+    assert (found.lifecycle.parallel_loads, found.lifecycle.retries) == (2, 3)
+    assert (found.repository.config_name, found.repository.has_namespaces) == ("big", True)
+    assert found.repository.wants_whole and not usual.repository.wants_whole
+    assert config("--strict-model-config=true").repository.wants_whole
+    assert config("--model-load-thread-count=0").lifecycle.parallel_loads == 1
+    assert config("--model-repository=s3://bucket/models").paths == ("models", "s3://bucket/models")
+
+
+def test_tr_f13_batches_of_models_that_leave_their_size_to_the_backend() -> None:
+    key = "default-max-batch-size"
+    found = config(f"--backend-config=onnxruntime,{key}=16", f"--backend-config={key}=8")
+    assert found.repository.default_rows == {"onnx": 8, "tensorflow": 8, "openvino": 8}
+    assert config(f"--backend-config=onnxruntime,{key}=16").repository.default_rows["onnx"] == 16
+    start = triton.configure([REPOSITORY, "--backend-config=python,shm-default-byte-size=1048576"])
+    assert "python,shm-default-byte-size=1048576 is accepted and has no effect" in start.notices[0]
+    for wrong in ("onnxruntime", f"onnxruntime,{key}=x", f"{key}=-1"):
+        with pytest.raises(InvalidInput, match="--backend-config"):
+            config(f"--backend-config={wrong}")
 
 
 def test_tr_f3_http_flags() -> None:
@@ -194,16 +225,6 @@ def test_tr_f13_every_flag_without_an_effect_is_told_once() -> None:
     assert notices[0].startswith(f"--{next(iter(IGNORED))} is accepted and has no effect here: ")
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_must_not_be_ignored_is_refused_with_what_to_do(name: str) -> None:
-    refused = REFUSED[name]
-    for value in refused.harmless:
-        config(f"--{name}={value}")
-    with pytest.raises(Unsupported) as caught:
-        config(f"--{name}={'true' if refused.type == 'bool' else 'x'}")
-    assert refused.fix in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -245,7 +266,7 @@ def test_only_serve_with_compat_triton_takes_them() -> None:
 
 
 def test_each_flag_is_in_one_table_and_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(TYPES) == len(USED) + len(IGNORED) + len(REFUSED) + len(OWN)
+    assert len(TYPES) == len(USED) + len(IGNORED) + len(OWN)
     assert main(["serve", "--compat=triton", "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"--{name} " in shown for name in TYPES)
@@ -273,12 +294,12 @@ def test_an_error_is_one_line_and_an_exit_status(tmp_path: Path) -> None:
             "triton",
             "--model-repository",
             str(tmp_path),
-            "--model-namespacing=true",
+            "--model-config-name=a/b",
         ],
         capture_output=True,
         text=True,
         timeout=40,
     )
     assert done.returncode == 1
-    assert "different names" in done.stderr
+    assert "cannot name a configuration" in done.stderr
     assert "Traceback" not in done.stderr

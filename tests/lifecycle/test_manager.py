@@ -418,10 +418,18 @@ async def test_retries_back_off_and_end() -> None:
     rig.loader.errors["m:1@a"] = LoadFailed("torn")
     for now, expected in ((0.0, 1), (9.9, 1), (10.0, 2), (29.9, 2), (30.0, 3), (1e9, 3)):
         rig.now = now
-        await up(rig, m("1"))
+        rig.manager.apply([m("1")])
+        await rig.until(lambda: rig.states() == {"m:1": "FAILED"})
         tries = sum(e.after is State.LOADING for e in rig.events)
         assert tries == expected
     assert rig.states() == {"m:1": "FAILED"}
+
+
+async def test_tr_f2_who_waits_for_a_load_waits_for_its_further_tries() -> None:
+    rig = Rig(LifecycleConfig(retries=3, backoff_s=0))
+    rig.loader.errors["m:1@a"] = LoadFailed("torn")
+    await up(rig, m("1"))
+    assert sum(e.after is State.LOADING for e in rig.events) == 4
 
 
 # -- shutting down -----------------------------------------------------------------------------

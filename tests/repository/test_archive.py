@@ -7,7 +7,7 @@ import pytest
 
 from salver.artifacts import LoadOrder, Manifest
 from salver.errors import InvalidInput
-from salver.repository import Recognised, Repository
+from salver.repository import Recognised, Repository, RepositoryConfig
 from salver.repository.archive import open_archive
 
 ENSEMBLE = (
@@ -29,7 +29,7 @@ def put(folder: Path, config: str = "", file: str = "model.onnx") -> Path:
 
 
 def found(name: str, folder: Path, **options: bool) -> dict[str, Manifest]:
-    repository = Repository([], recognise, **options)
+    repository = Repository([], recognise, RepositoryConfig(**options))
     repository.overrides[name] = repository.bring(name, LoadOrder(folder=str(folder)))
     return {str(m.id): m for m in repository.scan(0.0, frozenset({name}))}
 

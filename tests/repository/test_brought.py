@@ -7,7 +7,7 @@ import pytest
 
 from salver.artifacts import LoadOrder, Manifest
 from salver.errors import InvalidInput, LoadFailed, TooLarge
-from salver.repository import Recognised, Repository
+from salver.repository import Recognised, Repository, RepositoryConfig
 from salver.repository.brought import bring
 
 CONFIG = '{"backend": "onnxruntime", "max_batch_size": 2}'
@@ -23,7 +23,7 @@ def a_repository(root: Path, **options: bool) -> Repository:
     for name in ("a", "b"):
         (root / name / "1").mkdir(parents=True)
         (root / name / "1" / "model.onnx").write_text(name)
-    return Repository([root], recognise, **options)
+    return Repository([root], recognise, RepositoryConfig(**options))
 
 
 def load(repository: Repository, name: str, order: LoadOrder) -> list[Manifest]:

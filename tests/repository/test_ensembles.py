@@ -188,7 +188,7 @@ def test_tr_c1_an_ensemble_has_no_artefact(tmp_path: Path) -> None:
         (tmp_path / name / "config.pbtxt").write_text(PBTXT)
         (tmp_path / name / "labels.txt").write_text("a\nb\nc\n")
     (tmp_path / "with" / "7").mkdir()
-    repository = Repository([tmp_path], lambda path: None, settle_s=0)
+    repository = Repository([tmp_path], lambda path: None)
     found = {manifest.id.name: manifest for manifest in repository.scan(0.0)}
     assert {name: (m.id.version, m.backend, m.problem) for name, m in found.items()} == {
         "with": ("7", "ensemble", ""),

@@ -9,7 +9,7 @@ import pytest
 from salver.artifacts import Manifest
 from salver.errors import InvalidInput, NotFound
 from salver.messages import ModelId
-from salver.repository import Recognised, Repository
+from salver.repository import Recognised, Repository, RepositoryConfig
 from salver.stores import Entry, MemoryStore
 
 
@@ -34,7 +34,7 @@ def write_files(root: Path, files: dict[str, str]) -> Path:
 
 
 def scan(*paths: Path, name: str = "") -> dict[str, Manifest]:
-    return {str(m.id): m for m in Repository(paths, recognise, name).scan(0.0)}
+    return {str(m.id): m for m in Repository(paths, recognise, RepositoryConfig(name=name)).scan(0.0)}
 
 
 LAYOUTS: list[tuple[str, dict[str, str], str, dict[str, str]]] = [
@@ -326,7 +326,7 @@ def test_the_same_path_twice_is_no_clash(tmp_path: Path) -> None:
 
 def test_a_version_that_is_being_written_waits_until_it_rests(tmp_path: Path) -> None:
     write_files(tmp_path, {"m/1/a.onnx": "ONNX"})
-    repository = Repository([tmp_path / "m"], recognise, settle_s=1.0)
+    repository = Repository([tmp_path / "m"], recognise)
 
     def versions(now: float) -> list[str]:
         return [m.id.version for m in repository.scan(now) if not m.problem]

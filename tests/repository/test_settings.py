@@ -31,7 +31,7 @@ from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.pbtxt import parse_json, parse_pbtxt
 from salver.repository.toml import parse_toml
-from salver.repository.translate import HONOURED, REFUSED, Translated
+from salver.repository.translate import HONOURED, Translated
 from salver.tensor import DataType
 from salver.wire.config_view import first_response_bounds
 from salver.wire.model_config import model_config_class
@@ -151,7 +151,7 @@ def test_small_configurations(text: str, expected: ModelConfig) -> None:
         ('backend: "tensorrt"', "no backend for 'tensorrt'"),
         ('backend: "python" platform: "onnxruntime_onnx"', "differ"),
         ("model_transaction_policy { decoupled: true }", "each request has one answer"),
-        *((f"{field} {{}}", f"field `{field}` cannot be honoured") for field in REFUSED if "." not in field),
+        ('model_repository_agents { agents { name: "x" } }', "there is no agent 'x'"),
         (f"{X} dims: [4] reshape {{ shape: [2, 3] }} }}", "model input 'x' has different size for dims and"),
         (f"{X} dims: [-1, 4] reshape {{ shape: [4] }} }}", "different number of variable-size dimensions"),
         (f"{X} dims: [-1, 4] reshape {{ shape: [4, -1] }} }}", "model input 'x' has different size for dims"),
@@ -448,5 +448,3 @@ def test_the_reference_page_has_every_key_and_field() -> None:
     ] == []
     fields = [f.name for f in model_config_class().DESCRIPTOR.fields]
     assert [f for f in fields if f"`{f}" not in page] == []
-    _, _, refused = page.partition("### Refused")
-    assert [f for f in REFUSED if f"`{f.split('.')[-1]}`" not in refused] == []

@@ -47,7 +47,11 @@ class OnnxBackend:
     traits = Traits(native=True)
 
     def recognise(self, path: Path) -> str | None:
-        """``onnx`` (a ModelProto with a version and a graph) or ``ort`` (its flat form)."""
+        """``onnx`` (a ModelProto with a version and a graph) or ``ort`` (its flat form).
+
+        Also for a folder ``*.onnx`` with such a ``model.onnx`` in it, as Triton has it.
+        """
+        path = _file(path)
         start = head(path, 8)
         if start[4:8] == b"ORTM":
             return "ort"
@@ -79,7 +83,8 @@ class OnnxBackend:
             settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
             settings.log_severity_level = 4
             _apply(ort, settings, wish)
-            session = ort.InferenceSession(str(manifest.path), settings, providers=["CPUExecutionProvider"])
+            path = str(_file(manifest.path))
+            session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
             shrinks = ort.RunOptions() if wish.get(_SHRINKAGE) else None
             if shrinks:
                 shrinks.add_run_config_entry(_SHRINKAGE, wish[_SHRINKAGE])
@@ -87,7 +92,7 @@ class OnnxBackend:
 
     def cost(self, manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]) -> Cost:
         """See :class:`~salver.backends.protocol.CountingBackend`."""
-        return cost_of(manifest.path, shapes)
+        return cost_of(_file(manifest.path), shapes)
 
     def product(self, int8: bool) -> tuple[Callable[[], object], float]:
         """See :class:`~salver.backends.protocol.CountingBackend`."""
@@ -196,6 +201,10 @@ def _apply(ort: Any, settings: Any, wish: dict[str, str]) -> None:
     level = choice_of(wish, "graph_optimization_level", ("all", "extended", "basic", "disabled"))
     name = "ORT_DISABLE_ALL" if level == "disabled" else f"ORT_ENABLE_{level.upper()}"
     settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, name)
+
+
+def _file(path: Path) -> Path:
+    return path / "model.onnx" if path.suffix == ".onnx" and path.is_dir() else path
 
 
 def _closed(*_: object) -> Sequence[Any]:

@@ -15,12 +15,14 @@ from salver.cli import clouds, otel
 from salver.cli.options import resources_of
 from salver.cli.output import line, table
 from salver.cli.serve import announce, run_loop
-from salver.cli.triton_flags import IGNORED, NO, OWN, REFUSED, TYPES, USED, YES
+from salver.cli.triton_flags import IGNORED, NO, OWN, TYPES, USED, YES
 from salver.errors import InvalidInput, Unsupported
 
 if TYPE_CHECKING:
     from salver.app import FrontConfig, HeaderConfig, LogConfig, ServeConfig
     from salver.cache import CacheConfig
+    from salver.lifecycle.config import LifecycleConfig
+    from salver.repository import RepositoryConfig
     from salver.telemetry.otlp import SpanConfig
     from salver.telemetry.trace_settings import TraceConfig
     from salver.telemetry.triton_metrics import TritonMetricsConfig
@@ -43,6 +45,8 @@ _MODES: Final[dict[str, Literal["none", "poll", "explicit"]]] = {
     "poll": "poll",
     "explicit": "explicit",
 }
+_DEFAULT_ROWS: Final = 4  # of a batch, where a model's configuration leaves it to its backend
+_BACKENDS: Final = {"onnxruntime": "onnx", "pytorch": "torch"}
 _SWITCHED: Final[tuple[Literal["info", "warning", "error"], ...]] = ("info", "warning", "error")
 _ACCESS: Final[dict[str, Literal["off", "errors", "all"]]] = {"off": "off", "errors": "errors", "all": "all"}
 
@@ -146,7 +150,6 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     from salver.serving.profiles import default_state_dir
 
     given, platform_notices = _with_platforms(words, environment)
-    _refuse(given)
     first, *more = _fronts(given, environment)
     mode = given.text("model-control-mode", "none")
     if mode not in _MODES:
@@ -178,11 +181,18 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         trace=trace,
         spans=_spans(given, trace, environment),
         resources=_resources(given),
+        repository=_repository(given),
+        lifecycle=_lifecycle(given),
     )
     notices = platform_notices + [
         f"--{name} is accepted and has no effect here: {IGNORED[name][1]}"
         for name in given
         if name in IGNORED
+    ]
+    notices += [
+        f"--backend-config {setting} is accepted and has no effect here"
+        for setting in given.all("backend-config")
+        if "default-max-batch-size=" not in setting
     ]
     is_local = not any(f"{name}-address" in given for name in ("http", "grpc", "metrics"))
     return Start(config, tuple(notices), _ONLY_HERE if is_local else "", given.is_on("json", False))
@@ -217,13 +227,6 @@ def _take(left: list[str]) -> tuple[str, str]:
     return name, value
 
 
-def _refuse(given: Given) -> None:
-    for name, refused in REFUSED.items():
-        for value in given.all(name):
-            if value.lower() not in refused.harmless:
-                raise Unsupported(f"--{name} {value} is not supported", fix=refused.fix)
-
-
 def _with_platforms(words: Sequence[str], environment: Mapping[str, str]) -> tuple[Given, list[str]]:
     """With what the environment of SageMaker or Vertex AI adds, and what it says without effect."""
     given = Given(words)
@@ -244,6 +247,37 @@ def _paths(given: Given) -> tuple[str, ...]:
     if not paths and not given.is_on("allow-sagemaker", False):
         raise InvalidInput("no model repository is given", fix="Say: --model-repository=FOLDER")
     return paths
+
+
+def _lifecycle(given: Given) -> "LifecycleConfig":
+    from salver.lifecycle.config import LifecycleConfig
+
+    return LifecycleConfig(
+        max(given.number("model-load-thread-count", 4), 1), given.number("model-load-retry-count", 0)
+    )
+
+
+def _repository(given: Given) -> "RepositoryConfig":
+    """How models are found, and what stands in for their configurations."""
+    from salver.repository import RepositoryConfig
+
+    rows = dict.fromkeys(("onnx", "tensorflow", "openvino"), _DEFAULT_ROWS)
+    for setting in given.all("backend-config"):
+        backend, _, words = setting.rpartition(",")
+        key, equals, value = words.partition("=")
+        if not equals:
+            raise InvalidInput(f"--backend-config {setting!r} is no setting", fix="Write BACKEND,KEY=VALUE.")
+        if key == "default-max-batch-size":
+            if not (value.isascii() and value.isdigit()):
+                raise InvalidInput(f"--backend-config {setting!r}: the value is no whole number")
+            mine = [_BACKENDS.get(backend, backend)] if backend else list(rows)
+            rows |= dict.fromkeys(mine, int(value))
+    return RepositoryConfig(
+        config_name=given.text("model-config-name"),
+        default_rows=rows,
+        wants_whole=given.is_on("disable-auto-complete-config", given.is_on("strict-model-config", False)),
+        has_namespaces=given.is_on("model-namespacing", False),
+    )
 
 
 def _fronts(given: Given, environment: Mapping[str, str]) -> list["FrontConfig"]:
@@ -487,7 +521,4 @@ def _help() -> int:
     line("")
     line("Accepted, without an effect here:")
     table(("flag", "why"), tuple((f"--{name}", why) for name, (_, why) in IGNORED.items()))
-    line("")
-    line("Refused, unless they switch off what is not there:")
-    table(("flag", "instead"), tuple((f"--{name}", refused.fix) for name, refused in REFUSED.items()))
     return 0

@@ -1,11 +1,10 @@
 """Which flags has tritonserver, and what becomes of each under ``salver serve --compat triton``?
 
-Those that do here what they do there, those that are accepted and have no effect, and those that ask for
-something that Salver would do otherwise, which are refused with what to do instead. Facts: the command line
+Those that do here what they do there, and those that are accepted and have no effect. Facts: the command line
 of tritonserver 2.71.
 """
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 Type = Literal["text", "int", "bool", "switch"]
 YES: Final = ("true", "on", "1")
@@ -22,6 +21,13 @@ USED: Final[dict[str, tuple[Type, str]]] = {
     "model-control-mode": ("text", "none, poll or explicit (none)"),
     "repository-poll-secs": ("int", "between two looks at the disk, with poll (15)"),
     "load-model": ("text", "a model to load at the start, with explicit; * for all; may be repeated"),
+    "disable-auto-complete-config": ("switch", "models need a config.pbtxt that says everything"),
+    "strict-model-config": ("bool", "the same (false)"),
+    "model-config-name": ("text", "configs/NAME.pbtxt of a model stands for its config.pbtxt"),
+    "model-namespacing": ("bool", "models of several repositories may have one name (false)"),
+    "model-load-thread-count": ("int", "versions that load at the same time (4)"),
+    "model-load-retry-count": ("int", "further tries of a version that does not load (0)"),
+    "backend-config": ("text", "BACKEND,default-max-batch-size=N (4), or without BACKEND; may be repeated"),
     "allow-http": ("bool", "open the HTTP port (true)"),
     "http-address": ("text", "address to listen on (127.0.0.1)"),
     "http-port": ("int", "(8000); 0 picks a free one"),
@@ -76,10 +82,6 @@ _METRICS = "all of Salver's metrics are always counted, and read when asked for"
 
 #: Flags without an effect here, and why.
 IGNORED: Final[dict[str, tuple[Type, str]]] = {
-    "disable-auto-complete-config": ("switch", "models describe themselves"),
-    "strict-model-config": ("bool", "models describe themselves"),
-    "model-load-thread-count": ("int", _ALWAYS),
-    "model-load-retry-count": ("int", "a load is tried again when it is asked for"),
     "enable-peer-access": ("bool", _NO_GPU),
     "http-thread-count": ("int", _ALWAYS),
     "grpc-infer-thread-count": ("int", _ALWAYS),
@@ -101,8 +103,7 @@ IGNORED: Final[dict[str, tuple[Type, str]]] = {
     "metrics-interval-ms": ("int", _METRICS),
     "cache-directory": ("text", "caches are Python packages"),
     "backend-directory": ("text", "backends are Python packages"),
-    "repoagent-directory": ("text", "there are no repository agents"),
-    "backend-config": ("text", "settings of a backend stand in the model's own configuration"),
+    "repoagent-directory": ("text", "the agent checksum is built in, and there is no other"),
     "pinned-memory-pool-byte-size": ("int", _NO_GPU),
     "cuda-memory-pool-byte-size": ("text", _NO_GPU),
     "cuda-virtual-address-size": ("text", _NO_GPU),
@@ -112,19 +113,6 @@ IGNORED: Final[dict[str, tuple[Type, str]]] = {
     "host-policy": ("text", "placement is Salver's own"),
 }
 
-
-class Refused(NamedTuple):
-    """A flag that only its harmless values may have."""
-
-    type: Type
-    harmless: tuple[str, ...]
-    fix: str
-
-
-REFUSED: Final[dict[str, Refused]] = {
-    "model-namespacing": Refused("bool", NO, "Give models of different repositories different names."),
-    "model-config-name": Refused("text", (), "Copy configs/NAME.pbtxt over the model's config.pbtxt."),
-}
 
 #: Flags of ``salver serve`` itself that go with tritonserver's.
 OWN: Final[dict[str, tuple[Type, str]]] = {
@@ -141,5 +129,4 @@ OWN: Final[dict[str, tuple[Type, str]]] = {
 #: What each flag takes.
 TYPES: Final[dict[str, Type]] = {
     **{name: kind for table in (USED, IGNORED, OWN) for name, (kind, _) in table.items()},
-    **{name: refused.type for name, refused in REFUSED.items()},
 }

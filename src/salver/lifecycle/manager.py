@@ -27,6 +27,7 @@ from salver.messages import ModelId, State, VersionStatus
 
 _LOG = logging.getLogger("salver.lifecycle")
 _CLOSE_S = 5.0
+_EARLY_S = 0.002  # by which a timer may be early
 ServableT = TypeVar("ServableT", bound=Servable)
 
 
@@ -144,6 +145,14 @@ class Manager(Generic[ServableT]):
         """Why there is no route; the texts are Triton's (TR-R30). What may come yet has the reason."""
         statuses = [s for s in self.statuses() if s.id.name == name]
         if not statuses and name not in self._once:
+            spaced = {s.id.name for s in self.statuses() if s.id.name.endswith(f"::{name}")}
+            if spaced:
+                return InvalidInput(
+                    f"There are {len(spaced)} identifiers of model '{name}' in global map, "
+                    "model namespace must be provided to resolve ambiguity.",
+                    field="model",
+                    fix=f"Ask for {' or '.join(sorted(spaced))}.",
+                )
             return NotFound(f"Request for unknown model: '{name}' is not found", field="model")
         if version:
             statuses = [s for s in statuses if s.id.version == version]
@@ -183,12 +192,18 @@ class Manager(Generic[ServableT]):
             self._tick()
 
     async def settled(self, name: str = "") -> None:
-        """Wait until nothing (of that model, or of those that it is made of) is on its way up."""
+        """Wait until nothing (of that model, or of those that it is made of) is on its way up.
+
+        What will be tried again is on its way.
+        """
         names = with_members(self._known, frozenset({name}))
         while tasks := [
             c.task
             for c in self._copies.values()
-            if c.task is not None and c.state in RISING and (not name or c.id.name in names)
+            if c.task is not None
+            and (c.state in RISING or (c.state is State.FAILED and c.retry_at is not None))
+            and (not name or c.id.name in names)
+            and not c.task.done()
         ]:
             await asyncio.wait(tasks)
 
@@ -304,10 +319,16 @@ class Manager(Generic[ServableT]):
         if copy.failures <= self._config.retries:
             delay = self._config.backoff_s * 2.0 ** (copy.failures - 1)
             copy.retry_at = self._clock() + delay
-            asyncio.get_running_loop().call_later(delay, self._tick)
+            copy.task = asyncio.get_running_loop().create_task(
+                self._retry(delay), name=f"retry {copy.id}"
+            )
         self._move(copy, State.FAILED)
         if servable is not None:
             await self._dispose(copy.id, servable)
+        self._tick()
+
+    async def _retry(self, delay: float) -> None:
+        await asyncio.sleep(delay + _EARLY_S)
         self._tick()
 
     # -- down ----------------------------------------------------------------------------------
@@ -342,7 +363,7 @@ class Manager(Generic[ServableT]):
             _LOG.exception("%s did not close cleanly", id)
 
     def _forget(self, copy: _Copy[ServableT]) -> None:
-        if copy.state is State.NEW and copy.task is not None:
+        if copy.state in (State.NEW, State.FAILED) and copy.task is not None:
             copy.task.cancel()
         self._move(copy, State.GONE)
         self._copies.pop(copy.key, None)

@@ -4,7 +4,8 @@
 framework is the backends' business, what becomes of the list the lifecycle's.
 """
 
+from salver.repository.config import RepositoryConfig
 from salver.repository.ports import Recognise, Recognised
 from salver.repository.repository import Repository
 
-__all__ = ["Recognise", "Recognised", "Repository"]
+__all__ = ["Recognise", "Recognised", "Repository", "RepositoryConfig"]

@@ -3,7 +3,7 @@
 Reads structure and, through ``recognise``, content; nothing is opened twice and no list is kept.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Final
 
@@ -12,6 +12,7 @@ import msgspec
 from salver.artifacts import Manifest, ModelConfig
 from salver.errors import SalverError
 from salver.messages import ModelId
+from salver.repository.config import RepositoryConfig
 from salver.repository.fingerprint import Measured
 from salver.repository.names import GENERIC_STEMS, is_padded_version, is_version, is_visible, model_name
 from salver.repository.ports import Recognise, Recognised
@@ -41,13 +42,16 @@ class Layout:
         override_of: Configuration of a model as a load request brought it, or empty.
     """
 
-    def __init__(self, store: Store, recognise: Recognise, override_of: Callable[[str], str]) -> None:
+    def __init__(
+        self, store: Store, recognise: Recognise, override_of: Callable[[str], str], config: RepositoryConfig
+    ) -> None:
         self._store = store
+        self._config = config
         self._recognise = recognise
         self._override_of = override_of
 
-    def read(self) -> Iterator[tuple[Path, Manifest]]:
-        """Every version of every model, each with the file or folder that is its model's home.
+    def read(self) -> Iterator[Manifest]:
+        """Every version of every model.
 
         Raises:
             StoreFailed: the root cannot be read.
@@ -55,24 +59,26 @@ class Layout:
         root = self._store.local_path("")
         entry = self._store.stat("")
         if entry is not None and not entry.is_folder:
-            yield root, self._file("")
+            yield from self._at(root, [self._file("")])
             return
         if found := self._look(""):
-            yield root, self._bare(found)
+            yield from self._at(root, [self._bare(found)])
             return
         entries = self._visible("")
         names = {e.name for e in entries}
         if any(e.is_folder and is_padded_version(e.name) for e in entries) or names & {TOML, PBTXT}:
-            for manifest in self._model("", root.resolve().name, entries):
-                yield root, manifest
+            yield from self._at(root, self._model("", root.resolve().name, entries))
             return
         for entry in entries:
-            for manifest in self._child(entry):
-                yield self._store.local_path(entry.name), manifest
+            yield from self._at(self._store.local_path(entry.name), self._child(entry))
 
     def one(self, name: str) -> Iterator[Manifest]:
         """Every version of the model of that name, whose folder the whole store is."""
-        yield from self._model("", name, self._visible(""))
+        yield from self._at(self._store.local_path(""), self._model("", name, self._visible("")))
+
+    def _at(self, home: Path, manifests: Iterable[Manifest]) -> Iterator[Manifest]:
+        for manifest in manifests:
+            yield msgspec.structs.replace(manifest, home=home)
 
     def _child(self, entry: Entry) -> Iterator[Manifest]:
         """A file or folder right below a repository of many."""
@@ -104,7 +110,9 @@ class Layout:
 
     def _model(self, folder: str, name: str, entries: tuple[Entry, ...]) -> Iterator[Manifest]:
         """A folder of versions, or one with the artefact right in it."""
-        settings = read_settings(self._store, folder, name, self._override_of(name))
+        settings = read_settings(
+            self._store, folder, name, self._override_of(name), self._config
+        )
         numbers = [e for e in entries if e.is_folder and is_padded_version(e.name)]
         if not numbers:
             yield self._version(folder, ModelId(name, "1"), settings)
@@ -133,7 +141,9 @@ class Layout:
         """An artefact that stands for a model of one version."""
         name = _bare_name(self._store.local_path(found.path))
         override = self._override_of(name)
-        settings = read_settings(self._store, found.path, name, override) if override else Settings()
+        settings = Settings()
+        if override or self._config.wants_whole:
+            settings = read_settings(self._store, found.path, name, override, self._config)
         if settings.problem:
             return _unreadable(ModelId(name, "1"), self._store.local_path(found.path), settings)
         return self._manifest(ModelId(name, "1"), found, found.path, settings)
@@ -200,12 +210,20 @@ class Layout:
             path=path,
             format=found.what.format,
             backend=found.what.backend,
-            config=settings.config,
+            config=self._with_rows(settings, found.what.backend),
             fingerprint=measured.fingerprint(),
             bytes=measured.bytes,
             notices=settings.notices,
             triton=settings.triton,
         )
+
+    def _with_rows(self, settings: Settings, backend: str) -> ModelConfig:
+        """The owner's words, with the operator's default where they say nothing of the size of a batch."""
+        rows = self._config.rows_of(backend)
+        if not rows or not settings.leaves_rows():
+            return settings.config
+        batching = msgspec.structs.replace(settings.config.batching, max_rows=rows)
+        return msgspec.structs.replace(settings.config, batching=batching)
 
     def _measure(self, folder: str, id: ModelId, settings: Settings) -> Measured:
         measured = Measured(self._store)

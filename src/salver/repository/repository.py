@@ -5,7 +5,7 @@ change from one under way. It loads nothing and knows no framework.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +16,13 @@ from salver.errors import InvalidInput, NotFound, SalverError
 from salver.messages import ModelId
 from salver.repository.archive import open_archive
 from salver.repository.brought import MOST_BYTES, Brought, bring
+from salver.repository.config import RepositoryConfig
 from salver.repository.layout import Layout
 from salver.repository.ports import Recognise
 from salver.repository.settle import Settling
 from salver.stores import DistantStore, FileStore, Store, StoreFailed
 
+_USUAL: Final = RepositoryConfig()
 _LOG = logging.getLogger("salver.repository")
 #: Backends whose artefacts are programs.
 _CODE: Final = frozenset({"python"})
@@ -36,30 +38,24 @@ class Repository:
     Args:
         paths: Model files, folders that are artefacts, folders of versions, repositories of many.
         recognise: Tells formats apart.
-        name: Name of the one model that the paths must then hold; empty = by file or folder.
-        settle_s: Seconds for which a change must rest before it counts, from the second scan on.
         open_store: Opens one path.
-        trusts_code: Models that are code may come with a request, too.
     """
 
     def __init__(
         self,
         paths: Sequence[Path | str],
         recognise: Recognise,
-        name: str = "",
-        settle_s: float = 1.0,
+        config: RepositoryConfig = _USUAL,
         open_store: Callable[[Path | str], Store] = _file_store,
-        *,
-        trusts_code: bool = False,
     ) -> None:
         self._paths = tuple(paths)
         self._stores = tuple(open_store(path) for path in paths)
+        self._spaces = namespaces([str(path) for path in paths])
         self._recognise = recognise
-        self._name = name
-        self._settling = Settling(settle_s)
+        self._config = config
+        self._settling = Settling(config.settle_s)
         self._before: dict[Path | str, tuple[Manifest, ...]] = {}  # what was last found in distant stores
         self._away: set[str] = set()
-        self._trusts_code = trusts_code
         #: What load requests brought, by model.
         self.overrides: dict[str, Brought] = {}
 
@@ -94,24 +90,28 @@ class Repository:
             StoreFailed: a path cannot be read.
             InvalidInput: a name was given, and there is more than one model.
         """
-        found: dict[ModelId, Manifest] = {}
-        homes: dict[str, dict[Path, None]] = {}
+        everything: list[tuple[str, Manifest]] = []
         away: list[SalverError] = []
+        asked = {name.rpartition("::")[2] for name in at_once}
         for path, store in zip(self._paths, self._stores, strict=True):
             try:
                 read = self._read(path, store)
             except StoreFailed as error:
                 before = self._before.get(path)
-                if before is None or at_once & {manifest.id.name for manifest in before}:
+                if before is None or asked & {manifest.id.name for manifest in before}:
                     raise
                 away.append(error)
                 read = before
-            for manifest in read:
-                found[manifest.id] = manifest
-                homes.setdefault(manifest.id.name, {})[manifest.home] = None
-        if away and at_once - {id.name for id in found}:
+            everything += [(str(path), manifest) for manifest in read]
+        if away and asked - {manifest.id.name for _, manifest in everything}:
             raise away[0]
         self._tell(away)
+        found: dict[ModelId, Manifest] = {}
+        homes: dict[str, dict[Path, None]] = {}
+        spaces = self._spaces if self._config.has_namespaces else {}
+        for manifest in _spaced(everything, spaces):
+            found[manifest.id] = manifest
+            homes.setdefault(manifest.id.name, {})[manifest.home] = None
         for id, manifest in found.items():
             if len(homes[id.name]) > 1:
                 found[id] = _clashing(manifest, homes[id.name])
@@ -124,11 +124,14 @@ class Repository:
             store.refresh()
         if store.stat("") is None:
             raise NotFound(f"{path} does not exist", fix="Give a model file, or a folder with models")
-        layout = Layout(store, self._recognise, self._override_of)
-        found = tuple(msgspec.structs.replace(m, home=home) for home, m in layout.read())
+        layout = self._layout(store, lambda name: self._override_of(name, str(path)))
+        found = tuple(layout.read())
         if isinstance(store, DistantStore):
             found = self._before[path] = tuple(_told(manifest, store.told) for manifest in found)
         return found
+
+    def _layout(self, store: Store, override_of: Callable[[str], str]) -> Layout:
+        return Layout(store, self._recognise, override_of, self._config)
 
     def _tell(self, away: Sequence[SalverError]) -> None:
         """The log has which places cannot be read, once."""
@@ -137,15 +140,16 @@ class Repository:
             _LOG.error("%s; the models that were found there before stay as they are", text)
         self._away = told
 
-    def _override_of(self, name: str) -> str:
-        brought = self.overrides.get(self._name or name)
+    def _override_of(self, name: str, path: str) -> str:
+        full = f"{self._spaces[path]}::{name}"
+        brought = self.overrides.get(self._config.name or name) or self.overrides.get(full)
         return brought.config if brought else ""
 
     def _replaced(self, found: dict[ModelId, Manifest]) -> dict[ModelId, Manifest]:
         """With the files that came by request in place of the models' own."""
         for name, brought in list(self.overrides.items()):
             if brought.folder is not None:
-                layout = Layout(FileStore(brought.folder), self._recognise, lambda _, b=brought: b.config)  # type: ignore[misc]
+                layout = self._layout(FileStore(brought.folder), lambda _, b=brought: b.config)  # type: ignore[misc]
                 found = {id: m for id, m in found.items() if id.name != name}
                 found |= {m.id: self._vetted(m, brought) for m in layout.one(name)}
                 for member, folder in brought.members.items():
@@ -161,12 +165,12 @@ class Repository:
             return {
                 id: msgspec.structs.replace(m, problem=problem) for id, m in found.items() if id.name == name
             }
-        layout = Layout(FileStore(folder), self._recognise, lambda _: "")
+        layout = self._layout(FileStore(folder), lambda _: "")
         return {m.id: self._vetted(m, brought) for m in layout.one(member)}
 
     def _vetted(self, manifest: Manifest, brought: Brought) -> Manifest:
         """Not everyone who may have a model loaded may run code here; who fills the repository may."""
-        if manifest.backend not in _CODE or self._trusts_code or brought.is_trusted:
+        if manifest.backend not in _CODE or self._config.trusts_code or brought.is_trusted:
             return manifest
         problem = (
             f"the files that came with the request are code ({manifest.path.name}). If you trust all who can "
@@ -175,16 +179,60 @@ class Repository:
         return msgspec.structs.replace(manifest, problem=problem)
 
     def _renamed(self, found: dict[ModelId, Manifest]) -> dict[ModelId, Manifest]:
-        names = sorted({id.name for id in found})
-        if not self._name or not names:
+        name, names = self._config.name, sorted({id.name for id in found})
+        if not name or not names:
             return found
         if len(names) > 1:
             raise InvalidInput(
-                f"the name {self._name!r} is for one model, not for {len(names)}: {', '.join(names[:5])}",
+                f"the name {name!r} is for one model, not for {len(names)}: {', '.join(names[:5])}",
                 fix="Leave the name out, or give the path of one model",
             )
-        renamed = (msgspec.structs.replace(m, id=ModelId(self._name, id.version)) for id, m in found.items())
+        renamed = (msgspec.structs.replace(m, id=ModelId(name, id.version)) for id, m in found.items())
         return {m.id: m for m in renamed}
+
+
+def namespaces(paths: Collection[str]) -> dict[str, str]:
+    """A short name for each path: its last part, or as many as tell it from the others.
+
+    >>> namespaces(["/a/models", "s3://b/models"])
+    {'/a/models': 'a.models', 's3://b/models': 'b.models'}
+    """
+    parts = {path: [part for part in path.split("/") if part] for path in paths}
+    for size in range(1, max(map(len, parts.values()), default=0) + 1):
+        names = {path: ".".join(found[-size:]) for path, found in parts.items()}
+        if len(set(names.values())) == len(names):
+            return names
+    return dict(zip(paths, paths, strict=True))
+
+
+def _spaced(everything: Sequence[tuple[str, Manifest]], spaces: Mapping[str, str]) -> Iterator[Manifest]:
+    """Where models of several paths have one name, each is called ``NAMESPACE::NAME``.
+
+    Args:
+        spaces: Namespaces by path; empty = there are none.
+    """
+    places: dict[str, set[str]] = {}
+    for path, manifest in everything:
+        places.setdefault(manifest.id.name, set()).add(path)
+    names: dict[str, dict[str, str]] = {}
+    for name, found in places.items():
+        for path in found if len(found) > 1 and spaces else ():
+            names.setdefault(path, {})[name] = f"{spaces[path]}::{name}"
+    for path, manifest in everything:
+        yield _renamed(manifest, names[path]) if path in names else manifest
+
+
+def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:
+    """With other names for it, and for the members of an ensemble."""
+    replace, id, steps = msgspec.structs.replace, manifest.id, manifest.config.ensemble.steps
+    if id.name in names:
+        manifest = replace(manifest, id=ModelId(names[id.name], id.version))
+    if any(step.model in names for step in steps):
+        steps = tuple(replace(step, model=names.get(step.model, step.model)) for step in steps)
+        ensemble = replace(manifest.config.ensemble, steps=steps)
+        config = replace(manifest.config, ensemble=ensemble)
+        manifest = replace(manifest, config=config, fingerprint=f"{manifest.fingerprint} of a namespace")
+    return manifest
 
 
 def _told(manifest: Manifest, told: Callable[[str], str]) -> Manifest:

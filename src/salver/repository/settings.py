@@ -8,11 +8,13 @@ import msgspec
 from salver.artifacts import ModelConfig, Warmup
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
+from salver.repository.config import RepositoryConfig
 from salver.repository.pbtxt import parse_json, parse_pbtxt
 from salver.repository.sequences import check_content
 from salver.repository.toml import parse_toml
-from salver.repository.translate import REFUSED, Translated
+from salver.repository.translate import Translated
 from salver.stores import Store, StoreFailed
+from salver.wire.model_config import model_config_class
 
 TOML: Final = "salver.toml"
 PBTXT: Final = "config.pbtxt"
@@ -20,9 +22,11 @@ _WARMUP: Final = "warmup"  # folder of warm-up data, beside the versions
 MAX_CONFIG: Final = 1 << 20
 _MAX_LABELS: Final = 4 << 20
 _MAX_STATE: Final = 16 << 20
+_WHOLE: Final = "Without --disable-auto-complete-config the model's own words stand in"
+_USUAL: Final = RepositoryConfig()
 #: Fields of configurations that can be read well, and ask for what is not done here.
 _NOT_SERVED: Final = frozenset(
-    {*REFUSED, "backend", "platform", "model_transaction_policy.decoupled"}
+    {"backend", "platform", "model_repository_agents", "model_transaction_policy.decoupled"}
 )
 
 
@@ -46,23 +50,50 @@ class Settings(msgspec.Struct, frozen=True):
     triton: bytes = b""
     is_unreadable: bool = False
 
+    def leaves_rows(self) -> bool:
+        """It says nothing of how many rows a batch may have."""
+        if not self.is_triton:
+            return not self.files
+        return not model_config_class().FromString(self.triton).HasField("max_batch_size")
 
-def read_settings(store: Store, folder: str, name: str, override: str = "") -> Settings:
+
+def read_settings(
+    store: Store, folder: str, name: str, override: str = "", rules: RepositoryConfig = _USUAL
+) -> Settings:
     """The settings of the model in a folder.
 
     Args:
         folder: Path of the model's folder in the store.
         override: A Triton configuration as JSON, given by a load request, instead of the file.
     """
-    paths = {f: f"{folder}/{f}" if folder else f for f in (TOML, PBTXT)}
-    found = [f for f in (TOML, PBTXT) if store.stat(paths[f]) is not None]
+    settings = _read(store, folder, name, override, rules.config_name)
+    if not rules.wants_whole or settings.problem or (settings.files and not settings.is_triton):
+        return settings
+    where = store.local_path(_join(folder, PBTXT))
+    if not settings.is_triton:
+        lack = f"failed to open text file for read {where}: No such file or directory"
+    else:
+        lack = lacks(settings.triton, name)
+    if lack:
+        return msgspec.structs.replace(settings, problem=f"{lack}. {_WHOLE}", is_unreadable=True)
+    if not settings.leaves_rows():
+        return settings
+    alone = msgspec.structs.replace(settings.config.batching, enabled=False, has_rows=False)
+    return msgspec.structs.replace(settings, config=msgspec.structs.replace(settings.config, batching=alone))
+
+
+def _read(store: Store, folder: str, name: str, override: str, config_name: str) -> Settings:
+    custom = f"configs/{config_name}.pbtxt"
+    pbtxt = custom if config_name and store.stat(_join(folder, custom)) is not None else PBTXT
+    paths = {f: _join(folder, f) for f in (TOML, pbtxt)}
+    found = [f for f in (TOML, pbtxt) if store.stat(paths[f]) is not None]
     files = tuple(paths[f] for f in found)
     if override:
         return _translated(store, folder, name, files, lambda: parse_json(override, name))
     if len(found) == 2:
         return Settings(
             files=files,
-            problem=f"{store.local_path(folder)} has both {TOML} and {PBTXT}; keep one of them",
+            problem=f"{store.local_path(folder)} has both {TOML} and {pbtxt}; keep one of them",
             is_unreadable=True,
         )
     if not found:
@@ -74,7 +105,7 @@ def read_settings(store: Store, folder: str, name: str, override: str = "") -> S
             config, kept = _with_files(store, folder, parse_toml(content, origin))
             return Settings(config, (*files, *kept))
     except (InvalidInput, StoreFailed) as error:
-        return Settings(files=files, problem=str(error), is_triton=found[0] == PBTXT, is_unreadable=True)
+        return Settings(files=files, problem=str(error), is_triton=found[0] == pbtxt, is_unreadable=True)
     return _translated(store, folder, name, files, lambda: parse_pbtxt(content, origin, name))
 
 
@@ -87,7 +118,7 @@ def _translated(
 ) -> Settings:
     try:
         config, label_files, notices, triton = parse()
-        paths = {output: f"{folder}/{file}" if folder else file for output, file in label_files.items()}
+        paths = {output: _join(folder, file) for output, file in label_files.items()}
         labels = {output: _read_labels(store, path) for output, path in paths.items()}
         config, kept = _with_files(store, folder, config)
     except (InvalidInput, StoreFailed) as error:
@@ -149,6 +180,25 @@ def _located(store: Store, folder: str, config: ModelConfig) -> tuple[ModelConfi
         return config, ()
     warmup: Warmup = msgspec.structs.replace(config.warmup, samples=samples)
     return msgspec.structs.replace(config, warmup=warmup), tuple(sorted(paths))
+
+
+def lacks(triton: bytes, name: str) -> str:
+    """What a Triton configuration leaves to the model to say, or empty.
+
+    Args:
+        triton: A serialised ModelConfig.
+    """
+    message = model_config_class().FromString(triton)
+    if not message.backend and not message.platform:
+        return f"must specify 'platform' or 'backend' for '{name}'"
+    if message.platform == "ensemble" or (message.input and message.output):
+        return ""
+    side = "outputs" if message.input else "inputs"
+    return f"unable to load model '{name}', configuration expects 0 {side}"
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 def _labelled(spec: TensorSpec, labels: tuple[str, ...]) -> TensorSpec:

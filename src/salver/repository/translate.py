@@ -121,6 +121,7 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
     "response_cache": ("enable",),
     "model_metrics.metric_control.metric_identifier": ("family",),
     "model_metrics.metric_control.histogram_options": ("buckets",),
+    "model_repository_agents.agents": ("name", "parameters"),
     "sequence_batching": ("direct", "oldest", "max_sequence_idle_microseconds", "iterative_sequence"),
     "sequence_batching.direct": ("max_queue_delay_microseconds", "minimum_slot_utilization"),
     "sequence_batching.oldest": (
@@ -149,10 +150,7 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 HONOURED: Final = frozenset(f"{p}.{n}" if p else n for p, names in _HONOURED.items() for n in names)
 
-#: Fields without which answers would be wrong, with the reason.
-REFUSED: Final[Mapping[str, str]] = {
-    "model_repository_agents": "the files would be loaded without the agent's check or change",
-}
+_AGENTS: Final = ("checksum",)
 
 
 def translate(message: Any, origin: str, name: str) -> Translated:
@@ -167,9 +165,6 @@ def translate(message: Any, origin: str, name: str) -> Translated:
     """
     notices: list[str] = []
     for path in dict.fromkeys(_leaves(message)):
-        for refused, reason in REFUSED.items():
-            if path == refused or path.startswith(f"{refused}."):
-                raise InvalidInput(f"{origin}: field `{refused}` cannot be honoured: {reason}", field=refused)
         if path not in HONOURED and path.split(".")[0] != "parameters":
             notices.append(f"config.pbtxt: field `{path}` has no effect yet")
     is_ensemble = message.HasField("ensemble_scheduling") or message.platform == PLATFORM
@@ -186,6 +181,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
             field="name",
             fix="Make the two equal, or leave `name` out",
         )
+    _require_agents(message, origin)
     is_batched = message.max_batch_size > 0
     if message.max_batch_size < 0:
         raise InvalidInput(f"{origin}: `max_batch_size` must not be negative", field="max_batch_size")
@@ -272,6 +268,17 @@ def _check_metrics(message: Any, origin: str, notices: list[str]) -> None:
         elif bounds != sorted(set(bounds)) or not all(0 < bound < float("inf") for bound in bounds):
             raise InvalidInput(
                 f"{origin}: the buckets of {family} must be ascending numbers above 0", field="model_metrics"
+            )
+
+
+def _require_agents(message: Any, origin: str) -> None:
+    for agent in message.model_repository_agents.agents:
+        if agent.name not in _AGENTS:
+            raise InvalidInput(
+                f"{origin}: field `model_repository_agents` cannot be honoured: there is no agent "
+                f"'{agent.name}', and the files would be loaded without its check or change",
+                field="model_repository_agents",
+                fix=f"There is: {', '.join(_AGENTS)}",
             )
 
 

@@ -1,7 +1,7 @@
 """How does a version that lies in an object store come to be loaded?
 
 A whole copy of it is held while it is loaded, and let go when it is closed. Versions on this machine's disk
-pass through. What a copy is, :mod:`salver.stores.copies` knows.
+need none. Then its agents look at the files. What a copy is, :mod:`salver.stores.copies` knows.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from typing import Protocol
 
 import msgspec
 
-from salver.artifacts import Manifest
+from salver.artifacts import Manifest, Warmup
 from salver.errors import LoadFailed
+from salver.serving.agents import vet
 from salver.serving.loader import Servable
 from salver.stores.copies import Copies, Held
 from salver.stores.distant import ObjectStore
@@ -45,14 +46,15 @@ class Fetching:
         """
         store = self._copies.store_of(manifest.path)
         if store is None:
-            return await self._loader.load(manifest)
+            return await self._load(manifest)
         held, path = await self._hold(store, manifest)
+        home = held.root / store.path_of(manifest.home)
 
         async def let_go() -> None:
             await asyncio.to_thread(self._copies.release, held)
 
         try:
-            servable = await self._loader.load(msgspec.structs.replace(manifest, path=path))
+            servable = await self._load(msgspec.structs.replace(manifest, path=path, home=home))
         except LoadFailed as error:
             await let_go()
             told = (text.replace(str(held.root), store.address.url) for text in (error.message, error.fix))
@@ -61,7 +63,12 @@ class Fetching:
             await let_go()
             raise
         servable.at_end(let_go)
+        servable.warmup = _moved(manifest.config.warmup, store, held)
         return servable
+
+    async def _load(self, manifest: Manifest) -> Servable:
+        await asyncio.to_thread(vet, manifest)
+        return await self._loader.load(manifest)
 
     async def _hold(self, store: ObjectStore, manifest: Manifest) -> tuple[Held, Path]:
         stop = threading.Event()
@@ -76,3 +83,17 @@ class Fetching:
                 held, _ = await copying
                 await asyncio.to_thread(self._copies.release, held)
             raise
+
+
+def _moved(warmup: Warmup, store: ObjectStore, held: Held) -> Warmup:
+    """With the files of its samples where the copy has them."""
+
+    def moved(file: str) -> str:
+        return str(held.root / store.path_of(Path(file))) if file else ""
+
+    replace = msgspec.structs.replace
+    samples = (
+        replace(sample, inputs={n: replace(told, file=moved(told.file)) for n, told in sample.inputs.items()})
+        for sample in warmup.samples
+    )
+    return replace(warmup, samples=tuple(samples))

@@ -107,6 +107,7 @@ class Servable:
         self._ends = list(ends)
         self.signature: Signature = engine.signature
         self.bytes = manifest.bytes
+        self.warmup: Warmup | None = None  # where its files do not lie where the configuration has them
         self.is_cached = cached is not None
         self.infer = cached.infer if cached else engine.infer  # the engine's own method: nothing in between
         self.has_queue_policy = False
@@ -143,7 +144,7 @@ class Servable:
         """
         if isinstance(self.engine, StepEngine | Ensemble):
             return  # tried out already, and so have its models been
-        wish = config.warmup
+        wish = self.warmup or config.warmup
         decides_itself = isinstance(self.engine, DecoupledEngine) or self.engine.answers_each
         if decides_itself and wish == _NO_WARMUP:
             return  # its author decides what it is asked
