@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from salver.artifacts import LoadOrder, Manifest
+from salver.artifacts import Ensemble, EnsembleStep, LoadOrder, Manifest, ModelConfig
 from salver.errors import LoadFailed, NotFound, NotReady
 from salver.messages import ModelId, State, VersionStatus
 from salver.repository.brought import Brought, bring
@@ -358,3 +358,84 @@ async def test_notices_and_problems_are_logged_once(caplog: pytest.LogCaptureFix
     assert caplog.text.count("a:1: no effect yet") == 1
     assert caplog.text.count("b:1 cannot be served: torn") == 1
     await rig.plane.stop()
+
+
+# -- ensembles ---------------------------------------------------------------------------------
+
+
+def made_of(name: str, *members: str) -> Manifest:
+    steps = tuple(EnsembleStep(member, "", {"x": "a"}, {"y": "b"}) for member in members)
+    return msgspec.structs.replace(m(name), config=ModelConfig(ensemble=Ensemble(steps)))
+
+
+FAMILY = (made_of("outer", "inner", "a"), made_of("inner", "b"), made_of("other", "b"), m("a"), m("b"))
+
+
+def loaded(rig: Rig) -> str:
+    return " ".join(id.partition(":")[0] for id in rig.manager.applied[-1])
+
+
+async def test_tr_r12_loading_an_ensemble_loads_its_models() -> None:
+    rig = Rig(ControlMode("explicit"), *FAMILY)
+    await rig.plane.start()
+    await rig.plane.load("outer")
+    assert loaded(rig) == "a b inner outer"
+    assert rig.manager.loads == ["outer"]
+
+
+async def test_tr_l3_ensembles_named_at_the_start_bring_their_models() -> None:
+    rig = Rig(ControlMode("explicit", load=("other",)), *FAMILY)
+    await rig.plane.start()
+    assert loaded(rig) == "b other"
+
+
+async def test_tr_r13_the_models_of_an_ensemble_stay_unless_asked_to_go() -> None:
+    rig = Rig(ControlMode("explicit"), *FAMILY)
+    await rig.plane.start()
+    await rig.plane.load("outer")
+    await rig.plane.unload("outer")
+    assert loaded(rig) == "a b inner"
+    await rig.plane.load("outer")
+    await rig.plane.unload("outer", dependents=True)
+    assert rig.manager.applied[-1] == []
+
+
+async def test_tr_r13_what_others_need_or_somebody_named_stays() -> None:
+    rig = Rig(ControlMode("explicit"), *FAMILY)
+    await rig.plane.start()
+    await rig.plane.load("a")
+    await rig.plane.load("other")
+    await rig.plane.load("outer")
+    await rig.plane.load("inner")  # loaded already: as in Triton it stays its ensemble's
+    await rig.plane.unload("outer", dependents=True)
+    assert loaded(rig) == "a b other"
+    await rig.plane.unload("other", dependents=True)
+    assert loaded(rig) == "a"
+
+
+async def test_tr_r13_a_model_may_be_taken_from_its_ensemble() -> None:
+    rig = Rig(ControlMode("explicit"), *FAMILY)
+    await rig.plane.start()
+    await rig.plane.load("outer")
+    await rig.plane.unload("b")
+    assert loaded(rig) == "a inner outer"
+    await rig.plane.load("outer")
+    assert loaded(rig) == "a b inner outer"
+
+
+async def test_tr_r12_files_that_have_just_been_written_count_for_all_of_an_ensemble() -> None:
+    rig = Rig(ControlMode("explicit"), *FAMILY)
+    await rig.plane.start()
+    await rig.plane.load("a")
+    rig.repository.is_settling = True
+    await rig.plane.load("outer")
+    assert rig.repository.asked[-2:] == [frozenset({"outer"}), frozenset({"outer", "inner", "b"})]
+    assert loaded(rig) == "a b inner outer"
+
+
+async def test_tr_r12_an_ensemble_without_its_models_is_the_lifecycles_to_refuse() -> None:
+    rig = Rig(ControlMode("explicit"), made_of("lost", "nowhere"))
+    await rig.plane.start()
+    rig.manager.error = LoadFailed("nowhere")
+    with pytest.raises(LoadFailed, match="nowhere"):
+        await rig.plane.load("lost")

@@ -348,3 +348,42 @@ async def test_a_file_that_cannot_be_written_costs_traces_and_nothing_else(
     await asyncio.sleep(0)
     await found.close()
     assert numbers(folder / "trace.json") == [3]
+
+
+async def test_tr_o1_what_is_asked_in_the_service_of_a_request_is_below_it(tmp_path: Path) -> None:
+    """TR-O1, U-51: it comes before the request, since that is answered last."""
+    path = tmp_path / "trace.json"
+    traced = Tracing(TraceConfig(str(path), "timestamps", 4), Models())
+    for request in ("skipped", "taken"):
+        spans = {name: f"{request}-{name}" for name in ("e", "inner", "a", "b", "c")}
+        family = [
+            served("a", id=request, traceparent=spans["a"], parent=spans["inner"]),
+            served("b", id=request, traceparent=spans["b"], parent=spans["inner"]),
+            served("inner", id=request, traceparent=spans["inner"], parent=spans["e"]),
+            served("c", id=request, traceparent=spans["c"], parent=spans["e"]),
+            served("other", id="alone"),
+            served("e", id=request, traceparent=spans["e"]),
+        ]
+        traced.observe(family)
+    await traced.close()
+    named = [entry for entry in json.loads(path.read_text()) if "model_name" in entry]
+    by_id = {entry["id"]: entry for entry in named}
+    assert len(by_id) == len(named)
+    above = {
+        entry["model_name"]: by_id[entry["parent_id"]]["model_name"] if "parent_id" in entry else ""
+        for entry in named
+        if entry["request_id"] == "taken"
+    }
+    assert above == {"e": "", "inner": "e", "c": "e", "a": "inner", "b": "inner"}
+    assert not any(entry["request_id"] == "skipped" for entry in named)
+
+
+async def test_tr_o1_families_whose_head_never_comes_are_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    traced = Tracing(TraceConfig(str(path), "timestamps", 1), Models())
+    orphans = [served("a", parent=f"p{n}") for n in range(tracing.FAMILIES + 1)]
+    traced.observe(orphans)
+    traced.observe([served("e", traceparent="p0"), served("f", traceparent="p1")])
+    await traced.close()
+    named = [entry["model_name"] for entry in json.loads(path.read_text()) if "model_name" in entry]
+    assert named == ["e", "f", "a"]

@@ -172,7 +172,8 @@ class Manager(Generic[ServableT]):
             is_rising = any(c.state in RISING for c in self._copies.values() if c.id.name == name)
             is_rising = is_rising or any(s.id in self._bound.waiting for s in statuses)
             if not is_rising and not self._is_stopping:
-                why = [s.reason for s in statuses if s.reason and s.id in self._bound.broken]
+                broken = self._bound.broken
+                why = [m.problem for m in self._bound.known if m.id.name == name and m.id in broken]
                 return NotFound(f"{text} ({why[0]})" if why else text, field="model")
         reasons = "; ".join(
             f"version {s.id.version} is {s.state.value}: {s.reason}" for s in statuses if s.reason

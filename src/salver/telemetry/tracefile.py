@@ -23,12 +23,14 @@ class Trace(NamedTuple):
         number: Its id in the file.
         scope: Whose traces share a file.
         frequency: Traces in a file; 0 = all in one.
+        parent: Id of the trace of the request in whose service it was asked; 0 = a caller did.
     """
 
     number: int
     event: Served
     scope: str = ""
     frequency: int = 0
+    parent: int = 0
 
 
 def moments(event: Served) -> dict[str, int]:
@@ -64,6 +66,8 @@ def entries(trace: Trace) -> bytes:
     named: dict[str, Any] = {"id": trace.number, "model_name": event.model, "model_version": version}
     if event.request_id:
         named["request_id"] = event.request_id
+    if trace.parent:
+        named["parent_id"] = trace.parent
     stamps = [{"name": name, "ns": ns} for name, ns in moments(event).items()]
     return orjson.dumps(named) + b",\n" + orjson.dumps({"id": trace.number, "timestamps": stamps})
 

@@ -5,7 +5,6 @@ An observer on the bus: while tracing is off it looks at nothing; else it keeps 
 """
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Sequence
 
@@ -20,6 +19,8 @@ from salver.wire.settings import TraceChange, TraceSetting
 _LOG = logging.getLogger("salver.trace")
 #: Requests that may wait to be written; further ones are lost, and counted in the log.
 LIMIT = 65_536
+#: Requests of callers for which what was asked in their service is remembered until they have their answer.
+FAMILIES = 4096
 
 
 class Tracing:
@@ -36,8 +37,9 @@ class Tracing:
         self._settings = TraceSettings(config)
         self._file = TraceFile(config.file)
         self._present = present
-        self._numbers = itertools.count(1)
+        self._next = 1  # number of a trace
         self._waiting: list[Trace] = []
+        self._below: dict[str, list[Served]] = {}  # asked in the service of the span that is the key
         self._writing: asyncio.Task[None] | None = None
         self._lost = 0
 
@@ -48,10 +50,15 @@ class Tracing:
         """Sample a batch of events."""
         settings = self._settings
         if not settings.is_on:
+            self._below.clear()
             return
         for event in events:
             if type(event) is not Served or not event.version:
                 continue  # requests for models that do not exist are not traced
+            if event.parent:
+                self._remember(event)  # it is traced if the request of the caller is
+                continue
+            family = self._family(event) if self._below else [(event, 0)]
             scope = settings.scope(event.model)
             if not scope.takes():
                 continue
@@ -60,9 +67,27 @@ class Tracing:
                 continue
             own = scope is not settings.scope("")
             frequency = scope.setting.log_frequency
-            self._waiting.append(Trace(next(self._numbers), event, event.model if own else "", frequency))
+            first = self._next
+            self._next += len(family)
+            for index, (each, parent) in enumerate(family):
+                above = first + parent if index else 0
+                trace = Trace(first + index, each, event.model if own else "", frequency, above)
+                self._waiting.append(trace)
         if self._waiting and self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write())
+
+    def _remember(self, event: Served) -> None:
+        below = self._below
+        if event.parent not in below and len(below) >= FAMILIES:
+            del below[next(iter(below))]
+        below.setdefault(event.parent, []).append(event)
+
+    def _family(self, event: Served) -> list[tuple[Served, int]]:
+        """A request and all that was asked in its service, each with the place of its parent in this list."""
+        family = [(event, 0)]
+        for index, (each, _) in enumerate(family):  # which grows
+            family += [(child, index) for child in self._below.pop(each.traceparent, ())]
+        return family
 
     def update(self, model: str, change: TraceChange) -> TraceSetting:
         """A model's settings, or, without a name, the server's, after a change, which may be empty.
