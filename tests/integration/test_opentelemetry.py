@@ -184,3 +184,37 @@ def test_tr_f8_a_collector_that_is_not_there_costs_no_answer(tmp_path: Path) -> 
             assert ask(server) == 200
         assert server.stop() == 0
         assert "spans are lost" in server.output()
+
+
+ENSEMBLE = """
+platform: "ensemble"
+max_batch_size: 8
+input { name: "x" data_type: TYPE_FP32 dims: 16 }
+output { name: "y" data_type: TYPE_FP32 dims: 3 }
+ensemble_scheduling {
+  step { model_name: "mlp" model_version: -1
+         input_map { key: "x" value: "x" } output_map { key: "y" value: "y" } }
+}
+"""
+
+
+@pytest.mark.parametrize("headers", [SAMPLED, None], ids=["its caller's trace", "its own trace"])
+def test_tr_o1_the_members_of_an_ensemble_are_parts_of_its_request(
+    tmp_path: Path, collector: Collector, headers: dict[str, str] | None
+) -> None:
+    write_mlp(tmp_path / "models" / "mlp", 1)
+    (tmp_path / "models" / "both" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "both" / "config.pbtxt").write_text(ENSEMBLE)
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    with ServerProcess([tmp_path / "models"], tmp_path / "log", ["--state-dir="], environment) as server:
+        server.wait_ready()
+        assert ask(server, headers, "both") == 200
+        spans = collector.wait(lambda found: {"InferRequest", "mlp"} <= {s.name for s in found})
+        (own,) = [span for span in spans if span.name == "InferRequest"]
+        (member,) = [span for span in spans if span.name == "mlp"]
+        assert own.parent_span_id.hex() == (CALLER if headers else "")
+        assert member.parent_span_id == own.span_id
+        assert member.trace_id == own.trace_id
+        assert "compute_infer" in {s.name for s in spans if s.parent_span_id == member.span_id}
+        attributes = {a.key: a.value.string_value for a in own.attributes}
+        assert attributes["triton.model_name"] == "both"
