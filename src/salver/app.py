@@ -66,6 +66,7 @@ from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig, Listener, listen
 from salver.wire.config_view import first_response_bounds, metric_tags
+from salver.wire.orca import TokenRoom
 from salver.wire.regions import NO_REGIONS
 from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
 
@@ -467,6 +468,19 @@ class Server:
         """What is traced of a model, or, without a name, of all, after a change."""
         self._bus.flush()
         return self._tracing.update(model, change)
+
+    def token_room(self, model: str, version: str) -> TokenRoom | None:
+        """How full a model that answers token by token is."""
+        try:
+            lease = self._manager.acquire(model, version)
+        except SalverError:
+            return None
+        try:
+            steps = lease.servable.manifest.config.steps
+            running = lease.servable.engine.running
+            return TokenRoom(running, steps.max_sequences, steps.max_context) if steps.vocabulary else None
+        finally:
+            lease.release()
 
     def explain(self, model: str, version: str, request: str = "") -> dict[str, Any]:
         """Where the time of requests went, or of the one with this id."""

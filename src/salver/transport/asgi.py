@@ -8,6 +8,7 @@ whatever reply comes back. What an operation does stands in ``http.py`` and ``gr
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from salver.errors import Forbidden, Internal, InvalidInput, SalverError
@@ -22,6 +23,7 @@ from salver.transport.routes import Route, match
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.compression import deflate
 from salver.wire.faults import http_fault
+from salver.wire.orca import ASKED as ORCA
 from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 
 _LOG = logging.getLogger("salver.front")
@@ -112,7 +114,7 @@ class Front:
             http = HttpBody(route.model, route.version, body, headers)
             work: Awaitable[HttpReply | None]
             if operation == "generate_stream":
-                events = EventStream(send, call)
+                events = EventStream(send, call, partial(self._load_report, route, headers))
                 work = self._http.stream(route, http, call, events.write)
             else:
                 work = self._http.run(route, http, call)
@@ -122,6 +124,8 @@ class Front:
                 reply = await work
             finally:
                 self._hangups.leave(task)
+            if reply is not None and operation == "generate" and ORCA in headers:
+                reply.headers += self._load_report(route, headers)
         except SalverError as error:
             reply = http_fault(error)
         except asyncio.CancelledError:
@@ -139,6 +143,10 @@ class Front:
             start, body = await asyncio.to_thread(_form, reply, headers, call, operation)
         await send(start)
         await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else body})
+
+    def _load_report(self, route: Route, headers: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+        form = headers.get(ORCA)
+        return self._http.load_report(route, form.strip()) if form else ()
 
     def _incident(self, raw_path: bytes, error: Exception) -> Internal:
         incident = self._new_id()

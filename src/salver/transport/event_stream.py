@@ -14,6 +14,7 @@ from salver.messages import Call
 from salver.wire.bodies import HttpReply
 from salver.wire.generate import EVENT_STREAM, event
 
+Headers = tuple[tuple[bytes, bytes], ...]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -21,11 +22,15 @@ class EventStream:
     """The reply to one call, begun by its first event, whose status it has.
 
     Args:
+        more: Headers besides, asked for when the answer begins.
         patience: Seconds without any room for the next event, after which the caller counts as gone.
     """
 
-    def __init__(self, send: Send, call: Call, patience: float = 60.0) -> None:
+    def __init__(
+        self, send: Send, call: Call, more: Callable[[], Headers] = tuple, patience: float = 60.0
+    ) -> None:
         self._send = send
+        self._more = more
         self._patience = patience
         self._call = call
         self._has_begun = False
@@ -53,7 +58,7 @@ class EventStream:
             await self._send({"type": "http.response.body", "body": b""})
 
     def _start(self, status: int = 200) -> dict[str, Any]:
-        headers = [*EVENT_STREAM, (b"x-request-id", self._call.request_id.encode())]
+        headers = [*EVENT_STREAM, *self._more(), (b"x-request-id", self._call.request_id.encode())]
         if self._call.traceparent:
             headers.append((b"traceparent", self._call.traceparent.encode()))
         return {"type": "http.response.start", "status": status, "headers": headers}

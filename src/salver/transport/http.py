@@ -16,7 +16,7 @@ from salver.transport.openapi import describe
 from salver.transport.ports import Control, Exposition, InferDoor, RegionRegistry
 from salver.transport.routes import Route
 from salver.transport.shared_memory import SharedMemoryOperations
-from salver.wire import config_view, load_order, metadata, settings
+from salver.wire import config_view, load_order, metadata, orca, settings
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.generate import Generate
 from salver.wire.json_text import dumps
@@ -96,6 +96,11 @@ class HttpOperations:
             self._generating, http, route.model, route.version, call, write
         )
         return reply
+
+    def load_report(self, route: Route, form: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        """Headers that tell how full a model is now; none of a model of which that cannot be said."""
+        room = self._exposition.token_room(route.model, route.version)
+        return orca.load_report(form, room) if room else ()
 
     # These hand on the door's own coroutine: one less for each request.
 

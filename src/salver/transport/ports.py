@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from salver.artifacts import LoadOrder
 from salver.messages import Call, ModelId, Signature, VersionStatus
+from salver.wire.orca import TokenRoom
 from salver.wire.regions import Region, Regions
 from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
 
@@ -122,6 +123,10 @@ class Exposition(Settings, Protocol):
 
     def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
         """Triton-shaped statistics (TR-R8)."""
+        ...
+
+    def token_room(self, model: str, version: str) -> TokenRoom | None:
+        """How full a model that answers token by token is; None for others, and if it does not answer."""
         ...
 
     def explain(self, model: str, version: str, request: str = "") -> dict[str, Any]:
