@@ -1,4 +1,4 @@
-"""The published suite on all eight built-in backends, each with a small model of known answers."""
+"""The published suite on all nine built-in backends, each with a small model of known answers."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from salver.artifacts import ModelConfig
 from salver.backends.lightgbm import LightgbmBackend
 from salver.backends.litert import LiteRtBackend
 from salver.backends.onnx import OnnxBackend
+from salver.backends.openvino import OpenVinoBackend
 from salver.backends.python import PythonBackend
 from salver.backends.sklearn import SklearnBackend
 from salver.backends.tensorflow import TensorFlowBackend
@@ -55,6 +56,19 @@ class TestOnnxFolder(TestOnnx):
         inner.mkdir()
         case.path.rename(inner / "model.onnx")
         return Case(inner, case.inputs, case.outputs)
+
+
+class TestOpenVino(BackendConformance):
+    backend = OpenVinoBackend()
+
+    @staticmethod
+    def make_case(folder: Path) -> Case:
+        import openvino
+
+        case = TestOnnx.make_case(folder)
+        model = openvino.Core().read_model(str(case.path))
+        openvino.save_model(model, str(folder / "m.xml"), compress_to_fp16=False)
+        return Case(folder / "m.xml", case.inputs, case.outputs)
 
 
 class _Torch(BackendConformance):

@@ -25,6 +25,8 @@ _PADDING: Final = frozenset({"tensorflow", "litert"})
 _BESIDE: Final = frozenset({"configs", "initial_state"})
 #: Models made of others: there is no artefact, and a version's folder, if there is one, is empty.
 _ENSEMBLE: Final = Recognised("ensemble", "ensemble")
+#: Formats of other backends that one can run as well, where its owner asks for it.
+_READ_BY: Final = {"openvino": ("onnx",)}
 _EXAMPLE: Final = "<model>/<version>/<artefact>, e.g. resnet/1/model.onnx"
 
 
@@ -177,7 +179,7 @@ class Layout:
             paths = [_join(folder, e.name) for e in self._visible(folder)]
             candidates = [found for path in paths if (found := self._look(path))]
         if config.backend:
-            fitting = [c for c in candidates if c.what.backend == config.backend]
+            fitting = [found for c in candidates if (found := _for(c, config.backend))]
             if candidates and not fitting:
                 seen = ", ".join(f"{PurePath(c.path).name} ({c.what.format})" for c in candidates[:5])
                 return f"{where} has nothing for the {config.backend} backend that is configured, but {seen}"
@@ -245,6 +247,15 @@ class Layout:
 
     def _visible(self, folder: str) -> tuple[Entry, ...]:
         return tuple(e for e in self._store.entries(folder) if is_visible(e.name))
+
+
+def _for(found: Found, backend: str) -> Found | None:
+    """What is there, for the backend that its owner asks for; None where that cannot run it."""
+    if found.what.backend == backend:
+        return found
+    if found.what.format in _READ_BY.get(backend, ()):
+        return Found(found.path, Recognised(backend, found.what.format))
+    return None
 
 
 def _bare_name(path: Path) -> str:

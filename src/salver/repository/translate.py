@@ -49,6 +49,7 @@ _BACKENDS: Final[Mapping[str, str]] = {
     "tensorflow": "tensorflow",
     "tensorflow_savedmodel": "tensorflow",
     "python": "python",
+    "openvino": "openvino",
     "fil": "",  # XGBoost or LightGBM: the file tells
     PLATFORM: PLATFORM,
 }
@@ -57,7 +58,6 @@ _FOREIGN: Final = frozenset(
         "tensorrt",
         "tensorrt_plan",
         "tensorrtllm",
-        "openvino",
         "dali",
         "vllm",
         "tensorflow_graphdef",

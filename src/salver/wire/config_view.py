@@ -18,6 +18,7 @@ _BACKENDS: Final = {
     "onnx": ("onnxruntime", "onnxruntime_onnx"),
     "torch": ("pytorch", "pytorch_libtorch"),
     "tensorflow": ("tensorflow", "tensorflow_savedmodel"),
+    "openvino": ("openvino", ""),
     "xgboost": ("fil", ""),
     "lightgbm": ("fil", ""),
 }

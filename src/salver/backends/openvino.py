@@ -1,0 +1,139 @@
+"""How does an OpenVINO model run? Through its CPU plugin, in full precision.
+
+A compiled model serves all threads at once: each run takes an infer request that nobody else has. It knows
+nothing of batching.
+"""
+
+import os
+import queue
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from salver.artifacts import Manifest
+from salver.backends.content import head
+from salver.backends.loading import framework, is_batched, loading, options_of, override
+from salver.backends.outputs import Outputs
+from salver.backends.protocol import LoadOptions, Traits
+from salver.errors import LoadFailed, ModelFailed
+from salver.messages import Signature, TensorSpec
+from salver.tensor import Array, DataType
+
+_NET = re.compile(rb'\s*(<\?xml[^>]*\?>\s*)?<net\s[^>]*\bversion="1[01]"')
+_TYPES = {"f32": DataType.FP32, "f64": DataType.FP64, "f16": DataType.FP16, "boolean": DataType.BOOL} | {
+    t.name.lower().replace("uint", "u").replace("int", "i"): t for t in DataType if t.is_integer
+}
+_TELEMETRY = "openvino_telemetry"
+
+
+class OpenVinoBackend:
+    """OpenVINO's intermediate representation (``.xml`` with its ``.bin``), and ONNX where the owner asks.
+
+    A ``.bin`` has the name of its ``.xml``.
+    """
+
+    name = "openvino"
+    extra = "openvino"
+    modules: tuple[str, ...] = ("openvino",)
+    traits = Traits(native=True)
+
+    def recognise(self, path: Path) -> str | None:
+        """``openvino-ir`` for XML that begins with a ``net`` of version 10 or 11."""
+        return "openvino-ir" if _NET.match(head(path, 1024)) else None
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> "OpenVinoModel":
+        """See :class:`~salver.backends.protocol.Backend`."""
+        options_of(manifest, ())
+        openvino = self._import()
+        weights = manifest.path.with_suffix(".bin")
+        files = [str(manifest.path)]
+        if manifest.format == "openvino-ir" and weights.is_file():
+            files.append(str(weights))
+        streams = max(1, len(os.sched_getaffinity(0)) // options.threads)
+        with loading(manifest):
+            core = openvino.Core()
+            model = core.read_model(*files)
+            compiled = core.compile_model(
+                model,
+                "CPU",
+                {
+                    "INFERENCE_PRECISION_HINT": "f32",  # else BF16 where the processor has it
+                    "INFERENCE_NUM_THREADS": streams * options.threads,
+                    "NUM_STREAMS": streams,
+                    "ENABLE_CPU_PINNING": False,  # other models run here, too
+                },
+            )
+            return OpenVinoModel(compiled, manifest)
+
+    def _import(self) -> Any:
+        """OpenVINO without its telemetry, which it asks for when it is imported, and can do without."""
+        kept = sys.modules.get(_TELEMETRY)
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+        try:
+            return framework(self, "openvino")
+        finally:
+            if kept is None:
+                del sys.modules[_TELEMETRY]
+            else:
+                sys.modules[_TELEMETRY] = kept
+
+
+class OpenVinoModel:
+    """One compiled model."""
+
+    def __init__(self, compiled: Any, manifest: Manifest) -> None:
+        said = [_spec(port, "input") for port in compiled.inputs]
+        gives = [_spec(port, "output") for port in compiled.outputs]
+        inputs = override(tuple(said), manifest.config.inputs, "inputs")
+        outputs = override(tuple(gives), manifest.config.outputs, "outputs")
+        batched = is_batched(inputs, outputs, manifest.config)
+        bounds = [bound for bound in map(_most, compiled.inputs) if bound and batched]
+        most = min(bounds, default=0)
+        self.signature = Signature(inputs, outputs, batched, "openvino", max_rows=most)
+        self._names = [spec.name for spec in gives]
+        self._order = [spec.name for spec in said]
+        self._check = Outputs(self.signature, manifest.id.name).check
+        self._compiled: Any = compiled
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        try:
+            request = self._requests.get_nowait()
+        except queue.Empty:
+            if self._compiled is None:
+                raise ModelFailed("the model is closed") from None
+            request = self._compiled.create_infer_request()
+        answer = request.infer([inputs[name] for name in self._order], share_inputs=True)
+        outputs = dict(zip(self._names, answer.to_tuple(), strict=True))
+        self._requests.put(request)
+        return self._check(outputs, inputs)
+
+    def close(self) -> None:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        self._compiled = None
+        self._requests = queue.SimpleQueue()
+
+
+def _spec(port: Any, kind: str) -> TensorSpec:
+    name = min(port.names) if port.names else port.node.friendly_name
+    datatype = _TYPES.get(port.element_type.get_type_name())
+    if datatype is None:
+        raise LoadFailed(
+            f"{kind} {name!r} is {port.element_type.get_type_name()}, which is not served by this backend",
+            fix="Let the model take and give numbers or booleans; BF16 and texts it keeps inside.",
+        )
+    partial = port.partial_shape
+    if partial.rank.is_dynamic:
+        raise LoadFailed(
+            f"{kind} {name!r} has any number of dimensions", fix="Give it a rank when the model is converted."
+        )
+    return TensorSpec(name, datatype, tuple(-1 if d.is_dynamic else d.get_length() for d in partial))
+
+
+def _most(port: Any) -> int:
+    """Rows that an input takes at once; 0 = any number."""
+    most = int(port.partial_shape[0].max_length)
+    return most if 0 < most < 1 << 31 else 0
