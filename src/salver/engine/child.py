@@ -296,7 +296,8 @@ class HostProcess:
 
     async def _load(self) -> None:
         plan = self.plan
-        load = Load(plan.backend, plan.manifest, plan.options, tuple(sys.path), plan.memory_limit_mb)
+        path = () if plan.interpreter else tuple(sys.path)
+        load = Load(plan.backend, plan.manifest, plan.options, path, plan.memory_limit_mb)
         try:
             reply = await self.ask(load)
         except HostDied:

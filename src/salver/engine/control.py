@@ -29,7 +29,7 @@ class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
 
     Attributes:
         backend: ``module:attribute`` of a backend, or of a class of one.
-        path: The engine's ``sys.path``, so that the host finds the same modules.
+        path: The engine's ``sys.path``, so that the host finds the same modules; empty = it has its own.
         memory_limit_mb: Address-space limit, set before the backend is imported; 0 = none.
     """
 

@@ -141,7 +141,8 @@ def _load(load: Load, around: Surroundings | None) -> RunnableModel:
     if load.memory_limit_mb:
         limit = load.memory_limit_mb << 20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    sys.path[:] = load.path
+    if load.path:
+        sys.path[:] = load.path
     module, _, attribute = load.backend.partition(":")
     found: Any = operator.attrgetter(attribute)(importlib.import_module(module))
     backend: Backend = found() if isinstance(found, type) else found

@@ -22,7 +22,7 @@ from salver.backends.protocol import Answer, LoadOptions
 from salver.engine.backoff import Backoff
 from salver.engine.child import Done, HostProcess, Pieces, is_small
 from salver.engine.ports import Server
-from salver.engine.spawn import HostPlan
+from salver.engine.spawn import HostPlan, Interpreter
 from salver.errors import LoadFailed, NotReady, SalverError
 from salver.messages import InferRequest, Signature
 from salver.tensor import Array
@@ -94,6 +94,7 @@ class ProcessRunner:
         run_timeout_s: float = 0.0,
         recovery: Recovery = _RECOVERY,
         server: Server | None = None,
+        interpreter: Interpreter | None = None,
     ) -> "ProcessRunner":
         """Start the hosts, all at once, and wait until each has the model.
 
@@ -102,11 +103,12 @@ class ProcessRunner:
             memory_limit_mb: Limit of each host's address space; 0 = none.
             run_timeout_s: A run that takes longer is taken for a hang, and its host killed; 0 = never.
             server: What the model may ask while it runs; None = nothing.
+            interpreter: Runs the hosts; None = the one of this process. It is released by the runner.
 
         Raises:
             LoadFailed: one of them has not; the others are gone again.
         """
-        plan = HostPlan(backend, manifest, options, memory_limit_mb, run_timeout_s, server)
+        plan = HostPlan(backend, manifest, options, memory_limit_mb, run_timeout_s, server, interpreter)
         starting = [
             asyncio.ensure_future(HostProcess.launch(_of_instance(plan, instance)))
             for instance in range(slots)
@@ -118,8 +120,7 @@ class ProcessRunner:
                 task.cancel()
             done = await asyncio.gather(*starting, return_exceptions=True)
             await asyncio.gather(*(host.close() for host in done if isinstance(host, HostProcess)))
-            if server is not None:
-                server.leave()
+            await _let_go(plan)
             raise
         kinds = {"batch": cls, "requests": RequestProcessRunner, "stream": StreamProcessRunner}
         kind: type[ProcessRunner] = kinds[hosts[0].asks]
@@ -165,8 +166,7 @@ class ProcessRunner:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*(seat.host.close() for seat in self._seats))
         self._refuse_waiters(f"model '{self._plan.manifest.id.name}' was unloaded")
-        if self._plan.server is not None:
-            self._plan.server.leave()
+        await _let_go(self._plan)
 
     async def _on(self, host: HostProcess, work: Coroutine[Any, Any, _T]) -> _T:
         try:
@@ -299,6 +299,14 @@ class StreamProcessRunner(ProcessRunner):
                 task = asyncio.ensure_future(self._on(host, pieces.give_up()))
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
+
+
+async def _let_go(plan: HostPlan) -> None:
+    """No host by that plan is started any more."""
+    if plan.server is not None:
+        plan.server.leave()
+    if plan.interpreter is not None:
+        await plan.interpreter.release()
 
 
 def _of_instance(plan: HostPlan, instance: int) -> HostPlan:

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -23,6 +24,20 @@ _QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+class Interpreter(NamedTuple):
+    """A Python other than this process's own.
+
+    Attributes:
+        program: Its path.
+        variables: Environment variables that go with it, so that it finds this package, and its own.
+        release: Nobody uses it any more.
+    """
+
+    program: str
+    variables: Mapping[str, str]
+    release: Callable[[], Awaitable[None]]
+
+
 class HostPlan(msgspec.Struct, frozen=True):
     """What a host process is to be.
 
@@ -31,6 +46,7 @@ class HostPlan(msgspec.Struct, frozen=True):
         memory_limit_mb: Limit of its address space; 0 = none.
         run_timeout_s: A run that takes longer is taken for a hang: the host is killed. 0 = never.
         server: What its model may ask while it runs; None = nothing.
+        interpreter: Runs it; None = the one of this process.
     """
 
     backend: str
@@ -39,6 +55,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     memory_limit_mb: int = 0
     run_timeout_s: float = 0.0
     server: Server | None = None
+    interpreter: Interpreter | None = None
 
 
 class Side(NamedTuple):
@@ -115,14 +132,17 @@ def spawn(plan: HostPlan) -> Ends:
             mine.setblocking(False)
             side = Side(mine, asks, answers)
             passed += [theirs.fileno(), asks.fd, answers.fd]
+        program, variables = sys.executable, {}
+        if plan.interpreter is not None:
+            program, variables = plan.interpreter.program, dict(plan.interpreter.variables)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "salver.engine.host", *map(str, (os.getpid(), *passed))],
+            [program, "-P", "-m", "salver.engine.host", *map(str, (os.getpid(), *passed))],
             stdin=subprocess.DEVNULL,
             stdout=their_output,
             stderr=their_output,
             pass_fds=passed,
             start_new_session=True,
-            env={**_QUIET, **dict.fromkeys(_THREAD_VARIABLES, threads), **os.environ},
+            env={**_QUIET, **dict.fromkeys(_THREAD_VARIABLES, threads), **os.environ, **variables},
         )
         undo.callback(process.wait)
         undo.callback(process.kill)

@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 import functools
 import logging
+import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -37,6 +39,7 @@ from salver.serving.bus import Bus
 from salver.serving.caching import CachedModel, Caching
 from salver.serving.calls import Calls
 from salver.serving.ensemble import DecoupledEnsemble, Ensemble
+from salver.serving.environments import Environments
 from salver.serving.graph import Member, connect
 from salver.serving.inner import ALONE, Inner
 from salver.serving.model_config import told
@@ -225,6 +228,7 @@ class Loader:
         self._clock = clock
         self._terms = terms
         self._inner = inner
+        self._environments = Environments(Path(tempfile.gettempdir()))
         self._profiles = profiles or ProfileStore()
         self._profiler = Profiler(self._profiles, clock, terms.cores)
 
@@ -389,6 +393,7 @@ class Loader:
                 slots=slots,
                 memory_limit_mb=manifest.config.instances.memory_limit_mb,
                 server=calls.admit(manifest.id) if calls else None,
+                interpreter=await self._environments.open(manifest) if backend.traits.reads_config else None,
             )
         models: list[RunnableModel] = []
         try:

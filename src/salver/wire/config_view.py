@@ -80,6 +80,16 @@ def first_response_bounds(told: bytes) -> tuple[float, ...]:
     return _FIRST_BOUNDS
 
 
+def parameters(told: bytes) -> dict[str, str]:
+    """The owner's parameters for the backend.
+
+    Args:
+        told: The owner's ModelConfig, serialised; empty = there is none.
+    """
+    found = model_config_class().FromString(told).parameters if told else {}
+    return {name: parameter.string_value for name, parameter in found.items()}
+
+
 def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> bytes:
     """The whole ModelConfig, serialised.
 

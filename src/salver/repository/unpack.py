@@ -1,0 +1,96 @@
+"""How is an archive from outside unpacked so that it harms nothing outside of its folder?
+
+Knows no model. What would leave the folder is refused, as is what is no file, folder or link, and what is
+more than there is room for.
+"""
+
+import os
+import shutil
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+from salver.errors import LoadFailed
+
+MOST_MEMBERS: Final = 500_000
+MOST_BYTES: Final = 64 << 30
+_SPARE: Final = 1 << 30  # bytes that stay free on the disk
+_PIECE: Final = 1 << 20
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar file, compressed or not, into an empty folder. Blocking.
+
+    Symbolic links stay inside, but for those in ``bin`` that are interpreters: environments have them.
+
+    Raises:
+        LoadFailed: it is none, is harmful or too large, or cannot be written; the folder is as it may be.
+    """
+    room = min(MOST_BYTES, shutil.disk_usage(folder).free - _SPARE)
+    root = Path(os.path.realpath(folder))
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            for count, member in enumerate(tar, 1):
+                room -= member.size if member.isreg() else 0
+                if room < 0 or count > MOST_MEMBERS:
+                    raise LoadFailed(f"{archive} is larger, unpacked, than there is room for")
+                _place(tar, member, root, archive)
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise LoadFailed(f"{archive} cannot be unpacked: {error}") from error
+
+
+def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, archive: Path) -> None:
+    target = root / _inside(member.name, archive)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if Path(os.path.realpath(target.parent)) != target.parent:
+        raise LoadFailed(f"{archive}: '{member.name}' would be written through a link")
+    if member.isdir():
+        target.mkdir(exist_ok=True)
+        return
+    if target.is_symlink() or target.exists():
+        target.unlink()
+    if member.issym():
+        _check_link(member, root, target, archive)
+        target.symlink_to(member.linkname)
+    elif member.islnk():
+        source = root / _inside(member.linkname, archive)
+        if not source.is_file() or Path(os.path.realpath(source)) != source:
+            raise LoadFailed(f"{archive}: '{member.name}' is a link to '{member.linkname}', which is no file")
+        os.link(source, target)
+    elif member.isreg():
+        content = tar.extractfile(member)
+        assert content is not None
+        _write(content, target, member.size, 0o700 if member.mode & 0o100 else 0o600)
+    else:
+        raise LoadFailed(f"{archive}: '{member.name}' is no file, folder or link")
+
+
+def _inside(name: str, archive: Path) -> Path:
+    """A member's path below the folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise LoadFailed(f"{archive}: '{name}' lies outside of it")
+    return Path(path)
+
+
+def _check_link(member: tarfile.TarInfo, root: Path, target: Path, archive: Path) -> None:
+    to = os.path.normpath(target.parent / member.linkname)
+    is_inside = Path(to).is_relative_to(root) and not Path(member.linkname).is_absolute()
+    is_interpreter = (
+        target.parent == root / "bin"
+        and target.name.startswith("python")
+        and Path(to).name.startswith("python")
+        and os.access(to, os.X_OK)
+    )
+    if not is_inside and not is_interpreter:
+        raise LoadFailed(f"{archive}: the link '{member.name}' leads out of it, to '{member.linkname}'")
+
+
+def _write(content: IO[bytes], target: Path, size: int, mode: int) -> None:
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    with os.fdopen(fd, "wb") as file:
+        while size > 0 and (piece := content.read(min(size, _PIECE))):
+            size -= len(piece)
+            file.write(piece)
+    if size:
+        raise EOFError("it ends too soon")
