@@ -63,6 +63,16 @@ def test_one_bad_model_does_not_hide_the_others(tmp_path: Path, capsys: pytest.C
     assert "b:1 loads" in out
 
 
+def test_an_ensemble_is_as_good_as_its_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model(tmp_path, "net", GOOD)
+    (tmp_path / "over").mkdir()
+    step = '[[ensemble.steps]]\nmodel = "net"\ninputs = { x = "x" }\noutputs = { y = "y" }\n'
+    (tmp_path / "over" / "salver.toml").write_text(step)
+    assert main(["doctor", str(tmp_path)]) == 0
+    assert "over:1 loads" in (out := capsys.readouterr().out)
+    assert "an ensemble of net: whether they fit together is seen when they are served" in out
+
+
 def test_paths_that_hold_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(tmp_path / "nowhere")]) == 1
     assert "does not exist" in capsys.readouterr().err

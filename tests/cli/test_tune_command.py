@@ -193,6 +193,11 @@ def test_a_model_that_takes_no_zeros_is_measured_on_its_warm_up_request(
         ("", ("--report", "curve.pdf"), "neither .svg nor .png"),
         ('[steps]\nvocabulary = "bytes"\n', (), "works step by step"),
         ('[sequences]\nstrategy = "direct"\n', (), "serves sequences"),
+        (
+            '[[ensemble.steps]]\nmodel = "a"\ninputs = { x = "x" }\noutputs = { y = "y" }\n',
+            (),
+            "is an ensemble, which runs as its models do. Tune those.",
+        ),
         ('backend = "abacus"\n', (), "abacus"),
         ("objective = 7\n", (), "objective"),
     ],

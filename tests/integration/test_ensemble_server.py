@@ -84,6 +84,23 @@ ensemble_scheduling { max_inflight_requests: 4 step [
   { model_name: "namer"
     input_map { key: "scores" value: "scores" } output_map { key: "name" value: "NAME" } } ] }
 """
+SUMS_CONFIG = """
+backend: "python" max_batch_size: 2
+input { name: "IN" data_type: TYPE_INT32 dims: [1] }
+output [ { name: "SUM" data_type: TYPE_INT32 dims: [1] }, { name: "FLAGS" data_type: TYPE_INT32 dims: [3] },
+         { name: "WHO" data_type: TYPE_UINT64 dims: [1] } ]
+sequence_batching { oldest { max_candidate_sequences: 2 } control_input [
+  { name: "START" control [ { kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ] } ] },
+  { name: "END" control [ { kind: CONTROL_SEQUENCE_END int32_false_true: [ 0, 1 ] } ] },
+  { name: "READY" control [ { kind: CONTROL_SEQUENCE_READY int32_false_true: [ 0, 1 ] } ] },
+  { name: "CORRID" control [ { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } ] } ] }
+"""
+TOTAL = """
+[[ensemble.steps]]
+model = "sums"
+inputs = { IN = "number" }
+outputs = { SUM = "total" }
+"""
 NAMES = np.array(["ant", "bee", "cat"])
 
 
@@ -102,6 +119,9 @@ def write(root: Path) -> Path:
     put(root, "counter/1/model.py", COUNTER)
     put(root, "counter/config.pbtxt", COUNTER_CONFIG)
     put(root, "each/config.pbtxt", EACH)
+    put(root, "sums/config.pbtxt", SUMS_CONFIG)
+    put(root, "sums/1/model.py", (Path(__file__).parent.parent / "models" / "sequence_sum.py").read_text())
+    put(root, "total/salver.toml", TOTAL)
     return root
 
 
@@ -267,6 +287,22 @@ def test_tr_s8_a_decoupled_model_in_an_ensemble(server: TritonProcess) -> None:
     status, answer = server.post("/v2/models/each/infer", text_body("a"))
     assert (status, "decoupled" in answer["error"]) == (501, True)
     assert server.post("/v2/models/each/generate", {"TEXT": "a"})[1]["NAME"] == names[0]
+
+
+def test_tr_s4_sequences_go_through_an_ensemble_in_order(server: TritonProcess) -> None:
+    came: queue.Queue = queue.Queue()
+    client = triton.InferenceServerClient(f"127.0.0.1:{server.ports['grpc']}")
+    client.start_stream(lambda result, error: came.put((result, error)))
+    for number in range(50):
+        made = triton.InferInput("number", [1, 1], "INT32")
+        made.set_data_from_numpy(np.array([[number]], np.int32))
+        flags = {"sequence_start": number == 0, "sequence_end": number == 49}
+        client.async_stream_infer("total", [made], sequence_id=7, **flags)
+    answers = [came.get(timeout=20) for _ in range(50)]
+    client.stop_stream()
+    client.close()
+    assert [error for _, error in answers if error] == []
+    assert [int(r.as_numpy("total")[0, 0]) for r, _ in answers] == np.cumsum(range(50)).tolist()
 
 
 def test_tr_s6_an_error_of_a_step(server: TritonProcess) -> None:

@@ -439,3 +439,18 @@ async def test_tr_r12_an_ensemble_without_its_models_is_the_lifecycles_to_refuse
     rig.manager.error = LoadFailed("nowhere")
     with pytest.raises(LoadFailed, match="nowhere"):
         await rig.plane.load("lost")
+
+
+async def test_tr_v2_models_that_come_with_an_ensemble_come_anew_each_time(tmp_path: Path) -> None:
+    """SageMaker names a folder with all of them."""
+    rig = Rig(ControlMode("explicit"), made_of("whole", "part"), m("part"))
+    await rig.plane.start()
+    for time in ("first", "second"):
+        folder = tmp_path / time
+        brought = Brought(time, folder=folder, members={"part": folder})
+        rig.repository.bring = lambda name, order, brought=brought: brought  # type: ignore[method-assign]
+        rig.repository.found = (made_of("whole", "part"), m("part", fingerprint=time))
+        await rig.plane.load("whole", LoadOrder(time))
+        assert [k.fingerprint for k in rig.manager.known if k.id.name == "part"] == [time]
+    await rig.plane.unload("whole")
+    assert rig.manager.applied[-1] == []

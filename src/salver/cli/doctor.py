@@ -94,6 +94,10 @@ def _check(manifest: "Manifest", trust_pickle: bool, timeout: float) -> Check:
     )
     if check.problem:
         return check
+    if manifest.config.ensemble.steps:
+        models = ", ".join(dict.fromkeys(name for name, _ in manifest.config.ensemble.models))
+        notice = f"an ensemble of {models}: whether they fit together is seen when they are served"
+        return msgspec.structs.replace(check, notices=(*check.notices, notice))
     try:
         signature = try_load(manifest, trust_pickle=trust_pickle, timeout=timeout)
     except SalverError as error:

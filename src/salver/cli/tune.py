@@ -117,6 +117,8 @@ def _find(path: Path) -> "Manifest":
     newest = max(found, key=lambda manifest: int(manifest.id.version))
     if newest.problem:
         raise LoadFailed(newest.problem)
+    if newest.config.ensemble.steps:
+        raise Unsupported(f"{path} is an ensemble, which runs as its models do", fix="Tune those.")
     if newest.backend not in known:
         raise LoadFailed(f"{path} asks for the backend {newest.backend!r}, which does not exist")
     if newest.config.steps.vocabulary:

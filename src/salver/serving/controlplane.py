@@ -24,6 +24,7 @@ from salver.repository.brought import Brought
 _LOG = logging.getLogger("salver.controlplane")
 _POLL_FAILED = "failed to load '{}', failed to poll from model repository"
 _AS_IT_LIES = LoadOrder()
+_NOBODY: frozenset[str] = frozenset()
 
 
 class ControlMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -263,7 +264,7 @@ class ControlPlane:
         was_loaded = name in self._named | self._implied and name not in self._unproven
         try:
             self._put(name, after)
-            await self._scan(frozenset({name}))
+            await self._scan(frozenset({name}), frozenset(after.members) if after else _NOBODY)
             await self._imply(name)
             if name not in self._implied:  # as in Triton, it then stays the ensemble's
                 self._named.add(name)
@@ -279,7 +280,7 @@ class ControlPlane:
                 if was_loaded:
                     self._put(name, before)
                     with contextlib.suppress(PollFailed):  # what it was told of before still holds
-                        await self._scan(frozenset({name}))
+                        await self._scan(frozenset({name}), frozenset(before.members) if before else _NOBODY)
                     self._apply()
                 else:
                     self._unproven.add(name)
@@ -288,7 +289,7 @@ class ControlPlane:
     async def _imply(self, name: str) -> None:
         """What an ensemble needs is wanted, too; changes of what is not loaded yet count at once."""
         loaded = self._named | self._implied
-        members: frozenset[str] = frozenset()
+        members = _NOBODY
         while (found := with_members(self._found, frozenset({name})) - {name}) != members:
             members = found
             if (fresh := members - loaded) and self._repository.is_settling:
@@ -314,7 +315,7 @@ class ControlPlane:
         await asyncio.to_thread(brought.discard)
         del self._leaving[brought]
 
-    async def _scan(self, asked: frozenset[str], members: frozenset[str] = frozenset()) -> None:
+    async def _scan(self, asked: frozenset[str], members: frozenset[str] = _NOBODY) -> None:
         """Look at everything. Of the models that are loaded by name, only what was asked for counts.
 
         Args:

@@ -1,0 +1,88 @@
+"""From a manifest to an ensemble: of models that answer and fit, held until it goes."""
+
+import time
+from pathlib import Path
+
+import pytest
+from test_ensemble import Lease, Pieces, chain, count, rows, step
+
+from salver.artifacts import Ensemble, Manifest, ModelConfig
+from salver.cache.local import LocalCache
+from salver.errors import LoadFailed, NotFound
+from salver.messages import InferRequest, ModelId
+from salver.serving.bus import Bus
+from salver.serving.caching import Caching
+from salver.serving.dataplane import DataPlane
+from salver.serving.inner import Inner
+from salver.serving.loader import Loader, Terms
+from salver.tensor import tensor
+
+STEPS = (step("double", "x=a", "y=b"), step("one", "x=b", "y=c"))
+
+
+def manifest(*steps, **config) -> Manifest:
+    whole = ModelConfig(ensemble=Ensemble(steps or STEPS), **config)
+    return Manifest(ModelId("e", "3"), Path("/e"), "ensemble", "ensemble", whole, "f+1")
+
+
+class Models:
+    """A lessor of them; one may be missing."""
+
+    def __init__(self, models, missing=""):
+        self.models, self.missing = models, missing
+
+    def acquire(self, name, version=""):
+        if name == self.missing:
+            raise NotFound("unloaded")
+        self.models[name].leases += 1
+        return Lease(self.models[name], ModelId(name, "1"))
+
+
+def loader(models, caching=None, missing="") -> Loader:
+    bus = Bus(())
+    door = DataPlane(Models(models, missing), bus, time.monotonic, lambda: "0" * 15 + "1")
+    return Loader({}, bus, time.monotonic, Terms(2, caching=caching), inner=Inner(lambda: door))
+
+
+async def test_tr_s6_an_ensemble_holds_its_models_until_it_is_closed() -> None:
+    models = chain()
+    servable = await loader(models).load(manifest())
+    assert (servable.stream, servable.asks_others, servable.signature.platform) == (None, True, "ensemble")
+    assert [model.leases for model in models.values()] == [1, 1]
+    await servable.warm(servable.manifest.config)
+    response = await servable.infer(InferRequest("e", (tensor("a", rows(3)),)))
+    assert response.outputs[0].array.tolist() == [[7.0]]
+    await servable.close()
+    assert [model.leases for model in models.values()] == [0, 0]
+
+
+async def test_tr_s6_models_that_do_not_answer_or_do_not_fit_are_let_go() -> None:
+    models = chain()
+    with pytest.raises(LoadFailed, match="mapping to non-existing input z in model one"):
+        await loader(models).load(manifest(STEPS[0], step("one", "z=b", "y=c")))
+    assert [model.leases for model in models.values()] == [0, 0]
+    with pytest.raises(LoadFailed, match="ensemble 'e' cannot ask its models: unloaded"):
+        await loader(models, missing="one").load(manifest())
+    assert [model.leases for model in models.values()] == [0, 0]
+
+
+async def test_tr_s10_answers_of_a_decoupled_ensemble_are_not_kept() -> None:
+    models = chain(source=Pieces(count))
+    steps = (step("source", "x=n", "y=a"), *STEPS)
+    with pytest.raises(LoadFailed, match="does not currently support model e with 'decoupled'"):
+        await loader(models).load(manifest(*steps, response_cache=True))
+    assert [model.leases for model in models.values()] == [0, 0, 0]
+    servable = await loader(models).load(manifest(*steps))
+    assert servable.stream is not None
+    await servable.close()
+
+
+async def test_tr_s10_answers_of_an_ensemble_may_be_kept() -> None:
+    models = chain()
+    caching = Caching(LocalCache(1 << 20), time.monotonic)
+    servable = await loader(models, caching).load(manifest(response_cache=True))
+    for _ in range(2):
+        response = await servable.infer(InferRequest("e", (tensor("a", rows(3)),)))
+        assert response.outputs[0].array.tolist() == [[7.0]]
+    assert len(models["double"].asked) == 1
+    await servable.close()
