@@ -513,6 +513,8 @@ class Manifest(msgspec.Struct, frozen=True):
         format: What it was recognised as (``onnx``, ``torchscript``, ``savedmodel``, …).
         backend: The backend that runs it.
         fingerprint: Changes when the files change; equal fingerprints need no reload.
+        body: Changes when anything but the number of instances changes: equal bodies need no reload, either;
+            empty = not known.
         bytes: Size on disk.
         problem: Why it cannot be served, or empty; such a version is listed, never loaded.
         is_unreadable: The problem is the model's configuration: nothing is known of what its owner wants.
@@ -527,6 +529,7 @@ class Manifest(msgspec.Struct, frozen=True):
     backend: str
     config: ModelConfig = ModelConfig()
     fingerprint: str = ""
+    body: str = ""
     bytes: int = 0
     problem: str = ""
     notices: tuple[str, ...] = ()

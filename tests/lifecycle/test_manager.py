@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from salver.artifacts import Manifest, ModelConfig, Versions
 from salver.errors import InvalidInput, LoadFailed, NotFound, NotReady
@@ -30,6 +31,14 @@ class FakeServable:
         if error := self.loader.warm_errors.get(self.tag):
             raise error
 
+    async def adjust(self, manifest: Manifest) -> bool:
+        tag = f"{manifest.id}@{manifest.fingerprint}"
+        await self.loader.pass_gate(f"adjust {tag}")
+        if error := self.loader.errors.get(f"adjust {tag}"):
+            raise error
+        self.tag = tag
+        return tag not in self.loader.rigid
+
     async def close(self) -> None:
         self.closed += 1
         await self.loader.pass_gate(f"close {self.tag}")
@@ -44,6 +53,7 @@ class FakeLoader:
         self.errors: dict[str, Exception] = {}
         self.warm_errors: dict[str, Exception] = {}
         self.close_errors: dict[str, Exception] = {}
+        self.rigid: set[str] = set()  # what cannot come about in place
         self.gates: dict[str, asyncio.Event] = {}
         self.loaded: list[FakeServable] = []
         self.loading = self.most_loading = 0
@@ -492,3 +502,50 @@ async def test_nothing_keeps_an_unloaded_servable_alive(rig: Rig) -> None:
 def test_memory_is_given_back_without_error() -> None:
     give_back_memory()
     assert gc.garbage == []
+
+
+# -- changes in place --------------------------------------------------------------------------------
+
+
+def sized(fingerprint: str, body: str = "same") -> Manifest:
+    return replace(m("1", fingerprint), body=body)
+
+
+async def test_tr_l4_other_instances_alone_are_changed_in_place(rig: Rig) -> None:
+    await up(rig, sized("a"))
+    lease = rig.manager.acquire("m")
+    gate = rig.loader.shut("adjust m:1@b")
+    rig.manager.apply([sized("b")])
+    rig.manager.apply([sized("b")])  # told again meanwhile
+    await asyncio.sleep(0)
+    assert rig.manager.acquire("m").servable is lease.servable  # it answers all the while
+    gate.set()
+    await rig.manager.load("m")
+    assert rig.manager.acquire("m").servable is lease.servable and lease.servable.tag == "m:1@b"
+    assert (len(rig.loader.loaded), lease.servable.closed, lease.servable.warmed) == (1, 0, 1)
+    await up(rig, sized("c", body="new"))
+    assert rig.manager.acquire("m").servable.tag == "m:1@c" and len(rig.loader.loaded) == 2
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_tr_l4_what_cannot_change_in_place_is_loaded_anew(rig: Rig, raises: bool) -> None:
+    await up(rig, sized("a"))
+    if raises:
+        rig.loader.errors["adjust m:1@b"] = LoadFailed("no memory")
+    else:
+        rig.loader.rigid.add("m:1@b")
+    rig.manager.apply([sized("b")])
+    await rig.manager.load("m")
+    assert [servable.tag for servable in rig.loader.loaded] == [rig.loader.loaded[0].tag, "m:1@b"]
+    assert rig.manager.acquire("m").servable is rig.loader.loaded[1]
+    await rig.until(lambda: rig.loader.loaded[0].closed == 1)
+
+
+async def test_tr_l4_a_model_that_is_unloaded_while_it_changes_goes(rig: Rig) -> None:
+    await up(rig, sized("a"))
+    gate = rig.loader.shut("adjust m:1@b")
+    rig.manager.apply([sized("b")])
+    rig.manager.apply([])
+    gate.set()
+    await rig.until(lambda: not rig.states())
+    assert rig.loader.loaded[0].closed == 1 and len(rig.loader.loaded) == 1

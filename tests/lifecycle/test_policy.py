@@ -6,9 +6,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from salver.artifacts import Manifest, ModelConfig, Versions
-from salver.lifecycle.policy import Drain, Forget, Load, Present, Step, choose, plan, version_key
+from salver.lifecycle.policy import Adjust, Drain, Forget, Load, Present, Step, choose, plan, version_key
 from salver.lifecycle.states import MOVES, advance
 from salver.messages import ModelId, State
 
@@ -150,6 +151,28 @@ def test_single_steps(known: list[Manifest], there: list[Present], expected: lis
 
 
 # -- whole lives -------------------------------------------------------------------------------
+
+
+def body(fingerprint: str, body: str = "same") -> Manifest:
+    return replace(manifest("m", "1", fingerprint), body=body)
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        (replace(present(1, "1", State.READY), body="same"), Adjust(1, body("b"))),
+        (replace(present(1, "1", State.READY), body="same", is_adjusting=True), None),
+        (replace(present(1, "1", State.READY), body="other"), Load(body("b"))),
+        (present(1, "1", State.READY), Load(body("b"))),  # it cannot be changed in place
+        (replace(present(1, "2", State.READY), body="same"), Load(body("b"))),
+        (replace(present(1, "1", State.LOADING), body="same"), Load(body("b"))),
+    ],
+)
+def test_tr_l4_what_differs_in_its_instances_alone_is_changed_in_place(
+    there: Present, expected: Step | None
+) -> None:
+    steps = plan([body("b")], [there], 0.0)
+    assert steps == (() if expected is None else (expected,))
 
 
 class World:

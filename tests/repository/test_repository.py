@@ -492,3 +492,43 @@ def test_hundreds_of_models(tmp_path: Path) -> None:
     found = scan(tmp_path)
     assert len(found) == 300
     assert len({m.fingerprint for m in found.values()}) == 300
+
+
+PBTXT = """
+input {{ name: "x" data_type: TYPE_FP32 dims: [ 1 ] }}
+instance_group [ {groups} ]
+{more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("groups", "more", "is_alike"),
+    [
+        ("{ count: 3 }", "", True),
+        ("{ count: 1 }, { kind: KIND_CPU name: 'other' }", "", True),
+        ("{ count: 3 rate_limiter { resources { name: 'r' count: 1 } } }", "", False),
+        ("{ count: 3 }", "dynamic_batching { max_queue_delay_microseconds: 5 }", False),
+        ("{ count: 3 }", "parameters { key: 'a' value { string_value: 'b' } }", False),
+    ],
+)
+def test_tr_l4_the_body_tells_whether_more_than_instances_has_changed(
+    groups: str, more: str, is_alike: bool, tmp_path: Path
+) -> None:
+    config = PBTXT.format(groups="{ count: 1 }", more="")
+    write_files(tmp_path, {"m/1/model.onnx": "ONNX", "m/config.pbtxt": config})
+    before = scan(tmp_path)["m:1"]
+    write_files(tmp_path, {"m/config.pbtxt": PBTXT.format(groups=groups, more=more)})
+    after = scan(tmp_path)["m:1"]
+    assert after.fingerprint != before.fingerprint
+    assert (after.body == before.body) is is_alike
+
+
+def test_tr_l4_the_body_of_a_toml_file_and_of_the_artefact(tmp_path: Path) -> None:
+    write_files(tmp_path, {"m/1/model.onnx": "ONNX", "m/salver.toml": "[instances]\ncount = 1"})
+    before = scan(tmp_path)["m:1"].body
+    write_files(tmp_path, {"m/salver.toml": "[instances]\ncount = 2\n"})
+    assert scan(tmp_path)["m:1"].body == before
+    write_files(tmp_path, {"m/salver.toml": "[instances]\ncount = 2\nthreads = 1\n"})
+    assert scan(tmp_path)["m:1"].body != before
+    write_files(tmp_path, {"m/salver.toml": "[instances]\ncount = 1", "m/1/model.onnx": "ONNX anew"})
+    assert scan(tmp_path)["m:1"].body != before

@@ -22,7 +22,7 @@ from salver.artifacts import Batching, ModelConfig, Ragged, RateLimit
 from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
 from salver.engine.dispatch import NO_PARAMETERS, Dispatch, fail, own, settle
-from salver.engine.ports import PostRunner, RequestRunner, Runner
+from salver.engine.ports import PostRunner, RequestRunner, Resizable, Runner
 from salver.engine.ragged import RaggedBatch
 from salver.engine.rules import Rule
 from salver.engine.schedule import Schedule
@@ -213,6 +213,29 @@ class Engine:
             parameters,
             timing,
         )
+
+    @property
+    def can_resize(self) -> bool:
+        """More or fewer instances can be had without another engine."""
+        is_plain = self._turns is None and self._schedule.policy != "learned"
+        return is_plain and isinstance(self._runner, Resizable)
+
+    async def resize(self, slots: int) -> None:
+        """So many instances from now on; those that go end their runs first.
+
+        Raises:
+            LoadFailed: one more could not be had; all stays as it was.
+        """
+        assert isinstance(self._runner, Resizable)
+        before = self._runner.slots
+        if slots > before:
+            await self._runner.resize(slots)
+        self._schedule.resize(slots)
+        self._idle += slots - before
+        if slots < before:
+            await self._runner.resize(slots)
+        elif not self._pump_scheduled:
+            self._pump()
 
     def share(self, pool: Pool, limits: Sequence[RateLimit]) -> None:
         """From now on a run waits for what it takes of resources that models share.

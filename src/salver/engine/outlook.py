@@ -52,6 +52,9 @@ class Outlook:
         largest: Most rows of a batch.
         rate: Of arrivals; whoever counts them keeps it.
 
+    Attributes:
+        slots: As given, unless it changes.
+
     >>> from salver.stats.batch_law import BatchLaw
     >>> outlook = Outlook(lambda: BatchLaw(1.0, 4.0), slots=1, largest=8, rate=Rate(1.0))
     >>> outlook.is_hopeless(1, 0, now=0.0, target=5.0)  # idle
@@ -61,11 +64,11 @@ class Outlook:
     True
     """
 
-    __slots__ = ("_largest", "_law", "_rate", "_running", "_slots")
+    __slots__ = ("_largest", "_law", "_rate", "_running", "slots")
 
     def __init__(self, law: LawOf, slots: int, largest: int, rate: Rate) -> None:
         self._law = law
-        self._slots = slots
+        self.slots = slots
         self._largest = largest
         self._rate = rate
         self._running: list[tuple[float, float]] = []  # (begin, expected end)
@@ -107,13 +110,13 @@ class Outlook:
         """
         law = law or self._law()
         free, batch = now, rows
-        if len(self._running) >= self._slots:
+        if len(self._running) >= self.slots:
             ends = sorted([end for _, end in self._running])
-            free = max(now, ends[len(ends) - self._slots])  # with one that only waits for an instance
-            rate = self._rate.at(now) / self._slots
+            free = max(now, ends[len(ends) - self.slots])  # with one that only waits for an instance
+            rate = self._rate.at(now) / self.slots
             saturated = min(self._largest, rate * (target - now - law.t0) / (1 + rate * law.a))
             batch = max(rows, round(_OPTIMISM * saturated))
         whole = ahead // self._largest - 1  # of those ahead, one batch's worth may yet be given up
         if whole > 0:
-            free += whole * law.seconds(self._largest) / self._slots
+            free += whole * law.seconds(self._largest) / self.slots
         return free + law.seconds(batch) > target

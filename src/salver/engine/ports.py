@@ -52,6 +52,19 @@ class Runner(Protocol):
 
 
 @runtime_checkable
+class Resizable(Runner, Protocol):
+    """Can have more or fewer instances while it runs."""
+
+    async def resize(self, slots: int) -> None:
+        """So many from now on. Those that go end their runs first.
+
+        Raises:
+            LoadFailed: one more could not be had; all stays as it was.
+        """
+        ...
+
+
+@runtime_checkable
 class RequestRunner(Runner, Protocol):
     """Runs batches of a model that wants their requests one by one, and answers each by itself."""
 

@@ -159,6 +159,36 @@ class ProcessRunner:
         runs = await asyncio.gather(*(self.run(inputs) for _ in range(self.slots)))
         return [outputs for outputs, _ in runs]
 
+    async def resize(self, slots: int) -> None:
+        """See :class:`~salver.engine.ports.Resizable`."""
+        if slots > self.slots:
+            await self._add(slots - self.slots)
+            return
+        fewer, self.slots = self.slots - slots, slots
+        for _ in range(fewer):
+            host = await self._acquire()
+            seat = next(seat for seat in self._seats if seat.host is host)
+            index = self._seats.index(seat)
+            self._keepers.pop(index).cancel()
+            del self._seats[index]
+            await host.close()
+
+    async def _add(self, more: int) -> None:
+        taken = {seat.host.plan.options.instance - self._plan.options.instance for seat in self._seats}
+        free = [n for n in range(len(taken) + more) if n not in taken][:more]
+        starting = [HostProcess.launch(_of_instance(self._plan, instance)) for instance in free]
+        found = await asyncio.gather(*starting, return_exceptions=True)
+        hosts = [host for host in found if isinstance(host, HostProcess)]
+        failed = [error for error in found if isinstance(error, BaseException)]
+        if failed:
+            await asyncio.gather(*(host.close() for host in hosts))
+            raise failed[0]
+        self.slots += more
+        for host in hosts:
+            self._seats.append(_Seat(host, self._recovery.clock()))
+            self._keepers.append(asyncio.ensure_future(self._keep(self._seats[-1])))
+            self._release(host)
+
     async def close(self) -> None:
         """Stop every host: politely, then not. Batches in flight are waited for that long."""
         for keeper in self._keepers:

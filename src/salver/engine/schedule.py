@@ -250,6 +250,10 @@ class Schedule:
             return False
         return self.batcher.rows >= self._largest or (self.is_timed and self.load(now) > _SATURATED)
 
+    def resize(self, slots: int) -> None:
+        """So many batches at the same time from now on."""
+        self._slots = self._outlook.slots = slots
+
     def load(self, now: float) -> float:
         """Offered rows per second over what full batches can carry."""
         seconds = self.law().seconds(self._largest)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 
 from salver.backends.protocol import RunnableModel, Traits
@@ -20,6 +20,8 @@ from salver.tensor import Array
 _LOG = logging.getLogger("salver.engine")
 _JOIN_S = 10.0
 _Result = tuple[Mapping[str, Array], float]
+#: Asks a thread to end, and takes it and its model.
+_Leave = asyncio.Future[tuple[threading.Thread, RunnableModel]]
 _Job = tuple[Mapping[str, Array], "asyncio.Future[_Result]", threading.Barrier | None]
 
 
@@ -31,20 +33,29 @@ class ThreadRunner:
         slots: Batches at the same time.
         threads: Threads inside one run.
         name: For thread names and error texts.
+        more: Loads one more model, for one more slot; blocking. None = the slots share one.
     """
 
     def __init__(
-        self, models: Sequence[RunnableModel], traits: Traits, *, slots: int, threads: int = 1, name: str = ""
+        self,
+        models: Sequence[RunnableModel],
+        traits: Traits,
+        *,
+        slots: int,
+        threads: int = 1,
+        name: str = "",
+        more: Callable[[], RunnableModel] | None = None,
     ) -> None:
         self.signature: Signature = models[0].signature
         self.slots = slots
-        self._models = tuple(models)
+        self._models = list(models)
+        self._more = more
         self._name = name
         self._first_input = self.signature.inputs[0].name if self.signature.inputs else ""
         self._may_inline = traits.native and traits.concurrent
         self._threads_a_run = threads
         self._pace = Pace()
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | _Leave | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def __repr__(self) -> str:
@@ -78,6 +89,32 @@ class ThreadRunner:
             return None
         return self._call(self._models[0], inputs, rows)
 
+    async def resize(self, slots: int) -> None:
+        """See :class:`~salver.engine.ports.Resizable`."""
+        if slots > self.slots:
+            more = slots - self.slots
+            if self._more is not None:
+                self._models += await asyncio.to_thread(_load, self._more, more)
+            for slot in range(self.slots, slots) if self._threads else ():
+                self._start_thread(slot)
+            self.slots = slots
+            return
+        fewer, self.slots = self.slots - slots, slots
+        gone: list[RunnableModel] = []
+        if self._threads:
+            loop = asyncio.get_running_loop()
+            leaving: list[_Leave] = [loop.create_future() for _ in range(fewer)]
+            for leave in leaving:
+                self._jobs.put(leave)
+            for thread, model in await asyncio.gather(*leaving):
+                self._threads.remove(thread)
+                gone.append(model)
+        elif self._more is not None:
+            gone = self._models[slots:]
+        for model in gone if self._more is not None else ():
+            self._models.remove(model)
+            await asyncio.to_thread(model.close)
+
     async def close(self) -> None:
         """Waits a while for the runs under way, then closes the models.
 
@@ -95,21 +132,27 @@ class ThreadRunner:
         if any(thread.is_alive() for thread in self._threads):
             _LOG.error("a run of model %s hangs; its memory is not given back", self._name)
             return
-        models, self._models = self._models, ()
+        models, self._models = self._models, []
         for model in models:
             model.close()
 
     def _start(self) -> None:
         for slot in range(self.slots):
-            model = self._models[slot % len(self._models)]
-            thread = threading.Thread(
-                target=self._work, args=(model,), name=f"salver-{self._name}-{slot}", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
+            self._start_thread(slot)
+
+    def _start_thread(self, slot: int) -> None:
+        model = self._models[slot % len(self._models)]
+        thread = threading.Thread(
+            target=self._work, args=(model,), name=f"salver-{self._name}-{slot}", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
 
     def _work(self, model: RunnableModel) -> None:
         while (job := self._jobs.get()) is not None:
+            if not isinstance(job, tuple):
+                job.get_loop().call_soon_threadsafe(job.set_result, (threading.current_thread(), model))
+                return
             inputs, future, together = job
             loop = future.get_loop()
             try:
@@ -140,6 +183,18 @@ class ThreadRunner:
         # is bounded by the caller's own, which takes part.
         self._pace.observe(rows, min(seconds, (time.thread_time() - cpu) * self._threads_a_run))
         return outputs, seconds
+
+
+def _load(more: Callable[[], RunnableModel], count: int) -> list[RunnableModel]:
+    models: list[RunnableModel] = []
+    try:
+        for _ in range(count):
+            models.append(more())
+    except BaseException:
+        for model in models:
+            model.close()
+        raise
+    return models
 
 
 def _settle(future: "asyncio.Future[_Result]", result: _Result) -> None:

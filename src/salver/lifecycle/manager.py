@@ -20,7 +20,18 @@ from salver.events import StateChanged
 from salver.lifecycle.config import LifecycleConfig
 from salver.lifecycle.members import Bound, bind, with_members
 from salver.lifecycle.memory import give_back_memory
-from salver.lifecycle.policy import Drain, Forget, Load, Present, Step, choose, missed, plan, version_key
+from salver.lifecycle.policy import (
+    Adjust,
+    Drain,
+    Forget,
+    Load,
+    Present,
+    Step,
+    choose,
+    missed,
+    plan,
+    version_key,
+)
 from salver.lifecycle.ports import Loader, Servable
 from salver.lifecycle.states import RISING, advance
 from salver.messages import ModelId, State, VersionStatus
@@ -35,8 +46,10 @@ class _Copy(Generic[ServableT]):
     """One loaded copy of a version, from NEW to GONE."""
 
     __slots__ = (
+        "adjusting",
         "failures",
         "id",
+        "is_rigid",
         "key",
         "leases",
         "load_seconds",
@@ -62,6 +75,13 @@ class _Copy(Generic[ServableT]):
         self.servable: ServableT | None = None
         self.on_idle: Callable[[], None] | None = None
         self.task: asyncio.Task[None] | None = None
+        self.adjusting: asyncio.Task[None] | None = None
+        self.is_rigid = False  # it cannot have more or fewer instances than it has
+
+    @property
+    def is_rising(self) -> bool:
+        """It is on its way up, or will be tried again."""
+        return self.state in RISING or (self.state is State.FAILED and self.retry_at is not None)
 
     def __repr__(self) -> str:
         return f"<Copy {self.id} {self.state.value}, {self.leases} leases>"
@@ -199,12 +219,10 @@ class Manager(Generic[ServableT]):
         """
         names = with_members(self._known, frozenset({name}))
         while tasks := [
-            c.task
+            task
             for c in self._copies.values()
-            if c.task is not None
-            and (c.state in RISING or (c.state is State.FAILED and c.retry_at is not None))
-            and (not name or c.id.name in names)
-            and not c.task.done()
+            for task in (c.task if c.is_rising else c.adjusting,)
+            if task is not None and (not name or c.id.name in names) and not task.done()
         ]:
             await asyncio.wait(tasks)
 
@@ -250,7 +268,16 @@ class Manager(Generic[ServableT]):
         """Start all that is due; a step may make others so, where models are made of models."""
         while True:
             present = [
-                Present(c.key, c.id, c.manifest.fingerprint, c.state, c.retry_at, c.reason)
+                Present(
+                    c.key,
+                    c.id,
+                    c.manifest.fingerprint,
+                    c.state,
+                    c.retry_at,
+                    c.reason,
+                    "" if c.is_rigid else c.manifest.body,
+                    c.adjusting is not None,
+                )
                 for c in self._copies.values()
             ]
             known, waiting, broken = self._bound = bind(self._known, present)
@@ -265,6 +292,8 @@ class Manager(Generic[ServableT]):
         match step:
             case Load(manifest):
                 self._start(manifest)
+            case Adjust(key, manifest):
+                self._adjust(self._copies[key], manifest)
             case Drain(key):
                 self._drain(self._copies[key])
             case Forget(key):
@@ -305,6 +334,26 @@ class Manager(Generic[ServableT]):
             self._tick()
         else:
             await self._close(copy)
+
+    def _adjust(self, copy: _Copy[ServableT], manifest: Manifest) -> None:
+        """In place: what it knows, and whom it answers, stays as it is (TR-L4)."""
+        assert copy.servable is not None
+        work = self._adjusted(copy, copy.servable, manifest)
+        copy.adjusting = asyncio.get_running_loop().create_task(work, name=f"adjust {copy.id}")
+
+    async def _adjusted(self, copy: _Copy[ServableT], servable: ServableT, manifest: Manifest) -> None:
+        try:
+            is_done = await servable.adjust(manifest)
+        except Exception as error:
+            _LOG.warning("%s is loaded anew, since its instances could not be changed: %s", copy.id, error)
+            is_done = False
+        copy.adjusting = None
+        if is_done:
+            copy.manifest = manifest
+            _LOG.info("%s has as many instances as is wanted now, and goes on as it was", copy.id)
+        else:
+            copy.is_rigid = True
+        self._tick()
 
     def _is_wanted(self, copy: _Copy[ServableT]) -> bool:
         return self._targets.get(copy.id) == copy.manifest.fingerprint

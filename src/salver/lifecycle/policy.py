@@ -26,6 +26,8 @@ class Present(msgspec.Struct, frozen=True):
         key: Names the copy; a later copy has a larger key.
         retry_at: When a failed copy may be tried again; None for not by itself.
         reason: Why it failed.
+        body: Of its manifest; empty = it cannot be changed in place.
+        is_adjusting: That is being done.
     """
 
     key: int
@@ -34,11 +36,20 @@ class Present(msgspec.Struct, frozen=True):
     state: State
     retry_at: float | None = None
     reason: str = ""
+    body: str = ""
+    is_adjusting: bool = False
 
 
 class Load(msgspec.Struct, frozen=True):
     """Bring this version up."""
 
+    manifest: Manifest
+
+
+class Adjust(msgspec.Struct, frozen=True):
+    """Let a copy that is ready have as many instances as this says; nothing else about it is new."""
+
+    key: int
     manifest: Manifest
 
 
@@ -54,7 +65,7 @@ class Forget(msgspec.Struct, frozen=True):
     key: int
 
 
-Step = Load | Drain | Forget
+Step = Load | Adjust | Drain | Forget
 
 
 def version_key(version: str) -> tuple[int, str]:
@@ -128,8 +139,19 @@ def plan(
     for copy in present:
         copies.setdefault((copy.id, copy.fingerprint), []).append(copy)
     due = [m for m in chosen if m.id not in waiting]
-    steps += [Load(m) for m in due if _is_due(copies.get((m.id, m.fingerprint), ()), now)]
+    for manifest in due:
+        if _is_due(copies.get((manifest.id, manifest.fingerprint), ()), now):
+            twin = next((p for p in present if p.id == manifest.id and _is_alike(p, manifest)), None)
+            if twin is None:
+                steps.append(Load(manifest))
+            elif not twin.is_adjusting:
+                steps.append(Adjust(twin.key, manifest))
     return tuple(steps)
+
+
+def _is_alike(copy: Present, manifest: Manifest) -> bool:
+    """It is ready, and no other than this but for its number of instances."""
+    return bool(copy.body) and copy.state is State.READY and copy.body == manifest.body
 
 
 def _is_due(copies: Sequence[Present], now: float) -> bool:

@@ -19,6 +19,10 @@ class Servable(Protocol):
         """Run the warm-up requests; raises as the model does."""
         ...
 
+    async def adjust(self, manifest: Manifest) -> bool:
+        """Have as many instances as this says, which is otherwise what was loaded; False = it cannot."""
+        ...
+
     async def close(self) -> None:
         """Let it go, with its memory, threads and processes. Called once."""
         ...

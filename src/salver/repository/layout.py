@@ -16,7 +16,7 @@ from salver.repository.config import RepositoryConfig
 from salver.repository.fingerprint import Measured
 from salver.repository.names import GENERIC_STEMS, is_padded_version, is_version, is_visible, model_name
 from salver.repository.ports import Recognise, Recognised
-from salver.repository.settings import PBTXT, TOML, Settings, read_settings
+from salver.repository.settings import PBTXT, TOML, Settings, read_settings, without_instances
 from salver.stores import Entry, Store, StoreFailed
 
 #: Backends whose users number versions with leading zeros (``00000123``).
@@ -214,6 +214,7 @@ class Layout:
             backend=found.what.backend,
             config=self._with_rows(settings, found.what.backend),
             fingerprint=measured.fingerprint(),
+            body=self._body(folder, path, settings),
             bytes=measured.bytes,
             notices=settings.notices,
             triton=settings.triton,
@@ -236,6 +237,17 @@ class Layout:
         measured.bytes = size
         measured.add_text(self._override_of(id.name))
         return measured
+
+    def _body(self, folder: str, path: Path, settings: Settings) -> str:
+        """Of all that a version is, but for how many of it there are (TR-L4)."""
+        measured = Measured(self._store)
+        measured.add(folder)
+        for file in settings.files:
+            if PurePath(file).name not in (TOML, PBTXT):
+                measured.add(file)
+        measured.add_text(str(path))
+        measured.add_text(without_instances(settings))
+        return measured.fingerprint()
 
     def _look(self, path: str) -> Found | None:
         local = self._store.local_path(path)

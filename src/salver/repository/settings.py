@@ -109,6 +109,25 @@ def _read(store: Store, folder: str, name: str, override: str, config_name: str)
     return _translated(store, folder, name, files, lambda: parse_pbtxt(content, origin, name))
 
 
+def without_instances(settings: Settings) -> str:
+    """Everything that they say, but for the number of instances.
+
+    >>> from salver.artifacts import Instances
+    >>> one, two = (Settings(ModelConfig(instances=Instances(count=n))) for n in (1, 2))
+    >>> without_instances(one) == without_instances(two)
+    True
+    """
+    config = settings.config
+    instances = msgspec.structs.replace(config.instances, count=0)
+    text = repr(msgspec.structs.replace(config, instances=instances))
+    if not settings.triton:
+        return text
+    message = model_config_class().FromString(settings.triton)
+    message.ClearField("instance_group")
+    whole: bytes = message.SerializeToString(deterministic=True)
+    return text + whole.hex()
+
+
 def _translated(
     store: Store,
     folder: str,

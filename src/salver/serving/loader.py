@@ -54,6 +54,7 @@ from salver.stats.shape_laws import ShapeLaws
 
 _LOG = logging.getLogger("salver.loader")
 _Stream = Callable[..., AsyncGenerator[InferResponse, None]]
+_CHANGE_S = 30.0
 _NO_WISH = Instances()
 _NO_WARMUP = Warmup()
 
@@ -120,6 +121,8 @@ class Servable:
                 self.infer = in_order(self.infer)
         self.stream: _Stream | None = getattr(engine, "stream", None)
         self.asks_others = isinstance(engine, Ensemble)
+        self.placed: Callable[[Manifest], Placement] | None = None  # of another number of instances
+        self._changing = asyncio.Lock()
         self.gives_parts = isinstance(engine, StepEngine)
 
     def __repr__(self) -> str:
@@ -194,8 +197,28 @@ class Servable:
         """Call this after all that is called when the engine has been closed."""
         self._ends.insert(0, end)
 
+    async def adjust(self, manifest: Manifest) -> bool:
+        """Have as many instances as this says, which is otherwise what was loaded; False = it cannot.
+
+        Raises:
+            LoadFailed: one more could not be had; all stays as it was.
+        """
+        engine = self.engine
+        if self.placed is None or not isinstance(engine, Engine) or not engine.can_resize:
+            return False
+        slots = self.placed(manifest).slots
+        async with self._changing:
+            await engine.resize(slots)
+        self.placement = msgspec.structs.replace(self.placement, slots=slots)
+        config = within(manifest.config, self.signature)
+        self.manifest = msgspec.structs.replace(manifest, config=config, path=self.manifest.path)
+        return True
+
     async def close(self) -> None:
         """End the runs under way, give everything back, and keep what was learned."""
+        with contextlib.suppress(TimeoutError):  # of a run that hangs, and an instance that waits for its end
+            async with asyncio.timeout(_CHANGE_S):
+                await self._changing.acquire()
         async with contextlib.AsyncExitStack() as stack:
             for end in self._ends:
                 stack.push_async_callback(end)
@@ -246,10 +269,7 @@ class Loader:
                 f"model '{manifest.id.name}' asks for the backend {manifest.backend!r}, which does not exist",
                 fix=f"There are: {', '.join(sorted(self._backends))}.",
             )
-        wish, fallback = manifest.config.instances, self._terms.wish
-        wish = msgspec.structs.replace(
-            wish, count=wish.count or fallback.count, threads=wish.threads or fallback.threads
-        )
+        wish = self._wish(manifest)
         placement = place(backend.traits, wish, self._terms.cores)
         if manifest.config.steps.vocabulary:
             _refuse_cache(manifest.config, manifest, "that answers token by token")
@@ -274,10 +294,21 @@ class Loader:
         try:
             servable = await self._servable(manifest, placement.runner, found)
             servable.hear([found.runner])
+            if not is_set(manifest.config.objective):
+                servable.placed = functools.partial(self._place, backend)
             return servable
         except BaseException:
             await found.runner.close()
             raise
+
+    def _wish(self, manifest: Manifest) -> Instances:
+        wish, fallback = manifest.config.instances, self._terms.wish
+        return msgspec.structs.replace(
+            wish, count=wish.count or fallback.count, threads=wish.threads or fallback.threads
+        )
+
+    def _place(self, backend: Backend, manifest: Manifest) -> Placement:
+        return place(backend.traits, self._wish(manifest), self._terms.cores)
 
     def _ensemble(self, manifest: Manifest) -> Servable:
         """Of the models that answer now."""
@@ -408,12 +439,14 @@ class Loader:
                 f"{manifest.path} could not be loaded by the {backend.name} backend: "
                 f"{type(error).__name__}: {error}"
             ) from error
+        more = functools.partial(reshaped.load, backend, manifest, options)
         return ThreadRunner(
             models,
             backend.traits,
             slots=slots,
             threads=placement.threads,
             name=manifest.id.name,
+            more=None if backend.traits.concurrent else more,
         )
 
 
