@@ -20,10 +20,22 @@ def test_instances_in_predictions_out(server: ServerProcess) -> None:
 def test_listing_and_readiness(server: ServerProcess) -> None:
     status, body = server.get("/v1/models")
     assert status == 200
-    assert "mlp" in body.decode()
+    listed = json.loads(body)
+    assert "mlp" in listed["models"]
+    assert listed["object"] == "list"
+    (entry,) = [entry for entry in listed["data"] if entry["id"] == "mlp"]
+    assert (entry["object"], entry["ready"]) == ("model", True)
+    assert {"created", "owned_by"} <= entry.keys()
+    index = json.loads(server.ask("POST", "/v2/repository/index")[1])
+    assert [version | {"name": "mlp"} for version in entry["versions"]] == [
+        {"reason": "", **row} for row in index if row["name"] == "mlp"
+    ]
+    assert {entry["id"] for entry in listed["data"]} == {row["name"] for row in index}
+    assert server.get("/v2/models")[0] == 404
     status, body = server.get("/v1/models/mlp")
     assert status == 200
-    assert json.loads(body) == {"name": "mlp", "ready": True}
+    shown = json.loads(body)
+    assert (shown["name"], shown["ready"], shown["id"], shown["object"]) == ("mlp", True, "mlp", "model")
 
 
 def test_errors(server: ServerProcess) -> None:

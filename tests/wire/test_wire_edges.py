@@ -160,7 +160,17 @@ def test_metadata() -> None:
     statuses = [VersionStatus(ModelId(n, "1"), s) for n, s in (("b", State.READY), ("a", State.WARMING))]
     assert metadata.index(statuses, True) == [{"name": "b", "version": "1", "state": "READY", "reason": ""}]
     assert [entry["state"] for entry in metadata.index(statuses)] == ["READY", "LOADING"]
-    assert metadata.list_v1(statuses) == {"models": ["b"]}
+    listed = metadata.list_v1(statuses, "me", 7)
+    assert (listed["object"], listed["models"]) == ("list", ["b"])
+    assert listed["data"][0] == {
+        "id": "a",
+        "object": "model",
+        "created": 7,
+        "owned_by": "me",
+        "ready": False,
+        "versions": [{"version": "1", "state": "LOADING", "reason": ""}],
+    }
+    assert listed["data"][1]["ready"]
 
 
 def test_repository_bodies() -> None:

@@ -5,6 +5,7 @@ a reply. Formats live in ``wire/``; what is loaded, counted and inferred comes t
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -45,6 +46,7 @@ class HttpOperations:
         max_body: int = 0,
     ) -> None:
         self._name = server_name
+        self._began = int(time.time())
         self._door = door
         self._control = control
         self._exposition = exposition
@@ -182,11 +184,12 @@ class HttpOperations:
         raise metadata.no_repository()
 
     async def _list_v1(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        return _json(metadata.list_v1(self._control.statuses()))
+        return _json(metadata.list_v1(self._control.statuses(), self._name, self._began))
 
     async def _model_v1(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         self._door.signature(route.model)
-        return _json({"name": route.model, "ready": await self._control.is_ready(route.model)})
+        ready = {"name": route.model, "ready": await self._control.is_ready(route.model)}
+        return _json(ready | metadata.openai_model(route.model, self._name, self._began))
 
     async def _metrics(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         accept = http.headers.get(b"accept", b"").decode("latin-1")

@@ -44,8 +44,9 @@ INDEX_STATE: Final[dict[State, str]] = {
 
 
 def server(version: str, name: str = "salver", more: Sequence[str] = ()) -> dict[str, Any]:
-    """Server metadata (OIP-7); ``more`` extensions are those that were switched on."""
-    return {"name": name, "version": version, "extensions": [*EXTENSIONS, *more]}
+    """Server metadata (OIP-7); ``more`` extensions are those that were switched on, in Triton's order."""
+    at = EXTENSIONS.index("binary_tensor_data")
+    return {"name": name, "version": version, "extensions": [*EXTENSIONS[:at], *more, *EXTENSIONS[at:]]}
 
 
 def model(id: ModelId, versions: Sequence[str], signature: Signature) -> dict[str, Any]:
@@ -77,9 +78,33 @@ def index(statuses: Iterable[VersionStatus], only_ready: bool = False) -> list[d
     ]
 
 
-def list_v1(statuses: Iterable[VersionStatus]) -> dict[str, list[str]]:
-    """KServe v1's list of models that can answer."""
-    return {"models": sorted({s.id.name for s in statuses if s.state is State.READY})}
+def list_v1(statuses: Iterable[VersionStatus], owner: str, created: int) -> dict[str, Any]:
+    """OpenAI's list of models, each with its versions as the index has them, and KServe v1's of those that
+    can answer (X-4).
+
+    Args:
+        owner: What the server calls itself.
+        created: Unix seconds since which it serves them.
+    """
+    versions: dict[str, list[VersionStatus]] = {}
+    for status in statuses:
+        versions.setdefault(status.id.name, []).append(status)
+    entries = [
+        {
+            **openai_model(name, owner, created),
+            "ready": any(s.state is State.READY for s in mine),
+            "versions": [
+                {"version": s.id.version, "state": INDEX_STATE[s.state], "reason": s.reason} for s in mine
+            ],
+        }
+        for name, mine in sorted(versions.items())
+    ]
+    return {"object": "list", "data": entries, "models": [e["id"] for e in entries if e["ready"]]}
+
+
+def openai_model(name: str, owner: str, created: int) -> dict[str, Any]:
+    """A model as OpenAI's routes describe it."""
+    return {"id": name, "object": "model", "created": created, "owned_by": owner}
 
 
 def parse_index(body: bytes) -> bool:
