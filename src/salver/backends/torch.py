@@ -2,12 +2,14 @@
 
 An exported program says what it takes. TorchScript does not: a traced one carries its example
 inputs, for a scripted one the owner declares them in ``salver.toml``; outputs are found by running
-it once. It knows nothing of batching.
+it once. What is declared belongs to arguments and results as Triton has it: by ``NAME__0``, ``NAME__1``, by
+the arguments' own names, else in order. It knows nothing of batching.
 """
 
 import io
 import logging
 import pickle
+import re
 import threading
 import warnings
 import zipfile
@@ -16,6 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from salver.artifacts import Manifest
@@ -23,17 +26,21 @@ from salver.backends.content import head, inner_names, zip_members
 from salver.backends.loading import choice_of, framework, is_batched, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
-from salver.errors import LoadFailed
+from salver.errors import LoadFailed, ModelFailed
 from salver.messages import Signature, TensorSpec
 from salver.tensor import Array, DataType, datatype_of
 
 _LOG = logging.getLogger("salver.backends.torch")
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+_PLACED = re.compile(r".*__([0-9]{1,4})")
 _SCALARS = {"int": DataType.INT64, "float": DataType.FP64, "bool": DataType.BOOL}
 
 
 class TorchBackend:
-    """TorchScript and torch.export programs. Threads inside a run are set for the whole process."""
+    """TorchScript, torch.export programs and packages of AOTInductor.
+
+    Threads inside a run are set for the whole process.
+    """
 
     name = "torch"
     extra = "torch"
@@ -41,7 +48,7 @@ class TorchBackend:
     traits = Traits()
 
     def recognise(self, path: Path) -> str | None:
-        """``torch-export``, ``torchscript``, or ``torch-weights`` for what holds no program."""
+        """``torch-export``, ``torchscript``, ``torch-aoti``; ``torch-weights`` for what holds no program."""
         start = head(path, 16)
         if start[:1] == b"\x80" and _TORCH_MAGIC in start:
             return "torch-weights"
@@ -49,6 +56,8 @@ class TorchBackend:
             return None
         members = zip_members(path)
         names = inner_names(members)
+        if any(n.startswith("data/aotinductor/") and n.endswith(".so") for n in names):
+            return "torch-aoti"
         if "serialized_exported_program.json" in members or any(
             n.startswith("models/") and n.endswith(".json") for n in names
         ):
@@ -66,13 +75,15 @@ class TorchBackend:
                 fix="Load it into its module and save a program: torch.export.save(torch.export.export("
                 'module.eval(), (example,)), "model.pt2"), or torch.jit.script(module).save("model.pt").',
             )
+        if manifest.format == "torch-aoti":
+            _require_trust(manifest, options)
         torch = framework(self, "torch")
         torch.set_num_threads(options.threads)
         mode = _mode(torch, wish)
         with loading(manifest), warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # of what PyTorch will drop one day, the owner can change nothing
-            is_export = manifest.format == "torch-export"
-            model = _exported(torch, manifest) if is_export else _scripted(torch, manifest)
+            openers = {"torch-export": _exported, "torch-aoti": _compiled}
+            model = openers.get(manifest.format, _scripted)(torch, manifest)
             model.mode = mode
             return model
 
@@ -171,8 +182,8 @@ def _exported(torch: Any, manifest: Manifest) -> TorchModel:
         _spec(torch, str(named[i]) if len(named) == len(names) else f"output_{i}", found.get(n))
         for i, n in enumerate(names)
     ]
-    inputs = override(tuple(said), manifest.config.inputs, "inputs")
-    outputs = override(tuple(gives), manifest.config.outputs, "outputs")
+    inputs = override(_called(said, manifest.config.inputs), manifest.config.inputs, "inputs")
+    outputs = override(_called(gives, manifest.config.outputs), manifest.config.outputs, "outputs")
     module, spec = program.module(), program.call_spec.in_spec
     unflatten = torch.utils._pytree.tree_unflatten
 
@@ -190,6 +201,29 @@ def _exported(torch: Any, manifest: Manifest) -> TorchModel:
     return TorchModel(torch, manifest.id.name, call, served, most=most)
 
 
+def _require_trust(manifest: Manifest, options: LoadOptions) -> None:
+    """Of machine code, and of owners who must say what it takes."""
+    if not options.trust_pickle:
+        raise LoadFailed(
+            f"{manifest.path} holds machine code that AOTInductor made, and loading it runs it",
+            fix="Start with --trust-pickle if you trust it, or save the exported program: torch.export.save.",
+        )
+    if not manifest.config.inputs or not manifest.config.outputs:
+        raise LoadFailed(
+            f"{manifest.path} does not say which tensors it takes and gives",
+            fix="Declare its inputs and outputs in config.pbtxt or salver.toml.",
+        )
+
+
+def _compiled(torch: Any, manifest: Manifest) -> TorchModel:
+    inputs, outputs = manifest.config.inputs, manifest.config.outputs
+    takes, gives = _places(inputs, (), "inputs"), _places(outputs, (), "outputs")
+    program = torch._inductor.aoti_load_package(str(manifest.path), run_single_threaded=False)
+    batched = is_batched(inputs, outputs, manifest.config)
+    signature = Signature(inputs, outputs, batched, "torch_aoti")
+    return TorchModel(torch, manifest.id.name, _arranged(torch, program, takes, gives), signature)
+
+
 def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
     program = torch.jit.load(str(manifest.path), map_location="cpu").eval()
     arguments = program.forward.schema.arguments[1:]
@@ -199,11 +233,11 @@ def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
     trial = torch.jit.load(
         str(manifest.path), map_location="cpu"
     ).eval()  # may keep state: not the one served
+    takes = _places(declared, [a.name for a in arguments], "inputs")
     if declared:
         inputs = declared
-        scalars = frozenset(
-            d.name for d, a in zip(declared, arguments, strict=False) if str(a.type) in _SCALARS
-        )
+        kinds = {a: str(argument.type) for a, argument in enumerate(arguments)}
+        scalars = frozenset(d.name for d, a in zip(declared, takes, strict=True) if kinds.get(a) in _SCALARS)
     elif len(traced) == len(arguments) and all(isinstance(t, torch.Tensor) for t in traced):
         inputs = tuple(_spec(torch, a.name, t) for a, t in zip(arguments, traced, strict=True))
         free = tuple(TensorSpec(s.name, s.datatype, (-1, *s.shape[1:])) for s in inputs)
@@ -214,12 +248,63 @@ def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
             f"{manifest.path} is TorchScript that does not say which shapes it takes",
             fix=f"Declare them in salver.toml beside it (-1 = free):\n{_example(arguments)}",
         )
+    trial = _arranged(torch, trial, takes)
     outputs = manifest.config.outputs or _probe(torch, trial, inputs, scalars)
     batched = is_batched(inputs, outputs, manifest.config)
     signature = Signature(inputs, outputs, batched, "pytorch_torchscript")
     writes = "prim::SetAttr" in str(program.inlined_graph)
-    call = _in_turn(program) if writes else program
+    gives = _places(manifest.config.outputs, (), "outputs")
+    call = _arranged(torch, _in_turn(program) if writes else program, takes, gives)
     return TorchModel(torch, manifest.id.name, call, signature, scalars)
+
+
+def _called(said: Sequence[TensorSpec], declared: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """What a program says of its tensors, by the names ``NAME__0``, ``NAME__1`` that its owner gives them."""
+    named = list(said)
+    if all(_PLACED.fullmatch(spec.name) for spec in declared):
+        for spec, place in zip(declared, _places(declared, (), "tensors"), strict=True):
+            if place < len(named):
+                named[place] = msgspec.structs.replace(named[place], name=spec.name)
+    return tuple(named)
+
+
+def _places(declared: Sequence[TensorSpec], own: Sequence[str], field: str) -> list[int]:
+    """Which of a program's arguments or results is each of the declared ones?
+
+    Args:
+        own: The program's names for them.
+
+    Raises:
+        LoadFailed: two have one place.
+    """
+    names = [spec.name for spec in declared]
+    marks = [_PLACED.fullmatch(name) for name in names]
+    places = list(range(len(names)))
+    if set(names) <= set(own):
+        places = [own.index(name) for name in names]
+    elif all(marks):
+        places = [int(mark[1]) for mark in marks if mark]
+    if len(set(places)) < len(places):
+        raise LoadFailed(f"two {field} have the same number: {', '.join(names)}", field=field)
+    return places
+
+
+def _arranged(torch: Any, program: Any, takes: Sequence[int], gives: Sequence[int] = ()) -> Any:
+    """The program with its arguments, and its results where ``gives`` names them, in the owner's order."""
+    order = sorted(range(len(takes)), key=takes.__getitem__)
+    if order == list(range(len(takes))) and list(gives) == list(range(len(gives))):
+        return program
+
+    def call(*arguments: Any) -> Any:
+        answer = program(*(arguments[i] for i in order if i < len(arguments)))
+        if not gives:
+            return answer
+        flat = _flat(torch, answer)
+        if max(gives) >= len(flat):
+            raise ModelFailed(f"the program gave {len(flat)} results, and output {max(gives)} is wanted")
+        return [flat[place] for place in gives]
+
+    return call
 
 
 def _in_turn(program: Any) -> Any:

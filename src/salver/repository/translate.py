@@ -46,6 +46,7 @@ _BACKENDS: Final[Mapping[str, str]] = {
     "onnxruntime_onnx": "onnx",
     "pytorch": "torch",
     "pytorch_libtorch": "torch",
+    "torch_aoti": "torch",
     "tensorflow": "tensorflow",
     "tensorflow_savedmodel": "tensorflow",
     "python": "python",
