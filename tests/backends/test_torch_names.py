@@ -1,4 +1,4 @@
-"""Which argument is INPUT__1, and which result OUTPUT__0? As Triton's PyTorch backend has it (TR-A1, TR-C4)."""
+"""Which argument is INPUT__1, and which result OUTPUT__0? As with Triton's PyTorch backend (TR-A1, TR-C4)."""
 
 import zipfile
 from pathlib import Path
