@@ -520,6 +520,7 @@ class Manifest(msgspec.Struct, frozen=True):
         is_unreadable: The problem is the model's configuration: nothing is known of what its owner wants.
         notices: What was said in its configuration and has no effect yet.
         triton: The owner's ``config.pbtxt`` as a serialised ModelConfig; empty = there is none.
+        code: The program that runs it, of a backend that is one; None = the artefact says it all.
         home: The file or folder that is the model's, with all its versions.
     """
 
@@ -536,6 +537,7 @@ class Manifest(msgspec.Struct, frozen=True):
     triton: builtins.bytes = b""
     is_unreadable: bool = False
     home: Path = Path()
+    code: Path | None = None
 
 
 class LoadOrder(msgspec.Struct, frozen=True):

@@ -39,7 +39,7 @@ from salver.artifacts import Manifest
 from salver.backends import triton_python
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, RunnableModel, StepModel, Traits
-from salver.backends.source import importable, parse, read_source, run_file, running, source_of
+from salver.backends.source import code_of, importable, parse, read_source, run_file, running
 from salver.backends.stateful import StatefulSteps
 from salver.errors import LoadFailed
 from salver.messages import Signature, TensorSpec
@@ -118,7 +118,7 @@ def _load(manifest: Manifest, options: LoadOptions, method: str) -> tuple[Any, s
     Args:
         method: ``predict``; or ``step``, in whose place ``predict`` will do.
     """
-    source = source_of(manifest.path)
+    source = code_of(manifest)
     context = Context(
         manifest.path, manifest.id.name, manifest.id.version, options.threads, manifest.config.options
     )

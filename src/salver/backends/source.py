@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from salver.artifacts import Manifest
 from salver.errors import LoadFailed
 
 _MAX_SOURCE = 4 << 20
@@ -21,6 +22,11 @@ _LOADING = threading.RLock()  # sys.path and sys.modules belong to one loading m
 def source_of(path: Path) -> Path:
     """The file of a model that is a file, or a folder with ``model.py``."""
     return path / "model.py" if path.is_dir() else path
+
+
+def code_of(manifest: Manifest) -> Path:
+    """The file that runs a version."""
+    return manifest.code or source_of(manifest.path)
 
 
 def read_source(path: Path) -> bytes | None:

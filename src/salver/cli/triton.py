@@ -15,7 +15,7 @@ from salver.cli import clouds, otel
 from salver.cli.options import resources_of
 from salver.cli.output import line, table
 from salver.cli.serve import announce, run_loop
-from salver.cli.triton_flags import IGNORED, NO, OWN, TYPES, USED, YES
+from salver.cli.triton_flags import IGNORED, NO, OWN, PYTHON_SETTINGS, TYPES, USED, YES
 from salver.errors import InvalidInput, Unsupported
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     ]
     notices += [
         f"--backend-config {setting} is accepted and has no effect here"
+        + PYTHON_SETTINGS.get(setting.partition("=")[0], "")
         for setting in given.all("backend-config")
         if "default-max-batch-size=" not in setting
     ]
@@ -277,6 +278,7 @@ def _repository(given: Given) -> "RepositoryConfig":
         default_rows=rows,
         wants_whole=given.is_on("disable-auto-complete-config", given.is_on("strict-model-config", False)),
         has_namespaces=given.is_on("model-namespacing", False),
+        backend_directory=given.text("backend-directory"),
     )
 
 

@@ -27,6 +27,7 @@ USED: Final[dict[str, tuple[Type, str]]] = {
     "model-namespacing": ("bool", "models of several repositories may have one name (false)"),
     "model-load-thread-count": ("int", "versions that load at the same time (4)"),
     "model-load-retry-count": ("int", "further tries of a version that does not load (0)"),
+    "backend-directory": ("text", "folder of backends that are programs: BACKEND/model.py"),
     "backend-config": ("text", "BACKEND,default-max-batch-size=N (4), or without BACKEND; may be repeated"),
     "allow-http": ("bool", "open the HTTP port (true)"),
     "http-address": ("text", "address to listen on (127.0.0.1)"),
@@ -102,7 +103,6 @@ IGNORED: Final[dict[str, tuple[Type, str]]] = {
     "allow-cpu-metrics": ("bool", _METRICS),
     "metrics-interval-ms": ("int", _METRICS),
     "cache-directory": ("text", "caches are Python packages"),
-    "backend-directory": ("text", "backends are Python packages"),
     "repoagent-directory": ("text", "the agent checksum is built in, and there is no other"),
     "pinned-memory-pool-byte-size": ("int", _NO_GPU),
     "cuda-memory-pool-byte-size": ("text", _NO_GPU),
@@ -113,6 +113,14 @@ IGNORED: Final[dict[str, tuple[Type, str]]] = {
     "host-policy": ("text", "placement is Salver's own"),
 }
 
+
+#: Settings of the Python backend (``--backend-config``), and why each has no effect here.
+PYTHON_SETTINGS: Final[dict[str, str]] = {
+    "python,shm-default-byte-size": ": shared memory begins with 1 MiB, and untouched pages cost nothing",
+    "python,shm-growth-byte-size": ": shared memory grows as the tensors need it",
+    "python,shm-region-prefix-name": ": segments have no names, and are gone with their processes",
+    "python,stub-timeout-seconds": ": a process is waited for as long as it lives while it loads",
+}
 
 #: Flags of ``salver serve`` itself that go with tritonserver's.
 OWN: Final[dict[str, tuple[Type, str]]] = {

@@ -3,6 +3,7 @@
 Reads structure and, through ``recognise``, content; nothing is opened twice and no list is kept.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Final
@@ -27,14 +28,20 @@ _BESIDE: Final = frozenset({"configs", "initial_state"})
 _ENSEMBLE: Final = Recognised("ensemble", "ensemble")
 #: Formats of other backends that one can run as well, where its owner asks for it.
 _READ_BY: Final = {"openvino": ("onnx",)}
+_BACKEND_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _EXAMPLE: Final = "<model>/<version>/<artefact>, e.g. resnet/1/model.onnx"
 
 
 class Found(msgspec.Struct, frozen=True):
-    """An artefact in a store."""
+    """An artefact in a store.
+
+    Attributes:
+        code: The program that runs it, of a backend that is one.
+    """
 
     path: str
     what: Recognised
+    code: Path | None = None
 
 
 class Layout:
@@ -168,6 +175,9 @@ class Layout:
     def _artefact(self, folder: str, config: ModelConfig) -> Found | str:
         """The artefact of a version, or why there is none."""
         where = self._store.local_path(folder)
+        if code := self._program(config.backend):
+            what = self._recognise(code)
+            return Found(folder, what, code) if what else f"{code} defines no class TritonPythonModel"
         if config.filename:
             path = _join(folder, config.filename)
             if self._store.stat(path) is None:
@@ -201,8 +211,17 @@ class Layout:
             f"Expected {_EXAMPLE}; `salver doctor` lists the backends that are installed"
         )
 
+    def _program(self, backend: str) -> Path | None:
+        """Of a backend that is one (TR-A5), ``NAME/model.py`` in the folder of backends."""
+        if not self._config.backend_directory or not _BACKEND_NAME.fullmatch(backend):
+            return None
+        code = Path(self._config.backend_directory) / backend / "model.py"
+        return code.resolve() if code.is_file() else None
+
     def _manifest(self, id: ModelId, found: Found, folder: str, settings: Settings) -> Manifest:
         measured = self._measure(folder, id, settings)
+        if found.code is not None:
+            measured.add_text(f"{found.code} {found.code.stat().st_mtime_ns}")
         path = self._store.local_path(found.path)
         entry = self._store.stat(found.path)
         # a link that is switched while a framework reads must not mix two versions
@@ -218,6 +237,7 @@ class Layout:
             bytes=measured.bytes,
             notices=settings.notices,
             triton=settings.triton,
+            code=found.code,
         )
 
     def _with_rows(self, settings: Settings, backend: str) -> ModelConfig:

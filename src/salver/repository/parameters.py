@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+#: Backends whose models are no programs; the file tells which it is of those that are not named.
+PLAIN: Final = frozenset(("", "onnx", "torch", "tensorflow", "openvino"))
 #: Parameters that become a backend's options, by its name; keys as the options spell them.
 _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     "onnx": frozenset(
@@ -42,7 +44,7 @@ def parameters_of(message: Any, backend: str, notices: list[str]) -> tuple[int, 
             options.setdefault("output_class", value.lower())
         elif name in known:
             options[name] = value if name == "trusted" else value.lower()
-        elif backend != "python":  # whose models read them
+        elif backend in PLAIN:  # others are programs, which read them
             notices.append(f"config.pbtxt: field `parameters` {key} has no effect yet")
     level = message.optimization.graph.level
     if backend == "onnx" and level in _GRAPH_LEVELS:

@@ -16,7 +16,7 @@ from salver.messages import TensorSpec
 from salver.repository import ensemble
 from salver.repository.ensemble import PLATFORM
 from salver.repository.instances import instances_of
-from salver.repository.parameters import parameters_of
+from salver.repository.parameters import PLAIN, parameters_of
 from salver.repository.queueing import limited, priorities_of, queue_of
 from salver.repository.raggedness import ragged_of
 from salver.repository.reshape import unfit
@@ -169,8 +169,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         if path not in HONOURED and path.split(".")[0] != "parameters":
             notices.append(f"config.pbtxt: field `{path}` has no effect yet")
     is_ensemble = message.HasField("ensemble_scheduling") or message.platform == PLATFORM
-    decoupling = ("python", PLATFORM)
-    if message.model_transaction_policy.decoupled and _backend(message, origin) not in decoupling:
+    if message.model_transaction_policy.decoupled and _backend(message, origin) in PLAIN:
         raise InvalidInput(
             f"{origin}: field `model_transaction_policy.decoupled` cannot be honoured: "
             "each request has one answer, but for models of the Python backend",

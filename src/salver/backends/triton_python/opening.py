@@ -14,7 +14,7 @@ from typing import Any, Final
 from salver.artifacts import Manifest
 from salver.backends.loading import options_of
 from salver.backends.protocol import LoadOptions
-from salver.backends.source import read_source, run_file, running, source_of
+from salver.backends.source import code_of, read_source, run_file, running
 from salver.backends.triton_python import around, pb_utils
 from salver.backends.triton_python.config import ModelConfig, finish, known_of, signature_of
 from salver.backends.triton_python.decoupled import DecoupledModel
@@ -61,11 +61,13 @@ def load(manifest: Manifest, options: LoadOptions) -> TritonModel | DecoupledMod
             fix='Leave instances.runner out of its configuration, or set it to "process".',
         )
     options_of(manifest, ())
-    source = source_of(manifest.path).resolve()
+    source = code_of(manifest).resolve()
     folder = source.parent
+    home = manifest.path if manifest.code else folder  # of the version
     sys.modules[_MODULE] = pb_utils
     around.connect(options.around)
-    sys.path += [str(folder), str(folder.parent)]  # for good: a model may import its neighbours at any time
+    beside = [] if manifest.code else [str(folder.parent)]
+    sys.path += [str(folder), *beside]  # for good: a model may import its neighbours at any time
     config = known_of(manifest, options.config)
     with running(source):
         kind = _model_class(run_file(source, f"{folder.name}.{source.stem}"), source)
@@ -73,13 +75,13 @@ def load(manifest: Manifest, options: LoadOptions) -> TritonModel | DecoupledMod
             config = _completed(kind, config, source)
         finish(config)
         signature = signature_of(config, manifest)
-        arguments = _arguments(manifest, config, folder, options.instance)
+        arguments = _arguments(manifest, config, home, options.instance)
         model = kind()
         if hasattr(model, "initialize"):
             model.initialize(arguments)
     kind_of = DecoupledModel if pb_utils.using_decoupled_model_transaction_policy(config) else TritonModel
     made = kind_of(model, signature, manifest, arguments["model_instance_name"])
-    made.wants_trace = _speaks_of_traces(folder.parent)
+    made.wants_trace = _speaks_of_traces(folder if manifest.code else folder.parent)
     return made
 
 
