@@ -4,10 +4,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_manager import Rig
 
 from salver.artifacts import Ensemble, EnsembleStep, Manifest, ModelConfig
-from salver.errors import LoadFailed, NotFound, NotReady
+from salver.errors import LoadFailed, NotFound, NotReady, SalverError
+from salver.lifecycle import Manager
 from salver.lifecycle.members import Bound, bind, with_members
 from salver.lifecycle.policy import Drain, Load, Present, plan
 from salver.messages import ModelId, State
@@ -287,3 +290,86 @@ async def test_tr_s6_at_the_end_ensembles_go_first(rig: Rig) -> None:
     held.release()
     await ending
     assert rig.states() == {}
+
+
+# -- anything may happen -----------------------------------------------------------------------
+
+
+class Holder:
+    """A loader whose ensembles hold their models as the real one does."""
+
+    def __init__(self, failing: set[str]) -> None:
+        self.failing = failing
+        self.manager: Manager[Holding]
+        self.turns = iter(range(0))
+
+    async def load(self, manifest: Manifest) -> "Holding":
+        for _ in range(next(self.turns, 0)):
+            await asyncio.sleep(0)
+        if f"{manifest.id.name}{manifest.fingerprint}" in self.failing:
+            raise LoadFailed("torn")
+        held = []
+        try:
+            for model, version in manifest.config.ensemble.models:
+                held.append(self.manager.acquire(model, version))
+        except SalverError as error:
+            for lease in held:
+                lease.release()
+            raise LoadFailed(str(error)) from error
+        return Holding(held)
+
+
+class Holding:
+    bytes = 0
+
+    def __init__(self, held: list) -> None:
+        self.held = held
+        self.is_closed = False
+
+    async def warm(self, config: ModelConfig) -> None:
+        assert not any(lease.servable.is_closed for lease in self.held)
+
+    async def close(self) -> None:
+        assert not any(lease.servable.is_closed for lease in self.held), "a model went before its ensemble"
+        self.is_closed = True
+        for lease in self.held:
+            lease.release()
+
+
+MADE_OF = {"a": (), "b": (), "e": ("a", "b"), "f": ("e", "a"), "g": ("b:1",)}
+lists = st.dictionaries(st.sampled_from(sorted(MADE_OF)), st.sampled_from("xyz"))
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(lists, min_size=1, max_size=6), st.sets(st.sampled_from(["ax", "by"])), st.data())
+def test_tr_s6_whatever_comes_and_goes_ensembles_follow(changes, failing, data) -> None:
+    async def walk() -> None:
+        loader = Holder(failing)
+        loader.turns = iter(data.draw(st.lists(st.integers(0, 5), max_size=40)))
+        manager: Manager[Holding] = Manager(loader, lambda: 0.0, lambda event: None, None, lambda: None)
+        loader.manager = manager
+        for change in changes:
+            manager.apply([m(name, *MADE_OF[name], fingerprint=mark) for name, mark in change.items()])
+            for _ in range(data.draw(st.integers(0, 8))):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            await manager.settled()
+            wanted = changes[-1]
+            up = {s.id.name for s in manager.statuses() if s.state is State.READY}
+
+            def can_be(name: str) -> bool:
+                there = name in wanted and (f"{name}{wanted[name]}" not in failing or name in up)
+                return there and all(can_be(member.partition(":")[0]) for member in MADE_OF[name])
+
+            assert up == {name for name in wanted if can_be(name)}
+            for name in up:
+                held = manager.acquire(name).servable.held
+                models = [manager.acquire(lease.id.name).servable for lease in held]
+                assert [lease.servable for lease in held] == models, "made of the copies that answer"
+                for lease in held:
+                    assert not lease.servable.is_closed
+            before = list(manager.servables())
+            manager._tick()
+            assert manager.servables() == before
+
+    asyncio.run(walk())

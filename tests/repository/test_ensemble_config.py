@@ -164,6 +164,12 @@ def test_tr_c10_can_the_tensors_flow(
     assert bool(problem) == bool(said)
 
 
+def test_tr_c10_there_is_a_limit_of_steps() -> None:
+    many = tuple(EnsembleStep("m", "", {"x": f"t{n}"}, {"y": f"t{n + 1}"}) for n in range(1001))
+    assert unfit("e", Ensemble(many[:1000])) == ""
+    assert unfit("e", Ensemble(many)) == "ensemble 'e' has 1001 steps; at most 1000 are taken"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

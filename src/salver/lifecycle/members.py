@@ -5,8 +5,8 @@ is replaced it is another ensemble, brought up beside the running one as after a
 models are on their way up it waits; without them it is broken, and goes. The texts are Triton's.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -81,11 +81,14 @@ class _Binder:
     """One look at everything."""
 
     def __init__(self, known: Sequence[Manifest], present: Sequence[Present]) -> None:
-        self._known: dict[str, list[Manifest]] = {}
-        for manifest in known:
-            self._known.setdefault(manifest.id.name, []).append(manifest)
-        self._chosen = choose(known)
-        self._present = present
+        self._known = _by_name(known)
+        self._chosen = _by_name(choose(known))
+        self._present = _by_name(present)
+        self._members = {
+            name: {model for manifest in manifests for model, _ in manifest.config.ensemble.models}
+            for name, manifests in self._known.items()
+            if any(manifest.config.ensemble.steps for manifest in manifests)
+        }
         self._verdicts: dict[ModelId, _Verdict] = {}
 
     def verdict(self, manifest: Manifest) -> _Verdict:
@@ -116,20 +119,22 @@ class _Binder:
 
     def _circle(self, name: str) -> str:
         """The last ensemble on the way from this one to itself; empty if there is no such way."""
-        reached = with_members([m for ms in self._known.values() for m in ms], frozenset(self._models(name)))
-        return next((each for each in sorted(reached) if name in self._models(each)), "")
-
-    def _models(self, name: str) -> Iterator[str]:
-        for manifest in self._known.get(name, ()):
-            yield from (model for model, _ in manifest.config.ensemble.models)
+        reached = sorted(self._members[name])
+        seen = set(reached)
+        for each in reached:  # which grows
+            members = self._members.get(each, set())
+            if name in members:
+                return each
+            reached += sorted(members - seen)
+            seen |= members
+        return name if name in seen else ""
 
     def _answering(self, name: str, version: str) -> Present | None:
         """The copy that answers a request for that version, or for the newest."""
         ready = [
             copy
-            for copy in self._present
+            for copy in self._present.get(name, ())
             if copy.state is State.READY
-            and copy.id.name == name
             and version in ("", copy.id.version)
             and not self._is_broken(copy.id)
         ]
@@ -144,7 +149,7 @@ class _Binder:
         )
 
     def _wanted(self, name: str, version: str) -> list[Manifest]:
-        return [m for m in self._chosen if m.id.name == name and version in ("", m.id.version)]
+        return [m for m in self._chosen.get(name, ()) if version in ("", m.id.version)]
 
     def _comes(self, name: str, version: str) -> bool:
         """It is on its way up, or about to be."""
@@ -157,7 +162,8 @@ class _Binder:
                 if verdict.waits:
                     return True
                 fingerprint = _fingerprint(manifest, verdict)
-            copies = [c for c in self._present if c.id == manifest.id and c.fingerprint == fingerprint]
+            mine = self._present.get(name, ())
+            copies = [c for c in mine if c.id == manifest.id and c.fingerprint == fingerprint]
             if not copies or any(c.state in RISING or c.retry_at is not None for c in copies):
                 return True
         return False
@@ -167,7 +173,7 @@ class _Binder:
         wanted = self._wanted(name, version)
         failed = "; ".join(
             f"version {copy.id.version} is at UNAVAILABLE state: {copy.reason}"
-            for copy in self._present
+            for copy in self._present.get(name, ())
             if copy.state is State.FAILED and any(copy.id == m.id for m in wanted)
         )
         for manifest in self._known[name]:
@@ -181,6 +187,21 @@ class _Binder:
         if version:
             return f"whose required version {version} is not loaded."
         return "which has no loaded version."
+
+
+class _Versioned(Protocol):
+    @property
+    def id(self) -> ModelId: ...
+
+
+_VersionedT = TypeVar("_VersionedT", bound=_Versioned)
+
+
+def _by_name(found: Iterable[_VersionedT]) -> dict[str, list[_VersionedT]]:
+    named: dict[str, list[_VersionedT]] = {}
+    for each in found:
+        named.setdefault(each.id.name, []).append(each)
+    return named
 
 
 def _fingerprint(manifest: Manifest, verdict: _Verdict) -> str:

@@ -5,11 +5,12 @@ models take and give is not known here.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from salver.artifacts import Ensemble, EnsembleStep
 
-PLATFORM = "ensemble"
+PLATFORM: Final = "ensemble"
+_MOST_STEPS: Final = 1000
 
 
 def of_message(message: Any) -> Ensemble:
@@ -53,6 +54,8 @@ def unfit(name: str, ensemble: Ensemble, inputs: Sequence[str] = (), outputs: Se
     steps = ensemble.steps
     if not steps:
         return f"must specify 'step' for ensemble '{name}'"
+    if len(steps) > _MOST_STEPS:
+        return f"ensemble '{name}' has {len(steps)} steps; at most {_MOST_STEPS} are taken"
     writers: dict[str, EnsembleStep] = {}
     twice: set[str] = set()
     for index, step in enumerate(steps):

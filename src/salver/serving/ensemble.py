@@ -203,7 +203,7 @@ class DecoupledEnsemble(Ensemble):
             raise self._named(error) from None
         finally:
             task.cancel()
-            await asyncio.wait([task])
+            await asyncio.gather(task, return_exceptions=True)
             self._end(run, ok)
 
 
@@ -365,7 +365,7 @@ class _Run:
             parameters = {**parameters, "timeout": max(1, round((deadline - now) * 1e6))}
         request = InferRequest(step.model, tuple(tensors), step.version, outer.id, step.wanted, parameters)
         call = Call("ensemble", now, deadline, outer.request_id, standing=mine.standing, parent=outer.trace)
-        rows = tensors[0].array.shape[0] if step.batched and tensors else 0
+        rows = tensors[0].array.shape[0] if step.batched and tensors and tensors[0].array.ndim else 0
         return request, call, rows, marks
 
     def _count(self, timing: Timing) -> None:
