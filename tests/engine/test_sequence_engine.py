@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, Control, KeptState, ModelConfig, Sequences
+from salver.artifacts import Batching, Control, KeptState, ModelConfig, RateLimit, Sequences
 from salver.backends.protocol import Answer
 from salver.engine.sequence_engine import SequenceEngine
+from salver.engine.turns import Pool
 from salver.errors import (
     DeadlineExceeded,
     HostDied,
@@ -276,8 +277,8 @@ async def test_tr_r23_ids_are_numbers_or_texts():
         assert await rig.ask((1 << 64) - 1, 6, "e") == 11
         assert (1 << 64) - 1 in rig.runners[0].sums
         assert await rig.ask("x" * 128, 1, "se") == 1
-        for id in ("x" * 129, "é" * 65, 1.5, True):
-            with pytest.raises(InvalidInput, match="a whole number or a text of at most 128 bytes"):
+        for id in ("x" * 129, "é" * 65, 1.5, True, 1 << 64):
+            with pytest.raises(InvalidInput, match="whole number of 64 bits or a text of at most 128 bytes"):
                 await rig.ask(id, 1, "s")
 
 
@@ -324,6 +325,14 @@ async def test_tr_c9_silence_ends_a_sequence_and_gives_its_slot_to_another():
         rig.engine._pump_soon()
         assert await second == 7
         with pytest.raises(InvalidInput, match=r"START flag .* Nothing was heard of it for 1000 ms"):
+            await rig.ask(1, 6)
+
+
+async def test_tr_c9_a_request_that_comes_too_late_is_too_late_before_anybody_noticed():
+    async with Rig(ByRow) as rig:
+        await rig.ask(1, 5, "s")
+        rig.now += 1.5
+        with pytest.raises(InvalidInput, match="must specify the START flag"):
             await rig.ask(1, 6)
 
 
@@ -448,6 +457,23 @@ async def test_tr_s4_an_unload_with_sequences_alive():
         await rig.ask(3, 1, "s")
     assert rig.runners[0].is_closed
     assert rig.engine.queued == 0
+
+
+async def test_tr_s9_instances_take_turns_with_others():
+    pool = Pool({"r": 2})
+    async with Rig(ByRow, instances=2) as rig:
+        rig.engine.share(pool, [RateLimit(2, {"r": 2})])
+        for runner in rig.runners:
+            runner.gate = asyncio.Event()
+        asked = [rig.begin(id, id, "s") for id in (1, 2)]
+        await turns()
+        assert rig.engine.running == 1
+        for runner in rig.runners:
+            runner.gate.set()
+        assert await asyncio.gather(*asked) == [1, 2]
+        assert await asyncio.gather(rig.ask(1, 10), rig.ask(2, 10)) == [11, 12]
+    with pytest.raises(LoadFailed, match="minimum required count is 3"):
+        Rig(ByRow).engine.share(pool, [RateLimit(1, {"r": 3})])
 
 
 class Growing(FakeRunner):

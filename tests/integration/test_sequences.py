@@ -1,5 +1,6 @@
 """Sequences (TR-S4, TR-C9) behind a real server, with Triton's own clients and models of both kinds."""
 
+import json
 import queue
 import random
 import threading
@@ -240,6 +241,14 @@ def test_tr_s4_sequences_over_http_and_grpc_share_a_model(http: Any, grpc: Any, 
     for client in (http, grpc):
         with pytest.raises(InferenceServerException, match=text):
             ask(client, model, 1, 1)
+
+
+def test_tr_r6_generate_knows_sequences(server: ServerProcess) -> None:
+    url = f"http://127.0.0.1:{server.port}/v2/models/own_direct/generate"
+    for value, told, total in ((5, {"sequence_start": True}, 5), (6, {"sequence_end": True}, 11)):
+        body = json.dumps({"IN": value, "sequence_id": 41, **told}).encode()
+        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=30) as reply:
+            assert json.load(reply)["SUM"] == total
 
 
 def test_tr_c9_callers_do_not_see_the_servers_tensors(http: Any, grpc: Any) -> None:

@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
-from salver.artifacts import ModelConfig, Sequences
+from salver.artifacts import ModelConfig, RateLimit, Sequences
 from salver.backends.hidden import seen
 from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
 from salver.engine.ports import Mortal, RequestRunner, Runner
 from salver.engine.sequence_tensors import ServerTensors, flag, id_of
 from salver.engine.sequences import Company, SequenceScheduler, Turn
+from salver.engine.turns import Pool, Turns
+from salver.engine.turns import Turn as Share
 from salver.errors import DeadlineExceeded, HostDied, InvalidInput, ModelFailed, NotReady, SalverError
 from salver.events import BatchRan
 from salver.messages import (
@@ -64,6 +66,7 @@ class Lane:
 
     Attributes:
         is_busy: A run is under way.
+        shares: What it takes of resources that models share; None = nothing is counted.
         deaths: Of its host process, as far as they have been noticed.
     """
 
@@ -71,8 +74,26 @@ class Lane:
         self.index = index
         self.runner = runner
         self.is_busy = False
+        self.shares: Turns | None = None
         self.deaths = 0
+        self._share: Share | None = None
         self._mortal = runner if isinstance(runner, Mortal) else None
+
+    def enter(self) -> bool:
+        """A run is to begin: False if it has to wait for others' resources, who wake us."""
+        if self.shares is not None:
+            self._share = self.shares.enter()
+            if self._share is None:
+                return False
+        self.is_busy = True
+        return True
+
+    def leave(self, wants_more: bool) -> None:
+        """It has ended."""
+        self.is_busy = False
+        if self.shares is not None and self._share is not None:
+            self.shares.leave(self._share, wants_more)
+            self._share = None
 
     @property
     def has_died(self) -> bool:
@@ -187,6 +208,16 @@ class SequenceEngine:
         for runner in dict.fromkeys(lane.runner for lane in self._lanes):
             await runner.run_each({**self._tensors.of(None, 0), **inputs})
 
+    def share(self, pool: Pool, limits: Sequence[RateLimit]) -> None:
+        """From now on a run waits for what its instance takes of resources that models share.
+
+        Raises:
+            LoadFailed: it takes more than there is.
+        """
+        each = [limit for limit in limits for _ in range(limit.count)]
+        for lane, limit in zip(self._lanes, each, strict=False):
+            lane.shares = pool.join([replace(limit, count=1)], 1, self._pump_soon)
+
     async def close(self) -> None:
         """Refuse what waits, end the runs under way, forget the sequences, let the runners go."""
         self._is_closed = True
@@ -196,6 +227,9 @@ class SequenceEngine:
             self._timer.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_LAST_RUN_S)
+        for lane in self._lanes:
+            if lane.shares is not None:
+                lane.shares.close()
         await asyncio.gather(*(runner.close() for runner in self.runners))
 
     def _unloaded(self) -> NotReady:
@@ -279,12 +313,13 @@ class SequenceEngine:
         times = []
         for lane in self._lanes:
             due = None if lane.is_busy else self._scheduler.due(lane.index, now)
-            if due is not None and due <= now:
-                lane.is_busy = True
+            if due is None:
+                continue
+            if due > now:
+                times.append(due)
+            elif lane.enter():
                 self.running += 1
                 self._start(lane, self._scheduler.take(lane.index, now), now)
-            elif due is not None:
-                times.append(due)
         if (reap := self._scheduler.next_reap()) is not None:
             times.append(reap)
         if self._timer is not None:
@@ -301,8 +336,8 @@ class SequenceEngine:
 
     def release(self, lane: Lane) -> None:
         """The instance is idle again."""
-        lane.is_busy = False
         self.running -= 1
+        lane.leave(wants_more=self._scheduler.due(lane.index, self._clock()) is not None)
         self._pump_soon()
 
     async def _run(self, lane: Lane, company: Company, began: float) -> None:

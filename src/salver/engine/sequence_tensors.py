@@ -26,15 +26,16 @@ def id_of(request: InferRequest) -> int | str:
     """The id of the request's sequence; 0 or empty = it has none.
 
     Raises:
-        InvalidInput: it is neither a whole number nor a text of at most 128 bytes.
+        InvalidInput: it is neither a whole number of 64 bits nor a text of at most 128 bytes.
     """
     id = request.parameters.get("sequence_id", 0)
-    if type(id) is int:
+    if type(id) is int and -(1 << 63) <= id <= _MASK:
         return id & _MASK  # as Triton reads a negative number
     if type(id) is str and len(id) <= MAX_ID_BYTES and len(id.encode("utf-8", "replace")) <= MAX_ID_BYTES:
         return id
     raise InvalidInput(
-        f"parameter 'sequence_id' must be a whole number or a text of at most {MAX_ID_BYTES} bytes",
+        f"parameter 'sequence_id' must be a whole number of 64 bits or a text of at most {MAX_ID_BYTES} "
+        "bytes",
         field="parameters.sequence_id",
     )
 

@@ -278,14 +278,7 @@ class Loader:
             steps, threads = await load_steps(backend, manifest, trials, self._clock, self._bus.emit)
             return Servable(manifest, steps, Placement("thread", 1, threads))
         if manifest.config.sequences.strategy:
-            _refuse_cache(manifest.config, manifest, "with 'sequence_batching' scheduling")
-            open_one = functools.partial(self.open_runner, backend, manifest, placement)
-            engine = await load_sequences(
-                manifest, backend.traits, placement, open_one, self._clock, self._bus.emit
-            )
-            servable = Servable(manifest, engine, placement)
-            servable.hear(engine.runners)
-            return servable
+            return await self._with_sequences(backend, manifest, placement)
         if is_set(manifest.config.objective):
             found = await self._find(backend, manifest, wish, placement)
         else:
@@ -335,6 +328,22 @@ class Loader:
             cached = self._cached(manifest, engine, sees_parameters=True)
         ends = [cached.close] if cached is not None else []
         return Servable(manifest, engine, Placement("thread", 0, 0), None, ends, cached)
+
+    async def _with_sequences(self, backend: Backend, manifest: Manifest, placement: Placement) -> Servable:
+        _refuse_cache(manifest.config, manifest, "with 'sequence_batching' scheduling")
+        open_one = functools.partial(self.open_runner, backend, manifest, placement)
+        engine = await load_sequences(
+            manifest, backend.traits, placement, open_one, self._clock, self._bus.emit
+        )
+        try:
+            if self._terms.pool is not None:
+                engine.share(self._terms.pool, manifest.config.instances.rate_limits)
+        except LoadFailed:
+            await engine.close()
+            raise
+        servable = Servable(manifest, engine, placement)
+        servable.hear(engine.runners)
+        return servable
 
     async def _find(
         self, backend: Backend, manifest: Manifest, wish: Instances, placement: Placement
