@@ -104,12 +104,17 @@ def test_tr_v3_flags_by_the_environment() -> None:
         "MODEL_LOAD_GPU_LIMIT",
         "BUFFER_MANAGER_THREAD_COUNT",
         "THREAD_COUNT",
-        "DISABLE_MODEL_NAMESPACING",
     ],
 )
 def test_tr_v3_variables_without_an_effect_get_a_line_each(name: str) -> None:
     (notice,) = on_sagemaker(**{f"SAGEMAKER_TRITON_{name}": "1"}).notices
     assert notice.startswith(f"SAGEMAKER_TRITON_{name} is accepted and has no effect here: ")
+
+
+@pytest.mark.parametrize(("value", "expected"), [("true", False), ("false", True), ("", False)])
+def test_tr_v3_names_of_several_repositories(value: str, expected: bool) -> None:
+    start = on_sagemaker(SAGEMAKER_TRITON_DISABLE_MODEL_NAMESPACING=value)
+    assert start.config.repository.has_namespaces is expected
 
 
 def test_tr_v3_where_models_are_by_default() -> None:

@@ -92,6 +92,36 @@ def test_tr_v2_models_come_and_go(many: TritonProcess, archives: Path) -> None:
     assert at(port, "POST", "/models/h1/invoke", json.dumps(ASK).encode())[0] == 200
 
 
+ENSEMBLE = """
+platform: "ensemble"
+max_batch_size: 8
+input { name: "x" data_type: TYPE_FP32 dims: 16 }
+output { name: "y" data_type: TYPE_FP32 dims: 3 }
+ensemble_scheduling {
+  step { model_name: "mlp" model_version: -1
+         input_map { key: "x" value: "x" } output_map { key: "y" value: "y" } }
+}
+"""
+
+
+def test_tr_v2_an_ensemble_comes_with_its_members(many: TritonProcess, tmp_path: Path) -> None:
+    port = many.ports["sagemaker"]
+    write_mlp(tmp_path / "model" / "mlp", 1)
+    (tmp_path / "model" / "both" / "1").mkdir(parents=True)
+    (tmp_path / "model" / "both" / "config.pbtxt").write_text(ENSEMBLE)
+    order = json.dumps({"model_name": "e1", "url": str(tmp_path / "model")}).encode()
+    assert at(port, "POST", "/models", order)[::2] == (200, b"")
+    status, _, reply = at(port, "POST", "/models/e1/invoke", json.dumps(ASK).encode())
+    assert status == 200, reply
+    assert json.loads(reply)["model_name"] == "e1"
+    assert at(port, "POST", "/models/mlp/invoke", json.dumps(ASK).encode())[0] == 404
+    assert at(port, "DELETE", "/models/e1")[0] == 200
+    index = json.loads(many.ask("POST", "/v2/repository/index", b'{"ready": true}')[1])
+    assert not {"e1", "mlp"} & {row["name"] for row in index}
+    assert at(port, "POST", "/models", order)[0] == 200
+    assert at(port, "DELETE", "/models/e1")[0] == 200
+
+
 def test_tr_v2_a_model_that_does_not_load(many: TritonProcess, archives: Path) -> None:
     port = many.ports["sagemaker"]
     order = {"model_name": "bad", "url": str(archives / "broken" / "model")}

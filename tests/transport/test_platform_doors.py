@@ -170,6 +170,19 @@ def test_tr_v2_a_load_that_fails_leaves_nothing(fault: str, status: int) -> None
     assert load(door, "h")[0] == 200
 
 
+async def test_tr_v2_a_load_goes_on_without_its_caller() -> None:
+    control = Control()
+    models = ManyModels(control, None, is_allowed=True)
+    body = b'{"model_name": "h", "url": "/opt/ml/models/h/model"}'
+    caller = asyncio.create_task(models.ask("POST", "", {}, body))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.wait([caller])
+    while "h" not in models:
+        await asyncio.sleep(0)
+    assert (await models.ask("GET", "h", {}, b"")).status == 200
+
+
 @pytest.mark.parametrize(
     ("body", "text"),
     [

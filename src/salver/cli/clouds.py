@@ -37,7 +37,6 @@ _SILENT: Final = {
     f"{_PREFIX}SHM_DEFAULT_BYTE_SIZE": "memory for Python models grows with the requests",
     f"{_PREFIX}SHM_GROWTH_BYTE_SIZE": "memory for Python models grows with the requests",
     f"{_PREFIX}TENSORFLOW_VERSION": "the installed TensorFlow is used",
-    f"{_PREFIX}DISABLE_MODEL_NAMESPACING": "models of all repositories share their names",
 }
 _SINGLE_MODELS: Final = "/opt/ml/model"
 _TYPES: Final[dict[str, Literal["infer", "generate", "generate_stream"]]] = {
@@ -65,6 +64,8 @@ def from_sagemaker(environment: Mapping[str, str], *, has_repository: bool) -> F
             else:
                 words.append(f"--{flag}={_number(value) if flag == 'log-verbose' else value}")
     notices += [_no_effect(variable, why) for variable, why in _SILENT.items() if environment.get(variable)]
+    if namespacing := environment.get(f"{_PREFIX}DISABLE_MODEL_NAMESPACING"):
+        words.append(f"--model-namespacing={str(namespacing.lower() not in YES).lower()}")
     if _brings(environment):
         words.append("--model-control-mode=explicit")
     elif not has_repository:
