@@ -29,6 +29,10 @@ _ENSEMBLE: Final = Recognised("ensemble", "ensemble")
 #: Formats of other backends that one can run as well, where its owner asks for it.
 _READ_BY: Final = {"openvino": ("onnx",)}
 _BACKEND_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_NO_TREELITE: Final = (
+    "Treelite checkpoints are not served; put the XGBoost, LightGBM or scikit-learn model there that it was "
+    "made of, and say so in model_type"
+)
 _EXAMPLE: Final = "<model>/<version>/<artefact>, e.g. resnet/1/model.onnx"
 
 
@@ -200,10 +204,12 @@ class Layout:
         if len(candidates) > 1:
             seen = ", ".join(PurePath(c.path).name for c in candidates[:5])
             return f'{where} holds several artefacts ({seen}); name one in {TOML}: filename = "…"'
-        return candidates[0] if candidates else self._nothing(folder)
+        return candidates[0] if candidates else self._nothing(folder, config)
 
-    def _nothing(self, folder: str) -> str:
+    def _nothing(self, folder: str, config: ModelConfig) -> str:
         where = self._store.local_path(folder)
+        if config.options.get("model_type") == "treelite_checkpoint":
+            return f"{where}: {_NO_TREELITE}"
         names = [e.name for e in self._visible(folder)]
         seen = ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "nothing"
         return (
