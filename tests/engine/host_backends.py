@@ -241,6 +241,15 @@ class Asking(_Backend):
         return _AskingModel(options.around)
 
 
+class LoadsItself(_Backend):
+    """A model that asks to be loaded while it is."""
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> object:
+        assert options.around is not None
+        options.around.manage(Wish("load", manifest.id.name))
+        return Model(manifest)
+
+
 class _AskingModel(_EchoModel):
     def __init__(self, around: Surroundings) -> None:
         self.around = around

@@ -249,6 +249,13 @@ async def test_tr_s7_models_are_loaded_and_looked_at() -> None:
     assert unload == Wish("unload", "refused", dependents=True)
 
 
+async def test_tr_s7_a_model_that_would_wait_for_its_own_load_is_told_so() -> None:
+    world = World()
+    with pytest.raises(InvalidInput, match="model 'm' cannot load itself while it is being loaded"):
+        await ProcessRunner.start("host_backends:LoadsItself", MANIFEST, LoadOptions(), server=world)
+    assert world.is_left and not world.wishes
+
+
 async def test_tr_a2_a_model_says_whether_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk, "_PROBE_S", 0.05)
     async with asking(World()) as runner:

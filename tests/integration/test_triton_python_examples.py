@@ -1,7 +1,10 @@
 """Models in the style of the examples of Triton's Python backend, asked by its own clients (TR-A2, TR-A3)."""
 
+import json
 import queue
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
-from salver.testing.process import ServerProcess
+from salver.testing.process import TritonProcess
 
 HEAD = """import asyncio
 import json
@@ -95,6 +98,7 @@ CALLS = """class TritonPythonModel:
                     requested_output_names=["OUTPUT0", "OUTPUT1"],
                     inputs=[in_0, in_1],
                     preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU),
+                    trace=request.trace(),
                 )
                 awaits.append(inference_request.async_exec())
             replies = await asyncio.gather(*awaits)
@@ -199,7 +203,7 @@ MODELS = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("examples")
     for name, (config, body) in MODELS.items():
@@ -209,12 +213,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         if config is not None:
             head = f'name: "{name}"\nbackend: "python"\ninstance_group [ {{ kind: KIND_CPU }} ]\n'
             (version.parent / "config.pbtxt").write_text(head + config)
-    with ServerProcess([folder / "models"], folder / "log", ["--control", "none"]) as server:
+    traces = ["level=TIMESTAMPS", "rate=1", f"triton,file={folder / 'trace.json'}"]
+    flags = [f"--trace-config={setting}" for setting in traces]
+    with TritonProcess([folder / "models"], folder / "log", flags) as server:
         yield server.wait_ready(120)
 
 
 @pytest.fixture(scope="module")
-def client(server: ServerProcess) -> Iterator[Any]:
+def client(server: TritonProcess) -> Iterator[Any]:
     with triton_http.InferenceServerClient(server.address) as client:
         yield client
 
@@ -226,11 +232,11 @@ def given(name: str, array: np.ndarray, kind: Any = triton_http) -> Any:
     return tensor
 
 
-def stream(server: ServerProcess, model: str, value: int, id: str) -> list[Any]:
+def stream(server: TritonProcess, model: str, value: int, id: str) -> list[Any]:
     """All responses to one request, or the error at their end."""
     said: queue.Queue[Any] = queue.Queue()
     found: list[Any] = []
-    with triton_grpc.InferenceServerClient(server.address) as client:
+    with triton_grpc.InferenceServerClient(f"{server.host}:{server.ports['grpc']}") as client:
         client.start_stream(lambda result, error: said.put(error or result))
         tensor = given("IN", np.array([value], np.int32), triton_grpc)
         client.async_stream_infer(model, [tensor], request_id=id, enable_empty_final_response=True)
@@ -253,7 +259,23 @@ def test_tr_a3_sums_by_numpy_by_dlpack_and_by_calls(model: str, client: Any) -> 
     assert answer.as_numpy("OUTPUT1").tolist() == [-9, -18, -27, -36]
 
 
-def test_tr_s8_as_many_responses_as_the_request_says(server: ServerProcess) -> None:
+def test_tr_o1_tr_s7_calls_are_traced_below_the_request_that_they_serve(
+    client: Any, server: TritonProcess
+) -> None:
+    x = np.zeros(4, np.float32)
+    client.infer("bls_async", [given("INPUT0", x), given("INPUT1", x)], headers={"x-request-id": "traced"})
+    path = Path(server._log).parent / "trace.json"
+    end = time.monotonic() + 20
+    entries: list[dict[str, Any]] = []
+    while time.monotonic() < end and not any(e.get("request_id") == "traced" for e in entries):
+        entries = [e for e in json.loads(path.read_text()) if "model_name" in e] if path.exists() else []
+        time.sleep(0.05)
+    (whole,) = [e["id"] for e in entries if e.get("request_id") == "traced"]
+    below = {e["model_name"] for e in entries if e.get("parent_id") == whole}
+    assert below == {"add_sub", "torch_add_sub"}
+
+
+def test_tr_s8_as_many_responses_as_the_request_says(server: TritonProcess) -> None:
     assert [stream(server, "square", n, "q") for n in (0, 1, 4)] == [[], [1], [4] * 4]
 
 
@@ -271,7 +293,7 @@ def test_tr_s5_a_request_runs_as_often_as_its_model_wants(client: Any) -> None:
         assert answer.as_numpy("OUT").tolist() == [n]
 
 
-def test_tr_s5_a_decoupled_model_answers_a_bit_in_each_run(server: ServerProcess) -> None:
+def test_tr_s5_a_decoupled_model_answers_a_bit_in_each_run(server: TritonProcess) -> None:
     assert stream(server, "again_decoupled", 4, "d") == [3, 2, 1, 0]
 
 
@@ -287,7 +309,7 @@ def test_tr_s5_what_triton_refuses_too(model: str, text: str, client: Any) -> No
         client.infer(model, [given("IN", np.array([3], np.int32))], request_id="r")
 
 
-def test_tr_s5_a_decoupled_model_without_sequences_cannot_go_on(server: ServerProcess) -> None:
+def test_tr_s5_a_decoupled_model_without_sequences_cannot_go_on(server: TritonProcess) -> None:
     first, error = stream(server, "not_iterative_decoupled", 3, "d")
     assert first == 2
     assert "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE" in error

@@ -48,8 +48,8 @@ class World:
     async def load(self, model, order):
         self.wishes.append((model, order))
 
-    async def unload(self, model):
-        self.wishes.append(model)
+    async def unload(self, model, *, dependents=False):
+        self.wishes.append((model, dependents))
 
 
 def calls_of(world):
@@ -164,6 +164,6 @@ async def test_tr_s7_models_are_managed_by_who_manages_them():
     asker = calls_of(world).admit(A).enter()
     order = LoadOrder("{}")
     assert await asker.manage(Wish("load", "x", order=order))
-    assert await asker.manage(Wish("unload", "x"))
+    assert await asker.manage(Wish("unload", "x", dependents=True))
     assert [await asker.manage(Wish("is_ready", "x", version)) for version in "12"] == [False, True]
-    assert world.wishes == [("x", order), "x"]
+    assert world.wishes == [("x", order), ("x", True)]

@@ -312,6 +312,8 @@ class HostProcess:
             raise self.broken(reply)
         self.signature = reply.signature
         self.asks = reply.asks
+        if self._desk is not None:
+            self._desk.has_loaded = True
         self.has_opinion, self.wants_trace = reply.has_opinion, reply.wants_trace
 
     async def ask(self, order: Order) -> Reply:

@@ -77,10 +77,12 @@ class Desk:
 
     Attributes:
         deadline: Of the run under way, which what it asks inherits; None = none.
+        has_loaded: The host has its model.
     """
 
     def __init__(self, side: Side, server: Server, id: ModelId, broken: Callable[[object], object]) -> None:
         self.deadline: float | None = None
+        self.has_loaded = False
         self._side = side
         self._asker = server.enter()
         self._meters = server.meters
@@ -243,6 +245,8 @@ class Desk:
         self._send(Told(ask.id, (), (), None, True, True))
 
     async def _manage(self, manage: Manage, files: Mapping[str, Array]) -> None:
+        if manage.kind != "is_ready" and manage.model == self._id.name and not self.has_loaded:
+            raise InvalidInput(f"model '{manage.model}' cannot {manage.kind} itself while it is being loaded")
         order = LoadOrder(manage.config, {path: array.tobytes() for path, array in files.items()})
         wish = Wish(manage.kind, manage.model, manage.version, order, manage.dependents)
         is_so = await self._asker.manage(wish)

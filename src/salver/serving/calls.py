@@ -131,7 +131,7 @@ class _Asker:
         if wish.kind == "load":
             await control.load(wish.model, wish.order)
         else:
-            await control.unload(wish.model)
+            await control.unload(wish.model, dependents=wish.dependents)
         return True
 
     def leave(self) -> None:

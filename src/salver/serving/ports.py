@@ -95,7 +95,7 @@ class Managing(Protocol):
         """Raises what kept it from loading."""
         ...
 
-    async def unload(self, model: str) -> None:
+    async def unload(self, model: str, *, dependents: bool = False) -> None:
         """Raises NotReady where the control mode forbids it."""
         ...
 
