@@ -6,7 +6,7 @@ the deadline of the whole. The models are those that answered when the ensemble 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, Final
 
 from salver.artifacts import ModelConfig
@@ -31,6 +31,7 @@ from salver.tensor import Tensor
 
 _LATE: Final = "Request timeout expired"
 _NO_MARKS: Final = Marks()
+_ALL: Final = ()  # nothing is missing
 #: Responses of a decoupled step that may be on their way at a time, of one request, if nothing else is said.
 _MOST_ON_THEIR_WAY: Final = 32
 
@@ -278,7 +279,7 @@ class _Run:
                 await asyncio.wait([before])
             await write(self.response(flow))
 
-    async def _ask(self, step: Step, flow: Flow) -> tuple[dict[str, Value | None], list[str]]:
+    async def _ask(self, step: Step, flow: Flow) -> tuple[Mapping[str, Value], Sequence[str]]:
         """What one step gives, and what it does not."""
         ensemble = self._ensemble
         turn = await self._turn(step) if ensemble.turns else None
@@ -398,18 +399,14 @@ class _Run:
 
 def _taken(
     step: Step, response: InferResponse, rows: int, marks: Marks
-) -> tuple[dict[str, Value | None], list[str]]:
+) -> tuple[Mapping[str, Value], Sequence[str]]:
     """The ensemble's tensors in a model's response, and those that are not."""
     marks = Marks.of(response.parameters, marks)
-    given = {tensor.name: tensor for tensor in response.outputs}
-    values: dict[str, Value | None] = {}
-    absent = []
-    for name, tensor in step.outputs:
-        if name in given:
-            values[tensor] = Value(given[name], rows, marks)
-        else:
-            absent.append(tensor)
-    return values, absent
+    names, values = step.outputs, {}
+    for tensor in response.outputs:
+        if tensor.name in names:
+            values[names[tensor.name]] = Value(tensor, rows, marks)
+    return values, [name for name in step.writes if name not in values] if len(values) < len(names) else _ALL
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

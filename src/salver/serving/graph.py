@@ -6,7 +6,7 @@ through the steps behind it: those steps, and all that they write, are a *reach*
 Triton's where it has one. It knows no task and asks no model.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -50,7 +50,7 @@ class Step(msgspec.Struct, frozen=True):
     """A step that can be carried out.
 
     Attributes:
-        outputs: The model's name of each, and the ensemble's.
+        outputs: The ensemble's name of each by the model's.
         wanted: What is asked of the model.
         reads, writes: Tensors of the ensemble.
         is_decoupled: The model gives any number of responses.
@@ -62,7 +62,7 @@ class Step(msgspec.Struct, frozen=True):
     model: str
     version: str
     inputs: tuple[Port, ...]
-    outputs: tuple[tuple[str, str], ...]
+    outputs: Mapping[str, str]
     wanted: tuple[RequestedOutput, ...]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
@@ -181,11 +181,13 @@ class Flow:
         self.values: dict[str, Value | None] = {}
         self.absent: set[str] = set()
 
-    def put(self, values: Mapping[str, Value | None], absent: Iterable[str] = ()) -> list[Step]:
+    def put(self, values: Mapping[str, Value | None], absent: Sequence[str] = ()) -> list[Step]:
         """Tensors have come, or will never: the steps that are ready now."""
         self.values.update(values)
-        self.absent.update(absent)
-        told = [*values, *absent]
+        told = list(values)
+        if absent:
+            self.absent.update(absent)
+            told += absent
         ready = []
         for tensor in told:  # which grows
             for step in self._graph.readers.get(tensor, ()):
@@ -393,7 +395,7 @@ class _Connector:
             step.model,
             step.version,
             ports,
-            tuple(step.outputs.items()),
+            step.outputs,
             tuple(map(RequestedOutput, step.outputs)),
             reads,
             tuple(step.outputs.values()),
