@@ -1,6 +1,7 @@
 """Decoupled models (TR-S8): any number of responses, errors among them, slow and vanished readers, deaths."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -273,6 +274,21 @@ async def test_a_reader_that_leaves_is_told_to_the_model(tmp_path: Path) -> None
             assert (tmp_path / "cancelled").read_text() == "True"
             (tmp_path / "cancelled").unlink()
         assert (talk.engine.running, talk.engine.queued) == (0, 0)
+
+
+async def test_a_last_piece_and_the_end_may_come_in_one_go_when_the_reader_has_left(tmp_path: Path) -> None:
+    async with rig(tmp_path) as talk:
+        pieces = talk.engine.stream(talk.request("plain", 2))
+        assert texts([await anext(pieces)]) == [b"piece 0"]
+        waiting = asyncio.ensure_future(anext(pieces))
+        for _ in range(5):
+            await asyncio.sleep(0)  # the order for the next one leaves
+        waiting.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)  # the reader leaves, and the host is told
+        time.sleep(0.3)  # noqa: ASYNC251: the loop hears nothing until both are there
+        await asyncio.wait([waiting])
+        assert len(await asyncio.wait_for(talk.ask("plain", 1), 20)) == 1
 
 
 async def test_a_deadline_ends_it(tmp_path: Path) -> None:

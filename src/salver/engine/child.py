@@ -85,6 +85,7 @@ class HostProcess:
         self.dead: asyncio.Future[str] = self._loop.create_future()
         #: Who is to be told of the next reply, or of the child's death.
         self._heard: Callable[[Reply | HostDied], None] | None = None
+        self._unheard: deque[Reply] = deque()  # the end of a run that was given up, behind its last piece
         self._tasks: set[asyncio.Task[None]] = set()
         self._frames = Frames()
         self._why_killed = ""
@@ -323,6 +324,8 @@ class HostProcess:
             HostDied: the child is gone.
         """
         self._raise_if_dead()
+        if self._unheard:
+            return self._unheard.popleft()
         future: asyncio.Future[Reply] = self._loop.create_future()
 
         def hear(reply: Reply | HostDied) -> None:
@@ -406,6 +409,8 @@ class HostProcess:
         heard, self._heard = self._heard, None
         if heard is not None:
             heard(reply)
+        elif not isinstance(reply, HostDied):
+            self._unheard.append(reply)
 
     def _on_output(self) -> None:
         try:
