@@ -10,8 +10,9 @@ import salver
 
 
 def test_the_names_on_demand_are_the_real_ones() -> None:
-    from salver.app import ServeConfig, Server
+    from salver.app import ServeConfig
     from salver.client import Client
+    from salver.embed import Server
 
     assert (salver.Server, salver.ServeConfig, salver.Client) == (Server, ServeConfig, Client)
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
@@ -32,8 +33,6 @@ async def test_tr_a7_a_server_inside_a_program(tmp_path) -> None:
         "    def predict(self, inputs):\n"
         "        return {'y': 2 * inputs['x']}\n"
     )
-    front = salver.ServeConfig().front.__class__(port=0)
-    config = salver.ServeConfig(paths=(str(tmp_path / "double.py"),), front=front)
-    async with salver.Server(config) as server, salver.Client(server.url) as client:
+    async with salver.Server(tmp_path / "double.py", port=0) as server, salver.Client(server.url) as client:
         answer = await client.infer("double", {"x": np.array([1, 2], np.float32)})
         assert answer["y"].tolist() == [2.0, 4.0]

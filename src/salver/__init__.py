@@ -8,7 +8,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_WHERE = {"Server": "salver.app", "ServeConfig": "salver.app", "Client": "salver.client"}
+_WHERE = {"Server": "salver.embed", "ServeConfig": "salver.app", "Client": "salver.client"}
 
 
 def __getattr__(name: str) -> Any:

@@ -100,6 +100,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         paths: Model files, folders of one, repositories of many; of this machine or in an object store.
         name: The model's name, when there is exactly one.
+        opens_ports: False = it is asked from within this process alone.
         more: Ports beside ``front``'s, each with a part of what there is to serve.
         server_name: What server metadata call it.
         http, grpc: Restricted operations and forwarded headers of each protocol.
@@ -127,6 +128,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     paths: tuple[str, ...] = ()
     name: str = ""
     front: FrontConfig = FrontConfig()
+    opens_ports: bool = True
     more: tuple[FrontConfig, ...] = ()
     server_name: str = "salver"
     http: HeaderConfig = HeaderConfig()
@@ -267,7 +269,7 @@ class Server:
 
     @property
     def _fronts(self) -> tuple[FrontConfig, ...]:
-        return (self.config.front, *self.config.more)
+        return (self.config.front, *self.config.more) if self.config.opens_ports else ()
 
     async def start(self) -> None:
         """Open the port, then begin to load; doors open at once and readiness tells the truth.
@@ -292,7 +294,7 @@ class Server:
         self._bus = Bus(observers)
         self._cache: ResponseCache | None = plugins.response_cache(config.response_cache)
         self._caching = Caching(self._cache, clock) if self._cache else None
-        inner = Inner(lambda: door)
+        self.inner = inner = Inner(lambda: door)
         calls = Calls(inner, lambda: self.control, self._metrics.own, clock, new_id)
         wish = Instances(config.instances, config.threads)
         pool = None if config.resources is None else Pool(config.resources)
@@ -317,6 +319,7 @@ class Server:
         door: DataPlane[Any, Any] = DataPlane(
             self._manager, self._bus, clock, new_id, self._spans.samples if self._spans else None
         )
+        self.signature = door.signature
         reception = Reception(
             clock,
             new_id,
@@ -336,7 +339,8 @@ class Server:
             max_body=max_body,
             hears_http1=config.front.server != "h2corn",
         )
-        self._listeners = listen([self._door(front, f, reception) for f in self._fronts], self._fronts)
+        if self._fronts:
+            self._listeners = listen([self._door(front, f, reception) for f in self._fronts], self._fronts)
         for listener in self._listeners:
             running = asyncio.create_task(listener.run(), name="front")
             self._running.add(running)
@@ -361,13 +365,13 @@ class Server:
 
     async def stop(self) -> None:
         """Readiness fails at once; what is in flight ends; then models go, with their memory."""
-        assert self._running, "not started"
         grace = self.config.front.grace_seconds
         self.control.is_stopping = True
         self._grpc.stop()
         for listener in self._listeners:
             listener.stop()
-        await asyncio.wait(self._running, timeout=grace + 5)
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace + 5)
         await self._plane.stop()
         await self._manager.drain(grace)
         await self._plane.close()
