@@ -286,7 +286,7 @@ async def test_a_last_piece_and_the_end_may_come_in_one_go_when_the_reader_has_l
         waiting.cancel()
         for _ in range(5):
             await asyncio.sleep(0)  # the reader leaves, and the host is told
-        time.sleep(0.3)  # noqa: ASYNC251: the loop hears nothing until both are there
+        time.sleep(0.3)  # noqa: ASYNC251 - the loop hears nothing until both are there
         await asyncio.wait([waiting])
         assert len(await asyncio.wait_for(talk.ask("plain", 1), 20)) == 1
 
