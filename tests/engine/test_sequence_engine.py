@@ -562,6 +562,19 @@ async def test_tr_s5_a_request_is_run_until_the_model_is_done_with_it():
         assert rig.slots == (0, 0)
 
 
+async def test_tr_s5_a_sequence_that_iterates_has_one_request():
+    async with Rig(Asking) as rig:
+        asked = rig.begin(7, 1_000_000, "s")
+        await turns()
+        with pytest.raises(InvalidInput, match="must specify the START flag"):
+            await rig.ask(7, 1)
+        restart = rig.begin(7, 3, "s")
+        await turns()
+        asked.cancel()
+        assert await restart == 3
+        assert rig.slots == (0, 0)
+
+
 async def test_tr_s5_a_caller_that_leaves_ends_the_iteration():
     async with Rig(Asking) as rig:
         asked = rig.begin(None, 1_000_000)

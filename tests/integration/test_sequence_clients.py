@@ -117,6 +117,35 @@ class TritonPythonModel:
                 del self.left[id]
                 sender.send(response, flags=FINAL)
 """
+ASKING = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    '''Sums its numbers up by the sequences of another model.'''
+
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        numbers = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()[0]
+        last = len(numbers) - 1
+        for index, number in enumerate(numbers):
+            flags = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START if index == 0 else 0
+            flags |= pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END if index == last else 0
+            asked = pb_utils.InferenceRequest(
+                model_name="own_oldest",
+                requested_output_names=["SUM"],
+                inputs=[pb_utils.Tensor("IN", np.array([[number]], np.int32))],
+                correlation_id=4711,
+                flags=flags,
+            )
+            response = asked.exec()
+            if response.has_error():
+                return pb_utils.InferenceResponse(error=response.error())
+        return response
+"""
 
 
 def accumulator() -> bytes:
@@ -171,6 +200,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         put(root, name, HEAD % "python" + SUMS + batching_of, {"1/model.py": ITERATING.encode()})
     generative = batching("direct { }", "iterative_sequence: true")
     put(root, "generates", decoupled + generative, {"1/model.py": GENERATING.encode()})
+    put(root, "asks", HEAD.replace("[1]", "[-1]") % "python" + SUMS, {"1/model.py": ASKING.encode()})
+    step = '{ model_name: "kept_direct" model_version: -1 input_map { key: "IN" value: "IN" } '
+    step += 'output_map { key: "SUM" value: "SUM" } }'
+    chain = HEAD.replace("backend", "platform") % "ensemble" + SUMS
+    put(root, "ensemble", chain + f"ensemble_scheduling {{ step [ {step} ] }}\n", {"1/.keep": b""})
     with ServerProcess([root], folder / "log") as server:
         yield server.wait_ready()
 
@@ -446,3 +480,16 @@ def test_tr_s5_a_response_a_run(server: ServerProcess) -> None:
         events = [line for line in reply.read().decode().splitlines() if line]
     assert [line.partition('"SUM":')[2][0] for line in events] == ["2", "1", "0"]
     wait_until(lambda: sequences(server, "generates") == {"slot": 0, "backlog": 0})
+
+
+def test_tr_s7_a_model_that_asks_by_sequences(http: Any) -> None:
+    given = triton_http.InferInput("IN", [1, 4], "INT32")
+    given.set_data_from_numpy(np.array([[1, 2, 3, 4]], np.int32))
+    assert http.infer("asks", [given]).as_numpy("SUM").item() == 10
+
+
+def test_tr_s6_an_ensemble_hands_its_sequence_on(http: Any, grpc: Any) -> None:
+    assert ask(http, "ensemble", 31, 5, "s") == 5
+    assert ask(grpc, "ensemble", 31, 6, "e") == 11
+    with pytest.raises(InferenceServerException, match=r"sequence 31 to model 'kept_direct' must specify"):
+        ask(http, "ensemble", 31, 1)

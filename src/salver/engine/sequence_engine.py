@@ -258,7 +258,9 @@ class SequenceEngine:
             raise DeadlineExceeded(_LATE)
         parameters = {**said, "sequence_id": id, "sequence_start": starts, "sequence_end": ends}
         ask = Ask(bound, id, parameters, asyncio.get_running_loop().create_future(), deadline)
-        turn = self._scheduler.offer(id, ask, starts, ends, now)
+        # one that iterates is over with its only request, which does not say so
+        turn = self._scheduler.offer(id, ask, starts, ends or self._config.sequences.iterative, now)
+        turn.ends = ends
         self.arm(turn)
         self._pump_soon()
         return turn
