@@ -120,6 +120,8 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         allow_client_shm: Let callers keep tensors in segments of this machine's ``/dev/shm``.
         response_cache: Where answers are kept, of models that want it.
         spans: Where OpenTelemetry's spans go; None = nowhere.
+        keeps_timeouts: A request's ``timeout`` is a deadline where its model has no queue policy; False = it
+            does nothing there, as in Triton.
         resources: What models share, and how much there is; None = nothing is counted.
         repository: How the paths become models; ``name`` and ``trust_pickle`` go before its own.
         lifecycle: How versions are brought up.
@@ -152,6 +154,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trace: TraceConfig = TraceConfig()
     response_cache: CacheConfig = CacheConfig()
     spans: SpanConfig | None = None
+    keeps_timeouts: bool = True
     resources: Mapping[str, int] | None = None
     repository: RepositoryConfig = RepositoryConfig()
     lifecycle: LifecycleConfig = LifecycleConfig()
@@ -317,7 +320,12 @@ class Server:
         self.control = _Control(self._plane, self._manager, config.is_strictly_ready)
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
         door: DataPlane[Any, Any] = DataPlane(
-            self._manager, self._bus, clock, new_id, self._spans.samples if self._spans else None
+            self._manager,
+            self._bus,
+            clock,
+            new_id,
+            self._spans.samples if self._spans else None,
+            config.keeps_timeouts,
         )
         self.signature = door.signature
         reception = Reception(

@@ -155,6 +155,12 @@ class DeadlineExceeded(SalverError):
     why: Refusal | Literal[""] = "deadline"
 
 
+class WaitedTooLong(DeadlineExceeded):
+    """The time to wait that the model's queue policy sets was over before a run began."""
+
+    code = Code.OVERLOADED
+
+
 class Cancelled(SalverError):
     """The caller went away."""
 

@@ -18,7 +18,7 @@ from salver.engine.inorder import in_order
 from salver.engine.schedule import Schedule
 from salver.engine.thread import ThreadRunner
 from salver.engine.waiting import Waiting
-from salver.errors import DeadlineExceeded, Overloaded
+from salver.errors import DeadlineExceeded, Overloaded, WaitedTooLong
 from salver.messages import InferRequest, InferResponse, ModelId, Signature, Standing, TensorSpec
 from salver.tensor import DataType, tensor
 
@@ -249,10 +249,13 @@ async def start(
 
 async def test_tr_r23_time_to_wait_is_over_and_the_run_under_way_goes_on() -> None:
     model, engine, blocker = await start(Queue(timeout_ms=20, allow_timeout_override=True))
-    with pytest.raises(DeadlineExceeded, match="Request timeout expired"):
+    with pytest.raises(WaitedTooLong, match="Request timeout expired"):
         await engine.infer(asked(1, timeout=1000))
-    with pytest.raises(DeadlineExceeded, match="Request timeout expired"):
+    with pytest.raises(WaitedTooLong, match="Request timeout expired"):
         await engine.infer(asked(2))
+    with pytest.raises(DeadlineExceeded) as caught:  # the caller's own is sooner
+        await engine.infer(asked(3), asyncio.get_running_loop().time() + 0.001)
+    assert caught.type is DeadlineExceeded
     assert engine.queued == 0 and not blocker.done()  # its own 20 ms are over, too
     model.gate.set()
     assert (await blocker).outputs[0].array.tolist() == [[1]]
@@ -300,6 +303,40 @@ async def test_tr_r30_the_full_queue_names_the_request() -> None:
     model.gate.set()
     await asyncio.gather(blocker, waits)
     await engine.close()
+
+
+async def test_tr_s2_who_is_found_too_late_is_told_so_as_well() -> None:
+    now = 0.0
+    model, engine, blocker = await start(Queue(timeout_ms=20), 1, lambda: now)
+    late = asyncio.create_task(engine.infer(asked(1)))
+    await asyncio.sleep(0)
+    now = 1.0  # ahead of the loop's own timer
+    model.gate.set()
+    await blocker
+    with pytest.raises(WaitedTooLong, match="Request timeout expired"):
+        await late
+    await engine.close()
+    assert model.seen == [[0]]
+
+
+async def test_tr_s1_one_queue_of_which_instances_take_by_themselves() -> None:
+    model = Held()
+    engine = Engine(
+        ModelId("m", "1"),
+        ThreadRunner([model], Traits(), slots=3),
+        ModelConfig(batching=Batching(max_rows=1)),
+        clock=asyncio.get_running_loop().time,
+        emit=lambda _: None,
+    )
+    asking = [asyncio.create_task(engine.infer(asked(value))) for value in range(7)]
+    while engine.running < 3:
+        await asyncio.sleep(0)
+    assert engine.queued == 4
+    model.gate.set()
+    answers = await asyncio.gather(*asking)
+    await engine.close()
+    assert [answer.outputs[0].array.tolist() for answer in answers] == [[[value + 1]] for value in range(7)]
+    assert sorted(value for run in model.seen for value in run) == list(range(7))
 
 
 # -- preserve_ordering ------------------------------------------------------------------------------

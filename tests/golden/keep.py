@@ -15,8 +15,6 @@ from triton_replay import in_blocks, load, run_block
 
 from conftest import PROFILES, start, wait
 
-#: Alike only where the machine is quick enough: a timeout of a millisecond, which Salver keeps to.
-BY_LUCK = frozenset(("grpc-parameters-timeout",))
 KEPT = Path(__file__).with_name("triton.jsonl")
 
 
@@ -24,7 +22,7 @@ def main(recorded: str, *groups: str) -> None:
     """Rewrites ``triton.jsonl``."""
     every = load(Path(recorded))
     place = {case["id"]: number for number, case in enumerate(every)}
-    cases = [c for c in every if c["group"] in groups and c["id"] not in BY_LUCK]
+    cases = [c for c in every if c["group"] in groups]
     kept = [case for case in load(KEPT) if case["group"] not in groups] if KEPT.exists() else []
     for profile in PROFILES:
         asked = [case for case in cases if case.get("profile", "main") == profile]

@@ -280,3 +280,34 @@ def test_tr_c8_policies_that_contradict_are_refused_in_tritons_words(text: str, 
 def test_tr_c8_order_is_kept_where_it_is_asked_for() -> None:
     config, _, notices, _ = pbtxt("dynamic_batching { preserve_ordering: true }")
     assert config.batching.preserve_order and config.queue is None and notices == ()
+
+
+def test_tr_c7_tr_c11_what_is_about_gpus_is_accepted_with_one_line_a_key() -> None:
+    text = """
+    optimization {
+      graph { level: 1 }
+      cuda { graphs: true busy_wait_events: true }
+      input_pinned_memory { enable: true }
+      eager_batching: true
+    }
+    instance_group { gpus: [ 0, 1 ] host_policy: "p" profile: "q" }
+    input { name: "x" data_type: TYPE_FP32 dims: [ 1 ] is_shape_tensor: true is_non_linear_format_io: true }
+    """
+    said = [
+        "optimization",
+        "instance_group.gpus",
+        "instance_group.profile",
+        "instance_group.host_policy",
+        "input.is_shape_tensor",
+        "input.is_non_linear_format_io",
+    ]
+    _, _, notices, _ = pbtxt(text)
+    lines = {f"config.pbtxt: field `{key}` is accepted, and has no effect here" for key in said}
+    assert len(notices) == len(lines) and set(notices) == lines
+
+
+def test_tr_c16_with_nothing_said_requests_share_runs() -> None:
+    silent, said = (pbtxt(f"max_batch_size: 8 {more}")[0] for more in ("", "dynamic_batching { }"))
+    assert silent == said
+    assert (silent.batching.enabled, silent.batching.max_rows, silent.batching.max_delay_ms) == (True, 8, 0)
+    assert not pbtxt("max_batch_size: 0")[0].batching.enabled

@@ -180,6 +180,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         grpc_compression=_compression(given.text("grpc-infer-response-compression-level", "none")),
         trace=trace,
         spans=_spans(given, trace, environment),
+        keeps_timeouts=False,
         resources=_resources(given),
         repository=_repository(given),
         lifecycle=_lifecycle(given),

@@ -28,7 +28,15 @@ from salver.engine.rules import Rule
 from salver.engine.schedule import Schedule
 from salver.engine.turns import Pool, Turn, Turns
 from salver.engine.waiting import Batch, Waiting
-from salver.errors import DeadlineExceeded, HostDied, ModelFailed, NotReady, Overloaded, SalverError
+from salver.errors import (
+    DeadlineExceeded,
+    HostDied,
+    ModelFailed,
+    NotReady,
+    Overloaded,
+    SalverError,
+    WaitedTooLong,
+)
 from salver.events import BatchRan
 from salver.messages import (
     ANYBODY,
@@ -414,7 +422,7 @@ class Engine:
         """The next batch; those who waited in vain are told."""
         batch = self._batcher.take(now, spare)
         for waiting in batch.expired:
-            fail(waiting, DeadlineExceeded(_LATE))
+            fail(waiting, (WaitedTooLong if waiting.is_policed else DeadlineExceeded)(_LATE))
         for waiting in batch.given_up:
             fail(waiting, self._schedule.refusal(waiting))
         return batch
@@ -650,7 +658,7 @@ class Engine:
     def _give_up(self, waiting: Waiting) -> None:
         """Its time to wait is over; a run under way goes on."""
         if self._batcher.discard(waiting):
-            fail(waiting, DeadlineExceeded(_LATE))
+            fail(waiting, WaitedTooLong(_LATE))
 
     def _expire(self, waiting: Waiting) -> None:
         error = DeadlineExceeded(_LATE)

@@ -136,6 +136,7 @@ class Schedule:
         if policy.timeout_action == "delay":
             waiting.then = own
             return math.inf
+        waiting.is_policed = True
         return until
 
     def admit(self, waiting: Waiting) -> Waiting | None:

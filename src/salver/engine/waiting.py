@@ -22,6 +22,7 @@ class Waiting:
         key: Equal keys may share a batch.
         arrived: Seconds.
         deadline: It is not begun after that; None = never.
+        is_policed: Its deadline is the model's queue policy, and only holds until it is begun.
         then: Its deadline once it has been set back behind the others of its lane for being past the one
             before; 0 = it is refused instead.
         sender: Keeps its order; None = no order asked for.
@@ -38,8 +39,8 @@ class Waiting:
     """
 
     __slots__ = (
-        "ahead", "arrived", "deadline", "due", "is_live", "key", "lane", "level", "payload", "planned",
-        "rows", "sender", "size", "target", "tenant", "then",
+        "ahead", "arrived", "deadline", "due", "is_live", "is_policed", "key", "lane", "level", "payload",
+        "planned", "rows", "sender", "size", "target", "tenant", "then",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +58,7 @@ class Waiting:
         self.arrived = arrived
         self.deadline = deadline
         self.sender = sender
+        self.is_policed = False
         self.then = 0.0
         self.size = 0
         self.due = math.inf

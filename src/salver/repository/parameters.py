@@ -49,4 +49,6 @@ def parameters_of(message: Any, backend: str, notices: list[str]) -> tuple[int, 
     level = message.optimization.graph.level
     if backend == "onnx" and level in _GRAPH_LEVELS:
         options["graph_optimization_level"] = _GRAPH_LEVELS[level]
+    elif level:
+        notices.append("config.pbtxt: field `optimization` is accepted, and has no effect here")
     return threads, options

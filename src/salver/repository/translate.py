@@ -152,6 +152,18 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
 HONOURED: Final = frozenset(f"{p}.{n}" if p else n for p, names in _HONOURED.items() for n in names)
 
 _AGENTS: Final = ("checksum",)
+#: Fields about devices that there are not, with all below them.
+_ACCEPTED: Final = (
+    "optimization",
+    "instance_group.gpus",
+    "instance_group.secondary_devices",
+    "instance_group.profile",
+    "instance_group.host_policy",
+    "input.is_shape_tensor",
+    "input.is_non_linear_format_io",
+    "output.is_shape_tensor",
+    "output.is_non_linear_format_io",
+)
 
 
 def translate(message: Any, origin: str, name: str) -> Translated:
@@ -167,7 +179,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
     notices: list[str] = []
     for path in dict.fromkeys(_leaves(message)):
         if path not in HONOURED and path.split(".")[0] != "parameters":
-            notices.append(f"config.pbtxt: field `{path}` has no effect yet")
+            notices.append(_notice(path))
     is_ensemble = message.HasField("ensemble_scheduling") or message.platform == PLATFORM
     if message.model_transaction_policy.decoupled and _backend(message, origin) in PLAIN:
         raise InvalidInput(
@@ -229,7 +241,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         config = limited(config, queue, message.model_transaction_policy.decoupled, notices)
     _check_metrics(message, origin, notices)
     labels = {o.name: o.label_filename for o in message.output if o.label_filename}
-    return Translated(config, labels, tuple(notices), message.SerializeToString())
+    return Translated(config, labels, tuple(dict.fromkeys(notices)), message.SerializeToString())
 
 
 def _unfit_ensemble(message: Any, name: str) -> str:
@@ -238,6 +250,13 @@ def _unfit_ensemble(message: Any, name: str) -> str:
         message.name = name
     inputs, outputs = ([tensor.name for tensor in side] for side in (message.input, message.output))
     return ensemble.misplaced(message) or ensemble.unfit(name, ensemble.of_message(message), inputs, outputs)
+
+
+def _notice(path: str) -> str:
+    for accepted in _ACCEPTED:
+        if path == accepted or path.startswith(f"{accepted}."):
+            return f"config.pbtxt: field `{accepted}` is accepted, and has no effect here"
+    return f"config.pbtxt: field `{path}` has no effect yet"
 
 
 def _leaves(message: Any, prefix: str = "") -> Iterator[str]:

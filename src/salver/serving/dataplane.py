@@ -119,6 +119,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         clock: Monotonic seconds, the same as the engines'.
         new_id: Makes incident ids for defects, and ids of spans: 16 hexadecimal digits.
         samples: Shall a request that comes without a trace begin one? None = none does.
+        keeps_timeouts: A request's ``timeout`` is a deadline, where its model has no queue policy.
     """
 
     def __init__(
@@ -128,7 +129,9 @@ class DataPlane(Generic[BodyT, ReplyT]):
         clock: Callable[[], float],
         new_id: Callable[[], str],
         samples: Callable[[], bool] | None = None,
+        keeps_timeouts: bool = True,
     ) -> None:
+        self._keeps_timeouts = keeps_timeouts
         self._lessor = lessor
         self._bus = bus
         self._acquire = lessor.acquire
@@ -146,7 +149,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
             NotFound, NotReady: one of them does not answer.
         """
         held = Held(self._lessor, models)
-        return DataPlane(held, self._bus, self._clock, self.new_id), held
+        keeps = self._keeps_timeouts
+        return DataPlane(held, self._bus, self._clock, self.new_id, keeps_timeouts=keeps), held
 
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
         """What a model expects and gives.
@@ -200,7 +204,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 request = codec.decode(body, servable.signature)
                 deadline = call.deadline
                 if request.parameters:
-                    deadline, standing = _amended(request, call, servable)
+                    deadline, standing = self._amended(request, call, servable)
                 if call.forwarded:
                     request = _with_headers(request, call.forwarded)
                 if getattr(servable, "asks_others", False):
@@ -258,7 +262,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 servable = lease.servable
                 are_parts = getattr(servable, "gives_parts", False)
                 request = codec.decode(body, servable.signature)
-                deadline, standing = _amended(request, call, servable)
+                deadline, standing = self._amended(request, call, servable)
                 if call.forwarded:
                     request = _with_headers(request, call.forwarded)
                 if getattr(servable, "asks_others", False):
@@ -317,6 +321,19 @@ class DataPlane(Generic[BodyT, ReplyT]):
         incident = self.new_id()
         _LOG.exception("incident %s: model %r over %s", incident, model, call.protocol, exc_info=error)
         return Internal.incident(incident)
+
+    def _amended(
+        self, request: InferRequest, call: Call, servable: Inferring
+    ) -> tuple[float | None, Standing]:
+        """Deadline and standing, with what the request's own parameters say."""
+        deadline, standing = call.deadline, call.standing
+        if "timeout" in request.parameters:
+            sooner = _sooner(deadline, call.arrival, request)
+            if self._keeps_timeouts and not getattr(servable, "owns_timeout", False):
+                deadline = sooner
+        if not STANDING_PARAMETERS.isdisjoint(request.parameters):
+            standing = from_parameters(standing, request.parameters)
+        return deadline, standing
 
     def _announce(
         self,
@@ -397,18 +414,6 @@ def joined(pieces: Sequence[InferResponse]) -> InferResponse:
             array = np.concatenate(arrays)
         outputs.append(Tensor(tensor.name, tensor.datatype, array))
     return msgspec.structs.replace(last, outputs=tuple(outputs))
-
-
-def _amended(request: InferRequest, call: Call, servable: Inferring) -> tuple[float | None, Standing]:
-    """Deadline and standing, with what the request's own parameters say."""
-    deadline, standing = call.deadline, call.standing
-    if "timeout" in request.parameters:
-        sooner = _sooner(deadline, call.arrival, request)
-        if not getattr(servable, "has_queue_policy", False):  # which then says what it does
-            deadline = sooner
-    if not STANDING_PARAMETERS.isdisjoint(request.parameters):
-        standing = from_parameters(standing, request.parameters)
-    return deadline, standing
 
 
 def _with_headers(request: InferRequest, headers: Mapping[str, Parameter]) -> InferRequest:

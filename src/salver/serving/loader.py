@@ -114,9 +114,9 @@ class Servable:
         self.warmup: Warmup | None = None  # where its files do not lie where the configuration has them
         self.is_cached = cached is not None
         self.infer = cached.infer if cached else engine.infer  # the engine's own method: nothing in between
-        self.has_queue_policy = False
+        self.owns_timeout = False  # a request's ``timeout`` is no deadline
         if isinstance(engine, Engine):
-            self.has_queue_policy = manifest.config.queue is not None
+            self.owns_timeout = manifest.config.queue is not None
             if manifest.config.batching.preserve_order:
                 self.infer = in_order(self.infer)
         self.stream: _Stream | None = getattr(engine, "stream", None)
