@@ -319,13 +319,9 @@ class Server:
         self._plane = ControlPlane(repository, self._manager, mode, clock)
         self.control = _Control(self._plane, self._manager, config.is_strictly_ready)
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
+        samples = self._spans.samples if self._spans else None
         door: DataPlane[Any, Any] = DataPlane(
-            self._manager,
-            self._bus,
-            clock,
-            new_id,
-            self._spans.samples if self._spans else None,
-            config.keeps_timeouts,
+            self._manager, self._bus, clock, new_id, samples, config.keeps_timeouts
         )
         self.signature = door.signature
         reception = Reception(
