@@ -5,7 +5,7 @@ Times are seconds of one monotonic clock unless a name says otherwise.
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -81,6 +81,7 @@ class InferRequest(msgspec.Struct, frozen=True):
         trace: W3C trace context of the span that it is, where its model may ask others; else empty.
         request_id: Of the call that it came with, where its model may ask others; else empty.
         deadline: Until when its caller waits, by the server's clock, where its model may know; None = never.
+        is_gone: Says whether its caller has gone meanwhile, where its model may ask; None = nobody knows.
     """
 
     model: str
@@ -92,6 +93,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     trace: str = ""
     request_id: str = ""
     deadline: float | None = None
+    is_gone: Callable[[], bool] | None = None
 
 
 class Timing(msgspec.Struct, frozen=True, gc=False):

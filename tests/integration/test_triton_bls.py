@@ -228,6 +228,21 @@ MODELS: dict[str, tuple[int, str, str]] = {
         return [answer(x_of(r)) for r in requests]
 """,
     ),
+    "patient": (
+        1,
+        "",
+        """class TritonPythonModel:
+    def execute(self, requests):
+        end = time.monotonic() + 20
+        while not all(r.is_cancelled() for r in requests) and time.monotonic() < end:
+            time.sleep(0.01)
+            if x_of(requests[0])[0]:
+                break
+        cancelled = [r.is_cancelled() for r in requests]
+        pb_utils.Logger.log_info(f"cancelled: {cancelled}")
+        return [answer(cancelled) for r in requests]
+""",
+    ),
     "waiting": (
         1,
         "",
@@ -456,6 +471,14 @@ def answers(client: Any, model: str) -> bool:
         return bool(ask(client, model, 1))
     except InferenceServerException:
         return False
+
+
+def test_tr_a3_tr_s11_a_model_is_told_that_its_caller_has_gone(client: Any, server: ServerProcess) -> None:
+    assert ask(client, "patient", 1) == [0]
+    with pytest.raises(InferenceServerException, match="Request timeout expired"):
+        ask(client, "patient", 0, timeout=200_000)
+    until(lambda: "cancelled: [True]" in server.output(), 15)
+    assert ask(client, "patient", 1) == [0]
 
 
 def test_tr_m8_numbers_of_all_instances_through_the_death_of_one(client: Any, server: ServerProcess) -> None:

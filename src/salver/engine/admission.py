@@ -5,7 +5,7 @@ Pure: a request against a :class:`~salver.messages.Signature`. Error texts are T
 """
 
 import math
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
 import msgspec
 
@@ -99,7 +99,13 @@ class Admission:
             wanted = tuple([name for name in self._outputs if name in asked])
         return Bound(arrays, rows, key, wanted, request, size)
 
-    def asked(self, bound: Bound, id: ModelId, deadline: float | None) -> InferRequest:
+    def asked(
+        self,
+        bound: Bound,
+        id: ModelId,
+        deadline: float | None,
+        is_gone: Callable[[], bool] | None = None,
+    ) -> InferRequest:
         """A request for a model that wants them one by one: every wanted output is named."""
         inputs = [
             Tensor(spec.name, spec.datatype, array)
@@ -117,6 +123,7 @@ class Admission:
             request.parameters,
             request.trace,
             deadline=deadline,
+            is_gone=is_gone,
         )
 
     def _arrays(self, request: InferRequest) -> tuple[Array | None, ...]:

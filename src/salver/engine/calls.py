@@ -90,6 +90,13 @@ class ReadSeries(msgspec.Struct, tag="read", frozen=True, array_like=True, gc=Fa
     handle: int
 
 
+class IsGone(msgspec.Struct, tag="gone", frozen=True, array_like=True, gc=False):
+    """Has the caller of that request of the run under way gone?"""
+
+    id: int
+    index: int
+
+
 class Log(msgspec.Struct, tag="log", frozen=True, array_like=True, gc=False):
     """A line for the log, at a level of the standard library's."""
 
@@ -129,7 +136,7 @@ class Probe(msgspec.Struct, tag="probe", frozen=True, array_like=True, gc=False)
 
 
 #: Of the host.
-Saying = Ask | More | Drop | Manage | OpenSeries | Change | ReadSeries | Log | Ready | Taken
+Saying = Ask | More | Drop | Manage | OpenSeries | Change | ReadSeries | IsGone | Log | Ready | Taken
 #: Of the server.
 Telling = Told | Probe | Taken
 

@@ -270,6 +270,7 @@ class HostProcess:
     def _inherit(self, requests: Sequence[InferRequest]) -> None:
         """What the run asks for is wanted as long as anybody waits for the run."""
         if self._desk is not None:
+            self._desk.gone = [request.is_gone for request in requests]
             deadlines = [request.deadline for request in requests]
             known = [deadline for deadline in deadlines if deadline is not None]
             self._desk.deadline = max(known) if len(known) == len(deadlines) else None

@@ -6,7 +6,7 @@ carried out by the server, and hands the answers over. When the host is gone, wh
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from salver.engine.calls import (
     Ask,
     Change,
     Drop,
+    IsGone,
     Log,
     Manage,
     More,
@@ -77,11 +78,13 @@ class Desk:
 
     Attributes:
         deadline: Of the run under way, which what it asks inherits; None = none.
+        gone: Of each request of the run under way, who says whether its caller has gone.
         has_loaded: The host has its model.
     """
 
     def __init__(self, side: Side, server: Server, id: ModelId, broken: Callable[[object], object]) -> None:
         self.deadline: float | None = None
+        self.gone: Sequence[Callable[[], bool] | None] = ()
         self.has_loaded = False
         self._side = side
         self._asker = server.enter()
@@ -176,6 +179,8 @@ class Desk:
                 self._begin(id, lambda given: self._manage(saying, given), files)
             case OpenSeries(id, series):
                 self._begin(id, lambda _: self._say_number(id, lambda: self._meters.open(series)))
+            case IsGone(id, index):
+                self._begin(id, lambda _: self._say_number(id, lambda: self._is_gone(index)))
             case ReadSeries(id, handle):
                 self._begin(id, lambda _: self._say_number(id, lambda: self._meters.value(handle)))
 
@@ -251,6 +256,10 @@ class Desk:
         wish = Wish(manage.kind, manage.model, manage.version, order, manage.dependents)
         is_so = await self._asker.manage(wish)
         self._send(Told(manage.id, (), (), Said({"value": is_so}), True, True))
+
+    def _is_gone(self, index: int) -> bool:
+        said = self.gone[index] if 0 <= index < len(self.gone) else None
+        return said is not None and said()
 
     async def _say_number(self, id: int, work: Callable[[], float]) -> None:
         self._send(Told(id, (), (), Said({"value": work()}), True, True))

@@ -462,8 +462,7 @@ class Engine:
         if self._ahead is None:
             self._plan_ahead(dispatch)
         if self._post is not None:
-            asked = self._admission.asked
-            requests = [asked(w.payload[0], self.id, w.deadline) for w in batch.members]
+            requests = self._requests(batch)
             if self._post(requests, functools.partial(self._posted_ended, dispatch)):
                 self._posted.add(dispatch)
                 return
@@ -535,8 +534,7 @@ class Engine:
         result: _Ran
         try:
             if self._each is not None:
-                asked = self._admission.asked
-                requests = [asked(w.payload[0], self.id, w.deadline) for w in batch.members]
+                requests = self._requests(batch)
                 answers, seconds = await self._each(requests)
                 result = list(answers), seconds
             else:
@@ -569,6 +567,11 @@ class Engine:
                 part = Batch(here, sum(w.rows for w in here), batch.reason, [])
                 await self._run_or_halve(Dispatch(part, dispatch.at, dispatch.idle_since))
         return False
+
+    def _requests(self, batch: Batch) -> list[InferRequest]:
+        """Those of a batch, for a model that wants them one by one."""
+        asked = self._admission.asked
+        return [asked(w.payload[0], self.id, w.deadline, w.payload[1].done) for w in batch.members]
 
     def _merge(self, batch: Batch) -> _Stacked:
         """The inputs of a batch, and the seconds that it took to stack them."""

@@ -25,7 +25,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -125,7 +125,7 @@ def main(arguments: list[str]) -> int:
         channel.send(_load_failure(error, load))
         return 1
     channel.send(loaded)
-    _serve(channel, model, load, *arenas)
+    _serve(channel, model, load, *arenas, around)
     model.close()
     return 0
 
@@ -211,7 +211,14 @@ def _stream(
     return Ran((), time.perf_counter() - began)
 
 
-def _serve(channel: _Channel, model: Any, load: Load, requests: Arena, responses: Arena) -> None:
+def _serve(
+    channel: _Channel,
+    model: Any,
+    load: Load,
+    requests: Arena,
+    responses: Arena,
+    around: HostSurroundings | None,
+) -> None:
     asks = _asks(model)
     while not isinstance(order := channel.receive(), Stop | Load):
         if not isinstance(order, Run):
@@ -221,7 +228,9 @@ def _serve(channel: _Channel, model: Any, load: Load, requests: Arena, responses
             if order.asked and asks == "stream":
                 reply: Reply = _stream(model, order, inputs, channel, responses, load)
             elif order.asked and asks == "requests":
-                reply = _answer(model, order, inputs, responses, load)
+                gone = around.begin_run() if around else None
+                asking = _requests(model, order, inputs, load, gone)
+                reply = _answer(model, asking, responses)
             else:
                 outputs, seconds = _run(model, inputs)
                 reply = Ran(_lay_out(outputs, responses), seconds)
@@ -236,9 +245,8 @@ def _run(model: RunnableModel, inputs: dict[str, Array]) -> tuple[dict[str, Arra
     return dict(outputs), time.perf_counter() - began
 
 
-def _answer(model: RequestModel, order: Run, inputs: dict[str, Array], responses: Arena, load: Load) -> Ran:
+def _answer(model: RequestModel, asking: list[InferRequest], responses: Arena) -> Ran:
     """Run it on requests, each with what it brought."""
-    asking = _requests(model, order, inputs, load)
     began = time.perf_counter()
     answers = model.answer(asking)
     seconds = time.perf_counter() - began
@@ -268,20 +276,35 @@ def _lay_out_each(
     return responses.write_stacked(columns), rows
 
 
-def _requests(model: RunnableModel, order: Run, inputs: dict[str, Array], load: Load) -> list[InferRequest]:
+def _requests(
+    model: RunnableModel,
+    order: Run,
+    inputs: dict[str, Array],
+    load: Load,
+    gone: Callable[[int], Callable[[], bool]] | None = None,
+) -> list[InferRequest]:
     id, signature = load.manifest.id, model.signature
     types = {spec.name: spec.datatype for spec in signature.inputs}
     every = tuple([RequestedOutput(spec.name) for spec in signature.outputs])
-    requests = []
+    requests: list[InferRequest] = []
     for said, part in zip(order.asked, apart(inputs, order.rows, len(order.asked)), strict=True):
         tensors = tuple([Tensor(name, types[name], array) for name, array in part.items()])
+        is_gone = gone(len(requests)) if gone else None
         if said is None:
-            requests.append(InferRequest(id.name, tensors, id.version, outputs=every))
+            request = InferRequest(id.name, tensors, id.version, outputs=every, is_gone=is_gone)
         else:
             wanted = tuple(map(RequestedOutput, said.outputs))
-            requests.append(
-                InferRequest(id.name, tensors, id.version, said.id, wanted, said.parameters, said.trace)
+            request = InferRequest(
+                id.name,
+                tensors,
+                id.version,
+                said.id,
+                wanted,
+                said.parameters,
+                said.trace,
+                is_gone=is_gone,
             )
+        requests.append(request)
     return requests
 
 

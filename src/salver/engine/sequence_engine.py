@@ -435,7 +435,7 @@ class SequenceEngine:
     def request(self, turn: Turn) -> InferRequest:
         """One request as the model gets it."""
         ask: Ask = turn.payload
-        asked = self._admission.asked(ask.bound, self.id, ask.deadline)
+        asked = self._admission.asked(ask.bound, self.id, ask.deadline, ask.future.done)
         added = self._tensors.of(turn, ask.id)
         inputs = (*asked.inputs, *self._as_tensors(added))
         outputs = (*asked.outputs, *map(RequestedOutput, self._tensors.outputs))

@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Literal
 
@@ -22,6 +23,7 @@ from salver.engine.calls import (
     Ask,
     Change,
     Drop,
+    IsGone,
     Log,
     Manage,
     More,
@@ -79,6 +81,7 @@ class HostSurroundings:
         self._sending = threading.Lock()
         self._turn = threading.Semaphore()  # to have tensors in the arena of requests
         self._is_closed = False
+        self._runs = 0
         self._run = threading.current_thread()  # a host's runs happen on the thread that makes this
         threading.Thread(target=self._listen, name="salver-surroundings", daemon=True).start()
 
@@ -105,6 +108,16 @@ class HostSurroundings:
     def log(self, level: int, text: str) -> None:
         """See :class:`~salver.backends.surroundings.Surroundings`."""
         self.tell(Log(level, text))
+
+    def begin_run(self) -> Callable[[int], Callable[[], bool]]:
+        """A run begins; gives, for each of its requests, who says whether its caller has gone meanwhile."""
+        self._runs += 1
+        return partial(partial, self._is_gone, self._runs)
+
+    def _is_gone(self, run: int, index: int) -> bool:
+        if run != self._runs:
+            return False  # it is long over
+        return bool(self.question(lambda id, _: IsGone(id, index)).parameters["value"])
 
     def question(
         self, ask: Callable[[int, tuple[Block, ...]], Saying], arrays: Mapping[str, Array] | None = None

@@ -124,6 +124,7 @@ class InferenceRequest:
         self._model = (model_name, "" if model_version < 0 else str(model_version))
         self._trace = more.get("trace") or InferenceTrace()
         self._sender = None
+        self._is_gone = None
         self.release_flags = TRITONSERVER_REQUEST_RELEASE_ALL
 
     @classmethod
@@ -141,6 +142,7 @@ class InferenceRequest:
         made._model = (request.model, request.version)
         made._trace = InferenceTrace(request.trace)
         made._sender = InferenceResponseSender(outlet) if outlet else None
+        made._is_gone = request.is_gone
         made.release_flags = TRITONSERVER_REQUEST_RELEASE_ALL
         return made
 
@@ -151,6 +153,7 @@ class InferenceRequest:
     _model: tuple[str, str]
     _trace: InferenceTrace
     _sender: "InferenceResponseSender | None"
+    _is_gone: Callable[[], bool] | None
     release_flags: int
 
     def inputs(self) -> list[Tensor]:
@@ -197,8 +200,10 @@ class InferenceRequest:
         return self._trace
 
     def is_cancelled(self) -> bool:
-        """True once nobody waits for the responses of a decoupled model; others are never told."""
-        return self._sender is not None and self._sender.is_cancelled()
+        """True once nobody waits for what the model says to it."""
+        if self._sender is not None:
+            return self._sender.is_cancelled()
+        return self._is_gone is not None and self._is_gone()
 
     def get_response_sender(self) -> "InferenceResponseSender":
         """Of a decoupled model's request; always the same."""
