@@ -117,3 +117,45 @@ def test_tr_a1_a_compiled_program_runs_where_machine_code_is_trusted(
     asked = {f"INPUT__{i}": np.full((1, 2), value, np.float32) for i, value in ((0, 5), (1, 3))}
     assert model.run(asked)["OUTPUT__1"].tolist() == [[15, 15]]
     assert (opened, model.signature.batched) == ([str(path)], True)
+
+
+NET = "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+NET += "        self.scale = torch.nn.Parameter(torch.ones(1))\n\n"
+NET += "    def forward(self, left, right):\n        return self.scale * (left - right)\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "weights", "reason"),
+    [
+        (f"import torch\n\n\n{NET}", {"scale": torch.ones(1)}, ""),
+        (f"import torch\n\n\n{NET}", {"other": torch.ones(1)}, "Missing key"),
+        (f"import torch\n\n\n{NET}\n\nclass B(Net):\n    pass\n", {}, "must define one subclass .* Net, B"),
+        ("import torch\nfrom torch.nn import Module\n", {}, "must define one subclass .*: none"),
+        ("import nothing_there\n", {}, "ModuleNotFoundError"),
+        (None, {}, "is missing"),
+    ],
+)
+def test_tr_a1_a_class_beside_its_weights(
+    tmp_path: Path, code: str | None, weights: dict[str, torch.Tensor], reason: str
+) -> None:
+    torch.save(weights, tmp_path / "model.pt")
+    if code is not None:
+        (tmp_path / "model.py").write_text(code)
+    config = ModelConfig(inputs=specs("right", "left"), outputs=specs("y"), options={"module": "model.py"})
+    manifest = Manifest(ModelId("m", "1"), tmp_path / "model.pt", "torch-weights", "torch", config)
+    with pytest.raises(LoadFailed, match="a process of its own"):
+        BACKEND.load(manifest, LoadOptions())
+    if reason:
+        with pytest.raises(LoadFailed, match=reason):
+            BACKEND.load(manifest, LoadOptions(own_process=True))
+        return
+    model = BACKEND.load(manifest, LoadOptions(own_process=True))
+    asked = {"left": np.full((1, 2), 5, np.float32), "right": np.full((1, 2), 3, np.float32)}
+    assert model.run(asked)["y"].tolist() == [[2, 2]]
+
+
+def test_a_class_beside_its_weights_needs_declared_tensors(tmp_path: Path) -> None:
+    config = ModelConfig(options={"module": "model.py"})
+    manifest = Manifest(ModelId("m", "1"), tmp_path / "model.pt", "torch-weights", "torch", config)
+    with pytest.raises(LoadFailed, match="does not say which tensors"):
+        BACKEND.load(manifest, LoadOptions(own_process=True))

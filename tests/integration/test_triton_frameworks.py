@@ -55,6 +55,34 @@ def write_torch(folder: Path) -> None:
     (folder.parent / "config.pbtxt").write_text(SCRIPT)
 
 
+MODULE = """import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, left, right):
+        return self.scale * (left - right)
+"""
+MODULE_CONFIG = """backend: "pytorch"
+runtime: "model.py"
+max_batch_size: 8
+input { name: "right" data_type: TYPE_FP32 dims: 2 }
+input { name: "left" data_type: TYPE_FP32 dims: 2 }
+output { name: "OUTPUT__0" data_type: TYPE_FP32 dims: 2 }
+"""
+
+
+def write_module(folder: Path) -> None:
+    import torch
+
+    torch.save({"scale": torch.full((1,), 10.0)}, folder / "model.pt")
+    (folder / "model.py").write_text(MODULE)
+    (folder.parent / "config.pbtxt").write_text(MODULE_CONFIG)
+
+
 def write_forest(folder: Path, kind: str) -> None:
     import lightgbm
     import xgboost
@@ -79,13 +107,15 @@ FORESTS = ("xgboost_json", "xgboost_ubj", "lightgbm")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     root = tmp_path_factory.mktemp("models")
-    for name in ("ov", "torch", "treelite_checkpoint", *FORESTS):
+    for name in ("ov", "torch", "module", "treelite_checkpoint", *FORESTS):
         folder = root / name / "1"
         folder.mkdir(parents=True)
         if name == "ov":
             write_openvino(folder)
         elif name == "torch":
             write_torch(folder)
+        elif name == "module":
+            write_module(folder)
         else:
             write_forest(folder, name)
     flags = [
@@ -94,6 +124,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
         "--load-model=torch",
         "--exit-on-error=false",
     ]
+    flags.append("--load-model=module")
     flags += [f"--load-model={name}" for name in FORESTS]
     with TritonProcess([root], root.parent / "models.log", flags) as server:
         server.wait_ready()
@@ -143,6 +174,12 @@ def test_tr_a1_tr_c16_openvino_completes_its_configuration(server: TritonProcess
 def test_tr_a1_torchscript_by_the_numbers_of_its_tensors(server: TritonProcess) -> None:
     answer = ask(server, "torch", INPUT__0=[[5, 5]], INPUT__1=[[3, 3]])
     assert answer == {"OUTPUT__0": [[2, 2]], "OUTPUT__1": [[15, 15]]}
+
+
+def test_tr_a1_a_module_and_its_weights(server: TritonProcess) -> None:
+    assert ask(server, "module", left=[[5, 5]], right=[[3, 4]]) == {"OUTPUT__0": [[20, 10]]}
+    with http_client.InferenceServerClient(server.address) as client:
+        assert client.get_model_config("module")["runtime"] == "model.py"
 
 
 @pytest.mark.parametrize("kind", FORESTS)

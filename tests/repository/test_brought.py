@@ -153,3 +153,17 @@ def test_tr_c2_tr_r12_the_versions_policy_of_an_order_counts(tmp_path: Path) -> 
     config = '{"version_policy": {"specific": {"versions": [1, 3]}}}'
     for manifest in load(a_repository(tmp_path), "a", LoadOrder(config)):
         assert manifest.config.versions.specific == ("1", "3")
+
+
+def test_a_class_for_weights_that_came_with_a_request_is_code(tmp_path: Path) -> None:
+    def weights(path: Path) -> Recognised | None:
+        return Recognised("torch", "torch-weights") if path.suffix == ".pt" else None
+
+    config = '{"backend": "pytorch", "runtime": "model.py"}'
+    order = LoadOrder(config, {"1/model.pt": b"", "1/model.py": b""})
+    for trusts_code in (False, True):
+        (tmp_path / str(trusts_code)).mkdir()
+        rules = RepositoryConfig(trusts_code=trusts_code)
+        (found,) = load(Repository([tmp_path / str(trusts_code)], weights, rules), "m", order)
+        assert ("--trust-pickle" in found.problem) is not trusts_code
+        assert found.config.instances.runner == "process"

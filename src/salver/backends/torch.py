@@ -26,12 +26,14 @@ from salver.backends.content import head, inner_names, zip_members
 from salver.backends.loading import choice_of, framework, is_batched, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
+from salver.backends.torch_module import open_module
 from salver.errors import LoadFailed, ModelFailed
 from salver.messages import Signature, TensorSpec
 from salver.tensor import Array, DataType, datatype_of
 
 _LOG = logging.getLogger("salver.backends.torch")
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+_OPTIONS = ("disable_optimized_execution", "inference_mode", "module", "num_interop_threads")
 _PLACED = re.compile(r".*__([0-9]{1,4})")
 _SCALARS = {"int": DataType.INT64, "float": DataType.FP64, "bool": DataType.BOOL}
 
@@ -68,8 +70,9 @@ class TorchBackend:
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "TorchModel":
         """See :class:`~salver.backends.protocol.Backend`."""
-        wish = options_of(manifest, ("disable_optimized_execution", "inference_mode", "num_interop_threads"))
-        if manifest.format == "torch-weights":
+        wish = options_of(manifest, _OPTIONS)
+        module = wish.get("module", "")
+        if manifest.format == "torch-weights" and not module:
             raise LoadFailed(
                 f"{manifest.path} is a state dict or a pickled module, not a program: weights without code",
                 fix="Load it into its module and save a program: torch.export.save(torch.export.export("
@@ -83,7 +86,10 @@ class TorchBackend:
         with loading(manifest), warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # of what PyTorch will drop one day, the owner can change nothing
             openers = {"torch-export": _exported, "torch-aoti": _compiled}
-            model = openers.get(manifest.format, _scripted)(torch, manifest)
+            if module:
+                model = _declared(torch, manifest, *open_module(torch, manifest, options, module))
+            else:
+                model = openers.get(manifest.format, _scripted)(torch, manifest)
             model.mode = mode
             return model
 
@@ -216,11 +222,17 @@ def _require_trust(manifest: Manifest, options: LoadOptions) -> None:
 
 
 def _compiled(torch: Any, manifest: Manifest) -> TorchModel:
-    inputs, outputs = manifest.config.inputs, manifest.config.outputs
-    takes, gives = _places(inputs, (), "inputs"), _places(outputs, (), "outputs")
     program = torch._inductor.aoti_load_package(str(manifest.path), run_single_threaded=False)
+    return _declared(torch, manifest, program)
+
+
+def _declared(torch: Any, manifest: Manifest, program: Any, own: Sequence[str] = ()) -> TorchModel:
+    """Of a program that says nothing of its tensors; ``own`` are its names for the arguments."""
+    inputs, outputs = manifest.config.inputs, manifest.config.outputs
+    takes, gives = _places(inputs, own, "inputs"), _places(outputs, (), "outputs")
     batched = is_batched(inputs, outputs, manifest.config)
-    signature = Signature(inputs, outputs, batched, "torch_aoti")
+    platform = "torch_aoti" if manifest.format == "torch-aoti" else "pytorch_module"
+    signature = Signature(inputs, outputs, batched, platform)
     return TorchModel(torch, manifest.id.name, _arranged(torch, program, takes, gives), signature)
 
 

@@ -46,6 +46,10 @@ def parameters_of(message: Any, backend: str, notices: list[str]) -> tuple[int, 
             options[name] = value if name == "trusted" else value.lower()
         elif backend in PLAIN:  # others are programs, which read them
             notices.append(f"config.pbtxt: field `parameters` {key} has no effect yet")
+    if backend == "torch" and message.runtime.endswith(".py"):
+        options["module"] = message.runtime
+    elif message.runtime:
+        notices.append("config.pbtxt: field `runtime` has no effect: a backend has one runtime here")
     level = message.optimization.graph.level
     if backend == "onnx" and level in _GRAPH_LEVELS:
         options["graph_optimization_level"] = _GRAPH_LEVELS[level]

@@ -170,7 +170,8 @@ class Repository:
 
     def _vetted(self, manifest: Manifest, brought: Brought) -> Manifest:
         """Not everyone who may have a model loaded may run code here; who fills the repository may."""
-        if manifest.backend not in _CODE or self._config.trusts_code or brought.is_trusted:
+        is_code = manifest.backend in _CODE or "module" in manifest.config.options
+        if not is_code or self._config.trusts_code or brought.is_trusted:
             return manifest
         problem = (
             f"the files that came with the request are code ({manifest.path.name}). If you trust all who can "

@@ -77,6 +77,7 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
         "name",
         "platform",
         "backend",
+        "runtime",
         "default_model_filename",
         "max_batch_size",
         "version_policy",
@@ -212,7 +213,9 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         batching=_batching(message),
         priorities=priorities_of(message.dynamic_batching, origin, name),
         queue=queue,
-        instances=msgspec.structs.replace(instances, threads=threads),
+        instances=msgspec.structs.replace(
+            instances, threads=threads, runner="process" if "module" in options else "auto"
+        ),
         options=options,
         versions=_versions(message),
         warmup=warmup_of(message, origin),

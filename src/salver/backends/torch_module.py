@@ -1,0 +1,52 @@
+"""How does a PyTorch module run whose class is in a Python file, and whose weights lie beside it?
+
+Triton's ``runtime: "model.py"``: one class of the file is a ``torch.nn.Module``, made without arguments. It runs
+only in a process of the model's own.
+"""
+
+import inspect
+from typing import Any
+
+from salver.artifacts import Manifest
+from salver.backends.protocol import LoadOptions
+from salver.backends.source import importable, run_file, running
+from salver.errors import LoadFailed
+
+_NAME = "salver_torch_module"
+
+
+def open_module(torch: Any, manifest: Manifest, options: LoadOptions, file: str) -> tuple[Any, list[str]]:
+    """The module with its weights, and the names of what its ``forward`` takes.
+
+    Args:
+        file: Name of the Python file beside the weights.
+
+    Raises:
+        LoadFailed: the file or its class is not as it must be, or the weights do not fit it.
+    """
+    if not options.own_process:
+        raise LoadFailed(
+            f"model '{manifest.id.name}' is a Python program, which needs a process of its own",
+            fix='Set instances.runner to "process".',
+        )
+    if not manifest.config.inputs or not manifest.config.outputs:
+        raise LoadFailed(
+            f"model '{manifest.id.name}' is a Python program, and does not say which tensors it takes",
+            fix="Declare its inputs and outputs.",
+        )
+    source = manifest.path.with_name(file)
+    if not source.is_file():
+        raise LoadFailed(f"{source} is missing, which holds the class of the weights beside it")
+    with running(source), importable(source.parent.resolve(), _NAME):
+        kinds = [
+            value
+            for value in vars(run_file(source, _NAME)).values()
+            if isinstance(value, type) and issubclass(value, torch.nn.Module) and value.__module__ == _NAME
+        ]
+        if len(kinds) != 1:
+            found = ", ".join(kind.__name__ for kind in kinds) or "none"
+            raise LoadFailed(f"{source} must define one subclass of torch.nn.Module, and has: {found}")
+        module = kinds[0]()
+        weights = torch.load(manifest.path, map_location="cpu", weights_only=True)
+        module.load_state_dict(weights)
+    return module.eval(), list(inspect.signature(module.forward).parameters)
