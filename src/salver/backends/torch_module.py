@@ -1,7 +1,7 @@
 """How does a PyTorch module run whose class is in a Python file, and whose weights lie beside it?
 
-Triton's ``runtime: "model.py"``: one class of the file is a ``torch.nn.Module``, made without arguments. It runs
-only in a process of the model's own.
+Triton's ``runtime: "model.py"``: one class of the file is a ``torch.nn.Module``, made without arguments.
+It runs only in a process of the model's own.
 """
 
 import inspect
