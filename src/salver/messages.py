@@ -106,7 +106,7 @@ class Timing(msgspec.Struct, frozen=True, gc=False):
         batch_rows: Rows of the batch in which it ran.
         ahead: Rows that waited already when it came.
         reason: Why its batch closed: ``full``, ``preferred``, ``time``, ``drain``, ``deadline``,
-            ``urgent``, ``bulk`` or ``learned``.
+            ``urgent``, ``bulk`` or ``learned``; ``steps`` = an ensemble's, which has none.
         arrived: When it began to wait, by the clock of the engine; 0 = not known.
         ended: When its outputs were there, by the same clock.
         split: Cutting the outputs of its batch apart, the last thing before that.

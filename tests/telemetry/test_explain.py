@@ -165,3 +165,12 @@ def test_many_versions_and_latencies_stay_bounded() -> None:
     (slices,) = [s for pair, s in rig.told._versions.items() if pair == ("m", "1")]
     assert len(slices) == SLICES
     assert max(len(s.slowest) for s in slices) == SLOWEST
+
+
+def test_tr_s6_the_time_of_an_ensemble_is_that_of_its_models() -> None:
+    rig = Rig()
+    rig.see(BatchRan("m", "1", 1, 1, 0.004, 0.0, 0.0, "steps"), ok(0.1, inference=0.09))
+    found = rig.told.model("m", "1")
+    assert found["capacity_rows_per_second"] == 0
+    assert found["verdict"]["cause"].startswith("its steps took 90 ms")
+    assert list(found["verdict"]["advice"]) == ["ask the same about its models: `salver explain MODEL`"]

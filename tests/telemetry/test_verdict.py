@@ -38,6 +38,13 @@ def split(**changes: float) -> Split:
             "runs of 4 rows took 11 ms",
             "threads",
         ),
+        (
+            split(inference=0.09),
+            Pressure(100.0, is_of_steps=True),
+            "inference",
+            "its steps took 90 ms, typically 6 ms",
+            "ask the same about its models",
+        ),
         (split(size=600_000), QUIET, "rest", "brings 600 kB of tensors", "binary tensors or gRPC"),
         (split(size=400), QUIET, "rest", "the server's own work", "CPU"),
     ],

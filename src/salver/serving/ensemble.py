@@ -128,7 +128,7 @@ class Ensemble:
         self.running -= 1
         id = self.id
         merge, infer, split = run.seconds
-        self._emit(BatchRan(id.name, id.version, run.bound.rows, 1, infer, merge, split, "drain", ok))
+        self._emit(BatchRan(id.name, id.version, run.bound.rows, 1, infer, merge, split, "steps", ok))
 
     def _named(self, error: SalverError) -> SalverError:
         """Triton's clients read in which ensemble it was."""
@@ -391,7 +391,7 @@ class _Run:
                 array = in_shape(array, own[port.name], spec.shape)
             tensors.append(Tensor(port.name, value.tensor.datatype, array))
         spent = Timing(
-            inference=ensemble.clock() - self._call.arrival, batch_rows=self.bound.rows, reason="drain"
+            inference=ensemble.clock() - self._call.arrival, batch_rows=self.bound.rows, reason="steps"
         )
         version = ensemble.id.version
         return InferResponse(request.model, version, tuple(tensors), request.id, marks.parameters(), spent)

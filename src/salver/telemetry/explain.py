@@ -38,7 +38,7 @@ _Pair = tuple[str, str]
 class _Slice:
     """Ten seconds of one version. A cell holds the sums of :class:`Split`, in its order."""
 
-    __slots__ = ("cells", "first", "number", "outcomes", "refused", "rows", "runs", "slowest")
+    __slots__ = ("cells", "first", "is_of_steps", "number", "outcomes", "refused", "rows", "runs", "slowest")
 
     def __init__(self, number: int, first: float) -> None:
         self.number = number
@@ -47,6 +47,7 @@ class _Slice:
         self.outcomes: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.rows = 0
+        self.is_of_steps = False  # an ensemble
         self.runs: dict[int, list[float]] = {}  # by the power of two of their rows: runs, rows, seconds
         self.slowest: list[tuple[float, int, float, Served]] = []
 
@@ -78,7 +79,9 @@ class _Slice:
             heapq.heapreplace(slowest, (latency, order, now, event))
 
     def ran(self, event: BatchRan) -> None:
-        if event.ok and event.duration > 0:
+        if event.reason == "steps":
+            self.is_of_steps = True
+        elif event.ok and event.duration > 0:
             sums = self.runs.setdefault(event.rows.bit_length(), [0.0, 0.0, 0.0])
             sums[0] += 1
             sums[1] += event.rows
@@ -199,7 +202,7 @@ class Explanations:
             runs[kind] = [a + b for a, b in zip(runs.get(kind, (0.0, 0.0, 0.0)), sums, strict=True)]
         refused = sum(sum(s.refused.values()) for s in slices)
         if not runs:
-            return Pressure(offered, refused=refused)
+            return Pressure(offered, refused=refused, is_of_steps=any(s.is_of_steps for s in slices))
         count, rows, seconds = max(runs.values(), key=lambda sums: sums[1] / sums[2])
         id = ModelId(model, version)
         slots = max([load.slots for load in self._present.loads() if load.id == id], default=0) or 1

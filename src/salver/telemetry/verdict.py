@@ -55,12 +55,14 @@ class Pressure(msgspec.Struct, frozen=True):
         capacity: Rows per second that the best batches seen allow on all instances; 0 = not known.
         batch_rows: Rows of such a batch.
         refused: Requests given up before they ran.
+        is_of_steps: It is an ensemble, whose time is that of its models.
     """
 
     offered: float = 0.0
     capacity: float = 0.0
     batch_rows: float = 0.0
     refused: int = 0
+    is_of_steps: bool = False
 
     @property
     def load(self) -> float:
@@ -140,6 +142,9 @@ def _formation(slow: Split, typical: Split, pressure: Pressure) -> tuple[str, tu
 
 
 def _inference(slow: Split, typical: Split, pressure: Pressure) -> tuple[str, tuple[str, ...]]:
+    if pressure.is_of_steps:
+        took = f"its steps took {_ms(slow.inference)}, typically {_ms(typical.inference)}"
+        return took, ("ask the same about its models: `salver explain MODEL`",)
     took = f"runs of {slow.batch_rows:.0f} rows took {_ms(slow.inference)}"
     if slow.inference > 2 * typical.inference > 0 and slow.batch_rows <= 1.5 * typical.batch_rows:
         return (
