@@ -117,6 +117,25 @@ async def test_a_cache_that_fails_is_a_miss_and_is_complained_of_once_a_minute(c
     assert model.runs == 4
 
 
+async def test_a_cache_that_failed_is_not_asked_for_a_while():
+    model, broken = Model(), Broken()
+    asked = []
+
+    async def lookup(key):
+        asked.append(key)
+        raise OSError("gone")
+
+    broken.lookup = broken.insert = lookup
+    now = 100.0
+    front = Caching(broken, lambda: now).before(model.infer, ID, "f", sees_parameters=False)
+    for _ in range(5):
+        await front.infer(ask(1))
+    assert (len(asked), model.runs) == (1, 5)
+    now += 2
+    await front.infer(ask(1))
+    assert len(asked) == 2
+
+
 async def test_what_is_kept_is_no_view_of_what_others_may_change():
     kept = np.arange(4)
 

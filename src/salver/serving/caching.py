@@ -21,6 +21,7 @@ _LOG = logging.getLogger("salver.cache")
 #: Inputs from so many bytes on are digested on another thread: about a millisecond of work.
 _MANY_BYTES = 1 << 20
 _SILENCE_S = 60.0  # between two words in the log about a cache that fails
+_REST_S = 1.0  # for so long one that failed is not asked
 
 
 class _Infer(Protocol):
@@ -44,7 +45,8 @@ class Caching:
     def __init__(self, cache: ResponseCache, clock: Callable[[], float]) -> None:
         self._cache = cache
         self._clock = clock
-        self._silent_until = float("-inf")
+        self._silent_until = self._resting_until = float("-inf")
+        self._has_failed = False
         self._hits = self._misses = 0
         self._looking = self._inserting = 0.0
 
@@ -78,6 +80,8 @@ class Caching:
 
     async def lookup(self, key: bytes) -> bytes | None:
         """What is kept, or None; never raises."""
+        if self._has_failed and self._clock() < self._resting_until:
+            return None
         try:
             return await self._cache.lookup(key)
         except Exception as error:
@@ -86,6 +90,8 @@ class Caching:
 
     async def insert(self, key: bytes, response: InferResponse) -> None:
         """Keep it, unless it is too large; never raises."""
+        if self._has_failed and self._clock() < self._resting_until:
+            return
         try:
             if size_of(response) <= self._cache.max_bytes:
                 packed = pack(response)
@@ -103,6 +109,7 @@ class Caching:
 
     def _complain(self, error: Exception) -> None:
         now = self._clock()
+        self._has_failed, self._resting_until = True, now + _REST_S
         if now >= self._silent_until:
             self._silent_until = now + _SILENCE_S
             _LOG.warning("the response cache fails, and models are run instead: %s", error or repr(error))
