@@ -99,6 +99,56 @@ def test_tr_f2_models_are_loaded_by_name_with_the_credentials_of_a_file(s3: S3, 
             assert client.infer("constant", [given]).as_numpy("y")[0, 0] == 1
 
 
+PYTHON = b"""import os
+
+import beside
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        with open(os.path.join(args["model_repository"], "factor.txt")) as file:
+            self.factor = int(file.read()) * beside.TWO
+
+    def execute(self, requests):
+        inputs = [pb_utils.get_input_tensor_by_name(request, "X").as_numpy() for request in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", x * self.factor)]) for x in inputs]
+"""
+PYTHON_CONFIG = b"""backend: "python"
+input { name: "X" data_type: TYPE_FP32 dims: 2 }
+output { name: "Y" data_type: TYPE_FP32 dims: 2 }
+model_warmup { name: "w" inputs { key: "X" value { data_type: TYPE_FP32 dims: 2 input_data_file: "raw" } } }
+"""
+ENSEMBLE = b"""platform: "ensemble"
+input { name: "A" data_type: TYPE_FP32 dims: 2 }
+output { name: "B" data_type: TYPE_FP32 dims: 2 }
+ensemble_scheduling {
+  step { model_name: "py" input_map { key: "X" value: "A" } output_map { key: "Y" value: "B" } }
+}
+"""
+
+
+def test_tr_l2_whatever_lies_in_a_model_folder_comes_along(s3: S3, tmp_path: Path) -> None:
+    """Modules and files beside a Python model, data of its warm-up; an ensemble's empty version folder."""
+    files = {
+        "py/1/model.py": PYTHON,
+        "py/1/beside.py": b"TWO = 2",
+        "py/factor.txt": b"5",
+        "py/config.pbtxt": PYTHON_CONFIG,
+        "py/warmup/raw": bytes(8),
+        "whole/1/": b"",
+        "whole/config.pbtxt": ENSEMBLE,
+    }
+    s3.put("bucket", {f"models/{path}": content for path, content in files.items()})
+    with TritonProcess([s3.url("bucket/models")], tmp_path / "log", env=KEYS) as server:
+        server.wait_ready()
+        with http_client.InferenceServerClient(server.address) as client:
+            given = http_client.InferInput("A", [2], "FP32")
+            given.set_data_from_numpy(np.array([1, 2], np.float32))
+            assert client.infer("whole", [given]).as_numpy("B").tolist() == [10, 20]
+    assert "skipped" not in server.output()
+
+
 def test_tr_l2_a_store_that_does_not_answer_at_the_start_is_told(s3: S3, tmp_path: Path) -> None:
     s3.stop()
     with TritonProcess([s3.url("bucket/models")], tmp_path / "log", env=KEYS) as server:

@@ -23,7 +23,7 @@ from salver.stores import Entry, Store, StoreFailed
 #: Backends whose users number versions with leading zeros (``00000123``).
 _PADDING: Final = frozenset({"tensorflow", "litert"})
 #: Folders beside the versions that hold something else.
-_BESIDE: Final = frozenset({"configs", "initial_state"})
+_BESIDE: Final = frozenset({"configs", "initial_state", "warmup"})
 #: Models made of others: there is no artefact, and a version's folder, if there is one, is empty.
 _ENSEMBLE: Final = Recognised("ensemble", "ensemble")
 #: Formats of other backends that one can run as well, where its owner asks for it.
