@@ -97,6 +97,15 @@ class Engine:
         known: What was found out about the model.
     """
 
+    #: Declared, since Python finds attributes of an object that has more than thirty slowly.
+    __slots__ = (
+        "_admission", "_ahead", "_batcher", "_clock", "_closed", "_crowded", "_each", "_emit", "_end",
+        "_has_places", "_has_queue_policy", "_idle", "_idle_since", "_inline_until", "_input_names",
+        "_is_timed", "_loop", "_max_rows", "_never_inline", "_output_types", "_post", "_posted",
+        "_pump_scheduled", "_ragged", "_runner", "_schedule", "_tasks", "_timeout", "_timer", "_turns",
+        "id", "signature",
+    )  # fmt: skip
+
     def __init__(
         self,
         id: ModelId,
