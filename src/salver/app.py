@@ -26,7 +26,7 @@ from salver.engine.turns import Pool
 from salver.errors import InvalidInput, SalverError
 from salver.lifecycle.config import LifecycleConfig
 from salver.lifecycle.manager import Manager
-from salver.lifecycle.memory import tune_interpreter
+from salver.lifecycle.memory import keep_one_heap, tune_interpreter
 from salver.messages import ModelId, Signature, VersionStatus
 from salver.repository import Repository, RepositoryConfig
 from salver.serving.bus import Bus
@@ -510,6 +510,7 @@ async def serve(
     Raises:
         SalverError: it could not start.
     """
+    keep_one_heap()
     configure(config.log)
     for notice in notices:
         _LOG.warning("%s", notice)

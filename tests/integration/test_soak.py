@@ -1,14 +1,21 @@
-"""The soak of benchmarks/soak.py, for as long as a test may take."""
+"""The long runs of benchmarks/soak.py and benchmarks/unload.py, for as long as a test may take."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_half_a_minute_of_mixed_load_with_versions_changing_and_hosts_killed() -> None:
-    command = [sys.executable, str(SOAK), "--seconds", "25", "--rate", "25", "--every", "2"]
+    command = [sys.executable, str(BENCHMARKS / "soak.py"), "--seconds", "25", "--rate", "25", "--every", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     assert "0 requests failed that were not meant to" in done.stdout
+
+
+def test_u1_memory_comes_back_when_models_are_unloaded() -> None:
+    command = [sys.executable, str(BENCHMARKS / "unload.py"), "--rounds", "12"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "largest after round 5" in done.stdout

@@ -38,7 +38,7 @@ def test_tr_f2_a_custom_configuration_stands_in_where_there_is_one(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["../a", "a/b", "a\n"])
-def test_a_custom_configuration_lies_among_the_others(name: str) -> None:
+def test_tr_l1_a_custom_configuration_lies_among_the_others(name: str) -> None:
     with pytest.raises(InvalidInput, match="cannot name a configuration"):
         RepositoryConfig(config_name=name)
 

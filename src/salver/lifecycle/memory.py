@@ -1,8 +1,14 @@
 """How do the collector, the interpreter and the C library suit a process that serves?"""
 
+import contextlib
 import ctypes
 import gc
+import os
 import sys
+import threading
+
+_ONE_AT_A_TIME = threading.Lock()
+_M_ARENA_MAX = -8  # malloc.h
 
 
 def tune_interpreter() -> None:
@@ -19,18 +25,32 @@ def tune_interpreter() -> None:
     sys.setswitchinterval(0.0005)
 
 
+def keep_one_heap() -> None:
+    """For processes that do nothing else than to serve, before they have threads.
+
+    glibc has a heap for each of a few threads otherwise, and ``malloc_trim`` returns no memory from the end
+    of any but the first: up to 40 MB each stay, when a model that such a thread has loaded is gone.
+    ``MALLOC_ARENA_MAX`` in the environment is obeyed.
+    """
+    if "MALLOC_ARENA_MAX" in os.environ:
+        return
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
 def give_back_memory() -> None:
     """Collect cycles, then have the C library return its free pages, where it knows how to.
 
     Blocking (tens of milliseconds in a large process); glibc keeps freed memory otherwise.
     """
-    is_frozen = gc.get_freeze_count() > 0
-    gc.unfreeze()  # what was frozen may be what was unloaded
-    gc.collect()
-    if is_frozen:
-        gc.freeze()
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # not glibc
-        return
-    trim(0)
+    with _ONE_AT_A_TIME:  # a second collection would find the first one at work, and do nothing
+        is_frozen = gc.get_freeze_count() > 0
+        gc.unfreeze()  # what was frozen may be what was unloaded
+        gc.collect()
+        if is_frozen:
+            gc.freeze()
+        try:
+            trim = ctypes.CDLL(None).malloc_trim
+        except (AttributeError, OSError, TypeError):  # not glibc
+            return
+        trim(0)
