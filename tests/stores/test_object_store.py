@@ -45,12 +45,17 @@ class TestS3(StoreConformance):
 
 
 class Bucket:
-    """A bucket in memory, in place of a cloud's library; counts what is fetched."""
+    """A bucket in memory, in place of a cloud's library; counts what is fetched.
+
+    Attributes:
+        sealed: Keys that are listed, and that nobody may read.
+    """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.files = dict(files)
         self.fetched = 0
         self.is_away = False
+        self.sealed: set[str] = set()
         self.on_fetch = lambda: None
 
     def find(self, path: str, *, withdirs: bool, detail: bool) -> dict[str, dict[str, Any]]:
@@ -66,6 +71,8 @@ class Bucket:
     def cat_file(self, path: str, *, start: int, end: int) -> bytes:
         if self.is_away:
             raise ConnectionError("nobody there")
+        if path.removeprefix("bucket/") in self.sealed:
+            raise PermissionError("access denied")
         content = self.files[path.removeprefix("bucket/")][start:end]
         self.fetched += len(content)
         self.on_fetch()
@@ -159,6 +166,28 @@ def test_a_store_that_is_away_says_so_and_keeps_what_it_knew(tmp_path: Path) -> 
     with pytest.raises(StoreFailed, match="s3://bucket cannot be read: ConnectionError: nobody there"):
         store.refresh()
     assert [e.name for e in store.entries("m/1")] == ["model.onnx"]
+
+
+def test_an_object_that_nobody_may_read_is_passed_over_until_one_may(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket = Bucket({"m/1/model.onnx": b"1", "n/1/model.onnx": b"2"})
+    bucket.sealed = {"n/1/model.onnx"}
+    store = bucket.store(tmp_path)
+    for _ in range(2):
+        store.refresh()
+        assert [e.name for e in store.entries("")] == ["m"]
+    assert caplog.text.count("s3://bucket/n/1/model.onnx cannot be read: PermissionError") == 1
+    bucket.sealed = set()
+    store.refresh()
+    assert [e.name for e in store.entries("")] == ["m", "n"]
+
+
+def test_a_place_of_which_nothing_can_be_read_is_told(tmp_path: Path) -> None:
+    bucket = Bucket({"m/1/model.onnx": b"1"})
+    bucket.sealed = {"m/1/model.onnx"}
+    with pytest.raises(StoreFailed, match="access denied"):
+        bucket.store(tmp_path).refresh()
 
 
 MODEL = {

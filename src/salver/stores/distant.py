@@ -73,6 +73,7 @@ class ObjectStore:
         self._files: dict[str, Entry] = {}  # and folders that are marked as such
         self._folders: dict[str, dict[str, Entry]] = {}
         self._passed_over: frozenset[str] = frozenset()
+        self._problems: frozenset[str] = frozenset()
         self._was_read = False
 
     def __repr__(self) -> str:
@@ -99,7 +100,6 @@ class ObjectStore:
     def refresh(self) -> None:
         """See :class:`~salver.stores.protocol.DistantStore`."""
         files = self.listed("")
-        folders = _tree(files)
         if not self._was_read:
             self.local_path("").parent.mkdir(parents=True, exist_ok=True)
         changed = [path for path, entry in files.items() if self._files.get(path) != entry]
@@ -108,14 +108,20 @@ class ObjectStore:
         for path in changed:
             self._forget(path)
         try:
-            for folder in folders:
-                self.local_path(folder).mkdir(parents=True, exist_ok=True)
             with ThreadPoolExecutor(PARALLEL, "outline") as pool:
-                for _ in pool.map(lambda path: self._outline(path, files[path]), changed):
-                    pass
+                problems = list(pool.map(lambda path: self._outlined(path, files[path]), changed))
         except OSError as error:
             raise StoreFailed(f"{self.address.url} cannot be outlined in {self.folder}: {error}") from error
-        self._files, self._folders, self._was_read = files, folders, True
+        if changed and all(problems) and not self._was_read:
+            raise StoreFailed(problems[0])
+        for path, problem in zip(changed, problems, strict=True):
+            if problem:  # it is tried again at the next look
+                self._forget(path)
+                del files[path]
+        self._tell(frozenset(filter(None, problems)))
+        self._files, self._folders, self._was_read = files, _tree(files), True
+        for folder in self._folders:
+            self.local_path(folder).mkdir(parents=True, exist_ok=True)
 
     def told(self, text: str) -> str:
         """See :class:`~salver.stores.protocol.DistantStore`."""
@@ -259,6 +265,20 @@ class ObjectStore:
             shutil.rmtree(local, ignore_errors=True)
         else:
             local.unlink(missing_ok=True)
+
+    def _tell(self, problems: frozenset[str]) -> None:
+        """The log has which files are passed over since they cannot be read, once."""
+        for problem in sorted(problems - self._problems)[:5]:
+            _LOG.warning("%s; it is passed over", problem)
+        self._problems = problems
+
+    def _outlined(self, path: str, entry: Entry) -> str:
+        """Why that file could not be outlined, or empty."""
+        try:
+            self._outline(path, entry)
+        except StoreFailed as error:
+            return str(error)
+        return ""
 
     def _outline(self, path: str, entry: Entry) -> None:
         local = self.local_path(path)
