@@ -194,6 +194,19 @@ async def test_infer_over_http():
         assert event.rows == 1 and event.latency >= event.timing.inference
 
 
+@pytest.mark.parametrize("given", [True, False])
+async def test_an_answer_over_grpc_names_its_span(given):
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = [("content-type", "application/grpc")]
+    headers += [("traceparent", f"00-{trace}-00f067aa0ba902b7-01")] if given else []
+    async with Rig() as rig:
+        message = struct.pack(">?I", False, 0)
+        sent = await rig.call("POST", "/inference.GRPCInferenceService/ServerLive", (message,), headers)
+        found = dict(sent[0]["headers"]).get(b"traceparent", b"").decode()
+        assert found.startswith(f"00-{trace}-") == given
+        assert "00f067aa0ba902b7" not in found
+
+
 async def test_tr_r37_a_server_that_stops_takes_no_more_over_grpc():
     async with Rig() as rig:
         rig.front._grpc.stop()

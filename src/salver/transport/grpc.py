@@ -183,6 +183,9 @@ class GrpcMethods:
                 start, body = await packed(reply, headers, self._compression)
             else:
                 start, body = START, frame(reply)
+            if call.traceparent:
+                named = (b"traceparent", call.traceparent.encode())
+                start = {**start, "headers": [*start["headers"], named]}
             await send(start)
             await send({"type": "http.response.body", "body": body})
             await send(_OK)
