@@ -4,6 +4,7 @@ import queue
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -15,7 +16,9 @@ from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import TritonProcess
 
+#: Counts its runs; with MS below 0 it waits until the gate is open.
 TURNS = """
+import os
 import time
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -29,7 +32,8 @@ class TritonPythonModel:
         out = []
         for r in requests:
             ms = pb_utils.get_input_tensor_by_name(r, "MS").as_numpy()
-            time.sleep(float(ms.ravel()[0]) / 1000)
+            while ms.ravel()[0] < 0 and not os.path.exists("GATE"):
+                time.sleep(0.005)
             self.turn += 1
             turn = pb_utils.Tensor("TURN", np.full(ms.shape, self.turn, np.int32))
             out.append(pb_utils.InferenceResponse([turn]))
@@ -63,7 +67,13 @@ dynamic_batching { }
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that lets the blocker go when it is there."""
+    return tmp_path_factory.mktemp("gate") / "open"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, gate: Path) -> Iterator[TritonProcess]:
     import xgboost
     from sklearn.datasets import load_iris
 
@@ -72,7 +82,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     for name, config in (("turns", CONFIG), ("forest", FOREST)):
         (root / name / "1").mkdir(parents=True)
         (root / name / "config.pbtxt").write_text(config)
-    (root / "turns" / "1" / "model.py").write_text(TURNS)
+    (root / "turns" / "1" / "model.py").write_text(TURNS.replace("GATE", str(gate)))
     x, y = load_iris(return_X_y=True)
     settings = {"objective": "multi:softprob", "num_class": 3, "nthread": 1, "verbosity": 0}
     booster = xgboost.train(settings, xgboost.DMatrix(x.astype("f4"), y), 5)
@@ -121,10 +131,10 @@ def until(server: TritonProcess, count: int) -> None:
     raise AssertionError("they never came to wait")
 
 
-def test_tr_c8_priorities_sizes_and_times_over_grpc(server: TritonProcess) -> None:
+def test_tr_c8_priorities_sizes_and_times_over_grpc(server: TritonProcess, gate: Path) -> None:
     with grpc.InferenceServerClient(f"127.0.0.1:{server.ports['grpc']}") as client:
         asking = Asking(client)
-        asking.ask("blocker", 1500)
+        asking.ask("blocker", -1)
         for place in (1, 2, 3):
             asking.ask(f"low {place}", priority=2)
             until(server, place)
@@ -136,6 +146,7 @@ def test_tr_c8_priorities_sizes_and_times_over_grpc(server: TritonProcess) -> No
         with pytest.raises(InferenceServerException, match="Request timeout expired") as late:
             client.infer("turns", naps(1), priority=1, timeout=50_000)
         assert late.value.status() == "StatusCode.UNAVAILABLE"
+        gate.touch()
         turns = asking.answers(5)
     first = turns["blocker"]
     assert turns == {
