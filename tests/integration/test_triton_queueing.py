@@ -48,7 +48,7 @@ dynamic_batching {
   priority_levels: 2
   default_priority_level: 2
   default_queue_policy {
-    default_timeout_microseconds: 10000000 allow_timeout_override: true max_queue_size: 3
+    default_timeout_microseconds: 60000000 allow_timeout_override: true max_queue_size: 3
   }
 }
 """
