@@ -11,7 +11,20 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ("frames", "models", "forms", "processes", "load", "report", "host", "tax", "systems", "throughput")
+NAMES = (
+    "frames",
+    "models",
+    "forms",
+    "processes",
+    "load",
+    "report",
+    "host",
+    "tax",
+    "systems",
+    "throughput",
+    "page",
+    "beside_triton",
+)
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +196,47 @@ def test_every_peer_is_described_and_pinned(bench: Any) -> None:
     for name in names[3:]:
         lines = (FOLDER / "peers" / name / "requirements.txt").read_text().split()
         assert lines and all("==" in line or line.startswith("torch>=") for line in lines), name
+
+
+def beside(*rates: tuple[float, float, float, float]) -> dict[str, Any]:
+    """A result of rounds: rate and p99 of Salver, then of Triton."""
+    rounds = [
+        {
+            "python/http/16": {"rate": rate, "p99_ms": p99, "cpu_s_per_1000": 0.1},
+            "triton/http/16": {"rate": theirs, "p99_ms": slow, "cpu_s_per_1000": 0.2},
+        }
+        for rate, p99, theirs, slow in rates
+    ]
+    return {
+        **result({}),
+        "systems": {"triton": "", "python": ""},
+        "settings": {"connections": [16]},
+        "same": "python bit for bit as Triton's",
+        "rounds": rounds,
+    }
+
+
+@pytest.mark.parametrize(
+    ("rounds", "line"),
+    [
+        ([(200, 1.0, 100, 2.0)], "| python | http | 16 | 2.00 | 1 | 0.50 | 0.50 | pass |"),
+        ([(90, 1.0, 100, 2.0)], "| python | http | 16 | 0.90 | 1 | 0.50 | 0.50 | **missed** |"),
+        ([(200, 3.0, 100, 2.0)], "| python | http | 16 | 2.00 | 1 | 1.50 | 0.50 | **missed** |"),
+        (
+            [(90, 1.0, 100, 2.0), (120, 1.0, 100, 2.0), (150, 9.0, 100, 2.0)],
+            "| python | http | 16 | 1.20 | 1 | 0.50 | 0.50 | pass |",
+        ),
+    ],
+)
+def test_beside_triton_the_median_of_ratios_within_a_round_counts(
+    bench: Any, rounds: list[tuple[float, float, float, float]], line: str
+) -> None:
+    assert line in bench.beside_triton.report(beside(*rounds)).splitlines()
+
+
+def test_beside_triton_a_cell_that_failed_in_one_round_is_missed(bench: Any) -> None:
+    got = beside((200, 1.0, 100, 2.0), (200, 1.0, 100, 2.0))
+    got["rounds"][1]["triton/http/16"] = {"failed": "it fell over"}
+    assert (
+        "| python | http | 16 | – | 1 | – | – | **missed** |" in bench.beside_triton.report(got).splitlines()
+    )
