@@ -68,9 +68,7 @@ _FLOATS = (DataType.FP16, DataType.FP32, DataType.FP64, DataType.BF16)
 #: Name on the wire -> datatype.
 DATATYPES: Final[dict[str, DataType]] = {d.name: d for d in DataType}
 
-_OF_DTYPE: Final[dict[np.dtype[Any], DataType]] = {
-    d.dtype: d for d in DataType if d is not DataType.BF16
-}
+_OF_DTYPE: Final[dict[np.dtype[Any], DataType]] = {d.dtype: d for d in DataType if d is not DataType.BF16}
 
 
 def datatype_of(dtype: "np.dtype[Any] | type") -> DataType:

@@ -38,7 +38,9 @@ def test_a_short_file_is_padded(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"  abc\n")
     row = data.ends_of_file(tmp_path / "x")[0]
     assert (row.shape, row.dtype) == ((2048,), np.int32)
-    assert row[:4].tolist() == [*b"abc\n", ]
+    assert row[:4].tolist() == [
+        *b"abc\n",
+    ]
     assert bytes(row[-5:].tolist()) == b"  abc"
     assert set(row[4:2043].tolist()) == {256}
 

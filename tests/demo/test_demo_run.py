@@ -28,7 +28,13 @@ def test_every_model_answers_right_and_the_calls_work_until_ctrl_c() -> None:
                 break
         try:
             assert demo.poll() is None, shown
-            for part in ("espresso", "A4", "21/21", "tritonclient over gRPC", "listening on http://127.0.0.1:"):
+            for part in (
+                "espresso",
+                "A4",
+                "21/21",
+                "tritonclient over gRPC",
+                "listening on http://127.0.0.1:",
+            ):
                 assert part in shown
             assert "WRONG" not in shown
             assert "does not serve" not in shown

@@ -44,6 +44,7 @@ INSTANCE = '[instances]\nrunner = "thread"\ncount = 1\nthreads = 1\n'
 PHASES = ("queue_ms", "formation_ms", "inference_ms", "rest_ms")
 CLOCK_ERROR = 1e-3  # two readings of one clock may lie the wrong way round by rounding, in milliseconds
 FULL = "Exceeds maximum queue size"
+ABOUT = "[request id: <id_unknown>] "
 UNAVAILABLE = "StatusCode.UNAVAILABLE"
 PATIENCE_S = 60.0  # for what must happen; how soon is no matter here
 
@@ -306,7 +307,7 @@ def test_higher_levels_go_first_but_not_for_ever_and_the_lowest_makes_room(stage
         ]
         stage.until("levels", "queue_depth", 12)
         assert stage.ask("levels", x_priority="2") == Reply(
-            "503", f"{FULL}. 12 requests are waiting; retry later."
+            "503", f"{ABOUT}{FULL}. 12 requests are waiting; retry later."
         )
         high.append(stage.soon(stage.ask, "levels", x_priority="1"))
         until = time.monotonic() + PATIENCE_S
@@ -314,7 +315,7 @@ def test_higher_levels_go_first_but_not_for_ever_and_the_lowest_makes_room(stage
             assert time.monotonic() < until
             time.sleep(0.005)
         assert [future.result() for future in evicted] == [
-            Reply("503", f"{FULL}. It made room for others; retry later.")
+            Reply("503", f"{ABOUT}{FULL}. It made room for others; retry later.")
         ]
     low = [future for future in low if future not in evicted]
     # max_passes is 3: after so many runs that passed over it, the lower level sends one ahead.

@@ -180,9 +180,7 @@ def test_tr_s10_a_python_models_answer_is_kept_over_both_protocols(triton: Trito
         first = http.infer("counting", text(triton_http.InferInput, "a", "bc"), request_id="one")
         again = grpc.infer("counting", text(triton_grpc.InferInput, "a", "bc"), request_id="two")
         other = grpc.infer("counting", text(triton_grpc.InferInput, "ab", "c"))
-        named = grpc.infer(
-            "counting", text(triton_grpc.InferInput, "a", "bc"), parameters={"colour": "red"}
-        )
+        named = grpc.infer("counting", text(triton_grpc.InferInput, "a", "bc"), parameters={"colour": "red"})
         runs = [int(answer.as_numpy("RUNS")[0]) for answer in (first, again, other, named)]
         assert runs == [1, 1, 2, 3]
         assert again.get_response().id == "two"

@@ -138,7 +138,6 @@ CASES: list[tuple[str, list[Manifest], list[Present], str, str, str]] = [
         [m("e", "f"), m("f", "a")],
         [copy(1, "f", READY, "a+9")],
         "",
-        ""
         "",
         "ensemble 'e' depends on 'f' which is not valid. Model 'f' failed with error: ensemble "
         "f contains models "

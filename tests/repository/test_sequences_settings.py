@@ -51,7 +51,8 @@ def toml(text: str) -> ModelConfig:
         ("max_sequence_idle_microseconds: 5000", Sequences("direct", idle_ms=5.0)),
         ("iterative_sequence: true", Sequences("direct", iterative=True)),
         (
-            START % '"S"'
+            START
+            % '"S"'
             + 'control_input { name: "E" control { kind: CONTROL_SEQUENCE_END fp32_false_true: [-1, 2.5] } }'
             'control_input { name: "R" '
             "control { kind: CONTROL_SEQUENCE_READY bool_false_true: [false, true] } }"

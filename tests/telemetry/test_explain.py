@@ -31,6 +31,7 @@ class Rig:
 
     def cache(self) -> None:
         return None
+
     def see(self, *events: Event) -> None:
         self.told.observe(events)
 

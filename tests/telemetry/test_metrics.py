@@ -30,6 +30,7 @@ class FakePresent:
     def cache(self) -> None:
         return None
 
+
 FRAUD = ModelId("fraud", "7")
 LABELS = {"model": "fraud", "version": "7"}
 

@@ -278,6 +278,7 @@ class Models:
     def cache(self) -> None:
         return None
 
+
 def traced(path: Path, **config: Any) -> Tracing:
     return Tracing(TraceConfig(str(path), **{"level": "timestamps", "rate": 1, **config}), Models())
 

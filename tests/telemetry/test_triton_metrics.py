@@ -39,6 +39,7 @@ class Present:
     def cache(self) -> None:
         return None
 
+
 def served(outcome: str = "ok", model: str = "fraud", version: str = "7") -> Served:
     return Served(model, version, "oip-http", outcome, 0.01, Timing(queue=0.002, formation=0.001), rows=2)
 

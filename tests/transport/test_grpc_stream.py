@@ -28,9 +28,7 @@ from salver.wire.grpc_frames import FrameReader, frame
 PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
 FINAL = "triton_final_response"
 ENABLE = "triton_enable_empty_final_response"
-SIGNATURE = Signature(
-    (TensorSpec("do", DataType.BYTES, (1,)),), (TensorSpec("did", DataType.BYTES, (1,)),)
-)
+SIGNATURE = Signature((TensorSpec("do", DataType.BYTES, (1,)),), (TensorSpec("did", DataType.BYTES, (1,)),))
 
 
 class Servable:

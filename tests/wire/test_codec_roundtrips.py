@@ -1,6 +1,7 @@
 """Every datatype through JSON, binary and gRPC, against ourselves and against tritonclient."""
 
 import json
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -16,10 +17,13 @@ from hypothesis.extra import numpy as hnp
 from salver.messages import InferRequest, InferResponse, RequestedOutput, Signature
 from salver.tensor import DataType, Tensor
 from salver.wire.bodies import HttpBody
+from salver.wire.json_text import loads
+from salver.wire.large_json import loads_large
 from salver.wire.oip_binary import from_raw, to_raw
 from salver.wire.oip_grpc import decode_infer, encode_infer
 from salver.wire.oip_json import OpenInferenceHttp
 
+Json = dict[str, Any]
 _CODEC = OpenInferenceHttp()
 _NO_SIGNATURE = Signature((), ())
 _LENGTH = b"inference-header-content-length"
@@ -222,3 +226,14 @@ def test_aligned_bytes_are_not_copied() -> None:
     assert array.tolist() == list(range(8))
     values = np.ones((2, 65_536), "f4")
     assert np.shares_memory(np.frombuffer(to_raw(Tensor("y", DataType.FP32, values)), "u1"), values)
+
+
+_VALUES = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=3)
+_OBJECTS = st.dictionaries(st.text(max_size=3) | st.just("a\0b"), _VALUES, max_size=4)
+
+
+@given(_OBJECTS, _OBJECTS, _OBJECTS)
+def test_a_large_body_says_what_a_small_one_says(whole: Json, one: Json, inner: Json) -> None:
+    """Whatever keys it has: the parser for large ones does not find those with a NUL."""
+    text = orjson.dumps({**whole, "parameters": inner, "inputs": [{**one, "parameters": inner}]})
+    assert loads_large(text) == loads(text)

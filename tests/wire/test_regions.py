@@ -43,17 +43,13 @@ def place(region: object = "r", size: object = 8, offset: object = None) -> dict
     return {name: value for name, value in found.items() if value is not None}
 
 
-def over_http(
-    regions: Regions, parameters: dict[str, Any], outputs: Any = (), **fields: Any
-) -> InferRequest:
+def over_http(regions: Regions, parameters: dict[str, Any], outputs: Any = (), **fields: Any) -> InferRequest:
     entry = {"name": "x", "shape": [2], "datatype": "INT32", "parameters": parameters, **fields}
     root = {"inputs": [entry], "id": "i", **({"outputs": outputs} if outputs else {})}
     return OpenInferenceHttp(regions).decode(HttpBody("m", "", orjson.dumps(root)), _SIGNATURE)
 
 
-def over_grpc(
-    regions: Regions, parameters: dict[str, Any], outputs: Any = (), **fields: Any
-) -> InferRequest:
+def over_grpc(regions: Regions, parameters: dict[str, Any], outputs: Any = (), **fields: Any) -> InferRequest:
     message = pb.ModelInferRequest(model_name="m", id="i")
     tensor = message.inputs.add(**{"name": "x", "datatype": "INT32", "shape": [2], **fields})
     _fill(tensor.parameters, parameters)

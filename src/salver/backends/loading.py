@@ -133,9 +133,7 @@ def fits(one: Sequence[int], other: Sequence[int]) -> bool:
     return len(one) == len(other) and all(a == b or a < 0 or b < 0 for a, b in zip(one, other, strict=True))
 
 
-def is_batched(
-    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], config: ModelConfig
-) -> bool:
+def is_batched(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], config: ModelConfig) -> bool:
     """Axis 0 is free in every tensor, and its owner does not say that it is no batch."""
     is_free = all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
     return config.batching.has_rows and is_free and bool(inputs) and bool(outputs)

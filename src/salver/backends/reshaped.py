@@ -119,8 +119,7 @@ def in_shape(array: Array, before: Shape, after: Shape) -> Array:
 
 def _reshaped(arrays: Mapping[str, Array], shapes: Mapping[str, tuple[Shape, Shape]]) -> dict[str, Array]:
     return {
-        name: in_shape(array, *shapes[name]) if name in shapes else array
-        for name, array in arrays.items()
+        name: in_shape(array, *shapes[name]) if name in shapes else array for name, array in arrays.items()
     }
 
 

@@ -27,9 +27,7 @@ class Tls:
     key: Annotated[str, Parameter(name="--tls-key", help="PEM file; needs --tls-cert.")] = ""
     client_ca: Annotated[
         str,
-        Parameter(
-            name="--tls-client-ca", help="PEM bundle; callers must show a certificate that it signed."
-        ),
+        Parameter(name="--tls-client-ca", help="PEM bundle; callers must show a certificate that it signed."),
     ] = ""
 
 
@@ -113,9 +111,9 @@ class Bodies:
     """Flags of what callers may send, and of where it and the answers may stay."""
 
     max_body_mb: Annotated[int, Parameter(name="--max-body-mb", help="Most MiB of an HTTP body.")] = 64
-    max_message_mb: Annotated[
-        int, Parameter(name="--max-message-mb", help="Most MiB of a gRPC message.")
-    ] = 2047
+    max_message_mb: Annotated[int, Parameter(name="--max-message-mb", help="Most MiB of a gRPC message.")] = (
+        2047
+    )
     allow_client_shm: Annotated[
         bool,
         Parameter(

@@ -326,7 +326,9 @@ class Engine:
             raise
         if evicted is not None:
             room = "It made room for others; retry later."
-            fail(evicted, Overloaded("Exceeds maximum queue size", fix=room, why=self._batcher.bound))
+            crowded_out = Overloaded("Exceeds maximum queue size", fix=room, why=self._batcher.bound)
+            crowded_out.about = evicted.payload[0].request.id
+            fail(evicted, crowded_out)
         if not self._pump_scheduled:
             self._pump_scheduled = True
             loop.call_soon(self._pump)

@@ -93,9 +93,7 @@ class SequenceStreamEngine(SequenceEngine):
         types = self._types  # controls are the server's to tell
         tensors = tuple(Tensor(name, types[name], array) for name, array in inputs.items() if name in types)
         parameters: dict[str, Parameter] = {"sequence_start": True, "sequence_end": True}
-        request = InferRequest(
-            self.id.name, tensors, parameters={"sequence_id": "warm-up", **parameters}
-        )
+        request = InferRequest(self.id.name, tensors, parameters={"sequence_id": "warm-up", **parameters})
         async with aclosing(self.stream(request)) as said:
             async for piece in said:
                 if piece.error is not None:

@@ -369,9 +369,7 @@ class Manager(Generic[ServableT]):
         if copy.failures <= self._config.retries:
             delay = self._config.backoff_s * 2.0 ** (copy.failures - 1)
             copy.retry_at = self._clock() + delay
-            copy.task = asyncio.get_running_loop().create_task(
-                self._retry(delay), name=f"retry {copy.id}"
-            )
+            copy.task = asyncio.get_running_loop().create_task(self._retry(delay), name=f"retry {copy.id}")
         self._move(copy, State.FAILED)
         if servable is not None:
             await self._dispose(copy.id, servable)

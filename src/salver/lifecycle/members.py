@@ -134,9 +134,7 @@ class _Binder:
         ready = [
             copy
             for copy in self._present.get(name, ())
-            if copy.state is State.READY
-            and version in ("", copy.id.version)
-            and not self._is_broken(copy.id)
+            if copy.state is State.READY and version in ("", copy.id.version) and not self._is_broken(copy.id)
         ]
         return max(ready, key=lambda copy: (version_key(copy.id.version), copy.key), default=None)
 

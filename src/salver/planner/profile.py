@@ -104,9 +104,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The laws of a placement, by the elements of a row."""
         return {p.size: p.law for p in self.laws if (p.instances, p.threads) == (instances, threads)}
 
-    def with_law(
-        self, instances: int, threads: int, law: BatchLaw, when: float, size: int = 0
-    ) -> "Profile":
+    def with_law(self, instances: int, threads: int, law: BatchLaw, when: float, size: int = 0) -> "Profile":
         """A profile with this law in the place of the placement's old one."""
         place = (instances, threads, size)
         others = [p for p in self.laws if (p.instances, p.threads, p.size) != place]

@@ -123,9 +123,7 @@ class Layout:
 
     def _model(self, folder: str, name: str, entries: tuple[Entry, ...]) -> Iterator[Manifest]:
         """A folder of versions, or one with the artefact right in it."""
-        settings = read_settings(
-            self._store, folder, name, self._override_of(name), self._config
-        )
+        settings = read_settings(self._store, folder, name, self._override_of(name), self._config)
         numbers = [e for e in entries if e.is_folder and is_padded_version(e.name)]
         if not numbers:
             yield self._version(folder, ModelId(name, "1"), settings)

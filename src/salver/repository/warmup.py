@@ -54,9 +54,7 @@ def _sample(sample: Any, origin: str) -> WarmupSample:
         if datatype is None:
             problem = f"warmup setting must specify the data type of input '{name}'"
         elif any(extent < 0 for extent in told.dims):
-            problem = (
-                f"warmup setting expects all variable-size dimensions are specified for input '{name}'"
-            )
+            problem = f"warmup setting expects all variable-size dimensions are specified for input '{name}'"
         elif chosen is None:
             problem = f"warmup setting expects input '{name}' to have input_data_type set"
         elif elements > _MOST_ELEMENTS:

@@ -223,6 +223,4 @@ def _shrunk(held: _Held, place: Place) -> InvalidInput:
 
 
 def _described(region: Region) -> str:
-    return (
-        f"Region '{region.name}' (key '{region.key}', offset {region.offset}, {region.byte_size} bytes)"
-    )
+    return f"Region '{region.name}' (key '{region.key}', offset {region.offset}, {region.byte_size} bytes)"

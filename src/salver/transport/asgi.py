@@ -82,9 +82,7 @@ class Front:
             return self._answer(scope, headers, receive, send)
         return _lifespan(receive, send) if kind == "lifespan" else _refuse(receive, send)
 
-    async def _answer(
-        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
-    ) -> None:
+    async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         arrival = self._clock()
         verb = scope["method"]
         raw_path = scope.get("raw_path") or scope["path"].encode()

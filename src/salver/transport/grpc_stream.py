@@ -45,9 +45,7 @@ def begun(encoding: str) -> dict[str, Any]:
     return {**START, "headers": [*HEADERS, (b"grpc-encoding", encoding.encode())]}
 
 
-async def packed(
-    reply: bytes, headers: Mapping[bytes, bytes], level: int
-) -> tuple[dict[str, Any], bytes]:
+async def packed(reply: bytes, headers: Mapping[bytes, bytes], level: int) -> tuple[dict[str, Any], bytes]:
     """The first message of an answer, and its one message as the caller can read it."""
     encoding = encoding_for(headers.get(b"grpc-accept-encoding", b""))
     return begun(encoding), await framed(reply, encoding, level)

@@ -31,13 +31,9 @@ OPERATIONS: Final = (
         "model_metadata", "GET", "/v2/models/{model}/versions/{version}", "Inputs and outputs of a version"
     ),
     Operation("model_ready", "GET", "/v2/models/{model}/ready", "Can the model answer?"),
-    Operation(
-        "model_ready", "GET", "/v2/models/{model}/versions/{version}/ready", "Can the version answer?"
-    ),
+    Operation("model_ready", "GET", "/v2/models/{model}/versions/{version}/ready", "Can the version answer?"),
     Operation("config", "GET", "/v2/models/{model}/config", "Configuration of a model, as Triton tells it"),
-    Operation(
-        "config", "GET", "/v2/models/{model}/versions/{version}/config", "Configuration of a version"
-    ),
+    Operation("config", "GET", "/v2/models/{model}/versions/{version}/config", "Configuration of a version"),
     Operation("infer", "POST", "/v2/models/{model}/infer", "Ask a model (JSON or binary tensors)"),
     Operation("infer", "POST", "/v2/models/{model}/versions/{version}/infer", "Ask one version of a model"),
     Operation("generate", "POST", "/v2/models/{model}/generate", "Ask a model by plain JSON keys"),
@@ -53,13 +49,9 @@ OPERATIONS: Final = (
     ),
     Operation("statistics", "GET", "/v2/models/stats", "Statistics of every model"),
     Operation("statistics", "GET", "/v2/models/{model}/stats", "Statistics of a model"),
-    Operation(
-        "statistics", "GET", "/v2/models/{model}/versions/{version}/stats", "Statistics of a version"
-    ),
+    Operation("statistics", "GET", "/v2/models/{model}/versions/{version}/stats", "Statistics of a version"),
     Operation("explain", "GET", "/v2/models/{model}/explain", "Where the time of a model's requests goes"),
-    Operation(
-        "explain", "GET", "/v2/models/{model}/versions/{version}/explain", "The same for one version"
-    ),
+    Operation("explain", "GET", "/v2/models/{model}/versions/{version}/explain", "The same for one version"),
     Operation(
         "explain_request", "GET", "/v2/models/{model}/explain/{request}", "Where the time of one request went"
     ),

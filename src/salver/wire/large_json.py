@@ -36,7 +36,12 @@ def loads_large(text: bytes) -> Any:
             else:
                 parsed[key] = _plain(value)
         return parsed
-    except (ValueError, RuntimeError, TypeError):  # not its kind of JSON
+    except (
+        ValueError,
+        RuntimeError,
+        TypeError,
+        KeyError,
+    ):  # not its kind of JSON; a key with a NUL is not found
         return loads(text)
 
 

@@ -262,9 +262,7 @@ def _no_data(name: str, model: str) -> InvalidInput:
     return InvalidInput(f"unable to find data for input tensor '{name}' for model '{model}' in request.")
 
 
-def _decode_parameters(
-    parameters: Any, kinds: Mapping[str, tuple[str, ...]]
-) -> Mapping[str, Parameter]:
+def _decode_parameters(parameters: Any, kinds: Mapping[str, tuple[str, ...]]) -> Mapping[str, Parameter]:
     decoded: dict[str, Parameter] = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
@@ -327,9 +325,7 @@ def _response(request: InferRequest, response: InferResponse, regions: Regions) 
         model_name=response.model,
         model_version=response.version,
         id=response.id,
-        raw_output_contents=[
-            b"" if tensor.name in places else bytes(to_raw(tensor)) for tensor in outputs
-        ],
+        raw_output_contents=[b"" if tensor.name in places else bytes(to_raw(tensor)) for tensor in outputs],
     )
     add = message.outputs.add
     for tensor in outputs:

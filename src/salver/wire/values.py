@@ -118,9 +118,7 @@ def cast(found: Array, datatype: DataType, field: str) -> Array:
             with np.errstate(over="raise"):
                 return found.astype(wanted)
         except FloatingPointError:
-            raise InvalidInput(
-                f"{field} holds a number too large for {datatype.name}", field=field
-            ) from None
+            raise InvalidInput(f"{field} holds a number too large for {datatype.name}", field=field) from None
     if found.dtype.kind == "f":
         raise InvalidInput(
             f"{field} holds a number with a fraction, or out of range, where {datatype.name} is declared",
