@@ -36,12 +36,7 @@ def loads_large(text: bytes) -> Any:
             else:
                 parsed[key] = _plain(value)
         return parsed
-    except (
-        ValueError,
-        RuntimeError,
-        TypeError,
-        KeyError,
-    ):  # not its kind of JSON; a key with a NUL is not found
+    except (ValueError, RuntimeError, TypeError):  # not its kind of JSON
         return loads(text)
 
 
@@ -61,9 +56,12 @@ def _keys(value: Any) -> list[str]:
     """Its keys; ``items()`` would make lists of all it holds.
 
     Raises:
-        ValueError: a key stands there twice, where this parser takes the first and others the last.
+        ValueError: a key stands there twice, where this parser takes the first and others the last; or has a
+            NUL, at which this parser ends it.
     """
     keys = list(value.keys())
+    if "\0" in "".join(keys):
+        raise ValueError("a key has a NUL")
     if len(set(keys)) < len(keys):
         raise ValueError("a key is given twice")
     return keys
