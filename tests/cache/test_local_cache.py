@@ -11,10 +11,10 @@ from salver.cache.config import byte_size
 from salver.cache.local import OVERHEAD, LocalCache, local
 from salver.cache.ports import OWNER_BYTES
 from salver.errors import InvalidInput
-from salver.testing.caches import CacheConformance, key
+from salver.testing.caches import MeasuredCacheConformance, key
 
 
-class TestLocalCache(CacheConformance):
+class TestLocalCache(MeasuredCacheConformance):
     async def open_cache(self) -> ResponseCache:
         return local({"size": "64k"})
 
