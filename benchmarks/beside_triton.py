@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", type=page.words, default=["python", "native"], help="python,native")
+    parser.add_argument("--only", type=page.words, default=["python", "salver"], help="python,salver")
     parser.add_argument("--connections", type=lambda t: [int(n) for n in page.words(t)], default=CONNECTIONS)
     parser.add_argument("--seconds", type=int, default=4, help="of load in each cell and round")
     parser.add_argument("--warm-up", type=int, default=1)

@@ -13,7 +13,7 @@ from salver.events import Event
 from salver.serving.ports import Observer
 
 _LOG = logging.getLogger("salver.bus")
-_PERIOD_S = 0.02
+_PERIOD_S = 0.004  # a longer one hands over so much at once that callers notice
 _CHUNK = 256
 
 
