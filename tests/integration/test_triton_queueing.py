@@ -33,6 +33,7 @@ class TritonPythonModel:
         for r in requests:
             ms = pb_utils.get_input_tensor_by_name(r, "MS").as_numpy()
             while ms.ravel()[0] < 0 and not os.path.exists("GATE"):
+                open("GATE.begun", "w").close()
                 time.sleep(0.005)
             self.turn += 1
             turn = pb_utils.Tensor("TURN", np.full(ms.shape, self.turn, np.int32))
@@ -135,6 +136,8 @@ def test_tr_c8_priorities_sizes_and_times_over_grpc(server: TritonProcess, gate:
     with grpc.InferenceServerClient(f"127.0.0.1:{server.ports['grpc']}") as client:
         asking = Asking(client)
         asking.ask("blocker", -1)
+        while not gate.with_name("open.begun").exists():  # calls of one client may overtake each other
+            threading.Event().wait(0.005)
         for place in (1, 2, 3):
             asking.ask(f"low {place}", priority=2)
             until(server, place)
