@@ -5,6 +5,8 @@ turn whatever a framework raises into ``LoadFailed``. Knows no framework.
 """
 
 import importlib
+import sys
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -47,6 +49,10 @@ def choice_of(options: dict[str, str], key: str, choices: Sequence[str]) -> str:
     return value
 
 
+#: Models load side by side, and few frameworks expect to be imported by several threads at once.
+_IMPORTING = threading.Lock()
+
+
 def framework(backend: Backend, module: str) -> Any:
     """Import a framework's module.
 
@@ -55,7 +61,10 @@ def framework(backend: Backend, module: str) -> Any:
         LoadFailed: it is installed and cannot be imported.
     """
     try:
-        return importlib.import_module(module)
+        with _IMPORTING:
+            if module not in sys.modules:
+                importlib.invalidate_caches()  # it may have been installed while this process was up
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == module.partition(".")[0]:
             raise MissingExtra(backend.name, backend.extra, module) from error
