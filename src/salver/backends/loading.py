@@ -5,7 +5,6 @@ turn whatever a framework raises into ``LoadFailed``. Knows no framework.
 """
 
 import importlib
-import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,8 +61,6 @@ def framework(backend: Backend, module: str) -> Any:
     """
     try:
         with _IMPORTING:
-            if module not in sys.modules:
-                importlib.invalidate_caches()  # it may have been installed while this process was up
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == module.partition(".")[0]:
