@@ -69,7 +69,8 @@ def importable(folder: Path, name: str) -> Iterator[None]:
     """Let the module ``name`` import what lies in its folder, and nobody else find that later."""
     with _LOADING:
         before = set(sys.modules)
-        sys.path.insert(0, str(folder))
+        # A new list each time: another thread's import may be going through the old one, and would skip a place.
+        sys.path = [str(folder), *sys.path]
         importlib.invalidate_caches()  # the folder may be younger than its finder's last look
         try:
             yield
@@ -77,8 +78,10 @@ def importable(folder: Path, name: str) -> Iterator[None]:
             sys.modules.pop(name, None)
             raise
         finally:
-            if str(folder) in sys.path:  # the owner's code may have tidied up itself
-                sys.path.remove(str(folder))
+            places = list(sys.path)
+            if str(folder) in places:  # the owner's code may have tidied up itself
+                places.remove(str(folder))
+                sys.path = places
             new = set(sys.modules) - before - {name}
             siblings = {n for n in new if "." not in n and _lies_in(folder, sys.modules[n])}
             for each in new:
