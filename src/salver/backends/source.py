@@ -69,7 +69,7 @@ def importable(folder: Path, name: str) -> Iterator[None]:
     """Let the module ``name`` import what lies in its folder, and nobody else find that later."""
     with _LOADING:
         before = set(sys.modules)
-        # A new list each time: another thread's import may be going through the old one, and would skip a place.
+        # A new list each time: another thread's import may be going through the old one, and would skip one.
         sys.path = [str(folder), *sys.path]
         importlib.invalidate_caches()  # the folder may be younger than its finder's last look
         try:
