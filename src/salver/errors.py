@@ -182,6 +182,15 @@ class Unsupported(SalverError):
 class OnlyStreams(Unsupported):
     """One answer was asked of a model that gives any number of them."""
 
+    @classmethod
+    def of(cls, model: str) -> "OnlyStreams":
+        """In Triton's words, and with the roads that there are."""
+        return cls(
+            "this end point doesn't support models with decoupled transaction policy",
+            fix=f"Ask '{model}' over gRPC by ModelStreamInfer, or POST to "
+            f"/v2/models/{model}/generate_stream.",
+        )
+
 
 class NotOneResponse(InvalidInput):
     """One answer was asked of a model that gave none, or several that are no parts of one."""

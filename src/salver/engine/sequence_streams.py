@@ -40,11 +40,7 @@ class SequenceStreamEngine(SequenceEngine):
         Raises:
             OnlyStreams: always.
         """
-        raise OnlyStreams(
-            "this end point doesn't support models with decoupled transaction policy",
-            fix=f"Ask '{self.id.name}' over gRPC by ModelStreamInfer, or POST to "
-            f"/v2/models/{self.id.name}/generate_stream.",
-        )
+        raise OnlyStreams.of(self.id.name)
 
     async def stream(
         self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
