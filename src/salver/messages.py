@@ -37,6 +37,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
             leading -1 (the batch dimension) is part of it.
         optional: An input that may be left out.
         labels: Class names by index along the last axis, or empty.
+        tensor: What the artefact itself calls it (``TensorInfo.name`` of a SavedModel), or empty.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
     optional: bool = False
     labels: tuple[str, ...] = ()
+    tensor: str = ""
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -54,6 +56,9 @@ class Signature(msgspec.Struct, frozen=True):
             requests may be stacked along it and the answers cut apart again.
         platform: The protocol's ``<project>_<format>`` name (OIP-8), information only.
         max_rows: Most rows that the model takes in one run; 0 = as many as one likes.
+        name: Its key, of a model that may have several (TF-R8).
+        method: What a caller does by it (``method_name`` of a SavedModel's SignatureDef).
+        others: The model's other signatures, which have none themselves.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -61,6 +66,17 @@ class Signature(msgspec.Struct, frozen=True):
     batched: bool = False
     platform: str = ""
     max_rows: int = 0
+    name: str = "serving_default"
+    method: str = "tensorflow/serving/predict"
+    others: "tuple[Signature, ...]" = ()
+
+    def named(self, name: str) -> "Signature | None":
+        """The one of that key: this one or one of the others; None = there is none.
+
+        >>> Signature((), (), others=(Signature((), (), name="regress"),)).named("regress").name
+        'regress'
+        """
+        return next((known for known in (self, *self.others) if known.name == name), None)
 
 
 class RequestedOutput(msgspec.Struct, frozen=True, gc=False):
@@ -78,6 +94,7 @@ class InferRequest(msgspec.Struct, frozen=True):
         id: The caller's own mark; comes back in the reply.
         outputs: The wanted outputs in order; empty means all.
         parameters: Free request parameters (OIP-12).
+        signature: Key of the signature that it asks by; empty = the model's first.
         trace: W3C trace context of the span that it is, where its model may ask others; else empty.
         request_id: Of the call that it came with, where its model may ask others; else empty.
         deadline: Until when its caller waits, by the server's clock, where its model may know; None = never.
@@ -94,6 +111,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     request_id: str = ""
     deadline: float | None = None
     is_gone: Callable[[], bool] | None = None
+    signature: str = ""
 
 
 class Timing(msgspec.Struct, frozen=True, gc=False):
