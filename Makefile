@@ -33,8 +33,9 @@ help:
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.venv/dev.stamp: .venv/demo.stamp requirements/test.txt requirements/docs.txt
+.venv/dev.stamp: .venv/demo.stamp requirements/test.txt requirements/docs.txt requirements/clients.txt
 	$(PIP) -r requirements/test.txt -r requirements/docs.txt -c requirements/constraints.txt
+	$(PIP) --no-deps -r requirements/clients.txt
 	@touch $@
 
 # A client that tests call, in an environment of its own.

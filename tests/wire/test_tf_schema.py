@@ -1,0 +1,175 @@
+"""Our messages against TensorFlow's and those of TensorFlow Serving's client, and all in one process."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+
+from salver.wire.protobuf import Table
+from salver.wire.protobuf import build as build_tables
+from salver.wire.tf_schema import DATA_TYPES, ENUMS, PARTIAL, SERVING, TENSORFLOW, build
+
+#: Not in the client: they are only written in files, or read from a model's folder.
+_IN_FILES = frozenset(
+    (
+        "BatchingParameters",
+        "MonitoringConfig",
+        "PrometheusConfig",
+        "SSLConfig",
+        "ModelWarmupOptions",
+        "SessionBundleConfig",
+        "SavedModelBundleSourceAdapterConfig",
+        "SessionBundleSourceAdapterConfig",
+        "SessionOverrides",
+        "SavedModelConfig",
+    )
+)
+
+
+def _theirs(full_name: str) -> Any:
+    """A descriptor out of the pool that the unmodified packages fill."""
+    import tensorflow_serving.apis.model_service_pb2
+    import tensorflow_serving.apis.prediction_log_pb2
+    import tensorflow_serving.apis.prediction_service_pb2
+    import tensorflow_serving.config.platform_config_pb2  # noqa: F401
+    from google.protobuf import descriptor_pool
+    from tensorflow.core.example import example_pb2  # noqa: F401
+    from tensorflow.core.protobuf import saved_model_pb2  # noqa: F401
+
+    return descriptor_pool.Default().FindMessageTypeByName(full_name)
+
+
+def _kind(field: Any) -> Any:
+    if field.message_type and field.message_type.GetOptions().map_entry:
+        return [(f.name, f.number, _kind(f)) for f in field.message_type.fields]
+    named = field.message_type or field.enum_type
+    return named.full_name if named else None
+
+
+def _fields(descriptor: Any) -> dict[str, tuple[Any, ...]]:
+    return {
+        f.name: (
+            f.number,
+            f.type,
+            f.is_repeated,
+            f.is_packed,
+            _kind(f),
+            f.containing_oneof and f.containing_oneof.name,
+        )
+        for f in descriptor.fields
+    }
+
+
+@pytest.mark.parametrize(
+    "name", [*(f"tensorflow.{n}" for n in TENSORFLOW), *(f"tensorflow.serving.{n}" for n in SERVING)]
+)
+def test_fields_are_tensorflows(name: str) -> None:
+    short = name.removeprefix("tensorflow.").removeprefix("serving.")
+    ours = _fields(build()[short].DESCRIPTOR)
+    assert build()[short].DESCRIPTOR.full_name == name
+    if short in _IN_FILES:
+        with pytest.raises(KeyError):
+            _theirs(name)
+        return
+    theirs = _fields(_theirs(name))
+    assert ours == ({k: v for k, v in theirs.items() if k in ours} if short in PARTIAL else theirs)
+    assert (len(ours) < len(theirs)) == (short in PARTIAL)
+
+
+def test_the_table_is_whole() -> None:
+    pool = _theirs("tensorflow.serving.ModelSpec").file.pool
+    for file in ("predict", "classification", "regression", "inference", "input", "get_model_metadata"):
+        found = pool.FindFileByName(f"tensorflow_serving/apis/{file}.proto").message_types_by_name
+        assert set(found) <= SERVING.keys()
+    for file in ("model_server_config", "logging_config", "log_collector_config", "platform_config"):
+        found = pool.FindFileByName(f"tensorflow_serving/config/{file}.proto").message_types_by_name
+        assert set(found) <= SERVING.keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tensorflow.DataType",
+        "tensorflow.error.Code",
+        *(f"tensorflow.serving.{name}" for name in ENUMS),
+    ],
+)
+def test_enums_are_tensorflows(name: str) -> None:
+    theirs = _theirs("tensorflow.serving.ModelSpec").file.pool.FindEnumTypeByName(name)
+    ours = build()["ModelSpec"].DESCRIPTOR.file.pool.FindEnumTypeByName(name)
+    assert {v.name: v.number for v in ours.values} == {v.name: v.number for v in theirs.values}
+
+
+def test_data_types_stand_at_their_numbers() -> None:
+    assert (DATA_TYPES.split()[1], DATA_TYPES.split()[7], DATA_TYPES.split()[19]) == (
+        "DT_FLOAT",
+        "DT_STRING",
+        "DT_HALF",
+    )
+
+
+@pytest.mark.parametrize(
+    "order",
+    ["salver.wire.tf_schema tensorflow_serving.apis", "tensorflow_serving.apis salver.wire.tf_schema"],
+)
+def test_beside_the_client_in_either_order(order: str) -> None:
+    names = order.split()
+    code = "; ".join(f"import {name}" for name in names)
+    code += "; from tensorflow_serving.apis import predict_pb2 as theirs"
+    code += "; from salver.wire.tf_schema import build; ours = build()"
+    code += "; made = ours['PredictRequest'](); made.inputs['x'].float_val.append(2)"
+    code += "; assert theirs.PredictRequest.FromString(made.SerializeToString()).inputs['x'].float_val == [2]"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+def test_text_of_configuration_files() -> None:
+    config = text_format.Parse(
+        """model_config_list { config {
+            name: "m" base_path: "/models/m" model_platform: "tensorflow"
+            model_version_policy { specific { versions: 42 versions: 43 } }
+            version_labels { key: "stable" value: 42 }
+            logging_config {
+                log_collector_config { type: "file" filename_prefix: "/tmp/log" }
+                sampling_config { sampling_rate: 0.5 }
+            }
+        } }""",
+        build()["ModelServerConfig"](),
+    ).model_config_list.config[0]
+    assert list(config.model_version_policy.specific.versions) == [42, 43]
+    assert dict(config.version_labels) == {"stable": 42}
+    assert config.logging_config.sampling_config.sampling_rate == 0.5
+    batching = text_format.Parse(
+        "max_batch_size { value: 8 } allowed_batch_sizes: 4 allowed_batch_sizes: 8",
+        build()["BatchingParameters"](),
+    )
+    assert (batching.max_batch_size.value, list(batching.allowed_batch_sizes)) == (8, [4, 8])
+    assert not batching.HasField("batch_timeout_micros")
+
+
+def test_text_of_a_platform_file_with_any() -> None:
+    cls = build()["PlatformConfigMap"]
+    config = text_format.Parse(
+        """platform_configs { key: "tensorflow" value { source_adapter_config {
+            [type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] {
+                legacy_config { session_config { intra_op_parallelism_threads: 2 } saved_model_tags: "serve" }
+            } } } }""",
+        cls(),
+        descriptor_pool=cls.DESCRIPTOR.file.pool,
+    ).platform_configs["tensorflow"]
+    adapter = build()["SavedModelBundleSourceAdapterConfig"]()
+    assert config.source_adapter_config.Unpack(adapter)
+    assert adapter.legacy_config.session_config.intra_op_parallelism_threads == 2
+    assert list(adapter.legacy_config.saved_model_tags) == ["serve"]
+
+
+def test_tables_of_two_packages_and_two_choices_in_a_message() -> None:
+    classes = build_tables(
+        Table("one", {"A": "Kind kind = 1"}, {"Kind": "X Y=5 Z"}),
+        Table("two", {"B": "oneof p .one.A a = 1\noneof q int32 c = 2\noneof p .one.Kind k = 3"}),
+    )
+    both = classes["B"](a={"kind": "Z"}, c=7)
+    assert (both.a.kind, both.WhichOneof("p"), both.WhichOneof("q")) == (6, "a", "c")
+    both.k = 5
+    assert (both.WhichOneof("p"), both.c) == ("k", 7)
