@@ -137,9 +137,7 @@ def main() -> int:
                 url = f"http://127.0.0.1:{port}"
                 asyncio.run(until_ready(url))
                 for load in options.loads:
-                    exact, simulated, server_ms, caller_ms = compare(
-                        url, load, options.seconds, options.seed
-                    )
+                    exact, simulated, server_ms, caller_ms = compare(url, load, options.seconds, options.seed)
                     is_off |= abs(server_ms / simulated - 1) > TOLERANCE
                     print(
                         f"{runner:8} {load:5.2f} {exact:8.3f} {simulated / exact:6.3f} {server_ms:8.3f} "
