@@ -225,6 +225,9 @@ class _Control:
         finally:
             lease.release()
 
+    def version_of_label(self, model: str, label: str) -> str:
+        return self._manager.version_of_label(model, label)
+
     async def load(self, model: str, order: LoadOrder) -> None:
         await self._plane.load(model, order)
 

@@ -474,6 +474,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         inputs, outputs: Override what the artefact says of itself, or stand in where it is silent.
         only_outputs: Outputs that are not among ``outputs`` are not given.
         timeout_ms: Deadline of a request that brings none; 0 = none.
+        labels: Names for versions, by which callers may ask; each with the version that it means.
         queue: None = nothing but ``batching.max_queue`` and deadlines limits how long requests wait.
         objective: Chooses batching, instances and admission; what is set elsewhere stays as it is set.
         response_cache: Equal requests are answered from the server's cache, where it has one.
@@ -488,6 +489,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batching: Batching = Batching()
     instances: Instances = Instances()
     versions: Versions = Versions()
+    labels: dict[str, str] = {}
     warmup: Warmup = Warmup()
     timeout_ms: float = 0.0
     objective: Objective = Objective()
@@ -513,8 +515,8 @@ class Manifest(msgspec.Struct, frozen=True):
         format: What it was recognised as (``onnx``, ``torchscript``, ``savedmodel``, …).
         backend: The backend that runs it.
         fingerprint: Changes when the files change; equal fingerprints need no reload.
-        body: Changes when anything but the number of instances changes: equal bodies need no reload, either;
-            empty = not known.
+        body: Changes when anything changes but the number of instances, and which versions are wanted and
+            named: equal bodies need no reload, either; empty = not known.
         bytes: Size on disk.
         problem: Why it cannot be served, or empty; such a version is listed, never loaded.
         is_unreadable: The problem is the model's configuration: nothing is known of what its owner wants.

@@ -507,6 +507,7 @@ instance_group [ {groups} ]
         ("{ count: 3 }", "", True),
         ("{ count: 1 }, { kind: KIND_CPU name: 'other' }", "", True),
         ("{ count: 3 rate_limiter { resources { name: 'r' count: 1 } } }", "", False),
+        ("{ count: 1 }", "version_policy { latest { num_versions: 2 } }", True),
         ("{ count: 3 }", "dynamic_batching { max_queue_delay_microseconds: 5 }", False),
         ("{ count: 3 }", "parameters { key: 'a' value { string_value: 'b' } }", False),
     ],
@@ -528,6 +529,9 @@ def test_tr_l4_the_body_of_a_toml_file_and_of_the_artefact(tmp_path: Path) -> No
     before = scan(tmp_path)["m:1"].body
     write_files(tmp_path, {"m/salver.toml": "[instances]\ncount = 2\n"})
     assert scan(tmp_path)["m:1"].body == before
+    write_files(tmp_path, {"m/salver.toml": "[versions]\nall = true\n[labels]\nstable = '1'\n"})
+    assert scan(tmp_path)["m:1"].body == before
+    assert scan(tmp_path)["m:1"].config.labels == {"stable": "1"}
     write_files(tmp_path, {"m/salver.toml": "[instances]\ncount = 2\nthreads = 1\n"})
     assert scan(tmp_path)["m:1"].body != before
     write_files(tmp_path, {"m/salver.toml": "[instances]\ncount = 1", "m/1/model.onnx": "ONNX anew"})

@@ -16,7 +16,7 @@ from salver.artifacts import LoadOrder, ModelConfig
 from salver.backends.protocol import Traits
 from salver.engine.engine import Engine
 from salver.engine.thread import ThreadRunner
-from salver.errors import NotFound, NotReady, Overloaded
+from salver.errors import InvalidInput, NotFound, NotReady, Overloaded
 from salver.messages import ANYBODY, ModelId, Signature, Standing, State, TensorSpec, VersionStatus
 from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane
@@ -76,6 +76,9 @@ class Control:
     def model_config(self, model, version=""):
         id = self.acquire(model, version).id
         return complete(b"", id, SIGNATURE, Facts("onnx", "model.onnx", 8))
+
+    def version_of_label(self, model, label):
+        raise InvalidInput(f"Unrecognized servable version label: {label}")
 
     async def load(self, model, order):
         self.calls.append(("load", model, order))

@@ -36,6 +36,9 @@ class Control:
     def model_config(self, model: str, version: str = "") -> bytes:
         raise AssertionError
 
+    def version_of_label(self, model: str, label: str) -> str:
+        raise AssertionError
+
     async def load(self, model: str, order: LoadOrder) -> None:
         await asyncio.sleep(0)
         if self.fault:

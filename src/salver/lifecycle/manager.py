@@ -18,6 +18,7 @@ from salver.artifacts import Manifest
 from salver.errors import InvalidInput, LoadFailed, NotFound, NotReady, SalverError
 from salver.events import StateChanged
 from salver.lifecycle.config import LifecycleConfig
+from salver.lifecycle.labels import labels_of, settle
 from salver.lifecycle.members import Bound, bind, with_members
 from salver.lifecycle.memory import give_back_memory
 from salver.lifecycle.policy import (
@@ -138,6 +139,7 @@ class Manager(Generic[ServableT]):
         self._copies: dict[int, _Copy[ServableT]] = {}
         self._newest: dict[str, _Copy[ServableT]] = {}
         self._exact: dict[tuple[str, str], _Copy[ServableT]] = {}
+        self._labels: dict[str, dict[str, str]] = {}  # by model
         self._next_key = 0
         self._once: set[str] = set()  # models that were served before
         self._is_stopping = False
@@ -151,11 +153,17 @@ class Manager(Generic[ServableT]):
     def acquire(self, name: str, version: str = "") -> Lease[ServableT]:
         """A lease on that version, or on the newest that is ready; never waits.
 
+        Args:
+            version: Or a label that means one.
+
         Raises:
             NotFound: unknown model or version.
             NotReady: known, but not able to answer now; the message has the reason.
         """
         copy = self._exact.get((name, version)) if version else self._newest.get(name)
+        if copy is None and version in self._labels.get(name, ()):
+            version = self._labels[name][version]
+            copy = self._exact.get((name, version))
         if copy is None or copy.servable is None:
             raise self._missing(name, version)
         copy.leases += 1
@@ -199,6 +207,17 @@ class Manager(Generic[ServableT]):
             f"version {s.id.version} is {s.state.value}: {s.reason}" for s in statuses if s.reason
         )
         return NotReady(f"{text} ({reasons})" if reasons else text, field="model")
+
+    def version_of_label(self, name: str, label: str) -> str:
+        """The version of a model that a label means now, loaded or not.
+
+        Raises:
+            InvalidInput: the model has no such label; TensorFlow Serving's text and code (TF-R21).
+        """
+        version = self._labels.get(name, {}).get(label)
+        if version is None:
+            raise InvalidInput(f"Unrecognized servable version label: {label}")
+        return version
 
     # -- one tick ------------------------------------------------------------------------------
 
@@ -282,11 +301,20 @@ class Manager(Generic[ServableT]):
             ]
             known, waiting, broken = self._bound = bind(self._known, present)
             self._targets = {m.id: m.fingerprint for m in choose(known) if m.id not in waiting}
-            steps = plan(known, present, self._clock(), waiting, broken)
+            steps = plan(known, present, self._clock(), waiting, broken, self._relabel())
             if not steps:
                 return
             for step in steps:
                 self._perform(step)
+
+    def _relabel(self) -> set[ModelId]:
+        """Let labels mean what is wanted, as far as it can answer; versions that they leave later."""
+        before, self._labels, leaving = self._labels, {}, set()
+        for name, wanted in labels_of(self._bound.known).items():
+            ready = {c.id.version for c in self._copies.values() if c.id.name == name and c.servable}
+            self._labels[name] = found = settle(wanted, before.get(name, {}), ready)
+            leaving |= {ModelId(name, v) for label, v in found.items() if v != wanted[label]}
+        return leaving
 
     def _perform(self, step: Step) -> None:
         match step:

@@ -47,7 +47,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Adjust(msgspec.Struct, frozen=True):
-    """Let a copy that is ready have as many instances as this says; nothing else about it is new."""
+    """Let a copy that is ready have as many instances as this says; nothing else about the version is new."""
 
     key: int
     manifest: Manifest
@@ -111,6 +111,7 @@ def plan(
     now: float,
     waiting: Container[ModelId] = (),
     broken: Container[ModelId] = (),
+    labelled: Container[ModelId] = (),
 ) -> tuple[Step, ...]:
     """The steps that are due now.
 
@@ -119,6 +120,7 @@ def plan(
         present: Every copy that is not gone.
         waiting: Versions that are not to be loaded yet.
         broken: Versions that cannot answer any more, though they are ready and stay wanted.
+        labelled: Versions that a label means until the one that it is to mean is ready.
     """
     chosen = choose(known)
     targets = {m.id: m.fingerprint for m in chosen}
@@ -131,6 +133,7 @@ def plan(
         current = targets.get(copy.id) == copy.fingerprint
         if copy.state is State.READY and not current:
             replaced = copy.id in ready if copy.id in targets else copy.id.name in ready_names
+            replaced = replaced and (copy.id in targets or copy.id not in labelled)
             if replaced or copy.id.name not in names or copy.id in broken:
                 steps.append(Drain(copy.key))
         elif copy.state in (State.NEW, State.FAILED) and not current:

@@ -17,7 +17,7 @@ from salver.repository.config import RepositoryConfig
 from salver.repository.fingerprint import Measured
 from salver.repository.names import GENERIC_STEMS, is_padded_version, is_version, is_visible, model_name
 from salver.repository.ports import Recognise, Recognised
-from salver.repository.settings import PBTXT, TOML, Settings, read_settings, without_instances
+from salver.repository.settings import PBTXT, TOML, Settings, of_one_version, read_settings
 from salver.stores import Entry, Store, StoreFailed
 
 #: Backends whose users number versions with leading zeros (``00000123``).
@@ -263,14 +263,14 @@ class Layout:
         return measured
 
     def _body(self, folder: str, path: Path, settings: Settings) -> str:
-        """Of all that a version is, but for how many of it there are (TR-L4)."""
+        """Of all that a version is, but for how many of it there are (TR-L4), and what others there are."""
         measured = Measured(self._store)
         measured.add(folder)
         for file in settings.files:
             if PurePath(file).name not in (TOML, PBTXT):
                 measured.add(file)
         measured.add_text(str(path))
-        measured.add_text(without_instances(settings))
+        measured.add_text(of_one_version(settings))
         return measured.fingerprint()
 
     def _look(self, path: str) -> Found | None:

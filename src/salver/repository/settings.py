@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from salver.artifacts import ModelConfig, Warmup
+from salver.artifacts import ModelConfig, Versions, Warmup
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.config import RepositoryConfig
@@ -109,21 +109,22 @@ def _read(store: Store, folder: str, name: str, override: str, config_name: str)
     return _translated(store, folder, name, files, lambda: parse_pbtxt(content, origin, name))
 
 
-def without_instances(settings: Settings) -> str:
-    """Everything that they say, but for the number of instances.
+def of_one_version(settings: Settings) -> str:
+    """Everything that they say, but for the number of instances, and for which versions are wanted and named.
 
     >>> from salver.artifacts import Instances
     >>> one, two = (Settings(ModelConfig(instances=Instances(count=n))) for n in (1, 2))
-    >>> without_instances(one) == without_instances(two)
+    >>> of_one_version(one) == of_one_version(two)
     True
     """
     config = settings.config
     instances = msgspec.structs.replace(config.instances, count=0)
-    text = repr(msgspec.structs.replace(config, instances=instances))
+    text = repr(msgspec.structs.replace(config, instances=instances, versions=Versions(), labels={}))
     if not settings.triton:
         return text
     message = model_config_class().FromString(settings.triton)
     message.ClearField("instance_group")
+    message.ClearField("version_policy")
     whole: bytes = message.SerializeToString(deterministic=True)
     return text + whole.hex()
 

@@ -276,6 +276,9 @@ def _check(config: ModelConfig) -> None:
         raise ValueError(f"{problem} - at `$.sequences`")
     if part := sequences.conflict(config):
         raise ValueError(f"is not for models with sequences - at `$.{part}`")
+    for label in config.labels:
+        if not label or label.isdecimal():
+            raise ValueError(f"{label!r} is no label: a number is a version - at `$.labels`")
     for side in ("inputs", "outputs"):
         if problem := unfit_table(getattr(config, side), getattr(config.reshape, side)):
             raise ValueError(f"{problem} - at `$.reshape.{side}`")

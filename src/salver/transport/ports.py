@@ -57,6 +57,10 @@ class Looking(Protocol):
         """Its whole configuration, a serialised ModelConfig. Raises NotFound or NotReady."""
         ...
 
+    def version_of_label(self, model: str, label: str) -> str:
+        """The version that one of the model's labels means now, loaded or not. Raises InvalidInput."""
+        ...
+
 
 class Control(Looking, Protocol):
     """And changes it."""

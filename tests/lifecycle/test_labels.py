@@ -1,0 +1,122 @@
+"""Labels follow what can answer, and callers by label never wait for a load."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver.artifacts import Manifest, ModelConfig, Versions
+from salver.errors import InvalidInput, NotFound
+from salver.lifecycle import Manager
+from salver.lifecycle.labels import labels_of, settle
+from salver.messages import ModelId, State
+
+VERSIONS = st.sampled_from(["1", "2", "3"])
+LABELS = st.dictionaries(st.sampled_from(["stable", "canary"]), VERSIONS)
+
+
+@given(LABELS, LABELS, st.sets(VERSIONS))
+def test_a_label_means_what_is_wanted_or_what_answers(
+    wanted: dict[str, str], before: dict[str, str], ready: set[str]
+) -> None:
+    found = settle(wanted, before, ready)
+    assert found.keys() == wanted.keys()
+    for label, version in found.items():
+        assert version in (wanted[label], before.get(label))
+        if version != wanted[label]:
+            assert version in ready
+            assert wanted[label] not in ready
+        if wanted[label] in ready:
+            assert version == wanted[label]
+
+
+@given(LABELS, LABELS, st.sets(VERSIONS))
+def test_settling_twice_is_settling_once(
+    wanted: dict[str, str], before: dict[str, str], ready: set[str]
+) -> None:
+    once = settle(wanted, before, ready)
+    assert settle(wanted, once, ready) == once
+
+
+def m(version: str, labels: dict[str, str], *specific: str) -> Manifest:
+    config = ModelConfig(versions=Versions(specific=specific), labels=labels)
+    return Manifest(ModelId("m", version), Path("/x"), "onnx", "onnx", config, "a")
+
+
+def test_the_newest_version_says_which_labels_there_are() -> None:
+    assert labels_of([m("2", {"stable": "1"}), m("10", {"stable": "2"}), m("9", {})]) == {
+        "m": {"stable": "2"}
+    }
+    assert labels_of([m("2", {"stable": "1"}), m("10", {})]) == {}
+
+
+class Servable:
+    bytes = 0
+
+    async def warm(self, config: ModelConfig) -> None:
+        pass
+
+    async def adjust(self, manifest: Manifest) -> bool:
+        return True
+
+    async def close(self) -> None:
+        pass
+
+
+class Loader:
+    def __init__(self) -> None:
+        self.gates: dict[str, asyncio.Event] = {}
+
+    async def load(self, manifest: Manifest) -> Servable:
+        if gate := self.gates.get(manifest.id.version):
+            await gate.wait()
+        return Servable()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def version(manager: Manager[Servable], label: str) -> str:
+    lease = manager.acquire("m", label)
+    lease.release()
+    return lease.id.version
+
+
+async def test_tf_l7_a_label_moves_when_its_version_is_up_and_keeps_the_old_one_until_then() -> None:
+    loader = Loader()
+    manager: Manager[Servable] = Manager(loader, lambda: 0.0, lambda event: None, reclaim=lambda: None)
+    stable = {"stable": "1"}
+    manager.apply([m(v, stable, "1", "3") for v in ("1", "2", "3")])
+    await manager.settled()
+    assert version(manager, "stable") == "1" == manager.version_of_label("m", "stable")
+    gate = loader.gates["2"] = asyncio.Event()
+    moved = {"stable": "2"}
+    manager.apply([m(v, moved, "2", "3") for v in ("1", "2", "3")])
+    await asyncio.sleep(0.01)
+    assert version(manager, "stable") == "1", "3 is ready, yet 1 is not unloaded while the label means it"
+    gate.set()
+    await manager.settled()
+    assert version(manager, "stable") == "2"
+    await until(lambda: {s.id.version for s in manager.statuses() if s.state is State.READY} == {"2", "3"})
+    manager.apply([m(v, moved, "2", "3") for v in ("2", "3")])
+    assert version(manager, "stable") == "2"
+    await manager.drain(1)
+
+
+async def test_tf_l7_labels_of_what_is_not_there() -> None:
+    manager: Manager[Servable] = Manager(Loader(), lambda: 0.0, lambda event: None, reclaim=lambda: None)
+    manager.apply([m("1", {"stable": "1", "next": "7"}, "1")])
+    await manager.settled()
+    assert manager.version_of_label("m", "next") == "7"
+    with pytest.raises(NotFound, match="'m' version 7 is not found"):
+        manager.acquire("m", "next")
+    for model, label in (("m", "nothing"), ("n", "stable")):
+        with pytest.raises(InvalidInput, match=f"^Unrecognized servable version label: {label}$"):
+            manager.version_of_label(model, label)
+    await manager.drain(1)
