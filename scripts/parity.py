@@ -1,9 +1,9 @@
-"""Writes docs/reference/parity-triton.md: what of Triton is done, and which tests hold Salver to it.
+"""Writes docs/reference/parity-*.md: what of another server is done, and which tests hold Salver to it.
 
-    python scripts/parity.py            # write it
-    python scripts/parity.py --check    # fail where it is out of date
+    python scripts/parity.py            # write them
+    python scripts/parity.py --check    # fail where one is out of date
 
-The rows stand in docs/reference/parity/triton.toml. A test belongs to a row whose id its name begins with, as
+The rows stand in docs/reference/parity/*.toml. A test belongs to a row whose id its name begins with, as
 ``test_tr_r12_a_load_brings_files`` does; ``test_tr_s6_tr_c10_…`` belongs to two. Recorded cases name theirs.
 """
 
@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE = ROOT / "docs" / "reference" / "parity" / "triton.toml"
-PAGE = ROOT / "docs" / "reference" / "parity-triton.md"
+REFERENCE = ROOT / "docs" / "reference"
 TESTS = ROOT / "tests"
 GOLDEN = TESTS / "golden" / "triton.jsonl"
 
 STATUSES = ("supported", "differs", "not applicable", "not yet")
-TITLES = {
+TRITON_TITLES = {
     "http": "HTTP",
     "grpc": "gRPC",
     "flags": "Command line",
@@ -36,10 +35,25 @@ TITLES = {
     "clouds": "SageMaker, Vertex AI, OpenAI",
     "base": "Open Inference Protocol",
 }
-_ID = r"(?:tr_[a-z]\d+|oip_\d+)"
+TENSORFLOW_TITLES = {
+    "rest": "REST",
+    "grpc": "gRPC",
+    "flags": "Command line",
+    "config": "Configuration files",
+    "repository": "Repository and life cycle",
+    "batching": "Batching",
+    "observability": "Metrics, logs, security, extending",
+}
+_ID = r"(?:t[rf]_[a-z]\d+|oip_\d+)"
 _NAMED = re.compile(rf"test_((?:{_ID}(?:_|$))+)")
 
-INTRODUCTION = """\
+LEGEND = """\
+- **supported**: clients, flags and models written for {server} find what they expect.
+- **differs**: there, with a difference that is meant.
+- **not applicable**: what it is about does not exist here.
+- **not yet**: missing.
+"""
+TRITON_INTRODUCTION = """\
 # Triton, row by row
 
 What Triton shows to clients (C), operators (O) and authors of models (A), and what is about its GPUs (G),
@@ -47,12 +61,18 @@ each with where Salver stands. `scripts/parity.py` makes this page of `docs/refe
 of the tests; CI fails while a supported row has no test, a difference no reason, or the page is out of date.
 Answers that differ on purpose stand case by case in [Conformance](conformance.md#triton-answer-by-answer).
 
-- **supported**: clients, flags and models written for Triton find what they expect.
-- **differs**: there, with a difference that is meant.
-- **not applicable**: what it is about does not exist here.
-- **not yet**: missing.
 """
-HEAD = "| Row | Kind | What | Status | Tests | Recorded |\n|---|---|---|---|---|---|"
+TENSORFLOW_INTRODUCTION = """\
+# TensorFlow Serving, row by row
+
+What TensorFlow Serving shows to clients (C), operators (O) and authors of models (A), and what is about
+accelerators (G), each with where Salver stands. `scripts/parity.py` makes this page of
+`docs/reference/parity/tensorflow-serving.toml` and of the tests; CI fails while a supported row has no test,
+a difference no reason, or the page is out of date.
+
+"""
+HEAD = "| Row | Kind | What | Status | Tests |"
+RULE = "|---|---|---|---|---|"
 
 
 class Row(NamedTuple):
@@ -66,19 +86,41 @@ class Row(NamedTuple):
     reason: str
 
 
-def rows() -> list[Row]:
-    """Every row, in the order of the table."""
-    sections = tomllib.loads(TABLE.read_text())
-    return [
-        Row(id, section, row["kind"], row["what"], row["status"], row.get("reason", ""))
-        for section in TITLES
-        for id, row in sections[section].items()
-    ]
+class Parity(NamedTuple):
+    """One server, and where its table and its page lie."""
+
+    server: str
+    file: str
+    titles: dict[str, str]
+    introduction: str
+    has_recordings: bool = False
+
+    @property
+    def table(self) -> Path:
+        return REFERENCE / "parity" / f"{self.file}.toml"
+
+    @property
+    def path(self) -> Path:
+        return REFERENCE / f"parity-{self.file}.md"
+
+    def rows(self) -> list[Row]:
+        """Every row, in the order of the table."""
+        sections = tomllib.loads(self.table.read_text())
+        return [
+            Row(id, section, row["kind"], row["what"], row["status"], row.get("reason", ""))
+            for section in self.titles
+            for id, row in sections[section].items()
+        ]
+
+
+TRITON = Parity("Triton", "triton", TRITON_TITLES, TRITON_INTRODUCTION, has_recordings=True)
+TENSORFLOW = Parity("TensorFlow Serving", "tensorflow-serving", TENSORFLOW_TITLES, TENSORFLOW_INTRODUCTION)
+SERVERS = (TRITON, TENSORFLOW)
 
 
 def recorded() -> dict[str, int]:
     """Cases that were recorded, by group."""
-    groups: dict[str, int] = tomllib.loads(TABLE.read_text())["recorded"]
+    groups: dict[str, int] = tomllib.loads(TRITON.table.read_text())["recorded"]
     return groups
 
 
@@ -113,21 +155,24 @@ def _functions(path: Path) -> Iterator[str]:
             yield node.name
 
 
-def page() -> str:
+def page(of: Parity) -> str:
     """The whole page."""
-    every, named, kept = rows(), tests(), cases()
+    every, named, kept = of.rows(), tests(), cases() if of.has_recordings else []
     of_row = Counter(id for case in kept for id in case["rows"])  # type: ignore[attr-defined]
-    parts = [INTRODUCTION, _sums(every)]
-    for section, title in TITLES.items():
-        parts.append(f"## {title}\n\n{HEAD}")
+    head, rule = (HEAD + " Recorded |", RULE + "---|") if of.has_recordings else (HEAD, RULE)
+    parts = [of.introduction + LEGEND.format(server=of.server), _sums(every)]
+    for section, title in of.titles.items():
+        parts.append(f"## {title}\n\n{head}\n{rule}")
         for row in every:
             if row.section == section:
                 count = sum(map(len, named.get(row.id, {}).values()))
                 status = f"{row.status}: {row.reason}" if row.reason else row.status
-                counts = f"{count or '–'} | {of_row[row.id] or '–'}"
+                counts = (
+                    f"{count or '–'} | {of_row[row.id] or '–'}" if of.has_recordings else f"{count or '–'}"
+                )
                 parts.append(f"| {row.id} | {row.kind} | {row.what} | {status} | {counts} |")
         parts.append("")
-    parts += [_recorded(kept), _named(every, named)]
+    parts += [*([_recorded(kept)] if of.has_recordings else []), _named(every, named)]
     return "\n".join(parts)
 
 
@@ -161,10 +206,11 @@ def _named(every: list[Row], named: dict[str, dict[str, list[str]]]) -> str:
 
 
 def main() -> int:
-    text = page()
+    pages = {of.path: page(of) for of in SERVERS}
     if "--check" in sys.argv:
-        return 0 if PAGE.read_text() == text else 1
-    PAGE.write_text(text)
+        return 0 if all(path.read_text() == text for path, text in pages.items()) else 1
+    for path, text in pages.items():
+        path.write_text(text)
     return 0
 
 
