@@ -159,6 +159,11 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repository: RepositoryConfig = RepositoryConfig()
     lifecycle: LifecycleConfig = LifecycleConfig()
 
+    @property
+    def whole_lifecycle(self) -> LifecycleConfig:
+        """Sequences of a version that is replaced have as long as requests when the server stops."""
+        return msgspec.structs.replace(self.lifecycle, sequences_s=self.front.grace_seconds)
+
 
 class ReadyInfo(msgspec.Struct, frozen=True):
     """What there is to tell once the first models are up (or have failed).
@@ -308,7 +313,7 @@ class Server:
         loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir), inner)
         self._copies = Copies()
         self._manager: Manager[Servable] = Manager(
-            Fetching(loader, self._copies), clock, self._bus.emit, config.lifecycle
+            Fetching(loader, self._copies), clock, self._bus.emit, config.whole_lifecycle
         )
         repository = Repository(
             config.paths,

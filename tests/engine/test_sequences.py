@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from salver.artifacts import Control, Sequences
-from salver.engine.sequences import SequenceScheduler, Turn
+from salver.engine.sequences import Register, SequenceScheduler, Turn
 from salver.errors import InvalidInput, Overloaded
 
 DIRECT = Sequences("direct")
@@ -265,6 +265,51 @@ def test_tr_s5_a_request_may_be_run_once_more():
     assert slots.live == 0
 
 
+def test_tr_s4_what_is_shut_ends_with_what_it_was_asked():
+    """As when its version has been replaced, and has waited long enough."""
+    slots = scheduler(rows=2)
+    for id, name in ((1, "a"), (1, "b"), (2, "c"), (3, "d")):
+        slots.offer(id, name, name != "b", False, 0.0)
+    assert [slots.knows(id) for id in (1, 2, 3, 4)] == [True, True, True, False]
+    assert run(slots) == ["a", "c"]
+    slots.shut("replaced", 0.0)
+    assert not any(slots.knows(id) for id in (1, 2, 3))
+    assert run(slots) == ["b", "d"]  # one that waited for a slot has the place of one that had nothing to do
+    assert slots.is_empty
+    with pytest.raises(InvalidInput) as refused:
+        slots.offer(2, "e", False, False, 0.0)
+    assert str(refused.value) == f"{MUST_START.format(2)}. replaced"
+    slots.offer(2, "e", True, True, 0.0)
+    assert run(slots) == ["e"]
+    with pytest.raises(InvalidInput) as refused:
+        slots.offer(2, "f", False, False, 0.0)
+    assert str(refused.value) == MUST_START.format(2)
+
+
+def test_why_sequences_ended_is_not_kept_without_end():
+    register = Register()
+    for id in range(3000):
+        register.explain(id, f"{id}")
+    assert (register.why(0), register.why(2999)) == ("", "2999")
+    assert sum(bool(register.why(id)) for id in range(3000)) == 1024
+
+
+def test_tr_s4_of_two_versions_that_know_an_id_the_one_where_it_began_last_is_asked():
+    old, new = scheduler(), scheduler()
+    old.register = new.register = Register()
+    old.offer(1, "a", True, False, 0.0)
+    assert (old.knows(1), new.knows(1)) == (True, False)
+    new.offer(1, "b", True, False, 0.0)
+    assert (old.knows(1), new.knows(1)) == (False, True)
+    new.offer(1, "c", False, True, 0.0)
+    assert (run(new), run(new)) == (["b"], ["c"])
+    assert (old.knows(1), new.knows(1)) == (False, False)
+    old.offer(1, "d", True, False, 0.0)
+    assert old.knows(1)
+    old.clear()
+    assert repr(new.register) == "<Register of 0 sequences>"
+
+
 class Slots(RuleBasedStateMachine):
     """Anything in any order: what comes of it is a sequence for each id, and slots that add up."""
 
@@ -330,6 +375,12 @@ class Slots(RuleBasedStateMachine):
         for turn in self.slots.lose(instance, "dead", self.now):
             del self.waiting[turn.payload]
 
+    @rule()
+    def shut(self):
+        self.slots.shut("replaced", self.now)
+        assert not any(self.slots.knows(id) for id in range(1, 9))
+        assert self.slots.is_empty == (not self.waiting and not self.running)
+
     @rule(seconds=st.sampled_from([0.5, 2.0, 5.0]))
     def wait(self, seconds):
         self.now += seconds
@@ -354,6 +405,8 @@ class Slots(RuleBasedStateMachine):
             if not self.slots.reap(self.now) and not due:
                 break
         assert (self.slots.live, self.slots.waiting, self.slots.queued) == (0, 0, 0)
+        assert self.slots.is_empty
+        assert repr(self.slots.register) == "<Register of 0 sequences>"
 
 
 TestSlots = Slots.TestCase

@@ -126,6 +126,9 @@ class World:
         make = DecoupledEnsemble if graph.is_decoupled else Engine
         self.engine = make(ModelId("e", "3"), graph, held, self.config, lambda: self.now, self.bus.emit)
 
+    def other(self, name, version, is_wanted):
+        return None
+
     def acquire(self, name, version=""):
         self.models[name].leases += 1
         return Lease(self.models[name], ModelId(name, version or "1"))

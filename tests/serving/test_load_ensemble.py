@@ -31,6 +31,9 @@ class Models:
     def __init__(self, models, missing=""):
         self.models, self.missing = models, missing
 
+    def other(self, name, version, is_wanted):
+        return None
+
     def acquire(self, name, version=""):
         if name == self.missing:
             raise NotFound("unloaded")

@@ -211,6 +211,9 @@ class Lessor:
     def __init__(self) -> None:
         self.servable = Servable()
 
+    def other(self, name: str, version: str, is_wanted: object) -> None:
+        return None
+
     def acquire(self, name: str, version: str = "") -> "Lessor":
         return self
 

@@ -9,6 +9,7 @@ as if it had been answered. A run that fails is not repeated, unless the model c
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
 from salver.engine.ports import Mortal, RequestRunner, Runner
 from salver.engine.sequence_tensors import ServerTensors, flag, id_of
-from salver.engine.sequences import Company, SequenceScheduler, Turn
+from salver.engine.sequences import Company, Register, SequenceScheduler, Turn
 from salver.engine.turns import Pool, Turns
 from salver.engine.turns import Turn as Share
 from salver.errors import DeadlineExceeded, HostDied, InvalidInput, ModelFailed, NotReady, SalverError
@@ -148,6 +149,8 @@ class SequenceEngine:
         self._is_due = False  # the pump is to run in this turn of the loop
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_left = asyncio.Event()  # no sequence is under way, of one that takes its leave
+        self._leaves_by = math.inf
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -218,9 +221,36 @@ class SequenceEngine:
         for lane, limit in zip(self._lanes, each, strict=False):
             lane.shares = pool.join([replace(limit, count=1)], 1, self._pump_soon)
 
+    def join(self, register: Register) -> None:
+        """Keep the book of sequences that the model's versions share."""
+        self._scheduler.register = register
+
+    def knows(self, request: InferRequest) -> bool:
+        """Does the request go on with a sequence that began here?
+
+        Raises:
+            InvalidInput: what it says of its sequence is malformed.
+        """
+        id, starts = id_of(request), flag(request.parameters, "sequence_start")
+        self._reap(self._clock())
+        return not starts and self._scheduler.knows(id)
+
+    async def leave(self, seconds: float) -> None:
+        """Wait until no sequence is under way, while requests to them go on.
+
+        Args:
+            seconds: Those that are left then end with what they have been asked so far; but a sequence may
+                always be silent for as long as its model lets it.
+        """
+        self._is_left.clear()
+        self._leaves_by = self._clock() + max(seconds, self._config.sequences.idle_ms / 1e3)
+        self._pump_soon()
+        await self._is_left.wait()
+
     async def close(self) -> None:
         """Refuse what waits, end the runs under way, forget the sequences, let the runners go."""
         self._is_closed = True
+        self._is_left.set()
         for turn in self._scheduler.clear():
             _fail(turn, self._unloaded())
         if self._timer is not None:
@@ -313,6 +343,13 @@ class SequenceEngine:
             if self._remembers and lane.has_died:
                 self._lose(lane)
         times = []
+        if now < self._leaves_by < math.inf:
+            times.append(self._leaves_by)
+        elif now >= self._leaves_by:
+            why = f"Version {self.id.version}, which knew it, was replaced, and waited no longer for its end."
+            self._scheduler.shut(why, now)
+        if self._scheduler.is_empty:
+            self._is_left.set()
         for lane in self._lanes:
             due = None if lane.is_busy else self._scheduler.due(lane.index, now)
             if due is None:

@@ -70,6 +70,41 @@ class Sequence:
         self.idle_since = 0.0
 
 
+class Register:
+    """In which of its versions the sequences of a model are, and why some of them ended early."""
+
+    def __init__(self) -> None:
+        self._homes: dict[int | str, object] = {}
+        self._whys: OrderedDict[int | str, str] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Register of {len(self._homes)} sequences>"
+
+    def begin(self, id: int | str, home: object) -> None:
+        """It begins, perhaps anew, and elsewhere than before."""
+        self._homes[id] = home
+        self._whys.pop(id, None)
+
+    def is_at(self, id: int | str, home: object) -> bool:
+        """Did it begin there, when it began last?"""
+        return self._homes.get(id) is home
+
+    def end(self, id: int | str, home: object) -> None:
+        """It is over there."""
+        if self._homes.get(id) is home:
+            del self._homes[id]
+
+    def explain(self, id: int | str, why: str) -> None:
+        """It ended without END, or is about to; the oldest reasons are forgotten."""
+        self._whys[id] = why
+        if len(self._whys) > _MOST_ENDS:
+            self._whys.popitem(last=False)
+
+    def why(self, id: int | str) -> str:
+        """The reason; empty = none is known."""
+        return self._whys.get(id, "")
+
+
 class Company(msgspec.Struct, frozen=True):
     """What runs together.
 
@@ -125,7 +160,7 @@ class SequenceScheduler:
         #: By instance: sequences whose first request may run, in the order in which it became so.
         self._ready: list[OrderedDict[Sequence, float]] = [OrderedDict() for _ in range(instances)]
         self._quiet: OrderedDict[Sequence, None] = OrderedDict()  # in slots, with nothing to do
-        self._ends: OrderedDict[int | str, str] = OrderedDict()  # why sequences ended that had no END
+        self.register = Register()
         self.queued = 0
 
     def __repr__(self) -> str:
@@ -141,6 +176,16 @@ class SequenceScheduler:
         """Sequences in the backlog."""
         return len(self._backlog)
 
+    @property
+    def is_empty(self) -> bool:
+        """No sequence is under way, or waits for a slot."""
+        return not self._by_id
+
+    def knows(self, id: int | str) -> bool:
+        """Would a request without START go on with a sequence that is here?"""
+        sequence = self._by_id.get(id)
+        return sequence is not None and not sequence.is_shut and self.register.is_at(id, self)
+
     def offer(self, id: int | str, payload: Any, starts: bool, ends: bool, now: float) -> Turn:
         """A request comes.
 
@@ -153,7 +198,7 @@ class SequenceScheduler:
             raise InvalidInput(
                 f"inference request for sequence {id} to model '{self._model}' must specify the START flag "
                 "on the first request of the sequence",
-                fix=self._ends.get(id, ""),
+                fix=self.register.why(id),
             )
         if self.queued >= self._max_queue:
             raise Overloaded(
@@ -163,7 +208,7 @@ class SequenceScheduler:
             sequence = self._by_id[id] = Sequence(id)
             self._backlog[sequence] = None
         if starts:
-            self._ends.pop(id, None)
+            self.register.begin(id, self)
         sequence.is_shut = ends
         turn = Turn(payload, sequence, starts, ends, now)
         sequence.turns.append(turn)
@@ -230,7 +275,7 @@ class SequenceScheduler:
         self._drop(gone)
         if after == len(turns):
             sequence.is_shut = True
-            self._remember(sequence.id, why)
+            self.register.explain(sequence.id, why)
         if sequence.slot is not None and not sequence.turns:
             self._ready[sequence.slot[0]].pop(sequence, None)
         self._wake(sequence, now)
@@ -246,7 +291,7 @@ class SequenceScheduler:
             sequence.turns = deque(turns[start:])
             if not sequence.turns:
                 sequence.is_shut = True
-                self._remember(sequence.id, why)
+                self.register.explain(sequence.id, why)
                 self._ready[instance].pop(sequence, None)
             self._wake(sequence, now)
         self._drop(gone)
@@ -259,12 +304,19 @@ class SequenceScheduler:
             sequence = next(iter(self._quiet))
             if sequence.idle_since + self._idle > now:
                 break
-            self._remember(
+            self.register.explain(
                 sequence.id, f"Nothing was heard of it for {self._config.idle_ms:g} ms, which ended it."
             )
             self._leave(sequence, now)
             over.append(sequence)
         return over
+
+    def shut(self, why: str, now: float) -> None:
+        """Every sequence ends with what it has been asked so far."""
+        for sequence in [s for s in self._by_id.values() if not s.is_shut]:
+            sequence.is_shut = True
+            self.register.explain(sequence.id, why)
+            self._wake(sequence, now)
 
     def next_reap(self) -> float | None:
         """When the next sequence ends if nothing is heard of it; None = none does."""
@@ -276,7 +328,8 @@ class SequenceScheduler:
         self._drop(gone)
         for ready in self._ready:
             ready.clear()
-        self._by_id.clear()
+        for sequence in list(self._by_id.values()):
+            self._forget(sequence)
         self._backlog.clear()
         self._quiet.clear()
         return gone
@@ -318,7 +371,7 @@ class SequenceScheduler:
         if sequence.slot is None:
             if not sequence.turns:
                 self._backlog.pop(sequence, None)
-                self._by_id.pop(sequence.id, None)
+                self._forget(sequence)
         elif sequence.turns:
             self._ready[sequence.slot[0]].setdefault(sequence, now)
         elif sequence.is_shut:
@@ -339,8 +392,12 @@ class SequenceScheduler:
         if sequence.turns:
             self._backlog[sequence] = None
         else:
-            self._by_id.pop(sequence.id, None)
+            self._forget(sequence)
         self._fill(now)
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._by_id.pop(sequence.id, None)
+        self.register.end(sequence.id, self)
 
     def _fill(self, now: float) -> None:
         """Give free slots to those who wait."""
@@ -355,8 +412,3 @@ class SequenceScheduler:
         self.queued -= len(turns)
         for turn in turns:
             turn.is_taken = True
-
-    def _remember(self, id: int | str, why: str) -> None:
-        self._ends[id] = why
-        if len(self._ends) > _MOST_ENDS:
-            self._ends.popitem(last=False)

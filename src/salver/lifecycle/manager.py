@@ -8,7 +8,7 @@ or the new one, never neither. It knows no repository and not what a servable co
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -48,6 +48,7 @@ class _Copy(Generic[ServableT]):
 
     __slots__ = (
         "adjusting",
+        "ending",
         "failures",
         "id",
         "is_rigid",
@@ -77,6 +78,7 @@ class _Copy(Generic[ServableT]):
         self.on_idle: Callable[[], None] | None = None
         self.task: asyncio.Task[None] | None = None
         self.adjusting: asyncio.Task[None] | None = None
+        self.ending: asyncio.Task[None] | None = None  # it drains, and its sequences may go on until then
         self.is_rigid = False  # it cannot have more or fewer instances than it has
 
     @property
@@ -168,6 +170,21 @@ class Manager(Generic[ServableT]):
             raise self._missing(name, version)
         copy.leases += 1
         return Lease(copy.id, copy.servable, copy)
+
+    def other(
+        self, name: str, version: str, is_wanted: Callable[[ServableT], bool]
+    ) -> Lease[ServableT] | None:
+        """A lease on the newest copy of which this is true, be it one that answers only what it knows.
+
+        That is one that has been replaced while sequences of requests were under way in it.
+        """
+        for copy in reversed(self._copies.values()):
+            if copy.id.name != name or version not in ("", copy.id.version) or copy.servable is None:
+                continue
+            if (copy.state is State.READY or copy.ending is not None) and is_wanted(copy.servable):
+                copy.leases += 1
+                return Lease(copy.id, copy.servable, copy)
+        return None
 
     def _missing(self, name: str, version: str) -> SalverError:
         """Why there is no route; the texts are Triton's (TR-R30). What may come yet has the reason."""
@@ -301,6 +318,7 @@ class Manager(Generic[ServableT]):
             ]
             known, waiting, broken = self._bound = bind(self._known, present)
             self._targets = {m.id: m.fingerprint for m in choose(known) if m.id not in waiting}
+            self._hurry()
             steps = plan(known, present, self._clock(), waiting, broken, self._relabel())
             if not steps:
                 return
@@ -412,9 +430,32 @@ class Manager(Generic[ServableT]):
     def _drain(self, copy: _Copy[ServableT]) -> None:
         self._move(copy, State.DRAINING)
         self._publish(copy.id.name)
-        if copy.leases:
-            copy.on_idle = lambda: self._start_closing(copy)
-        else:
+        copy.on_idle = lambda: self._close_if_idle(copy)
+        leave = getattr(copy.servable, "leave", None)
+        if leave is not None and self._knows(copy.id.name):
+            copy.ending = asyncio.get_running_loop().create_task(
+                self._see_off(copy, leave), name=f"end sequences of {copy.id}"
+            )
+        self._close_if_idle(copy)
+
+    def _knows(self, name: str) -> bool:
+        return any(manifest.id.name == name for manifest in self._known)
+
+    async def _see_off(self, copy: _Copy[ServableT], leave: Callable[[float], Awaitable[None]]) -> None:
+        await leave(self._config.sequences_s)
+        copy.ending = None
+        self._close_if_idle(copy)
+
+    def _hurry(self) -> None:
+        """Sequences of models that are unloaded are not waited for: as in Triton, nobody answers them."""
+        for copy in list(self._copies.values()):
+            if copy.ending is not None and not self._knows(copy.id.name):
+                copy.ending.cancel()
+                copy.ending = None
+                self._close_if_idle(copy)
+
+    def _close_if_idle(self, copy: _Copy[ServableT]) -> None:
+        if not copy.leases and copy.ending is None:
             self._start_closing(copy)
 
     def _start_closing(self, copy: _Copy[ServableT]) -> None:
@@ -501,6 +542,8 @@ class Manager(Generic[ServableT]):
             reason = copy.reason
             if copy.state is State.READY:
                 reason = "; ".join(self._pending_reasons(copy))
+            elif copy.ending is not None:
+                reason = "replaced, and open to the sequences that it knows until they end"
             rows[copy.id] = VersionStatus(
                 copy.id, copy.state, reason, copy.manifest.backend, size, copy.load_seconds
             )

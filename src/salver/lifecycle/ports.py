@@ -8,7 +8,11 @@ ServableT_co = TypeVar("ServableT_co", covariant=True)
 
 
 class Servable(Protocol):
-    """A loaded version: whatever answers requests."""
+    """A loaded version: whatever answers requests.
+
+    One that remembers sequences of requests has a coroutine function ``leave``, too: it is given seconds, and
+    returns when no sequence is under way any more; what is left then has been ended.
+    """
 
     @property
     def bytes(self) -> int:

@@ -67,6 +67,12 @@ class Lessor(Protocol[ServableT]):
         """Raises NotFound or NotReady; never waits."""
         ...
 
+    def other(
+        self, name: str, version: str, is_wanted: Callable[[ServableT], bool]
+    ) -> Lease[ServableT] | None:
+        """On a copy of which this is true, be it one that is replaced; None = there is none."""
+        ...
+
 
 class _Borrowed(msgspec.Struct, Generic[ServableT], frozen=True):
     """A lease that somebody else holds."""
@@ -89,6 +95,7 @@ class Held(Generic[ServableT]):
     """
 
     def __init__(self, lessor: Lessor[ServableT], models: Iterable[tuple[str, str]]) -> None:
+        self._lessor = lessor
         self._leases: list[Lease[ServableT]] = []
         self._borrowed: dict[tuple[str, str], _Borrowed[ServableT]] = {}
         try:
@@ -103,6 +110,12 @@ class Held(Generic[ServableT]):
     def acquire(self, name: str, version: str = "") -> Lease[ServableT]:
         """A lease that lasts as long as all of them."""
         return self._borrowed[name, version]
+
+    def other(
+        self, name: str, version: str, is_wanted: Callable[[ServableT], bool]
+    ) -> Lease[ServableT] | None:
+        """A lease of its own, as the lessor gives it."""
+        return self._lessor.other(name, version, is_wanted)
 
     def release(self) -> None:
         """Give all back, when no request to them is under way; a second call does nothing."""
@@ -167,7 +180,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
     def is_decoupled(self, model: str, version: str = "") -> bool:
         """Gives it any number of responses to a request, and not just one? Unknown models do not."""
         try:
-            lease = self._acquire(model, version)
+            lease, _ = self._lease(model, version)
         except SalverError:
             return False
         try:
@@ -197,11 +210,15 @@ class DataPlane(Generic[BodyT, ReplyT]):
         if self._samples is not None and not call.traceparent and not call.parent and self._samples():
             call.traceparent = self._new_trace(sampled=True)
         try:
-            lease = self._acquire(model, version)
+            lease, refusal = self._lease(model, version)
             try:
                 served = lease.id
+                request = codec.decode(body, lease.servable.signature)
+                if refusal is not None or "sequence_id" in request.parameters:
+                    decode = functools.partial(codec.decode, body)
+                    lease, request = self._where_it_began(lease, refusal, request, model, version, decode)
+                    served = lease.id
                 servable = lease.servable
-                request = codec.decode(body, servable.signature)
                 deadline = call.deadline
                 if request.parameters:
                     deadline, standing = self._amended(request, call, servable)
@@ -256,12 +273,16 @@ class DataPlane(Generic[BodyT, ReplyT]):
         pieces: list[InferResponse] = []
         reply: ReplyT | None = None
         try:
-            lease = self._acquire(model, version)
+            lease, refusal = self._lease(model, version)
             try:
                 served = lease.id
+                request = codec.decode(body, lease.servable.signature)
+                if refusal is not None or "sequence_id" in request.parameters:
+                    decode = functools.partial(codec.decode, body)
+                    lease, request = self._where_it_began(lease, refusal, request, model, version, decode)
+                    served = lease.id
                 servable = lease.servable
                 are_parts = getattr(servable, "gives_parts", False)
-                request = codec.decode(body, servable.signature)
                 deadline, standing = self._amended(request, call, servable)
                 if call.forwarded:
                     request = _with_headers(request, call.forwarded)
@@ -301,6 +322,46 @@ class DataPlane(Generic[BodyT, ReplyT]):
         finally:
             self._announce(served, outcome, call, timing, rows, size, why, standing, first)
         return reply
+
+    def _lease(self, model: str, version: str) -> tuple[Lease[Inferring], SalverError | None]:
+        """A lease; and what to say to requests that begin something, of a version that is being replaced."""
+        try:
+            return self._acquire(model, version), None
+        except SalverError as error:
+            lease = self._lessor.other(model, version, _has_sequences)
+            if lease is None:
+                raise
+            return lease, error
+
+    def _where_it_began(
+        self,
+        lease: Lease[Inferring],
+        refusal: SalverError | None,
+        request: InferRequest,
+        model: str,
+        version: str,
+        decode: Callable[[Signature], InferRequest],
+    ) -> tuple[Lease[Inferring], InferRequest]:
+        """A lease on the version in which the request's sequence is under way, in place of the given one."""
+
+        def knows(servable: Inferring) -> bool:
+            sequences = getattr(servable, "sequences", None)
+            return sequences is not None and sequences.knows(request)
+
+        if knows(lease.servable):
+            return lease, request
+        other = self._lessor.other(model, version, knows)
+        if other is None:
+            if refusal is not None:
+                raise refusal
+            return lease, request
+        try:
+            request = decode(other.servable.signature)
+        except BaseException:
+            other.release()
+            raise
+        lease.release()
+        return other, request
 
     def _as_span(self, request: InferRequest, call: Call) -> InferRequest:
         """The request with what those need to know that are asked in its service."""
@@ -367,6 +428,10 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 first,
             )
         )
+
+
+def _has_sequences(servable: Inferring) -> bool:
+    return getattr(servable, "sequences", None) is not None
 
 
 async def _pieces(

@@ -11,6 +11,7 @@ import logging
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -27,6 +28,7 @@ from salver.engine.ports import Runner, StreamRunner
 from salver.engine.process import ProcessRunner
 from salver.engine.sequence_engine import SequenceEngine
 from salver.engine.sequence_streams import SequenceStreamEngine
+from salver.engine.sequences import Register
 from salver.engine.stepper import StepEngine
 from salver.engine.thread import ThreadRunner
 from salver.engine.turns import Pool
@@ -89,7 +91,8 @@ class Servable:
 
     Attributes:
         is_ready: The model's own opinion, of one that has one; else None.
-        asks_others: See :class:`~salver.serving.ports.Inferring`.
+        asks_others, sequences: See :class:`~salver.serving.ports.Inferring`.
+        leave: See :class:`~salver.lifecycle.ports.Servable`; None = it remembers nothing.
     """
 
     is_ready: Callable[[], Awaitable[bool]] | None = None
@@ -120,6 +123,8 @@ class Servable:
             if manifest.config.batching.preserve_order:
                 self.infer = in_order(self.infer)
         self.stream: _Stream | None = getattr(engine, "stream", None)
+        self.sequences = engine if isinstance(engine, SequenceEngine) else None
+        self.leave = self.sequences.leave if self.sequences else None
         self.asks_others = isinstance(engine, Ensemble)
         self.placed: Callable[[Manifest], Placement] | None = None  # of another number of instances
         self._changing = asyncio.Lock()
@@ -251,6 +256,7 @@ class Loader:
         self._clock = clock
         self._terms = terms
         self._inner = inner
+        self._registers: WeakValueDictionary[str, Register] = WeakValueDictionary()  # by model
         self._environments = Environments(Path(tempfile.gettempdir()))
         self._profiles = profiles or ProfileStore()
         self._profiler = Profiler(self._profiles, clock, terms.cores)
@@ -335,6 +341,7 @@ class Loader:
         engine = await load_sequences(
             manifest, backend.traits, placement, open_one, self._clock, self._bus.emit
         )
+        engine.join(self._registers.setdefault(manifest.id.name, Register()))
         try:
             if self._terms.pool is not None:
                 engine.share(self._terms.pool, manifest.config.instances.rate_limits)

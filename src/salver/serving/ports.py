@@ -35,7 +35,8 @@ class Inferring(Protocol):
     """Something that answers requests for one model version.
 
     It may have the attribute ``asks_others``: true says that its requests shall bring their ``trace`` and
-    ``request_id``, for what is asked in their service.
+    ``request_id``, for what is asked in their service. Where it has ``sequences``, those say of a request
+    whether it goes on with one (:meth:`salver.engine.sequence_engine.SequenceEngine.knows`).
     """
 
     @property
