@@ -23,7 +23,7 @@ from salver.artifacts import Instances, LoadOrder
 from salver.backends.protocol import Backend
 from salver.cache import CacheConfig, CacheUse, ResponseCache
 from salver.engine.turns import Pool
-from salver.errors import InvalidInput, SalverError
+from salver.errors import InvalidInput, SalverError, Unsupported
 from salver.lifecycle.config import LifecycleConfig
 from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import keep_one_heap, tune_interpreter
@@ -235,6 +235,9 @@ class _Control:
 
     async def load(self, model: str, order: LoadOrder) -> None:
         await self._plane.load(model, order)
+
+    async def reload_config(self, config: bytes) -> None:
+        raise Unsupported("the models of this server are not listed in a configuration of TensorFlow Serving")
 
     async def unload(self, model: str, *, dependents: bool = False, waits: bool = False) -> None:
         await self._plane.unload(model, dependents=dependents, waits=waits)

@@ -22,6 +22,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
         parent: W3C trace context of the request in whose service the server asked; empty = a caller did.
         origin: Id of the caller's own span; empty = the trace begins with this request, or with none.
         first: Of an answer in pieces, from the first byte read to its first piece; 0 = there is none.
+        api: What was asked of the model (:class:`salver.messages.Call`).
     """
 
     model: str
@@ -40,6 +41,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     parent: str = ""
     origin: str = ""
     first: float = 0.0
+    api: str = ""
 
 
 class BatchRan(msgspec.Struct, frozen=True, gc=False):

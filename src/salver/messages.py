@@ -220,6 +220,8 @@ class Call(msgspec.Struct, gc=False):
         forwarded: Headers that the owner wants to have as parameters of the request; None = no such wish.
         parent: W3C trace context of the request in whose service the server asks this; empty = a caller does.
         origin: Id of the caller's own span, where a trace came with the request.
+        api: What is asked of the model, in the word of a protocol that has several (``Predict``,
+            ``Classify``, ``Regress``, ``MultiInference``); else empty.
     """
 
     protocol: str
@@ -231,6 +233,7 @@ class Call(msgspec.Struct, gc=False):
     forwarded: Mapping[str, Parameter] | None = None
     parent: str = ""
     origin: str = ""
+    api: str = ""
 
 
 class State(enum.StrEnum):

@@ -426,6 +426,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 call.parent,
                 call.origin,
                 first,
+                call.api,
             )
         )
 

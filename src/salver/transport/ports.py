@@ -79,6 +79,13 @@ class Control(Looking, Protocol):
         """
         ...
 
+    async def reload_config(self, config: bytes) -> None:
+        """Serve the models that a serialised ``tensorflow.serving.ModelServerConfig`` lists, and no others.
+
+        Returns when they can answer. Raises InvalidInput, Unsupported, or what kept one from loading.
+        """
+        ...
+
 
 class RegionRegistry(Regions, Protocol):
     """The regions of shared memory that callers register (serving/shared_memory.py)."""
