@@ -52,7 +52,9 @@ class OpenInferenceGrpc:
     protocol = "oip-grpc"
 
     def __init__(self, regions: Regions) -> None:
-        self._regions = regions
+        messages = wire.InferMessages(regions)
+        self.read = messages.read
+        self._write = messages.write
 
     def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
         """Already done, but for what the signature tells of classes."""
@@ -60,7 +62,7 @@ class OpenInferenceGrpc:
 
     def encode(self, request: InferRequest, response: InferResponse) -> Reply:
         """A ModelInferResponse."""
-        return wire.encode_infer(request, response, self._regions)
+        return self._write(request, response)
 
     def fault(self, error: SalverError) -> Reply:
         """The status of the call."""
@@ -227,7 +229,7 @@ class GrpcMethods:
     # The methods.
 
     def _infer(self, message: bytes, call: Call) -> Awaitable[Reply]:
-        request = wire.decode_infer(message, self._regions)
+        request = self._codec.read(message)
         return self._door.infer(self._codec, request, request.model, request.version, call)
 
     async def _live(self, message: bytes, call: Call) -> Reply:

@@ -17,7 +17,7 @@ from salver.tensor import Array, DataType, Tensor
 _LENGTH = struct.Struct("<I")
 #: Bytes up to which copying is quicker than making a view.
 _SMALL = 65_536
-_SWAP = sys.byteorder == "big"
+SWAP = sys.byteorder == "big"
 
 
 def from_raw(
@@ -43,7 +43,7 @@ def from_raw(
     if datatype is DataType.BOOL and count and int(array.view(np.uint8).max()) > 1:
         raise InvalidInput(f"{field} holds a BOOL byte other than 0 and 1", field=field)
     if size > 1:
-        if _SWAP:
+        if SWAP:
             array = array.byteswap()
         elif not array.flags.aligned:
             array = array.copy()  # some frameworks refuse, or misread, unaligned memory
@@ -84,7 +84,7 @@ def to_raw(tensor: Tensor) -> "bytes | memoryview":
     array = tensor.array
     if tensor.datatype is DataType.BYTES:
         return _pack_strings(array)
-    if _SWAP and array.dtype.itemsize > 1:
+    if SWAP and array.dtype.itemsize > 1:
         return array.byteswap().tobytes()
     if array.nbytes > _SMALL and array.flags.c_contiguous and array.ndim:
         return array.reshape(-1).view(np.uint8).data

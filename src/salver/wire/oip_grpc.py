@@ -27,6 +27,7 @@ from salver.tensor import DATATYPES, Array, DataType, Tensor
 from salver.wire import load_order, metadata, settings
 from salver.wire.classification import PARAMETER, classified
 from salver.wire.grpc_schema import SERVING_STATUS, build
+from salver.wire.known_forms import LONGEST, Form, KnownForms, form_of
 from salver.wire.oip_binary import first_twice, from_raw, to_raw, unfit, wrong_size
 from salver.wire.regions import (
     KEYS,
@@ -96,6 +97,110 @@ def _parse(name: str, message: bytes) -> Any:
 
 
 # Inference.
+
+_RAW_INPUT = b"\x3a"  # field 7 of a ModelInferRequest, which has bytes
+_RAW_OUTPUT = b"\x32"  # field 6 of a ModelInferResponse, likewise
+_NAMED = 32  # bytes, in which messages for different models differ as a rule
+_Output = tuple[str, str, tuple[int, ...]]
+
+
+class _Known(msgspec.Struct, frozen=True, gc=False):
+    """What a message begins with, up to the first number, and what stands between its tensors, and where."""
+
+    prefix: bytes
+    between: tuple[tuple[int, bytes], ...]
+    model: str
+    version: str
+    form: Form
+
+
+class InferMessages:
+    """Reads ModelInferRequests and writes ModelInferResponses; those of a form that it knows are quick.
+
+    Args:
+        regions: Where tensors may lie that are not in the messages.
+    """
+
+    def __init__(self, regions: Regions = NO_REGIONS) -> None:
+        self._regions = regions
+        #: By the length of the message and its first bytes.
+        self._known: KnownForms[tuple[int, bytes], _Known] = KnownForms()
+        #: What stands before the tensors, by model, version and outputs.
+        self._begun: KnownForms[tuple[str, str, tuple[_Output, ...]], bytes] = KnownForms()
+
+    def read(self, message: bytes) -> InferRequest:
+        """As :func:`decode_infer`."""
+        key = (len(message), message[:_NAMED])
+        known = self._known.get(key)
+        if known is not None and message.startswith(known.prefix):
+            for at, expected in known.between:
+                if not message.startswith(expected, at):
+                    break
+            else:
+                return known.form.request(known.model, known.version, message, len(known.prefix))
+        request = read_infer(parse_infer(message), self._regions)
+        if known is None and (new := _known(message, request)) is not None:
+            self._known.add(key, new)
+        return request
+
+    def write(self, request: InferRequest, response: InferResponse) -> bytes:
+        """As :func:`encode_infer`."""
+        if request.outputs or response.id or response.parameters:
+            return encode_infer(request, response, self._regions)
+        outputs = response.outputs
+        key = (
+            response.model,
+            response.version,
+            tuple([(tensor.name, tensor.datatype._value_, tensor.array.shape) for tensor in outputs]),
+        )
+        begun = self._begun.get(key)
+        if begun is None:
+            message = _ModelInferResponse(model_name=response.model, model_version=response.version)
+            for tensor in outputs:
+                message.outputs.add(
+                    name=tensor.name, datatype=tensor.datatype._value_, shape=tensor.array.shape
+                )
+            begun = message.SerializeToString()
+            self._begun.add(key, begun)
+        parts: list[bytes | memoryview] = [begun]
+        for tensor in outputs:
+            raw = to_raw(tensor)
+            parts += (_RAW_OUTPUT, _varint(len(raw)), raw)
+        return b"".join(parts)
+
+
+def _known(message: bytes, request: InferRequest) -> _Known | None:
+    """The form of a message that ends with its tensors, as it does unless somebody took pains."""
+    sizes = [tensor.array.nbytes for tensor in request.inputs]
+    heads = [_RAW_INPUT + _varint(size) for size in sizes]
+    first = len(message) - sum(sizes) - sum(map(len, heads)) + len(heads[0]) if heads else 0
+    form = form_of(request, [len(head) for head in heads[1:]])
+    if form is None or not 0 < first <= LONGEST or not message.endswith(heads[0], 0, first):
+        return None
+    prefix = message[:first]
+    between, at = [], first
+    for size, head in zip(sizes, heads[1:], strict=False):
+        at += size
+        between.append((at, head))
+        if not message.startswith(head, at):
+            return None
+        at += len(head)
+    try:
+        before = parse_infer(prefix[: -len(heads[0])])
+    except InvalidInput:
+        return None  # what looked like tensors was something else
+    if before.raw_input_contents or len(before.inputs) != len(sizes):
+        return None
+    return _Known(prefix, tuple(between), request.model, request.version, form)
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 def decode_infer(message: bytes, regions: Regions = NO_REGIONS) -> InferRequest:

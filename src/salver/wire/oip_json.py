@@ -19,6 +19,7 @@ from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.classification import PARAMETER, ClassRequest, classified, with_classes
 from salver.wire.faults import http_fault
 from salver.wire.json_text import TOO_DEEP, dumps, is_too_deep, loads
+from salver.wire.known_forms import LONGEST, Form, KnownForms, form_of
 from salver.wire.large_json import LARGE, loads_large
 from salver.wire.oip_binary import first_twice, from_raw, to_raw, unfit, wrong_size
 from salver.wire.regions import NO_REGIONS, Place, Reader, Regions, place_of, places_of, store
@@ -50,6 +51,8 @@ class OpenInferenceHttp:
     def __init__(self, regions: Regions = NO_REGIONS, most: int = 0) -> None:
         self._regions = regions
         self._most = most
+        self._known: KnownForms[bytes, Form] = KnownForms()  # by their JSON
+        self._lengths: KnownForms[bytes, int] = KnownForms()
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
         """The request. Arrays of binary inputs are views of the body where alignment allows.
@@ -69,6 +72,11 @@ class OpenInferenceHttp:
         if header is None and not body:
             return _decode_raw(http, signature)
         if header is not None:
+            length = self._lengths.get(header, 0)
+            if length:
+                form = self._known.get(body[:length])
+                if form is not None and form.size == len(body) - length:
+                    return form.request(http.model, http.version, body, length)
             length = _header_length(header, len(body))
             if not length:
                 return _decode_raw(http, signature)
@@ -80,6 +88,8 @@ class OpenInferenceHttp:
             request = _decode_root(http, root, tail, self._regions)
             if self._most and len(body) * _GROWTH > self._most:
                 _check_sizes(request, self._most)
+            if header is not None and tail is not None and len(body) <= LONGEST:
+                self._remember(header, body, request, len(tail))
             return with_classes(request, signature) if request.outputs else request
         except InvalidInput as error:
             if is_too_deep(body):
@@ -87,6 +97,13 @@ class OpenInferenceHttp:
             if error.about is not None and type(root.get("id")) is str:
                 error.about = root["id"]
             raise
+
+    def _remember(self, header: bytes, text: bytes, request: InferRequest, size: int) -> None:
+        """The form of a request all of whose numbers, so many bytes, lie behind its JSON."""
+        form = form_of(request)
+        if form is not None and form.size == size:
+            self._lengths.add(header, len(text))
+            self._known.add(text, form)
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
         """The reply: each output as JSON, or raw behind the JSON where the caller asked for that.
