@@ -292,7 +292,7 @@ def _tagged(tf: Any, folder: str) -> None:
     for tags, summand in ((["serve"], 1.0), (["serve", "gpu"], 2.0)):
         with v1.Graph().as_default(), v1.Session() as session:
             x = v1.placeholder(tf.float32, [None], "x")
-            y = tf.add(x, v1.Variable(np.float32(summand)), "y")
+            y = tf.add(x, v1.Variable(np.float32(1)) * summand, "y")
             info = v1.saved_model.build_tensor_info
             signature = v1.saved_model.build_signature_def(
                 {"x": info(x)}, {"y": info(y)}, "tensorflow/serving/predict"

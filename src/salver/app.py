@@ -448,8 +448,8 @@ class Server:
         return [
             Load(
                 s.manifest.id,
-                s.engine.queued,
-                s.engine.running,
+                sum([engine.queued for engine in s.engines]),
+                sum([engine.running for engine in s.engines]),
                 s.placement.slots,
                 s.engine.insight(),
                 tuple(s.manifest.config.fairness.weights),

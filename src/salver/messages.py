@@ -38,6 +38,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
         optional: An input that may be left out.
         labels: Class names by index along the last axis, or empty.
         tensor: What the artefact itself calls it (``TensorInfo.name`` of a SavedModel), or empty.
+        any_rank: Its rank is free, and the shape is ``[-1]``, whatever the tensors' will be.
     """
 
     name: str
@@ -46,6 +47,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
     optional: bool = False
     labels: tuple[str, ...] = ()
     tensor: str = ""
+    any_rank: bool = False
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -59,6 +61,9 @@ class Signature(msgspec.Struct, frozen=True):
         name: Its key, of a model that may have several (TF-R8).
         method: What a caller does by it (``method_name`` of a SavedModel's SignatureDef).
         others: The model's other signatures, which have none themselves.
+        judges_shapes: The model says itself which shapes it takes, to those who ask for that
+            (:attr:`InferRequest.any_shape`).
+        is_stateful: A run may change what later ones answer.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -69,6 +74,8 @@ class Signature(msgspec.Struct, frozen=True):
     name: str = "serving_default"
     method: str = "tensorflow/serving/predict"
     others: "tuple[Signature, ...]" = ()
+    judges_shapes: bool = False
+    is_stateful: bool = False
 
     def named(self, name: str) -> "Signature | None":
         """The one of that key: this one or one of the others; None = there is none.
@@ -95,6 +102,8 @@ class InferRequest(msgspec.Struct, frozen=True):
         outputs: The wanted outputs in order; empty means all.
         parameters: Free request parameters (OIP-12).
         signature: Key of the signature that it asks by; empty = the model's first.
+        any_shape: Shapes are the model's to judge, if it can (TensorFlow Serving compares none with those
+            that a SavedModel tells).
         trace: W3C trace context of the span that it is, where its model may ask others; else empty.
         request_id: Of the call that it came with, where its model may ask others; else empty.
         deadline: Until when its caller waits, by the server's clock, where its model may know; None = never.
@@ -112,6 +121,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     deadline: float | None = None
     is_gone: Callable[[], bool] | None = None
     signature: str = ""
+    any_shape: bool = False
 
 
 class Timing(msgspec.Struct, frozen=True, gc=False):

@@ -48,6 +48,7 @@ def test_questions_with_one_answer_share_a_key(one: InferRequest, other: InferRe
         ask(tensor("a", A.array.view(np.int32)), B),
         ask(tensor("a", np.where(A.array == 0, np.float32(-0.0), A.array)), B),
         ask(A, B, outputs=("y",)),
+        ask(A, B, signature="classify"),
     ],
 )
 def test_others_do_not(other: InferRequest):

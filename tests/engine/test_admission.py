@@ -126,3 +126,38 @@ def test_wanted_outputs_keep_their_order_and_must_exist():
     assert bind(FIXED, A, B, outputs=(RequestedOutput("y"), RequestedOutput("y"))).outputs == ("y",)
     with pytest.raises(InvalidInput, match="unexpected inference output 'z' for model 'm'"):
         bind(FIXED, A, B, outputs=(RequestedOutput("z"),))
+
+
+class TestFreeShapes:
+    """Tensors of any rank, and requests whose shapes the model judges (TensorFlow Serving compares none)."""
+
+    def admission(self, *, batched: bool, judges: bool = True, any_rank: bool = False) -> Admission:
+        shape = (-1,) if any_rank else (-1, 1)
+        spec = TensorSpec("x", DataType.FP32, shape, any_rank=any_rank)
+        return Admission("m", Signature((spec,), (spec,), batched, judges_shapes=judges))
+
+    def ask(self, *shape: int, any_shape: bool = True) -> InferRequest:
+        return InferRequest("m", (tensor("x", np.zeros(shape, "f4")),), any_shape=any_shape)
+
+    @pytest.mark.parametrize("shape", [(), (3,), (3, 1), (2, 3, 4)])
+    def test_any_rank_takes_all(self, shape: tuple[int, ...]) -> None:
+        bound = self.admission(batched=False, any_rank=True).bind(self.ask(*shape, any_shape=False))
+        assert (bound.rows, bound.key) == (1, (shape,))
+
+    @pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 3, 4)])
+    def test_rows_count_all_the_same(self, shape: tuple[int, ...]) -> None:
+        bound = self.admission(batched=True, any_rank=True).bind(self.ask(*shape, any_shape=False))
+        assert (bound.rows, bound.key) == (3, (shape[1:],))
+
+    def test_a_scalar_has_no_rows(self) -> None:
+        for any_rank in (True, False):
+            with pytest.raises(InvalidInput, match="unexpected shape for input 'x'"):
+                self.admission(batched=True, any_rank=any_rank).bind(self.ask())
+
+    def test_a_model_may_judge_by_itself_if_it_is_asked_to(self) -> None:
+        admission = self.admission(batched=True)
+        assert admission.bind(self.ask(3)).key != admission.bind(self.ask(3, 1)).key
+        with pytest.raises(InvalidInput, match=r"Expected \[-1,1\], got \[3\]"):
+            admission.bind(self.ask(3, any_shape=False))
+        with pytest.raises(InvalidInput, match=r"Expected \[-1,1\], got \[3\]"):
+            self.admission(batched=True, judges=False).bind(self.ask(3))

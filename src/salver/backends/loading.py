@@ -48,6 +48,22 @@ def choice_of(options: dict[str, str], key: str, choices: Sequence[str]) -> str:
     return value
 
 
+def count_of(options: dict[str, str], key: str, default: int) -> int:
+    """The value of an option that is a number of threads or the like.
+
+    Raises:
+        LoadFailed: it is none.
+    """
+    value = options.get(key, str(default))
+    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= 1024):
+        raise LoadFailed(
+            f"option {key} = {value!r} is no number",
+            field=f"options.{key}",
+            fix="Use 1 to 1024, or leave it out.",
+        )
+    return int(value)
+
+
 #: Models load side by side, and few frameworks expect to be imported by several threads at once.
 _IMPORTING = threading.Lock()
 
@@ -126,7 +142,9 @@ def override(
                 field=where,
                 fix="Use -1 for a free extent and count the batch dimension.",
             )
-        by_name[wish.name] = msgspec.structs.replace(wish, optional=wish.optional or spec.optional)
+        by_name[wish.name] = msgspec.structs.replace(
+            wish, optional=wish.optional or spec.optional, tensor=spec.tensor
+        )
     return tuple(by_name.values())
 
 

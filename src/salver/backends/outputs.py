@@ -25,6 +25,7 @@ class Outputs:
         self._model = f"model '{model}'"
         self._specs = [(spec, f"output {spec.name!r} of {self._model}") for spec in signature.outputs]
         self._batched = signature.batched
+        self._has_shapes = not signature.judges_shapes
 
     def check(
         self, answer: object, inputs: Mapping[str, Array], wanted: Container[str] | None = None
@@ -47,20 +48,21 @@ class Outputs:
             if spec.name not in answer:
                 given = ", ".join(map(str, answer)) or "none"
                 raise ModelFailed(f"{self._model} did not give its output {spec.name!r} (it gave: {given})")
-            checked[spec.name] = _fit(spec, said, answer[spec.name], rows)
+            checked[spec.name] = _fit(spec, said, answer[spec.name], rows, self._has_shapes)
         return checked
 
 
-def _fit(spec: TensorSpec, said: str, value: object, rows: int) -> Array:
+def _fit(spec: TensorSpec, said: str, value: object, rows: int, has_shape: bool) -> Array:
     """One output as its datatype's dtype, C-contiguous; ``rows`` is the extent of axis 0, or -1."""
     array = value if isinstance(value, np.ndarray) else _array(spec, said, value)
     shape = array.shape
-    if len(shape) != len(spec.shape) or any(
-        want not in (-1, got) for want, got in zip(spec.shape, shape, strict=True)
+    if has_shape and (
+        len(shape) != len(spec.shape)
+        or any(want not in (-1, got) for want, got in zip(spec.shape, shape, strict=True))
     ):
         raise ModelFailed(f"{said} has shape {list(shape)}, expected {list(spec.shape)}")
-    if rows >= 0 and shape[0] != rows:
-        raise ModelFailed(f"{said} has {shape[0]} rows for a batch of {rows}")
+    if rows >= 0 and shape[:1] != (rows,):
+        raise ModelFailed(f"{said} has {shape[0] if shape else 'no'} rows for a batch of {rows}")
     want = spec.datatype.dtype
     if array.dtype != want or spec.datatype is DataType.BYTES:
         array = _cast(spec, said, array)

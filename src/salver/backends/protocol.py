@@ -19,6 +19,9 @@ from salver.messages import InferRequest, Parameter, Signature
 from salver.tensor import Array
 
 _NONE: Mapping[str, Parameter] = {}
+#: An input beside those of a signature that is not the model's first: which of ``signature.others`` it is, by
+#: index. No caller can send it.
+SIGNATURE = "\0signature"
 
 
 class Traits(msgspec.Struct, frozen=True):
@@ -71,7 +74,8 @@ class RunnableModel(Protocol):
         ...
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Answer once. Keys are tensor names of the signature; inputs are already checked
+        """Answer once. Keys are tensor names of the signature (or of one of its others, which
+        :data:`SIGNATURE` then says); inputs are already checked
         against it, must not be written to, and are kept beyond the run only as a copy (in a host
         process they lie in memory that the next run overwrites). Every output of the signature is
         returned, with its datatype's dtype. May raise anything: the engine answers with

@@ -69,6 +69,7 @@ class Reshaped:
             own,
             inputs=tuple(_with_shape(spec, takes) for spec in own.inputs),
             outputs=tuple(_with_shape(spec, gives) for spec in own.outputs if spec.name in self._given),
+            others=(),
         )
         self._inputs = {name: (shape, reshape.inputs[name]) for name, shape in takes.items()}
         self._outputs = {name: (reshape.outputs[name], shape) for name, shape in gives.items()}

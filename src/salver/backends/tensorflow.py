@@ -1,29 +1,55 @@
-"""How does a TensorFlow SavedModel run? Through one of its signatures, ``serving_default`` unless told.
+"""How does a TensorFlow SavedModel run? By any of its signatures, ``serving_default`` unless told.
 
 Through a session, which reads SavedModels of TensorFlow 1 and 2 alike (also those whose Keras
 optimizer today's Keras no longer knows), has thread pools of its own, and gives its memory back
-when closed. It knows nothing of batching.
+when closed. TensorFlow Serving runs them so, too. It knows nothing of batching.
 """
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import msgspec
+import numpy as np
 
 from salver.artifacts import Manifest
 from salver.backends.content import is_file, protobuf_fields
-from salver.backends.loading import framework, is_batched, loading, options_of, override
+from salver.backends.loading import count_of, framework, is_batched, loading, options_of, override
 from salver.backends.outputs import Outputs
-from salver.backends.protocol import LoadOptions, Traits
-from salver.errors import LoadFailed
+from salver.backends.protocol import SIGNATURE, LoadOptions, Traits
+from salver.errors import InvalidInput, LoadFailed, ModelFailed
 from salver.messages import Signature, TensorSpec
 from salver.tensor import Array, DataType, datatype_of
+
+_LOG = logging.getLogger("salver.backends.tensorflow")
+_DEFAULT: Final = "serving_default"
+#: Methods whose tensors have a row for each Example, whatever the artefact says of their shapes.
+_OF_EXAMPLES: Final = frozenset({"tensorflow/serving/classify", "tensorflow/serving/regress"})
+#: How the names of operations begin after which later runs may answer otherwise.
+_WRITES: Final = (
+    *(
+        "Assign",
+        "ResourceScatter",
+        "ResourceApply",
+        "ResourceSparseApply",
+        "LookupTableInsert",
+        "QueueEnqueue",
+    ),
+    *("ScatterUpdate", "ScatterAdd", "ScatterSub", "ScatterMul", "ScatterDiv", "ScatterNdUpdate"),
+    *("LookupTableRemove", "StackPush", "Barrier"),
+)
+_TRIAL_ROWS: Final = 3
+_PLATFORM: Final = "tensorflow_savedmodel"
 
 
 class TensorFlowBackend:
     """SavedModel folders.
 
-    Options: ``signature``, the key of the signature to serve.
+    Options: ``signature``, the key of the signature that requests get which name none; ``tags``, those of the
+    meta graph, with commas between; ``intra_op_threads`` and ``inter_op_threads``, threads inside an
+    operation, and operations at the same time.
     """
 
     name = "tensorflow"
@@ -41,77 +67,260 @@ class TensorFlowBackend:
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "TensorFlowModel":
         """See :class:`~salver.backends.protocol.Backend`."""
-        wish = options_of(manifest, ("signature",))
+        wish = options_of(manifest, ("signature", "tags", "intra_op_threads", "inter_op_threads"))
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         tf = framework(self, "tensorflow")
         tf.get_logger().setLevel("ERROR")  # it advises a loader that cannot read all SavedModels
-        key = wish.get("signature", "serving_default")
+        tags = [tag.strip() for tag in wish.get("tags", "serve").split(",")]
         v1 = tf.compat.v1
         pools = v1.ConfigProto(
-            intra_op_parallelism_threads=options.threads,
-            inter_op_parallelism_threads=1,
+            intra_op_parallelism_threads=count_of(wish, "intra_op_threads", options.threads),
+            inter_op_parallelism_threads=count_of(wish, "inter_op_threads", 1),
             use_per_session_threads=True,
         )
         session = v1.Session(graph=tf.Graph(), config=pools)
         try:
             with loading(manifest):
-                signatures = v1.saved_model.load(session, ["serve"], str(manifest.path)).signature_def
-                if key not in signatures:
-                    known = ", ".join(sorted(k for k in signatures if not k.startswith("__"))) or "none"
-                    raise LoadFailed(
-                        f"{manifest.path} has no signature {key!r}",
-                        field="options.signature",
-                        fix=f'It has: {known}. Name one in salver.toml: [options] signature = "…".',
-                    )
-                return TensorFlowModel(tf, session, signatures[key], manifest)
+                graph = v1.saved_model.load(session, tags, str(manifest.path))
+                told = {k: s for k, s in graph.signature_def.items() if not k.startswith("__")}
+                found, refused = {}, {}
+                for key in sorted(told):
+                    try:
+                        found[key] = _signature(tf, key, told[key])
+                    except LoadFailed as error:
+                        refused[key] = str(error)
+                first = _first(manifest, found, refused, wish.get("signature", ""))
+                for key, why in refused.items():
+                    _LOG.warning("%s: signature %r is not served: %s", manifest.id, key, why)
+                return TensorFlowModel(tf, session, graph.graph_def, _ordered(found, first), manifest)
         except BaseException:
             session.close()
             raise
 
 
 class TensorFlowModel:
-    """One signature in a session of its own."""
+    """All signatures of a SavedModel, in one session.
 
-    def __init__(self, tf: Any, session: Any, chosen: Any, manifest: Manifest) -> None:
-        config, graph = manifest.config, session.graph
-        inputs = override(_specs(tf, chosen.inputs, config.inputs), config.inputs, "inputs")
-        outputs = override(_specs(tf, chosen.outputs, config.outputs), config.outputs, "outputs")
-        batched = is_batched(inputs, outputs, config)
-        self.signature = Signature(inputs, outputs, batched, "tensorflow_savedmodel")
+    Args:
+        graph: The GraphDef that the session runs.
+        signatures: By key, the first one first.
+    """
+
+    def __init__(
+        self, tf: Any, session: Any, graph: Any, signatures: Mapping[str, Signature], manifest: Manifest
+    ) -> None:
+        writers = _Writers(graph)
+        half, name = tf.bfloat16.as_numpy_dtype, manifest.id.name
+        self._calls: list[_Call] = []
+        served: list[Signature] = []
+        for told in signatures.values():
+            signature = _with_words(told, manifest, is_first=not served)
+            signature = msgspec.structs.replace(signature, is_stateful=writers.reach(signature))
+            call = _Call(session, signature, half, name)
+            if signature.batched and signature.method not in _OF_EXAMPLES and not call.keeps_rows(signature):
+                signature = msgspec.structs.replace(signature, batched=False)
+                call = _Call(session, signature, half, name)
+            self._calls.append(call)
+            served.append(signature)
+        self.signature = msgspec.structs.replace(served[0], others=tuple(served[1:]))
         self._session: Any = session
-        feeds = [graph.get_tensor_by_name(chosen.inputs[s.name].name) for s in inputs]
-        fetches = [graph.get_tensor_by_name(chosen.outputs[s.name].name) for s in outputs]
-        self._call: Any = session.make_callable(fetches, feed_list=feeds)
-        half = tf.bfloat16.as_numpy_dtype
-        self._inputs = [(s.name, half if s.datatype is DataType.BF16 else None) for s in inputs]
-        self._outputs = [s.name for s in outputs]
-        self._check = Outputs(self.signature, manifest.id.name).check
+        self._refusals = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)
+        self._error = tf.errors.OpError
+        self._name = name
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
-        feed = [inputs[n] if view is None else inputs[n].view(view) for n, view in self._inputs]
-        return self._check(dict(zip(self._outputs, self._call(*feed), strict=True)), inputs)
+        mark = inputs.get(SIGNATURE)
+        call = self._calls[0 if mark is None else int(mark) + 1]
+        try:
+            return call(inputs)
+        except self._error as error:
+            said = error.message.partition("\n")[0]
+            if isinstance(error, self._refusals):
+                raise InvalidInput(said) from error
+            raise ModelFailed(f"model '{self._name}' raised {type(error).__name__}: {said}") from error
 
     def close(self) -> None:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
-        self._call = None
+        for call in self._calls:
+            call.close()
         self._session.close()
 
 
-def _specs(tf: Any, tensors: Mapping[str, Any], wished: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    shapes = {spec.name: spec.shape for spec in wished}
+class _Call:
+    """What one signature runs.
+
+    Args:
+        half: The dtype of numpy arrays by which TensorFlow knows a bfloat16.
+    """
+
+    def __init__(self, session: Any, signature: Signature, half: Any, model: str) -> None:
+        # as a callable of these names, since Session.run compares shapes with those of the graph, which only
+        # are what is usual, and takes three times as long
+        callable_options = _options(signature)
+        self._run: Any = session._make_callable_from_options(callable_options)
+        self._inputs = [(s.name, half if s.datatype is DataType.BF16 else None) for s in signature.inputs]
+        self._outputs = [s.name for s in signature.outputs]
+        self._check = Outputs(signature, model).check
+
+    def __call__(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        outputs = self._run(*self._feed(inputs))
+        return self._check(dict(zip(self._outputs, outputs, strict=True)), inputs)
+
+    def _feed(self, inputs: Mapping[str, Array]) -> list[Array]:
+        return [inputs[n] if view is None else inputs[n].view(view) for n, view in self._inputs]
+
+    def keeps_rows(self, signature: Signature) -> bool:
+        """Has every output as many rows as the inputs, where these are zeros? A signature is taken at its
+        word if it does not take zeros, or if a run leaves something behind.
+        """
+        if signature.is_stateful:
+            return True
+        inputs = {spec.name: _zeros(spec) for spec in signature.inputs}
+        try:
+            outputs = self._run(*self._feed(inputs))
+        except Exception:
+            return True
+        return all(np.shape(output)[:1] == (_TRIAL_ROWS,) for output in outputs)
+
+    def close(self) -> None:
+        self._run = None
+
+
+def _zeros(spec: TensorSpec) -> Array:
+    shape = (_TRIAL_ROWS, *(max(extent, 1) for extent in spec.shape[1:]))
+    if spec.datatype is DataType.BYTES:
+        return np.full(shape, b"", object)
+    return np.zeros(shape, spec.datatype.dtype)
+
+
+def _options(signature: Signature) -> Any:
+    from tensorflow.core.protobuf.config_pb2 import CallableOptions
+
+    return CallableOptions(
+        feed=[spec.tensor for spec in signature.inputs], fetch=[spec.tensor for spec in signature.outputs]
+    )
+
+
+def _signature(tf: Any, key: str, told: Any) -> Signature:
+    """What a SignatureDef tells. Raises LoadFailed where there is a tensor that cannot be served."""
+    method = told.method_name or "tensorflow/serving/predict"
+    inputs, outputs = _specs(tf, told.inputs), _specs(tf, told.outputs)
+    return Signature(inputs, outputs, False, _PLATFORM, name=key, method=method, judges_shapes=True)
+
+
+def _specs(tf: Any, tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
     specs = []
     for name, info in sorted(tensors.items()):
+        if info.WhichOneof("encoding") != "name":
+            kind = "sparse" if info.HasField("coo_sparse") else "ragged, sparse or otherwise composite"
+            raise LoadFailed(f"tensor {name!r} is {kind}", fix="Give its parts as outputs of their own.")
         kind = tf.dtypes.as_dtype(info.dtype)
         try:
             datatype = DataType.BYTES if kind.name == "string" else datatype_of(kind.as_numpy_dtype)
         except (TypeError, ValueError) as error:
             raise LoadFailed(f"tensor {name!r} is a {kind.name}, which no datatype holds") from error
-        if info.tensor_shape.unknown_rank and name not in shapes:
-            raise LoadFailed(
-                f"tensor {name!r} has no shape in the model",
-                fix=f'Declare it in salver.toml: name = "{name}", datatype = "{datatype.name}" and shape.',
-            )
-        known = tuple(int(d.size) for d in info.tensor_shape.dim)
-        specs.append(TensorSpec(name, datatype, shapes[name] if info.tensor_shape.unknown_rank else known))
+        any_rank = info.tensor_shape.unknown_rank
+        shape = (-1,) if any_rank else tuple(int(d.size) for d in info.tensor_shape.dim)
+        specs.append(TensorSpec(name, datatype, shape, tensor=info.name, any_rank=any_rank))
     return tuple(specs)
+
+
+def _first(manifest: Manifest, found: Mapping[str, Signature], refused: Mapping[str, str], wish: str) -> str:
+    """Key of the signature for those who name none.
+
+    Raises:
+        LoadFailed: there is none, or not the one that the owner wants.
+    """
+    key = wish or _DEFAULT
+    if key in found:
+        return key
+    if refused and (key in refused if wish else not found):
+        why = "; ".join(f"{k!r}: {said}" for k, said in refused.items() if not wish or k == key)
+        raise LoadFailed(f"{manifest.path} has no signature that can be served: {why}")
+    if wish or not found:
+        known = ", ".join(found) or "none"
+        raise LoadFailed(
+            f"{manifest.path} has no signature {key!r}",
+            field="options.signature",
+            fix=f'It has: {known}. Name one in salver.toml: [options] signature = "…".',
+        )
+    first = min(found)
+    _LOG.info("%s: has no %r; %r answers requests that name no signature", manifest.id, _DEFAULT, first)
+    return first
+
+
+def _ordered(found: Mapping[str, Signature], first: str) -> dict[str, Signature]:
+    return {first: found[first], **found}
+
+
+def _with_words(signature: Signature, manifest: Manifest, *, is_first: bool) -> Signature:
+    """With what the owner says of the tensors, which is said of the first one; and whether it has rows."""
+    config = manifest.config
+    inputs, outputs = signature.inputs, signature.outputs
+    if is_first:
+        inputs = override(_with_ranks(inputs, config.inputs), config.inputs, "inputs")
+        outputs = override(_with_ranks(outputs, config.outputs), config.outputs, "outputs")
+    has_rows = signature.method in _OF_EXAMPLES or not any(spec.any_rank for spec in (*inputs, *outputs))
+    batched = has_rows and is_batched(inputs, outputs, config)
+    return msgspec.structs.replace(signature, inputs=inputs, outputs=outputs, batched=batched)
+
+
+def _with_ranks(said: Iterable[TensorSpec], wished: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+    shapes = {spec.name: spec.shape for spec in wished}
+    return tuple(
+        msgspec.structs.replace(spec, shape=shapes[spec.name], any_rank=False)
+        if spec.any_rank and spec.name in shapes
+        else spec
+        for spec in said
+    )
+
+
+class _Writers:
+    """Finds out which signatures change variables or tables: those whose runs leave something behind."""
+
+    def __init__(self, graph: Any) -> None:
+        self._nodes = {node.name: node for node in graph.node}
+        self._functions = {function.signature.name: function.node_def for function in graph.library.function}
+        self._known: dict[str, bool] = {}
+
+    def reach(self, signature: Signature) -> bool:
+        """Does a run of it write?"""
+        seen = {_node_of(spec.tensor) for spec in signature.inputs}
+        ahead = [_node_of(spec.tensor) for spec in signature.outputs]
+        while ahead:
+            name = ahead.pop()
+            if name in seen or name not in self._nodes:
+                continue
+            seen.add(name)
+            node = self._nodes[name]
+            if self._writes(node):
+                return True
+            ahead += [_node_of(source) for source in node.input]
+        return False
+
+    def _writes(self, node: Any) -> bool:
+        return node.op.startswith(_WRITES) or any(map(self._function_writes, _called(node)))
+
+    def _function_writes(self, name: str) -> bool:
+        if name not in self._known:
+            self._known[name] = False  # for one that calls itself
+            self._known[name] = any(map(self._writes, self._functions.get(name, ())))
+        return self._known[name]
+
+
+def _called(node: Any) -> Iterator[str]:
+    for value in node.attr.values():
+        if value.HasField("func"):
+            yield value.func.name
+        for function in value.list.func:
+            yield function.name
+
+
+def _node_of(tensor: str) -> str:
+    """The operation that makes a tensor, or goes before.
+
+    >>> _node_of("^read"), _node_of("x:0")
+    ('read', 'x')
+    """
+    return tensor.removeprefix("^").partition(":")[0]

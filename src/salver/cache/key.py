@@ -36,7 +36,10 @@ def key_of(request: InferRequest, owner: bytes, *, sees_parameters: bool) -> byt
         parameters = sorted((k, v) for k, v in request.parameters.items() if k not in _FORM)
     outputs = sorted(output.name for output in request.outputs)
     facts = [(t.name, t.datatype.name, t.array.shape) for t in inputs]
-    digest = hashlib.blake2b(msgspec.msgpack.encode((outputs, parameters, facts)), digest_size=16)
+    told = (
+        (outputs, parameters, facts, request.signature) if request.signature else (outputs, parameters, facts)
+    )
+    digest = hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=16)
     for tensor in inputs:
         if tensor.datatype is DataType.BYTES:
             elements: list[bytes] = tensor.array.ravel().tolist()

@@ -63,8 +63,9 @@ class Admission:
         first = 1 if signature.batched else 0
         self._first = first
         self._tails = tuple(spec.shape[first:] for spec in signature.inputs)
+        self._judges_shapes = signature.judges_shapes
         self._is_fixed = all(-1 not in tail for tail in self._tails) and not any(
-            spec.optional for spec in signature.inputs
+            spec.optional or spec.any_rank for spec in signature.inputs
         )
         self._outputs = tuple(spec.name for spec in signature.outputs)
         self._output_set = frozenset(self._outputs)
@@ -85,7 +86,7 @@ class Admission:
             raise
         key: Hashable = None
         size = 0
-        if not self._is_fixed:
+        if not self._is_fixed or (self._judges_shapes and request.any_shape):
             first = self._first
             key = tails = tuple(None if a is None else a.shape[first:] for a in arrays)
             if self._ragged:
@@ -134,13 +135,14 @@ class Admission:
         tails = self._tails
         first = self._first
         fixed = self._is_fixed
+        any_shape = self._judges_shapes and request.any_shape
         arrays = []
         for index, tensor in enumerate(given):
             array = tensor.array
             if tensor.datatype is not types[index]:
                 self._refuse_type(self._specs[index], tensor.datatype.name)
             if not fixed or array.shape[first:] != tails[index] or array.ndim < first:
-                self._check_shape(self._specs[index], array)
+                self._check_shape(self._specs[index], array, any_shape)
             arrays.append(array)
         return tuple(arrays)
 
@@ -173,7 +175,7 @@ class Admission:
                 continue
             if tensor.datatype is not spec.datatype:
                 self._refuse_type(spec, tensor.datatype.name)
-            self._check_shape(spec, tensor.array)
+            self._check_shape(spec, tensor.array, self._judges_shapes and request.any_shape)
             arrays.append(tensor.array)
         return tuple(arrays)
 
@@ -195,7 +197,9 @@ class Admission:
             raise InvalidInput(f"inference request batch-size must be >= 1 for '{self._model}'")
         return rows
 
-    def _check_shape(self, spec: TensorSpec, array: Array) -> None:
+    def _check_shape(self, spec: TensorSpec, array: Array, any_shape: bool) -> None:
+        if (any_shape or spec.any_rank) and array.ndim >= self._first:
+            return
         if len(spec.shape) == array.ndim and all(
             want in (-1, got) for want, got in zip(spec.shape, array.shape, strict=True)
         ):

@@ -167,7 +167,8 @@ class ThreadRunner:
             del job, inputs, future
 
     def _rows(self, inputs: Mapping[str, Array]) -> int:
-        return inputs[self._first_input].shape[0] if self.signature.batched else 1
+        first = inputs.get(self._first_input) if self.signature.batched else None
+        return 1 if first is None or not first.ndim else first.shape[0]
 
     def _call(self, model: RunnableModel, inputs: Mapping[str, Array], rows: int) -> _Result:
         cpu = time.thread_time()

@@ -226,7 +226,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                     request = _with_headers(request, call.forwarded)
                 if getattr(servable, "asks_others", False):
                     request = self._as_span(request, call)
-                rows, size = _extent(request, servable.signature.batched)
+                rows, size = _extent(request, servable.signature)
                 response = await servable.infer(request, deadline, sender, standing)
                 timing = response.timing
                 reply = codec.encode(request, response)
@@ -288,7 +288,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                     request = _with_headers(request, call.forwarded)
                 if getattr(servable, "asks_others", False):
                     request = self._as_span(request, call)
-                rows, size = _extent(request, servable.signature.batched)
+                rows, size = _extent(request, servable.signature)
                 async with aclosing(_pieces(servable, request, deadline, standing)) as answer:
                     async for response in answer:
                         timing = response.timing
@@ -487,9 +487,11 @@ def _with_headers(request: InferRequest, headers: Mapping[str, Parameter]) -> In
     return msgspec.structs.replace(request, parameters={**headers, **request.parameters})
 
 
-def _extent(request: InferRequest, is_batched: bool) -> tuple[int, int]:
+def _extent(request: InferRequest, signature: Signature) -> tuple[int, int]:
     """Rows of the first input, one where there is no batch dimension, and bytes of all inputs."""
-    inputs = request.inputs
+    inputs, is_batched = request.inputs, signature.batched
+    if request.signature:
+        is_batched = (signature.named(request.signature) or signature).batched
     if not inputs:
         return 0 if is_batched else 1, 0
     first = inputs[0].array

@@ -29,6 +29,7 @@ from salver.engine.process import ProcessRunner
 from salver.engine.sequence_engine import SequenceEngine
 from salver.engine.sequence_streams import SequenceStreamEngine
 from salver.engine.sequences import Register
+from salver.engine.signatures import Signatures
 from salver.engine.stepper import StepEngine
 from salver.engine.thread import ThreadRunner
 from salver.engine.turns import Pool
@@ -81,13 +82,16 @@ class Terms(msgspec.Struct, frozen=True):
     pool: Pool | None = None
 
 
+_AnyEngine = Engine | StepEngine | DecoupledEngine | SequenceEngine | Ensemble | DecoupledEnsemble
+
+
 class Servable:
     """A loaded version: its engine, and what the lifecycle asks of it.
 
     Args:
         setting: What was chosen for its objective and why, where there is one.
         ends: Called, the last one first, when the engine has been closed.
-        cached: Answers in the engine's place, where its answers are kept.
+        front: Answers in the engine's place, where its answers are kept or there are several.
 
     Attributes:
         is_ready: The model's own opinion, of one that has one; else None.
@@ -101,11 +105,11 @@ class Servable:
     def __init__(
         self,
         manifest: Manifest,
-        engine: Engine | StepEngine | DecoupledEngine | SequenceEngine | Ensemble | DecoupledEnsemble,
+        engine: _AnyEngine,
         placement: Placement,
         setting: Setting | None = None,
         ends: Sequence[Callable[[], Awaitable[None]]] = (),
-        cached: CachedModel | None = None,
+        front: CachedModel | Signatures | None = None,
     ) -> None:
         self.manifest = manifest
         self.engine = engine
@@ -115,8 +119,8 @@ class Servable:
         self.signature: Signature = engine.signature
         self.bytes = manifest.bytes
         self.warmup: Warmup | None = None  # where its files do not lie where the configuration has them
-        self.is_cached = cached is not None
-        self.infer = cached.infer if cached else engine.infer  # the engine's own method: nothing in between
+        self.is_cached = isinstance(front, CachedModel)
+        self.infer = front.infer if front else engine.infer  # the engine's own method: nothing in between
         self.owns_timeout = False  # a request's ``timeout`` is no deadline
         if isinstance(engine, Engine):
             self.owns_timeout = manifest.config.queue is not None
@@ -128,10 +132,16 @@ class Servable:
         self.asks_others = isinstance(engine, Ensemble)
         self.placed: Callable[[Manifest], Placement] | None = None  # of another number of instances
         self._changing = asyncio.Lock()
+        self.signatures: Signatures | None = None  # of a model that has several
         self.gives_parts = isinstance(engine, StepEngine)
 
     def __repr__(self) -> str:
         return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"
+
+    @property
+    def engines(self) -> Sequence[_AnyEngine]:
+        """Of each signature, the first one first."""
+        return [self.engine, *(self.signatures.others.values() if self.signatures else ())]
 
     def hear(self, runners: Sequence[Runner]) -> None:
         """Learn from its runners what the model wants to be told, and whether it has opinions."""
@@ -165,9 +175,16 @@ class Servable:
         if wish.samples:
             await self._warm_with_samples(self.engine, wish.samples)
             return
+        await self._warm_with_zeros(self.engine, wish)
+        for other in self.signatures.others.values() if self.signatures else ():
+            await self._warm_with_zeros(other, wish)
+
+    async def _warm_with_zeros(self, engine: Engine | DecoupledEngine | SequenceEngine, wish: Warmup) -> None:
+        if engine.signature.is_stateful and wish == _NO_WARMUP:
+            return  # it would remember them
         try:
-            for inputs in samples(self.signature, wish):
-                await self.engine.run_alone(inputs)
+            for inputs in samples(engine.signature, wish):
+                await engine.run_alone(inputs)
         except Exception as error:
             _LOG.info("model %s does not take zeros as a warm-up: %s", self.manifest.id, error)
 
@@ -214,6 +231,8 @@ class Servable:
         slots = self.placed(manifest).slots
         async with self._changing:
             await engine.resize(slots)
+            if self.signatures is not None:
+                await self.signatures.resize(slots)
         self.placement = msgspec.structs.replace(self.placement, slots=slots)
         config = within(manifest.config, self.signature)
         self.manifest = msgspec.structs.replace(manifest, config=config, path=self.manifest.path)
@@ -227,6 +246,8 @@ class Servable:
         async with contextlib.AsyncExitStack() as stack:
             for end in self._ends:
                 stack.push_async_callback(end)
+            if self.signatures is not None:
+                await self.signatures.close()
             await self.engine.close()
 
 
@@ -395,19 +416,25 @@ class Loader:
         engine = Engine(
             manifest.id, runner, config, clock=self._clock, emit=self._bus.emit, known=Knowledge(laws, rule)
         )
+        several = None
+        if runner.signature.others:
+            several = Signatures.of(engine, runner, config, self._clock, self._bus.emit)
         if self._terms.pool is not None and config.instances.rate_limits:
-            engine.share(self._terms.pool, config.instances.rate_limits)
+            for one in (engine, *(several.others.values() if several else ())):
+                one.share(self._terms.pool, config.instances.rate_limits)
         if teacher is not None:
             teacher.start()
         place = Placement(kind, placed.instances, placed.threads)
-        each = engine.answers_each
-        cached = self._cached(manifest, engine, sees_parameters=each) if config.response_cache else None
+        each, front = engine.answers_each, several or engine
+        cached = self._cached(manifest, front, sees_parameters=each) if config.response_cache else None
         if cached is not None:
             ends.append(cached.close)
-        return Servable(manifest, engine, place, setting, ends, cached)
+        servable = Servable(manifest, engine, place, setting, ends, cached or several)
+        servable.signatures = several
+        return servable
 
     def _cached(
-        self, manifest: Manifest, engine: Engine | Ensemble, *, sees_parameters: bool
+        self, manifest: Manifest, engine: Engine | Signatures | Ensemble, *, sees_parameters: bool
     ) -> CachedModel | None:
         if self._terms.caching is None:
             _LOG.warning("model %s wants a response cache, and this server has none", manifest.id)

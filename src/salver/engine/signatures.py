@@ -1,0 +1,115 @@
+"""Which queue does a request go to, of a model with several signatures?
+
+Each signature has an engine of its own, so that a batch is of one signature (TF-B1); all of them share one
+runner. The model is told which one it runs by a hidden input (:data:`salver.backends.protocol.SIGNATURE`).
+"""
+
+import asyncio
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from salver.artifacts import ModelConfig, Ragged
+from salver.backends.protocol import SIGNATURE
+from salver.engine.engine import Engine
+from salver.engine.ports import Runner
+from salver.errors import InvalidInput
+from salver.events import BatchRan
+from salver.messages import ANYBODY, InferRequest, InferResponse, Standing
+from salver.tensor import Array
+
+
+class SignatureRunner:
+    """Runs batches of one of a model's further signatures.
+
+    Args:
+        runner: Of the whole model; whoever made it closes it.
+        index: Which one of its signature's others.
+    """
+
+    def __init__(self, runner: Runner, index: int) -> None:
+        self.signature = runner.signature.others[index]
+        self.slots = runner.slots
+        self._runner = runner
+        self._mark = np.array(index)
+
+    def __repr__(self) -> str:
+        return f"<SignatureRunner {self.signature.name} on {self._runner!r}>"
+
+    async def run(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float]:
+        """See :class:`~salver.engine.ports.Runner`."""
+        return await self._runner.run({**inputs, SIGNATURE: self._mark})
+
+    def run_inline(self, inputs: Mapping[str, Array]) -> None:
+        """Never: how long runs take is known of the first signature."""
+
+    async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
+        """See :class:`~salver.engine.ports.Runner`."""
+        return await self._runner.run_each({**inputs, SIGNATURE: self._mark})
+
+    async def resize(self, slots: int) -> None:
+        """The first signature's engine has seen to it."""
+        self.slots = slots
+
+    async def close(self) -> None:
+        """The first signature's engine does that."""
+
+
+class Signatures:
+    """The engines of a model, by signature.
+
+    Args:
+        first: Of those who name none; it is closed by its owner, after this.
+    """
+
+    def __init__(self, first: Engine, others: Mapping[str, Engine]) -> None:
+        self.others = others
+        self._first = first
+        self._all = {first.signature.name: first, **others}
+
+    def __repr__(self) -> str:
+        return f"<Signatures {', '.join(self._all)}>"
+
+    @classmethod
+    def of(
+        cls,
+        first: Engine,
+        runner: Runner,
+        config: ModelConfig,
+        clock: Callable[[], float],
+        emit: Callable[[BatchRan], None],
+    ) -> "Signatures":
+        """With an engine for each of the others, under the same rules but for those that were learned."""
+        policy = "auto" if config.batching.policy == "learned" else config.batching.policy
+        batching = msgspec.structs.replace(config.batching, policy=policy)
+        config = msgspec.structs.replace(config, batching=batching, ragged=Ragged())
+        runners = [SignatureRunner(runner, index) for index in range(len(runner.signature.others))]
+        engines = [Engine(first.id, one, config, clock=clock, emit=emit) for one in runners]
+        return cls(first, {engine.signature.name: engine for engine in engines})
+
+    async def infer(
+        self,
+        request: InferRequest,
+        deadline: float | None = None,
+        sender: Hashable = None,
+        standing: Standing = ANYBODY,
+    ) -> InferResponse:
+        """As :meth:`~salver.engine.engine.Engine.infer`, by the signature that the request names."""
+        engine = self._all.get(request.signature) if request.signature else self._first
+        if engine is None:
+            raise InvalidInput(
+                f'Serving signature key "{request.signature}" not found.',
+                field="signature_name",
+                fix=f"There are: {', '.join(self._all)}.",
+            )
+        return await engine.infer(request, deadline, sender, standing)
+
+    async def resize(self, slots: int) -> None:
+        """So many instances, as the first one's engine has."""
+        for engine in self.others.values():
+            await engine.resize(slots)
+
+    async def close(self) -> None:
+        """Refuse what still waits, and end the runs under way."""
+        await asyncio.gather(*(engine.close() for engine in self.others.values()))
