@@ -93,9 +93,9 @@ class World:
         self.runners.append(runner)
         return Servable(manifest, engine, Placement("thread", 1, 1))
 
-    async def have(self, *versions, files="a", all=False):
+    async def have(self, *versions, files="a", all=False, labels=()):
         """These versions and no others are there, of those files."""
-        config = ModelConfig(sequences=SEQUENCES, versions=Versions(all=all))
+        config = ModelConfig(sequences=SEQUENCES, versions=Versions(all=all), labels=dict(labels))
         self.manager.apply(
             [Manifest(ModelId("m", v), Path("/m"), "python", "python", config, files) for v in versions]
         )
@@ -187,6 +187,16 @@ async def test_tr_s4_a_version_beside_a_newer_one_keeps_what_began_in_it():
     await world.have("1", "2", all=True)
     assert await world.ask(7, 2) == ("1", 3)
     assert await world.ask(8, 2, "se") == ("2", 2)
+    await world.end()
+
+
+async def test_a_sequence_that_began_by_a_label_stays_where_it_began_when_the_label_moves():
+    world = World()
+    await world.have("1", "2", all=True, labels={"stable": "1"})
+    assert await world.ask(7, 1, "s", version="stable") == ("1", 1)
+    await world.have("1", "2", all=True, labels={"stable": "2"})
+    assert await world.ask(8, 5, "s", version="stable") == ("2", 5)
+    assert await world.ask(7, 2, version="stable") == ("1", 3)
     await world.end()
 
 

@@ -178,6 +178,8 @@ class Manager(Generic[ServableT]):
 
         That is one that has been replaced while sequences of requests were under way in it.
         """
+        if version in self._labels.get(name, ()):  # which may have meant any of them when a sequence began
+            version = ""
         for copy in reversed(self._copies.values()):
             if copy.id.name != name or version not in ("", copy.id.version) or copy.servable is None:
                 continue
