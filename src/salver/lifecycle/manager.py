@@ -331,7 +331,7 @@ class Manager(Generic[ServableT]):
         """Let labels mean what is wanted, as far as it can answer; versions that they leave later."""
         before, self._labels, leaving = self._labels, {}, set()
         for name, wanted in labels_of(self._bound.known).items():
-            ready = {c.id.version for c in self._copies.values() if c.id.name == name and c.servable}
+            ready = {v for model, v in self._exact if model == name}
             self._labels[name] = found = settle(wanted, before.get(name, {}), ready)
             leaving |= {ModelId(name, v) for label, v in found.items() if v != wanted[label]}
         return leaving
