@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 
 from salver.artifacts import Batching, Manifest, ModelConfig
 from salver.backends.protocol import LoadOptions
+from salver.engine import decoupled
 from salver.engine.backoff import Backoff
 from salver.engine.decoupled import DecoupledEngine
 from salver.engine.ports import StreamRunner
@@ -111,6 +112,33 @@ class TritonPythonModel:
             self.plain(request, sender, count)
 
         threading.Thread(target=work).start()
+
+    def large(self, request, sender, count):
+        def work():
+            for index in range(8):
+                texts = np.array([b"%d" % count * 1_500_000 if index % 2 else b"%d" % count], dtype=object)
+                sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("text", texts),
+                                                        pb_utils.Tensor("index", np.array([index]))]))
+            sender.send(flags=FINAL)
+
+        threading.Thread(target=work).start()
+
+    def crowd(self, request, sender, count):
+        def work(index):
+            sender.send(self.response(index))
+
+        def all():
+            threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            sender.send(flags=FINAL)
+
+        threading.Thread(target=all).start()
+
+    def endless_aside(self, request, sender, count):
+        threading.Thread(target=self.endless, args=(request, sender, count)).start()
 
     def endless(self, request, sender, count):
         index = 0
@@ -257,6 +285,71 @@ async def test_a_sender_that_is_forgotten_ends_the_request(tmp_path: Path) -> No
 async def test_responses_from_a_thread_after_execute_has_returned(tmp_path: Path) -> None:
     async with rig(tmp_path) as talk:
         assert texts(await talk.ask("threads", 3)) == [b"piece 0", b"piece 1", b"piece 2"]
+
+
+async def test_tr_s8_an_instance_that_has_returned_takes_the_next_request(tmp_path: Path) -> None:
+    """As many answers under way at once as the model likes, each at its own reader's pace."""
+    async with rig(tmp_path) as talk:
+        async with AsyncExitStack() as stack:
+            slow = [
+                await stack.enter_async_context(
+                    aclosing(talk.engine.stream(talk.request("endless_aside", 1_000_000)))
+                )
+                for _ in range(20)
+            ]
+            for pieces in slow:
+                assert texts([await anext(pieces)]) == [b"piece 0"]
+            assert (talk.engine.running, talk.engine.queued) == (20, 0)
+            assert texts(await talk.ask("plain", 2)) == [b"piece 0", b"piece 1"]
+            for pieces in reversed(slow):
+                assert texts([await anext(pieces)]) == [b"piece 1"]
+            with pytest.raises(ModelFailed, match="asked to raise"):
+                await talk.ask("raises")
+            for pieces in slow:
+                assert texts([await anext(pieces)]) == [b"piece 2"]
+        assert (talk.engine.running, talk.engine.queued) == (0, 0)
+
+
+async def test_tr_s8_large_responses_of_several_threads_keep_apart(tmp_path: Path) -> None:
+    async with rig(tmp_path) as talk:
+        found = await asyncio.gather(*(talk.ask("large", number) for number in (1, 2, 3)))
+        for number, pieces in enumerate(found, 1):
+            sizes = [1, 1_500_000] * 4
+            assert texts(pieces) == [b"%d" % number * size for size in sizes]
+
+
+async def test_tr_s8_many_threads_send_to_one_request(tmp_path: Path) -> None:
+    async with rig(tmp_path) as talk:
+        pieces = await talk.ask("crowd", 30)
+        assert sorted(int(piece.outputs[1].array[0]) for piece in pieces) == list(range(30))
+
+
+async def test_a_death_is_told_to_everybody_whom_it_concerns(tmp_path: Path) -> None:
+    async with rig(tmp_path) as talk:
+        waiting = [asyncio.ensure_future(talk.ask("endless_aside", 0)) for _ in range(3)]
+        while talk.engine.running < 3:
+            await asyncio.sleep(0.001)
+        with pytest.raises(HostDied):
+            await talk.ask("dies")
+        errors = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(error) for error in errors] == [HostDied] * 3
+        assert len({id(error) for error in errors}) == 3
+
+
+async def test_how_many_are_answered_at_a_time_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoupled, "_MOST_RUNNING", 2)
+    async with rig(tmp_path) as talk:
+        waiting = [asyncio.ensure_future(talk.ask("endless_aside", 0)) for _ in range(2)]
+        while talk.engine.running < 2:
+            await asyncio.sleep(0.001)
+        with pytest.raises(Overloaded, match=r"maximum queue size\. 2 requests are being answered"):
+            await talk.ask("plain", 1)
+        for each in waiting:
+            each.cancel()
+        await asyncio.wait(waiting)
+        await talk.until_idle()
 
 
 async def test_a_reader_that_leaves_is_told_to_the_model(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Socket:
             self.sleeps += 1
             self.clock.now += self.waits[0] * 100e-6
         self.waits.pop(0)
-        return bytes(frame(Next()))
+        return bytes(frame(Next(1)))
 
 
 class Clock:
@@ -89,7 +89,7 @@ def test_over_a_real_socket_orders_come_in_order_and_the_end_is_seen_awake_or_no
     ours, theirs = socket.socketpair()
     with ours, theirs:
         orders = channel(theirs)
-        for order, is_lone in zip((Next(), GiveUp(), Next(), GiveUp()), itertools.cycle((True, False))):
+        for order, is_lone in zip((Next(1), GiveUp(1), Next(2), GiveUp(2)), itertools.cycle((True, False))):
             ours.sendall(frame(order))
             assert type(orders.receive(is_lone=is_lone)) is type(order)
         ours.close()

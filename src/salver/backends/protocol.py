@@ -135,13 +135,21 @@ class Listener(Protocol):
         """Nobody listens any more."""
         ...
 
+    def end(self) -> None:
+        """No response follows; a second call does nothing."""
+        ...
+
 
 @runtime_checkable
 class StreamModel(RunnableModel, Protocol):
     """A loaded model that gives any number of responses to a request (decoupled)."""
 
-    def stream(self, request: InferRequest, listener: Listener) -> None:
-        """Answer one request; returns when no response follows. What it raises is the last response."""
+    def stream(self, requests: Sequence[InferRequest], listeners: Sequence[Listener]) -> None:
+        """Answer requests, each through a listener of its own, which it ends.
+
+        It may return before it has answered, and is then asked the next ones. What it raises ends those of
+        these that have not ended.
+        """
         ...
 
 

@@ -10,6 +10,7 @@ descriptor is closed.
 """
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -31,11 +32,13 @@ from salver.engine.control import (
     Loaded,
     Next,
     Order,
+    Over,
     Piece,
     Ran,
     Reply,
     Run,
     Stop,
+    Taken,
     apart,
     frame,
     numbered,
@@ -44,6 +47,7 @@ from salver.engine.control import (
     stacked,
 )
 from salver.engine.desk import Desk
+from salver.engine.pieces import Pieces
 from salver.engine.shm import Block
 from salver.engine.spawn import Ends, HostPlan, spawn
 from salver.errors import HostDied, LoadFailed, ModelFailed, SalverError
@@ -67,7 +71,7 @@ class HostProcess:
     Attributes:
         dead: Gives how it died (``SIGKILL``, ``exit code 3``, …). Never cancelled.
         signature: The model's.
-        asks: What it wants: ``batch`` (:meth:`run`), ``requests`` (:meth:`answer`), ``stream`` (``begin``).
+        asks: What it wants: ``batch`` (:meth:`run`), ``requests`` (:meth:`answer`) or ``stream``.
         has_opinion: Its model says itself whether it is ready (:meth:`is_ready`).
         wants_trace: Its model wants to know the span of each request.
         plan: By which it was made.
@@ -85,7 +89,10 @@ class HostProcess:
         self.dead: asyncio.Future[str] = self._loop.create_future()
         #: Who is to be told of the next reply, or of the child's death.
         self._heard: Callable[[Reply | HostDied], None] | None = None
-        self._unheard: deque[Reply] = deque()  # the end of a run that was given up, behind its last piece
+        self._pieces: dict[int, Pieces] = {}  # of requests to which something may follow, by mark
+        self._under_way: Sequence[Pieces] = ()  # of the run that has the model
+        self._marks = itertools.count(1)
+        self._leaving = bytearray()  # what the socket does not take yet
         self._tasks: set[asyncio.Task[None]] = set()
         self._frames = Frames()
         self._why_killed = ""
@@ -179,10 +186,69 @@ class HostProcess:
         else:
             done(result)
 
-    async def begin(self, request: InferRequest) -> Reply:
-        """Begin a run of a model that answers in pieces (:class:`Pieces`); the first reply to it."""
-        self._inherit((request,))
-        return await self.ask(await self._copy(size_of([request]), lambda: self._order([request])))
+    def open(self, count: int) -> list[Pieces]:
+        """The responses to so many requests, for ``stream``."""
+        found = [Pieces(next(self._marks), self._pass_on) for _ in range(count)]
+        self._pieces.update((pieces.mark, pieces) for pieces in found)
+        return found
+
+    async def stream(self, requests: Sequence[InferRequest], found: Sequence[Pieces]) -> None:
+        """Have a model begin with requests that it answers in pieces; returns when it can begin with others.
+
+        Args:
+            found: Of ``open``; an error ends them.
+        """
+        self._inherit(requests)
+        marks = tuple([pieces.mark for pieces in found])
+        try:
+            order = await self._copy(size_of(requests), lambda: self._order(requests, marks))
+            self._raise_if_dead()
+            self._under_way = found
+            for pieces in found:
+                pieces.begin()
+            self._as_ran(await self.ask(order))
+        except SalverError as error:
+            for pieces in found:
+                self._pieces.pop(pieces.mark, None)
+                pieces.end(_alike(error))
+        finally:
+            self._under_way = ()
+
+    def _pass_on(self, order: Next | GiveUp) -> None:
+        """What a reader says; once there is none, nor does the run need what it asks for."""
+        self._tell_now(order)
+        if self._desk is not None and self._under_way and all(p.is_given_up for p in self._under_way):
+            self._desk.give_up_run()
+
+    def _take(self, piece: Piece) -> None:
+        """A response has come; who does not want it any more is not there for it."""
+        pieces = self._pieces.get(piece.mark)
+        if pieces is None or pieces.is_given_up:
+            self._tell_now(Taken())
+        elif sum([block.nbytes for block in piece.outputs]) > _OFF_LOOP:
+            self._spawn(self._take_large(pieces, piece))
+        else:
+            with suppress(SalverError):  # it is being killed, which ends the pieces
+                self._put(pieces, piece, self._read(piece.outputs))
+
+    async def _take_large(self, pieces: Pieces, piece: Piece) -> None:
+        with suppress(SalverError):
+            self._put(pieces, piece, await self.read(piece.outputs))
+
+    def _put(self, pieces: Pieces, piece: Piece, outputs: Mapping[str, Array]) -> None:
+        said = piece.answer
+        self._tell_now(Taken())
+        try:
+            whole = (
+                rebuild(said) if isinstance(said, Failed) else Answer(outputs, said.parameters, said.again)
+            )
+            pieces.put(whole, piece.is_last)
+        except ValueError as error:
+            raise self.broken(error) from error
+
+    def _end_pieces(self, over: Over) -> None:
+        if (pieces := self._pieces.pop(over.mark, None)) is not None:
+            pieces.end(rebuild(over.why) if over.why else None)
 
     async def read(self, blocks: tuple[Block, ...]) -> Mapping[str, Array]:
         """Copies of the arrays that the child has laid out."""
@@ -229,20 +295,20 @@ class HostProcess:
         ]
         return answers, ran.seconds
 
-    def _order(self, requests: Sequence[InferRequest]) -> Run:
+    def _order(self, requests: Sequence[InferRequest], marks: tuple[int, ...] = ()) -> Run:
         """The order to answer them, whose inputs lie ready."""
         every = len(self.signature.outputs)
         asked = tuple([_asked(request, every) for request in requests])
         arena = self._ends.requests
         try:
             if len(requests) == 1:
-                return Run(arena.write({t.name: t.array for t in requests[0].inputs}), asked)
+                return Run(arena.write({t.name: t.array for t in requests[0].inputs}), asked, (), marks)
             parts = [[(tensor.name, tensor.array) for tensor in request.inputs] for request in requests]
             columns = stacked(parts) if self.signature.batched else None
             if columns is None:
-                return Run(arena.write(numbered(map(dict, parts))), asked)
+                return Run(arena.write(numbered(map(dict, parts))), asked, (), marks)
             rows = tuple([len(request.inputs[0].array) for request in requests])
-            return Run(arena.write_stacked(columns), asked, rows)
+            return Run(arena.write_stacked(columns), asked, rows, marks)
         except (OSError, ValueError) as error:
             raise self._no_memory(size_of(requests), error) from error
 
@@ -262,11 +328,6 @@ class HostProcess:
         """By its model's own account, if it gives one in time."""
         return self._desk is None or not self.has_opinion or await self._desk.is_ready()
 
-    def give_up(self) -> None:
-        """Nobody wants the run under way: nor does it need what it asks for."""
-        if self._desk is not None:
-            self._desk.give_up_run()
-
     def _inherit(self, requests: Sequence[InferRequest]) -> None:
         """What the run asks for is wanted as long as anybody waits for the run."""
         if self._desk is not None:
@@ -279,8 +340,7 @@ class HostProcess:
         """Ask it to stop; then insist."""
         try:
             if not self.dead.done():
-                with suppress(OSError):
-                    await self._loop.sock_sendall(self._ends.sock, frame(Stop()))
+                self._tell_now(Stop())
                 await asyncio.wait([self.dead], timeout=GRACE_S)
             if not self.dead.done():
                 self._signal(signal.SIGTERM)
@@ -325,8 +385,6 @@ class HostProcess:
             HostDied: the child is gone.
         """
         self._raise_if_dead()
-        if self._unheard:
-            return self._unheard.popleft()
         future: asyncio.Future[Reply] = self._loop.create_future()
 
         def hear(reply: Reply | HostDied) -> None:
@@ -342,29 +400,32 @@ class HostProcess:
         return await future
 
     def _tell_now(self, order: Order) -> None:
-        data = frame(order)
+        if not self.dead.done():
+            is_waiting = bool(self._leaving)
+            self._leaving += frame(order)
+            if not is_waiting:
+                self._push()
+                if self._leaving:  # what is long, as its load order is
+                    self._loop.add_writer(self._ends.sock.fileno(), self._push_on)
+
+    def _push_on(self) -> None:
+        self._push()
+        if not self._leaving:
+            self._loop.remove_writer(self._ends.sock.fileno())
+
+    def _push(self) -> None:
         try:
-            sent = self._ends.sock.send(data)
-        except BlockingIOError:
+            sent = self._ends.sock.send(self._leaving)
+        except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:  # a dead child is noticed by its process descriptor
-            return
-        if sent < len(data):  # only its load order is as long as that
-            self._spawn(self._tell_rest(data[sent:]))
-
-    async def _tell_rest(self, data: bytearray) -> None:
-        with suppress(OSError):
-            await self._loop.sock_sendall(self._ends.sock, data)
+            sent = len(self._leaving)
+        del self._leaving[:sent]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def tell(self, order: Order) -> None:
-        """Give an order that has no reply of its own."""
-        with suppress(OSError):  # a dead child is noticed by its process descriptor
-            await self._loop.sock_sendall(self._ends.sock, frame(order))
 
     async def _copy(self, size: int, work: Callable[[], _T]) -> _T:
         return work() if size <= _OFF_LOOP else await asyncio.to_thread(work)
@@ -407,11 +468,15 @@ class HostProcess:
             self.kill(f"it broke the control protocol: {error}")
 
     def _hear(self, reply: Reply | HostDied) -> None:
+        if isinstance(reply, Piece):
+            self._take(reply)
+            return
+        if isinstance(reply, Over):
+            self._end_pieces(reply)
+            return
         heard, self._heard = self._heard, None
         if heard is not None:
             heard(reply)
-        elif not isinstance(reply, HostDied):
-            self._unheard.append(reply)
 
     def _on_output(self) -> None:
         try:
@@ -463,66 +528,20 @@ class HostProcess:
             how = f"{how}: {self._why_killed}"
         for fd in (self._ends.sock.fileno(), self._ends.output, self._ends.pidfd):
             self._loop.remove_reader(fd)
+        self._loop.remove_writer(self._ends.sock.fileno())
         self._ends.close()
         if self._deaf_timer is not None:
             self._deaf_timer.cancel()
         self.dead.set_result(how)
         self._hear(self._died())
+        while self._pieces:
+            _, pieces = self._pieces.popitem()
+            pieces.end(self._died())
 
 
-class Pieces:
-    """The responses of one run, which begins at once, pulled one by one. Not for two tasks at a time.
-
-    Attributes:
-        has_ended: The child is idle again, or dead.
-    """
-
-    def __init__(self, host: HostProcess, request: InferRequest) -> None:
-        self.has_ended = False
-        self._host = host
-        #: What is still to be heard; None = the child waits for an order.
-        self._reply: asyncio.Task[Reply] | None = asyncio.ensure_future(host.begin(request))
-
-    async def next(self) -> tuple[Answer | SalverError, bool] | None:
-        """The next response and whether it is the last; None after it. May be cancelled.
-
-        Raises:
-            HostDied: the child is gone.
-            SalverError: as the model raised it; it gives no more.
-        """
-        reply = await self._hear(Next())
-        if isinstance(reply, Piece):
-            said = reply.answer
-            if isinstance(said, Failed):
-                return rebuild(said), reply.is_last
-            outputs = await self._host.read(reply.outputs)
-            return Answer(outputs, said.parameters, said.again), reply.is_last
-        if isinstance(reply, Failed):
-            raise rebuild(reply)
-        if not isinstance(reply, Ran):
-            raise self._host.broken(reply)
-        return None
-
-    async def give_up(self) -> None:
-        """Nobody wants more of them: have the run ended, however long that takes."""
-        with suppress(SalverError):
-            self._host.give_up()
-            if self._reply is not None:
-                await self._host.tell(GiveUp())
-            while not self.has_ended:
-                await self._hear(GiveUp())
-
-    async def _hear(self, order: Order) -> Reply:
-        if self._reply is None:
-            self._reply = asyncio.ensure_future(self._host.ask(order))
-        try:
-            reply = await asyncio.shield(self._reply)
-        except SalverError:
-            self.has_ended = True
-            raise
-        self._reply = None
-        self.has_ended = not isinstance(reply, Piece)
-        return reply
+def _alike(error: SalverError) -> SalverError:
+    """One for each who is told: an error object must not collect their tracebacks."""
+    return type(error)(error.message, field=error.field, fix=error.fix)
 
 
 def size_of(requests: Sequence[InferRequest]) -> int:

@@ -56,22 +56,32 @@ class Run(msgspec.Struct, tag="run", frozen=True, array_like=True, gc=False):
     """Run the model on these inputs.
 
     Attributes:
-        asked: The requests of a model that wants them one by one; exactly one, of a model that streams.
+        asked: The requests of a model that wants them one by one.
         rows: Their inputs are stacked, so many rows of each; empty = they are :func:`numbered`, unless
             there is only one request.
+        marks: Of the requests of a model that streams, each with one of its own.
     """
 
     inputs: tuple[Block, ...]
     asked: tuple[Asked | None, ...] = ()
     rows: tuple[int, ...] = ()
+    marks: tuple[int, ...] = ()
 
 
 class Next(msgspec.Struct, tag="next", frozen=True, array_like=True):
-    """The last piece has been taken; the next one may come."""
+    """The last piece of that request has been taken; its next one may come."""
+
+    mark: int
 
 
 class GiveUp(msgspec.Struct, tag="give_up", frozen=True, array_like=True):
-    """Nobody wants more pieces; the run is still to be ended with its own reply. Idle hosts ignore it."""
+    """Nobody wants more pieces of that request; its end is still to be told."""
+
+    mark: int
+
+
+class Taken(msgspec.Struct, tag="taken", frozen=True, array_like=True):
+    """The tensors of the last piece are copied; another's may lie there."""
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True, array_like=True):
@@ -82,8 +92,8 @@ class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
     """The model is there.
 
     Attributes:
-        asks: What it wants: ``batch``, stacked arrays; ``requests``, one by one; ``stream``, a single one,
-            which it answers in pieces.
+        asks: What it wants: ``batch``, stacked arrays; ``requests``, one by one; ``stream``, one by one, each
+            of which it answers in pieces.
         has_opinion: It says itself whether it is ready.
         wants_trace: Requests shall bring their span.
     """
@@ -111,7 +121,7 @@ class Failed(msgspec.Struct, tag="failed", frozen=True, array_like=True):
 
 
 class Ran(msgspec.Struct, tag="ran", frozen=True, array_like=True):
-    """It ran, for so many seconds.
+    """It ran, for so many seconds; of a model that streams, pieces may follow all the same.
 
     Attributes:
         answers: To each request, of a model that wants them one by one; None = it was answered, without
@@ -126,15 +136,25 @@ class Ran(msgspec.Struct, tag="ran", frozen=True, array_like=True):
 
 
 class Piece(msgspec.Struct, tag="piece", frozen=True, array_like=True):
-    """One of the responses of a run; the host waits for :class:`Next` before it gives another."""
+    """One of the responses to a request, of which the next one waits for :class:`Next`, and all for
+    :class:`Taken`.
+    """
 
+    mark: int
     outputs: tuple[Block, ...]
     answer: Said | Failed
     is_last: bool
 
 
-Order = Load | Run | Next | GiveUp | Stop
-Reply = Loaded | Piece | Ran | Failed
+class Over(msgspec.Struct, tag="over", frozen=True, array_like=True):
+    """No piece follows to that request; ``why``, if its model failed."""
+
+    mark: int
+    why: Failed | None = None
+
+
+Order = Load | Run | Next | GiveUp | Taken | Stop
+Reply = Loaded | Piece | Over | Ran | Failed
 
 
 def _plain(value: Any) -> Any:

@@ -1,18 +1,20 @@
 """Who asks a model that answers with any number of responses, and who gets them?
 
 :class:`DecoupledEngine` hands each request to an idle instance, the oldest first, and passes its responses on
-when the model sends them (Triton's decoupled models, TR-S8). The instance is that request's until its last
-response, and it is asked for the next one when the one before it has been taken: a slow reader holds up its
-own instance and fills no memory.
+when the model sends them (Triton's decoupled models, TR-S8). The instance is idle again when the model wants
+more requests, as one does that answers on threads of its own. A response is asked for when the one before it
+has been taken: a slow reader holds up those who send to it, and fills no memory.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
 from contextlib import aclosing
+from typing import TypeVar
 
 from salver.artifacts import ModelConfig
 from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
+from salver.engine.pieces import Pieces
 from salver.engine.ports import StreamRunner
 from salver.errors import (
     DeadlineExceeded,
@@ -35,6 +37,10 @@ from salver.messages import (
     Timing,
 )
 from salver.tensor import Array, Tensor
+
+_T = TypeVar("_T")
+#: Requests of one instance that may have responses yet to come; a thread of the model's may wait for each.
+_MOST_RUNNING = 1024
 
 
 class DecoupledEngine:
@@ -108,39 +114,37 @@ class DecoupledEngine:
             ModelFailed: the model raised, or its host died.
         """
         bound = self._admitted(request)
-        arrived = began = self._clock()
+        arrived = self._clock()
         if deadline is None and self._config.timeout_ms:
             deadline = arrived + self._config.timeout_ms / 1e3
-        has_begun = False
-
-        def begin() -> None:
-            nonlocal began, has_begun
-            began, has_begun = self._clock(), True
-            self.queued -= 1
-            self.running += 1
-
-        self.queued += 1
-        ok = False
+        pieces = await self._begun(self._admission.asked(bound, self.id, deadline), deadline)
+        began, ok = self._clock(), False
+        self.running += 1
         try:
-            asked = self._admission.asked(bound, self.id, deadline)
-            async with aclosing(self._runner.stream(asked, begin)) as pieces:
-                while (piece := await self._next(pieces, deadline)) is not None:
-                    said, is_last = piece
-                    waited = Timing(began - arrived, 0.0, self._clock() - began, bound.rows, 0, "drain")
-                    yield self._response(request, said, is_last, waited)
+            while (piece := await within(deadline, self._clock, pieces.next())) is not None:
+                said, is_last = piece
+                waited = Timing(began - arrived, 0.0, self._clock() - began, bound.rows, 0, "drain")
+                yield self._response(request, said, is_last, waited)
             if self._is_closed:  # the model was told to stop, and may have had more to say
                 raise self._unloaded()
             ok = True
         except HostDied as error:
             raise self._unloaded() if self._is_closed else error from None
         finally:
-            if has_begun:
-                self.running -= 1
-                seconds = self._clock() - began
-                id = self.id
-                self._emit(BatchRan(id.name, id.version, bound.rows, 1, seconds, 0.0, 0.0, "drain", ok))
-            else:
-                self.queued -= 1
+            pieces.close()
+            self.running -= 1
+            seconds = self._clock() - began
+            id = self.id
+            self._emit(BatchRan(id.name, id.version, bound.rows, 1, seconds, 0.0, 0.0, "drain", ok))
+
+    async def _begun(self, asked: InferRequest, deadline: float | None) -> Pieces:
+        """The responses, once an instance has the request."""
+        self.queued += 1
+        try:
+            (pieces,) = await within(deadline, self._clock, self._runner.stream([asked], _nothing))
+        finally:
+            self.queued -= 1
+        return pieces
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> None:
         """One request to each instance, for warm-up before there is traffic; the responses are dropped."""
@@ -169,6 +173,8 @@ class DecoupledEngine:
                 f"inference request batch-size must be <= {self._max_rows} for '{self.id.name}'",
                 field="inputs[0].shape",
             )
+        if self.running >= _MOST_RUNNING * self._runner.slots:
+            raise Overloaded("Exceeds maximum queue size", fix=f"{self.running} requests are being answered.")
         if self.queued >= self._config.batching.max_queue:
             raise Overloaded(
                 "Exceeds maximum queue size", fix=f"{self.queued} requests are waiting; retry later."
@@ -177,15 +183,6 @@ class DecoupledEngine:
 
     def _unloaded(self) -> NotReady:
         return NotReady(f"model '{self.id.name}' version {self.id.version} was unloaded")
-
-    async def _next(
-        self, pieces: AsyncGenerator[tuple[Answer | SalverError, bool], None], deadline: float | None
-    ) -> tuple[Answer | SalverError, bool] | None:
-        try:
-            async with asyncio.timeout(None if deadline is None else deadline - self._clock()):
-                return await anext(pieces, None)
-        except TimeoutError:
-            raise DeadlineExceeded("Request timeout expired") from None
 
     def _response(
         self, request: InferRequest, said: Answer | SalverError, is_last: bool, timing: Timing
@@ -198,3 +195,20 @@ class DecoupledEngine:
         types = self._types
         outputs = tuple(Tensor(name, types[name], array) for name, array in said.outputs.items())
         return InferResponse(request.model, version, outputs, request.id, said.parameters, timing, is_last)
+
+
+async def within(deadline: float | None, clock: Callable[[], float], work: Awaitable[_T]) -> _T:
+    """The work's result, if it is there by the deadline.
+
+    Raises:
+        DeadlineExceeded: it is not.
+    """
+    try:
+        async with asyncio.timeout(None if deadline is None else deadline - clock()):
+            return await work
+    except TimeoutError:
+        raise DeadlineExceeded("Request timeout expired") from None
+
+
+def _nothing() -> None:
+    """The runner itself knows who is idle."""

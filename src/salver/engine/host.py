@@ -19,7 +19,6 @@ import math
 import operator
 import os
 import resource
-import select
 import signal
 import socket
 import sys
@@ -28,6 +27,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import msgspec
@@ -41,9 +41,7 @@ from salver.engine.control import (
     Frames,
     Load,
     Loaded,
-    Next,
     Order,
-    Piece,
     Ran,
     Reply,
     Run,
@@ -56,6 +54,7 @@ from salver.engine.control import (
     read_order,
     stacked,
 )
+from salver.engine.outlets import Outlet, Outlets
 from salver.engine.shm import Arena, Block
 from salver.engine.surroundings import HostSurroundings
 from salver.errors import LoadFailed, ModelFailed, SalverError
@@ -75,6 +74,7 @@ class _Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._sending = threading.RLock()  # a sender may end in the middle of it, with its memory
         self._frames = Frames()
         self._orders: deque[Order] = deque()
         self._may_wake = len(os.sched_getaffinity(0)) > 1
@@ -106,16 +106,10 @@ class _Channel:
             os.sched_yield()
         return b""
 
-    def has_order(self) -> bool:
-        """An order is there, or the parent is gone: ``receive`` would not wait."""
-        return bool(self._orders or select.select([self._sock], [], [], 0)[0])
-
-    def put_back(self, order: Order) -> None:
-        """Have ``receive`` give this one next."""
-        self._orders.appendleft(order)
-
     def send(self, reply: Reply) -> None:
-        self._sock.sendall(frame(reply))
+        """Any thread may."""
+        with self._sending:
+            self._sock.sendall(frame(reply))
 
 
 def main(arguments: list[str]) -> int:
@@ -180,61 +174,6 @@ def _asks(model: RunnableModel) -> Literal["batch", "requests", "stream"]:
     return "requests" if isinstance(model, RequestModel) else "batch"
 
 
-class _Outlet:
-    """The parent, as the listener to the responses of one run."""
-
-    def __init__(self, channel: _Channel, responses: Arena) -> None:
-        self._channel = channel
-        self._responses = responses
-        self._turn = threading.Lock()
-        self._is_over = False
-
-    def send(self, answer: Answer | SalverError, is_last: bool) -> None:
-        """See :class:`~salver.backends.protocol.Listener`."""
-        with self._turn:
-            if self._is_over:
-                return
-            if isinstance(answer, SalverError):
-                piece = Piece((), describe(answer), is_last)
-            else:
-                said = Said(dict(answer.parameters), answer.again)
-                piece = Piece(_lay_out(answer.outputs, self._responses), said, is_last)
-            self._channel.send(piece)
-            self._hear()
-
-    def is_cancelled(self) -> bool:
-        """See :class:`~salver.backends.protocol.Listener`."""
-        with self._turn:
-            if not self._is_over and self._channel.has_order():
-                self._hear()
-            return self._is_over
-
-    def close(self) -> None:
-        """The run is over; a thread that sends on is not heard."""
-        with self._turn:
-            self._is_over = True
-
-    def _hear(self) -> None:
-        order = self._channel.receive()
-        if not isinstance(order, Next):
-            self._is_over = True
-        if isinstance(order, Stop):
-            self._channel.put_back(order)
-
-
-def _stream(
-    model: StreamModel, order: Run, inputs: dict[str, Array], channel: _Channel, responses: Arena, load: Load
-) -> Ran:
-    (request,) = _requests(model, order, inputs, load)
-    outlet = _Outlet(channel, responses)
-    began = time.perf_counter()
-    try:
-        model.stream(request, outlet)
-    finally:
-        outlet.close()
-    return Ran((), time.perf_counter() - began)
-
-
 def _serve(
     channel: _Channel,
     model: Any,
@@ -244,25 +183,64 @@ def _serve(
     around: HostSurroundings | None,
 ) -> None:
     asks = _asks(model)
+    if asks == "stream":
+        _serve_streams(channel, model, load, requests, responses)
+        return
     is_lone = False
     while not isinstance(order := channel.receive(is_lone=is_lone), Stop | Load):
         is_lone = isinstance(order, Run) and len(order.asked) == 1
         if not isinstance(order, Run):
-            continue  # the run that was given up had ended meanwhile
+            continue
         try:
             inputs = requests.read(order.inputs, copy=asks != "batch")
-            if order.asked and asks == "stream":
-                reply: Reply = _stream(model, order, inputs, channel, responses, load)
-            elif order.asked and asks == "requests":
+            if order.asked and asks == "requests":
                 gone = around.begin_run() if around else None
                 asking = _requests(model, order, inputs, load, gone)
-                reply = _answer(model, asking, responses)
+                reply: Reply = _answer(model, asking, responses)
             else:
                 outputs, seconds = _run(model, inputs)
                 reply = Ran(_lay_out(outputs, responses), seconds)
         except BaseException as error:  # sys.exit() in a model is its failure, not an order
             reply = _run_failure(error, load)
         channel.send(reply)
+
+
+def _serve_streams(
+    channel: _Channel, model: StreamModel, load: Load, requests: Arena, responses: Arena
+) -> None:
+    """The same, of a model that answers when it likes: a thread of its own hears what is said meanwhile."""
+    runs: SimpleQueue[Run | None] = SimpleQueue()
+    outlets = Outlets(channel.send, lambda given: _lay_out(given, responses), lambda: runs.put(None))
+    stopping = threading.Event()
+
+    def hear() -> None:
+        while not isinstance(order := channel.receive(), Stop | Load):
+            if isinstance(order, Run):
+                runs.put(order)
+            else:
+                outlets.hear(order)
+        stopping.set()
+        outlets.close()
+        runs.put(None)
+
+    threading.Thread(target=hear, name="salver-orders", daemon=True).start()
+    while not stopping.is_set() or len(outlets):
+        order = runs.get()
+        if order is not None:
+            listeners = [outlets.open(mark) for mark in order.marks]
+            channel.send(_stream(model, order, listeners, load, requests))
+
+
+def _stream(model: StreamModel, order: Run, listeners: Sequence[Outlet], load: Load, requests: Arena) -> Ran:
+    began = time.perf_counter()
+    try:
+        inputs = requests.read(order.inputs, copy=True)
+        model.stream(_requests(model, order, inputs, load), listeners)
+    except BaseException as error:
+        why = _run_failure(error, load)
+        for listener in listeners:
+            listener.end(why)
+    return Ran((), time.perf_counter() - began)
 
 
 def _run(model: RunnableModel, inputs: dict[str, Array]) -> tuple[dict[str, Array], float]:

@@ -4,13 +4,14 @@ A :class:`Runner` executes whole batches somewhere (a thread, a host process, a 
 the engine decides when and with what.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from salver.backends.protocol import Answer
 from salver.backends.surroundings import Meters, Wish
+from salver.engine.pieces import Pieces
 from salver.errors import SalverError
 from salver.messages import InferRequest, InferResponse, Signature
 from salver.tensor import Array
@@ -107,18 +108,16 @@ class Mortal(Protocol):
 class StreamRunner(Runner, Protocol):
     """Asks a model that gives any number of responses to a request."""
 
-    def stream(
-        self, request: InferRequest, begin: Callable[[], None]
-    ) -> AsyncGenerator[tuple[Answer | SalverError, bool], None]:
-        """The responses as they are sent, each with whether it is known to be the last.
+    async def stream(self, requests: Sequence[InferRequest], free: Callable[[], None]) -> Sequence[Pieces]:
+        """Wait for an idle instance, and have it begin with these; the responses to each, as they are sent.
 
-        Closing the iterator early tells the model that nobody listens; the slot is free when it has ended.
+        Whoever does not read them to their end closes them.
 
         Args:
-            begin: Called when the request has a slot.
+            free: Called when the instance can begin with others, though responses may be yet to come.
 
         Raises:
-            SalverError: as ``run``; no response follows.
+            NotReady: no instance lives.
         """
         ...
 

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,7 +20,8 @@ import msgspec
 from salver.artifacts import Manifest
 from salver.backends.protocol import Answer, LoadOptions
 from salver.engine.backoff import Backoff
-from salver.engine.child import Done, HostProcess, Pieces, is_small
+from salver.engine.child import Done, HostProcess, is_small
+from salver.engine.pieces import Pieces
 from salver.engine.ports import Server
 from salver.engine.spawn import HostPlan, Interpreter
 from salver.errors import LoadFailed, NotReady, SalverError
@@ -309,26 +310,18 @@ class StreamProcessRunner(ProcessRunner):
 
     def __init__(self, plan: HostPlan, hosts: list[HostProcess], recovery: Recovery) -> None:
         super().__init__(plan, hosts, recovery)
-        self._ending: set[asyncio.Task[None]] = set()
+        self._begun: set[asyncio.Task[None]] = set()
 
-    async def stream(
-        self, request: InferRequest, begin: Callable[[], None]
-    ) -> AsyncGenerator[tuple[Answer | SalverError, bool], None]:
+    async def stream(self, requests: Sequence[InferRequest], free: Callable[[], None]) -> list[Pieces]:
         """See :class:`~salver.engine.ports.StreamRunner`."""
         host = await self._acquire()
-        pieces: Pieces | None = None
-        try:
-            begin()
-            pieces = Pieces(host, request)
-            while (piece := await pieces.next()) is not None:
-                yield piece
-        finally:
-            if pieces is None or pieces.has_ended:
-                self._release(host)
-            else:  # a caller that gives up must not free a host that still works
-                task = asyncio.ensure_future(self._on(host, pieces.give_up()))
-                self._ending.add(task)
-                task.add_done_callback(self._ending.discard)
+        found = host.open(len(requests))
+        # A task of its own: a caller that gives up must not free a host that still works.
+        task = asyncio.get_running_loop().create_task(self._on(host, host.stream(requests, found)))
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+        task.add_done_callback(lambda _: free())
+        return found
 
 
 async def _let_go(plan: HostPlan) -> None:

@@ -69,6 +69,7 @@ class Lane:
         is_busy: A run is under way.
         shares: What it takes of resources that models share; None = nothing is counted.
         deaths: Of its host process, as far as they have been noticed.
+        losses: How often what it knew was lost.
     """
 
     def __init__(self, index: int, runner: Runner) -> None:
@@ -77,6 +78,7 @@ class Lane:
         self.is_busy = False
         self.shares: Turns | None = None
         self.deaths = 0
+        self.losses = 0
         self._share: Share | None = None
         self._mortal = runner if isinstance(runner, Mortal) else None
 
@@ -530,6 +532,7 @@ class SequenceEngine:
     # What ends a sequence before its END.
 
     def _lose(self, lane: Lane) -> None:
+        lane.losses += 1
         for turn in self._scheduler.lose(lane.index, _LOST, self._clock()):
             text = f"the sequence {turn.payload.id} of model '{self.id.name}' is lost"
             _fail(turn, HostDied(text, fix=_LOST))

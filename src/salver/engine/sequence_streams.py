@@ -1,7 +1,8 @@
 """Who runs the requests of sequences, of a model that answers each with any number of responses?
 
-:class:`SequenceStreamEngine` orders them as :class:`~salver.engine.sequence_engine.SequenceEngine` does; a
-request whose turn it is has its instance to itself until its last response.
+:class:`SequenceStreamEngine` orders and batches them as its base does. A request is over, and the next one of
+its sequence may run, when the model has sent its last response; the instance takes the requests of other
+sequences as soon as the model wants more.
 """
 
 import asyncio
@@ -9,18 +10,15 @@ from collections.abc import AsyncGenerator, Hashable, Mapping
 from contextlib import aclosing
 from typing import cast
 
-from msgspec.structs import replace
-
-from salver.artifacts import Sequences
 from salver.backends.protocol import Answer
+from salver.engine.decoupled import within
+from salver.engine.pieces import Pieces
 from salver.engine.ports import StreamRunner
 from salver.engine.sequence_engine import Lane, SequenceEngine
 from salver.engine.sequences import Company, Turn
-from salver.errors import DeadlineExceeded, HostDied, ModelFailed, NotReady, OnlyStreams, SalverError
+from salver.errors import HostDied, ModelFailed, NotReady, OnlyStreams, SalverError
 from salver.messages import ANYBODY, InferRequest, InferResponse, Parameter, Standing, Timing
 from salver.tensor import Array, Tensor
-
-_Piece = tuple[Answer | SalverError, bool]
 
 
 class SequenceStreamEngine(SequenceEngine):
@@ -51,29 +49,29 @@ class SequenceStreamEngine(SequenceEngine):
         turn = self.offer(request, deadline)
         asks_again = True
         while asks_again:
-            lane = await self._granted(turn)
-            began, asks_again, ok = self._clock(), False, False
-            timing = Timing(began - turn.arrived, arrived=turn.arrived)
+            lane, pieces = await self._granted(turn)
+            losses = lane.losses
+            asks_again, ok, may = False, False, False
+            timing = Timing(self._clock() - turn.arrived, arrived=turn.arrived)
             try:
-                pieces = cast(StreamRunner, lane.runner).stream(self.request(turn), _nothing)
-                async with aclosing(pieces):
-                    while (piece := await self._next(pieces, deadline)) is not None:
-                        said, is_last = piece
-                        if isinstance(said, Answer) and said.again:
-                            self._tensors.keep(turn, said)
-                            asks_again = True
-                            continue
-                        yield self._response(request, turn, said, is_last, timing)
+                while (piece := await within(deadline, self._clock, pieces.next())) is not None:
+                    said, is_last = piece
+                    if isinstance(said, Answer) and said.again:
+                        self._tensors.keep(turn, said)
+                        asks_again = True
+                        continue
+                    yield self._response(request, turn, said, is_last, timing)
+                if self._is_closed:  # the model was told to stop, and may have had more to say
+                    raise self._unloaded()
                 ok = True
             except (HostDied, NotReady) as error:
-                self._lose(lane)
+                if lane.losses == losses:  # else another reader was told before
+                    self._lose(lane)
                 raise self._unloaded() if self._is_closed else error from None
             finally:
-                self.announce(1, self._clock() - began, 0.0, "drain", ok)
                 may = ok and asks_again and self._repeats_with(turn)
                 if not may:
-                    self.end(turn, self._clock())
-                self.release(lane)
+                    self._end_with(turn, pieces)
             if asks_again and not may:
                 raise self.no_repeat()
 
@@ -82,7 +80,17 @@ class SequenceStreamEngine(SequenceEngine):
         may = self.repeats(turn)
         if may:
             self.arm(turn)
+            self._pump_soon()
         return may
+
+    def _end_with(self, turn: Turn, pieces: Pieces) -> None:
+        """Its caller has heard enough: it is over when the model says so."""
+        pieces.close()
+        if pieces.over.done():
+            self.end(turn, self._clock())
+            self._pump_soon()
+        else:
+            pieces.over.add_done_callback(lambda _: self._end_with(turn, pieces))
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> None:
         """One sequence of one request, for warm-up; its responses are dropped."""
@@ -95,38 +103,52 @@ class SequenceStreamEngine(SequenceEngine):
                 if piece.error is not None:
                     raise piece.error
 
-    async def _granted(self, turn: Turn) -> Lane:
-        """Wait for the request's turn, and for its instance."""
-        future: asyncio.Future[Lane] = turn.payload.future
+    async def close(self) -> None:
+        """As the base's; but the model is told to stop at once, since it may send without end."""
+        begun, self._tasks = self._tasks, set()
+        await super().close()
+        if begun:
+            await asyncio.wait(begun)
+
+    async def _granted(self, turn: Turn) -> tuple[Lane, Pieces]:
+        """Wait for the request's turn; its instance, and its responses."""
+        future: asyncio.Future[tuple[Lane, Pieces]] = turn.payload.future
         try:
             return await future
         except asyncio.CancelledError:
-            if turn.is_taken and future.done() and not future.cancelled() and not future.exception():
-                self.end(turn, self._clock())
-                self.release(future.result())
+            if future.done() and not future.cancelled() and not future.exception():
+                self._end_with(turn, future.result()[1])
             else:
                 self.withdraw(turn, "A request of it was given up by its caller, which ended it.")
             raise
 
-    def _plan(self, rows: int, config: Sequences) -> tuple[int, Sequences]:
-        slots = rows if config.strategy == "direct" else config.candidates or rows
-        return 1, replace(config, strategy="oldest", candidates=slots, max_delay_ms=0.0)
-
-    def _start(self, lane: Lane, company: Company, now: float) -> None:
-        for turn in company.turns:
-            assert turn is not None
-            if turn.payload.future.done():  # it has expired in this very moment
-                self.end(turn, now)
-                self.release(lane)
-            else:
-                turn.payload.future.set_result(lane)
-
-    async def _next(self, pieces: AsyncGenerator[_Piece, None], deadline: float | None) -> _Piece | None:
+    async def _run(self, lane: Lane, company: Company, began: float) -> None:
+        """Have the model begin with them; it is free for others when it says so."""
+        turns = [turn for turn in company.turns if turn is not None]
+        freed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(None if deadline is None else deadline - self._clock()):
-                return await anext(pieces, None)
-        except TimeoutError:
-            raise DeadlineExceeded("Request timeout expired") from None
+            found = await cast(StreamRunner, lane.runner).stream(
+                self._requests(company), lambda: freed.set_result(None)
+            )
+        except SalverError as error:
+            self.announce(len(turns), 0.0, 0.0, company.reason, ok=False)
+            self._deliver(
+                turns, [self._unloaded() if self._is_closed else error] * len(turns), began, Timing()
+            )
+            self._lose(lane)
+            self.release(lane)
+            return
+        for turn, pieces in zip(company.turns, found, strict=True):
+            if turn is None:
+                pieces.close()  # an empty row, of which nobody wants to hear
+            elif turn.payload.future.done():  # its caller has gone meanwhile
+                self._end_with(turn, pieces)
+            else:
+                turn.payload.future.set_result((lane, pieces))
+        await freed
+        ok = any(pieces.error is None for pieces in found)
+        self.announce(len(turns), self._clock() - began, 0.0, company.reason, ok)
+        self.release(lane)
 
     def _response(
         self, request: InferRequest, turn: Turn, said: Answer | SalverError, is_last: bool, timing: Timing
@@ -145,7 +167,3 @@ class SequenceStreamEngine(SequenceEngine):
             Tensor(name, self._types[name], said.outputs[name]) for name in turn.payload.bound.outputs
         )
         return InferResponse(request.model, version, outputs, request.id, said.parameters, timing, is_last)
-
-
-def _nothing() -> None:
-    """A request that has its instance begins at once."""

@@ -1,11 +1,11 @@
 """How does a decoupled ``TritonPythonModel`` send its responses, one by one and from whatever thread?
 
-It is asked with one request at a time. The request is over when its sender has said so, or is gone; until
-then the instance is busy. Knows no wire and no process but its own.
+It may return from ``execute`` with responses still to come, and is then asked the next requests. A request is
+over when its sender has said so, or is gone. Knows no wire and no process but its own.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from salver.backends.protocol import Answer, Listener
 from salver.backends.triton_python import pb_utils
@@ -21,34 +21,34 @@ class DecoupledModel(Instance):
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Its first response."""
         first = _First()
-        self.stream(self.request(inputs), first)
+        self.stream([self.request(inputs)], [first])
+        first.ended.wait()
         if isinstance(first.answer, Answer):
             return first.answer.outputs
         raise first.answer or self.failed("it sent no response")
 
-    def stream(self, request: InferRequest, listener: Listener) -> None:
+    def stream(self, requests: Sequence[InferRequest], listeners: Sequence[Listener]) -> None:
         """See :class:`~salver.backends.protocol.StreamModel`."""
-        outlet = _Outlet(self, request, listener)
-        asked = pb_utils.InferenceRequest.given(request, outlet)
-        said = self.execute([asked])
+        outlets = [_Outlet(self, *pair) for pair in zip(requests, listeners, strict=True)]
+        asked = list(map(pb_utils.InferenceRequest.given, requests, outlets))
+        said = self.execute(list(asked))
         if said is not None:
             raise self.failed(
                 "Python model is using the decoupled mode and the execute function must return None"
             )
-        wish = self.again(asked, None)
-        if wish is None:
-            del asked  # a sender that is gone is one that has nothing more to say
-            outlet.done.wait()
-        else:
-            listener.send(wish, True)
+        for request, listener in zip(asked, listeners, strict=True):
+            if (wish := self.again(request, None)) is not None:
+                listener.send(wish, True)
+                listener.end()
+        # here the requests go, and with them senders that nobody keeps: those have nothing more to say
 
 
 class _Outlet:
     """Where the responses to one request go."""
 
     def __init__(self, model: DecoupledModel, request: InferRequest, listener: Listener) -> None:
-        self.done = threading.Event()
         self.is_cancelled = listener.is_cancelled
+        self.close = listener.end
         self._model = model
         self._request = request
         self._listener = listener
@@ -58,11 +58,7 @@ class _Outlet:
         if response is not None:
             self._listener.send(self._model.understand(self._request, response), is_last)
         if is_last:
-            self.close()
-
-    def close(self) -> None:
-        """No response follows."""
-        self.done.set()
+            self._listener.end()
 
 
 class _First:
@@ -70,8 +66,14 @@ class _First:
 
     answer: Answer | SalverError | None = None
 
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
     def send(self, answer: Answer | SalverError, is_last: bool) -> None:
         self.answer = self.answer or answer
 
     def is_cancelled(self) -> bool:
         return False
+
+    def end(self) -> None:
+        self.ended.set()
