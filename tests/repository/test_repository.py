@@ -87,6 +87,12 @@ LAYOUTS: list[tuple[str, dict[str, str], str, dict[str, str]]] = [
         "m",
         {"m:00000123": "m/00000123"},
     ),
+    (
+        "a version that is there twice",
+        {"m/007/saved_model.pb": "", "m/7/saved_model.pb": "", "m/08/saved_model.pb": ""},
+        "m",
+        {"m:7": "m/7", "m:08": "m/08"},
+    ),
     ("LiteRT with padded versions", {"m/001/model.tflite": "TFL"}, "m", {"m:001": "m/001/model.tflite"}),
     (
         "a repository of many",
@@ -269,6 +275,14 @@ def test_skipped_folders_give_one_notice(tmp_path: Path) -> None:
     (notice,) = found.notices
     assert notice.startswith("skipped 02, latest, v3 in ")
     assert notice.endswith("a version folder is a number without leading zero")
+
+
+def test_tf_l1_a_version_that_is_there_twice_gives_a_notice(tmp_path: Path) -> None:
+    write_files(tmp_path, {f"m/{v}/saved_model.pb": "" for v in ("7", "007", "8")})
+    found = scan(tmp_path / "m")
+    assert list(found) == ["m:7", "m:8"]
+    (notice,) = found["m:7"].notices
+    assert notice == f"{tmp_path / 'm'}: skipped 007, since 7 is the same version"
 
 
 def test_padding_is_refused_where_triton_would_refuse_it(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class TensorFlowBackend:
     name = "tensorflow"
     extra = "tensorflow"
     modules: tuple[str, ...] = ("tensorflow",)
-    traits = Traits()
+    traits = Traits(isolate=True)  # else it stays in the server's memory when its last model is gone
 
     def recognise(self, path: Path) -> str | None:
         """``savedmodel`` for a folder that holds a ``saved_model.pb`` with a meta graph."""
@@ -69,6 +69,8 @@ class TensorFlowBackend:
         """See :class:`~salver.backends.protocol.Backend`."""
         wish = options_of(manifest, ("signature", "tags", "intra_op_threads", "inter_op_threads"))
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        if options.own_process:  # a graph needs no Keras, which is half of what TensorFlow imports
+            os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
         tf = framework(self, "tensorflow")
         tf.get_logger().setLevel("ERROR")  # it advises a loader that cannot read all SavedModels
         tags = [tag.strip() for tag in wish.get("tags", "serve").split(",")]

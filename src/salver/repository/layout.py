@@ -128,8 +128,11 @@ class Layout:
         if not numbers:
             yield self._version(folder, ModelId(name, "1"), settings)
             return
+        numbers, twice = _told_apart(numbers)
         manifests: list[Manifest] = []
-        skipped = [e.name for e in entries if e.is_folder and e not in numbers and e.name not in _BESIDE]
+        skipped = [
+            e.name for e in entries if e.is_folder and not is_padded_version(e.name) and e.name not in _BESIDE
+        ]
         for entry in numbers:
             manifest = self._version(_join(folder, entry.name), ModelId(name, entry.name), settings)
             is_padding_fine = not settings.files and manifest.backend in _PADDING
@@ -142,6 +145,7 @@ class Layout:
             names = ", ".join(sorted(skipped)[:5]) + (", …" if len(skipped) > 5 else "")
             rule = "a version folder is a number without leading zero"
             notices = (f"skipped {names} in {self._store.local_path(folder)}: {rule}",)
+        notices += tuple(f"{self._store.local_path(folder)}: skipped {words}" for words in twice)
         if not manifests:
             where = self._store.local_path(folder)
             yield _broken(ModelId(name, "1"), where, f"{where} has no version folder; {notices[0]}")
@@ -283,6 +287,18 @@ class Layout:
 
     def _visible(self, folder: str) -> tuple[Entry, ...]:
         return tuple(e for e in self._store.entries(folder) if is_visible(e.name))
+
+
+def _told_apart(numbers: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
+    """Folders of one number each, and words about the others: ``7`` and ``007`` are one version (TF-L1)."""
+    kept: dict[int, Entry] = {}
+    twice = []
+    for entry in sorted(numbers, key=lambda entry: (-len(entry.name), entry.name)):
+        number = int(entry.name)
+        if number in kept:
+            twice.append(f"{kept[number].name}, since {entry.name} is the same version")
+        kept[number] = entry
+    return [kept[number] for number in sorted(kept)], twice
 
 
 def _for(found: Found, backend: str) -> Found | None:
