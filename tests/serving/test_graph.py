@@ -162,6 +162,29 @@ def test_tr_c10_batched_and_plain_models_may_be_mixed(first: Member, second: Mem
 SPLIT = member("x:FP32[3]", "y:FP32[2]", decoupled=True)
 
 
+@pytest.mark.parametrize(
+    ("first", "guard", "gives_parts"),
+    [
+        (SPLIT._replace(gives_parts=True), "", True),
+        (SPLIT._replace(gives_parts=True), "w", False),  # an output may be missing in some of them
+        (SPLIT, "", False),
+        (NET, "", False),
+    ],
+)
+def test_tr_r6_responses_are_parts_of_one_answer_where_those_of_the_model_are(
+    first: Member, guard: str, gives_parts: bool
+) -> None:
+    last = step("post", "x=b", "y=c", **({"when": guard} if guard else {}))
+    guards = [step("judge", "x=b", "y=w")] if guard else []
+    members = {
+        "net": first,
+        "post": member("x:FP32[2]", "y:BYTES[1]"),
+        "judge": member("x:FP32[2]", "y:BOOL[1]"),
+    }
+    graph = made(members, CHAIN[0], *guards, last, ins="a:FP32[3]", outs="c:BYTES[1]")
+    assert graph.gives_parts is gives_parts
+
+
 def test_tr_s8_what_follows_a_decoupled_model_runs_for_each_of_its_responses() -> None:
     graph = made({"net": SPLIT, "post": member("x:FP32[2]", "y:FP32[2]")}, *CHAIN)
     assert [(s.reach, s.gives) for s in graph.steps] == [(0, 1), (1, 1)]

@@ -179,12 +179,19 @@ class DataPlane(Generic[BodyT, ReplyT]):
 
     def is_decoupled(self, model: str, version: str = "") -> bool:
         """Gives it any number of responses to a request, and not just one? Unknown models do not."""
+        return self._has(model, version, "stream")  # as Streaming says, and quickly
+
+    def gives_parts(self, model: str, version: str = "") -> bool:
+        """Are its responses parts of one answer? Those of unknown models are not."""
+        return self._has(model, version, "gives_parts")
+
+    def _has(self, model: str, version: str, attribute: str) -> bool:
         try:
             lease, _ = self._lease(model, version)
         except SalverError:
             return False
         try:
-            return getattr(lease.servable, "stream", None) is not None  # as Streaming says, and quickly
+            return bool(getattr(lease.servable, attribute, None))
         finally:
             lease.release()
 

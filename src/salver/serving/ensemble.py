@@ -150,6 +150,11 @@ class Ensemble:
 class DecoupledEnsemble(Ensemble):
     """The same with any number of responses, since one of its models gives so many."""
 
+    @property
+    def gives_parts(self) -> bool:
+        """See :class:`~salver.serving.ports.Streaming`."""
+        return self.graph.gives_parts
+
     async def infer(
         self,
         request: InferRequest,

@@ -22,10 +22,15 @@ Shape = tuple[int, ...]
 
 
 class Member(NamedTuple):
-    """What is known of one of the models."""
+    """What is known of one of the models.
+
+    Attributes:
+        gives_parts: Its responses are parts of one answer, as tokens are of a text.
+    """
 
     signature: Signature
     is_decoupled: bool = False
+    gives_parts: bool = False
 
 
 class Port(NamedTuple):
@@ -84,6 +89,8 @@ class Graph(msgspec.Struct, frozen=True):
         readers: The steps that read a tensor.
         writers: How many steps may write it.
         reshape: Shapes inside, where callers see others.
+        gives_parts: Its responses are parts of one answer: those of its decoupled models are, and each has all
+            outputs.
     """
 
     name: str
@@ -94,6 +101,7 @@ class Graph(msgspec.Struct, frozen=True):
     readers: Mapping[str, tuple[Step, ...]]
     writers: Mapping[str, int]
     reshape: Reshape = Reshape()
+    gives_parts: bool = False
 
     @property
     def is_decoupled(self) -> bool:
@@ -286,7 +294,19 @@ class _Connector:
                 readers[tensor] = (*readers.get(tensor, ()), step)
             for tensor in step.writes:
                 writers[tensor] = writers.get(tensor, 0) + 1
-        return Graph(self._name, signature, made, outs, reaches.pop(), readers, writers, config.reshape)
+        parts = [member.gives_parts for _, member in self._pairs if member.is_decoupled]
+        is_sure = not any(step.when or step.unless for step, _ in self._pairs)
+        return Graph(
+            self._name,
+            signature,
+            made,
+            outs,
+            reaches.pop(),
+            readers,
+            writers,
+            config.reshape,
+            bool(parts) and all(parts) and is_sure,
+        )
 
     def _inferred_inputs(self) -> tuple[TensorSpec, ...]:
         """Tensors that no step writes, as the first model that reads one takes it."""

@@ -62,6 +62,10 @@ class Inner:
         """Gives it any number of responses to a request?"""
         return self._door().is_decoupled(model, version)
 
+    def gives_parts(self, model: str, version: str = "") -> bool:
+        """Are its responses parts of one answer?"""
+        return self._door().gives_parts(model, version)
+
     def find(self, model: str, version: str) -> ModelId:
         """Which version would answer now.
 

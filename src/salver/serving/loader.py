@@ -133,7 +133,7 @@ class Servable:
         self.placed: Callable[[Manifest], Placement] | None = None  # of another number of instances
         self._changing = asyncio.Lock()
         self.signatures: Signatures | None = None  # of a model that has several
-        self.gives_parts = isinstance(engine, StepEngine)
+        self.gives_parts = isinstance(engine, StepEngine) or bool(getattr(engine, "gives_parts", False))
 
     def __repr__(self) -> str:
         return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"
@@ -339,7 +339,7 @@ class Loader:
             raise LoadFailed(f"ensemble '{manifest.id.name}' cannot ask its models: {error}") from error
         try:
             members = {
-                pair: Member(inner.signature(*pair), inner.is_decoupled(*pair))
+                pair: Member(inner.signature(*pair), inner.is_decoupled(*pair), inner.gives_parts(*pair))
                 for pair in config.ensemble.models
             }
             graph = connect(manifest.id.name, config, members)
