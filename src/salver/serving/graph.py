@@ -89,8 +89,7 @@ class Graph(msgspec.Struct, frozen=True):
         readers: The steps that read a tensor.
         writers: How many steps may write it.
         reshape: Shapes inside, where callers see others.
-        gives_parts: Its responses are parts of one answer: those of its decoupled models are, and each has all
-            outputs.
+        gives_parts: Its responses are parts of one answer, each with all outputs.
     """
 
     name: str
