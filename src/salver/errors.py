@@ -84,6 +84,10 @@ class InvalidInput(SalverError):
     code = Code.INVALID_INPUT
 
 
+class NoVersion(InvalidInput):
+    """The version asked for is neither a number nor a label; some protocols have no such path."""
+
+
 class NotFound(SalverError):
     """No such model or version."""
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from salver.artifacts import Manifest, ModelConfig, Versions
-from salver.errors import InvalidInput, LoadFailed, NotFound, NotReady
+from salver.errors import LoadFailed, NotFound, NotReady, NoVersion
 from salver.events import StateChanged
 from salver.lifecycle import LifecycleConfig, Manager
 from salver.lifecycle.memory import give_back_memory
@@ -148,7 +148,7 @@ async def test_unknown_models_and_versions(rig: Rig) -> None:
         rig.manager.acquire("x")
     with pytest.raises(NotFound, match=r"^Request for unknown model: 'm' version 7 is not found"):
         rig.manager.acquire("m", "7")
-    with pytest.raises(InvalidInput, match=r"^failed to get model version from .* 'one'"):
+    with pytest.raises(NoVersion, match=r"^failed to get model version from .* 'one'"):
         rig.manager.acquire("m", "one")
     await up(rig, m("1"), m("1", name="k"), m("2", name="k"))
     with pytest.raises(NotFound, match=r"^Request for unknown model: 'k' version 1 is not found"):

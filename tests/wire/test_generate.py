@@ -52,6 +52,12 @@ def test_new_dimensions_stand_in_front():
         inputs({"x": 4})
 
 
+def test_tr_r6_lists_in_lists_are_one_where_the_input_has_fewer_dimensions():
+    assert inputs({"max_tokens": [[5]]})["max_tokens"] == ("INT32", [5])
+    assert inputs({"x": [[[1, 2]]]})["x"] == ("FP32", [[1.0, 2.0]])
+    assert inputs({"stop": [["a", "b"], ["c", "d"]]})["stop"] == ("BYTES", [b"a", b"b", b"c", b"d"])
+
+
 def test_null_is_as_if_it_were_not_there():
     assert inputs({"text_input": "a", "max_tokens": None, "parameters": None, "seed": None}) == {
         "text_input": ("BYTES", [b"a"])

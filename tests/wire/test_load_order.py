@@ -24,7 +24,7 @@ def test_a_load_without_parameters() -> None:
         assert parse_load(text) == LoadOrder()
 
 
-@given(st.text(), st.dictionaries(st.text(), st.binary()))
+@given(st.text(min_size=1), st.dictionaries(st.text(), st.binary()))
 def test_tr_r12_tr_g3_configuration_and_files_on_both_wires(config: str, files: dict[str, bytes]) -> None:
     """TR-R12, TR-G3."""
     parameters = {"config": config} | {f"file:{n}": base64.b64encode(c).decode() for n, c in files.items()}

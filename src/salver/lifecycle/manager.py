@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from salver.artifacts import Manifest
-from salver.errors import InvalidInput, LoadFailed, NotFound, NotReady, SalverError
+from salver.errors import InvalidInput, LoadFailed, NotFound, NotReady, NoVersion, SalverError
 from salver.events import StateChanged
 from salver.lifecycle.config import LifecycleConfig
 from salver.lifecycle.labels import labels_of, settle
@@ -204,7 +204,7 @@ class Manager(Generic[ServableT]):
         if version:
             statuses = [s for s in statuses if s.id.version == version]
             if not statuses and not version.isdecimal():
-                return InvalidInput(
+                return NoVersion(
                     f"failed to get model version from specified version string '{version}' (details: stol), "
                     "version should be an integral value > 0"
                 )

@@ -258,7 +258,7 @@ class GrpcMethods:
         name, version = wire.decode_model_request(message)
         if name:
             check_counted(self._door, name, version)
-        return wire.encode_statistics(self._exposition.statistics(name, version))
+        return wire.encode_statistics(self._exposition.statistics(name, version if name else ""))
 
     async def _trace_setting(self, message: bytes, call: Call) -> Reply:
         name, change = wire.decode_trace_request(message)

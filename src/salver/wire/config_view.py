@@ -140,9 +140,11 @@ def _complete_model(message: Any, id: ModelId, facts: Facts) -> None:
     message.backend = message.backend or backend
     message.platform = message.platform or platform
     message.default_model_filename = message.default_model_filename or facts.filename
+    # A Python model asks for it in its code, which may run only where this is not said.
+    is_told = facts.backend == "python" and message.HasField("max_batch_size")
     if facts.sequences.strategy:
         _sequences(message, facts.sequences, facts.max_rows)
-    elif message.WhichOneof("scheduling_choice") is None and facts.max_rows > 1:
+    elif message.WhichOneof("scheduling_choice") is None and facts.max_rows > 1 and not is_told:
         dynamic = message.dynamic_batching
         dynamic.max_queue_delay_microseconds = round(facts.max_delay_ms * 1000)
         dynamic.preferred_batch_size.extend(facts.preferred_rows)

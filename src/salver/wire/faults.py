@@ -9,7 +9,7 @@ from typing import Final
 
 import orjson
 
-from salver.errors import Code, OnlyStreams, Overloaded, SalverError
+from salver.errors import Code, NoVersion, OnlyStreams, Overloaded, SalverError
 from salver.wire.bodies import GrpcStatus, HttpReply
 
 #: HTTP status of Open Inference routes, as Triton gives it (TR-R19).
@@ -86,7 +86,10 @@ def http_fault(error: SalverError, table: dict[Code, int] = OIP_HTTP) -> HttpRep
     headers: tuple[tuple[bytes, bytes], ...] = _PLAIN
     if isinstance(error, Overloaded):  # whole seconds, as RFC 9110, section 10.2.3, has them
         headers = (_JSON, (b"retry-after", b"%d" % max(1, math.ceil(_pause(error)))))
-    return HttpReply(table[error.code], orjson.dumps({"error": text}), headers)
+    status = table[error.code]
+    if isinstance(error, NoVersion) and table is OIP_HTTP:
+        status = 404  # no route has it (TR-R3)
+    return HttpReply(status, orjson.dumps({"error": text}), headers)
 
 
 def grpc_status(error: SalverError) -> GrpcStatus:

@@ -115,8 +115,10 @@ def _decode(http: HttpBody, signature: Signature) -> InferRequest:
 
 
 def _input(value: Any, spec: TensorSpec, field: str) -> Tensor:
-    """A tensor with as many dimensions as the signature asks for, new ones in front."""
+    """A tensor with as many dimensions as the signature asks for: new ones in front, or lists joined."""
     array: Array = from_json(value if type(value) is list else [value], spec.datatype, field, is_regular=True)
+    if array.ndim > len(spec.shape):
+        array = array.ravel()
     if array.ndim < len(spec.shape):
         array = array.reshape((1,) * (len(spec.shape) - array.ndim) + array.shape)
     if any(want not in (-1, have) for want, have in zip(spec.shape, array.shape, strict=False)):

@@ -31,7 +31,7 @@ def parse_load(body: bytes) -> LoadOrder:
                 f"load parameter '{name}' must be a string, not {kind_of(value)}", field=f"parameters.{name}"
             )
         if name == "config":
-            config = value
+            config = told(value)
         elif name.startswith(FILE):
             files[name.removeprefix(FILE)] = _decoded(name, value)
         else:
@@ -53,6 +53,18 @@ def parse_unload(body: bytes) -> bool:
             field="parameters.unload_dependents",
         )
     return value
+
+
+def told(config: str) -> str:
+    """A configuration that stands for a model's own.
+
+    Raises:
+        InvalidInput: it is empty.
+    """
+    if not config:
+        fix = "Leave it out to load the model as it lies."
+        raise InvalidInput("load parameter 'config' is empty", field="parameters.config", fix=fix)
+    return config
 
 
 def unknown(name: str) -> InvalidInput:

@@ -80,6 +80,7 @@ _OF_REQUESTS: Mapping[str, tuple[str, ...]] = {
     "sequence_end": ("bool_param",),
     "priority": ("int64_param", "uint64_param"),
     "timeout": ("int64_param",),
+    "triton_enable_empty_final_response": ("bool_param",),
 }
 _OF_OUTPUTS: Mapping[str, tuple[str, ...]] = {PARAMETER: ("int64_param",)}
 _CUSTOM = ("int64_param", "bool_param", "string_param", "double_param")
@@ -371,6 +372,8 @@ def _decode_parameters(parameters: Any, kinds: Mapping[str, tuple[str, ...]]) ->
     decoded: dict[str, Parameter] = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
+        if kinds is _OF_OUTPUTS and name not in kinds and name not in KEYS:
+            continue  # as Triton: an output's own parameters mean nothing
         if choice not in kinds.get(name, _CUSTOM):
             wanted = " or ".join(kinds.get(name, ("int64_param, bool_param,", "string_param")))
             raise InvalidInput(f"invalid value type for '{name}' parameter, expected {wanted}.")
@@ -379,7 +382,9 @@ def _decode_parameters(parameters: Any, kinds: Mapping[str, tuple[str, ...]]) ->
                 "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following "
                 f"keys starting with 'triton_' are allowed: {ENABLE_FINAL}"
             )
-        decoded[name] = getattr(parameter, choice)
+        decoded[name] = value = getattr(parameter, choice)
+        if name == PARAMETER and kinds is _OF_OUTPUTS and value < 1:
+            raise InvalidInput(f"invalid value for '{name}' parameter, expected >= 0")
     return decoded
 
 
@@ -518,7 +523,7 @@ def decode_load_request(message: bytes) -> tuple[str, LoadOrder]:
     files: dict[str, bytes] = {}
     for name, parameter in parsed.parameters.items():
         if name == "config":
-            config = _only(name, parameter, "string_param", "load parameter 'config'")
+            config = load_order.told(_only(name, parameter, "string_param", "load parameter 'config'"))
         elif name.startswith(load_order.FILE):
             content = _only(name, parameter, "bytes_param", f"load parameter '{name}'")
             files[name.removeprefix(load_order.FILE)] = content

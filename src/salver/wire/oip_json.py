@@ -142,7 +142,7 @@ class OpenInferenceHttp:
             root["parameters"] = dict(response.parameters)
         root["outputs"] = outputs
         text = dumps(root)
-        if not raws:
+        if not any(map(len, raws)):  # as Triton: what is empty needs no place behind the JSON
             return HttpReply(200, text)
         size = str(len(text)).encode()
         return HttpReply(200, b"".join((text, *raws)), (_BINARY_TYPE, (_LENGTH, size)))
@@ -405,6 +405,10 @@ def _decode_parameters(parameters: Any, at: str = "parameters") -> Mapping[str, 
             )
     for name in ("binary_data_output", "sequence_start", "sequence_end"):
         _refuse_non_boolean(parameters, name, at)
+    id = parameters.get("sequence_id", 0)
+    if type(id) is not str and (type(id) is not int or not 0 <= id < 1 << 64):
+        field = f"{at}.sequence_id"
+        raise InvalidInput(f"{field} must be a whole number of 64 bits, or a string", field=field)
     return parameters
 
 

@@ -182,11 +182,10 @@ def _told(spec: TensorSpec, batched: bool) -> dict[str, Any]:
 
 
 def finish(config: dict[str, Any]) -> None:
-    """What Triton adds when everybody has had a say: batching is on where nothing else is."""
-    most = config["max_batch_size"]
-    if most > 1 and "sequence_batching" not in config:
-        dynamic = config.setdefault("dynamic_batching", {})
-        dynamic.setdefault("preferred_batch_size", [most])
+    """What Triton adds when everybody has had a say: the values of ``dynamic_batching``, if it is there."""
+    dynamic = config.get("dynamic_batching")
+    if dynamic is not None:
+        dynamic.setdefault("preferred_batch_size", [config["max_batch_size"]])
         for key, value in _BATCHING.items():
             dynamic.setdefault(key, value)
 

@@ -34,6 +34,9 @@ _RESERVED: Final = frozenset(
 )
 
 
+_MASK: Final = (1 << 64) - 1
+
+
 def _is_reserved(name: str) -> bool:
     return name in _RESERVED or name.startswith("triton_")
 
@@ -165,9 +168,9 @@ class InferenceRequest:
         return self._id
 
     def correlation_id(self) -> int | str:
-        """Of its sequence; 0 for none."""
+        """Of its sequence; 0 for none. A number has no sign."""
         id: int | str = self._parameters.get("sequence_id", 0)
-        return id
+        return id & _MASK if isinstance(id, int) else id
 
     def requested_output_names(self) -> list[str]:
         """What the caller wants; all outputs if it did not say."""
