@@ -40,6 +40,7 @@ from salver.serving.loader import Loader, Servable, Terms
 from salver.serving.model_config import config_of
 from salver.serving.profiles import ProfileStore
 from salver.serving.shared_memory import SharedMemory
+from salver.serving.voices import VoiceConfig, Voices
 from salver.stores import Copies, open_store
 from salver.telemetry.eventlog import EventLog
 from salver.telemetry.explain import Explanations
@@ -69,6 +70,7 @@ from salver.wire.config_view import first_response_bounds, metric_tags
 from salver.wire.orca import TokenRoom
 from salver.wire.regions import NO_REGIONS
 from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
+from salver.wire.voice import Spoken
 
 _LOG = logging.getLogger("salver")
 _PLATFORMS: Final[tuple[tuple[Kind, str], ...]] = (("sagemaker", "SageMaker"), ("vertex-ai", "Vertex"))
@@ -125,6 +127,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         resources: What models share, and how much there is; None = nothing is counted.
         repository: How the paths become models; ``name`` and ``trust_pickle`` go before its own.
         lifecycle: How versions are brought up.
+        voice: How OpenAI's routes speak to models that say nothing of it.
     """
 
     paths: tuple[str, ...] = ()
@@ -158,6 +161,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resources: Mapping[str, int] | None = None
     repository: RepositoryConfig = RepositoryConfig()
     lifecycle: LifecycleConfig = LifecycleConfig()
+    voice: VoiceConfig = VoiceConfig()
 
     @property
     def whole_lifecycle(self) -> LifecycleConfig:
@@ -192,8 +196,11 @@ class ReadyInfo(msgspec.Struct, frozen=True):
 class _Control:
     """What transports may see and change (transport.ports.Control)."""
 
-    def __init__(self, plane: ControlPlane, manager: Manager[Servable], is_strict: bool) -> None:
+    def __init__(
+        self, plane: ControlPlane, manager: Manager[Servable], voices: Voices, is_strict: bool
+    ) -> None:
         self._plane = plane
+        self._voices = voices
         self._manager = manager
         self._is_strict = is_strict
         self.has_settled = False
@@ -218,6 +225,9 @@ class _Control:
             return opinion is None or await opinion()
         finally:
             lease.release()
+
+    def speech(self, name: str) -> Spoken:
+        return self._voices.of(name)
 
     def model_config(self, model: str, version: str = "") -> bytes:
         lease = self._manager.acquire(model, version)
@@ -310,9 +320,7 @@ class Server:
         self._caching = Caching(self._cache, clock) if self._cache else None
         self.inner = inner = Inner(lambda: door)
         calls = Calls(inner, lambda: self.control, self._metrics.own, clock, new_id)
-        wish = Instances(config.instances, config.threads)
-        pool = None if config.resources is None else Pool(config.resources)
-        terms = Terms(len(os.sched_getaffinity(0)), config.trust_pickle, wish, self._caching, calls, pool)
+        terms = await self._terms(calls)
         loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir), inner)
         self._copies = Copies()
         self._manager: Manager[Servable] = Manager(
@@ -328,7 +336,8 @@ class Server:
             config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False
         )
         self._plane = ControlPlane(repository, self._manager, mode, clock)
-        self.control = _Control(self._plane, self._manager, config.is_strictly_ready)
+        voices = Voices(config.voice, self._manager)
+        self.control = _Control(self._plane, self._manager, voices, config.is_strictly_ready)
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
         samples = self._spans.samples if self._spans else None
         door: DataPlane[Any, Any] = DataPlane(
@@ -365,6 +374,18 @@ class Server:
                 started.cancel()
                 await running
         await self._plane.start()
+
+    async def _terms(self, calls: Calls) -> Terms:
+        config = self.config
+        return Terms(
+            len(os.sched_getaffinity(0)),
+            config.trust_pickle,
+            Instances(config.instances, config.threads),
+            self._caching,
+            calls,
+            None if config.resources is None else Pool(config.resources),
+            await asyncio.to_thread(config.voice.read),
+        )
 
     def _door(self, front: App, config: FrontConfig, reception: Reception) -> App:
         """The application as that port shows it."""

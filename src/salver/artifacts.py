@@ -311,6 +311,21 @@ class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_chunk: int = 256
 
 
+class Chat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model of texts is spoken to by OpenAI's routes; what is empty is as the server has it.
+
+    Attributes:
+        template: A file beside the artefact: makes prompts of messages.
+        tokenizer: A folder beside the artefact, as Hugging Face's libraries write it: its template, if it
+            has one, and its tokens, which are counted where the model does not count them.
+        tools: How the model writes calls of tools.
+    """
+
+    template: str = ""
+    tokenizer: str = ""
+    tools: Literal["", "llama3", "mistral"] = ""
+
+
 class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An input of a model with sequences that the server fills in, and callers do not see.
 
@@ -499,6 +514,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bulk: Bulk = Bulk()
     limit: Limit = Limit()
     steps: Steps = Steps()
+    chat: Chat = Chat()
     sequences: Sequences = Sequences()
     reshape: Reshape = Reshape()
     response_cache: bool = False

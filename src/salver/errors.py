@@ -118,6 +118,12 @@ class WrongVerb(SalverError):
     code = Code.WRONG_VERB
 
 
+class Unauthenticated(SalverError):
+    """The caller has not said who it is, as it has to."""
+
+    code = Code.UNAUTHENTICATED
+
+
 class Forbidden(SalverError):
     """The caller may not do this."""
 

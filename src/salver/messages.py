@@ -161,6 +161,7 @@ class InferResponse(msgspec.Struct, frozen=True):
     Attributes:
         is_last: No piece follows, as the model knows already. The end of the pieces says the same later.
         error: Of a piece that went wrong, and has no outputs. Others may follow.
+        tokens: Of the prompt and of the answer, in the last piece of an engine that counts them.
     """
 
     model: str
@@ -171,6 +172,7 @@ class InferResponse(msgspec.Struct, frozen=True):
     timing: Timing = Timing()
     is_last: bool = False
     error: SalverError | None = None
+    tokens: tuple[int, int] | None = None
 
 
 class Insight(msgspec.Struct, frozen=True, gc=False):

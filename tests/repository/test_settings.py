@@ -11,6 +11,7 @@ from tritonclient.grpc import model_config_pb2
 from salver.artifacts import (
     Batching,
     Bulk,
+    Chat,
     Fairness,
     Instances,
     Learned,
@@ -440,6 +441,7 @@ def test_the_reference_page_has_every_key_and_field() -> None:
         ("versions", Versions.__struct_fields__),
         ("warmup", Warmup.__struct_fields__),
         ("steps", Steps.__struct_fields__),
+        ("chat", Chat.__struct_fields__),
         ("priorities", Priorities.__struct_fields__),
         ("fairness", Fairness.__struct_fields__),
         ("bulk", Bulk.__struct_fields__),

@@ -26,6 +26,7 @@ from salver.transport.calls import Reception
 from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
 from salver.wire.config_view import Facts, complete
+from salver.wire.voice import Spoken
 
 SIGNATURE = Signature(
     (TensorSpec("x", DataType.FP32, (-1, 2)),), (TensorSpec("y", DataType.FP32, (-1, 2)),), batched=True
@@ -82,6 +83,9 @@ class Control:
 
     def version_of_label(self, model, label):
         raise InvalidInput(f"Unrecognized servable version label: {label}")
+
+    def speech(self, name):
+        return Spoken(self.acquire(name).id.name, names=(name,))
 
     async def load(self, model, order):
         self.calls.append(("load", model, order))

@@ -82,3 +82,38 @@ def test_every_operation_is_described():
         }
     ids = [o["operationId"] for path in description["paths"].values() for o in path.values()]
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "route"),
+    [
+        ("GET", b"/v1/models/org/m", Route("model_v1", "org/m")),
+        ("GET", b"/v1/models/org%2Fm", Route("model_v1", "org/m")),
+        ("HEAD", b"/v1/models/a/b/c", Route("model_v1", "a/b/c")),
+        ("POST", b"/v1/models/m/load", Route("load_v1", "m")),
+        ("POST", b"/v1/models/org/m/unload", Route("unload_v1", "org/m")),
+        ("POST", b"/v1/models/org/m:predict", Route("predict_v1", "org/m")),
+        ("POST", b"/v1/chat/completions", Route("chat")),
+        ("POST", b"/v1/completions", Route("completions")),
+        ("POST", b"/v1/embeddings", Route("embeddings")),
+        ("GET", b"/health/ready", Route("ready_plain")),
+    ],
+)
+def test_tr_v5_openais_routes_and_names_with_slashes(verb, path, route):
+    assert match(verb, path) == route
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "error"),
+    [
+        ("POST", b"/v1/models/org/m", NoRoute),
+        ("GET", b"/v1/models/org//m", NoRoute),
+        ("GET", b"/v1/models/org/", NoRoute),
+        ("DELETE", b"/v1/models/org/m", NoRoute),
+        ("POST", b"/v1/models/org/:predict", NoRoute),
+        ("GET", b"/v1/chat/completions", WrongVerb),
+    ],
+)
+def test_tr_v5_what_there_is_not_of_them(verb, path, error):
+    with pytest.raises(error):
+        match(verb, path)

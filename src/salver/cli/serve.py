@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from salver.cli import otel
 from salver.cli.options import Json, resources_of
 from salver.cli.output import line, on_terminal, record, table
+from salver.cli.speech import Speech
 
 if TYPE_CHECKING:
     from salver.app import FrontConfig, ReadyInfo
@@ -137,7 +138,7 @@ class Bodies:
     ] = ""
 
 
-_NO_TLS, _LOGS, _TRACES, _RUNS, _BODIES = Tls(), Logs(), Traces(), Runs(), Bodies()
+_NO_TLS, _LOGS, _TRACES, _RUNS, _BODIES, _SPEECH = Tls(), Logs(), Traces(), Runs(), Bodies(), Speech()
 
 
 def serve(
@@ -175,6 +176,7 @@ def serve(
     tls: Tls = _NO_TLS,
     logs: Logs = _LOGS,
     traces: Traces = _TRACES,
+    speech: Speech = _SPEECH,
     json: Json = False,
 ) -> int:
     """Serve models until Ctrl-C.
@@ -214,6 +216,7 @@ def serve(
         trace=TraceConfig(traces.file, traces.level, traces.rate, traces.count, traces.log_frequency),
         spans=otel.from_environment(os.environ),
         resources=resources_of(runs.resources, "--rate-limit-resource") or None,
+        voice=speech.config(),
     )
     return run_loop(run(config, lambda info: announce(info, json=json), otel.notices(os.environ)))
 

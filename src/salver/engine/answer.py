@@ -56,6 +56,11 @@ class Answer:
         self.arrived = arrived
         self.joined = 0.0
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Tokens of the prompt, and of the answer so far."""
+        return len(self._prompt.tokens), self._given
+
     def go_on(self, scores: Array, likeliest: int, now: float) -> Piece:
         """Draw the next token.
 

@@ -164,6 +164,8 @@ class SequenceStreamEngine(SequenceEngine):
                 request.model, version, (), request.id, timing=timing, is_last=is_last, error=said
             )
         outputs = tuple(
-            Tensor(name, self._types[name], said.outputs[name]) for name in turn.payload.bound.outputs
+            Tensor(name, self._types[name], said.outputs[name])
+            for name in turn.payload.bound.outputs
+            if name in said.outputs
         )
         return InferResponse(request.model, version, outputs, request.id, said.parameters, timing, is_last)

@@ -87,7 +87,7 @@ class ServerTensors:
         """Of the outputs of one request, the state of its sequence.
 
         Raises:
-            ModelFailed: one has another shape than its configuration says.
+            ModelFailed: one is missing, or has another shape than its configuration says.
         """
         outputs = answer.outputs
         if not self._states:
@@ -96,7 +96,9 @@ class ServerTensors:
             return  # a model that wants the request again need not say what it left as it was
         state = {}
         for kept, (name, shape) in zip(self._states, self._kept_shapes, strict=True):
-            array = outputs[name]
+            array = outputs.get(name)
+            if array is None:
+                raise ModelFailed(f"the model did not give its state '{name}'")
             if len(array.shape) != len(shape) or any(
                 want not in (-1, got) for want, got in zip(shape, array.shape, strict=True)
             ):

@@ -31,7 +31,6 @@ from salver.messages import (
     InferResponse,
     Insight,
     ModelId,
-    Parameter,
     Signature,
     Standing,
 )
@@ -39,7 +38,6 @@ from salver.tensor import DataType, Tensor
 
 _LOG = logging.getLogger("salver.engine")
 _JOIN_S = 30.0
-_NONE: dict[str, Parameter] = {}
 
 
 class _Outlet(Answer):
@@ -182,7 +180,7 @@ class StepEngine:
                 piece = await outlet.next()
                 if piece.error is not None:
                     raise piece.error
-                yield self._response(request, piece)
+                yield self._response(request, piece, outlet)
                 if piece.finish:
                     return
         finally:
@@ -240,14 +238,15 @@ class StepEngine:
         self._leave(sequence)
         sequence.payload.push(Piece(error=DeadlineExceeded(LATE)))
 
-    def _response(self, request: InferRequest, piece: Piece) -> InferResponse:
+    def _response(self, request: InferRequest, piece: Piece, outlet: _Outlet) -> InferResponse:
         text = np.empty(1, dtype=object)
         text[0] = piece.text.encode()
-        parameters = {"finish_reason": piece.finish} if piece.finish else _NONE
         outputs = (Tensor("text_output", DataType.BYTES, text),)
-        return InferResponse(
-            request.model, self.id.version, outputs, request.id, parameters, piece.timing, bool(piece.finish)
-        )
+        told = (request.model, self.id.version, outputs, request.id)
+        if not piece.finish:
+            return InferResponse(*told, timing=piece.timing)
+        why = {"finish_reason": piece.finish}
+        return InferResponse(*told, why, piece.timing, is_last=True, tokens=outlet.counts)
 
     def _deliver(self, pieces: list[tuple[StepSequence, Piece]], event: StepRan | None) -> None:
         for sequence, piece in pieces:

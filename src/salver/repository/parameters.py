@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from salver.artifacts import Chat
+from salver.errors import InvalidInput
+
 #: Backends whose models are no programs; the file tells which it is of those that are not named.
 PLAIN: Final = frozenset(("", "onnx", "torch", "tensorflow", "openvino"))
 #: Parameters that become a backend's options, by its name; keys as the options spell them.
@@ -22,6 +25,34 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
 _THREADS: Final = ("intra_op_thread_count", "num_threads")
 #: Levels of ``optimization.graph`` as ONNX Runtime's backend has them.
 _GRAPH_LEVELS: Final[Mapping[int, str]] = {-1: "basic", 1: "extended", 2: "disabled"}
+
+
+#: Parameters that say how a model is spoken to, and which key of ``chat`` each is.
+_CHAT: Final = {
+    "salver_chat_template": "template",
+    "salver_tokenizer": "tokenizer",
+    "salver_tool_call_parser": "tools",
+}
+_PARSERS: Final = ("", "llama3", "mistral")
+
+
+def chat_of(message: Any, origin: str) -> Chat:
+    """How the model is spoken to by OpenAI's routes.
+
+    Raises:
+        InvalidInput: there is no such parser of calls.
+    """
+    told = {
+        key: message.parameters[name].string_value
+        for name, key in _CHAT.items()
+        if name in message.parameters
+    }
+    if told.get("tools", "") not in _PARSERS:
+        raise InvalidInput(
+            f"{origin}: parameter salver_tool_call_parser is llama3 or mistral, not {told['tools']!r}",
+            field="parameters",
+        )
+    return Chat(**told)
 
 
 def parameters_of(message: Any, backend: str, notices: list[str]) -> tuple[int, dict[str, str]]:
@@ -44,7 +75,7 @@ def parameters_of(message: Any, backend: str, notices: list[str]) -> tuple[int, 
             options.setdefault("output_class", value.lower())
         elif name in known:
             options[name] = value if name == "trusted" else value.lower()
-        elif backend in PLAIN:  # others are programs, which read them
+        elif backend in PLAIN and name not in _CHAT:  # others are programs, which read them
             notices.append(f"config.pbtxt: field `parameters` {key} has no effect yet")
     if backend == "torch" and message.runtime.endswith(".py"):
         options["module"] = message.runtime

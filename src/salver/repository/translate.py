@@ -16,7 +16,7 @@ from salver.messages import TensorSpec
 from salver.repository import ensemble
 from salver.repository.ensemble import PLATFORM
 from salver.repository.instances import instances_of
-from salver.repository.parameters import PLAIN, parameters_of
+from salver.repository.parameters import PLAIN, chat_of, parameters_of
 from salver.repository.queueing import limited, priorities_of, queue_of
 from salver.repository.raggedness import ragged_of
 from salver.repository.reshape import unfit
@@ -217,6 +217,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
             instances, threads=threads, runner="process" if "module" in options else "auto"
         ),
         options=options,
+        chat=chat_of(message, origin),
         versions=_versions(message),
         warmup=warmup_of(message, origin),
         sequences=sequences_of(message, origin, name),

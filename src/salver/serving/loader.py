@@ -51,9 +51,11 @@ from salver.serving.profiling import Found, Profiler, limits_of
 from salver.serving.sequences import load_sequences, within
 from salver.serving.steps import load_steps
 from salver.serving.teaching import Teacher, ThinkingProcess
+from salver.serving.voices import voice_of
 from salver.serving.warming import sample_request, warm_request
 from salver.stats.batch_law import LiveLaw
 from salver.stats.shape_laws import ShapeLaws
+from salver.wire.voice import Voice
 
 _LOG = logging.getLogger("salver.loader")
 _Stream = Callable[..., AsyncGenerator[InferResponse, None]]
@@ -72,6 +74,7 @@ class Terms(msgspec.Struct, frozen=True):
         caching: Keeps answers of models that want it; None = there is no cache.
         calls: What models ask of the server while they run; None = nothing.
         pool: Resources that models share; None = they are not counted.
+        voice: How models are spoken to that say nothing of it.
     """
 
     cores: int
@@ -80,6 +83,7 @@ class Terms(msgspec.Struct, frozen=True):
     caching: Caching | None = None
     calls: Calls | None = None
     pool: Pool | None = None
+    voice: Voice = Voice()
 
 
 _AnyEngine = Engine | StepEngine | DecoupledEngine | SequenceEngine | Ensemble | DecoupledEnsemble
@@ -97,8 +101,10 @@ class Servable:
         is_ready: The model's own opinion, of one that has one; else None.
         asks_others, sequences: See :class:`~salver.serving.ports.Inferring`.
         leave: See :class:`~salver.lifecycle.ports.Servable`; None = it remembers nothing.
+        voice: How OpenAI's routes speak to it.
     """
 
+    voice = Voice()
     is_ready: Callable[[], Awaitable[bool]] | None = None
     asks_others = False
 
@@ -288,6 +294,12 @@ class Loader:
         Raises:
             LoadFailed: the reason, in words for the owner.
         """
+        voice = await asyncio.to_thread(voice_of, manifest, self._terms.voice)
+        servable = await self._load(manifest)
+        servable.voice = voice
+        return servable
+
+    async def _load(self, manifest: Manifest) -> Servable:
         if manifest.config.ensemble.steps:
             return self._ensemble(manifest)
         backend = self._backends.get(manifest.backend)

@@ -11,18 +11,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from salver.errors import Forbidden, Internal, InvalidInput, SalverError
+from salver.errors import Internal, InvalidInput, SalverError
 from salver.messages import Call
 from salver.transport.calls import Reception, is_shutting_down, join_trace, printable
 from salver.transport.event_stream import EventStream
 from salver.transport.grpc import GrpcMethods
 from salver.transport.hangup import HangUps
 from salver.transport.http import HttpOperations
+from salver.transport.openai import GENERATING
 from salver.transport.reading import LARGE, read_whole
 from salver.transport.routes import Route, match
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.compression import deflate
-from salver.wire.faults import http_fault
+from salver.wire.faults import http_fault, openai_fault
 from salver.wire.orca import ASKED as ORCA
 from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 
@@ -31,7 +32,10 @@ _KNOWN_PATHS = 4096
 #: Headers of requests that need a closer look.
 _UNUSUAL = frozenset((b"content-encoding", b"expect", CLASS_HEADER, PRIORITY_HEADER))
 #: Metadata stays plain (TR-R28): tritonclient's asyncio variant asks for gzip and reads none.
+_STREAMS = GENERATING | {"generate_stream"}
 _COMPRESSIBLE = frozenset(("infer", "predict_v1", "metrics", "openapi"))
+
+_OPENAI_PATHS = (b"/v1/chat/", b"/v1/completions", b"/v1/embeddings", b"/v1/responses")
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -94,8 +98,8 @@ class Front:
                 join_trace(call, headers[b"traceparent"], self._new_id)
             route = self._routes.get((verb, raw_path)) or self._match(verb, raw_path)
             operation = route.operation
-            if self._guard is not None and (header := self._guard.lacks(operation, headers)):
-                raise Forbidden(f"This API is restricted, expecting header '{header}'")  # TR-R37
+            if self._guard is not None:
+                self._guard.check(operation, headers)
             if self._forwarding is not None:
                 call.forwarded = self._forwarding.parameters(headers)
             message = await receive()
@@ -111,7 +115,7 @@ class Front:
                 return  # the caller left before the request was there
             http = HttpBody(route.model, route.version, body, headers)
             work: Awaitable[HttpReply | None]
-            if operation == "generate_stream":
+            if operation in _STREAMS:
                 events = EventStream(send, call, partial(self._load_report, route, headers))
                 work = self._http.stream(route, http, call, events.write)
             else:
@@ -125,13 +129,13 @@ class Front:
             if reply is not None and operation == "generate" and ORCA in headers:
                 reply.headers += self._load_report(route, headers)
         except SalverError as error:
-            reply = http_fault(error)
+            reply = _fault_of(raw_path)(error)
         except asyncio.CancelledError:
             if is_shutting_down():
                 raise
             return  # the caller hung up; nobody reads an answer
         except Exception as error:
-            reply = http_fault(self._incident(raw_path, error))
+            reply = _fault_of(raw_path)(self._incident(raw_path, error))
         if reply is None:
             await events.end()
             return
@@ -175,6 +179,11 @@ def _form(
     if call.traceparent:
         headers.append((b"traceparent", call.traceparent.encode()))
     return {"type": "http.response.start", "status": reply.status, "headers": headers}, body
+
+
+def _fault_of(raw_path: bytes) -> Callable[[SalverError], HttpReply]:
+    """How errors look on that path (X-24)."""
+    return openai_fault if raw_path.startswith(_OPENAI_PATHS) else http_fault
 
 
 def _refuse_compressed(headers: Mapping[bytes, bytes]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from salver.errors import Cancelled
 from salver.messages import Call
 from salver.wire.bodies import HttpReply
-from salver.wire.generate import EVENT_STREAM, event
+from salver.wire.generate import EVENT_STREAM
 
 Headers = tuple[tuple[bytes, bytes], ...]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -36,17 +36,19 @@ class EventStream:
         self._has_begun = False
 
     async def write(self, reply: HttpReply) -> None:
-        """Send an event; returns when there is room for the next.
+        """Send what is written of events, which may be nothing; returns when there is room for the next.
 
         Raises:
             Cancelled: the caller is gone.
         """
+        if not reply.body:
+            return
         try:
             async with asyncio.timeout(self._patience):
                 if not self._has_begun:
                     self._has_begun = True
                     await self._send(self._start(reply.status))
-                await self._send({"type": "http.response.body", "body": event(reply), "more_body": True})
+                await self._send({"type": "http.response.body", "body": reply.body, "more_body": True})
         except (OSError, RuntimeError) as error:
             raise Cancelled("the caller went away") from error
 

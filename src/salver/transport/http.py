@@ -13,13 +13,14 @@ import msgspec
 from salver import __version__
 from salver.messages import Call
 from salver.transport.calls import check_counted, ready_versions
+from salver.transport.openai import GENERATING, OpenAiOperations
 from salver.transport.openapi import describe
 from salver.transport.ports import Control, Exposition, InferDoor, RegionRegistry
 from salver.transport.routes import Route
 from salver.transport.shared_memory import SharedMemoryOperations
 from salver.wire import config_view, load_order, metadata, orca, settings
 from salver.wire.bodies import HttpBody, HttpReply
-from salver.wire.generate import Generate
+from salver.wire.generate import Generate, event
 from salver.wire.json_text import dumps
 from salver.wire.kserve_v1 import KServeV1
 from salver.wire.oip_json import OpenInferenceHttp
@@ -46,7 +47,7 @@ class HttpOperations:
         max_body: int = 0,
     ) -> None:
         self._name = server_name
-        self._began = int(time.time())
+        self._openai = OpenAiOperations(door, control, server_name, int(time.time()))
         self._door = door
         self._control = control
         self._exposition = exposition
@@ -60,6 +61,7 @@ class HttpOperations:
             "generate": self._generate,
             "live": self._live,
             "ready": self._ready,
+            "ready_plain": self._ready,
             "model_ready": self._model_ready,
             "welcome": self._server_metadata,
             "server_metadata": self._server_metadata,
@@ -78,11 +80,10 @@ class HttpOperations:
             "unload": self._unload,
             "load_named": self._named_repository,
             "unload_named": self._named_repository,
-            "list_v1": self._list_v1,
-            "model_v1": self._model_v1,
             "metrics": self._metrics,
             "openapi": self._openapi,
             **SharedMemoryOperations(regions).http(),
+            **self._openai.http(),
         }
 
     def run(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
@@ -92,10 +93,16 @@ class HttpOperations:
     async def stream(
         self, route: Route, http: HttpBody, call: Call, write: Callable[[HttpReply], Awaitable[None]]
     ) -> HttpReply | None:
-        """``generate_stream``: each piece goes to ``write``; the reply is an error that came before."""
+        """What may answer in pieces: each goes to ``write``, as it is to be sent; else there is one reply."""
+        if route.operation in GENERATING:
+            return await self._openai.generate(route, http, call, write)
         call.protocol = self._generating.protocol
+
+        def framed(reply: HttpReply) -> Awaitable[None]:
+            return write(HttpReply(reply.status, event(reply)))
+
         reply: HttpReply | None = await self._door.stream(
-            self._generating, http, route.model, route.version, call, write
+            self._generating, http, route.model, route.version, call, framed
         )
         return reply
 
@@ -182,14 +189,6 @@ class HttpOperations:
 
     async def _named_repository(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         raise metadata.no_repository()
-
-    async def _list_v1(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        return _json(metadata.list_v1(self._control.statuses(), self._name, self._began))
-
-    async def _model_v1(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        self._door.signature(route.model)
-        ready = {"name": route.model, "ready": await self._control.is_ready(route.model)}
-        return _json(ready | metadata.openai_model(route.model, self._name, self._began))
 
     async def _metrics(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         accept = http.headers.get(b"accept", b"").decode("latin-1")

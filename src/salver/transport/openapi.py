@@ -119,6 +119,26 @@ _SCHEMAS: dict[str, Any] = {
         trace_file=_TEXT,
         trace_mode={},
     ),
+    "ChatRequest": _object(
+        ["model", "messages"],
+        model=_TEXT,
+        messages={"type": "array", "minItems": 1, "items": _object(["role"], role=_TEXT)},
+        stream={"type": ["boolean", "null"]},
+    ),
+    "CompletionRequest": _object(
+        ["model", "prompt"],
+        model=_TEXT,
+        prompt={"type": "string", "minLength": 1},
+        stream={"type": ["boolean", "null"]},
+    ),
+    "Completion": _object(
+        ["id", "object", "created", "model", "choices"], id=_TEXT, choices={"type": "array"}
+    ),
+    "EmbeddingRequest": _object(["model", "input"], model=_TEXT, input={"type": ["string", "array"]}),
+    "Embeddings": _object(["object", "data", "model"], data={"type": "array"}),
+    "OpenAiError": _object(
+        ["error"], error=_object(["message", "type", "param", "code"], message=_TEXT, type=_TEXT)
+    ),
     "Any": {},
 }
 #: Operation -> (schema of the request body, schema of the reply, can a model be missing).
@@ -145,10 +165,19 @@ _BODIES: dict[str, tuple[str, str]] = {
     "region_register": ("RegionRequest", ""),
     "region_unregister": ("", ""),
     "cuda_unregister": ("", ""),
+    "chat": ("ChatRequest", "Completion"),
+    "completions": ("CompletionRequest", "Completion"),
+    "embeddings": ("EmbeddingRequest", "Embeddings"),
+    "ready_plain": ("", "Readiness"),
 }
 
 #: Request bodies that must be there.
-_REQUIRED = ("InferRequest", "PredictRequest", "GenerateRequest", "RegionRequest")
+_REQUIRED = (
+    *("InferRequest", "PredictRequest", "GenerateRequest", "RegionRequest"),
+    *("ChatRequest", "CompletionRequest", "EmbeddingRequest"),
+)
+#: Operations whose errors are OpenAI's objects.
+_OPENAI = ("chat", "completions", "embeddings")
 
 
 def describe(version: str) -> dict[str, Any]:
@@ -161,7 +190,8 @@ def describe(version: str) -> dict[str, Any]:
         "info": {
             "title": "Salver",
             "version": version,
-            "description": "Open Inference Protocol v2 with the binary tensor extension, and KServe v1. "
+            "description": "Open Inference Protocol v2 with the binary tensor extension, KServe v1, "
+            "and OpenAI's routes. "
             f"Version states: {', '.join(State)}.",
         },
         "paths": paths,
@@ -178,9 +208,12 @@ def _operation(operation: Operation) -> dict[str, Any]:
         good["content"] = {"text/event-stream": {"schema": _TEXT}}
     elif gives:
         good["content"] = {"application/json": {"schema": _ref(gives)}}
+        if gives == "Completion":
+            good["content"]["text/event-stream"] = {"schema": _TEXT}
         if gives == "InferResponse":
             good["content"]["application/octet-stream"] = {}
     kinds = {"{version}": "_version", "{model}": "", "{region}": "_region"}
+    fault = "OpenAiError" if operation.name in _OPENAI else "Error"
     suffix = next((end for name, end in kinds.items() if name in operation.path), "_server")
     out: dict[str, Any] = {
         "operationId": operation.name + suffix,
@@ -189,7 +222,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
             "200": good,
             "default": {
                 "description": "What is wrong and what to do",
-                "content": {"application/json": {"schema": _ref("Error")}},
+                "content": {"application/json": {"schema": _ref(fault)}},
             },
         },
     }

@@ -8,6 +8,7 @@ from salver.messages import Call, ModelId, Signature, VersionStatus
 from salver.wire.orca import TokenRoom
 from salver.wire.regions import Region, Regions
 from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
+from salver.wire.voice import Spoken
 
 
 class InferDoor(Protocol):
@@ -62,7 +63,15 @@ class Looking(Protocol):
         ...
 
 
-class Control(Looking, Protocol):
+class Speaking(Protocol):
+    """Knows whom a name means, beyond the models' own."""
+
+    def speech(self, name: str) -> Spoken:
+        """Whom OpenAI's routes mean by that name. Raises NotFound or NotReady."""
+        ...
+
+
+class Control(Looking, Speaking, Protocol):
     """And changes it."""
 
     async def load(self, model: str, order: LoadOrder) -> None:

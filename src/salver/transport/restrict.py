@@ -12,19 +12,20 @@ from typing import Final
 
 import msgspec
 
-from salver.errors import InvalidInput
+from salver.errors import Forbidden, InvalidInput, Unauthenticated
 from salver.transport.routes import OPERATIONS
 
 #: Path of an HTTP operation -> its group; the first that matches. What none matches is free: the
 #: description of the interface, and the metrics, whose place is a port of their own.
 _OF_PATHS: Final = (
     (r"/v2/(system|cuda)sharedmemory\b", "shared-memory"),
-    (r"/v2/repository\b", "model-repository"),
+    (r"/v2/repository\b|/v1/models/.*/(load|unload)$", "model-repository"),
     (r".*/trace/setting$", "trace"),
     (r"/v2/logging$", "logging"),
     (r".*/config$", "model-config"),
     (r".*/(stats|explain)\b", "statistics"),
     (r".*(/infer|/generate|/generate_stream|:predict)$", "inference"),
+    (r"/v1/(chat/completions|completions|embeddings)$", "inference"),
     (r"/v2/health/|.*/ready$", "health"),
     (r"/$|/v2$|/v[12]/models\b", "metadata"),
 )
@@ -42,17 +43,30 @@ _OF_METHODS: Final = (
     ("Health", "health"),
     ("Metadata", "metadata"),
 )
+#: The groups of Triton's OpenAI front end, and the operations in each.
+OPENAI_GROUPS: Final = {
+    "inference": ("chat", "completions", "embeddings"),
+    "model-repository": ("list_v1", "model_v1"),
+    "model-management": ("load_v1", "unload_v1"),
+    "metrics": ("metrics",),
+    "health": ("ready_plain",),
+}
 GROUPS: Final = tuple(dict.fromkeys(group for _, group in (*_OF_PATHS, *_OF_METHODS)))
 GRPC_PREFIX: Final = "triton-grpc-protocol-"
 _HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110, section 5.6.2
 
 
 class Restriction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Operations of these groups want this header to have this value."""
+    """Operations of these groups want this header to have this value.
+
+    Attributes:
+        is_openai: The groups are those of Triton's OpenAI front end.
+    """
 
     groups: tuple[str, ...]
     header: str
     value: str
+    is_openai: bool = False
 
 
 def parse(text: str, flag: str) -> Restriction:
@@ -62,19 +76,34 @@ def parse(text: str, flag: str) -> Restriction:
         InvalidInput: it is none, or names an unknown group.
 
     >>> parse("inference,model-config:admin-key=sesame", "--http-restricted-api")
-    Restriction(groups=('inference', 'model-config'), header='admin-key', value='sesame')
+    Restriction(groups=('inference', 'model-config'), header='admin-key', value='sesame', is_openai=False)
     """
     names, colon, rest = text.partition(":")
     header, equals, value = rest.partition("=")
     if not colon or not equals or not value or not _HEADER.fullmatch(header):
         raise InvalidInput(f"{flag} {text!r} is no restriction", fix="Write GROUP[,GROUP...]:HEADER=VALUE.")
+    return Restriction(_groups(names, GROUPS, flag), header, value)
+
+
+def parse_openai(groups: str, header: str, value: str, flag: str) -> Restriction:
+    """A restriction as the flag of Triton's OpenAI front end gives it, in three words.
+
+    Raises:
+        InvalidInput: it is none, or names an unknown group.
+    """
+    if not value or not _HEADER.fullmatch(header):
+        raise InvalidInput(f"{flag} is no restriction", fix="Write GROUP[,GROUP...] HEADER VALUE.")
+    return Restriction(_groups(groups, tuple(OPENAI_GROUPS), flag), header, value, is_openai=True)
+
+
+def _groups(names: str, known: tuple[str, ...], flag: str) -> tuple[str, ...]:
     groups = tuple(name.strip() for name in names.split(","))
     for group in groups:
-        if group not in GROUPS:
+        if group not in known:
             raise InvalidInput(
-                f"{flag}: there is no group of operations {group!r}", fix=f"Groups: {', '.join(GROUPS)}."
+                f"{flag}: there is no group of operations {group!r}", fix=f"Groups: {', '.join(known)}."
             )
-    return Restriction(groups, header, value)
+    return groups
 
 
 class Guard:
@@ -90,16 +119,32 @@ class Guard:
 
     def __init__(self, restrictions: Iterable[Restriction], prefix: str = "") -> None:
         self._wanted: dict[str, tuple[bytes, bytes, str]] = {}
+        self._openai: dict[str, tuple[bytes, bytes, str]] = {}  # by operation
         self._groups = {o.name: group_of_path(o.path) for o in OPERATIONS}
         for restriction in restrictions:
             header = prefix + restriction.header
+            secret = (header.lower().encode(), restriction.value.encode(), header)
             for group in restriction.groups:
-                if group in self._wanted:
+                names = OPENAI_GROUPS[group] if restriction.is_openai else (group,)
+                wanted = self._openai if restriction.is_openai else self._wanted
+                if not wanted.keys().isdisjoint(names):
                     raise InvalidInput(f"operations of the group {group!r} are restricted twice")
-                self._wanted[group] = (header.lower().encode(), restriction.value.encode(), header)
+                wanted |= dict.fromkeys(names, secret)
 
     def __repr__(self) -> str:
-        return f"<Guard of {', '.join(self._wanted)}>"
+        return f"<Guard of {', '.join((*self._wanted, *self._openai))}>"
+
+    def check(self, operation: str, headers: Mapping[bytes, bytes]) -> None:
+        """May the caller do that over HTTP?
+
+        Raises:
+            Forbidden: not without a secret (TR-R37).
+            Unauthenticated: not without a secret of the OpenAI front end.
+        """
+        if header := self.lacks(operation, headers):
+            raise Forbidden(f"This API is restricted, expecting header '{header}'")
+        if (wanted := self._openai.get(operation)) is not None and not _has(wanted, headers):
+            raise Unauthenticated(f"This API is restricted, expecting header '{wanted[2]}' with valid value")
 
     def lacks(self, operation: str, headers: Mapping[bytes, bytes]) -> str:
         """The header that the call should have brought; empty if it may go on.
@@ -113,8 +158,11 @@ class Guard:
             group = self._groups[operation] = group_of_method(operation)
         if (wanted := self._wanted.get(group)) is None:
             return ""
-        header, value, name = wanted
-        return "" if hmac.compare_digest(headers.get(header, b""), value) else name
+        return "" if _has(wanted, headers) else wanted[2]
+
+
+def _has(wanted: tuple[bytes, bytes, str], headers: Mapping[bytes, bytes]) -> bool:
+    return hmac.compare_digest(headers.get(wanted[0], b""), wanted[1])
 
 
 def group_of_path(path: str) -> str:

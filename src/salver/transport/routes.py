@@ -96,8 +96,14 @@ OPERATIONS: Final = (
     Operation("cuda_unregister", "POST", "/v2/cudasharedmemory/unregister", "Nothing to let go of"),
     Operation("cuda_unregister", "POST", "/v2/cudasharedmemory/region/{region}/unregister", "The same"),
     Operation("list_v1", "GET", "/v1/models", "Every model with its versions and state"),
-    Operation("model_v1", "GET", "/v1/models/{model}", "Can the model answer? (KServe v1)"),
+    Operation("model_v1", "GET", "/v1/models/{model}", "What is the model, and can it answer?"),
     Operation("predict_v1", "POST", "/v1/models/{model}:predict", "Ask a model (KServe v1)"),
+    Operation("chat", "POST", "/v1/chat/completions", "Go on with a conversation (OpenAI)"),
+    Operation("completions", "POST", "/v1/completions", "Go on with a text (OpenAI)"),
+    Operation("embeddings", "POST", "/v1/embeddings", "Embed texts (OpenAI)"),
+    Operation("load_v1", "POST", "/v1/models/{model}/load", "Load or reload a model"),
+    Operation("unload_v1", "POST", "/v1/models/{model}/unload", "Unload a model"),
+    Operation("ready_plain", "GET", "/health/ready", "As /v2/health/ready"),
     Operation("metrics", "GET", "/metrics", "Prometheus or OpenMetrics text"),
     Operation("openapi", "GET", "/openapi.json", "This description"),
 )
@@ -164,9 +170,24 @@ def match(verb: str, raw_path: bytes) -> Route:
             if operation.verb == verb or (verb == "HEAD" and operation.verb == "GET"):
                 return Route(operation.name, *(_name(names.get(name, "")) for name in _NAMES))
             has_other_verb = True
+    if (route := _slashed(verb, parts)) is not None:
+        return route
     if has_other_verb:
         raise WrongVerb("Method Not Allowed")
     raise NoRoute("Not Found")
+
+
+def _slashed(verb: str, parts: list[str]) -> Route | None:
+    """Of a model whose name holds slashes, as OpenAI's ids do, and older clients do not quote them (X-26)."""
+    if parts[:2] != ["v1", "models"] or len(parts) < 4 or not all(parts):
+        return None
+    if verb in ("GET", "HEAD"):
+        return Route("model_v1", _name("/".join(parts[2:])))
+    if verb == "POST" and parts[-1] in ("load", "unload"):
+        return Route(f"{parts[-1]}_v1", _name("/".join(parts[2:-1])))
+    if verb == "POST" and parts[-1].endswith(":predict") and parts[-1] != ":predict":
+        return Route("predict_v1", _name("/".join(parts[2:]).removesuffix(":predict")))
+    return None
 
 
 def _name(quoted: str) -> str:

@@ -75,6 +75,33 @@ KSERVE_V1: Final[dict[Code, int]] = {
     Code.INTERNAL: 500,
 }
 
+#: HTTP status of OpenAI's routes.
+OPENAI: Final[dict[Code, int]] = {
+    Code.INVALID_INPUT: 400,
+    Code.NOT_FOUND: 404,
+    Code.NOT_READY: 503,
+    Code.CONFLICT: 409,
+    Code.NO_ROUTE: 404,
+    Code.WRONG_VERB: 405,
+    Code.UNAUTHENTICATED: 401,
+    Code.FORBIDDEN: 403,
+    Code.RATE_LIMITED: 429,
+    Code.OVERLOADED: 503,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.CANCELLED: 400,
+    Code.TOO_LARGE: 413,
+    Code.UNSUPPORTED: 501,
+    Code.MODEL_FAILED: 500,
+    Code.UNKNOWN: 500,
+    Code.INTERNAL: 500,
+}
+#: ``type`` and ``code`` of their error objects by status, as OpenAI or Triton's front end has them.
+_OPENAI_KINDS: Final[dict[int, tuple[str, str]]] = {
+    401: ("authentication_error", "invalid_auth"),
+    413: ("invalid_request_error", "content_too_large"),
+    429: ("rate_limit_error", "rate_limit_exceeded"),
+}
+
 _JSON = (b"content-type", b"application/json")
 _PLAIN = (_JSON,)
 _MAX_PAUSE_S = 86_400.0
@@ -83,13 +110,34 @@ _MAX_PAUSE_S = 86_400.0
 def http_fault(error: SalverError, table: dict[Code, int] = OIP_HTTP) -> HttpReply:
     """``{"error": text}`` with the protocol's status. Total: never raises."""
     text = _triton(error, "HTTP end point") if table is OIP_HTTP else _clean(str(error))
-    headers: tuple[tuple[bytes, bytes], ...] = _PLAIN
-    if isinstance(error, Overloaded):  # whole seconds, as RFC 9110, section 10.2.3, has them (X-15)
-        headers = (_JSON, (b"retry-after", b"%d" % max(1, math.ceil(_pause(error)))))
     status = table[error.code]
     if isinstance(error, NoVersion) and table is OIP_HTTP:
         status = 404  # no route has it (TR-R3)
-    return HttpReply(status, orjson.dumps({"error": text}), headers)
+    return HttpReply(status, orjson.dumps({"error": text}), _headers(error))
+
+
+def openai_fault(error: SalverError) -> HttpReply:
+    """OpenAI's error object (X-24). Total: never raises."""
+    status = OPENAI[error.code]
+    kind, code = _OPENAI_KINDS.get(
+        status, ("invalid_request_error" if status < 500 else "server_error", None)
+    )
+    if error.code is Code.NOT_FOUND:
+        code = "model_not_found"
+    told = {
+        "message": _clean(str(error)),
+        "type": kind,
+        "param": _clean(error.field) or None,
+        "code": code,
+    }
+    return HttpReply(status, orjson.dumps({"error": told}), _headers(error))
+
+
+def _headers(error: SalverError) -> tuple[tuple[bytes, bytes], ...]:
+    if not isinstance(error, Overloaded):
+        return _PLAIN
+    # Whole seconds, as RFC 9110, section 10.2.3, has them (X-15).
+    return (_JSON, (b"retry-after", b"%d" % max(1, math.ceil(_pause(error)))))
 
 
 def grpc_status(error: SalverError) -> GrpcStatus:

@@ -4,7 +4,7 @@ Dicts in the protocol's JSON form, which gRPC messages take as they are; and the
 the repository calls. It knows no route.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from salver.errors import InvalidInput, Unsupported
@@ -30,6 +30,7 @@ EXTENSIONS: Final = (
 #: What ``--allow-client-shm`` adds.
 SHARED_MEMORY: Final = ("system_shared_memory", "cuda_shared_memory")
 
+_NO_NAMES: Final[Mapping[str, Sequence[str]]] = {}
 #: Our state -> the state that the index shows (TR-R11).
 INDEX_STATE: Final[dict[State, str]] = {
     State.NEW: "LOADING",
@@ -78,28 +79,61 @@ def index(statuses: Iterable[VersionStatus], only_ready: bool = False) -> list[d
     ]
 
 
-def list_v1(statuses: Iterable[VersionStatus], owner: str, created: int) -> dict[str, Any]:
+#: Our state -> TensorFlow Serving's (TF-R4).
+_AVAILABILITY: Final[dict[State, str]] = {
+    State.NEW: "START",
+    State.LOADING: "LOADING",
+    State.WARMING: "LOADING",
+    State.READY: "AVAILABLE",
+    State.DRAINING: "UNLOADING",
+    State.UNLOADING: "UNLOADING",
+    State.GONE: "END",
+    State.FAILED: "END",
+}
+
+
+def list_v1(
+    statuses: Iterable[VersionStatus], owner: str, created: int, more: Mapping[str, Sequence[str]] = _NO_NAMES
+) -> dict[str, Any]:
     """OpenAI's list of models, each with its versions as the index has them, and KServe v1's of those that
     can answer (X-4).
 
     Args:
         owner: What the server calls itself.
         created: Unix seconds since which it serves them.
+        more: Names under which a model may be asked besides its own.
     """
     versions: dict[str, list[VersionStatus]] = {}
     for status in statuses:
         versions.setdefault(status.id.name, []).append(status)
     entries = [
         {
-            **openai_model(name, owner, created),
+            **openai_model(each, owner, created),
             "ready": any(s.state is State.READY for s in mine),
             "versions": [
                 {"version": s.id.version, "state": INDEX_STATE[s.state], "reason": s.reason} for s in mine
             ],
         }
         for name, mine in sorted(versions.items())
+        for each in (name, *more.get(name, ()))
     ]
     return {"object": "list", "data": entries, "models": [e["id"] for e in entries if e["ready"]]}
+
+
+def model_v1(name: str, statuses: Iterable[VersionStatus], *, ready: bool) -> dict[str, Any]:
+    """A model as TensorFlow Serving and KServe v1 describe it (X-3)."""
+    versions = [
+        {
+            "version": s.id.version,
+            "state": _AVAILABILITY[s.state],
+            "status": {
+                "error_code": "UNKNOWN" if s.state is State.FAILED else "OK",
+                "error_message": s.reason if s.state is State.FAILED else "",
+            },
+        }
+        for s in statuses
+    ]
+    return {"model_version_status": versions, "name": name, "ready": ready}
 
 
 def openai_model(name: str, owner: str, created: int) -> dict[str, Any]:

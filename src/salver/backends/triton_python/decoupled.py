@@ -16,7 +16,9 @@ from salver.tensor import Array
 
 
 class DecoupledModel(Instance):
-    """One instance of the owner's class, which sends its responses."""
+    """One instance of the owner's class, which sends its responses; each may have some of the outputs."""
+
+    _may_omit = True
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Its first response."""
