@@ -240,6 +240,9 @@ class _Control:
         finally:
             lease.release()
 
+    def versions(self, model: str) -> tuple[VersionStatus, ...]:
+        return self._manager.versions(model)
+
     def version_of_label(self, model: str, label: str) -> str:
         return self._manager.version_of_label(model, label)
 

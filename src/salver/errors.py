@@ -88,6 +88,10 @@ class NoVersion(InvalidInput):
     """The version asked for is neither a number nor a label; some protocols have no such path."""
 
 
+class FailedPrecondition(InvalidInput):
+    """The request takes something of the model for granted that is not so; some protocols tell it apart."""
+
+
 class NotFound(SalverError):
     """No such model or version."""
 

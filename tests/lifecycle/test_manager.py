@@ -188,6 +188,25 @@ async def test_a_version_outside_the_policy_is_known_but_not_loaded(rig: Rig) ->
     assert rig.manager.ready()
 
 
+async def test_tf_g11_versions_that_have_ended_stay_listed(rig: Rig) -> None:
+    def told(name: str) -> dict[str, str]:
+        return {s.id.version: s.state.value for s in rig.manager.versions(name)}
+
+    await up(rig, m("1"), m("2"), m("1", name="other"))
+    assert told("m") == {"2": "READY"}  # the policy never wanted the first one
+    await up(rig, m("2"), m("3"), m("1", name="other"))
+    await rig.until(lambda: told("m") == {"2": "GONE", "3": "READY"})
+    await up(rig, m("3"), m("1", name="other"))
+    assert told("m") == {"2": "GONE", "3": "READY"}
+    rig.manager.apply([m("1", name="other")])
+    await rig.until(lambda: told("m") == {"2": "GONE", "3": "GONE"})
+    assert told("other") == {"1": "READY"}
+    assert told("nobody") == {}
+    assert "m:3" not in rig.states()
+    await up(rig, m("3"))
+    assert told("m") == {"2": "GONE", "3": "READY"}
+
+
 async def test_releasing_twice_counts_once(rig: Rig) -> None:
     await up(rig, m("1"))
     first, second = rig.manager.acquire("m"), rig.manager.acquire("m")

@@ -83,6 +83,22 @@ def test_tr_g15_groups_of_grpc_methods(method: str, group: str) -> None:
     assert group_of_method("/grpc.health.v1.Health/Check") == "health"
 
 
+@pytest.mark.parametrize(
+    ("method", "group"),
+    [
+        ("PredictionService/Predict", "inference"),
+        ("PredictionService/Classify", "inference"),
+        ("PredictionService/Regress", "inference"),
+        ("PredictionService/MultiInference", "inference"),
+        ("PredictionService/GetModelMetadata", "metadata"),
+        ("ModelService/GetModelStatus", "metadata"),
+        ("ModelService/HandleReloadConfigRequest", "model-repository"),
+    ],
+)
+def test_groups_of_tensorflow_servings_methods(method: str, group: str) -> None:
+    assert group_of_method(f"/tensorflow.serving.{method}") == group
+
+
 def test_the_wrong_secret_is_as_good_as_none_and_names_are_kept_in_the_text() -> None:
     guard = Guard([parse("inference:Admin-Key=sesame", "--flag")])
     assert guard.lacks("infer", {b"admin-key": b"open"}) == "Admin-Key"

@@ -40,6 +40,7 @@ from salver.messages import ModelId, State, VersionStatus
 _LOG = logging.getLogger("salver.lifecycle")
 _CLOSE_S = 5.0
 _EARLY_S = 0.002  # by which a timer may be early
+_MOST_ENDED = 4096
 ServableT = TypeVar("ServableT", bound=Servable)
 
 
@@ -144,6 +145,7 @@ class Manager(Generic[ServableT]):
         self._labels: dict[str, dict[str, str]] = {}  # by model
         self._next_key = 0
         self._once: set[str] = set()  # models that were served before
+        self._ended: dict[ModelId, None] = {}  # versions of which a copy is gone, the latest last
         self._is_stopping = False
         self._gone = asyncio.Event()
 
@@ -486,6 +488,10 @@ class Manager(Generic[ServableT]):
             copy.task.cancel()
         self._move(copy, State.GONE)
         self._copies.pop(copy.key, None)
+        self._ended.pop(copy.id, None)
+        self._ended[copy.id] = None
+        if len(self._ended) > _MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
         self._gone.set()
 
     async def drain(self, grace: float) -> None:
@@ -550,6 +556,16 @@ class Manager(Generic[ServableT]):
                 copy.id, copy.state, reason, copy.manifest.backend, size, copy.load_seconds
             )
         return tuple(sorted(rows.values(), key=lambda row: (row.id.name, version_key(row.id.version))))
+
+    def versions(self, name: str) -> tuple[VersionStatus, ...]:
+        """A model's versions that are or were to be served; those that have ended are GONE."""
+        rows = {
+            row.id: row
+            for row in self.statuses()
+            if row.id.name == name and (row.state is not State.NEW or row.id in self._targets)
+        }
+        ended = [id for id in self._ended if id.name == name and id not in rows]
+        return (*rows.values(), *(VersionStatus(id, State.GONE) for id in ended))
 
     def servables(self) -> list[ServableT]:
         """What can answer now, one for each version."""

@@ -17,6 +17,7 @@ from salver.transport.ports import Control, InferDoor, RegionRegistry
 from salver.transport.restrict import Guard
 from salver.wire import traceparent as w3c
 from salver.wire.regions import NO_REGIONS
+from salver.wire.tfs_rules import TfsRules
 
 
 class HeaderRules(msgspec.Struct, frozen=True):
@@ -37,6 +38,7 @@ class Reception(msgspec.Struct, frozen=True):
         http, grpc: What the owner's rules say of the headers of each protocol.
         regions: Memory that callers share with the server.
         compression: How hard answers to inference over gRPC are compressed, 1 to 9; 0 = not.
+        tfs: What the operator set of TensorFlow Serving's protocol.
     """
 
     clock: Callable[[], float]
@@ -47,6 +49,7 @@ class Reception(msgspec.Struct, frozen=True):
     grpc: HeaderRules = HeaderRules()
     regions: RegionRegistry = NO_REGIONS
     compression: int = 0
+    tfs: TfsRules = TfsRules()
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Those headers that ask for a closer look, and the tenant's."""

@@ -1,7 +1,8 @@
 """How does one gRPC call become one answer?
 
 Methods are ordinary ASGI exchanges: five-byte frames in and out, status in the trailers. What a
-message means stands in ``wire/oip_grpc.py``; here is the table of methods and the exchange.
+message means stands in ``wire/oip_grpc.py``, and for TensorFlow Serving's methods behind
+``transport/tfs_grpc.py``; here is the table of methods and the exchange.
 """
 
 import asyncio
@@ -25,11 +26,16 @@ from salver.transport.grpc_stream import HEADERS, START, STOPPING, Send, StreamI
 from salver.transport.hangup import HangUps, Receive
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.shared_memory import SharedMemoryOperations
+from salver.transport.tfs_grpc import INFERRING as TFS_INFERRING
+from salver.transport.tfs_grpc import PREFIX as TFS_PREFIX
+from salver.transport.tfs_grpc import SERVICES as TFS_SERVICES
+from salver.transport.tfs_grpc import SHORT_NAMES as TFS_SHORT_NAMES
+from salver.transport.tfs_grpc import TensorFlowServingMethods
 from salver.wire import metadata
 from salver.wire import oip_grpc as wire
 from salver.wire.bodies import GrpcStatus
 from salver.wire.classification import with_classes
-from salver.wire.faults import grpc_status
+from salver.wire.faults import grpc_status, tfs_status
 from salver.wire.grpc_frames import FrameReader, frame, parse_timeout, trailers
 from salver.wire.regions import Regions
 from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
@@ -41,7 +47,10 @@ _prefix = struct.Struct(">xI").pack  # of a message that is not compressed
 _UNUSUAL = frozenset((b"grpc-timeout", b"x-request-id", b"traceparent", CLASS_HEADER, PRIORITY_HEADER))
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
+#: Those that keep their deadlines themselves.
+_INFERRING = TFS_INFERRING | {_INFER}
 _SERVICES = ("inference.GRPCInferenceService", "grpc.health.v1.Health")
+_HEALTHY = frozenset(("", *_SERVICES, *TFS_SERVICES, *TFS_SHORT_NAMES))
 
 Reply = bytes | GrpcStatus
 
@@ -70,7 +79,7 @@ class OpenInferenceGrpc:
 
 
 class GrpcMethods:
-    """Every method of ``inference.GRPCInferenceService`` and ``grpc.health.v1.Health``.
+    """Every method of ``inference.GRPCInferenceService``, ``grpc.health.v1.Health`` and TensorFlow Serving.
 
     Args:
         reception: Clock, ids, and the metadata that names the tenant.
@@ -122,6 +131,7 @@ class GrpcMethods:
         }
         for name, method in SharedMemoryOperations(self._regions).grpc().items():
             self._methods[inference + name] = method
+        self._methods |= TensorFlowServingMethods(door, control, reception.tfs).grpc()
 
     async def handle(
         self,
@@ -133,7 +143,9 @@ class GrpcMethods:
     ) -> None:
         """One call, from its first frame to its trailers; what follows is of the unary ones."""
         arrival = self._clock()
-        call = Call("oip-grpc", arrival)
+        is_tfs = path.startswith(TFS_PREFIX)
+        call = Call("tfs-grpc" if is_tfs else "oip-grpc", arrival)
+        fault = grpc_status
         try:
             if not self._unusual.isdisjoint(headers):
                 self._look_closer(headers, call)
@@ -144,8 +156,10 @@ class GrpcMethods:
             if self._guard is not None and (header := self._guard.lacks(path, headers)):
                 # Triton's text and code (TR-R37).
                 raise NotReady(f"This protocol is restricted, expecting header '{header}'")
-            if self._is_stopping and path == _INFER:
+            if self._is_stopping and path in _INFERRING:
                 raise NotReady(STOPPING)
+            if is_tfs:
+                fault = tfs_status
             if self._forwarding is not None:
                 call.forwarded = self._forwarding.parameters(headers)
             if method is None:
@@ -161,7 +175,7 @@ class GrpcMethods:
                     return  # hung up before the request was there
             task = hangups.enter(receive)
             try:
-                if call.deadline is None or path == _INFER:
+                if call.deadline is None or path in _INFERRING:
                     reply = await method(message, call)
                 else:
                     async with asyncio.timeout(call.deadline - arrival):
@@ -169,7 +183,7 @@ class GrpcMethods:
             finally:
                 hangups.leave(task)
         except SalverError as error:
-            reply = grpc_status(error)
+            reply = fault(error)
         except TimeoutError:
             reply = GrpcStatus(4, "Deadline Exceeded")
         except asyncio.CancelledError:
@@ -179,9 +193,9 @@ class GrpcMethods:
         except Exception as error:
             incident = self._new_id()
             _LOG.exception("incident %s: %s", incident, path, exc_info=error)
-            reply = grpc_status(Internal.incident(incident))
+            reply = fault(Internal.incident(incident))
         if isinstance(reply, bytes):
-            if self._compression and path == _INFER:
+            if self._compression and path in _INFERRING:
                 start, body = await packed(reply, headers, self._compression)
             else:
                 start, body = START, frame(reply)
@@ -284,7 +298,7 @@ class GrpcMethods:
 
     async def _health(self, message: bytes, call: Call) -> Reply:
         service = wire.decode_health_request(message)
-        if service in ("", *_SERVICES):
+        if service in _HEALTHY:
             return wire.encode_health(await self._control.is_ready())
         if any(status.id.name == service for status in self._control.statuses()):
             return wire.encode_health(await self._control.is_ready(service))

@@ -88,6 +88,10 @@ class Control(Looking, Speaking, Protocol):
         """
         ...
 
+    def versions(self, model: str) -> tuple[VersionStatus, ...]:
+        """The model's versions that are or were to be served; those that have ended are GONE."""
+        ...
+
     async def reload_config(self, config: bytes) -> None:
         """Serve the models that a serialised ``tensorflow.serving.ModelServerConfig`` lists, and no others.
 

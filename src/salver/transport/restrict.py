@@ -37,11 +37,16 @@ _OF_METHODS: Final = (
     ("LogSettings", "logging"),
     ("ModelConfig", "model-config"),
     ("ModelStatistics", "statistics"),
+    ("HandleReloadConfigRequest", "model-repository"),
+    ("Predict", "inference"),
+    ("Classify", "inference"),
+    ("Regress", "inference"),
     ("Infer", "inference"),
     ("Live", "health"),
     ("Ready", "health"),
     ("Health", "health"),
     ("Metadata", "metadata"),
+    ("GetModelStatus", "metadata"),
 )
 #: The groups of Triton's OpenAI front end, and the operations in each.
 OPENAI_GROUPS: Final = {

@@ -9,7 +9,7 @@ from typing import Final
 
 import orjson
 
-from salver.errors import Code, NoVersion, OnlyStreams, Overloaded, SalverError
+from salver.errors import Code, FailedPrecondition, NoVersion, OnlyStreams, Overloaded, SalverError
 from salver.wire.bodies import GrpcStatus, HttpReply
 
 #: HTTP status of Open Inference routes, as Triton gives it (TR-R19).
@@ -53,6 +53,10 @@ OIP_GRPC: Final[dict[Code, int]] = {
     Code.UNKNOWN: 2,  # UNKNOWN
     Code.INTERNAL: 13,  # INTERNAL
 }
+
+#: gRPC status of ``tensorflow.serving``'s services, which know only versions that can answer.
+TFS_GRPC: Final[dict[Code, int]] = {**OIP_GRPC, Code.NOT_READY: 5}
+_FAILED_PRECONDITION: Final = 9
 
 #: HTTP status of the KServe v1 (and TensorFlow Serving) routes.
 KSERVE_V1: Final[dict[Code, int]] = {
@@ -142,10 +146,19 @@ def _headers(error: SalverError) -> tuple[tuple[bytes, bytes], ...]:
 
 def grpc_status(error: SalverError) -> GrpcStatus:
     """The status and message that end the call. Total: never raises."""
-    text = _triton(error, "ModelInfer RPC")
+    return _ended(OIP_GRPC[error.code], _triton(error, "ModelInfer RPC"), error)
+
+
+def tfs_status(error: SalverError) -> GrpcStatus:
+    """The same of a call of TensorFlow Serving's services."""
+    code = _FAILED_PRECONDITION if isinstance(error, FailedPrecondition) else TFS_GRPC[error.code]
+    return _ended(code, _clean(str(error)), error)
+
+
+def _ended(code: int, text: str, error: SalverError) -> GrpcStatus:
     if isinstance(error, Overloaded):
-        return GrpcStatus(OIP_GRPC[error.code], text, max(1, math.ceil(_pause(error) * 1e3)))
-    return GrpcStatus(OIP_GRPC[error.code], text)
+        return GrpcStatus(code, text, max(1, math.ceil(_pause(error) * 1e3)))
+    return GrpcStatus(code, text)
 
 
 def _triton(error: SalverError, road: str) -> str:

@@ -8,6 +8,7 @@ compares the tables with ``tensorflow-serving-api``'s and TensorFlow's.
 Names and numbers follow tensorflow/tensorflow and tensorflow/serving (Apache-2.0).
 """
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
@@ -508,6 +509,17 @@ ENUMS: Final[dict[str, str]] = {
 }
 
 
+#: How a message looks whose large parts are left as the bytes that they are: packed numbers, each run of them
+#: one element, and whole examples. It lies the same on the wire.
+_UNREAD: Final = (
+    (
+        re.compile(r"repeated (?:bool|int32|int64|uint32|uint64|float|double) (?=\w+_val = )"),
+        "repeated bytes ",
+    ),
+    (re.compile(r"\.tensorflow\.Example (?=\w+ = )"), "bytes "),
+)
+
+
 @cache
 def build() -> Mapping[str, Any]:
     """Message classes by name, the same ones for everybody: a message of one pool fits no other.
@@ -515,15 +527,37 @@ def build() -> Mapping[str, Any]:
     >>> build()["ModelSpec"](name="half_plus_two", version={"value": 123}).version.value
     123
     """
+    return _build(TENSORFLOW, SERVING)
+
+
+@cache
+def build_unread() -> Mapping[str, Any]:
+    """The same messages, but packed numbers of a TensorProto and whole Examples are ``bytes``.
+
+    So they need not become Python objects one by one. Numbers that came one by one, as no usual client sends
+    them, are unknown fields.
+
+    >>> made = build()["TensorProto"](float_val=[1.0, 2.0]).SerializeToString()
+    >>> list(map(len, build_unread()["TensorProto"].FromString(made).float_val))
+    [8]
+    """
+
+    def unread(messages: Mapping[str, str]) -> dict[str, str]:
+        changed = dict(messages)
+        for pattern, instead in _UNREAD:
+            changed = {name: pattern.sub(instead, fields) for name, fields in changed.items()}
+        return changed
+
+    return _build(unread(TENSORFLOW), unread(REQUESTS | CONFIGURATION))
+
+
+def _build(tensorflow: Mapping[str, str], serving: Mapping[str, str]) -> Mapping[str, Any]:
     references = [f"{name}_REF={number}" for number, name in enumerate(DATA_TYPES.split()[1:], 101)]
     types = {"DataType": " ".join([DATA_TYPES, *references])}
     return protobuf.build(
         protobuf.Table("tensorflow.error", {}, {"Code": CODES}),
-        protobuf.Table("tensorflow", TENSORFLOW, types),
+        protobuf.Table("tensorflow", tensorflow, types),
         protobuf.Table(
-            "tensorflow.serving",
-            SERVING,
-            ENUMS,
-            imports=(any_pb2.DESCRIPTOR, wrappers_pb2.DESCRIPTOR),
+            "tensorflow.serving", serving, ENUMS, imports=(any_pb2.DESCRIPTOR, wrappers_pb2.DESCRIPTOR)
         ),
     )

@@ -1,0 +1,147 @@
+"""What do the gRPC methods of TensorFlow Serving do?
+
+``tensorflow.serving.PredictionService`` and ``ModelService`` (TF-G1, TF-G2), on the same door as all others:
+``transport/grpc.py`` has the exchange. What a message means stands in ``wire/tfs_grpc.py``.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from salver.errors import NotFound, NotReady
+from salver.messages import Call, ModelId, Signature
+from salver.transport.ports import Control, InferDoor
+from salver.wire import tfs_grpc as wire
+from salver.wire import tfs_metadata
+from salver.wire.bodies import GrpcStatus
+from salver.wire.tfs_heads import CLASSIFY, REGRESS
+from salver.wire.tfs_rules import TfsRules
+
+SERVICES: Final = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
+#: What health calls them, too (TF-G13).
+SHORT_NAMES: Final = ("PredictionService", "ModelService")
+PREFIX: Final = "/tensorflow.serving."
+_PREDICTION: Final = f"/{SERVICES[0]}/"
+_MODEL: Final = f"/{SERVICES[1]}/"
+#: Those that keep their deadlines themselves.
+INFERRING: Final = frozenset(
+    _PREDICTION + name for name in ("Predict", "Classify", "Regress", "MultiInference")
+)
+
+Reply = bytes | GrpcStatus
+
+
+class TensorFlowServingMethods:
+    """The methods, by their paths.
+
+    Args:
+        rules: What their operator set.
+    """
+
+    def __init__(self, door: InferDoor, control: Control, rules: TfsRules) -> None:
+        self._door = door
+        self._control = control
+        self._rules = rules
+
+    def grpc(self) -> Mapping[str, Callable[[bytes, Call], Awaitable[Reply]]]:
+        """Path of a method -> what it does."""
+        return {
+            f"{_PREDICTION}Predict": self._predict,
+            f"{_PREDICTION}Classify": self._classify,
+            f"{_PREDICTION}Regress": self._regress,
+            f"{_PREDICTION}MultiInference": self._multi_inference,
+            f"{_PREDICTION}GetModelMetadata": self._metadata,
+            f"{_MODEL}GetModelStatus": self._status,
+            f"{_MODEL}HandleReloadConfigRequest": self._reload,
+        }
+
+    async def _predict(self, message: bytes, call: Call) -> Reply:
+        call.api = "Predict"
+        parsed = wire.parse_predict(message)
+        spec, version = self._located(wire.spec_of(parsed))
+        reply: Reply = await self._door.infer(
+            wire.Predict(spec, self._rules), parsed, spec.name, version, call
+        )
+        return reply
+
+    async def _classify(self, message: bytes, call: Call) -> Reply:
+        call.api = "Classify"
+        return await self._head("ClassificationRequest", CLASSIFY, message, call)
+
+    async def _regress(self, message: bytes, call: Call) -> Reply:
+        call.api = "Regress"
+        return await self._head("RegressionRequest", REGRESS, message, call)
+
+    async def _head(self, kind: str, method: str, message: bytes, call: Call) -> Reply:
+        parsed = wire.parse(kind, message)
+        spec, version = self._located(wire.spec_of(parsed))
+        reply: Reply = await self._door.infer(
+            wire.Head(spec, self._rules, method), parsed.input, spec.name, version, call
+        )
+        return reply
+
+    async def _multi_inference(self, message: bytes, call: Call) -> Reply:
+        call.api = "MultiInference"
+        parsed = wire.parse("MultiInferenceRequest", message)
+        tasks = wire.tasks_of(parsed)
+        id, signature = self._found(tasks[0][0])
+        wire.check_tasks(tasks, signature, self._rules)
+        replies = await asyncio.gather(
+            *(
+                self._door.infer(
+                    wire.Task(spec, self._rules, method), parsed.input, id.name, id.version, call
+                )
+                for spec, method in tasks
+            )
+        )
+        bad = next((reply for reply in replies if isinstance(reply, GrpcStatus)), None)
+        return bad or wire.encode_results(replies)
+
+    async def _metadata(self, message: bytes, call: Call) -> Reply:
+        id, signature = self._found(wire.decode_metadata_request(message))
+        return tfs_metadata.metadata(id, signature).SerializeToString()  # type: ignore[no-any-return]
+
+    async def _status(self, message: bytes, call: Call) -> Reply:
+        spec = wire.decode_status_request(message)
+        found = tfs_metadata.status(spec.name, spec.version, self._control.versions(spec.name))
+        return found.SerializeToString()  # type: ignore[no-any-return]
+
+    async def _reload(self, message: bytes, call: Call) -> Reply:
+        config, _ = wire.decode_reload(message)
+        await self._control.reload_config(config)
+        return wire.encode_reload({})
+
+    def _found(self, spec: wire.ModelSpec) -> tuple[ModelId, Signature]:
+        """The version that answers now, and what it expects and gives."""
+        spec, version = self._located(spec)
+        try:
+            return self._door.signature(spec.name, version)
+        except (NotFound, NotReady) as error:
+            raise wire.not_found(spec, error) from None
+
+    def _located(self, spec: wire.ModelSpec) -> tuple[wire.ModelSpec, str]:
+        """With the version that a label means, and the version as the server spells it; empty for the newest.
+
+        Raises:
+            InvalidInput: there is no such label.
+            NotFound: the version is below 0, as none is.
+        """
+        if spec.label:
+            version = self._control.version_of_label(spec.name, spec.label)
+            return msgspec.structs.replace(spec, version=tfs_metadata.number_of_version(version)), version
+        if spec.version is None:
+            return spec, ""
+        if spec.version < 0:
+            raise wire.not_found(spec)
+        version = str(spec.version)
+        try:
+            self._door.signature(spec.name, version)
+        except NotFound:  # its folder may have zeros in front (X-11)
+            for status in self._control.versions(spec.name):
+                if tfs_metadata.number_of_version(status.id.version) == spec.version:
+                    return spec, status.id.version
+        except NotReady:
+            pass
+        return spec, version

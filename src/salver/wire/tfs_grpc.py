@@ -1,0 +1,421 @@
+"""How do TensorFlow Serving's gRPC messages become words, and the answers messages?
+
+Those of ``tensorflow.serving.PredictionService`` and ``ModelService`` (TF-G4 to TF-G12). A codec is made for
+each request, as its errors name the model that was asked for. It knows no frame, stream or status.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from salver.errors import Code, FailedPrecondition, InvalidInput, NotFound, SalverError, Unsupported
+from salver.messages import InferRequest, InferResponse, RequestedOutput, Signature
+from salver.tensor import DataType, Tensor
+from salver.wire import tf_tensor
+from salver.wire.bodies import GrpcStatus
+from salver.wire.faults import tfs_status
+from salver.wire.tf_schema import build, build_unread
+from salver.wire.tfs_heads import (
+    CLASSIFY,
+    DEFAULT,
+    INPUTS,
+    REGRESS,
+    classes_in,
+    head_of,
+    outputs_of,
+    values_in,
+)
+from salver.wire.tfs_metadata import SIGNATURE_DEF, number_of_version
+from salver.wire.tfs_rules import TfsRules
+
+_READ: Final = build()
+_UNREAD: Final = build_unread()
+_PredictRequest: Final = _UNREAD["PredictRequest"]
+_PredictResponse: Final = _UNREAD["PredictResponse"]
+
+
+class ModelSpec(msgspec.Struct, frozen=True):
+    """Whom a request is for (TF-G4).
+
+    Attributes:
+        version: None = the newest, or that of the label.
+        label: Empty = none.
+        signature: Empty = ``serving_default``.
+    """
+
+    name: str
+    version: int | None = None
+    label: str = ""
+    signature: str = ""
+
+    def __str__(self) -> str:
+        """As TensorFlow Serving's error texts name it."""
+        return f"Latest({self.name})" if self.version is None else f"Specific({self.name}, {self.version})"
+
+
+def parse(name: str, message: bytes) -> Any:
+    """A message whose large parts are left as bytes.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    try:
+        return _UNREAD[name].FromString(message)
+    except DecodeError as error:
+        raise InvalidInput(f"the message is no {name}: {error}") from None
+
+
+def parse_predict(message: bytes) -> Any:
+    """A PredictRequest; numbers that came one by one are packed.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    parsed = parse("PredictRequest", message)
+    if any(len(UnknownFieldSet(tensor)) for tensor in parsed.inputs.values()):
+        return _PredictRequest.FromString(_READ["PredictRequest"].FromString(message).SerializeToString())
+    return parsed
+
+
+def spec_of(parsed: Any) -> ModelSpec:
+    """The ``model_spec`` of a request.
+
+    Raises:
+        InvalidInput: there is none, or it names no model.
+    """
+    if not parsed.HasField("model_spec"):
+        raise InvalidInput("Missing ModelSpec")
+    return read_spec(parsed.model_spec)
+
+
+def read_spec(spec: Any, *, may_be_nameless: bool = False) -> ModelSpec:
+    """Raises InvalidInput: it names no model."""
+    if not spec.name and not may_be_nameless:
+        raise InvalidInput("ModelSpec has no name specified.")
+    match spec.WhichOneof("version_choice"):
+        case "version":
+            return ModelSpec(spec.name, spec.version.value, "", spec.signature_name)
+        case "version_label":
+            return ModelSpec(spec.name, None, spec.version_label, spec.signature_name)
+    return ModelSpec(spec.name, None, "", spec.signature_name)
+
+
+def _write_spec(made: Any, response: InferResponse, signature: str) -> None:
+    made.name = response.model
+    if (number := number_of_version(response.version)) is not None:
+        made.version.value = number
+    made.signature_name = signature or DEFAULT
+
+
+def not_found(spec: ModelSpec, error: SalverError | None = None) -> NotFound:
+    """What TensorFlow Serving says where no version can answer (TF-R21), and ours why it is not ready."""
+    why = f": {error}" if error is not None and error.code is Code.NOT_READY else ""
+    return NotFound(f"Servable not found for request: {spec}{why}")
+
+
+class _ForOne:
+    """What the codecs have in common: whom the request is for."""
+
+    protocol = "tfs-grpc"
+
+    def __init__(self, spec: ModelSpec, rules: TfsRules) -> None:
+        self._spec = spec
+        self._rules = rules
+
+    def fault(self, error: SalverError) -> GrpcStatus:
+        """The status of the call, in TensorFlow Serving's words where it has some."""
+        if error.code in (Code.NOT_FOUND, Code.NOT_READY) and not error.is_late:
+            return tfs_status(not_found(self._spec, error))
+        return tfs_status(error)
+
+
+class Predict(_ForOne):
+    """Codec of PredictionService.Predict (TF-G5, TF-G6)."""
+
+    def decode(self, body: Any, signature: Signature) -> InferRequest:
+        """The request in a parsed PredictRequest.
+
+        Raises:
+            FailedPrecondition: the model has no such signature.
+            InvalidInput: naming the input or output.
+            TooLarge, Unsupported: of a tensor.
+        """
+        key = self._spec.signature or DEFAULT
+        chosen = signature.named(key)
+        if chosen is None:
+            raise FailedPrecondition(f'Serving signature key "{key}" not found.')
+        return InferRequest(
+            self._spec.name,
+            _inputs(body.inputs, chosen),
+            outputs=_filter(body.output_filter, chosen),
+            signature="" if chosen is signature else key,
+            any_shape=True,
+        )
+
+    def encode(self, request: InferRequest, response: InferResponse) -> bytes:
+        """A PredictResponse."""
+        made = _PredictResponse()
+        _write_spec(made.model_spec, response, self._spec.signature)
+        outputs = made.outputs
+        as_content = self._rules.answers_as_content
+        for tensor in response.outputs:
+            tf_tensor.write(outputs[tensor.name], tensor.datatype, tensor.array, as_content=as_content)
+        return made.SerializeToString()  # type: ignore[no-any-return]
+
+
+def _inputs(given: Mapping[str, Any], signature: Signature) -> tuple[Tensor, ...]:
+    """The tensors, checked against the signature before any is read."""
+    specs = signature.inputs
+    has_defaults = any(spec.optional for spec in specs)
+    if len(given) > len(specs) or (len(given) < len(specs) and not has_defaults):
+        raise _wrong_size(set(given), {spec.name for spec in specs})
+    missing = next((spec for spec in specs if spec.name not in given and not spec.optional), None)
+    if missing is not None:
+        raise InvalidInput(
+            f"Signature input alias: {missing.name}(feed name: {missing.tensor or missing.name}) not found "
+            "in request and no default value provided. Inputs expected to be in the request "
+            f"{{{_joined(given)}}}, or default input alias set: "
+            f"{_joined(spec.name for spec in specs if spec.optional)}"
+        )
+    used = [spec for spec in specs if spec.name in given]
+    if len(used) < len(given):
+        raise InvalidInput(
+            "Inputs contains invalid name. Used request inputs: "
+            f"{_joined(spec.name for spec in used)}, request input: {_joined(given)}"
+        )
+    room = tf_tensor.Room()
+    tensors = []
+    for index, spec in enumerate(used):
+        tensor = tf_tensor.read(given[spec.name], spec.name, room)
+        if tensor.datatype is not spec.datatype:
+            raise InvalidInput(
+                f"Expects arg[{index}] to be {tf_tensor.word_of(spec.datatype)} but "
+                f"{tf_tensor.word_of(tensor.datatype)} is provided"
+            )
+        tensors.append(tensor)
+    return tuple(tensors)
+
+
+def _wrong_size(given: set[str], wanted: set[str]) -> InvalidInput:
+    return InvalidInput(
+        f"input size does not match signature: {len(given)}!={len(wanted)} len({{{_joined(given)}}}) != "
+        f"len({{{_joined(wanted)}}}). Sent extra: {{{_joined(given - wanted)}}}. "
+        f"Missing but required: {{{_joined(wanted - given)}}}."
+    )
+
+
+def _filter(wanted: Sequence[str], signature: Signature) -> tuple[RequestedOutput, ...]:
+    known = {spec.name for spec in signature.outputs}
+    seen: set[str] = set()
+    for alias in wanted:
+        if alias not in known:
+            raise InvalidInput(
+                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
+                f"{{{_joined(known)}}}."
+            )
+        if alias in seen:
+            raise InvalidInput(f"duplicate output tensor alias: {alias}")
+        seen.add(alias)
+    return tuple([RequestedOutput(alias) for alias in wanted])
+
+
+def _joined(names: Any) -> str:
+    return ",".join(sorted(names))
+
+
+class Head(_ForOne):
+    """Codec of Classify and Regress (TF-G8).
+
+    Args:
+        method: :data:`~salver.wire.tfs_heads.CLASSIFY` or :data:`~salver.wire.tfs_heads.REGRESS`.
+    """
+
+    def __init__(self, spec: ModelSpec, rules: TfsRules, method: str) -> None:
+        super().__init__(spec, rules)
+        self._method = method
+        self._examples = 0
+
+    def decode(self, body: Any, signature: Signature) -> InferRequest:
+        """The request in the Input of a parsed ClassificationRequest, RegressionRequest or the like.
+
+        Raises:
+            InvalidInput, FailedPrecondition: the signature is not made for that, or there are no examples.
+        """
+        head = head_of(signature, self._spec.signature)
+        wanted = outputs_of(head, self._method, checks_method=self._rules.checks_method_names)
+        examples = _examples(body)
+        self._examples = len(examples)
+        values = np.empty(len(examples), dtype=object)
+        values[:] = examples
+        return InferRequest(
+            self._spec.name,
+            (Tensor(INPUTS, DataType.BYTES, values),),
+            outputs=tuple(map(RequestedOutput, wanted)),
+            signature="" if head is signature else head.name,
+            any_shape=True,
+        )
+
+    def encode(self, request: InferRequest, response: InferResponse) -> bytes:
+        """A ClassificationResponse or a RegressionResponse."""
+        is_classes = self._method == CLASSIFY
+        made = _READ["ClassificationResponse" if is_classes else "RegressionResponse"]()
+        _write_spec(made.model_spec, response, self._spec.signature)
+        made.result.SetInParent()
+        self._write(made.result, response)
+        return made.SerializeToString()  # type: ignore[no-any-return]
+
+    def _write(self, made: Any, response: InferResponse) -> None:
+        """The ClassificationResult or RegressionResult."""
+        if self._method == REGRESS:
+            for value in values_in(response.outputs, self._examples).tolist():
+                made.regressions.add(value=value)
+            return
+        found = classes_in(response.outputs, self._examples)
+        labels = None if found.labels is None else found.labels.tolist()
+        scores = None if found.scores is None else found.scores.tolist()
+        for row in range(self._examples):
+            add = made.classifications.add().classes.add
+            for column in range(len((scores or labels or ())[row])):
+                one = add()
+                if labels is not None:
+                    one.label = _text(labels[row][column])
+                if scores is not None:
+                    one.score = scores[row][column]
+
+
+class Task(Head):
+    """Codec of one task of a MultiInference (TF-G9), whose answer is an InferenceResult."""
+
+    def encode(self, request: InferRequest, response: InferResponse) -> Any:
+        """A message, to be put into the answer of them all."""
+        made = _READ["InferenceResult"]()
+        _write_spec(made.model_spec, response, self._spec.signature)
+        result = made.classification_result if self._method == CLASSIFY else made.regression_result
+        result.SetInParent()
+        self._write(result, response)
+        return made
+
+
+def _text(label: bytes) -> str:
+    try:
+        return label.decode()
+    except UnicodeDecodeError:
+        raise Unsupported(
+            f"the label {label[:64]!r} is not UTF-8, as this answer's labels have to be"
+        ) from None
+
+
+def _examples(given: Any) -> list[bytes]:
+    """The serialised Examples of an Input, the context merged into each.
+
+    Raises:
+        InvalidInput: there are none.
+    """
+    kind = given.WhichOneof("kind")
+    found = list(getattr(given, kind).examples) if kind else []
+    if not found:
+        raise InvalidInput("Input is empty.")
+    if kind == "example_list_with_context" and (context := given.example_list_with_context.context):
+        return [context + example for example in found]  # two messages in a row are one, merged
+    return found
+
+
+def tasks_of(parsed: Any) -> list[tuple[ModelSpec, str]]:
+    """The tasks of a parsed MultiInferenceRequest, with their methods; the first says which version answers.
+
+    Raises:
+        InvalidInput: it names no model.
+    """
+    if not parsed.tasks:
+        raise InvalidInput("ModelSpec has no name specified.")
+    read_spec(parsed.tasks[0].model_spec)
+    return [(read_spec(task.model_spec, may_be_nameless=True), task.method_name) for task in parsed.tasks]
+
+
+def check_tasks(tasks: Sequence[tuple[ModelSpec, str]], signature: Signature, rules: TfsRules) -> None:
+    """Do the tasks go together?
+
+    Raises:
+        InvalidInput, FailedPrecondition, Unsupported: they do not, or the model has no such signature.
+    """
+    names: set[str] = set()
+    tensors: set[str] = set()
+    for spec, method in tasks:
+        if not spec.name:
+            raise InvalidInput("Found ModelSpec with an empty model name.")
+        if spec.name != tasks[0][0].name:
+            raise InvalidInput("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+        key = spec.signature or DEFAULT
+        if key in names:
+            raise InvalidInput(f"Duplicate evaluation of signature: {key}")
+        names.add(key)
+        head = signature.named(key)
+        if head is None:
+            raise InvalidInput(f"Requested signature not found in model graph: {key}")
+        outputs_of(head, method, checks_method=rules.checks_method_names)
+        tensors.add(head.inputs[0].tensor)
+        if len(tensors) > 1:
+            raise InvalidInput("Input tensor must be the same for all Signatures.")
+
+
+def encode_results(results: Sequence[Any]) -> bytes:
+    """A MultiInferenceResponse."""
+    return _READ["MultiInferenceResponse"](results=results).SerializeToString()  # type: ignore[no-any-return]
+
+
+# The other methods.
+
+
+def decode_metadata_request(message: bytes) -> ModelSpec:
+    """Whom a GetModelMetadataRequest asks after (TF-G10).
+
+    Raises:
+        InvalidInput: it names no model, no field, or one that is not known.
+    """
+    parsed = parse("GetModelMetadataRequest", message)
+    if not parsed.HasField("model_spec"):
+        raise InvalidInput("Missing ModelSpec")
+    if not parsed.metadata_field:
+        raise InvalidInput("GetModelMetadataRequest must specify at least one metadata_field")
+    for field in parsed.metadata_field:
+        if field != SIGNATURE_DEF:
+            raise InvalidInput(f"Metadata field {field} is not supported")
+    return read_spec(parsed.model_spec)
+
+
+def decode_status_request(message: bytes) -> ModelSpec:
+    """Whom a GetModelStatusRequest asks after; it may have no name, which no model has.
+
+    Raises:
+        InvalidInput: it has no ModelSpec.
+    """
+    parsed = parse("GetModelStatusRequest", message)
+    if not parsed.HasField("model_spec"):
+        raise InvalidInput("Missing ModelSpec")
+    return read_spec(parsed.model_spec, may_be_nameless=True)
+
+
+def decode_reload(message: bytes) -> tuple[bytes, list[str]]:
+    """The serialised ModelServerConfig of a ReloadConfigRequest, and the metrics that it asks after (TF-G12).
+
+    Raises:
+        InvalidInput: it has no list of models.
+    """
+    parsed = parse("ReloadConfigRequest", message)
+    if parsed.config.WhichOneof("config") != "model_config_list":
+        raise InvalidInput(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest."
+            " Only ModelConfigList is currently supported"
+        )
+    return parsed.config.SerializeToString(), list(parsed.metric_names)
+
+
+def encode_reload(increases: Mapping[str, int]) -> bytes:
+    """A ReloadConfigResponse of one that went well."""
+    metrics = [{"name": name, "int64_value_increase": value} for name, value in increases.items()]
+    made = _READ["ReloadConfigResponse"](status={}, metric=metrics)
+    return made.SerializeToString()  # type: ignore[no-any-return]

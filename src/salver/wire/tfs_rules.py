@@ -1,0 +1,15 @@
+"""What may an operator change about TensorFlow Serving's protocol?"""
+
+import msgspec
+
+
+class TfsRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator of TensorFlow Serving may change about its protocol.
+
+    Attributes:
+        answers_as_content: Tensors of answers stand in ``tensor_content``, and not in typed fields (TF-G7).
+        checks_method_names: A signature answers Classify or Regress only if its own method is that (TF-F19).
+    """
+
+    answers_as_content: bool = False
+    checks_method_names: bool = False

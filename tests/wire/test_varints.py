@@ -1,0 +1,49 @@
+"""Packed numbers against protobuf's own reading and writing of them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver.wire import varints
+from salver.wire.tf_schema import build, build_unread
+
+_NUMBERS = st.lists(
+    st.one_of(
+        st.integers(0, 2**64 - 1), st.integers(0, 300), st.sampled_from([0, 127, 128, 2**63, 2**64 - 1])
+    ),
+    max_size=60,
+)
+
+
+def _raw(numbers: list[int]) -> bytes:
+    message = build()["TensorProto"](uint64_val=numbers).SerializeToString()
+    return b"".join(build_unread()["TensorProto"].FromString(message).uint64_val)
+
+
+@given(_NUMBERS)
+def test_numbers_are_read_as_protobuf_wrote_them(numbers: list[int]) -> None:
+    assert varints.unpack(_raw(numbers)).tolist() == numbers
+
+
+@given(_NUMBERS)
+def test_numbers_are_written_as_protobuf_writes_them(numbers: list[int]) -> None:
+    assert varints.pack(np.array(numbers, np.uint64)) == _raw(numbers)
+
+
+def test_small_numbers_are_not_copied() -> None:
+    assert varints.unpack(bytes(range(100))).dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b"\x80", "cut off"),
+        (b"\x01\xff", "cut off"),
+        (b"\xff" * 10 + b"\x01", "more than 64 bits"),
+        (b"\xff" * 4000 + b"\x01", "more than 64 bits"),
+    ],
+)
+def test_broken_numbers_are_refused(raw: bytes, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        varints.unpack(raw)
