@@ -1,6 +1,7 @@
 """Backends that are programs, which many models use (TR-A5)."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     (backends / "scaler" / "scale_helper.py").write_text(
         "def read(path):\n    return float(open(path).read())\n"
     )
+    shutil.copytree(backends / "scaler", backends / "vllm")
     (backends / "hollow").mkdir()
     (backends / "hollow" / "model.py").write_text("def nothing():\n    pass\n")
     for name, factor in (("twice", "2"), ("thrice", "3"), ("strange", "x")):
@@ -66,7 +68,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
         (version.parent / "config.pbtxt").write_text(
             'backend: "scaler"\nparameters { key: "own" value: { string_value: "word" } }\n'
         )
-    for name, backend in (("absent", "nowhere"), ("empty", "hollow"), ("climbing", "../backends/scaler")):
+    strange = (("absent", "nowhere"), ("empty", "hollow"), ("climbing", "../backends/scaler"))
+    for name, backend in (*strange, ("tower", "vllm"), ("pictures", "dali")):
         (models / name / "1").mkdir(parents=True)
         (models / name / "1" / "factor.txt").write_text("1")
         (models / name / "config.pbtxt").write_text(f'backend: "{backend}"\n')
@@ -80,6 +83,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
 def client(server: TritonProcess) -> Iterator[Any]:
     with triton_http.InferenceServerClient(server.address) as client:
         yield client
+
+
+def test_tr_a5_a_program_of_a_backend_that_is_otherwise_refused(client: Any) -> None:
+    """Triton's vLLM backend is one."""
+    assert ask(client, "tower").as_numpy("Y").tolist() == [1, 2]
+    assert client.get_model_config("tower")["backend"] == "vllm"
 
 
 def ask(client: Any, model: str) -> Any:
@@ -107,6 +116,7 @@ def test_tr_a5_one_program_runs_many_models(model: str, factor: int, client: Any
         ("absent", "no model that any installed backend recognises"),
         ("empty", "model.py defines no class TritonPythonModel"),
         ("climbing", "no model that any installed backend recognises"),
+        ("pictures", "there is no backend for 'dali'. Known are: onnxruntime, "),
     ],
 )
 def test_tr_a5_why_a_model_of_such_a_backend_is_not_served(model: str, reason: str, client: Any) -> None:
@@ -121,5 +131,5 @@ def test_tr_f13_settings_without_an_effect_are_named_with_the_reason(server: Tri
     said = "--backend-config python,shm-default-byte-size=1048576 is accepted and has no effect here: shared"
     assert said in log
     assert "--backend-config scaler,x=1 is accepted and has no effect here" in log
-    assert "--backend-directory" not in log
+    assert "--backend-directory is accepted" not in log
     assert "field `parameters` own" not in log

@@ -169,6 +169,26 @@ def test_layouts(tmp_path: Path, files: dict[str, str], path: str, expected: dic
     assert all(m.fingerprint and m.backend and m.format for m in found.values())
 
 
+@pytest.mark.parametrize("path", ["r", "r/m"])
+@pytest.mark.parametrize("settings", ["salver.toml", "config.pbtxt"])
+def test_a_folder_that_is_an_artefact_heeds_the_settings_in_it(
+    tmp_path: Path, path: str, settings: str
+) -> None:
+    text = {"salver.toml": "[batching]\nmax_rows = 7", "config.pbtxt": "max_batch_size: 7"}[settings]
+    write_files(tmp_path, {"r/m/saved_model.pb": "TF", f"r/m/{settings}": text})
+    (found,) = scan(tmp_path / path).values()
+    assert (str(found.id), found.problem, found.config.batching.max_rows) == ("m:1", "", 7)
+    assert found.path == (tmp_path / "r" / "m").resolve()
+    before = found.fingerprint
+    write_files(tmp_path, {f"r/m/{settings}": text.replace("7", "8")})
+    (found,) = scan(tmp_path / path).values()
+    assert found.config.batching.max_rows == 8
+    assert found.fingerprint != before
+    write_files(tmp_path, {f"r/m/{settings}": "nonsense ="})
+    (found,) = scan(tmp_path / path).values()
+    assert settings in found.problem
+
+
 PROBLEMS: list[tuple[str, dict[str, str], str, str, str]] = [
     (
         "nothing recognised",
@@ -550,3 +570,21 @@ def test_tr_l4_the_body_of_a_toml_file_and_of_the_artefact(tmp_path: Path) -> No
     assert scan(tmp_path)["m:1"].body != before
     write_files(tmp_path, {"m/salver.toml": "[instances]\ncount = 1", "m/1/model.onnx": "ONNX anew"})
     assert scan(tmp_path)["m:1"].body != before
+
+
+@pytest.mark.parametrize("named", ['backend: "vllm"', 'platform: "tensorrt_plan"', 'backend: "dali"'])
+def test_tr_a1_a_backend_that_there_is_not_unless_a_program_of_its_name_is_there(
+    tmp_path: Path, named: str
+) -> None:
+    name = named.split('"')[1]
+    models = write_files(tmp_path, {"r/m/1/model.json": "{}", "r/m/config.pbtxt": named}) / "r"
+    folder = tmp_path / "backends"
+
+    def found() -> Manifest:
+        config = RepositoryConfig(backend_directory=str(folder))
+        return Repository((models,), recognise, config).scan(0.0)[0]
+
+    assert f"config.pbtxt: there is no backend for '{name}'. Known are: onnxruntime," in found().problem
+    write_files(folder, {f"{name}/model.py": "PY program"})
+    assert (found().problem, found().backend) == ("", "python")
+    assert found().code == (folder / name / "model.py").resolve()

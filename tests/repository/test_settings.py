@@ -150,7 +150,6 @@ def test_small_configurations(text: str, expected: ModelConfig) -> None:
         ('input { name: "x" data_type: TYPE_FP32 dims: [0] }', "`input[0].dims` of 'x' must be positive"),
         ("\n\ninput {", 'line 3: Expected "}"'),
         ("max_batch_size: -1", "must not be negative"),
-        ('backend: "tensorrt"', "no backend for 'tensorrt'"),
         ('backend: "python" platform: "onnxruntime_onnx"', "differ"),
         ("model_transaction_policy { decoupled: true }", "each request has one answer"),
         ('model_repository_agents { agents { name: "x" } }', "there is no agent 'x'"),

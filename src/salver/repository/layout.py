@@ -3,7 +3,6 @@
 Reads structure and, through ``recognise``, content; nothing is opened twice and no list is kept.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Final
@@ -17,7 +16,7 @@ from salver.repository.config import RepositoryConfig
 from salver.repository.fingerprint import Measured
 from salver.repository.names import GENERIC_STEMS, is_padded_version, is_version, is_visible, model_name
 from salver.repository.ports import Recognise, Recognised
-from salver.repository.settings import PBTXT, TOML, Settings, of_one_version, read_settings
+from salver.repository.settings import PBTXT, TOML, Settings, of_one_version, program_of, read_settings
 from salver.stores import Entry, Store, StoreFailed
 
 #: Backends whose users number versions with leading zeros (``00000123``).
@@ -28,7 +27,6 @@ _BESIDE: Final = frozenset({"configs", "initial_state", "warmup"})
 _ENSEMBLE: Final = Recognised("ensemble", "ensemble")
 #: Formats of other backends that one can run as well, where its owner asks for it.
 _READ_BY: Final = {"openvino": ("onnx",)}
-_BACKEND_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _NO_TREELITE: Final = (
     "Treelite checkpoints are not served; put the XGBoost, LightGBM or scikit-learn model there that it was "
     "made of, and say so in model_type"
@@ -74,12 +72,12 @@ class Layout:
         if entry is not None and not entry.is_folder:
             yield from self._at(root, [self._file("")])
             return
-        if found := self._look(""):
+        entries = self._visible("")
+        is_configured = _is_configured(entries)
+        if not is_configured and (found := self._look("")):
             yield from self._at(root, [self._bare(found)])
             return
-        entries = self._visible("")
-        names = {e.name for e in entries}
-        if any(e.is_folder and is_padded_version(e.name) for e in entries) or names & {TOML, PBTXT}:
+        if is_configured or any(e.is_folder and is_padded_version(e.name) for e in entries):
             yield from self._at(root, self._model("", root.resolve().name, entries))
             return
         for entry in entries:
@@ -97,9 +95,10 @@ class Layout:
         """A file or folder right below a repository of many."""
         local = self._store.local_path(entry.name)
         try:
-            if found := self._look(entry.name):
+            below = self._visible(entry.name) if entry.is_folder else ()
+            if not _is_configured(below) and (found := self._look(entry.name)):
                 yield self._bare(found)
-            elif entry.is_folder and (below := self._visible(entry.name)):  # empty: being filled
+            elif below:  # empty: being filled
                 yield from self._model(entry.name, entry.name, below)
         except SalverError as error:
             yield _broken(
@@ -181,7 +180,7 @@ class Layout:
     def _artefact(self, folder: str, config: ModelConfig) -> Found | str:
         """The artefact of a version, or why there is none."""
         where = self._store.local_path(folder)
-        if code := self._program(config.backend):
+        if code := program_of(config.backend, self._config):
             what = self._recognise(code)
             return Found(folder, what, code) if what else f"{code} defines no class TritonPythonModel"
         if config.filename:
@@ -218,13 +217,6 @@ class Layout:
             f"no model that any installed backend recognises in {where} (it holds: {seen}). "
             f"Expected {_EXAMPLE}; `salver doctor` lists the backends that are installed"
         )
-
-    def _program(self, backend: str) -> Path | None:
-        """Of a backend that is one (TR-A5), ``NAME/model.py`` in the folder of backends."""
-        if not self._config.backend_directory or not _BACKEND_NAME.fullmatch(backend):
-            return None
-        code = Path(self._config.backend_directory) / backend / "model.py"
-        return code.resolve() if code.is_file() else None
 
     def _manifest(self, id: ModelId, found: Found, folder: str, settings: Settings) -> Manifest:
         measured = self._measure(folder, id, settings)
@@ -299,6 +291,11 @@ def _told_apart(numbers: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
             twice.append(f"{kept[number].name}, since {entry.name} is the same version")
         kept[number] = entry
     return [kept[number] for number in sorted(kept)], twice
+
+
+def _is_configured(entries: Iterable[Entry]) -> bool:
+    """A folder with these is a model's, though it may be an artefact itself."""
+    return any(entry.name in (TOML, PBTXT) for entry in entries)
 
 
 def _for(found: Found, backend: str) -> Found | None:

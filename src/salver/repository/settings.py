@@ -1,6 +1,8 @@
 """How does a model's owner want it served? Finds and reads the file beside its versions."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -12,7 +14,7 @@ from salver.repository.config import RepositoryConfig
 from salver.repository.pbtxt import parse_json, parse_pbtxt
 from salver.repository.sequences import check_content
 from salver.repository.toml import parse_toml
-from salver.repository.translate import Translated
+from salver.repository.translate import Translated, no_backend
 from salver.stores import Store, StoreFailed
 from salver.wire.model_config import model_config_class
 
@@ -24,10 +26,9 @@ _MAX_LABELS: Final = 4 << 20
 _MAX_STATE: Final = 16 << 20
 _WHOLE: Final = "Without --disable-auto-complete-config the model's own words stand in"
 _USUAL: Final = RepositoryConfig()
+_BACKEND_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 #: Fields of configurations that can be read well, and ask for what is not done here.
-_NOT_SERVED: Final = frozenset(
-    {"backend", "platform", "model_repository_agents", "model_transaction_policy.decoupled"}
-)
+_NOT_SERVED: Final = frozenset({"platform", "model_repository_agents", "model_transaction_policy.decoupled"})
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -67,6 +68,10 @@ def read_settings(
         override: A Triton configuration as JSON, given by a load request, instead of the file.
     """
     settings = _read(store, folder, name, override, rules.config_name)
+    lack = no_backend(settings.config.backend)
+    if lack and not settings.problem and program_of(settings.config.backend, rules) is None:
+        where = store.local_path(settings.files[0] if settings.files else folder)
+        return msgspec.structs.replace(settings, problem=f"{where}: {lack}")
     if not rules.wants_whole or settings.problem or (settings.files and not settings.is_triton):
         return settings
     where = store.local_path(_join(folder, PBTXT))
@@ -80,6 +85,14 @@ def read_settings(
         return settings
     alone = msgspec.structs.replace(settings.config.batching, enabled=False, has_rows=False)
     return msgspec.structs.replace(settings, config=msgspec.structs.replace(settings.config, batching=alone))
+
+
+def program_of(backend: str, rules: RepositoryConfig) -> Path | None:
+    """Of a backend that is one (TR-A5), ``NAME/model.py`` in the folder of backends."""
+    if not rules.backend_directory or not _BACKEND_NAME.fullmatch(backend):
+        return None
+    code = Path(rules.backend_directory) / backend / "model.py"
+    return code.resolve() if code.is_file() else None
 
 
 def _read(store: Store, folder: str, name: str, override: str, config_name: str) -> Settings:

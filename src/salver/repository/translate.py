@@ -305,15 +305,24 @@ def _require_agents(message: Any, origin: str) -> None:
             )
 
 
+def no_backend(name: str) -> str:
+    """Why models of that backend are not served, unless a program of that name serves them; empty = they are.
+
+    >>> no_backend("dali").partition(".")[0]
+    "there is no backend for 'dali'"
+    """
+    if name not in _FOREIGN:
+        return ""
+    return (
+        f"there is no backend for '{name}'. Known are: {', '.join(_BACKENDS)}; and with --backend-directory, "
+        f"which --compat triton has, the program {name}/model.py in it"
+    )
+
+
 def _backend(message: Any, origin: str) -> str:
-    names = [n for n in (message.backend, message.platform) if n]
-    for name in names:
-        if name in _FOREIGN:
-            raise InvalidInput(
-                f"{origin}: there is no backend for '{name}'",
-                field="backend" if message.backend else "platform",
-                fix=f"Known are: {', '.join(_BACKENDS)}",
-            )
+    names: list[str] = [n for n in (message.backend, message.platform) if n]
+    if strange := [name for name in names if name in _FOREIGN]:
+        return strange[0]  # there may be a program of that name
     found = [_BACKENDS.get(n, n) for n in names]
     if len(set(found)) > 1:
         raise InvalidInput(
