@@ -23,12 +23,12 @@ from salver.artifacts import Instances, LoadOrder
 from salver.backends.protocol import Backend
 from salver.cache import CacheConfig, CacheUse, ResponseCache
 from salver.engine.turns import Pool
-from salver.errors import InvalidInput, SalverError, Unsupported
+from salver.errors import InvalidInput, SalverError
 from salver.lifecycle.config import LifecycleConfig
 from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import keep_one_heap, tune_interpreter
 from salver.messages import ModelId, Signature, VersionStatus
-from salver.repository import Repository, RepositoryConfig
+from salver.repository import Customs, Repository, RepositoryConfig
 from salver.serving.bus import Bus
 from salver.serving.caching import Caching
 from salver.serving.calls import Calls
@@ -38,7 +38,9 @@ from salver.serving.fetching import Fetching
 from salver.serving.inner import Inner
 from salver.serving.loader import Loader, Servable, Terms
 from salver.serving.model_config import config_of
+from salver.serving.ports import Observer
 from salver.serving.profiles import ProfileStore
+from salver.serving.reloading import Reloading, Served
 from salver.serving.shared_memory import SharedMemory
 from salver.serving.voices import VoiceConfig, Voices
 from salver.stores import Copies, open_store
@@ -50,6 +52,7 @@ from salver.telemetry.metrics import Metrics
 from salver.telemetry.otlp import SpanConfig, SpanExport
 from salver.telemetry.ports import Load, Losses
 from salver.telemetry.statistics import Statistics
+from salver.telemetry.tensorflow_metrics import TensorFlowMetrics, TensorFlowMetricsConfig
 from salver.telemetry.trace_settings import TraceConfig
 from salver.telemetry.tracing import Tracing
 from salver.telemetry.triton_metrics import TritonMetricsConfig
@@ -57,7 +60,7 @@ from salver.transport.asgi import Front
 from salver.transport.calls import HeaderRules, Reception
 from salver.transport.clouds import SageMaker, SageMakerDoor, Vertex, VertexDoor
 from salver.transport.cors import Cors
-from salver.transport.doors import App, Kind
+from salver.transport.doors import App, Kind, with_metrics_at
 from salver.transport.doors import door as shown_at
 from salver.transport.forward import Forwarding
 from salver.transport.grpc import GrpcMethods
@@ -66,10 +69,12 @@ from salver.transport.many_models import ManyModels
 from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig, Listener, listen
+from salver.wire import tf_schema
 from salver.wire.config_view import first_response_bounds, metric_tags
 from salver.wire.orca import TokenRoom
 from salver.wire.regions import NO_REGIONS
 from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
+from salver.wire.tfs_rules import TfsRules
 from salver.wire.voice import Spoken
 
 _LOG = logging.getLogger("salver")
@@ -128,6 +133,12 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         repository: How the paths become models; ``name`` and ``trust_pickle`` go before its own.
         lifecycle: How versions are brought up.
         voice: How OpenAI's routes speak to models that say nothing of it.
+        served: Models by name, beside those of the paths.
+        customs: What holds for those.
+        waits_for_models: Ports open when each model has loaded, or failed to (X-27).
+        tfs: How TensorFlow Serving's clients are answered.
+        tensorflow_metrics: Which metrics have TensorFlow Serving's names.
+        metrics_path: Where the metrics page is, besides ``/metrics``; empty = nowhere.
     """
 
     paths: tuple[str, ...] = ()
@@ -162,6 +173,12 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repository: RepositoryConfig = RepositoryConfig()
     lifecycle: LifecycleConfig = LifecycleConfig()
     voice: VoiceConfig = VoiceConfig()
+    served: Served = Served()
+    customs: Customs = Customs()
+    waits_for_models: bool = False
+    tfs: TfsRules = TfsRules()
+    tensorflow_metrics: TensorFlowMetricsConfig = TensorFlowMetricsConfig()
+    metrics_path: str = ""
 
     @property
     def whole_lifecycle(self) -> LifecycleConfig:
@@ -197,11 +214,17 @@ class _Control:
     """What transports may see and change (transport.ports.Control)."""
 
     def __init__(
-        self, plane: ControlPlane, manager: Manager[Servable], voices: Voices, is_strict: bool
+        self,
+        plane: ControlPlane,
+        manager: Manager[Servable],
+        reloading: Reloading,
+        voices: Voices,
+        is_strict: bool,
     ) -> None:
         self._plane = plane
         self._voices = voices
         self._manager = manager
+        self._reloading = reloading
         self._is_strict = is_strict
         self.has_settled = False
         self.is_stopping = False
@@ -250,7 +273,7 @@ class _Control:
         await self._plane.load(model, order)
 
     async def reload_config(self, config: bytes) -> None:
-        raise Unsupported("the models of this server are not listed in a configuration of TensorFlow Serving")
+        await self._reloading.reload(tf_schema.build()["ModelServerConfig"].FromString(config))
 
     async def unload(self, model: str, *, dependents: bool = False, waits: bool = False) -> None:
         await self._plane.unload(model, dependents=dependents, waits=waits)
@@ -290,7 +313,8 @@ class Server:
     def _urls(self) -> list[str]:
         """Of the listeners, in their order."""
         return [
-            f"{'https' if config.tls_cert else 'http'}://{_bracketed(config.host)}:{listener.port}"
+            f"{'https' if config.tls_cert else 'http'}://"
+            + (config.path or f"{_bracketed(config.host)}:{listener.port}")
             for config, listener in zip(self._fronts, self._listeners, strict=True)
         ]
 
@@ -301,6 +325,8 @@ class Server:
     async def start(self) -> None:
         """Open the port, then begin to load; doors open at once and readiness tells the truth.
 
+        Where it waits for models it opens them later, as the configuration says.
+
         Raises:
             SalverError: the port, a path or a setting is wrong.
         """
@@ -309,16 +335,7 @@ class Server:
         clock = time.monotonic
         new_id = _id_maker()
         backends = plugins.backends() if self._backends is None else self._backends
-        self._statistics = Statistics(time.time)
-        self._metrics = Metrics(self, config.triton_metrics)
-        self._explanations = Explanations(clock, self)
-        self._switches = Switches(config.log)
-        self._tracing = Tracing(config.trace, self)
-        self._spans = SpanExport(config.spans, new_id, __version__) if config.spans else None
-        log = EventLog(config.log.access_log)
-        spans = (self._spans,) if self._spans else ()
-        observers = (self._metrics, self._statistics, self._explanations, log, self._tracing, *spans)
-        self._bus = Bus(observers)
+        self._observe(clock, new_id)
         self._cache: ResponseCache | None = plugins.response_cache(config.response_cache)
         self._caching = Caching(self._cache, clock) if self._cache else None
         self.inner = inner = Inner(lambda: door)
@@ -334,13 +351,15 @@ class Server:
             plugins.recogniser(backends),
             msgspec.structs.replace(config.repository, name=config.name, trusts_code=config.trust_pickle),
             lambda path: open_store(path, self._copies),
+            config.customs,
         )
         mode = ControlMode(
             config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False
         )
         self._plane = ControlPlane(repository, self._manager, mode, clock)
+        self._reloading = Reloading(self._plane, self._manager, config.served)
         voices = Voices(config.voice, self._manager)
-        self.control = _Control(self._plane, self._manager, voices, config.is_strictly_ready)
+        self.control = _Control(self._plane, self._manager, self._reloading, voices, config.is_strictly_ready)
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
         samples = self._spans.samples if self._spans else None
         door: DataPlane[Any, Any] = DataPlane(
@@ -356,6 +375,7 @@ class Server:
             config.grpc.rules(GRPC_PREFIX, is_grpc=True),
             self._regions,
             config.grpc_compression,
+            config.tfs,
         )
         self._grpc = GrpcMethods(door, self.control, self, reception, max_message=config.max_message_mb << 20)
         max_body = int(config.max_body_mb * (1 << 20))
@@ -366,8 +386,38 @@ class Server:
             max_body=max_body,
             hears_http1=config.front.server != "h2corn",
         )
-        if self._fronts:
-            self._listeners = listen([self._door(front, f, reception) for f in self._fronts], self._fronts)
+        doors = [self._door(front, f, reception) for f in self._fronts]
+        if config.waits_for_models:
+            await self._load()
+            await self._manager.tried({status.id.name for status in self._manager.statuses()})
+            await self._open(doors)
+        else:
+            await self._open(doors)
+            await self._load()
+
+    def _observe(self, clock: Callable[[], float], new_id: Callable[[], str]) -> None:
+        """Everyone who counts what happens, on one road of events."""
+        config = self.config
+        self._statistics = Statistics(time.time)
+        serving = TensorFlowMetrics(config.tensorflow_metrics) if config.tensorflow_metrics.is_on else None
+        self._metrics = Metrics(self, config.triton_metrics, serving)
+        self._explanations = Explanations(clock, self)
+        self._switches = Switches(config.log)
+        self._tracing = Tracing(config.trace, self)
+        self._spans = SpanExport(config.spans, new_id, __version__) if config.spans else None
+        log = EventLog(config.log.access_log)
+        observers: list[Observer] = [self._metrics, self._statistics, self._explanations, log, self._tracing]
+        observers += [observer for observer in (self._spans, serving) if observer is not None]
+        self._bus = Bus(observers)
+
+    async def _load(self) -> None:
+        await self._plane.start()
+        await self._reloading.start()
+
+    async def _open(self, doors: Sequence[App]) -> None:
+        """Listen, and answer from now on."""
+        if doors:
+            self._listeners = listen(doors, self._fronts)
         for listener in self._listeners:
             running = asyncio.create_task(listener.run(), name="front")
             self._running.add(running)
@@ -376,7 +426,6 @@ class Server:
             if running.done():
                 started.cancel()
                 await running
-        await self._plane.start()
 
     async def _terms(self, calls: Calls) -> Terms:
         config = self.config
@@ -392,6 +441,8 @@ class Server:
 
     def _door(self, front: App, config: FrontConfig, reception: Reception) -> App:
         """The application as that port shows it."""
+        if self.config.metrics_path:
+            front = with_metrics_at(front, self.config.metrics_path)
         if config.cors_origins:
             front = Cors(front, config.cors_origins)
         match config.cloud:
@@ -411,6 +462,7 @@ class Server:
             listener.stop()
         if self._running:
             await asyncio.wait(self._running, timeout=grace + 5)
+        await self._reloading.stop()
         await self._plane.stop()
         await self._manager.drain(grace)
         await self._plane.close()
@@ -434,7 +486,9 @@ class Server:
 
     def info(self) -> ReadyInfo:
         """What the start-up block shows."""
-        urls = {config.serves: url for config, url in zip(self._fronts, self._urls(), strict=True)}
+        urls: dict[Kind, str] = {}
+        for config, url in zip(self._fronts, self._urls(), strict=True):
+            urls.setdefault(config.serves, url)
         common = urls.get("all", "")
         grpc = urls.get("grpc", common if self.config.front.server == "h2corn" else "")
         page = urls.get("metrics", common)
@@ -550,14 +604,21 @@ async def serve(
     for notice in notices:
         _LOG.warning("%s", notice)
     server = Server(config)
-    await server.start()
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked.set)
+    starting = asyncio.create_task(server.start())
+    stop = asyncio.create_task(asked.wait())
+    await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():  # it waits for models
+        starting.cancel()
+        await asyncio.wait({starting})
+        await server.stop()
+        return 0
+    await starting
     told = asyncio.create_task(_tell(server, on_ready))
     ends = asyncio.create_task(server.ended())
-    stop = asyncio.create_task(asked.wait())
     waiting = {ends, stop, told} if config.exits_on_error else {ends, stop}
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     if config.exits_on_error and told.done() and not told.result():

@@ -187,6 +187,12 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             there (drain-the-queue, the default).
         preferred_rows: Sizes that close a waiting batch early, ascending.
         max_queue: Most requests waiting; one more is refused as overloaded.
+        max_queue_rows: Most rows waiting, likewise; 0 = only ``max_queue`` counts.
+        max_request_rows: A request of more rows is refused; 0 = it is cut, and its answers joined.
+        sizes: Rows that a run may have, ascending. A batch is filled up to the next of them with copies of
+            a row that it has, which nobody sees in an answer. Empty = any.
+        pad: Requests whose inputs differ in free extents may share a run: the smaller ones are filled up
+            with their first element, and their answers are those of what was filled up.
         preserve_order: Answers go out in the order in which their requests came.
         learned: For the policy ``learned``.
     """
@@ -197,6 +203,10 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_delay_ms: float = 0.0
     preferred_rows: tuple[int, ...] = ()
     max_queue: int = 1024
+    max_queue_rows: int = 0
+    max_request_rows: int = 0
+    sizes: tuple[int, ...] = ()
+    pad: bool = False
     has_rows: bool = True
     preserve_order: bool = False
     learned: Learned = Learned()

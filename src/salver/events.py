@@ -54,6 +54,7 @@ class BatchRan(msgspec.Struct, frozen=True, gc=False):
         split: Time to cut the outputs apart.
         reason: Why the batch closed, as in :class:`~salver.messages.Timing`.
         ok: False if the model raised or its host died.
+        padding: Rows beside ``rows`` that filled the batch up.
     """
 
     model: str
@@ -65,6 +66,7 @@ class BatchRan(msgspec.Struct, frozen=True, gc=False):
     split: float
     reason: str
     ok: bool = True
+    padding: int = 0
 
 
 class StepRan(msgspec.Struct, frozen=True, gc=False):

@@ -9,7 +9,8 @@ import pytest
 
 from salver.app import FrontConfig, ServeConfig
 from salver.cli import main, triton
-from salver.cli.triton_flags import IGNORED, OWN, TYPES, USED
+from salver.cli.given import dialect_of
+from salver.cli.triton_flags import IGNORED, OWN, TRITON, USED
 from salver.errors import InvalidInput, SalverError
 from salver.transport.restrict import Restriction
 
@@ -256,20 +257,22 @@ def test_no_repository() -> None:
         triton.configure(["--http-port=1"])
 
 
-def test_only_serve_with_compat_triton_takes_them() -> None:
-    assert triton.is_asked(["serve", "--compat", "triton"])
-    assert triton.is_asked(["serve", "--model-store=m", "--compat=triton"])
-    assert not triton.is_asked(["serve", "models"])
-    assert not triton.is_asked(["infer", "--compat=triton"])
-    with pytest.raises(InvalidInput, match="--compat triton"):
-        triton.is_asked(["serve", "--compat=torchserve"])
+def test_only_serve_with_compat_takes_them() -> None:
+    known = ("triton", "tensorflow-serving")
+    assert dialect_of(["serve", "--compat", "triton"], known) == "triton"
+    assert dialect_of(["serve", "--model-store=m", "--compat=triton"], known) == "triton"
+    assert dialect_of(["serve", "--compat=tensorflow-serving"], known) == "tensorflow-serving"
+    assert dialect_of(["serve", "models"], known) == ""
+    assert dialect_of(["infer", "--compat=triton"], known) == ""
+    with pytest.raises(InvalidInput, match="--compat triton or tensorflow-serving"):
+        dialect_of(["serve", "--compat=torchserve"], known)
 
 
 def test_each_flag_is_in_one_table_and_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(TYPES) == len(USED) + len(IGNORED) + len(OWN)
+    assert len(TRITON.types) == len(USED) + len(IGNORED) + len(OWN)
     assert main(["serve", "--compat=triton", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"--{name} " in shown for name in TYPES)
+    assert all(f"--{name} " in shown for name in TRITON.types)
 
 
 def test_tr_f12_resources_that_models_share() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.artifacts import Manifest, ModelConfig, Versions
-from salver.errors import InvalidInput, NotFound
-from salver.lifecycle import Manager
+from salver.errors import InvalidInput, LoadFailed, NotFound
+from salver.lifecycle import LifecycleConfig, Manager
 from salver.lifecycle.labels import labels_of, settle
 from salver.messages import ModelId, State
 
@@ -120,3 +120,46 @@ async def test_tf_l7_labels_of_what_is_not_there() -> None:
         with pytest.raises(InvalidInput, match=f"^Unrecognized servable version label: {label}$"):
             manager.version_of_label(model, label)
     await manager.drain(1)
+
+
+class Failing(Loader):
+    """Of which version 2 does not load."""
+
+    async def load(self, manifest: Manifest) -> Servable:
+        if manifest.id.version == "2":
+            raise LoadFailed("torn")
+        return await super().load(manifest)
+
+
+async def test_tf_g11_versions_that_ended_stay_listed() -> None:
+    manager: Manager[Servable] = Manager(Failing(), lambda: 0.0, lambda event: None, reclaim=lambda: None)
+    manager.apply([m(v, {}, "1", "2", "3") for v in ("1", "2", "3", "4")])
+    await manager.tried({"m"})
+
+    def states() -> dict[str, str]:
+        return {s.id.version: s.state.value for s in manager.versions("m")}
+
+    assert states() == {"1": "READY", "2": "FAILED", "3": "READY"}, "nobody wanted 4"
+    manager.apply([m("3", {}, "3")])
+    await until(lambda: states() == {"1": "GONE", "2": "GONE", "3": "READY"})
+    manager.apply([])
+    await until(lambda: states()["3"] == "GONE")
+    assert {s.id.version for s in manager.statuses()} == set()
+    manager.apply([m("1", {}, "1")])
+    await manager.settled()
+    assert states() == {"1": "READY", "2": "GONE", "3": "GONE"}
+    assert manager.versions("other") == ()
+    await manager.drain(1)
+
+
+async def test_tf_l5_what_failed_once_is_not_waited_for_until_its_last_try() -> None:
+    config = LifecycleConfig(retries=5, backoff_s=3600, backoff_factor=1.0)
+    manager: Manager[Servable] = Manager(
+        Failing(), lambda: 0.0, lambda event: None, config, reclaim=lambda: None
+    )
+    manager.apply([m(v, {}, "1", "2") for v in ("1", "2")])
+    async with asyncio.timeout(5):
+        await manager.tried({"m"})
+        await manager.tried({"other"})
+    assert {s.id.version: s.state for s in manager.versions("m")} == {"1": State.READY, "2": State.FAILED}
+    await manager.drain(0.1)

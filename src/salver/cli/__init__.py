@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from cyclopts import App, Parameter
 
 from salver import __version__
-from salver.cli import triton
+from salver.cli import tensorflow, triton
 from salver.cli.bench import bench
 from salver.cli.doctor import doctor
 from salver.cli.explain import explain
+from salver.cli.given import dialect_of
 from salver.cli.infer import infer
 from salver.cli.models import models
 from salver.cli.output import report_error
@@ -53,8 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        if triton.is_asked(words):
-            return triton.serve(words[1:])
+        match dialect_of(words, ("triton", "tensorflow-serving")):
+            case "triton":
+                return triton.serve(words[1:])
+            case "tensorflow-serving":
+                return tensorflow.serve(words[1:])
         return int(app()(words) or 0)
     except SalverError as error:
         report_error(error, json="--json" in words)

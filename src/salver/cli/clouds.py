@@ -9,7 +9,8 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from salver.cli.triton_flags import IGNORED, YES
+from salver.cli.given import YES
+from salver.cli.triton_flags import IGNORED
 from salver.errors import InvalidInput
 
 if TYPE_CHECKING:

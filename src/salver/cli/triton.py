@@ -4,22 +4,20 @@ Pure but for the last step: from words to a configuration and the warnings for t
 means stands in ``triton_flags.py``.
 """
 
-import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from salver.cli import clouds, otel
+from salver.cli.given import NO, YES, Given, Start, serve_as
 from salver.cli.options import resources_of
-from salver.cli.output import line, table
-from salver.cli.serve import announce, run_loop
-from salver.cli.triton_flags import IGNORED, NO, OWN, PYTHON_SETTINGS, TYPES, USED, YES
+from salver.cli.triton_flags import PYTHON_SETTINGS, TRITON
 from salver.errors import InvalidInput, Unsupported
 
 if TYPE_CHECKING:
-    from salver.app import FrontConfig, HeaderConfig, LogConfig, ServeConfig
+    from salver.app import FrontConfig, HeaderConfig, LogConfig
     from salver.cache import CacheConfig
     from salver.lifecycle.config import LifecycleConfig
     from salver.repository import RepositoryConfig
@@ -51,89 +49,9 @@ _SWITCHED: Final[tuple[Literal["info", "warning", "error"], ...]] = ("info", "wa
 _ACCESS: Final[dict[str, Literal["off", "errors", "all"]]] = {"off": "off", "errors": "errors", "all": "all"}
 
 
-class Start(msgspec.Struct, frozen=True):
-    """What the flags ask for.
-
-    Attributes:
-        notices: Flags without an effect, each with why, for the log.
-        remark: For the end of the start-up block; may be empty.
-    """
-
-    config: "ServeConfig"
-    notices: tuple[str, ...]
-    remark: str
-    json: bool
-
-
-class Given:
-    """The flags of one command line, by name, in their order.
-
-    Raises:
-        InvalidInput: an unknown flag, or a value that it cannot have.
-    """
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self._values: dict[str, list[str]] = {}
-        left = list(words)
-        while left:
-            name, value = _take(left)
-            self._values.setdefault(name, []).append(value)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._values
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def all(self, name: str) -> tuple[str, ...]:
-        """Each value of a flag that may be repeated."""
-        return tuple(self._values.get(name, ()))
-
-    def text(self, name: str, default: str = "") -> str:
-        """The last value counts."""
-        return self._values[name][-1] if name in self._values else default
-
-    def number(self, name: str, default: int) -> int:
-        """Not below 0."""
-        return int(self.text(name, str(default)))
-
-    def is_on(self, name: str, default: bool) -> bool:
-        """Of a flag that is true or false."""
-        return self.text(name).lower() in YES if name in self._values else default
-
-
-def is_asked(words: Sequence[str]) -> bool:
-    """Does the command line ask for tritonserver's flags?
-
-    Raises:
-        InvalidInput: it asks for those of something else.
-    """
-    if not words or words[0] != "serve":
-        return False
-    for index, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if name == "--compat":
-            asked = value if equals else "".join(words[index + 1 : index + 2])
-            if asked != "triton":
-                raise InvalidInput(f"--compat {asked!r} is not known", fix="Say: --compat triton")
-            return True
-    return False
-
-
 def serve(words: Sequence[str]) -> int:
     """Serve as tritonserver would; ``words`` follow ``serve``."""
-    if "--help" in words:
-        return _help()
-    from salver.app import serve as run
-
-    start = configure(words)
-    return run_loop(
-        run(
-            start.config,
-            lambda info: announce(info, json=start.json, remark=start.remark),
-            start.notices,
-        )
-    )
+    return serve_as(TRITON, words, configure)
 
 
 def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Start:
@@ -185,11 +103,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         repository=_repository(given),
         lifecycle=_lifecycle(given),
     )
-    notices = platform_notices + [
-        f"--{name} is accepted and has no effect here: {IGNORED[name][1]}"
-        for name in given
-        if name in IGNORED
-    ]
+    notices = platform_notices + given.without_effect()
     notices += [
         f"--backend-config {setting} is accepted and has no effect here"
         + PYTHON_SETTINGS.get(setting.partition("=")[0], "")
@@ -200,38 +114,9 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     return Start(config, tuple(notices), _ONLY_HERE if is_local else "", given.is_on("json", False))
 
 
-def _take(left: list[str]) -> tuple[str, str]:
-    """The next flag and its value, taken off the words."""
-    word = left.pop(0)
-    name, equals, value = word.removeprefix("--").partition("=")
-    if not word.startswith("--") or name not in (*TYPES, "compat"):
-        if not word.startswith("--"):
-            raise InvalidInput(f"unexpected argument {word!r}", fix="Models are named by --model-repository.")
-        near = difflib.get_close_matches(name, TYPES, 1)
-        raise InvalidInput(
-            f"tritonserver has no flag --{name}, or none that is known here",
-            fix=f"Is --{near[0]} meant?" if near else "salver serve --compat triton --help lists them.",
-        )
-    kind = TYPES.get(name, "text")
-    if not equals:
-        if kind == "switch" or (kind == "bool" and (not left or left[0].lower() not in YES + NO)):
-            value = "true"
-        elif left:
-            value = left.pop(0)
-        else:
-            raise InvalidInput(f"--{name} needs a value")
-    if kind in ("bool", "switch") and value.lower() not in YES + NO:
-        raise InvalidInput(f"--{name} is true or false, not {value!r}")
-    if kind == "int" and not (value.isascii() and value.removeprefix("-").isdigit()):
-        raise InvalidInput(f"--{name} takes a whole number, not {value!r}")
-    if kind == "int" and name in USED and value.startswith("-"):
-        raise InvalidInput(f"--{name} cannot be negative")
-    return name, value
-
-
 def _with_platforms(words: Sequence[str], environment: Mapping[str, str]) -> tuple[Given, list[str]]:
     """With what the environment of SageMaker or Vertex AI adds, and what it says without effect."""
-    given = Given(words)
+    given = Given(words, TRITON)
     has_repository = "model-repository" in given or "model-store" in given
     more: list[str] = []
     notices: list[str] = []
@@ -241,7 +126,7 @@ def _with_platforms(words: Sequence[str], environment: Mapping[str, str]) -> tup
     if given.is_on("allow-vertex-ai", clouds.is_on_vertex(environment)):
         found = clouds.from_vertex(environment, has_repository=has_repository)
         more = ["--allow-vertex-ai=true", *more, *found.words]
-    return (Given([*more, *words]) if more else given), notices
+    return (Given([*more, *words], TRITON) if more else given), notices
 
 
 def _paths(given: Given) -> tuple[str, ...]:
@@ -298,7 +183,7 @@ def _fronts(given: Given, environment: Mapping[str, str]) -> list["FrontConfig"]
         found.append(
             FrontConfig(
                 http_address,
-                _port(given, "http-port", 8000),
+                given.port("http-port", 8000),
                 grace_seconds=grace,
                 serves="http",
                 shares_port=given.is_on("reuse-http-port", False),
@@ -313,7 +198,7 @@ def _fronts(given: Given, environment: Mapping[str, str]) -> list["FrontConfig"]
         found.append(
             FrontConfig(
                 given.text("grpc-address", _LOCAL),
-                _port(given, "grpc-port", 8001),
+                given.port("grpc-port", 8001),
                 grace_seconds=grace,
                 tls_cert=certificate,
                 tls_key=key,
@@ -327,7 +212,7 @@ def _fronts(given: Given, environment: Mapping[str, str]) -> list["FrontConfig"]
         raise InvalidInput("neither HTTP nor gRPC is allowed", fix="Leave out one of the two flags.")
     if given.is_on("allow-metrics", True):
         address = given.text("metrics-address", http_address)
-        port = _port(given, "metrics-port", 8002)
+        port = given.port("metrics-port", 8002)
         found.append(FrontConfig(address, port, grace_seconds=grace, serves="metrics"))
     clouds.check_ports(
         {_SPOKEN.get(f.serves, f.serves): f.port for f in found if f.serves != "sagemaker"},
@@ -343,21 +228,14 @@ def _platforms(given: Given, environment: Mapping[str, str], grace: float) -> li
     found = []
     address = given.text("http-address", _EVERY)
     if given.is_on("allow-sagemaker", False):
-        port = _port(given, "sagemaker-port", 8080)
+        port = given.port("sagemaker-port", 8080)
         door = clouds.sagemaker(environment)
         found.append(FrontConfig(address, port, grace_seconds=grace, serves="sagemaker", cloud=door))
     if given.is_on("allow-vertex-ai", False):
-        port = _port(given, "vertex-ai-port", 8080)
+        port = given.port("vertex-ai-port", 8080)
         aip = clouds.vertex(environment, given.text("vertex-ai-default-model"))
         found.append(FrontConfig(address, port, grace_seconds=grace, serves="vertex-ai", cloud=aip))
     return found
-
-
-def _port(given: Given, name: str, default: int) -> int:
-    port = given.number(name, default)
-    if port > 65535:
-        raise InvalidInput(f"--{name} {port} is no port")
-    return port
 
 
 def _tls(given: Given) -> tuple[str, str, str]:
@@ -514,14 +392,3 @@ def _quantiles(text: str) -> tuple[float, ...]:
             f"--metrics-config summary_quantiles={text!r} are no quantiles", fix="As 0.5:0.05,0.9:0.01."
         )
     return found
-
-
-def _help() -> int:
-    line("Usage: salver serve --compat triton --model-repository=FOLDER [FLAGS]")
-    line("")
-    line("Flags of tritonserver, as --name value or --name=value. With an effect:")
-    table(("flag", "meaning"), tuple((f"--{name}", text) for name, (_, text) in (USED | OWN).items()))
-    line("")
-    line("Accepted, without an effect here:")
-    table(("flag", "why"), tuple((f"--{name}", why) for name, (_, why) in IGNORED.items()))
-    return 0

@@ -4,11 +4,9 @@ Those that do here what they do there, and those that are accepted and have no e
 of tritonserver 2.71.
 """
 
-from typing import Final, Literal
+from typing import Final
 
-Type = Literal["text", "int", "bool", "switch"]
-YES: Final = ("true", "on", "1")
-NO: Final = ("false", "off", "0")
+from salver.cli.given import Dialect, Type
 
 #: Flags with an effect: what they take, and a line for --help.
 USED: Final[dict[str, tuple[Type, str]]] = {
@@ -134,7 +132,12 @@ OWN: Final[dict[str, tuple[Type, str]]] = {
     "json": ("switch", "print the start-up block as a JSON object"),
 }
 
-#: What each flag takes.
-TYPES: Final[dict[str, Type]] = {
-    **{name: kind for table in (USED, IGNORED, OWN) for name, (kind, _) in table.items()},
-}
+TRITON: Final = Dialect(
+    "triton",
+    "tritonserver",
+    USED,
+    IGNORED,
+    OWN,
+    "Models are named by --model-repository.",
+    "--model-repository=FOLDER",
+)

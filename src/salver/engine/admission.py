@@ -50,7 +50,7 @@ class Admission:
 
     Args:
         model: Name for the error texts.
-        ragged: Inputs, by index, whose shape does not keep requests from sharing a run.
+        ragged: Inputs, by index, whose extents do not keep requests from sharing a run.
     """
 
     def __init__(self, model: str, signature: Signature, ragged: Collection[int] = ()) -> None:
@@ -90,7 +90,9 @@ class Admission:
             first = self._first
             key = tails = tuple(None if a is None else a.shape[first:] for a in arrays)
             if self._ragged:
-                key = tuple([t if i not in self._ragged or t is None else ... for i, t in enumerate(tails)])
+                key = tuple(
+                    [t if i not in self._ragged or t is None else len(t) for i, t in enumerate(tails)]
+                )
             size = sum([math.prod(tail) for tail in tails if tail is not None]) or 1
         wanted = self._outputs
         if request.outputs:

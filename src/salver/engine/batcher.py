@@ -11,6 +11,7 @@ Three services: *urgent* requests go at once, in batches of their own; *normal* 
 they came, and no request overtakes an earlier one of the same sender, also when they differ in key.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 from salver.artifacts import Batching, Fairness, ModelConfig, Queue
@@ -59,6 +60,7 @@ class Batcher:
         self._given_up: list[Waiting] = []
         self.depth = 0  # requests that wait
         self.max_queue = policy.max_queue
+        self._most_rows = policy.max_queue_rows or math.inf
         self.bound: Refusal = "queue_full"  # what set ``max_queue``: the owner, or the adaptive limit
 
     def __repr__(self) -> str:
@@ -137,6 +139,10 @@ class Batcher:
             most = self._queue.of(waiting.level).max_size
             if most and self._by_level(waiting.level).depth >= most:
                 raise Overloaded("Exceeds maximum queue size")
+        if self.depth and urgent + normal + bulk + waiting.rows > self._most_rows:
+            raise Overloaded(
+                "Exceeds maximum queue size", fix=f"{self.depth} requests are waiting; retry later."
+            )
         if self.depth >= self.max_queue:
             evicted = self._evict(waiting, lane)
         lane.add(waiting)

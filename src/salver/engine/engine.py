@@ -22,6 +22,7 @@ from salver.artifacts import Batching, ModelConfig, Ragged, RateLimit
 from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
 from salver.engine.dispatch import NO_PARAMETERS, Dispatch, fail, own, settle
+from salver.engine.padding import joined, padded, rounded
 from salver.engine.ports import PostRunner, RequestRunner, Resizable, Runner
 from salver.engine.ragged import RaggedBatch
 from salver.engine.rules import Rule
@@ -31,6 +32,7 @@ from salver.engine.waiting import Batch, Waiting
 from salver.errors import (
     DeadlineExceeded,
     HostDied,
+    InvalidInput,
     ModelFailed,
     NotReady,
     Overloaded,
@@ -101,9 +103,9 @@ class Engine:
     __slots__ = (
         "_admission", "_ahead", "_batcher", "_clock", "_closed", "_crowded", "_each", "_emit", "_end",
         "_has_places", "_has_queue_policy", "_idle", "_idle_since", "_inline_until", "_input_names",
-        "_is_timed", "_loop", "_max_rows", "_never_inline", "_output_types", "_post", "_posted",
-        "_pump_scheduled", "_ragged", "_runner", "_schedule", "_tasks", "_timeout", "_timer", "_turns",
-        "id", "signature",
+        "_is_timed", "_join", "_loop", "_max_rows", "_most_rows", "_never_inline", "_output_types",
+        "_post", "_posted", "_pump_scheduled", "_ragged", "_runner", "_schedule", "_sizes", "_tasks",
+        "_timeout", "_timer", "_turns", "id", "signature",
     )  # fmt: skip
 
     def __init__(
@@ -121,7 +123,9 @@ class Engine:
         if not self.signature.batched:
             alone = Batching(False, config.batching.policy, max_queue=config.batching.max_queue)
             config = msgspec.structs.replace(config, batching=alone)
-        self._runner = runner
+        self._sizes = config.batching.sizes if config.batching.enabled else ()
+        self._runner = runner = padded(runner, self._sizes)
+        self._join: Callable[[list[Any]], Array] = joined if config.batching.pad else np.concatenate
         self._each = runner.answer if isinstance(runner, RequestRunner) else None
         self._post = runner.post if isinstance(runner, PostRunner) else None
         self._posted: set[Dispatch] = set()
@@ -137,7 +141,9 @@ class Engine:
         self._max_rows = config.batching.max_rows if config.batching.enabled else 0
         ragged = RaggedBatch(config.ragged, self.signature, id.name) if config.ragged != Ragged() else None
         self._ragged = ragged if self._each is None else None
-        self._admission = Admission(id.name, self.signature, ragged.inputs if ragged else ())
+        self._most_rows = config.batching.max_request_rows
+        unlike = range(len(self.signature.inputs)) if config.batching.pad else ()
+        self._admission = Admission(id.name, self.signature, ragged.inputs if ragged else unlike)
         self._input_names = tuple(spec.name for spec in self.signature.inputs)
         self._output_types = {spec.name: spec.datatype for spec in self.signature.outputs}
         self._turns: Turns | None = None
@@ -377,6 +383,10 @@ class Engine:
     ) -> InferResponse:
         """A request larger than a batch: cut, run, joined (users-ask U-10)."""
         size = self._max_rows
+        if 0 < self._most_rows < bound.rows:
+            raise InvalidInput(
+                f"Task size {bound.rows} is larger than maximum input batch size {self._most_rows}"
+            )
         parts = []
         for start in range(0, bound.rows, size):
             arrays = tuple(None if a is None else a[start : start + size] for a in bound.arrays)
@@ -598,7 +608,7 @@ class Engine:
         if len(bounds) == 1:
             return {n: a for n, a in zip(self._input_names, first, strict=True) if a is not None}
         return {
-            name: np.concatenate([b.arrays[index] for b in bounds])
+            name: self._join([b.arrays[index] for b in bounds])
             for index, name in enumerate(self._input_names)
             if first[index] is not None
         }
@@ -667,7 +677,8 @@ class Engine:
         ok: bool = True,
     ) -> None:
         id = self.id
-        self._emit(BatchRan(id.name, id.version, rows, requests, seconds, merge, split, reason, ok))
+        more = rounded(rows, self._sizes) - rows
+        self._emit(BatchRan(id.name, id.version, rows, requests, seconds, merge, split, reason, ok, more))
 
     def _give_up(self, waiting: Waiting) -> None:
         """Its time to wait is over; a run under way goes on."""

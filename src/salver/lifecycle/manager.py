@@ -8,7 +8,7 @@ or the new one, never neither. It knows no repository and not what a servable co
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -266,6 +266,15 @@ class Manager(Generic[ServableT]):
         ]:
             await asyncio.wait(tasks)
 
+    async def tried(self, names: Collection[str]) -> None:
+        """Wait until each wanted version of these models is ready, or has failed once."""
+        while tasks := [
+            copy.task
+            for copy in self._copies.values()
+            if copy.id.name in names and copy.state in RISING and not copy.failures and copy.task is not None
+        ]:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
     async def load(self, name: str) -> None:
         """Bring the chosen versions of a model up, failed ones again, and wait for the outcome.
 
@@ -417,7 +426,7 @@ class Manager(Generic[ServableT]):
         copy.failures += 1
         copy.reason = reason
         if copy.failures <= self._config.retries:
-            delay = self._config.backoff_s * 2.0 ** (copy.failures - 1)
+            delay = self._config.backoff_s * self._config.backoff_factor ** (copy.failures - 1)
             copy.retry_at = self._clock() + delay
             copy.task = asyncio.get_running_loop().create_task(self._retry(delay), name=f"retry {copy.id}")
         self._move(copy, State.FAILED)
@@ -566,6 +575,10 @@ class Manager(Generic[ServableT]):
         }
         ended = [id for id in self._ended if id.name == name and id not in rows]
         return (*rows.values(), *(VersionStatus(id, State.GONE) for id in ended))
+
+    def labels(self) -> Mapping[str, Mapping[str, str]]:
+        """The version that each label means now, by model."""
+        return self._labels
 
     def servables(self) -> list[ServableT]:
         """What can answer now, one for each version."""

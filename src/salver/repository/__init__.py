@@ -5,7 +5,8 @@ framework is the backends' business, what becomes of the list the lifecycle's.
 """
 
 from salver.repository.config import RepositoryConfig
+from salver.repository.places import Customs, Place
 from salver.repository.ports import Recognise, Recognised
 from salver.repository.repository import Repository
 
-__all__ = ["Recognise", "Recognised", "Repository", "RepositoryConfig"]
+__all__ = ["Customs", "Place", "Recognise", "Recognised", "Repository", "RepositoryConfig"]

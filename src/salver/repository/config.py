@@ -19,6 +19,7 @@ class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         wants_whole: Triton's models need a ``config.pbtxt`` that says everything.
         has_namespaces: Models of several paths may have one name; then each is called
             ``NAMESPACE::NAME``, the namespace being the path's last part.
+        first_filename: A file of this name in a version goes before all else there; empty = none does.
         backend_directory: Folder of backends that are programs, ``NAME/model.py``; empty = there are none.
     """
 
@@ -30,6 +31,7 @@ class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wants_whole: bool = False
     has_namespaces: bool = False
     backend_directory: str = ""
+    first_filename: str = ""
 
     def __post_init__(self) -> None:
         """Raises InvalidInput."""

@@ -87,6 +87,11 @@ class Layout:
         """Every version of the model of that name, whose folder the whole store is."""
         yield from self._at(self._store.local_path(""), self._model("", name, self._visible("")))
 
+    def of_base_path(self, name: str) -> Iterator[Manifest]:
+        """The same, where only folders of versions count (TF-L1)."""
+        if any(entry.is_folder and is_padded_version(entry.name) for entry in self._store.entries("")):
+            yield from self.one(name)
+
     def _at(self, home: Path, manifests: Iterable[Manifest]) -> Iterator[Manifest]:
         for manifest in manifests:
             yield msgspec.structs.replace(manifest, home=home)
@@ -188,6 +193,8 @@ class Layout:
             if self._store.stat(path) is None:
                 return f"{where} has no {config.filename!r}, which the configuration names as its file"
             candidates = [found] if (found := self._look(path)) else []
+        elif first := self._first(folder):
+            candidates = [first]
         elif found := self._look(folder):
             candidates = [found]
         else:
@@ -206,6 +213,11 @@ class Layout:
             seen = ", ".join(PurePath(c.path).name for c in candidates[:5])
             return f'{where} holds several artefacts ({seen}); name one in {TOML}: filename = "…"'
         return candidates[0] if candidates else self._nothing(folder, config)
+
+    def _first(self, folder: str) -> Found | None:
+        """What the operator wants before all else, where it is there."""
+        path = _join(folder, self._config.first_filename)
+        return self._look(path) if self._config.first_filename and self._store.stat(path) else None
 
     def _nothing(self, folder: str, config: ModelConfig) -> str:
         where = self._store.local_path(folder)

@@ -4,6 +4,7 @@ Gives the whole list each time, from all paths; keeps nothing but what it needs 
 change from one under way. It loads nothing and knows no framework.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,18 +12,22 @@ from typing import Final
 
 import msgspec
 
-from salver.artifacts import LoadOrder, Manifest
+from salver.artifacts import Batching, LoadOrder, Manifest
 from salver.errors import InvalidInput, NotFound, SalverError
 from salver.messages import ModelId
 from salver.repository.archive import open_archive
+from salver.repository.batching_parameters import FILE, batching_of
 from salver.repository.brought import MOST_BYTES, Brought, bring
 from salver.repository.config import RepositoryConfig
 from salver.repository.layout import Layout
+from salver.repository.places import Customs, Place, overlaid
 from salver.repository.ports import Recognise
 from salver.repository.settle import Settling
 from salver.stores import DistantStore, FileStore, Store, StoreFailed
+from salver.wire import tf_text
 
 _USUAL: Final = RepositoryConfig()
+_NO_CUSTOMS: Final = Customs()
 _LOG = logging.getLogger("salver.repository")
 #: Backends whose artefacts are programs.
 _CODE: Final = frozenset({"python"})
@@ -39,6 +44,7 @@ class Repository:
         paths: Model files, folders that are artefacts, folders of versions, repositories of many.
         recognise: Tells formats apart.
         open_store: Opens one path.
+        customs: For the models that :meth:`place` names.
     """
 
     def __init__(
@@ -47,14 +53,20 @@ class Repository:
         recognise: Recognise,
         config: RepositoryConfig = _USUAL,
         open_store: Callable[[Path | str], Store] = _file_store,
+        customs: Customs = _NO_CUSTOMS,
     ) -> None:
         self._paths = tuple(paths)
+        self._open_store = open_store
         self._stores = tuple(open_store(path) for path in paths)
+        self._customs = customs
+        self._places: dict[str, tuple[Place, Store]] = {}  # by the model's name
+        self._moved: set[str] = set()  # models whose place is another since the last scan
         self._spaces = namespaces([str(path) for path in paths])
         self._recognise = recognise
         self._config = config
         self._settling = Settling(config.settle_s)
         self._before: dict[Path | str, tuple[Manifest, ...]] = {}  # what was last found in distant stores
+        self._found: dict[tuple[str, str], tuple[Manifest, ...]] = {}  # by name and path, what places had
         self._away: set[str] = set()
         #: What load requests brought, by model.
         self.overrides: dict[str, Brought] = {}
@@ -78,6 +90,23 @@ class Repository:
         held = sum(brought.bytes for brought in list(self.overrides.values()))
         return bring(name, order, MOST_BYTES - held)
 
+    def place(self, places: Sequence[Place]) -> None:
+        """From the next scan on there are these models by name, and no others that were named before.
+
+        Raises:
+            InvalidInput, MissingExtra: a path cannot be opened; nothing has changed.
+        """
+        stores = {place.path: store for place, store in self._places.values()}
+        fresh = {p.path: self._open_store(p.path) for p in places if p.path not in stores}
+        after = {p.name: (p, stores.get(p.path) or fresh[p.path]) for p in places}
+        for name in self._places.keys() | after.keys():
+            pair = [of[name][0].path if name in of else None for of in (self._places, after)]
+            if pair[0] != pair[1]:
+                self._moved.add(name)
+        self._places = after
+        kept = {(place.name, place.path) for place in places}
+        self._found = {pair: found for pair, found in self._found.items() if pair in kept}
+
     def scan(self, now: float, at_once: frozenset[str] = frozenset()) -> tuple[Manifest, ...]:
         """Every version there is, sorted. Blocking.
 
@@ -100,9 +129,13 @@ class Repository:
                 before = self._before.get(path)
                 if before is None or asked & {manifest.id.name for manifest in before}:
                     raise
-                away.append(error)
+                kept = f"{error}; the models that were found there before stay as they are"
+                away.append(StoreFailed(kept))
                 read = before
             everything += [(str(path), manifest) for manifest in read]
+        moved = frozenset(self._moved)
+        for place, store in list(self._places.values()):
+            everything += [(place.path, manifest) for manifest in self._read_place(place, store, away)]
         if away and asked - {manifest.id.name for _, manifest in everything}:
             raise away[0]
         self._tell(away)
@@ -115,8 +148,44 @@ class Repository:
         for id, manifest in found.items():
             if len(homes[id.name]) > 1:
                 found[id] = _clashing(manifest, homes[id.name])
-        settled = self._replaced(self._settling.take(self._renamed(found), now, at_once))
-        return tuple(settled[id] for id in sorted(settled))
+        settled = self._replaced(self._settling.take(self._renamed(found), now, at_once | moved))
+        self._moved -= moved
+        return tuple(self._overlaid([settled[id] for id in sorted(settled)]))
+
+    def _overlaid(self, found: Sequence[Manifest]) -> Iterator[Manifest]:
+        """With what is told of the models from outside, which counts at once."""
+        for name, group in itertools.groupby(found, lambda manifest: manifest.id.name):
+            if name in self._places:
+                yield from overlaid(group, self._places[name][0], self._customs)
+            else:
+                yield from group
+
+    def _read_place(self, place: Place, store: Store, away: list[SalverError]) -> tuple[Manifest, ...]:
+        """The versions of one model by name; what cannot be read stays as it was, and harms no other."""
+        try:
+            if isinstance(store, DistantStore):
+                store.refresh()
+            if (entry := store.stat("")) is None or not entry.is_folder:
+                raise NotFound(f"Could not find base path {place.path} for servable {place.name}")
+            layout = self._layout(store, lambda name: self._override_of(name, place.path))
+            found = tuple(layout.of_base_path(place.name))
+            if not found:
+                raise NotFound(
+                    f"No versions of servable {place.name} found under base path {place.path}. Did you "
+                    "forget to name your leaf directory as a number (eg. '/1/')?"
+                )
+        except NotFound as error:
+            away.append(error)
+            return ()
+        except SalverError as error:
+            away.append(error)
+            return self._found.get((place.name, place.path), ())
+        if isinstance(store, DistantStore):
+            found = tuple(_told(manifest, store.told) for manifest in found)
+        if self._customs.has_own_batching:
+            found = tuple(_with_batching(manifest, store) for manifest in found)
+        self._found[place.name, place.path] = found
+        return found
 
     def _read(self, path: Path | str, store: Store) -> tuple[Manifest, ...]:
         """What lies below one path now."""
@@ -137,11 +206,11 @@ class Repository:
         """The log has which places cannot be read, once."""
         told = {str(error) for error in away}
         for text in sorted(told - self._away):
-            _LOG.error("%s; the models that were found there before stay as they are", text)
+            _LOG.error("%s", text)
         self._away = told
 
     def _override_of(self, name: str, path: str) -> str:
-        full = f"{self._spaces[path]}::{name}"
+        full = f"{self._spaces.get(path, '')}::{name}"
         brought = self.overrides.get(self._config.name or name) or self.overrides.get(full)
         return brought.config if brought else ""
 
@@ -234,6 +303,20 @@ def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:
         config = replace(manifest.config, ensemble=ensemble)
         manifest = replace(manifest, config=config, fingerprint=f"{manifest.fingerprint} of a namespace")
     return manifest
+
+
+def _with_batching(manifest: Manifest, store: Store) -> Manifest:
+    """With what a version's own file says of batching, unless its configuration says something."""
+    path = f"{manifest.id.version}/{FILE}"
+    if manifest.config.batching != Batching() or store.stat(path) is None:
+        return manifest
+    try:
+        parameters = tf_text.parse(store.read(path, tf_text.MAX_BYTES), "BatchingParameters", path)
+        batching = batching_of(parameters)
+    except (InvalidInput, StoreFailed) as error:
+        return msgspec.structs.replace(manifest, problem=str(error))
+    config = msgspec.structs.replace(manifest.config, batching=batching)
+    return msgspec.structs.replace(manifest, config=config)
 
 
 def _told(manifest: Manifest, told: Callable[[str], str]) -> Manifest:

@@ -1,6 +1,7 @@
 """What does a ``salver.toml`` say, and if it is wrong, where and how?"""
 
 import difflib
+import itertools
 import re
 import tomllib
 from pathlib import PurePath
@@ -159,7 +160,10 @@ _LEAST: Final[dict[str, float]] = {
     "batching.max_rows": 1,
     "batching.max_delay_ms": 0,
     "batching.max_queue": 1,
+    "batching.max_queue_rows": 0,
+    "batching.max_request_rows": 0,
     "batching.preferred_rows": 1,
+    "batching.sizes": 1,
     "batching.learned.latency_weight": 0,
     "batching.learned.energy_weight": 0,
     "batching.learned.watts": 0,
@@ -278,6 +282,7 @@ def _check(config: ModelConfig) -> None:
         raise ValueError(f"{problem} - at `$.sequences`")
     if part := sequences.conflict(config):
         raise ValueError(f"is not for models with sequences - at `$.{part}`")
+    _check_batching(config)
     for label in config.labels:
         if not label or label.isdecimal():
             raise ValueError(f"{label!r} is no label: a number is a version - at `$.labels`")
@@ -291,6 +296,18 @@ def _check(config: ModelConfig) -> None:
         raise ValueError(f"{found[1]} - at `$.{found[0]}`")
     _check_queue(config)
     _check_warmup(config.warmup)
+
+
+def _check_batching(config: ModelConfig) -> None:
+    batching = config.batching
+    if any(a >= b for a, b in itertools.pairwise(batching.sizes)):
+        raise ValueError("must be ascending - at `$.batching.sizes`")
+    if batching.sizes and batching.sizes[-1] != batching.max_rows:
+        raise ValueError(f"must end with `max_rows`, {batching.max_rows} - at `$.batching.sizes`")
+    if 0 < batching.max_request_rows < batching.max_rows:
+        raise ValueError("must not be below `max_rows` - at `$.batching.max_request_rows`")
+    if (batching.sizes or batching.pad) and config.ragged != Ragged():
+        raise ValueError("is not for models with ragged inputs - at `$.batching`")
 
 
 def _check_warmup(warmup: Warmup) -> None:

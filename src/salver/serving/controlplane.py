@@ -19,6 +19,7 @@ from salver.artifacts import LoadOrder, Manifest
 from salver.errors import LoadFailed, ModelFailed, NotFound, NotReady, SalverError
 from salver.lifecycle.members import with_members
 from salver.messages import ModelId, State, VersionStatus
+from salver.repository import Place
 from salver.repository.brought import Brought
 
 _LOG = logging.getLogger("salver.controlplane")
@@ -60,6 +61,10 @@ class Scanning(Protocol):
 
     def bring(self, name: str, order: LoadOrder) -> Brought:
         """What a request brings for a model, for ``overrides``. Blocking."""
+        ...
+
+    def place(self, places: Sequence[Place]) -> None:
+        """These models by name, and no others that were named before."""
         ...
 
     def scan(self, now: float, at_once: frozenset[str] = frozenset()) -> tuple[Manifest, ...]:
@@ -145,6 +150,17 @@ class ControlPlane:
         self._apply()
         if self._mode.kind == "poll":
             self._polling = asyncio.get_running_loop().create_task(self._poll(), name="poll repository")
+
+    async def replace(self, places: Sequence[Place]) -> None:
+        """Serve these models by name, and no others that were named before; loads go on when it returns.
+
+        Raises:
+            SalverError: a path cannot be opened; nothing has changed.
+        """
+        async with self._one_scan:
+            self._repository.place(places)
+        await self._scan(frozenset())
+        self._apply()
 
     async def stop(self) -> None:
         """No more ticks."""

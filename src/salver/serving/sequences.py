@@ -51,4 +51,5 @@ def within(config: ModelConfig, signature: Signature) -> ModelConfig:
     most = signature.max_rows
     if not most or config.batching.max_rows <= most:
         return config
-    return replace(config, batching=replace(config.batching, max_rows=most))
+    sizes = tuple(size for size in config.batching.sizes if size <= most)
+    return replace(config, batching=replace(config.batching, max_rows=most, sizes=sizes))

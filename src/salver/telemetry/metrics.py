@@ -27,6 +27,7 @@ from salver.stats.histogram import DURATION_BOUNDS, ROW_BOUNDS, Histogram
 from salver.telemetry.gauges import ABSENT, of_engines, of_versions
 from salver.telemetry.own_metrics import OwnMetrics
 from salver.telemetry.ports import Load, Present
+from salver.telemetry.tensorflow_metrics import TensorFlowMetrics
 from salver.telemetry.triton_metrics import (
     AS_TRITON,
     Host,
@@ -119,12 +120,21 @@ class _Version:
 class Metrics(Collector):
     """Counts events; renders them, and the present state, for Prometheus.
 
+    Args:
+        tensorflow: Further numbers for the page, which it is an observer for itself; None = there are none.
+
     Attributes:
         own: Numbers of models' own, which stand on the page, too.
     """
 
-    def __init__(self, present: Present, triton: TritonMetricsConfig = AS_TRITON) -> None:
+    def __init__(
+        self,
+        present: Present,
+        triton: TritonMetricsConfig = AS_TRITON,
+        tensorflow: TensorFlowMetrics | None = None,
+    ) -> None:
         self._present = present
+        self._tensorflow = tensorflow
         self._triton = triton
         self._host = Host()
         self.own = OwnMetrics()
@@ -204,6 +214,8 @@ class Metrics(Collector):
         yield from of_present(loads, statuses, tags)
         yield from self._host.families()
         yield from self.own.collect()
+        if self._tensorflow is not None:
+            yield from self._tensorflow.collect()
         losses = self._present.losses()
         yield CounterMetricFamily(
             "salver_events_dropped",

@@ -1,8 +1,9 @@
 """How does a test start a real server, and make sure that it ends?
 
 :class:`ServerProcess` runs ``salver serve`` as a process of its own on a free port of the
-loopback interface, :class:`TritonProcess` with tritonserver's flags on three of them. They know the
-command line and the health route, and nothing of models.
+loopback interface, :class:`TritonProcess` with tritonserver's flags on three of them,
+:class:`TensorFlowServingProcess` with tensorflow_model_server's on two. They know the command line and the
+health route, and nothing of models.
 """
 
 import contextlib
@@ -233,6 +234,34 @@ class TritonProcess(ServerProcess):
         flags = {"vertex": "vertex-ai"}
         ports = [f"--{flags.get(name, name)}-port={port}" for name, port in self.ports.items()]
         return [str(program), "serve", "--compat=triton", *repositories, *ports, *self._options]
+
+
+class TensorFlowServingProcess(ServerProcess):
+    """The same under ``--compat tensorflow-serving``: ``options`` are tensorflow_model_server's.
+
+    ``port`` is that of REST.
+    """
+
+    grpc_port = 0
+
+    def __init__(self, log: Path, options: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        super().__init__((), log, options, env)
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Where ``http``, ``grpc`` and ``metrics`` are served."""
+        return {"http": self.port, "grpc": self.grpc_port, "metrics": self.port}
+
+    def start(self, port: int = 0) -> None:
+        """Start without waiting for models; ``port`` is that of REST."""
+        self.grpc_port = free_port()
+        super().start(port)
+
+    def command(self) -> list[str]:
+        """The command line."""
+        program = Path(sys.executable).with_name("salver")
+        ports = [f"--port={self.grpc_port}", f"--rest_api_port={self.port}"]
+        return [str(program), "serve", "--compat=tensorflow-serving", *ports, *self._options]
 
 
 def free_port() -> int:

@@ -58,6 +58,17 @@ def _metrics(app: App) -> App:
     return enter
 
 
+def with_metrics_at(app: App, path: str) -> App:
+    """The application with the metrics page at another path, too (TF-R27)."""
+
+    def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "http" and scope["path"] == path:
+            scope = {**scope, "path": "/metrics", "raw_path": b"/metrics"}
+        return app(scope, receive, send)
+
+    return enter
+
+
 def _is_method(path: str) -> bool:
     """``/package.Service/Method``: no HTTP route has a dot in the first of two segments."""
     service, _, method = path[1:].partition("/")

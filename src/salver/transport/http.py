@@ -81,6 +81,7 @@ class HttpOperations:
             "load_named": self._named_repository,
             "unload_named": self._named_repository,
             "metrics": self._metrics,
+            "tfs_metrics": self._metrics,
             "openapi": self._openapi,
             **SharedMemoryOperations(regions).http(),
             **self._openai.http(),

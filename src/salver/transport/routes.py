@@ -105,6 +105,7 @@ OPERATIONS: Final = (
     Operation("unload_v1", "POST", "/v1/models/{model}/unload", "Unload a model"),
     Operation("ready_plain", "GET", "/health/ready", "As /v2/health/ready"),
     Operation("metrics", "GET", "/metrics", "Prometheus or OpenMetrics text"),
+    Operation("tfs_metrics", "GET", "/monitoring/prometheus/metrics", "The same, as in TensorFlow Serving"),
     Operation("openapi", "GET", "/openapi.json", "This description"),
 )
 

@@ -9,6 +9,7 @@ import contextlib
 import resource
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -33,6 +34,7 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         shares_port: Other processes may listen on the same port, and the kernel deals out connections.
         cloud: For which platform, where ``serves`` is one.
         cors_origins: Pages of these origins may ask from a browser; ``*`` = of every one.
+        path: Of a UNIX socket, in place of host and port; empty = there is none.
     """
 
     host: str = "127.0.0.1"
@@ -46,6 +48,7 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shares_port: bool = False
     cloud: SageMaker | Vertex | None = None
     cors_origins: tuple[str, ...] = ()
+    path: str = ""
 
 
 class Listener(Protocol):
@@ -94,6 +97,8 @@ def listen(apps: Sequence[Any], configs: Sequence[FrontConfig]) -> list[Listener
 
 
 def _bind(config: FrontConfig) -> socket.socket:
+    if config.path:
+        return _bind_unix(config.path)
     host, port = config.host, config.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -121,6 +126,25 @@ def _bind(config: FrontConfig) -> socket.socket:
     return sock
 
 
+def _bind_unix(path: str) -> socket.socket:
+    """A socket that a process of before left behind gives way; one at which somebody answers does not."""
+    if Path(path).is_socket():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if probe.connect_ex(path) == 0:
+                raise Conflict(f"cannot listen on {path}: somebody does", field="--grpc_socket_path")
+        Path(path).unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        sock.listen(1024)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        reason = error.strerror or error
+        raise Conflict(f"cannot listen on {path}: {reason}", field="--grpc_socket_path") from error
+    return sock
+
+
 def _most_connections() -> int:
     """Raise the limit of open files as far as allowed; how many of them may be connections, of all ports.
 
@@ -142,7 +166,7 @@ class _H2corn:
 
         # h2corn 2.0 has no switch for its banner; the application tells the same in its own block.
         _lib.emit_banner = lambda *_: None
-        self.port: int = sock.getsockname()[1]
+        self.port: int = 0 if config.path else sock.getsockname()[1]
         tls: dict[str, Any] = {}
         if config.tls_cert:
             tls = {"certfile": config.tls_cert, "keyfile": config.tls_key}
@@ -184,7 +208,7 @@ class _Uvicorn:
             raise Unsupported("uvicorn is not installed", fix="pip install 'salver[uvicorn]'") from error
         if config.tls_client_ca:
             raise Unsupported("client certificates need the h2corn front", field="--tls-client-ca")
-        self.port: int = sock.getsockname()[1]
+        self.port: int = 0 if config.path else sock.getsockname()[1]
         self._sock = sock
         settings = uvicorn.Config(
             app,

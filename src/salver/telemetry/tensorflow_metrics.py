@@ -1,0 +1,177 @@
+"""What do TensorFlow Serving's metric names say?
+
+The counters and histograms that its dashboards read (TF-M1, TF-M2, TF-M4), from the same events as Salver's
+own. Names begin with a colon, latencies are microseconds, and counters end without ``_total``. Requests of
+every protocol count: gRPC's as ``GRPC``, others as ``REST``. Knows no registry and no page.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+from prometheus_client import Metric
+
+from salver.errors import Code
+from salver.events import BatchRan, Event, Served
+from salver.stats.histogram import Histogram
+from salver.telemetry.triton_metrics import COUNTER
+
+#: Microseconds: 10 x 1.8^n (TF-M4).
+LATENCY_BOUNDS: Final[tuple[float, ...]] = tuple(10 * 1.8**n for n in range(33))
+#: Examples of a request, and rows of a batch.
+EXAMPLE_BOUNDS: Final[tuple[float, ...]] = tuple(float(2**n) for n in range(15))
+ROW_BOUNDS: Final[tuple[float, ...]] = tuple(float(2**n) for n in range(14))
+_PREFIX: Final = ":tensorflow:serving:"
+_UNKNOWN: Final = "_unknown"
+#: Of which series are kept; a server that takes up and gives up many forgets the oldest.
+_MOST_MODELS: Final = 1024
+_RUNTIME: Final = "TF1"
+_INNER: Final = "inner"  # what models ask of each other
+_WITH_EXAMPLES: Final = frozenset({"Classify", "Regress", "MultiInference"})
+#: Outcome -> the name of TensorFlow Serving's status.
+STATUS: Final[dict[str, str]] = {
+    "ok": "OK",
+    Code.INVALID_INPUT: "INVALID_ARGUMENT",
+    Code.NOT_FOUND: "NOT_FOUND",
+    Code.NOT_READY: "NOT_FOUND",
+    Code.CONFLICT: "FAILED_PRECONDITION",
+    Code.NO_ROUTE: "UNIMPLEMENTED",
+    Code.WRONG_VERB: "UNIMPLEMENTED",
+    Code.UNAUTHENTICATED: "UNAUTHENTICATED",
+    Code.FORBIDDEN: "PERMISSION_DENIED",
+    Code.RATE_LIMITED: "RESOURCE_EXHAUSTED",
+    Code.OVERLOADED: "UNAVAILABLE",
+    Code.DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED",
+    Code.CANCELLED: "CANCELLED",
+    Code.TOO_LARGE: "RESOURCE_EXHAUSTED",
+    Code.UNSUPPORTED: "UNIMPLEMENTED",
+    Code.MODEL_FAILED: "INTERNAL",
+    Code.UNKNOWN: "UNKNOWN",
+    Code.INTERNAL: "INTERNAL",
+}
+
+
+class TensorFlowMetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which metrics have TensorFlow Serving's names.
+
+    Attributes:
+        is_on: Those of requests.
+        has_batches: And those of batches.
+        thread_pool_name: A label of what waits for batches.
+    """
+
+    is_on: bool = False
+    has_batches: bool = False
+    thread_pool_name: str = ""
+
+
+class _Model:
+    """The numbers of one model."""
+
+    def __init__(self) -> None:
+        self.statuses: Counter[str] = Counter()
+        self.latencies: dict[tuple[str, str], Histogram] = {}  # by API and entry point
+        self.runs: dict[str, Histogram] = {}  # by API
+        self.examples = Histogram(EXAMPLE_BOUNDS)
+
+
+class TensorFlowMetrics:
+    """Counts events, as an observer, for the metrics page."""
+
+    def __init__(self, config: TensorFlowMetricsConfig) -> None:
+        self._config = config
+        self._models: dict[str, _Model] = {}
+        self._waits = Histogram(LATENCY_BOUNDS)
+        self._padding: dict[int, Histogram] = {}  # by rows of the run
+        self._inputs = Histogram(ROW_BOUNDS)
+        self._batches = Histogram(ROW_BOUNDS)
+        self._lock = threading.Lock()  # a scrape may come from another thread
+
+    def __repr__(self) -> str:
+        return f"<TensorFlowMetrics of {len(self._models)} models>"
+
+    def observe(self, events: Sequence[Event]) -> None:
+        """Count a batch of events."""
+        with self._lock:
+            for event in events:
+                if type(event) is Served:
+                    if event.protocol != _INNER:
+                        self._served(event)
+                elif type(event) is BatchRan and event.ok and self._config.has_batches:
+                    rows = event.rows + event.padding
+                    self._batches.add_all([rows])
+                    self._padding.setdefault(rows, Histogram(ROW_BOUNDS)).add_all([event.padding])
+
+    def _served(self, event: Served) -> None:
+        model = self._models.get(event.model or _UNKNOWN)
+        if model is None:
+            model = self._models[event.model or _UNKNOWN] = _Model()
+            if len(self._models) > _MOST_MODELS:
+                del self._models[next(iter(self._models))]
+        api = event.api or "Predict"
+        model.statuses[STATUS[event.outcome]] += 1
+        entry = "GRPC" if event.protocol.endswith("grpc") else "REST"
+        model.latencies.setdefault((api, entry), Histogram(LATENCY_BOUNDS)).add_all([event.latency * 1e6])
+        if event.outcome != "ok":
+            return
+        timing = event.timing
+        model.runs.setdefault(api, Histogram(LATENCY_BOUNDS)).add_all([timing.inference * 1e6])
+        if api in _WITH_EXAMPLES:
+            model.examples.add_all([event.rows])
+        if timing.batch_rows and self._config.has_batches:
+            self._waits.add_all([(timing.queue + timing.formation) * 1e6])
+            self._inputs.add_all([event.rows])
+
+    def collect(self) -> Iterator[Metric]:
+        """All metric families."""
+        with self._lock:
+            yield from self._of_requests()
+            if self._config.has_batches:
+                yield from self._of_batches()
+
+    def _of_requests(self) -> Iterator[Metric]:
+        count = _family("request_count", "The total number of requests.", COUNTER)
+        latency = _family("request_latency", "Distribution of wall time (in microseconds).", "histogram")
+        run = _family("runtime_latency", "Distribution of run time (in microseconds).", "histogram")
+        examples = _family("request_example_counts", "The number of examples of requests.", "histogram")
+        total = _family("request_example_count_total", "The total number of examples.", COUNTER)
+        for name, model in self._models.items():
+            for status, requests in model.statuses.items():
+                count.add_sample(count.name, {"model_name": name, "status": status}, requests)
+            for (api, entry), histogram in model.latencies.items():
+                _add(latency, {"model_name": name, "API": api, "entrypoint": entry}, histogram)
+            for api, histogram in model.runs.items():
+                _add(run, {"model_name": name, "API": api, "runtime": _RUNTIME}, histogram)
+            if model.examples.count:
+                _add(examples, {"model": name}, model.examples)
+                total.add_sample(total.name, {"model": name}, model.examples.sum)
+        yield from (count, latency, run, examples, total)
+
+    def _of_batches(self) -> Iterator[Metric]:
+        prefix = "batching_session:"
+        wait = _family(f"{prefix}queuing_latency", "Time of a request in the queue.", "histogram")
+        runs = _family(f"{prefix}wrapped_run_count", "Runs of batches.", COUNTER)
+        padding = _family(f"{prefix}padding_size", "Rows that fill batches up.", "histogram")
+        inputs = _family(f"{prefix}input_batch_size", "Rows of requests.", "histogram")
+        batches = _family(f"{prefix}processed_batch_size", "Rows of batches, filled up.", "histogram")
+        _add(wait, {"thread_pool_name": self._config.thread_pool_name}, self._waits)
+        runs.add_sample(runs.name, {}, self._batches.count)
+        for rows, histogram in sorted(self._padding.items()):
+            _add(padding, {"execution_batch_size": str(rows)}, histogram)
+        _add(inputs, {}, self._inputs)
+        _add(batches, {}, self._batches)
+        yield from (wait, runs, padding, inputs, batches)
+
+
+def _family(name: str, text: str, kind: str) -> Metric:
+    return Metric(_PREFIX + name, text, kind)
+
+
+def _add(family: Metric, labels: dict[str, str], histogram: Histogram) -> None:
+    bounds = [*(f"{bound:.6g}" for bound in histogram.bounds), "+Inf"]
+    for bound, count in zip(bounds, histogram.cumulative(), strict=True):
+        family.add_sample(f"{family.name}_bucket", {**labels, "le": bound}, count)
+    family.add_sample(f"{family.name}_count", labels, histogram.count)
+    family.add_sample(f"{family.name}_sum", labels, histogram.sum)

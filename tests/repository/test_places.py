@@ -1,0 +1,350 @@
+"""Models by name and base path, as TensorFlow Serving's operators write them down."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from test_repository import recognise, write_files
+
+from salver.artifacts import Batching, Instances, LoadOrder, Manifest, Versions
+from salver.errors import FailedPrecondition, InvalidInput, Unsupported
+from salver.lifecycle.policy import choose
+from salver.messages import ModelId
+from salver.repository import Customs, Place, Repository, RepositoryConfig
+from salver.repository.batching_parameters import NO_BATCHING, batching_of
+from salver.repository.places import check_change, check_labels, places_of
+from salver.wire import tf_text
+
+
+def places(text: str) -> tuple[Place, ...]:
+    return places_of(tf_text.parse(text.encode(), "ModelServerConfig", "f"))
+
+
+def listed(*configs: str) -> str:
+    return "model_config_list {" + "".join(f" config {{ {config} }}" for config in configs) + "}"
+
+
+A = 'name: "a" base_path: "/m/a" model_platform: "tensorflow"'
+
+
+def test_tf_c1_tf_c2_every_key_of_a_model() -> None:
+    found = places(
+        listed(
+            A + " version_labels { key: 'stable' value: 1 } version_labels { key: 'canary' value: 2 }"
+            " model_version_policy { all { } } logging_config { }",
+            'name: "b" base_path: "s3://bucket/b" model_type: TENSORFLOW',
+        )
+    )
+    assert found == (
+        Place("a", "/m/a", Versions(all=True), {"canary": "2", "stable": "1"}),
+        Place("b", "s3://bucket/b"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "versions"),
+    [
+        ("", None),
+        ("model_version_policy { }", Versions()),
+        ("model_version_policy { latest { } }", Versions()),
+        ("model_version_policy { latest { num_versions: 3 } }", Versions(latest=3)),
+        ("model_version_policy { all { } }", Versions(all=True)),
+        ("model_version_policy { specific { versions: 5 versions: 42 } }", Versions(specific=("5", "42"))),
+        ("model_version_policy { specific { } }", Versions(latest=0)),
+    ],
+)
+def test_tf_c3_version_policies(policy: str, versions: Versions | None) -> None:
+    assert places(listed(f"{A} {policy}"))[0].versions == versions
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (listed(A, A), "Illegal to list model a multiple times in config list"),
+        (
+            listed('name: "a" base_path: "m/a" model_platform: "tensorflow"'),
+            "Expected model a to have an absolute path or URI; got base_path()=m/a",
+        ),
+        (listed('name: "a" base_path: "/a"'), "Illegal setting neither ModelServerConfig::model_type"),
+        (listed(A + " model_type: TENSORFLOW"), "Illegal setting both ModelServerConfig::model_type"),
+        (listed('name: "a" base_path: "/a" model_type: OTHER'), "model_type choice 2 not supported"),
+        (listed('base_path: "/a" model_platform: "tensorflow"'), "a model of model_config_list has no name"),
+    ],
+)
+def test_tf_c2_what_cannot_be(text: str, said: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        places(text)
+    assert said in str(caught.value)
+
+
+def test_tf_c1_a_custom_configuration_is_refused() -> None:
+    config = tf_text.parse(b"", "ModelServerConfig", "f")
+    config.custom_model_config.value = b"x"
+    with pytest.raises(Unsupported, match="Missing custom_model_config_loader"):
+        places_of(config)
+
+
+def test_tf_l6_the_platform_of_a_model_does_not_change() -> None:
+    mine, other = Place("a", "/a"), Place("a", "/a", platform="other")
+    check_change([mine], [mine, Place("b", "/b")])
+    with pytest.raises(
+        InvalidInput, match="For model a platform was tensorflow and new platform requested is"
+    ):
+        check_change([mine], [other])
+    with pytest.raises(InvalidInput, match=r"^Model a requests unsupported platform other"):
+        check_change([], [other])
+
+
+REFUSED = "Request to assign label to version {} of model a, which is not currently available for inference"
+
+
+@pytest.mark.parametrize(
+    ("labels", "meant", "allows", "refused"),
+    [
+        ({}, {}, False, ""),
+        ({"stable": "1"}, {}, False, ""),
+        ({"stable": "2"}, {}, False, "2"),
+        ({"stable": "2"}, {}, True, ""),
+        ({"stable": "2"}, {"stable": "1"}, True, "2"),
+        ({"stable": "2"}, {"stable": "2"}, True, ""),
+        ({"stable": "2"}, {"stable": "2"}, False, "2"),
+        ({"stable": "1"}, {"stable": "2"}, False, ""),
+        ({"stable": "1", "canary": "2"}, {"stable": "0001"}, True, ""),
+    ],
+)
+def test_tf_l7_tf_f8_labels_mean_what_can_answer(
+    labels: dict[str, str], meant: dict[str, str], allows: bool, refused: str
+) -> None:
+    def check() -> None:
+        check_labels([Place("a", "/a", labels=labels)], {"a": meant}, ready, allows_unready=allows)
+
+    ready = [ModelId("a", "00000001"), ModelId("b", "2")]
+    if not refused:
+        check()
+        return
+    with pytest.raises(FailedPrecondition) as caught:
+        check()
+    assert REFUSED.format(refused) in str(caught.value)
+
+
+# -- what a scan makes of them -----------------------------------------------------------------
+
+
+def repository(customs: Customs | None = None, **config: object) -> Repository:
+    return Repository((), recognise, RepositoryConfig(**config), customs=customs or Customs())  # type: ignore[arg-type]
+
+
+def scan(made: Repository, now: float = 0.0) -> dict[str, Manifest]:
+    return {str(m.id): m for m in made.scan(now)}
+
+
+def test_tf_l1_any_format_lies_under_a_base_path_and_other_folders_do_not_count(tmp_path: Path) -> None:
+    files = {
+        "hp/00000123/saved_model.pb": "x",
+        "hp/notes/readme": "x",
+        "onnx/1/any.onnx": "ONNX",
+        "onnx/2/any.onnx": "ONNX",
+        "bare/model.onnx": "ONNX",
+    }
+    write_files(tmp_path, files)
+    made = repository()
+    names = {"one": "hp", "two": "onnx", "three": "bare", "gone": "nowhere"}
+    made.place([Place(name, str(tmp_path / folder)) for name, folder in names.items()])
+    found = scan(made)
+    assert set(found) == {"one:00000123", "two:1", "two:2"}
+    assert found["one:00000123"].backend == "tensorflow"
+
+
+def test_tf_c3_policies_and_labels_are_told_from_outside_and_compared_as_numbers(tmp_path: Path) -> None:
+    write_files(tmp_path, {f"hp/{v}/saved_model.pb": "x" for v in ("007", "8", "9")})
+    made = repository()
+    made.place(
+        [Place("m", str(tmp_path / "hp"), Versions(specific=("7", "9", "11")), {"old": "7", "new": "11"})]
+    )
+    found = made.scan(0.0)
+    assert [m.id.version for m in choose(found)] == ["9", "007"]
+    assert all(m.config.labels == {"old": "007", "new": "11"} for m in found)
+    made.place([Place("m", str(tmp_path / "hp"))])
+    again = made.scan(0.1)
+    assert [m.id.version for m in choose(again)] == ["9"], "another policy counts at once"
+    assert {m.fingerprint for m in again} == {m.fingerprint for m in found}
+    assert again[0].config.labels == {}
+
+
+def test_a_models_own_configuration_holds_where_nothing_is_said(tmp_path: Path) -> None:
+    text = "[versions]\nall = true\n[labels]\nmine = '1'\n[batching]\nmax_rows = 3\n"
+    write_files(tmp_path, {"m/1/a.onnx": "ONNX", "m/2/a.onnx": "ONNX", "m/salver.toml": text})
+    made = repository(Customs(batching=Batching(max_rows=7), instances=2))
+    made.place([Place("m", str(tmp_path / "m"), labels={"theirs": "2"})])
+    config = scan(made)["m:2"].config
+    assert config.versions.all
+    assert config.labels == {"mine": "1", "theirs": "2"}
+    assert (config.batching.max_rows, config.instances) == (3, Instances(count=2))
+
+
+def test_tf_l3_new_versions_rest_before_they_count_and_a_list_does_not(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a/1/a.onnx": "ONNX", "b/1/a.onnx": "ONNX"})
+    made = repository()
+    made.place([Place("m", str(tmp_path / "a"))])
+    assert set(scan(made)) == {"m:1"}
+    write_files(tmp_path, {"a/2/a.onnx": "ONNX"})
+    assert set(scan(made, 1.0)) == {"m:1"}
+    assert set(scan(made, 2.1)) == {"m:1", "m:2"}
+    made.place([Place("m", str(tmp_path / "b")), Place("n", str(tmp_path / "a"))])
+    assert set(scan(made, 2.2)) == {"m:1", "n:1", "n:2"}
+    made.place([])
+    assert scan(made, 2.3) == {}
+
+
+def test_tf_l3_a_base_path_that_is_not_there_is_told_once_and_harms_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_files(tmp_path, {"a/1/a.onnx": "ONNX", "empty/notes": "x"})
+    made = repository()
+    made.place([Place("m", str(tmp_path / "a")), Place("x", "/nowhere"), Place("y", str(tmp_path / "empty"))])
+    with caplog.at_level(logging.ERROR):
+        assert set(scan(made)) == {"m:1"}
+        scan(made, 1.0)
+    told = [r.message for r in caplog.records]
+    assert len(told) == 2
+    assert "Could not find base path /nowhere for servable x" in told[0] + told[1]
+    assert "No versions of servable y found under base path" in told[0] + told[1]
+
+
+def test_a_place_that_cannot_be_opened_changes_nothing(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a/1/a.onnx": "ONNX"})
+
+    def refuse(path: Path | str) -> object:
+        raise InvalidInput(f"{path} is no address")
+
+    made = repository()
+    made.place([Place("m", str(tmp_path / "a"))])
+    made._open_store = refuse  # type: ignore[assignment]
+    with pytest.raises(InvalidInput):
+        made.place([Place("m", str(tmp_path / "a")), Place("n", "hdfs://x")])
+    assert set(scan(made)) == {"m:1"}
+
+
+def test_a_model_of_the_paths_with_the_same_name_is_a_clash(tmp_path: Path) -> None:
+    write_files(tmp_path, {"all/m/1/a.onnx": "ONNX", "b/1/a.onnx": "ONNX"})
+    made = Repository([tmp_path / "all"], recognise)
+    made.place([Place("m", str(tmp_path / "b"))])
+    assert "is used more than once" in scan(made)["m:1"].problem
+
+
+def test_tf_f18_the_lite_model_goes_first_where_it_is_preferred(tmp_path: Path) -> None:
+    write_files(tmp_path, {"m/1/saved_model.pb": "x", "m/1/model.tflite": "TFL", "n/1/saved_model.pb": "x"})
+    for first, formats in (("", "savedmodel"), ("model.tflite", "tfl")):
+        made = repository(first_filename=first)
+        made.place([Place("m", str(tmp_path / "m")), Place("n", str(tmp_path / "n"))])
+        found = scan(made)
+        assert found["m:1"].format == formats
+        assert found["n:1"].format == "savedmodel"
+
+
+def test_tf_f14_options_go_to_the_backend_that_they_are_for(tmp_path: Path) -> None:
+    write_files(tmp_path, {"m/1/saved_model.pb": "x", "n/1/a.onnx": "ONNX"})
+    made = repository(Customs(options={"tensorflow": {"tags": "serve,tpu"}}))
+    made.place([Place("m", str(tmp_path / "m")), Place("n", str(tmp_path / "n"))])
+    found = scan(made)
+    assert found["m:1"].config.options == {"tags": "serve,tpu"}
+    assert found["n:1"].config.options == {}
+
+
+# -- batching ----------------------------------------------------------------------------------
+
+
+def parameters(text: str) -> Batching:
+    return batching_of(tf_text.parse(text.encode(), "BatchingParameters", "f"))
+
+
+def test_tf_c5_all_keys_of_batching_parameters() -> None:
+    text = """
+    max_batch_size { value: 32 } batch_timeout_micros { value: 1500 } max_enqueued_batches { value: 5 }
+    num_batch_threads { value: 4 } thread_pool_name { value: 'pool' }
+    allowed_batch_sizes: 4 allowed_batch_sizes: 16 pad_variable_length_inputs: true
+    enable_large_batch_splitting { value: true } max_execution_batch_size { value: 16 }
+    """
+    assert parameters(text) == Batching(
+        max_rows=16,
+        max_delay_ms=1.5,
+        max_queue=80,
+        max_queue_rows=80,
+        max_request_rows=32,
+        sizes=(4, 16),
+        pad=True,
+    )
+
+
+def test_tf_c5_the_defaults_are_those_of_tensorflow_serving() -> None:
+    found = parameters("")
+    assert (found.max_rows, found.max_request_rows, found.max_delay_ms) == (1000, 1000, 0)
+    assert (found.max_queue_rows, found.sizes, found.pad) == (10_000, (), False)
+    assert parameters("max_execution_batch_size { value: 8 }").max_rows == 1000, "it needs splitting"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "max_batch_size { value: 8 } allowed_batch_sizes: [2, 4]",
+            "Last entry in allowed_batch_sizes must match max_batch_size; last entry was 4; expected 8",
+        ),
+        (
+            "allowed_batch_sizes: 4",
+            "Last entry in allowed_batch_sizes must match max_batch_size; last entry was 4; expected 1000",
+        ),
+        (
+            "max_batch_size { value: 8 } enable_large_batch_splitting { value: true } "
+            "max_execution_batch_size { value: 4 } allowed_batch_sizes: 8",
+            "must be equal to max_execution_batch_size; last entry was 8; expected 4",
+        ),
+        (
+            "max_batch_size { value: 4 } allowed_batch_sizes: [2, 2, 4]",
+            "allowed_batch_sizes entries must be monotonically increasing",
+        ),
+        ("max_batch_size { value: 0 }", "max_batch_size must be positive; was 0"),
+        ("batch_timeout_micros { value: -1 }", "batch_timeout_micros must be non-negative; was -1"),
+        ("max_enqueued_batches { value: 0 }", "max_enqueued_batches must be non-negative; was 0"),
+        ("num_batch_threads { value: 0 }", "num_batch_threads must be positive; was 0"),
+        (
+            "max_batch_size { value: 4 } enable_large_batch_splitting { value: true } "
+            "max_execution_batch_size { value: 5 }",
+            "max_execution_batch_size must be less than or equal to max_batch_size; was 5",
+        ),
+        ("max_batch_size { value: 99999999999 }", "max_batch_size is at most 1048576"),
+    ],
+)
+def test_tf_c5_parameters_that_cannot_be(text: str, said: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parameters(text)
+    assert said in str(caught.value)
+
+
+def test_tf_f9_a_version_brings_its_own_parameters_or_has_no_batching(tmp_path: Path) -> None:
+    own = "batching_params.pbtxt"
+    files = {
+        "m/1/saved_model.pb": "x",
+        f"m/1/{own}": "max_batch_size { value: 10 }",
+        "m/2/saved_model.pb": "x",
+        "m/3/saved_model.pb": "x",
+        f"m/3/{own}": "max_batch_size { value: 0 }",
+        "m/3/note": "x",
+    }
+    write_files(tmp_path, files)
+    common = Batching(max_rows=4)
+    for has_own, rows in ((True, {"1": 10, "2": 64}), (False, {"1": 4, "2": 4, "3": 4})):
+        made = repository(Customs(batching=common, has_own_batching=has_own))
+        made.place([Place("m", str(tmp_path / "m"))])
+        found = scan(made)
+        assert {v: found[f"m:{v}"].config.batching.max_rows for v in rows} == rows
+        assert (found["m:2"].config.batching == NO_BATCHING) is has_own
+        assert ("max_batch_size must be positive" in found["m:3"].problem) is has_own
+
+
+def test_an_order_brings_nothing_for_places(tmp_path: Path) -> None:
+    write_files(tmp_path, {"m/1/a.onnx": "ONNX"})
+    made = repository()
+    made.place([Place("m", str(tmp_path / "m"))])
+    made.overrides["m"] = made.bring("m", LoadOrder(config='{"max_batch_size": 3}'))
+    assert scan(made)["m:1"].config.batching.max_rows == 3

@@ -1,0 +1,116 @@
+"""The names, labels and buckets that TensorFlow Serving's dashboards read."""
+
+import itertools
+import math
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from test_metrics import FakePresent
+
+from salver.errors import Code
+from salver.events import BatchRan, Served
+from salver.messages import Timing
+from salver.telemetry.metrics import Metrics
+from salver.telemetry.tensorflow_metrics import (
+    EXAMPLE_BOUNDS,
+    LATENCY_BOUNDS,
+    STATUS,
+    TensorFlowMetrics,
+    TensorFlowMetricsConfig,
+)
+
+RAN = Timing(queue=0.001, formation=0.002, inference=0.005, batch_rows=4)
+
+
+def served(
+    outcome: str = "ok", protocol: str = "tfs-http", api: str = "Predict", rows: int = 3, model: str = "m"
+):
+    timing = RAN if outcome == "ok" else Timing()
+    return Served(model, "1", protocol, outcome, 0.0205, timing, rows, api=api)
+
+
+def page(*events: object, **config: object) -> dict[tuple[str, ...], float]:
+    counts = TensorFlowMetrics(TensorFlowMetricsConfig(is_on=True, **config))
+    metrics = Metrics(FakePresent(), tensorflow=counts)
+    counts.observe(events)
+    text, _ = metrics.render()
+    assert b"# TYPE :tensorflow:serving:request_count counter" in text
+    found = {}
+    for line in text.decode().splitlines():
+        if line.startswith(":tensorflow"):
+            name, _, value = line.rpartition(" ")
+            found[name] = float(value)
+    return found
+
+
+def test_tf_m1_tf_m5_requests_by_status_api_and_entry_point() -> None:
+    found = page(
+        served(),
+        served(),
+        served("not_found"),
+        served(protocol="tfs-grpc", api="Classify"),
+        served(protocol="inner"),
+    )
+    assert found[':tensorflow:serving:request_count{model_name="m",status="OK"}'] == 3
+    assert found[':tensorflow:serving:request_count{model_name="m",status="NOT_FOUND"}'] == 1
+    name = ':tensorflow:serving:request_latency_count{{API="{}",entrypoint="{}",model_name="m"}}'
+    assert found[name.format("Predict", "REST")] == 3
+    assert found[name.format("Classify", "GRPC")] == 1
+    run = ':tensorflow:serving:runtime_latency_sum{API="Predict",model_name="m",runtime="TF1"}'
+    assert found[run] == pytest.approx(10_000)
+    assert found[':tensorflow:serving:request_example_count_total{model="m"}'] == 3, "of classify alone"
+    assert found[':tensorflow:serving:request_example_counts_bucket{le="4",model="m"}'] == 1
+
+
+def test_tf_m4_buckets() -> None:
+    assert len(LATENCY_BOUNDS) == 33
+    assert LATENCY_BOUNDS[:3] == (10, 18, pytest.approx(32.4))
+    assert all(math.isclose(b / a, 1.8) for a, b in itertools.pairwise(LATENCY_BOUNDS))
+    assert list(EXAMPLE_BOUNDS) == [2.0**n for n in range(15)]
+    found = page(served())
+    bounds = [name for name in found if name.startswith(":tensorflow:serving:request_latency_bucket")]
+    assert len(bounds) == 34, "one more, without bound"
+    at = (
+        ':tensorflow:serving:request_latency_bucket{{API="Predict",entrypoint="REST",le="{}",model_name="m"}}'
+    )
+    assert found[at.format("11568.3")] == 0
+    assert found[at.format("20823")] == 1
+    assert found[at.format("+Inf")] == 1
+
+
+def test_tf_m2_batches() -> None:
+    ran = BatchRan("m", "1", 3, 2, 0.005, 0, 0, "time", padding=1)
+    found = page(served(), ran, has_batches=True, thread_pool_name="pool")
+    prefix = ":tensorflow:serving:batching_session:"
+    assert found[prefix + "wrapped_run_count"] == 1
+    assert found[prefix + 'queuing_latency_sum{thread_pool_name="pool"}'] == pytest.approx(3000)
+    assert found[prefix + 'padding_size_sum{execution_batch_size="4"}'] == 1
+    assert found[prefix + "input_batch_size_sum"] == 3
+    assert found[prefix + "processed_batch_size_sum"] == 4
+    assert not any("batching_session" in name for name in page(served(), ran))
+
+
+def test_tf_m1_every_outcome_has_a_status() -> None:
+    assert set(STATUS) == {"ok", *map(str, Code)}
+    for outcome, status in STATUS.items():
+        assert (
+            page(served(outcome))[f':tensorflow:serving:request_count{{model_name="m",status="{status}"}}']
+            == 1
+        )
+
+
+def test_names_of_callers_do_not_become_labels_without_end() -> None:
+    counts = TensorFlowMetrics(TensorFlowMetricsConfig(is_on=True))
+    counts.observe([served("not_found", model="")])
+    counts.observe([served(model=f"m{n}") for n in range(3000)])
+    families = {family.name: family for family in counts.collect()}
+    labels = {sample.labels["model_name"] for sample in families[":tensorflow:serving:request_count"].samples}
+    assert len(labels) == 1024
+    assert "m2999" in labels
+    assert "_unknown" not in labels
+
+
+def test_the_page_without_them_has_none() -> None:
+    text, _ = Metrics(FakePresent()).render()
+    assert b"tensorflow" not in text
+    assert list(text_string_to_metric_families(text.decode()))
