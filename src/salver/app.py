@@ -78,7 +78,11 @@ from salver.wire.tfs_rules import TfsRules
 from salver.wire.voice import Spoken
 
 _LOG = logging.getLogger("salver")
-_PLATFORMS: Final[tuple[tuple[Kind, str], ...]] = (("sagemaker", "SageMaker"), ("vertex-ai", "Vertex"))
+_PLATFORMS: Final[tuple[tuple[Kind, str], ...]] = (
+    ("openai", "OpenAI"),
+    ("sagemaker", "SageMaker"),
+    ("vertex-ai", "Vertex"),
+)
 
 
 class HeaderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

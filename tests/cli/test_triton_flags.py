@@ -10,8 +10,9 @@ import pytest
 from salver.app import FrontConfig, ServeConfig
 from salver.cli import main, triton
 from salver.cli.given import dialect_of
-from salver.cli.triton_flags import IGNORED, OWN, TRITON, USED
+from salver.cli.triton_flags import IGNORED, OPENAI, OWN, TRITON, USED
 from salver.errors import InvalidInput, SalverError
+from salver.serving.voices import VoiceConfig
 from salver.transport.restrict import Restriction
 
 REPOSITORY = "--model-repository=models"
@@ -269,7 +270,7 @@ def test_only_serve_with_compat_takes_them() -> None:
 
 
 def test_each_flag_is_in_one_table_and_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(TRITON.types) == len(USED) + len(IGNORED) + len(OWN)
+    assert len(TRITON.types) == len(USED) + len(OPENAI) + len(IGNORED) + len(OWN)
     assert main(["serve", "--compat=triton", "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"--{name} " in shown for name in TRITON.types)
@@ -306,3 +307,70 @@ def test_an_error_is_one_line_and_an_exit_status(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "cannot name a configuration" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_tr_v7_the_command_line_of_the_openai_front_end_opens_its_port_alone() -> None:
+    found = fronts("--tokenizer=words")
+    assert found.keys() == {"openai"}
+    assert (found["openai"].host, found["openai"].port) == ("127.0.0.1", 9000)
+    found = fronts("--openai-port=9100", "--host", "0.0.0.0")
+    assert (found["openai"].host, found["openai"].port) == ("0.0.0.0", 9100)
+    found = fronts("--openai-port=9100", "--enable-kserve-frontends", "--kserve-http-port=8100", "--host=::1")
+    assert {kind: (front.host, front.port) for kind, front in found.items()} == {
+        "http": ("::1", 8100),
+        "grpc": ("::1", 8001),
+        "openai": ("::1", 9100),
+        "metrics": ("::1", 8002),
+    }
+    assert fronts("--kserve-grpc-port=8101", "--enable-kserve-frontends")["grpc"].port == 8101
+
+
+def test_tr_v7_the_openai_port_beside_tritonservers() -> None:
+    assert "openai" not in fronts()
+    assert fronts("--allow-openai=true", "--tokenizer=t").keys() == {"http", "grpc", "openai", "metrics"}
+    assert fronts("--tokenizer=t", "--allow-http=true", "--grpc-port=8101").keys() == {
+        "http",
+        "grpc",
+        "openai",
+    }
+    assert fronts("--allow-openai=false", "--tokenizer=words").keys() == {"http", "grpc", "metrics"}
+    found = fronts("--allow-openai=1", "--cors-origin=http://localhost", "--tls-cert=c", "--tls-key=k")
+    assert found["openai"].cors_origins == ("http://localhost",)
+    assert (found["openai"].tls_cert, found["openai"].tls_key) == ("c", "k")
+
+
+def test_tr_v7_how_models_are_spoken_to() -> None:
+    assert config("--allow-openai=true").voice == VoiceConfig()
+    assert config(
+        "--chat-template=chat.jinja",
+        "--tokenizer=words",
+        "--tool-call-parser=mistral",
+        "--max-tool-call-parse-bytes=5000",
+        "--default-max-tokens=32",
+        "--lora-separator=_lora_",
+    ).voice == VoiceConfig("chat.jinja", "words", "mistral", 5000, 32, "_lora_")
+    assert config("--tritonserver-log-verbose-level=1").log.level == "debug"
+    notices = triton.configure([REPOSITORY, "--backend=vllm", "--uvicorn-log-level=info"]).notices
+    assert len(notices) == 2
+    with pytest.raises(InvalidInput, match="One of llama3, mistral"):
+        config("--tool-call-parser=hermes")
+
+
+def test_tr_v7_restricted_operations_of_the_openai_front_end() -> None:
+    both = config(
+        *("--openai-restricted-api", "inference,model-repository", "key", "secret with spaces"),
+        *("--openai-restricted-api", "model-management", "admin", "other"),
+        "--http-restricted-api=inference:key=value",
+    ).http.restrictions
+    assert [(r.groups, r.header, r.value, r.is_openai) for r in both] == [
+        (("inference",), "key", "value", False),
+        (("inference", "model-repository"), "key", "secret with spaces", True),
+        (("model-management",), "admin", "other", True),
+    ]
+    for words, text in (
+        (("everything", "key", "value"), "no group of operations 'everything'"),
+        (("inference", "k y", "value"), "is no restriction"),
+        (("inference",), "needs three values"),
+    ):
+        with pytest.raises(InvalidInput, match=text):
+            config("--openai-restricted-api", *words)

@@ -228,6 +228,15 @@ def test_tr_v5_models(client: openai.OpenAI, talking: ServerProcess) -> None:
     ]
 
 
+def test_tr_v5_models_come_and_go_on_request_in_explicit_mode_alone(talking: ServerProcess) -> None:
+    for what in ("load", "unload"):
+        status, body = talking.ask("POST", f"/v1/models/letters/{what}", b"")
+        assert (status, json.loads(body)["error"][:45]) == (
+            talking.ask("POST", f"/v2/repository/models/letters/{what}", b"")[0],
+            "explicit model load / unload is not allowed i",
+        )
+
+
 def test_tr_v5_health_and_metrics(client: openai.OpenAI, talking: ServerProcess) -> None:
     assert talking.get("/health/ready")[0] == 200
     client.completions.create(model="letters", prompt="x", max_tokens=1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.errors import InvalidInput
+from salver.errors import Forbidden, InvalidInput, Unauthenticated
 from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
 from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane
@@ -18,7 +18,16 @@ from salver.transport.doors import Kind, door
 from salver.transport.forward import Forwarding
 from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
-from salver.transport.restrict import GROUPS, GRPC_PREFIX, Guard, Restriction, group_of_method, parse
+from salver.transport.restrict import (
+    GROUPS,
+    GRPC_PREFIX,
+    OPENAI_GROUPS,
+    Guard,
+    Restriction,
+    group_of_method,
+    parse,
+    parse_openai,
+)
 from salver.transport.routes import OPERATIONS
 from salver.wire.bodies import HttpReply
 
@@ -288,3 +297,43 @@ async def test_the_server_has_the_name_that_it_was_given() -> None:
     assert json.loads((await ask(HeaderRules(), "/v2", {}, verb="GET"))[2])["name"] == "me"
     reply = (await ask(HeaderRules(), SERVICE + "ServerMetadata", {}))[2][5:]
     assert pb.ServerMetadataResponse.FromString(reply).name == "me"
+
+
+def test_tr_v7_operations_of_the_openai_front_end_have_groups_of_their_own() -> None:
+    rules = [parse_openai(group, "key", "secret", "--flag") for group in OPENAI_GROUPS]
+    guard = Guard([*rules, Restriction(("inference",), "other", "value")])
+    named = {operation for group in OPENAI_GROUPS.values() for operation in group}
+    assert named <= {operation.name for operation in OPERATIONS}
+    for operation in named - {"chat", "completions", "embeddings"}:
+        with pytest.raises(Unauthenticated, match="expecting header 'key' with valid value"):
+            guard.check(operation, {b"key": b"wrong"})
+        guard.check(operation, {b"key": b"secret"})
+    with pytest.raises(Forbidden, match="expecting header 'other'"):
+        guard.check("chat", {b"key": b"secret"})
+    guard.check("chat", {b"key": b"secret", b"other": b"value"})
+    guard.check("model_metadata", {})
+    with pytest.raises(InvalidInput, match="restricted twice"):
+        Guard([rules[0], rules[0]])
+    assert "chat" in repr(guard)
+
+
+async def test_tr_v7_a_caller_without_the_secret_gets_openais_error() -> None:
+    rules = HeaderRules(Guard([parse_openai("inference,model-management", "key", "s", "--flag")]))
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+        status, _, body = await ask(rules, path, {})
+        assert status == 401
+        assert json.loads(body)["error"]["type"] == "authentication_error"
+        assert json.loads(body)["error"]["code"] == "invalid_auth"
+    status, _, body = await ask(rules, "/v1/models/m/load", {})
+    assert (status, json.loads(body)["error"][:22]) == (401, "This API is restricted")
+
+
+async def test_tr_v5_the_openai_port_has_openais_routes() -> None:
+    for path, verb in (("/v2", "GET"), ("/v2/models/m/infer", "POST"), (f"{SERVICE}/ServerLive", "POST")):
+        assert (await ask(HeaderRules(), path, {}, "openai", verb))[0] == 404
+    for path, verb in (("/openapi.json", "GET"), ("/v1/nothing", "GET")):
+        status, _, body = await ask(HeaderRules(), path, {}, "openai", verb)
+        assert (status, b"openapi" in body) == (
+            200 if path == "/openapi.json" else 404,
+            path == "/openapi.json",
+        )

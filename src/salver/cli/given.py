@@ -18,7 +18,7 @@ from salver.errors import InvalidInput
 if TYPE_CHECKING:
     from salver.app import ServeConfig
 
-Type = Literal["text", "int", "seconds", "bool", "switch"]
+Type = Literal["text", "int", "seconds", "bool", "switch", "three"]
 #: A flag's type, and a line for --help or why it has no effect.
 Flags = Mapping[str, tuple[Type, str]]
 YES: Final = ("true", "on", "1")
@@ -148,6 +148,10 @@ class Given:
                 value = left.pop(0)
             else:
                 raise InvalidInput(f"--{name} needs a value")
+        if kind == "three":
+            if len(left) < 2:
+                raise InvalidInput(f"--{name} needs three values")
+            value = "\n".join((value, left.pop(0), left.pop(0)))
         if kind in ("bool", "switch") and value.lower() not in YES + NO:
             raise InvalidInput(f"--{name} is true or false, not {value!r}")
         if kind == "int" and not (value.isascii() and value.removeprefix("-").isdigit()):

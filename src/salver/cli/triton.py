@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from salver.cli import clouds, otel
+from salver.cli import clouds, openai, otel
 from salver.cli.given import NO, YES, Given, Start, serve_as
 from salver.cli.options import resources_of
 from salver.cli.triton_flags import PYTHON_SETTINGS, TRITON
@@ -33,7 +33,7 @@ _TRACE_MODES: Final[dict[str, Literal["triton", "opentelemetry"]]] = {
     "opentelemetry": "opentelemetry",
 }
 _EVERY: Final = "0.0.0.0"
-_SPOKEN: Final = {"http": "HTTP", "grpc": "GRPC", "vertex-ai": "Vertex AI"}
+_SPOKEN: Final = {"http": "HTTP", "grpc": "GRPC", "openai": "OpenAI", "vertex-ai": "Vertex AI"}
 _ONLY_HERE: Final = (
     "only this machine can connect; tritonserver listens on every address: "
     "--http-address=0.0.0.0 --grpc-address=0.0.0.0 does that"
@@ -81,7 +81,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         front=first,
         more=tuple(more),
         server_name=given.text("id", "triton"),
-        http=_headers(given, "http-restricted-api", "http-header-forward-pattern"),
+        http=_http_headers(given),
         grpc=_headers(given, "grpc-restricted-protocol", "grpc-header-forward-pattern"),
         control=_MODES[mode],
         poll_seconds=given.number("repository-poll-secs", 15),
@@ -102,6 +102,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         resources=_resources(given),
         repository=_repository(given),
         lifecycle=_lifecycle(given),
+        voice=openai.voice(given),
     )
     notices = platform_notices + given.without_effect()
     notices += [
@@ -110,13 +111,18 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         for setting in given.all("backend-config")
         if "default-max-batch-size=" not in setting
     ]
-    is_local = not any(f"{name}-address" in given for name in ("http", "grpc", "metrics"))
+    is_local = not any(name in given for name in ("http-address", "grpc-address", "metrics-address", "host"))
     return Start(config, tuple(notices), _ONLY_HERE if is_local else "", given.is_on("json", False))
 
 
 def _with_platforms(words: Sequence[str], environment: Mapping[str, str]) -> tuple[Given, list[str]]:
-    """With what the environment of SageMaker or Vertex AI adds, and what it says without effect."""
+    """With what the environment of SageMaker or Vertex AI adds, and what it says without effect; and in
+    tritonserver's words what those of the OpenAI front end ask.
+    """
     given = Given(words, TRITON)
+    if stands_for := openai.words_of(given):
+        words = [*stands_for, *words]
+        given = Given(words, TRITON)
     has_repository = "model-repository" in given or "model-store" in given
     more: list[str] = []
     notices: list[str] = []
@@ -176,23 +182,23 @@ def _fronts(given: Given, environment: Mapping[str, str]) -> list["FrontConfig"]
     found = []
     grace = float(given.number("exit-timeout-secs", 30))
     http_address = given.text("http-address", _LOCAL)
+    certificate, key = given.text("tls-cert"), given.text("tls-key")
+    if bool(certificate) != bool(key) or (given.text("tls-client-ca") and not key):
+        raise InvalidInput("--tls-cert and --tls-key belong together, and --tls-client-ca to both")
+    origins = tuple(check_origin(origin) for origin in given.all("cors-origin"))
+    http = FrontConfig(
+        http_address,
+        given.port("http-port", 8000),
+        grace_seconds=grace,
+        serves="http",
+        shares_port=given.is_on("reuse-http-port", False),
+        tls_cert=certificate,
+        tls_key=key,
+        tls_client_ca=given.text("tls-client-ca"),
+        cors_origins=origins,
+    )
     if given.is_on("allow-http", True):
-        certificate, key = given.text("tls-cert"), given.text("tls-key")
-        if bool(certificate) != bool(key) or (given.text("tls-client-ca") and not key):
-            raise InvalidInput("--tls-cert and --tls-key belong together, and --tls-client-ca to both")
-        found.append(
-            FrontConfig(
-                http_address,
-                given.port("http-port", 8000),
-                grace_seconds=grace,
-                serves="http",
-                shares_port=given.is_on("reuse-http-port", False),
-                tls_cert=certificate,
-                tls_key=key,
-                tls_client_ca=given.text("tls-client-ca"),
-                cors_origins=tuple(check_origin(origin) for origin in given.all("cors-origin")),
-            )
-        )
+        found.append(http)
     if given.is_on("allow-grpc", True):
         certificate, key, authority = _tls(given)
         found.append(
@@ -206,6 +212,11 @@ def _fronts(given: Given, environment: Mapping[str, str]) -> list["FrontConfig"]
                 serves="grpc",
                 shares_port=given.is_on("reuse-grpc-port", False),
             )
+        )
+    if openai.is_front(given):
+        address, port = given.text("host", http_address), given.port("openai-port", 9000)
+        found.append(
+            msgspec.structs.replace(http, host=address, port=port, serves="openai", shares_port=False)
         )
     found += _platforms(given, environment, grace)
     if not found:
@@ -258,6 +269,12 @@ def _headers(given: Given, restricted: str, pattern: str) -> "HeaderConfig":
     return HeaderConfig(
         tuple(parse(text, f"--{restricted}") for text in given.all(restricted)), given.text(pattern)
     )
+
+
+def _http_headers(given: Given) -> "HeaderConfig":
+    found = _headers(given, "http-restricted-api", "http-header-forward-pattern")
+    more = openai.restrictions(given.all("openai-restricted-api"))
+    return msgspec.structs.replace(found, restrictions=(*found.restrictions, *more))
 
 
 def _compression(level: str) -> int:

@@ -74,6 +74,23 @@ USED: Final[dict[str, tuple[Type, str]]] = {
     "trace-log-frequency": ("int", "as --trace-config triton,log-frequency="),
 }
 
+#: Flags of Triton's OpenAI front end with an effect; one of them opens its port.
+OPENAI: Final[dict[str, tuple[Type, str]]] = {
+    "openai-port": ("int", "port of OpenAI's routes (9000)"),
+    "host": ("text", "address of every port (127.0.0.1)"),
+    "tokenizer": ("text", "local folder of a tokenizer: its chat template, and counts of tokens"),
+    "chat-template": ("text", "Jinja file that makes prompts of messages"),
+    "tool-call-parser": ("text", "how models write calls of tools: llama3 or mistral"),
+    "max-tool-call-parse-bytes": ("int", "most text that is kept until it is a call (1048576)"),
+    "default-max-tokens": ("int", "of an answer, where the request says nothing (16)"),
+    "lora-separator": ("text", "stands between a model's name and a LoRA's"),
+    "openai-restricted-api": ("three", "GROUP[,GROUP...] HEADER VALUE; may be repeated"),
+    "enable-kserve-frontends": ("switch", "open the ports of HTTP, gRPC and metrics, too (false)"),
+    "kserve-http-port": ("int", "as --http-port"),
+    "kserve-grpc-port": ("int", "as --grpc-port"),
+    "tritonserver-log-verbose-level": ("int", "as --log-verbose"),
+}
+
 _ALWAYS = "Salver does that by itself"
 _NO_GPU = "it is about GPUs"
 _FIXED = "the front has limits of its own"
@@ -109,6 +126,8 @@ IGNORED: Final[dict[str, tuple[Type, str]]] = {
     "model-load-gpu-limit": ("text", _NO_GPU),
     "buffer-manager-thread-count": ("int", _ALWAYS),
     "host-policy": ("text", "placement is Salver's own"),
+    "backend": ("text", "a model's inputs say how it is asked"),
+    "uvicorn-log-level": ("text", "there is one log, with a level of its own"),
 }
 
 
@@ -123,6 +142,7 @@ PYTHON_SETTINGS: Final[dict[str, str]] = {
 #: Flags of ``salver serve`` itself that go with tritonserver's.
 OWN: Final[dict[str, tuple[Type, str]]] = {
     "trust-pickle": ("switch", "allow pickle and joblib files"),
+    "allow-openai": ("bool", "open the port of OpenAI's routes (true where a flag of its is given)"),
     "state-dir": ("text", "where profiles of models with an objective are kept"),
     "cors-origin": ("text", "origin whose pages may ask over HTTP; * for every one; may be repeated"),
     "tls-cert": ("text", "PEM file; encrypts the HTTP port, with tls-key"),
@@ -135,7 +155,7 @@ OWN: Final[dict[str, tuple[Type, str]]] = {
 TRITON: Final = Dialect(
     "triton",
     "tritonserver",
-    USED,
+    {**USED, **OPENAI},
     IGNORED,
     OWN,
     "Models are named by --model-repository.",

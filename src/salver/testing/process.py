@@ -207,7 +207,8 @@ class ServerProcess:
 class TritonProcess(ServerProcess):
     """The same under ``--compat triton``: ``paths`` are repositories, ``options`` are tritonserver's.
 
-    Where they open the port of a platform, :attr:`ports` has it as ``sagemaker`` or ``vertex``.
+    Where they open the port of a platform, or of OpenAI's routes, :attr:`ports` has it as ``sagemaker``,
+    ``vertex`` or ``openai``.
     """
 
     grpc_port = metrics_port = platform_port = 0
@@ -220,6 +221,7 @@ class TritonProcess(ServerProcess):
 
     def _platforms(self) -> list[str]:
         named = {"--allow-sagemaker=true": "sagemaker", "--allow-vertex-ai=true": "vertex"}
+        named["--allow-openai=true"] = "openai"
         return [name for option, name in named.items() if option in self._options]
 
     def start(self, port: int = 0) -> None:

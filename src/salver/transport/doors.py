@@ -14,7 +14,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 #: What a port serves.
-Kind = Literal["all", "http", "grpc", "metrics", "sagemaker", "vertex-ai"]
+Kind = Literal["all", "http", "grpc", "metrics", "openai", "sagemaker", "vertex-ai"]
 _NOT_FOUND: Final = HttpReply(404, b'{"error":"Not Found"}')
 _WRONG_VERB: Final = HttpReply(405, b'{"error":"Method Not Allowed"}')
 #: The metrics port knows no other path, and does not mind (TR-R16).
@@ -23,7 +23,7 @@ _NOTHING: Final = HttpReply(200, b"", ((b"content-type", b"text/plain; charset=u
 
 def door(app: App, kind: Kind) -> App:
     """The application as that port shows it; those of clouds are ``clouds.py``'s."""
-    doors = {"http": _http, "grpc": _grpc, "metrics": _metrics}
+    doors = {"http": _http, "grpc": _grpc, "metrics": _metrics, "openai": _openai}
     return doors[kind](app) if kind in doors else app
 
 
@@ -64,6 +64,17 @@ def with_metrics_at(app: App, path: str) -> App:
     def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http" and scope["path"] == path:
             scope = {**scope, "path": "/metrics", "raw_path": b"/metrics"}
+        return app(scope, receive, send)
+
+    return enter
+
+
+def _openai(app: App) -> App:
+    def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "http":
+            path = scope["path"]
+            if not path.startswith("/v1/") and path not in ("/metrics", "/health/ready", "/openapi.json"):
+                return say(send, _NOT_FOUND)
         return app(scope, receive, send)
 
     return enter
