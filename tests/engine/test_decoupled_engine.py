@@ -80,6 +80,7 @@ class TritonPythonModel:
         error = pb_utils.TritonError("no second", pb_utils.TritonError.NOT_FOUND)
         sender.send(pb_utils.InferenceResponse(error=error))
         sender.send(self.response(2))
+        sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("text", np.array([3]))]))
         sender.send(pb_utils.InferenceResponse([]))
         sender.send(flags=FINAL)
 
@@ -234,12 +235,13 @@ async def test_the_last_one_may_say_that_it_is(tmp_path: Path) -> None:
 
 
 async def test_errors_among_the_responses(tmp_path: Path) -> None:
-    """Others follow; a response that is none is an error, too."""
+    """Others follow; a response of another datatype is an error, too, and one without outputs is none."""
     async with rig(tmp_path) as talk:
-        first, second, third, fourth = await talk.ask("error")
+        first, second, third, fourth, fifth = await talk.ask("error")
         assert texts([first, third]) == [b"piece 0", b"piece 2"]
         assert str(second.error) == "no second" and second.outputs == ()
         assert isinstance(fourth.error, ModelFailed) and "'text'" in str(fourth.error)
+        assert (fifth.error, fifth.outputs) == (None, ())
         assert await talk.ask("wrong") == []
 
 

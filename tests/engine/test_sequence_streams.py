@@ -125,6 +125,14 @@ class TritonPythonModel:
             del self.left[id]
             self.end(request)
 
+    def hollow(self, request):
+        '''Responses without outputs, and one with.'''
+        sender = request.get_response_sender()
+        self.take(request)
+        sender.send(pb_utils.InferenceResponse([]))
+        self.send(request, 1)
+        sender.send(pb_utils.InferenceResponse([]), flags=FINAL)
+
     def raises(self, request):
         raise ValueError("asked to raise")
 
@@ -320,6 +328,15 @@ async def test_tr_s5_sequences_that_iterate_share_their_runs(tmp_path: Path) -> 
         await talk.until(0)
         assert max(event.requests for event in talk.events) == 3
         assert len(talk.events) < 12
+
+
+async def test_responses_may_lack_outputs(tmp_path: Path) -> None:
+    async with rig(tmp_path) as talk:
+        async with aclosing(talk.engine.stream(talk.request(1, 5, "se", "hollow", 0))) as pieces:
+            outputs = [piece.outputs async for piece in pieces]
+        assert [len(each) for each in outputs] == [0, 1, 0]
+        assert outputs[1][0].array.tolist() == [[5, 1, 1]]
+        await talk.until(0)
 
 
 async def test_an_unload_tells_the_model_at_once(tmp_path: Path) -> None:

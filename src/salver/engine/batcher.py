@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 
 from salver.artifacts import Batching, Fairness, ModelConfig, Queue
 from salver.engine.lanes import DelayingLane, Filling, Lane, RoundRobin, Strict, newest
+from salver.engine.refusals import full, so_many
 from salver.engine.rules import Rule, Window
 from salver.engine.waiting import BULK, URGENT, Batch, Waiting
-from salver.errors import Overloaded, Refusal
+from salver.errors import Refusal
 
 _UNBOUNDED = float("inf")
 _URGENT, _NORMAL, _BULK = 0, 1, 2  # parts of the queue
@@ -138,11 +139,9 @@ class Batcher:
         if self._queue is not None and URGENT < level < BULK:
             most = self._queue.of(waiting.level).max_size
             if most and self._by_level(waiting.level).depth >= most:
-                raise Overloaded("Exceeds maximum queue size")
+                raise full()
         if self.depth and urgent + normal + bulk + waiting.rows > self._most_rows:
-            raise Overloaded(
-                "Exceeds maximum queue size", fix=f"{self.depth} requests are waiting; retry later."
-            )
+            raise full(so_many(self.depth))
         if self.depth >= self.max_queue:
             evicted = self._evict(waiting, lane)
         lane.add(waiting)
@@ -253,11 +252,7 @@ class Batcher:
                     victims.append(other)
         longest = max(victims, key=lambda other: other.depth)
         if lowest < waiting.level or (lowest == waiting.level and longest.depth <= lane.depth + 1):
-            raise Overloaded(
-                "Exceeds maximum queue size",
-                fix=f"{self.depth} requests are waiting; retry later.",
-                why=self.bound,
-            )
+            raise full(so_many(self.depth), self.bound)
         evicted = next(longest.newest())
         self._remove(evicted)
         return evicted

@@ -16,13 +16,12 @@ from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
 from salver.engine.pieces import Pieces
 from salver.engine.ports import StreamRunner
+from salver.engine.refusals import LATE, closing, due, full, so_many, unloaded
 from salver.errors import (
     DeadlineExceeded,
     HostDied,
     InvalidInput,
-    NotReady,
     OnlyStreams,
-    Overloaded,
     SalverError,
 )
 from salver.events import BatchRan
@@ -115,8 +114,7 @@ class DecoupledEngine:
         """
         bound = self._admitted(request)
         arrived = self._clock()
-        if deadline is None and self._config.timeout_ms:
-            deadline = arrived + self._config.timeout_ms / 1e3
+        deadline = due(deadline, arrived, self._config.timeout_ms)
         pieces = await self._begun(self._admission.asked(bound, self.id, deadline), deadline)
         began, ok = self._clock(), False
         self.running += 1
@@ -126,10 +124,10 @@ class DecoupledEngine:
                 waited = Timing(began - arrived, 0.0, self._clock() - began, bound.rows, 0, "drain")
                 yield self._response(request, said, is_last, waited)
             if self._is_closed:  # the model was told to stop, and may have had more to say
-                raise self._unloaded()
+                raise unloaded(self.id)
             ok = True
         except HostDied as error:
-            raise self._unloaded() if self._is_closed else error from None
+            raise unloaded(self.id) if self._is_closed else error from None
         finally:
             pieces.close()
             self.running -= 1
@@ -167,22 +165,17 @@ class DecoupledEngine:
     def _admitted(self, request: InferRequest) -> Bound:
         bound = self._admission.bind(request)
         if self._is_closed:
-            raise NotReady(f"model '{self.id.name}' version {self.id.version} is shutting down")
+            raise closing(self.id)
         if self._max_rows and bound.rows > self._max_rows:
             raise InvalidInput(
                 f"inference request batch-size must be <= {self._max_rows} for '{self.id.name}'",
                 field="inputs[0].shape",
             )
         if self.running >= _MOST_RUNNING * self._runner.slots:
-            raise Overloaded("Exceeds maximum queue size", fix=f"{self.running} requests are being answered.")
+            raise full(f"{self.running} requests are being answered.")
         if self.queued >= self._config.batching.max_queue:
-            raise Overloaded(
-                "Exceeds maximum queue size", fix=f"{self.queued} requests are waiting; retry later."
-            )
+            raise full(so_many(self.queued))
         return bound
-
-    def _unloaded(self) -> NotReady:
-        return NotReady(f"model '{self.id.name}' version {self.id.version} was unloaded")
 
     def _response(
         self, request: InferRequest, said: Answer | SalverError, is_last: bool, timing: Timing
@@ -207,7 +200,7 @@ async def within(deadline: float | None, clock: Callable[[], float], work: Await
         async with asyncio.timeout(None if deadline is None else deadline - clock()):
             return await work
     except TimeoutError:
-        raise DeadlineExceeded("Request timeout expired") from None
+        raise DeadlineExceeded(LATE) from None
 
 
 def _nothing() -> None:

@@ -25,6 +25,7 @@ from salver.engine.dispatch import NO_PARAMETERS, Dispatch, fail, own, settle
 from salver.engine.padding import joined, padded, rounded
 from salver.engine.ports import PostRunner, RequestRunner, Resizable, Runner
 from salver.engine.ragged import RaggedBatch
+from salver.engine.refusals import LATE, closing, full, unloaded
 from salver.engine.rules import Rule
 from salver.engine.schedule import Schedule
 from salver.engine.turns import Pool, Turn, Turns
@@ -83,7 +84,6 @@ _SAME_TURN_S = 50e-6
 #: stand still (:meth:`Schedule.looks_ahead`): at most, as a share of a run, and of runs from that on.
 _AHEAD_S, _AHEAD_SHARE, _LONG_RUN_S = 2e-3, 0.2, 3e-3
 _LAST_RUN_S = 30.0  # how long ``close`` waits for runs under way
-_LATE = "Request timeout expired"
 
 
 class Engine:
@@ -213,7 +213,7 @@ class Engine:
         """
         bound = self._admission.bind(request)
         if self._closed:
-            raise NotReady(f"model '{self.id.name}' version {self.id.version} is shutting down")
+            raise closing(self.id)
         if self._max_rows and bound.rows > self._max_rows:
             return await self._infer_split(request, bound, deadline, sender, standing)
         answer = self._ask(bound, deadline, sender, standing)
@@ -274,7 +274,7 @@ class Engine:
         self._closed = True
         for waiting in list(self._batcher):
             self._batcher.discard(waiting)
-            fail(waiting, NotReady(f"model '{self.id.name}' version {self.id.version} was unloaded"))
+            fail(waiting, unloaded(self.id))
         if self._timer is not None:
             self._timer.cancel()
         if self._tasks:  # a model that hangs must not keep us; a host process is then killed
@@ -307,7 +307,7 @@ class Engine:
             if self._timeout:
                 deadline = now + self._timeout
         elif deadline <= now:
-            raise DeadlineExceeded(_LATE)
+            raise DeadlineExceeded(LATE)
         if (
             self._post is None
             and now - self._inline_until > _SAME_TURN_S
@@ -331,8 +331,7 @@ class Engine:
             error.about = bound.request.id
             raise
         if evicted is not None:
-            room = "It made room for others; retry later."
-            crowded_out = Overloaded("Exceeds maximum queue size", fix=room, why=self._batcher.bound)
+            crowded_out = full("It made room for others; retry later.", self._batcher.bound)
             crowded_out.about = evicted.payload[0].request.id
             fail(evicted, crowded_out)
         if not self._pump_scheduled:
@@ -443,7 +442,7 @@ class Engine:
         """The next batch; those who waited in vain are told."""
         batch = self._batcher.take(now, spare)
         for waiting in batch.expired:
-            fail(waiting, (WaitedTooLong if waiting.is_policed else DeadlineExceeded)(_LATE))
+            fail(waiting, (WaitedTooLong if waiting.is_policed else DeadlineExceeded)(LATE))
         for waiting in batch.given_up:
             fail(waiting, self._schedule.refusal(waiting))
         return batch
@@ -683,10 +682,10 @@ class Engine:
     def _give_up(self, waiting: Waiting) -> None:
         """Its time to wait is over; a run under way goes on."""
         if self._batcher.discard(waiting):
-            fail(waiting, WaitedTooLong(_LATE))
+            fail(waiting, WaitedTooLong(LATE))
 
     def _expire(self, waiting: Waiting) -> None:
-        error = DeadlineExceeded(_LATE)
+        error = DeadlineExceeded(LATE)
         if not self._batcher.discard(waiting):
             error.why = ""  # no refusal: it is being run
         fail(waiting, error)

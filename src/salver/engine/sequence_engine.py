@@ -21,6 +21,7 @@ from salver.backends.hidden import seen
 from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
 from salver.engine.ports import Mortal, RequestRunner, Runner
+from salver.engine.refusals import LATE, closing, due, unloaded
 from salver.engine.sequence_tensors import ServerTensors, flag, id_of
 from salver.engine.sequences import Company, Register, SequenceScheduler, Turn
 from salver.engine.turns import Pool, Turns
@@ -42,7 +43,6 @@ from salver.messages import (
 from salver.tensor import Array, Tensor
 
 _LAST_RUN_S = 30.0  # how long ``close`` waits for runs under way
-_LATE = "Request timeout expired"
 _LOST = "The host process that knew it died, which ended it."
 
 
@@ -254,7 +254,7 @@ class SequenceEngine:
         self._is_closed = True
         self._is_left.set()
         for turn in self._scheduler.clear():
-            _fail(turn, self._unloaded())
+            _fail(turn, unloaded(self.id))
         if self._timer is not None:
             self._timer.cancel()
         if self._tasks:
@@ -263,9 +263,6 @@ class SequenceEngine:
             if lane.shares is not None:
                 lane.shares.close()
         await asyncio.gather(*(runner.close() for runner in self.runners))
-
-    def _unloaded(self) -> NotReady:
-        return NotReady(f"model '{self.id.name}' version {self.id.version} was unloaded")
 
     def offer(self, request: InferRequest, deadline: float | None) -> Turn:
         """A request comes: its place in its sequence, or an error as of ``infer``."""
@@ -276,7 +273,7 @@ class SequenceEngine:
                 "of sequence batcher"
             )
         if self._is_closed:
-            raise NotReady(f"model '{self.id.name}' version {self.id.version} is shutting down")
+            raise closing(self.id)
         now = self._clock()
         self._reap(now)
         id = id_of(request)
@@ -284,10 +281,9 @@ class SequenceEngine:
         starts, ends = flag(said, "sequence_start"), flag(said, "sequence_end")
         if not id:
             id, starts = self._new_id(), True
-        if deadline is None and self._config.timeout_ms:
-            deadline = now + self._config.timeout_ms / 1e3
+        deadline = due(deadline, now, self._config.timeout_ms)
         if deadline is not None and deadline <= now:
-            raise DeadlineExceeded(_LATE)
+            raise DeadlineExceeded(LATE)
         parameters = {**said, "sequence_id": id, "sequence_start": starts, "sequence_end": ends}
         ask = Ask(bound, id, parameters, asyncio.get_running_loop().create_future(), deadline)
         # one that iterates is over with its only request, which does not say so
@@ -388,7 +384,7 @@ class SequenceEngine:
             said, seconds = await self._ask(lane, company, began)
         except Exception as error:
             if self._is_closed:
-                said, seconds = [self._unloaded() for _ in turns], 0.0
+                said, seconds = [unloaded(self.id) for _ in turns], 0.0
             elif self._remembers or len(turns) < 2:
                 said, seconds = [_own(error) for _ in turns], 0.0
                 if isinstance(error, HostDied | NotReady) and self._remembers:
@@ -542,7 +538,7 @@ class SequenceEngine:
             self._pump_soon()
 
     def _expire(self, turn: Turn) -> None:
-        error = DeadlineExceeded(_LATE)
+        error = DeadlineExceeded(LATE)
         if turn.is_taken:
             error.why = ""  # no refusal: it is being run
         else:

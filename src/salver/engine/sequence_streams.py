@@ -14,6 +14,7 @@ from salver.backends.protocol import Answer
 from salver.engine.decoupled import within
 from salver.engine.pieces import Pieces
 from salver.engine.ports import StreamRunner
+from salver.engine.refusals import due, unloaded
 from salver.engine.sequence_engine import Lane, SequenceEngine
 from salver.engine.sequences import Company, Turn
 from salver.errors import HostDied, ModelFailed, NotReady, OnlyStreams, SalverError
@@ -44,8 +45,7 @@ class SequenceStreamEngine(SequenceEngine):
         self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
     ) -> AsyncGenerator[InferResponse, None]:
         """The responses as the model sends them; see :class:`~salver.engine.decoupled.DecoupledEngine`."""
-        if deadline is None and self._config.timeout_ms:
-            deadline = self._clock() + self._config.timeout_ms / 1e3
+        deadline = due(deadline, self._clock(), self._config.timeout_ms)
         turn = self.offer(request, deadline)
         asks_again = True
         while asks_again:
@@ -62,12 +62,12 @@ class SequenceStreamEngine(SequenceEngine):
                         continue
                     yield self._response(request, turn, said, is_last, timing)
                 if self._is_closed:  # the model was told to stop, and may have had more to say
-                    raise self._unloaded()
+                    raise unloaded(self.id)
                 ok = True
             except (HostDied, NotReady) as error:
                 if lane.losses == losses:  # else another reader was told before
                     self._lose(lane)
-                raise self._unloaded() if self._is_closed else error from None
+                raise unloaded(self.id) if self._is_closed else error from None
             finally:
                 may = ok and asks_again and self._repeats_with(turn)
                 if not may:
@@ -133,7 +133,7 @@ class SequenceStreamEngine(SequenceEngine):
         except SalverError as error:
             self.announce(len(turns), 0.0, 0.0, company.reason, ok=False)
             self._deliver(
-                turns, [self._unloaded() if self._is_closed else error] * len(turns), began, Timing()
+                turns, [unloaded(self.id) if self._is_closed else error] * len(turns), began, Timing()
             )
             self._lose(lane)
             self.release(lane)

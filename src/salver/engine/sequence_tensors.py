@@ -92,8 +92,8 @@ class ServerTensors:
         outputs = answer.outputs
         if not self._states:
             return
-        if answer.again and not all(name in outputs and outputs[name].size for name in self.outputs):
-            return  # a model that wants the request again need not say what it left as it was
+        if any(name not in outputs or (answer.again and not outputs[name].size) for name in self.outputs):
+            return  # one of many responses, or of many runs, need not say what it left as it was
         state = {}
         for kept, (name, shape) in zip(self._states, self._kept_shapes, strict=True):
             array = outputs.get(name)

@@ -21,7 +21,8 @@ from typing import Any
 import msgspec
 
 from salver.artifacts import Sequences
-from salver.errors import InvalidInput, Overloaded
+from salver.engine.refusals import full, so_many
+from salver.errors import InvalidInput
 
 _MOST_ENDS = 1024
 
@@ -201,9 +202,7 @@ class SequenceScheduler:
                 fix=self.register.why(id),
             )
         if self.queued >= self._max_queue:
-            raise Overloaded(
-                "Exceeds maximum queue size", fix=f"{self.queued} requests are waiting; retry later."
-            )
+            raise full(so_many(self.queued))
         if sequence is None:
             sequence = self._by_id[id] = Sequence(id)
             self._backlog[sequence] = None

@@ -13,6 +13,7 @@ import numpy as np
 
 from salver.backends.protocol import StepModel
 from salver.engine.answer import Answer, Piece
+from salver.engine.refusals import LATE
 from salver.engine.step_pace import StepPace
 from salver.engine.steps import StepPlan, StepSequence
 from salver.errors import DeadlineExceeded, ModelFailed
@@ -20,7 +21,6 @@ from salver.messages import ModelId
 from salver.tensor import Array
 
 _LOG = logging.getLogger("salver.engine")
-LATE = "Request timeout expired"
 _NO_SCORES = np.empty((0, 0), np.float32)
 _Scored = tuple[Sequence[StepSequence], Array]
 

@@ -19,11 +19,12 @@ from salver.artifacts import ModelConfig
 from salver.backends.protocol import StepModel
 from salver.engine.answer import Answer, Piece
 from salver.engine.generation import SIGNATURE, Prompt, PromptReader
-from salver.engine.step_run import LATE, StepRun
+from salver.engine.refusals import LATE, closing, due, unloaded
+from salver.engine.step_run import StepRun
 from salver.engine.step_trial import try_out
 from salver.engine.steps import StepPlan, StepScheduler, StepSequence
 from salver.engine.transcript import Vocabulary
-from salver.errors import DeadlineExceeded, Internal, NotReady, Unsupported
+from salver.errors import DeadlineExceeded, Internal, Unsupported
 from salver.events import StepRan
 from salver.messages import (
     ANYBODY,
@@ -195,8 +196,7 @@ class StepEngine:
             left = self._scheduler.everyone()
             self._changed.notify()
         for sequence in left:
-            error = NotReady(f"model '{self.id.name}' version {self.id.version} was unloaded")
-            sequence.payload.push(Piece(error=error))
+            sequence.payload.push(Piece(error=unloaded(self.id)))
         thread, self._thread = self._thread, None
         if thread is not None:
             await asyncio.to_thread(thread.join, _JOIN_S)
@@ -213,8 +213,7 @@ class StepEngine:
             sampling = msgspec.structs.replace(prompt.sampling, seed=secrets.randbits(63))
             prompt = msgspec.structs.replace(prompt, sampling=sampling)
         now = self._clock()
-        if deadline is None and self._config.timeout_ms:
-            deadline = now + self._config.timeout_ms / 1e3
+        deadline = due(deadline, now, self._config.timeout_ms)
         if deadline is not None and deadline <= now:
             raise DeadlineExceeded(LATE)
         levels = self._config.priorities.levels
@@ -223,7 +222,7 @@ class StepEngine:
         sequence = StepSequence(outlet, len(prompt.tokens), prompt.most, min(level, levels), deadline)
         with self._changed:
             if self._is_closed:
-                raise NotReady(f"model '{self.id.name}' version {self.id.version} is shutting down")
+                raise closing(self.id)
             self._scheduler.offer(sequence)
             self._changed.notify()
         return sequence

@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from salver.artifacts import Steps
+from salver.engine.refusals import full, so_many
 from salver.engine.step_pace import StepPace
-from salver.errors import InvalidInput, Overloaded
+from salver.errors import InvalidInput
 
 _NOWHERE = -1
 
@@ -155,9 +156,7 @@ class StepScheduler:
             )
         waiting = self.waiting
         if waiting >= self._max_queue:
-            raise Overloaded(
-                "Exceeds maximum queue size", fix=f"{waiting} sequences are waiting; retry later."
-            )
+            raise full(so_many(waiting, "sequences"))
         self._waiting.setdefault(sequence.level, deque()).append(sequence)
         self._timed += sequence.deadline is not None
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 from salver.artifacts import ModelConfig
 from salver.backends.reshaped import in_shape
 from salver.engine.admission import Admission, Bound
-from salver.errors import Cancelled, DeadlineExceeded, NotReady, OnlyStreams, Overloaded, SalverError
+from salver.engine.refusals import LATE, closing, due, full
+from salver.errors import Cancelled, DeadlineExceeded, OnlyStreams, SalverError
 from salver.events import BatchRan
 from salver.messages import (
     ANYBODY,
@@ -29,7 +30,6 @@ from salver.serving.graph import Flow, Graph, Marks, Step, Value
 from salver.serving.inner import HeldInner
 from salver.tensor import Tensor
 
-_LATE: Final = "Request timeout expired"
 _NO_MARKS: Final = Marks()
 _ALL: Final = ()  # nothing is missing
 #: Responses of a decoupled step that may be on their way at a time, of one request, if nothing else is said.
@@ -63,7 +63,7 @@ class Ensemble:
         self.running = 0
         self.queued = 0
         self._emit = emit
-        self._timeout = config.timeout_ms / 1e3
+        self._timeout_ms = config.timeout_ms
         self._admission = Admission(id.name, graph.signature)
         self._names = tuple(spec.name for spec in graph.signature.inputs)
         self._seen = {spec.name: spec.shape for spec in graph.signature.inputs}
@@ -114,12 +114,11 @@ class Ensemble:
     ) -> "_Run":
         bound = self._admission.bind(request)
         if self._is_closed:
-            raise NotReady(f"model '{self.id.name}' version {self.id.version} is shutting down")
+            raise closing(self.id)
         if self.turns and self.running >= self._most_running:
-            raise Overloaded("Exceeds maximum queue size", fix=f"{self.running} requests are under way.")
+            raise full(f"{self.running} requests are under way.")
         now = self.clock()
-        if deadline is None and self._timeout:
-            deadline = now + self._timeout
+        deadline = due(deadline, now, self._timeout_ms)
         run = _Run(self, request, bound, Call("ensemble", now, deadline, standing=standing), sender)
         self.running += 1
         return run
@@ -340,7 +339,7 @@ class _Run:
             async with asyncio.timeout(None if deadline is None else deadline - ensemble.clock()):
                 await turn.acquire()
         except TimeoutError:
-            raise DeadlineExceeded(_LATE) from None
+            raise DeadlineExceeded(LATE) from None
         return turn
 
     def _asked(self, step: Step, flow: Flow) -> tuple[InferRequest, Call, int, Marks]:
@@ -352,7 +351,7 @@ class _Run:
         ensemble, mine, outer = self._ensemble, self._call, self._request
         now, deadline = ensemble.clock(), mine.deadline
         if deadline is not None and now >= deadline:
-            raise DeadlineExceeded(_LATE)
+            raise DeadlineExceeded(LATE)
         tensors, marks = [], self._marks
         for port in step.inputs:
             value = flow.values.get(port.tensor)
