@@ -42,6 +42,7 @@ from salver.serving.ports import Observer
 from salver.serving.profiles import ProfileStore
 from salver.serving.reloading import Reloading, Served
 from salver.serving.shared_memory import SharedMemory
+from salver.serving.twins import Twins
 from salver.serving.voices import VoiceConfig, Voices
 from salver.stores import Copies, open_store
 from salver.telemetry.eventlog import EventLog
@@ -122,8 +123,9 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_body_mb: Most MiB of an HTTP body.
         max_message_mb: Most MiB of a gRPC message.
         grpc_compression: How hard answers to inference over gRPC are compressed, 1 to 9; 0 = not.
-        state_dir: Where profiles of models with an objective are kept; empty = nowhere, so that they are
-            measured at each start.
+        state_dir: Where profiles of models with an objective are kept, and graphs that were made of others;
+            empty = nowhere, so that they are measured and made at each start.
+        prefer: ``onnx`` = SavedModels run as ONNX graphs, as far as they can be converted.
         tenant_header: HTTP header and gRPC metadata that names a request's tenant; empty = none does.
         is_strictly_ready: Ready only while every model is; else from the end of the first loads on.
         exits_on_error: True = a model that does not load at the start ends the server; False = not even one
@@ -164,6 +166,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grpc_compression: int = 0
     tenant_header: str = "x-tenant"
     state_dir: str = ""
+    prefer: Literal["tensorflow", "onnx"] = "tensorflow"
     is_strictly_ready: bool = True
     exits_on_error: bool | None = None
     allow_client_shm: bool = False
@@ -441,6 +444,7 @@ class Server:
             calls,
             None if config.resources is None else Pool(config.resources),
             await asyncio.to_thread(config.voice.read),
+            Twins(config.state_dir, by_default=config.prefer == "onnx"),
         )
 
     def _door(self, front: App, config: FrontConfig, reception: Reception) -> App:

@@ -290,7 +290,7 @@ class TestOptions:
 
     def test_tf_f14_threads_inside_and_beside_operations(self) -> None:
         model = self.load("keras", intra_op_threads="2", inter_op_threads="3")
-        config = model._session._config
+        config = model.session._config
         assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (2, 3)
         model.close()
 

@@ -14,7 +14,7 @@ from salver.backends.protocol import SIGNATURE as MARK
 from salver.backends.protocol import LoadOptions, Traits
 from salver.cache.local import local
 from salver.engine.engine import Engine
-from salver.engine.signatures import Signatures
+from salver.engine.signatures import Signatures, SplitRunner
 from salver.engine.thread import ThreadRunner
 from salver.errors import InvalidInput, NotReady
 from salver.messages import InferRequest, ModelId, Signature, TensorSpec
@@ -219,3 +219,18 @@ async def test_models_with_one_signature_have_nothing_in_between() -> None:
         assert servable.infer == servable.engine.infer and servable.signatures is None
     finally:
         await servable.close()
+
+
+async def test_signatures_may_be_run_by_different_runners() -> None:
+    models = Several(), Several()
+    runners = [ThreadRunner([model], Traits(native=True), slots=1, name="m") for model in models]
+    split = SplitRunner(Several.signature, [runners[0], runners[1], runners[1]])
+    clock = time.monotonic
+    first = Engine(ID, split, ModelConfig(), clock=clock, emit=lambda event: None)
+    whole = Signatures.of(first, split, ModelConfig(), clock, lambda event: None)
+    for asked in (request(1.0), root(4), COUNTING, request(1.0)):
+        await whole.infer(asked)
+    await whole.close()
+    await first.close()
+    assert [model.asked for model in models] == [["double 1", "double 1"], ["root 1", "count"]]
+    assert all(model.is_closed for model in models)

@@ -16,7 +16,7 @@ import numpy as np
 
 from salver.artifacts import Manifest
 from salver.backends.content import is_file, protobuf_fields
-from salver.backends.loading import count_of, framework, is_batched, loading, options_of, override
+from salver.backends.loading import choice_of, count_of, framework, is_batched, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import SIGNATURE, LoadOptions, Traits
 from salver.errors import InvalidInput, LoadFailed, ModelFailed
@@ -49,7 +49,7 @@ class TensorFlowBackend:
 
     Options: ``signature``, the key of the signature that requests get which name none; ``tags``, those of the
     meta graph, with commas between; ``intra_op_threads`` and ``inter_op_threads``, threads inside an
-    operation, and operations at the same time.
+    operation, and operations at the same time. Who loads models by the option ``prefer`` has read it before.
     """
 
     name = "tensorflow"
@@ -67,7 +67,8 @@ class TensorFlowBackend:
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "TensorFlowModel":
         """See :class:`~salver.backends.protocol.Backend`."""
-        wish = options_of(manifest, ("signature", "tags", "intra_op_threads", "inter_op_threads"))
+        wish = options_of(manifest, ("signature", "tags", "intra_op_threads", "inter_op_threads", "prefer"))
+        choice_of(wish, "prefer", ("tensorflow", "onnx"))
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         if options.own_process:  # a graph needs no Keras, which is half of what TensorFlow imports
             os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -92,8 +93,11 @@ class TensorFlowBackend:
                     except LoadFailed as error:
                         refused[key] = str(error)
                 first = _first(manifest, found, refused, wish.get("signature", ""))
-                for key, why in refused.items():
-                    _LOG.warning("%s: signature %r is not served: %s", manifest.id, key, why)
+                if refused:
+                    words = "; ".join(
+                        f"signature {key!r} is not served: {why}" for key, why in refused.items()
+                    )
+                    _LOG.warning("%s: %s", manifest.id, words)
                 return TensorFlowModel(tf, session, graph.graph_def, _ordered(found, first), manifest)
         except BaseException:
             session.close()
@@ -125,7 +129,7 @@ class TensorFlowModel:
             self._calls.append(call)
             served.append(signature)
         self.signature = msgspec.structs.replace(served[0], others=tuple(served[1:]))
-        self._session: Any = session
+        self.session: Any = session
         self._refusals = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)
         self._error = tf.errors.OpError
         self._name = name
@@ -146,7 +150,7 @@ class TensorFlowModel:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
         for call in self._calls:
             call.close()
-        self._session.close()
+        self.session.close()
 
 
 class _Call:

@@ -104,6 +104,13 @@ class Runs:
             help="NAME:COUNT that models share: a run waits until there is what its model takes.",
         ),
     ] = ()
+    prefer: Annotated[
+        Literal["tensorflow", "onnx"],
+        Parameter(
+            help="Who runs SavedModels. onnx: they are converted once, and what cannot be converted stays "
+            "with TensorFlow."
+        ),
+    ] = "tensorflow"
 
 
 @Parameter(name="*")
@@ -207,6 +214,7 @@ def serve(
         trust_pickle=trust_pickle,
         threads=runs.threads,
         instances=runs.instances,
+        prefer=runs.prefer,
         max_body_mb=bodies.max_body_mb,
         max_message_mb=bodies.max_message_mb,
         allow_client_shm=bodies.allow_client_shm,

@@ -16,7 +16,7 @@ from salver.engine.engine import Engine
 from salver.engine.ports import Runner
 from salver.errors import InvalidInput
 from salver.events import BatchRan
-from salver.messages import ANYBODY, InferRequest, InferResponse, Standing
+from salver.messages import ANYBODY, InferRequest, InferResponse, Signature, Standing
 from salver.tensor import Array
 
 
@@ -54,6 +54,43 @@ class SignatureRunner:
 
     async def close(self) -> None:
         """The first signature's engine does that."""
+
+
+class SplitRunner:
+    """Two runners of one model, each of which can run some of its signatures.
+
+    Args:
+        signature: The model's.
+        places: Who runs each signature, the first one first. All of them know them by the same index.
+    """
+
+    def __init__(self, signature: Signature, places: Sequence[Runner]) -> None:
+        self.signature = signature
+        self.slots = places[0].slots
+        self._places = places
+
+    def __repr__(self) -> str:
+        return f"<SplitRunner of {', '.join(map(repr, dict.fromkeys(self._places)))}>"
+
+    def _place(self, inputs: Mapping[str, Array]) -> Runner:
+        mark = inputs.get(SIGNATURE)
+        return self._places[0 if mark is None else int(mark) + 1]
+
+    async def run(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float]:
+        """See :class:`~salver.engine.ports.Runner`."""
+        return await self._place(inputs).run(inputs)
+
+    def run_inline(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float] | None:
+        """See :class:`~salver.engine.ports.Runner`."""
+        return self._place(inputs).run_inline(inputs)
+
+    async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
+        """See :class:`~salver.engine.ports.Runner`."""
+        return await self._place(inputs).run_each(inputs)
+
+    async def close(self) -> None:
+        """Close both."""
+        await asyncio.gather(*(runner.close() for runner in dict.fromkeys(self._places)))
 
 
 class Signatures:

@@ -18,6 +18,7 @@ import msgspec
 from salver.artifacts import Instances, Manifest, ModelConfig, Warmup, WarmupSample
 from salver.backends import reshaped
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
+from salver.backends.twin import TwinBackend
 from salver.engine.admission import Admission
 from salver.engine.decoupled import DecoupledEngine
 from salver.engine.engine import Engine, Knowledge
@@ -29,7 +30,7 @@ from salver.engine.process import ProcessRunner
 from salver.engine.sequence_engine import SequenceEngine
 from salver.engine.sequence_streams import SequenceStreamEngine
 from salver.engine.sequences import Register
-from salver.engine.signatures import Signatures
+from salver.engine.signatures import Signatures, SplitRunner
 from salver.engine.stepper import StepEngine
 from salver.engine.thread import ThreadRunner
 from salver.engine.turns import Pool
@@ -51,6 +52,7 @@ from salver.serving.profiling import Found, Profiler, limits_of
 from salver.serving.sequences import load_sequences, within
 from salver.serving.steps import load_steps
 from salver.serving.teaching import Teacher, ThinkingProcess
+from salver.serving.twins import Twins
 from salver.serving.voices import voice_of
 from salver.serving.warming import sample_request, warm_request
 from salver.stats.batch_law import LiveLaw
@@ -75,6 +77,7 @@ class Terms(msgspec.Struct, frozen=True):
         calls: What models ask of the server while they run; None = nothing.
         pool: Resources that models share; None = they are not counted.
         voice: How models are spoken to that say nothing of it.
+        twins: Makes ONNX graphs of SavedModels, for those who prefer them; None = nobody does.
     """
 
     cores: int
@@ -84,6 +87,7 @@ class Terms(msgspec.Struct, frozen=True):
     calls: Calls | None = None
     pool: Pool | None = None
     voice: Voice = Voice()
+    twins: Twins | None = None
 
 
 _AnyEngine = Engine | StepEngine | DecoupledEngine | SequenceEngine | Ensemble | DecoupledEnsemble
@@ -302,12 +306,7 @@ class Loader:
     async def _load(self, manifest: Manifest) -> Servable:
         if manifest.config.ensemble.steps:
             return self._ensemble(manifest)
-        backend = self._backends.get(manifest.backend)
-        if backend is None:
-            raise LoadFailed(
-                f"model '{manifest.id.name}' asks for the backend {manifest.backend!r}, which does not exist",
-                fix=f"There are: {', '.join(sorted(self._backends))}.",
-            )
+        backend, manifest = await self._choose(manifest)
         wish = self._wish(manifest)
         placement = place(backend.traits, wish, self._terms.cores)
         if manifest.config.steps.vocabulary:
@@ -332,6 +331,20 @@ class Loader:
         except BaseException:
             await found.runner.close()
             raise
+
+    async def _choose(self, manifest: Manifest) -> tuple[Backend, Manifest]:
+        """Who loads it, and what."""
+        twins = self._terms.twins
+        found = await twins.find(manifest, {}) if twins is not None and twins.is_wanted(manifest) else None
+        if found is not None:
+            return found
+        backend = self._backends.get(manifest.backend)
+        if backend is None:
+            raise LoadFailed(
+                f"model '{manifest.id.name}' asks for the backend {manifest.backend!r}, which does not exist",
+                fix=f"There are: {', '.join(sorted(self._backends))}.",
+            )
+        return backend, manifest
 
     def _wish(self, manifest: Manifest) -> Instances:
         wish, fallback = manifest.config.instances, self._terms.wish
@@ -466,6 +479,20 @@ class Loader:
         Raises:
             LoadFailed: the reason, in words for the owner.
         """
+        runner = await self._open_runner(backend, manifest, placement, instance)
+        if not isinstance(backend, TwinBackend) or backend.rest is None:
+            return runner
+        try:
+            other = self._backends[backend.rest.backend]
+            rest = await self._open_runner(other, backend.rest, self._place(other, backend.rest), instance)
+        except BaseException:
+            await runner.close()
+            raise
+        return SplitRunner(runner.signature, [runner if is_graph else rest for is_graph in backend.graphs])
+
+    async def _open_runner(
+        self, backend: Backend, manifest: Manifest, placement: Placement, instance: int | None
+    ) -> Runner:
         config = told(manifest, placement.slots) if backend.traits.reads_config else ""
         first, slots = (0, placement.slots) if instance is None else (instance, 1)
         options = LoadOptions(placement.threads, self._terms.trust_pickle, instance=first, config=config)
