@@ -38,6 +38,8 @@ class Model:
             time.sleep(60)
         if b"bad" in said:
             raise ValueError("a bad word")
+        if b"short" in said:
+            return {"heard": said[:-1], "rows": np.zeros(len(said), int)}
         return {"heard": said, "rows": np.full(len(said), len(said))}
 """
 
@@ -108,6 +110,31 @@ async def test_a_culprit_does_not_cost_its_batch_mates_their_answers(tmp_path: P
         assert type(error) is ModelFailed
         assert str(error) == "model 'talk' raised ValueError: a bad word"
         assert talk.runner.pids == pids
+
+
+async def test_a_small_run_is_begun_without_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with rig(tmp_path) as talk:
+        monkeypatch.setattr(talk.runner, "run", None)
+        assert heard(await talk.ask(b"a")) == [b"a"]
+        answers = await asyncio.gather(talk.ask(b"b"), talk.ask(b"c"))
+        assert [heard(answer) for answer in answers] == [[b"b"], [b"c"]]
+
+
+async def test_a_large_run_does_not_hold_the_loop_up(tmp_path: Path) -> None:
+    async with rig(tmp_path) as talk:
+        say = np.array([[b"%d" % number] for number in range(200_000)], dtype=object)
+        assert not talk.runner.post({"say": say}, lambda _: None, is_lone=True)
+        outputs, _ = await talk.runner.run({"say": say})
+        assert outputs["heard"].tolist() == say.tolist()
+
+
+async def test_who_gives_rows_away_fails_alone(tmp_path: Path) -> None:
+    async with rig(tmp_path) as talk:
+        answers = await asyncio.gather(talk.ask(b"a"), talk.ask(b"short"), return_exceptions=True)
+        assert isinstance(answers[0], InferResponse)
+        assert heard(answers[0]) == [b"a"]
+        assert isinstance(answers[1], ModelFailed)
+        assert str(answers[1]) == "output 'heard' of model 'talk' has 0 rows for a batch of 1"
 
 
 async def test_a_kill_in_mid_batch_fails_its_requests_at_once_and_no_others(tmp_path: Path) -> None:

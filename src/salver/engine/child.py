@@ -48,6 +48,7 @@ from salver.engine.control import (
 )
 from salver.engine.desk import Desk
 from salver.engine.pieces import Pieces
+from salver.engine.ports import Gave
 from salver.engine.shm import Block
 from salver.engine.spawn import Ends, HostPlan, spawn
 from salver.errors import HostDied, LoadFailed, ModelFailed, SalverError
@@ -56,8 +57,10 @@ from salver.tensor import Array
 
 _log = logging.getLogger("salver.engine.host")
 _T = TypeVar("_T")
-#: Takes what a run gave: answers and the model's own seconds, or why there are none.
-Done = Callable[[tuple[list[Answer | SalverError], float] | SalverError], None]
+#: Takes what a run gave, or why it gave nothing.
+Done = Callable[[Gave | SalverError], None]
+#: What a run is given: a batch, or requests for a model that wants them one by one.
+Work = Mapping[str, Array] | Sequence[InferRequest]
 
 _OFF_LOOP = 1 << 20  # bytes; a longer copy would hold the event loop up for more than 0.1 ms
 _LONGEST_LINE = 16 << 10
@@ -152,15 +155,18 @@ class HostProcess:
         reply = await self._ran(await self._copy(size_of(requests), lambda: self._order(requests)))
         return self._answers(reply, await self.read(reply.outputs))
 
-    def post(self, requests: Sequence[InferRequest], done: Done) -> None:
-        """As ``answer``, begun at once and without a task; for requests that are :func:`is_small`.
+    def post(self, work: Work, done: Done, is_lone: bool) -> None:
+        """As ``run`` or ``answer``, begun at once and without a task; for work that :func:`is_small`.
 
         Raises:
             SalverError: it could not be begun, and ``done`` is not called.
         """
         self._raise_if_dead()
-        self._inherit(requests)
-        order = self._order(requests)
+        if isinstance(work, Mapping):
+            order = Run(self._write(work), (None,) if is_lone else ())
+        else:
+            self._inherit(work)
+            order = self._order(work)
         timer = self._watch()
 
         def hear(reply: Reply | HostDied) -> None:
@@ -171,16 +177,18 @@ class HostProcess:
                 return
             try:
                 ran = self._as_ran(reply)
-                done(self._answers(ran, self._read(ran.outputs)))
+                result = self._result(ran, self._read(ran.outputs))
             except SalverError as error:
                 done(error)
+            else:
+                done(result)
 
         self._heard = hear
         self._tell_now(order)
 
     async def _finish(self, reply: Ran, done: Done) -> None:
         try:
-            result = self._answers(reply, await self.read(reply.outputs))
+            result = self._result(reply, await self.read(reply.outputs))
         except SalverError as error:
             done(error)
         else:
@@ -280,6 +288,9 @@ class HostProcess:
             raise reply
         raise rebuild(reply) if isinstance(reply, Failed) else self.broken(reply)
 
+    def _result(self, ran: Ran, outputs: Mapping[str, Array]) -> Gave:
+        return self._answers(ran, outputs) if self.asks == "requests" else (outputs, ran.seconds)
+
     def _answers(self, ran: Ran, outputs: Mapping[str, Array]) -> tuple[list[Answer | SalverError], float]:
         try:
             parts = apart(outputs, ran.rows, len(ran.answers))
@@ -313,11 +324,13 @@ class HostProcess:
             raise self._no_memory(size_of(requests), error) from error
 
     async def _hand_over(self, inputs: Mapping[str, Array]) -> tuple[Block, ...]:
-        size = sum(array.nbytes for array in inputs.values())
+        return await self._copy(size_of(inputs), lambda: self._write(inputs))
+
+    def _write(self, inputs: Mapping[str, Array]) -> tuple[Block, ...]:
         try:
-            return await self._copy(size, lambda: self._ends.requests.write(inputs))
+            return self._ends.requests.write(inputs)
         except (OSError, ValueError) as error:
-            raise self._no_memory(size, error) from error
+            raise self._no_memory(size_of(inputs), error) from error
 
     def _no_memory(self, size: int, error: Exception) -> SalverError:
         if self.dead.done():
@@ -544,14 +557,16 @@ def _alike(error: SalverError) -> SalverError:
     return type(error)(error.message, field=error.field, fix=error.fix)
 
 
-def size_of(requests: Sequence[InferRequest]) -> int:
-    """Bytes of their inputs."""
-    return sum([tensor.array.nbytes for request in requests for tensor in request.inputs])
+def size_of(work: Work) -> int:
+    """Bytes of the inputs."""
+    if isinstance(work, Mapping):
+        return sum([array.nbytes for array in work.values()])
+    return sum([tensor.array.nbytes for request in work for tensor in request.inputs])
 
 
-def is_small(requests: Sequence[InferRequest]) -> bool:
-    """They can be handed over on the event loop."""
-    return size_of(requests) <= _OFF_LOOP
+def is_small(work: Work) -> bool:
+    """It can be handed over on the event loop."""
+    return size_of(work) <= _OFF_LOOP
 
 
 def _asked(request: InferRequest, every: int) -> Asked | None:

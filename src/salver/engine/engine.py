@@ -23,7 +23,7 @@ from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
 from salver.engine.dispatch import NO_PARAMETERS, Dispatch, fail, own, settle
 from salver.engine.padding import joined, padded, rounded
-from salver.engine.ports import PostRunner, RequestRunner, Resizable, Runner
+from salver.engine.ports import Gave, PostRunner, RequestRunner, Resizable, Runner
 from salver.engine.ragged import RaggedBatch
 from salver.engine.refusals import LATE, closing, full, unloaded
 from salver.engine.rules import Rule
@@ -58,8 +58,6 @@ from salver.tensor import Array, Tensor
 _Outputs = Mapping[str, Array]
 _Answer = tuple[_Outputs, Timing, Mapping[str, Parameter]]
 _Stacked = tuple[dict[str, Array], float]
-#: What a run gave, and the model's own time: outputs of the whole batch, or each request's answer or error.
-_Ran = tuple[_Outputs | list[Answer | SalverError], float]
 
 
 class Knowledge(NamedTuple):
@@ -481,9 +479,10 @@ class Engine:
         self._idle -= 1
         if self._ahead is None:
             self._plan_ahead(dispatch)
-        if self._post is not None:
-            requests = self._requests(batch)
-            if self._post(requests, functools.partial(self._posted_ended, dispatch)):
+        if self._post is not None and (stacked or self._each):
+            work = stacked[0] if stacked else self._requests(batch)
+            done = functools.partial(self._posted_ended, dispatch, stacked[1] if stacked else 0.0)
+            if self._post(work, done, len(batch.members) == 1):
                 self._posted.add(dispatch)
                 return
         self._spawn(self._run(dispatch, self._run_or_halve(dispatch, stacked, is_whole=True)))
@@ -493,14 +492,16 @@ class Engine:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _posted_ended(
-        self, dispatch: Dispatch, result: tuple[list[Answer | SalverError], float] | SalverError
-    ) -> None:
-        if isinstance(result, SalverError):
-            self._spawn(self._run(dispatch, self._halve(dispatch, result, 0.0)))
+    def _posted_ended(self, dispatch: Dispatch, merge: float, result: Gave | SalverError) -> None:
+        try:
+            if isinstance(result, SalverError):
+                raise result
+            self._check_batch(result[0], dispatch.batch)
+        except SalverError as error:
+            self._spawn(self._run(dispatch, self._halve(dispatch, error, merge)))
         else:
             self._release(dispatch, ok=True)
-            self._deliver(dispatch, result, 0.0)
+            self._deliver(dispatch, result, merge)
         self._posted.discard(dispatch)
         if self._end is not None and not self._posted:
             self._end.set()
@@ -551,7 +552,7 @@ class Engine:
         """
         batch = dispatch.batch
         merge = 0.0
-        result: _Ran
+        result: Gave
         try:
             if self._each is not None:
                 requests = self._requests(batch)
@@ -559,11 +560,8 @@ class Engine:
                 result = list(answers), seconds
             else:
                 inputs, merge = stacked or self._merge(batch)
-                outputs, seconds = await self._runner.run(inputs)
-                self._check(outputs, batch.rows if self.signature.batched else 0)
-                if self._ragged is not None:
-                    self._ragged.check(outputs, [w.payload[0].arrays for w in batch.members])
-                result = outputs, seconds
+                result = await self._runner.run(inputs)
+                self._check_batch(result[0], batch)
         except Exception as error:
             return await self._halve(dispatch, error, merge)
         if is_whole:
@@ -612,7 +610,7 @@ class Engine:
             if first[index] is not None
         }
 
-    def _deliver(self, dispatch: Dispatch, result: _Ran, merge: float) -> None:
+    def _deliver(self, dispatch: Dispatch, result: Gave, merge: float) -> None:
         """Cut the outputs apart and wake the callers."""
         outputs, seconds = result
         batch = dispatch.batch
@@ -650,6 +648,13 @@ class Engine:
             parts.append({name: array[start:end] for name, array in pairs})
             start = end
         return parts
+
+    def _check_batch(self, outputs: _Outputs | list[Answer | SalverError], batch: Batch) -> None:
+        if isinstance(outputs, list):
+            return
+        self._check(outputs, batch.rows if self.signature.batched else 0)
+        if self._ragged is not None:
+            self._ragged.check(outputs, [w.payload[0].arrays for w in batch.members])
 
     def _check(self, outputs: Mapping[str, Array], rows: int) -> None:
         for name in self._output_types:

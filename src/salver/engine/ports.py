@@ -78,17 +78,25 @@ class RequestRunner(Runner, Protocol):
         ...
 
 
+#: What a run gave, outputs of the whole batch or each request's answer or error; and the model's own seconds.
+Gave = tuple[Mapping[str, Array] | list[Answer | SalverError], float]
+
+
 @runtime_checkable
-class PostRunner(RequestRunner, Protocol):
-    """The same, begun without a task, which costs more than a small run does."""
+class PostRunner(Runner, Protocol):
+    """Begins runs without a task, which costs more than a small run does."""
 
     def post(
         self,
-        requests: Sequence[InferRequest],
-        done: Callable[[tuple[list[Answer | SalverError], float] | SalverError], None],
+        work: Mapping[str, Array] | Sequence[InferRequest],
+        done: Callable[[Gave | SalverError], None],
+        is_lone: bool,
     ) -> bool:
-        """As ``answer``, begun at once; ``done`` is called later, on the event loop. False = not now: ask
-        ``answer``.
+        """As ``run``, or as ``answer`` where the model wants requests, begun at once; ``done`` is called
+        later, on the event loop. False = not now: ask the other.
+
+        Args:
+            is_lone: There is one request.
         """
         ...
 

@@ -20,9 +20,9 @@ import msgspec
 from salver.artifacts import Manifest
 from salver.backends.protocol import Answer, LoadOptions
 from salver.engine.backoff import Backoff
-from salver.engine.child import Done, HostProcess, is_small
+from salver.engine.child import Done, HostProcess, Work, is_small
 from salver.engine.pieces import Pieces
-from salver.engine.ports import Server
+from salver.engine.ports import Gave, Server
 from salver.engine.spawn import HostPlan, Interpreter
 from salver.errors import LoadFailed, NotReady, SalverError
 from salver.messages import InferRequest, Signature
@@ -150,6 +150,25 @@ class ProcessRunner:
         host = await self._acquire()
         # A caller that gives up must not free a host that still works.
         return await asyncio.shield(self._on(host, host.run(inputs)))
+
+    def post(self, work: Work, done: Done, is_lone: bool) -> bool:
+        """See :class:`~salver.engine.ports.PostRunner`."""
+        if not is_small(work):
+            return False
+        while self._idle:
+            host = self._idle.popleft()
+            if not host.dead.done():
+                try:
+                    host.post(work, functools.partial(self._ended, host, done), is_lone)
+                except SalverError:
+                    self._release(host)
+                    return False
+                return True
+        return False
+
+    def _ended(self, host: HostProcess, done: Done, result: Gave | SalverError) -> None:
+        self._release(host)
+        done(result)
 
     def run_inline(self, inputs: Mapping[str, Array]) -> _Result | None:
         """Never: the model lives elsewhere."""
@@ -279,30 +298,6 @@ class RequestProcessRunner(ProcessRunner):
         """See :class:`~salver.engine.ports.RequestRunner`."""
         host = await self._acquire()
         return await asyncio.shield(self._on(host, host.answer(requests)))
-
-    def post(self, requests: Sequence[InferRequest], done: Done) -> bool:
-        """See :class:`~salver.engine.ports.PostRunner`."""
-        if not is_small(requests):
-            return False
-        while self._idle:
-            host = self._idle.popleft()
-            if not host.dead.done():
-                try:
-                    host.post(requests, functools.partial(self._ended, host, done))
-                except SalverError:
-                    self._release(host)
-                    return False
-                return True
-        return False
-
-    def _ended(
-        self,
-        host: HostProcess,
-        done: Done,
-        result: tuple[list[Answer | SalverError], float] | SalverError,
-    ) -> None:
-        self._release(host)
-        done(result)
 
 
 class StreamProcessRunner(ProcessRunner):

@@ -13,8 +13,8 @@ import numpy as np
 from salver.artifacts import ModelConfig, Ragged
 from salver.backends.protocol import SIGNATURE
 from salver.engine.engine import Engine
-from salver.engine.ports import Runner
-from salver.errors import InvalidInput
+from salver.engine.ports import Gave, PostRunner, Runner
+from salver.errors import InvalidInput, SalverError
 from salver.events import BatchRan
 from salver.messages import ANYBODY, InferRequest, InferResponse, Signature, Standing
 from salver.tensor import Array
@@ -40,6 +40,13 @@ class SignatureRunner:
     async def run(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float]:
         """See :class:`~salver.engine.ports.Runner`."""
         return await self._runner.run({**inputs, SIGNATURE: self._mark})
+
+    def post(
+        self, work: Mapping[str, Array], done: Callable[[Gave | SalverError], None], is_lone: bool
+    ) -> bool:
+        """See :class:`~salver.engine.ports.PostRunner`."""
+        runner = self._runner
+        return isinstance(runner, PostRunner) and runner.post({**work, SIGNATURE: self._mark}, done, is_lone)
 
     def run_inline(self, inputs: Mapping[str, Array]) -> None:
         """Never: how long runs take is known of the first signature."""
