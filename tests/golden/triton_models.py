@@ -315,3 +315,6 @@ def write_models(folder: Path) -> None:
         family(repository)
     if _STATIC.is_dir():
         shutil.copytree(_STATIC, folder, dirs_exist_ok=True)
+    for name in ("prio", "slow"):  # which differ in their configuration alone
+        (folder / name / "1").mkdir(exist_ok=True)
+        shutil.copy(_SHARED / "sleeper.py", folder / name / "1" / "model.py")
