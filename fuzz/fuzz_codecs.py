@@ -6,6 +6,7 @@
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import orjson
 
@@ -13,13 +14,28 @@ from salver.messages import InferRequest, Signature, TensorSpec
 from salver.tensor import DataType
 from salver.testing.codecs import REFUSALS, mutations, survives
 from salver.wire.bodies import HttpBody
+from salver.wire.chat_template import ChatTemplate
 from salver.wire.grpc_frames import FrameReader, frame
 from salver.wire.grpc_schema import build
 from salver.wire.kserve_v1 import KServeV1
 from salver.wire.oip_grpc import decode_infer
 from salver.wire.oip_json import OpenInferenceHttp
+from salver.wire.openai import Embedding, Generating
+from salver.wire.openai_requests import EmbeddingRequest, parse_chat, parse_completion, parse_embedding
+from salver.wire.openai_tools import read_whole
+from salver.wire.voice import Spoken, Voice
 
 _SIGNATURE = Signature((TensorSpec("x", DataType.FP32, (-1, 2)), TensorSpec("s", DataType.BYTES, (-1,))), ())
+_TEXTS = Signature(
+    (
+        TensorSpec("text_input", DataType.BYTES, (1,)),
+        TensorSpec("sampling_parameters", DataType.BYTES, (1,), optional=True),
+        TensorSpec("max_tokens", DataType.INT32, (1,), optional=True),
+        TensorSpec("stop", DataType.BYTES, (-1,), optional=True),
+    ),
+    (TensorSpec("text_output", DataType.BYTES, (1,)),),
+)
+_VECTORS = Signature(_TEXTS.inputs[:1], (TensorSpec("e", DataType.FP32, (-1,)),))
 _LENGTH = b"inference-header-content-length"
 
 
@@ -41,6 +57,26 @@ def _oip_grpc(data: bytes) -> None:
 
 def _kserve_v1(data: bytes) -> None:
     survives(lambda body: KServeV1().decode(HttpBody("m", "", body), _SIGNATURE), data)
+
+
+def _openai(data: bytes) -> None:
+    """Each byte that a request of one route has may come on another."""
+    spoken = Spoken("m", Voice(ChatTemplate("{{ messages }}{{ tools }}"), tools="llama3"))
+
+    def decode(body: bytes, parse: Callable[[bytes], Any]) -> InferRequest:
+        codec = Generating(parse(body), spoken, "", 0, lambda: "0" * 16)
+        return codec.decode(HttpBody("m", "", body), _TEXTS)
+
+    survives(lambda body: decode(body, parse_chat), data)
+    survives(lambda body: decode(body, parse_completion), data)
+    survives(lambda body: _embedding(parse_embedding(body), spoken), data)
+    text = data.decode("utf-8", "replace")
+    for parser in ("llama3", "mistral"):
+        read_whole(text, parser, 1000)
+
+
+def _embedding(asked: EmbeddingRequest, spoken: Spoken) -> InferRequest:
+    return Embedding(asked, spoken, asked.texts).decode(HttpBody("m", "", b""), _VECTORS)
 
 
 def _grpc_frames(data: bytes) -> None:
@@ -87,6 +123,17 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
     "kserve_v1": (
         _kserve_v1,
         (b'{"instances":[{"x":[1,2],"s":{"b64":"YQ=="}}]}', b'{"inputs":{"x":[[1,2]],"s":["a"]}}'),
+    ),
+    "openai": (
+        _openai,
+        (
+            b'{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"a"}]}],"stop":["b"],"n":1}',
+            b'{"model":"m","messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"{}"}}]}'
+            b'],"tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"required","seed":5}',
+            b'{"model":"m","prompt":"a","max_tokens":5,"temperature":0.5,"echo":true,"stream":true}',
+            b'{"model":"m","input":["a","b"],"dimensions":3}',
+            b'[TOOL_CALLS][{"name":"f","arguments":{"a":[1,"}"]}}]',
+        ),
     ),
     "grpc_frames": (_grpc_frames, (frame(b"ab") + frame(b""), b"\1" + frame(b"\x78\x9c")[1:])),
 }

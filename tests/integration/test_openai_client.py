@@ -337,6 +337,25 @@ async def test_many_callers_at_once_each_get_their_own(aclient: openai.AsyncOpen
         assert text == "".join(chr(97 + (ord(letter) - 97 + n) % 26) for n in range(1, 5))
 
 
+def test_tr_v5_a_name_with_a_slash_is_found_quoted_or_not(tmp_path: Path) -> None:
+    write_repository(tmp_path / "models")
+    options = ["--name=org/letters", "--chat-template=chat.jinja", "--default-max-tokens=3", "--state-dir="]
+    (tmp_path / "chat.jinja").write_text("a" + TEMPLATE)
+    (tmp_path / "models" / "letters" / "chat.jinja").unlink()
+    config = tmp_path / "models" / "letters" / "salver.toml"
+    config.write_text(config.read_text().partition("[chat]")[0])
+    with ServerProcess([tmp_path / "models" / "letters"], tmp_path / "log", options, cwd=tmp_path) as server:
+        server.wait_ready()
+        for path in ("/v1/models/org/letters", "/v1/models/org%2Fletters"):
+            assert json.loads(server.get(path)[1])["id"] == "org/letters"
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            assert client.models.retrieve("org/letters").id == "org/letters"
+            got = client.chat.completions.create(model="org/letters", messages=SALV, temperature=0)
+        assert got.choices[0].message.content == "wxy"
+        assert got.usage is not None
+        assert got.usage.prompt_tokens == 5
+
+
 def eventually(condition: Callable[[], bool]) -> None:
     until = time.monotonic() + 20
     while not condition():

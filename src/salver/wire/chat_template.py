@@ -6,12 +6,15 @@ no file; Jinja is an extra.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from salver.errors import InvalidInput, LoadFailed
 
 _SPECIAL: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+#: Marks what an assistant says, for those who train; here it is nothing.
+_GENERATION: Final = re.compile(r"({%[-+]?\s*)(end)?generation(\s*[-+]?%})")
 _NO_TOKENS: Final[Mapping[str, str]] = {}
 
 
@@ -54,7 +57,7 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = today
         try:
-            self._template = environment.from_string(text)
+            self._template = environment.from_string(_GENERATION.sub(_as_condition, text))
         except TemplateError as error:
             raise LoadFailed(f"{origin} is no chat template: {error}") from error
         self._tokens = dict(tokens)
@@ -99,6 +102,10 @@ def of_tokenizer(config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
         template = named.get("default", "")
     return (template if isinstance(template, str) else ""), tokens
+
+
+def _as_condition(mark: re.Match[str]) -> str:
+    return f"{mark[1]}{'endif' if mark[2] else 'if true'}{mark[3]}"
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **more: Any) -> str:

@@ -143,6 +143,12 @@ class Embedding:
         shape = [1 if extent == -1 else extent for extent in spec.shape]
         if shape and spec.shape[0] == -1:
             shape[0] = len(self._texts)
+        if np.prod(shape, dtype=np.int64) != len(self._texts):
+            raise InvalidInput(
+                f"input '{spec.name}' has the shape {list(spec.shape)}, and does not take "
+                f"{len(self._texts)} texts",
+                field="input",
+            )
         array = np.array([str(text).encode() for text in self._texts], object).reshape(shape)
         inputs = [Tensor(spec.name, DataType.BYTES, array)]
         others = Signature(tuple(s for s in signature.inputs if s.name != spec.name), ())
