@@ -217,7 +217,7 @@ def test_tr_a3_what_a_model_sees_of_a_request(tmp_path: Path) -> None:
         out = []
         for r in requests:
             facts = [r.request_id(), json.loads(r.parameters()), r.timeout(), r.correlation_id(), r.flags(),
-                     r.requested_output_names(), [t.name() for t in r.inputs()], r.is_cancelled()]
+                     sorted(r.requested_output_names()), [t.name() for t in r.inputs()], r.is_cancelled()]
             out.append(pb_utils.InferenceResponse([
                 pb_utils.Tensor("FACTS", np.array([json.dumps(facts)], dtype=np.object_)),
                 pb_utils.Tensor("Y", r.inputs()[0].as_numpy())]))
@@ -393,7 +393,7 @@ def test_tr_a2_what_its_owner_reads_when_it_does_not_load(body: str, said: str, 
 def test_tr_c16_without_inputs_or_outputs_it_says_where_to_write_them(tmp_path: Path) -> None:
     """TR-C16."""
     with pytest.raises(
-        LoadFailed, match=r"nothing says which inputs the model 'm' has\. Write a config\.pbtxt"
+        LoadFailed, match=r"nothing says which inputs and outputs the model 'm' has\. Write a config\.pbtxt"
     ):
         load(write(tmp_path, DOUBLE), ModelConfig())
 
@@ -618,3 +618,123 @@ def test_tr_a3_the_logger_writes_lines_of_the_models_own(capsys: pytest.CaptureF
         "ERROR: three",
         "WARNING: five",
     ]
+
+
+SENDER = """import threading
+import time
+
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            x = pb_utils.get_input_tensor_by_name(request, "X").as_numpy()
+            response = pb_utils.InferenceResponse([pb_utils.Tensor("Y", x * 2)])
+            sender = request.get_response_sender()
+            PLAN
+        return RETURNED
+"""
+
+
+def sending(folder: Path, plan: str, returned: str = "None") -> Answer | SalverError:
+    model = load(write(folder, SENDER.replace("PLAN", plan).replace("RETURNED", returned)))
+    (answer,) = model.answer([request({"X": np.ones((1, 2), "f4")})])
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("plan", "returned"),
+    [
+        ("sender.send(response, FINAL)", "None"),
+        ("sender.send(response); sender.send(flags=FINAL)", "None"),
+        ("sender.send(response, FINAL)", "[None]"),
+        ("threading.Thread(target=lambda: (time.sleep(0.02), sender.send(response, FINAL))).start()", "None"),
+    ],
+)
+def test_tr_a3_a_model_in_default_mode_may_send_its_one_response(
+    tmp_path: Path, plan: str, returned: str
+) -> None:
+    answer = sending(tmp_path, plan, returned)
+    assert isinstance(answer, Answer)
+    np.testing.assert_array_equal(answer.outputs["Y"], [[2, 2]])
+
+
+@pytest.mark.parametrize(
+    ("plan", "returned", "text"),
+    [
+        ("sender.send(response); sender.send(response)", "None", "cannot send more than one response"),
+        ("sender.send(flags=FINAL)", "None", "cannot send complete final before sending a response"),
+        ("sender.send(response, FINAL)", "[response]", "cannot send more than one response"),
+        ("sender.send(3)", "None", "TypeError: a response must be a pb_utils.InferenceResponse, not int"),
+    ],
+)
+def test_tr_a3_what_a_sender_in_default_mode_refuses(
+    tmp_path: Path, plan: str, returned: str, text: str
+) -> None:
+    with pytest.raises(ModelFailed, match=text):
+        sending(tmp_path, plan, returned)
+
+
+def test_tr_a3_a_sender_that_goes_without_a_word_leaves_an_error(tmp_path: Path) -> None:
+    answer = sending(tmp_path, "del sender")
+    assert isinstance(answer, ModelFailed) and "no response was sent" in str(answer)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "pb_utils.TritonError(3)",
+        "pb_utils.Logger.log_info(3)",
+        "pb_utils.load_model('m', {'config': 'x'})",
+        "pb_utils.unload_model(3)",
+        "pb_utils.is_model_ready('m', 1)",
+    ],
+)
+def test_tr_a3_arguments_that_are_no_texts_are_the_models_mistake(call: str) -> None:
+    with pytest.raises(TypeError, match="must be a text"):
+        eval(call, {"pb_utils": pb_utils})
+
+
+def test_tr_a3_where_the_program_lies(tmp_path: Path) -> None:
+    path = write(tmp_path, DOUBLE)
+    load(path)
+    assert pb_utils.get_model_dir() == str(path.parent.resolve())
+
+
+def test_tr_a3_parameters_of_a_response_fit_the_wire(tmp_path: Path) -> None:
+    body = DOUBLE.replace('"Y", a * 2)])', '"Y", a * 2)], parameters={"big": 2**64})')
+    (answer,) = load(write(tmp_path, body)).answer([request({"X": np.ones((1, 2), "f4")})])
+    assert isinstance(answer, ModelFailed) and "'big'" in str(answer)
+
+
+def test_tr_c16_a_model_may_have_outputs_alone(tmp_path: Path) -> None:
+    body = """class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(config):
+        config.add_output({"name": "Y", "data_type": "TYPE_FP32", "dims": [1]})
+        return config
+
+    def execute(self, requests):
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", np.ones(1, "f4"))]) for _ in requests]
+"""
+    model = load(write(tmp_path, body), ModelConfig(batching=Batching(enabled=False)))
+    assert model.signature.inputs == ()
+    (answer,) = model.answer([request({})])
+    assert isinstance(answer, Answer) and answer.outputs["Y"].tolist() == [1.0]
+
+
+def test_tr_c4_a_tensor_has_dimensions(tmp_path: Path) -> None:
+    body = DOUBLE.replace(
+        "class TritonPythonModel:\n",
+        """class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(config):
+        config.add_input({"name": "X", "data_type": "TYPE_FP32", "dims": []})
+        config.add_output({"name": "Y", "data_type": "TYPE_FP32", "dims": [1]})
+        return config
+
+""",
+    )
+    with pytest.raises(LoadFailed, match="'X' must specify 'dims'"):
+        load(write(tmp_path, body), ModelConfig())

@@ -136,7 +136,7 @@ def test_tr_r12_code_comes_by_request_only_where_it_is_trusted(tmp_path: Path) -
         ('{"platform": "tensorrt_plan"}', False),
         ('{"backend": "nonesuch"}', False),
         ('{"default_model_filename": "../../b/1/model.onnx"}', False),
-        ('{"output": [{"name": "y", "data_type": "TYPE_INT8", "label_filename": "/etc/passwd"}]}', True),
+        ('{"output": [{"name": "y", "data_type": "TYPE_INT8", "label_filename": "/etc/passwd"}]}', False),
     ],
 )
 def test_a_configuration_that_is_wrong_is_told_from_one_that_asks_for_too_much(

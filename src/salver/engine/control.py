@@ -163,6 +163,16 @@ def _plain(value: Any) -> Any:
     raise NotImplementedError(f"the control channel carries no {type(value).__name__}")
 
 
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list | tuple):
+        return [_printable(part) for part in value]
+    if isinstance(value, dict):
+        return {_printable(key): _printable(part) for key, part in value.items()}
+    return value
+
+
 def _typed(kind: type, value: Any) -> Any:
     if issubclass(kind, Path):
         return kind(value)
@@ -179,7 +189,11 @@ read_reply = _replies.decode
 def frame(message: msgspec.Struct) -> bytearray:
     """The bytes to send."""
     out = bytearray(4)
-    _encoder.encode_into(message, out, 4)
+    try:
+        _encoder.encode_into(message, out, 4)
+    except UnicodeEncodeError:  # a lone surrogate in what a model said
+        plain = msgspec.to_builtins(message, builtin_types=(bytes, bytearray, memoryview), enc_hook=_plain)
+        _encoder.encode_into(_printable(plain), out, 4)
     out[:4] = (len(out) - 4).to_bytes(4, "little")
     return out
 

@@ -18,6 +18,10 @@ _UNKNOWN_FIELD: Final = re.compile(r'Message type "inference\.([\w.]+)" has no f
 _UNKNOWN_VALUE: Final = re.compile(r'Enum type "inference\.([\w.]+)" has no value named (\w+)')
 
 
+class Unparsable(InvalidInput):
+    """It is no model configuration at all, so that there is nothing to load."""
+
+
 def parse_pbtxt(content: bytes, origin: str, name: str) -> Translated:
     """A model's configuration from the file's content.
 
@@ -26,12 +30,13 @@ def parse_pbtxt(content: bytes, origin: str, name: str) -> Translated:
         name: The model's folder, which a name in the file must equal.
 
     Raises:
-        InvalidInput: names the file, line and field, and the nearest valid one.
+        Unparsable: names the file, line and field, and the nearest valid one.
+        InvalidInput: as :func:`~salver.repository.translate.translate`.
     """
     try:
         message = text_format.Parse(content.decode(), model_config_class()())
     except UnicodeDecodeError as error:
-        raise InvalidInput(
+        raise Unparsable(
             f"{origin}: byte {error.start} is not UTF-8", fix="Save the file as UTF-8"
         ) from error
     except text_format.ParseError as error:
@@ -44,7 +49,8 @@ def parse_json(text: str, name: str) -> Translated:
     """The same from the JSON form, as Triton's load request carries it.
 
     Raises:
-        InvalidInput: names the field, and the nearest valid one.
+        Unparsable: names the field, and the nearest valid one.
+        InvalidInput: as :func:`~salver.repository.translate.translate`.
     """
     origin = f"configuration in the load request of '{name}'"
     try:
@@ -77,20 +83,20 @@ def _lenient(content: bytes) -> Any:
         return model_config_class()()
 
 
-def _explained(prefix: str, error: str) -> InvalidInput:
+def _explained(prefix: str, error: str) -> Unparsable:
     """The message of protobuf without its repetition of position and source, and with a neighbour."""
     if unknown := _UNKNOWN_FIELD.search(error):
         message = unknown[1] if unknown[1] in MESSAGES else "ModelConfig"
         fields = re.findall(r"(\w+) = \d+", MESSAGES[message])
-        return InvalidInput(
+        return Unparsable(
             f"{prefix}{message} has no field `{unknown[2]}`", field=unknown[2], fix=_near(unknown[2], fields)
         )
     if unknown := _UNKNOWN_VALUE.search(error):
         values = ENUMS.get(unknown[1], "").split()
-        return InvalidInput(f"{prefix}there is no {unknown[1]} `{unknown[2]}`", fix=_near(unknown[2], values))
+        return Unparsable(f"{prefix}there is no {unknown[1]} `{unknown[2]}`", fix=_near(unknown[2], values))
     text = re.sub(r"^\d+:\d+ : ", "", error.splitlines()[0])
     text = re.sub(r"^'.*': ", "", text).replace('Message type "inference.ModelConfig"', "the configuration")
-    return InvalidInput(prefix + text)
+    return Unparsable(prefix + text)
 
 
 def _near(name: str, known: list[str]) -> str:

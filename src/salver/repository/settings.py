@@ -11,7 +11,7 @@ from salver.artifacts import ModelConfig, Versions, Warmup
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.config import RepositoryConfig
-from salver.repository.pbtxt import parse_json, parse_pbtxt
+from salver.repository.pbtxt import Unparsable, parse_json, parse_pbtxt
 from salver.repository.sequences import check_content
 from salver.repository.toml import parse_toml
 from salver.repository.translate import Translated, no_backend
@@ -27,8 +27,6 @@ _MAX_STATE: Final = 16 << 20
 _WHOLE: Final = "Without --disable-auto-complete-config the model's own words stand in"
 _USUAL: Final = RepositoryConfig()
 _BACKEND_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-#: Fields of configurations that can be read well, and ask for what is not done here.
-_NOT_SERVED: Final = frozenset({"platform", "model_repository_agents", "model_transaction_policy.decoupled"})
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -155,7 +153,7 @@ def _translated(
         labels = {output: _read_labels(store, path) for output, path in paths.items()}
         config, kept = _with_files(store, folder, config)
     except (InvalidInput, StoreFailed) as error:
-        is_unreadable = error.field not in _NOT_SERVED
+        is_unreadable = isinstance(error, Unparsable) or error.field == "name"  # as Triton has it
         return Settings(files=files, problem=str(error), is_triton=True, is_unreadable=is_unreadable)
     outputs = tuple(_labelled(spec, labels.get(spec.name, ())) for spec in config.outputs)
     config = msgspec.structs.replace(config, outputs=outputs)

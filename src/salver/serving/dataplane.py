@@ -319,7 +319,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             outcome, why = own.code.value, own.why
             reply = codec.fault(own)
             own.__traceback__ = error.__traceback__ = None
-            if write is not None and has_begun:
+            if write is not None and (has_begun or own.is_late or isinstance(own, ModelFailed)):
                 fault, reply = reply, None
                 with suppress(Cancelled):
                     await write(fault)
@@ -447,7 +447,8 @@ async def _pieces(
 ) -> AsyncGenerator[InferResponse, None]:
     """The answer as the model gives it: in pieces, or whole."""
     if not isinstance(servable, Streaming):
-        yield await servable.infer(request, deadline, None, standing)
+        whole = await servable.infer(request, deadline, None, standing)
+        yield msgspec.structs.replace(whole, is_last=True)
         return
     async with aclosing(servable.stream(request, deadline, standing)) as answer:
         async for response in answer:

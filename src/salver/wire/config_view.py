@@ -104,6 +104,8 @@ def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> by
         _complete_model(message, id, facts)
     if not message.HasField("max_batch_size"):
         message.max_batch_size = facts.max_rows
+    elif facts.backend == "python" and signature.batched:  # its code may say more than its owner
+        message.max_batch_size = max(message.max_batch_size, signature.max_rows)
     if message.version_policy.WhichOneof("policy_choice") is None:
         if facts.versions:
             message.version_policy.latest.num_versions = facts.versions

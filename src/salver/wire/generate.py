@@ -48,7 +48,7 @@ class Generate:
             InvalidInput, Unsupported: an output cannot be JSON.
         """
         if response.error is not None:
-            return self.fault(response.error)
+            return HttpReply(400, http_fault(response.error).body)
         root: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
         if response.id:
             root["id"] = response.id
@@ -63,11 +63,13 @@ class Generate:
         return HttpReply(200, dumps(root))
 
     def fault(self, error: SalverError) -> HttpReply:
-        """``{"error": text}`` with Triton's status: here the model's own failure is 400."""
+        """``{"error": text}`` with Triton's status: here all that comes from the model is 400."""
         reply = http_fault(error)
         if isinstance(error, NotOneResponse):
             return HttpReply(200, reply.body)
-        return HttpReply(400, reply.body) if error.code is Code.MODEL_FAILED else reply
+        if error.is_late or error.code is Code.MODEL_FAILED:
+            return HttpReply(400, reply.body)
+        return reply
 
 
 def event(reply: HttpReply) -> bytes:

@@ -12,12 +12,22 @@ from salver.backends.triton_python.values import TritonModelException
 from salver.errors import SalverError
 
 _around: Surroundings | None = None
+_folder = ""
 
 
-def connect(surroundings: Surroundings | None) -> None:
-    """From now on the model speaks to that one; None = to nobody."""
-    global _around
-    _around = surroundings
+def connect(surroundings: Surroundings | None, folder: str = "") -> None:
+    """From now on the model speaks to that one; None = to nobody.
+
+    Args:
+        folder: Where its program lies.
+    """
+    global _around, _folder
+    _around, _folder = surroundings, folder
+
+
+def folder() -> str:
+    """Where the model's program lies."""
+    return _folder
 
 
 def is_there() -> bool:

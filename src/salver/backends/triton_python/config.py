@@ -204,14 +204,14 @@ def signature_of(config: Mapping[str, Any], manifest: Manifest) -> Signature:
             field="reshape",
             fix="Take reshape out of its configuration, and reshape in execute.",
         )
+    if not config["input"] and not config["output"]:
+        raise LoadFailed(
+            f"nothing says which inputs and outputs the model '{name}' has",
+            fix="Write a config.pbtxt beside its versions, or an auto_complete_config into its class.",
+        )
     batched = config["max_batch_size"] > 0
     sides = []
     for side, known in (("input", manifest.config.inputs), ("output", manifest.config.outputs)):
-        if not config[side]:
-            raise LoadFailed(
-                f"nothing says which {side}s the model '{name}' has",
-                fix="Write a config.pbtxt beside its versions, or an auto_complete_config into its class.",
-            )
         labels = {spec.name: spec.labels for spec in known}
         specs = [_spec(part, batched, name, labels.get(part["name"], ())) for part in config[side]]
         sides.append(tuple(specs))
@@ -224,6 +224,8 @@ def signature_of(config: Mapping[str, Any], manifest: Manifest) -> Signature:
 def _spec(part: Mapping[str, Any], batched: bool, model: str, labels: tuple[str, ...]) -> TensorSpec:
     kind = str(part["data_type"]).removeprefix("TYPE_")
     datatype = DataType.BYTES if kind == "STRING" else DATATYPES.get(kind)
+    if not part["dims"]:
+        raise LoadFailed(f"model tensor '{part['name']}' must specify 'dims' for {model}")
     dims = part["reshape"]["shape"] if "reshape" in part else part["dims"]
     if datatype is None or not _are_extents(dims):
         raise LoadFailed(

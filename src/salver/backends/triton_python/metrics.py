@@ -128,12 +128,15 @@ class MetricFamily:
                 raise TritonModelException(f"Error when creating Metric: {label!r} is no name of a label")
         bounds = tuple(float(bound) for bound in buckets or ())
         if (self._kind is MetricKind.HISTOGRAM) != bool(bounds):
+            found = "Unexpected buckets found" if bounds else "Missing required buckets"
+            raise TritonModelException(f"Failed to create metric. {found}.")
+        if any(b <= a for a, b in itertools.pairwise(bounds)):
             raise TritonModelException(
-                "Error when creating Metric: buckets are what a histogram needs, and no other kind has"
+                "Error when creating Metric: Bucket Boundaries must be strictly sorted"
             )
-        if len(said) > _MOST or len(bounds) > _MOST or any(b <= a for a, b in itertools.pairwise(bounds)):
+        if len(said) > _MOST or len(bounds) > _MOST:
             raise TritonModelException(
-                f"Error when creating Metric: at most {_MOST} labels, and {_MOST} buckets, which ascend"
+                f"Error when creating Metric: at most {_MOST} labels, and {_MOST} buckets"
             )
         finite = tuple(bound for bound in bounds if bound < math.inf)
         return Metric(Series(self._name, self._about, _KINDS[self._kind], said, finite), self._kind)

@@ -15,6 +15,7 @@ from salver.artifacts import Manifest
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import Answer
 from salver.backends.triton_python import pb_utils
+from salver.backends.triton_python.requests import OnlyResponse
 from salver.backends.triton_python.values import KINDS, as_texts
 from salver.errors import ModelFailed, SalverError
 from salver.messages import InferRequest, Parameter, RequestedOutput, Signature
@@ -142,6 +143,8 @@ class TritonModel(Instance):
         """See :class:`~salver.backends.protocol.RequestModel`."""
         asked = [pb_utils.InferenceRequest.given(request) for request in requests]
         responses = self.execute(asked)
+        if responses is None and all(own.only for own in asked):
+            responses = [None] * len(asked)
         if not isinstance(responses, list):
             raise self.failed(
                 f"Expected a list in the execute return, found type '{type(responses).__name__}'"
@@ -152,10 +155,25 @@ class TritonModel(Instance):
                 f"InferenceRequest(s) size is:{len(requests)}, "
                 f"and InferenceResponse(s) size is:{len(responses)}"
             )
-        return [
-            self.again(own, response) or self.understand(request, response)
-            for own, request, response in zip(asked, requests, responses, strict=True)
+        if any(own.only and own.only.response and said for own, said in zip(asked, responses, strict=True)):
+            raise self.failed(
+                "Unable to send response. Non-decoupled model cannot send more than one response."
+            )
+        answers = [
+            own.only if said is None and own.only else self.again(own, said) or self.understand(request, said)
+            for own, request, said in zip(asked, requests, responses, strict=True)
         ]
+        del asked  # and with them senders that nobody keeps: those have nothing more to say
+        return [
+            self._sent(request, answer.wait()) if isinstance(answer, OnlyResponse) else answer
+            for request, answer in zip(requests, answers, strict=True)
+        ]
+
+    def _sent(
+        self, request: InferRequest, response: pb_utils.InferenceResponse | None
+    ) -> Answer | SalverError:
+        """What a sender sent, perhaps from another thread, and after execute had returned."""
+        return self.understand(request, response) if response else self.failed("no response was sent")
 
 
 async def _awaited(said: Awaitable[object]) -> object:
@@ -171,4 +189,7 @@ def _parameters(text: str) -> dict[str, Parameter]:
         raise ModelFailed(f"the parameters of a response are no JSON: {error}") from error
     if not isinstance(said, dict) or not all(isinstance(v, bool | int | float | str) for v in said.values()):
         raise ModelFailed("the parameters of a response are no JSON object of texts, numbers and booleans")
+    for name, value in said.items():
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+            raise ModelFailed(f"the parameter '{name}' of a response is beyond 64 bits")
     return said

@@ -65,7 +65,7 @@ def load(manifest: Manifest, options: LoadOptions) -> TritonModel | DecoupledMod
     folder = source.parent
     home = manifest.path if manifest.code else folder  # of the version
     sys.modules[_MODULE] = pb_utils
-    around.connect(options.around)
+    around.connect(options.around, str(folder))
     beside = [] if manifest.code else [str(folder.parent)]
     sys.path += [str(folder), *beside]  # for good: a model may import its neighbours at any time
     config = known_of(manifest, options.config)

@@ -38,6 +38,7 @@ from salver.backends.triton_python.values import (
     deserialize_bytes_tensor,
     numpy_to_triton_type,
     serialize_byte_tensor,
+    text_of,
     triton_string_to_numpy,
     triton_to_numpy_type,
 )
@@ -76,8 +77,9 @@ class Logger:
     def log(message: str, level: int = LogLevel.INFO) -> None:
         """One line."""
         said = LogLevel(level)
+        text_of(message, "a line of the log")
         if around.is_there():
-            around.server().log(_LEVELS[said], str(message))
+            around.server().log(_LEVELS[said], message)
         elif said is not LogLevel.VERBOSE:
             sys.stderr.write(f"{said.name}: {message}\n")
 
@@ -102,6 +104,16 @@ class Logger:
         cls.log(message, LogLevel.VERBOSE)
 
 
+def get_model_dir() -> str:
+    """The folder of the version, with the model's program."""
+    return around.folder()
+
+
+def _check(*texts: object) -> None:
+    for text in texts:
+        text_of(text, "an argument")
+
+
 def load_model(model_name: str, config: str = "", files: Mapping[str, bytes] | None = None) -> None:
     """Have the server load a model, or load it again.
 
@@ -109,6 +121,7 @@ def load_model(model_name: str, config: str = "", files: Mapping[str, bytes] | N
         config: A model configuration as JSON, in place of the file.
         files: Contents by path (``file:1/model.onnx``), in place of the model's folder; they need ``config``.
     """
+    _check(model_name, config)
     given = {path.removeprefix("file:"): bytes(content) for path, content in (files or {}).items()}
     with around.raising():
         around.server().manage(Wish("load", model_name, order=LoadOrder(config, given)))
@@ -116,12 +129,14 @@ def load_model(model_name: str, config: str = "", files: Mapping[str, bytes] | N
 
 def unload_model(model_name: str, unload_dependents: bool = False) -> None:
     """Have the server let a model go."""
+    _check(model_name)
     with around.raising():
         around.server().manage(Wish("unload", model_name, dependents=unload_dependents))
 
 
 def is_model_ready(model_name: str, model_version: str = "") -> bool:
     """Whether a model can answer."""
+    _check(model_name, model_version)
     with around.raising():
         return around.server().manage(Wish("is_ready", model_name, model_version))
 
@@ -180,6 +195,7 @@ __all__ = [
     "deserialize_bytes_tensor",
     "get_input_config_by_name",
     "get_input_tensor_by_name",
+    "get_model_dir",
     "get_output_config_by_name",
     "get_output_tensor_by_name",
     "is_model_ready",

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from queue import SimpleQueue
+from threading import Event
 from typing import Any, Final, Protocol, TypedDict, Unpack
 
 from salver.backends.surroundings import Asked
@@ -35,6 +36,7 @@ _RESERVED: Final = frozenset(
 
 
 _MASK: Final = (1 << 64) - 1
+_LOOK_S: Final = 0.1  # how often a caller who is gone is looked for
 
 
 def _is_reserved(name: str) -> bool:
@@ -158,6 +160,7 @@ class InferenceRequest:
     _sender: "InferenceResponseSender | None"
     _is_gone: Callable[[], bool] | None
     release_flags: int
+    only: "OnlyResponse | None" = None
 
     def inputs(self) -> list[Tensor]:
         """Those that were sent."""
@@ -172,9 +175,9 @@ class InferenceRequest:
         id: int | str = self._parameters.get("sequence_id", 0)
         return id & _MASK if isinstance(id, int) else id
 
-    def requested_output_names(self) -> list[str]:
+    def requested_output_names(self) -> set[str]:
         """What the caller wants; all outputs if it did not say."""
-        return self._outputs
+        return set(self._outputs)
 
     def flags(self) -> int:
         """Whether it starts or ends a sequence, in Triton's bits."""
@@ -196,7 +199,8 @@ class InferenceRequest:
 
     def parameters(self) -> str:
         """The caller's own parameters, as JSON text."""
-        return json.dumps({k: v for k, v in self._parameters.items() if not _is_reserved(k)})
+        own = {k: v for k, v in self._parameters.items() if not _is_reserved(k)}
+        return json.dumps(own, separators=(",", ":"))
 
     def trace(self) -> InferenceTrace:
         """For requests to other models in its service."""
@@ -209,12 +213,10 @@ class InferenceRequest:
         return self._is_gone is not None and self._is_gone()
 
     def get_response_sender(self) -> "InferenceResponseSender":
-        """Of a decoupled model's request; always the same."""
+        """Always the same. Of a model that is not decoupled, it sends the one response."""
         if self._sender is None:
-            raise TritonModelException(
-                "'get_response_sender' function must be called only when the model is using the decoupled "
-                "transaction policy."
-            )
+            self.only = OnlyResponse(self._is_gone)
+            self._sender = InferenceResponseSender(self.only)
         return self._sender
 
     def set_release_flags(self, flags: int) -> None:
@@ -359,8 +361,51 @@ class Outlet(Protocol):
         ...
 
 
+class OnlyResponse:
+    """Where the one response goes of a model that is not decoupled, if its execute returns None."""
+
+    response: InferenceResponse | None = None
+
+    def __init__(self, is_gone: Callable[[], bool] | None) -> None:
+        self._ended = Event()
+        self._is_gone = is_gone
+
+    def put(self, response: InferenceResponse | None, is_last: bool) -> None:
+        """Keep it.
+
+        Raises:
+            TritonModelException: it is not the first, or there was none.
+        """
+        if response is not None and self.response is not None:
+            raise TritonModelException(
+                "Unable to send response. Non-decoupled model cannot send more than one response."
+            )
+        if response is None and self.response is None:
+            raise TritonModelException(
+                "Unable to send response. Non-decoupled model cannot send complete final before sending a "
+                "response."
+            )
+        self.response = response or self.response
+        if is_last:
+            self._ended.set()
+
+    def is_cancelled(self) -> bool:
+        """Nobody waits for it."""
+        return self._is_gone is not None and self._is_gone()
+
+    def close(self) -> None:
+        """None follows."""
+        self._ended.set()
+
+    def wait(self) -> InferenceResponse | None:
+        """What was sent, when the sender has said that it is all, or is gone, or the caller is."""
+        while not self._ended.wait(_LOOK_S) and not self.is_cancelled():
+            pass
+        return self.response
+
+
 class InferenceResponseSender:
-    """Sends the responses of a decoupled model, from any thread.
+    """Sends responses, from any thread: any number of a decoupled model, one of another.
 
     The request is over when the sender says so, or is gone.
     """
@@ -376,6 +421,8 @@ class InferenceResponseSender:
         """Send a response, or say that none follows, or both; waits until it has been taken."""
         if self._is_closed:
             raise TritonModelException("Unable to send response. Response sender has been closed.")
+        if response is not None and not isinstance(response, InferenceResponse):
+            raise TypeError(f"a response must be a pb_utils.InferenceResponse, not {type(response).__name__}")
         if flags not in (0, TRITONSERVER_RESPONSE_COMPLETE_FINAL):
             raise TritonModelException("Unable to send response. Unsupported flag provided.")
         if response is None and not flags:

@@ -52,6 +52,17 @@ class TritonModelException(ModelFailed):  # Triton's name
         super().__init__(str(message), field=field, fix=fix)
 
 
+def text_of(value: object, what: str) -> str:
+    """The value, if it is a text.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a text, not {type(value).__name__}")
+    return value
+
+
 class TritonErrorCode(enum.IntEnum):
     """Kinds of :class:`TritonError`, numbered as in Triton's C API."""
 
@@ -78,7 +89,7 @@ class TritonError:
     CANCELLED: ClassVar = TritonErrorCode.CANCELLED
 
     def __init__(self, message: str = "", code: int = TritonErrorCode.INTERNAL) -> None:
-        self._message = str(message)
+        self._message = text_of(message, "the message of a TritonError")
         self._code = TritonErrorCode(code)
 
     def __str__(self) -> str:
