@@ -149,6 +149,15 @@ def test_a_path_stays_a_path() -> None:
     assert load.manifest.path == MANIFEST.path
 
 
+def test_a_lone_surrogate_in_what_a_model_said_does_not_end_its_process() -> None:
+    failed = Failed("ModelFailed", "a\ud800", "b\udfff")
+    said = Ran((), 0.5, (failed, Said({"c\ud800": "d\ud800", "e": 1}), None), (1,))
+    (payload,) = payloads(bytes(frame(said)), 1 << 20)
+    assert read_reply(payload) == Ran(
+        (), 0.5, (Failed("ModelFailed", "a?", "b?"), Said({"c?": "d?", "e": 1}), None), (1,)
+    )
+
+
 def test_a_frame_beyond_reason_is_refused() -> None:
     with pytest.raises(ValueError, match="a frame of"):
         list(Frames().feed((MAX_FRAME + 1).to_bytes(4, "little")))

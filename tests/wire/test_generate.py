@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from salver.errors import InvalidInput, Overloaded
+from salver.errors import DeadlineExceeded, InvalidInput, NotFound, Overloaded, SalverError, Unsupported
 from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
 from salver.tensor import DataType, Tensor, tensor
 from salver.wire.bodies import HttpBody, HttpReply
@@ -125,3 +125,13 @@ def test_overload_says_when_to_come_back():
     assert isinstance(reply, HttpReply)
     assert reply.status == 503
     assert any(name == b"retry-after" for name, _ in reply.headers)
+
+
+@pytest.mark.parametrize("kind", [NotFound, DeadlineExceeded, Unsupported])
+def test_tr_r6_what_comes_from_the_model_is_400_whatever_it_calls_it(kind: type[SalverError]):
+    error = kind("text")
+    assert Generate().fault(error).status != 400
+    error.is_late = True
+    assert Generate().fault(error) == HttpReply(400, b'{"error":"text"}')
+    piece = InferResponse("m", "1", (), error=kind("text"))
+    assert Generate().encode(InferRequest("m", ()), piece) == HttpReply(400, b'{"error":"text"}')
