@@ -454,3 +454,20 @@ def test_the_reference_page_has_every_key_and_field() -> None:
     ] == []
     fields = [f.name for f in model_config_class().DESCRIPTOR.fields]
     assert [f for f in fields if f"`{f}" not in page] == []
+
+
+def test_how_a_model_is_spoken_to() -> None:
+    keys = {"chat_template": "chat.jinja", "tokenizer": "words", "tool_call_parser": "mistral"}
+    told = "".join(
+        f'parameters {{ key: "salver_{key}" value {{ string_value: "{value}" }} }}\n'
+        for key, value in keys.items()
+    )
+    found = parse_pbtxt(f'backend: "onnxruntime"\n{told}'.encode(), "config.pbtxt", "m")
+    assert found.config.chat == Chat("chat.jinja", "words", "mistral")
+    assert found.notices == ()
+    toml = b'[chat]\ntemplate = "chat.jinja"\ntokenizer = "words"\ntools = "mistral"\n'
+    assert parse_toml(toml, "salver.toml").chat == found.config.chat
+    with pytest.raises(InvalidInput, match="is llama3 or mistral, not 'hermes'"):
+        parse_pbtxt(told.replace("mistral", "hermes").encode(), "config.pbtxt", "m")
+    with pytest.raises(InvalidInput, match=r"line 2: key `chat\.tools`"):
+        parse_toml(b'[chat]\ntools = "hermes"\n', "salver.toml")

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from salver.artifacts import LoadOrder
-from salver.errors import InvalidInput, SalverError
+from salver.errors import Cancelled, InvalidInput, SalverError
 from salver.messages import Call
 from salver.transport.ports import Control, InferDoor
 from salver.transport.reading import LARGE
@@ -68,15 +68,21 @@ class OpenAiOperations:
         except SalverError as error:
             return openai_fault(error)
         is_stream = bool(codec.request.stream)
+
+        async def told(reply: HttpReply) -> None:
+            if codec.has_begun:  # else it is an error that has its own status
+                await write(reply)
+
         fault: HttpReply | None = await self._door.stream(
-            codec, http, spoken.model, "", call, write if is_stream else _keep
+            codec, http, spoken.model, "", call, told if is_stream else _keep
         )
         if fault is not None or codec.failed is not None:
-            return None if is_stream and fault is None else codec.failed or fault
+            return None if is_stream and codec.has_begun else codec.failed or fault
         counted = await _count(codec.uncounted, spoken.voice)
         if not is_stream:
             return codec.whole(counted)
-        await write(codec.end(counted))
+        with contextlib.suppress(Cancelled):  # the answer is there, and its reader is gone
+            await write(codec.end(counted))
         return None
 
     async def _begun(self, route: Route, http: HttpBody, call: Call) -> tuple[Generating, Spoken]:

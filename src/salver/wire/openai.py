@@ -30,6 +30,7 @@ class Generating:
     Attributes:
         failed: The error that its caller has been told, or is to be told; None = there was none.
         prompt: That the model went on from, where it was made here.
+        has_begun: There was a response.
     """
 
     protocol = "openai"
@@ -47,7 +48,7 @@ class Generating:
         self.prompt: str | None = None
         self._spoken = spoken
         self._answer = Answer(request, spoken, id, created, new_id)
-        self._has_begun = False
+        self.has_begun = False
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
         """The model's inputs.
@@ -68,13 +69,13 @@ class Generating:
         if response.error is not None:
             raise response.error
         events = b"".join(self._answer.take(response))
-        self._has_begun = True
+        self.has_begun = True
         return HttpReply(200, events) if events else _NOTHING
 
     def fault(self, error: SalverError) -> HttpReply:
         """OpenAI's error object, once a stream has begun as an event of it."""
         self.failed = openai_fault(error)
-        if self.request.stream and self._has_begun:
+        if self.request.stream and self.has_begun:
             return HttpReply(200, b"data: %s\n\n" % self.failed.body)
         return self.failed
 
