@@ -10,10 +10,12 @@ import contextlib
 import itertools
 import logging
 import os
+import random
 import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
@@ -52,6 +54,7 @@ from salver.telemetry.logs import LogConfig, configure
 from salver.telemetry.metrics import Metrics
 from salver.telemetry.otlp import SpanConfig, SpanExport
 from salver.telemetry.ports import Load, Losses
+from salver.telemetry.prediction_log import PredictionLog
 from salver.telemetry.statistics import Statistics
 from salver.telemetry.tensorflow_metrics import TensorFlowMetrics, TensorFlowMetricsConfig
 from salver.telemetry.trace_settings import TraceConfig
@@ -145,6 +148,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tfs: How TensorFlow Serving's clients are answered.
         tensorflow_metrics: Which metrics have TensorFlow Serving's names.
         metrics_path: Where the metrics page is, besides ``/metrics``; empty = nowhere.
+        prediction_log: Folder that takes requests with their answers, of models that want it; empty = none.
     """
 
     paths: tuple[str, ...] = ()
@@ -186,6 +190,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tfs: TfsRules = TfsRules()
     tensorflow_metrics: TensorFlowMetricsConfig = TensorFlowMetricsConfig()
     metrics_path: str = ""
+    prediction_log: str = ""
 
     @property
     def whole_lifecycle(self) -> LifecycleConfig:
@@ -406,7 +411,10 @@ class Server:
         """Everyone who counts what happens, on one road of events."""
         config = self.config
         self._statistics = Statistics(time.time)
-        serving = TensorFlowMetrics(config.tensorflow_metrics) if config.tensorflow_metrics.is_on else None
+        self._predictions = PredictionLog(Path(config.prediction_log)) if config.prediction_log else None
+        records = self._predictions.counts if self._predictions else dict
+        names = config.tensorflow_metrics
+        serving = TensorFlowMetrics(names, records) if names.is_on else None
         self._metrics = Metrics(self, config.triton_metrics, serving)
         self._explanations = Explanations(clock, self)
         self._switches = Switches(config.log)
@@ -414,7 +422,8 @@ class Server:
         self._spans = SpanExport(config.spans, new_id, __version__) if config.spans else None
         log = EventLog(config.log.access_log)
         observers: list[Observer] = [self._metrics, self._statistics, self._explanations, log, self._tracing]
-        observers += [observer for observer in (self._spans, serving) if observer is not None]
+        optional = (self._spans, serving, self._predictions)
+        observers += [observer for observer in optional if observer is not None]
         self._bus = Bus(observers)
 
     async def _load(self) -> None:
@@ -445,6 +454,7 @@ class Server:
             None if config.resources is None else Pool(config.resources),
             await asyncio.to_thread(config.voice.read),
             Twins(config.state_dir, by_default=config.prefer == "onnx"),
+            random.random if config.prediction_log else None,
         )
 
     def _door(self, front: App, config: FrontConfig, reception: Reception) -> App:
@@ -483,6 +493,8 @@ class Server:
             await self._cache.close()
         if self._spans:
             await self._spans.close()
+        if self._predictions:
+            await self._predictions.close()
 
     async def __aenter__(self) -> "Server":
         await self.start()

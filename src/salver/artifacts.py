@@ -491,6 +491,22 @@ class Ensemble(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(dict.fromkeys((step.model, step.version) for step in self.steps))
 
 
+class Logging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which requests of a model are written down with their answers, and where.
+
+    Attributes:
+        rate: Share of requests, from 0 for none to 1 for all.
+        prefix: Beginning of the files' names, in the folder that the server was given; empty = the model's.
+        max_mb: Size of a file from which on the next one is begun.
+        files: Most of them; the oldest goes when there is one more.
+    """
+
+    rate: float = 0.0
+    prefix: str = ""
+    max_mb: int = 64
+    files: int = 16
+
+
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything an owner may say about a model; the defaults are right for most.
 
@@ -528,6 +544,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sequences: Sequences = Sequences()
     reshape: Reshape = Reshape()
     response_cache: bool = False
+    logging: Logging = Logging()
     ragged: Ragged = Ragged()
     ensemble: Ensemble = Ensemble()
     options: dict[str, str] = {}

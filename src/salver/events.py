@@ -5,7 +5,8 @@ Observers run off the request's path. Durations are seconds.
 
 import msgspec
 
-from salver.messages import ModelId, State, Timing
+from salver.artifacts import Logging
+from salver.messages import InferRequest, InferResponse, ModelId, State, Timing
 
 
 class Served(msgspec.Struct, frozen=True, gc=False):
@@ -42,6 +43,22 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     origin: str = ""
     first: float = 0.0
     api: str = ""
+
+
+class Predicted(msgspec.Struct, frozen=True, gc=False):
+    """A request that is to be written down, and its answer.
+
+    Attributes:
+        api: What was asked of the model (:class:`salver.messages.Call`).
+        signature: Key of the signature by which it was asked.
+        wish: How its model's requests are written down.
+    """
+
+    request: InferRequest
+    response: InferResponse
+    api: str
+    signature: str
+    wish: Logging
 
 
 class BatchRan(msgspec.Struct, frozen=True, gc=False):
@@ -101,4 +118,4 @@ class StateChanged(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-Event = Served | BatchRan | StepRan | StateChanged
+Event = Served | Predicted | BatchRan | StepRan | StateChanged

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from test_repository import recognise, write_files
 
-from salver.artifacts import Batching, Instances, LoadOrder, Manifest, Versions
+from salver.artifacts import Batching, Instances, LoadOrder, Logging, Manifest, Versions
 from salver.errors import FailedPrecondition, InvalidInput, Unsupported
 from salver.lifecycle.policy import choose
 from salver.messages import ModelId
 from salver.repository import Customs, Place, Repository, RepositoryConfig
 from salver.repository.batching_parameters import NO_BATCHING, batching_of
-from salver.repository.places import check_change, check_labels, places_of
+from salver.repository.places import check_change, check_labels, overlaid, places_of
 from salver.wire import tf_text
 
 
@@ -36,9 +36,45 @@ def test_tf_c1_tf_c2_every_key_of_a_model() -> None:
         )
     )
     assert found == (
-        Place("a", "/m/a", Versions(all=True), {"canary": "2", "stable": "1"}),
+        Place("a", "/m/a", Versions(all=True), {"canary": "2", "stable": "1"}, logging=Logging()),
         Place("b", "s3://bucket/b"),
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "logging"),
+    [
+        ("sampling_config { sampling_rate: 0.5 }", Logging(rate=0.5)),
+        (
+            "sampling_config { sampling_rate: 1 } log_collector_config { filename_prefix: '/var/log/m' }",
+            Logging(rate=1.0, prefix="m"),
+        ),
+        ("log_collector_config { filename_prefix: '../.. /a b' }", Logging(prefix="a_b")),
+        ("log_collector_config { filename_prefix: '/..' }", Logging()),
+    ],
+)
+def test_tf_c4_which_requests_are_written_down(said: str, logging: Logging) -> None:
+    assert places(listed(f"{A} logging_config {{ {said} }}"))[0].logging == logging
+
+
+def test_tf_c4_another_share_is_another_manifest_of_the_same_body() -> None:
+    manifest = Manifest(ModelId("a", "1"), Path("/m/a/1"), "onnx", "onnx", fingerprint="print", body="body")
+
+    def seen(logging: Logging | None) -> Manifest:
+        (found,) = overlaid([manifest], Place("a", "/m/a", logging=logging), Customs())
+        return found
+
+    assert seen(None).fingerprint == "print"
+    half, all_ = seen(Logging(rate=0.5)), seen(Logging(rate=1.0))
+    assert (half.config.logging.rate, half.body, all_.body) == (0.5, "body", "body")
+    assert len({"print", half.fingerprint, all_.fingerprint}) == 3
+    assert seen(Logging(rate=0.5)) == half
+
+
+@pytest.mark.parametrize("rate", ["-0.1", "1.5", "nan"])
+def test_tf_c4_a_share_is_from_0_to_1(rate: str) -> None:
+    with pytest.raises(InvalidInput, match="sampling_rate of model a must be from 0 to 1"):
+        places(listed(f"{A} logging_config {{ sampling_config {{ sampling_rate: {rate} }} }}"))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from salver.cli.speech import Speech
 
 if TYPE_CHECKING:
     from salver.app import FrontConfig, ReadyInfo
+    from salver.telemetry.trace_settings import TraceConfig
 
 
 @Parameter(name="*")
@@ -52,6 +53,13 @@ class Logs:
     file: Annotated[
         str, Parameter(name="--log-file", help="Takes the log, behind what is in it; '' = standard error.")
     ] = ""
+    predictions: Annotated[
+        str,
+        Parameter(
+            name="--prediction-log",
+            help="Folder that takes requests with their answers, of models whose [logging] says so.",
+        ),
+    ] = ""
 
 
 @Parameter(name="*")
@@ -76,6 +84,12 @@ class Traces:
             name="--trace-log-frequency", help="Traces in each of FILE.0, FILE.1 and so on; 0 = all in FILE."
         ),
     ] = 0
+
+    def config(self) -> "TraceConfig":
+        """As the server takes them."""
+        from salver.telemetry.trace_settings import TraceConfig
+
+        return TraceConfig(self.file, self.level, self.rate, self.count, self.log_frequency)
 
 
 @Parameter(name="*")
@@ -201,7 +215,6 @@ def serve(
     from salver.app import serve as run
     from salver.cache import parse
     from salver.serving.profiles import default_state_dir
-    from salver.telemetry.trace_settings import TraceConfig
 
     _check(paths, tls, tenant_header)
     config = ServeConfig(
@@ -222,10 +235,11 @@ def serve(
         state_dir=default_state_dir() if state_dir is None else state_dir,
         log=LogConfig(logs.level, logs.format, logs.access, logs.file),
         response_cache=parse(filter(None, [bodies.response_cache]), "--response-cache"),
-        trace=TraceConfig(traces.file, traces.level, traces.rate, traces.count, traces.log_frequency),
+        trace=traces.config(),
         spans=otel.from_environment(os.environ),
         resources=resources_of(runs.resources, "--rate-limit-resource") or None,
         voice=speech.config(),
+        prediction_log=logs.predictions,
     )
     return run_loop(run(config, lambda info: announce(info, json=json), otel.notices(os.environ)))
 

@@ -99,6 +99,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         customs=customs,
         waits_for_models=True,
         tfs=_rules(given),
+        prediction_log=given.text("prediction_log"),
         tensorflow_metrics=TensorFlowMetricsConfig(
             given.is_on("tensorflow_metrics", True), customs.batching != NO_BATCHING, pool
         ),

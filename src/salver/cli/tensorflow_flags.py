@@ -84,6 +84,7 @@ OWN: Final[dict[str, tuple[Type, str]]] = {
     "state_dir": ("text", "where profiles of models with an objective are kept"),
     "log_level": ("text", "debug, info, warning or error (by TF_CPP_MIN_LOG_LEVEL, or info)"),
     "access_log": ("text", "off, errors or all (off)"),
+    "prediction_log": ("text", "folder that takes requests with their answers, as logging_config wants them"),
     "tensorflow_metrics": ("bool", "metrics under TensorFlow Serving's names, too (true)"),
     "json": ("switch", "print the start-up block as a JSON object"),
 }

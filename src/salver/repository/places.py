@@ -4,13 +4,14 @@ TensorFlow Serving's way: a name, the folder of its versions, and what is to be 
 outside. Any format may lie there, and a configuration beside the versions holds where nothing is said here.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 import msgspec
 
-from salver.artifacts import Batching, Manifest, ModelConfig, Versions
+from salver.artifacts import Batching, Logging, Manifest, ModelConfig, Versions
 from salver.errors import FailedPrecondition, InvalidInput, Unsupported
 from salver.messages import ModelId
 from salver.repository.batching_parameters import NO_BATCHING
@@ -19,6 +20,7 @@ from salver.repository.batching_parameters import NO_BATCHING
 PLATFORM: Final = "tensorflow"
 _CUSTOM: Final = "Missing custom_model_config_loader in ServerCore Options"
 _DEFAULT: Final = Batching()
+_UNFIT: Final = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -29,6 +31,7 @@ class Place(msgspec.Struct, frozen=True):
         versions: Which are wanted; None = as its own configuration says.
         labels: Its versions' names, the model's own ones beside them.
         platform: As the operator calls it.
+        logging: Which requests are written down; None = as its own configuration says.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Place(msgspec.Struct, frozen=True):
     versions: Versions | None = None
     labels: dict[str, str] = {}
     platform: str = PLATFORM
+    logging: Logging | None = None
 
 
 class Customs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +89,7 @@ def places_of(config: Any) -> tuple[Place, ...]:
             _versions(model.model_version_policy) if model.HasField("model_version_policy") else None,
             {label: str(version) for label, version in sorted(model.version_labels.items())},
             _platform(model),
+            _logging(model.name, model.logging_config) if model.HasField("logging_config") else None,
         )
         for model in models
     )
@@ -162,7 +167,13 @@ def overlaid(manifests: Iterable[Manifest], place: Place, customs: Customs) -> I
             specific = tuple(spell(v) if v.isdecimal() else v for v in versions.specific)
             versions = msgspec.structs.replace(versions, specific=specific)
         config = msgspec.structs.replace(config, versions=versions, labels={**config.labels, **labels})
-        yield msgspec.structs.replace(manifest, config=_with_customs(config, manifest.backend, customs))
+        fingerprint = manifest.fingerprint
+        if place.logging is not None:
+            config = msgspec.structs.replace(config, logging=place.logging)
+            fingerprint = f"{fingerprint} {place.logging}"  # counts at once, in place (TF-L6)
+        yield msgspec.structs.replace(
+            manifest, config=_with_customs(config, manifest.backend, customs), fingerprint=fingerprint
+        )
 
 
 def _with_customs(config: ModelConfig, backend: str, customs: Customs) -> ModelConfig:
@@ -184,6 +195,15 @@ def _versions(policy: Any) -> Versions:
             return Versions(specific=numbers) if numbers else Versions(latest=0)
         case _:
             return Versions(latest=max(policy.latest.num_versions, 1))
+
+
+def _logging(name: str, said: Any) -> Logging:
+    """TF-C4. Of the file's place only its name counts: the folder is the server's own to say."""
+    rate = said.sampling_config.sampling_rate
+    if not 0 <= rate <= 1:
+        raise InvalidInput(f"sampling_rate of model {name} must be from 0 to 1, not {rate:g}")
+    prefix = PurePosixPath(said.log_collector_config.filename_prefix).name
+    return Logging(rate=rate, prefix=_UNFIT.sub("_", prefix).lstrip("._-"))
 
 
 def _platform(model: Any) -> str:

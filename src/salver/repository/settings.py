@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from salver.artifacts import ModelConfig, Versions, Warmup
+from salver.artifacts import Logging, ModelConfig, Versions, Warmup
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
 from salver.repository.config import RepositoryConfig
@@ -130,7 +130,11 @@ def of_one_version(settings: Settings) -> str:
     """
     config = settings.config
     instances = msgspec.structs.replace(config.instances, count=0)
-    text = repr(msgspec.structs.replace(config, instances=instances, versions=Versions(), labels={}))
+    text = repr(
+        msgspec.structs.replace(
+            config, instances=instances, versions=Versions(), labels={}, logging=Logging()
+        )
+    )
     if not settings.triton:
         return text
     message = model_config_class().FromString(settings.triton)

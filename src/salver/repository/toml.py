@@ -22,6 +22,7 @@ from salver.artifacts import (
     KeptState,
     Learned,
     Limit,
+    Logging,
     ModelConfig,
     Objective,
     Priorities,
@@ -67,6 +68,7 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "fairness": Fairness.__struct_fields__,
     "bulk": Bulk.__struct_fields__,
     "limit": Limit.__struct_fields__,
+    "logging": Logging.__struct_fields__,
     "ensemble": Ensemble.__struct_fields__,
     "ensemble.steps": EnsembleStep.__struct_fields__,
     "inputs": TensorSpec.__struct_fields__,
@@ -156,6 +158,7 @@ def _objective(value: Any) -> Any:
 
 
 #: Least values by key; of several numbers each.
+_PREFIX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LEAST: Final[dict[str, float]] = {
     "batching.max_rows": 1,
     "batching.max_delay_ms": 0,
@@ -286,6 +289,7 @@ def _check(config: ModelConfig) -> None:
     for label in config.labels:
         if not label or label.isdecimal():
             raise ValueError(f"{label!r} is no label: a number is a version - at `$.labels`")
+    _check_logging(config.logging)
     for side in ("inputs", "outputs"):
         if problem := unfit_table(getattr(config, side), getattr(config.reshape, side)):
             raise ValueError(f"{problem} - at `$.reshape.{side}`")
@@ -308,6 +312,17 @@ def _check_batching(config: ModelConfig) -> None:
         raise ValueError("must not be below `max_rows` - at `$.batching.max_request_rows`")
     if (batching.sizes or batching.pad) and config.ragged != Ragged():
         raise ValueError("is not for models with ragged inputs - at `$.batching`")
+
+
+def _check_logging(wish: Logging) -> None:
+    if not 0 <= wish.rate <= 1:
+        raise ValueError("must be from 0 to 1 - at `$.logging.rate`")
+    if wish.prefix and not _PREFIX.fullmatch(wish.prefix):
+        raise ValueError(
+            "must be the beginning of a file's name: letters, digits, `.`, `-`, `_` - at `$.logging.prefix`"
+        )
+    if wish.max_mb < 1 or wish.files < 2:
+        raise ValueError("`max_mb` must be at least 1, and `files` at least 2 - at `$.logging`")
 
 
 def _check_warmup(warmup: Warmup) -> None:

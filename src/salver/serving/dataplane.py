@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from salver.errors import Cancelled, Code, Internal, InvalidInput, ModelFailed, NotOneResponse, SalverError
-from salver.events import Served
+from salver.events import Predicted, Served
 from salver.messages import (
     Call,
     InferRequest,
@@ -237,6 +237,9 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 response = await servable.infer(request, deadline, sender, standing)
                 timing = response.timing
                 reply = codec.encode(request, response)
+                if (logging := getattr(servable, "logging", None)) is not None and logging.takes():
+                    key = request.signature or servable.signature.name
+                    self._emit(Predicted(request, response, call.api, key, logging.wish))
             finally:
                 lease.release()
         except Exception as error:

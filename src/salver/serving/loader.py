@@ -49,6 +49,7 @@ from salver.serving.inner import ALONE, Inner
 from salver.serving.model_config import told
 from salver.serving.profiles import ProfileStore
 from salver.serving.profiling import Found, Profiler, limits_of
+from salver.serving.recording import Sampling
 from salver.serving.sequences import load_sequences, within
 from salver.serving.steps import load_steps
 from salver.serving.teaching import Teacher, ThinkingProcess
@@ -78,6 +79,7 @@ class Terms(msgspec.Struct, frozen=True):
         pool: Resources that models share; None = they are not counted.
         voice: How models are spoken to that say nothing of it.
         twins: Makes ONNX graphs of SavedModels, for those who prefer them; None = nobody does.
+        chance: Chooses the requests that are written down; None = none is, whatever models say.
     """
 
     cores: int
@@ -88,6 +90,7 @@ class Terms(msgspec.Struct, frozen=True):
     pool: Pool | None = None
     voice: Voice = Voice()
     twins: Twins | None = None
+    chance: Callable[[], float] | None = None
 
 
 _AnyEngine = Engine | StepEngine | DecoupledEngine | SequenceEngine | Ensemble | DecoupledEnsemble
@@ -106,9 +109,11 @@ class Servable:
         asks_others, sequences: See :class:`~salver.serving.ports.Inferring`.
         leave: See :class:`~salver.lifecycle.ports.Servable`; None = it remembers nothing.
         voice: How OpenAI's routes speak to it.
+        logging: Which of its requests are written down; None = none.
     """
 
     voice = Voice()
+    logging: Sampling | None = None
     is_ready: Callable[[], Awaitable[bool]] | None = None
     asks_others = False
 
@@ -141,6 +146,7 @@ class Servable:
         self.leave = self.sequences.leave if self.sequences else None
         self.asks_others = isinstance(engine, Ensemble)
         self.placed: Callable[[Manifest], Placement] | None = None  # of another number of instances
+        self.sampled: Callable[[Manifest], Sampling | None] = lambda manifest: None  # of another wish to log
         self._changing = asyncio.Lock()
         self.signatures: Signatures | None = None  # of a model that has several
         self.gives_parts = isinstance(engine, StepEngine) or bool(getattr(engine, "gives_parts", False))
@@ -243,6 +249,7 @@ class Servable:
             await engine.resize(slots)
             if self.signatures is not None:
                 await self.signatures.resize(slots)
+        self.logging = self.sampled(manifest)
         self.placement = msgspec.structs.replace(self.placement, slots=slots)
         config = within(manifest.config, self.signature)
         self.manifest = msgspec.structs.replace(manifest, config=config, path=self.manifest.path)
@@ -301,7 +308,18 @@ class Loader:
         voice = await asyncio.to_thread(voice_of, manifest, self._terms.voice)
         servable = await self._load(manifest)
         servable.voice = voice
+        servable.sampled = self._sampled
+        servable.logging = self._sampled(manifest)
         return servable
+
+    def _sampled(self, manifest: Manifest) -> Sampling | None:
+        wish = manifest.config.logging
+        if not wish.rate:
+            return None
+        if self._terms.chance is None:
+            _LOG.warning("%s wants requests to be written down; --prediction-log says where", manifest.id)
+            return None
+        return Sampling(wish, self._terms.chance)
 
     async def _load(self, manifest: Manifest) -> Servable:
         if manifest.config.ensemble.steps:

@@ -37,6 +37,9 @@ class Inferring(Protocol):
     It may have the attribute ``asks_others``: true says that its requests shall bring their ``trace`` and
     ``request_id``, for what is asked in their service. Where it has ``sequences``, those say of a request
     whether it goes on with one (:meth:`salver.engine.sequence_engine.SequenceEngine.knows`).
+
+    It may have ``logging``, too (:class:`~salver.serving.recording.Sampling`), which says of each request
+    whether it is written down with its answer.
     """
 
     @property

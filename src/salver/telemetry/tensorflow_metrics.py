@@ -7,7 +7,7 @@ every protocol count: gRPC's as ``GRPC``, others as ``REST``. Knows no registry 
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -78,10 +78,19 @@ class _Model:
 
 
 class TensorFlowMetrics:
-    """Counts events, as an observer, for the metrics page."""
+    """Counts events, as an observer, for the metrics page.
 
-    def __init__(self, config: TensorFlowMetricsConfig) -> None:
+    Args:
+        records: Requests that were to be written down, by model and status.
+    """
+
+    def __init__(
+        self,
+        config: TensorFlowMetricsConfig,
+        records: Callable[[], Mapping[tuple[str, str], int]] = dict,
+    ) -> None:
         self._config = config
+        self._records = records
         self._models: dict[str, _Model] = {}
         self._waits = Histogram(LATENCY_BOUNDS)
         self._padding: dict[int, Histogram] = {}  # by rows of the run
@@ -147,7 +156,10 @@ class TensorFlowMetrics:
             if model.examples.count:
                 _add(examples, {"model": name}, model.examples)
                 total.add_sample(total.name, {"model": name}, model.examples.sum)
-        yield from (count, latency, run, examples, total)
+        logged = _family("request_log_count", "The total number of requests logged.", COUNTER)
+        for (name, status), records in self._records().items():
+            logged.add_sample(logged.name, {"model_name": name, "status_code": status}, records)
+        yield from (count, latency, run, examples, total, logged)
 
     def _of_batches(self) -> Iterator[Metric]:
         prefix = "batching_session:"

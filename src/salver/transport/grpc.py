@@ -131,7 +131,7 @@ class GrpcMethods:
         }
         for name, method in SharedMemoryOperations(self._regions).grpc().items():
             self._methods[inference + name] = method
-        self._methods |= TensorFlowServingMethods(door, control, reception.tfs).grpc()
+        self._methods |= TensorFlowServingMethods(door, control, exposition, reception.tfs).grpc()
 
     async def handle(
         self,

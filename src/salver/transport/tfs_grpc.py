@@ -5,14 +5,14 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from salver.errors import NotFound, NotReady
 from salver.messages import Call, ModelId, Signature
-from salver.transport.ports import Control, InferDoor
+from salver.transport.ports import Control, Exposition, InferDoor
 from salver.wire import tfs_grpc as wire
 from salver.wire import tfs_metadata
 from salver.wire.bodies import GrpcStatus
@@ -40,9 +40,10 @@ class TensorFlowServingMethods:
         rules: What their operator set.
     """
 
-    def __init__(self, door: InferDoor, control: Control, rules: TfsRules) -> None:
+    def __init__(self, door: InferDoor, control: Control, exposition: Exposition, rules: TfsRules) -> None:
         self._door = door
         self._control = control
+        self._exposition = exposition
         self._rules = rules
 
     def grpc(self) -> Mapping[str, Callable[[bytes, Call], Awaitable[Reply]]]:
@@ -109,9 +110,23 @@ class TensorFlowServingMethods:
         return found.SerializeToString()  # type: ignore[no-any-return]
 
     async def _reload(self, message: bytes, call: Call) -> Reply:
-        config, _ = wire.decode_reload(message)
+        config, names = wire.decode_reload(message)
+        before = self._counted(names)
         await self._control.reload_config(config)
-        return wire.encode_reload({})
+        after = self._counted(names)
+        return wire.encode_reload({name: after[name] - before.get(name, 0) for name in after})
+
+    def _counted(self, names: Sequence[str]) -> dict[str, int]:
+        """The sums of these metrics, as far as there are any of that name on the page."""
+        wanted = {
+            name.replace("/", ":").encode(): name for name in names
+        }  # as TensorFlow Serving spells them
+        sums: dict[str, int] = {}
+        for line in self._exposition.metrics("text/plain")[0].splitlines() if wanted else ():
+            name = wanted.get(line.partition(b" ")[0].partition(b"{")[0])
+            if name is not None:
+                sums[name] = sums.get(name, 0) + int(float(line.rpartition(b" ")[2]))
+        return sums
 
     def _found(self, spec: wire.ModelSpec) -> tuple[ModelId, Signature]:
         """The version that answers now, and what it expects and gives."""

@@ -548,7 +548,7 @@ def build_unread() -> Mapping[str, Any]:
             changed = {name: pattern.sub(instead, fields) for name, fields in changed.items()}
         return changed
 
-    return _build(unread(TENSORFLOW), unread(REQUESTS | CONFIGURATION))
+    return _build(unread(TENSORFLOW), unread(SERVING))
 
 
 def _build(tensorflow: Mapping[str, str], serving: Mapping[str, str]) -> Mapping[str, Any]:

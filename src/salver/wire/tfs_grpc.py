@@ -104,7 +104,8 @@ def read_spec(spec: Any, *, may_be_nameless: bool = False) -> ModelSpec:
     return ModelSpec(spec.name, None, "", spec.signature_name)
 
 
-def _write_spec(made: Any, response: InferResponse, signature: str) -> None:
+def write_spec(made: Any, response: InferResponse, signature: str) -> None:
+    """Fill an empty ModelSpec with who answered."""
     made.name = response.model
     if (number := number_of_version(response.version)) is not None:
         made.version.value = number
@@ -159,7 +160,7 @@ class Predict(_ForOne):
     def encode(self, request: InferRequest, response: InferResponse) -> bytes:
         """A PredictResponse."""
         made = _PredictResponse()
-        _write_spec(made.model_spec, response, self._spec.signature)
+        write_spec(made.model_spec, response, self._spec.signature)
         outputs = made.outputs
         as_content = self._rules.answers_as_content
         for tensor in response.outputs:
@@ -263,28 +264,34 @@ class Head(_ForOne):
         """A ClassificationResponse or a RegressionResponse."""
         is_classes = self._method == CLASSIFY
         made = _READ["ClassificationResponse" if is_classes else "RegressionResponse"]()
-        _write_spec(made.model_spec, response, self._spec.signature)
-        made.result.SetInParent()
-        self._write(made.result, response)
+        write_spec(made.model_spec, response, self._spec.signature)
+        write_result(made.result, self._method, response.outputs, self._examples)
         return made.SerializeToString()  # type: ignore[no-any-return]
 
-    def _write(self, made: Any, response: InferResponse) -> None:
-        """The ClassificationResult or RegressionResult."""
-        if self._method == REGRESS:
-            for value in values_in(response.outputs, self._examples).tolist():
-                made.regressions.add(value=value)
-            return
-        found = classes_in(response.outputs, self._examples)
-        labels = None if found.labels is None else found.labels.tolist()
-        scores = None if found.scores is None else found.scores.tolist()
-        for row in range(self._examples):
-            add = made.classifications.add().classes.add
-            for column in range(len((scores or labels or ())[row])):
-                one = add()
-                if labels is not None:
-                    one.label = _text(labels[row][column])
-                if scores is not None:
-                    one.score = scores[row][column]
+
+def write_result(made: Any, method: str, outputs: Sequence[Tensor], examples: int) -> None:
+    """Fill an empty ClassificationResult or RegressionResult with what an answer says.
+
+    Raises:
+        InvalidInput: the outputs have not the form of classes or values.
+        Unsupported: a label is no text.
+    """
+    made.SetInParent()
+    if method == REGRESS:
+        for value in values_in(outputs, examples).tolist():
+            made.regressions.add(value=value)
+        return
+    found = classes_in(outputs, examples)
+    labels = None if found.labels is None else found.labels.tolist()
+    scores = None if found.scores is None else found.scores.tolist()
+    for row in range(examples):
+        add = made.classifications.add().classes.add
+        for column in range(len((scores or labels or ())[row])):
+            one = add()
+            if labels is not None:
+                one.label = _text(labels[row][column])
+            if scores is not None:
+                one.score = scores[row][column]
 
 
 class Task(Head):
@@ -293,10 +300,9 @@ class Task(Head):
     def encode(self, request: InferRequest, response: InferResponse) -> Any:
         """A message, to be put into the answer of them all."""
         made = _READ["InferenceResult"]()
-        _write_spec(made.model_spec, response, self._spec.signature)
+        write_spec(made.model_spec, response, self._spec.signature)
         result = made.classification_result if self._method == CLASSIFY else made.regression_result
-        result.SetInParent()
-        self._write(result, response)
+        write_result(result, self._method, response.outputs, self._examples)
         return made
 
 
