@@ -383,6 +383,7 @@ async def test_a_last_piece_and_the_end_may_come_in_one_go_when_the_reader_has_l
             await asyncio.sleep(0)  # the reader leaves, and the host is told
         time.sleep(0.3)  # noqa: ASYNC251 - the loop hears nothing until both are there
         await asyncio.wait([waiting])
+        await pieces.aclose()  # should the second have been there before its reader left
         assert len(await asyncio.wait_for(talk.ask("plain", 1), 20)) == 1
 
 

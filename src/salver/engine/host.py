@@ -209,14 +209,14 @@ def _serve_streams(
     channel: _Channel, model: StreamModel, load: Load, requests: Arena, responses: Arena
 ) -> None:
     """The same, of a model that answers when it likes: a thread of its own hears what is said meanwhile."""
-    runs: SimpleQueue[Run | None] = SimpleQueue()
+    runs: SimpleQueue[tuple[Run, list[Outlet]] | None] = SimpleQueue()
     outlets = Outlets(channel.send, lambda given: _lay_out(given, responses), lambda: runs.put(None))
     stopping = threading.Event()
 
     def hear() -> None:
         while not isinstance(order := channel.receive(), Stop | Load):
-            if isinstance(order, Run):
-                runs.put(order)
+            if isinstance(order, Run):  # whose readers may leave before the model is free for it
+                runs.put((order, [outlets.open(mark) for mark in order.marks]))
             else:
                 outlets.hear(order)
         stopping.set()
@@ -225,10 +225,8 @@ def _serve_streams(
 
     threading.Thread(target=hear, name="salver-orders", daemon=True).start()
     while not stopping.is_set() or len(outlets):
-        order = runs.get()
-        if order is not None:
-            listeners = [outlets.open(mark) for mark in order.marks]
-            channel.send(_stream(model, order, listeners, load, requests))
+        if (run := runs.get()) is not None:
+            channel.send(_stream(model, *run, load, requests))
 
 
 def _stream(model: StreamModel, order: Run, listeners: Sequence[Outlet], load: Load, requests: Arena) -> Ran:
