@@ -30,6 +30,10 @@ class Model:
         pass
 """
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 PARROT = """
 backend: "python"
 parameters { key: "salver_chat_template" value { string_value: "chat.jinja" } }
@@ -490,8 +494,10 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
                     { name: "temperature" data_type: TYPE_FP32 dims: [ 1 ] optional: true } ]
         """,
     }
+    sides["smol"] += 'parameters { key: "salver_chat_template" value { string_value: "chat.jinja" } }'
     for name, inputs in sides.items():
         write(folder / "models" / name, code, common + inputs, "config.pbtxt")
+    (folder / "models" / "smol" / "chat.jinja").write_text(CHATML)
     write(folder / "models" / "sentences", (MODELS / "sentences.py").read_text())
     with ServerProcess([folder / "models"], folder / "log", ["--state-dir="]) as server:
         server.wait_ready()
@@ -512,16 +518,18 @@ def test_tr_v5_a_real_language_model_goes_on_with_a_text(real: openai.OpenAI) ->
     assert "".join(pieces) == got.choices[0].text
 
 
-def test_tr_v5_a_real_language_model_answers_messages(real: openai.OpenAI) -> None:
+@pytest.mark.parametrize("model", ["smol", "smol-chat"])
+def test_tr_v5_a_real_language_model_answers_messages(real: openai.OpenAI, model: str) -> None:
+    """By the server's template, and by the one in the model's own file."""
     messages: Any = [
         {"role": "system", "content": "Answer with one short sentence."},
         {"role": "user", "content": "The capital of France is"},
     ]
-    got = real.chat.completions.create(model="smol-chat", messages=messages, temperature=0, max_tokens=24)
+    got = real.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=24)
     assert "Paris" in (got.choices[0].message.content or "")
     chunks = list(
         real.chat.completions.create(
-            model="smol-chat", messages=messages, temperature=0, max_tokens=24, stream=True
+            model=model, messages=messages, temperature=0, max_tokens=24, stream=True
         )
     )
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == got.choices[0].message.content
