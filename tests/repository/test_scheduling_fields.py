@@ -311,3 +311,29 @@ def test_tr_c16_with_nothing_said_requests_share_runs() -> None:
     assert silent == said
     assert (silent.batching.enabled, silent.batching.max_rows, silent.batching.max_delay_ms) == (True, 8, 0)
     assert not pbtxt("max_batch_size: 0")[0].batching.enabled
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "dynamic_batching { preferred_batch_size: 8 }",
+            "preferred batch size must be <= max batch size for m",
+        ),
+        ("dynamic_batching { preferred_batch_size: 0 }", "preferred batch size must be positive for m"),
+        ("dynamic_batching { preferred_batch_size: [2, -1] }", "preferred batch size must be positive for m"),
+        ("version_policy { latest { } }", "at least one version must be available"),
+        ("version_policy { latest { num_versions: 0 } }", "at least one version must be available"),
+        ("version_policy { specific { } }", "at least one version must be available"),
+    ],
+)
+def test_tr_c2_tr_c8_sizes_and_versions_that_cannot_be_are_refused(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        pbtxt(f"max_batch_size: 4 {text}")
+
+
+def test_tr_c2_tr_c8_sizes_and_versions_that_can() -> None:
+    text = "max_batch_size: 4 version_policy { } dynamic_batching { preferred_batch_size: [4, 2] }"
+    config = pbtxt(text).config
+    assert config.batching.preferred_rows == (2, 4)
+    assert config.versions.latest == 1

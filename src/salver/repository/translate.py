@@ -210,7 +210,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         inputs=tuple(_spec(t, f"input[{i}]", is_batched, origin) for i, t in enumerate(message.input)),
         outputs=tuple(_spec(t, f"output[{i}]", is_batched, origin) for i, t in enumerate(message.output)),
         only_outputs=bool(message.output),
-        batching=_batching(message),
+        batching=_batching(message, origin, name),
         priorities=priorities_of(message.dynamic_batching, origin, name),
         queue=queue,
         instances=msgspec.structs.replace(
@@ -218,7 +218,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         ),
         options=options,
         chat=chat_of(message, origin),
-        versions=_versions(message),
+        versions=_versions(message, origin, name),
         warmup=warmup_of(message, origin),
         sequences=sequences_of(message, origin, name),
         reshape=Reshape(
@@ -363,7 +363,14 @@ def _reshape(tensors: Any, field: str, is_batched: bool, origin: str) -> dict[st
     return shapes
 
 
-def _batching(message: Any) -> Batching:
+def _batching(message: Any, origin: str, name: str) -> Batching:
+    for size in message.dynamic_batching.preferred_batch_size:
+        if size < 1 or 0 < message.max_batch_size < size:
+            problem = "positive" if size < 1 else "<= max batch size"
+            raise InvalidInput(
+                f"{origin}: dynamic batching preferred batch size must be {problem} for {name}",
+                field="dynamic_batching.preferred_batch_size",
+            )
     dynamic = message.dynamic_batching
     is_told = message.HasField("max_batch_size") or message.HasField("ensemble_scheduling")
     has_rows = not is_told or message.max_batch_size > 0
@@ -377,8 +384,17 @@ def _batching(message: Any) -> Batching:
     )
 
 
-def _versions(message: Any) -> Versions:
+def _versions(message: Any, origin: str, name: str) -> Versions:
     policy = message.version_policy
+    kind = policy.WhichOneof("policy_choice")
+    if (kind == "latest" and not policy.latest.num_versions) or (
+        kind == "specific" and not policy.specific.versions
+    ):
+        raise InvalidInput(
+            f"{origin}: at least one version must be available under the version policy of model '{name}'",
+            field=f"version_policy.{kind}",
+            fix="Say how many, or which.",
+        )
     if policy.HasField("specific"):
         return Versions(specific=tuple(str(v) for v in policy.specific.versions))
     if policy.HasField("all"):

@@ -150,7 +150,11 @@ def _complete_model(message: Any, id: ModelId, facts: Facts) -> None:
         dynamic = message.dynamic_batching
         dynamic.max_queue_delay_microseconds = round(facts.max_delay_ms * 1000)
         dynamic.preferred_batch_size.extend(facts.preferred_rows)
-    if message.HasField("dynamic_batching") and not message.dynamic_batching.preferred_batch_size:
+    if (
+        message.HasField("dynamic_batching")
+        and facts.max_rows
+        and not message.dynamic_batching.preferred_batch_size
+    ):
         message.dynamic_batching.preferred_batch_size.append(facts.max_rows)
     for pinned in (message.optimization.input_pinned_memory, message.optimization.output_pinned_memory):
         if not pinned.HasField("enable"):
