@@ -26,6 +26,10 @@ _MAX_LABELS: Final = 4 << 20
 _MAX_STATE: Final = 16 << 20
 _WHOLE: Final = "Without --disable-auto-complete-config the model's own words stand in"
 _USUAL: Final = RepositoryConfig()
+#: Fields that Triton looks at when it reads a configuration; at all others when it loads the model.
+_UNREADABLE: Final = frozenset(
+    {"name", "max_batch_size", "dynamic_batching", "sequence_batching", "ensemble_scheduling"}
+)
 _BACKEND_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -157,7 +161,7 @@ def _translated(
         labels = {output: _read_labels(store, path) for output, path in paths.items()}
         config, kept = _with_files(store, folder, config)
     except (InvalidInput, StoreFailed) as error:
-        is_unreadable = isinstance(error, Unparsable) or error.field == "name"  # as Triton has it
+        is_unreadable = isinstance(error, Unparsable) or error.field.split(".")[0] in _UNREADABLE
         return Settings(files=files, problem=str(error), is_triton=True, is_unreadable=is_unreadable)
     outputs = tuple(_labelled(spec, labels.get(spec.name, ())) for spec in config.outputs)
     config = msgspec.structs.replace(config, outputs=outputs)
