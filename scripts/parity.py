@@ -68,7 +68,8 @@ TENSORFLOW_INTRODUCTION = """\
 What TensorFlow Serving shows to clients (C), operators (O) and authors of models (A), and what is about
 accelerators (G), each with where Salver stands. `scripts/parity.py` makes this page of
 `docs/reference/parity/tensorflow-serving.toml` and of the tests; CI fails while a supported row has no test,
-a difference no reason, or the page is out of date.
+a difference no reason, or the page is out of date. Flags and files are told in
+[Come from TensorFlow Serving](../how-to/from-tensorflow-serving.md).
 
 """
 HEAD = "| Row | Kind | What | Status | Tests |"

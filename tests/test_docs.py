@@ -66,7 +66,7 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._ports = {str(port): str(free_port()) for port in (8000, 8001, 8002, 8080)}
+        self._ports = {str(port): str(free_port()) for port in (8000, 8001, 8002, 8080, 8500, 8501)}
         self._servers: list[subprocess.Popen[bytes]] = []
         bin_folder = Path(sys.executable).parent
         self._environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
@@ -100,10 +100,12 @@ class Reader:
         return done.stdout
 
     def _serve(self, text: str) -> None:
-        http, grpc, metrics, _ = self._ports.values()
+        http, grpc, metrics, _, tf_grpc, tf_rest = self._ports.values()
         flags = f"--port {http}"
         if "--compat triton" in text:
             flags = f"--http-port {http} --grpc-port {grpc} --metrics-port {metrics}"
+        if "--compat tensorflow-serving" in text:
+            http, flags = tf_rest, f"--port={tf_grpc} --rest_api_port={tf_rest}"
         command = f"exec {text.strip()} {flags}"
         with (self._folder / ".server.log").open("wb") as log:
             server = subprocess.Popen(

@@ -241,6 +241,18 @@ def test_tf_f13_tf_c8_tf_c9_a_platform_configuration(tmp_path: Path) -> None:
         config(f"--platform_config_file={written(tmp_path, wrong)}")
 
 
+def test_tf_c10_the_configuration_of_another_runtime(tmp_path: Path) -> None:
+    text = PLATFORM % (
+        "tensorflow",
+        "TfrtSavedModelSourceAdapterConfig",
+        "saved_model_config { enable_paging: true }",
+    )
+    file = written(tmp_path, text)
+    start = tensorflow.configure([*MODEL, f"--platform_config_file={file}"], NOWHERE)
+    assert start.notices == (f"{file}: TfrtSavedModelSourceAdapterConfig is accepted and has no effect here",)
+    assert start.config == config()
+
+
 def test_tf_f14_tf_f16_sessions() -> None:
     assert config().customs.options == {}
     both = config("--tensorflow_session_parallelism=4").customs.options["tensorflow"]

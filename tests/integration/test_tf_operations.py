@@ -1,5 +1,6 @@
 """``salver serve --compat tensorflow-serving`` as a process: ports, files, base paths, labels, batching."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from test_fronts import files_of
 
 from salver.testing.process import TensorFlowServingProcess
 from zoo import mlp_answer, write_constant, write_mlp
+
+sys.path.append(str(Path(__file__).parents[1] / "stores"))
+from s3 import KEYS, s3_server
 
 pytestmark = pytest.mark.timeout(120)
 ROW = np.linspace(-1, 1, 16, dtype=np.float32)[None]
@@ -300,3 +304,106 @@ def test_tf_l6_a_file_that_cannot_be_parsed_ends_the_start(tmp_path: Path) -> No
     server.start()
     assert server.wait() == 1
     assert "Error parsing text-format tensorflow.serving.ModelServerConfig: 1:" in server.output()
+
+
+def test_tf_l2_a_base_path_in_a_bucket(start: Start, tmp_path: Path) -> None:
+    with s3_server() as s3:
+        write_constant(tmp_path / "made", 1)
+        s3.put_folder("bucket", "models/c/1", tmp_path / "made" / "constant" / "1")
+        server = start(
+            "--model_name=c",
+            f"--model_base_path={s3.url('bucket/models/c')}",
+            "--file_system_poll_wait_seconds=0.2",
+            env=KEYS,
+        )
+        assert answer(server, "c") == ("1", 1)
+        write_constant(tmp_path / "made", 2)
+        s3.put_folder("bucket", "models/c/2", tmp_path / "made" / "constant" / "2")
+        until(lambda: answer(server, "c") == ("2", 2), server)
+        s3.stop()
+        until(lambda: "models/c" in server.output() and "cannot be read" in server.output(), server)
+        assert answer(server, "c") == ("2", 2), "a bucket that is away takes nothing away"
+
+
+def test_tf_l8_tf_o3_nobody_loads_by_request_and_nobody_connects_from_elsewhere(
+    start: Start, tmp_path: Path
+) -> None:
+    write_mlp(tmp_path / "mlp", 1)
+    server = start("--model_name=mlp", f"--model_base_path={tmp_path / 'mlp'}")
+    status, reply = server.post("/v2/repository/models/mlp/load", {})
+    assert status == 503
+    assert "not allowed" in reply["error"]
+    until(lambda: "only this machine can connect" in server.output(), server)
+    listening = {
+        line.split()[1]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        if line.split()[3] == "0A"
+        and line.split()[1].endswith((f":{server.port:04X}", f":{server.grpc_port:04X}"))
+    }
+    assert {address.partition(":")[0] for address in listening} == {"0100007F"}
+
+
+GATED = """
+import numpy as np
+import time
+
+class Model:
+    inputs = {"x": ("FP32", [-1, 1])}
+    outputs = {"y": ("FP32", [-1, 1])}
+    def predict(self, inputs):
+        time.sleep(float(inputs["x"].max()))
+        return {"y": inputs["x"]}
+"""
+
+
+def write_slow(folder: Path) -> Path:
+    (folder / "slow" / "1").mkdir(parents=True)
+    (folder / "slow" / "1" / "model.py").write_text(GATED)
+    return folder / "slow"
+
+
+def nap(server: TensorFlowServingProcess, seconds: float) -> tuple[int, Any]:
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [seconds]}]}
+    return server.post("/v2/models/slow/infer", body)
+
+
+def test_tf_l11_what_is_in_flight_ends_well_when_it_is_told_to_stop(start: Start, tmp_path: Path) -> None:
+    server = start("--model_name=slow", f"--model_base_path={write_slow(tmp_path)}")
+    assert nap(server, 0)[0] == 200
+    found: list[int] = []
+    caller = threading.Thread(target=lambda: found.append(nap(server, 1.0)[0]))
+    caller.start()
+    until(
+        lambda: 'salver_running_batches{model="slow",version="1"} 1.0' in server.get("/metrics")[1].decode(),
+        server,
+    )
+    assert server.stop() == 0
+    caller.join()
+    assert found == [200]
+
+
+def test_tf_b1_a_queue_that_is_full_is_unavailable(start: Start, tmp_path: Path) -> None:
+    import tensorflow
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    file = tmp_path / "batching"
+    file.write_text(
+        "max_batch_size { value: 1 } max_enqueued_batches { value: 1 } num_batch_threads { value: 1 }"
+    )
+    server = start(
+        "--model_name=slow",
+        f"--model_base_path={write_slow(tmp_path)}",
+        "--enable_batching",
+        f"--batching_parameters_file={file}",
+    )
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "slow"
+        request.inputs["x"].CopyFrom(tensorflow.make_tensor_proto(np.full((1, 1), 0.5, np.float32)))
+        calls = [stub.Predict.future(request, timeout=30) for _ in range(6)]
+        codes = [(call.code(), call.details()) for call in calls]
+    refused = [details for code, details in codes if code is not grpc.StatusCode.OK]
+    assert 3 <= len(refused) <= 5
+    assert set(refused) == {"The batch scheduling queue to which this task was submitted is full"}
+    assert {code for code, _ in codes} == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}

@@ -18,6 +18,7 @@ from salver.wire import tf_text
 
 _PAGE: Final = "/monitoring/prometheus/metrics"
 _ADAPTERS: Final = ("SavedModelBundleSourceAdapterConfig", "SessionBundleSourceAdapterConfig")
+_TFRT: Final = "TfrtSavedModelSourceAdapterConfig"
 #: Of a SessionBundleConfig: what means something here.
 _READ: Final = frozenset(
     {
@@ -116,7 +117,10 @@ def platform(file: str) -> Platform:
     """
     if not file:
         return Platform()
-    configs = parse_file(file, "PlatformConfigMap").platform_configs
+    content = read(file)
+    if _TFRT.encode() in content:  # its keys are of a runtime that there is not (TF-C10)
+        return Platform(notices=(f"{file}: {_TFRT} is accepted and has no effect here",))
+    configs = tf_text.parse(content, "PlatformConfigMap", file).platform_configs
     if list(configs) != ["tensorflow"]:
         raise InvalidInput(
             f'{file}: there is one platform here, "tensorflow", and not {", ".join(configs) or "none"}'

@@ -57,6 +57,7 @@ OIP_GRPC: Final[dict[Code, int]] = {
 #: gRPC status of ``tensorflow.serving``'s services, which know only versions that can answer.
 TFS_GRPC: Final[dict[Code, int]] = {**OIP_GRPC, Code.NOT_READY: 5}
 _FAILED_PRECONDITION: Final = 9
+_QUEUE_FULL: Final = "The batch scheduling queue to which this task was submitted is full"
 
 #: HTTP status of the KServe v1 (and TensorFlow Serving) routes.
 KSERVE_V1: Final[dict[Code, int]] = {
@@ -152,7 +153,13 @@ def grpc_status(error: SalverError) -> GrpcStatus:
 def tfs_status(error: SalverError) -> GrpcStatus:
     """The same of a call of TensorFlow Serving's services."""
     code = _FAILED_PRECONDITION if isinstance(error, FailedPrecondition) else TFS_GRPC[error.code]
-    return _ended(code, _clean(str(error)), error)
+    return _ended(code, tfs_text(error), error)
+
+
+def tfs_text(error: SalverError) -> str:
+    """What a client of TensorFlow Serving is told: its own words for a full queue (TF-B1)."""
+    is_full = isinstance(error, Overloaded) and error.why == "queue_full"
+    return _QUEUE_FULL if is_full else _clean(str(error))
 
 
 def _ended(code: int, text: str, error: SalverError) -> GrpcStatus:
