@@ -392,7 +392,7 @@ class Server:
         self._grpc = GrpcMethods(door, self.control, self, reception, max_message=config.max_message_mb << 20)
         max_body = int(config.max_body_mb * (1 << 20))
         front = Front(
-            HttpOperations(door, self.control, self, config.server_name, self._regions, max_body),
+            HttpOperations(door, self.control, self, reception, max_body),
             self._grpc,
             reception,
             max_body=max_body,

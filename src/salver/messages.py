@@ -222,7 +222,7 @@ class Call(msgspec.Struct, gc=False):
     """How a request reached us: what a transport knows and a codec does not.
 
     Attributes:
-        protocol: ``oip-http``, ``oip-grpc``, ``kserve-v1``, … (a label of the metrics).
+        protocol: ``oip-http``, ``oip-grpc``, ``tfs-http``, … (a label of the metrics).
         arrival: When its first byte was read.
         deadline: When the caller stops waiting; None for never.
         request_id: Ours, or the caller's ``x-request-id``.

@@ -39,7 +39,7 @@ def test_requests_appear_in_the_metrics_by_protocol_and_outcome(server: ServerPr
 
     http_before, grpc_before = now(protocol="oip-http", outcome="ok"), now(protocol="oip-grpc", outcome="ok")
     wrong_before = now(protocol="oip-http", outcome="invalid_input")
-    v1_before = now(protocol="kserve-v1", outcome="ok")
+    v1_before = now(protocol="tfs-http", outcome="ok")
     for _ in range(3):
         assert server.post("/v2/models/mlp/infer", infer_body())[0] == 200
     assert server.post("/v2/models/mlp/infer", infer_body(columns=17))[0] == 400
@@ -50,7 +50,7 @@ def test_requests_appear_in_the_metrics_by_protocol_and_outcome(server: ServerPr
         client.infer("mlp", [given])
     assert now(protocol="oip-http", outcome="ok") == http_before + 3
     assert now(protocol="oip-http", outcome="invalid_input") == wrong_before + 1
-    assert now(protocol="kserve-v1", outcome="ok") == v1_before + 1
+    assert now(protocol="tfs-http", outcome="ok") == v1_before + 1
     assert now(protocol="oip-grpc", outcome="ok") == grpc_before + 1
 
 

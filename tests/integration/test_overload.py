@@ -347,7 +347,7 @@ class Caller(threading.Thread):
 
     def __init__(self, stage: Stage, number: int, model: str, start: threading.Barrier) -> None:
         super().__init__()
-        self.protocol = ("oip-http", "oip-grpc", "kserve-v1")[number % 3]
+        self.protocol = ("oip-http", "oip-grpc", "tfs-http")[number % 3]
         self._call = (over_http, over_grpc, over_v1)[number % 3]
         self._stage = stage
         self._number = number
@@ -361,7 +361,7 @@ class Caller(threading.Thread):
             x = float(self._number * 100 + turn)
             name = f"{self._model}-{x:.0f}"
             headers = {"x-request-id": name}
-            if self.protocol == "kserve-v1":
+            if self.protocol == "tfs-http":
                 reply = over_v1(self._stage, self._model, x, **headers)
             else:
                 reply = self._call(self._stage, self._model, x, headers=headers)

@@ -87,6 +87,9 @@ class Control:
     def speech(self, name):
         return Spoken(self.acquire(name).id.name, names=(name,))
 
+    def versions(self, model):
+        return tuple(row for row in self.statuses() if row.id.name == model)
+
     async def load(self, model, order):
         self.calls.append(("load", model, order))
 

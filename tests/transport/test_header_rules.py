@@ -163,7 +163,7 @@ async def ask(
     plane: Any = Plane()
     control: Any = None
     front = Front(
-        HttpOperations(plane, control, control, "me"),
+        HttpOperations(plane, control, control, reception),
         GrpcMethods(plane, control, control, reception, max_message=1000),
         reception,
         max_body=1000,

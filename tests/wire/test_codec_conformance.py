@@ -12,9 +12,9 @@ from salver.testing.codecs import CodecConformance, every_error, mutations, surv
 from salver.wire.bodies import HttpBody
 from salver.wire.faults import grpc_status
 from salver.wire.generate import Generate
-from salver.wire.kserve_v1 import KServeV1
 from salver.wire.oip_grpc import decode_infer, encode_infer
 from salver.wire.oip_json import OpenInferenceHttp
+from salver.wire.tfs_json import Predict
 
 _TWO = Signature(
     inputs=(TensorSpec("x", DataType.FP32, (-1, 2)), TensorSpec("s", DataType.BYTES, (-1,))),
@@ -89,8 +89,8 @@ class TestRawBinary(CodecConformance):
     samples = (HttpBody("m", "", bytes(8), {b"inference-header-content-length": b"0"}),)
 
 
-class TestKServeRows(CodecConformance):
-    codec = KServeV1()
+class TestTensorFlowServingRows(CodecConformance):
+    codec = Predict()
     signature = _TWO
     samples = (
         HttpBody("m", "", orjson.dumps({"instances": [{"x": [1, 2], "s": "a"}, {"x": [1, 2], "s": "b"}]})),
@@ -99,8 +99,8 @@ class TestKServeRows(CodecConformance):
     )
 
 
-class TestKServeBareRows(CodecConformance):
-    codec = KServeV1()
+class TestTensorFlowServingBareRows(CodecConformance):
+    codec = Predict()
     signature = _ONE
     samples = (
         HttpBody("m", "", b'{"instances": [[1, 2], [3, 4]]}'),

@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
@@ -14,9 +13,9 @@ from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
 from salver.tensor import DataType, Tensor
 from salver.wire.bodies import HttpBody
 from salver.wire.json_text import TOO_DEEP
-from salver.wire.kserve_v1 import KServeV1
 from salver.wire.oip_grpc import decode_infer
 from salver.wire.oip_json import OpenInferenceHttp
+from salver.wire.tfs_json import Predict
 
 _ONE = Signature((TensorSpec("x", DataType.FP32, (-1, 2)),), (), batched=True)
 _TWO = Signature((*_ONE.inputs, TensorSpec("z", DataType.INT64, (-1,))), ())
@@ -173,8 +172,8 @@ def test_numbers_beyond_double(space: bytes) -> None:
 def test_too_deep(text: bytes) -> None:
     assert str(refusal(text)) == TOO_DEEP
     assert str(refusal(text[:1] + b" " * 20_000 + text[1:])) == TOO_DEEP
-    with pytest.raises(InvalidInput, match="nesting depth"):
-        KServeV1().decode(HttpBody("m", "", text), _ONE)
+    with pytest.raises(InvalidInput, match=r"nest|incorrect level|not of expected type"):
+        Predict().decode(HttpBody("m", "", text), _ONE)
 
 
 def test_brackets_in_strings_are_not_depth() -> None:
@@ -395,28 +394,3 @@ def test_grpc(fields: dict[str, Any], text: str) -> None:
 def test_grpc_that_is_no_message(message: bytes) -> None:
     with pytest.raises(InvalidInput, match="the message is no ModelInferRequest"):
         decode_infer(message)
-
-
-_V1_CASES: list[tuple[Any, str]] = [
-    ([], "the request must be a JSON object, not a list"),
-    ({}, 'the request must hold either "instances" (rows) or "inputs" (columns)'),
-    ({"instances": [], "inputs": []}, 'the request must hold either "instances"'),
-    ({"instances": []}, "instances must be a list of at least one row"),
-    ({"instances": 5}, "instances must be a list of at least one row"),
-    ({"instances": [1, 2]}, "model 'm' has 2 inputs, so instances must name them: ['x', 'z']"),
-    ({"instances": [{"q": 1}]}, "unexpected inference input 'q' for model 'm'"),
-    ({"instances": [{"x": [1, 2]}, {"z": 1}]}, "instances[1] must be an object with the keys of"),
-    ({"instances": [{"x": [1, 2]}, 5]}, "instances[1] must be an object with the keys of"),
-    ({"instances": [{"x": [1, 2]}, {"x": [1]}]}, "instances[].x is a list whose rows differ in shape"),
-    ({"instances": [{"x": [1, "a"]}]}, "instances[].x must hold numbers where FP32 is declared, not 'a'"),
-    ({"inputs": {"z": [1.5]}}, "inputs.z holds a number with a fraction"),
-    ({"inputs": {"z": None}}, "inputs.z must hold numbers where INT64 is declared, not null"),
-    ({"inputs": {}, "signature_name": "train"}, "signature_name is 'train', which the model does not have"),
-]
-
-
-@pytest.mark.parametrize(("root", "text"), _V1_CASES)
-def test_kserve_v1(root: Any, text: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        KServeV1().decode(HttpBody("m", "", orjson.dumps(root)), _TWO)
-    assert str(caught.value).startswith(text)

@@ -1,24 +1,20 @@
-"""Faults, compression, trace context, metadata and KServe v1 replies."""
+"""Faults, compression, trace context, and metadata."""
 
 import gzip
-import json
 import zlib
 
-import numpy as np
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.errors import Code, InvalidInput, Overloaded, SalverError, TooLarge, Unsupported
-from salver.messages import InferResponse, ModelId, Signature, State, TensorSpec, VersionStatus
-from salver.tensor import DataType, Tensor
+from salver.messages import ModelId, Signature, State, TensorSpec, VersionStatus
+from salver.tensor import DataType
 from salver.wire import metadata, traceparent
-from salver.wire.bodies import GrpcStatus, HttpBody
+from salver.wire.bodies import GrpcStatus
 from salver.wire.compression import choose, deflate, inflate
 from salver.wire.faults import KSERVE_V1, OIP_GRPC, OIP_HTTP, grpc_status, http_fault
 from salver.wire.json_text import is_too_deep
-from salver.wire.kserve_v1 import KServeV1
 
 
 @pytest.mark.parametrize("table", [OIP_HTTP, OIP_GRPC, KSERVE_V1])
@@ -183,44 +179,6 @@ def test_repository_bodies() -> None:
     for body in (b"[]", b"{"):
         with pytest.raises(InvalidInput):
             metadata.parse_index(body)
-
-
-_ROWS = HttpBody("m", "", b'{"instances": [1]}')
-_COLUMNS = HttpBody("m", "", b'{"inputs": [1]}')
-_Y = Tensor("y", DataType.FP32, np.array([[0.1], [np.nan]], "f4"))
-_T = Tensor("t", DataType.BYTES, np.array([b"a", b"\xff"], dtype=object))
-
-
-def v1(sample: HttpBody, *outputs: Tensor) -> bytes:
-    codec = KServeV1()
-    request = codec.decode(sample, Signature((TensorSpec("x", DataType.FP32, (-1,)),), ()))
-    return codec.encode(request, InferResponse("m", "1", outputs)).body
-
-
-def test_kserve_v1_replies() -> None:
-    assert v1(_ROWS, _Y) == b'{"predictions":[[0.1],[NaN]]}'
-    assert v1(_COLUMNS, _Y) == b'{"outputs":[[0.1],[NaN]]}'
-    assert v1(_ROWS, _T) == b'{"predictions":["a",{"b64":"/w=="}]}'
-    assert v1(_ROWS, _Y, _T) == b'{"predictions":[{"y":[0.1],"t":"a"},{"y":[NaN],"t":{"b64":"/w=="}}]}'
-    assert orjson.loads(v1(_COLUMNS, _T, Tensor("n", DataType.INT8, np.array(7, "i1")))) == {
-        "outputs": {"t": ["a", {"b64": "/w=="}], "n": 7}
-    }
-    half = Tensor("h", DataType.FP16, np.array([1.5], "f2"))
-    brain = Tensor("b", DataType.BF16, np.array([0x3F80], "u2"))
-    assert json.loads(v1(_ROWS, half, brain)) == {"predictions": [{"h": 1.5, "b": 1.0}]}
-    for outputs in ((Tensor("n", DataType.INT8, np.array(7, "i1")),), (_Y, half)):
-        with pytest.raises(Unsupported, match="no common first axis"):
-            v1(_ROWS, *outputs)
-
-
-def test_kserve_v1_takes_all_datatypes() -> None:
-    for datatype in DataType:
-        signature = Signature((TensorSpec("x", datatype, (-1,)),), ())
-        body = b'{"instances": ["a"]}' if datatype is DataType.BYTES else b'{"instances": [1]}'
-        array = KServeV1().decode(HttpBody("m", "", body), signature).inputs[0].array
-        assert array.dtype == datatype.dtype
-        expected = {DataType.BYTES: b"a", DataType.BF16: 0x3F80}.get(datatype, 1)
-        assert array.tolist() == [expected]
 
 
 @given(st.integers(90, 110), st.sampled_from([b"[", b'{"a":', b'{"[[":']))

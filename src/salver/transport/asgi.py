@@ -13,6 +13,7 @@ from typing import Any
 
 from salver.errors import Internal, InvalidInput, SalverError
 from salver.messages import Call
+from salver.transport import tfs_paths
 from salver.transport.calls import Reception, is_shutting_down, join_trace, printable
 from salver.transport.event_stream import EventStream
 from salver.transport.grpc import GrpcMethods
@@ -23,7 +24,7 @@ from salver.transport.reading import LARGE, read_whole
 from salver.transport.routes import Route, match
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.compression import deflate
-from salver.wire.faults import http_fault, openai_fault
+from salver.wire.faults import http_fault, openai_fault, tfs_fault
 from salver.wire.orca import ASKED as ORCA
 from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 
@@ -33,7 +34,13 @@ _KNOWN_PATHS = 4096
 _UNUSUAL = frozenset((b"content-encoding", b"expect", CLASS_HEADER, PRIORITY_HEADER))
 #: Metadata stays plain (TR-R28): tritonclient's asyncio variant asks for gzip and reads none.
 _STREAMS = GENERATING | {"generate_stream"}
-_COMPRESSIBLE = frozenset(("infer", "predict_v1", "metrics", "openapi"))
+_COMPRESSIBLE = frozenset(("infer", "metrics", "openapi")) | tfs_paths.INFERRING
+#: What TensorFlow Serving sends with every answer when pages of any origin may ask (TF-R24).
+_ANY_ORIGIN = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"POST, GET"),
+    (b"access-control-allow-headers", b"Content-Type"),
+)
 
 _OPENAI_PATHS = (b"/v1/chat/", b"/v1/completions", b"/v1/embeddings", b"/v1/responses")
 
@@ -73,6 +80,7 @@ class Front:
         self._unusual = reception.unusual(_UNUSUAL)
         self._guard = reception.http.guard
         self._forwarding = reception.http.forwarding
+        self._tfs = reception.tfs
         self._hangups = HangUps()
         self._routes: dict[tuple[str, bytes], Route] = {}
 
@@ -98,6 +106,8 @@ class Front:
                 join_trace(call, headers[b"traceparent"], self._new_id)
             route = self._routes.get((verb, raw_path)) or self._match(verb, raw_path)
             operation = route.operation
+            if self._tfs.timeout_s and operation in tfs_paths.INFERRING:
+                call.deadline = arrival + self._tfs.timeout_s  # TF-R25
             if self._guard is not None:
                 self._guard.check(operation, headers)
             if self._forwarding is not None:
@@ -110,7 +120,8 @@ class Front:
                     call.standing = from_headers(headers, self._tenant_header)
                     if operation.startswith("generate"):
                         _refuse_compressed(headers)
-                body = await read_whole(message, headers, receive, self._max_body)
+                inflated = tfs_paths.MOST_INFLATED if operation in tfs_paths.INFERRING else 0
+                body = await read_whole(message, headers, receive, self._max_body, inflated)
             if message["type"] != "http.request" or body is None:
                 return  # the caller left before the request was there
             http = HttpBody(route.model, route.version, body, headers)
@@ -139,6 +150,8 @@ class Front:
         if reply is None:
             await events.end()
             return
+        if self._tfs.allows_cors and tfs_paths.is_below_v1(raw_path):
+            reply.headers += _ANY_ORIGIN
         if len(reply.body) < LARGE or b"accept-encoding" not in headers:
             start, body = _form(reply, headers, call, operation)
         else:  # others would wait while it is compressed
@@ -183,7 +196,9 @@ def _form(
 
 def _fault_of(raw_path: bytes) -> Callable[[SalverError], HttpReply]:
     """How errors look on that path (X-24)."""
-    return openai_fault if raw_path.startswith(_OPENAI_PATHS) else http_fault
+    if raw_path.startswith(_OPENAI_PATHS):
+        return openai_fault
+    return tfs_fault if tfs_paths.is_below_v1(raw_path) else http_fault
 
 
 def _refuse_compressed(headers: Mapping[bytes, bytes]) -> None:

@@ -69,7 +69,9 @@ class Cors:
 
         def answer(message: dict[str, Any]) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *more]}
+                given = {name for name, _ in message["headers"]}  # TensorFlow Serving's (TF-R24)
+                own = [header for header in more if header[0] not in given]
+                message = {**message, "headers": [*message["headers"], *own]}
             return send(message)
 
         return self._app(scope, receive, answer)

@@ -12,19 +12,18 @@ import msgspec
 
 from salver import __version__
 from salver.messages import Call
-from salver.transport.calls import check_counted, ready_versions
+from salver.transport.calls import Reception, check_counted, ready_versions
 from salver.transport.openai import GENERATING, OpenAiOperations
 from salver.transport.openapi import describe
-from salver.transport.ports import Control, Exposition, InferDoor, RegionRegistry
+from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.routes import Route
 from salver.transport.shared_memory import SharedMemoryOperations
+from salver.transport.tfs_http import TensorFlowServingOperations
 from salver.wire import config_view, load_order, metadata, orca, settings
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.generate import Generate, event
 from salver.wire.json_text import dumps
-from salver.wire.kserve_v1 import KServeV1
 from salver.wire.oip_json import OpenInferenceHttp
-from salver.wire.regions import NO_REGIONS
 
 _Method = Callable[[Route, HttpBody, Call], Awaitable[HttpReply]]
 
@@ -33,7 +32,8 @@ class HttpOperations:
     """Everything behind the table of routes.
 
     Args:
-        server_name: In server metadata.
+        reception: Says what the server calls itself, which memory callers share with it, and what its
+            operator set of TensorFlow Serving's protocol; None = what is usual.
         max_body: Most bytes of a tensor that JSON brings; 0 = as many as one likes.
     """
 
@@ -42,22 +42,23 @@ class HttpOperations:
         door: InferDoor,
         control: Control,
         exposition: Exposition,
-        server_name: str = "salver",
-        regions: RegionRegistry = NO_REGIONS,
+        reception: Reception | None = None,
         max_body: int = 0,
     ) -> None:
-        self._name = server_name
-        self._openai = OpenAiOperations(door, control, server_name, int(time.time()))
+        reception = reception or Reception(time.monotonic, str)
+        regions = reception.regions
+        self._name = reception.server_name
+        began = int(time.time())
+        tfs = TensorFlowServingOperations(door, control, reception.tfs, self._name, began)
+        self._openai = OpenAiOperations(door, control, self._name, began)
         self._door = door
         self._control = control
         self._exposition = exposition
         self._more = metadata.SHARED_MEMORY if regions.is_allowed else ()
         self._open_inference = OpenInferenceHttp(regions, max_body)
-        self._kserve = KServeV1()
         self._generating = Generate()
         self._methods: dict[str, _Method] = {
             "infer": self._infer,
-            "predict_v1": self._predict_v1,
             "generate": self._generate,
             "live": self._live,
             "ready": self._ready,
@@ -85,6 +86,7 @@ class HttpOperations:
             "openapi": self._openapi,
             **SharedMemoryOperations(regions).http(),
             **self._openai.http(),
+            **tfs.http(),
         }
 
     def run(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
@@ -116,10 +118,6 @@ class HttpOperations:
 
     def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         return self._door.infer(self._open_inference, http, route.model, route.version, call)
-
-    def _predict_v1(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
-        call.protocol = self._kserve.protocol
-        return self._door.infer(self._kserve, http, route.model, route.version, call)
 
     def _generate(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         call.protocol = self._generating.protocol

@@ -55,7 +55,6 @@ class OpenAiOperations:
         return {
             "embeddings": self._embed,
             "list_v1": self._list,
-            "model_v1": self._model,
             "load_v1": self._load,
             "unload_v1": self._unload,
         }
@@ -155,16 +154,6 @@ class OpenAiOperations:
             with contextlib.suppress(SalverError):
                 more[name] = self._control.speech(name).names[1:]
         return HttpReply(200, dumps(metadata.list_v1(statuses, self._owner, self._created, more)))
-
-    async def _model(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        name = route.model
-        statuses = [status for status in self._control.statuses() if status.id.name == name]
-        if not statuses:
-            name = self._control.speech(route.model).model  # of a LoRA; else it is not found
-            statuses = [status for status in self._control.statuses() if status.id.name == name]
-        ready = await self._control.is_ready(name)
-        told = metadata.model_v1(route.model, statuses, ready=ready)
-        return HttpReply(200, dumps(told | metadata.openai_model(route.model, self._owner, self._created)))
 
     async def _load(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         await self._control.load(route.model, LoadOrder())

@@ -63,10 +63,21 @@ _SCHEMAS: dict[str, Any] = {
     ),
     "PredictRequest": {
         "type": "object",
-        "properties": {"instances": {"type": "array"}, "inputs": {}},
+        "properties": {"signature_name": _TEXT, "instances": {"type": "array"}, "inputs": {}},
         "anyOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
     },
-    "PredictResponse": _object(["predictions"], predictions={}),
+    "PredictResponse": {
+        "type": "object",
+        "properties": {"predictions": {"type": "array"}, "outputs": {}},
+        "anyOf": [{"required": ["predictions"]}, {"required": ["outputs"]}],
+    },
+    "ExamplesRequest": _object(
+        ["examples"],
+        signature_name=_TEXT,
+        context={"type": "object"},
+        examples={"type": "array", "minItems": 1, "items": {"type": "object"}},
+    ),
+    "ExamplesResponse": _object(["results"], results={"type": "array"}),
     "GenerateRequest": {
         "type": "object",
         "properties": {"text_input": _TEXT, "parameters": {"type": "object"}, "id": _TEXT},
@@ -145,6 +156,8 @@ _SCHEMAS: dict[str, Any] = {
 _BODIES: dict[str, tuple[str, str]] = {
     "infer": ("InferRequest", "InferResponse"),
     "predict_v1": ("PredictRequest", "PredictResponse"),
+    "classify_v1": ("ExamplesRequest", "ExamplesResponse"),
+    "regress_v1": ("ExamplesRequest", "ExamplesResponse"),
     "generate": ("GenerateRequest", "GenerateResponse"),
     "generate_stream": ("GenerateRequest", "Events"),
     "model_metadata": ("", "ModelMetadata"),
@@ -173,7 +186,7 @@ _BODIES: dict[str, tuple[str, str]] = {
 
 #: Request bodies that must be there.
 _REQUIRED = (
-    *("InferRequest", "PredictRequest", "GenerateRequest", "RegionRequest"),
+    *("InferRequest", "PredictRequest", "ExamplesRequest", "GenerateRequest", "RegionRequest"),
     *("ChatRequest", "CompletionRequest", "EmbeddingRequest"),
 )
 #: Operations whose errors are OpenAI's objects.
@@ -190,8 +203,8 @@ def describe(version: str) -> dict[str, Any]:
         "info": {
             "title": "Salver",
             "version": version,
-            "description": "Open Inference Protocol v2 with the binary tensor extension, KServe v1, "
-            "and OpenAI's routes. "
+            "description": "Open Inference Protocol v2 with the binary tensor extension, TensorFlow "
+            "Serving's REST interface, KServe v1, and OpenAI's routes. "
             f"Version states: {', '.join(State)}.",
         },
         "paths": paths,
@@ -212,7 +225,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
             good["content"]["text/event-stream"] = {"schema": _TEXT}
         if gives == "InferResponse":
             good["content"]["application/octet-stream"] = {}
-    kinds = {"{version}": "_version", "{model}": "", "{region}": "_region"}
+    kinds = {"{version}": "_version", "{label}": "_label", "{model}": "", "{region}": "_region"}
     fault = "OpenAiError" if operation.name in _OPENAI else "Error"
     suffix = next((end for name, end in kinds.items() if name in operation.path), "_server")
     out: dict[str, Any] = {

@@ -15,6 +15,8 @@ from salver.wire.compression import inflate
 
 #: Pieces of a chunked body that hold something; a server counts chunks, or what it makes of them.
 MOST_CHUNKS: Final = 65_536
+#: Most bytes of a body, if nobody says otherwise (X-25).
+USUAL: Final = 64 << 20
 #: Bytes from which inflating would keep others waiting.
 LARGE: Final = 1 << 18
 _FIX: Final = "Its name without --compat triton is --max-body-mb."
@@ -25,12 +27,14 @@ async def read_whole(
     headers: Mapping[bytes, bytes],
     receive: Callable[[], Awaitable[dict[str, Any]]],
     limit: int,
+    inflated: int = 0,
 ) -> bytes | None:
     """The whole body, inflated; None if the caller left meanwhile.
 
     Args:
         message: The first one, received already.
         limit: Most bytes, inflated or not.
+        inflated: Most bytes of an inflated one, where the limit is not below :data:`USUAL`; 0 = the same.
 
     Raises:
         TooLarge: it is over the limit.
@@ -56,7 +60,8 @@ async def read_whole(
                 )
             body.write(piece)
         if not message.get("more_body"):
-            return await _inflated(body.getvalue(), headers.get(b"content-encoding"), limit)
+            most = max(inflated, limit) if limit >= USUAL else limit
+            return await _inflated(body.getvalue(), headers.get(b"content-encoding"), most)
         message = await receive()
     return None
 

@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from salver.errors import InvalidInput, NoRoute, WrongVerb
+from salver.transport import tfs_paths
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -96,8 +97,6 @@ OPERATIONS: Final = (
     Operation("cuda_unregister", "POST", "/v2/cudasharedmemory/unregister", "Nothing to let go of"),
     Operation("cuda_unregister", "POST", "/v2/cudasharedmemory/region/{region}/unregister", "The same"),
     Operation("list_v1", "GET", "/v1/models", "Every model with its versions and state"),
-    Operation("model_v1", "GET", "/v1/models/{model}", "What is the model, and can it answer?"),
-    Operation("predict_v1", "POST", "/v1/models/{model}:predict", "Ask a model (KServe v1)"),
     Operation("chat", "POST", "/v1/chat/completions", "Go on with a conversation (OpenAI)"),
     Operation("completions", "POST", "/v1/completions", "Go on with a text (OpenAI)"),
     Operation("embeddings", "POST", "/v1/embeddings", "Embed texts (OpenAI)"),
@@ -107,17 +106,39 @@ OPERATIONS: Final = (
     Operation("metrics", "GET", "/metrics", "Prometheus or OpenMetrics text"),
     Operation("tfs_metrics", "GET", "/monitoring/prometheus/metrics", "The same, as in TensorFlow Serving"),
     Operation("openapi", "GET", "/openapi.json", "This description"),
+    # Those of TensorFlow Serving have a grammar of their own (tfs_paths.py), and are only described here.
+    *(
+        Operation(name, verb, f"/v1/models/{{model}}{part}{end}", summary + whom)
+        for name, verb, end, summary in (
+            ("model_v1", "GET", "", "State of each version of a model"),
+            ("metadata_v1", "GET", "/metadata", "Signatures of a model"),
+            ("predict_v1", "POST", ":predict", "Ask a model (TensorFlow Serving, KServe v1)"),
+            ("classify_v1", "POST", ":classify", "Classes of examples"),
+            ("regress_v1", "POST", ":regress", "Values of examples"),
+        )
+        for part, whom in (
+            ("", ""),
+            ("/versions/{version}", ", of a version"),
+            ("/labels/{label}", ", of what a label means"),
+        )
+    ),
 )
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):
-    """What a path asks for."""
+    """What a path asks for.
+
+    Attributes:
+        path: The whole of it, where a model's name may be longer than it looks (X-26).
+    """
 
     operation: str
     model: str = ""
     version: str = ""
     request: str = ""
     region: str = ""
+    label: str = ""
+    path: str = ""
 
 
 #: Parameters of paths, as :class:`Route` has them.
@@ -137,6 +158,8 @@ def _pattern(path: str) -> tuple[tuple[str, str, str], ...]:
 #: Number of segments -> rows, the literal ones first.
 _TABLE: Final[dict[int, list[tuple[Operation, tuple[tuple[str, str, str], ...]]]]] = {}
 for _operation in sorted(OPERATIONS, key=lambda o: o.path.count("{")):
+    if _operation.name in tfs_paths.OPERATIONS:
+        continue
     _segments = _pattern(_operation.path)
     _TABLE.setdefault(len(_segments), []).append((_operation, _segments))
 
@@ -147,13 +170,13 @@ def match(verb: str, raw_path: bytes) -> Route:
     Raises:
         NoRoute: there is none ("Not Found").
         WrongVerb: there is one for another verb ("Method Not Allowed").
-        InvalidInput: a name in it is not UTF-8.
+        InvalidInput: a name in it is not UTF-8; or it lies below ``/v1/`` and nothing else does (TF-R7).
 
     >>> match("POST", b"/v2/models/a%2Fb/infer")
-    Route(operation='infer', model='a/b', version='', request='', region='')
+    Route(operation='infer', model='a/b', version='', request='', region='', label='', path='')
     """
     parts = raw_path.decode("latin-1").split("/")
-    if parts[0] or (parts[-1] == "" and len(parts) > 2):
+    if (parts[0] or (parts[-1] == "" and len(parts) > 2)) and not tfs_paths.is_below_v1(raw_path):
         raise NoRoute("Not Found")
     parts = parts[1:]
     has_other_verb = False
@@ -173,22 +196,35 @@ def match(verb: str, raw_path: bytes) -> Route:
             has_other_verb = True
     if (route := _slashed(verb, parts)) is not None:
         return route
+    is_theirs = not has_other_verb or raw_path[:10].lower() == b"/v1/models" or verb == "OPTIONS"
+    if is_theirs and tfs_paths.is_below_v1(raw_path):
+        return _tfs(verb, raw_path)
     if has_other_verb:
         raise WrongVerb("Method Not Allowed")
     raise NoRoute("Not Found")
 
 
 def _slashed(verb: str, parts: list[str]) -> Route | None:
-    """Of a model whose name holds slashes, as OpenAI's ids do, and older clients do not quote them (X-26)."""
+    """A model to load or unload whose name holds slashes, as OpenAI's ids do; older clients do not quote them
+    (X-26).
+    """
     if parts[:2] != ["v1", "models"] or len(parts) < 4 or not all(parts):
         return None
-    if verb in ("GET", "HEAD"):
-        return Route("model_v1", _name("/".join(parts[2:])))
-    if verb == "POST" and parts[-1] in ("load", "unload"):
-        return Route(f"{parts[-1]}_v1", _name("/".join(parts[2:-1])))
-    if verb == "POST" and parts[-1].endswith(":predict") and parts[-1] != ":predict":
-        return Route("predict_v1", _name("/".join(parts[2:]).removesuffix(":predict")))
-    return None
+    is_one = verb == "POST" and parts[-1] in ("load", "unload")
+    return Route(f"{parts[-1]}_v1", _name("/".join(parts[2:-1]))) if is_one else None
+
+
+def _tfs(verb: str, raw_path: bytes) -> Route:
+    path = raw_path.decode("latin-1")
+    asked = tfs_paths.find(verb, path)
+    is_short = asked.model != "" and (verb == "POST" or path.count("/") == 3)
+    return Route(
+        asked.operation,
+        _name(asked.model),
+        asked.version,
+        label=_name(asked.label),
+        path="" if is_short else path,
+    )
 
 
 def _name(quoted: str) -> str:

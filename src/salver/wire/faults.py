@@ -11,6 +11,7 @@ import orjson
 
 from salver.errors import Code, FailedPrecondition, NoVersion, OnlyStreams, Overloaded, SalverError
 from salver.wire.bodies import GrpcStatus, HttpReply
+from salver.wire.tfs_layout import object_of, quoted
 
 #: HTTP status of Open Inference routes, as Triton gives it (TR-R19).
 OIP_HTTP: Final[dict[Code, int]] = {
@@ -143,6 +144,27 @@ def _headers(error: SalverError) -> tuple[tuple[bytes, bytes], ...]:
         return _PLAIN
     # Whole seconds, as RFC 9110, section 10.2.3, has them (X-15).
     return (_JSON, (b"retry-after", b"%d" % max(1, math.ceil(_pause(error)))))
+
+
+def tfs_fault(error: SalverError, *more: tuple[bytes, bytes]) -> HttpReply:
+    """The same as TensorFlow Serving lays it out (TF-R20, TF-R29). Total: never raises.
+
+    Args:
+        more: Further members, quoted names and values.
+    """
+    reply = http_fault(error, KSERVE_V1)
+    reply.body = object_of([(b'"error"', quoted(_clean(str(error)))), *more], 0)
+    return reply
+
+
+def model_fault(error: SalverError, model: str) -> HttpReply:
+    """There is no such model, to clients of TensorFlow Serving and of TorchServe at once (X-13)."""
+    return tfs_fault(
+        error,
+        (b'"code"', b"%d" % KSERVE_V1[error.code]),
+        (b'"type"', b'"ModelNotFoundException"'),
+        (b'"message"', quoted(_clean(f"Model not found: {model}"))),
+    )
 
 
 def grpc_status(error: SalverError) -> GrpcStatus:

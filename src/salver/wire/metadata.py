@@ -79,19 +79,6 @@ def index(statuses: Iterable[VersionStatus], only_ready: bool = False) -> list[d
     ]
 
 
-#: Our state -> TensorFlow Serving's (TF-R4).
-_AVAILABILITY: Final[dict[State, str]] = {
-    State.NEW: "START",
-    State.LOADING: "LOADING",
-    State.WARMING: "LOADING",
-    State.READY: "AVAILABLE",
-    State.DRAINING: "UNLOADING",
-    State.UNLOADING: "UNLOADING",
-    State.GONE: "END",
-    State.FAILED: "END",
-}
-
-
 def list_v1(
     statuses: Iterable[VersionStatus], owner: str, created: int, more: Mapping[str, Sequence[str]] = _NO_NAMES
 ) -> dict[str, Any]:
@@ -118,22 +105,6 @@ def list_v1(
         for each in (name, *more.get(name, ()))
     ]
     return {"object": "list", "data": entries, "models": [e["id"] for e in entries if e["ready"]]}
-
-
-def model_v1(name: str, statuses: Iterable[VersionStatus], *, ready: bool) -> dict[str, Any]:
-    """A model as TensorFlow Serving and KServe v1 describe it (X-3)."""
-    versions = [
-        {
-            "version": s.id.version,
-            "state": _AVAILABILITY[s.state],
-            "status": {
-                "error_code": "UNKNOWN" if s.state is State.FAILED else "OK",
-                "error_message": s.reason if s.state is State.FAILED else "",
-            },
-        }
-        for s in statuses
-    ]
-    return {"model_version_status": versions, "name": name, "ready": ready}
 
 
 def openai_model(name: str, owner: str, created: int) -> dict[str, Any]:

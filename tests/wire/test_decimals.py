@@ -1,0 +1,121 @@
+"""Numbers as TensorFlow Serving writes them: the fast way against the plain rule, that against C's."""
+
+import math
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from salver.wire.decimals import BETWEEN, decimal, decimals
+
+_BITS = st.integers(0, 2**32 - 1)
+
+
+def plain(value: float, *, is_single: bool) -> str:
+    """The rule, written from its description and not from the code."""
+    if value != value:
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    text = "%g" % value  # noqa: UP031 - C's own words
+    read = struct.unpack("f", struct.pack("f", float(text)))[0] if is_single else float(text)
+    if read != value:
+        text = ("%.9g" if is_single else "%.17g") % value
+    return text if set(text) & set(".e") else text + ".0"
+
+
+def written(array: np.ndarray) -> list[str]:
+    return decimals(array).decode().split(BETWEEN.decode())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2.0, "2.0"),
+        (9000000.0, "9e+06"),
+        (999999.0, "999999.0"),
+        (0.5, "0.5"),
+        (0.0003, "0.0003"),
+        (0.00003, "3e-05"),
+        (555557.5, "555557.5"),
+        (0.2, "0.2"),
+        (1 / 3, "0.333333343"),
+        (16777216.0, "16777216.0"),
+        (-0.0, "-0.0"),
+        (1e-45, "1.4013e-45"),
+        (3.4028235e38, "3.40282347e+38"),
+        (123456789.0, "123456792.0"),
+        (math.inf, "Infinity"),
+        (-math.inf, "-Infinity"),
+        (math.nan, "NaN"),
+    ],
+)
+def test_tf_r14_float32(value: float, text: str) -> None:
+    single = np.float32(value)
+    assert decimal(single) == text
+    assert written(np.full(40, single)) == [text] * 40
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.1, "0.1"),
+        (1 / 3, "0.33333333333333331"),
+        (1e6, "1e+06"),
+        (1234567.0, "1234567.0"),
+        (5e-324, "4.94066e-324"),
+    ],
+)
+def test_tf_r14_float64(value: float, text: str) -> None:
+    assert decimal(value) == text
+    assert written(np.full(40, value)) == [text] * 40
+
+
+@given(st.lists(_BITS, min_size=1, max_size=200))
+@example([0x4B000000 + n for n in range(100)])  # whole numbers just above 2^23
+@example([exponent << 23 for exponent in range(256)])  # powers of two
+@example([0x80000000, 0, 1, 0x7F800001, 0x7FC00000, 0x7F800000, 0xFF800000] * 5)
+def test_tf_r14_every_float32_is_written_by_the_rule(bits: list[int]) -> None:
+    array = np.array(bits, np.uint32).view(np.float32)
+    wanted = [plain(float(value), is_single=True) for value in array]
+    assert written(array) == wanted
+    assert written(np.concatenate([array] * 25))[: len(wanted)] == wanted
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-(10**9), 10**9), st.integers(-44, 30)).map(
+            lambda pair: pair[0] * 10.0 ** pair[1]
+        ),
+        min_size=30,
+        max_size=200,
+    )
+)
+def test_tf_r14_short_decimals_are_written_by_the_rule(values: list[float]) -> None:
+    with np.errstate(over="ignore"):
+        array = np.array(values).astype(np.float32)
+    assert written(array) == [plain(float(value), is_single=True) for value in array]
+    assert written(np.array(values)) == [plain(value, is_single=False) for value in values]
+
+
+def test_tf_r14_many_of_each_kind() -> None:
+    rng = np.random.default_rng(14)
+    bits = rng.integers(0, 2**32, 20_000, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    near_ties = (
+        (rng.integers(10**8, 10**9, 20_000) * 10 + 5) * 10.0 ** rng.integers(-20, 20, 20_000)
+    ).astype("f4")
+    for array in (
+        bits,
+        near_ties,
+        rng.random(20_000, np.float32),
+        rng.integers(-(2**27), 2**27, 20_000).astype("f4"),
+    ):
+        assert written(array) == [plain(float(value), is_single=True) for value in array]
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=30, max_size=60))
+def test_tf_r14_what_is_written_reads_back(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    assert np.array([float(text) for text in written(array)], np.float32).tolist() == array.tolist()
