@@ -17,12 +17,13 @@ from salver.wire.bodies import HttpBody
 from salver.wire.chat_template import ChatTemplate
 from salver.wire.grpc_frames import FrameReader, frame
 from salver.wire.grpc_schema import build
-from salver.wire.kserve_v1 import KServeV1
 from salver.wire.oip_grpc import decode_infer
 from salver.wire.oip_json import OpenInferenceHttp
 from salver.wire.openai import Embedding, Generating
 from salver.wire.openai_requests import EmbeddingRequest, parse_chat, parse_completion, parse_embedding
 from salver.wire.openai_tools import read_whole
+from salver.wire.tfs_head_json import Classify
+from salver.wire.tfs_json import Predict
 from salver.wire.voice import Spoken, Voice
 
 _SIGNATURE = Signature((TensorSpec("x", DataType.FP32, (-1, 2)), TensorSpec("s", DataType.BYTES, (-1,))), ())
@@ -36,6 +37,10 @@ _TEXTS = Signature(
     (TensorSpec("text_output", DataType.BYTES, (1,)),),
 )
 _VECTORS = Signature(_TEXTS.inputs[:1], (TensorSpec("e", DataType.FP32, (-1,)),))
+_NUMBERS = Signature((TensorSpec("x", DataType.FP32, (-1, 2)),), ())
+_CLASSES = Signature(
+    (TensorSpec("inputs", DataType.BYTES, (-1,)),), (TensorSpec("scores", DataType.FP32, (-1,)),)
+)
 _LENGTH = b"inference-header-content-length"
 
 
@@ -55,8 +60,20 @@ def _oip_grpc(data: bytes) -> None:
     survives(decode_infer, data)
 
 
-def _kserve_v1(data: bytes) -> None:
-    survives(lambda body: KServeV1().decode(HttpBody("m", "", body), _SIGNATURE), data)
+def _tfs_predict(data: bytes) -> None:
+    def several(body: bytes) -> InferRequest:
+        return Predict().decode(HttpBody("m", "", body), _SIGNATURE)
+
+    def one(body: bytes) -> InferRequest:
+        return Predict().decode(HttpBody("m", "", body), _NUMBERS)
+
+    for decode in (several, one):
+        survives(decode, data)
+        survives(decode, data + b" " * 20_000)  # the reader of large bodies
+
+
+def _tfs_classify(data: bytes) -> None:
+    survives(lambda body: Classify().decode(HttpBody("m", "", body), _CLASSES), data)
 
 
 def _openai(data: bytes) -> None:
@@ -120,9 +137,17 @@ _BINARY = bytes((-(-len(_HEAD) * 254 // (len(_HEAD) + 8)),)) + _HEAD + bytes(8)
 TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
     "oip_http": (_oip_http, (b"\xff" + _JSON, _BINARY)),
     "oip_grpc": (_oip_grpc, (_message(),)),
-    "kserve_v1": (
-        _kserve_v1,
-        (b'{"instances":[{"x":[1,2],"s":{"b64":"YQ=="}}]}', b'{"inputs":{"x":[[1,2]],"s":["a"]}}'),
+    "tfs_predict": (
+        _tfs_predict,
+        (
+            b'{"instances":[{"x":[1,2],"s":{"b64":"YQ=="}}]}',
+            b'{"inputs":{"x":[[1,2]],"s":["a"]}}',
+            b'{"signature_name":"serving_default","instances":[[1,2.5],[-3e1,NaN]]}',
+        ),
+    ),
+    "tfs_classify": (
+        _tfs_classify,
+        (b'{"context":{"a":[1,true]},"examples":[{"b":[1.5],"c":"d","e":{"b64":"YQ=="}}]}',),
     ),
     "openai": (
         _openai,

@@ -11,7 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from salver.errors import InvalidInput, NotFound, NotReady, SalverError, Unsupported
+from salver.errors import (
+    Cancelled,
+    Code,
+    Conflict,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Forbidden,
+    Internal,
+    InvalidInput,
+    ModelFailed,
+    NotFound,
+    NotReady,
+    Overloaded,
+    SalverError,
+    TooLarge,
+    Unauthenticated,
+    Unsupported,
+)
 from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
 from salver.tensor import Array, DataType, Tensor
 from salver.wire.bodies import HttpBody
@@ -621,3 +638,31 @@ def test_large_regular_bodies_take_the_fast_road() -> None:
 )
 def test_what_is_not_regular_is_read_slowly(text: bytes) -> None:
     assert read_large(text, FLOAT) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InvalidInput, 400),
+        (FailedPrecondition, 400),
+        (TooLarge, 400),
+        (Unauthenticated, 401),
+        (Forbidden, 403),
+        (NotFound, 404),
+        (NotReady, 404),
+        (Conflict, 409),
+        (type("RateLimited", (SalverError,), {"code": Code.RATE_LIMITED}), 429),
+        (Cancelled, 499),
+        (ModelFailed, 500),
+        (Internal, 500),
+        (Unsupported, 501),
+        (Overloaded, 503),
+        (DeadlineExceeded, 504),
+    ],
+)
+def test_tf_r20_status_by_kind_of_error(error: type[SalverError], status: int) -> None:
+    reply = Predict().fault(error("so it is"))
+    assert reply.status == status
+    assert reply.headers[0] == (b"content-type", b"application/json")
+    assert list(json.loads(reply.body)) == ["error"]
+    assert (len(reply.headers) == 2) == (error is Overloaded)  # Retry-After

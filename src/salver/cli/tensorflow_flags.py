@@ -13,6 +13,8 @@ USED: Final[dict[str, tuple[Type, str]]] = {
     "port": ("int", "gRPC (8500); 0 = not"),
     "grpc_socket_path": ("text", "UNIX socket that answers gRPC, too"),
     "rest_api_port": ("int", "REST, and all else that Salver speaks (8501); 0 = not"),
+    "rest_api_timeout_in_ms": ("int", "for a whole call over REST (30000); 0 = as long as it takes"),
+    "rest_api_enable_cors_support": ("bool", "pages of every origin may ask over REST (false)"),
     "model_name": ("text", "of the one model (MODEL_NAME, or default)"),
     "model_base_path": ("text", "folder of its versions, or s3://, gs:// or as:// URL of one"),
     "model_config_file": ("text", "text ModelServerConfig: models by name and base path"),
