@@ -33,6 +33,9 @@ class Control:
             VersionStatus(ModelId("gone", "2"), State.FAILED, "broken"),
         )
 
+    def versions(self, model):
+        return tuple(row for row in self.statuses() if row.id.name == model)
+
     async def is_ready(self, model="", version=""):
         return model == "m"
 
@@ -52,10 +55,10 @@ class Talk(Rig):
     def __init__(self, servable, max_body=10_000):
         super().__init__(servable)
         clock = asyncio.get_running_loop().time
-        reception = Reception(clock, lambda: "00000000000000ab", b"")
+        reception = Reception(clock, lambda: "00000000000000ab", b"", "me")
         door = DataPlane(self.world, self.bus, clock, reception.new_id)
         self.control = Control()
-        operations = HttpOperations(door, self.control, None, "me")
+        operations = HttpOperations(door, self.control, None, reception)
         self.front = Front(operations, None, reception, max_body=max_body)
 
     async def chat(self, stream=True, fail_after=None, **more):
@@ -215,7 +218,8 @@ async def test_tr_v5_what_the_model_routes_tell():
     assert told["model_version_status"] == [
         {"version": "2", "state": "END", "status": {"error_code": "UNKNOWN", "error_message": "broken"}}
     ]
-    assert await rig.get("/v1/models/nobody") == (404, {"error": "Unknown model: nobody"})
+    status, told = await rig.get("/v1/models/nobody")
+    assert (status, told["error"]) == (404, "Could not find any versions of model nobody")
 
 
 async def test_tr_v5_load_and_unload_answer_as_tritons_front_end():

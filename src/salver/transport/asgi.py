@@ -42,8 +42,6 @@ _ANY_ORIGIN = (
     (b"access-control-allow-headers", b"Content-Type"),
 )
 
-_OPENAI_PATHS = (b"/v1/chat/", b"/v1/completions", b"/v1/embeddings", b"/v1/responses")
-
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -196,9 +194,10 @@ def _form(
 
 def _fault_of(raw_path: bytes) -> Callable[[SalverError], HttpReply]:
     """How errors look on that path (X-24)."""
-    if raw_path.startswith(_OPENAI_PATHS):
+    if raw_path.startswith(tfs_paths.OF_OPENAI):
         return openai_fault
-    return tfs_fault if tfs_paths.is_below_v1(raw_path) else http_fault
+    is_load = raw_path.endswith((b"/load", b"/unload"))
+    return tfs_fault if tfs_paths.is_below_v1(raw_path) and not is_load else http_fault
 
 
 def _refuse_compressed(headers: Mapping[bytes, bytes]) -> None:

@@ -196,8 +196,8 @@ def match(verb: str, raw_path: bytes) -> Route:
             has_other_verb = True
     if (route := _slashed(verb, parts)) is not None:
         return route
-    is_theirs = not has_other_verb or raw_path[:10].lower() == b"/v1/models" or verb == "OPTIONS"
-    if is_theirs and tfs_paths.is_below_v1(raw_path):
+    is_openais = verb != "OPTIONS" and raw_path.startswith(tfs_paths.OF_OPENAI)
+    if tfs_paths.is_below_v1(raw_path) and not is_openais:
         return _tfs(verb, raw_path)
     if has_other_verb:
         raise WrongVerb("Method Not Allowed")

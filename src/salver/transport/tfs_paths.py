@@ -15,6 +15,8 @@ from salver.errors import InvalidInput
 OPERATIONS: Final = frozenset(("model_v1", "metadata_v1", "predict_v1", "classify_v1", "regress_v1"))
 #: Those of them that ask a model.
 INFERRING: Final = OPERATIONS - {"model_v1", "metadata_v1"}
+#: Beginnings of paths that OpenAI's clients ask, whether or not there is anything.
+OF_OPENAI: Final = (b"/v1/chat/", b"/v1/completions", b"/v1/embeddings", b"/v1/responses")
 #: Bytes of a body for them that came compressed (TF-R23), where no lower limit is set.
 MOST_INFLATED: Final = 100 << 20
 _WHICH: Final = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
