@@ -118,6 +118,11 @@ def tagged(folder: Path) -> Path:
     return _copied("tagged", folder)
 
 
+def batching_inside(folder: Path) -> Path:
+    """x [-1,2] -> y = 2 x, and size, the rows of the batch that the graph itself makes, of 4 or 8 rows."""
+    return _copied("batching_inside", folder)
+
+
 # What follows runs in a process of its own.
 
 
@@ -305,6 +310,24 @@ def _tagged(tf: Any, folder: str) -> None:
     builder.save()
 
 
+def _batching_inside(tf: Any, folder: str) -> None:
+    batched = tf.nondifferentiable_batch_function(
+        num_batch_threads=1, max_batch_size=8, batch_timeout_micros=2000, allowed_batch_sizes=[4, 8]
+    )
+
+    @batched
+    def double(x: Any) -> Any:
+        return 2 * x, tf.zeros_like(x[:, 0]) + tf.cast(tf.shape(x)[0], tf.float32)
+
+    def run(x: Any) -> Any:
+        y, size = double(x)
+        return {"y": y, "size": size}
+
+    module = tf.Module()
+    module.run = tf.function(run, input_signature=[tf.TensorSpec([None, 2], tf.float32, "x")])
+    tf.saved_model.save(module, folder, {"serving_default": module.run})
+
+
 _MAKERS: dict[str, Callable[[Any, str], None]] = {
     "half_plus_two": _half_plus_two,
     "half_plus_three": _half_plus_three,
@@ -319,6 +342,7 @@ _MAKERS: dict[str, Callable[[Any, str], None]] = {
     "moody": _moody,
     "squares": _squares,
     "tagged": _tagged,
+    "batching_inside": _batching_inside,
 }
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 import trustme
 from test_fronts import files_of
 
+import savedmodels
 from salver.testing.process import TensorFlowServingProcess
 from zoo import mlp_answer, write_constant, write_mlp
 
@@ -407,3 +408,24 @@ def test_tf_b1_a_queue_that_is_full_is_unavailable(start: Start, tmp_path: Path)
     assert 3 <= len(refused) <= 5
     assert set(refused) == {"The batch scheduling queue to which this task was submitted is full"}
     assert {code for code, _ in codes} == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+
+
+def test_tf_b2_tf_c9_tf_f16_savedmodels_under_the_flags(start: Start, tmp_path: Path) -> None:
+    savedmodels.batching_inside(tmp_path / "inside" / "1")
+    savedmodels.tagged(tmp_path / "tagged" / "00000005")
+    file = tmp_path / "models.config"
+    names = ("inside", "tagged")
+    file.write_text(listed(*(f"name: '{name}' base_path: '{tmp_path / name}'" for name in names)))
+    server = start(
+        f"--model_config_file={file}", "--saved_model_tags=serve", "--tensorflow_session_parallelism=1"
+    )
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [3, 2], "data": rows.ravel().tolist()}]}
+    status, reply = server.post("/v2/models/inside/infer", body)
+    assert status == 200, reply
+    outputs = {output["name"]: output["data"] for output in reply["outputs"]}
+    assert outputs["y"] == (2 * rows).ravel().tolist()
+    assert set(outputs["size"]) == {4.0}, "the graph fills its batches up by itself"
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}]}
+    status, reply = server.post("/v2/models/tagged/infer", body)
+    assert (status, reply["model_version"], reply["outputs"][0]["data"]) == (200, "00000005", [2, 3])

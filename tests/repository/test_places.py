@@ -218,6 +218,14 @@ def test_a_models_own_configuration_holds_where_nothing_is_said(tmp_path: Path) 
     assert (config.batching.max_rows, config.instances) == (3, Instances(count=2))
 
 
+def test_batch_threads_are_no_processes(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a/1/a.onnx": "ONNX", "b/1/saved_model.pb": "x"})
+    made = repository(Customs(instances=8))
+    made.place([Place("a", str(tmp_path / "a")), Place("b", str(tmp_path / "b"))])
+    found = scan(made)
+    assert (found["a:1"].config.instances.count, found["b:1"].config.instances.count) == (8, 0)
+
+
 def test_tf_l3_new_versions_rest_before_they_count_and_a_list_does_not(tmp_path: Path) -> None:
     write_files(tmp_path, {"a/1/a.onnx": "ONNX", "b/1/a.onnx": "ONNX"})
     made = repository()

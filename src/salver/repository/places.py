@@ -20,6 +20,8 @@ from salver.repository.batching_parameters import NO_BATCHING
 PLATFORM: Final = "tensorflow"
 _CUSTOM: Final = "Missing custom_model_config_loader in ServerCore Options"
 _DEFAULT: Final = Batching()
+#: A further instance of theirs is a further process, with the whole framework.
+_WITH_OWN_THREADS: Final = frozenset({"tensorflow"})
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -47,7 +49,7 @@ class Customs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         batching: How requests share runs; None = as always.
-        instances: Runs at the same time; 0 = as always.
+        instances: Runs at the same time, of backends whose instances are cheap; 0 = as always.
         has_own_batching: A version's own ``batching_params.pbtxt`` says how, and one that has none runs
             requests as they come.
         options: For a backend, by its name.
@@ -181,7 +183,7 @@ def _with_customs(config: ModelConfig, backend: str, customs: Customs) -> ModelC
     instances = config.instances
     if batching == _DEFAULT and customs.batching is not None:
         batching = NO_BATCHING if customs.has_own_batching else customs.batching
-    if not instances.count:
+    if not instances.count and backend not in _WITH_OWN_THREADS:
         instances = msgspec.structs.replace(instances, count=customs.instances)
     return msgspec.structs.replace(config, batching=batching, instances=instances, options=options)
 
