@@ -67,7 +67,8 @@ class Callers:
         self.told: Counter[str] = Counter()
         self.failures: list[str] = []
         self._has_ended = threading.Event()
-        work = (self._by_label, self._by_name, self._by_triton)
+        self._server = server
+        work = (self._by_label, self._by_name, self._by_triton, self._over_rest)
         self._threads = [threading.Thread(target=self._go_on, args=(ask,)) for ask in work]
 
     def ask(self, model: str, version: int | None = None, label: str = "") -> int:
@@ -107,6 +108,11 @@ class Callers:
                 said = client.infer("c", [given], model_version="stable").as_numpy("y")[0, 0]
                 self.told[f"triton {int(said)}"] += 1
                 self._has_ended.wait(0.01)
+
+    def _over_rest(self) -> None:
+        status, reply = self._server.post("/v1/models/c/labels/stable:predict", {"instances": ROW.tolist()})
+        assert status == 200, reply
+        self.told[f"rest {int(reply['predictions'][0][0])}"] += 1
 
     def _go_on(self, ask: Callable[[], None]) -> None:
         while not self._has_ended.is_set():
@@ -214,6 +220,7 @@ def test_tf_l6_tf_f5_tf_l7_two_hundred_edits_under_load(
     assert callers.failures == []
     assert {f"stable {version}" for version in VERSIONS} <= set(told)
     assert {f"triton {version}" for version in VERSIONS} <= set(told)
+    assert {f"rest {version}" for version in VERSIONS} <= set(told)
     output = server.output()
     assert "Traceback" not in output
     assert output.count(STAYS) >= 5

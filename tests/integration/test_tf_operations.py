@@ -408,6 +408,18 @@ def test_tf_b1_a_queue_that_is_full_is_unavailable(start: Start, tmp_path: Path)
     assert 3 <= len(refused) <= 5
     assert set(refused) == {"The batch scheduling queue to which this task was submitted is full"}
     assert {code for code, _ in codes} == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    found: list[tuple[int, Any]] = []
+
+    def ask() -> None:
+        found.append(server.post("/v1/models/slow:predict", {"instances": [[0.5]]}))
+
+    callers = [threading.Thread(target=ask) for _ in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert {status for status, _ in found} == {200, 503}
+    assert {reply["error"] for status, reply in found if status == 503} == set(refused)
 
 
 def test_tf_b2_tf_c9_tf_f16_savedmodels_under_the_flags(start: Start, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def tfs_fault(error: SalverError, *more: tuple[bytes, bytes]) -> HttpReply:
         more: Further members, quoted names and values.
     """
     reply = http_fault(error, KSERVE_V1)
-    reply.body = object_of([(b'"error"', quoted(_clean(str(error)))), *more], 0)
+    reply.body = object_of([(b'"error"', quoted(tfs_text(error))), *more], 0)
     return reply
 
 
