@@ -3,6 +3,7 @@
 ``python fuzz/fuzz_codecs.py TARGET SECONDS``; see README.md beside this file.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import orjson
 from salver.messages import InferRequest, Signature, TensorSpec
 from salver.tensor import DataType
 from salver.testing.codecs import REFUSALS, mutations, survives
+from salver.wire import tf_schema, tfs_grpc, tfs_predict
 from salver.wire.bodies import HttpBody
 from salver.wire.chat_template import ChatTemplate
 from salver.wire.grpc_frames import FrameReader, frame
@@ -23,7 +25,9 @@ from salver.wire.openai import Embedding, Generating
 from salver.wire.openai_requests import EmbeddingRequest, parse_chat, parse_completion, parse_embedding
 from salver.wire.openai_tools import read_whole
 from salver.wire.tfs_head_json import Classify
+from salver.wire.tfs_heads import CLASSIFY
 from salver.wire.tfs_json import Predict
+from salver.wire.tfs_rules import TfsRules
 from salver.wire.voice import Spoken, Voice
 
 _SIGNATURE = Signature((TensorSpec("x", DataType.FP32, (-1, 2)), TensorSpec("s", DataType.BYTES, (-1,))), ())
@@ -76,6 +80,29 @@ def _tfs_classify(data: bytes) -> None:
     survives(lambda body: Classify().decode(HttpBody("m", "", body), _CLASSES), data)
 
 
+def _tfs_grpc(data: bytes) -> None:
+    """Any bytes as each of the requests; twice as a PredictRequest, whose form is known then."""
+    messages = tfs_predict.PredictMessages()
+
+    def predict(message: bytes) -> InferRequest:
+        spec, asked = messages.read(message)
+        return tfs_predict.Predict(spec, TfsRules(), messages).decode(asked, _SIGNATURE)
+
+    def classify(message: bytes) -> InferRequest:
+        parsed = tfs_grpc.parse("ClassificationRequest", message)
+        return tfs_grpc.Head(tfs_grpc.spec_of(parsed), TfsRules(), CLASSIFY).decode(parsed.input, _CLASSES)
+
+    for decode in (predict, predict, classify):
+        survives(decode, data)
+    for read in (
+        tfs_grpc.decode_reload,
+        tfs_grpc.decode_status_request,
+        tfs_grpc.decode_metadata_request,
+    ):
+        with contextlib.suppress(REFUSALS):
+            read(data)
+
+
 def _openai(data: bytes) -> None:
     """Each byte that a request of one route has may come on another."""
     spoken = Spoken("m", Voice(ChatTemplate("{{ messages }}{{ tools }}"), tools="llama3"))
@@ -116,6 +143,26 @@ def _message() -> bytes:
         outputs=[{"name": "y"}],
     )
     message.parameters["timeout"].int64_param = 3
+    return bytes(message.SerializeToString())
+
+
+def _predict() -> bytes:
+    message = tf_schema.build()["PredictRequest"](model_spec={"name": "m", "version": {"value": 3}})
+    for name, said in (
+        ("x", {"dtype": 1, "float_val": [1, 2]}),
+        ("s", {"dtype": 7, "tensor_content": b"\x01\x02aab"}),
+    ):
+        message.inputs[name].CopyFrom(tf_schema.build()["TensorProto"](**said))
+        for size in {"x": (1, 2), "s": (2,)}[name]:
+            message.inputs[name].tensor_shape.dim.add(size=size)
+    return bytes(message.SerializeToString())
+
+
+def _classify() -> bytes:
+    message = tf_schema.build()["ClassificationRequest"](model_spec={"name": "m"})
+    examples = message.input.example_list_with_context
+    examples.examples.add().features.feature["x"].int64_list.value.append(1)
+    examples.context.features.feature["y"].bytes_list.value.append(b"a")
     return bytes(message.SerializeToString())
 
 
@@ -160,6 +207,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
             b'[TOOL_CALLS][{"name":"f","arguments":{"a":[1,"}"]}}]',
         ),
     ),
+    "tfs_grpc": (_tfs_grpc, (_predict(), _classify())),
     "grpc_frames": (_grpc_frames, (frame(b"ab") + frame(b""), b"\1" + frame(b"\x78\x9c")[1:])),
 }
 

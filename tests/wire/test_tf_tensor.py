@@ -14,7 +14,7 @@ from salver.errors import InvalidInput, SalverError, TooLarge, Unsupported
 from salver.tensor import DataType, Tensor, tensor
 from salver.wire import tf_tensor
 from salver.wire.tf_schema import DATA_TYPES, build, build_unread
-from salver.wire.tf_tensor import Room, read, write
+from salver.wire.tf_tensor import Room, read, to_bytes
 from zoo import EXAMPLES
 
 _NAMES = DATA_TYPES.split()
@@ -90,9 +90,7 @@ def test_tf_g7_what_tensorflow_serializes_is_read(values: np.ndarray) -> None:
 @settings(deadline=None)
 def test_tf_g7_answers_are_read_by_tensorflow(values: np.ndarray, as_content: bool) -> None:
     ours = tensor("y", values)
-    made = build_unread()["TensorProto"]()
-    write(made, ours.datatype, ours.array, as_content=as_content)
-    message = made.SerializeToString()
+    message = to_bytes(ours.datatype, ours.array, as_content=as_content)
     theirs = _theirs(message)
     assert theirs is not None
     _same(ours, theirs)
@@ -165,9 +163,7 @@ def test_tf_g7_content_is_taken_and_refused_as_tensorflow_does(
 @pytest.mark.parametrize("as_content", [False, True])
 def test_tf_g7_every_datatype_comes_back_unchanged(name: str, as_content: bool) -> None:
     ours = tensor("x", EXAMPLES[name])
-    made = build_unread()["TensorProto"]()
-    write(made, ours.datatype, ours.array, as_content=as_content)
-    back = read(_proto(made.SerializeToString()), "x", Room())
+    back = read(_proto(to_bytes(ours.datatype, ours.array, as_content=as_content)), "x", Room())
     assert (back.name, back.datatype) == ("x", ours.datatype)
     _same(back, EXAMPLES[name] if name != "BF16" else ours.array)
 

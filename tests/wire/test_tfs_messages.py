@@ -26,6 +26,7 @@ from salver.wire import tfs_grpc as wire
 from salver.wire.faults import TFS_GRPC
 from salver.wire.tf_schema import build
 from salver.wire.tfs_heads import CLASSIFY, REGRESS
+from salver.wire.tfs_predict import Predict, PredictMessages
 from salver.wire.tfs_rules import TfsRules
 
 _RULES = TfsRules()
@@ -76,9 +77,18 @@ def _predict(**changes: Any) -> Any:
     return made
 
 
-def _read(made: Any) -> Any:
-    parsed = wire.parse_predict(made.SerializeToString())
-    return wire.Predict(wire.spec_of(parsed), _RULES).decode(parsed, _SIGNATURE)
+def _read(made: Any, signature: Signature = _SIGNATURE) -> Any:
+    return _read_bytes(made.SerializeToString(), signature)
+
+
+def _read_bytes(message: bytes, signature: Signature = _SIGNATURE) -> Any:
+    messages = PredictMessages()
+    spec, asked = messages.read(message)
+    return Predict(spec, _RULES, messages).decode(asked, signature)
+
+
+def _codec(spec: wire.ModelSpec, rules: TfsRules = _RULES) -> Predict:
+    return Predict(spec, rules, PredictMessages())
 
 
 def test_tf_g5_a_request() -> None:
@@ -96,8 +106,7 @@ def test_tf_g5_fields_of_streaming_and_of_the_future_change_nothing() -> None:
     made.client_id = b"me"
     made.request_options.max_cache_length = 7
     message = made.SerializeToString() + bytes([0xFA, 0x3F, 3]) + b"new"  # field 1023
-    parsed = wire.parse_predict(message)
-    assert wire.Predict(wire.spec_of(parsed), _RULES).decode(parsed, _SIGNATURE).inputs[0].array.sum() == 10
+    assert _read_bytes(message).inputs[0].array.sum() == 10
 
 
 def test_tf_g7_numbers_that_come_one_by_one_are_read() -> None:
@@ -114,9 +123,15 @@ def test_tf_g7_numbers_that_come_one_by_one_are_read() -> None:
             b"\x0a\x01" + name + b"\x12" + bytes([len(t)]) + t for name, t in ((b"x", x), (b"n", n))
         )
     )
-    parsed = wire.parse_predict(b"\x0a\x03\x0a\x01m" + entries)
-    request = wire.Predict(wire.spec_of(parsed), _RULES).decode(parsed, _SIGNATURE)
+    request = _read_bytes(b"\x0a\x03\x0a\x01m" + entries)
     assert [t.array.tolist() for t in request.inputs] == [[[1, 2], [3, 4]], [5, 7]]
+
+
+def test_numbers_of_which_one_is_broken_are_refused() -> None:
+    tensor = b"\x1a\x03\n\x01\x01J\x0e\n\x0c\n\n\n\x01y\x12\x05\n\x03\n\x01a"  # what else a field 9 may be
+    entry = b"\n\x01x\x12" + bytes([len(tensor)]) + tensor
+    with pytest.raises(InvalidInput, match="the message is no PredictRequest"):
+        _read_bytes(b"\n\x03\n\x01m\x12" + bytes([len(entry)]) + entry)
 
 
 @pytest.mark.parametrize(
@@ -178,14 +193,13 @@ def test_tf_r21_requests_that_do_not_fit(changes: dict[str, Any], kind: type[Sal
 def test_tf_g5_inputs_with_defaults_may_be_left_out() -> None:
     x = TensorSpec("x", DataType.FP32, (-1, 2))
     signature = Signature((x, TensorSpec("n", DataType.INT64, (-1,), optional=True)), _SIGNATURE.outputs)
-    codec = wire.Predict(wire.ModelSpec("m"), _RULES)
-    request = codec.decode(wire.parse_predict(_predict(n=None).SerializeToString()), signature)
+    request = _read(_predict(n=None), signature)
     assert [t.name for t in request.inputs] == ["x"]
-    both = codec.decode(wire.parse_predict(_predict().SerializeToString()), signature)
+    both = _read(_predict(), signature)
     assert [t.name for t in both.inputs] == ["x", "n"]
     wrong = _predict(n=None, q={"dtype": "DT_FLOAT"})
     with pytest.raises(InvalidInput) as raised:
-        codec.decode(wire.parse_predict(wrong.SerializeToString()), signature)
+        _read(wrong, signature)
     assert str(raised.value) == ("Inputs contains invalid name. Used request inputs: x, request input: q,x")
 
 
@@ -212,7 +226,7 @@ def test_tf_g4_whom_a_request_is_for(spec: dict[str, Any], read: wire.ModelSpec)
 )
 def test_tf_g4_a_request_for_nobody(request_: Any, text: str) -> None:
     with pytest.raises(InvalidInput) as raised:
-        wire.spec_of(wire.parse_predict(request_.SerializeToString()))
+        _read(request_)
     assert str(raised.value) == text
 
 
@@ -223,7 +237,7 @@ _RESPONSE = InferResponse(
 
 @pytest.mark.parametrize("as_content", [False, True])
 def test_tf_g6_an_answer(as_content: bool) -> None:
-    codec = wire.Predict(wire.ModelSpec("m", signature="named"), TfsRules(answers_as_content=as_content))
+    codec = _codec(wire.ModelSpec("m", signature="named"), TfsRules(answers_as_content=as_content))
     found = build()["PredictResponse"].FromString(codec.encode(_read(_predict()), _RESPONSE))
     spec = found.model_spec
     assert (spec.name, spec.version.value, spec.signature_name) == ("m", 7, "named")
@@ -238,7 +252,7 @@ def test_tf_g6_an_answer(as_content: bool) -> None:
 
 
 def test_tf_g4_an_answer_names_the_default_signature_and_no_version_that_is_no_number() -> None:
-    made = wire.Predict(wire.ModelSpec("m"), _RULES).encode(_read(_predict()), InferResponse("m", "1.0", ()))
+    made = _codec(wire.ModelSpec("m")).encode(_read(_predict()), InferResponse("m", "1.0", ()))
     spec = build()["PredictResponse"].FromString(made).model_spec
     assert (spec.signature_name, spec.HasField("version")) == ("serving_default", False)
 
@@ -256,16 +270,17 @@ def test_tf_g4_an_answer_names_the_default_signature_and_no_version_that_is_no_n
         (TooLarge("no"), 8, "no"),
         (Unsupported("no"), 12, "no"),
         (DeadlineExceeded("late"), 4, "late"),
-        (Overloaded("full"), 14, "full"),
+        (Overloaded("full"), 14, "The batch scheduling queue to which this task was submitted is full"),
+        (Overloaded("too late", why="objective"), 14, "too late"),
     ],
 )
 def test_tf_r21_statuses(error: SalverError, code: int, text: str) -> None:
-    status = wire.Predict(wire.ModelSpec("m", 3), _RULES).fault(error)
+    status = _codec(wire.ModelSpec("m", 3)).fault(error)
     assert (status.code, status.message) == (code, text)
 
 
 def test_tf_r21_the_newest_that_is_not_there() -> None:
-    status = wire.Predict(wire.ModelSpec("m"), _RULES).fault(NotFound("whatever"))
+    status = _codec(wire.ModelSpec("m")).fault(NotFound("whatever"))
     assert status.message == "Servable not found for request: Latest(m)"
 
 
@@ -276,7 +291,7 @@ def test_every_kind_of_error_has_a_status() -> None:
 def test_a_models_own_error_keeps_its_words() -> None:
     error = NotFound("the row is not in the table")
     error.is_late = True
-    assert wire.Predict(wire.ModelSpec("m"), _RULES).fault(error).message == "the row is not in the table"
+    assert _codec(wire.ModelSpec("m")).fault(error).message == "the row is not in the table"
 
 
 # Classify, Regress, MultiInference.
@@ -522,7 +537,7 @@ def test_broken_messages_are_refused_and_nothing_else(count: int) -> None:
     )
     for seed in seeds:
         for message in mutations(seed, seed=11, count=count):
-            for ask in (lambda m: _read(wire.parse_predict(m)), _ask_all, wire.decode_reload):
+            for ask in (_read_bytes, _ask_all, wire.decode_reload):
                 try:
                     ask(message)
                 except SalverError as error:
@@ -532,7 +547,7 @@ def test_broken_messages_are_refused_and_nothing_else(count: int) -> None:
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_request_or_refused(message: bytes) -> None:
     for ask in (
-        wire.parse_predict,
+        PredictMessages().read,
         wire.decode_status_request,
         wire.decode_metadata_request,
         wire.decode_reload,

@@ -47,3 +47,28 @@ def test_small_numbers_are_not_copied() -> None:
 def test_broken_numbers_are_refused(raw: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         varints.unpack(raw)
+
+
+@given(_NUMBERS)
+def test_one_number_as_protobuf_writes_it(numbers: list[int]) -> None:
+    assert b"".join(map(varints.one, numbers)) == _raw(numbers)
+
+
+def test_fields_of_a_message() -> None:
+    made = build()["TensorProto"](dtype=1, tensor_content=b"abc", double_val=[1.0], half_val=[300])
+    message = made.SerializeToString()
+    found = {number: message[begin:end] for number, begin, end in varints.fields(message, 0, len(message))}
+    assert (found[1], found[4], len(found[6]), found[13]) == (b"\x01", b"abc", 8, b"\xac\x02")
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_fields_or_refused(message: bytes) -> None:
+    at = 0
+    try:
+        for _, begin, end in varints.fields(message, 0, len(message)):
+            assert at < begin <= end <= len(message)
+            at = end
+    except ValueError:
+        pass
+    else:
+        assert at == len(message)

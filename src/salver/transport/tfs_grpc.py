@@ -17,6 +17,7 @@ from salver.wire import tfs_grpc as wire
 from salver.wire import tfs_metadata
 from salver.wire.bodies import GrpcStatus
 from salver.wire.tfs_heads import CLASSIFY, REGRESS
+from salver.wire.tfs_predict import Predict, PredictMessages
 from salver.wire.tfs_rules import TfsRules
 
 SERVICES: Final = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
@@ -45,6 +46,7 @@ class TensorFlowServingMethods:
         self._control = control
         self._exposition = exposition
         self._rules = rules
+        self._messages = PredictMessages()
 
     def grpc(self) -> Mapping[str, Callable[[bytes, Call], Awaitable[Reply]]]:
         """Path of a method -> what it does."""
@@ -60,11 +62,10 @@ class TensorFlowServingMethods:
 
     async def _predict(self, message: bytes, call: Call) -> Reply:
         call.api = "Predict"
-        parsed = wire.parse_predict(message)
-        spec, version = self._located(wire.spec_of(parsed))
-        reply: Reply = await self._door.infer(
-            wire.Predict(spec, self._rules), parsed, spec.name, version, call
-        )
+        spec, asked = self._messages.read(message)
+        spec, version = self._located(spec)
+        codec = Predict(spec, self._rules, self._messages)
+        reply: Reply = await self._door.infer(codec, asked, spec.name, version, call)
         return reply
 
     async def _classify(self, message: bytes, call: Call) -> Reply:

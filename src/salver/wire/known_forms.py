@@ -50,14 +50,18 @@ class Form(msgspec.Struct, frozen=True, gc=False):
     size: int
 
     def request(self, model: str, version: str, data: bytes, at: int) -> InferRequest:
-        """The request whose numbers begin there; arrays are views where alignment allows."""
+        """The request whose numbers begin there."""
+        return InferRequest(model, self.tensors(data, at), version, "", self.outputs)
+
+    def tensors(self, data: bytes, at: int) -> tuple[Tensor, ...]:
+        """The inputs whose numbers begin there; arrays are views where alignment allows."""
         inputs = []
         for part in self.parts:
             array = np.frombuffer(data, part.dtype, part.count, at + part.offset)
             if not array.flags.aligned:
                 array = array.copy()
             inputs.append(Tensor(part.name, part.datatype, array.reshape(part.shape)))
-        return InferRequest(model, tuple(inputs), version, "", self.outputs)
+        return tuple(inputs)
 
 
 def form_of(request: InferRequest, gaps: Sequence[int] = ()) -> Form | None:

@@ -24,7 +24,7 @@ from salver.messages import (
     VersionStatus,
 )
 from salver.tensor import DATATYPES, Array, DataType, Tensor
-from salver.wire import load_order, metadata, settings
+from salver.wire import load_order, metadata, settings, varints
 from salver.wire.classification import PARAMETER, classified
 from salver.wire.grpc_schema import SERVING_STATUS, build
 from salver.wire.known_forms import LONGEST, Form, KnownForms, form_of
@@ -166,14 +166,14 @@ class InferMessages:
         parts: list[bytes | memoryview] = [begun]
         for tensor in outputs:
             raw = to_raw(tensor)
-            parts += (_RAW_OUTPUT, _varint(len(raw)), raw)
+            parts += (_RAW_OUTPUT, varints.one(len(raw)), raw)
         return b"".join(parts)
 
 
 def _known(message: bytes, request: InferRequest) -> _Known | None:
     """The form of a message that ends with its tensors, as it does unless somebody took pains."""
     sizes = [tensor.array.nbytes for tensor in request.inputs]
-    heads = [_RAW_INPUT + _varint(size) for size in sizes]
+    heads = [_RAW_INPUT + varints.one(size) for size in sizes]
     first = len(message) - sum(sizes) - sum(map(len, heads)) + len(heads[0]) if heads else 0
     form = form_of(request, [len(head) for head in heads[1:]])
     if form is None or not 0 < first <= LONGEST or not message.endswith(heads[0], 0, first):
@@ -193,15 +193,6 @@ def _known(message: bytes, request: InferRequest) -> _Known | None:
     if before.raw_input_contents or len(before.inputs) != len(sizes):
         return None
     return _Known(prefix, tuple(between), request.model, request.version, form)
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def decode_infer(message: bytes, regions: Regions = NO_REGIONS) -> InferRequest:

@@ -7,6 +7,7 @@ zeros. It knows no request.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +17,7 @@ from salver.errors import InvalidInput, TooLarge, Unsupported
 from salver.tensor import Array, DataType, Tensor
 from salver.wire import varints
 from salver.wire.oip_binary import from_raw, to_raw
-from salver.wire.tf_schema import DATA_TYPES
+from salver.wire.tf_schema import DATA_TYPES, build
 from salver.wire.values import cast, count_elements
 
 #: Bytes that all tensors of a request may have beyond what it brings, where few values fill a large shape.
@@ -29,6 +30,7 @@ class _Form(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         number: In ``tensorflow.DataType``.
         field: Of TensorProto.
+        tag: What stands before a value of that field.
         packed: numpy's code of an element of that field; empty for numbers of varying length.
     """
 
@@ -36,14 +38,17 @@ class _Form(msgspec.Struct, frozen=True, gc=False):
     name: str
     datatype: DataType
     field: str
+    tag: bytes
     packed: str = ""
 
 
 def _form(name: str, datatype: DataType, field: str, packed: str = "") -> _Form:
-    return _Form(_NAMES.index(name), name, datatype, field, packed)
+    number = build()["TensorProto"].DESCRIPTOR.fields_by_name[field].number
+    return _Form(_NAMES.index(name), name, datatype, field, varints.one(number << 3 | 2), packed)
 
 
 _NAMES: Final = DATA_TYPES.split()
+_CONTENT: Final = varints.one(4 << 3 | 2)
 _FORMS: Final = (
     _form("DT_FLOAT", DataType.FP32, "float_val", "<f4"),
     _form("DT_DOUBLE", DataType.FP64, "double_val", "<f8"),
@@ -220,30 +225,39 @@ def _from_strings(content: bytes, count: int) -> Array:
     return out
 
 
-def write(proto: Any, datatype: DataType, array: Array, *, as_content: bool = False) -> None:
-    """Fill an empty TensorProto whose numbers are bytes.
+def to_bytes(datatype: DataType, array: Array, *, as_content: bool = False) -> bytes:
+    """A serialised TensorProto.
 
     Args:
-        as_content: Into ``tensor_content``, and not into the typed field.
+        as_content: The values stand in ``tensor_content``, and not in the typed field.
     """
-    form = _OF_TYPE[datatype]
-    proto.dtype = form.number
-    add = proto.tensor_shape.dim.add
-    for extent in array.shape:
-        add(size=extent)
+    begun = _begun(datatype, array.shape)
     if not array.size:
-        return
+        return begun
+    form = _OF_TYPE[datatype]
     if datatype is DataType.BYTES:
         values = array.ravel().tolist()
-        if as_content:
-            lengths = varints.pack(np.array([len(value) for value in values], np.uint64))
-            proto.tensor_content = lengths + b"".join(values)
-        else:
-            proto.string_val.extend(values)
+        if not as_content:
+            parts = [begun]
+            for value in values:
+                parts += (form.tag, varints.one(len(value)), value)
+            return b"".join(parts)
+        raw: bytes | memoryview = b"".join([*(varints.one(len(value)) for value in values), *values])
     elif as_content:
-        proto.tensor_content = bytes(to_raw(Tensor("", datatype, array)))
+        raw = to_raw(Tensor("", datatype, array))
     else:
-        getattr(proto, form.field).append(_packed(array, form))
+        raw = _packed(array, form)
+    return b"".join((begun, _CONTENT if as_content else form.tag, varints.one(len(raw)), raw))
+
+
+@lru_cache(maxsize=4096)
+def _begun(datatype: DataType, shape: tuple[int, ...]) -> bytes:
+    """Type and shape."""
+    made = build()["TensorProto"](dtype=_OF_TYPE[datatype].number)
+    for extent in shape:
+        made.tensor_shape.dim.add(size=extent)
+    made.tensor_shape.SetInParent()
+    return made.SerializeToString()  # type: ignore[no-any-return]
 
 
 def _packed(array: Array, form: _Form) -> bytes:

@@ -10,12 +10,10 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 from google.protobuf.message import DecodeError
-from google.protobuf.unknown_fields import UnknownFieldSet
 
-from salver.errors import Code, FailedPrecondition, InvalidInput, NotFound, SalverError, Unsupported
+from salver.errors import Code, InvalidInput, NotFound, SalverError, Unsupported
 from salver.messages import InferRequest, InferResponse, RequestedOutput, Signature
 from salver.tensor import DataType, Tensor
-from salver.wire import tf_tensor
 from salver.wire.bodies import GrpcStatus
 from salver.wire.faults import tfs_status
 from salver.wire.tf_schema import build, build_unread
@@ -69,18 +67,6 @@ def parse(name: str, message: bytes) -> Any:
         raise InvalidInput(f"the message is no {name}: {error}") from None
 
 
-def parse_predict(message: bytes) -> Any:
-    """A PredictRequest; numbers that came one by one are packed.
-
-    Raises:
-        InvalidInput: it is none.
-    """
-    parsed = parse("PredictRequest", message)
-    if any(len(UnknownFieldSet(tensor)) for tensor in parsed.inputs.values()):
-        return _PredictRequest.FromString(_READ["PredictRequest"].FromString(message).SerializeToString())
-    return parsed
-
-
 def spec_of(parsed: Any) -> ModelSpec:
     """The ``model_spec`` of a request.
 
@@ -118,7 +104,7 @@ def not_found(spec: ModelSpec, error: SalverError | None = None) -> NotFound:
     return NotFound(f"Servable not found for request: {spec}{why}")
 
 
-class _ForOne:
+class ForOne:
     """What the codecs have in common: whom the request is for."""
 
     protocol = "tfs-grpc"
@@ -134,101 +120,7 @@ class _ForOne:
         return tfs_status(error)
 
 
-class Predict(_ForOne):
-    """Codec of PredictionService.Predict (TF-G5, TF-G6)."""
-
-    def decode(self, body: Any, signature: Signature) -> InferRequest:
-        """The request in a parsed PredictRequest.
-
-        Raises:
-            FailedPrecondition: the model has no such signature.
-            InvalidInput: naming the input or output.
-            TooLarge, Unsupported: of a tensor.
-        """
-        key = self._spec.signature or DEFAULT
-        chosen = signature.named(key)
-        if chosen is None:
-            raise FailedPrecondition(f'Serving signature key "{key}" not found.')
-        return InferRequest(
-            self._spec.name,
-            _inputs(body.inputs, chosen),
-            outputs=_filter(body.output_filter, chosen),
-            signature="" if chosen is signature else key,
-            any_shape=True,
-        )
-
-    def encode(self, request: InferRequest, response: InferResponse) -> bytes:
-        """A PredictResponse."""
-        made = _PredictResponse()
-        write_spec(made.model_spec, response, self._spec.signature)
-        outputs = made.outputs
-        as_content = self._rules.answers_as_content
-        for tensor in response.outputs:
-            tf_tensor.write(outputs[tensor.name], tensor.datatype, tensor.array, as_content=as_content)
-        return made.SerializeToString()  # type: ignore[no-any-return]
-
-
-def _inputs(given: Mapping[str, Any], signature: Signature) -> tuple[Tensor, ...]:
-    """The tensors, checked against the signature before any is read."""
-    specs = signature.inputs
-    has_defaults = any(spec.optional for spec in specs)
-    if len(given) > len(specs) or (len(given) < len(specs) and not has_defaults):
-        raise _wrong_size(set(given), {spec.name for spec in specs})
-    missing = next((spec for spec in specs if spec.name not in given and not spec.optional), None)
-    if missing is not None:
-        raise InvalidInput(
-            f"Signature input alias: {missing.name}(feed name: {missing.tensor or missing.name}) not found "
-            "in request and no default value provided. Inputs expected to be in the request "
-            f"{{{_joined(given)}}}, or default input alias set: "
-            f"{_joined(spec.name for spec in specs if spec.optional)}"
-        )
-    used = [spec for spec in specs if spec.name in given]
-    if len(used) < len(given):
-        raise InvalidInput(
-            "Inputs contains invalid name. Used request inputs: "
-            f"{_joined(spec.name for spec in used)}, request input: {_joined(given)}"
-        )
-    room = tf_tensor.Room()
-    tensors = []
-    for index, spec in enumerate(used):
-        tensor = tf_tensor.read(given[spec.name], spec.name, room)
-        if tensor.datatype is not spec.datatype:
-            raise InvalidInput(
-                f"Expects arg[{index}] to be {tf_tensor.word_of(spec.datatype)} but "
-                f"{tf_tensor.word_of(tensor.datatype)} is provided"
-            )
-        tensors.append(tensor)
-    return tuple(tensors)
-
-
-def _wrong_size(given: set[str], wanted: set[str]) -> InvalidInput:
-    return InvalidInput(
-        f"input size does not match signature: {len(given)}!={len(wanted)} len({{{_joined(given)}}}) != "
-        f"len({{{_joined(wanted)}}}). Sent extra: {{{_joined(given - wanted)}}}. "
-        f"Missing but required: {{{_joined(wanted - given)}}}."
-    )
-
-
-def _filter(wanted: Sequence[str], signature: Signature) -> tuple[RequestedOutput, ...]:
-    known = {spec.name for spec in signature.outputs}
-    seen: set[str] = set()
-    for alias in wanted:
-        if alias not in known:
-            raise InvalidInput(
-                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
-                f"{{{_joined(known)}}}."
-            )
-        if alias in seen:
-            raise InvalidInput(f"duplicate output tensor alias: {alias}")
-        seen.add(alias)
-    return tuple([RequestedOutput(alias) for alias in wanted])
-
-
-def _joined(names: Any) -> str:
-    return ",".join(sorted(names))
-
-
-class Head(_ForOne):
+class Head(ForOne):
     """Codec of Classify and Regress (TF-G8).
 
     Args:

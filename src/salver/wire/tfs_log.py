@@ -62,7 +62,7 @@ def _write_predict(log: Any, event: Predicted) -> None:
         (log.response.outputs, event.response.outputs),
     ):
         for tensor in tensors:
-            tf_tensor.write(made[tensor.name], tensor.datatype, tensor.array)
+            made[tensor.name].MergeFromString(tf_tensor.to_bytes(tensor.datatype, tensor.array))
 
 
 def _write_head(log: Any, method: str, event: Predicted) -> None:

@@ -1,13 +1,16 @@
-"""How do many whole numbers lie in a packed field of a protobuf message?
+"""How do whole numbers lie in a protobuf message, alone and in a packed field?
 
-Seven bits a byte, the lowest first; every byte but a number's last has its top bit set. Many numbers are read
-and written at a time. It knows no message and no sign.
+Seven bits a byte, the lowest first; every byte but a number's last has its top bit set. Of a packed field all
+numbers are read and written at a time. It knows no message and no sign.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 _MOST_BYTES = 10  # of one number of 64 bits
+_SHORT = [bytes((number,)) for number in range(0x80)]
 
 
 def unpack(raw: bytes) -> npt.NDArray[np.unsignedinteger]:
@@ -63,3 +66,60 @@ def pack(numbers: npt.NDArray[np.uint64]) -> bytes:
         bits |= np.where(lengths[has] > byte + 1, np.uint64(0x80), np.uint64(0))
         out[starts[has] + byte] = bits
     return out.tobytes()
+
+
+def one(number: int) -> bytes:
+    """The bytes of one number.
+
+    >>> one(150).hex()
+    '9601'
+    """
+    if number < 0x80:
+        return _SHORT[number]
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def fields(message: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The fields of a message that lies there: number, and where its value begins and ends.
+
+    Raises:
+        ValueError: there is none, or one with groups, which nobody uses.
+
+    >>> list(fields(bytes([0x08, 150, 1, 0x12, 1, 7]), 0, 6))
+    [(1, 1, 3), (2, 5, 6)]
+    """
+    while at < end:
+        key, at = _read_one(message, at, end)
+        match key & 7:
+            case 0:
+                begin, at = at, _read_one(message, at, end)[1]
+            case 1:
+                begin, at = at, at + 8
+            case 2:
+                size, begin = _read_one(message, at, end)
+                at = begin + size
+            case 5:
+                begin, at = at, at + 4
+            case kind:
+                raise ValueError(f"a field of the wire type {kind}")
+        if at > end:
+            raise ValueError("a field is cut off")
+        yield key >> 3, begin, at
+
+
+def _read_one(message: bytes, at: int, end: int) -> tuple[int, int]:
+    """A number, and where it ends."""
+    number = shift = 0
+    while at < end and shift < 7 * _MOST_BYTES:
+        byte = message[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+        shift += 7
+    raise ValueError("a number is cut off, or too long")
