@@ -150,6 +150,8 @@ async def test_unknown_models_and_versions(rig: Rig) -> None:
         rig.manager.acquire("m", "7")
     with pytest.raises(NoVersion, match=r"^failed to get model version from .* 'one'"):
         rig.manager.acquire("m", "one")
+    with pytest.raises(NoVersion):
+        rig.manager.acquire("x", "one")
     await up(rig, m("1"), m("1", name="k"), m("2", name="k"))
     with pytest.raises(NotFound, match=r"^Request for unknown model: 'k' version 1 is not found"):
         rig.manager.acquire("k", "1")  # which the policy does not want

@@ -1,12 +1,12 @@
 """Triton itself, from the nvidia-pytriton wheel, with its Python backend."""
 
 import shutil
-import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
 import forms
 from forms import Form
+from peers.triton import native
 from processes import Launch
 from systems import System, python_of
 
@@ -48,30 +48,10 @@ def repository(model: Model, folder: Path) -> Path:
 
 
 def _launch(model: Model, port: int, folder: Path) -> Launch:
+    flags = ["--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--allow-metrics=false"]
+    flags += [f"--http-port={port}", f"--grpc-port={port + 1}"]
     environment = python_of("triton").parent.parent
-    packages = next(environment.glob("lib/python3*/site-packages"))
-    version = packages.parent.name.removeprefix("python")
-    bundled = packages / "pytriton" / "tritonserver"
-
-    backends = folder / "backends"
-    shutil.rmtree(backends, ignore_errors=True)
-    shutil.copytree(bundled / "backends", backends)
-    stub = backends / "python" / "triton_python_backend_stub"
-    shutil.copy(bundled / "python_backend_stubs" / version / stub.name, stub)
-    stub.chmod(0o755)
-
-    argv = [str(bundled / "bin" / "tritonserver"), f"--model-repository={repository(model, folder)}"]
-    argv += [f"--backend-directory={backends}", "--http-address=127.0.0.1", "--grpc-address=127.0.0.1"]
-    argv += [f"--http-port={port}", f"--grpc-port={port + 1}", "--allow-metrics=false"]
-    libraries = [
-        packages / "nvidia_pytriton.libs",
-        sysconfig.get_config_var("LIBDIR"),
-    ]  # the stub's libpython
-    settings = {
-        "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-        "PYTHONPATH": str(packages),
-        "PATH": f"{environment / 'bin'}:/usr/bin:/bin",
-    }
+    argv, settings = native.command(environment, repository(model, folder), folder, flags)
     return Launch(argv, settings, folder)
 
 

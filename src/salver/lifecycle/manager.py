@@ -193,6 +193,11 @@ class Manager(Generic[ServableT]):
     def _missing(self, name: str, version: str) -> SalverError:
         """Why there is no route; the texts are Triton's (TR-R30). What may come yet has the reason."""
         statuses = [s for s in self.statuses() if s.id.name == name]
+        if version and not version.isdecimal() and all(s.id.version != version for s in statuses):
+            return NoVersion(
+                f"failed to get model version from specified version string '{version}' (details: stol), "
+                "version should be an integral value > 0"
+            )
         if not statuses and name not in self._once:
             spaced = {s.id.name for s in self.statuses() if s.id.name.endswith(f"::{name}")}
             if spaced:
@@ -205,11 +210,6 @@ class Manager(Generic[ServableT]):
             return NotFound(f"Request for unknown model: '{name}' is not found", field="model")
         if version:
             statuses = [s for s in statuses if s.id.version == version]
-            if not statuses and not version.isdecimal():
-                return NoVersion(
-                    f"failed to get model version from specified version string '{version}' (details: stol), "
-                    "version should be an integral value > 0"
-                )
             is_unwanted = bool(statuses) and statuses[0].id not in {*self._targets, *self._bound.waiting}
             if not statuses or (statuses[0].state is State.NEW and is_unwanted):
                 return NotFound(

@@ -193,7 +193,8 @@ def match(verb: str, raw_path: bytes) -> Route:
         else:
             if operation.verb == verb or (verb == "HEAD" and operation.verb == "GET"):
                 return Route(operation.name, *(_name(names.get(name, "")) for name in _NAMES))
-            has_other_verb = True
+            # What is neither a number nor asked for as a label is no version, and no such path (TR-R18).
+            has_other_verb = has_other_verb or names.get("version", "0").isdecimal()
     if (route := _slashed(verb, parts)) is not None:
         return route
     is_openais = verb != "OPTIONS" and raw_path.startswith(tfs_paths.OF_OPENAI)
