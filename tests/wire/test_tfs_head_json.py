@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.errors import InvalidInput, NotFound, Unsupported
 from salver.messages import InferRequest, InferResponse, ModelId, Signature, State, TensorSpec, VersionStatus
 from salver.tensor import Array, DataType, Tensor
-from salver.wire import tfs_status
+from salver.wire import tfs_metadata, tfs_status
 from salver.wire.bodies import HttpBody
 from salver.wire.faults import model_fault
 from salver.wire.tf_schema import build
@@ -344,6 +345,32 @@ def test_tf_r5_metadata() -> None:
         "name": "serving_x:0",
     }
     assert told["serving_default"]["outputs"]["y"]["tensor_shape"] == {"dim": [], "unknown_rank": False}
+
+
+def _as_json(message: Any) -> Any:
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def test_tf_r4_tf_r5_the_json_is_what_protobuf_makes_of_the_messages() -> None:
+    signature = Signature(
+        (
+            TensorSpec("x", DataType.FP32, (-1, 2), tensor="serving_x:0"),
+            TensorSpec("n", DataType.UINT8, (0,)),
+        ),
+        (TensorSpec("y", DataType.BYTES, ()), TensorSpec("z", DataType.BF16, (-1,), any_rank=True)),
+        others=(Signature((TensorSpec("b", DataType.BOOL, (3,)),), (), name="other", method="m"),),
+    )
+    told = json.loads(tfs_status.metadata(ModelId("m", "123"), signature))
+    message = tfs_metadata.metadata(ModelId("m", "123"), signature)
+    signatures = build()["SignatureDefMap"]()
+    assert message.metadata["signature_def"].Unpack(signatures)
+    assert told["metadata"]["signature_def"] == _as_json(signatures)
+    assert told["model_spec"] == _as_json(message.model_spec)
+    rows = [_row("1", State.FAILED, "broken"), _row("2", State.READY), _row("3", State.GONE)]
+    wanted = _as_json(tfs_metadata.status("m", None, rows))
+    assert {"model_version_status": tfs_status.status("m", "", rows)} == wanted
 
 
 def test_a_missing_model_is_told_to_two_kinds_of_clients() -> None:
