@@ -191,7 +191,7 @@ class Tally:
             self.counts["alike"] += 1
             case["compare"]["text"] = bool(text_of(theirs)) and text_of(theirs) == text_of(ours)
             return True
-        rule = beside_meant.meant(*sides)
+        rule = beside_meant.meant(*sides, case["request"].get("path", ""))
         if rule:
             self.counts[f"meant: {rule}"] += 1
             return False

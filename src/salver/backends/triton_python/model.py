@@ -155,12 +155,10 @@ class TritonModel(Instance):
                 f"InferenceRequest(s) size is:{len(requests)}, "
                 f"and InferenceResponse(s) size is:{len(responses)}"
             )
-        if any(own.only and own.only.response and said for own, said in zip(asked, responses, strict=True)):
-            raise self.failed(
-                "Unable to send response. Non-decoupled model cannot send more than one response."
-            )
-        answers = [
-            own.only if said is None and own.only else self.again(own, said) or self.understand(request, said)
+        answers = [  # what was sent is the answer, whatever is returned besides
+            own.only
+            if own.only and (said is None or own.only.response)
+            else self.again(own, said) or self.understand(request, said)
             for own, request, said in zip(asked, requests, responses, strict=True)
         ]
         del asked  # and with them senders that nobody keeps: those have nothing more to say
