@@ -178,7 +178,7 @@ class Tally:
         self._examples: dict[str, str] = {}
 
     def add(self, case: Case, theirs: Case, ours: Case) -> bool:
-        """One case, with both answers; are they alike?"""
+        """One case, with both answers; are they alike, but for the words of an error?"""
         self.counts["cases"] += 1
         case["response"] = expected(theirs)
         try:
@@ -194,7 +194,7 @@ class Tally:
         rule = beside_meant.meant(*sides, case["request"].get("path", ""))
         if rule:
             self.counts[f"meant: {rule}"] += 1
-            return False
+            return not found
         name = f"{sides[0]} -> {sides[1]}" + ("" if found else " (text)")
         if sides[0] == sides[1]:
             name += " | " + class_of(found)
@@ -205,7 +205,7 @@ class Tally:
         if self._report:
             line = {"class": name, "case": case, "ours": ours, "found": found}
             print(json.dumps(line), file=self._report, flush=True)
-        return False
+        return not found
 
     def show(self) -> None:
         for name, count in sorted(self.counts.items(), key=lambda pair: -pair[1]):
