@@ -91,11 +91,16 @@ def test_tf_g18_requests_of_every_protocol_are_written_down(tmp_path: Path) -> N
         )
         tasks.input.example_list.examples.append(_example(x=8.0))
         client.call("MultiInference", tasks, "MultiInferenceResponse")
+        status, reply = server.post(
+            "/v1/models/half_plus_two:classify",
+            {"signature_name": "classify_x_to_y", "examples": [{"x": 10.0}, {"x": 12.0}]},
+        )
+        assert status == 200, reply
         for model in ("mlp", "quiet"):
             status, _ = server.post(f"/v2/models/{model}/infer", infer_body())
             assert status == 200
         client.channel.close()
-    predict, classify, regress, multi = _written(folder, "half")
+    predict, classify, regress, multi, over_rest = _written(folder, "half")
     assert predict.predict_log.request.inputs["x"].float_val == [4]
     assert predict.predict_log.response.outputs["y"].float_val == [4]
     assert predict.log_metadata.model_spec.version.value == 7
@@ -104,6 +109,9 @@ def test_tf_g18_requests_of_every_protocol_are_written_down(tmp_path: Path) -> N
     assert regress.regress_log.request.input.example_list.examples[0] == _example(x=6.0)
     assert regress.regress_log.response.result.regressions[0].value == 5
     assert multi.multi_inference_log.response.results[0].regression_result.regressions[0].value == 7
+    assert over_rest.classify_log.request.input.example_list.examples[1] == _example(x=12.0)
+    rows = over_rest.classify_log.response.result.classifications
+    assert [[c.score for c in row.classes] for row in rows] == [[7], [8]]
     (over_http,) = _written(folder, "mlp")
     assert over_http.predict_log.response.outputs["y"].dtype == 1
     assert {path.name.split("-")[0] for path in folder.iterdir()} == {"half", "mlp"}
