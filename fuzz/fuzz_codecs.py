@@ -12,6 +12,8 @@ from typing import Any
 import orjson
 
 from salver.messages import InferRequest, Signature, TensorSpec
+from salver.repository.batching_parameters import batching_of
+from salver.repository.places import places_of
 from salver.tensor import DataType
 from salver.testing.codecs import REFUSALS, mutations, survives
 from salver.wire import tf_schema, tfs_grpc, tfs_predict
@@ -24,6 +26,7 @@ from salver.wire.oip_json import OpenInferenceHttp
 from salver.wire.openai import Embedding, Generating
 from salver.wire.openai_requests import EmbeddingRequest, parse_chat, parse_completion, parse_embedding
 from salver.wire.openai_tools import read_whole
+from salver.wire.tf_text import parse
 from salver.wire.tfs_head_json import Classify
 from salver.wire.tfs_heads import CLASSIFY
 from salver.wire.tfs_json import Predict
@@ -74,6 +77,14 @@ def _tfs_predict(data: bytes) -> None:
     for decode in (several, one):
         survives(decode, data)
         survives(decode, data + b" " * 20_000)  # the reader of large bodies
+
+
+def _tfs_files(data: bytes) -> None:
+    """Whatever kind of configuration file it is taken for."""
+    readers = {"ModelServerConfig": places_of, "BatchingParameters": batching_of, "SSLConfig": str}
+    for kind, read in readers.items():
+        with contextlib.suppress(REFUSALS):
+            read(parse(data, kind, "f"))
 
 
 def _tfs_classify(data: bytes) -> None:
@@ -184,6 +195,15 @@ _BINARY = bytes((-(-len(_HEAD) * 254 // (len(_HEAD) + 8)),)) + _HEAD + bytes(8)
 TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
     "oip_http": (_oip_http, (b"\xff" + _JSON, _BINARY)),
     "oip_grpc": (_oip_grpc, (_message(),)),
+    "tfs_files": (
+        _tfs_files,
+        (
+            b"model_config_list { config { name: 'm' base_path: '/m' model_platform: 'tensorflow' "
+            b"model_version_policy { specific { versions: [1, 2] } } version_labels { key: 'a' value: 1 } "
+            b"logging_config { sampling_config { sampling_rate: 0.1 } } } }",
+            b"max_batch_size { value: 8 } allowed_batch_sizes: [2, 8] pad_variable_length_inputs: true",
+        ),
+    ),
     "tfs_predict": (
         _tfs_predict,
         (

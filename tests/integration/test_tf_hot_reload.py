@@ -14,7 +14,7 @@ import pytest
 import tritonclient.http as triton
 
 from salver.testing.process import TensorFlowServingProcess
-from zoo import write_constant
+from zoo import write_constant, write_identity
 
 EDITS = 200
 ROW = np.zeros((1, 16), np.float32)
@@ -278,6 +278,12 @@ def test_tf_g12_tf_l6_tf_g11_a_list_by_request(models: Models, tmp_path: Path) -
             code, text = refused(reload_request(("c", path, [4]), ("e", f"{path}/none", [4])))
             assert code == "UNKNOWN"
             assert text.startswith("1 model(s) did not become available: {{{name: e}")
+            write_identity(tmp_path, "FP32")
+            code, text = refused(
+                reload_request(("c", path, [4]), ("i", str(tmp_path / "identity_fp32"), [1]))
+            )
+            assert code == "UNKNOWN"
+            assert "is code in a base path that a request named" in text
             end = time.monotonic() + 30
             while states("d") != {1: 50, 2: 50}:
                 assert time.monotonic() < end, states("d")

@@ -218,6 +218,21 @@ def test_a_models_own_configuration_holds_where_nothing_is_said(tmp_path: Path) 
     assert (config.batching.max_rows, config.instances) == (3, Instances(count=2))
 
 
+def test_code_in_a_path_that_a_request_named_is_not_run(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a/1/model.py": "PY", "b/1/a.onnx": "ONNX"})
+    for trusts, refused in ((False, ["a:1"]), (True, [])):
+        made = repository(trusts_code=trusts)
+        made.place([Place(name, str(tmp_path / name), is_asked=True) for name in "ab"])
+        assert [
+            id for id, m in scan(made).items() if "in a base path that a request named" in m.problem
+        ] == refused
+    made = repository()
+    made.place([Place("a", str(tmp_path / "a"), is_asked=True)])
+    assert scan(made)["a:1"].problem
+    made.place([Place("a", str(tmp_path / "a"))])
+    assert not scan(made, 0.1)["a:1"].problem, "the operator names it now"
+
+
 def test_batch_threads_are_no_processes(tmp_path: Path) -> None:
     write_files(tmp_path, {"a/1/a.onnx": "ONNX", "b/1/saved_model.pb": "x"})
     made = repository(Customs(instances=8))

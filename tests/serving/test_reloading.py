@@ -74,6 +74,19 @@ async def test_tf_l6_a_new_list_replaces_the_old_and_waits_for_models_that_are_n
     assert plane.awaited == [{"b"}, set(), set()]
 
 
+async def test_a_path_that_only_a_request_names_is_not_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "models.config"
+    path.write_text(listed("a"))
+    plane, tick, made = await following(path)
+    await made.reload(config(listed("a", "b")))
+    assert {place.name: place.is_asked for place in plane.lists[-1]} == {"a": False, "b": True}
+    path.write_text(listed("b"))
+    await tick()
+    await made.reload(config(listed("a", "b")))
+    assert {place.name: place.is_asked for place in plane.lists[-1]} == {"a": True, "b": False}
+    await made.stop()
+
+
 async def test_tf_l6_a_list_that_cannot_be_served_changes_nothing() -> None:
     made, plane = await started()
     with pytest.raises(

@@ -34,6 +34,7 @@ class Place(msgspec.Struct, frozen=True):
         labels: Its versions' names, the model's own ones beside them.
         platform: As the operator calls it.
         logging: Which requests are written down; None = as its own configuration says.
+        is_asked: A request named the path, and no operator did: what lies there may not be code.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Place(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     platform: str = PLATFORM
     logging: Logging | None = None
+    is_asked: bool = False
 
 
 class Customs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -100,8 +100,9 @@ class Repository:
         fresh = {p.path: self._open_store(p.path) for p in places if p.path not in stores}
         after = {p.name: (p, stores.get(p.path) or fresh[p.path]) for p in places}
         for name in self._places.keys() | after.keys():
-            pair = [of[name][0].path if name in of else None for of in (self._places, after)]
-            if pair[0] != pair[1]:
+            pair = [of[name][0] if name in of else None for of in (self._places, after)]
+            marks = [place and (place.path, place.is_asked) for place in pair]
+            if marks[0] != marks[1]:
                 self._moved.add(name)
         self._places = after
         kept = {(place.name, place.path) for place in places}
@@ -182,6 +183,8 @@ class Repository:
             return self._found.get((place.name, place.path), ())
         if isinstance(store, DistantStore):
             found = tuple(_told(manifest, store.told) for manifest in found)
+        if place.is_asked:
+            found = tuple(_refused(m) if self._is_code(m) else m for m in found)
         if self._customs.has_own_batching:
             found = tuple(_with_batching(manifest, store) for manifest in found)
         self._found[place.name, place.path] = found
@@ -239,14 +242,18 @@ class Repository:
 
     def _vetted(self, manifest: Manifest, brought: Brought) -> Manifest:
         """Not everyone who may have a model loaded may run code here; who fills the repository may."""
-        is_code = manifest.backend in _CODE or "module" in manifest.config.options
-        if not is_code or self._config.trusts_code or brought.is_trusted:
+        if not self._is_code(manifest) or brought.is_trusted:
             return manifest
         problem = (
             f"the files that came with the request are code ({manifest.path.name}). If you trust all who can "
             "send such requests, start with --trust-pickle; else put the model into the repository"
         )
         return msgspec.structs.replace(manifest, problem=problem)
+
+    def _is_code(self, manifest: Manifest) -> bool:
+        """That somebody could run by having it loaded, and may not."""
+        is_code = manifest.backend in _CODE or "module" in manifest.config.options
+        return is_code and not self._config.trusts_code
 
     def _renamed(self, found: dict[ModelId, Manifest]) -> dict[ModelId, Manifest]:
         name, names = self._config.name, sorted({id.name for id in found})
@@ -303,6 +310,15 @@ def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:
         config = replace(manifest.config, ensemble=ensemble)
         manifest = replace(manifest, config=config, fingerprint=f"{manifest.fingerprint} of a namespace")
     return manifest
+
+
+def _refused(manifest: Manifest) -> Manifest:
+    """Code in a folder that a request named."""
+    problem = (
+        f"{manifest.path} is code in a base path that a request named. If you trust all who can "
+        "send such requests, start with --trust_pickle; else name the model in --model_config_file"
+    )
+    return msgspec.structs.replace(manifest, problem=problem)
 
 
 def _with_batching(manifest: Manifest, store: Store) -> Manifest:

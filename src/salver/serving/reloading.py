@@ -90,6 +90,7 @@ class Reloading:
         self._config = config
         self._sleep = sleep
         self._places = config.places or ()
+        self._named = {place.path for place in self._places}  # by the operator
         self._turn = asyncio.Lock()
         self._taken = b""  # of the file
         self._told = ""
@@ -122,11 +123,10 @@ class Reloading:
             await asyncio.wait([self._polling])
             self._polling = None
 
-    async def reload(self, config: Any, *, waits: bool = True) -> None:
-        """Serve what a ModelServerConfig says, and nothing else.
+    async def reload(self, config: Any) -> None:
+        """Serve what a request's ModelServerConfig says, and nothing else.
 
-        Args:
-            waits: Return when the models that are new have loaded, or failed to.
+        Returns when the models that are new have loaded, or failed to.
 
         Raises:
             Unsupported: this server's models come from paths.
@@ -139,16 +139,24 @@ class Reloading:
                 fix="Start it with --compat tensorflow-serving.",
             )
         async with self._turn:
-            if config.WhichOneof("config") != "model_config_list":
-                raise FailedPrecondition(_NO_LIST)
-            places = places_of(config)
-            self._check(places)
+            places = [
+                msgspec.structs.replace(place, is_asked=place.path not in self._named)
+                for place in self._read(config)
+            ]
             new = {place.name for place in places} - {place.name for place in self._places}
-            await self._plane.replace(places)
-            self._places = places
-            if waits:
-                await self._lives.tried(new)
-                self._check_available(new)
+            await self._take(tuple(places))
+            await self._lives.tried(new)
+            self._check_available(new)
+
+    def _read(self, config: Any) -> tuple[Place, ...]:
+        if config.WhichOneof("config") != "model_config_list":
+            raise FailedPrecondition(_NO_LIST)
+        return places_of(config)
+
+    async def _take(self, places: tuple[Place, ...]) -> None:
+        self._check(places)
+        await self._plane.replace(places)
+        self._places = places
 
     def _check(self, places: Sequence[Place]) -> None:
         check_change(self._places, places)
@@ -184,8 +192,10 @@ class Reloading:
         content = await asyncio.to_thread(read, self._config.file)
         if content == self._taken:
             return
-        config = tf_text.parse(content, "ModelServerConfig", self._config.file)
-        await self.reload(config, waits=False)
+        places = self._read(tf_text.parse(content, "ModelServerConfig", self._config.file))
+        async with self._turn:
+            await self._take(places)
+        self._named = {place.path for place in places}
         self._taken = content
         self._told = ""
         _LOG.info("%s has changed: %d models", self._config.file, len(self._places))
