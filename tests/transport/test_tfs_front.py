@@ -31,6 +31,7 @@ class Plane:
     """Answers with what it was asked."""
 
     async def infer(self, codec: Any, body: Any, model: str, version: str, call: Call) -> HttpReply:
+        assert (body.model, body.version) == (model, version)
         told = [model, version, call.api, call.protocol, call.deadline, len(body.body)]
         return HttpReply(200, json.dumps(told).encode())
 

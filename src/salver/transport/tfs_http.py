@@ -4,6 +4,7 @@
 ``tfs_paths.py``, what a body means in ``wire/tfs_json.py``.
 """
 
+import asyncio
 import contextlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,6 +15,7 @@ from salver.errors import NotFound, NotReady, SalverError
 from salver.messages import Call, ModelId, Signature, VersionStatus
 from salver.transport import tfs_paths
 from salver.transport.ports import Control, InferDoor
+from salver.transport.reading import LARGE
 from salver.transport.routes import Route
 from salver.wire import metadata, tfs_status
 from salver.wire.bodies import HttpBody, HttpReply
@@ -60,13 +62,25 @@ class TensorFlowServingOperations:
 
     def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         route = self._named(route, "POST")
-        codec, call.api = _CODECS[route.operation]
+        kind, call.api = _CODECS[route.operation]
         version = self._spelled(route)
-        whom = codec(
+        codec = kind(
             asked(route.model, route.version or version), checks_method=self._rules.checks_method_names
         )
-        call.protocol = whom.protocol
-        return self._door.infer(whom, http, route.model, version, call)
+        call.protocol = codec.protocol
+        if (http.model, http.version) != (route.model, version):
+            http = HttpBody(route.model, version, http.body, http.headers)
+        if len(http.body) >= LARGE:
+            return self._infer_large(codec, http, call)
+        return self._door.infer(codec, http, http.model, version, call)
+
+    async def _infer_large(self, codec: ForOne, http: HttpBody, call: Call) -> HttpReply:
+        """The same; others would wait while the body is read."""
+        with contextlib.suppress(NotFound, NotReady):  # the door says it, and counts it
+            _, signature = self._door.signature(http.model, http.version)
+            await asyncio.to_thread(codec.read_ahead, http, signature)
+        reply: HttpReply = await self._door.infer(codec, http, http.model, http.version, call)
+        return reply
 
     async def _look(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         route = self._named(route, "GET")

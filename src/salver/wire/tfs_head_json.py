@@ -24,16 +24,12 @@ _RESULTS: Final = b'"results"'
 
 
 class _Head(ForOne):
-    """What the two have in common."""
+    """How both read a request."""
 
     method = ""
 
-    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
-        """The request; its examples are serialised, the context before each.
-
-        Raises:
-            InvalidInput, FailedPrecondition: naming what is wrong, in TensorFlow Serving's words.
-        """
+    def _decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+        """The examples are serialised, the context before each."""
         root = root_of(http.body)
         examples = _examples(root)
         head = head_of(signature, root.get("signature_name", ""))

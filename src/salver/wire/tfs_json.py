@@ -6,6 +6,7 @@ signature, shapes from the nesting. A codec is made for each request, as its err
 asked for. It knows no route and no loaded model.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -63,7 +64,7 @@ def root_of(body: bytes) -> dict[str, Any]:
     return root
 
 
-class ForOne:
+class ForOne(ABC):
     """What the codecs have in common: whom the request is for.
 
     Args:
@@ -76,6 +77,35 @@ class ForOne:
     def __init__(self, whom: str = "Latest()", *, checks_method: bool = False) -> None:
         self._whom = whom
         self._checks_method = checks_method
+        self._read: tuple[Signature, InferRequest | SalverError] | None = None
+
+    def read_ahead(self, http: HttpBody, signature: Signature) -> None:
+        """What ``decode`` will do, or refuse, with that body: on another thread while it is large."""
+        try:
+            self._read = signature, self._decode(http, signature)
+        except SalverError as error:
+            self._read = signature, error
+
+    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+        """The request.
+
+        Raises:
+            InvalidInput, Unsupported: naming what is wrong, in TensorFlow Serving's words.
+        """
+        if self._read is None or self._read[0] is not signature:
+            return self._decode(http, signature)
+        read = self._read[1]
+        if isinstance(read, SalverError):
+            raise read
+        return read
+
+    @abstractmethod
+    def _decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+        """As ``decode``."""
+
+    @abstractmethod
+    def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
+        """The answer; see the codecs."""
 
     def fault(self, error: SalverError) -> HttpReply:
         """``{"error": text}``, in TensorFlow Serving's words where it has some."""
@@ -87,13 +117,8 @@ class ForOne:
 class Predict(ForOne):
     """Codec of ``POST /v1/models/{m}:predict``."""
 
-    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
-        """The request; rows become columns.
-
-        Raises:
-            InvalidInput: naming what is wrong, in TensorFlow Serving's words.
-            Unsupported: JSON has no form for the datatype of an input.
-        """
+    def _decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+        """Rows become columns. Unsupported: JSON has no form for the datatype of an input."""
         read = read_large(http.body, signature) if len(http.body) >= LARGE else None
         if read is not None:
             key, in_columns, tensors = read.key or DEFAULT, read.in_columns, read.tensors

@@ -116,12 +116,12 @@ class _Reader:
         inner = value
         while type(inner) is simdjson.Array:
             shape.append(len(inner))
-            inner = inner[0]
+            inner = inner[0]  # an IndexError where it is empty
         if len(shape) > MAX_RANK:
             raise ValueError("too deep")
         skeleton = b""
         for extent in reversed(shape):
-            skeleton = b"[" + b",".join([skeleton] * extent) + b"]"
+            skeleton = b"[" + (skeleton + b",") * (extent - 1) + skeleton + b"]"
         self._skeleton.append(skeleton)
         return _checked(value, datatype).reshape(shape)
 

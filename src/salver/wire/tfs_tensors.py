@@ -53,6 +53,8 @@ LOSSLESS: Final[dict[DataType, tuple[int, float]]] = {
     DataType.FP32: ((1 << 24) - 1, float(np.finfo(np.float32).max)),
     DataType.FP64: ((1 << 53) - 1, float(np.finfo(np.float64).max)),
 }
+#: Values that are looked at together for the first that is wrong.
+_PART: Final = 4096
 _TYPES: Final[dict[type, str]] = {type(None): "Null", dict: "Object", list: "Array", str: "String"}
 _NUMBERS: Final = frozenset((int, float))
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]*")
@@ -217,8 +219,12 @@ def _leaves(values: list[Any], datatype: DataType) -> tuple[Array, int]:
         array = None
     if array is not None:
         return array, -1
-    index = next(i for i, value in enumerate(values) if not _is_good(value, datatype))
-    return np.empty(0, datatype.dtype), index
+    nothing: Array = np.empty(0, datatype.dtype)
+    if len(values) <= _PART:
+        return nothing, next(i for i, value in enumerate(values) if not _is_good(value, datatype))
+    places = range(0, len(values), _PART)
+    found = ((at, _leaves(values[at : at + _PART], datatype)[1]) for at in places)
+    return nothing, next(at + index for at, index in found if index >= 0)
 
 
 def _floats(values: list[Any], datatype: DataType, *, may_be_whole: bool) -> "Array | None":
