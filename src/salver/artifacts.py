@@ -291,6 +291,7 @@ class Warmup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rounds: Runs of each size.
         file: An Open Inference JSON request beside the model; replaces generated zeros.
         samples: They, too, replace generated zeros.
+        replays: How often the records are run that a SavedModel brings, which do, too; 0 = not.
     """
 
     rows: tuple[int, ...] = (1,)
@@ -298,6 +299,7 @@ class Warmup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     free_dim: int = 1
     file: str = ""
     samples: tuple[WarmupSample, ...] = ()
+    replays: int = 1
 
 
 class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

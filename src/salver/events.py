@@ -118,4 +118,33 @@ class StateChanged(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-Event = Served | Predicted | BatchRan | StepRan | StateChanged
+class Replayed(msgspec.Struct, frozen=True):
+    """The warm-up records of a SavedModel were run.
+
+    Attributes:
+        path: Of the SavedModel.
+        records: Runs of records that went well.
+        seconds: All of them together.
+        why: The error's code; empty = none failed.
+    """
+
+    id: ModelId
+    path: str
+    records: int
+    seconds: float
+    why: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """All have run."""
+        return not self.why
+
+
+class Lineage(msgspec.Struct, frozen=True):
+    """A version that was loaded has an id in ML Metadata."""
+
+    id: ModelId
+    uuid: str
+
+
+Event = Served | Predicted | BatchRan | StepRan | StateChanged | Replayed | Lineage

@@ -13,7 +13,7 @@ import savedmodels
 from salver.artifacts import Manifest, ModelConfig
 from salver.backends.protocol import SIGNATURE, LoadOptions
 from salver.backends.tensorflow import TensorFlowBackend
-from salver.backends.twin import FILE, Twin, TwinBackend, read_twin
+from salver.backends.twin import FILE, SAMPLES, Twin, TwinBackend, read_twin
 from salver.backends.twin_maker import _distance
 from salver.errors import LoadFailed, ModelFailed
 from salver.messages import ModelId, TensorSpec
@@ -66,6 +66,13 @@ def test_all_of_it_runs_as_before(name: str, tmp_path: Path) -> None:
             np.testing.assert_allclose(got[output], expected[output], rtol=1e-3, atol=1e-5)
     original.close()
     model.close()
+
+
+def test_requests_of_its_owner_are_tried_too(tmp_path: Path) -> None:
+    arrays = {f"{n}/serving_default/x": np.full((n + 1, 1), n, "f4") for n in range(2)}
+    np.savez(tmp_path / SAMPLES, allow_pickle=False, **arrays, **{"0/other%2Fone/x": np.zeros(1)})
+    (first, *_) = make("half_plus_three", tmp_path).parts
+    assert (first.samples, first.apart) == (5, 0)
 
 
 @pytest.mark.parametrize(

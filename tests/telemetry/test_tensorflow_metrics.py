@@ -8,8 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_metrics import FakePresent
 
 from salver.errors import Code
-from salver.events import BatchRan, Served
-from salver.messages import Timing
+from salver.events import BatchRan, Lineage, Replayed, Served
+from salver.messages import ModelId, Timing
 from salver.telemetry.metrics import Metrics
 from salver.telemetry.tensorflow_metrics import (
     EXAMPLE_BOUNDS,
@@ -114,3 +114,24 @@ def test_the_page_without_them_has_none() -> None:
     text, _ = Metrics(FakePresent()).render()
     assert b"tensorflow" not in text
     assert list(text_string_to_metric_families(text.decode()))
+
+
+def test_tf_m1_warm_up_records_by_path_and_status() -> None:
+    id = ModelId("m", "1")
+    found = page(
+        Replayed(id, "/m/1", 4, 0.5),
+        Replayed(id, "/m/1", 2, 0.25),
+        Replayed(id, "/m/2", 1, 1.0, Code.INVALID_INPUT),
+    )
+    name = ':tensorflow:serving:model_warmup_latency_{}{{model_path="{}",status="{}"}}'
+    assert found[name.format("count", "/m/1", "OK")] == 2
+    assert found[name.format("sum", "/m/1", "OK")] == pytest.approx(750_000)
+    assert found[name.format("count", "/m/2", "INVALID_ARGUMENT")] == 1
+    assert found[':tensorflow:serving:model_warmup_records_read{model_path="/m/1"}'] == 6
+
+
+def test_tf_l10_ids_in_ml_metadata() -> None:
+    found = page(Lineage(ModelId("m", "00000123"), "5a7b"))
+    labels = 'mlmd_uuid="5a7b",model_name="m",version="00000123"'
+    assert found[f":tensorflow:serving:mlmd_map{{{labels}}}"] == 1
+    assert not any("warmup" in name for name in found)

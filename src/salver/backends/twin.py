@@ -18,6 +18,8 @@ from salver.messages import Signature
 from salver.tensor import Array
 
 FILE: Final = "twin.json"
+#: Arrays ``NUMBER/SIGNATURE/INPUT``, names being quoted as in URLs: requests that its owner gave.
+SAMPLES: Final = "samples.npz"
 FORMAT: Final = "savedmodel-twin"
 _MOST_BYTES: Final = 16 << 20
 

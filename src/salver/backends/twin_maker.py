@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 import numpy as np
@@ -19,13 +20,11 @@ from salver.artifacts import Manifest, ModelConfig
 from salver.backends.onnx import OnnxModel
 from salver.backends.protocol import SIGNATURE, LoadOptions
 from salver.backends.tensorflow import TensorFlowBackend, TensorFlowModel
-from salver.backends.twin import FILE, Part, Twin, load_part
+from salver.backends.twin import FILE, SAMPLES, Part, Twin, load_part
 from salver.errors import InvalidInput, LoadFailed
 from salver.messages import ModelId, Signature, TensorSpec
 from salver.tensor import Array, DataType
 
-#: In the twin's folder: arrays ``INDEX/NUMBER/INPUT``, requests to the signature of that index.
-SAMPLES: Final = "samples.npz"
 _OPSET: Final = 18
 _ROWS: Final = (1, 3, 8)
 _FREE: Final = 2  # extent of free dimensions that are no batch
@@ -190,7 +189,7 @@ def _compared(model: TensorFlowModel, index: int, part: Part, folder: Path) -> P
     twin = load_part(Manifest(id, folder, "", ""), part, LoadOptions())
     mark = {SIGNATURE: np.array(index - 1)} if index else {}
     apart, count = 0.0, 0
-    for inputs in (*_kept(folder, index), *_drawn(signature)):
+    for inputs in (*_kept(folder, signature.name), *_drawn(signature)):
         try:
             expected = model.run({**inputs, **mark})
         except InvalidInput as error:  # invented numbers may be nonsense to it
@@ -245,16 +244,16 @@ def _as_doubles(spec: TensorSpec, array: Array) -> Array:
     return array.astype(np.float64)
 
 
-def _kept(folder: Path, index: int) -> list[Mapping[str, Array]]:
+def _kept(folder: Path, name: str) -> list[Mapping[str, Array]]:
     """What its owner gave as examples of requests."""
     if not (folder / SAMPLES).is_file():
         return []
     requests: dict[str, dict[str, Array]] = {}
     with np.load(folder / SAMPLES, allow_pickle=False) as kept:
         for key in kept.files:
-            whose, number, name = key.split("/", 2)
-            if int(whose) == index:
-                requests.setdefault(number, {})[name] = kept[key]
+            number, whose, what = map(unquote, key.split("/"))
+            if whose == name:
+                requests.setdefault(number, {})[what] = kept[key]
     return list(requests.values())
 
 

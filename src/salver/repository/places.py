@@ -185,9 +185,14 @@ def _with_customs(config: ModelConfig, backend: str, customs: Customs) -> ModelC
     instances = config.instances
     if batching == _DEFAULT and customs.batching is not None:
         batching = NO_BATCHING if customs.has_own_batching else customs.batching
+    warmup = config.warmup
+    if customs.replays != 1 and warmup.replays == 1:
+        warmup = msgspec.structs.replace(warmup, replays=customs.replays)
     if not instances.count and backend not in _WITH_OWN_THREADS:
         instances = msgspec.structs.replace(instances, count=customs.instances)
-    return msgspec.structs.replace(config, batching=batching, instances=instances, options=options)
+    return msgspec.structs.replace(
+        config, batching=batching, instances=instances, options=options, warmup=warmup
+    )
 
 
 def _versions(policy: Any) -> Versions:

@@ -50,6 +50,7 @@ from salver.serving.model_config import told
 from salver.serving.profiles import ProfileStore
 from salver.serving.profiling import Found, Profiler, limits_of
 from salver.serving.recording import Sampling
+from salver.serving.replay import Replay, read_records, samples_in
 from salver.serving.sequences import load_sequences, within
 from salver.serving.steps import load_steps
 from salver.serving.teaching import Teacher, ThinkingProcess
@@ -65,6 +66,7 @@ _Stream = Callable[..., AsyncGenerator[InferResponse, None]]
 _CHANGE_S = 30.0
 _NO_WISH = Instances()
 _NO_WARMUP = Warmup()
+_SAVEDMODEL = "savedmodel"
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -149,6 +151,7 @@ class Servable:
         self.sampled: Callable[[Manifest], Sampling | None] = lambda manifest: None  # of another wish to log
         self._changing = asyncio.Lock()
         self.signatures: Signatures | None = None  # of a model that has several
+        self.replay: Replay | None = None  # of one that may bring warm-up records
         self.gives_parts = isinstance(engine, StepEngine) or bool(getattr(engine, "gives_parts", False))
 
     def __repr__(self) -> str:
@@ -182,6 +185,10 @@ class Servable:
         if isinstance(self.engine, StepEngine | Ensemble):
             return  # tried out already, and so have its models been
         wish = self.warmup or config.warmup
+        if self.replay is not None:
+            ask = (self.signatures or self.engine).infer
+            if await self.replay.run(self.signature, ask, wish.replays) and not (wish.file or wish.samples):
+                return
         decides_itself = isinstance(self.engine, DecoupledEngine) or self.engine.answers_each
         if decides_itself and wish == _NO_WARMUP:
             return  # its author decides what it is asked
@@ -196,7 +203,7 @@ class Servable:
             await self._warm_with_zeros(other, wish)
 
     async def _warm_with_zeros(self, engine: Engine | DecoupledEngine | SequenceEngine, wish: Warmup) -> None:
-        if engine.signature.is_stateful and wish == _NO_WARMUP:
+        if engine.signature.is_stateful and msgspec.structs.replace(wish, replays=1) == _NO_WARMUP:
             return  # it would remember them
         try:
             for inputs in samples(engine.signature, wish):
@@ -324,6 +331,7 @@ class Loader:
     async def _load(self, manifest: Manifest) -> Servable:
         if manifest.config.ensemble.steps:
             return self._ensemble(manifest)
+        savedmodel = manifest.path if manifest.format == _SAVEDMODEL else None
         backend, manifest = await self._choose(manifest)
         wish = self._wish(manifest)
         placement = place(backend.traits, wish, self._terms.cores)
@@ -343,6 +351,8 @@ class Loader:
         try:
             servable = await self._servable(manifest, placement.runner, found)
             servable.hear([found.runner])
+            if savedmodel is not None:
+                servable.replay = Replay(manifest.id, savedmodel, self._clock, self._bus.emit)
             if not is_set(manifest.config.objective):
                 servable.placed = functools.partial(self._place, backend)
             return servable
@@ -353,9 +363,10 @@ class Loader:
     async def _choose(self, manifest: Manifest) -> tuple[Backend, Manifest]:
         """Who loads it, and what."""
         twins = self._terms.twins
-        found = await twins.find(manifest, {}) if twins is not None and twins.is_wanted(manifest) else None
-        if found is not None:
-            return found
+        if twins is not None and twins.is_wanted(manifest):
+            samples = await asyncio.to_thread(lambda: samples_in(read_records(manifest.path)))
+            if (found := await twins.find(manifest, samples)) is not None:
+                return found
         backend = self._backends.get(manifest.backend)
         if backend is None:
             raise LoadFailed(

@@ -18,12 +18,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 import numpy as np
 
 from salver.artifacts import Manifest, Ragged
-from salver.backends.twin import FILE, FORMAT, Twin, TwinBackend, read_twin
+from salver.backends.twin import FILE, FORMAT, SAMPLES, Twin, TwinBackend, read_twin
 from salver.errors import LoadFailed
 from salver.tensor import Array
 
@@ -33,8 +34,8 @@ _VERSION: Final = 1  # of how they are made
 _MOST: Final = 64  # that are kept; those that have not been used for longest go
 _LONGEST_S: Final = 3600.0
 _LAST_WORDS: Final = 600
-#: Requests by index of the signature and input.
-Samples = Mapping[int, Sequence[Mapping[str, Array]]]
+#: Requests by the signature's key and the input.
+Samples = Mapping[str, Sequence[Mapping[str, Array]]]
 
 
 class Twins:
@@ -141,14 +142,13 @@ async def _run(order: Path, folder: Path) -> None:
 
 def _write_samples(folder: Path, samples: Samples) -> None:
     arrays = {
-        f"{index}/{number}/{name}": array
-        for index, requests in samples.items()
+        f"{number}/{quote(key, safe='')}/{quote(name, safe='')}": array
+        for key, requests in samples.items()
         for number, request in enumerate(requests)
-        if not any(array.dtype == object for array in request.values())
         for name, array in request.items()
     }
     if arrays:
-        np.savez(folder / "samples.npz", allow_pickle=False, **arrays)
+        np.savez(folder / SAMPLES, allow_pickle=False, **arrays)
 
 
 def _tell(manifest: Manifest, twin: Twin) -> None:

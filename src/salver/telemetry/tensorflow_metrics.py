@@ -8,13 +8,14 @@ every protocol count: gRPC's as ``GRPC``, others as ``REST``. Knows no registry 
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from prometheus_client import Metric
 
 from salver.errors import Code
-from salver.events import BatchRan, Event, Served
+from salver.events import BatchRan, Event, Lineage, Replayed, Served
+from salver.messages import ModelId
 from salver.stats.histogram import Histogram
 from salver.telemetry.triton_metrics import COUNTER
 
@@ -96,6 +97,9 @@ class TensorFlowMetrics:
         self._padding: dict[int, Histogram] = {}  # by rows of the run
         self._inputs = Histogram(ROW_BOUNDS)
         self._batches = Histogram(ROW_BOUNDS)
+        self._replays: dict[tuple[str, str], Histogram] = {}  # by the SavedModel's path and status
+        self._replayed_records: Counter[str] = Counter()  # by path
+        self._lineage: dict[ModelId, str] = {}
         self._lock = threading.Lock()  # a scrape may come from another thread
 
     def __repr__(self) -> str:
@@ -113,12 +117,24 @@ class TensorFlowMetrics:
                     self._batches.add_all([rows])
                     self._padding.setdefault(rows, Histogram(ROW_BOUNDS)).add_all([event.padding])
 
+                elif type(event) is Replayed:
+                    self._replayed(event)
+                elif type(event) is Lineage:
+                    self._lineage[event.id] = event.uuid
+                    _forget_first(self._lineage)
+
+    def _replayed(self, event: Replayed) -> None:
+        key = event.path, STATUS[event.why or "ok"]
+        self._replays.setdefault(key, Histogram(LATENCY_BOUNDS)).add_all([event.seconds * 1e6])
+        self._replayed_records[event.path] += event.records
+        _forget_first(self._replays)
+        _forget_first(self._replayed_records)
+
     def _served(self, event: Served) -> None:
         model = self._models.get(event.model or _UNKNOWN)
         if model is None:
             model = self._models[event.model or _UNKNOWN] = _Model()
-            if len(self._models) > _MOST_MODELS:
-                del self._models[next(iter(self._models))]
+            _forget_first(self._models)
         api = event.api or "Predict"
         model.statuses[STATUS[event.outcome]] += 1
         entry = "GRPC" if event.protocol.endswith("grpc") else "REST"
@@ -137,6 +153,7 @@ class TensorFlowMetrics:
         """All metric families."""
         with self._lock:
             yield from self._of_requests()
+            yield from self._of_loads()
             if self._config.has_batches:
                 yield from self._of_batches()
 
@@ -161,6 +178,19 @@ class TensorFlowMetrics:
             logged.add_sample(logged.name, {"model_name": name, "status_code": status}, records)
         yield from (count, latency, run, examples, total, logged)
 
+    def _of_loads(self) -> Iterator[Metric]:
+        time = _family("model_warmup_latency", "Time of the warm-up records of a load.", "histogram")
+        records = _family("model_warmup_records_read", "Warm-up records that were run.", COUNTER)
+        lineage = _family("mlmd_map", "Ids of loaded versions in ML Metadata.", "gauge")
+        for (path, status), histogram in self._replays.items():
+            _add(time, {"model_path": path, "status": status}, histogram)
+        for path, count in self._replayed_records.items():
+            records.add_sample(records.name, {"model_path": path}, count)
+        for id, uuid in self._lineage.items():
+            labels = {"model_name": id.name, "version": id.version, "mlmd_uuid": uuid}
+            lineage.add_sample(lineage.name, labels, 1)
+        yield from (family for family in (time, records, lineage) if family.samples)
+
     def _of_batches(self) -> Iterator[Metric]:
         prefix = "batching_session:"
         wait = _family(f"{prefix}queuing_latency", "Time of a request in the queue.", "histogram")
@@ -175,6 +205,11 @@ class TensorFlowMetrics:
         _add(inputs, {}, self._inputs)
         _add(batches, {}, self._batches)
         yield from (wait, runs, padding, inputs, batches)
+
+
+def _forget_first(series: dict[Any, Any]) -> None:
+    if len(series) > _MOST_MODELS:
+        del series[next(iter(series))]
 
 
 def _family(name: str, text: str, kind: str) -> Metric:
