@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from salver.errors import Code, InvalidInput, NotFound, SalverError
-from salver.messages import InferRequest, InferResponse, Parameter, Signature
+from salver.messages import InferRequest, InferResponse, Parameter, Signature, TensorSpec
 from salver.tensor import Tensor
 from salver.wire import tfs_layout
 from salver.wire.bodies import HttpBody, HttpReply
@@ -19,7 +19,7 @@ from salver.wire.faults import tfs_fault
 from salver.wire.json_shown import shown
 from salver.wire.rapid_json import parse
 from salver.wire.tfs_large import LARGE, read_large
-from salver.wire.tfs_tensors import Expected, RowCheck, as_status, is_base64, tensor_of, tensor_of_rows
+from salver.wire.tfs_tensors import RowCheck, as_status, is_base64, tensor_of, tensor_of_rows
 
 #: The signature of a request that names none.
 DEFAULT: Final = "serving_default"
@@ -129,7 +129,7 @@ class Predict(ForOne):
             chosen = signature.named(key)
             if chosen is None:
                 raise InvalidInput(f'Serving signature name: "{key}" not found in signature def')
-            inputs = {spec.name: Expected(spec.name, spec.datatype, spec.optional) for spec in chosen.inputs}
+            inputs = {spec.name: spec for spec in chosen.inputs}
             if not inputs:
                 named = root.get("signature_name") or "DEFAULT"
                 raise InvalidInput(f"Failed to get input map for signature: {named}")
@@ -158,7 +158,7 @@ class Predict(ForOne):
         return HttpReply(200, tfs_layout.object_of([(b'"predictions"', _rows(outputs))], 0))
 
 
-def _read(root: dict[str, Any], inputs: Mapping[str, Expected]) -> tuple[bool, tuple[Tensor, ...]]:
+def _read(root: dict[str, Any], inputs: Mapping[str, TensorSpec]) -> tuple[bool, tuple[Tensor, ...]]:
     """Did it come in columns, and the tensors."""
     if "instances" in root and "inputs" in root:
         raise InvalidInput(
@@ -182,13 +182,13 @@ def _is_object(value: Any) -> bool:
     return type(value) is dict and not is_base64(value)
 
 
-def _only(inputs: Mapping[str, Expected]) -> Expected | None:
+def _only(inputs: Mapping[str, TensorSpec]) -> TensorSpec | None:
     """The one input that a bare value is for, None where there are several."""
     needed = [expected for expected in inputs.values() if not expected.optional] or list(inputs.values())
     return needed[0] if len(needed) == 1 else None
 
 
-def _from_columns(value: Any, inputs: Mapping[str, Expected]) -> tuple[Tensor, ...]:
+def _from_columns(value: Any, inputs: Mapping[str, TensorSpec]) -> tuple[Tensor, ...]:
     if not _is_object(value):
         only = _only(inputs)
         if only is None:
@@ -206,7 +206,7 @@ def _from_columns(value: Any, inputs: Mapping[str, Expected]) -> tuple[Tensor, .
     return tuple(tensors)
 
 
-def _from_rows(rows: list[Any], inputs: Mapping[str, Expected]) -> tuple[Tensor, ...]:
+def _from_rows(rows: list[Any], inputs: Mapping[str, TensorSpec]) -> tuple[Tensor, ...]:
     only = _only(inputs)
     if only is None and type(rows[0]) is not dict:
         raise InvalidInput(
@@ -227,7 +227,7 @@ def _from_rows(rows: list[Any], inputs: Mapping[str, Expected]) -> tuple[Tensor,
     return (tensor,)
 
 
-def _from_objects(rows: list[Any], inputs: Mapping[str, Expected]) -> tuple[Tensor, ...]:
+def _from_objects(rows: list[Any], inputs: Mapping[str, TensorSpec]) -> tuple[Tensor, ...]:
     names = list(rows[0])
     needed = {name for name, expected in inputs.items() if not expected.optional}
     if not needed <= rows[0].keys() <= inputs.keys():
@@ -252,7 +252,7 @@ def _from_objects(rows: list[Any], inputs: Mapping[str, Expected]) -> tuple[Tens
 
 
 def _refusal(
-    rows: list[Any], places: tuple[int, int], inputs: Mapping[str, Expected], *, has_keys: bool = True
+    rows: list[Any], places: tuple[int, int], inputs: Mapping[str, TensorSpec], *, has_keys: bool = True
 ) -> InvalidInput:
     """What is wrong with the second of two rows, to which the first shows the shapes."""
     check = RowCheck(inputs)

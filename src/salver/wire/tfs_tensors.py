@@ -13,10 +13,10 @@ from functools import partial
 from itertools import chain
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 
 from salver.errors import InvalidInput, SalverError, Unsupported
+from salver.messages import TensorSpec
 from salver.tensor import Array, DataType, Tensor
 from salver.wire.json_shown import shown
 from salver.wire.values import MAX_RANK
@@ -61,14 +61,6 @@ _BASE64: Final = re.compile(r"[A-Za-z0-9+/]*")
 _STATUS: Final = {InvalidInput: "INVALID_ARGUMENT", Unsupported: "UNIMPLEMENTED"}
 
 
-class Expected(msgspec.Struct, frozen=True):
-    """An input of a signature."""
-
-    name: str
-    datatype: DataType
-    optional: bool = False
-
-
 def is_base64(value: Any) -> bool:
     """True for ``{"b64": "text"}``, which is a value and no object."""
     return type(value) is dict and len(value) == 1 and type(value.get("b64")) is str
@@ -81,7 +73,7 @@ def json_type(value: Any) -> str:
     return _TYPES.get(type(value), "Number")
 
 
-def tensor_of(value: Any, expected: Expected) -> Tensor:
+def tensor_of(value: Any, expected: TensorSpec) -> Tensor:
     """A value, nested or not, or an array of numbers of the right kind.
 
     Raises:
@@ -96,7 +88,7 @@ def tensor_of(value: Any, expected: Expected) -> Tensor:
     return Tensor(expected.name, expected.datatype, array)
 
 
-def tensor_of_rows(rows: Sequence[Any], expected: Expected) -> "tuple[Tensor | None, int]":
+def tensor_of_rows(rows: Sequence[Any], expected: TensorSpec) -> "tuple[Tensor | None, int]":
     """Rows of equal shape; None, and the first row that may be wrong, where they are not.
 
     Raises:
@@ -112,7 +104,7 @@ def tensor_of_rows(rows: Sequence[Any], expected: Expected) -> "tuple[Tensor | N
 class RowCheck:
     """Checks rows one after the other as TensorFlow Serving does, to find its words for the first bad one."""
 
-    def __init__(self, inputs: Mapping[str, Expected]) -> None:
+    def __init__(self, inputs: Mapping[str, TensorSpec]) -> None:
         self._inputs = inputs
         self._shapes: dict[str, tuple[int, ...]] = {}
 
@@ -139,7 +131,7 @@ def _brackets(shape: Sequence[int]) -> str:
     return f"[{','.join(map(str, shape))}]"
 
 
-def _shape_of(value: Any, expected: Expected) -> tuple[int, ...]:
+def _shape_of(value: Any, expected: TensorSpec) -> tuple[int, ...]:
     """Extents of the first elements."""
     shape = []
     while type(value) is list:
