@@ -69,7 +69,10 @@ def with_assets(folder: Path) -> Path:
 
 
 def stateful(folder: Path) -> Path:
-    """Counts: ``serving_default`` adds ``by`` (a scalar) and gives ``total``; ``look`` gives it as it is."""
+    """Counts: ``serving_default`` adds ``by`` (a scalar) and gives ``total``; ``look`` gives it as it is.
+
+    ``add_rows`` takes ``rows`` [-1], and gives them, each with all before it and the total.
+    """
     return _copied("stateful", folder)
 
 
@@ -203,12 +206,20 @@ def _stateful(tf: Any, folder: str) -> None:
         def add(self, by: Any) -> Any:
             return {"total": self.total.assign_add(by)}
 
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "rows")])
+        def add_rows(self, rows: Any) -> Any:
+            before = self.total.read_value()
+            with tf.control_dependencies([self.total.assign_add(tf.reduce_sum(rows))]):
+                return {"totals": before + tf.cumsum(rows)}
+
         @tf.function(input_signature=[])
         def look(self) -> Any:
             return {"total": self.total.read_value()}
 
     module = Module()
-    tf.saved_model.save(module, folder, {"serving_default": module.add, "look": module.look})
+    tf.saved_model.save(
+        module, folder, {"serving_default": module.add, "add_rows": module.add_rows, "look": module.look}
+    )
 
 
 def _ragged(tf: Any, folder: str) -> None:

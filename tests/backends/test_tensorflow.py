@@ -226,10 +226,15 @@ class TestRows:
 
 def test_a_counter_counts_and_is_known_to() -> None:
     model = load(TensorFlowBackend(), path_of("stateful"))
-    look = {SIGNATURE: np.array(0)}
-    assert model.signature.is_stateful and not model.signature.others[0].is_stateful
+    rows, looks = model.signature.others
+    assert (rows.name, looks.name) == ("add_rows", "look")
+    assert model.signature.is_stateful and rows.is_stateful and not looks.is_stateful
+    assert not rows.batched, "a batch may be run again in parts"
+    look = {SIGNATURE: np.array(1)}
     assert model.run(look)["total"] == 0  # its load has not counted
     assert [float(model.run({"by": np.float32(by)})["total"]) for by in (2, 0.5)] == [2, 2.5]
+    totals = model.run({"rows": np.array([1, -1], "f4"), SIGNATURE: np.array(0)})["totals"]
+    assert totals.tolist() == [3.5, 2.5]
     assert model.run(look)["total"].shape == () and model.run(look)["total"] == 2.5
     model.close()
 

@@ -334,8 +334,15 @@ def test_own_flags() -> None:
         "--max_body_mb=3",
         "--grace_seconds=2",
         "--state_dir=/s",
+        "--prefer=onnx",
         "--tensorflow_metrics=false",
     )
+    assert (found.prefer, config().prefer, config("--prefer=tensorflow").prefer) == (
+        "onnx",
+        *["tensorflow"] * 2,
+    )
+    with pytest.raises(SalverError, match="--prefer=tflite is unknown"):
+        config("--prefer=tflite")
     assert (found.trust_pickle, found.max_body_mb, found.state_dir) == (True, 3, "/s")
     assert {front.grace_seconds for front in (found.front, *found.more)} == {2}
     assert not found.tensorflow_metrics.is_on

@@ -121,7 +121,10 @@ class TensorFlowModel:
         served: list[Signature] = []
         for told in signatures.values():
             signature = _with_words(told, manifest, is_first=not served)
-            signature = msgspec.structs.replace(signature, is_stateful=writers.reach(signature))
+            if writers.reach(
+                signature
+            ):  # a batch that fails is run again in parts, and one that counts must not be
+                signature = msgspec.structs.replace(signature, is_stateful=True, batched=False)
             call = _Call(session, signature, half, name)
             if signature.batched and signature.method not in _OF_EXAMPLES and not call.keeps_rows(signature):
                 signature = msgspec.structs.replace(signature, batched=False)
@@ -178,10 +181,8 @@ class _Call:
 
     def keeps_rows(self, signature: Signature) -> bool:
         """Has every output as many rows as the inputs, where these are zeros? A signature is taken at its
-        word if it does not take zeros, or if a run leaves something behind.
+        word if it does not take zeros.
         """
-        if signature.is_stateful:
-            return True
         inputs = {spec.name: _zeros(spec) for spec in signature.inputs}
         try:
             outputs = self._run(*self._feed(inputs))

@@ -90,6 +90,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         trust_pickle=given.is_on("trust_pickle", False),
         max_body_mb=given.number("max_body_mb", 64),
         state_dir=given.text("state_dir", default_state_dir()),
+        prefer=_preference(given),
         exits_on_error=None,
         log=_log(given, environment),
         spans=otel.from_environment(environment),
@@ -107,6 +108,16 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     )
     notices = (*given.without_effect(), *wish.notices, *_notices(given, served))
     return Start(config, notices, "" if "host" in given else _ONLY_HERE, given.is_on("json", False))
+
+
+def _preference(given: Given) -> Literal["tensorflow", "onnx"]:
+    match given.text("prefer", "tensorflow"):
+        case "onnx":
+            return "onnx"
+        case "tensorflow":
+            return "tensorflow"
+        case other:
+            raise InvalidInput(f"--prefer={other} is unknown", fix="Say --prefer=onnx or --prefer=tensorflow")
 
 
 def _notices(given: Given, served: "Served") -> list[str]:

@@ -83,7 +83,11 @@ OWN: Final[dict[str, tuple[Type, str]]] = {
     "tls_key": ("text", "PEM file"),
     "max_body_mb": ("int", "most MiB of a body over REST (64)"),
     "trust_pickle": ("switch", "allow pickle and joblib files"),
-    "state_dir": ("text", "where profiles of models with an objective are kept"),
+    "state_dir": ("text", "where profiles of models with an objective, and ONNX graphs, are kept"),
+    "prefer": (
+        "text",
+        "who runs SavedModels: tensorflow, or onnx as far as they can be converted (tensorflow)",
+    ),
     "log_level": ("text", "debug, info, warning or error (by TF_CPP_MIN_LOG_LEVEL, or info)"),
     "access_log": ("text", "off, errors or all (off)"),
     "prediction_log": ("text", "folder that takes requests with their answers, as logging_config wants them"),
