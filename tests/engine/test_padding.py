@@ -153,6 +153,20 @@ async def test_tf_b1_inputs_of_different_lengths_share_a_run_where_that_is_wante
         await served.close()
 
 
+@given(st.integers(1, 12), SIZES, st.data())
+def test_tf_b1_no_answer_changes_through_filling_up(rows: int, sizes: list[int], data: st.DataObject) -> None:
+    values = data.draw(st.lists(st.integers(-99, 99), min_size=2 * rows, max_size=2 * rows))
+    x = np.array(values, np.float32).reshape(rows, 2)
+    runner = Doubling(inline=True)
+    outputs, _ = asyncio.run(PaddedRunner(runner, sizes).run({"x": x}))
+    now = PaddedRunner(runner, sizes).run_inline({"x": x})
+    assert now is not None
+    for found in (outputs, now[0]):
+        assert np.array_equal(found["y"], 2 * x)
+        assert set(found["n"].tolist()) == {float(rounded(rows, sizes))}
+    assert runner.rows == [rounded(rows, sizes)] * 2
+
+
 async def test_a_runner_that_cannot_be_resized_says_so() -> None:
     with pytest.raises(LoadFailed):
         await PaddedRunner(Doubling(), (1, 2)).resize(3)
