@@ -151,8 +151,7 @@ def test_tf_g1_a_real_model_gives_what_tensorflow_gives(tf: Any, predictions: An
     assert set(answer.outputs) == set(wanted)
     for name, value in wanted.items():
         found = tf.make_ndarray(answer.outputs[name])
-        assert found.shape == value.shape
-        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(found, value, strict=True)
 
 
 def test_tf_g4_versions_and_labels(tf: Any, predictions: Any) -> None:

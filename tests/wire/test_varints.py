@@ -31,6 +31,20 @@ def test_numbers_are_written_as_protobuf_writes_them(numbers: list[int]) -> None
     assert varints.pack(np.array(numbers, np.uint64)) == _raw(numbers)
 
 
+@pytest.mark.parametrize("bits", [8, 14, 35, 64])
+def test_many_numbers_are_read_and_written_in_blocks(bits: int) -> None:
+    random = np.random.default_rng(bits)
+    numbers = random.integers(0, 2**bits - 1, 600_001, np.uint64, endpoint=True)
+    raw = varints.pack(numbers)
+    assert raw == _raw(numbers.tolist())
+    np.testing.assert_array_equal(varints.unpack(raw), numbers)
+
+
+def test_a_number_without_an_end_is_noticed_between_blocks() -> None:
+    with pytest.raises(ValueError, match="more than 64 bits"):
+        varints.unpack(b"\x01" * ((1 << 18) - 5) + b"\xff" * 5000 + b"\x01")
+
+
 def test_small_numbers_are_not_copied() -> None:
     assert varints.unpack(bytes(range(100))).dtype == np.uint8
 

@@ -5,8 +5,9 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -20,6 +21,7 @@ from salver.wire.tfs_heads import CLASSIFY, REGRESS
 from salver.wire.tfs_predict import Predict, PredictMessages
 from salver.wire.tfs_rules import TfsRules
 
+_LOG = logging.getLogger("salver.grpc")
 SERVICES: Final = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 #: What health calls them, too (TF-G13).
 SHORT_NAMES: Final = ("PredictionService", "ModelService")
@@ -47,6 +49,7 @@ class TensorFlowServingMethods:
         self._exposition = exposition
         self._rules = rules
         self._messages = PredictMessages()
+        self._reloads: set[asyncio.Task[None]] = set()
 
     def grpc(self) -> Mapping[str, Callable[[bytes, Call], Awaitable[Reply]]]:
         """Path of a method -> what it does."""
@@ -113,9 +116,21 @@ class TensorFlowServingMethods:
     async def _reload(self, message: bytes, call: Call) -> Reply:
         config, names = wire.decode_reload(message)
         before = self._counted(names)
-        await self._control.reload_config(config)
+        await self._whole(self._control.reload_config(config))
         after = self._counted(names)
         return wire.encode_reload({name: after[name] - before.get(name, 0) for name in after})
+
+    async def _whole(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for it; it goes on if the caller has gone: a list is taken as a whole or not at all."""
+        task = asyncio.get_running_loop().create_task(work, name="reload")
+        self._reloads.add(task)
+        task.add_done_callback(self._over)
+        await asyncio.shield(task)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._reloads.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.warning("the list of models could not be replaced: %s", error)
 
     def _counted(self, names: Sequence[str]) -> dict[str, int]:
         """The sums of these metrics, as far as there are any of that name on the page."""

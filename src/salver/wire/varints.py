@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 _MOST_BYTES = 10  # of one number of 64 bits
+_BLOCK = 1 << 18  # bytes or numbers at a time
 _SHORT = [bytes((number,)) for number in range(0x80)]
 
 
@@ -28,6 +29,23 @@ def unpack(raw: bytes) -> npt.NDArray[np.unsignedinteger]:
         return found
     if not is_last[-1]:
         raise ValueError("a number is cut off")
+    numbers = np.empty(np.count_nonzero(is_last), np.uint64)
+    at = done = 0
+    while at < len(found):
+        end = at + _BLOCK
+        if end < len(found):  # to the end of a number
+            edge = is_last[end - _MOST_BYTES : end]
+            if not edge.any():
+                raise ValueError("a number has more than 64 bits")
+            end -= int(edge[::-1].argmax())
+        block = _unpack_block(found[at:end], is_last[at:end])
+        numbers[done : done + len(block)] = block
+        at, done = end, done + len(block)
+    return numbers
+
+
+def _unpack_block(found: npt.NDArray[np.uint8], is_last: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+    """Whole numbers; it takes some ten times the memory that they lie in."""
     ends = np.flatnonzero(is_last)
     starts = np.concatenate(([0], ends[:-1] + 1))
     longest = int((ends - starts).max()) + 1
@@ -48,6 +66,8 @@ def pack(numbers: npt.NDArray[np.uint64]) -> bytes:
     >>> pack(np.array([1, 150], np.uint64)).hex()
     '019601'
     """
+    if numbers.size > _BLOCK:
+        return b"".join([pack(numbers[at : at + _BLOCK]) for at in range(0, numbers.size, _BLOCK)])
     if not numbers.size:
         return b""
     most = int(numbers.max())
