@@ -49,7 +49,7 @@ def _steps(name: str, number: int, document: str) -> list[Case]:
         http(f"{id}-load", f"{url}/load", {"parameters": {"config": document}}),
         http(f"{id}-config", f"/v2/models/{name}/config"),
         http(f"{id}-metadata", f"/v2/models/{name}"),
-        http(f"{id}-ready", f"/v2/models/{name}/ready"),
+        http(f"{id}-ready", f"/v2/models/{name}/ready", compare={"how": "status"}),
         http(f"{id}-infer", f"/v2/models/{name}/infer", _ASKED[name]),
         http(f"{id}-unload", f"{url}/unload", ""),
     ]

@@ -238,7 +238,8 @@ def admin_cases() -> Iterator[Case]:
             {"model_name": "echo", "parameters": {"unload_dependents": {"string_param": "x"}}},
             {"model_name": "echo", "parameters": {"file:1/model.py": {"bytes_param": ""}}},
         )):  # fmt: skip
-            yield rpc(f"grpc-{call}-{number}", call, message)
+            after = rpc(f"grpc-{call}-{number}-after", "RepositoryModelUnload", {"model_name": "echo"})
+            yield from scenario(f"grpc-{call}-{number}", [rpc(f"grpc-{call}-{number}", call, message), after])
     levels: tuple[tuple[str, Json], ...] = (
         ("trace_level", ["TIMESTAMPS"]), ("trace_level", ["OFF"]), ("trace_level", []), ("trace_level",
         ["X"]),
