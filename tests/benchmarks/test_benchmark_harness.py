@@ -24,6 +24,7 @@ NAMES = (
     "throughput",
     "page",
     "beside_triton",
+    "tensorflow_tax",
 )
 
 
@@ -240,3 +241,38 @@ def test_beside_triton_a_cell_that_failed_in_one_round_is_missed(bench: Any) -> 
     assert (
         "| python | http | 16 | – | 1 | – | – | **missed** |" in bench.beside_triton.report(got).splitlines()
     )
+
+
+def taxed(*cells: dict[str, Any]) -> dict[str, Any]:
+    """A result of rounds, each with one cell of rows over REST."""
+    return {
+        **result({}),
+        "systems": {"onnx": ""},
+        "settings": {"connections": [16]},
+        "bare_us": {"1": 25.0, "32": 50.0},
+        "rounds": [{"onnx/row/1/16": cell} for cell in cells],
+    }
+
+
+def test_tensorflow_tax_is_what_a_request_costs_beyond_the_bare_call(bench: Any) -> None:
+    cells = [
+        {"rate": rate, "p99_ms": None, "cpu_s_per_1000": cpu}
+        for rate, cpu in [(90, 0.3), (2000, 0.1), (10, 0.05)]
+    ]
+    lines = bench.tensorflow_tax.report(taxed(*cells)).splitlines()
+    assert "| onnx | row/1 | 16 | 90 | – | 100 | 25 | 75% |" in lines
+
+
+def test_tensorflow_tax_tells_what_failed(bench: Any) -> None:
+    cells = [{"rate": 90, "p99_ms": 1.0, "cpu_s_per_1000": 0.1}, {"failed": "it fell over"}]
+    lines = bench.tensorflow_tax.report(taxed(*cells)).splitlines()
+    assert "| onnx | row/1 | 16 | – | – | – | 25 | – |" in lines
+    assert "onnx/row/1/16: it fell over" in lines
+
+
+def test_tensorflow_tax_refuses_answers_that_differ_within_a_request(bench: Any) -> None:
+    same = np.ones((3, 2), np.float32)
+    assert bench.tensorflow_tax._first(same).tolist() == [1, 1]
+    same[2, 1] = 2
+    with pytest.raises(ValueError, match="equal rows"):
+        bench.tensorflow_tax._first(same)
