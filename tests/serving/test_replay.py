@@ -1,10 +1,12 @@
 """Warm-up records of SavedModels: what they ask, that they are run, and that a bad one fails the load."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import savedmodels
@@ -236,6 +238,9 @@ async def test_numeric_records_check_the_onnx_twin(tmp_path: Path) -> None:
     assert backend.rest == manifest and backend.graphs[0] and not any(backend.graphs[1:])
     assert read_twin(twin.path).parts[0].samples == 4
     assert await twins.find(manifest, {}) is not None
+    elsewhere = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
+    again = await twins.find(msgspec.structs.replace(manifest, path=elsewhere), {})
+    assert again is not None and again[1].path == twin.path, "what it holds decides, not where it lies"
     assert len(list((tmp_path / "state" / "twins").iterdir())) == 1
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from salver.artifacts import Manifest, Ragged
 from salver.backends.twin import FILE, FORMAT, SAMPLES, Twin, TwinBackend, read_twin
 from salver.errors import LoadFailed
+from salver.serving.profiles import digest
 from salver.tensor import Array
 
 _LOG = logging.getLogger("salver.loader")
@@ -69,7 +70,7 @@ class Twins:
             samples: Requests that its owner gave; others are invented beside them.
         """
         async with self._making:
-            folder = self._root() / self._key(manifest)
+            folder = self._root() / await asyncio.to_thread(_key, manifest)
             try:
                 if not (folder / FILE).is_file():
                     await self._make(manifest, folder, samples)
@@ -94,12 +95,6 @@ class Twins:
             self._own = tempfile.TemporaryDirectory(prefix="salver-twins-")
         return Path(self._own.name)
 
-    def _key(self, manifest: Manifest) -> str:
-        config = manifest.config
-        told = (config.options, config.inputs, config.outputs, config.batching.has_rows)
-        facts = f"{_VERSION} {manifest.path} {manifest.fingerprint} {told!r}"
-        return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
-
     async def _make(self, manifest: Manifest, folder: Path, samples: Samples) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
@@ -115,6 +110,14 @@ class Twins:
                 new.rename(folder)
         _LOG.info("%s: was converted in %.1f s", manifest.id, time.monotonic() - began)
         await asyncio.to_thread(_remove_oldest, folder.parent)
+
+
+def _key(manifest: Manifest) -> str:
+    """By what it holds, wherever it lies, and what was said of it; blocking."""
+    config = manifest.config
+    content = digest(manifest.path) or f"{manifest.path} {manifest.fingerprint}"
+    told = (config.options, config.inputs, config.outputs, config.batching.has_rows)
+    return hashlib.blake2b(f"{_VERSION} {content} {told!r}".encode(), digest_size=16).hexdigest()
 
 
 async def _run(order: Path, folder: Path) -> None:
