@@ -564,7 +564,8 @@ class Server:
 
     def losses(self) -> Losses:
         """What observers missed."""
-        return Losses(self._bus.dropped, self._spans.lost if self._spans else 0)
+        records = self._predictions.lost if self._predictions else 0
+        return Losses(self._bus.dropped, self._spans.lost if self._spans else 0, records)
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         """The metrics page and its content type."""

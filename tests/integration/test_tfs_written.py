@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,21 @@ def test_tf_g18_requests_of_every_protocol_are_written_down(tmp_path: Path) -> N
     (over_http,) = _written(folder, "mlp")
     assert over_http.predict_log.response.outputs["y"].dtype == 1
     assert {path.name.split("-")[0] for path in folder.iterdir()} == {"half", "mlp"}
+    _warms_up(tmp_path / "next", next(folder.glob("half-*")), records=5)
+
+
+def _warms_up(base: Path, file: Path, records: int) -> None:
+    """Such a file is the warm-up of the next version (TF-L9)."""
+    extra = savedmodels.half_plus_two(base / "8") / "assets.extra"
+    extra.mkdir()
+    shutil.copy(file, extra / "tf_serving_warmup_requests")
+    options = [f"--model_base_path={base}", "--model_name=half_plus_two", "--state_dir="]
+    with TensorFlowServingProcess(base.parent / "next.out", options) as server:
+        server.wait_ready()
+        page = server.get("/monitoring/prometheus/metrics")[1].decode()
+    assert "salver_records_lost_total 0.0" in page
+    (read,) = re.findall(r"^:tensorflow:serving:model_warmup_records_read\S* (\S+)$", page, re.M)
+    assert float(read) == records
 
 
 def test_a_wish_without_a_folder_is_told(tmp_path: Path) -> None:

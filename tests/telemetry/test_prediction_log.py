@@ -82,6 +82,7 @@ async def test_a_slow_disk_loses_records_and_keeps_nobody_waiting(
         await asyncio.sleep(0.01)  # the first one is under way, and still in memory
         log.observe([_event(value) for value in range(2, 10)])
     assert log.counts() == {("m", "RESOURCE_EXHAUSTED"): 4}
+    assert log.lost == 4
     gate.set()
     await log.close()
     assert _values(tmp_path) == [1, 2, 3, 4, 5]
@@ -108,6 +109,7 @@ async def test_a_disk_that_fails_and_answers_that_are_none_are_counted(
     log.observe([_event(), _event()])
     await log.close()
     assert log.counts() == {("m", "INVALID_ARGUMENT"): 1, ("m", "UNAVAILABLE"): 2}
+    assert log.lost == 3
 
 
 async def test_a_folder_that_cannot_be(tmp_path: Path) -> None:

@@ -227,6 +227,11 @@ class Metrics(Collector):
             "Spans of traces that the OpenTelemetry collector did not take.",
             value=losses.spans,
         )
+        yield CounterMetricFamily(
+            "salver_records_lost",
+            "Requests that were to be written down with their answers and are not.",
+            value=losses.records,
+        )
 
     def _note_present(self) -> None:
         """Which names may be labels, by the lifecycle's own list: an event may be lost."""

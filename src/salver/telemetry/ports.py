@@ -40,10 +40,12 @@ class Losses(msgspec.Struct, frozen=True):
     Attributes:
         events: Events that slow observers missed.
         spans: Spans that no collector took.
+        records: Requests that were to be written down and are not.
     """
 
     events: int = 0
     spans: int = 0
+    records: int = 0
 
 
 class Present(Protocol):

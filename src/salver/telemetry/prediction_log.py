@@ -64,6 +64,11 @@ class PredictionLog:
         """Records by model and the name of a status; ``OK`` were written."""
         return dict(self._counts)
 
+    @property
+    def lost(self) -> int:
+        """Those that were not written."""
+        return sum(count for (_, status), count in self._counts.items() if status != "OK")
+
     async def close(self) -> None:
         """Returns when all that was kept is written."""
         if self._writing is not None:
