@@ -414,7 +414,7 @@ class Server:
         self._predictions = PredictionLog(Path(config.prediction_log)) if config.prediction_log else None
         records = self._predictions.counts if self._predictions else dict
         names = config.tensorflow_metrics
-        serving = TensorFlowMetrics(names, records) if names.is_on else None
+        serving = TensorFlowMetrics(names, records) if names.requests != "none" else None
         self._metrics = Metrics(self, config.triton_metrics, serving)
         self._explanations = Explanations(clock, self)
         self._switches = Switches(config.log)

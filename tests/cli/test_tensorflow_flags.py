@@ -350,5 +350,5 @@ def test_own_flags() -> None:
         config("--prefer=tflite")
     assert (found.trust_pickle, found.max_body_mb, found.state_dir) == (True, 3, "/s")
     assert {front.grace_seconds for front in (found.front, *found.more)} == {2}
-    assert not found.tensorflow_metrics.is_on
+    assert found.tensorflow_metrics.requests == "none"
     assert tensorflow.configure([*MODEL, "--json"], NOWHERE).json

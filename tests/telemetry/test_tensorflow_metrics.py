@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -29,8 +30,8 @@ def served(
     return Served(model, "1", protocol, outcome, 0.0205, timing, rows, api=api)
 
 
-def page(*events: object, **config: object) -> dict[tuple[str, ...], float]:
-    counts = TensorFlowMetrics(TensorFlowMetricsConfig(is_on=True, **config))
+def page(*events: object, **config: Any) -> dict[tuple[str, ...], float]:
+    counts = TensorFlowMetrics(TensorFlowMetricsConfig(**{"requests": "all", **config}))
     metrics = Metrics(FakePresent(), tensorflow=counts)
     counts.observe(events)
     text, _ = metrics.render()
@@ -60,6 +61,14 @@ def test_tf_m1_tf_m5_requests_by_status_api_and_entry_point() -> None:
     assert found[run] == pytest.approx(10_000)
     assert found[':tensorflow:serving:request_example_count_total{model="m"}'] == 3, "of classify alone"
     assert found[':tensorflow:serving:request_example_counts_bucket{le="4",model="m"}'] == 1
+
+
+def test_tf_m1_requests_by_other_interfaces_count_where_that_is_asked_for() -> None:
+    name = ':tensorflow:serving:request_count{model_name="m",status="OK"}'
+    others = [served(protocol="oip-http", api=""), served(protocol="oip-grpc", api="")]
+    assert page(served(), *others)[name] == 3
+    assert page(served(), *others, requests="own")[name] == 1
+    assert name not in page(*others, requests="own")
 
 
 def test_tf_m4_buckets() -> None:
@@ -100,7 +109,7 @@ def test_tf_m1_every_outcome_has_a_status() -> None:
 
 
 def test_names_of_callers_do_not_become_labels_without_end() -> None:
-    counts = TensorFlowMetrics(TensorFlowMetricsConfig(is_on=True))
+    counts = TensorFlowMetrics(TensorFlowMetricsConfig())
     counts.observe([served("not_found", model="")])
     counts.observe([served(model=f"m{n}") for n in range(3000)])
     families = {family.name: family for family in counts.collect()}

@@ -102,7 +102,9 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         tfs=_rules(given),
         prediction_log=given.text("prediction_log"),
         tensorflow_metrics=TensorFlowMetricsConfig(
-            given.is_on("tensorflow_metrics", True), customs.batching != NO_BATCHING, pool
+            "all" if given.is_on("tensorflow_metrics", True) else "none",
+            customs.batching != NO_BATCHING,
+            pool,
         ),
         metrics_path=metrics_path(given.text("monitoring_config_file")),
     )

@@ -1,14 +1,14 @@
 """What do TensorFlow Serving's metric names say?
 
 The counters and histograms that its dashboards read (TF-M1, TF-M2, TF-M4), from the same events as Salver's
-own. Names begin with a colon, latencies are microseconds, and counters end without ``_total``. Requests of
-every protocol count: gRPC's as ``GRPC``, others as ``REST``. Knows no registry and no page.
+own. Names begin with a colon, latencies are microseconds, and counters end without ``_total``. Requests over
+gRPC, of any protocol, are ``GRPC``, and others ``REST``. Knows no registry and no page.
 """
 
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from prometheus_client import Metric
@@ -58,14 +58,22 @@ class TensorFlowMetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields
     """Which metrics have TensorFlow Serving's names.
 
     Attributes:
-        is_on: Those of requests.
-        has_batches: And those of batches.
+        requests: Those that count: of TensorFlow Serving's interfaces (``own``), or of every protocol.
+        has_batches: Batches count, too.
         thread_pool_name: A label of what waits for batches.
     """
 
-    is_on: bool = False
+    requests: Literal["none", "own", "all"] = "own"
     has_batches: bool = False
     thread_pool_name: str = ""
+
+
+class _Histograms(dict[Any, Histogram]):
+    """Of latencies, made when they are asked for."""
+
+    def __missing__(self, key: Any) -> Histogram:
+        found = self[key] = Histogram(LATENCY_BOUNDS)
+        return found
 
 
 class _Model:
@@ -73,8 +81,8 @@ class _Model:
 
     def __init__(self) -> None:
         self.statuses: Counter[str] = Counter()
-        self.latencies: dict[tuple[str, str], Histogram] = {}  # by API and entry point
-        self.runs: dict[str, Histogram] = {}  # by API
+        self.latencies = _Histograms()  # by API and entry point
+        self.runs = _Histograms()  # by API
         self.examples = Histogram(EXAMPLE_BOUNDS)
 
 
@@ -97,7 +105,7 @@ class TensorFlowMetrics:
         self._padding: dict[int, Histogram] = {}  # by rows of the run
         self._inputs = Histogram(ROW_BOUNDS)
         self._batches = Histogram(ROW_BOUNDS)
-        self._replays: dict[tuple[str, str], Histogram] = {}  # by the SavedModel's path and status
+        self._replays = _Histograms()  # by the SavedModel's path and status
         self._replayed_records: Counter[str] = Counter()  # by path
         self._lineage: dict[ModelId, str] = {}
         self._lock = threading.Lock()  # a scrape may come from another thread
@@ -107,11 +115,14 @@ class TensorFlowMetrics:
 
     def observe(self, events: Sequence[Event]) -> None:
         """Count a batch of events."""
+        requests: dict[tuple[str, str, str, str], list[Served]] = {}
+        is_every = self._config.requests == "all"
         with self._lock:
             for event in events:
                 if type(event) is Served:
-                    if event.protocol != _INNER:
-                        self._served(event)
+                    if (is_every or event.api) and event.protocol != _INNER:
+                        key = (event.model, event.api, event.protocol, event.outcome)
+                        requests.setdefault(key, []).append(event)
                 elif type(event) is BatchRan and event.ok and self._config.has_batches:
                     rows = event.rows + event.padding
                     self._batches.add_all([rows])
@@ -122,32 +133,34 @@ class TensorFlowMetrics:
                 elif type(event) is Lineage:
                     self._lineage[event.id] = event.uuid
                     _forget_first(self._lineage)
+            for (name, api, protocol, outcome), served in requests.items():
+                self._served(name, api or "Predict", protocol, outcome, served)
 
     def _replayed(self, event: Replayed) -> None:
         key = event.path, STATUS[event.why or "ok"]
-        self._replays.setdefault(key, Histogram(LATENCY_BOUNDS)).add_all([event.seconds * 1e6])
+        self._replays[key].add_all([event.seconds * 1e6])
         self._replayed_records[event.path] += event.records
         _forget_first(self._replays)
         _forget_first(self._replayed_records)
 
-    def _served(self, event: Served) -> None:
-        model = self._models.get(event.model or _UNKNOWN)
+    def _served(self, name: str, api: str, protocol: str, outcome: str, events: Sequence[Served]) -> None:
+        """Requests of one model and API, over one protocol and with one outcome."""
+        model = self._models.get(name or _UNKNOWN)
         if model is None:
-            model = self._models[event.model or _UNKNOWN] = _Model()
+            model = self._models[name or _UNKNOWN] = _Model()
             _forget_first(self._models)
-        api = event.api or "Predict"
-        model.statuses[STATUS[event.outcome]] += 1
-        entry = "GRPC" if event.protocol.endswith("grpc") else "REST"
-        model.latencies.setdefault((api, entry), Histogram(LATENCY_BOUNDS)).add_all([event.latency * 1e6])
-        if event.outcome != "ok":
+        model.statuses[STATUS[outcome]] += len(events)
+        entry = "GRPC" if protocol.endswith("grpc") else "REST"
+        model.latencies[api, entry].add_all([e.latency * 1e6 for e in events])
+        if outcome != "ok":
             return
-        timing = event.timing
-        model.runs.setdefault(api, Histogram(LATENCY_BOUNDS)).add_all([timing.inference * 1e6])
+        model.runs[api].add_all([e.timing.inference * 1e6 for e in events])
         if api in _WITH_EXAMPLES:
-            model.examples.add_all([event.rows])
-        if timing.batch_rows and self._config.has_batches:
-            self._waits.add_all([(timing.queue + timing.formation) * 1e6])
-            self._inputs.add_all([event.rows])
+            model.examples.add_all([e.rows for e in events])
+        if self._config.has_batches:
+            batched = [e for e in events if e.timing.batch_rows]
+            self._waits.add_all([(e.timing.queue + e.timing.formation) * 1e6 for e in batched])
+            self._inputs.add_all([e.rows for e in batched])
 
     def collect(self) -> Iterator[Metric]:
         """All metric families."""
