@@ -51,4 +51,5 @@ def test_every_path_of_the_description_exists(strict: ServerProcess) -> None:
     assert len(document["paths"]) >= 15
     for path in document["paths"]:
         url = strict.url + path.replace("{model}", "mlp").replace("{version}", "1")
-        assert requests.request("TRACE", url, timeout=20).status_code == 405, path
+        wanted = {405, 400} if path.startswith("/v1/") else {405}  # TF-R7
+        assert requests.request("TRACE", url, timeout=20).status_code in wanted, path

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from test_metrics import FakePresent
 
@@ -69,6 +70,17 @@ def test_tf_m1_requests_by_other_interfaces_count_where_that_is_asked_for() -> N
     assert page(served(), *others)[name] == 3
     assert page(served(), *others, requests="own")[name] == 1
     assert name not in page(*others, requests="own")
+
+
+def test_openmetrics_calls_samples_as_their_families() -> None:
+    counts = TensorFlowMetrics(TensorFlowMetricsConfig(has_batches=True))
+    counts.observe([served(), BatchRan("m", "1", 3, 2, 0.005, 0, 0, "time", padding=1)])
+    page, _ = Metrics(FakePresent(), tensorflow=counts).render("application/openmetrics-text")
+    families = {family.name: family for family in parse_openmetrics(page.decode())}
+    latency = families[":tensorflow:serving:request_latency"]
+    assert latency.type == "histogram"
+    assert len(latency.samples) == 36
+    assert families[":tensorflow:serving:batching_session:wrapped_run_count"].samples[0].value == 1
 
 
 def test_tf_m4_buckets() -> None:

@@ -27,7 +27,7 @@ from salver.stats.histogram import DURATION_BOUNDS, ROW_BOUNDS, Histogram
 from salver.telemetry.gauges import ABSENT, of_engines, of_versions
 from salver.telemetry.own_metrics import OwnMetrics
 from salver.telemetry.ports import Load, Present
-from salver.telemetry.tensorflow_metrics import TensorFlowMetrics
+from salver.telemetry.tensorflow_metrics import TensorFlowMetrics, with_colons
 from salver.telemetry.triton_metrics import (
     AS_TRITON,
     Host,
@@ -191,6 +191,8 @@ class Metrics(Collector):
             "text/plain"
         ):  # Triton's counters and models' own, which OpenMetrics cannot call so
             page = re.sub(rb"^(# TYPE [\w:]+) untyped$", rb"\1 counter", page, flags=re.MULTILINE)
+        elif self._tensorflow is not None:
+            page = with_colons(page)
         return page, content_type
 
     def collect(self) -> Iterator[Metric]:

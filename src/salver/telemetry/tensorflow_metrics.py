@@ -5,6 +5,7 @@ own. Names begin with a colon, latencies are microseconds, and counters end with
 gRPC, of any protocol, are ``GRPC``, and others ``REST``. Knows no registry and no page.
 """
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ LATENCY_BOUNDS: Final[tuple[float, ...]] = tuple(10 * 1.8**n for n in range(33))
 EXAMPLE_BOUNDS: Final[tuple[float, ...]] = tuple(float(2**n) for n in range(15))
 ROW_BOUNDS: Final[tuple[float, ...]] = tuple(float(2**n) for n in range(14))
 _PREFIX: Final = ":tensorflow:serving:"
+_BATCHES: Final = "batching_session:"
+_PLAIN: Final = re.compile(rb"^_tensorflow_serving_(batching_session_)?", re.MULTILINE)
 _UNKNOWN: Final = "_unknown"
 #: Of which series are kept; a server that takes up and gives up many forgets the oldest.
 _MOST_MODELS: Final = 1024
@@ -205,7 +208,7 @@ class TensorFlowMetrics:
         yield from (family for family in (time, records, lineage) if family.samples)
 
     def _of_batches(self) -> Iterator[Metric]:
-        prefix = "batching_session:"
+        prefix = _BATCHES
         wait = _family(f"{prefix}queuing_latency", "Time of a request in the queue.", "histogram")
         runs = _family(f"{prefix}wrapped_run_count", "Runs of batches.", COUNTER)
         padding = _family(f"{prefix}padding_size", "Rows that fill batches up.", "histogram")
@@ -223,6 +226,17 @@ class TensorFlowMetrics:
 def _forget_first(series: dict[Any, Any]) -> None:
     if len(series) > _MOST_MODELS:
         del series[next(iter(series))]
+
+
+def with_colons(page: bytes) -> bytes:
+    """An OpenMetrics page whose samples are called as their families are.
+
+    prometheus_client 0.26 writes the colons of samples' names, and of no families', as underscores.
+
+    >>> with_colons(b"_tensorflow_serving_batching_session_wrapped_run_count 1")
+    b':tensorflow:serving:batching_session:wrapped_run_count 1'
+    """
+    return _PLAIN.sub(lambda m: f"{_PREFIX}{_BATCHES if m[1] else ''}".encode(), page)
 
 
 def _family(name: str, text: str, kind: str) -> Metric:

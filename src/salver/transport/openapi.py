@@ -215,7 +215,7 @@ def describe(version: str) -> dict[str, Any]:
 def _operation(operation: Operation) -> dict[str, Any]:
     takes, gives = _BODIES.get(operation.name, ("", "Any"))
     good: dict[str, Any] = {"description": "Done"}
-    if operation.name == "metrics":
+    if operation.name in ("metrics", "tfs_metrics"):
         good["content"] = {"text/plain": {}, "application/openmetrics-text": {}}
     elif gives == "Events":
         good["content"] = {"text/event-stream": {"schema": _TEXT}}
