@@ -66,11 +66,28 @@ def test_tf_r14_float32(value: float, text: str) -> None:
         (1e6, "1e+06"),
         (1234567.0, "1234567.0"),
         (5e-324, "4.94066e-324"),
+        (-0.0, "-0.0"),
+        (math.inf, "Infinity"),
+        (-math.inf, "-Infinity"),
+        (math.nan, "NaN"),
+        (math.pi, "3.1415926535897931"),
+        (-0.00031415926535897931, "-0.00031415926535897931"),
+        (3.1415926535897933e-05, "3.1415926535897935e-05"),
+        (12345678901234568.0, "12345678901234568.0"),
+        (123456789012345680.0, "1.2345678901234568e+17"),
+        (1234567890123456.25, "1234567890123456.2"),  # a tie
+        (1e23, "1e+23"),
+        (9.9999999999999975e22, "9.9999999999999975e+22"),
+        (1e99, "1e+99"),
+        (3.1415926535897933e99, "3.1415926535897933e+99"),
+        (3.1415926535897933e-99, "3.1415926535897934e-99"),
+        (1.7976931348623157e308, "1.7976931348623157e+308"),
     ],
 )
 def test_tf_r14_float64(value: float, text: str) -> None:
     assert decimal(value) == text
-    assert written(np.full(80, value)) == [text] * 80
+    assert written(np.full(4, value)) == [text] * 4
+    assert written(np.append(np.full(80, value), np.ones(120))) == [text] * 80 + ["1.0"] * 120
 
 
 @given(st.lists(_BITS, min_size=1, max_size=200))
@@ -82,6 +99,25 @@ def test_tf_r14_every_float32_is_written_by_the_rule(bits: list[int]) -> None:
     wanted = [plain(float(value), is_single=True) for value in array]
     assert written(array) == wanted
     assert written(np.concatenate([array] * 25))[: len(wanted)] == wanted
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=100))
+@example([exponent << 52 for exponent in range(2048)])  # powers of two
+@example([(exponent << 52) - 1 for exponent in range(1, 2048)])
+@example(
+    [
+        int(np.float64(f"1e{power}").view(np.uint64)) + step
+        for power in range(-320, 309)
+        for step in (-1, 0, 1)
+    ]
+)
+@example([0x4320000000000000 + n for n in range(300)])  # just above 2^51: halves
+def test_tf_r14_every_float64_is_written_by_the_rule(bits: list[int]) -> None:
+    array = np.array(bits, np.uint64).view(np.float64)
+    wanted = [plain(value, is_single=False) for value in array.tolist()]
+    assert written(array) == wanted
+    among = np.concatenate([array, np.full(200 + array.size, 0.5)])  # so many others that it is done fast
+    assert written(among)[: len(wanted)] == wanted
 
 
 @given(
@@ -119,3 +155,23 @@ def test_tf_r14_many_of_each_kind() -> None:
 def test_tf_r14_what_is_written_reads_back(values: list[float]) -> None:
     array = np.array(values, np.float32)
     assert np.array([float(text) for text in written(array)], np.float32).tolist() == array.tolist()
+
+
+def test_tf_r14_many_float64_of_each_kind() -> None:
+    rng = np.random.default_rng(14)
+    scale = 10.0 ** rng.integers(-98, 98, 20_000)
+    for array in (
+        rng.standard_normal(20_000),
+        rng.standard_normal(20_000) * scale,
+        rng.integers(-(10**6), 10**6, 20_000) * scale,  # most are six digits, or nearly
+        rng.integers(-(2**62), 2**62, 20_000).astype("f8"),
+        rng.integers(-(10**17), 10**17, 20_000) / 8,
+        np.round(rng.standard_normal(20_000), 6),
+        rng.standard_normal(20_000).astype("f4").astype("f8"),
+    ):
+        assert written(array) == [plain(value, is_single=False) for value in array.tolist()]
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=130, max_size=200))
+def test_tf_r14_what_is_written_of_float64_reads_back(values: list[float]) -> None:
+    assert [float(text) for text in written(np.array(values))] == values

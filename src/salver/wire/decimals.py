@@ -2,14 +2,15 @@
 
 Six significant digits where they read back as the same value, else nine (float32) or seventeen (float64), as
 C's ``%g`` lays them out; ``.0`` where there is neither a point nor an exponent (TF-R14). :func:`decimal` is
-that rule, a number at a time. :func:`decimals` gives the same text for a whole float32 array by integer
-arithmetic on arrays, and leaves to :func:`decimal` the few numbers that lie too near a rounding boundary for
-a double to tell. It knows no JSON but the words for what is not finite.
+that rule, a number at a time. :func:`decimals` gives the same text for a whole array by arithmetic on arrays,
+and leaves to :func:`decimal` the few numbers that lie too near a rounding boundary for that to tell. It knows
+no JSON but the words for what is not finite.
 """
 
 import functools
 import math
 import struct
+from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,18 +21,39 @@ from salver.tensor import Array
 BETWEEN: Final = b"\x01"
 _JOINER: Final = BETWEEN.decode()
 _FLOAT: Final = struct.Struct("f")
-#: Below this many numbers the arrays cost more than they save.
+#: Below this many float32, or twice as many float64, the arrays cost more than they save.
 _FEW: Final = 64
 #: As many at a time as stay near the processor.
 _BLOCK: Final = 8192
-#: Bytes of a number's cell: :data:`BETWEEN`, the sign and what precedes the digits (8); three groups of three
-#: digits with a point behind one of them (4 each); what follows (4). Zeros are left out in the end.
-_CELL: Final = np.dtype([("start", "u8"), ("high", "u4"), ("middle", "u4"), ("low", "u4"), ("end", "u4")])
-#: The least and the largest decimal exponent of a normal float32, and of what it may be rounded to.
-_LEAST: Final = -38
-_MOST: Final = 39
-#: Digits that may differ, of nine, by what a double cannot hold; about six times as many as do.
+#: Of the last digit, by what arithmetic may err; about six times as much as it does.
 _DOUBT: Final = 2e-6
+#: Halves a double's digits.
+_SPLIT: Final = float((1 << 27) + 1)
+
+
+class _Format(NamedTuple):
+    """What distinguishes float32 from float64.
+
+    Attributes:
+        bits: A number's, as a whole number.
+        fraction, binades: How many bits are the fraction, and how many values the exponent's have.
+        digits: The most that are written.
+        least, most: Decimal exponents of what is written fast, and of what that may be rounded to.
+        parts: Whole numbers of nine digits that hold the digits.
+    """
+
+    bits: type[np.unsignedinteger[Any]]
+    fraction: int
+    binades: int
+    digits: int
+    least: int
+    most: int
+    parts: int
+
+
+_FLOAT32: Final = _Format(np.uint32, 23, 1 << 8, 9, -38, 39, 1)
+#: Exponents of three digits, which are rare, would need a larger cell.
+_FLOAT64: Final = _Format(np.uint64, 52, 1 << 11, 17, -99, 99, 2)
 
 
 def decimal(value: "float | np.floating[Any]") -> str:
@@ -68,83 +90,132 @@ def _not_finite(value: float) -> str:
 
 def decimals(values: Array) -> bytes:
     """All of a flat float32 or float64 array, with :data:`BETWEEN` between."""
-    if values.dtype != np.float32 or values.size < _FEW:
-        one = _single if values.dtype == np.float32 else _double
-        return _JOINER.join(map(one, values.tolist())).encode()
-    return BETWEEN.join([_block(values[at : at + _BLOCK]) for at in range(0, values.size, _BLOCK)])
+    is_single = values.dtype == np.float32
+    if values.size < (_FEW if is_single else 2 * _FEW):
+        return _one_by_one(values)
+    tables = _tables(_FLOAT32 if is_single else _FLOAT64)
+    return BETWEEN.join([_block(values[at : at + _BLOCK], tables) for at in range(0, values.size, _BLOCK)])
 
 
-def _block(values: Array) -> bytes:
-    cells, doubtful = _written(values)
-    octets = cells.view(np.uint8).reshape(values.size, _CELL.itemsize)
+def _one_by_one(values: Array) -> bytes:
+    return _JOINER.join(map(_single if values.dtype == np.float32 else _double, values.tolist())).encode()
+
+
+def _block(values: Array, tables: "_Tables") -> bytes:
+    digits, kind, doubtful = _digits(values, tables)
+    if 2 * np.count_nonzero(doubtful) > values.size:
+        return _one_by_one(values)
+    cells = _cells(digits, kind, np.signbit(values), tables)
+    width = tables.cell.itemsize
+    octets = cells.view(np.uint8).reshape(values.size, width)
     for index in np.flatnonzero(doubtful).tolist():
         text = _JOINER + decimal(values[index])
-        octets[index] = np.frombuffer(text.encode().ljust(_CELL.itemsize, b"\0"), np.uint8)
+        octets[index] = np.frombuffer(text.encode().ljust(width, b"\0"), np.uint8)
     flat = octets.ravel()
     joined: bytes = flat[flat != 0][1:].tobytes()
     return joined
 
 
-def _written(values: Array) -> tuple[Array, Array]:
-    """A cell a number, and which of them are not to be trusted."""
-    tables = _tables()
-    bits = values.view(np.uint32)
-    binade = (bits >> 23) & 0xFF
-    with np.errstate(invalid="ignore", over="ignore"):
+def _digits(values: Array, tables: "_Tables") -> tuple[Array, Array, Array]:
+    """Their digits; their kinds, but for how many digits are not zeros; which are not to be trusted."""
+    form = tables.format
+    bits = values.view(form.bits)
+    binade = ((bits >> form.fraction) & (form.binades - 1)).astype(np.intp)
+    unit = 10.0 ** (form.digits - 6)
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         size = np.abs(values).astype(np.float64)
         exponent = tables.exponent[binade] + (size >= tables.next_power[binade])
-        scaled = size * tables.power[exponent]  # 1e8 to 1e9, but for what a double cannot hold
-        nine = np.rint(scaled)
-        six = np.rint(scaled * 1e-3) * 1e3
-        off = np.abs(six - scaled)
-        half = tables.half_step[binade] * tables.power[exponent]
+        power = tables.power[exponent]
+        scaled = size * power  # all digits before the point, but for what a double cannot hold
+        whole = np.rint(scaled)
+        rest = scaled - whole
+        if form is _FLOAT64:
+            rest += _lost(size, power, scaled) + size * tables.power_rest[exponent]
+        more = np.rint(rest)
+        six = np.rint(scaled / unit) * unit
+        off = np.abs(whole - six + rest)
+        half = tables.half_step[binade] * power
         is_short = off < half
-        near = np.abs(off - half) < 1e-3
-        near |= (
-            ((bits & 0x7FFFFF) == 0) & (off > 0.4 * half) & is_short
-        )  # where the steps below are half as wide
-        doubtful = near | (~is_short & (np.abs(np.abs(nine - scaled) - 0.5) < _DOUBT))
-        doubtful |= ((binade == 0) & (size > 0)) | (binade == 0xFF)
-        digits = np.where(is_short, six, nine)
-        digits[doubtful] = 0
-        digits = digits.astype(np.int32)
-    carries = digits >= 1_000_000_000
-    digits[carries] = 100_000_000
+        doubtful = np.abs(off - half) < 1e-3
+        doubtful |= (  # where the steps below are half as wide
+            ((bits & ((1 << form.fraction) - 1)) == 0) & (off > 0.4 * half) & is_short
+        )
+        doubtful |= ~is_short & (np.abs(np.abs(rest - more) - 0.5) < _DOUBT)
+        doubtful |= tables.is_beyond[binade] & (size != 0)
+        whole[doubtful] = six[doubtful] = more[doubtful] = 0
+        digits = np.where(is_short, six, whole).astype(np.int64)
+    least = 10 ** (form.digits - 1)
+    if form is _FLOAT64:
+        digits += np.where(is_short, 0, more).astype(np.int64)
+        doubtful |= (digits < least) & (digits > 0)  # next to a power of ten that no double is
+    carries = digits >= 10 * least
+    digits[carries] = least
     exponent += carries
-    high = digits // 1_000_000
-    rest = digits - high * 1_000_000
-    middle = rest // 1000
-    low = rest - middle * 1000
-    count = np.where(
-        low > 0, tables.used[low] + 6, np.where(middle > 0, tables.used[middle] + 3, tables.used[high])
-    )
-    kind = (exponent * 2 + is_short) * 10 + count
-    cells = np.empty(values.size, _CELL)
-    cells["start"] = tables.start[kind * 2 + (bits >> 31)]
-    cells["high"] = tables.group[high + tables.place[0][kind]]
-    cells["middle"] = tables.group[middle + tables.place[1][kind]]
-    cells["low"] = tables.group[low + tables.place[2][kind]]
+    return digits, (exponent * 2 + is_short) * (form.digits + 1), doubtful
+
+
+def _lost(left: Array, right: Array, product: Array) -> Array:
+    """What was rounded off a product of doubles (T. J. Dekker, 1971)."""
+    big = left * _SPLIT
+    left_high = big - (big - left)
+    left_low = left - left_high
+    big = right * _SPLIT
+    right_high = big - (big - right)
+    right_low = right - right_high
+    lost: Array = left_high * right_high - product + left_high * right_low + left_low * right_high
+    lost += left_low * right_low
+    return lost
+
+
+def _cells(digits: Array, kind: Array, is_negative: Array, tables: "_Tables") -> Array:
+    """A number's text in each, with zero bytes in it."""
+    parts = [digits]
+    if tables.format is _FLOAT64:
+        high = digits // 100_000_000
+        parts = [high, (digits - high * 100_000_000) * 10]
+    groups = []
+    for part in parts:
+        part = part.astype(np.int32)
+        thousands = part // 1000
+        millions = thousands // 1000
+        groups += [millions, thousands - millions * 1000, part - thousands * 1000]
+    count = tables.used[groups[0]]
+    for index, group in enumerate(groups[1:], 1):
+        count = np.where(group > 0, tables.used[group] + 3 * index, count)
+    kind = kind + count
+    cells = np.empty(digits.size, tables.cell)
+    cells["start"] = tables.start[kind * 2 + is_negative]
+    for index, group in enumerate(groups):
+        cells[f"group{index}"] = tables.group[group + tables.place[index][kind]]
     cells["end"] = tables.end[kind]
-    return cells, doubtful
+    return cells
 
 
 class _Tables(NamedTuple):
     """What is looked up for a number: by its binade, by its kind (exponent, length, digits), or by digits.
 
     Attributes:
-        exponent, next_power, half_step: By binade: decimal exponent, less :data:`_LEAST`, of its least
-            number; the power of ten that ends it; half of the step between its numbers.
-        power: By exponent: what makes nine digits before the point.
+        cell: Of a number: :data:`BETWEEN`, the sign and what precedes the digits (8 bytes); groups of three
+            digits with a point behind one of them (4 each); what follows (4). Zeros are left out in the end.
+        exponent, next_power, half_step, is_beyond: By binade: decimal exponent, less the least one, of its
+            least number; the power of ten that ends it; half of the step between its numbers; are some
+            of these numbers not written fast?
+        power, power_rest: By exponent: what brings all digits before the point, and by what a double errs
+            there.
         used: By a group of three digits: how many there are before the last zeros.
         start, place, end: By kind (and sign): what is before the digits, which form each group has, what
             follows.
         group: By three digits and a form.
     """
 
+    format: _Format
+    cell: np.dtype[Any]
     exponent: Array
     next_power: Array
     half_step: Array
+    is_beyond: Array
     power: Array
+    power_rest: Array
     used: Array
     start: Array
     place: Array
@@ -153,23 +224,32 @@ class _Tables(NamedTuple):
 
 
 @functools.cache
-def _tables() -> _Tables:
-    binades = [0.0, *(math.ldexp(1.0, binade - 127) for binade in range(1, 255)), 1.0]
-    exponents = [max(_LEAST, math.floor(math.log10(least))) if least else _LEAST for least in binades]
+def _tables(form: _Format) -> _Tables:
+    bias = form.binades // 2 - 1
+    least = [math.ldexp(1.0, binade - bias) for binade in range(1, form.binades - 1)]
+    found = [form.least - 1, *(math.floor(math.log10(number)) for number in least), form.most]
+    exponents = [min(max(exponent, form.least), form.most - 1) for exponent in found]
+    steps = [math.ldexp(1.0, max(binade, 1) - bias - form.fraction - 1) for binade in range(form.binades)]
+    written = range(form.least, form.most + 1)
+    powers = [Fraction(10) ** (form.digits - 1 - exponent) for exponent in written]
     kinds = [
-        _form(exponent, is_short, count)
-        for exponent in range(_LEAST, _MOST + 1)
+        _form(exponent, 6 if is_short else form.digits, count, 3 * form.parts)
+        for exponent in written
         for is_short in (False, True)
-        for count in range(10)
+        for count in range(form.digits + 1)
     ]
-    starts = [sign + start for start, _, _ in kinds for sign in (_JOINER, _JOINER + "-")]
+    groups = [(f"group{index}", "u4") for index in range(3 * form.parts)]
     return _Tables(
-        np.array(exponents, np.int32) - _LEAST,
+        form,
+        np.dtype([("start", "u8"), *groups, ("end", "u4")]),
+        np.array(exponents, np.int32) - form.least,
         np.array([float(f"1e{exponent + 1}") for exponent in exponents]),
-        np.array([math.ldexp(1.0, max(binade, 1) - 151) for binade in range(256)]),
-        np.array([float(f"1e{8 - exponent}") for exponent in range(_LEAST, _MOST + 1)]),
+        np.array(steps),
+        np.array(found) != exponents,
+        np.array([float(power) for power in powers]),
+        np.array([float(power - Fraction(float(power))) for power in powers]),
         np.array([len(f"{digits:03}".rstrip("0")) for digits in range(1000)], np.int32),
-        _packed(starts, np.uint64),
+        _packed([sign + start for start, _, _ in kinds for sign in (_JOINER, _JOINER + "-")], np.uint64),
         np.array([places for _, places, _ in kinds], np.int32).T.copy() * 1000,
         _packed([end for _, _, end in kinds], np.uint32),
         _packed(
@@ -184,12 +264,12 @@ def _tables() -> _Tables:
     )
 
 
-def _form(exponent: int, is_short: bool, count: int) -> tuple[str, tuple[int, ...], str]:
+def _form(exponent: int, most: int, count: int, groups: int) -> tuple[str, tuple[int, ...], str]:
     """What is before the digits; by group, how many are kept, and behind which is the point; the end."""
     if not count:
-        return "0.0", (0, 0, 0), ""
+        return "0.0", (0,) * groups, ""
     start, point, end = "", 0, ""
-    if not -4 <= exponent < (6 if is_short else 9):
+    if not -4 <= exponent < most:
         point, end = int(count > 1), f"e{exponent:+03}"
     elif exponent < 0:
         start = "0." + "0" * (-exponent - 1)
@@ -198,7 +278,7 @@ def _form(exponent: int, is_short: bool, count: int) -> tuple[str, tuple[int, ..
         end = "0" * (count <= point)
         count = max(count, point)
     places = []
-    for first in (0, 3, 6):
+    for first in range(0, 3 * groups, 3):
         behind = point - first if first < point <= first + 3 else 0
         places.append(4 * behind + min(max(count - first, 0), 3))
     return start, tuple(places), end
