@@ -1,6 +1,7 @@
 """The one door: leases come back, errors take the protocol's form, everything is announced once."""
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
@@ -185,6 +186,30 @@ async def test_a_refusal_is_announced_with_its_size_and_its_reason():
     await answer(world)
     (event,) = world.events
     assert (event.outcome, event.why, event.rows, event.size) == ("overloaded", "limit", 3, 24)
+
+
+@pytest.mark.parametrize("error", [None, InvalidInput("no rows")])
+async def test_others_are_answered_while_a_long_answer_is_written(error):
+    class Long(World):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.may_end = threading.Event()
+
+        def takes_long(self, response):
+            return True
+
+        def encode(self, request, response):
+            assert self.leases == 1
+            assert self.may_end.wait(30)  # what only somebody on the event loop does
+            return super().encode(request, response)
+
+    world = Long("encode" if error else "", error)
+    writing = asyncio.ensure_future(answer(world))
+    while not world.leases:
+        await asyncio.sleep(0)
+    world.may_end.set()
+    assert await writing == (f"fault: {error}" if error else "good")
+    assert [event.outcome for event in world.events] == [error.code.value if error else "ok"]
 
 
 class Slow:

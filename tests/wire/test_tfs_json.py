@@ -33,6 +33,7 @@ from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
 from salver.tensor import Array, DataType, Tensor
 from salver.wire.bodies import HttpBody
 from salver.wire.decimals import decimal
+from salver.wire.tfs_head_json import Classify, Regress
 from salver.wire.tfs_json import Predict, asked
 from salver.wire.tfs_large import read_large
 from salver.wire.tfs_layout import quoted
@@ -679,6 +680,19 @@ def test_a_body_that_is_read_ahead_is_read_once() -> None:
             codec.decode(good, FLOAT)
     newer = of(("x", DataType.INT64))  # another version answers meanwhile
     assert codec.decode(good, newer).inputs[0].array.tolist() == [1]
+
+
+def test_tf_r14_many_numbers_take_long_to_write() -> None:
+    for codec in (Predict(), Classify(), Regress()):
+        for sizes, takes_long in (
+            ((), False),
+            ((1,), False),
+            ((32_767,), False),
+            ((32_768,), True),
+            ((16_384, 1, 16_384), True),
+        ):
+            outputs = tuple(Tensor("y", DataType.FP32, np.ones(size, np.float32)) for size in sizes)
+            assert codec.takes_long(InferResponse("m", "1", outputs)) is takes_long
 
 
 @pytest.mark.parametrize("size", [4096, 4097, 20_000])

@@ -4,6 +4,7 @@ The one door: decode, lease a loaded version, queue and run, encode, release, an
 knows neither HTTP nor gRPC (a codec does) and no queue (the engine does).
 """
 
+import asyncio
 import functools
 import logging
 import operator
@@ -236,7 +237,10 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 rows, size = _extent(request, servable.signature)
                 response = await servable.infer(request, deadline, sender, standing)
                 timing = response.timing
-                reply = codec.encode(request, response)
+                if (takes_long := getattr(codec, "takes_long", None)) is not None and takes_long(response):
+                    reply = await asyncio.to_thread(codec.encode, request, response)
+                else:
+                    reply = codec.encode(request, response)
                 if (logging := getattr(servable, "logging", None)) is not None and logging.takes():
                     key = request.signature or servable.signature.name
                     self._emit(Predicted(request, response, call.api, key, logging.wish))

@@ -14,7 +14,11 @@ ReplyT = TypeVar("ReplyT", covariant=True)
 
 
 class Codec(Protocol[BodyT, ReplyT]):
-    """Turns a transport's body into a request, and a response into its reply."""
+    """Turns a transport's body into a request, and a response into its reply.
+
+    It may have a method ``takes_long``: true says of a response that others would wait while it is encoded,
+    so that another thread shall do it.
+    """
 
     protocol: str
 

@@ -27,6 +27,8 @@ DEFAULT: Final = "serving_default"
 _COLUMNS: Final = "tfs_columns"
 _IN_COLUMNS: Final[Mapping[str, Parameter]] = {_COLUMNS: True}
 _IN_ROWS: Final[Mapping[str, Parameter]] = {}
+#: Numbers, or strings, that take milliseconds to write.
+MANY: Final = 32_768
 
 
 def asked(model: str, version: str) -> str:
@@ -106,6 +108,13 @@ class ForOne(ABC):
     @abstractmethod
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
         """The answer; see the codecs."""
+
+    def takes_long(self, response: InferResponse) -> bool:
+        """Would others wait while ``encode`` writes it?"""
+        count = 0
+        for tensor in response.outputs:
+            count += tensor.array.size
+        return count >= MANY
 
     def fault(self, error: SalverError) -> HttpReply:
         """``{"error": text}``, in TensorFlow Serving's words where it has some."""
