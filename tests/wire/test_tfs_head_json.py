@@ -101,6 +101,22 @@ def test_tf_r17_examples_say_what_the_maps_say(maps: dict[str, list[Any]]) -> No
     assert features(example_of(json.loads(json.dumps(maps)))) == wanted
 
 
+@pytest.mark.parametrize("count", [1000, 1001, 2500])
+def test_tf_r17_examples_of_many_features(count: int) -> None:
+    maps = {f"f{index}": [index + 0.5] for index in range(count)}
+    assert features(example_of(maps)) == maps
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_tf_r17_floats_are_rounded_to_float32(count: int) -> None:
+    most = float(np.finfo(np.float32).max)
+    maps = {"tenth": [0.1] * count, "most": [most] * count, "least": [-most] * count}
+    wanted = {"tenth": [float(np.float32(0.1))] * count, "most": maps["most"], "least": maps["least"]}
+    assert features(example_of(maps)) == wanted
+    with pytest.raises(InvalidInput, match="to float without loss of precision"):
+        example_of({"more": [math.nextafter(most, math.inf)] * count})
+
+
 _SHOWN = 'JSON Value: {\n    "examples": %s\n} '
 
 

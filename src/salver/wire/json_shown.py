@@ -5,6 +5,7 @@ As RapidJSON's pretty writer has it, cut after 256 bytes. It knows no error.
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -68,7 +69,7 @@ def _pieces(value: Any) -> Iterator[bytes]:
 def _members(value: "dict[str, Any] | list[Any]") -> list[tuple[bytes, Any]]:
     if isinstance(value, list):
         return [(b"", item) for item in value[:_MOST_BYTES]]
-    return [(_quoted(key) + b": ", item) for key, item in value.items()]
+    return [(_quoted(key) + b": ", item) for key, item in islice(value.items(), _MOST_BYTES)]
 
 
 def _quoted(text: str) -> bytes:

@@ -4,6 +4,7 @@ The token decides the kind: a number with a fraction or an exponent is a float, 
 int64, text or ``{"b64"}`` bytes (TF-R17); error texts are TensorFlow Serving's (TF-R32). It knows no request.
 """
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +15,9 @@ from salver.wire.tf_schema import build
 from salver.wire.tfs_tensors import base64_of, check_lossless, is_base64, json_type
 
 _MOST: Final = (1 << 63) - 1
+_MOST_FLOAT: Final = float(np.finfo(np.float32).max)
+#: Features that become a message at a time: the interpreter does nothing else meanwhile.
+_AT_ONCE: Final = 1000
 _KINDS: Final = {"float_list": "float", "int64_list": "int64", "bytes_list": "bytes"}
 
 
@@ -27,7 +31,12 @@ def example_of(features: Any) -> bytes:
         raise InvalidInput(f"Example must be JSON object but got JSON {json_type(features)}")
     example = build()["Example"]()
     made = example.features.feature
+    parts = []  # several messages in a row are one, merged
     for name, content in features.items():
+        if len(made) == _AT_ONCE:
+            parts.append(example.SerializeToString(deterministic=True))
+            example = build()["Example"]()
+            made = example.features.feature
         name = name.encode("utf-8", "replace").decode()
         values = content if type(content) is list else [content]
         if not values:
@@ -35,15 +44,18 @@ def example_of(features: Any) -> bytes:
             continue
         kind, converted = _converted(name, values)
         getattr(made[name], kind).value.extend(converted)
-    return example.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+    parts.append(example.SerializeToString(deterministic=True))
+    return b"".join(parts)
 
 
 def _converted(name: str, values: list[Any]) -> tuple[str, list[Any]]:
     """The field of a Feature, and the values for it."""
     kinds = set(map(type, values))
     if kinds == {float}:
+        if len(values) == 1 and (abs(values[0]) <= _MOST_FLOAT or not math.isfinite(values[0])):
+            return "float_list", values
         array = np.array(values)
-        if not bool(((np.abs(array) > np.finfo(np.float32).max) & np.isfinite(array)).any()):
+        if not bool(((np.abs(array) > _MOST_FLOAT) & np.isfinite(array)).any()):
             return "float_list", array.astype(np.float32).tolist()
     if kinds <= {int, bool} and min(values) >= -_MOST - 1 and max(values) <= _MOST:
         return "int64_list", [*map(int, values)] if bool in kinds else values
