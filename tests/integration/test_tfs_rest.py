@@ -183,6 +183,16 @@ def test_models_that_are_no_savedmodels_answer_as_well(server: ServerProcess) ->
     )
 
 
+def test_x_2_nothing_is_explained(server: ServerProcess) -> None:
+    for name, told in (
+        ("half_plus_two", (400, "Malformed request: POST /v1/models/half_plus_two:explain")),
+        ("digits", (501, "model 'digits' has no explainer. Ask its predictions by :predict.")),
+        ("nobody", (404, "Servable not found for request: Latest(nobody)")),
+    ):
+        status, _, body = curl(server, f"/v1/models/{name}:explain", "-d", '{"instances": [1.0]}')
+        assert (status, json.loads(body)) == (told[0], {"error": told[1]})
+
+
 def test_tf_r4_tf_r29_status(server: ServerProcess) -> None:
     status, headers, text = curl(server, "/v1/models/half_plus_three/versions/1")
     assert (status, headers["content-type"]) == (200, "application/json")

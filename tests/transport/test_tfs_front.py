@@ -21,7 +21,7 @@ from salver.wire.tfs_rules import TfsRules
 _ROWS = (
     VersionStatus(ModelId("m", "00000003"), State.READY),
     VersionStatus(ModelId("m", "2"), State.FAILED, "broken"),
-    VersionStatus(ModelId("org/m", "1"), State.READY),
+    VersionStatus(ModelId("org/m", "1"), State.READY, "", "tensorflow"),
     VersionStatus(ModelId("org/m/x", "1"), State.LOADING),
 )
 _SIGNATURE = Signature((TensorSpec("x", DataType.FP32, (-1,)),), ())
@@ -127,6 +127,33 @@ async def test_tf_r1_tf_r2_tf_r3_who_is_asked(path: str, told: list[str]) -> Non
     assert status == 200
     assert json.loads(body)[:4] == [*told, "tfs-http"]
     assert headers[b"content-type"] == b"application/json"  # TF-R22
+
+
+@pytest.mark.parametrize("path", ["/v1/models/org/m:explain", "/v1/models/org%2Fm/versions/1:Explain"])
+async def test_x_2_a_savedmodel_has_no_such_path(path: str) -> None:
+    status, _, body = await ask("POST", path, b"{}")
+    assert (status, json.loads(body)) == (400, {"error": f"Malformed request: POST {path}"})
+
+
+@pytest.mark.parametrize("path", ["", "/versions/3", "/labels/stable"])
+async def test_x_2_other_models_have_no_explainer_yet(path: str) -> None:
+    status, _, body = await ask("POST", f"/v1/models/m{path}:explain", b"{}")
+    assert status == 501
+    assert json.loads(body)["error"].startswith("model 'm' has no explainer")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "error"),
+    [
+        ("/v1/models/q:explain", 404, "Servable not found for request: Latest(q)"),
+        ("/v1/models/m/versions/9:explain", 404, "Servable not found for request: Specific(m, 9)"),
+        ("/v1/models/m/labels/x:explain", 400, "Unrecognized servable version label: x"),
+        ("/v1/models/org/q:explain", 400, "Malformed request: POST /v1/models/org/q:explain"),
+    ],
+)
+async def test_x_2_tf_r21_who_is_not_there_explains_nothing(path: str, status: int, error: str) -> None:
+    told, _, body = await ask("POST", path, b"{}")
+    assert (told, json.loads(body)) == (status, {"error": error})
 
 
 async def test_tf_r21_a_label_that_there_is_not() -> None:

@@ -27,6 +27,19 @@ def test_tf_r1_tf_r2_tf_r3_methods_versions_and_labels(verb: str, path: bytes, r
 
 
 @pytest.mark.parametrize(
+    ("path", "model", "version", "label"),
+    [
+        ("/v1/models/m:explain", "m", "", ""),
+        ("/v1/models/m/versions/03:EXPLAIN", "m", "3", ""),
+        ("/v1/models/m/labels/stable:explain", "m", "", "stable"),
+        ("/v1/models/org/m:explain", "", "", ""),
+    ],
+)
+def test_x_2_explanations_keep_their_path(path: str, model: str, version: str, label: str) -> None:
+    assert match("POST", path.encode()) == Route("explain_v1", model, version, label=label, path=path)
+
+
+@pytest.mark.parametrize(
     ("path", "operation", "model", "version", "label"),
     [
         (b"/v1/models/m", "model_v1", "m", "", ""),

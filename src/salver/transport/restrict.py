@@ -24,7 +24,7 @@ _OF_PATHS: Final = (
     (r"/v2/logging$", "logging"),
     (r".*/config$", "model-config"),
     (r".*/(stats|explain)\b", "statistics"),
-    (r".*(/infer|/generate|/generate_stream|:predict|:classify|:regress)$", "inference"),
+    (r".*(/infer|/generate|/generate_stream|:predict|:classify|:regress|:explain)$", "inference"),
     (r"/v1/(chat/completions|completions|embeddings)$", "inference"),
     (r"/v2/health/|.*/ready$", "health"),
     (r"/$|/v2$|/v[12]/models\b", "metadata"),

@@ -115,6 +115,7 @@ OPERATIONS: Final = (
             ("predict_v1", "POST", ":predict", "Ask a model (TensorFlow Serving, KServe v1)"),
             ("classify_v1", "POST", ":classify", "Classes of examples"),
             ("regress_v1", "POST", ":regress", "Values of examples"),
+            ("explain_v1", "POST", ":explain", "Explanations (KServe v1), of a model that has an explainer"),
         )
         for part, whom in (
             ("", ""),
@@ -129,7 +130,7 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     """What a path asks for.
 
     Attributes:
-        path: The whole of it, where a model's name may be longer than it looks (X-26).
+        path: The whole of it, where a model's name may be longer than it looks (X-26), or an error names it.
     """
 
     operation: str
@@ -224,7 +225,7 @@ def _tfs(verb: str, raw_path: bytes) -> Route:
         _name(asked.model),
         asked.version,
         label=_name(asked.label),
-        path="" if is_short else path,
+        path="" if is_short and asked.operation != "explain_v1" else path,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 from urllib.parse import unquote
 
-from salver.errors import NotFound, NotReady, SalverError
+from salver.errors import NotFound, NotReady, SalverError, Unsupported
 from salver.messages import Call, ModelId, Signature, VersionStatus
 from salver.transport import tfs_paths
 from salver.transport.ports import Control, InferDoor
@@ -27,6 +27,8 @@ from salver.wire.tfs_rules import TfsRules
 
 #: In a name, it does not fit TensorFlow Serving's grammar.
 _ODD: Final = re.compile("[/:]")
+#: The backend that loads them, and nothing else.
+_SAVEDMODELS: Final = "tensorflow"
 #: Operation -> its codec, and what TensorFlow Serving calls it.
 _CODECS: Final[dict[str, tuple[type[ForOne], str]]] = {
     "predict_v1": (Predict, "Predict"),
@@ -57,6 +59,7 @@ class TensorFlowServingOperations:
             **dict.fromkeys(_CODECS, self._infer),
             "model_v1": self._look,
             "metadata_v1": self._look,
+            "explain_v1": self._explain,
             "options_v1": self._options,
         }
 
@@ -110,6 +113,14 @@ class TensorFlowServingOperations:
                 other = self._control.speech(model).model
                 return other, self._control.versions(other)
         return model, rows
+
+    async def _explain(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        """No model has an explainer; those of TensorFlow Serving have no such path either (X-2)."""
+        id, _ = self._found(self._named(route, "POST"))
+        rows = self._control.versions(id.name)
+        if any(row.id == id and row.backend == _SAVEDMODELS for row in rows):
+            raise tfs_paths.malformed("POST", route.path)
+        raise Unsupported(f"model '{id.name}' has no explainer", fix="Ask its predictions by :predict.")
 
     async def _options(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         origin = http.headers.get(b"origin", b"").lower()

@@ -1,8 +1,8 @@
 """Which path of TensorFlow Serving's is this?
 
-Its grammar (TF-R1 to TF-R7, TF-R28): whatever stands below ``/v1/`` in any case, names still encoded. A name
-has neither ``/`` nor ``:``; but one of OpenAI's may have slashes, and is looked for among those that are
-known (X-26). It knows no operation's meaning.
+Its grammar (TF-R1 to TF-R7, TF-R28), and KServe's ``:explain`` in it (X-2): whatever stands below ``/v1/`` in
+any case, names still encoded. A name has neither ``/`` nor ``:``; but one of OpenAI's may have slashes, and
+is looked for among those that are known (X-26). It knows no operation's meaning.
 """
 
 import re
@@ -12,7 +12,9 @@ from typing import Final, NamedTuple
 from salver.errors import InvalidInput
 
 #: What its paths ask for.
-OPERATIONS: Final = frozenset(("model_v1", "metadata_v1", "predict_v1", "classify_v1", "regress_v1"))
+OPERATIONS: Final = frozenset(
+    ("model_v1", "metadata_v1", "predict_v1", "classify_v1", "regress_v1", "explain_v1")
+)
 #: Those of them that ask a model.
 INFERRING: Final = OPERATIONS - {"model_v1", "metadata_v1"}
 #: Beginnings of paths that OpenAI's clients ask, whether or not there is anything.
@@ -20,13 +22,13 @@ OF_OPENAI: Final = (b"/v1/chat/", b"/v1/completions", b"/v1/embeddings", b"/v1/r
 #: Bytes of a body for them that came compressed (TF-R23), where no lower limit is set.
 MOST_INFLATED: Final = 100 << 20
 _WHICH: Final = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
-_HOW: Final = rf"{_WHICH}:(classify|regress|predict)"
+_HOW: Final = rf"{_WHICH}:(classify|regress|predict|explain)"
 _WHAT: Final = rf"{_WHICH}(/metadata)?"
 _FLAGS: Final = re.IGNORECASE | re.ASCII
 _ASKING: Final = re.compile(rf"/v1/models/([^/:]+){_HOW}", _FLAGS)
 _LOOKING: Final = re.compile(rf"/v1/models(?:/([^/:]+))?{_WHAT}", _FLAGS)
 _ENDS: Final = {"POST": re.compile(_HOW, _FLAGS), "GET": re.compile(_WHAT, _FLAGS)}
-_METHOD: Final = re.compile(r"/v1/models/.+:(classify|regress|predict)", _FLAGS)
+_METHOD: Final = re.compile(r"/v1/models/.+:(classify|regress|predict|explain)", _FLAGS)
 _MODELS: Final = "/v1/models/"
 _MOST: Final = (1 << 63) - 1
 
