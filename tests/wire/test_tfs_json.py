@@ -682,6 +682,17 @@ def test_a_body_that_is_read_ahead_is_read_once() -> None:
     assert codec.decode(good, newer).inputs[0].array.tolist() == [1]
 
 
+@pytest.mark.parametrize("blanks", [0, 20_000])  # so that a reader of large bodies sees it first
+def test_tf_r8_of_a_key_that_stands_twice_the_last_counts(blanks: int) -> None:
+    for text in (
+        b'{"instances": [1], "instances": [2]}',
+        b'{"instances": [{"x": 1, "x": 2}]}',
+        b'{"instances": [1], "instances": [2], "rest": NaN}',
+    ):
+        read = Predict().decode(HttpBody("m", "", text + b" " * blanks), FLOAT)
+        assert [tensor.array.tolist() for tensor in read.inputs] == [[2.0]]
+
+
 def test_tf_r14_many_numbers_take_long_to_write() -> None:
     for codec in (Predict(), Classify(), Regress()):
         for sizes, takes_long in (
