@@ -36,7 +36,7 @@ from salver.wire.decimals import decimal
 from salver.wire.tfs_head_json import Classify, Regress
 from salver.wire.tfs_json import Predict, asked
 from salver.wire.tfs_large import read_large
-from salver.wire.tfs_layout import quoted
+from salver.wire.tfs_layout import one_line, quoted, rows, rows_on_one_line
 
 
 def of(*inputs: tuple[str, DataType], **more: Any) -> Signature:
@@ -691,6 +691,14 @@ def test_tf_r8_of_a_key_that_stands_twice_the_last_counts(blanks: int) -> None:
     ):
         read = Predict().decode(HttpBody("m", "", text + b" " * blanks), FLOAT)
         assert [tensor.array.tolist() for tensor in read.inputs] == [[2.0]]
+
+
+@given(arrays.arrays(np.int32, arrays.array_shapes(min_side=0, max_dims=4, max_side=4)), st.booleans())
+def test_tf_r29_rows_stand_on_one_line(values: Array, are_strings: bool) -> None:
+    datatype = DataType.BYTES if are_strings else DataType.INT32
+    array = np.vectorize(lambda value: b"%d" % value, otypes=[object])(values) if are_strings else values
+    named = Tensor("y_bytes" if are_strings else "y", datatype, array)
+    assert rows_on_one_line(named, 2) == one_line(rows(named, 2), 1)
 
 
 def test_tf_r14_many_numbers_take_long_to_write() -> None:

@@ -299,7 +299,7 @@ def _check_rows(outputs: Sequence[Tensor]) -> None:
 def _rows(outputs: Sequence[Tensor]) -> bytes:
     """The list, in whose objects each output has a line; bare values stand on one line with its beginning."""
     if len(outputs) == 1:
-        return tfs_layout.one_line(tfs_layout.rows(outputs[0], 2), 1)
+        return tfs_layout.rows_on_one_line(outputs[0], 2)
     columns = [tfs_layout.rows(tensor, 3) for tensor in outputs]
     names = [tfs_layout.quoted(tensor.name) for tensor in outputs]
     return tfs_layout.list_of(

@@ -46,9 +46,23 @@ def rows(tensor: Tensor, depth: int) -> list[bytes]:
     if not tensor.array.size:
         return [_empty(shape)] * tensor.shape[0]
     opening, closing = b"[" * len(shape), b"]" * len(shape)
-    between = [b"]" * rolls + b", " + b"[" * rolls for rolls in range(len(shape))]
-    joined = _with_separators(_elements(tensor, depth + len(shape)), tensor.shape, [*between, b"\x00"])
-    return [opening + row + closing for row in joined.split(b"\x00")]
+    return [opening + row + closing for row in _rows(tensor, depth, b"\x00").split(b"\x00")]
+
+
+def rows_on_one_line(tensor: Tensor, depth: int) -> bytes:
+    """As :func:`one_line` of :func:`rows`, without an object for each."""
+    rank = len(tensor.shape) - 1
+    if not tensor.array.size:
+        return one_line(rows(tensor, depth), depth - 1)
+    text = _rows(tensor, depth, b"]" * rank + b", " + b"[" * rank)
+    return b"[" * (rank + 1) + text + b"]" * rank + _line(depth - 1) + b"]"
+
+
+def _rows(tensor: Tensor, depth: int, between: bytes) -> bytes:
+    """All of them without their outer brackets."""
+    rank = len(tensor.shape) - 1
+    within = [b"]" * rolls + b", " + b"[" * rolls for rolls in range(rank)]
+    return _with_separators(_elements(tensor, depth + rank), tensor.shape, [*within, between])
 
 
 def lines(tensor: Tensor, depth: int) -> bytes:
