@@ -10,9 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.errors import InvalidInput
+from salver.messages import Signature, TensorSpec
+from salver.tensor import DataType
 from salver.wire import rapid_json
+from salver.wire.bodies import HttpBody
 from salver.wire.json_shown import shown
 from salver.wire.rapid_json import parse
+from salver.wire.tfs_json import Predict
 
 _JSON = st.recursive(
     st.none()
@@ -192,3 +196,13 @@ def test_tf_r31_deep_and_long_values_are_shown_quickly() -> None:
         deep = [deep]
     assert len(shown(deep)) == 256
     assert len(shown(["x" * 10_000_000])) == 256
+
+
+@pytest.mark.parametrize("blanks", [0, 20_000])  # so that a reader of large bodies sees it first
+@pytest.mark.parametrize("rest", [b"", b', "rest": NaN', b', "rest": Inf'])  # each has a reader of its own
+def test_tf_r8_of_a_key_that_stands_twice_the_last_counts(blanks: int, rest: bytes) -> None:
+    signature = Signature((TensorSpec("x", DataType.FP32, (-1,)),), ())
+    for rows in (b'"instances": [1], "instances": [2]', b'"instances": [{"x": 1, "x": 2}]'):
+        http = HttpBody("m", "", b"{" + rows + rest + b"}" + b" " * blanks)
+        (read,) = Predict().decode(http, signature).inputs
+        assert read.array.tolist() == [2.0]

@@ -33,10 +33,9 @@ from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
 from salver.tensor import Array, DataType, Tensor
 from salver.wire.bodies import HttpBody
 from salver.wire.decimals import decimal
-from salver.wire.tfs_head_json import Classify, Regress
 from salver.wire.tfs_json import Predict, asked
 from salver.wire.tfs_large import read_large
-from salver.wire.tfs_layout import one_line, quoted, rows, rows_on_one_line
+from salver.wire.tfs_layout import quoted
 
 
 def of(*inputs: tuple[str, DataType], **more: Any) -> Signature:
@@ -680,38 +679,6 @@ def test_a_body_that_is_read_ahead_is_read_once() -> None:
             codec.decode(good, FLOAT)
     newer = of(("x", DataType.INT64))  # another version answers meanwhile
     assert codec.decode(good, newer).inputs[0].array.tolist() == [1]
-
-
-@pytest.mark.parametrize("blanks", [0, 20_000])  # so that a reader of large bodies sees it first
-def test_tf_r8_of_a_key_that_stands_twice_the_last_counts(blanks: int) -> None:
-    for text in (
-        b'{"instances": [1], "instances": [2]}',
-        b'{"instances": [{"x": 1, "x": 2}]}',
-        b'{"instances": [1], "instances": [2], "rest": NaN}',
-    ):
-        read = Predict().decode(HttpBody("m", "", text + b" " * blanks), FLOAT)
-        assert [tensor.array.tolist() for tensor in read.inputs] == [[2.0]]
-
-
-@given(arrays.arrays(np.int32, arrays.array_shapes(min_side=0, max_dims=4, max_side=4)), st.booleans())
-def test_tf_r29_rows_stand_on_one_line(values: Array, are_strings: bool) -> None:
-    datatype = DataType.BYTES if are_strings else DataType.INT32
-    array = np.vectorize(lambda value: b"%d" % value, otypes=[object])(values) if are_strings else values
-    named = Tensor("y_bytes" if are_strings else "y", datatype, array)
-    assert rows_on_one_line(named, 2) == one_line(rows(named, 2), 1)
-
-
-def test_tf_r14_many_numbers_take_long_to_write() -> None:
-    for codec in (Predict(), Classify(), Regress()):
-        for sizes, takes_long in (
-            ((), False),
-            ((1,), False),
-            ((32_767,), False),
-            ((32_768,), True),
-            ((16_384, 1, 16_384), True),
-        ):
-            outputs = tuple(Tensor("y", DataType.FP32, np.ones(size, np.float32)) for size in sizes)
-            assert codec.takes_long(InferResponse("m", "1", outputs)) is takes_long
 
 
 @pytest.mark.parametrize("size", [4096, 4097, 20_000])

@@ -1,0 +1,33 @@
+"""How tensors stand in TensorFlow Serving's JSON, and when they are many."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from salver.messages import InferResponse
+from salver.tensor import Array, DataType, Tensor
+from salver.wire.tfs_head_json import Classify, Regress
+from salver.wire.tfs_json import Predict
+from salver.wire.tfs_layout import one_line, rows, rows_on_one_line
+
+
+@given(arrays.arrays(np.int32, arrays.array_shapes(min_side=0, max_dims=4, max_side=4)), st.booleans())
+def test_tf_r29_rows_stand_on_one_line(values: Array, are_strings: bool) -> None:
+    datatype = DataType.BYTES if are_strings else DataType.INT32
+    array = np.vectorize(lambda value: b"%d" % value, otypes=[object])(values) if are_strings else values
+    named = Tensor("y_bytes" if are_strings else "y", datatype, array)
+    assert rows_on_one_line(named, 2) == one_line(rows(named, 2), 1)
+
+
+def test_tf_r14_many_numbers_take_long_to_write() -> None:
+    for codec in (Predict(), Classify(), Regress()):
+        for sizes, takes_long in (
+            ((), False),
+            ((1,), False),
+            ((32_767,), False),
+            ((32_768,), True),
+            ((16_384, 1, 16_384), True),
+        ):
+            outputs = tuple(Tensor("y", DataType.FP32, np.ones(size, np.float32)) for size in sizes)
+            assert codec.takes_long(InferResponse("m", "1", outputs)) is takes_long
