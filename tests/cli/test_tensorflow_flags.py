@@ -121,6 +121,33 @@ def test_tf_f5_a_list_of_models(tmp_path: Path) -> None:
         config(f"--model_config_file={written(tmp_path, 'models')}")
 
 
+def test_tf_c4_keys_of_logging_without_an_effect_are_told(tmp_path: Path) -> None:
+    sampling = "sampling_rate: 1 per_task_sampling_configs { dc: 'a' } attributes: 1"
+    text = f"logging_config {{ sampling_config {{ {sampling} }} custom_logging_config {{ }} }}"
+    file = written(tmp_path, LIST % text)
+    start = tensorflow.configure([f"--model_config_file={file}"], NOWHERE)
+    keys = (
+        "custom_logging_config",
+        "sampling_config.attributes",
+        "sampling_config.per_task_sampling_configs",
+    )
+    assert start.notices == tuple(
+        f"{file}: logging_config.{key} is accepted and has no effect here" for key in keys
+    )
+
+
+def test_tf_c1_tf_c5_what_cannot_be_is_told_with_the_name_of_its_file(tmp_path: Path) -> None:
+    file = written(tmp_path, LIST.replace('"/a"', '"a"') % "")
+    with pytest.raises(InvalidInput) as caught:
+        config(f"--model_config_file={file}")
+    said = "Expected model a to have an absolute path or URI; got base_path()=a"
+    assert str(caught.value) == f"{file}: {said}"
+    file = written(tmp_path, "max_batch_size { value: 0 }")
+    with pytest.raises(InvalidInput) as caught:
+        config("--enable_batching", f"--batching_parameters_file={file}")
+    assert str(caught.value) == f"{file}: max_batch_size must be positive; was 0"
+
+
 def test_tf_f6_how_often_base_paths_are_looked_at() -> None:
     found = config("--file_system_poll_wait_seconds=5")
     assert (found.control, found.poll_seconds) == ("poll", 5)
@@ -222,8 +249,9 @@ PLATFORM = """platform_configs { key: "%s" value { source_adapter_config {
 def test_tf_f13_tf_c8_tf_c9_a_platform_configuration(tmp_path: Path) -> None:
     bundle = """legacy_config { batching_parameters { max_batch_size { value: 6 } } saved_model_tags: "a"
         saved_model_tags: "b" enable_model_warmup: true prefer_tflite_model: true
-        model_warmup_options { num_request_iterations { value: 4 } } session_target: "x"
-        session_config { intra_op_parallelism_threads: 2 inter_op_parallelism_threads: 3 } }"""
+        model_warmup_options { num_request_iterations { value: 4 } model_version: 3 } session_target: "x"
+        session_config { intra_op_parallelism_threads: 2 inter_op_parallelism_threads: 3
+            placement_period: 1 } }"""
     file = written(tmp_path, PLATFORM % ("tensorflow", "SavedModelBundleSourceAdapterConfig", bundle))
     start = tensorflow.configure([*MODEL, f"--platform_config_file={file}", "--enable_batching"], NOWHERE)
     found = start.config
@@ -235,6 +263,8 @@ def test_tf_f13_tf_c8_tf_c9_a_platform_configuration(tmp_path: Path) -> None:
     assert found.repository.first_filename == "model.tflite"
     assert start.notices == (
         f"{file}: session_target is accepted and has no effect here",
+        f"{file}: session_config.placement_period is accepted and has no effect here",
+        f"{file}: model_warmup_options.model_version is accepted and has no effect here",
         "--enable_batching is ignored, since --platform_config_file says what batching there is",
     )
     older = PLATFORM % ("tensorflow", "SessionBundleSourceAdapterConfig", "config { }")

@@ -158,7 +158,7 @@ async def test_tf_g12_a_reload_goes_on_when_its_caller_has_gone(caplog: pytest.L
     for _ in range(5):
         await asyncio.sleep(0)
     assert len(behind.configs) == 1
-    assert "the list of models could not be replaced: two models of one name" in caplog.text
+    assert "a request brought a list of models: two models of one name" in caplog.text
 
 
 async def test_a_task_that_fails_is_the_answer_to_all() -> None:

@@ -77,7 +77,8 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     first, *more = _fronts(given)
     wish = platform(given.text("platform_config_file"))
     poll = given.seconds("file_system_poll_wait_seconds", 1)
-    served, customs, pool = _served(given, environment), *_customs(given, wish)
+    served, unread = _served(given, environment)
+    customs, pool = _customs(given, wish)
     retries = given.number("max_num_load_retries", 5)
     loads = given.number("num_load_threads", 0) or 4
     interval = given.number("load_retry_interval_micros", 60_000_000) / 1e6
@@ -108,7 +109,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         ),
         metrics_path=metrics_path(given.text("monitoring_config_file")),
     )
-    notices = (*given.without_effect(), *wish.notices, *_notices(given, served))
+    notices = (*given.without_effect(), *wish.notices, *unread, *_notices(given))
     return Start(config, notices, "" if "host" in given else _ONLY_HERE, given.is_on("json", False))
 
 
@@ -122,7 +123,7 @@ def _preference(given: Given) -> Literal["tensorflow", "onnx"]:
             raise InvalidInput(f"--prefer={other} is unknown", fix="Say --prefer=onnx or --prefer=tensorflow")
 
 
-def _notices(given: Given, served: "Served") -> list[str]:
+def _notices(given: Given) -> list[str]:
     found = []
     if "model_config_file" in given:
         found += [
@@ -135,19 +136,23 @@ def _notices(given: Given, served: "Served") -> list[str]:
     return found
 
 
-def _served(given: Given, environment: Mapping[str, str]) -> "Served":
-    """The models, by name."""
-    from salver.repository.places import places_of
+def _served(given: Given, environment: Mapping[str, str]) -> tuple["Served", list[str]]:
+    """The models, by name, and what of their list has no effect."""
+    from salver.cli.tensorflow_files import naming
+    from salver.repository.places import places_of, without_effect
     from salver.serving.reloading import Served, read
     from salver.wire import tf_text
 
     file = given.text("model_config_file")
     allows = given.is_on("allow_version_labels_for_unavailable_models", False)
     if not file:
-        return Served((_one(given, environment),), allows_unready_labels=allows)
+        return Served((_one(given, environment),), allows_unready_labels=allows), []
     poll = given.seconds("model_config_file_poll_wait_seconds", 0)
     config = tf_text.parse(read(file), "ModelServerConfig", file)
-    return Served(places_of(config), file, poll, allows)
+    with naming(file):
+        places = places_of(config)
+    notices = [f"{file}: {key} is accepted and has no effect here" for key in without_effect(config)]
+    return Served(places, file, poll, allows), notices
 
 
 def _one(given: Given, environment: Mapping[str, str]) -> "Place":
@@ -165,7 +170,7 @@ def _one(given: Given, environment: Mapping[str, str]) -> "Place":
 
 def _customs(given: Given, wish: "Platform") -> tuple["Customs", str]:
     """What holds for every model, and the name of the threads that run batches."""
-    from salver.cli.tensorflow_files import parse_file
+    from salver.cli.tensorflow_files import naming, parse_file
     from salver.repository import Customs
     from salver.repository.batching_parameters import NO_BATCHING, batching_of
 
@@ -174,7 +179,10 @@ def _customs(given: Given, wish: "Platform") -> tuple["Customs", str]:
         parameters = parse_file(given.text("batching_parameters_file"), "BatchingParameters")
     elif given.text("batching_parameters_file"):
         raise InvalidInput(_NO_BATCHING)
-    batching = NO_BATCHING if parameters is None else batching_of(parameters)
+    batching = NO_BATCHING
+    if parameters is not None:
+        with naming(given.text("platform_config_file") or given.text("batching_parameters_file")):
+            batching = batching_of(parameters)
     both = given.number("tensorflow_session_parallelism", 0)
     threads = {
         "intra_op_threads": given.number("tensorflow_intra_op_parallelism", 0) or both or wish.intra_op,

@@ -5,14 +5,16 @@ configuration (TF-C8, TF-C9), as far as it means something here.
 """
 
 import atexit
+import contextlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from salver.errors import InvalidInput, Unsupported
+from salver.errors import InvalidInput, SalverError, Unsupported
 from salver.serving.reloading import read
 from salver.wire import tf_text
 
@@ -25,12 +27,14 @@ _READ: Final = frozenset(
         "batching_parameters",
         "saved_model_tags",
         "enable_model_warmup",
-        "model_warmup_options",
+        "model_warmup_options.num_request_iterations",
         "prefer_tflite_model",
         "enable_per_model_batching_params",
-        "session_config",
+        "session_config.intra_op_parallelism_threads",
+        "session_config.inter_op_parallelism_threads",
     }
 )
+_NESTED: Final = frozenset({"model_warmup_options", "session_config"})
 
 
 class Platform(msgspec.Struct, frozen=True):
@@ -57,6 +61,15 @@ class Platform(msgspec.Struct, frozen=True):
 def parse_file(path: str, kind: str) -> Any:
     """The message of a file, or an empty one where no file is named. Raises InvalidInput."""
     return tf_text.parse(read(path) if path else b"", kind, path)
+
+
+@contextlib.contextmanager
+def naming(file: str) -> Iterator[None]:
+    """What is wrong with a file's content is told with its name (X-29). Raises InvalidInput."""
+    try:
+        yield
+    except SalverError as error:
+        raise InvalidInput(f"{file}: {error}") from error
 
 
 def metrics_path(file: str) -> str:
@@ -135,7 +148,12 @@ def platform(file: str) -> Platform:
     adapter = tf_text.unpacked(packed)
     bundle = adapter.legacy_config if name == _ADAPTERS[0] else adapter.config
     threads = bundle.session_config
-    told = [field.name for field, _ in bundle.ListFields()]
+    told: list[str] = []
+    for field, value in bundle.ListFields():
+        if field.name in _NESTED:
+            told += [f"{field.name}.{inner.name}" for inner, _ in value.ListFields()]
+        else:
+            told.append(field.name)
     return Platform(
         bundle.batching_parameters if bundle.HasField("batching_parameters") else None,
         ",".join(bundle.saved_model_tags),

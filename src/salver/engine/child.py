@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import logging
 import os
+import re
 import signal
 import sys
 from collections import deque
@@ -64,6 +65,8 @@ Work = Mapping[str, Array] | Sequence[InferRequest]
 
 _OFF_LOOP = 1 << 20  # bytes; a longer copy would hold the event loop up for more than 0.1 ms
 _LONGEST_LINE = 16 << 10
+#: What TensorFlow's libraries say when they are imported, twice, and whatever level is set.
+_CHATTER = re.compile(r"All log messages before absl::InitializeLog\(\)|oneDNN custom operations are on\.")
 GRACE_S = 5.0  # for a host to end its run and close its model when told to
 TERM_S = 1.0  # between SIGTERM and SIGKILL
 
@@ -510,7 +513,8 @@ class HostProcess:
         text = line[:_LONGEST_LINE].decode(errors="backslashreplace").rstrip()
         if text:
             self._last_lines.append(text)
-            _log.info("[%s] %s", self.plan.manifest.id, text)
+            level = logging.DEBUG if _CHATTER.search(text) else logging.INFO
+            _log.log(level, "[%s] %s", self.plan.manifest.id, text)
 
     # Ending
 

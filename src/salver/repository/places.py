@@ -99,6 +99,21 @@ def places_of(config: Any) -> tuple[Place, ...]:
     )
 
 
+def without_effect(config: Any) -> tuple[str, ...]:
+    """The keys of a ModelServerConfig that are accepted and have no effect here (TF-C4)."""
+    found = set()
+    for model in config.model_config_list.config:
+        said = model.logging_config
+        sampling = said.sampling_config
+        if sampling.per_task_sampling_configs:
+            found.add("sampling_config.per_task_sampling_configs")
+        if sampling.attributes:
+            found.add("sampling_config.attributes")
+        if said.HasField("custom_logging_config"):
+            found.add("custom_logging_config")
+    return tuple(f"logging_config.{key}" for key in sorted(found))
+
+
 def check_change(before: Sequence[Place], after: Sequence[Place]) -> None:
     """May this list take the place of that one?
 

@@ -198,18 +198,21 @@ class Servable:
         if wish.samples:
             await self._warm_with_samples(self.engine, wish.samples)
             return
-        await self._warm_with_zeros(self.engine, wish)
-        for other in self.signatures.others.values() if self.signatures else ():
-            await self._warm_with_zeros(other, wish)
+        others = self.signatures.others.values() if self.signatures else ()
+        refusals = [await self._warm_with_zeros(engine, wish) for engine in (self.engine, *others)]
+        if told := sorted({refusal for refusal in refusals if refusal}):
+            _LOG.info("model %s does not take zeros as a warm-up: %s", self.manifest.id, "; ".join(told))
 
-    async def _warm_with_zeros(self, engine: Engine | DecoupledEngine | SequenceEngine, wish: Warmup) -> None:
+    async def _warm_with_zeros(self, engine: Engine | DecoupledEngine | SequenceEngine, wish: Warmup) -> str:
+        """Why it does not take them; empty where it does."""
         if engine.signature.is_stateful and msgspec.structs.replace(wish, replays=1) == _NO_WARMUP:
-            return  # it would remember them
+            return ""  # it would remember them
         try:
             for inputs in samples(engine.signature, wish):
                 await engine.run_alone(inputs)
         except Exception as error:
-            _LOG.info("model %s does not take zeros as a warm-up: %s", self.manifest.id, error)
+            return str(error) or type(error).__name__
+        return ""
 
     async def _warm_with_samples(
         self, engine: Engine | DecoupledEngine | SequenceEngine, samples: Sequence[WarmupSample]

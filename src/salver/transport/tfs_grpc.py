@@ -130,7 +130,7 @@ class TensorFlowServingMethods:
     def _over(self, task: asyncio.Task[None]) -> None:
         self._reloads.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _LOG.warning("the list of models could not be replaced: %s", error)
+            _LOG.warning("a request brought a list of models: %s", error)
 
     def _counted(self, names: Sequence[str]) -> dict[str, int]:
         """The sums of these metrics, as far as there are any of that name on the page."""
