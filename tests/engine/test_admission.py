@@ -152,7 +152,17 @@ class TestFreeShapes:
     def test_a_scalar_has_no_rows(self) -> None:
         for any_rank in (True, False):
             with pytest.raises(InvalidInput, match="unexpected shape for input 'x'"):
-                self.admission(batched=True, any_rank=any_rank).bind(self.ask())
+                self.admission(batched=True, any_rank=any_rank).bind(self.ask(any_shape=False))
+
+    @pytest.mark.parametrize("judges", [True, False])
+    def test_tf_b1_what_is_no_batch_is_told_in_tensorflow_servings_words(self, judges: bool) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            self.admission(batched=True, judges=judges).bind(self.ask())
+        assert str(caught.value) == "Batching Run() input tensors must have at least one dimension"
+        request = InferRequest("m", (A, tensor("b", np.zeros(3, "i8"))), any_shape=True)
+        with pytest.raises(InvalidInput) as caught:
+            Admission("m", FIXED).bind(request)
+        assert str(caught.value) == "Batching Run() input tensors must have equal 0th-dimension size"
 
     def test_a_model_may_judge_by_itself_if_it_is_asked_to(self) -> None:
         admission = self.admission(batched=True)

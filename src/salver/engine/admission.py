@@ -81,6 +81,8 @@ class Admission:
             arrays = self._arrays(request)
             rows = self._rows(arrays)
         except InvalidInput as error:
+            if self._batched and request.any_shape and (said := _unfit(request.inputs)):
+                raise InvalidInput(said) from None
             if not isinstance(error, _Unknown):
                 error.about = request.id
             raise
@@ -225,6 +227,15 @@ class Admission:
     def _refuse_output(self, wanted: Sequence[str]) -> None:
         unknown = next(name for name in wanted if name not in self._output_set)
         raise _Unknown(f"unexpected inference output '{unknown}' for model '{self._model}'")
+
+
+def _unfit(inputs: Sequence[Tensor]) -> str:
+    """TensorFlow Serving's words for tensors that are no rows of a batch (TF-B1); empty if they are."""
+    if any(not tensor.shape for tensor in inputs):
+        return "Batching Run() input tensors must have at least one dimension"
+    if len({tensor.shape[0] for tensor in inputs}) > 1:
+        return "Batching Run() input tensors must have equal 0th-dimension size"
+    return ""
 
 
 def _quoted(names: Iterable[str]) -> str:
