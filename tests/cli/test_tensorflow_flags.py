@@ -121,6 +121,16 @@ def test_tf_f5_a_list_of_models(tmp_path: Path) -> None:
         config(f"--model_config_file={written(tmp_path, 'models')}")
 
 
+def test_a_flag_for_a_file_that_names_none_says_nothing(tmp_path: Path) -> None:
+    flags = ["--model_config_file=", "--platform_config_file=", "--enable_batching"]
+    start = tensorflow.configure([*MODEL, *flags], NOWHERE)
+    assert start.notices == ()
+    assert start.config == config("--enable_batching")
+    file = written(tmp_path, "model_config_list { }")
+    start = tensorflow.configure([f"--model_config_file={file}"], NOWHERE)
+    assert (start.config.served.places, start.notices) == ((), (f"{file} names no models",))
+
+
 def test_tf_c4_keys_of_logging_without_an_effect_are_told(tmp_path: Path) -> None:
     sampling = "sampling_rate: 1 per_task_sampling_configs { dc: 'a' } attributes: 1"
     text = f"logging_config {{ sampling_config {{ {sampling} }} custom_logging_config {{ }} }}"
@@ -287,6 +297,9 @@ def test_tf_c10_the_configuration_of_another_runtime(tmp_path: Path) -> None:
     start = tensorflow.configure([*MODEL, f"--platform_config_file={file}"], NOWHERE)
     assert start.notices == (f"{file}: TfrtSavedModelSourceAdapterConfig is accepted and has no effect here",)
     assert start.config == config()
+    bundle = PLATFORM % ("tensorflow", "SavedModelBundleSourceAdapterConfig", "legacy_config { }")
+    file = written(tmp_path, f"# not TfrtSavedModelSourceAdapterConfig\n{bundle}")
+    assert tensorflow.configure([*MODEL, f"--platform_config_file={file}"], NOWHERE).notices == ()
 
 
 def test_tf_f14_tf_f16_sessions() -> None:

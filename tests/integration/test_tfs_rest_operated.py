@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorFlowServi
     options = [
         f"--model_config_file={models}",
         "--allow_version_labels_for_unavailable_models=true",
-        "--rest_api_timeout_in_ms=700",
+        "--rest_api_timeout_in_ms=2000",
         "--rest_api_enable_cors_support=true",
     ]
     with TensorFlowServingProcess(folder / "log", options) as server:
@@ -76,7 +76,7 @@ def test_tf_r1_tf_r4_tf_r5_versions_and_labels(server: TensorFlowServingProcess)
 
 
 def test_tf_r25_a_call_that_takes_too_long(server: TensorFlowServingProcess) -> None:
-    status, _, text = ask(server, "POST", "/v1/models/add/versions/1:predict", '{"instances": [1.5]}')
+    status, _, text = ask(server, "POST", "/v1/models/add/versions/1:predict", '{"instances": [4.0]}')
     assert status == 504
     assert list(json.loads(text)) == ["error"]
     status, _, _ = ask(server, "POST", "/v1/models/add/versions/2:predict", '{"instances": [0.1]}')

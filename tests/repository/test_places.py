@@ -364,7 +364,7 @@ def test_tf_c5_the_defaults_are_those_of_tensorflow_serving() -> None:
         ),
         ("max_batch_size { value: 0 }", "max_batch_size must be positive; was 0"),
         ("batch_timeout_micros { value: -1 }", "batch_timeout_micros must be non-negative; was -1"),
-        ("max_enqueued_batches { value: 0 }", "max_enqueued_batches must be non-negative; was 0"),
+        ("max_enqueued_batches { value: 0 }", "max_enqueued_batches must be positive; was 0"),
         ("num_batch_threads { value: 0 }", "num_batch_threads must be positive; was 0"),
         (
             "max_batch_size { value: 4 } enable_large_batch_splitting { value: true } "

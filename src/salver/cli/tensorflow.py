@@ -125,13 +125,13 @@ def _preference(given: Given) -> Literal["tensorflow", "onnx"]:
 
 def _notices(given: Given) -> list[str]:
     found = []
-    if "model_config_file" in given:
+    if given.text("model_config_file"):
         found += [
             f"--{name} is ignored, since --model_config_file names the models"
             for name in ("model_name", "model_base_path")
             if name in given
         ]
-    if "platform_config_file" in given and given.is_on("enable_batching", False):
+    if given.text("platform_config_file") and given.is_on("enable_batching", False):
         found.append("--enable_batching is ignored, since --platform_config_file says what batching there is")
     return found
 
@@ -152,6 +152,8 @@ def _served(given: Given, environment: Mapping[str, str]) -> tuple["Served", lis
     with naming(file):
         places = places_of(config)
     notices = [f"{file}: {key} is accepted and has no effect here" for key in without_effect(config)]
+    if not places:
+        notices.append(f"{file} names no models")
     return Served(places, file, poll, allows), notices
 
 
@@ -175,7 +177,7 @@ def _customs(given: Given, wish: "Platform") -> tuple["Customs", str]:
     from salver.repository.batching_parameters import NO_BATCHING, batching_of
 
     parameters = wish.batching
-    if "platform_config_file" not in given and given.is_on("enable_batching", False):
+    if not given.text("platform_config_file") and given.is_on("enable_batching", False):
         parameters = parse_file(given.text("batching_parameters_file"), "BatchingParameters")
     elif given.text("batching_parameters_file"):
         raise InvalidInput(_NO_BATCHING)

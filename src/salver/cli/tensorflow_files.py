@@ -6,6 +6,7 @@ configuration (TF-C8, TF-C9), as far as it means something here.
 
 import atexit
 import contextlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from salver.wire import tf_text
 _PAGE: Final = "/monitoring/prometheus/metrics"
 _ADAPTERS: Final = ("SavedModelBundleSourceAdapterConfig", "SessionBundleSourceAdapterConfig")
 _TFRT: Final = "TfrtSavedModelSourceAdapterConfig"
+_NAMES_TFRT: Final = re.compile(rb"^[^#\n]*" + _TFRT.encode(), re.MULTILINE)
 #: Of a SessionBundleConfig: what means something here.
 _READ: Final = frozenset(
     {
@@ -131,7 +133,7 @@ def platform(file: str) -> Platform:
     if not file:
         return Platform()
     content = read(file)
-    if _TFRT.encode() in content:  # its keys are of a runtime that there is not (TF-C10)
+    if _NAMES_TFRT.search(content):  # its keys are of a runtime that there is not (TF-C10)
         return Platform(notices=(f"{file}: {_TFRT} is accepted and has no effect here",))
     configs = tf_text.parse(content, "PlatformConfigMap", file).platform_configs
     if list(configs) != ["tensorflow"]:

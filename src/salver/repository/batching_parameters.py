@@ -33,11 +33,7 @@ def batching_of(parameters: Any) -> Batching:
     """
     largest = _value(parameters, "max_batch_size", _MAX_BATCH_SIZE, 1, "max_batch_size must be positive")
     batches = _value(
-        parameters,
-        "max_enqueued_batches",
-        _MAX_ENQUEUED_BATCHES,
-        1,
-        "max_enqueued_batches must be non-negative",
+        parameters, "max_enqueued_batches", _MAX_ENQUEUED_BATCHES, 1, "max_enqueued_batches must be positive"
     )
     timeout = _value(parameters, "batch_timeout_micros", 0, 0, "batch_timeout_micros must be non-negative")
     _value(parameters, "num_batch_threads", 1, 1, "num_batch_threads must be positive")
