@@ -121,6 +121,11 @@ def tagged(folder: Path) -> Path:
     return _copied("tagged", folder)
 
 
+def with_defaults(folder: Path) -> Path:
+    """y = x * by + plus, where ``by`` is 2 and ``plus`` [0.5] for those who leave them out."""
+    return _copied("with_defaults", folder)
+
+
 def batching_inside(folder: Path) -> Path:
     """x [-1,2] -> y = 2 x, and size, the rows of the batch that the graph itself makes, of 4 or 8 rows."""
     return _copied("batching_inside", folder)
@@ -321,6 +326,18 @@ def _tagged(tf: Any, folder: str) -> None:
     builder.save()
 
 
+def _with_defaults(tf: Any, folder: str) -> None:
+    module = tf.Module()
+    two, half = tf.constant(2.0), tf.constant([0.5])
+
+    def line(x: Any, by: Any = two, plus: Any = half) -> Any:
+        return {"y": x * by + plus}
+
+    names: list[tuple[str, list[None]]] = [("x", [None]), ("by", []), ("plus", [None])]
+    module.line = tf.function(line, input_signature=[tf.TensorSpec(s, tf.float32, n) for n, s in names])
+    tf.saved_model.save(module, folder, {"serving_default": module.line})
+
+
 def _batching_inside(tf: Any, folder: str) -> None:
     batched = tf.nondifferentiable_batch_function(
         num_batch_threads=1, max_batch_size=8, batch_timeout_micros=2000, allowed_batch_sizes=[4, 8]
@@ -353,6 +370,7 @@ _MAKERS: dict[str, Callable[[Any, str], None]] = {
     "moody": _moody,
     "squares": _squares,
     "tagged": _tagged,
+    "with_defaults": _with_defaults,
     "batching_inside": _batching_inside,
 }
 

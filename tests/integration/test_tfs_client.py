@@ -43,7 +43,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
     (root / "half_plus_two" / "salver.toml").write_text('[versions]\nall = true\n[labels]\nstable = "123"\n')
     savedmodels.half_plus_three(root / "half_plus_two" / "124")
     savedmodels.half_plus_two(root / "padded" / "00000123")
-    for name in ("ragged", "without_default", "moody", "squares", "keras_pair"):
+    for name in ("ragged", "without_default", "moody", "squares", "keras_pair", "with_defaults"):
         getattr(savedmodels, name)(root / name / "1")
     write_mlp(root / "mlp", 3)
     write_moody(root, "slow")
@@ -221,6 +221,28 @@ def test_tf_g5_only_wanted_outputs(tf: Any, predictions: Any) -> None:
     code, text = refused(predictions.Predict, request)
     assert code == "INVALID_ARGUMENT"
     assert text.startswith("output tensor alias not found in signature: nothing")
+
+
+def test_tf_g5_inputs_with_defaults_may_be_left_out(
+    tf: Any, predictions: Any, serving: ServerProcess
+) -> None:
+    x = np.array([1.0, 3.0], np.float32)
+    for more, wanted in (
+        ({}, [2.5, 6.5]),
+        ({"by": np.float32(3)}, [3.5, 9.5]),
+        ({"plus": np.array([1, 2], np.float32)}, [3, 8]),
+    ):
+        request = predict_request(tf, "with_defaults", {"x": x, **more})
+        answer = predictions.Predict(request, timeout=_WAIT_S)
+        assert tf.make_ndarray(answer.outputs["y"]).tolist() == wanted
+    status, reply = serving.post("/v1/models/with_defaults:predict", {"instances": [1.0, 3.0]})
+    assert (status, reply) == (200, {"predictions": [2.5, 6.5]})
+    code, text = refused(predictions.Predict, predict_request(tf, "with_defaults", {"by": np.float32(3)}))
+    assert (code, text) == (
+        "INVALID_ARGUMENT",
+        "Signature input alias: x(feed name: serving_default_x:0) not found in request and no default value "
+        "provided. Inputs expected to be in the request {by}, or default input alias set: by,plus",
+    )
 
 
 def test_tf_g6_other_signatures(tf: Any, predictions: Any) -> None:

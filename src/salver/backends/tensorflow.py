@@ -7,7 +7,7 @@ when closed. TensorFlow Serving runs them so, too. It knows nothing of batching.
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,8 +86,9 @@ class TensorFlowBackend:
             with loading(manifest):
                 graph = v1.saved_model.load(session, tags, str(manifest.path))
                 told = {k: s for k, s in graph.signature_def.items() if not k.startswith("__")}
-                found, refused = {}, {}
+                found, refused, defaults = {}, {}, {}
                 for key in sorted(told):
+                    defaults[key] = {n: tf.make_ndarray(value) for n, value in told[key].defaults.items()}
                     try:
                         found[key] = _signature(tf, key, told[key])
                     except LoadFailed as error:
@@ -98,7 +99,8 @@ class TensorFlowBackend:
                         f"signature {key!r} is not served: {why}" for key, why in refused.items()
                     )
                     _LOG.warning("%s: %s", manifest.id, words)
-                return TensorFlowModel(tf, session, graph.graph_def, _ordered(found, first), manifest)
+                signatures = _ordered(found, first)
+                return TensorFlowModel(tf, session, graph.graph_def, signatures, defaults, manifest)
         except BaseException:
             session.close()
             raise
@@ -110,10 +112,17 @@ class TensorFlowModel:
     Args:
         graph: The GraphDef that the session runs.
         signatures: By key, the first one first.
+        defaults: By key, what inputs are that a request leaves out.
     """
 
     def __init__(
-        self, tf: Any, session: Any, graph: Any, signatures: Mapping[str, Signature], manifest: Manifest
+        self,
+        tf: Any,
+        session: Any,
+        graph: Any,
+        signatures: Mapping[str, Signature],
+        defaults: Mapping[str, Mapping[str, Array]],
+        manifest: Manifest,
     ) -> None:
         writers = _Writers(graph)
         half, name = tf.bfloat16.as_numpy_dtype, manifest.id.name
@@ -125,10 +134,10 @@ class TensorFlowModel:
                 signature
             ):  # a batch that fails is run again in parts, and one that counts must not be
                 signature = msgspec.structs.replace(signature, is_stateful=True, batched=False)
-            call = _Call(session, signature, half, name)
+            call = _Call(session, signature, half, name, defaults[told.name])
             if signature.batched and signature.method not in _OF_EXAMPLES and not call.keeps_rows(signature):
                 signature = msgspec.structs.replace(signature, batched=False)
-                call = _Call(session, signature, half, name)
+                call = _Call(session, signature, half, name, defaults[told.name])
             self._calls.append(call)
             served.append(signature)
         self.signature = msgspec.structs.replace(served[0], others=tuple(served[1:]))
@@ -161,15 +170,19 @@ class _Call:
 
     Args:
         half: The dtype of numpy arrays by which TensorFlow knows a bfloat16.
+        defaults: What inputs are that a request leaves out.
     """
 
-    def __init__(self, session: Any, signature: Signature, half: Any, model: str) -> None:
+    def __init__(
+        self, session: Any, signature: Signature, half: Any, model: str, defaults: Mapping[str, Array]
+    ) -> None:
         # as a callable of these names, since Session.run compares shapes with those of the graph, which only
         # are what is usual, and takes three times as long
         callable_options = _options(signature)
         self._run: Any = session._make_callable_from_options(callable_options)
         self._inputs = [(s.name, half if s.datatype is DataType.BF16 else None) for s in signature.inputs]
         self._outputs = [s.name for s in signature.outputs]
+        self._defaults = defaults
         self._check = Outputs(signature, model).check
 
     def __call__(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -177,6 +190,8 @@ class _Call:
         return self._check(dict(zip(self._outputs, outputs, strict=True)), inputs)
 
     def _feed(self, inputs: Mapping[str, Array]) -> list[Array]:
+        if self._defaults:
+            inputs = {**self._defaults, **inputs}
         return [inputs[n] if view is None else inputs[n].view(view) for n, view in self._inputs]
 
     def keeps_rows(self, signature: Signature) -> bool:
@@ -212,11 +227,11 @@ def _options(signature: Signature) -> Any:
 def _signature(tf: Any, key: str, told: Any) -> Signature:
     """What a SignatureDef tells. Raises LoadFailed where there is a tensor that cannot be served."""
     method = told.method_name or "tensorflow/serving/predict"
-    inputs, outputs = _specs(tf, told.inputs), _specs(tf, told.outputs)
+    inputs, outputs = _specs(tf, told.inputs, told.defaults), _specs(tf, told.outputs)
     return Signature(inputs, outputs, False, _PLATFORM, name=key, method=method, judges_shapes=True)
 
 
-def _specs(tf: Any, tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
+def _specs(tf: Any, tensors: Mapping[str, Any], defaults: Container[str] = ()) -> tuple[TensorSpec, ...]:
     specs = []
     for name, info in sorted(tensors.items()):
         if info.WhichOneof("encoding") != "name":
@@ -229,7 +244,8 @@ def _specs(tf: Any, tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
             raise LoadFailed(f"tensor {name!r} is a {kind.name}, which no datatype holds") from error
         any_rank = info.tensor_shape.unknown_rank
         shape = (-1,) if any_rank else tuple(int(d.size) for d in info.tensor_shape.dim)
-        specs.append(TensorSpec(name, datatype, shape, tensor=info.name, any_rank=any_rank))
+        optional = name in defaults
+        specs.append(TensorSpec(name, datatype, shape, optional, tensor=info.name, any_rank=any_rank))
     return tuple(specs)
 
 

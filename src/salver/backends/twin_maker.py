@@ -96,6 +96,8 @@ def _check_convertible(signature: Signature) -> None:
         raise LoadFailed("an input and an output have the same name")
     if any(spec.any_rank for spec in signature.inputs):
         raise LoadFailed("the rank of an input is unknown")
+    if any(spec.optional for spec in signature.inputs):
+        raise LoadFailed("an input has a default value")
     if not signature.inputs:
         raise LoadFailed("it has no input")
 

@@ -263,7 +263,8 @@ class TensorFlowServingProcess(ServerProcess):
         """The command line."""
         program = Path(sys.executable).with_name("salver")
         ports = [f"--port={self.grpc_port}", f"--rest_api_port={self.port}"]
-        return [str(program), "serve", "--compat=tensorflow-serving", *ports, *self._options]
+        level = "--log_level=info"  # whatever TF_CPP_MIN_LOG_LEVEL a TensorFlow in this process has set
+        return [str(program), "serve", "--compat=tensorflow-serving", *ports, level, *self._options]
 
 
 def free_port() -> int:
