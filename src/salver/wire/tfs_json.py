@@ -7,7 +7,7 @@ asked for. It knows no route and no loaded model.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from salver.errors import Code, InvalidInput, NotFound, SalverError
@@ -50,13 +50,13 @@ def servable_not_found(whom: str, error: SalverError) -> NotFound:
     return NotFound(f"Servable not found for request: {whom}{why}")
 
 
-def root_of(body: bytes) -> dict[str, Any]:
+def root_of(body: bytes, read: Callable[[bytes], Any] = parse) -> dict[str, Any]:
     """The JSON object of a request, whose signature_name is text if it is there.
 
     Raises:
         InvalidInput: it is none.
     """
-    root = parse(body)
+    root = read(body)
     if type(root) is not dict:
         raise InvalidInput(f"JSON Value: {shown(root)} Is not object")
     if type(root.get("signature_name", "")) is not str:
