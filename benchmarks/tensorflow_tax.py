@@ -221,6 +221,7 @@ def report(result: Mapping[str, Any]) -> str:
                     "–" if cpu is None else f"{tax(cpu, bare):.0%}",
                 ]
                 lines.append(f"| {' | '.join([system, form, str(connections), *shown])} |")
+    lines.append("| TensorFlow Serving | | | not measured: its binary comes in no package | | | | |")
     failed = sorted(
         {f"{k}: {v['failed'][:120]}" for r in result["rounds"] for k, v in r.items() if "failed" in v}
     )

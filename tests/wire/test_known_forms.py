@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from salver.errors import SalverError
+from salver.errors import InvalidInput, SalverError
 from salver.messages import InferRequest, InferResponse, RequestedOutput, Signature
 from salver.tensor import DataType, Tensor
 from salver.wire import oip_grpc
@@ -170,6 +170,20 @@ def test_grpc_writes_the_same(outputs: list[Tensor], mark: str, has_parameters: 
     for _ in range(2):
         written = pb.ModelInferResponse.FromString(messages.write(request, response))
         assert written == pb.ModelInferResponse.FromString(encode_infer(request, response))
+
+
+@given(tensors("o"))
+def test_http_writes_the_same(output: Tensor) -> None:
+    codec = OpenInferenceHttp()
+    response = InferResponse("m", "1", (output,))
+    asked, otherwise = InferRequest("m", ()), InferRequest("m", (), parameters={"a": 1})
+    if output.datatype is DataType.FP16:
+        for request in (asked, otherwise):
+            with pytest.raises(InvalidInput, match="sending FP16 data via JSON is not supported"):
+                codec.encode(request, response)
+        return
+    for _ in range(2):
+        assert codec.encode(asked, response) == codec.encode(otherwise, response)
 
 
 def test_there_is_a_bound() -> None:
