@@ -7,7 +7,7 @@ gRPC, of any protocol, are ``GRPC``, and others ``REST``. Knows no registry and 
 
 import re
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -71,12 +71,9 @@ class TensorFlowMetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields
     thread_pool_name: str = ""
 
 
-class _Histograms(dict[Any, Histogram]):
+def _histograms() -> defaultdict[Any, Histogram]:
     """Of latencies, made when they are asked for."""
-
-    def __missing__(self, key: Any) -> Histogram:
-        found = self[key] = Histogram(LATENCY_BOUNDS)
-        return found
+    return defaultdict(lambda: Histogram(LATENCY_BOUNDS))
 
 
 class _Model:
@@ -84,8 +81,8 @@ class _Model:
 
     def __init__(self) -> None:
         self.statuses: Counter[str] = Counter()
-        self.latencies = _Histograms()  # by API and entry point
-        self.runs = _Histograms()  # by API
+        self.latencies = _histograms()  # by API and entry point
+        self.runs = _histograms()  # by API
         self.examples = Histogram(EXAMPLE_BOUNDS)
 
 
@@ -108,7 +105,7 @@ class TensorFlowMetrics:
         self._padding: dict[int, Histogram] = {}  # by rows of the run
         self._inputs = Histogram(ROW_BOUNDS)
         self._batches = Histogram(ROW_BOUNDS)
-        self._replays = _Histograms()  # by the SavedModel's path and status
+        self._replays = _histograms()  # by the SavedModel's path and status
         self._replayed_records: Counter[str] = Counter()  # by path
         self._lineage: dict[ModelId, str] = {}
         self._lock = threading.Lock()  # a scrape may come from another thread

@@ -6,7 +6,7 @@ and numbers that are taken from where they lie. A codec says what the beginning 
 here nothing is known of protocols.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -83,6 +83,18 @@ def form_of(request: InferRequest, gaps: Sequence[int] = ()) -> Form | None:
         parts.append(Part(tensor.name, tensor.datatype, array.dtype, array.shape, array.size, at))
         at += array.nbytes
     return Form(tuple(parts), request.outputs, at)
+
+
+def holds(message: bytes, pieces: Iterable[tuple[int, bytes]]) -> bool:
+    """Does each of these pieces stand at its place?
+
+    >>> holds(b"abcd", [(0, b"ab"), (3, b"d")]), holds(b"abcd", [(1, b"x")])
+    (True, False)
+    """
+    for at, expected in pieces:  # noqa: SIM110 - asked for each request, and a generator takes twice as long
+        if not message.startswith(expected, at):
+            return False
+    return True
 
 
 class KnownForms(Generic[KeyT, FormT]):

@@ -27,7 +27,7 @@ from salver.tensor import DATATYPES, Array, DataType, Tensor
 from salver.wire import load_order, metadata, settings, varints
 from salver.wire.classification import PARAMETER, classified
 from salver.wire.grpc_schema import SERVING_STATUS, build
-from salver.wire.known_forms import LONGEST, Form, KnownForms, form_of
+from salver.wire.known_forms import LONGEST, Form, KnownForms, form_of, holds
 from salver.wire.oip_binary import first_twice, from_raw, to_raw, unfit, wrong_size
 from salver.wire.regions import (
     KEYS,
@@ -106,10 +106,10 @@ _Output = tuple[str, str, tuple[int, ...]]
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):
-    """What a message begins with, up to the first number, and what stands between its tensors, and where."""
+    """What a message is but for its numbers: what stands where, and where the first number lies."""
 
-    prefix: bytes
-    between: tuple[tuple[int, bytes], ...]
+    around: tuple[tuple[int, bytes], ...]
+    at: int
     model: str
     version: str
     form: Form
@@ -133,12 +133,8 @@ class InferMessages:
         """As :func:`decode_infer`."""
         key = (len(message), message[:_NAMED])
         known = self._known.get(key)
-        if known is not None and message.startswith(known.prefix):
-            for at, expected in known.between:
-                if not message.startswith(expected, at):
-                    break
-            else:
-                return known.form.request(known.model, known.version, message, len(known.prefix))
+        if known is not None and holds(message, known.around):
+            return known.form.request(known.model, known.version, message, known.at)
         request = read_infer(parse_infer(message), self._regions)
         if known is None and (new := _known(message, request)) is not None:
             self._known.add(key, new)
@@ -154,20 +150,16 @@ class InferMessages:
             response.version,
             tuple([(tensor.name, tensor.datatype._value_, tensor.array.shape) for tensor in outputs]),
         )
-        begun = self._begun.get(key)
-        if begun is None:
-            message = _ModelInferResponse(model_name=response.model, model_version=response.version)
-            for tensor in outputs:
-                message.outputs.add(
-                    name=tensor.name, datatype=tensor.datatype._value_, shape=tensor.array.shape
-                )
-            begun = message.SerializeToString()
-            self._begun.add(key, begun)
-        parts: list[bytes | memoryview] = [begun]
+        tensors: list[bytes | memoryview] = []
         for tensor in outputs:
             raw = to_raw(tensor)
-            parts += (_RAW_OUTPUT, varints.one(len(raw)), raw)
-        return b"".join(parts)
+            tensors += (_RAW_OUTPUT, varints.one(len(raw)), raw)
+        begun = self._begun.get(key)
+        if begun is None:
+            whole = encode_infer(request, response, self._regions)
+            begun = whole[: len(whole) - sum(map(len, tensors))]
+            self._begun.add(key, begun)
+        return b"".join((begun, *tensors))
 
 
 def _known(message: bytes, request: InferRequest) -> _Known | None:
@@ -179,10 +171,10 @@ def _known(message: bytes, request: InferRequest) -> _Known | None:
     if form is None or not 0 < first <= LONGEST or not message.endswith(heads[0], 0, first):
         return None
     prefix = message[:first]
-    between, at = [], first
+    around, at = [(0, prefix)], first
     for size, head in zip(sizes, heads[1:], strict=False):
         at += size
-        between.append((at, head))
+        around.append((at, head))
         if not message.startswith(head, at):
             return None
         at += len(head)
@@ -192,7 +184,7 @@ def _known(message: bytes, request: InferRequest) -> _Known | None:
         return None  # what looked like tensors was something else
     if before.raw_input_contents or len(before.inputs) != len(sizes):
         return None
-    return _Known(prefix, tuple(between), request.model, request.version, form)
+    return _Known(tuple(around), first, request.model, request.version, form)
 
 
 def decode_infer(message: bytes, regions: Regions = NO_REGIONS) -> InferRequest:

@@ -18,7 +18,7 @@ from salver.errors import FailedPrecondition, InvalidInput
 from salver.messages import InferRequest, InferResponse, RequestedOutput, Signature
 from salver.tensor import Tensor
 from salver.wire import tf_tensor, varints
-from salver.wire.known_forms import LONGEST, Form, KnownForms, form_of
+from salver.wire.known_forms import LONGEST, Form, KnownForms, form_of, holds
 from salver.wire.tf_schema import build, build_unread
 from salver.wire.tfs_grpc import ForOne, ModelSpec, parse, spec_of, write_spec
 from salver.wire.tfs_heads import DEFAULT
@@ -70,12 +70,8 @@ class PredictMessages:
             InvalidInput: it is no PredictRequest, or names no model.
         """
         known = self._known.get(_key(message))
-        if known is not None:
-            for at, expected in known.around:
-                if not message.startswith(expected, at):
-                    break
-            else:
-                return known.spec, Asked(message, known, None)
+        if known is not None and holds(message, known.around):
+            return known.spec, Asked(message, known, None)
         parsed = parse_predict(message)
         return spec_of(parsed), Asked(message, None, parsed)
 
