@@ -3,6 +3,7 @@
 import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from salver.testing.process import ServerProcess
@@ -13,8 +14,11 @@ def strangers(server: ServerProcess) -> list[str]:
     """Remote ends, other than the loopback interface, of the family's TCP sockets, in hexadecimal."""
     found = []
     for pid in server.family():
-        targets = " ".join(str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir())
-        inodes = set(re.findall(r"socket:\[(\d+)\]", targets))
+        targets = []
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since it was listed
+                targets.append(str(link.readlink()))
+        inodes = set(re.findall(r"socket:\[(\d+)\]", " ".join(targets)))
         for table in ("tcp", "tcp6"):
             rows = [line.split() for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]]
             found += [row[2] for row in rows if row[9] in inodes]
