@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from salver.handlers import Workers
 from salver.messages import ModelId, TensorSpec
 from salver.tensor import DataType
 
@@ -521,6 +522,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         queue: None = nothing but ``batching.max_queue`` and deadlines limits how long requests wait.
         objective: Chooses batching, instances and admission; what is set elsewhere stays as it is set.
         response_cache: Equal requests are answered from the server's cache, where it has one.
+        workers: Of a handler: how it is run; None = as its archive says.
         options: Handed to the backend, which refuses what it does not know.
     """
 
@@ -549,6 +551,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     logging: Logging = Logging()
     ragged: Ragged = Ragged()
     ensemble: Ensemble = Ensemble()
+    workers: Workers | None = None
     options: dict[str, str] = {}
 
 

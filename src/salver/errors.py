@@ -271,3 +271,58 @@ class MissingExtra(LoadFailed):
 
 class HostDied(ModelFailed):
     """The host process of a model ended while it was working; nothing is known of the answer."""
+
+
+# Of models that are registered by name and version, and of workflows of them.
+
+
+class NoModel(NotFound):
+    """No model of that name, or nothing at the place that its registration names."""
+
+
+class NoModelVersion(NotFound):
+    """The model is there, but not in that version."""
+
+
+class NoWorkflow(NotFound):
+    """No workflow of that name, or no such archive."""
+
+
+class StillDefault(Forbidden):
+    """The default version stays as long as there are others."""
+
+
+class BadArchive(InvalidInput):
+    """What lies there is no archive of a model, or not a whole one."""
+
+
+class NoDownload(InvalidInput):
+    """An archive could not be fetched from where its registration says that it is."""
+
+
+class BadGraph(InvalidInput):
+    """The graph of a workflow is none that can be run."""
+
+
+class WorkersFailed(ModelFailed):
+    """The workers of a model did not start."""
+
+
+class WorkflowFailed(ModelFailed):
+    """A workflow could not be registered, or one of its nodes failed."""
+
+
+class HandlerFailed(ModelFailed):
+    """A handler failed, in a way that has a status of its own.
+
+    Args:
+        status: HTTP status that its caller is to see.
+    """
+
+    def __init__(self, message: str, status: int = 503, *, field: str = "", fix: str = "") -> None:
+        super().__init__(message, field=field, fix=fix)
+        self.status = status
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keeps the status as well."""
+        return (HandlerFailed, (self.message, self.status))

@@ -64,6 +64,7 @@ class Signature(msgspec.Struct, frozen=True):
         judges_shapes: The model says itself which shapes it takes, to those who ask for that
             (:attr:`InferRequest.any_shape`).
         is_stateful: A run may change what later ones answer.
+        takes_forms: It is a handler (:mod:`salver.handlers`): any inputs, and one output of bytes.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -76,6 +77,7 @@ class Signature(msgspec.Struct, frozen=True):
     others: "tuple[Signature, ...]" = ()
     judges_shapes: bool = False
     is_stateful: bool = False
+    takes_forms: bool = False
 
     def named(self, name: str) -> "Signature | None":
         """The one of that key: this one or one of the others; None = there is none.

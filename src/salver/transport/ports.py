@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Protocol
 
 from salver.artifacts import LoadOrder
+from salver.handlers import HandlerStatus, Metadata, Registered, Registration, Scaled
 from salver.messages import Call, ModelId, Signature, VersionStatus
 from salver.wire.orca import TokenRoom
 from salver.wire.regions import Region, Regions
@@ -159,4 +160,64 @@ class Exposition(Settings, Protocol):
         Raises:
             NotFound: no such request is remembered.
         """
+        ...
+
+
+class HandlerChanges(Protocol):
+    """Registers handlers, and changes how they are served (serving/handler_store.py)."""
+
+    async def register(self, order: Registration) -> Registered:
+        """Fetch, unpack and load it.
+
+        Raises:
+            NoModel, NoDownload, BadArchive, Conflict: it cannot be had, or is there already.
+            WorkersFailed: it was taken out again, since its workers do not start.
+        """
+        ...
+
+    async def unregister(self, model: str, version: str = "") -> None:
+        """Take a version out, or the default one where that is the only one.
+
+        Raises:
+            NoModel, NoModelVersion: there is none.
+            StillDefault: it is the default version, and there are others.
+        """
+        ...
+
+    async def scale(
+        self, model: str, version: str, least: int, most: int | None, *, waits: bool
+    ) -> tuple[Scaled, int]:
+        """Have so many workers from now on; how it went, and how many there are.
+
+        Args:
+            most: None = as ``least``.
+
+        Raises:
+            NoModel, NoModelVersion: there is none.
+            InvalidInput: ``most`` is below ``least``.
+        """
+        ...
+
+    def set_default(self, model: str, version: str) -> None:
+        """Requests without a version go there. Raises NoModel or NoModelVersion."""
+        ...
+
+
+class Handlers(HandlerChanges, Protocol):
+    """And tells of them."""
+
+    def models(self) -> tuple[tuple[str, str], ...]:
+        """Name and URL of each model's default version, sorted by name."""
+        ...
+
+    def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:
+        """The default version, or that one; all with ``all``. Raises NoModel or NoModelVersion."""
+        ...
+
+    async def metadata(self, model: str, version: str) -> Metadata:
+        """What the handler tells of itself. Raises NotReady: no worker is there."""
+        ...
+
+    def is_healthy(self) -> bool:
+        """Has no model been short of workers for longer than it may?"""
         ...
