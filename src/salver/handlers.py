@@ -100,6 +100,12 @@ class Form(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = _NO_HEADERS
 
 
+#: Asks a handler what it tells of itself (``describe_handle``): JSON, if it is an object.
+DESCRIBE: Final = Form(headers={"describe": "True"})
+#: Header of a form that asks for an explanation.
+EXPLAIN: Final[Mapping[str, str]] = {"explain": "True"}
+
+
 class HandlerReply(msgspec.Struct, frozen=True):
     """What a handler says to one request, or one piece of it.
 

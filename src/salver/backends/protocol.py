@@ -95,7 +95,8 @@ class Answer(msgspec.Struct, frozen=True):
         outputs: Those that were asked for, by name.
         parameters: Of the response.
         again: This is no response: the model wants the request once more, as what follows in its sequence
-            (Triton's rescheduling). The last piece, of a model that answers in pieces.
+            (Triton's rescheduling). The last piece, of a model that answers in pieces. Of a
+            :class:`FormModel` it is a piece, and the request takes part in the next step.
     """
 
     outputs: Mapping[str, Array]
@@ -149,6 +150,33 @@ class StreamModel(RunnableModel, Protocol):
 
         It may return before it has answered, and is then asked the next ones. What it raises ends those of
         these that have not ended.
+        """
+        ...
+
+
+@runtime_checkable
+class FormModel(RunnableModel, Protocol):
+    """A loaded handler: it wants forms (:mod:`salver.handlers`), and may answer them in pieces.
+
+    One that answers when it likes (``workers.is_async``) is a :class:`StreamModel` of forms instead.
+    """
+
+    def reply(
+        self, requests: Sequence[InferRequest], send: Callable[[int, Answer], None]
+    ) -> Sequence[Answer]:
+        """To each request its answer, in their order; of one that was answered in pieces the last one.
+
+        Answers are made by :func:`salver.handlers.as_answer`; a failure of the handler is an answer too. What
+        it raises fails all of them.
+
+        Where batches are continuous (``workers.is_continuous``) a run is a step. A request whose answer says
+        ``again`` has got a piece by it, and takes part in the next step: there it has its id and no form, and
+        stands before those that are new. If it is missing there, its caller is gone, and it is forgotten.
+
+        Args:
+            requests: An id, if there is one, is no other's that runs; those of steps have one.
+            send: Takes a piece that comes before the answer, and whose it is (an index). Any thread may call
+                it while this runs; without effect once nobody listens.
         """
         ...
 
