@@ -20,7 +20,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 TESTS = ROOT / "tests"
-GOLDEN = TESTS / "golden" / "triton.jsonl"
+GOLDEN = TESTS / "golden"
 
 STATUSES = ("supported", "differs", "not applicable", "not yet")
 TRITON_TITLES = {
@@ -44,7 +44,17 @@ TENSORFLOW_TITLES = {
     "batching": "Batching",
     "observability": "Metrics, logs, security, extending",
 }
-_ID = r"(?:t[rf]_[a-z]\d+|oip_\d+)"
+TORCHSERVE_TITLES = {
+    "rest": "Inference over REST",
+    "management": "Management over REST",
+    "grpc": "gRPC",
+    "config": "config.properties",
+    "commands": "Command lines",
+    "yaml": "model-config.yaml",
+    "authoring": "Archives, handlers, workflows",
+    "runtime": "Behaviour of the server",
+}
+_ID = r"(?:t[rfs]_[a-z]\d+|oip_\d+)"
 _NAMED = re.compile(rf"test_((?:{_ID}(?:_|$))+)")
 
 LEGEND = """\
@@ -72,6 +82,16 @@ a difference no reason, or the page is out of date. Flags and files are told in
 [Come from TensorFlow Serving](../how-to/from-tensorflow-serving.md).
 
 """
+TORCHSERVE_INTRODUCTION = """\
+# TorchServe, row by row
+
+What TorchServe shows to clients (C), operators (O) and authors of models (A), and what is about
+accelerators (G), each with where Salver stands. `scripts/parity.py` makes this page of
+`docs/reference/parity/torchserve.toml` and of the tests; CI fails while a supported row has no test,
+a difference no reason, or the page is out of date. Answers that differ on purpose stand case by case in
+[Conformance](conformance.md#torchserve-answer-by-answer).
+
+"""
 HEAD = "| Row | Kind | What | Status | Tests |"
 RULE = "|---|---|---|---|---|"
 
@@ -88,13 +108,17 @@ class Row(NamedTuple):
 
 
 class Parity(NamedTuple):
-    """One server, and where its table and its page lie."""
+    """One server, and where its table and its page lie.
+
+    Attributes:
+        recorded_of: Who gave the recorded answers, which lie in ``tests/golden``; empty = there are none.
+    """
 
     server: str
     file: str
     titles: dict[str, str]
     introduction: str
-    has_recordings: bool = False
+    recorded_of: str = ""
 
     @property
     def table(self) -> Path:
@@ -113,21 +137,24 @@ class Parity(NamedTuple):
             for id, row in sections[section].items()
         ]
 
+    def recorded(self) -> dict[str, int]:
+        """Cases that were recorded, by group."""
+        groups: dict[str, int] = tomllib.loads(self.table.read_text()).get("recorded", {})
+        return groups
 
-TRITON = Parity("Triton", "triton", TRITON_TITLES, TRITON_INTRODUCTION, has_recordings=True)
+    def cases(self) -> list[dict[str, object]]:
+        """The recorded cases that are tests."""
+        golden = GOLDEN / f"{self.file}.jsonl"
+        is_there = self.recorded_of and golden.exists()
+        return [json.loads(line) for line in golden.read_text().splitlines()] if is_there else []
+
+
+TRITON = Parity("Triton", "triton", TRITON_TITLES, TRITON_INTRODUCTION, "a real Triton 2.51")
 TENSORFLOW = Parity("TensorFlow Serving", "tensorflow-serving", TENSORFLOW_TITLES, TENSORFLOW_INTRODUCTION)
-SERVERS = (TRITON, TENSORFLOW)
-
-
-def recorded() -> dict[str, int]:
-    """Cases that were recorded, by group."""
-    groups: dict[str, int] = tomllib.loads(TRITON.table.read_text())["recorded"]
-    return groups
-
-
-def cases() -> list[dict[str, object]]:
-    """The recorded cases that are tests."""
-    return [json.loads(line) for line in GOLDEN.read_text().splitlines()]
+TORCHSERVE = Parity(
+    "TorchServe", "torchserve", TORCHSERVE_TITLES, TORCHSERVE_INTRODUCTION, "a real TorchServe 0.12"
+)
+SERVERS = (TRITON, TENSORFLOW, TORCHSERVE)
 
 
 def ids_of(name: str) -> list[str]:
@@ -158,9 +185,9 @@ def _functions(path: Path) -> Iterator[str]:
 
 def page(of: Parity) -> str:
     """The whole page."""
-    every, named, kept = of.rows(), tests(), cases() if of.has_recordings else []
+    every, named, kept = of.rows(), tests(), of.cases()
     of_row = Counter(id for case in kept for id in case["rows"])  # type: ignore[attr-defined]
-    head, rule = (HEAD + " Recorded |", RULE + "---|") if of.has_recordings else (HEAD, RULE)
+    head, rule = (HEAD + " Recorded |", RULE + "---|") if of.recorded_of else (HEAD, RULE)
     parts = [of.introduction + LEGEND.format(server=of.server), _sums(every)]
     for section, title in of.titles.items():
         parts.append(f"## {title}\n\n{head}\n{rule}")
@@ -168,12 +195,10 @@ def page(of: Parity) -> str:
             if row.section == section:
                 count = sum(map(len, named.get(row.id, {}).values()))
                 status = f"{row.status}: {row.reason}" if row.reason else row.status
-                counts = (
-                    f"{count or '–'} | {of_row[row.id] or '–'}" if of.has_recordings else f"{count or '–'}"
-                )
+                counts = f"{count or '–'} | {of_row[row.id] or '–'}" if of.recorded_of else f"{count or '–'}"
                 parts.append(f"| {row.id} | {row.kind} | {row.what} | {status} | {counts} |")
         parts.append("")
-    parts += [*([_recorded(kept)] if of.has_recordings else []), _named(every, named)]
+    parts += [*([_recorded(of, kept)] if of.recorded_of else []), _named(every, named)]
     return "\n".join(parts)
 
 
@@ -183,12 +208,12 @@ def _sums(every: list[Row]) -> str:
     return f"Of {len(every)} rows: {kept}.\n"
 
 
-def _recorded(kept: list[dict[str, object]]) -> str:
-    totals, hold = recorded(), Counter(case["group"] for case in kept)
+def _recorded(of: Parity, kept: list[dict[str, object]]) -> str:
+    totals, hold = of.recorded(), Counter(case["group"] for case in kept)
     lines = [
         "## Recorded answers\n",
-        "Cases asked of a real Triton 2.51, and how many of them are tests because Salver answers alike. The",
-        "others differ on purpose ([Conformance](conformance.md#triton-answer-by-answer) has the table), or",
+        f"Cases asked of {of.recorded_of}, and how many of them are tests because Salver answers alike. The",
+        f"others differ on purpose ([Conformance](conformance.md#{of.file}-answer-by-answer) has the table), or",
         "belong to a row that is not there yet.\n",
         "| Group | Hold | Recorded |\n|---|---|---|",
     ]
