@@ -1,0 +1,289 @@
+"""TorchServe's gRPC messages to words and back, and what its clients are told of errors."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver import handlers
+from salver.errors import (
+    BadArchive,
+    Code,
+    Conflict,
+    DeadlineExceeded,
+    Forbidden,
+    HandlerFailed,
+    InvalidInput,
+    NoDownload,
+    NoModel,
+    NoModelVersion,
+    NotFound,
+    NotReady,
+    Overloaded,
+    SalverError,
+    StillDefault,
+    Unauthenticated,
+    Unsupported,
+    WorkersFailed,
+)
+from salver.handlers import HandlerReply, Registration
+from salver.messages import InferResponse, Signature
+from salver.tensor import DataType, Tensor
+from salver.wire import ts_grpc as wire
+from salver.wire.bodies import GrpcStatus
+from torchserve_stubs import INFERENCE, MANAGEMENT, asked, inference, management, message
+
+_NO_WORKER = (
+    "has no worker to serve inference request. Please use scale workers API to add workers. If this is a "
+    "sequence inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
+)
+_PACKAGE = "org.pytorch.serve"
+
+
+def _said(reply: HandlerReply, **more: Any) -> InferResponse:
+    outputs, parameters = handlers.as_answer(reply)
+    tensors = tuple([Tensor(name, DataType.UINT8, array) for name, array in outputs.items()])
+    return InferResponse("m", "1.0", tensors, parameters=parameters, **more)
+
+
+def _prediction(raw: bytes | GrpcStatus) -> Any:
+    assert isinstance(raw, bytes)
+    return message(f"{INFERENCE}.PredictionResponse").FromString(raw)
+
+
+def _sequence(request: Any) -> wire.SequencePrediction:
+    return wire.SequencePrediction(request.SerializeToString(), wire.SEQUENCE_NAMES, lambda: "0af1")
+
+
+@given(
+    model=st.text(min_size=1),
+    version=st.text(),
+    input=st.dictionaries(st.text(), st.binary(), max_size=4),
+)
+def test_ts_g1_ts_g2_a_request_is_a_form(model: str, version: str, input: dict[str, bytes]) -> None:
+    sent = inference("PredictionsRequest", model_name=model, model_version=version, input=input)
+    codec = wire.Prediction(sent.SerializeToString())
+    request = codec.decode(None, handlers.SIGNATURE)
+    assert (codec.model, codec.version) == (request.model, request.version) == (model, version)
+    form = handlers.form_of(request)
+    assert {part.name: part.data.tobytes() for part in form.parts} == input
+    assert form.headers == {}
+    assert {part.content_type for part in form.parts} <= {""}
+
+
+@given(st.binary(max_size=300))
+def test_ts_g2_a_reply_is_a_message(body: bytes) -> None:
+    codec = wire.Prediction(asked("m").SerializeToString())
+    raw = codec.encode(
+        codec.decode(None, handlers.SIGNATURE), _said(HandlerReply(body, 404, headers={"a": "b"}))
+    )
+    assert raw == inference("PredictionResponse", prediction=body).SerializeToString()
+
+
+@given(st.binary(max_size=60))
+def test_whatever_comes_is_read_or_refused(raw: bytes) -> None:
+    for read in (wire.Prediction, wire.decode_registration, wire.decode_scale):
+        try:
+            read(raw)
+        except InvalidInput:
+            continue
+
+
+def test_ts_g1_one_answer_of_a_handler_that_streams() -> None:
+    codec = wire.WholePrediction(asked("m").SerializeToString())
+    request = codec.decode(None, handlers.SIGNATURE)
+    for body in (b"part 0\n", b"part 1\n", b"last\n"):
+        assert codec.encode(request, _said(HandlerReply(body))) == b""
+    assert _prediction(codec.whole()).prediction == b"part 0\npart 1\nlast\n"
+
+
+def test_ts_g5_an_error_of_a_handler_has_the_status_of_its_code() -> None:
+    codec = wire.WholePrediction(asked("m").SerializeToString())
+    request = codec.decode(None, handlers.SIGNATURE)
+    for http, code in [(503, 14), (507, 13), (404, 5), (418, 9), (200, 2), (99, 2), (413, 8), (504, 4)]:
+        status = codec.encode(request, _said(HandlerReply(b"no", http, is_error=True)))
+        assert status == GrpcStatus(code, f"no\n{_PACKAGE}.http.InternalServerException")
+
+
+def test_an_answer_without_anything_is_an_error() -> None:
+    status = wire.WholePrediction(asked("m").SerializeToString()).whole()
+    assert isinstance(status, GrpcStatus)
+    assert status.code == 13
+
+
+def test_models_of_tensors_are_named_the_right_service() -> None:
+    with pytest.raises(Unsupported, match=r"inference\.GRPCInferenceService"):
+        wire.Prediction(asked("onnx").SerializeToString()).decode(None, Signature((), ()))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (
+            NotFound("x", field="model"),
+            (13, f"Model not found: m\n{_PACKAGE}.archive.model.ModelNotFoundException"),
+        ),
+        (
+            NotFound("x", field="version"),
+            (
+                13,
+                "Model version: 7 does not exist for model: m\n"
+                f"{_PACKAGE}.archive.model.ModelVersionNotFoundException",
+            ),
+        ),
+        (NotReady("it loads"), (13, f'Model "m" Version 7" {_NO_WORKER}\nInternalServerException.()')),
+        (
+            Overloaded("full", retry_after=2.5),
+            (14, f'Model "m" Version 7" {_NO_WORKER}\nInternalServerException.()', 2500),
+        ),
+        (InvalidInput("Parameter x"), (13, "Parameter x\nBadRequestException.()")),
+        (HandlerFailed("Worker died.", 500), (13, f"Worker died.\n{_PACKAGE}.http.InternalServerException")),
+        (
+            HandlerFailed("Prediction failed"),
+            (14, f"Prediction failed\n{_PACKAGE}.http.InternalServerException"),
+        ),
+        (Unauthenticated("Token Authorization failed."), (7, "Token Authorization failed.")),
+        (DeadlineExceeded("late"), (13, f"late\n{_PACKAGE}.http.RequestTimeoutException")),
+    ],
+)
+def test_ts_g5_how_calls_of_inference_end(error: SalverError, status: tuple[Any, ...]) -> None:
+    assert wire.inference_status(error, "m", "7") == GrpcStatus(*status)
+
+
+def test_x_16_the_callers_own_deadline() -> None:
+    assert wire.inference_status(DeadlineExceeded("late"), is_late=True) == GrpcStatus(4, "late")
+    codec = wire.Prediction(asked("m").SerializeToString())
+    codec.is_late = True
+    assert codec.fault(DeadlineExceeded("late")) == GrpcStatus(4, "late")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "second"),
+    [
+        (NoModel("Model not found: m"), 5, "archive.model.ModelNotFoundException"),
+        (NoModelVersion("x"), 5, "archive.model.ModelVersionNotFoundException"),
+        (InvalidInput("x"), 3, "http.BadRequestException"),
+        (BadArchive("x"), 3, "archive.model.InvalidModelException"),
+        (NoDownload("x"), 3, "archive.DownloadArchiveException"),
+        (Conflict("x"), 10, "http.ConflictStatusException"),
+        (WorkersFailed("x"), 13, "http.InternalServerException"),
+        (Forbidden("Model API disabled"), 7, "archive.model.ModelException"),
+        (StillDefault("x"), 2, "http.InvalidModelVersionException"),
+        (NotReady("x"), 14, "http.ServiceUnavailableException"),
+    ],
+)
+def test_ts_g5_how_calls_of_management_end(error: SalverError, code: int, second: str) -> None:
+    assert wire.management_status(error) == GrpcStatus(code, f"{error}\n{_PACKAGE}.{second}")
+
+
+def test_no_code_is_without_a_face() -> None:
+    assert set(wire.FACES) == set(Code)
+
+
+def test_a_text_that_is_no_unicode_can_be_sent() -> None:
+    assert "?" in wire.inference_status(InvalidInput("\udcff")).message
+
+
+class TestSequences:
+    """StreamPredictions2."""
+
+    def test_ts_b6_a_request_names_its_sequence(self) -> None:
+        codec = _sequence(asked("m", sequence_id="s"))
+        request = codec.decode(None, handlers.SIGNATURE)
+        assert codec.refused is None
+        assert [request.parameters[name] for name in handlers.SEQUENCE] == ["s", False, False]
+        assert handlers.form_of(request).headers == {"ts_request_sequence_id": "s"}
+        reply = _prediction(codec.encode(request, _said(HandlerReply(b"3"))))
+        assert (reply.prediction, reply.HasField("sequence_id")) == (b"3", False)
+
+    def test_ts_b6_inputs_begin_and_end_it(self) -> None:
+        more = {"ts_request_sequence_start": b"True", "ts_request_sequence_end": b"true"}
+        codec = _sequence(inference("PredictionsRequest", model_name="m", input=more))
+        request = codec.decode(None, handlers.SIGNATURE)
+        assert [request.parameters[name] for name in handlers.SEQUENCE] == ["ts-seq-0af1", True, True]
+        assert handlers.form_of(request).headers == {
+            "ts_request_sequence_id": "ts-seq-0af1",
+            "ts_request_sequence_start": "true",
+            "ts_request_sequence_end": "true",
+        }
+        assert _prediction(codec.encode(request, _said(HandlerReply(b"3")))).sequence_id == "ts-seq-0af1"
+
+    @pytest.mark.parametrize(
+        ("request_", "text"),
+        [
+            (asked("m"), "Parameter sequenceId is required."),
+            (asked("", sequence_id="s"), "Parameter model_name is required."),
+        ],
+    )
+    def test_ts_b6_what_is_refused_is_told_in_a_message(self, request_: Any, text: str) -> None:
+        codec = _sequence(request_)
+        assert codec.refused is not None
+        status = _prediction(codec.refused).status
+        assert (status.code, status.message, codec.farewell) == (13, text, None)
+        info = message("google.rpc.ErrorInfo")()
+        assert status.details[0].Unpack(info)
+        assert info.reason == "BadRequestException.()"
+
+    def test_ts_b6_errors_are_messages(self) -> None:
+        codec = _sequence(asked("m", sequence_id="s"))
+        request = codec.decode(None, handlers.SIGNATURE)
+        failed = _prediction(codec.encode(request, _said(HandlerReply(b"no", 507, is_error=True)))).status
+        assert (failed.code, failed.message, len(failed.details)) == (13, "no", 1)
+        assert codec.farewell is None
+        lost = _prediction(codec.fault(NotFound("x", field="model"))).status
+        assert (lost.code, lost.message) == (13, "Model not found: m")
+        assert codec.farewell == GrpcStatus(2, "")
+        assert _prediction(codec.fault(Unauthenticated("a\nb"))).status.message == "a"
+
+
+class TestManagement:
+    """Its requests."""
+
+    def test_ts_g3_what_a_registration_says(self) -> None:
+        sent = management(
+            "RegisterModelRequest",
+            url="a.mar",
+            model_name="a",
+            handler="h.py:run",
+            runtime="python3",
+            batch_size=2,
+            max_batch_delay=3,
+            initial_workers=4,
+            response_timeout=5,
+            startup_timeout=6,
+            synchronous=True,
+            s3_sse_kms=True,
+        )
+        assert wire.decode_registration(sent.SerializeToString()) == Registration(
+            "a.mar", "a", "h.py:run", "python3", 2, 3, 4, True, 5, 6, True
+        )
+
+    def test_ts_g3_what_is_left_out_is_not_said(self) -> None:
+        sent = management("RegisterModelRequest", url="a.mar", batch_size=-1)
+        assert wire.decode_registration(sent.SerializeToString()) == Registration("a.mar", waits=False)
+        with pytest.raises(InvalidInput, match=r"Parameter url is required\."):
+            wire.decode_registration(b"")
+
+    def test_ts_g3_how_many_workers(self) -> None:
+        sent = management("ScaleWorkerRequest", model_name="a", max_worker=3, synchronous=True)
+        assert wire.decode_scale(sent.SerializeToString()) == ("a", "", 1, 3, True)
+        sent = management("ScaleWorkerRequest", model_name="a", model_version="2.0", min_worker=2)
+        assert wire.decode_scale(sent.SerializeToString()) == ("a", "2.0", 2, None, False)
+
+    def test_ts_g1_ts_g3_texts(self) -> None:
+        health = message(f"{INFERENCE}.TorchServeHealthResponse")
+        for is_healthy, word in ((True, "Healthy"), (False, "Unhealthy")):
+            said = health.FromString(wire.encode_health(is_healthy)).health
+            assert said == json.dumps({"status": word}, indent=2)
+        made = wire.encode_management("done")
+        assert message(f"{MANAGEMENT}.ManagementResponse").FromString(made).msg == "done"
+
+
+def test_no_output_is_an_empty_reply() -> None:
+    assert wire.read_reply(InferResponse("m", "1", ())).body == b""
+    with pytest.raises(NotReady):
+        wire.read_reply(InferResponse("m", "1", (), error=NotReady("x")))
+    assert np.array_equal(handlers.part("a", b"").data, np.empty(0, np.uint8))
