@@ -1,0 +1,122 @@
+"""Which options has ``torchserve``, and what do they say (TS-K1)?
+
+Its own parser's, abbreviations and mistakes included, with a few of Salver's. What they ask for is done in
+``torchserve.py``.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import msgspec
+
+PROGRAM: Final = "salver torchserve"
+Verb = Literal["start", "stop", "version"]
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What a command line of ``torchserve`` says.
+
+    Attributes:
+        models: As ``file`` or ``name=file``, or one ``all``.
+        is_foreground: Stay, rather than go to the background.
+        keeps_snapshots: Write what is served to ``logs/config``, and start from what was written last.
+        has_tokens: Ask for tokens, if the file does not say otherwise.
+        may_register: The model API is on, whatever the file says.
+        has_metrics: Metrics have TorchServe's names, too.
+    """
+
+    verb: Verb = "start"
+    config: str = ""
+    model_store: str = ""
+    workflow_store: str = ""
+    models: tuple[str, ...] = ()
+    log_config: str = ""
+    cpp_log_config: str = ""
+    plugins: str = ""
+    is_foreground: bool = False
+    keeps_snapshots: bool = True
+    has_tokens: bool = True
+    may_register: bool = False
+    has_metrics: bool = True
+    grace_seconds: float = 30.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    state_dir: str | None = None
+    json: bool = False
+
+    def settings(self) -> dict[str, str]:
+        """Those that go before keys of config.properties."""
+        found = {
+            "model_store": self.model_store,
+            "workflow_store": self.workflow_store,
+            "load_models": ",".join(self.models),
+            "enable_model_api": "true" if self.may_register else "",
+            "disable_token_authorization": "" if self.has_tokens else "true",
+        }
+        return {name: value for name, value in found.items() if value}
+
+
+def parse(words: Sequence[str]) -> Options:
+    """Exits with 2, as ``torchserve`` does, where they are wrong."""
+    given = _parser().parse_args([*words])
+    verb: Verb = "stop" if given.stop else "version" if given.version else "start"
+    return Options(
+        verb,
+        given.ts_config,
+        given.model_store,
+        given.workflow_store,
+        tuple(given.models),
+        given.log_config,
+        given.cpp_log_config,
+        given.plugins_path,
+        given.foreground,
+        not given.no_config_snapshots,
+        not given.disable_token_auth,
+        given.enable_model_api,
+        given.torchserve_metrics == "true",
+        given.grace_seconds,
+        given.log_level,
+        given.state_dir,
+        given.json,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        PROGRAM, description="Serve as TorchServe does; the same as salver serve --compat torchserve."
+    )
+    verbs = parser.add_mutually_exclusive_group()
+    verbs.add_argument("-v", "--version", action="store_true", help="tell the version, and end")
+    verbs.add_argument(
+        "--start", action="store_true", help="start the server; so it does without --stop, too"
+    )
+    verbs.add_argument("--stop", action="store_true", help="stop the server that was started last")
+    parser.add_argument("--compat", help=argparse.SUPPRESS)
+    text = parser.add_argument
+    text("--ts-config", default="", metavar="FILE", help="config.properties")
+    text("--model-store", default="", metavar="FOLDER", help="where archives lie")
+    text("--workflow-store", default="", metavar="FOLDER", help="where workflow archives lie")
+    text(
+        "--models", default=(), nargs="+", metavar="[NAME=]FILE", help="archives to load at the start, or all"
+    )
+    text("--log-config", default="", metavar="FILE", help="no effect: Log4j is not used")
+    text("--cpp-log-config", default="", metavar="FILE", help="no effect: there is no C++ backend")
+    text("--plugins-path", "--ppath", default="", metavar="PATH", help="no effect: there is no Java")
+    text("--foreground", help="stay in the foreground", action="store_true")
+    text("--no-config-snapshots", "--ncs", help="write and read no snapshots", action="store_true")
+    text("--disable-token-auth", "--dt", help="ask for no tokens", action="store_true")
+    text("--enable-model-api", help="models may be registered and unregistered", action="store_true")
+    own = parser.add_argument_group("Salver's own")
+    own.add_argument(
+        "--grace-seconds", type=float, default=30.0, help="for requests in flight at the end (30)"
+    )
+    own.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    own.add_argument("--state-dir", help="where profiles of models are kept; '' = nowhere")
+    own.add_argument(
+        "--torchserve-metrics",
+        choices=("true", "false"),
+        default="true",
+        help="metrics under TorchServe's names, too (true)",
+    )
+    own.add_argument("--json", action="store_true", help="print the start-up block as a JSON object")
+    return parser

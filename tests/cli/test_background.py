@@ -1,0 +1,98 @@
+"""A server in the background is found by its process id, and nothing else is ever signalled (TS-K1)."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from salver.cli import background
+from salver.errors import Conflict
+
+SLEEP = "import time; print('up', flush=True); time.sleep(60)"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def process(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+    child = subprocess.Popen([sys.executable, "-c", SLEEP, *words], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    yield child
+    child.stdout.close()
+    child.kill()
+    child.wait(10)
+
+
+@pytest.fixture
+def ours(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    monkeypatch.setattr(background, "_RUN", SLEEP)
+    yield from process("torchserve", "--foreground")
+
+
+@pytest.fixture
+def others() -> Iterator[subprocess.Popen[bytes]]:
+    yield from process("torchserve")
+
+
+@pytest.fixture
+def real() -> Iterator[subprocess.Popen[bytes]]:
+    yield from process("org.pytorch.serve.ModelServer")
+
+
+def test_ts_k1_a_server_of_ours_is_found_and_stopped(ours: subprocess.Popen[bytes]) -> None:
+    background.note(ours.pid)
+    assert background.running() == ours.pid
+    assert background.stop(ours.pid)
+    assert ours.wait(10) == -15
+    assert not background.pid_file().exists()
+    assert background.running() is None
+
+
+@pytest.mark.parametrize("text", ["", "x", "-5", "99999999999", str(os.getpid())])
+def test_ts_k1_a_file_of_something_else_is_of_no_account(text: str) -> None:
+    background.pid_file().write_text(text)
+    assert background.running() is None
+
+
+def test_ts_k1_other_processes_are_never_signalled(others: subprocess.Popen[bytes]) -> None:
+    background.note(others.pid)
+    assert background.running() is None
+    assert not background.stop(others.pid)
+    assert others.poll() is None
+
+
+def test_ts_k1_torchserve_itself_is_left_alone(real: subprocess.Popen[bytes]) -> None:
+    background.note(real.pid)
+    with pytest.raises(Conflict, match="is TorchServe itself"):
+        background.running()
+    assert not background.stop(real.pid)
+    assert real.poll() is None
+
+
+def test_ts_k1_a_server_that_does_not_end_is_told_of(
+    ours: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.kill", lambda *_: None)
+    assert not background.stop(ours.pid, 0.3, lambda _: None)
+
+
+def test_ts_k1_a_server_in_the_foreground_has_a_file_as_long_as_it_lasts() -> None:
+    with background.noted():
+        assert background.pid_file().read_text() == str(os.getpid())
+    assert not background.pid_file().exists()
+    with background.noted():
+        background.note(1)
+    assert background.pid_file().read_text() == "1"
+
+
+def test_ts_k1_no_room_for_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with pytest.raises(Conflict, match="cannot be written") as caught:
+        background.note(1)
+    assert caught.value.fix == "Set TMPDIR."
