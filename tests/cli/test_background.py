@@ -76,10 +76,9 @@ def test_ts_k1_torchserve_itself_is_left_alone(real: subprocess.Popen[bytes]) ->
 
 
 def test_ts_k1_a_server_that_does_not_end_is_told_of(
-    ours: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    ours: subprocess.Popen[bytes],
 ) -> None:
-    monkeypatch.setattr("os.kill", lambda *_: None)
-    assert not background.stop(ours.pid, 0.3, lambda _: None)
+    assert not background.stop(ours.pid, patience=0)
 
 
 def test_ts_k1_a_server_in_the_foreground_has_a_file_as_long_as_it_lasts() -> None:

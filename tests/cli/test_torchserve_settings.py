@@ -153,9 +153,7 @@ def test_ts_c12_placeholders_are_variables() -> None:
     environment = {"HERE": "/models", "PORT": "1"}
     found = settings({"model_store": "$$HERE$$/a$$PORT$$", "load_models": "$x$"}, None, environment)
     assert (found.text("model_store"), found.text("load_models")) == ("/models/a1", "$x$")
-    with pytest.raises(
-        InvalidInput, match="config.properties: model_store: Invalid Environment Variable HERE"
-    ):
+    with pytest.raises(InvalidInput, match="model_store: Invalid Environment Variable HERE"):
         settings({"model_store": "$$HERE$$"})
 
 

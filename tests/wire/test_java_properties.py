@@ -41,7 +41,7 @@ def test_text_is_utf8_or_else_latin1() -> None:
 
 @pytest.mark.parametrize("text", [r"a=\u12", r"a=\uzzzz", "a\\u=1"])
 def test_a_broken_escape_is_named_with_its_line(text: str) -> None:
-    with pytest.raises(InvalidInput, match="f, line 3: .*four hexadecimal"):
+    with pytest.raises(InvalidInput, match=r"f, line 3: .*four hexadecimal"):
         parse(f"# first\n\n{text}".encode(), "f")
 
 

@@ -1,7 +1,7 @@
 """How does a server go to the background, and how is it found again and stopped?
 
-By the process id in ``.model_server.pid`` of the folder for temporary files, where TorchServe has it. A process
-is signalled only when its own command line says that it is such a server of Salver's.
+By the process id in ``.model_server.pid`` of the folder for temporary files, where TorchServe has it. A
+process is signalled only when its own command line says that it is such a server of Salver's.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def note(pid: int) -> None:
 
 @contextlib.contextmanager
 def noted() -> Iterator[None]:
-    """This process is the server, as long as that lasts."""
+    """While it lasts, this process is the server."""
     note(os.getpid())
     try:
         yield

@@ -1,7 +1,7 @@
 """Which keys has config.properties of TorchServe, and what becomes of each under ``--compat torchserve``?
 
-Those that do here what they do there, and those that are accepted and have no effect (X-29). Facts: TorchServe
-0.12.0, its releases before, and the files that KServe writes. What a file says is read in
+Those that do here what they do there, and those that are accepted and have no effect (X-29). Facts:
+TorchServe 0.12.0, its releases before, and the files that KServe writes. What a file says is read in
 ``torchserve_settings.py``.
 """
 
@@ -48,9 +48,7 @@ def _used() -> dict[str, Key]:
         "default_service_handler": Key("text", "", "handler of archives that name none"),
         "service_envelope": Key("text", "", "body, json, kserve or kservev2: how bodies are wrapped"),
         "install_py_dep_per_model": Key("flag", "false", "install the requirements.txt of archives"),
-        "allowed_urls": Key(
-            "pattern", "file://.*|http(s)?://.*", "where archives may come from, with commas"
-        ),
+        "allowed_urls": Key("pattern", "file://.*|http(s)?://.*", "where archives may come from"),
         "use_env_allowed_urls": Key("flag", "false", "TS_ALLOWED_URLS counts"),
         "default_workers_per_model": Key("number", "0", "workers of a model at the start; 0 = one a CPU"),
         "default_response_timeout": Key("number", "120", "seconds that a run may take", 1),
@@ -165,7 +163,9 @@ def _named(keys: dict[str, Key]) -> dict[str, Key]:
 
 
 def _variable(name: str) -> str:
-    """>>> _variable("job_queue_size"), _variable("ts_header_key_sequence_id")
+    """The variable of a key.
+
+    >>> _variable("job_queue_size"), _variable("ts_header_key_sequence_id")
     ('TS_JOB_QUEUE_SIZE', 'TS_HEADER_KEY_SEQUENCE_ID')
     """
     if name == "token_expiration_min":

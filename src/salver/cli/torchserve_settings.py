@@ -152,7 +152,7 @@ def read(path: str) -> Source:
 
 
 def find(given: str, environment: Mapping[str, str], last: Path | None, folder: Path) -> Source:
-    """What a server starts from: a named file, the last snapshot, config.properties of its folder, or nothing.
+    """What a server starts from: a named file, the last snapshot, config.properties here, or nothing.
 
     Args:
         given: By ``--ts-config``; ``TS_CONFIG_FILE`` goes before it.
