@@ -31,6 +31,7 @@ from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import keep_one_heap, tune_interpreter
 from salver.messages import ModelId, Signature, VersionStatus
 from salver.repository import Customs, Repository, RepositoryConfig
+from salver.repository.unpacked import Archives
 from salver.serving.bus import Bus
 from salver.serving.caching import Caching
 from salver.serving.calls import Calls
@@ -45,6 +46,7 @@ from salver.serving.profiles import ProfileStore
 from salver.serving.reloading import Reloading, Served
 from salver.serving.shared_memory import SharedMemory
 from salver.serving.twins import Twins
+from salver.serving.unpacking import Unpacking
 from salver.serving.voices import VoiceConfig, Voices
 from salver.stores import Copies, open_store
 from salver.telemetry.eventlog import EventLog
@@ -355,8 +357,12 @@ class Server:
         terms = await self._terms(calls)
         loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir), inner)
         self._copies = Copies()
+        self._archives = Archives()
         self._manager: Manager[Servable] = Manager(
-            Fetching(loader, self._copies), clock, self._bus.emit, config.whole_lifecycle
+            Fetching(Unpacking(loader, self._archives), self._copies),
+            clock,
+            self._bus.emit,
+            config.whole_lifecycle,
         )
         repository = Repository(
             config.paths,
@@ -485,6 +491,7 @@ class Server:
         await self._manager.drain(grace)
         await self._plane.close()
         await asyncio.to_thread(self._copies.close)
+        await asyncio.to_thread(self._archives.close)
         if self._regions.is_allowed:
             self._regions.unregister()
         self._bus.flush()

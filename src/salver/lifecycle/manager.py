@@ -17,6 +17,7 @@ import msgspec
 from salver.artifacts import Manifest
 from salver.errors import InvalidInput, LoadFailed, NotFound, NotReady, NoVersion, SalverError
 from salver.events import StateChanged
+from salver.handlers import FORMAT
 from salver.lifecycle.config import LifecycleConfig
 from salver.lifecycle.labels import labels_of, settle
 from salver.lifecycle.members import Bound, bind, with_members
@@ -140,8 +141,9 @@ class Manager(Generic[ServableT]):
         self._has_list = False  # nobody can be ready for what nobody has named yet
         self._targets: dict[ModelId, str] = {}
         self._copies: dict[int, _Copy[ServableT]] = {}
-        self._newest: dict[str, _Copy[ServableT]] = {}
+        self._default: dict[str, _Copy[ServableT]] = {}  # whom requests without a version mean
         self._exact: dict[tuple[str, str], _Copy[ServableT]] = {}
+        self._pins: dict[str, str] = {}  # versions that are asked where none is named, by model
         self._labels: dict[str, dict[str, str]] = {}  # by model
         self._next_key = 0
         self._once: set[str] = set()  # models that were served before
@@ -155,7 +157,7 @@ class Manager(Generic[ServableT]):
     # -- one request ---------------------------------------------------------------------------
 
     def acquire(self, name: str, version: str = "") -> Lease[ServableT]:
-        """A lease on that version, or on the newest that is ready; never waits.
+        """A lease on that version, or on the pinned one or else the newest that is ready; never waits.
 
         Args:
             version: Or a label that means one.
@@ -164,7 +166,7 @@ class Manager(Generic[ServableT]):
             NotFound: unknown model or version.
             NotReady: known, but not able to answer now; the message has the reason.
         """
-        copy = self._exact.get((name, version)) if version else self._newest.get(name)
+        copy = self._exact.get((name, version)) if version else self._default.get(name)
         if copy is None and version in self._labels.get(name, ()):
             version = self._labels[name][version]
             copy = self._exact.get((name, version))
@@ -240,6 +242,20 @@ class Manager(Generic[ServableT]):
             raise InvalidInput(f"Unrecognized servable version label: {label}")
         return version
 
+    def pin(self, name: str, version: str) -> None:
+        """Requests that name no version of a model go to this one from now on, and to no other (X-12)."""
+        self._pins[name] = version
+        self._publish(name)
+
+    def unpin(self, name: str) -> None:
+        """They go to the newest that is ready."""
+        if self._pins.pop(name, None) is not None:
+            self._publish(name)
+
+    def pinned(self, name: str) -> str:
+        """The version of the model that is pinned; empty = none is."""
+        return self._pins.get(name, "")
+
     # -- one tick ------------------------------------------------------------------------------
 
     def apply(self, known: Sequence[Manifest]) -> None:
@@ -300,12 +316,33 @@ class Manager(Generic[ServableT]):
         if failed:
             reasons = "; ".join(f"version {id.version} is at UNAVAILABLE state: {why}" for id, why in failed)
             raise LoadFailed(f"load failed for model '{name}': {reasons}", field="model")
-        if name not in self._newest:
+        if name not in self._default:
             raise LoadFailed(
                 f"load failed for model '{name}': at least one version must be available under the version "
                 f"policy of model '{name}'",
                 field="model",
             )
+
+    async def outcome(self, id: ModelId) -> str:
+        """Wait until a version is ready, or has failed: empty, or the reason."""
+        while tasks := [
+            copy.task
+            for copy in self._copies.values()
+            if copy.id == id and copy.state in RISING and copy.task is not None and not copy.task.done()
+        ]:
+            await asyncio.wait(tasks)
+        copy = self._exact.get((id.name, id.version))
+        if copy is not None:
+            return ""
+        failed = [c.reason for c in self._copies.values() if c.id == id and c.state is State.FAILED]
+        failed += [m.problem for m in self._bound.known if m.id == id and m.problem]
+        return failed[0] if failed else "it was taken out"
+
+    async def ended(self, id: ModelId) -> None:
+        """Wait until no copy of a version is left."""
+        while any(copy.id == id for copy in self._copies.values()):
+            self._gone.clear()
+            await self._gone.wait()
 
     async def vacated(self, folder: Path) -> None:
         """Wait until no copy lives on files below a folder (a resolved path)."""
@@ -332,11 +369,16 @@ class Manager(Generic[ServableT]):
             known, waiting, broken = self._bound = bind(self._known, present)
             self._targets = {m.id: m.fingerprint for m in choose(known) if m.id not in waiting}
             self._hurry()
-            steps = plan(known, present, self._clock(), waiting, broken, self._relabel())
+            steps = plan(known, present, self._clock(), waiting, broken | self._removed(), self._relabel())
             if not steps:
                 return
             for step in steps:
                 self._perform(step)
+
+    def _removed(self) -> set[ModelId]:
+        """Versions of handlers that are known no more: none stands for another, so none waits for another."""
+        known = {manifest.id for manifest in self._known}
+        return {c.id for c in self._copies.values() if c.manifest.format == FORMAT} - known
 
     def _relabel(self) -> set[ModelId]:
         """Let labels mean what is wanted, as far as it can answer; versions that they leave later."""
@@ -580,6 +622,11 @@ class Manager(Generic[ServableT]):
         """The version that each label means now, by model."""
         return self._labels
 
+    def servable(self, id: ModelId) -> ServableT | None:
+        """What answers for a version now; None = nothing does."""
+        copy = self._exact.get((id.name, id.version))
+        return copy.servable if copy is not None else None
+
     def servables(self) -> list[ServableT]:
         """What can answer now, one for each version."""
         return [copy.servable for copy in self._exact.values() if copy.servable is not None]
@@ -598,11 +645,12 @@ class Manager(Generic[ServableT]):
         copies = [c for c in self._copies.values() if c.id.name == name]
         for copy in copies:
             self._exact.pop((name, copy.id.version), None)
-        self._newest.pop(name, None)
+        self._default.pop(name, None)
         ready = [c for c in copies if c.state is State.READY]
         for copy in sorted(ready, key=lambda c: (version_key(c.id.version), c.key)):
             self._exact[name, copy.id.version] = copy
-            self._newest[name] = copy
+            if self._pins.get(name, copy.id.version) == copy.id.version:
+                self._default[name] = copy
             self._once.add(name)
 
     def _move(self, copy: _Copy[ServableT], after: State) -> None:

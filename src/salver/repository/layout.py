@@ -9,11 +9,13 @@ from typing import Final
 
 import msgspec
 
-from salver.artifacts import Manifest, ModelConfig
+from salver.artifacts import Manifest, ModelConfig, Versions
 from salver.errors import SalverError
+from salver.handlers import FORMAT
 from salver.messages import ModelId
 from salver.repository.config import RepositoryConfig
 from salver.repository.fingerprint import Measured
+from salver.repository.handler import called, with_archive
 from salver.repository.names import GENERIC_STEMS, is_padded_version, is_version, is_visible, model_name
 from salver.repository.ports import Recognise, Recognised
 from salver.repository.settings import PBTXT, TOML, Settings, of_one_version, program_of, read_settings
@@ -157,15 +159,21 @@ class Layout:
             yield msgspec.structs.replace(manifest, notices=manifest.notices + notices)
 
     def _bare(self, found: Found) -> Manifest:
-        """An artefact that stands for a model of one version."""
-        name = _bare_name(self._store.local_path(found.path))
+        """An artefact that stands for a model of one version, or says itself for which."""
+        name, version = _bare_name(self._store.local_path(found.path)), "1"
+        if found.what.format == FORMAT:
+            name, version = called(self._store.local_path(found.path), name)
         override = self._override_of(name)
         settings = Settings()
         if override or self._config.wants_whole:
             settings = read_settings(self._store, found.path, name, override, self._config)
         if settings.problem:
-            return _unreadable(ModelId(name, "1"), self._store.local_path(found.path), settings)
-        return self._manifest(ModelId(name, "1"), found, found.path, settings)
+            return _unreadable(ModelId(name, version), self._store.local_path(found.path), settings)
+        manifest = self._manifest(ModelId(name, version), found, found.path, settings)
+        if found.what.format == FORMAT:  # files of other versions of it lie beside this one
+            config = msgspec.structs.replace(manifest.config, versions=Versions(all=True))
+            return msgspec.structs.replace(manifest, config=config)
+        return manifest
 
     def _version(self, folder: str, id: ModelId, settings: Settings) -> Manifest:
         """The version in this folder."""
@@ -238,7 +246,7 @@ class Layout:
         entry = self._store.stat(found.path)
         # a link that is switched while a framework reads must not mix two versions
         path = path.resolve() if entry is not None and entry.is_folder else path.parent.resolve() / path.name
-        return Manifest(
+        manifest = Manifest(
             id=id,
             path=path,
             format=found.what.format,
@@ -251,6 +259,7 @@ class Layout:
             triton=settings.triton,
             code=found.code,
         )
+        return with_archive(manifest) if manifest.format == FORMAT else manifest
 
     def _with_rows(self, settings: Settings, backend: str) -> ModelConfig:
         """The owner's words, with the operator's default where they say nothing of the size of a batch."""

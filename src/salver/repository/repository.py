@@ -14,6 +14,7 @@ import msgspec
 
 from salver.artifacts import Batching, LoadOrder, Manifest
 from salver.errors import InvalidInput, NotFound, SalverError
+from salver.handlers import FORMAT
 from salver.messages import ModelId
 from salver.repository.archive import open_archive
 from salver.repository.batching_parameters import FILE, batching_of
@@ -141,14 +142,14 @@ class Repository:
             raise away[0]
         self._tell(away)
         found: dict[ModelId, Manifest] = {}
-        homes: dict[str, dict[Path, None]] = {}
+        homes: dict[tuple[str, str], dict[Path, None]] = {}
         spaces = self._spaces if self._config.has_namespaces else {}
         for manifest in _spaced(everything, spaces):
             found[manifest.id] = manifest
-            homes.setdefault(manifest.id.name, {})[manifest.home] = None
+            homes.setdefault(_whose(manifest), {})[manifest.home] = None
         for id, manifest in found.items():
-            if len(homes[id.name]) > 1:
-                found[id] = _clashing(manifest, homes[id.name])
+            if len(where := {**homes[_whose(manifest)], **homes.get((id.name, ""), {})}) > 1:
+                found[id] = _clashing(manifest, where)
         settled = self._replaced(self._settling.take(self._renamed(found), now, at_once | moved))
         self._moved -= moved
         return tuple(self._overlaid([settled[id] for id in sorted(settled)]))
@@ -339,6 +340,11 @@ def _told(manifest: Manifest, told: Callable[[str], str]) -> Manifest:
     """With the words for its owner about the store's own names."""
     notices = tuple(told(notice) for notice in manifest.notices)
     return msgspec.structs.replace(manifest, problem=told(manifest.problem), notices=notices)
+
+
+def _whose(manifest: Manifest) -> tuple[str, str]:
+    """Of whom there may be one: a model, or a version that is an archive of its own."""
+    return manifest.id.name, manifest.id.version if manifest.format == FORMAT else ""
 
 
 def _clashing(manifest: Manifest, where: Iterable[Path]) -> Manifest:

@@ -38,6 +38,7 @@ from salver.artifacts import (
     milliseconds,
 )
 from salver.errors import InvalidInput
+from salver.handlers import Workers
 from salver.messages import TensorSpec
 from salver.repository import sequences
 from salver.repository.ensemble import unfit
@@ -69,6 +70,7 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "bulk": Bulk.__struct_fields__,
     "limit": Limit.__struct_fields__,
     "logging": Logging.__struct_fields__,
+    "workers": Workers.__struct_fields__,
     "ensemble": Ensemble.__struct_fields__,
     "ensemble.steps": EnsembleStep.__struct_fields__,
     "inputs": TensorSpec.__struct_fields__,

@@ -14,19 +14,42 @@ from salver.errors import LoadFailed
 
 MOST_MEMBERS: Final = 500_000
 MOST_BYTES: Final = 64 << 30
-_SPARE: Final = 1 << 30  # bytes that stay free on the disk
+_SPARE: Final = 1 << 30  # bytes that stay free on the disk, of a small one a part
+_SPARE_PART: Final = 16
+#: What an archive of any size may be, unpacked, though nobody has vouched for it: weights may be zeros.
+_FREE: Final = 2 << 30
+_MOST_RATIO: Final = 100  # beyond that, by how much it may grow
 _PIECE: Final = 1 << 20
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def room_in(folder: Path) -> int:
+    """Bytes that may be written there."""
+    free = shutil.disk_usage(folder).free
+    return free - min(_SPARE, free // _SPARE_PART)
+
+
+def honest_bytes(packed: int) -> int:
+    """Most bytes that an archive of that size can have, unpacked, and not be made to fill a disk.
+
+    >>> honest_bytes(1_000) >> 30, honest_bytes(1 << 30) >> 30
+    (2, 64)
+    """
+    return min(MOST_BYTES, max(_FREE, packed * _MOST_RATIO))
+
+
+def unpack(archive: Path, folder: Path, *, takes_links: bool = True, most: int = 0) -> None:
     """Unpack a tar file, compressed or not, into an empty folder. Blocking.
 
     Symbolic links stay inside, but for those in ``bin`` that are interpreters: environments have them.
 
+    Args:
+        takes_links: False = one that holds links is refused.
+        most: Bytes that it may have, unpacked; 0 = as many as any.
+
     Raises:
         LoadFailed: it is none, is harmful or too large, or cannot be written; the folder is as it may be.
     """
-    room = min(MOST_BYTES, shutil.disk_usage(folder).free - _SPARE)
+    room = min(most or MOST_BYTES, room_in(folder))
     root = Path(os.path.realpath(folder))
     try:
         with tarfile.open(archive, "r:*") as tar:
@@ -34,6 +57,8 @@ def unpack(archive: Path, folder: Path) -> None:
                 room -= member.size if member.isreg() else 0
                 if room < 0 or count > MOST_MEMBERS:
                     raise LoadFailed(f"{archive} is larger, unpacked, than there is room for")
+                if not takes_links and (member.issym() or member.islnk()):
+                    raise LoadFailed(f"{archive.name}: '{member.name}' is a link")
                 _place(tar, member, root, archive)
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise LoadFailed(f"{archive} cannot be unpacked: {error}") from error

@@ -1,0 +1,88 @@
+"""Which model and version is an archive, and how does it want to be run?
+
+What its manifest and its ``model-config.yaml`` say, for a scan: nothing is unpacked, and an archive that has
+not changed is not read again.
+"""
+
+import functools
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from salver.artifacts import Manifest
+from salver.errors import BadArchive, SalverError
+from salver.handlers import Workers
+from salver.repository.mar import HandlerArchive, read_archive, read_text
+from salver.repository.model_yaml import ModelYaml, Wishes, parse, workers_of
+
+_USUAL: Final = Workers()
+_NOTHING: Final = Wishes()
+_MOST_KNOWN: Final = 1024
+
+
+class Described(msgspec.Struct, frozen=True):
+    """An archive, and what it wants; None = it has no ``model-config.yaml``."""
+
+    archive: HandlerArchive
+    yaml: ModelYaml | None
+
+
+def describe(path: Path) -> Described:
+    """What an archive or folder says. Blocking.
+
+    Raises:
+        BadArchive: it is none, or is not whole.
+        MissingExtra: nothing here reads its ``model-config.yaml``.
+    """
+    if path.is_dir():
+        return _describe(path)
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise BadArchive(f"{path.name} cannot be read: {error.strerror or error}") from error
+    return _described(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+def called(path: Path, name: str) -> tuple[str, str]:
+    """Its name and version.
+
+    Args:
+        name: Where it says none itself.
+
+    Raises:
+        BadArchive: it is none.
+    """
+    archive = describe(path).archive
+    return archive.name or name, archive.version
+
+
+def with_archive(manifest: Manifest) -> Manifest:
+    """A manifest with what the archive wants, where its owner's configuration does not say otherwise."""
+    try:
+        said = describe(manifest.path)
+    except SalverError as error:
+        return msgspec.structs.replace(manifest, problem=str(error))
+    config = manifest.config
+    if config.workers is None:
+        workers = workers_of(_USUAL, _NOTHING, said.yaml, _NOTHING)
+        config = msgspec.structs.replace(config, workers=workers)
+    notices = manifest.notices + (said.yaml.notices if said.yaml else ())
+    return msgspec.structs.replace(manifest, config=config, notices=notices)
+
+
+@functools.lru_cache(_MOST_KNOWN)
+def _described(path: Path, changed: int, size: int, inode: int) -> Described:
+    return _describe(path)
+
+
+def _describe(path: Path) -> Described:
+    archive = read_archive(path)
+    if not archive.config_file:
+        return Described(archive, None)
+    content = read_text(path, archive.config_file)
+    if content is None:
+        raise BadArchive(
+            f"{path.name} has no '{archive.config_file}', which its manifest names as its configFile"
+        )
+    return Described(archive, parse(content, f"{path.name}: {archive.config_file}"))

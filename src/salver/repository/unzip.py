@@ -1,0 +1,154 @@
+"""How is a zip from outside unpacked so that it harms nothing outside of its folder?
+
+Knows no model. Members that would leave the folder are refused, as are links, devices, encrypted ones and
+those that are not what they say; so is an archive that is more, unpacked, than there is room for, or than
+an honest one of its size could be.
+"""
+
+import os
+import stat
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+from salver.errors import BadArchive, LoadFailed
+from salver.repository.unpack import MOST_MEMBERS, honest_bytes, room_in
+
+_PIECE: Final = 1 << 20
+_MOST_PATH: Final = 1024
+_ENCRYPTED: Final = 0x1
+_KINDS: Final = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+_BROKEN: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+)
+
+
+def is_zip(path: Path) -> bool:
+    """Does the file have a zip's directory? Blocking."""
+    return zipfile.is_zipfile(path)
+
+
+def read_member(archive: Path, name: str, most: int) -> bytes | None:
+    """A file of it, whole; None = there is none of that name. Blocking.
+
+    Raises:
+        BadArchive: it is larger, or cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            try:
+                member = opened.getinfo(name)
+            except KeyError:
+                return None
+            _check_kind(member, archive)
+            with opened.open(member) as content:
+                found = content.read(most + 1)
+    except LoadFailed as error:
+        raise BadArchive(error.message) from error
+    except _BROKEN as error:
+        raise BadArchive(f"{archive.name}: '{name}' cannot be read: {error}") from error
+    if len(found) > most:
+        raise BadArchive(f"{archive.name}: '{name}' is larger than {most >> 20} MiB")
+    return found
+
+
+def unzip(archive: Path, folder: Path) -> None:
+    """Unpack into an empty folder. Blocking.
+
+    Raises:
+        LoadFailed: it is no zip, is harmful or too large, or cannot be written; the message names the member.
+            The folder is as it may be.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = opened.infolist()
+            _check_size(members, archive, folder)
+            seen: set[str] = set()
+            for member in members:
+                _place(opened, member, folder, archive, seen)
+    except _BROKEN as error:
+        raise LoadFailed(f"{archive.name} cannot be unpacked: {error}") from error
+
+
+def _check_size(members: list[zipfile.ZipInfo], archive: Path, folder: Path) -> None:
+    """By what the directory says; what is written later is held to it."""
+    packed = archive.stat().st_size
+    whole = sum(member.file_size for member in members)
+    room = room_in(folder)
+    if len(members) > MOST_MEMBERS:
+        raise LoadFailed(f"{archive.name} has {len(members)} members; at most {MOST_MEMBERS} are unpacked")
+    if whole > room:
+        raise LoadFailed(
+            f"{archive.name} has {whole} bytes, unpacked, and there is room for {room} on the disk"
+        )
+    if whole > honest_bytes(packed):
+        largest = max(members, key=lambda member: member.file_size)
+        raise LoadFailed(
+            f"{archive.name} has {packed} bytes and says that it has {whole}, unpacked, of which "
+            f"{largest.file_size} are in '{largest.filename}'; no honest archive does",
+            fix="Store large files uncompressed in it: torch-model-archiver --archive-format zip-store.",
+        )
+
+
+def _place(
+    opened: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, archive: Path, seen: set[str]
+) -> None:
+    _check_kind(member, archive)
+    target = folder / _inside(member.filename, archive)
+    if member.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    if member.filename in seen:
+        raise LoadFailed(f"{archive.name}: it has '{member.filename}' twice")
+    seen.add(member.filename)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with opened.open(member) as content:
+            _write(content, target, member.file_size, archive)
+    except _BROKEN as error:
+        raise LoadFailed(f"{archive.name}: '{member.filename}' cannot be unpacked: {error}") from error
+
+
+def _check_kind(member: zipfile.ZipInfo, archive: Path) -> None:
+    mode = member.external_attr >> 16
+    kind = stat.S_IFMT(mode)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        what = "a link" if kind == stat.S_IFLNK else "no file or folder"
+        raise LoadFailed(f"{archive.name}: '{member.filename}' is {what}")
+    if member.flag_bits & _ENCRYPTED:
+        raise LoadFailed(
+            f"{archive.name}: '{member.filename}' is encrypted", fix="Pack it without a password."
+        )
+    if member.compress_type not in _KINDS:
+        raise LoadFailed(
+            f"{archive.name}: '{member.filename}' is packed by a method that is not known, "
+            f"{member.compress_type}"
+        )
+
+
+def _inside(name: str, archive: Path) -> Path:
+    """A member's path below the folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    is_fine = not path.is_absolute() and ".." not in path.parts and ":" not in (path.parts or ("",))[0]
+    if not is_fine or not name.isprintable() or len(name) > _MOST_PATH or not path.parts:
+        raise LoadFailed(f"{archive.name}: '{name[:_MOST_PATH]}' lies outside of it")
+    return Path(path)
+
+
+def _write(content: IO[bytes], target: Path, size: int, archive: Path) -> None:
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        while piece := content.read(_PIECE):
+            size -= len(piece)
+            if size < 0:
+                raise LoadFailed(f"{archive.name}: '{target.name}' is larger than it says")
+            file.write(piece)
+    if size:
+        raise EOFError("it ends too soon")

@@ -1,0 +1,171 @@
+"""What ``model-config.yaml`` says to the server, and who goes before it (TS-Y1 to TS-Y4, TS-C12)."""
+
+import contextlib
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver.errors import BadArchive, MissingExtra
+from salver.handlers import Workers
+from salver.repository.model_yaml import ModelYaml, Wishes, parse, workers_of
+
+W = "m.mar: model-config.yaml"
+NOBODY = Wishes()
+
+
+def settled(
+    text: str, asked: Wishes = NOBODY, told: Wishes = NOBODY, gpus: int = 0, **defaults: int
+) -> Workers:
+    return workers_of(Workers(**defaults), told, parse(text.encode(), W), asked, gpus=gpus)
+
+
+KEYS: list[tuple[str, Workers]] = [
+    ("minWorkers: 2\nmaxWorkers: 3", Workers(2, 3)),
+    ("batchSize: 8\nmaxBatchDelay: 50", Workers(batch_size=8, max_batch_delay_ms=50)),
+    ("responseTimeout: 31\nstartupTimeout: 41", Workers(response_timeout_s=31, startup_timeout_s=41)),
+    ("maxRetryTimeoutInSec: 60\nclientTimeoutInMills: 7", Workers(max_retry_s=60, client_timeout_ms=7)),
+    ("jobQueueSize: 9", Workers(queue=9)),
+    ("jobQueueSize: 0", Workers()),
+    ("useJobTicket: true\nuseVenv: true", Workers(needs_ticket=True, has_own_environment=True)),
+    ("asyncCommunication: true", Workers(is_async=True)),
+    ("sequenceBatching: true\ncontinuousBatching: true", Workers(is_stateful=True, is_continuous=True)),
+    ("sequenceMaxIdleMSec: 5\nsequenceTimeoutMSec: 6", Workers(sequence_idle_ms=5, sequence_timeout_ms=6)),
+    ("maxNumSequence: 0\nmaxSequenceJobQueueSize: 0", Workers(max_sequences=1, sequence_queue=1)),
+    ("maxNumSequence: 4\nmaxSequenceJobQueueSize: 2", Workers(max_sequences=4, sequence_queue=2)),
+    ("parallelType: tp\nparallelLevel: 2", Workers(parallel_type="tp", parallel_level=2)),
+    ("torchrun:\n  nproc-per-node: 4", Workers(parallel_level=4)),
+    ("torchrun:\n  nproc-per-node: 1", Workers()),
+    ("", Workers()),
+    ("handler:\n  colour: green\nfree: [1, 2]", Workers()),
+    ("batchSize:", Workers()),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), KEYS)
+def test_ts_y1_ts_y2_ts_y3_every_key_sets_its_field(text: str, expected: Workers) -> None:
+    assert settled(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"), [(0, Workers()), (2, Workers(device="gpu", device_ids=(0, 1)))]
+)
+def test_ts_y2_devices_that_are_not_there_are_not_wanted(gpus: int, expected: Workers) -> None:
+    assert settled("deviceType: GPU\ndeviceIds: [0, 1]", gpus=gpus) == expected
+
+
+WRONG: list[tuple[str, str, str]] = [
+    ("batchSize: many", "batchSize", "a whole number from 0 on"),
+    ("batchSize: 1.5", "batchSize", "a whole number"),
+    ("batchSize: true", "batchSize", "a whole number"),
+    ("batchSize: -1", "batchSize", "a whole number from 0 on"),
+    ("batchSize: 99999999999", "batchSize", "a whole number"),
+    ("responseTimeout: 0", "responseTimeout", "a whole number from 1 on"),
+    ("useJobTicket: 1", "useJobTicket", "true or false"),
+    ("deviceType: tpu", "deviceType", "cpu or gpu or neuron"),
+    ("parallelType: 3", "parallelType", "a text"),
+    ("parallelType: zz", "parallelType", "pp or tp or pptp or custom"),
+    ("deviceIds: 0", "deviceIds", "a list of whole numbers"),
+    ("deviceIds: [-1]", "deviceIds", "a list of whole numbers"),
+    ("torchrun: 4", "torchrun", "must hold keys"),
+    ("torchrun: {nproc-per-node: gpu}", "torchrun.nproc-per-node", "a whole number"),
+    ("minWorkers: 2\nmaxWorkers: 1", "maxWorkers", "which is less"),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "words"), WRONG)
+def test_ts_y1_ts_y2_what_cannot_be_names_file_key_and_value(text: str, key: str, words: str) -> None:
+    with pytest.raises(BadArchive) as raised:
+        parse(text.encode(), W)
+    assert raised.value.field == key
+    assert W in raised.value.message
+    assert words in raised.value.message
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9)
+)
+UNREADABLE: list[tuple[str, str]] = [
+    ("a: [", "cannot be read"),
+    ("- a\n- b\n", "holds no keys"),
+    ("3: x", "holds no keys"),
+    ("text", "holds no keys"),
+    ("a: !!python/object/apply:os.system ['true']", "cannot be read"),
+    ("a: &a [*a]", "an alias stands for what it is in"),
+    (LAUGHS, "more than"),
+    ("[" * 5000, "nested too deep"),
+    ("a: " + "x" * (300 << 10), "is larger than"),
+    ("a: \0", "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), UNREADABLE)
+def test_ts_y4_files_that_would_harm_or_are_none_are_refused(text: str, words: str) -> None:
+    with pytest.raises(BadArchive, match=words):
+        parse(text.encode(), W)
+
+
+@given(st.binary(max_size=200))
+def test_ts_y4_any_file_is_read_or_refused(content: bytes) -> None:
+    with contextlib.suppress(BadArchive):
+        assert isinstance(parse(content, W), ModelYaml)
+
+
+def test_ts_y4_aliases_and_free_keys_are_fine() -> None:
+    said = parse(b"base: &b {x: 1}\nhandler: {<<: *b}\npt2: {compile: {enable: true}}\nbatchSize: 2", W)
+    assert said == ModelYaml({"batch_size": 2})
+
+
+def test_ts_c8_ts_y2_keys_without_effect_and_keys_that_nearly_are_the_servers_give_one_notice_each() -> None:
+    said = parse(
+        b"batch_size: 4\nmaxbatchdelay: 5\ntorchrun: {nnodes: 1}\npippy: {rpc: 1}\n"
+        b"deviceType: neuron\nbatches: 1",
+        W,
+    )
+    assert said.notices == (
+        "batch_size: left to the handler; the server's key is batchSize",
+        "deviceType neuron: accepted, no effect here",
+        "maxbatchdelay: left to the handler; the server's key is maxBatchDelay",
+        "pippy: accepted, no effect here",
+        "torchrun: accepted, no effect here",
+    )
+
+
+def test_ts_c12_a_request_goes_before_the_archive_in_batches_only() -> None:
+    text = "minWorkers: 1\nmaxWorkers: 2\nbatchSize: 3\nmaxBatchDelay: 7\nresponseTimeout: 31"
+    asked = Wishes(2, 2, 2, 9, 12, 13)
+    assert settled(text, asked) == Workers(1, 2, 2, 9, 31, 120)
+
+
+def test_ts_c12_a_file_that_names_no_times_resets_them() -> None:
+    assert settled("batchSize: 2", response_timeout_s=77, startup_timeout_s=88, queue=5) == Workers(
+        batch_size=2, queue=5
+    )
+    plain = workers_of(Workers(response_timeout_s=77, startup_timeout_s=88), NOBODY, None, NOBODY)
+    assert (plain.response_timeout_s, plain.startup_timeout_s) == (77, 88)
+
+
+def test_ts_c12_ts_c2_the_models_setting_goes_before_defaults_and_after_all_others() -> None:
+    told = Wishes(1, 2, 2, 11, 55, 56)
+    assert workers_of(Workers(), told, None, NOBODY) == Workers(1, 2, 2, 11, 55, 56)
+    assert workers_of(Workers(), told, None, Wishes(batch_size=0)).batch_size == 0
+    assert settled("batchSize: 4", told=told) == Workers(1, 2, 4, 11, 120, 120)
+
+
+def test_ts_c12_ts_b10_a_snapshot_goes_before_the_archives_workers() -> None:
+    text = "minWorkers: 1\nmaxWorkers: 2"
+    assert settled(text, Wishes(3, 4, is_final=True)) == Workers(3, 4)
+
+
+def test_ts_c12_workers_count_only_where_the_archive_wants_some() -> None:
+    asked = Wishes(least=2, most=2)
+    assert settled("minWorkers: 0\nmaxWorkers: 3", asked) == Workers(2, 2)
+    assert settled("maxWorkers: 3", asked) == Workers(2, 2)
+    assert workers_of(Workers(), NOBODY, None, Wishes(least=3)) == Workers(3, 3)
+
+
+def test_ts_y1_without_a_reader_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(MissingExtra, match="torchserve"):
+        parse(b"batchSize: 2", W)
