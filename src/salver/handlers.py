@@ -158,19 +158,20 @@ def part(name: str, data: bytes | bytearray | memoryview, content_type: str = ""
 
 
 def as_request(
-    model: str, form: Form, version: str = "", sequence: tuple[str, bool, bool] | None = None
+    model: str, form: Form, version: str = "", sequence: tuple[str, bool, bool] | None = None, id: str = ""
 ) -> InferRequest:
     """The request that carries a form.
 
     Args:
         sequence: Id of the sequence that it belongs to, and whether it is its first and its last one.
+        id: Of the call, which the handler is told; no other's.
     """
     types = {each.name: each.content_type for each in form.parts if each.content_type}
     parameters: dict[str, Parameter] = {_FORM: _write(_Words(form.headers, types)).decode()}
     if sequence is not None:
         parameters.update(zip(SEQUENCE, sequence, strict=True))
     tensors = tuple([Tensor(each.name, DataType.UINT8, each.data) for each in form.parts])
-    return InferRequest(model, tensors, version, parameters=parameters)
+    return InferRequest(model, tensors, version, id, parameters=parameters)
 
 
 def is_form(request: InferRequest) -> bool:
