@@ -19,7 +19,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
@@ -77,14 +77,15 @@ class HostProcess:
     Attributes:
         dead: Gives how it died (``SIGKILL``, ``exit code 3``, …). Never cancelled.
         signature: The model's.
-        asks: What it wants: ``batch`` (:meth:`run`), ``requests`` (:meth:`answer`) or ``stream``.
+        asks: What it wants: ``batch`` (:meth:`run`), ``requests`` (:meth:`answer`), ``stream`` or ``forms``
+            (:class:`salver.engine.form_host.FormHost`).
         has_opinion: Its model says itself whether it is ready (:meth:`is_ready`).
         wants_trace: Its model wants to know the span of each request.
         plan: By which it was made.
     """
 
     signature: Signature
-    asks: Literal["batch", "requests", "stream"]
+    asks: Literal["batch", "requests", "stream", "forms"]
     has_opinion = wants_trace = False
 
     def __init__(self, plan: HostPlan, ends: Ends) -> None:
@@ -122,7 +123,7 @@ class HostProcess:
         return self._ends.process.pid
 
     @classmethod
-    async def launch(cls, plan: HostPlan) -> "HostProcess":
+    async def launch(cls, plan: HostPlan) -> Self:
         """Start a child and have it load the model.
 
         Raises:

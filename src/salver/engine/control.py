@@ -88,18 +88,37 @@ class Stop(msgspec.Struct, tag="stop", frozen=True, array_like=True):
     """Close the model and exit."""
 
 
+class Wanted(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A request to a handler, or, of one that takes part in the next step, its id alone.
+
+    Attributes:
+        parts: Inputs by name; bytes of a small one, else where it lies.
+    """
+
+    id: str
+    parts: tuple[tuple[str, bytes | Block], ...] = ()
+    parameters: dict[str, Parameter] | None = None
+    trace: str = ""
+
+
+class Handle(msgspec.Struct, tag="handle", frozen=True, array_like=True, gc=False):
+    """Reply to these."""
+
+    wanted: tuple[Wanted, ...]
+
+
 class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
     """The model is there.
 
     Attributes:
         asks: What it wants: ``batch``, stacked arrays; ``requests``, one by one; ``stream``, one by one, each
-            of which it answers in pieces.
+            of which it answers in pieces; ``forms``, one by one, each of which it may answer in pieces.
         has_opinion: It says itself whether it is ready.
         wants_trace: Requests shall bring their span.
     """
 
     signature: Signature
-    asks: Literal["batch", "requests", "stream"] = "batch"
+    asks: Literal["batch", "requests", "stream", "forms"] = "batch"
     has_opinion: bool = False
     wants_trace: bool = False
 
@@ -153,8 +172,30 @@ class Over(msgspec.Struct, tag="over", frozen=True, array_like=True):
     why: Failed | None = None
 
 
-Order = Load | Run | Next | GiveUp | Taken | Stop
-Reply = Loaded | Piece | Over | Ran | Failed
+class Uttered(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a handler says to one request; ``body`` as a part of :class:`Wanted`, ``again`` as an Answer."""
+
+    body: bytes | Block | None = None
+    parameters: dict[str, Parameter] | None = None
+    again: bool = False
+
+
+class Bit(msgspec.Struct, tag="bit", frozen=True, array_like=True, gc=False):
+    """A piece of the answer to one of the requests that are being handled, by its place among them."""
+
+    index: int
+    said: Uttered
+
+
+class Handled(msgspec.Struct, tag="handled", frozen=True, array_like=True, gc=False):
+    """They were all replied to, in so many seconds."""
+
+    said: tuple[Uttered, ...]
+    seconds: float
+
+
+Order = Load | Run | Handle | Next | GiveUp | Taken | Stop
+Reply = Loaded | Piece | Over | Ran | Handled | Bit | Failed
 
 
 def _plain(value: Any) -> Any:

@@ -34,11 +34,21 @@ import msgspec
 import numpy as np
 
 from salver.backends import reshaped
-from salver.backends.protocol import Answer, Backend, ReadyModel, RequestModel, RunnableModel, StreamModel
+from salver.backends.protocol import (
+    Answer,
+    Backend,
+    FormModel,
+    ReadyModel,
+    RequestModel,
+    RunnableModel,
+    StreamModel,
+)
 from salver.backends.surroundings import Surroundings
+from salver.engine import forms
 from salver.engine.control import (
     Failed,
     Frames,
+    Handle,
     Load,
     Loaded,
     Order,
@@ -168,9 +178,11 @@ def _load(load: Load, around: Surroundings | None) -> RunnableModel:
     return reshaped.load(backend, load.manifest, options)
 
 
-def _asks(model: RunnableModel) -> Literal["batch", "requests", "stream"]:
+def _asks(model: RunnableModel) -> Literal["batch", "requests", "stream", "forms"]:
     if isinstance(model, StreamModel):
         return "stream"
+    if isinstance(model, FormModel):
+        return "forms"
     return "requests" if isinstance(model, RequestModel) else "batch"
 
 
@@ -185,6 +197,9 @@ def _serve(
     asks = _asks(model)
     if asks == "stream":
         _serve_streams(channel, model, load, requests, responses)
+        return
+    if asks == "forms":
+        _serve_forms(channel, model, load, requests, responses)
         return
     is_lone = False
     while not isinstance(order := channel.receive(is_lone=is_lone), Stop | Load):
@@ -205,6 +220,31 @@ def _serve(
         channel.send(reply)
 
 
+def _serve_forms(channel: _Channel, model: FormModel, load: Load, requests: Arena, responses: Arena) -> None:
+    """The same, of a handler, which may send pieces of its answers while it runs."""
+    id = load.manifest.id
+
+    def send(index: int, answer: Answer) -> None:
+        for bit in forms.bits(index, answer):
+            channel.send(bit)
+
+    is_lone = False
+    while not isinstance(order := channel.receive(is_lone=is_lone), Stop | Load):
+        if not isinstance(order, Handle):
+            continue
+        is_lone = len(order.wanted) == 1
+        try:
+            asking = forms.asked(order, requests, id)
+            began = time.perf_counter()
+            said = model.reply(asking, send)
+            reply: Reply = forms.handled(said, time.perf_counter() - began, responses)
+        except SystemExit:  # a handler that ends its worker, which is missed
+            raise
+        except BaseException as error:
+            reply = _run_failure(error, load)
+        channel.send(reply)
+
+
 def _serve_streams(
     channel: _Channel, model: StreamModel, load: Load, requests: Arena, responses: Arena
 ) -> None:
@@ -217,7 +257,7 @@ def _serve_streams(
         while not isinstance(order := channel.receive(), Stop | Load):
             if isinstance(order, Run):  # whose readers may leave before the model is free for it
                 runs.put((order, [outlets.open(mark) for mark in order.marks]))
-            else:
+            elif not isinstance(order, Handle):
                 outlets.hear(order)
         stopping.set()
         outlets.close()

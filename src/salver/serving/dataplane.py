@@ -179,8 +179,11 @@ class DataPlane(Generic[BodyT, ReplyT]):
             lease.release()
 
     def is_decoupled(self, model: str, version: str = "") -> bool:
-        """Gives it any number of responses to a request, and not just one? Unknown models do not."""
-        return self._has(model, version, "stream")  # as Streaming says, and quickly
+        """Gives it any number of responses to a request, and not just one? Unknown models do not.
+
+        Nor do handlers, which may send their one answer in pieces.
+        """
+        return self._has(model, version, "stream") and not self._has(model, version, "takes_forms")
 
     def gives_parts(self, model: str, version: str = "") -> bool:
         """Are its responses parts of one answer? Those of unknown models are not."""

@@ -20,8 +20,10 @@ from salver.backends import reshaped
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
 from salver.backends.twin import TwinBackend
 from salver.engine.admission import Admission
+from salver.engine.crew import Nursery
 from salver.engine.decoupled import DecoupledEngine
 from salver.engine.engine import Engine, Knowledge
+from salver.engine.handler_engine import HandlerEngine, HandlerTerms, Heard
 from salver.engine.inorder import in_order
 from salver.engine.learned import LearnedRule
 from salver.engine.placement import Placement, place
@@ -31,11 +33,14 @@ from salver.engine.sequence_engine import SequenceEngine
 from salver.engine.sequence_streams import SequenceStreamEngine
 from salver.engine.sequences import Register
 from salver.engine.signatures import Signatures, SplitRunner
+from salver.engine.spawn import HostPlan
 from salver.engine.stepper import StepEngine
 from salver.engine.thread import ThreadRunner
 from salver.engine.turns import Pool
 from salver.engine.warmup import samples
 from salver.errors import LoadFailed, SalverError
+from salver.handlers import FORMAT as HANDLERS
+from salver.handlers import Workers
 from salver.messages import InferResponse, Signature
 from salver.planner.choose import Setting, is_set
 from salver.planner.grid import Placed
@@ -82,6 +87,7 @@ class Terms(msgspec.Struct, frozen=True):
         voice: How models are spoken to that say nothing of it.
         twins: Makes ONNX graphs of SavedModels, for those who prefer them; None = nobody does.
         chance: Chooses the requests that are written down; None = none is, whatever models say.
+        heard: Told of what handlers' metrics write; None = nobody wants it.
     """
 
     cores: int
@@ -93,9 +99,12 @@ class Terms(msgspec.Struct, frozen=True):
     voice: Voice = Voice()
     twins: Twins | None = None
     chance: Callable[[], float] | None = None
+    heard: Heard | None = None
 
 
-_AnyEngine = Engine | StepEngine | DecoupledEngine | SequenceEngine | Ensemble | DecoupledEnsemble
+_AnyEngine = (
+    Engine | StepEngine | DecoupledEngine | SequenceEngine | Ensemble | DecoupledEnsemble | HandlerEngine
+)
 
 
 class Servable:
@@ -152,6 +161,7 @@ class Servable:
         self._changing = asyncio.Lock()
         self.signatures: Signatures | None = None  # of a model that has several
         self.replay: Replay | None = None  # of one that may bring warm-up records
+        self.takes_forms = self.signature.takes_forms
         self.gives_parts = isinstance(engine, StepEngine) or bool(getattr(engine, "gives_parts", False))
 
     def __repr__(self) -> str:
@@ -182,7 +192,7 @@ class Servable:
         Raises:
             LoadFailed: one of the owner's warm-up requests failed.
         """
-        if isinstance(self.engine, StepEngine | Ensemble):
+        if isinstance(self.engine, StepEngine | Ensemble | HandlerEngine):
             return  # tried out already, and so have its models been
         wish = self.warmup or config.warmup
         if self.replay is not None:
@@ -252,6 +262,8 @@ class Servable:
             LoadFailed: one more could not be had; all stays as it was.
         """
         engine = self.engine
+        if isinstance(engine, HandlerEngine):
+            return await self._rescale(engine, manifest)
         if self.placed is None or not isinstance(engine, Engine) or not engine.can_resize:
             return False
         slots = self.placed(manifest).slots
@@ -263,6 +275,15 @@ class Servable:
         self.placement = msgspec.structs.replace(self.placement, slots=slots)
         config = within(manifest.config, self.signature)
         self.manifest = msgspec.structs.replace(manifest, config=config, path=self.manifest.path)
+        return True
+
+    async def _rescale(self, engine: HandlerEngine, manifest: Manifest) -> bool:
+        """Workers come and go in the background; only their numbers can be changed."""
+        before, workers = self.manifest.config.workers or Workers(), manifest.config.workers or Workers()
+        if msgspec.structs.replace(before, least=workers.least, most=workers.most) != workers:
+            return False
+        engine.scale(workers.least, workers.most)
+        self.manifest = msgspec.structs.replace(manifest, path=self.manifest.path)
         return True
 
     async def close(self) -> None:
@@ -305,6 +326,7 @@ class Loader:
         self._terms = terms
         self._inner = inner
         self._registers: WeakValueDictionary[str, Register] = WeakValueDictionary()  # by model
+        self._nursery = Nursery()  # one, so that no two workers have the same number
         self._environments = Environments(Path(tempfile.gettempdir()))
         self._profiles = profiles or ProfileStore()
         self._profiler = Profiler(self._profiles, clock, terms.cores)
@@ -336,6 +358,8 @@ class Loader:
             return self._ensemble(manifest)
         savedmodel = manifest.path if manifest.format == _SAVEDMODEL else None
         backend, manifest = await self._choose(manifest)
+        if manifest.backend == HANDLERS:
+            return self._handler(backend, manifest)
         wish = self._wish(manifest)
         placement = place(backend.traits, wish, self._terms.cores)
         if manifest.config.steps.vocabulary:
@@ -362,6 +386,25 @@ class Loader:
         except BaseException:
             await found.runner.close()
             raise
+
+    def _handler(self, backend: Backend, manifest: Manifest) -> Servable:
+        """Whose workers come up in the background."""
+        config = manifest.config
+        _refuse_cache(config, manifest, "that is a handler")
+        workers = config.workers or Workers()
+        threads = self._wish(manifest).threads or max(1, self._terms.cores // max(1, workers.least))
+        kind = backend if isinstance(backend, type) else type(backend)
+        plan = HostPlan(
+            f"{kind.__module__}:{kind.__qualname__}",
+            manifest,
+            LoadOptions(threads, self._terms.trust_pickle),
+            config.instances.memory_limit_mb,
+        )
+        terms = HandlerTerms(self._clock, self._bus.emit, self._terms.heard, self._nursery)
+        engine = HandlerEngine(plan, workers, terms)
+        servable = Servable(manifest, engine, Placement("process", workers.least, threads))
+        servable.is_ready = engine.is_ready
+        return servable
 
     async def _choose(self, manifest: Manifest) -> tuple[Backend, Manifest]:
         """Who loads it, and what."""

@@ -1,0 +1,118 @@
+"""Handlers of the tests: what a request asks them to do, in its body."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from salver.artifacts import Manifest
+from salver.backends.protocol import Answer, LoadOptions, Traits
+from salver.handlers import SIGNATURE, HandlerReply, as_answer, form_of, is_form
+from salver.messages import InferRequest
+from salver.tensor import Array
+
+
+def saying(text: str, **more: object) -> Answer:
+    return Answer(*as_answer(HandlerReply(text.encode(), **more)))  # type: ignore[arg-type]
+
+
+class Obedient:
+    """Echoes; or does what the body says."""
+
+    signature = SIGNATURE
+
+    def __init__(self) -> None:
+        self.totals: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+        self.hoard: list[bytearray] = []
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        return inputs
+
+    def close(self) -> None:
+        self.totals.clear()
+
+    def reply(
+        self, requests: Sequence[InferRequest], send: Callable[[int, Answer], None]
+    ) -> Sequence[Answer]:
+        return [self.one(index, len(requests), request, send) for index, request in enumerate(requests)]
+
+    def one(
+        self, index: int, batch: int, request: InferRequest, send: Callable[[int, Answer], None]
+    ) -> Answer:
+        if not is_form(request):
+            if request.id in self.counts:
+                return self.count(request.id)
+            return saying(
+                ",".join(f"{t.name}:{t.datatype.value}{list(t.array.shape)}" for t in request.inputs)
+            )
+        form = form_of(request)
+        if form.headers.get("describe") == "True":
+            return saying('{"kind": "obedient"}')
+        body = b"".join(part.data.tobytes() for part in form.parts)
+        word, _, rest = body.partition(b" ")
+        match word:
+            case b"exit":
+                os._exit(3)
+            case b"leave":
+                raise SystemExit(4)
+            case b"sleep":
+                time.sleep(float(rest))
+                return saying("slept")
+            case b"raise":
+                raise ValueError(rest.decode())
+            case b"fail":
+                return saying("as you wish", status=int(rest), is_error=True)
+            case b"pid":
+                return saying(str(os.getpid()))
+            case b"batch":
+                return saying(str(batch))
+            case b"stream":
+                for piece in range(int(rest)):
+                    send(index, saying(f"{piece} "))
+                return saying("last")
+            case b"add":
+                key = str(request.parameters.get("sequence_id", ""))
+                self.totals[key] = self.totals.get(key, 0) + int(rest)
+                return saying(str(self.totals[key]))
+            case b"count":
+                self.counts[request.id] = int(rest)
+                return self.count(request.id)
+            case b"hoard":
+                self.hoard.append(bytearray(os.urandom(1) * (int(rest) << 20)))
+                return saying("kept")
+            case b"large":
+                return Answer({"body": np.full(int(rest), 7, np.uint8)})
+            case b"metric":
+                return saying("counted", metrics=(rest.decode(),))
+        return Answer({"body": np.frombuffer(body, np.uint8)})
+
+    def count(self, id: str) -> Answer:
+        self.counts[id] -= 1
+        left = self.counts[id]
+        if not left:
+            del self.counts[id]
+        outputs, parameters = as_answer(HandlerReply(f"{left} ".encode()))
+        return Answer(outputs, parameters, again=left > 0)
+
+
+class Handlers:
+    name, extra, modules = "torchserve", "core", ()
+    traits = Traits(isolate=True)
+
+    def recognise(self, path: object) -> str | None:
+        return None
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> Obedient:
+        wish = manifest.config.options.get("at_start", "")
+        if wish == "fail":
+            raise ValueError("it does not start")
+        if wish == "exit":
+            os._exit(5)
+        if wish == "sleep":
+            time.sleep(60)
+        if wish.startswith("once:"):  # fails as long as that file is there
+            if os.path.exists(wish[5:]):
+                raise ValueError("not yet")
+        return Obedient()
