@@ -1,0 +1,30 @@
+"""How do pictures become a batch of tensors, when NVIDIA DALI prepares them?"""
+
+from abc import ABC
+from typing import Any
+
+import numpy as np
+import torch
+
+from ts.handler_utils.preprocess.dali import get_dali_pipeline
+from ts.torch_handler.vision_handler import VisionHandler
+
+
+class DALIHandler(VisionHandler, ABC):
+    """As the handler of pictures, but for who decodes and scales them."""
+
+    def initialize(self, context: Any) -> None:
+        """Make the pipeline, and load the model.
+
+        Raises:
+            LoadFailed: DALI is not installed.
+        """
+        self.pipeline = get_dali_pipeline(context)
+        super().initialize(context)
+
+    def preprocess(self, data: Any) -> Any:
+        """A batch, on the model's device."""
+        files = [row.get("data") or row.get("body") for row in data]
+        raw = [np.frombuffer(f, np.uint8) if isinstance(f, bytes | bytearray) else f for f in files]
+        (prepared, *_) = self.pipeline.run(source=raw)
+        return torch.stack([torch.tensor(prepared.at(i)) for i in range(len(files))]).to(self.device)

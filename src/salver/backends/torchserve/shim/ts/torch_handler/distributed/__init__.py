@@ -1,0 +1,1 @@
+"""Which handlers serve models that are spread over several devices?"""

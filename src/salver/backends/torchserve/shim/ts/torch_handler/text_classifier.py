@@ -1,0 +1,57 @@
+"""Of which class is a text?
+
+One text a run: a batch's further texts are not looked at, as in TorchServe.
+"""
+
+from typing import Any
+
+import torch
+
+from ts.handler_utils.libraries import needed
+from ts.handler_utils.text_utils import ngrams_iterator
+from ts.torch_handler.text_handler import TextHandler
+from ts.utils.util import map_class_to_label
+
+
+class TextClassifier(TextHandler):
+    """Words and pairs of words by their numbers in the vocabulary; an object of label and chance."""
+
+    ngrams = 2
+
+    def preprocess(self, data: Any) -> tuple[Any, Any]:
+        """The numbers of the cleaned text's words, and the words.
+
+        Raises:
+            KeyError: a word is not in the vocabulary, and that has no number for such.
+        """
+        line = data[0]
+        text = line.get("data") or line.get("body")
+        if isinstance(text, bytes | bytearray):
+            text = text.decode("utf-8")
+        text = self._remove_html_tags(text).lower()
+        text = self._remove_accented_characters(self._expand_contractions(text))
+        words = self._tokenize(self._remove_punctuation(text))
+        numbers = [self.source_vocab[token] for token in ngrams_iterator(words, self.ngrams)]
+        return torch.as_tensor(numbers, device=self.device), words
+
+    def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        """Scores of the one bag of words."""
+        return super().inference(data[0], torch.as_tensor([0], device=self.device))
+
+    def postprocess(self, data: Any) -> Any:
+        """The chance of each class."""
+        return map_class_to_label(torch.softmax(data, dim=1).tolist(), self.mapping)
+
+    def get_insights(self, tensor_data: Any, inputs: Any, target: Any = 0) -> Any:
+        """The words, and what they add to the score of ``target``."""
+        numbers, words = tensor_data
+        reference = needed("an explanation", "captum.attr", "captum").TokenReferenceBase()
+        attributions = self.layer_gradients().attribute(
+            numbers,
+            reference.generate_reference(numbers.shape[0], device=self.device).squeeze(0),
+            additional_forward_args=torch.tensor([0]).to(self.device),
+            return_convergence_delta=False,
+            target=target,
+        )
+        importances = self.summarize_attributions(attributions).tolist()
+        return [{"importances": importances, "words": self.get_word_token(words)}]
