@@ -24,6 +24,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
         origin: Id of the caller's own span; empty = the trace begins with this request, or with none.
         first: Of an answer in pieces, from the first byte read to its first piece; 0 = there is none.
         api: What was asked of the model (:class:`salver.messages.Call`).
+        asked: The version that the caller named; empty = none.
     """
 
     model: str
@@ -43,6 +44,42 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     origin: str = ""
     first: float = 0.0
     api: str = ""
+    asked: str = ""
+
+
+class Answered(msgspec.Struct, frozen=True, gc=False):
+    """A call at a port of TorchServe's has its answer, whatever it was about.
+
+    Attributes:
+        caller: Address and port.
+        verb: ``gRPC`` for such calls.
+        target: Path and query; of gRPC service and method.
+        protocol: As ``HTTP/1.1``.
+        status: Of HTTP, or gRPC's code.
+        at: Unix time of the end.
+        seconds: From its headers on.
+    """
+
+    caller: str
+    verb: str
+    target: str
+    protocol: str
+    status: int
+    at: float
+    seconds: float
+
+
+class WorkerReady(msgspec.Struct, frozen=True):
+    """A worker of a handler can run.
+
+    Attributes:
+        worker: Its number.
+        seconds: From the start of its process.
+    """
+
+    id: ModelId
+    worker: int
+    seconds: float
 
 
 class Predicted(msgspec.Struct, frozen=True, gc=False):
@@ -147,4 +184,4 @@ class Lineage(msgspec.Struct, frozen=True):
     uuid: str
 
 
-Event = Served | Predicted | BatchRan | StepRan | StateChanged | Replayed | Lineage
+Event = Served | Answered | WorkerReady | Predicted | BatchRan | StepRan | StateChanged | Replayed | Lineage

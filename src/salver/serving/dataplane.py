@@ -258,7 +258,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             outcome = Code.CANCELLED.value
             raise
         finally:
-            self._announce(served, outcome, call, timing, rows, size, why, standing)
+            self._announce(served, outcome, call, timing, rows, size, why, standing, asked=version)
         return reply
 
     async def stream(
@@ -337,7 +337,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             outcome = Code.CANCELLED.value
             raise
         finally:
-            self._announce(served, outcome, call, timing, rows, size, why, standing, first)
+            self._announce(served, outcome, call, timing, rows, size, why, standing, first, version)
         return reply
 
     def _lease(self, model: str, version: str) -> tuple[Lease[Inferring], SalverError | None]:
@@ -424,6 +424,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         why: str,
         standing: Standing,
         first: float = 0.0,
+        asked: str = "",
     ) -> None:
         self._emit(
             Served(
@@ -444,6 +445,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 call.origin,
                 first,
                 call.api,
+                asked,
             )
         )
 

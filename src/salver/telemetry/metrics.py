@@ -12,7 +12,7 @@ versions are kept for the last :data:`KEEP_GONE` of them, then forgotten.
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
@@ -28,6 +28,7 @@ from salver.telemetry.gauges import ABSENT, of_engines, of_versions
 from salver.telemetry.own_metrics import OwnMetrics
 from salver.telemetry.ports import Load, Present
 from salver.telemetry.tensorflow_metrics import TensorFlowMetrics, with_colons
+from salver.telemetry.torchserve_metrics import TorchServeMetrics
 from salver.telemetry.triton_metrics import (
     AS_TRITON,
     Host,
@@ -121,7 +122,8 @@ class Metrics(Collector):
     """Counts events; renders them, and the present state, for Prometheus.
 
     Args:
-        tensorflow: Further numbers for the page, which it is an observer for itself; None = there are none.
+        tensorflow, torchserve: Further numbers for the page, which are observers themselves; None = there are
+            none.
 
     Attributes:
         own: Numbers of models' own, which stand on the page, too.
@@ -132,9 +134,11 @@ class Metrics(Collector):
         present: Present,
         triton: TritonMetricsConfig = AS_TRITON,
         tensorflow: TensorFlowMetrics | None = None,
+        torchserve: TorchServeMetrics | None = None,
     ) -> None:
         self._present = present
         self._tensorflow = tensorflow
+        self._torchserve = torchserve
         self._triton = triton
         self._host = Host()
         self.own = OwnMetrics()
@@ -183,10 +187,14 @@ class Metrics(Collector):
             for (model, version), steps in stepped.items():
                 self._of(model, version).stepped(steps)
 
-    def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The page and its content type: OpenMetrics if ``accept`` asks for it, else text."""
+    def render(self, accept: str = "", names: Sequence[str] = ()) -> tuple[bytes, str]:
+        """The page and its content type: OpenMetrics if ``accept`` asks for it, else text.
+
+        Args:
+            names: Of samples; no others stand on the page. Empty = all do.
+        """
         encode, content_type = choose_encoder(accept)
-        page = encode(self._registry)
+        page = encode(_Chosen(self._registry, frozenset(names)) if names else self._registry)
         if content_type.startswith(
             "text/plain"
         ):  # Triton's counters and models' own, which OpenMetrics cannot call so
@@ -218,6 +226,8 @@ class Metrics(Collector):
         yield from self.own.collect()
         if self._tensorflow is not None:
             yield from self._tensorflow.collect()
+        if self._torchserve is not None:
+            yield from self._torchserve.collect()
         losses = self._present.losses()
         yield CounterMetricFamily(
             "salver_events_dropped",
@@ -364,6 +374,22 @@ class Metrics(Collector):
             _add(sequences, list(pair), version.sequences)
             _add(gaps, list(pair), version.gaps)
         return [steps, tokens, sequences, gaps]
+
+
+class _Chosen(Collector):
+    """Those of a registry's samples that have certain names."""
+
+    def __init__(self, registry: CollectorRegistry, names: frozenset[str]) -> None:
+        self._registry = registry
+        self._names = names
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._registry.collect():
+            samples = [sample for sample in family.samples if sample.name in self._names]
+            if samples:
+                chosen = Metric(family.name, family.documentation, family.type, family.unit)
+                chosen.samples = samples
+                yield chosen
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:

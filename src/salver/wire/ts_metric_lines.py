@@ -1,0 +1,82 @@
+"""How do TorchServe's metrics stand in a line of text (TS-A9, TS-B14)?
+
+``Name.unit:value|#Dimension:value,…|#type:COUNTER|#hostname:host,time,request`` as handlers write them, and
+nearly the same in log files. Pure.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final, Literal, cast
+
+import msgspec
+
+Kind = Literal["counter", "gauge", "histogram"]
+_LINE: Final = re.compile(
+    r"(?:\[METRICS\])?\s*([\w\s]{1,200}+)\.([\w\s]{1,200}+):([0-9\-,.e]{1,40}+)\|#([^|]{0,4096}+)"
+    r"(?:\|#type:([^|,]{1,20}+))?\|#hostname:([^,]{1,300}+),([^,]{1,40}+)(?:,(.{0,300}))?",
+    re.ASCII,
+)
+_MOST_DIMENSIONS: Final = 32
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What a line says.
+
+    Attributes:
+        kind: None = it does not say.
+        dimensions: Names and values.
+        request: Id of the request in whose service it was written; may be empty.
+    """
+
+    name: str
+    unit: str
+    value: float
+    dimensions: tuple[tuple[str, str], ...] = ()
+    kind: Kind | None = None
+    host: str = ""
+    request: str = ""
+
+
+def parse(line: str) -> Written | None:
+    """None where a line says no metric.
+
+    >>> parse("[METRICS]Calls.Count:2|#ModelName:m,Level:Model|#type:COUNTER|#hostname:h,17,r").name
+    'Calls'
+    """
+    found = _LINE.fullmatch(line)
+    if found is None:
+        return None
+    try:
+        value = float(found[3])
+    except ValueError:
+        return None
+    kind = (found[5] or "").lower()
+    pairs = [pair.split(":") for pair in found[4].split(",")[:_MOST_DIMENSIONS]]
+    return Written(
+        found[1],
+        found[2],
+        value,
+        tuple([(pair[0], pair[1]) for pair in pairs if len(pair) == 2]),
+        cast(Kind, kind) if kind in ("counter", "gauge", "histogram") else None,
+        found[6],
+        found[8] or "",
+    )
+
+
+def format(
+    name: str,
+    unit: str,
+    value: float,
+    dimensions: Sequence[tuple[str, str]],
+    host: str,
+    at: float,
+    request: str = "",
+) -> str:
+    """A line of TorchServe's log files.
+
+    >>> format("QueueTime", "Milliseconds", 3, [("Level", "Host")], "h", 17.9)
+    'QueueTime.Milliseconds:3.0|#Level:Host|#hostname:h,timestamp:17'
+    """
+    said = ",".join([f"{key}:{text}" for key, text in dimensions])
+    asked = f",requestID:{request}" if request else ""
+    return f"{name}.{unit}:{float(value)}|#{said}|#hostname:{host}{asked},timestamp:{int(at)}"

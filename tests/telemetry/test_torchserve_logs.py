@@ -1,0 +1,82 @@
+"""TorchServe's log files (TS-B12)."""
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from salver.errors import InvalidInput
+from salver.events import Answered
+from salver.telemetry import torchserve_logs
+from salver.telemetry.logs import logger
+from salver.telemetry.torchserve_logs import MODELS, TorchServeLogConfig, TorchServeLogs
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}"
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Iterator[TorchServeLogs]:
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.INFO)
+    found = TorchServeLogs(TorchServeLogConfig(str(tmp_path / "logs"), str(tmp_path / "metrics")))
+    yield found
+    found.close()
+    logging.getLogger().setLevel(level)
+
+
+def lines(tmp_path: Path, name: str) -> list[str]:
+    return (tmp_path / name).read_text().splitlines()
+
+
+def test_ts_b12_the_access_log(tmp_path: Path, logs: TorchServeLogs) -> None:
+    logs.observe([Answered("127.0.0.1:57540", "POST", "/predictions/m?q=1", "HTTP/1.1", 200, 17.0, 2.7179)])
+    logs.observe([Answered("1.2.3.4:5", "gRPC", "org.x/Predict", "HTTP/2.0", 0, 17.0, 0.0)])
+    first, second = lines(tmp_path, "logs/access_log.log")
+    assert re.fullmatch(
+        TIME + r' - /127\.0\.0\.1:57540 "POST /predictions/m\?q=1 HTTP/1\.1" 200 2717', first, re.ASCII
+    )
+    assert second.endswith(' - /1.2.3.4:5 "gRPC org.x/Predict HTTP/2.0" 0 0')
+
+
+def test_ts_b12_nobody_forges_a_line(tmp_path: Path, logs: TorchServeLogs) -> None:
+    logs.observe([Answered("c", "GET", "/a\n2026 - forged \x1b[31m", "HTTP/1.1", 200, 17.0, 0.0)])
+    assert len(lines(tmp_path, "logs/access_log.log")) == 1
+    assert "\x1b" not in lines(tmp_path, "logs/access_log.log")[0]
+
+
+def test_ts_b12_ts_b14_metrics_have_files_of_their_own(tmp_path: Path, logs: TorchServeLogs) -> None:
+    logs.metric("QueueTime.Milliseconds:0.0|#Level:Host|#hostname:vm,timestamp:17", False)
+    logs.metric("PredictionTime.ms:1.0|#|#hostname:vm,timestamp:17", True)
+    (server,) = lines(tmp_path, "metrics/ts_metrics.log")
+    assert re.fullmatch(TIME + r" - QueueTime\.Milliseconds:0\.0\|#Level:Host\|.*", server)
+    (model,) = lines(tmp_path, "metrics/model_metrics.log")
+    assert " - PredictionTime.ms:1.0|" in model
+
+
+def test_ts_b12_the_servers_log_and_the_models(tmp_path: Path, logs: TorchServeLogs) -> None:
+    logger("salver.lifecycle").warning("model failed", model="m", reason="no\nthing")
+    logging.getLogger(f"{MODELS}.m").info("said %s", "so")
+    server = lines(tmp_path, "logs/ts_log.log")
+    pattern = TIME + r" \[WARN \] MainThread salver\.lifecycle - model failed model=m reason=no\\nthing"
+    assert re.fullmatch(pattern, server[0])
+    assert server[1].endswith("[INFO ] MainThread salver.model.m - said so")
+    assert lines(tmp_path, "logs/model_log.log") == server[1:]
+
+
+def test_ts_b12_large_files_are_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchserve_logs, "MAX_BYTES", 300)
+    logs = TorchServeLogs(TorchServeLogConfig(str(tmp_path), str(tmp_path)))
+    for number in range(100):
+        logs.metric(f"line {number}", False)
+    logs.close()
+    assert len(list(tmp_path.glob("ts_metrics.log*"))) == torchserve_logs.KEPT + 1
+    assert all(path.stat().st_size <= 300 for path in tmp_path.glob("ts_metrics.log*"))
+
+
+def test_ts_b12_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match=r"access_log\.log cannot be written") as caught:
+        TorchServeLogs(TorchServeLogConfig(str(tmp_path / "file")))
+    assert "LOG_LOCATION" in caught.value.fix

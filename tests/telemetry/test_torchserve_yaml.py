@@ -1,0 +1,82 @@
+"""Files of metrics (TS-C7)."""
+
+from pathlib import Path
+
+import pytest
+
+from salver.errors import InvalidInput
+from salver.telemetry.torchserve_yaml import USUAL, Spec, read
+
+FILE = """
+dimensions:
+  - &model_name "ModelName"
+  - &level "Level"
+  - &hostname "Hostname"
+ts_metrics:
+  counter:
+    - name: Requests2XX
+      unit: Count
+      dimensions: [*level, *hostname]
+model_metrics:
+  gauge:
+    - {name: HandlerTime, unit: ms, dimensions: [*model_name, *level]}
+  histogram:
+    - name: Mine
+      unit: ms
+      dimensions: [*model_name]
+"""
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "metrics.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_ts_c7_a_file_is_read(tmp_path: Path) -> None:
+    found = read(written(tmp_path, FILE))
+    assert found.server == (Spec("Requests2XX", "counter", "Count", ("Level", "Hostname")),)
+    assert found.models == (
+        Spec("HandlerTime", "gauge", "ms", ("ModelName", "Level", "Hostname")),
+        Spec("Mine", "histogram", "ms", ("ModelName", "Hostname")),
+    )
+
+
+def test_ts_b13_without_a_file_there_are_torchserves_names() -> None:
+    names = {spec.name: (spec.kind, spec.unit, spec.dimensions) for spec in (*USUAL.server, *USUAL.models)}
+    assert names["Requests2XX"] == ("counter", "Count", ("Level", "Hostname"))
+    called = ("model_name", "model_version", "hostname")
+    assert names["ts_inference_latency_microseconds"] == ("counter", "Microseconds", called)
+    assert names["WorkerLoadTime"] == ("gauge", "Milliseconds", ("WorkerName", "Level", "Hostname"))
+    assert names["GPUUtilization"] == ("gauge", "Percent", ("Level", "DeviceId", "Hostname"))
+    assert names["HandlerTime"] == ("gauge", "ms", ("ModelName", "Level", "Hostname"))
+    assert len(names) == 21
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("[", "is no YAML"),
+        ("a", "has no keys"),
+        ("ts_metrics: [1]", "ts_metrics has other keys than counter, gauge, histogram"),
+        ("ts_metrics: {summary: []}", "has other keys"),
+        ("ts_metrics: {counter: 1}", "ts_metrics.counter is no list"),
+        ("ts_metrics: {counter: [1]}", r"ts_metrics.counter\[0\] is no metric"),
+        ("ts_metrics: {counter: [{name: a b}]}", "no possible name"),
+        ("model_metrics: {gauge: [{name: a, dimensions: [b c]}]}", "no possible dimensions"),
+        ("model_metrics: {gauge: [{name: a, dimensions: [Hostname]}]}", "a dimension twice"),
+        ("ts_metrics: {gauge: [{name: a}]}\nmodel_metrics: {gauge: [{name: a}]}", "called alike: a"),
+        ("a: !!python/object/apply:os.system ['x']", "is no YAML"),
+        ("a: " + "[" * 10_000, "is no YAML"),
+        ("# " + "x" * (1 << 20), "more than"),
+    ],
+)
+def test_ts_c7_a_wrong_file_is_named(tmp_path: Path, text: str, why: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(InvalidInput, match=rf"metrics.yaml.*{why}"):
+        read(path)
+
+
+def test_ts_c7_a_missing_file_is_named() -> None:
+    with pytest.raises(InvalidInput, match="metrics_config: /nowhere cannot be read"):
+        read("/nowhere")

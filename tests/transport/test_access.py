@@ -1,0 +1,78 @@
+"""Each answer at a port is announced (TS-B12, TS-B13)."""
+
+from typing import Any
+
+import pytest
+
+from salver.events import Answered
+from salver.transport.access import watched
+
+SCOPE = {
+    "type": "http",
+    "method": "POST",
+    "path": "/predictions/m",
+    "raw_path": b"/predictions/m",
+    "query_string": b"q=1",
+    "http_version": "1.1",
+    "client": ("127.0.0.1", 57540),
+    "headers": [],
+}
+GRPC = {**SCOPE, "path": "/org.x.Y/Z", "headers": [(b"content-type", b"application/grpc+proto")]}
+
+
+async def asked(scope: dict[str, Any], *messages: dict[str, Any], fails: bool = False) -> list[Answered]:
+    async def app(_: Any, __: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
+        if fails:
+            raise RuntimeError
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    sent: list[dict[str, Any]] = []
+    times = iter([10.0, 12.5])
+    found: list[Answered] = []
+    enter = watched(app, found.append, lambda: next(times))
+    try:
+        await enter(scope, None, send)  # type: ignore[arg-type]
+    except RuntimeError:
+        assert fails
+    assert sent == list(messages)
+    return found
+
+
+START = {"type": "http.response.start", "status": 404, "headers": []}
+
+
+async def test_ts_b12_an_answer_with_its_status_and_time() -> None:
+    assert await asked(SCOPE, START, {"type": "http.response.body", "body": b""}) == [
+        Answered("127.0.0.1:57540", "POST", "/predictions/m?q=1", "HTTP/1.1", 404, 12.5, 2.5)
+    ]
+
+
+async def test_ts_b12_a_unix_socket_has_no_caller() -> None:
+    (found,) = await asked({**SCOPE, "client": None, "query_string": b""}, START)
+    assert (found.caller, found.target) == ("unix", "/predictions/m")
+
+
+async def test_ts_b12_who_hangs_up_gets_no_answer_and_no_line() -> None:
+    assert await asked(SCOPE) == []
+    assert len(await asked(SCOPE, START, fails=True)) == 1
+
+
+@pytest.mark.parametrize(
+    "message, code",
+    [
+        ({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}, 0),
+        ({"type": "http.response.start", "status": 200, "headers": [(b"grpc-status", b"7")]}, 7),
+        ({"type": "http.response.start", "status": 200, "headers": []}, 2),
+    ],
+)
+async def test_ts_b12_grpc_has_codes_of_its_own(message: dict[str, Any], code: int) -> None:
+    (found,) = await asked(GRPC, message)
+    assert (found.verb, found.target, found.protocol, found.status) == ("gRPC", "org.x.Y/Z", "HTTP/2.0", code)
+
+
+async def test_ts_b12_other_kinds_of_scopes_pass() -> None:
+    assert await asked({"type": "lifespan"}, {"type": "lifespan.startup.complete"}) == []
