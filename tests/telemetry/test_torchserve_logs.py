@@ -57,11 +57,11 @@ def test_ts_b12_ts_b14_metrics_have_files_of_their_own(tmp_path: Path, logs: Tor
 
 def test_ts_b12_the_servers_log_and_the_models(tmp_path: Path, logs: TorchServeLogs) -> None:
     logger("salver.lifecycle").warning("model failed", model="m", reason="no\nthing")
-    logging.getLogger(f"{MODELS}.m").info("said %s", "so")
+    logging.getLogger(MODELS).info("said %s", "so")
     server = lines(tmp_path, "logs/ts_log.log")
     pattern = TIME + r" \[WARN \] MainThread salver\.lifecycle - model failed model=m reason=no\\nthing"
     assert re.fullmatch(pattern, server[0])
-    assert server[1].endswith("[INFO ] MainThread salver.model.m - said so")
+    assert server[1].endswith("[INFO ] MainThread salver.engine.host - said so")
     assert lines(tmp_path, "logs/model_log.log") == server[1:]
 
 

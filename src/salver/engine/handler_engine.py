@@ -8,6 +8,7 @@ Whatever happens to a worker, each request gets one answer.
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
 from typing import Protocol
 
@@ -22,7 +23,7 @@ from salver.engine.refusals import LATE, closing, unloaded
 from salver.engine.sequence_queue import SequenceQueue
 from salver.engine.spawn import HostPlan
 from salver.errors import DeadlineExceeded, HandlerFailed, NotReady, SalverError, WaitedTooLong
-from salver.events import BatchRan
+from salver.events import BatchRan, WorkerReady
 from salver.handlers import BODY, SIGNATURE, Form, Metadata, Workers, WorkerStatus, as_request
 from salver.messages import ANYBODY, InferRequest, InferResponse, Insight, ModelId, Standing
 from salver.tensor import DataType, Tensor
@@ -44,13 +45,13 @@ class HandlerTerms(msgspec.Struct, frozen=True):
 
     Attributes:
         clock: Monotonic seconds.
-        emit: Told of every run.
+        emit: Told of every run, and of workers that have come up.
         heard: Told of what their metrics write; None = nobody wants it.
         nursery: Brings workers up.
     """
 
     clock: Callable[[], float]
-    emit: Callable[[BatchRan], None]
+    emit: Callable[[BatchRan | WorkerReady], None]
     heard: Heard | None = None
     nursery: Nursery = msgspec.field(default_factory=Nursery)
 
@@ -215,6 +216,7 @@ class HandlerEngine:
         """See :class:`~salver.engine.crew.Owner`."""
         self._there[worker.id] = worker
         self._rest(worker.id, self._clock())
+        self._emit(WorkerReady(self.id, worker.id, max(0.0, time.time() - worker.started)))
         self._pump()
 
     def went(self, worker: Worker) -> None:

@@ -5,6 +5,7 @@ not known here (:mod:`salver.engine.child`).
 """
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -47,6 +48,8 @@ class HostPlan(msgspec.Struct, frozen=True):
         run_timeout_s: A run that takes longer is taken for a hang: the host is killed. 0 = never.
         server: What its model may ask while it runs; None = nothing.
         interpreter: Runs it; None = the one of this process.
+        hides: Environment variables with a name that this regular expression matches are not its own; empty =
+            all are.
     """
 
     backend: str
@@ -56,6 +59,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     run_timeout_s: float = 0.0
     server: Server | None = None
     interpreter: Interpreter | None = None
+    hides: str = ""
 
 
 class Side(NamedTuple):
@@ -100,6 +104,13 @@ class Ends:
         self.responses.close()
 
 
+def _seen(hides: str) -> Mapping[str, str]:
+    """The environment, without what is hidden."""
+    if not hides:
+        return os.environ
+    return {name: value for name, value in os.environ.items() if not re.fullmatch(hides, name)}
+
+
 def spawn(plan: HostPlan) -> Ends:
     """Start a child, on the loop's own thread: the child dies with the *thread* that started it.
 
@@ -142,7 +153,7 @@ def spawn(plan: HostPlan) -> Ends:
             stderr=their_output,
             pass_fds=passed,
             start_new_session=True,
-            env={**_QUIET, **dict.fromkeys(_THREAD_VARIABLES, threads), **os.environ, **variables},
+            env={**_QUIET, **dict.fromkeys(_THREAD_VARIABLES, threads), **_seen(plan.hides), **variables},
         )
         undo.callback(process.wait)
         undo.callback(process.kill)

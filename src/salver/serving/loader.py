@@ -88,6 +88,7 @@ class Terms(msgspec.Struct, frozen=True):
         twins: Makes ONNX graphs of SavedModels, for those who prefer them; None = nobody does.
         chance: Chooses the requests that are written down; None = none is, whatever models say.
         heard: Told of what handlers' metrics write; None = nobody wants it.
+        hides: Environment variables that handlers do not see (:class:`~salver.engine.spawn.HostPlan`).
     """
 
     cores: int
@@ -100,6 +101,7 @@ class Terms(msgspec.Struct, frozen=True):
     twins: Twins | None = None
     chance: Callable[[], float] | None = None
     heard: Heard | None = None
+    hides: str = ""
 
 
 _AnyEngine = (
@@ -399,6 +401,7 @@ class Loader:
             manifest,
             LoadOptions(threads, self._terms.trust_pickle),
             config.instances.memory_limit_mb,
+            hides=self._terms.hides,
         )
         terms = HandlerTerms(self._clock, self._bus.emit, self._terms.heard, self._nursery)
         engine = HandlerEngine(plan, workers, terms)

@@ -21,8 +21,8 @@ from salver.telemetry.logs import escape
 #: Of a file, before it is begun anew; and how many older ones are kept.
 MAX_BYTES: Final = 100 << 20
 KEPT: Final = 5
-#: The logger of what models write.
-MODELS: Final = "salver.model"
+#: The logger of what models print.
+MODELS: Final = "salver.engine.host"
 _SHORT: Final = "%(asctime)s - %(message)s"
 _LONG: Final = "%(asctime)s [%(levelname)-5s] %(threadName)s %(name)s - %(message)s"
 _LEVELS: Final = {logging.WARNING: "WARN", logging.CRITICAL: "FATAL"}
