@@ -17,6 +17,7 @@ from salver.cli.doctor import doctor
 from salver.cli.explain import explain
 from salver.cli.given import dialect_of
 from salver.cli.infer import infer
+from salver.cli.migrate import migrate
 from salver.cli.models import models
 from salver.cli.output import report_error
 from salver.cli.serve import serve
@@ -33,7 +34,7 @@ def app() -> App:
         default_parameter=Parameter(negative=(), show_default=_show_default),
         result_action="return_value",
     )
-    for command in (serve, models, infer, explain, bench, tune, doctor):
+    for command in (serve, models, infer, explain, bench, tune, doctor, migrate):
         root.command(command)
     root.register_install_completion_command(help="Install completion for the shell in use.")
     return root

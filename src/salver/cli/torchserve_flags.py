@@ -12,6 +12,13 @@ import msgspec
 
 PROGRAM: Final = "salver torchserve"
 Verb = Literal["start", "stop", "version"]
+#: Options without an effect here, and why.
+IGNORED: Final = {
+    "--log-config": "Log4j is not used",
+    "--cpp-log-config": "there is no C++ backend",
+    "--plugins-path": "there is no Java",
+    "--ppath": "there is no Java",
+}
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -99,9 +106,15 @@ def _parser() -> argparse.ArgumentParser:
     text(
         "--models", default=(), nargs="+", metavar="[NAME=]FILE", help="archives to load at the start, or all"
     )
-    text("--log-config", default="", metavar="FILE", help="no effect: Log4j is not used")
-    text("--cpp-log-config", default="", metavar="FILE", help="no effect: there is no C++ backend")
-    text("--plugins-path", "--ppath", default="", metavar="PATH", help="no effect: there is no Java")
+    text("--log-config", default="", metavar="FILE", help=f"no effect: {IGNORED['--log-config']}")
+    text("--cpp-log-config", default="", metavar="FILE", help=f"no effect: {IGNORED['--cpp-log-config']}")
+    text(
+        "--plugins-path",
+        "--ppath",
+        default="",
+        metavar="PATH",
+        help=f"no effect: {IGNORED['--plugins-path']}",
+    )
     text("--foreground", help="stay in the foreground", action="store_true")
     text("--no-config-snapshots", "--ncs", help="write and read no snapshots", action="store_true")
     text("--disable-token-auth", "--dt", help="ask for no tokens", action="store_true")

@@ -178,7 +178,7 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         InvalidInput: it contradicts itself or the folder, or asks for what must be refused.
     """
     notices: list[str] = []
-    for path in dict.fromkeys(_leaves(message)):
+    for path in dict.fromkeys(leaves(message)):
         if path not in HONOURED and path.split(".")[0] != "parameters":
             notices.append(_notice(path))
     is_ensemble = message.HasField("ensemble_scheduling") or message.platform == PLATFORM
@@ -263,7 +263,7 @@ def _notice(path: str) -> str:
     return f"config.pbtxt: field `{path}` has no effect yet"
 
 
-def _leaves(message: Any, prefix: str = "") -> Iterator[str]:
+def leaves(message: Any, prefix: str = "") -> Iterator[str]:
     """Paths of what is set, without indices and keys: ``instance_group.count``."""
     for field, value in message.ListFields():
         path = prefix + field.name
@@ -279,7 +279,7 @@ def _leaves(message: Any, prefix: str = "") -> Iterator[str]:
             else [value]
         )
         for part in parts:
-            below = tuple(_leaves(part, f"{path}."))
+            below = tuple(leaves(part, f"{path}."))
             yield from below or (path,)
 
 

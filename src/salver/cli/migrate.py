@@ -1,0 +1,137 @@
+"""``salver migrate``: what of another server's deployment runs here, what differs, how is it served?"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from salver.cli.options import Json
+from salver.cli.output import line, record, remark, table
+
+if TYPE_CHECKING:
+    from salver.backends.protocol import Backend
+    from salver.cli.migration import Service
+    from salver.cli.migration_models import Model
+    from salver.repository.deployment import Deployment
+
+_OF = {"torchserve": "TorchServe", "triton": "Triton", "tensorflow-serving": "TensorFlow Serving"}
+
+
+def migrate(
+    folder: Path,
+    /,
+    *,
+    write: Annotated[
+        Path | None,
+        Parameter(
+            help="Folder to make, with a start script and the files that it needs; or one script, FILE.sh."
+        ),
+    ] = None,
+    verbose: Annotated[bool, Parameter(help="List settings that are used as they are, too.")] = False,
+    json: Json = False,
+) -> int:
+    """Tell what of a TorchServe, Triton or TensorFlow Serving deployment runs here, and how to serve it.
+
+    Reads configurations, model stores, repositories, and the command lines in scripts, Dockerfiles, Compose
+    and Kubernetes files; runs none of their code and changes nothing in FOLDER. The exit status is 1 when
+    something does not run.
+
+    Args:
+        folder: Where the deployment lies.
+    """
+    # Imported here: it looks at every backend and every table of flags.
+    from salver.cli.migration_writing import write as write_down
+    from salver.plugins import backends
+    from salver.repository.deployment import look
+
+    known = backends()
+    deployment = look(folder)
+    services = _services(deployment, known)
+    for service in services:
+        _record(service) if json else _show(service, verbose)
+    for text in deployment.unread:
+        record({"kind": "unread", "text": text}) if json else remark(f"not read: {text}")
+    if not services:
+        if not json:
+            line(f"{folder} holds no deployment of {', '.join(_OF.values())} that is recognised")
+        return 1
+    if write is not None:
+        files = write_down(services, write, deployment.folder, known)
+        for path in files:
+            record({"kind": "written", "path": str(path)}) if json else line(f"wrote {path}")
+        if not json:
+            line("checked: what was written is read as the deployment was")
+    return int(not all(service.runs for service in services))
+
+
+def _services(deployment: "Deployment", known: "Mapping[str, Backend]") -> "list[Service]":
+    from salver.cli import migration_tensorflow, migration_torchserve, migration_triton
+
+    found = []
+    for server in (migration_torchserve, migration_triton, migration_tensorflow):
+        found += server.services(deployment, known)
+    return found
+
+
+def _show(service: "Service", verbose: bool) -> None:
+    line(f"{_OF[service.server]}{f', started by {service.where}' if service.where else ''}")
+    if service.models:
+        line()
+        keys = ("model", "versions", "format", "backend", "verdict", "why")
+        table(keys, [_row(model) for model in service.models])
+    settings = [s for s in service.settings if verbose or s.becomes != "used"]
+    used = len(service.settings) - sum(s.becomes != "used" for s in service.settings)
+    if settings:
+        line()
+        rows = [(s.name, s.value, s.where, s.becomes, s.why) for s in settings]
+        table(("setting", "value", "where", "here", "why"), rows)
+    if used and not verbose:
+        line(f"{'and ' if settings else ''}{used} settings are used as they are (--verbose lists them)")
+    line()
+    if service.problem:
+        line(f"does not start: {service.problem}")
+    else:
+        line(f"{_sum(service)} Serve them with:")
+        line(f"  {service.command()}")
+        if service.files:
+            line(f"  (needs {', '.join(service.files)}, which --write makes)")
+    for text in service.remarks:
+        line(f"note: {text}")
+    line()
+
+
+def _row(model: "Model") -> tuple[str, ...]:
+    why = ". ".join(text.rstrip(".") for text in (*model.why, model.fix) if text)
+    return (model.name, " ".join(model.versions), model.format, model.backend, model.verdict, why)
+
+
+def _sum(service: "Service") -> str:
+    count = [model.verdict for model in service.models]
+    parts = [f"{count.count('runs')} of {len(count)} models run as they are"]
+    if differing := count.count("runs, with a difference"):
+        parts.append(f"{differing} with a difference")
+    if failing := count.count("does not run"):
+        parts.append(f"{failing} not")
+    return ", ".join(parts) + "."
+
+
+def _record(service: "Service") -> None:
+    import msgspec
+
+    for model in service.models:
+        record({"kind": "model", **msgspec.structs.asdict(model)})
+    for setting in service.settings:
+        record({"kind": "setting", **msgspec.structs.asdict(setting)})
+    record(
+        {
+            "kind": "server",
+            "server": service.server,
+            "where": service.where,
+            "command": service.command(),
+            "files": sorted(service.files),
+            "problem": service.problem,
+            "remarks": list(service.remarks),
+            "runs": service.runs,
+        }
+    )
