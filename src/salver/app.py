@@ -21,11 +21,11 @@ from typing import Any, Final, Literal
 import msgspec
 
 from salver import __version__, plugins
-from salver.artifacts import Instances, LoadOrder
+from salver.artifacts import Instances
 from salver.backends.protocol import Backend
 from salver.cache import CacheConfig, CacheUse, ResponseCache
 from salver.engine.turns import Pool
-from salver.errors import InvalidInput, SalverError
+from salver.errors import SalverError
 from salver.lifecycle.config import LifecycleConfig
 from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import keep_one_heap, tune_interpreter
@@ -35,14 +35,17 @@ from salver.repository.unpacked import Archives
 from salver.serving.bus import Bus
 from salver.serving.caching import Caching
 from salver.serving.calls import Calls
+from salver.serving.control import ServerControl
 from salver.serving.controlplane import ControlMode, ControlPlane
 from salver.serving.dataplane import DataPlane
 from salver.serving.fetching import Fetching
+from salver.serving.handler_store import HandlerStore
 from salver.serving.inner import Inner
 from salver.serving.loader import Loader, Servable, Terms
-from salver.serving.model_config import config_of
 from salver.serving.ports import Observer
 from salver.serving.profiles import ProfileStore
+from salver.serving.registering import HandlerStoreConfig
+from salver.serving.registry import Registry
 from salver.serving.reloading import Reloading, Served
 from salver.serving.shared_memory import SharedMemory
 from salver.serving.twins import Twins
@@ -75,13 +78,11 @@ from salver.transport.many_models import ManyModels
 from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig, Listener, listen
-from salver.wire import tf_schema
 from salver.wire.config_view import first_response_bounds, metric_tags
 from salver.wire.orca import TokenRoom
 from salver.wire.regions import NO_REGIONS
 from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
 from salver.wire.tfs_rules import TfsRules
-from salver.wire.voice import Spoken
 
 _LOG = logging.getLogger("salver")
 _PLATFORMS: Final[tuple[tuple[Kind, str], ...]] = (
@@ -151,6 +152,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tensorflow_metrics: Which metrics have TensorFlow Serving's names.
         metrics_path: Where the metrics page is, besides ``/metrics``; empty = nowhere.
         prediction_log: Folder that takes requests with their answers, of models that want it; empty = none.
+        handlers: Which handlers are there at the start, and what requests may register.
     """
 
     paths: tuple[str, ...] = ()
@@ -193,6 +195,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tensorflow_metrics: TensorFlowMetricsConfig = TensorFlowMetricsConfig()
     metrics_path: str = ""
     prediction_log: str = ""
+    handlers: HandlerStoreConfig = HandlerStoreConfig()
 
     @property
     def whole_lifecycle(self) -> LifecycleConfig:
@@ -222,75 +225,6 @@ class ReadyInfo(msgspec.Struct, frozen=True):
     grpc: str = ""
     metrics: str = ""
     platforms: tuple[tuple[str, str], ...] = ()
-
-
-class _Control:
-    """What transports may see and change (transport.ports.Control)."""
-
-    def __init__(
-        self,
-        plane: ControlPlane,
-        manager: Manager[Servable],
-        reloading: Reloading,
-        voices: Voices,
-        is_strict: bool,
-    ) -> None:
-        self._plane = plane
-        self._voices = voices
-        self._manager = manager
-        self._reloading = reloading
-        self._is_strict = is_strict
-        self.has_settled = False
-        self.is_stopping = False
-
-    def statuses(self) -> tuple[VersionStatus, ...]:
-        return self._plane.index()
-
-    async def is_ready(self, model: str = "", version: str = "") -> bool:
-        if self.is_stopping:
-            return False
-        if not model:
-            return self._manager.ready() or (self.has_settled and not self._is_strict)
-        try:
-            lease = self._manager.acquire(model, version)
-        except InvalidInput:  # no version that there could be
-            raise
-        except SalverError:
-            return False
-        try:
-            opinion = lease.servable.is_ready
-            return opinion is None or await opinion()
-        finally:
-            lease.release()
-
-    def speech(self, name: str) -> Spoken:
-        return self._voices.of(name)
-
-    def model_config(self, model: str, version: str = "") -> bytes:
-        lease = self._manager.acquire(model, version)
-        try:
-            servable = lease.servable
-            decoupled = servable.stream is not None
-            return config_of(
-                servable.manifest, servable.signature, servable.placement.slots, decoupled=decoupled
-            )
-        finally:
-            lease.release()
-
-    def versions(self, model: str) -> tuple[VersionStatus, ...]:
-        return self._manager.versions(model)
-
-    def version_of_label(self, model: str, label: str) -> str:
-        return self._manager.version_of_label(model, label)
-
-    async def load(self, model: str, order: LoadOrder) -> None:
-        await self._plane.load(model, order)
-
-    async def reload_config(self, config: bytes) -> None:
-        await self._reloading.reload(tf_schema.build()["ModelServerConfig"].FromString(config))
-
-    async def unload(self, model: str, *, dependents: bool = False, waits: bool = False) -> None:
-        await self._plane.unload(model, dependents=dependents, waits=waits)
 
 
 class Server:
@@ -374,10 +308,14 @@ class Server:
         mode = ControlMode(
             config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False
         )
-        self._plane = ControlPlane(repository, self._manager, mode, clock)
+        registry = Registry(self._manager)
+        self._plane = ControlPlane(repository, self._manager, mode, clock, changes=registry)
+        self.handlers = HandlerStore(config.handlers, registry, self._plane, self._manager, clock)
         self._reloading = Reloading(self._plane, self._manager, config.served)
         voices = Voices(config.voice, self._manager)
-        self.control = _Control(self._plane, self._manager, self._reloading, voices, config.is_strictly_ready)
+        self.control = ServerControl(
+            self._plane, self._manager, self._reloading, voices, config.is_strictly_ready
+        )
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
         samples = self._spans.samples if self._spans else None
         door: DataPlane[Any, Any] = DataPlane(
@@ -435,6 +373,7 @@ class Server:
     async def _load(self) -> None:
         await self._plane.start()
         await self._reloading.start()
+        await self.handlers.start()
 
     async def _open(self, doors: Sequence[App]) -> None:
         """Listen, and answer from now on."""

@@ -92,12 +92,25 @@ class Lifecycle(Protocol):
         ...
 
 
+class Changes(Protocol):
+    """Knows what requests have changed about the list (the registry)."""
+
+    def over(self, found: Sequence[Manifest]) -> tuple[Manifest, ...]:
+        """The list with that."""
+        ...
+
+    def ask_again(self, name: str) -> None:
+        """What was found of that model is there again, though it was taken out."""
+        ...
+
+
 class ControlPlane:
     """Keeps the lifecycle told of what is wanted.
 
     Args:
         clock: Monotonic seconds.
         sleep: Waits that many seconds.
+        changes: None = nothing but the repository says what there is.
     """
 
     def __init__(
@@ -107,8 +120,10 @@ class ControlPlane:
         mode: ControlMode,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        changes: Changes | None = None,
     ) -> None:
         self._repository = repository
+        self._changes = changes
         self._manager = manager
         self._mode = mode
         self._clock = clock
@@ -193,6 +208,8 @@ class ControlPlane:
             InvalidInput, TooLarge: what the order brings cannot be taken.
         """
         self._require_explicit()
+        if self._changes is not None:
+            self._changes.ask_again(name)
         if order.files and not order.config:
             _LOG.error("%s: files came without a configuration: send the parameter `config`, too", name)
             raise PollFailed(_POLL_FAILED.format(name))
@@ -249,6 +266,10 @@ class ControlPlane:
             self._implied -= gone
             self._found = tuple(m for m in self._found if m.id.name not in gone)
         return brought
+
+    def refresh(self) -> None:
+        """Tell the lifecycle anew, since there are changes; nothing is scanned."""
+        self._apply()
 
     def index(self) -> tuple[VersionStatus, ...]:
         """Every version, loaded or not, sorted by name."""
@@ -378,7 +399,7 @@ class ControlPlane:
         if self._mode.kind == "explicit":
             wanted = self._named | self._implied
             found = tuple(m for m in found if m.id.name in wanted)
-        self._manager.apply(found)
+        self._manager.apply(found if self._changes is None else self._changes.over(found))
 
     def _require_explicit(self) -> None:
         if self._mode.kind != "explicit":

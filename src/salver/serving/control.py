@@ -1,0 +1,94 @@
+"""What may transports see and change of what is served?
+
+One front for the control plane, the lifecycle and the lists of models; it decides nothing itself.
+"""
+
+from salver.artifacts import LoadOrder
+from salver.errors import InvalidInput, SalverError
+from salver.lifecycle.manager import Manager
+from salver.messages import VersionStatus
+from salver.serving.controlplane import ControlPlane
+from salver.serving.loader import Servable
+from salver.serving.model_config import config_of
+from salver.serving.reloading import Reloading
+from salver.serving.voices import Voices
+from salver.wire import tf_schema
+from salver.wire.voice import Spoken
+
+
+class ServerControl:
+    """What transports may see and change (transport.ports.Control)."""
+
+    def __init__(
+        self,
+        plane: ControlPlane,
+        manager: Manager[Servable],
+        reloading: Reloading,
+        voices: Voices,
+        is_strict: bool,
+    ) -> None:
+        self._plane = plane
+        self._voices = voices
+        self._manager = manager
+        self._reloading = reloading
+        self._is_strict = is_strict
+        self.has_settled = False
+        self.is_stopping = False
+
+    def statuses(self) -> tuple[VersionStatus, ...]:
+        """Every version known, loaded or not."""
+        return self._plane.index()
+
+    async def is_ready(self, model: str = "", version: str = "") -> bool:
+        """Can that model answer, or, without a name, every model that should serve?"""
+        if self.is_stopping:
+            return False
+        if not model:
+            return self._manager.ready() or (self.has_settled and not self._is_strict)
+        try:
+            lease = self._manager.acquire(model, version)
+        except InvalidInput:  # no version that there could be
+            raise
+        except SalverError:
+            return False
+        try:
+            opinion = lease.servable.is_ready
+            return opinion is None or await opinion()
+        finally:
+            lease.release()
+
+    def speech(self, name: str) -> Spoken:
+        """Whom OpenAI's routes mean by that name."""
+        return self._voices.of(name)
+
+    def model_config(self, model: str, version: str = "") -> bytes:
+        """Its whole configuration, a serialised ModelConfig."""
+        lease = self._manager.acquire(model, version)
+        try:
+            servable = lease.servable
+            decoupled = servable.stream is not None
+            return config_of(
+                servable.manifest, servable.signature, servable.placement.slots, decoupled=decoupled
+            )
+        finally:
+            lease.release()
+
+    def versions(self, model: str) -> tuple[VersionStatus, ...]:
+        """The model's versions that are or were to be served."""
+        return self._manager.versions(model)
+
+    def version_of_label(self, model: str, label: str) -> str:
+        """The version that one of the model's labels means now."""
+        return self._manager.version_of_label(model, label)
+
+    async def load(self, model: str, order: LoadOrder) -> None:
+        """Returns when it is there; raises what kept it from loading."""
+        await self._plane.load(model, order)
+
+    async def reload_config(self, config: bytes) -> None:
+        """Serve the models that a serialised ModelServerConfig lists, and no others."""
+        await self._reloading.reload(tf_schema.build()["ModelServerConfig"].FromString(config))
+
+    async def unload(self, model: str, *, dependents: bool = False, waits: bool = False) -> None:
+        """Take it out; raises NotReady where the control mode forbids it."""
+        await self._plane.unload(model, dependents=dependents, waits=waits)

@@ -1,0 +1,394 @@
+"""Which handlers are there, who may change that, and how many workers do they have (TS-M1 to TS-M6)?
+
+Registers archives while the server runs, and tells of those that the repository found as well. It writes down
+what is wanted, has the control plane apply it, and waits where the caller does; the lifecycle loads. It knows
+no protocol and starts no process.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from salver.artifacts import Manifest
+from salver.engine.handler_engine import HandlerEngine
+from salver.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidInput,
+    NoModel,
+    NoModelVersion,
+    NotReady,
+    SalverError,
+    StillDefault,
+    WorkersFailed,
+)
+from salver.handlers import HandlerStatus, Metadata, Registered, Registration, Scaled, Workers
+from salver.lifecycle.policy import version_key
+from salver.messages import ModelId
+from salver.repository.handler import describe
+from salver.repository.mar import RUNTIMES
+from salver.repository.model_settings import ModelSetting, snapshot
+from salver.serving.loader import Servable
+from salver.serving.registering import (
+    AtStart,
+    HandlerStoreConfig,
+    check,
+    check_number,
+    manifest_of,
+    name_of,
+)
+from salver.serving.registry import Registry
+from salver.serving.shelf import Found, Shelf
+
+_LOG = logging.getLogger("salver.handlers")
+_ALL: Final = "all"
+_NOTHING: Final = ModelSetting()
+
+
+class Plane(Protocol):
+    """Tells the lifecycle what is wanted (the control plane)."""
+
+    def refresh(self) -> None:
+        """There are changes."""
+        ...
+
+
+class Lives(Protocol):
+    """Knows what became of versions (the lifecycle's manager)."""
+
+    async def outcome(self, id: ModelId) -> str:
+        """Wait until it is ready, or has failed: empty, or the reason."""
+        ...
+
+    async def ended(self, id: ModelId) -> None:
+        """Wait until nothing of it is left."""
+        ...
+
+    async def settled(self, name: str = "") -> None:
+        """Wait until nothing of that model is on its way."""
+        ...
+
+    def servable(self, id: ModelId) -> Servable | None:
+        """What answers for it now."""
+        ...
+
+
+class _Entry(msgspec.Struct, frozen=True, eq=False):
+    """A registration that is in force.
+
+    Attributes:
+        handler: That it names in place of the archive's.
+    """
+
+    manifest: Manifest
+    handler: str
+    found: Found
+    is_at_start: bool
+
+
+class HandlerStore:
+    """Implements :class:`~salver.transport.ports.Handlers`.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        config: HandlerStoreConfig,
+        registry: Registry,
+        plane: Plane,
+        lives: Lives,
+        clock: Callable[[], float],
+    ) -> None:
+        self.config = config
+        self._registry = registry
+        self._plane = plane
+        self._lives = lives
+        self._clock = clock
+        self._shelf = Shelf(config.shelf)
+        self._entries: dict[ModelId, _Entry] = {}
+
+    def __repr__(self) -> str:
+        return f"<HandlerStore, {len(self._entries)} registered>"
+
+    # -- changes -------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Register what is to be there from the start; workers come up together when it has returned.
+
+        One that cannot be registered is told in the log, and keeps no other from being so.
+
+        Raises:
+            InvalidInput: everything in the store is wanted, and it cannot be read.
+        """
+        models = list(self.config.at_start)
+        if self.config.loads_all:
+            names = await asyncio.to_thread(self._shelf.everything)
+            models += [AtStart(name, default_name=name_of(name)) for name in names]
+        for model in models:
+            setting = model.setting or _NOTHING
+            url = await asyncio.to_thread(self._place_of, model)
+            order = Registration(url, model.name, setting.handler, setting.runtime, waits=False)
+            try:
+                id = (await self._take(order, model)).manifest.id
+            except SalverError as error:
+                _LOG.warning("Failed to load model: %s: %s", model.url, error)
+                continue
+            if setting.is_default:
+                self.set_default(id.name, id.version)
+
+    async def register(self, order: Registration) -> Registered:
+        """Fetch, unpack and load it.
+
+        Raises:
+            Forbidden: requests may not.
+            InvalidInput: a value cannot be.
+            NoModel, NoDownload, BadArchive, MissingExtra, Conflict: it cannot be had, or is there already.
+            WorkersFailed: it was taken out again, since its workers do not start.
+        """
+        if not self.config.is_open:
+            raise Forbidden("Model API disabled", fix="Start the server with --enable-model-api.")
+        entry = await self._take(order)
+        id, workers = entry.manifest.id, entry.manifest.config.workers or Workers()
+        if not workers.least or not order.waits:
+            return Registered(id.name, id.version, workers.least, is_done=not workers.least)
+        why = await self._lives.outcome(id)
+        ready = 0 if why else await self._ready(id)
+        if ready < workers.least:
+            if self._entries.get(id) is entry:  # and nobody has taken it out meanwhile
+                _LOG.error("%s is taken out again, since %s", id, why or "its workers do not start")
+                await self._remove(id)
+            raise WorkersFailed(f"Failed to start workers for model {id.name} version: {id.version}")
+        return Registered(id.name, id.version, workers.least, is_done=True)
+
+    async def unregister(self, model: str, version: str = "") -> None:
+        """Take a version out, or the default one where that is the only one.
+
+        Raises:
+            Forbidden: requests may not, or it is the default version, and there are others.
+            NoModel, NoModelVersion: there is none.
+            DeadlineExceeded: it still answers, and will be gone when it has.
+        """
+        if not self.config.is_open:
+            raise Forbidden("Model API disabled", fix="Start the server with --enable-model-api.")
+        id = self._one(model, version).id
+        is_default = id.version == self._registry.default(model)
+        if is_default and len(self._registry.versions(model)) > 1:
+            raise StillDefault(
+                f"Cannot remove default version for model {model}",
+                field="model_version",
+                fix="Make another version the default one first.",
+            )
+        await self._remove(id)
+
+    async def scale(
+        self, model: str, version: str, least: int, most: int | None, *, waits: bool
+    ) -> tuple[Scaled, int]:
+        """Have so many workers from now on; how it went, and how many there are.
+
+        Args:
+            most: None = as ``least``.
+
+        Raises:
+            NoModel, NoModelVersion: there is none.
+            InvalidInput: ``most`` is below ``least``, or they cannot be.
+        """
+        manifest = self._one(model, version)
+        most = least if most is None else most
+        check_number("min_worker", least)
+        if most < least:
+            raise InvalidInput("max_worker cannot be less than min_worker.", field="max_worker")
+        check_number("max_worker", most)
+        workers = msgspec.structs.replace(manifest.config.workers or Workers(), least=least, most=most)
+        self._registry.rescale(manifest.id, workers)
+        self._plane.refresh()
+        if not waits:
+            return "begun", least
+        await self._lives.settled(model)
+        ready = await self._ready(manifest.id)
+        return ("done" if ready >= least else "partly"), ready
+
+    def set_default(self, model: str, version: str) -> None:
+        """Requests without a version go there, of a model of any kind (X-12).
+
+        Raises:
+            NoModel, NoModelVersion: there is none.
+        """
+        versions = self._registry.versions(model).keys() | self._registry.others(model)
+        if not versions:
+            raise _no_model(model)
+        if version not in versions:
+            raise NoModelVersion(
+                f"Model version {version} does not exist for model {model}", field="model_version"
+            )
+        self._registry.set_default(model, version)
+
+    # -- what there is -------------------------------------------------------------------------
+
+    def models(self) -> tuple[tuple[str, str], ...]:
+        """Name and URL of each model's default version, sorted by name."""
+        return tuple((status.name, status.url) for status in self._statuses() if status.is_default)
+
+    def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:
+        """The default version, or that one; all with ``all``.
+
+        Raises:
+            NoModel, NoModelVersion: there is none.
+        """
+        versions = self._registry.versions(model)
+        if not versions:
+            raise _no_model(model)
+        if version == _ALL and version not in versions:
+            return tuple(self._status(versions[each]) for each in sorted(versions, key=version_key))
+        return (self._status(self._one(model, version)),)
+
+    async def metadata(self, model: str, version: str) -> Metadata:
+        """What the handler tells of itself.
+
+        Raises:
+            NoModel, NoModelVersion: there is none.
+            NotReady: no worker is there.
+        """
+        engine = self._engine(self._one(model, version).id)
+        with contextlib.suppress(NotReady):
+            if engine is not None:
+                return await engine.metadata()
+        raise NotReady(
+            f'Model "{model}" has no worker to serve describe request. Please use scale workers API to add '
+            "workers.",
+            field="model",
+        )
+
+    def is_healthy(self) -> bool:
+        """Has no model been short of workers for longer than it may?"""
+        engines = (self._engine(manifest.id) for manifest in self._registry.handlers())
+        now = self._clock()
+        return all(engine.is_healthy(now) for engine in engines if engine is not None)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The ``models`` of TorchServe's snapshot, as it is now."""
+        orders = {str(id): entry.handler for id, entry in self._entries.items()}
+        return snapshot(self._statuses(), orders)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    async def _take(self, order: Registration, start: AtStart | None = None) -> _Entry:
+        """It is wanted from now on."""
+        check(order)
+        found = await self._find(order)
+        try:
+            said = await asyncio.to_thread(describe, found.path)
+            # from here on nothing waits, so that of two that come together one finds the other
+            manifest = manifest_of(order, found, said, self.config, start)
+            self._check_free(manifest.id)
+        except BaseException:
+            await asyncio.to_thread(self._shelf.discard, found)
+            raise
+        for notice in said.yaml.notices if said.yaml else ():
+            _LOG.warning("%s: %s", manifest.id, notice)
+        is_at_start = start is not None and start.setting is None
+        entry = self._entries[manifest.id] = _Entry(manifest, order.handler, found, is_at_start)
+        self._registry.put(manifest)
+        self._plane.refresh()
+        return entry
+
+    async def _find(self, order: Registration) -> Found:
+        work = asyncio.to_thread(self._shelf.find, order.url, is_encrypted=order.is_encrypted)
+        finding = asyncio.create_task(work)
+        try:
+            return await asyncio.shield(finding)
+        except asyncio.CancelledError:
+            finding.add_done_callback(self._forget)
+            raise
+
+    def _forget(self, finding: "asyncio.Task[Found]") -> None:
+        """Nobody waits any more for what was downloaded."""
+        if not finding.cancelled() and finding.exception() is None:
+            self._shelf.discard(finding.result())
+
+    def _place_of(self, model: AtStart) -> str:
+        """A snapshot says where an archive came from, and by which name the store may have it."""
+        setting = model.setting
+        if setting is not None and setting.file and setting.url:
+            in_store = msgspec.structs.replace(self.config.shelf, allowed_urls=())
+            with contextlib.suppress(SalverError):
+                Shelf(in_store).find(setting.file)
+                return setting.file
+            return setting.url
+        return model.url
+
+    def _check_free(self, id: ModelId) -> None:
+        if id.version in self._registry.versions(id.name):
+            raise Conflict(
+                f"Model version {id.version} is already registered for model {id.name}", field="model_name"
+            )
+        if self._registry.others(id.name):
+            raise Conflict(
+                f"A model of another kind is called {id.name}", field="model_name", fix="Say model_name."
+            )
+
+    async def _remove(self, id: ModelId) -> None:
+        entry = self._entries.pop(id, None)
+        self._registry.take_out(id)
+        self._plane.refresh()
+        try:
+            async with asyncio.timeout(self.config.unregister_timeout_s):
+                await self._lives.ended(id)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"Timed out while cleaning resources: {id.name}") from error
+        finally:
+            if entry is not None:
+                await asyncio.to_thread(self._shelf.discard, entry.found)
+
+    async def _ready(self, id: ModelId) -> int:
+        """Wait until its workers have come, and others have gone; how many there are."""
+        engine = self._engine(id)
+        if engine is None:
+            return 0
+        ready = await engine.settled()
+        await engine.gone()
+        return ready
+
+    def _engine(self, id: ModelId) -> HandlerEngine | None:
+        servable = self._lives.servable(id)
+        engine = servable.engine if servable is not None else None
+        return engine if isinstance(engine, HandlerEngine) else None
+
+    def _one(self, model: str, version: str) -> Manifest:
+        versions = self._registry.versions(model)
+        if not versions:
+            raise _no_model(model)
+        manifest = versions.get(version or self._registry.default(model))
+        if manifest is None:
+            raise NoModelVersion(
+                f"Model version: {version} does not exist for model: {model}", field="model_version"
+            )
+        return manifest
+
+    def _statuses(self) -> list[HandlerStatus]:
+        return [self._status(manifest) for manifest in self._registry.handlers()]
+
+    def _status(self, manifest: Manifest) -> HandlerStatus:
+        id, options = manifest.id, manifest.config.options
+        engine, entry = self._engine(id), self._entries.get(id)
+        return HandlerStatus(
+            id.name,
+            id.version,
+            options.get("url") or manifest.path.name,
+            manifest.config.workers or Workers(),
+            engine.workers() if engine is not None else (),
+            engine.queued if engine is not None else 0,
+            options.get("runtime") or RUNTIMES[0],
+            is_default=id.version == self._registry.default(id.name),
+            is_loaded_at_startup=entry is None or entry.is_at_start,
+        )
+
+
+def _no_model(model: str) -> NoModel:
+    return NoModel(f"Model not found: {model}", field="model")

@@ -1,0 +1,235 @@
+"""Where does the archive that a registration names lie (TS-M1)?
+
+A file or folder of the model store, a file of this machine, or one to download into the store first, where
+the operator's list of allowed URLs has it. Names and URLs come from outside. What is in an archive is not
+known here.
+"""
+
+import contextlib
+import http.client
+import os
+import re
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final
+
+import msgspec
+
+from salver.errors import BadArchive, Conflict, InvalidInput, NoDownload, NoModel
+from salver.repository.names import is_visible
+from salver.repository.unpack import room_in
+
+#: As TorchServe has it where its configuration says nothing.
+ANY_URL: Final = (r"file?://.*|http(s)?://.*",)
+_IS_URL: Final = re.compile(r"file?://.*|http(s)?://.*", re.IGNORECASE)
+_PIECE: Final = 1 << 20
+_QUIET_S: Final = 30.0  # a server that says nothing for so long has gone
+_MOST_NAME: Final = 255
+_MOST_URL: Final = 8192
+_PART: Final = ".part"
+_KMS: Final[Mapping[str, str]] = {"x-amz-server-side-encryption": "aws:kms"}
+_ARCHIVES: Final = (".mar", ".model")
+
+
+class ShelfConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where archives may come from.
+
+    Attributes:
+        store: Folder of the model store; empty = there is none.
+        allowed_urls: Regular expressions; a URL matches one of them as a whole, in any case.
+        most_bytes: Of a download.
+        download_s: It may take so long.
+    """
+
+    store: str = ""
+    allowed_urls: tuple[str, ...] = ANY_URL
+    most_bytes: int = 32 << 30
+    download_s: float = 1800.0
+
+    def __post_init__(self) -> None:
+        """Raises InvalidInput."""
+        for pattern in self.allowed_urls:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InvalidInput(
+                    f"allowed_urls: {pattern!r} is no regular expression: {error}", field="allowed_urls"
+                ) from error
+
+
+class Found(msgspec.Struct, frozen=True):
+    """An archive on this machine; ``is_ours``: it was downloaded, and goes with its registration."""
+
+    path: Path
+    is_ours: bool = False
+
+
+class Shelf:
+    """Finds archives. Any thread may call."""
+
+    def __init__(self, config: ShelfConfig) -> None:
+        self._config = config
+        self._allowed = [re.compile(pattern, re.IGNORECASE) for pattern in config.allowed_urls]
+
+    def __repr__(self) -> str:
+        return f"<Shelf {self._config.store}>"
+
+    def find(self, url: str, *, is_encrypted: bool = False) -> Found:
+        """What a registration names. Blocking; downloads.
+
+        Args:
+            is_encrypted: By a key of the store that the URL leads to (``s3_sse_kms``).
+
+        Raises:
+            NoModel: there is nothing, or nothing that may be registered.
+            NoDownload: it cannot be had from there.
+            Conflict: a file of its name is in the store already.
+            BadArchive: it is too large.
+        """
+        if not url:
+            raise NoModel("empty url", field="url")
+        if len(url) > _MOST_URL or not url.isprintable():
+            raise NoModel(f"Model not found at: {url[:_MOST_NAME]!r}", field="url")
+        if _IS_URL.fullmatch(url) and not self.is_allowed(url):
+            raise NoModel(f"Given URL {url} does not match any allowed URL(s)", field="url")
+        if ".." in url:
+            raise NoModel(f"Relative path is not allowed in url: {url}", field="url")
+        if not _IS_URL.fullmatch(url):
+            return self._in_store(url)
+        try:
+            split = urllib.parse.urlsplit(url)
+        except ValueError as error:
+            raise NoDownload(f"Failed to download archive from: {url}", field="url") from error
+        if split.scheme in ("http", "https"):
+            return self._downloaded(url, _name_of(split.path, url), _KMS if is_encrypted else {})
+        return self._local(split, url)
+
+    def everything(self) -> tuple[str, ...]:
+        """The archives and folders of the store, by name (``load_models=all``). Blocking.
+
+        Raises:
+            InvalidInput: the store cannot be read.
+        """
+        try:
+            entries = sorted(os.scandir(self._config.store), key=lambda entry: entry.name)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InvalidInput(f"the model store {self._config.store} cannot be read: {reason}") from error
+        mine = [e.name for e in entries if is_visible(e.name) and (e.is_dir() or e.name.endswith(_ARCHIVES))]
+        return tuple(mine)
+
+    def is_allowed(self, url: str) -> bool:
+        """Has the operator's list it?"""
+        return any(pattern.fullmatch(url) for pattern in self._allowed)
+
+    def discard(self, found: Found) -> None:
+        """A download is not needed any more. Blocking."""
+        if found.is_ours:
+            with contextlib.suppress(OSError):
+                found.path.unlink()
+
+    def _local(self, split: urllib.parse.SplitResult, url: str) -> Found:
+        path = Path(urllib.parse.unquote(split.path))
+        if split.netloc not in ("", "localhost") or not path.is_absolute() or not path.exists():
+            raise NoDownload(f"Failed to download archive from: {url}", field="url")
+        return Found(path)
+
+    def _in_store(self, url: str) -> Found:
+        """A file or folder of the store; what lies elsewhere is as a ``file://`` URL."""
+        missing = NoModel(
+            f"Model not found at: {url}",
+            field="url",
+            fix="Name a file or folder of the model store, or a URL that begins with http, https or file.",
+        )
+        if not self._config.store:
+            raise NoModel("Model store has not been configured.", field="url")
+        if "://" in url:
+            raise missing
+        store = Path(self._config.store).resolve()
+        path = store / url
+        if not path.is_relative_to(store):
+            if not self.is_allowed(path.as_uri()) or not path.exists():
+                raise missing
+            return Found(path)
+        if path == store or not path.exists():
+            raise missing
+        return Found(path)
+
+    def _downloaded(self, url: str, name: str, headers: Mapping[str, str]) -> Found:
+        failed = f"Failed to download archive from: {url}"
+        if not self._config.store:
+            raise NoModel("Model store has not been configured.", field="url")
+        target = Path(self._config.store, name)
+        if target.exists():
+            raise Conflict(
+                f"Model file already exists {name}", field="url", fix=f"Register url={name}, or remove it."
+            )
+        try:
+            handle, aside = tempfile.mkstemp(prefix=f".{name[:100]}-", suffix=_PART, dir=target.parent)
+        except OSError as error:
+            raise NoDownload(failed, field="url", fix=f"The model store: {error.strerror}.") from error
+        try:
+            with os.fdopen(handle, "wb") as file, self._opened(url, headers) as content:
+                self._copy(content, file, url, min(self._config.most_bytes, room_in(target.parent)))
+            try:
+                os.link(aside, target)  # and never over what somebody else has put there meanwhile
+            except FileExistsError as error:
+                raise Conflict(f"Model file already exists {name}", field="url") from error
+        except (OSError, EOFError, http.client.HTTPException, ValueError) as error:
+            reason = str(error).rstrip(".") or type(error).__name__
+            raise NoDownload(failed, field="url", fix=f"It said: {reason}.") from error
+        finally:
+            Path(aside).unlink()
+        return Found(target, is_ours=True)
+
+    def _opened(self, url: str, headers: Mapping[str, str]) -> Any:
+        opener = urllib.request.build_opener(_Redirects(self._allowed))
+        request = urllib.request.Request(url, headers={"User-Agent": "salver", **headers})
+        return opener.open(request, timeout=_QUIET_S)
+
+    def _copy(self, content: Any, file: IO[bytes], url: str, most: int) -> None:
+        size, end = 0, time.monotonic() + self._config.download_s
+        told = content.headers.get("Content-Length", "")
+        whole = int(told) if told.isdecimal() else None
+        while (whole or 0) <= most and (piece := content.read(_PIECE)):
+            size += len(piece)
+            if size > most:
+                break
+            if time.monotonic() > end:
+                raise TimeoutError(f"it takes longer than {self._config.download_s:g} s")
+            file.write(piece)
+        if max(size, whole or 0) > most:
+            raise BadArchive(f"The archive at {url} is larger than {most} bytes", field="url")
+        if whole is not None and size < whole:
+            raise EOFError(f"it ended after {size} of {whole} bytes")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect where its target is allowed, too."""
+
+    def __init__(self, allowed: Sequence[re.Pattern[str]]) -> None:
+        self._allowed = allowed
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """Raises HTTPError where it may not go there."""
+        is_web = newurl.lower().startswith(("http://", "https://"))
+        if not is_web or not any(pattern.fullmatch(newurl) for pattern in self._allowed):
+            raise urllib.error.HTTPError(newurl, code, "it leads where no allowed URL is", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _name_of(path: str, url: str) -> str:
+    """What a download is called in the store."""
+    name = PurePosixPath(urllib.parse.unquote(path)).name
+    if not name or len(name) > _MOST_NAME or not name.isprintable() or not is_visible(name):
+        raise NoDownload(
+            f"Failed to download archive from: {url}", field="url", fix="Its path ends with no file's name."
+        )
+    return name

@@ -1,0 +1,622 @@
+"""Registering, scaling and taking out handlers while the server runs (TS-M1 to TS-M6, TS-B9, TS-B10)."""
+
+import asyncio
+import itertools
+import json
+import zipfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from salver.artifacts import Manifest, ModelConfig
+from salver.engine.handler_engine import HandlerEngine
+from salver.errors import (
+    BadArchive,
+    Conflict,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidInput,
+    LoadFailed,
+    NoModel,
+    NoModelVersion,
+    NotReady,
+    SalverError,
+    StillDefault,
+    WorkersFailed,
+)
+from salver.handlers import HandlerStatus, Registered, Registration, Workers, WorkerStatus
+from salver.lifecycle import Manager
+from salver.messages import ModelId, State
+from salver.repository import Recognised, Repository, model_settings
+from salver.repository.mar import MANIFEST
+from salver.serving.controlplane import ControlMode, ControlPlane
+from salver.serving.handler_store import HandlerStore
+from salver.serving.registering import AtStart, HandlerStoreConfig, name_of, of_snapshot
+from salver.serving.registry import Registry
+from salver.serving.shelf import ShelfConfig
+
+LOOKS_ONCE = ControlMode()
+
+
+class FakeEngine(HandlerEngine):
+    """Workers that are there at once, or never."""
+
+    def __init__(self, workers: Workers, hall: "Hall", handler: str) -> None:
+        self.hall = hall
+        self.is_bad = handler == "bad.py"
+        self.is_sick = False
+        self.numbers = itertools.count(9000)
+        self.there = [next(self.numbers) for _ in range(workers.least)]
+
+    @property
+    def queued(self) -> int:
+        return 3
+
+    def workers(self) -> tuple[WorkerStatus, ...]:
+        return tuple(WorkerStatus(id, 0.0, "STARTING" if self.is_bad else "READY") for id in self.there)
+
+    async def metadata(self) -> Any:
+        if not self.there:
+            raise NotReady("no worker")
+        return {"about": "fake"}
+
+    def is_healthy(self, now: float) -> bool:
+        return not self.is_sick
+
+    async def settled(self) -> int:
+        await self.hall.gate.wait()
+        return 0 if self.is_bad else len(self.there)
+
+    async def gone(self) -> None:
+        await asyncio.sleep(0)
+
+
+class FakeServable:
+    bytes = 1
+
+    def __init__(self, manifest: Manifest, engine: FakeEngine) -> None:
+        self.manifest = manifest
+        self.engine = engine
+
+    async def warm(self, config: ModelConfig) -> None:
+        pass
+
+    async def adjust(self, manifest: Manifest) -> bool:
+        workers = manifest.config.workers or Workers()
+        self.engine.there = self.engine.there[: workers.least]
+        while len(self.engine.there) < workers.least:
+            self.engine.there.append(next(self.engine.numbers))
+        return True
+
+    async def close(self) -> None:
+        self.engine.hall.closed.append(self.manifest.id)
+
+
+class Hall:
+    """A store with everything around it but processes."""
+
+    def __init__(self, folder: Path, config: HandlerStoreConfig, mode: ControlMode, *paths: Path) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.loads: list[Manifest] = []
+        self.closed: list[ModelId] = []
+        self.now = 0.0
+        shelf = msgspec.structs.replace(config.shelf, store=str(folder))
+        config = msgspec.structs.replace(config, shelf=shelf)
+        self.lives: Manager[Any] = Manager(
+            self,
+            lambda: self.now,
+            lambda event: None,
+            reclaim=lambda: None,  # type: ignore[arg-type]
+        )
+        registry = Registry(self.lives)
+        repository = Repository(paths, recognise)
+        self.plane = ControlPlane(repository, self.lives, mode, lambda: self.now, changes=registry)
+        self.store = HandlerStore(config, registry, self.plane, self.lives, lambda: self.now)
+
+    async def load(self, manifest: Manifest) -> FakeServable:
+        self.loads.append(manifest)
+        await asyncio.sleep(0)
+        handler = manifest.config.options.get("handler", "")
+        if handler == "unloadable.py":
+            raise LoadFailed("it does not load")
+        return FakeServable(manifest, FakeEngine(manifest.config.workers or Workers(), self, handler))
+
+    def default(self, name: str) -> str:
+        lease = self.lives.acquire(name)
+        lease.release()
+        return lease.id.version
+
+
+def recognise(path: Path) -> Recognised | None:
+    if path.suffix == ".mar":
+        return Recognised("torchserve", "torchserve")
+    return Recognised("onnx", "onnx") if path.suffix == ".onnx" else None
+
+
+@asynccontextmanager
+async def hall(
+    store: Path, *paths: Path, control: ControlMode = LOOKS_ONCE, **config: Any
+) -> AsyncIterator[Hall]:
+    """Where requests may do all, and a registration that says nothing has one worker."""
+    settings = HandlerStoreConfig(**{"is_open": True, "workers": 1, **config})
+    there = Hall(store, settings, control, *paths)
+    await there.plane.start()
+    await there.store.start()
+    try:
+        yield there
+    finally:
+        await there.plane.stop()
+        await there.lives.drain(1)
+        await there.plane.close()
+
+
+def mar(folder: Path, file: str = "noop", name: str = "", version: str = "1.0", yaml: str = "") -> None:
+    model = {"modelName": name or file, "modelVersion": version, "handler": "noop.py"}
+    with zipfile.ZipFile(folder / f"{file}.mar", "w") as opened:
+        if yaml:
+            model["configFile"] = "c.yaml"
+            opened.writestr("c.yaml", yaml)
+        opened.writestr(MANIFEST, json.dumps({"model": model}))
+        opened.writestr("noop.py", "")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    mar(folder)
+    mar(folder, "inspect")
+    mar(folder, "inspect_v2", "inspect", "2.0")
+    mar(
+        folder,
+        "yaml",
+        yaml="minWorkers: 1\nmaxWorkers: 2\nbatchSize: 3\nmaxBatchDelay: 7\nresponseTimeout: 31",
+    )
+    (folder / "readme.txt").write_text("text")
+    (folder / "not_an_archive.mar").write_text("text")
+    return folder
+
+
+def status(hall: Hall, name: str, version: str = "") -> HandlerStatus:
+    (found,) = hall.store.describe(name, version)
+    return found
+
+
+# Registering.
+
+
+async def test_ts_m1_a_model_is_registered_with_the_servers_number_of_workers(store: Path) -> None:
+    async with hall(store) as h:
+        assert await h.store.register(Registration("noop.mar")) == Registered("noop", "1.0", 1, is_done=True)
+        assert status(h, "noop") == HandlerStatus(
+            "noop", "1.0", "noop.mar", Workers(), (WorkerStatus(9000, 0.0),), 3, "python", is_default=True
+        )
+        assert h.lives.acquire("noop").id == ModelId("noop", "1.0")
+    async with hall(store, workers=0) as h:
+        assert await h.store.register(Registration("noop.mar")) == Registered("noop", "1.0", 0, is_done=True)
+
+
+async def test_ts_m1_all_parameters_count(store: Path) -> None:
+    order = Registration("noop.mar", "mine", "other.py:run", "python3", 3, 25, 2, True, 33, 44)
+    async with hall(store, options={"envelope": "json"}) as h:
+        assert await h.store.register(order) == Registered("mine", "1.0", 2, is_done=True)
+        manifest = h.loads[-1]
+        assert manifest.config.workers == Workers(2, 2, 3, 25, 33, 44)
+        assert manifest.config.options == {
+            "envelope": "json",
+            "url": "noop.mar",
+            "handler": "other.py:run",
+            "runtime": "python3",
+        }
+        assert manifest.path == store / "noop.mar"
+        assert status(h, "mine").runtime == "python3"
+
+
+async def test_ts_m1_ts_c12_the_archives_own_workers_and_times_go_first(store: Path) -> None:
+    order = Registration(
+        "yaml.mar", batch_size=2, max_batch_delay_ms=9, initial_workers=2, response_timeout_s=12
+    )
+    async with hall(store) as h:
+        assert (await h.store.register(order)).workers == 1
+        assert status(h, "yaml").workers == Workers(1, 2, 2, 9, 31, 120)
+
+
+async def test_ts_m1_nobody_waits_where_it_is_not_wanted(store: Path) -> None:
+    async with hall(store) as h:
+        h.gate.clear()
+        order = Registration("noop.mar", waits=False)
+        assert await h.store.register(order) == Registered("noop", "1.0", 1, is_done=False)
+        h.gate.set()
+        await h.lives.settled()
+        assert status(h, "noop").running
+
+
+async def test_ts_m1_a_negative_number_of_workers_is_none(store: Path) -> None:
+    async with hall(store) as h:
+        registered = await h.store.register(Registration("noop.mar", initial_workers=-2, batch_size=0))
+        assert registered == Registered("noop", "1.0", 0, is_done=True)
+        assert status(h, "noop").workers.batch_size == 0
+
+
+REFUSED: list[tuple[Registration, type[SalverError], str]] = [
+    (Registration(""), NoModel, "empty url"),
+    (Registration("nothing.mar"), NoModel, "Model not found at: nothing.mar"),
+    (Registration("../store/noop.mar"), NoModel, "Relative path is not allowed in url: ../store/noop.mar"),
+    (Registration("ftp://127.0.0.1/none.mar"), NoModel, "Model not found at: ftp://127.0.0.1/none.mar"),
+    (Registration("noop.mar", runtime="perl"), InvalidInput, "Invalid RuntimeType value: perl"),
+    (Registration("not_an_archive.mar"), BadArchive, "Model name is not defined."),
+    (Registration("readme.txt"), BadArchive, "Model name is not defined."),
+    (Registration("noop.mar", batch_size=-3), InvalidInput, "batch_size is -3, and must be from 0 on"),
+    (Registration("noop.mar", "a\nb"), InvalidInput, "'a\\nb' cannot be a model's name"),
+    (Registration("noop.mar", handler="../x.py"), InvalidInput, "The handler '../x.py' lies outside"),
+    (Registration("noop.mar", "taken"), Conflict, "A model of another kind is called taken"),
+]
+
+
+@pytest.mark.parametrize(("order", "kind", "text"), REFUSED)
+async def test_ts_m1_ts_r21_what_cannot_be_registered(
+    order: Registration, kind: type[SalverError], text: str, store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "taken.onnx").write_text("x")
+    async with hall(store, tmp_path / "taken.onnx") as h:
+        with pytest.raises(kind) as raised:
+            await h.store.register(order)
+        assert raised.value.message.startswith(text)
+        assert h.store.models() == ()
+
+
+async def test_ts_m1_a_version_is_registered_once(store: Path) -> None:
+    async with hall(store) as h:
+        await h.store.register(Registration("noop.mar"))
+        with pytest.raises(Conflict, match=r"^Model version 1.0 is already registered for model noop"):
+            await h.store.register(Registration("inspect.mar", "noop"))
+        assert status(h, "noop").url == "noop.mar"
+
+
+async def test_ts_m1_of_many_who_register_one_version_at_once_one_wins(store: Path) -> None:
+    async with hall(store) as h:
+        orders = [h.store.register(Registration("noop.mar", initial_workers=2)) for _ in range(20)]
+        said = await asyncio.gather(*orders, return_exceptions=True)
+        assert sum(isinstance(each, Registered) for each in said) == 1
+        assert sum(isinstance(each, Conflict) for each in said) == 19
+        assert len(h.loads) == 1
+
+
+@pytest.mark.parametrize("handler", ["bad.py", "unloadable.py"])
+async def test_ts_m1_a_model_whose_workers_fail_is_taken_out_again(handler: str, store: Path) -> None:
+    async with hall(store) as h:
+        with pytest.raises(WorkersFailed) as raised:
+            await h.store.register(Registration("noop.mar", handler=handler))
+        assert raised.value.message == "Failed to start workers for model noop version: 1.0"
+        assert h.store.models() == ()
+        with pytest.raises(NoModel):
+            h.store.describe("noop")
+        await h.store.register(Registration("noop.mar"))
+        assert h.default("noop") == "1.0"
+
+
+async def test_ts_m1_who_is_taken_out_while_his_workers_start_harms_no_successor(store: Path) -> None:
+    async with hall(store) as h:
+        h.gate.clear()
+        waiting = asyncio.create_task(h.store.register(Registration("noop.mar", handler="bad.py")))
+        while not h.store.models():
+            await asyncio.sleep(0.001)
+        await h.store.unregister("noop")
+        await h.store.register(Registration("noop.mar", waits=False))
+        h.gate.set()
+        with pytest.raises(WorkersFailed):
+            await waiting
+        await h.lives.settled()
+        assert h.default("noop") == "1.0"
+
+
+async def test_ts_m1_a_closed_store_takes_nothing_from_requests(store: Path) -> None:
+    async with hall(store, is_open=False, at_start=(AtStart("noop.mar"),)) as h:
+        with pytest.raises(Forbidden, match="Model API disabled"):
+            await h.store.register(Registration("inspect.mar"))
+        with pytest.raises(Forbidden, match="Model API disabled"):
+            await h.store.unregister("noop")
+        assert await h.store.scale("noop", "", 2, None, waits=True) == ("done", 2)
+
+
+async def test_ts_c2_archives_that_name_no_handler_have_the_servers(store: Path) -> None:
+    with zipfile.ZipFile(store / "bare.mar", "w") as opened:
+        opened.writestr(MANIFEST, '{"model": {"modelName": "bare"}}')
+    async with hall(
+        store, default_handler="mine.py", queue=5, response_timeout_s=77, startup_timeout_s=88
+    ) as h:
+        await h.store.register(Registration("bare.mar"))
+        assert h.loads[-1].config.options["handler"] == "mine.py"
+        assert status(h, "bare").workers == Workers(response_timeout_s=77, startup_timeout_s=88, queue=5)
+        await h.store.register(Registration("noop.mar"))
+        assert "handler" not in h.loads[-1].config.options
+
+
+# Scaling.
+
+
+async def test_ts_m2_workers_come_and_go_and_the_model_stays_loaded(store: Path) -> None:
+    async with hall(store) as h:
+        await h.store.register(Registration("noop.mar"))
+        for least, most in ((2, None), (1, None), (1, 3), (0, 0), (4, 4)):
+            assert await h.store.scale("noop", "", least, most, waits=True) == ("done", least)
+            workers = status(h, "noop").workers
+            assert (workers.least, workers.most) == (least, least if most is None else most)
+            assert len(status(h, "noop").running) == least
+        assert len(h.loads) == 1
+        assert h.closed == []
+
+
+async def test_ts_m2_workers_that_do_not_come_are_told(store: Path) -> None:
+    async with hall(store) as h:
+        await h.store.register(Registration("noop.mar", handler="bad.py", waits=False))
+        await h.lives.settled()
+        assert await h.store.scale("noop", "1.0", 2, None, waits=True) == ("partly", 0)
+        assert await h.store.scale("noop", "", 1, None, waits=False) == ("begun", 1)
+
+
+async def test_ts_m2_what_cannot_be_scaled(store: Path) -> None:
+    async with hall(store) as h:
+        await h.store.register(Registration("noop.mar"))
+        with pytest.raises(InvalidInput, match=r"max_worker cannot be less than min_worker\."):
+            await h.store.scale("noop", "", 2, 1, waits=True)
+        with pytest.raises(InvalidInput, match="min_worker is -1"):
+            await h.store.scale("noop", "", -1, None, waits=True)
+        with pytest.raises(NoModel, match="Model not found: nobody"):
+            await h.store.scale("nobody", "", 1, None, waits=True)
+        with pytest.raises(NoModelVersion, match=r"Model version: 7 does not exist for model: noop"):
+            await h.store.scale("noop", "7", 1, None, waits=True)
+        assert status(h, "noop").workers == Workers()
+
+
+# Default versions, and the end.
+
+
+async def test_ts_m6_ts_m5_the_first_version_is_the_default_until_another_is_made_so(store: Path) -> None:
+    async with hall(store) as h:
+        await h.store.register(Registration("inspect.mar", "d"))
+        await h.store.register(Registration("inspect_v2.mar", "d"))
+        assert h.default("d") == "1.0"
+        h.store.set_default("d", "2.0")
+        assert (h.default("d"), status(h, "d").version) == ("2.0", "2.0")
+        with pytest.raises(NoModelVersion, match=r"^Model version 7 does not exist for model d"):
+            h.store.set_default("d", "7")
+        with pytest.raises(NoModel):
+            h.store.set_default("nobody", "1")
+        for version in ("2.0", ""):
+            with pytest.raises(StillDefault, match="Cannot remove default version for model d"):
+                await h.store.unregister("d", version)
+        with pytest.raises(NoModelVersion, match="Model version: 7 does not exist for model: d"):
+            await h.store.unregister("d", "7")
+        await h.store.unregister("d", "1.0")
+        assert [s.version for s in h.store.describe("d", "all")] == ["2.0"]
+        await h.store.unregister("d")
+        with pytest.raises(NoModel):
+            h.store.describe("d", "all")
+        assert set(h.closed) == {ModelId("d", "1.0"), ModelId("d", "2.0")}
+
+
+async def test_ts_m6_the_default_of_a_model_of_any_kind_is_pinned(store: Path, tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        (tmp_path / "r" / "ranker" / version).mkdir(parents=True)
+        (tmp_path / "r" / "ranker" / version / "m.onnx").write_text("x")
+    (tmp_path / "r" / "ranker" / "salver.toml").write_text("versions = {all = true}\n")
+    async with hall(store, tmp_path / "r") as h:
+        await h.lives.settled()
+        assert h.default("ranker") == "2"
+        h.store.set_default("ranker", "1")
+        assert h.default("ranker") == "1"
+        with pytest.raises(NoModel):
+            h.store.describe("ranker")
+
+
+async def test_ts_m5_a_model_that_still_answers_is_told_to_be_going(store: Path) -> None:
+    async with hall(store, unregister_timeout_s=0.01) as h:
+        await h.store.register(Registration("noop.mar"))
+        lease = h.lives.acquire("noop")
+        with pytest.raises(DeadlineExceeded, match=r"^Timed out while cleaning resources: noop"):
+            await h.store.unregister("noop")
+        with pytest.raises(NoModel):
+            h.store.describe("noop")
+        lease.release()
+        await h.lives.ended(ModelId("noop", "1.0"))
+
+
+# What is told.
+
+
+async def test_ts_m3_ts_m4_models_are_told_of(store: Path) -> None:
+    async with hall(store) as h:
+        for order in ("noop.mar", "inspect.mar", "inspect_v2.mar"):
+            await h.store.register(Registration(order))
+        assert h.store.models() == (("inspect", "inspect.mar"), ("noop", "noop.mar"))
+        told = [(s.version, s.is_default, s.is_loaded_at_startup) for s in h.store.describe("inspect", "all")]
+        assert told == [("1.0", True, False), ("2.0", False, False)]
+        assert await h.store.metadata("noop", "") == {"about": "fake"}
+        await h.store.scale("noop", "", 0, None, waits=True)
+        with pytest.raises(NotReady) as raised:
+            await h.store.metadata("noop", "1.0")
+        assert raised.value.message == (
+            'Model "noop" has no worker to serve describe request. '
+            "Please use scale workers API to add workers."
+        )
+        for ask in (h.store.describe, lambda name: h.store.describe(name, "all")):
+            with pytest.raises(NoModel, match="Model not found: nobody"):
+                ask("nobody")
+
+
+async def test_ts_r1_a_model_that_is_short_of_workers_makes_the_server_unhealthy(store: Path) -> None:
+    async with hall(store) as h:
+        await h.store.register(Registration("noop.mar"))
+        assert h.store.is_healthy()
+        servable = h.lives.servable(ModelId("noop", "1.0"))
+        assert servable is not None
+        servable.engine.is_sick = True
+        assert not h.store.is_healthy()
+
+
+# The start, and what is written down.
+
+
+async def test_ts_b9_ts_c2_models_of_the_start_come_up_together_and_one_that_fails_harms_none(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = (
+        AtStart("nothing.mar"),
+        AtStart("noop.mar", "first"),
+        AtStart("inspect_v2.mar"),
+        AtStart("inspect.mar"),
+    )
+    async with hall(store, at_start=start, workers_at_start=2) as h:
+        await h.lives.settled()
+        assert h.store.models() == (("first", "noop.mar"), ("inspect", "inspect_v2.mar"))
+        assert h.default("inspect") == "2.0"  # it came first
+        assert status(h, "first").is_loaded_at_startup
+        assert status(h, "first").workers == Workers(2, 2)
+        assert "Failed to load model: nothing.mar" in caplog.text
+
+
+async def test_ts_c2_everything_in_the_store(store: Path) -> None:
+    (store / ".hidden.mar").write_text("x")
+    (store / "open" / "MAR-INF").mkdir(parents=True)
+    (store / "open" / MANIFEST).write_text('{"model": {"handler": "noop.py"}}')
+    async with hall(store, loads_all=True) as h:
+        await h.lives.settled()
+        assert [name for name, _ in h.store.models()] == ["inspect", "noop", "open", "yaml"]
+        assert h.default("inspect") == "1.0"
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        async with hall(store / "none", loads_all=True):
+            pass
+
+
+async def test_ts_c2_the_models_setting_says_how(store: Path) -> None:
+    said = {"minWorkers": 1, "maxWorkers": 2, "batchSize": 2, "maxBatchDelay": 11, "responseTimeout": 55}
+    text = json.dumps({"noop": {"1.0": {"marName": "noop.mar", **said}}})
+    settings = {name: dict(versions) for name, versions in model_settings.parse(text).items()}
+    async with hall(store, settings=settings, at_start=(AtStart("noop.mar"),)) as h:
+        assert status(h, "noop").workers == Workers(1, 2, 2, 11, 55)
+        await h.store.unregister("noop")
+        await h.store.register(Registration("noop.mar", batch_size=4, initial_workers=3))
+        assert status(h, "noop").workers == Workers(3, 3, 4, 11, 55)
+
+
+async def test_ts_b10_what_is_served_is_written_down_and_found_again(store: Path, tmp_path: Path) -> None:
+    mar(tmp_path, "outside")
+    outside = (tmp_path / "outside.mar").as_uri()
+    async with hall(store) as h:
+        await h.store.register(
+            Registration("noop.mar", "kept", batch_size=2, response_timeout_s=21, handler="h.py")
+        )
+        await h.store.register(Registration("inspect.mar"))
+        await h.store.register(Registration("inspect_v2.mar", initial_workers=0, runtime="python3"))
+        await h.store.register(Registration("yaml.mar"))
+        await h.store.register(Registration(outside, "far"))
+        h.store.set_default("inspect", "2.0")
+        await h.store.scale("yaml", "", 3, 4, waits=True)
+        before = h.store.snapshot()
+        told = [h.store.describe(name, "all") for name, _ in h.store.models()]
+    assert before["kept"] == {
+        "1.0": {
+            "defaultVersion": True,
+            "marName": "noop.mar",
+            "minWorkers": 1,
+            "maxWorkers": 1,
+            "batchSize": 2,
+            "maxBatchDelay": 100,
+            "responseTimeout": 21,
+            "startupTimeout": 120,
+            "runtimeType": "python",
+            "handler": "h.py",
+        }
+    }
+    start = of_snapshot(model_settings.parse(json.dumps(before)))
+    async with hall(store, at_start=start) as h:
+        await h.lives.settled()
+        assert h.store.snapshot() == before
+        assert [h.store.describe(name, "all") for name, _ in h.store.models()] == told
+        assert h.default("inspect") == "2.0"
+
+
+BAD_SETTINGS: list[tuple[str, str]] = [
+    ("{", "models"),
+    ("[]", "models"),
+    ('{"m": 3}', "models.m"),
+    ('{"m": {"1": 3}}', "models.m.1"),
+    ('{"m": {"1": {"batchSize": "2"}}}', "models.m.1.batchSize"),
+    ('{"m": {"1": {"minWorkers": 1e99}}}', "models.m.1.minWorkers"),
+    ('{"m": {"1": {"marName": 2}}}', "models.m.1.marName"),
+    ('{"m": {"1": {"defaultVersion": "yes"}}}', "models.m.1.defaultVersion"),
+]
+
+
+@pytest.mark.parametrize(("text", "field"), BAD_SETTINGS)
+def test_ts_b10_ts_c2_what_is_wrong_is_named(text: str, field: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        model_settings.parse(text)
+    assert raised.value.field == field
+    assert model_settings.parse(" ") == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "name"), [("a/my model-2.mar", "my_model_2"), ("x.model", "x"), ("folder.v1", "folder_v1")]
+)
+def test_ts_c2_names_of_files(url: str, name: str) -> None:
+    assert name_of(url) == name
+
+
+# Models that the repository found.
+
+
+async def test_ts_m2_ts_m3_models_that_were_found_are_told_of_and_scaled(store: Path, tmp_path: Path) -> None:
+    mar(tmp_path, "found", yaml="batchSize: 4\n")
+    async with hall(store, tmp_path / "found.mar") as h:
+        await h.lives.settled()
+        assert h.store.models() == (("found", "found.mar"),)
+        assert status(h, "found").is_loaded_at_startup
+        assert await h.store.scale("found", "", 2, 3, waits=True) == ("done", 2)
+        assert status(h, "found").workers == Workers(2, 3, batch_size=4)
+        with pytest.raises(Conflict):
+            await h.store.register(Registration("noop.mar", "found"))
+        await h.store.unregister("found")
+        assert h.store.models() == ()
+        assert [s.state for s in h.plane.index()] == [State.GONE]
+        await h.store.register(Registration("noop.mar", "found"))
+        assert status(h, "found").url == "noop.mar"
+        assert len(h.loads) == 2
+
+
+async def test_ts_m5_what_was_found_comes_again_when_somebody_asks_for_it(
+    store: Path, tmp_path: Path
+) -> None:
+    mar(tmp_path, "found")
+    mode = ControlMode("explicit", load=("found",))
+    async with hall(store, tmp_path / "found.mar", control=mode) as h:
+        await h.lives.settled()
+        await h.store.unregister("found")
+        h.plane.refresh()
+        assert h.store.models() == ()
+        await h.plane.load("found")
+        assert h.default("found") == "1.0"
+
+
+async def test_ts_m6_found_versions_have_the_first_as_their_default(store: Path, tmp_path: Path) -> None:
+    (there := tmp_path / "there").mkdir()
+    for version in ("2.0", "1.0", "3.0"):
+        mar(there, f"m{version}", "m", version)
+    async with hall(store, there) as h:
+        await h.lives.settled()
+        assert h.default("m") == "1.0"
+        h.store.set_default("m", "3.0")
+        await h.store.unregister("m", "1.0")
+        h.plane.refresh()
+        assert h.default("m") == "3.0"
+
+
+def test_ts_c2_a_pattern_that_is_none_is_told() -> None:
+    with pytest.raises(InvalidInput, match="allowed_urls"):
+        ShelfConfig(allowed_urls=("(",))

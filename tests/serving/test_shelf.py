@@ -1,0 +1,184 @@
+"""Where archives may come from: the store, files, allowed URLs (TS-M1, TS-C2)."""
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from salver.errors import BadArchive, Conflict, InvalidInput, NoDownload, NoModel, SalverError
+from salver.serving import shelf as shelves
+from salver.serving.shelf import Found, Shelf, ShelfConfig
+
+CONTENT = b"archive" * 1000
+
+
+class Remote(http.server.BaseHTTPRequestHandler):
+    """Says what its path asks for."""
+
+    asked: list[tuple[str, str]] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, self.headers.get("x-amz-server-side-encryption", "")))
+        name = self.path.partition("?")[0]
+        if name.startswith("/moved"):
+            self.send_response(302)
+            self.send_header("Location", name.removeprefix("/moved") or "file:///etc/passwd")
+            self.end_headers()
+            return
+        if name.startswith("/none"):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        size = {"/short.mar": len(CONTENT) + 1, "/liar.mar": 1 << 50}.get(name, len(CONTENT))
+        if name != "/unsaid.mar":
+            self.send_header("Content-Length", str(size))
+        self.end_headers()
+        self.wfile.write(CONTENT)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def remote() -> Iterator[str]:
+    Remote.asked = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Remote)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    (tmp_path / "store" / "below").mkdir(parents=True)
+    (tmp_path / "store" / "noop.mar").write_text("x")
+    (tmp_path / "outside.mar").write_text("x")
+    return tmp_path / "store"
+
+
+def shelf(store: Path | str, *allowed: str, **more: Any) -> Shelf:
+    return Shelf(ShelfConfig(str(store), **({"allowed_urls": allowed} if allowed else {}), **more))
+
+
+def left(store: Path) -> list[str]:
+    return sorted(path.name for path in store.iterdir())
+
+
+def test_ts_m1_files_and_folders_of_the_store(store: Path) -> None:
+    assert shelf(store).find("noop.mar") == Found(store / "noop.mar")
+    assert shelf(store).find("below") == Found(store / "below")
+    assert shelf(store, "https://x/.*").find("noop.mar") == Found(store / "noop.mar")
+    assert shelf(store, "https://x/.*").find(str(store / "noop.mar")) == Found(store / "noop.mar")
+    outside = store.parent / "outside.mar"
+    assert shelf(store).find(str(outside)) == Found(outside)
+    assert shelf(store).find(outside.as_uri()) == Found(outside)
+
+
+REFUSED: list[tuple[str, type[SalverError], str]] = [
+    ("", NoModel, "empty url"),
+    ("none.mar", NoModel, "Model not found at: none.mar"),
+    (".", NoModel, "Model not found at: ."),
+    ("../outside.mar", NoModel, "Relative path is not allowed in url: ../outside.mar"),
+    ("file:///tmp/../etc/x.mar", NoModel, "Relative path is not allowed in url: file:///tmp/../etc/x.mar"),
+    ("file:///nothing.mar", NoDownload, "Failed to download archive from: file:///nothing.mar"),
+    ("file://other/noop.mar", NoDownload, "Failed to download archive from: file://other/noop.mar"),
+    ("ftp://127.0.0.1/none.mar", NoModel, "Model not found at: ftp://127.0.0.1/none.mar"),
+    (
+        "http://127.0.0.1:9/none.mar",
+        NoDownload,
+        "Failed to download archive from: http://127.0.0.1:9/none.mar",
+    ),
+    ("http://127.0.0.1:9/", NoDownload, "Failed to download archive from: http://127.0.0.1:9/"),
+    ("http://127.0.0.1:9/.x", NoDownload, "Failed to download archive from: http://127.0.0.1:9/.x"),
+    ("http://[bad/none.mar", NoDownload, "Failed to download archive from: http://[bad/none.mar"),
+    ("a\nb", NoModel, "Model not found at: 'a\\nb'"),
+    ("x" * 9000, NoModel, "Model not found at: "),
+]
+
+
+@pytest.mark.parametrize(("url", "kind", "text"), REFUSED)
+def test_ts_m1_ts_r21_what_is_not_there(url: str, kind: type[SalverError], text: str, store: Path) -> None:
+    with pytest.raises(kind) as raised:
+        shelf(store).find(url)
+    assert raised.value.message.startswith(text)
+    assert left(store) == ["below", "noop.mar"]
+
+
+def test_ts_c2_only_urls_that_match_as_a_whole_are_allowed(store: Path, remote: str) -> None:
+    one = shelf(store, r"https://models\.example\.org/.*", rf"{remote}/good/.*")
+    outside = store.parent / "outside.mar"
+    for url in ("http://example.org/x.mar", outside.as_uri(), f"{remote}/x.mar", f"x{remote}/good/x.mar"):
+        with pytest.raises(NoModel) as raised:
+            one.find(url)
+        is_url = not url.startswith("x")
+        assert ("does not match any allowed URL(s)" in raised.value.message) is is_url
+    with pytest.raises(NoModel, match="Model not found at"):
+        one.find(str(outside))
+    assert Remote.asked == []
+    assert one.find(f"{remote.upper()}/GOOD/x.mar").is_ours
+
+
+def test_ts_m1_a_download_lies_in_the_store_and_goes_with_its_registration(store: Path, remote: str) -> None:
+    url = f"{remote}/far/remote.mar?X-Amz-Signature=abc"  # presigned: the query is no part of the name
+    found = shelf(store).find(url, is_encrypted=True)
+    assert found == Found(store / "remote.mar", is_ours=True)
+    assert found.path.read_bytes() == CONTENT
+    assert Remote.asked == [("/far/remote.mar?X-Amz-Signature=abc", "aws:kms")]
+    with pytest.raises(Conflict, match=r"Model file already exists remote\.mar"):
+        shelf(store).find(url)
+    shelf(store).discard(Found(store / "noop.mar"))
+    shelf(store).discard(found)
+    assert left(store) == ["below", "noop.mar"]
+    assert shelf(store).find(f"{remote}/unsaid.mar").path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("name", ["none.mar", "short.mar", "moved"])
+def test_ts_m1_what_cannot_be_downloaded_leaves_nothing(name: str, store: Path, remote: str) -> None:
+    with pytest.raises(NoDownload) as raised:
+        shelf(store).find(f"{remote}/{name}")
+    assert raised.value.message == f"Failed to download archive from: {remote}/{name}"
+    assert raised.value.fix
+    assert left(store) == ["below", "noop.mar"]
+
+
+def test_ts_m1_ts_c2_redirects_lead_where_the_list_allows(store: Path, remote: str) -> None:
+    with pytest.raises(NoDownload, match="no allowed URL"):
+        shelf(store, rf"{remote}/moved/.*").find(f"{remote}/moved/x.mar")
+    assert shelf(store, rf"{remote}/.*").find(f"{remote}/moved/x.mar").path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("name", ["x.mar", "liar.mar", "unsaid.mar"])
+def test_ts_m1_downloads_are_bounded(name: str, store: Path, remote: str) -> None:
+    with pytest.raises(BadArchive, match="larger than 100 bytes"):
+        shelf(store, most_bytes=100).find(f"{remote}/{name}")
+    with pytest.raises(NoDownload, match="takes longer"):
+        shelf(store, download_s=-1).find(f"{remote}/x.mar")
+    assert left(store) == ["below", "noop.mar"]
+
+
+def test_ts_m1_a_file_that_came_meanwhile_is_not_replaced(
+    store: Path, remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*args: Any) -> None:
+        raise FileExistsError
+
+    monkeypatch.setattr(shelves.os, "link", late)
+    with pytest.raises(Conflict):
+        shelf(store).find(f"{remote}/x.mar")
+    assert left(store) == ["below", "noop.mar"]
+
+
+def test_ts_m1_without_a_store_there_is_nothing(remote: str, tmp_path: Path) -> None:
+    for url in ("noop.mar", f"{remote}/x.mar"):
+        with pytest.raises(NoModel, match=r"Model store has not been configured\."):
+            shelf("").find(url)
+    with pytest.raises(NoDownload, match="The model store"):
+        shelf(tmp_path / "none").find(f"{remote}/x.mar")
+    with pytest.raises(InvalidInput):
+        shelf(tmp_path / "none").everything()
