@@ -1,13 +1,15 @@
 """Handlers of the tests: what a request asks them to do, in its body."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from salver.artifacts import Manifest
-from salver.backends.protocol import Answer, LoadOptions, Traits
+from salver.backends.protocol import Answer, Listener, LoadOptions, Traits
 from salver.handlers import SIGNATURE, HandlerReply, as_answer, form_of, is_form
 from salver.messages import InferRequest
 from salver.tensor import Array
@@ -97,6 +99,37 @@ class Obedient:
         return Answer(outputs, parameters, again=left > 0)
 
 
+class Later:
+    """Answers each request on a thread of its own."""
+
+    signature = SIGNATURE
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        return inputs
+
+    def close(self) -> None:
+        pass
+
+    def stream(self, requests: Sequence[InferRequest], listeners: Sequence[Listener]) -> None:
+        for request, listener in zip(requests, listeners, strict=True):
+            threading.Thread(target=self.one, args=(request, listener), daemon=True).start()
+
+    def one(self, request: InferRequest, listener: Listener) -> None:
+        body = b"".join(part.data.tobytes() for part in form_of(request).parts)
+        word, _, rest = body.partition(b" ")
+        if word == b"exit":
+            os._exit(3)
+        if word == b"sleep":
+            time.sleep(float(rest))
+        if word == b"stream":
+            for piece in range(int(rest)):
+                listener.send(saying(f"{piece} "), False)
+        if word == b"nothing":
+            listener.end()
+        listener.send(saying(f"{word.decode()} done", metrics=("Lines:1",)), True)
+        listener.end()
+
+
 class Handlers:
     name, extra, modules = "torchserve", "core", ()
     traits = Traits(isolate=True)
@@ -104,7 +137,7 @@ class Handlers:
     def recognise(self, path: object) -> str | None:
         return None
 
-    def load(self, manifest: Manifest, options: LoadOptions) -> Obedient:
+    def load(self, manifest: Manifest, options: LoadOptions) -> Obedient | Later:
         wish = manifest.config.options.get("at_start", "")
         if wish == "fail":
             raise ValueError("it does not start")
@@ -112,7 +145,6 @@ class Handlers:
             os._exit(5)
         if wish == "sleep":
             time.sleep(60)
-        if wish.startswith("once:"):  # fails as long as that file is there
-            if os.path.exists(wish[5:]):
-                raise ValueError("not yet")
-        return Obedient()
+        if wish.startswith("without:") and Path(wish.removeprefix("without:")).exists():
+            raise ValueError("not yet")
+        return Later() if wish == "async" else Obedient()

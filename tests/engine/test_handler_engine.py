@@ -286,7 +286,7 @@ async def test_ts_b7_a_start_that_takes_too_long_is_given_up() -> None:
 async def test_ts_b7_one_that_starts_at_the_third_time_serves(tmp_path: Path) -> None:
     stop = tmp_path / "stop"
     stop.touch()
-    async with world_of(at_start=f"once:{stop}") as world:
+    async with world_of(at_start=f"without:{stop}") as world:
         asked = asyncio.ensure_future(world.ask("x"))
         await asyncio.sleep(0.5)
         stop.unlink()
@@ -354,3 +354,30 @@ async def test_ts_b7_close_refuses_what_waits_and_ends_what_runs() -> None:
         assert isinstance(await failure(world.ask("x")), NotReady)
         with pytest.raises(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+async def test_ts_y1_a_handler_that_answers_when_it_likes_has_several_open() -> None:
+    async with world_of(at_start="async", is_async=True, batch_size=3) as world:
+        engine = world.engine
+        assert await world.ask("x") == "x done"
+        assert await world.pieces("stream 3") == ["0 ", "1 ", "2 ", "stream done"]
+        asked = [asyncio.ensure_future(world.ask("sleep 0.2")) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        assert (engine.running, engine.queued) == (3, 2)
+        assert await asyncio.gather(*asked) == ["sleep done"] * 5
+        assert (await failure(world.ask("nothing"))).message == "Prediction failed"
+        pieces = engine.stream(asking("stream 1000"))
+        assert said(await anext(pieces)) == "0 "
+        await pieces.aclose()
+        async with asyncio.timeout(10):
+            while engine.running:
+                await asyncio.sleep(0.01)
+        assert ("Lines:1",) in [lines for _, lines in world.heard]
+
+
+async def test_ts_y1_ts_b7_its_worker_may_die_or_say_nothing_for_too_long() -> None:
+    async with world_of(at_start="async", is_async=True, batch_size=3, response_timeout_s=1) as world:
+        both = [asyncio.ensure_future(failure(world.ask(what))) for what in ("sleep 30", "exit")]
+        assert [(await one).message for one in both] == ["Worker died."] * 2
+        assert (await failure(world.ask("sleep 30"))).message == "Worker died."
+        assert await world.ask("x") == "x done"

@@ -21,7 +21,6 @@ from salver.tensor import Array
 
 #: Bytes of pieces that are kept for a reader who is slower than the handler.
 _MOST_KEPT: Final = 256 << 20
-_NONE: Mapping[str, Parameter] = {}
 _EMPTY: Final = np.empty(0, np.uint8)
 
 
@@ -42,9 +41,14 @@ class HandlerCall(Job[InferRequest]):
 
     Attributes:
         is_over: It has its answer, or nobody waits for it.
+        on_end: Called then.
+        written: Lines that the handler's metrics have written, whoever takes them next.
     """
 
-    __slots__ = ("ahead", "came", "error", "is_over", "kept", "loop", "pieces", "timer", "wants_pieces")
+    __slots__ = (
+        "ahead", "came", "error", "is_over", "kept", "loop", "on_end", "pieces", "timer", "wants_pieces",
+        "written",
+    )  # fmt: skip
 
     def __init__(
         self, request: InferRequest, arrived: float, deadline: float, wants_pieces: bool, ahead: int
@@ -62,6 +66,8 @@ class HandlerCall(Job[InferRequest]):
         self.is_over = False
         self.kept = 0
         self.timer: asyncio.TimerHandle | None = None
+        self.on_end: Callable[[], None] | None = None
+        self.written: tuple[str, ...] = ()
 
     async def whole(self) -> Said:
         """The answer, all its pieces joined. Raises SalverError."""
@@ -88,11 +94,14 @@ class HandlerCall(Job[InferRequest]):
 
     def put(self, answer: Answer, timing: Timing, *, is_last: bool) -> None:
         """It has an answer, or a piece of one; one that says that the handler failed is its last."""
+        reply = reply_of(None, answer.parameters) if answer.parameters else None
+        if reply is not None and reply.metrics:
+            self.written += reply.metrics
         if self.is_over:
             return
         body: Array = answer.outputs.get(BODY, _EMPTY)
-        if answer.parameters and (failed := failure(body, answer.parameters)) is not None:
-            self.fail(failed)
+        if reply is not None and reply.is_error:
+            self.fail(HandlerFailed(body.tobytes().decode("utf-8", "replace"), reply.status))
             return
         self.pieces.append(Said(body, answer.parameters, timing, is_last))
         self.kept += body.nbytes
@@ -114,24 +123,13 @@ class HandlerCall(Job[InferRequest]):
         self.is_over = True
         if self.timer is not None:
             self.timer.cancel()
+        if self.on_end is not None:
+            self.on_end()
 
     def _end(self) -> None:
         self.leave()
         if not self.came.done():
             self.came.set_result(None)
-
-
-def failure(body: Array, parameters: Mapping[str, Parameter]) -> SalverError | None:
-    """The error that a handler answered with, if it is one."""
-    reply = reply_of(None, parameters)
-    if not reply.is_error:
-        return None
-    return HandlerFailed(body.tobytes().decode("utf-8", "replace"), reply.status)
-
-
-def written(parameters: Mapping[str, Parameter]) -> Sequence[str]:
-    """The lines that a handler's metrics have written."""
-    return reply_of(None, parameters).metrics if parameters else ()
 
 
 def fail_all(calls: Sequence[Job[InferRequest]], make: Callable[[], SalverError]) -> None:

@@ -16,7 +16,8 @@ import msgspec
 
 from salver.backends.protocol import Answer
 from salver.engine.crew import Crew, Nursery, Worker
-from salver.engine.handler_calls import HandlerCall, Said, fail_all, written
+from salver.engine.handler_calls import HandlerCall, Said, fail_all
+from salver.engine.handler_flow import HandlerFlow
 from salver.engine.handler_run import HandlerRun, died, told
 from salver.engine.job_queue import Batch, JobQueue, PlainQueue
 from salver.engine.refusals import LATE, closing, unloaded
@@ -75,13 +76,12 @@ class HandlerEngine:
         self._clock = terms.clock
         self._emit = terms.emit
         self._heard = terms.heard
-        self._queue: JobQueue[InferRequest] = (
-            SequenceQueue(workers) if workers.is_stateful else PlainQueue(workers)
-        )
+        self._queue = _queue_of(workers)
         self._patience = workers.client_timeout_ms / 1e3 or math.inf
         self._there: dict[int, Worker] = {}  # that can be given work
         self._idle_since: dict[int, float] = {}
         self._runs: dict[int, HandlerRun] = {}  # by worker
+        self._flows: dict[int, HandlerFlow] = {}  # of a handler that answers when it likes
         self._on_end: dict[int, asyncio.Event] = {}  # of workers that are to go
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -102,7 +102,7 @@ class HandlerEngine:
     @property
     def running(self) -> int:
         """Batches that run."""
-        return len(self._runs)
+        return len(self._runs) + sum([flow.open for flow in self._flows.values()])
 
     def now(self) -> float:
         """The engine's clock, in which deadlines are given."""
@@ -215,6 +215,9 @@ class HandlerEngine:
     def came(self, worker: Worker) -> None:
         """See :class:`~salver.engine.crew.Owner`."""
         self._there[worker.id] = worker
+        if worker.host is not None and worker.host.asks == "stream":
+            most, patience = max(1, self._workers.batch_size), float(max(0, self._workers.response_timeout_s))
+            self._flows[worker.id] = HandlerFlow(worker, most, patience, self._freed, self._flowed)
         self._rest(worker.id, self._clock())
         self._emit(WorkerReady(self.id, worker.id, max(0.0, time.time() - worker.started)))
         self._pump()
@@ -222,6 +225,7 @@ class HandlerEngine:
     def went(self, worker: Worker) -> None:
         """See :class:`~salver.engine.crew.Owner`. What it ran has been answered already."""
         self._there.pop(worker.id, None)
+        self._flows.pop(worker.id, None)
         fail_all(self._queue.leave(worker.id), died)
         self._pump()
 
@@ -234,7 +238,7 @@ class HandlerEngine:
         limit = _LAST_SEQUENCE_S if isinstance(queue, SequenceQueue) and not self._is_closed else _LAST_RUN_S
         try:
             async with asyncio.timeout(limit):
-                while id in self._runs or (
+                while self._is_busy(id) or (
                     isinstance(queue, SequenceQueue) and queue.holds(id) and not self._is_closed
                 ):
                     end.clear()
@@ -244,9 +248,13 @@ class HandlerEngine:
         finally:
             del self._on_end[id]
             self._there.pop(id, None)
+            self._flows.pop(id, None)
             fail_all(queue.leave(id), died)
             if not self._is_closed:
                 self._pump()
+
+    def _is_busy(self, id: int) -> bool:
+        return id in self._runs or (id in self._flows and self._flows[id].open > 0)
 
     def is_lost(self) -> None:
         """See :class:`~salver.engine.crew.Owner`."""
@@ -301,7 +309,7 @@ class HandlerEngine:
         if (due := queue.due(now)) < math.inf:
             self._wake_at(due, now)
         for id, end in self._on_end.items():
-            if id not in self._runs:
+            if not self._is_busy(id):
                 end.set()
 
     def _wake_at(self, due: float, now: float) -> None:
@@ -318,6 +326,11 @@ class HandlerEngine:
         self._pump()
 
     def _begin(self, batch: Batch[InferRequest], now: float) -> None:
+        if (flow := self._flows.get(batch.worker)) is not None:
+            for call in batch.jobs:
+                if isinstance(call, HandlerCall):
+                    flow.begin(call, now)
+            return
         run = HandlerRun(self._there[batch.worker], batch, self._workers.is_continuous, self._ended)
         self._runs[batch.worker] = run
         run.begin(now, self._idle_since.get(batch.worker, now))
@@ -343,9 +356,20 @@ class HandlerEngine:
         else:
             for call, one, timing in zip(calls, said, timings, strict=True):
                 call.put(one, timing, is_last=not one.again)
-            if self._heard is not None:
-                self._pass_on(id, said)
+                if call.written:
+                    self._pass_on(id, call)
         self._announce(len(calls), seconds, run.reason, not isinstance(said, SalverError))
+
+    def _freed(self, flow: HandlerFlow) -> None:
+        if flow.worker.id in self._flows:
+            self._rest(flow.worker.id, self._clock())
+            self._pump()
+
+    def _flowed(self, flow: HandlerFlow, call: HandlerCall, seconds: float, ok: bool) -> None:
+        self._queue.ended([call], self._clock())
+        self._pass_on(flow.worker.id, call)
+        self._announce(1, seconds, "drain", ok)
+        self._pump()
 
     def _step(self, run: HandlerRun, going_on: list[HandlerCall], now: float) -> None:
         """The next step of a continuous batch, with those that have come meanwhile."""
@@ -358,10 +382,10 @@ class HandlerEngine:
         if id not in self._on_end or isinstance(self._queue, SequenceQueue):
             self._queue.rest(id)
 
-    def _pass_on(self, worker: int, said: Sequence[Answer]) -> None:
-        for answer in said:
-            if (lines := written(answer.parameters)) and self._heard is not None:
-                self._heard(self.id, worker, lines)
+    def _pass_on(self, worker: int, call: HandlerCall) -> None:
+        lines, call.written = call.written, ()
+        if self._heard is not None and lines:
+            self._heard(self.id, worker, lines)
 
     def _announce(self, requests: int, seconds: float, reason: str, ok: bool) -> None:
         id = self.id
@@ -377,3 +401,11 @@ class HandlerEngine:
             said.timing,
             said.is_last,
         )
+
+
+def _queue_of(workers: Workers) -> JobQueue[InferRequest]:
+    if workers.is_stateful:
+        return SequenceQueue(workers)
+    if workers.is_async:  # its batch size says how many a worker may have open, and each is begun by itself
+        workers = msgspec.structs.replace(workers, batch_size=1)
+    return PlainQueue(workers)

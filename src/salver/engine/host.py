@@ -330,7 +330,12 @@ def _requests(
     every = tuple([RequestedOutput(spec.name) for spec in signature.outputs])
     requests: list[InferRequest] = []
     for said, part in zip(order.asked, apart(inputs, order.rows, len(order.asked)), strict=True):
-        tensors = tuple([Tensor(name, types[name], array) for name, array in part.items()])
+        tensors = tuple(
+            [
+                Tensor(name, types[name], array) if name in types else tensor(name, array)
+                for name, array in part.items()
+            ]
+        )
         is_gone = gone(len(requests)) if gone else None
         if said is None:
             request = InferRequest(id.name, tensors, id.version, outputs=every, is_gone=is_gone)
