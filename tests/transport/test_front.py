@@ -436,7 +436,7 @@ async def test_a_grpc_message_in_pieces():
 @pytest.mark.parametrize(
     ("method", "message", "headers", "status", "text"),
     [
-        ("Nothing", b"", (), 12, "unknown method"),
+        ("Nothing", b"", (), 12, "Method not found: inference.GRPCInferenceService/Nothing"),
         ("ModelInfer", b"\xff\xff", (), 3, ""),
         ("ModelInfer", pb.ModelInferRequest(model_name="x").SerializeToString(), (), 5, "unknown model"),
         ("ModelInfer", ask(), (("grpc-timeout", "1n"),), 4, ""),

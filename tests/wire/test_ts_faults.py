@@ -45,7 +45,7 @@ from salver.wire.ts_faults import (
     no_version,
 )
 
-INTERNAL, UNAVAILABLE, ABORTED, NOT_FOUND, INVALID, DENIED = 13, 14, 10, 5, 3, 7
+INTERNAL, UNAVAILABLE, ABORTED, NOT_FOUND, INVALID, DENIED, UNKNOWN = 13, 14, 10, 5, 3, 7, 2
 
 
 def test_ts_r19_the_table_is_total() -> None:
@@ -173,7 +173,7 @@ def test_ts_g5_errors_of_inference_over_grpc(error: SalverError, code: int, text
         (InvalidInput("Parameter url is required."), INVALID,
          "Parameter url is required.\norg.pytorch.serve.http.BadRequestException"),
         (Conflict("there"), ABORTED, "there\norg.pytorch.serve.http.ConflictStatusException"),
-        (StillDefault("it is"), DENIED, "it is\norg.pytorch.serve.http.InvalidModelVersionException"),
+        (StillDefault("it is"), UNKNOWN, "it is\norg.pytorch.serve.http.InvalidModelVersionException"),
         (Unauthenticated(UNAUTHORIZED), DENIED, UNAUTHORIZED),
         (WorkersFailed("x"), INTERNAL, "x\norg.pytorch.serve.http.InternalServerException"),
         (NoDownload("x"), INVALID, "x\norg.pytorch.serve.archive.DownloadArchiveException"),

@@ -10,24 +10,16 @@ from hypothesis import strategies as st
 
 from salver import handlers
 from salver.errors import (
-    BadArchive,
-    Code,
-    Conflict,
     DeadlineExceeded,
-    Forbidden,
     HandlerFailed,
     InvalidInput,
-    NoDownload,
-    NoModel,
-    NoModelVersion,
     NotFound,
     NotReady,
     Overloaded,
     SalverError,
-    StillDefault,
     Unauthenticated,
     Unsupported,
-    WorkersFailed,
+    WaitedTooLong,
 )
 from salver.handlers import HandlerReply, Registration
 from salver.messages import InferResponse, Signature
@@ -92,26 +84,12 @@ def test_whatever_comes_is_read_or_refused(raw: bytes) -> None:
             continue
 
 
-def test_ts_g1_one_answer_of_a_handler_that_streams() -> None:
-    codec = wire.WholePrediction(asked("m").SerializeToString())
+def test_ts_g5_an_error_of_a_handler_ends_the_call() -> None:
+    codec = wire.Prediction(asked("m").SerializeToString())
     request = codec.decode(None, handlers.SIGNATURE)
-    for body in (b"part 0\n", b"part 1\n", b"last\n"):
-        assert codec.encode(request, _said(HandlerReply(body))) == b""
-    assert _prediction(codec.whole()).prediction == b"part 0\npart 1\nlast\n"
-
-
-def test_ts_g5_an_error_of_a_handler_has_the_status_of_its_code() -> None:
-    codec = wire.WholePrediction(asked("m").SerializeToString())
-    request = codec.decode(None, handlers.SIGNATURE)
-    for http, code in [(503, 14), (507, 13), (404, 5), (418, 9), (200, 2), (99, 2), (413, 8), (504, 4)]:
-        status = codec.encode(request, _said(HandlerReply(b"no", http, is_error=True)))
-        assert status == GrpcStatus(code, f"no\n{_PACKAGE}.http.InternalServerException")
-
-
-def test_an_answer_without_anything_is_an_error() -> None:
-    status = wire.WholePrediction(asked("m").SerializeToString()).whole()
-    assert isinstance(status, GrpcStatus)
-    assert status.code == 13
+    with pytest.raises(HandlerFailed, match="no") as raised:
+        codec.encode(request, _said(HandlerReply(b"no", 507, is_error=True)))
+    assert codec.fault(raised.value) == GrpcStatus(13, f"no\n{_PACKAGE}.http.InternalServerException")
 
 
 def test_models_of_tensors_are_named_the_right_service() -> None:
@@ -146,45 +124,16 @@ def test_models_of_tensors_are_named_the_right_service() -> None:
             (14, f"Prediction failed\n{_PACKAGE}.http.InternalServerException"),
         ),
         (Unauthenticated("Token Authorization failed."), (7, "Token Authorization failed.")),
-        (DeadlineExceeded("late"), (13, f"late\n{_PACKAGE}.http.RequestTimeoutException")),
+        (DeadlineExceeded("late"), (4, "late")),
+        (WaitedTooLong("late"), (13, f"late\n{_PACKAGE}.http.ServiceUnavailableException")),
     ],
 )
 def test_ts_g5_how_calls_of_inference_end(error: SalverError, status: tuple[Any, ...]) -> None:
-    assert wire.inference_status(error, "m", "7") == GrpcStatus(*status)
-
-
-def test_x_16_the_callers_own_deadline() -> None:
-    assert wire.inference_status(DeadlineExceeded("late"), is_late=True) == GrpcStatus(4, "late")
-    codec = wire.Prediction(asked("m").SerializeToString())
-    codec.is_late = True
-    assert codec.fault(DeadlineExceeded("late")) == GrpcStatus(4, "late")
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "second"),
-    [
-        (NoModel("Model not found: m"), 5, "archive.model.ModelNotFoundException"),
-        (NoModelVersion("x"), 5, "archive.model.ModelVersionNotFoundException"),
-        (InvalidInput("x"), 3, "http.BadRequestException"),
-        (BadArchive("x"), 3, "archive.model.InvalidModelException"),
-        (NoDownload("x"), 3, "archive.DownloadArchiveException"),
-        (Conflict("x"), 10, "http.ConflictStatusException"),
-        (WorkersFailed("x"), 13, "http.InternalServerException"),
-        (Forbidden("Model API disabled"), 7, "archive.model.ModelException"),
-        (StillDefault("x"), 2, "http.InvalidModelVersionException"),
-        (NotReady("x"), 14, "http.ServiceUnavailableException"),
-    ],
-)
-def test_ts_g5_how_calls_of_management_end(error: SalverError, code: int, second: str) -> None:
-    assert wire.management_status(error) == GrpcStatus(code, f"{error}\n{_PACKAGE}.{second}")
-
-
-def test_no_code_is_without_a_face() -> None:
-    assert set(wire.FACES) == set(Code)
-
-
-def test_a_text_that_is_no_unicode_can_be_sent() -> None:
-    assert "?" in wire.inference_status(InvalidInput("\udcff")).message
+    codec = wire.Prediction(asked("m", model_version="7").SerializeToString())
+    assert codec.fault(error) == GrpcStatus(*status)
+    assert wire.StreamedPrediction(asked("m", model_version="7").SerializeToString()).fault(
+        error
+    ) == GrpcStatus(*status)
 
 
 class TestSequences:
@@ -230,13 +179,21 @@ class TestSequences:
     def test_ts_b6_errors_are_messages(self) -> None:
         codec = _sequence(asked("m", sequence_id="s"))
         request = codec.decode(None, handlers.SIGNATURE)
-        failed = _prediction(codec.encode(request, _said(HandlerReply(b"no", 507, is_error=True)))).status
+        with pytest.raises(HandlerFailed) as raised:
+            codec.encode(request, _said(HandlerReply(b"no", 507, is_error=True)))
+        failed = _prediction(codec.fault(raised.value)).status
         assert (failed.code, failed.message, len(failed.details)) == (13, "no", 1)
         assert codec.farewell is None
         lost = _prediction(codec.fault(NotFound("x", field="model"))).status
         assert (lost.code, lost.message) == (13, "Model not found: m")
         assert codec.farewell == GrpcStatus(2, "")
-        assert _prediction(codec.fault(Unauthenticated("a\nb"))).status.message == "a"
+        bare = _prediction(codec.fault(Unauthenticated("no key"))).status
+        assert (bare.code, bare.message, len(bare.details)) == (7, "no key", 0)
+
+    def test_what_is_no_message_is_told_in_one(self) -> None:
+        codec = wire.SequencePrediction(b"\xff", wire.SEQUENCE_NAMES, lambda: "0af1")
+        assert codec.refused is not None
+        assert "no PredictionsRequest" in _prediction(codec.refused).status.message
 
 
 class TestManagement:

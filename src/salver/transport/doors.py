@@ -7,15 +7,36 @@ gRPC and metrics do. A server with one port for everything has no door, and pays
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal
 
-from salver.wire.bodies import HttpReply
+from salver.wire.bodies import GrpcStatus, HttpReply
+from salver.wire.grpc_frames import trailers
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 #: What a port serves.
-Kind = Literal["all", "http", "grpc", "metrics", "openai", "sagemaker", "vertex-ai"]
+Kind = Literal[
+    "all",
+    "http",
+    "grpc",
+    "metrics",
+    "openai",
+    "sagemaker",
+    "vertex-ai",
+    "torchserve-grpc-inference",
+    "torchserve-grpc-management",
+]
+_UNIMPLEMENTED: Final = 12
 _NOT_FOUND: Final = HttpReply(404, b'{"error":"Not Found"}')
+#: What TorchServe's ports for gRPC serve.
+_TORCHSERVE: Final = {
+    "torchserve-grpc-inference": (
+        "/org.pytorch.serve.grpc.inference.",
+        "/org.pytorch.serve.grpc.openinference.",
+        "/grpc.health.v1.Health/",
+    ),
+    "torchserve-grpc-management": ("/org.pytorch.serve.grpc.management.", "/grpc.health.v1.Health/"),
+}
 _WRONG_VERB: Final = HttpReply(405, b'{"error":"Method Not Allowed"}')
 #: The metrics port knows no other path, and does not mind (TR-R16).
 _NOTHING: Final = HttpReply(200, b"", ((b"content-type", b"text/plain; charset=utf-8"),))
@@ -23,6 +44,8 @@ _NOTHING: Final = HttpReply(200, b"", ((b"content-type", b"text/plain; charset=u
 
 def door(app: App, kind: Kind) -> App:
     """The application as that port shows it; those of clouds are ``clouds.py``'s."""
+    if kind in _TORCHSERVE:
+        return _services(app, _TORCHSERVE[kind])
     doors = {"http": _http, "grpc": _grpc, "metrics": _metrics, "openai": _openai}
     return doors[kind](app) if kind in doors else app
 
@@ -43,6 +66,24 @@ def _grpc(app: App) -> App:
         return app(scope, receive, send)
 
     return enter
+
+
+def _services(app: App, prefixes: tuple[str, ...]) -> App:
+    def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] != "http" or scope["path"].startswith(prefixes):
+            return app(scope, receive, send)
+        if not _is_method(scope["path"]):
+            return say(send, _NOT_FOUND)
+        return _end(send, GrpcStatus(_UNIMPLEMENTED, f"Method not found: {scope['path'][1:]}"))
+
+    return enter
+
+
+async def _end(send: Send, status: GrpcStatus) -> None:
+    """The whole answer to a call that has none."""
+    headers = [(b"content-type", b"application/grpc"), *trailers(status)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _metrics(app: App) -> App:

@@ -1,15 +1,15 @@
 """How does one gRPC call become one answer?
 
 Methods are ordinary ASGI exchanges: five-byte frames in and out, status in the trailers. What a
-message means stands in ``wire/oip_grpc.py``, and for TensorFlow Serving's methods behind
-``transport/tfs_grpc.py``; here is the table of methods and the exchange.
+message means stands in ``wire/oip_grpc.py``, and for TensorFlow Serving's and TorchServe's methods behind
+``transport/tfs_grpc.py`` and ``transport/ts_grpc.py``; here is the table of methods and the exchange.
 """
 
 import asyncio
 import logging
 import struct
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from salver import __version__
 from salver.errors import Internal, InvalidInput, NoRoute, NotFound, NotReady, SalverError
@@ -22,21 +22,25 @@ from salver.transport.calls import (
     printable,
     ready_versions,
 )
-from salver.transport.grpc_stream import HEADERS, START, STOPPING, Send, StreamInfer, packed
+from salver.transport.grpc_stream import HEADERS, START, STOPPING, Asked, Send, Streamed, packed
 from salver.transport.hangup import HangUps, Receive
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.shared_memory import SharedMemoryOperations
 from salver.transport.tfs_grpc import INFERRING as TFS_INFERRING
-from salver.transport.tfs_grpc import PREFIX as TFS_PREFIX
 from salver.transport.tfs_grpc import SERVICES as TFS_SERVICES
 from salver.transport.tfs_grpc import SHORT_NAMES as TFS_SHORT_NAMES
 from salver.transport.tfs_grpc import TensorFlowServingMethods
+from salver.transport.ts_grpc import INFERRING as TS_INFERRING
+from salver.transport.ts_grpc import PREFIX as TS_PREFIX
+from salver.transport.ts_grpc import SERVICES as TS_SERVICES
+from salver.transport.ts_grpc import TorchServeMethods, fault_at
 from salver.wire import metadata
 from salver.wire import oip_grpc as wire
 from salver.wire.bodies import GrpcStatus
 from salver.wire.classification import with_classes
 from salver.wire.faults import grpc_status, tfs_status
 from salver.wire.grpc_frames import FrameReader, frame, parse_timeout, trailers
+from salver.wire.oip_stream import StreamedInfer
 from salver.wire.regions import Regions
 from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 
@@ -48,9 +52,9 @@ _UNUSUAL = frozenset((b"grpc-timeout", b"x-request-id", b"traceparent", CLASS_HE
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 #: Those that keep their deadlines themselves.
-_INFERRING = TFS_INFERRING | {_INFER}
+_INFERRING = TFS_INFERRING | TS_INFERRING | {_INFER}
 _SERVICES = ("inference.GRPCInferenceService", "grpc.health.v1.Health")
-_HEALTHY = frozenset(("", *_SERVICES, *TFS_SERVICES, *TFS_SHORT_NAMES))
+_HEALTHY = frozenset(("", *_SERVICES, *TFS_SERVICES, *TFS_SHORT_NAMES, *TS_SERVICES))
 
 Reply = bytes | GrpcStatus
 
@@ -78,12 +82,27 @@ class OpenInferenceGrpc:
         return grpc_status(error)
 
 
+class _Family(NamedTuple):
+    """What the methods of one protocol have in common.
+
+    Attributes:
+        protocol: Label of the metrics.
+        fault: How a call ends with an error.
+        max_message: Most bytes of a request.
+    """
+
+    protocol: str
+    fault: Callable[[SalverError], GrpcStatus]
+    max_message: int
+
+
 class GrpcMethods:
     """Every method of ``inference.GRPCInferenceService``, ``grpc.health.v1.Health`` and TensorFlow Serving.
 
     Args:
         reception: Clock, ids, and the metadata that names the tenant.
         max_message: Most bytes of one message.
+        torchserve: TorchServe's methods; None = there are none.
     """
 
     def __init__(
@@ -94,13 +113,13 @@ class GrpcMethods:
         reception: Reception,
         *,
         max_message: int,
+        torchserve: TorchServeMethods | None = None,
     ) -> None:
         self._door = door
         self._control = control
         self._exposition = exposition
         self._clock = reception.clock
         self._new_id = reception.new_id
-        self._max_message = max_message
         self._tenant_header = reception.tenant_header
         self._unusual = reception.unusual(_UNUSUAL)
         self._name = reception.server_name
@@ -111,7 +130,8 @@ class GrpcMethods:
         self._is_stopping = False
         self._more = metadata.SHARED_MEMORY if self._regions.is_allowed else ()
         self._codec = OpenInferenceGrpc(self._regions)
-        self._streams = StreamInfer(door, reception, max_message=max_message)
+        self._torchserve = torchserve
+        self._streams = {_STREAM_INFER: Streamed(door, reception, self._streamed, max_message=max_message)}
         inference, health = (f"/{name}/" for name in _SERVICES)
         self._methods: dict[str, Callable[[bytes, Call], Awaitable[Reply]]] = {
             f"{inference}ModelInfer": self._infer,
@@ -131,7 +151,23 @@ class GrpcMethods:
         }
         for name, method in SharedMemoryOperations(self._regions).grpc().items():
             self._methods[inference + name] = method
-        self._methods |= TensorFlowServingMethods(door, control, exposition, reception.tfs).grpc()
+        tfs = TensorFlowServingMethods(door, control, exposition, reception.tfs).grpc()
+        self._methods |= tfs
+        self._family = _Family("oip-grpc", grpc_status, max_message)
+        self._families = dict.fromkeys(tfs, _Family("tfs-grpc", tfs_status, max_message))
+        if torchserve is not None:
+            self._add(torchserve, reception)
+
+    def _add(self, torchserve: TorchServeMethods, reception: Reception) -> None:
+        most = torchserve.max_message or self._family.max_message
+        methods, streams = torchserve.grpc(), torchserve.streams()
+        self._methods |= methods
+        for path in (*methods, *streams):
+            self._families[path] = _Family("ts-grpc", fault_at(path), most)
+        for path, read in streams.items():
+            self._streams[path] = Streamed(
+                self._door, reception, read, max_message=most, fault=fault_at(path)
+            )
 
     async def handle(
         self,
@@ -143,34 +179,35 @@ class GrpcMethods:
     ) -> None:
         """One call, from its first frame to its trailers; what follows is of the unary ones."""
         arrival = self._clock()
-        is_tfs = path.startswith(TFS_PREFIX)
-        call = Call("tfs-grpc" if is_tfs else "oip-grpc", arrival)
-        fault = grpc_status
+        family = self._families.get(path, self._family)
+        call = Call(family.protocol, arrival)
+        fault: Callable[[SalverError], GrpcStatus] = grpc_status
         try:
             if not self._unusual.isdisjoint(headers):
                 self._look_closer(headers, call)
             call.request_id = call.request_id or self._new_id()
             method = self._methods.get(path)
-            if method is None and path != _STREAM_INFER:
-                raise NoRoute(f"unknown method {path}")
+            if method is None and path not in self._streams:
+                raise NoRoute(f"Method not found: {path[1:]}")
             if self._guard is not None and (header := self._guard.lacks(path, headers)):
                 # Triton's text and code (TR-R37).
                 raise NotReady(f"This protocol is restricted, expecting header '{header}'")
             if self._is_stopping and path in _INFERRING:
                 raise NotReady(STOPPING)
-            if is_tfs:
-                fault = tfs_status
+            fault = family.fault
+            if self._torchserve is not None and path.startswith(TS_PREFIX):
+                self._torchserve.check(path, headers)
             if self._forwarding is not None:
                 call.forwarded = self._forwarding.parameters(headers)
             if method is None:
-                return await self._streams.handle(headers, call, receive, send)
+                return await self._streams[path].handle(headers, call, receive, send)
             event = await receive()
             body = event.get("body", b"")
             # Nearly always the one message of a call comes in one piece and as it is.
-            if len(body) >= 5 and len(body) - 5 <= self._max_message and body[:5] == _prefix(len(body) - 5):
+            if len(body) >= 5 and len(body) - 5 <= family.max_message and body[:5] == _prefix(len(body) - 5):
                 message = body[5:]
             else:
-                message = await self._read(event, headers, receive)
+                message = await _read(event, headers, receive, family.max_message)
                 if message is None:
                     return  # hung up before the request was there
             task = hangups.enter(receive)
@@ -220,25 +257,16 @@ class GrpcMethods:
             join_trace(call, headers[b"traceparent"], self._new_id)
         call.standing = from_headers(headers, self._tenant_header)
 
-    async def _read(
-        self, event: dict[str, Any], headers: Mapping[bytes, bytes], receive: Receive
-    ) -> bytes | None:
-        """The one message of a unary call; None if the caller left first."""
-        encoding = headers.get(b"grpc-encoding", b"identity").decode("latin-1")
-        reader = FrameReader(self._max_message, encoding)
-        while event["type"] == "http.request":
-            messages = reader.feed(event.get("body", b""))
-            if messages:
-                return messages[0]
-            if not event.get("more_body"):
-                raise InvalidInput("the call ended before its message was complete")
-            event = await receive()
-        return None
-
     def stop(self) -> None:
         """No new inference; streams end when what is under way has its replies."""
         self._is_stopping = True
-        self._streams.stop()
+        for streams in self._streams.values():
+            streams.stop()
+
+    def _streamed(self, message: bytes, headers: Mapping[bytes, bytes]) -> Asked:
+        asked = StreamedInfer(message, self._regions, headers.get(b"triton_grpc_error") == b"true")
+        asked.is_decoupled = self._door.is_decoupled(asked.model, asked.version)
+        return asked
 
     # The methods.
 
@@ -303,3 +331,19 @@ class GrpcMethods:
         if any(status.id.name == service for status in self._control.statuses()):
             return wire.encode_health(await self._control.is_ready(service))
         raise NotFound(f"unknown service {service!r}")
+
+
+async def _read(
+    event: dict[str, Any], headers: Mapping[bytes, bytes], receive: Receive, most: int
+) -> bytes | None:
+    """The one message of a unary call; None if the caller left first."""
+    encoding = headers.get(b"grpc-encoding", b"identity").decode("latin-1")
+    reader = FrameReader(most, encoding)
+    while event["type"] == "http.request":
+        messages = reader.feed(event.get("body", b""))
+        if messages:
+            return messages[0]
+        if not event.get("more_body"):
+            raise InvalidInput("the call ended before its message was complete")
+        event = await receive()
+    return None

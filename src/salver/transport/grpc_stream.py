@@ -1,17 +1,17 @@
-"""How does one call of ModelStreamInfer go, with its many requests and replies?
+"""How does one call go that has many requests or replies?
 
 Each message that comes is a request, and they run side by side. Where a model gives one response to a
 request, the replies keep the order of the requests, as Triton's do; a decoupled model's replies leave as they
 come. The call ends when the client has said its last and every reply is out, or at once when the client is
 gone, its deadline has passed, or what it sends cannot be read. What a message means stands in
-``wire/oip_stream.py``.
+``wire/oip_stream.py`` and, for TorchServe's methods, in ``wire/ts_grpc.py``.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -23,7 +23,6 @@ from salver.transport.ports import InferDoor
 from salver.wire.bodies import GrpcStatus
 from salver.wire.faults import grpc_status
 from salver.wire.grpc_frames import FrameReader, encoding_for, frame, trailers
-from salver.wire.oip_stream import StreamedInfer
 
 _LOG = logging.getLogger("salver.grpc")
 HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip")]
@@ -58,10 +57,40 @@ async def framed(reply: bytes, encoding: str, level: int) -> bytes:
     return await asyncio.to_thread(frame, reply, encoding, level)
 
 
-class StreamInfer:
-    """The method, and the calls of it that are open.
+class Asked(Protocol):
+    """One request, and the codec of its replies: of the messages, or of a status that ends the call.
+
+    Attributes:
+        is_decoupled: The replies leave when they are there; else there is one, in the requests' order.
+        refused: The reply to a request that no model is asked; None = one is.
+        farewell: How the call ends after this request; None = it goes on.
+    """
+
+    is_decoupled: bool
+    refused: bytes | GrpcStatus | None
+    farewell: GrpcStatus | None
+
+    @property
+    def model(self) -> str:
+        """Whom it is for."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Of which version; empty = the server's choice."""
+        ...
+
+    def end(self) -> bytes | None:
+        """The reply after the last one, if there is to be one."""
+        ...
+
+
+class Streamed:
+    """A method, and the calls of it that are open.
 
     Args:
+        read: Makes a request of a message and the call's headers. Raises SalverError.
+        fault: The status for an error that is none of a request.
         max_message: Most bytes of one message.
         most: Requests of one call under way at a time: as many as a connection may have unary calls. Beyond
             it nothing is read, so that the client's own flow control makes it wait.
@@ -73,14 +102,18 @@ class StreamInfer:
         self,
         door: InferDoor,
         reception: Reception,
+        read: Callable[[bytes, Mapping[bytes, bytes]], Asked],
         *,
         max_message: int,
+        fault: Callable[[SalverError], GrpcStatus] = grpc_status,
         most: int = 256,
         most_bytes: int = 64 << 20,
         patience: float = 60.0,
     ) -> None:
         self.door = door
         self.reception = reception
+        self.read = read
+        self.fault = fault
         self.max_message = max_message
         self.most = most
         self.most_bytes = most_bytes
@@ -109,12 +142,11 @@ class StreamInfer:
 class _Exchange:
     """One call."""
 
-    def __init__(self, method: StreamInfer, headers: Mapping[bytes, bytes], call: Call, send: Send) -> None:
+    def __init__(self, method: Streamed, headers: Mapping[bytes, bytes], call: Call, send: Send) -> None:
         self._method = method
         self._headers = headers
         self._call = call
         self._send = send
-        self._wants_status = headers.get(b"triton_grpc_error") == b"true"
         accepted = headers.get(b"grpc-accept-encoding", b"")
         self._encoding = encoding_for(accepted) if method.reception.compression else ""
         self._under_way: dict[asyncio.Task[None], int] = {}  # with the bytes of its message
@@ -184,16 +216,14 @@ class _Exchange:
                 await self._has_less.wait()
             if self._farewell is not None:
                 return
-            request = StreamedInfer(message, self._method.reception.regions, self._wants_status)
-            self._begin(request, len(message))
+            self._begin(self._method.read(message, self._headers), len(message))
 
     def _is_full(self) -> bool:
         count = len(self._under_way)
         return count >= self._method.most or (count > 0 and self._bytes >= self._method.most_bytes)
 
-    def _begin(self, asked: StreamedInfer, size: int) -> None:
+    def _begin(self, asked: Asked, size: int) -> None:
         self._count += 1
-        asked.is_decoupled = self._method.door.is_decoupled(asked.model, asked.version)
         call = self._one_call()
         if asked.is_decoupled:
             work = self._guard(self._answer_in_pieces, asked, call)
@@ -217,19 +247,21 @@ class _Exchange:
 
     # Replies go.
 
-    async def _answer(
-        self, asked: StreamedInfer, call: Call, before: asyncio.Event, turn: asyncio.Event
-    ) -> None:
+    async def _answer(self, asked: Asked, call: Call, before: asyncio.Event, turn: asyncio.Event) -> None:
         reply = await self._method.door.infer(asked, None, asked.model, asked.version, call)
         await self._write(reply, before)
         turn.set()
 
-    async def _answer_in_pieces(self, asked: StreamedInfer, call: Call) -> None:
-        reply = await self._method.door.stream(asked, None, asked.model, asked.version, call, self._write)
+    async def _answer_in_pieces(self, asked: Asked, call: Call) -> None:
+        reply = asked.refused
+        if reply is None:
+            reply = await self._method.door.stream(asked, None, asked.model, asked.version, call, self._write)
         if reply is None:
             reply = asked.end()
         if reply is not None:
             await self._write(reply)
+        if asked.farewell is not None:
+            self._part(asked.farewell)
 
     async def _write(self, reply: bytes | GrpcStatus, before: asyncio.Event | None = None) -> None:
         """Returns when there is room for the next one.
@@ -276,11 +308,11 @@ class _Exchange:
         except Cancelled:
             pass
         except SalverError as error:
-            self._close(grpc_status(error))
+            self._close(self._method.fault(error))
         except Exception as error:
             incident = self._method.reception.new_id()
             _LOG.exception("incident %s: a stream of requests", incident, exc_info=error)
-            self._close(grpc_status(Internal.incident(incident)))
+            self._close(self._method.fault(Internal.incident(incident)))
 
     def _leave(self, task: asyncio.Task[None]) -> None:
         self._bytes -= self._under_way.pop(task)

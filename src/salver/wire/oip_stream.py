@@ -32,6 +32,8 @@ class StreamedInfer:
     """
 
     protocol = "oip-grpc"
+    refused: bytes | GrpcStatus | None = None
+    farewell: GrpcStatus | None = None
     __slots__ = (
         "_has_answered",
         "_has_ended",

@@ -92,8 +92,17 @@ UNAUTHENTICATED: Final = (
 _OF_HTTP: Final = {
     400: 3, 401: 16, 403: 7, 404: 5, 409: 10, 413: 8, 416: 11, 429: 8, 499: 1, 501: 12, 503: 14, 504: 4,
 }  # fmt: skip
-_PERMISSION_DENIED, _CANCELLED, _DEADLINE, _INTERNAL, _UNAVAILABLE = 7, 1, 4, 13, 14
-_FAILED_PRECONDITION: Final = 9
+_UNKNOWN, _FAILED_PRECONDITION, _INTERNAL, _UNAVAILABLE = 2, 9, 13, 14
+#: Those without a second line: gRPC's own status for them.
+_BARE: Final[dict[Code, int]] = {
+    Code.UNAUTHENTICATED: 7,  # PERMISSION_DENIED (TS-G6)
+    Code.CANCELLED: 1,
+    Code.DEADLINE_EXCEEDED: 4,
+    Code.RATE_LIMITED: 8,  # RESOURCE_EXHAUSTED
+    Code.TOO_LARGE: 8,
+    Code.NO_ROUTE: 12,  # UNIMPLEMENTED
+    Code.UNSUPPORTED: 12,
+}
 _MAX_PAUSE_S: Final = 86_400.0
 
 
@@ -218,13 +227,9 @@ def class_of(kind: str) -> str:
 def inference_status(error: SalverError, model: str = "", version: str = "") -> GrpcStatus:
     """How a call of the inference service ends: INTERNAL mostly. Total: never raises."""
     fault = fault_of(error, model, version)
-    if error.code is Code.UNAUTHENTICATED:
-        return GrpcStatus(_PERMISSION_DENIED, fault.message)
-    if error.code is Code.CANCELLED:
-        return GrpcStatus(_CANCELLED, fault.message)
-    if error.code is Code.DEADLINE_EXCEEDED:
-        return GrpcStatus(_DEADLINE, fault.message)
-    if error.code in (Code.NOT_READY, Code.OVERLOADED):
+    if error.code in _BARE:
+        return GrpcStatus(_BARE[error.code], fault.message)
+    if error.code is Code.NOT_READY or isinstance(error, Overloaded):
         text = f"{fault.message}\nInternalServerException.()"
         if error.code is Code.NOT_READY:
             return GrpcStatus(_INTERNAL, text)
@@ -239,9 +244,12 @@ def inference_status(error: SalverError, model: str = "", version: str = "") -> 
 def management_status(error: SalverError, model: str = "", version: str = "") -> GrpcStatus:
     """How a call of the management service ends. Total: never raises."""
     fault = fault_of(error, model, version)
-    if error.code is Code.UNAUTHENTICATED:
-        return GrpcStatus(_PERMISSION_DENIED, fault.message)
-    return GrpcStatus(grpc_code(fault.status), f"{fault.message}\n{class_of(fault.kind)}")
+    if error.code in _BARE:
+        code = _FAILED_PRECONDITION if error.code is Code.DEADLINE_EXCEEDED else _BARE[error.code]
+        return GrpcStatus(code, fault.message)
+    # TorchServe does not say why a default version stays, but ends the call with that status (TS-M5).
+    code = _UNKNOWN if isinstance(error, StillDefault) else grpc_code(fault.status)
+    return GrpcStatus(code, f"{fault.message}\n{class_of(fault.kind)}")
 
 
 def grpc_code(status: int) -> int:

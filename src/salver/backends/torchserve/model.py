@@ -1,0 +1,115 @@
+"""How does a handler answer a batch of forms, or a step of a continuous one?
+
+One call of the handler for all of them, as long as they are of one kind. Knows no wire and no process.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from salver.backends.protocol import Answer
+from salver.backends.torchserve.answering import Pieces, begin, by_kind, failed, finish
+from salver.backends.torchserve.opening import Handler
+from salver.backends.torchserve.replies import NEXT, Replies, refused
+from salver.errors import HandlerFailed
+from salver.handlers import (
+    SIGNATURE,
+    Form,
+    HandlerReply,
+    Part,
+    as_answer,
+    as_request,
+    form_of,
+    is_form,
+    reply_of,
+)
+from salver.messages import InferRequest
+from salver.tensor import Array
+
+_LOST = "Prediction failed"
+
+
+class HandlerModel:
+    """A handler that is called with a batch and returns its answers.
+
+    Args:
+        is_decoded: Parts reach it by their content types.
+        is_continuous: A run is a step (:class:`~salver.backends.protocol.FormModel`).
+    """
+
+    signature = SIGNATURE
+
+    def __init__(self, handler: Handler, is_decoded: bool, is_continuous: bool) -> None:
+        self._handler = handler
+        self._is_decoded = is_decoded
+        self._is_continuous = is_continuous
+        self._going: dict[str, Form] = {}  # those that take part in the next step
+
+    def __repr__(self) -> str:
+        return f"<HandlerModel {self._handler.context.model_name}>"
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """See :class:`~salver.backends.protocol.RunnableModel`: as a form with these parts."""
+        context = self._handler.context
+        form = Form(tuple([Part(name, array) for name, array in inputs.items()]))
+        (answer,) = self.reply([as_request(context.model_name, form)], lambda index, piece: None)
+        reply = reply_of(answer.outputs.get("body"), answer.parameters)
+        if reply.is_error:
+            raise HandlerFailed(reply.body.decode(), reply.status)
+        return answer.outputs
+
+    def reply(
+        self, requests: Sequence[InferRequest], send: Callable[[int, Answer], None]
+    ) -> Sequence[Answer]:
+        """See :class:`~salver.backends.protocol.FormModel`."""
+        before, self._going = self._going, {}
+        asked: list[tuple[str, Form]] = []
+        lost: dict[int, str] = {}
+        for index, request in enumerate(requests):
+            id = request.id or str(uuid.uuid4())
+            form = form_of(request) if is_form(request) else before.get(id)
+            if form is None:
+                lost[index] = id
+            asked.append((id, form or Form()))
+        places = {id: index for index, (id, _) in enumerate(asked)}
+
+        def take(pieces: Replies) -> None:
+            for id, reply in pieces:
+                if id in places:
+                    send(places[id], Answer(*as_answer(reply)))
+
+        replies = dict(refused(lost, _LOST, 503))
+        for run in by_kind(form for _, form in asked):
+            if each := [index for index in run if index not in lost]:
+                replies.update(self._run([asked[index] for index in each], take))
+        answers = [self._answer(id, form, replies[id]) for id, form in asked]
+        return self._with_metrics(answers, [replies[id] for id, _ in asked])
+
+    def _run(self, asked: list[tuple[str, Form]], take: Callable[[Replies], None]) -> Replies:
+        context, pieces = self._handler.context, Pieces(take)
+        run = begin(context, asked, self._is_decoded, pieces)
+        try:
+            said = self._handler.entry(run.data, context)
+        except BaseException as error:
+            return failed(error, run.ids)
+        finally:
+            pieces.close()
+        return finish(context, run, said)
+
+    def _answer(self, id: str, form: Form, reply: HandlerReply) -> Answer:
+        again = self._is_continuous and not reply.is_error and reply.headers.get(NEXT) == "true"
+        if again:
+            self._going[id] = form
+        return Answer(*as_answer(reply), again=again)
+
+    def _with_metrics(self, answers: list[Answer], replies: list[HandlerReply]) -> list[Answer]:
+        lines = self._handler.take_metrics()
+        if lines and answers:
+            told = as_answer(replace(replies[0], metrics=lines))
+            answers[0] = Answer(*told, again=answers[0].again)
+        return answers
+
+    def close(self) -> None:
+        """Nothing is called: TorchServe's handlers have no word for it."""
+        self._going.clear()

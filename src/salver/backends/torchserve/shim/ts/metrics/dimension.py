@@ -1,0 +1,16 @@
+"""What tells one time series of a metric from another?"""
+
+
+class Dimension:
+    """A name and its value."""
+
+    def __init__(self, name: str, value: object) -> None:
+        self.name = name
+        self.value = value
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.value}"
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {"Name": self.name, "Value": self.value}

@@ -1,0 +1,151 @@
+"""How does a handler count and measure?"""
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ts.metrics import metric_cache_errors as errors
+from ts.metrics.dimension import Dimension
+from ts.metrics.metric_abstract import MetricAbstract
+from ts.metrics.metric_type_enum import MetricTypes
+
+_COUNTER, _GAUGE = MetricTypes.COUNTER, MetricTypes.GAUGE
+_TIMES, _SIZES = ["ms", "s"], ["MB", "kB", "GB", "B"]
+
+
+class MetricCacheAbstract(abc.ABC):
+    """Metrics by kind and name: some are declared, others are made when they are first counted.
+
+    ``idx`` counts the requests of a run; without it a change is of all of them. Dimensions are followed by
+    the model's name and ``Level:Model``.
+
+    Attributes:
+        request_ids: Of the run, by index; or one text.
+        model_name: Of the handler's model.
+    """
+
+    def __init__(self, config_file_path: str | None) -> None:
+        self.cache: dict[MetricTypes, dict[str, Any]] = {}
+        self.store: list[Any] = []
+        self.request_ids: Mapping[int, str] | str | None = None
+        self.model_name: str | None = None
+        self.config_file_path = config_file_path
+
+    def set_request_ids(self, request_ids: Mapping[int, str] | str | None) -> None:
+        """Whose changes are told from now on."""
+        self.request_ids = request_ids
+
+    def add_metric(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        idx: Any = None,
+        dimensions: Sequence[Dimension] = (),
+        metric_type: MetricTypes = _COUNTER,
+    ) -> None:
+        """Anything."""
+        self._add(name, value, unit, self._request(idx), dimensions, metric_type)
+
+    def add_counter(
+        self, name: str, value: float, idx: Any = None, dimensions: Sequence[Dimension] = ()
+    ) -> None:
+        """Count."""
+        self._add(name, value, "count", self._request(idx), dimensions, _COUNTER)
+
+    def add_time(
+        self,
+        name: str,
+        value: float,
+        idx: Any = None,
+        unit: str = "ms",
+        dimensions: Sequence[Dimension] = (),
+        metric_type: MetricTypes = _GAUGE,
+    ) -> None:
+        """A duration, in ``ms`` or ``s``."""
+        if unit not in _TIMES:
+            raise errors.MetricsCacheValueError(f"the unit for a timed metric should be one of {_TIMES}")
+        self._add(name, value, unit, self._request(idx), dimensions, metric_type)
+
+    def add_size(
+        self,
+        name: str,
+        value: float,
+        idx: Any = None,
+        unit: str = "MB",
+        dimensions: Sequence[Dimension] = (),
+        metric_type: MetricTypes = _GAUGE,
+    ) -> None:
+        """A size, in ``MB``, ``kB``, ``GB`` or ``B``."""
+        if unit not in _SIZES:
+            raise ValueError(f"The unit for size based metric is one of {_SIZES}")
+        self._add(name, value, unit, self._request(idx), dimensions, metric_type)
+
+    def add_percent(
+        self,
+        name: str,
+        value: float,
+        idx: Any = None,
+        dimensions: Sequence[Dimension] = (),
+        metric_type: MetricTypes = _GAUGE,
+    ) -> None:
+        """A share."""
+        self._add(name, value, "percent", self._request(idx), dimensions, metric_type)
+
+    def add_error(self, name: str, value: float, dimensions: Sequence[Dimension] = ()) -> None:
+        """An error, of no request."""
+        self._add(name, value, "", None, dimensions, _COUNTER)
+
+    def _request(self, idx: Any) -> str | None:
+        ids = self.request_ids
+        if isinstance(ids, Mapping):
+            return ids[idx] if idx in ids else ",".join(ids.values())
+        return ids
+
+    def _add(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        request: str | None,
+        dimensions: Sequence[Dimension],
+        kind: MetricTypes,
+    ) -> None:
+        told = {each.name: each.value for each in dimensions or ()}
+        if request is None:
+            told.setdefault("Level", "Error")
+        else:
+            told.setdefault("ModelName", self.model_name)
+            told.setdefault("Level", "Model")
+        try:
+            metric = self.get_metric(name, kind)
+        except errors.MetricsCacheKeyError:
+            metric = self.add_metric_to_cache(name, unit, list(told), kind)
+        metric.add_or_update(value, list(told.values()), request or "")
+
+    @staticmethod
+    def _check_type(value: object, kind: type, text: str) -> None:
+        if not isinstance(value, kind):
+            raise errors.MetricsCacheTypeError(text)
+
+    @abc.abstractmethod
+    def initialize_cache(self) -> None:
+        """Make the metrics that are declared."""
+
+    @abc.abstractmethod
+    def get_metric(self, metric_name: str, metric_type: MetricTypes = _COUNTER) -> MetricAbstract:
+        """One that is there.
+
+        Raises:
+            MetricsCacheKeyError: there is none.
+        """
+
+    @abc.abstractmethod
+    def add_metric_to_cache(
+        self,
+        metric_name: str,
+        unit: str,
+        dimension_names: list[str] | None = None,
+        metric_type: MetricTypes = _COUNTER,
+    ) -> MetricAbstract:
+        """One more, in place of an older one of this kind and name."""

@@ -1,0 +1,44 @@
+"""What does a handler see of TensorFlow Serving's JSON (``{"instances": […]}``)?"""
+
+import json
+from base64 import b64decode
+from typing import Any
+
+from ts.torch_handler.request_envelope.base import BaseEnvelope, content_of
+
+
+class JSONEnvelope(BaseEnvelope):
+    """Instances of all requests one after the other; ``{"predictions": […]}`` to each."""
+
+    _lengths: tuple[int, ...] = ()
+
+    def parse_input(self, data: list[dict[str, Any]]) -> list[Any]:
+        """The instances, with base64 decoded."""
+        parts = [_instances(row) for row in data]
+        self._lengths = tuple(map(len, parts))
+        return [instance for part in parts for instance in part]
+
+    def format_output(self, data: list[Any]) -> list[Any]:
+        """JSON as text."""
+        texts, begin = [], 0
+        for length in self._lengths:
+            texts.append(json.dumps({"predictions": data[begin : begin + length]}))
+            begin += length
+        return texts
+
+
+def _instances(row: dict[str, Any]) -> list[Any]:
+    instances: list[Any] = (content_of(row) or row)["instances"]
+    if not isinstance(instances[0], dict):
+        return instances
+    return [_plain(instance) for instance in instances]
+
+
+def _plain(instance: dict[str, Any]) -> Any:
+    if _is_base64(instance):
+        return b64decode(instance["b64"])
+    return {name: b64decode(said["b64"]) if _is_base64(said) else said for name, said in instance.items()}
+
+
+def _is_base64(said: Any) -> bool:
+    return isinstance(said, dict) and list(said) == ["b64"]

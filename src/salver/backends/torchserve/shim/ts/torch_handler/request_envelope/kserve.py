@@ -1,0 +1,31 @@
+"""What does a handler see of KServe's first protocol (TS-R6)?"""
+
+import json
+from typing import Any
+
+from ts.torch_handler.request_envelope.base import BaseEnvelope, content_of, shared
+
+
+class KServeEnvelope(BaseEnvelope):
+    """Instances of all requests one after the other; ``predictions`` or ``explanations`` to each."""
+
+    _counts: list[int] = []
+
+    def parse_input(self, data: list[dict[str, Any]]) -> list[Any]:
+        """The instances."""
+        parts = [_told(content_of(row)).get("instances") for row in data]
+        if len(parts) == 1:
+            self._counts = [1]
+            return parts[0]  # type: ignore[no-any-return]
+        self._counts = [len(part) for part in parts]
+        return [instance for part in parts for instance in part]
+
+    def format_output(self, data: list[Any]) -> list[Any]:
+        """An object to each request."""
+        parts = shared(data, self._counts)
+        key = "explanations" if self._is_explain() else "predictions"
+        return data if parts is None else [{key: part} for part in parts]
+
+
+def _told(content: Any) -> Any:
+    return json.loads(content.decode()) if isinstance(content, bytes | bytearray) else content

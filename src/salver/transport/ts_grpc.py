@@ -1,0 +1,201 @@
+"""What do the gRPC methods of TorchServe do?
+
+``InferenceAPIsService``, ``ManagementAPIsService`` and its own ``GRPCInferenceService`` (TS-G1 to TS-G7),
+on the same door as all others: ``transport/grpc.py`` has the exchange. What a message means stands in
+``wire/ts_grpc.py``.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+import msgspec
+
+from salver.errors import InvalidInput, NotReady, SalverError, Unauthenticated
+from salver.handlers import Metadata
+from salver.messages import Call
+from salver.transport.grpc_stream import Asked
+from salver.transport.ports import Handlers, InferDoor
+from salver.wire import ts_grpc as wire
+from salver.wire import ts_models
+from salver.wire.bodies import GrpcStatus
+from salver.wire.ts_faults import (
+    UNAUTHORIZED,
+    NamedFault,
+    has_no_worker,
+    inference_status,
+    management_status,
+)
+from salver.wire.ts_json import printed
+
+_LOG = logging.getLogger("salver.grpc")
+T = TypeVar("T")
+
+PREFIX: Final = "/org.pytorch.serve.grpc."
+SERVICES: Final = (
+    "org.pytorch.serve.grpc.inference.InferenceAPIsService",
+    "org.pytorch.serve.grpc.management.ManagementAPIsService",
+    "org.pytorch.serve.grpc.openinference.GRPCInferenceService",
+)
+_INFERENCE, _MANAGEMENT, _OPEN_INFERENCE = (f"/{name}/" for name in SERVICES)
+_UNAUTHORIZED: Final = (
+    "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
+)
+#: Those that keep their deadlines themselves.
+INFERRING: Final = frozenset((f"{_INFERENCE}Predictions",))
+
+#: In place of a version: every one.
+_ALL: Final = "all"
+
+Reply = bytes | GrpcStatus
+#: Which of its two interfaces a key opens.
+Scope = Literal["inference", "management"]
+
+
+class Keys(Protocol):
+    """The keys that callers have to show."""
+
+    def allows(self, scope: Scope, authorization: str) -> bool:
+        """Does this header open that interface?"""
+        ...
+
+
+class TorchServeRules(msgspec.Struct, frozen=True):
+    """What the operator set of TorchServe's services.
+
+    Attributes:
+        keys: None = everybody may ask.
+        may_change: Models may be registered and unregistered.
+        max_message: Most bytes of a request; 0 = as of all services.
+        sequence_names: Headers in which handlers find a sequence's id, start and end.
+    """
+
+    keys: Keys | None = None
+    may_change: bool = False
+    max_message: int = 0
+    sequence_names: wire.SequenceNames = wire.SEQUENCE_NAMES
+
+
+class TorchServeMethods:
+    """The methods, by their paths.
+
+    Args:
+        rules: What their operator set.
+        new_id: Names sequences whose callers did not.
+    """
+
+    def __init__(
+        self, door: InferDoor, handlers: Handlers, rules: TorchServeRules, new_id: Callable[[], str]
+    ) -> None:
+        self._door = door
+        self._handlers = handlers
+        self._rules = rules
+        self._new_id = new_id
+        self._changes: set[asyncio.Task[Any]] = set()
+
+    @property
+    def max_message(self) -> int:
+        """Most bytes of a request; 0 = as of all services."""
+        return self._rules.max_message
+
+    def grpc(self) -> Mapping[str, Callable[[bytes, Call], Awaitable[Reply]]]:
+        """Path of a method of one request and one reply -> what it does."""
+        return {
+            f"{_INFERENCE}Ping": self._ping,
+            f"{_INFERENCE}Predictions": self._predict,
+            f"{_MANAGEMENT}DescribeModel": self._describe,
+            f"{_MANAGEMENT}ListModels": self._list,
+            f"{_MANAGEMENT}RegisterModel": self._register,
+            f"{_MANAGEMENT}ScaleWorker": self._scale,
+            f"{_MANAGEMENT}SetDefault": self._set_default,
+            f"{_MANAGEMENT}UnregisterModel": self._unregister,
+        }
+
+    def streams(self) -> Mapping[str, Callable[[bytes, Mapping[bytes, bytes]], Asked]]:
+        """Path of any other method -> what makes a request of one of its messages."""
+        return {
+            f"{_INFERENCE}StreamPredictions": lambda message, _: wire.StreamedPrediction(message),
+            f"{_INFERENCE}StreamPredictions2": lambda message, _: wire.SequencePrediction(
+                message, self._rules.sequence_names, self._new_id
+            ),
+        }
+
+    def check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
+        """May the caller ask there? Raises Unauthenticated (TS-G6)."""
+        keys = self._rules.keys
+        if keys is None:
+            return
+        scope: Scope = "management" if path.startswith(_MANAGEMENT) else "inference"
+        if not keys.allows(scope, headers.get(b"authorization", b"").decode("latin-1")):
+            raise Unauthenticated(UNAUTHORIZED)
+
+    async def _ping(self, message: bytes, call: Call) -> Reply:
+        return wire.encode_health(self._handlers.is_healthy())
+
+    def _predict(self, message: bytes, call: Call) -> Awaitable[Reply]:
+        codec = wire.Prediction(message)
+        return self._door.infer(codec, None, codec.model, codec.version, call)
+
+    async def _describe(self, message: bytes, call: Call) -> Reply:
+        asked = wire.parse("DescribeModelRequest", message)
+        model, version = asked.model_name, asked.model_version
+        statuses = self._handlers.describe(model, version)
+        metadata: Metadata = None
+        if asked.customized and version != _ALL and statuses:
+            try:
+                metadata = await self._handlers.metadata(model, version) or {}
+            except NotReady:
+                text = has_no_worker(model, is_describing=True)
+                raise NamedFault(text, 500, "InternalServerException") from None
+        return wire.encode_management(printed(ts_models.description(statuses, metadata)).decode())
+
+    async def _list(self, message: bytes, call: Call) -> Reply:
+        asked = wire.parse("ListModelsRequest", message)
+        told = ts_models.listed(self._handlers.models(), asked.limit, asked.next_page_token)
+        return wire.encode_management(printed(told).decode())
+
+    async def _register(self, message: bytes, call: Call) -> Reply:
+        self._check_open()
+        order = wire.decode_registration(message)
+        done = await self._whole(self._handlers.register(order))
+        return wire.encode_management(ts_models.registered(done))
+
+    async def _scale(self, message: bytes, call: Call) -> Reply:
+        model, version, least, most, waits = wire.decode_scale(message)
+        how, workers = await self._whole(self._handlers.scale(model, version, least, most, waits=waits))
+        return wire.encode_management(ts_models.scaled(how, workers, model, version))
+
+    async def _set_default(self, message: bytes, call: Call) -> Reply:
+        asked = wire.parse("SetDefaultRequest", message)
+        self._handlers.set_default(asked.model_name, asked.model_version)
+        return wire.encode_management(ts_models.set_default(asked.model_name, asked.model_version))
+
+    async def _unregister(self, message: bytes, call: Call) -> Reply:
+        self._check_open()
+        asked = wire.parse("UnregisterModelRequest", message)
+        if not asked.model_name:
+            raise InvalidInput("Parameter url is required.")  # in TorchServe's words
+        await self._whole(self._handlers.unregister(asked.model_name, asked.model_version))
+        return wire.encode_management(ts_models.unregistered(asked.model_name))
+
+    def _check_open(self) -> None:
+        if not self._rules.may_change:
+            raise NamedFault("Model API disabled", 403, "ModelException")
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for it; it goes on if the caller has gone, since half a change is none."""
+        task = asyncio.get_running_loop().create_task(work, name="management")
+        self._changes.add(task)
+        task.add_done_callback(self._over)
+        return await asyncio.shield(task)
+
+    def _over(self, task: asyncio.Task[Any]) -> None:
+        self._changes.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.warning("a request to change models failed: %s", error)
+
+
+def fault_at(path: str) -> Callable[[SalverError], GrpcStatus]:
+    """How calls of that method end with an error."""
+    return management_status if path.startswith(_MANAGEMENT) else inference_status

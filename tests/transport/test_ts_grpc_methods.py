@@ -1,0 +1,638 @@
+"""TorchServe's gRPC services at real ports, asked by real clients; the models behind them are played."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from salver import handlers
+from salver.errors import (
+    Conflict,
+    DeadlineExceeded,
+    HandlerFailed,
+    NoModel,
+    NoModelVersion,
+    NotFound,
+    NotReady,
+    Overloaded,
+    StillDefault,
+    WorkersFailed,
+)
+from salver.handlers import HandlerReply, HandlerStatus, Registered, Registration, Workers
+from salver.messages import InferRequest, InferResponse, ModelId
+from salver.serving.bus import Bus
+from salver.serving.dataplane import DataPlane
+from salver.tensor import DataType, Tensor
+from salver.transport.asgi import Front
+from salver.transport.calls import Reception
+from salver.transport.doors import Kind, door
+from salver.transport.grpc import GrpcMethods
+from salver.transport.server import FrontConfig, listen
+from salver.transport.ts_grpc import TorchServeMethods, TorchServeRules
+from torchserve_stubs import INFERENCE, MANAGEMENT, Stub, asked, inference, management, message
+
+_NO_WORKER = "has no worker to serve inference request"
+
+
+class Played:
+    """A handler that does what its bytes say, and all that registers it."""
+
+    id = ModelId("m", "1.0")
+    signature = handlers.SIGNATURE
+    takes_forms = True
+
+    def __init__(self) -> None:
+        self.seen: list[InferRequest] = []
+        self.gate = asyncio.Event()
+        self.left = 0
+        self.closed = 0
+        self.orders: list[Any] = []
+        self.is_well = True
+
+    # As a version that is leased.
+
+    def acquire(self, name: str, version: str = "") -> Any:
+        if name != "m":
+            raise NotFound("of another protocol", field="model")
+        if version not in ("", "1.0"):
+            raise NotFound("of another protocol", field="version")
+        return SimpleNamespace(servable=self, id=self.id, release=lambda: None)
+
+    def other(self, name: str, version: str, is_wanted: Any) -> None:
+        return None
+
+    async def infer(self, request: InferRequest, deadline: Any, sender: Any, standing: Any) -> InferResponse:
+        pieces = [piece async for piece in self.stream(request, deadline, standing)]
+        body = b"".join(piece.outputs[0].array.tobytes() for piece in pieces)
+        return self._say(HandlerReply(body))
+
+    async def stream(
+        self, request: InferRequest, deadline: Any = None, standing: Any = None
+    ) -> AsyncIterator[InferResponse]:
+        self.seen.append(request)
+        try:
+            (part,) = handlers.form_of(request).parts or (handlers.part("data", b"nothing"),)
+            for word in part.data.tobytes().decode().split():
+                yield self._say(await self._do(word, deadline))
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+        finally:
+            self.closed += 1
+
+    async def _do(self, word: str, deadline: float | None) -> HandlerReply:
+        if word == "hold":
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self.gate.wait()
+            except TimeoutError:
+                raise DeadlineExceeded("Request timeout expired") from None
+        elif word == "full":
+            raise Overloaded("Exceeds maximum queue size", retry_after=2.0)
+        elif word == "asleep":
+            raise NotReady("no worker")
+        elif word == "fail":
+            raise HandlerFailed("Prediction failed", 503)
+        elif word == "defect":
+            raise ZeroDivisionError
+        elif word.isdigit():
+            raise HandlerFailed("no", int(word))
+        return HandlerReply(word.encode(), 201, headers={"a": "b"})
+
+    def _say(self, reply: HandlerReply) -> InferResponse:
+        outputs, parameters = handlers.as_answer(reply)
+        tensors = tuple([Tensor(name, DataType.UINT8, array) for name, array in outputs.items()])
+        return InferResponse("m", "1.0", tensors, parameters=parameters)
+
+    # As the store of handlers.
+
+    async def register(self, order: Registration) -> Registered:
+        await self.gate.wait()
+        self.orders.append(order)
+        if order.url == "twice.mar":
+            raise Conflict("Model version 1.0 is already registered for model m")
+        if order.url == "broken.mar":
+            raise WorkersFailed("Failed to start workers for model broken version: 1.0")
+        if order.url == "lost.mar":
+            raise NoModel("Model not found in model store: lost.mar")
+        return Registered(order.name or "m", "1.0", order.initial_workers or 1, order.waits)
+
+    async def unregister(self, model: str, version: str = "") -> None:
+        if version == "1.0":
+            raise StillDefault(f"Cannot remove default version for model {model}")
+
+    async def scale(self, model: str, version: str, least: int, most: int | None, *, waits: bool) -> Any:
+        self.orders.append((model, version, least, most))
+        return ("done" if waits else "begun", least)
+
+    def set_default(self, model: str, version: str) -> None:
+        if version != "1.0":
+            raise NoModelVersion(f"Model version {version} does not exist for model {model}")
+
+    def models(self) -> tuple[tuple[str, str], ...]:
+        return (("m", "m.mar"), ("n", "n.mar"))
+
+    def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:
+        if model not in ("m", "asleep"):
+            raise NoModel(f"Model not found: {model}")
+        return (HandlerStatus(model, "1.0", "m.mar", Workers()),) * (2 if version == "all" else 1)
+
+    async def metadata(self, model: str, version: str) -> Any:
+        if model == "asleep":
+            raise NotReady("no worker")
+        return {"inputs": 4} if not version else None
+
+    def is_healthy(self) -> bool:
+        return self.is_well
+
+
+class Keys:
+    def allows(self, scope: str, authorization: str) -> bool:
+        return authorization == f"Bearer {scope}"
+
+
+class Rig:
+    """A server of one handler, at one port for each kind of door."""
+
+    def __init__(self, **rules: Any) -> None:
+        self.played = Played()
+        self.events: list[Any] = []
+        ids = itertools.count(1)
+        clock = asyncio.get_running_loop().time
+        reception = Reception(clock, lambda: f"{next(ids):016x}")
+        self.bus = Bus((self,))
+        plane = DataPlane(self.played, self.bus, clock, reception.new_id)
+        methods = TorchServeMethods(plane, self.played, TorchServeRules(**rules), reception.new_id)
+        control: Any = SimpleNamespace(is_ready=self._is_ready)
+        self.grpc = GrpcMethods(plane, control, None, reception, max_message=1 << 20, torchserve=methods)
+        front: Any = Front(None, self.grpc, reception, max_body=1 << 20)  # type: ignore[arg-type]
+        kinds: tuple[Kind, ...] = ("all", "torchserve-grpc-inference", "torchserve-grpc-management")
+        apps = [door(front, kind) for kind in kinds]
+        self.listeners = listen(apps, [FrontConfig(port=0, serves=kind) for kind in kinds])
+
+    async def _is_ready(self, model: str = "") -> bool:
+        return True
+
+    def observe(self, events: Any) -> None:
+        self.events += events
+
+    def outcomes(self) -> list[tuple[str, str]]:
+        self.bus.flush()
+        return [(event.protocol, event.outcome) for event in self.events]
+
+    def client(self, at: int = 0) -> Any:
+        return grpc.aio.insecure_channel(f"127.0.0.1:{self.listeners[at].port}")
+
+
+@asynccontextmanager
+async def rig(**rules: Any) -> AsyncIterator[Any]:
+    made = Rig(**rules)
+    running = [asyncio.create_task(listener.run()) for listener in made.listeners]
+    for listener in made.listeners:
+        await listener.started()
+    channels = [made.client(at) for at in range(3)]
+    try:
+        yield SimpleNamespace(
+            rig=made,
+            played=made.played,
+            channels=channels,
+            inference=Stub(channels[0], f"{INFERENCE}.InferenceAPIsService"),
+            management=Stub(channels[0], f"{MANAGEMENT}.ManagementAPIsService"),
+        )
+    finally:
+        for channel in channels:
+            await channel.close()
+        for listener in made.listeners:
+            listener.stop()
+        await asyncio.wait(running, timeout=5)
+
+
+async def _failure(call: Any) -> tuple[str, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return raised.value.code().name, raised.value.details()
+
+
+async def _pieces(call: Any) -> list[bytes]:
+    pieces = []
+    while (reply := await call.read()) is not grpc.aio.EOF:
+        pieces.append(reply.prediction)
+    return pieces
+
+
+def _healthy() -> Any:
+    return message("google.protobuf.Empty")()
+
+
+async def test_ts_g1_ping() -> None:
+    async with rig() as it:
+        assert json.loads((await it.inference.Ping(_healthy())).health) == {"status": "Healthy"}
+        it.played.is_well = False
+        assert json.loads((await it.inference.Ping(_healthy())).health) == {"status": "Unhealthy"}
+
+
+async def test_ts_g1_ts_g2_predictions() -> None:
+    async with rig() as it:
+        reply = await it.inference.Predictions(asked("m", b"x", model_version="1.0"))
+        assert (reply.prediction, reply.HasField("sequence_id"), reply.HasField("status")) == (
+            b"x",
+            False,
+            False,
+        )
+        form = handlers.form_of(it.played.seen[0])
+        assert (form.headers, form.parts[0].name) == ({}, "data")
+        assert it.rig.outcomes() == [("ts-grpc", "ok")]
+
+
+async def test_ts_g1_one_answer_of_a_handler_that_streams() -> None:
+    async with rig() as it:
+        assert (await it.inference.Predictions(asked("m", b"a b c"))).prediction == b"abc"
+
+
+async def test_ts_g1_pieces_come_when_they_are_there() -> None:
+    async with rig() as it:
+        call = it.inference.StreamPredictions(asked("m", b"a hold c"))
+        assert (await asyncio.wait_for(call.read(), 5)).prediction == b"a"
+        it.played.gate.set()
+        assert await asyncio.wait_for(_pieces(call), 5) == [b"hold", b"c"]
+        assert (await call.code()).name == "OK"
+        assert it.played.closed == 1
+
+
+async def test_ts_g1_a_stream_of_one_piece_ends() -> None:
+    async with rig() as it:
+        assert await asyncio.wait_for(_pieces(it.inference.StreamPredictions(asked("m", b"one"))), 5) == [
+            b"one"
+        ]
+
+
+@pytest.mark.parametrize("method", ["Predictions", "StreamPredictions"])
+@pytest.mark.parametrize(
+    ("request_", "code", "details"),
+    [
+        (
+            asked("nobody"),
+            "INTERNAL",
+            "Model not found: nobody\norg.pytorch.serve.archive.model.ModelNotFound",
+        ),
+        (
+            asked("m", model_version="9"),
+            "INTERNAL",
+            "Model version: 9 does not exist for model: m\norg.pytorch.serve.archive.model.ModelVersion",
+        ),
+        (asked(""), "INTERNAL", "Parameter model_name is required.\nBadRequestException.()"),
+        (asked("m", b"full"), "UNAVAILABLE", f'Model "m" {_NO_WORKER}'),
+        (asked("m", b"asleep"), "INTERNAL", f'Model "m" {_NO_WORKER}'),
+        (asked("m", b"fail"), "UNAVAILABLE", "Prediction failed\norg.pytorch.serve.http.InternalServer"),
+        (asked("m", b"507"), "INTERNAL", "no\norg.pytorch.serve.http.InternalServer"),
+        (asked("m", b"404"), "NOT_FOUND", "no\norg.pytorch.serve.http.InternalServer"),
+        (asked("m", b"defect"), "INTERNAL", "internal error, incident "),
+    ],
+)
+async def test_ts_g5_how_calls_of_inference_end(method: str, request_: Any, code: str, details: str) -> None:
+    async with rig() as it:
+        call = getattr(it.inference, method)(request_)
+        got = await asyncio.wait_for(_failure(call if method == "Predictions" else _pieces(call)), 5)
+        assert got[0] == code
+        assert got[1].startswith(details)
+
+
+async def test_ts_g5_an_error_after_pieces_ends_the_stream() -> None:
+    async with rig() as it:
+        call = it.inference.StreamPredictions(asked("m", b"a fail"))
+        assert (await call.read()).prediction == b"a"
+        assert (await _failure(_pieces(call)))[0] == "UNAVAILABLE"
+
+
+async def test_x_16_a_callers_own_deadline() -> None:
+    async with rig() as it:
+        assert (await _failure(it.inference.Predictions(asked("m", b"hold"), timeout=0.3)))[
+            0
+        ] == "DEADLINE_EXCEEDED"
+        call = it.inference.StreamPredictions(asked("m", b"a hold"), timeout=0.3)
+        assert (await _failure(_pieces(call)))[0] == "DEADLINE_EXCEEDED"
+        for _ in range(100):
+            if it.played.closed == 2:
+                break
+            await asyncio.sleep(0.02)
+        assert it.played.closed == 2
+
+
+async def test_ts_g5_a_caller_who_leaves_lets_the_handler_go() -> None:
+    async with rig() as it:
+        calls = [
+            it.inference.Predictions(asked("m", b"hold")),
+            it.inference.StreamPredictions(asked("m", b"a hold")),
+        ]
+        assert (await calls[1].read()).prediction == b"a"
+        for call in calls:
+            call.cancel()
+        for _ in range(200):
+            if it.played.left == 2:
+                break
+            await asyncio.sleep(0.02)
+        assert it.played.left == 2
+        assert (await it.inference.Predictions(asked("m", b"next"))).prediction == b"next"
+
+
+async def test_many_at_a_time_have_their_own_answers() -> None:
+    async with rig() as it:
+        words = [f"{number} {number}x" for number in range(1000, 1064)]
+        bodies = [word.replace("1", "w") for word in words]  # digits alone are errors
+        replies = await asyncio.gather(
+            *(it.inference.Predictions(asked("m", body.encode())) for body in bodies)
+        )
+        assert [reply.prediction.decode() for reply in replies] == [body.replace(" ", "") for body in bodies]
+        streams = [_pieces(it.inference.StreamPredictions(asked("m", body.encode()))) for body in bodies]
+        assert [b" ".join(pieces).decode() for pieces in await asyncio.gather(*streams)] == bodies
+
+
+class TestSequences:
+    """StreamPredictions2."""
+
+    async def test_ts_b6_requests_of_a_sequence(self) -> None:
+        async with rig(sequence_names=("my_id", "my_start", "my_end")) as it:
+            call = it.inference.StreamPredictions2()
+            await call.write(asked("m", b"three", sequence_id="s"))
+            assert (await call.read()).prediction == b"three"
+            await call.write(asked("m", b"true", key="my_end", sequence_id="s"))
+            await call.done_writing()
+            assert await asyncio.wait_for(_pieces(call), 5) == [b"true"]
+            first, last = it.played.seen
+            assert [first.parameters[name] for name in handlers.SEQUENCE] == ["s", False, False]
+            assert [last.parameters[name] for name in handlers.SEQUENCE] == ["s", False, True]
+            assert handlers.form_of(last).headers == {"my_id": "s", "my_end": "true"}
+
+    async def test_ts_b6_replies_that_are_late_come_before_the_end(self) -> None:
+        async with rig() as it:
+            call = it.inference.StreamPredictions2(iter([asked("m", b"hold", sequence_id="s")]))
+            for _ in range(100):
+                if it.played.seen:
+                    break
+                await asyncio.sleep(0.02)
+            it.played.gate.set()
+            assert await asyncio.wait_for(_pieces(call), 5) == [b"hold"]
+
+    async def test_ts_b6_errors_are_messages_and_the_call_goes_on(self) -> None:
+        async with rig() as it:
+            call = it.inference.StreamPredictions2()
+            for sent, code, text in [
+                (asked("m"), 13, "Parameter sequenceId is required."),
+                (asked("m", b"fail", sequence_id="s"), 14, "Prediction failed"),
+                (asked("m", b"full", sequence_id="s"), 14, f'Model "m" {_NO_WORKER}'),
+            ]:
+                await call.write(sent)
+                status = (await call.read()).status
+                assert status.code == code
+                assert status.message.startswith(text)
+            await call.write(asked("m", b"well", sequence_id="s"))
+            assert (await call.read()).prediction == b"well"
+            await call.done_writing()
+            assert await _pieces(call) == []
+            assert (await call.code()).name == "OK"
+
+    async def test_ts_b6_asking_a_model_that_is_not_there_ends_it(self) -> None:
+        async with rig() as it:
+            call = it.inference.StreamPredictions2()
+            await call.write(asked("nobody", sequence_id="s"))
+            assert (await call.read()).status.message == "Model not found: nobody"
+            assert await _failure(_pieces(call)) == ("UNKNOWN", "")
+
+    async def test_ts_b6_a_caller_who_leaves(self) -> None:
+        async with rig() as it:
+            call = it.inference.StreamPredictions2()
+            await call.write(asked("m", b"hold", sequence_id="s"))
+            while not it.played.seen:
+                await asyncio.sleep(0.02)
+            call.cancel()
+            while not it.played.left:
+                await asyncio.sleep(0.02)
+
+
+class TestManagement:
+    """ManagementAPIsService."""
+
+    async def test_ts_g3_registering(self) -> None:
+        async with rig(may_change=True) as it:
+            it.played.gate.set()
+            sent = management(
+                "RegisterModelRequest", url="a.mar", model_name="a", initial_workers=2, synchronous=True
+            )
+            said = (await it.management.RegisterModel(sent)).msg
+            assert said == 'Model "a" Version: 1.0 registered with 2 initial workers'
+            said = (await it.management.RegisterModel(management("RegisterModelRequest", url="a.mar"))).msg
+            assert said == "Processing worker updates..."
+
+    @pytest.mark.parametrize(
+        ("url", "code", "details"),
+        [
+            (
+                "",
+                "INVALID_ARGUMENT",
+                "Parameter url is required.\norg.pytorch.serve.http.BadRequestException",
+            ),
+            (
+                "twice.mar",
+                "ABORTED",
+                "Model version 1.0 is already registered for model m\norg.pytorch.serve",
+            ),
+            ("broken.mar", "INTERNAL", "Failed to start workers for model broken version: 1.0\norg.pytorch"),
+            (
+                "lost.mar",
+                "NOT_FOUND",
+                "Model not found in model store: lost.mar\norg.pytorch.serve.archive.model",
+            ),
+        ],
+    )
+    async def test_ts_g5_registering_in_vain(self, url: str, code: str, details: str) -> None:
+        async with rig(may_change=True) as it:
+            it.played.gate.set()
+            got = await _failure(it.management.RegisterModel(management("RegisterModelRequest", url=url)))
+            assert got[0] == code
+            assert got[1].startswith(details)
+
+    async def test_ts_m1_changes_are_off_until_they_are_wanted(self) -> None:
+        async with rig() as it:
+            wanted = "PERMISSION_DENIED", "Model API disabled\norg.pytorch.serve.archive.model.ModelException"
+            register = it.management.RegisterModel(management("RegisterModelRequest", url="a.mar"))
+            assert await _failure(register) == wanted
+            unregister = it.management.UnregisterModel(management("UnregisterModelRequest", model_name="m"))
+            assert await _failure(unregister) == wanted
+            said = await it.management.ScaleWorker(
+                management("ScaleWorkerRequest", model_name="m", min_worker=2)
+            )
+            assert said.msg == "Processing worker updates..."
+
+    async def test_a_change_goes_on_without_its_caller(self) -> None:
+        async with rig(may_change=True) as it:
+            sent = management("RegisterModelRequest", url="a.mar", synchronous=True)
+            assert (await _failure(it.management.RegisterModel(sent, timeout=0.2)))[0] == "DEADLINE_EXCEEDED"
+            it.played.gate.set()
+            for _ in range(100):
+                if it.played.orders:
+                    break
+                await asyncio.sleep(0.02)
+            assert [order.url for order in it.played.orders] == ["a.mar"]
+
+    async def test_ts_g3_scaling(self) -> None:
+        async with rig() as it:
+            sent = management(
+                "ScaleWorkerRequest", model_name="m", model_version="1.0", min_worker=2, synchronous=True
+            )
+            said = (await it.management.ScaleWorker(sent)).msg
+            assert said == "Workers scaled to 2 for model: m, version: 1.0"
+            assert it.played.orders == [("m", "1.0", 2, None)]
+
+    async def test_ts_g3_the_default_version(self) -> None:
+        async with rig() as it:
+            ask = it.management.SetDefault
+            said = (await ask(management("SetDefaultRequest", model_name="m", model_version="1.0"))).msg
+            assert said == 'Default version successfully updated for model "m" to "1.0"'
+            got = await _failure(ask(management("SetDefaultRequest", model_name="m", model_version="7")))
+            assert got[0] == "NOT_FOUND"
+            assert got[1].endswith("\norg.pytorch.serve.archive.model.ModelVersionNotFoundException")
+
+    async def test_ts_g3_ts_m5_unregistering(self) -> None:
+        async with rig(may_change=True) as it:
+            ask = it.management.UnregisterModel
+            assert (
+                await ask(management("UnregisterModelRequest", model_name="m"))
+            ).msg == 'Model "m" unregistered'
+            got = await _failure(
+                ask(management("UnregisterModelRequest", model_name="m", model_version="1.0"))
+            )
+            assert got[0] == "UNKNOWN"
+            assert got[1].startswith("Cannot remove default version for model m")
+            got = await _failure(ask(management("UnregisterModelRequest")))
+            assert got == (
+                "INVALID_ARGUMENT",
+                "Parameter url is required.\norg.pytorch.serve.http.BadRequestException",
+            )
+
+    async def test_ts_g3_ts_m3_describing(self) -> None:
+        async with rig() as it:
+            ask = it.management.DescribeModel
+
+            async def told(**fields: Any) -> Any:
+                return json.loads((await ask(management("DescribeModelRequest", **fields))).msg)
+
+            (one,) = await told(model_name="m")
+            assert (one["modelName"], "customizedMetadata" in one) == ("m", False)
+            assert len(await told(model_name="m", model_version="all", customized=True)) == 2
+            (one,) = await told(model_name="m", customized=True)
+            assert one["customizedMetadata"] == {"inputs": 4}
+            (one,) = await told(model_name="m", model_version="1.0", customized=True)
+            assert one["customizedMetadata"] == {}
+            got = await _failure(
+                ask(management("DescribeModelRequest", model_name="asleep", customized=True))
+            )
+            assert got[0] == "INTERNAL"
+            got = await _failure(ask(management("DescribeModelRequest", model_name="nobody")))
+            assert got[0] == "NOT_FOUND"
+
+    async def test_ts_g3_ts_m4_listing(self) -> None:
+        async with rig() as it:
+            ask = it.management.ListModels
+            told = json.loads((await ask(management("ListModelsRequest"))).msg)
+            assert told == {"nextPageToken": "0", "models": []}
+            told = json.loads((await ask(management("ListModelsRequest", limit=1))).msg)
+            assert told == {"nextPageToken": "1", "models": [{"modelName": "m", "modelUrl": "m.mar"}]}
+            told = json.loads((await ask(management("ListModelsRequest", limit=-1, next_page_token=1))).msg)
+            assert told == {"models": [{"modelName": "n", "modelUrl": "n.mar"}]}
+
+
+class TestDoors:
+    """Which service is at which port, and who may ask."""
+
+    async def test_ts_p2_services_at_the_wrong_port(self) -> None:
+        async with rig() as it:
+            wrong = Stub(it.channels[2], f"{INFERENCE}.InferenceAPIsService").Ping(_healthy())
+            assert await _failure(wrong) == (
+                "UNIMPLEMENTED",
+                "Method not found: org.pytorch.serve.grpc.inference.InferenceAPIsService/Ping",
+            )
+            ask = Stub(it.channels[1], f"{MANAGEMENT}.ManagementAPIsService").ListModels
+            assert await _failure(ask(management("ListModelsRequest"))) == (
+                "UNIMPLEMENTED",
+                "Method not found: org.pytorch.serve.grpc.management.ManagementAPIsService/ListModels",
+            )
+
+    async def test_ts_p1_services_at_the_right_port(self) -> None:
+        async with rig() as it:
+            right = Stub(it.channels[1], f"{INFERENCE}.InferenceAPIsService")
+            assert (await right.Predictions(asked("m"))).prediction == b"x"
+            assert await _pieces(right.StreamPredictions(asked("m", b"a b"))) == [b"a", b"b"]
+            ask = Stub(it.channels[2], f"{MANAGEMENT}.ManagementAPIsService").ListModels
+            assert (await ask(management("ListModelsRequest"))).msg
+
+    async def test_ts_g4_what_is_switched_off_is_not_there(self) -> None:
+        async with rig() as it:
+            method = "org.pytorch.serve.grpc.openinference.GRPCInferenceService/ServerLive"
+            for channel in it.channels[:2]:
+                call = channel.unary_unary(f"/{method}")
+                assert await _failure(call(b"")) == ("UNIMPLEMENTED", f"Method not found: {method}")
+
+    async def test_x_17_health_is_told_at_every_port(self) -> None:
+        async with rig() as it:
+            for channel in it.channels:
+                check = channel.unary_unary("/grpc.health.v1.Health/Check")
+                assert await check(b"") == b"\x08\x01"
+            service = f"{INFERENCE}.InferenceAPIsService".encode()
+            assert await check(bytes((10, len(service))) + service) == b"\x08\x01"
+
+    async def test_ts_g6_keys(self) -> None:
+        denied = (
+            "PERMISSION_DENIED",
+            "Token Authorization failed. Token either incorrect, expired, or not provided correctly",
+        )
+        async with rig(keys=Keys()) as it:
+            for metadata in ((), (("authorization", "Bearer management"),)):
+                assert await _failure(it.inference.Ping(_healthy(), metadata=metadata)) == denied
+                call = it.inference.StreamPredictions(asked("m"), metadata=metadata)
+                assert await _failure(_pieces(call)) == denied
+            key = (("authorization", "Bearer inference"),)
+            assert (await it.inference.Predictions(asked("m"), metadata=key)).prediction == b"x"
+            assert (
+                await _failure(it.management.ListModels(management("ListModelsRequest"), metadata=key))
+                == denied
+            )
+            key = (("authorization", "Bearer management"),)
+            assert (await it.management.ListModels(management("ListModelsRequest"), metadata=key)).msg
+
+    async def test_ts_g7_a_request_that_is_too_large(self) -> None:
+        async with rig(max_message=1000) as it:
+            assert (await it.inference.Predictions(asked("m", b"x" * 900))).prediction
+            for call in (
+                it.inference.Predictions(asked("m", b"x" * 1001)),
+                _pieces(it.inference.StreamPredictions(asked("m", b"x" * 1001))),
+            ):
+                code, details = await _failure(call)
+                assert code == "RESOURCE_EXHAUSTED"
+                assert "larger than max" in details
+
+    async def test_a_server_that_stops_takes_no_more(self) -> None:
+        async with rig() as it:
+            call = it.inference.StreamPredictions(asked("m", b"a hold"))
+            assert (await call.read()).prediction == b"a"
+            it.rig.grpc.stop()
+            assert (await _failure(it.inference.Predictions(asked("m"))))[0] == "UNAVAILABLE"
+            it.played.gate.set()
+            assert await asyncio.wait_for(call.read(), 5) is not None
+            with suppress(grpc.aio.AioRpcError):
+                await _pieces(call)
+
+
+def test_the_stub_knows_all_methods() -> None:
+    names: Iterator[str] = iter(("Ping", "Predictions", "StreamPredictions", "StreamPredictions2"))
+    with grpc.insecure_channel("127.0.0.1:1") as channel:
+        stub = Stub(channel, f"{INFERENCE}.InferenceAPIsService")
+        assert all(callable(getattr(stub, name)) for name in names)
+        with pytest.raises(AttributeError):
+            _ = stub.Explanations
+    assert inference("PredictionsRequest").model_name == ""

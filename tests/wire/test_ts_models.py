@@ -1,0 +1,112 @@
+"""What TorchServe tells of models and of changes to them."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver.handlers import HandlerStatus, Registered, Workers, WorkerStatus
+from salver.wire import ts_models
+from salver.wire.ts_json import printed
+
+_STATUS = HandlerStatus(
+    "noop",
+    "1.0",
+    "noop.mar",
+    Workers(queue=10),
+    (WorkerStatus(9000, 1_764_031_567.672, "READY", 13530, 4096),),
+    waiting=3,
+    is_loaded_at_startup=True,
+)
+_SAID = b"""[
+  {
+    "modelName": "noop",
+    "modelVersion": "1.0",
+    "modelUrl": "noop.mar",
+    "runtime": "python",
+    "minWorkers": 1,
+    "maxWorkers": 1,
+    "batchSize": 1,
+    "maxBatchDelay": 100,
+    "responseTimeout": 120,
+    "startupTimeout": 120,
+    "maxRetryTimeoutInSec": 300,
+    "clientTimeoutInMills": 0,
+    "parallelType": "",
+    "parallelLevel": 0,
+    "deviceType": "cpu",
+    "continuousBatching": false,
+    "useJobTicket": false,
+    "useVenv": false,
+    "stateful": false,
+    "sequenceMaxIdleMSec": 0,
+    "sequenceTimeoutMSec": 0,
+    "maxNumSequence": 0,
+    "maxSequenceJobQueueSize": 0,
+    "loadedAtStartup": true,
+    "workers": [
+      {
+        "id": "9000",
+        "startTime": "2025-11-25T00:46:07.672Z",
+        "status": "READY",
+        "memoryUsage": 4096,
+        "pid": 13530,
+        "gpu": false,
+        "gpuUsage": "N/A"
+      }
+    ],
+    "jobQueueStatus": {
+      "remainingCapacity": 7,
+      "pendingRequests": 3
+    }
+  }
+]"""
+
+
+def test_ts_m3_a_description_is_laid_out_as_torchserves() -> None:
+    assert printed(ts_models.description([_STATUS])) == _SAID
+
+
+def test_ts_m3_what_a_model_tells_of_itself() -> None:
+    (told,) = ts_models.description([_STATUS], {"inputs": 4})
+    assert list(told)[-1] == "customizedMetadata"
+    assert told["customizedMetadata"] == {"inputs": 4}
+    assert ts_models.description([_STATUS], {})[0]["customizedMetadata"] == {}
+    assert ts_models.description([], {}) == []
+
+
+def test_ts_m3_devices_only_where_there_are_some() -> None:
+    status = HandlerStatus("m", "1", "m.mar", Workers(device_ids=(0, 2)), waiting=200)
+    told = ts_models.described(status)
+    assert told["deviceIds"] == [0, 2]
+    assert told["jobQueueStatus"]["remainingCapacity"] == 0
+
+
+@given(count=st.integers(0, 300), limit=st.integers(1, 100))
+def test_ts_m4_pages_hold_every_model_once(count: int, limit: int) -> None:
+    models = [(str(number), f"{number}.mar") for number in range(count)]
+    seen, token = [], "0"
+    while token:
+        told = ts_models.listed(models, limit, int(token))
+        seen += [(model["modelName"], model["modelUrl"]) for model in told["models"]]
+        token = told.get("nextPageToken", "")
+    assert seen == models
+
+
+def test_ts_m4_odd_limits() -> None:
+    models = [(str(number), "") for number in range(120)]
+    for limit, token, wanted in [(-1, -1, 100), (0, 0, 0), (101, 0, 100), (5, 118, 2), (5, 500, 0)]:
+        assert len(ts_models.listed(models, limit, token)["models"]) == wanted
+    assert ts_models.listed(models, 0, 0)["nextPageToken"] == "0"
+
+
+def test_ts_m1_ts_m2_ts_m5_ts_m6_sentences() -> None:
+    assert ts_models.registered(Registered("m", "1.0", 1, is_done=False)) == "Processing worker updates..."
+    for is_done in (True, False):
+        assert ts_models.registered(Registered("m", "1.0", 0, is_done)) == (
+            'Model "m" Version: 1.0 registered with 0 initial workers. Use scale workers API to add workers '
+            "for the model."
+        )
+    assert ts_models.scaled("done", 2, "m") == "Workers scaled to 2 for model: m"
+    assert ts_models.scaled("partly", 2, "m") == "Workers scaling in progress..."
+    assert ts_models.scaled("begun", 2, "m") == "Processing worker updates..."
+    assert ts_models.unregistered("m") == 'Model "m" unregistered'
+    assert ts_models.set_default("m", "2.0") == 'Default version successfully updated for model "m" to "2.0"'
