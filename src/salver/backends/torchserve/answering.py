@@ -5,12 +5,10 @@ word. Knows no wire; where requests come from and replies go to is its callers'.
 """
 
 import logging
-import os
-import sys
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Never
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -71,7 +69,11 @@ def begin(context: "Context", asked: Sequence[tuple[str, Form]], is_decoded: boo
 
 
 def failed(error: BaseException, ids: dict[int, str]) -> Replies:
-    """What the callers are told of what a handler raised (TS-R19); a wish to leave is granted."""
+    """What the callers are told of what a handler raised (TS-R19).
+
+    Raises:
+        BaseException: it is no failure: a handler that calls ``sys.exit`` wants its worker ended.
+    """
     from ts.utils.util import PredictionException
 
     if isinstance(error, PredictionException):
@@ -83,7 +85,7 @@ def failed(error: BaseException, ids: dict[int, str]) -> Replies:
     if isinstance(error, Exception | CancelledError):
         _log.warning("Invoking custom service failed.", exc_info=error)
         return refused(ids, "Prediction failed", 503)
-    _leave(error)
+    raise error
 
 
 def finish(context: "Context", run: Run, said: object) -> Replies:
@@ -117,11 +119,3 @@ def by_kind(forms: Iterable[Form]) -> list[list[int]]:
         runs.setdefault(kind_of(form), []).append(index)
     return list(runs.values())
 
-
-def _leave(error: BaseException) -> Never:
-    """A handler that calls ``sys.exit`` wants its worker ended, and another one."""
-    _log.error("The handler ends its worker.", exc_info=error)
-    code = error.code if isinstance(error, SystemExit) else 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 1)

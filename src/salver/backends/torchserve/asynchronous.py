@@ -6,7 +6,10 @@ Knows no wire and no process.
 
 import asyncio
 import copy
+import os
+import sys
 import threading
+import traceback
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +74,7 @@ class AsyncHandlerModel:
         try:
             replies = finish(context, run, await self._handler.entry(run.data, context))
         except BaseException as error:
-            replies = failed(error, run.ids)
+            replies = _failed(error, run.ids)
         pieces.close()
         ((id, reply),) = replies
         take([(id, replace(reply, metrics=self._handler.take_metrics()))], True)
@@ -95,3 +98,12 @@ class AsyncHandlerModel:
         self._thread.join()
         self._senders.shutdown(wait=False, cancel_futures=True)
         self._loop.close()
+
+
+def _failed(error: BaseException, ids: dict[int, str]) -> Replies:
+    try:
+        return failed(error, ids)
+    except BaseException as wish:  # to end the worker, which an event loop's thread does not
+        traceback.print_exception(wish)
+        sys.stdout.flush()
+        os._exit(1)

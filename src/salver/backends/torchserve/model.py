@@ -83,7 +83,7 @@ class HandlerModel:
         for run in by_kind(form for _, form in asked):
             if each := [index for index in run if index not in lost]:
                 replies.update(self._run([asked[index] for index in each], take))
-        answers = [self._answer(id, form, replies[id]) for id, form in asked]
+        answers = [self._answer(id, form, replies[id], before) for id, form in asked]
         return self._with_metrics(answers, [replies[id] for id, _ in asked])
 
     def _run(self, asked: list[tuple[str, Form]], take: Callable[[Replies], None]) -> Replies:
@@ -97,10 +97,10 @@ class HandlerModel:
             pieces.close()
         return finish(context, run, said)
 
-    def _answer(self, id: str, form: Form, reply: HandlerReply) -> Answer:
+    def _answer(self, id: str, form: Form, reply: HandlerReply, before: Mapping[str, Form]) -> Answer:
         again = self._is_continuous and not reply.is_error and reply.headers.get(NEXT) == "true"
         if again:
-            self._going[id] = form
+            self._going[id] = before.get(id) or _kept(form)
         return Answer(*as_answer(reply), again=again)
 
     def _with_metrics(self, answers: list[Answer], replies: list[HandlerReply]) -> list[Answer]:
@@ -113,3 +113,8 @@ class HandlerModel:
     def close(self) -> None:
         """Nothing is called: TorchServe's handlers have no word for it."""
         self._going.clear()
+
+
+def _kept(form: Form) -> Form:
+    """With bytes of its own: those of a request are overwritten by the next run."""
+    return replace(form, parts=tuple([replace(part, data=part.data.copy()) for part in form.parts]))
