@@ -66,8 +66,9 @@ def archive(folder: Path, name: str, handler: str, **options: Any) -> Path:
         handler,
     ]
     for option, value in {"version": "1.0", "export_path": folder, **options}.items():
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        command += [f"--{option.replace('_', '-')}", text]
+        command.append(f"--{option.replace('_', '-')}")
+        if value is not True:
+            command.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     return folder / f"{name}.mar"
 
