@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,22 +111,20 @@ class TestFormats:
             handler.inference([torch.zeros(1, 3), torch.zeros(1, 3)])
 
     @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a compiler of C++")
-    @pytest.mark.parametrize("kind", ["so", "pt2"])
-    def test_ts_a7_ts_y4_what_aot_inductor_has_compiled(self, tmp_path: Path, kind: str) -> None:
+    def test_ts_a7_ts_y4_what_aot_inductor_has_compiled(self, tmp_path: Path) -> None:
+        package = tmp_path / "double.pt2"
         program = torch.export.export(Doubling(), (torch.zeros(1, 3),))
-        target = tmp_path / f"double.{kind}"
-        if kind == "so":
-            torch._export.aot_compile(
-                Doubling(), (torch.zeros(1, 3),), options={"aot_inductor.output_path": str(target)}
-            )
-        else:
-            torch._inductor.aoti_compile_and_package(program, package_path=str(target))
-        folder = packed(tmp_path, serialized_file=target)
-        handler, context = opened(folder, {"pt2": {"export": {"aot_compile": True}}})
-        assert ask(handler, context, ROW) == [[2.0, 4.0, -7.0]]
-        if kind == "so":
-            with pytest.raises(RuntimeError, match="No model weights could be loaded"):
-                opened(folder)
+        torch._inductor.aoti_compile_and_package(program, package_path=str(package))
+        library = tmp_path / "double.so"
+        with zipfile.ZipFile(package) as members:
+            (inside,) = [name for name in members.namelist() if name.endswith(".so")]
+            library.write_bytes(members.read(inside))
+        compiled_ones = [packed(tmp_path, serialized_file=file, force=True) for file in (library, package)]
+        for folder in compiled_ones:
+            handler, context = opened(folder, {"pt2": {"export": {"aot_compile": True}}})
+            assert ask(handler, context, ROW) == [[2.0, 4.0, -7.0]]
+        with pytest.raises(RuntimeError, match="No model weights could be loaded"):
+            opened(compiled_ones[0])
 
     def test_ts_a7_an_unknown_ending_or_none_at_all_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "model.bin").write_bytes(b"?")
