@@ -37,15 +37,15 @@ def message(name: str) -> Any:
     return message_factory.GetMessageClass(pool().FindMessageTypeByName(name))
 
 
-def inference(name: str, **fields: Any) -> Any:
+def inference(name: str, /, **fields: Any) -> Any:
     return message(f"{INFERENCE}.{name}")(**fields)
 
 
-def management(name: str, **fields: Any) -> Any:
+def management(name: str, /, **fields: Any) -> Any:
     return message(f"{MANAGEMENT}.{name}")(**fields)
 
 
-def open_inference(name: str, **fields: Any) -> Any:
+def open_inference(name: str, /, **fields: Any) -> Any:
     return message(f"{OPEN_INFERENCE}.{name}")(**fields)
 
 

@@ -1,240 +1,33 @@
 """TorchServe's gRPC services at real ports, asked by real clients; the models behind them are played."""
 
 import asyncio
-import itertools
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
-from types import SimpleNamespace
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import pytest
+from ts_grpc_rig import Keys, failure, healthy, pieces, rig
 
 from salver import handlers
-from salver.errors import (
-    Conflict,
-    DeadlineExceeded,
-    HandlerFailed,
-    NoModel,
-    NoModelVersion,
-    NotFound,
-    NotReady,
-    Overloaded,
-    StillDefault,
-    WorkersFailed,
+from torchserve_stubs import (
+    INFERENCE,
+    MANAGEMENT,
+    Stub,
+    asked,
+    inference,
+    management,
 )
-from salver.handlers import HandlerReply, HandlerStatus, Registered, Registration, Workers
-from salver.messages import InferRequest, InferResponse, ModelId
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane
-from salver.tensor import DataType, Tensor
-from salver.transport.asgi import Front
-from salver.transport.calls import Reception
-from salver.transport.doors import Kind, door
-from salver.transport.grpc import GrpcMethods
-from salver.transport.server import FrontConfig, listen
-from salver.transport.ts_grpc import TorchServeMethods, TorchServeRules
-from torchserve_stubs import INFERENCE, MANAGEMENT, Stub, asked, inference, management, message
 
 _NO_WORKER = "has no worker to serve inference request"
 
 
-class Played:
-    """A handler that does what its bytes say, and all that registers it."""
-
-    id = ModelId("m", "1.0")
-    signature = handlers.SIGNATURE
-    takes_forms = True
-
-    def __init__(self) -> None:
-        self.seen: list[InferRequest] = []
-        self.gate = asyncio.Event()
-        self.left = 0
-        self.closed = 0
-        self.orders: list[Any] = []
-        self.is_well = True
-
-    # As a version that is leased.
-
-    def acquire(self, name: str, version: str = "") -> Any:
-        if name != "m":
-            raise NotFound("of another protocol", field="model")
-        if version not in ("", "1.0"):
-            raise NotFound("of another protocol", field="version")
-        return SimpleNamespace(servable=self, id=self.id, release=lambda: None)
-
-    def other(self, name: str, version: str, is_wanted: Any) -> None:
-        return None
-
-    async def infer(self, request: InferRequest, deadline: Any, sender: Any, standing: Any) -> InferResponse:
-        pieces = [piece async for piece in self.stream(request, deadline, standing)]
-        body = b"".join(piece.outputs[0].array.tobytes() for piece in pieces)
-        return self._say(HandlerReply(body))
-
-    async def stream(
-        self, request: InferRequest, deadline: Any = None, standing: Any = None
-    ) -> AsyncIterator[InferResponse]:
-        self.seen.append(request)
-        try:
-            (part,) = handlers.form_of(request).parts or (handlers.part("data", b"nothing"),)
-            for word in part.data.tobytes().decode().split():
-                yield self._say(await self._do(word, deadline))
-        except asyncio.CancelledError:
-            self.left += 1
-            raise
-        finally:
-            self.closed += 1
-
-    async def _do(self, word: str, deadline: float | None) -> HandlerReply:
-        if word == "hold":
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self.gate.wait()
-            except TimeoutError:
-                raise DeadlineExceeded("Request timeout expired") from None
-        elif word == "full":
-            raise Overloaded("Exceeds maximum queue size", retry_after=2.0)
-        elif word == "asleep":
-            raise NotReady("no worker")
-        elif word == "fail":
-            raise HandlerFailed("Prediction failed", 503)
-        elif word == "defect":
-            raise ZeroDivisionError
-        elif word.isdigit():
-            raise HandlerFailed("no", int(word))
-        return HandlerReply(word.encode(), 201, headers={"a": "b"})
-
-    def _say(self, reply: HandlerReply) -> InferResponse:
-        outputs, parameters = handlers.as_answer(reply)
-        tensors = tuple([Tensor(name, DataType.UINT8, array) for name, array in outputs.items()])
-        return InferResponse("m", "1.0", tensors, parameters=parameters)
-
-    # As the store of handlers.
-
-    async def register(self, order: Registration) -> Registered:
-        await self.gate.wait()
-        self.orders.append(order)
-        if order.url == "twice.mar":
-            raise Conflict("Model version 1.0 is already registered for model m")
-        if order.url == "broken.mar":
-            raise WorkersFailed("Failed to start workers for model broken version: 1.0")
-        if order.url == "lost.mar":
-            raise NoModel("Model not found in model store: lost.mar")
-        return Registered(order.name or "m", "1.0", order.initial_workers or 1, order.waits)
-
-    async def unregister(self, model: str, version: str = "") -> None:
-        if version == "1.0":
-            raise StillDefault(f"Cannot remove default version for model {model}")
-
-    async def scale(self, model: str, version: str, least: int, most: int | None, *, waits: bool) -> Any:
-        self.orders.append((model, version, least, most))
-        return ("done" if waits else "begun", least)
-
-    def set_default(self, model: str, version: str) -> None:
-        if version != "1.0":
-            raise NoModelVersion(f"Model version {version} does not exist for model {model}")
-
-    def models(self) -> tuple[tuple[str, str], ...]:
-        return (("m", "m.mar"), ("n", "n.mar"))
-
-    def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:
-        if model not in ("m", "asleep"):
-            raise NoModel(f"Model not found: {model}")
-        return (HandlerStatus(model, "1.0", "m.mar", Workers()),) * (2 if version == "all" else 1)
-
-    async def metadata(self, model: str, version: str) -> Any:
-        if model == "asleep":
-            raise NotReady("no worker")
-        return {"inputs": 4} if not version else None
-
-    def is_healthy(self) -> bool:
-        return self.is_well
-
-
-class Keys:
-    def allows(self, scope: str, authorization: str) -> bool:
-        return authorization == f"Bearer {scope}"
-
-
-class Rig:
-    """A server of one handler, at one port for each kind of door."""
-
-    def __init__(self, **rules: Any) -> None:
-        self.played = Played()
-        self.events: list[Any] = []
-        ids = itertools.count(1)
-        clock = asyncio.get_running_loop().time
-        reception = Reception(clock, lambda: f"{next(ids):016x}")
-        self.bus = Bus((self,))
-        plane = DataPlane(self.played, self.bus, clock, reception.new_id)
-        methods = TorchServeMethods(plane, self.played, TorchServeRules(**rules), reception.new_id)
-        control: Any = SimpleNamespace(is_ready=self._is_ready)
-        self.grpc = GrpcMethods(plane, control, None, reception, max_message=1 << 20, torchserve=methods)
-        front: Any = Front(None, self.grpc, reception, max_body=1 << 20)  # type: ignore[arg-type]
-        kinds: tuple[Kind, ...] = ("all", "torchserve-grpc-inference", "torchserve-grpc-management")
-        apps = [door(front, kind) for kind in kinds]
-        self.listeners = listen(apps, [FrontConfig(port=0, serves=kind) for kind in kinds])
-
-    async def _is_ready(self, model: str = "") -> bool:
-        return True
-
-    def observe(self, events: Any) -> None:
-        self.events += events
-
-    def outcomes(self) -> list[tuple[str, str]]:
-        self.bus.flush()
-        return [(event.protocol, event.outcome) for event in self.events]
-
-    def client(self, at: int = 0) -> Any:
-        return grpc.aio.insecure_channel(f"127.0.0.1:{self.listeners[at].port}")
-
-
-@asynccontextmanager
-async def rig(**rules: Any) -> AsyncIterator[Any]:
-    made = Rig(**rules)
-    running = [asyncio.create_task(listener.run()) for listener in made.listeners]
-    for listener in made.listeners:
-        await listener.started()
-    channels = [made.client(at) for at in range(3)]
-    try:
-        yield SimpleNamespace(
-            rig=made,
-            played=made.played,
-            channels=channels,
-            inference=Stub(channels[0], f"{INFERENCE}.InferenceAPIsService"),
-            management=Stub(channels[0], f"{MANAGEMENT}.ManagementAPIsService"),
-        )
-    finally:
-        for channel in channels:
-            await channel.close()
-        for listener in made.listeners:
-            listener.stop()
-        await asyncio.wait(running, timeout=5)
-
-
-async def _failure(call: Any) -> tuple[str, str]:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await call
-    return raised.value.code().name, raised.value.details()
-
-
-async def _pieces(call: Any) -> list[bytes]:
-    pieces = []
-    while (reply := await call.read()) is not grpc.aio.EOF:
-        pieces.append(reply.prediction)
-    return pieces
-
-
-def _healthy() -> Any:
-    return message("google.protobuf.Empty")()
-
-
 async def test_ts_g1_ping() -> None:
     async with rig() as it:
-        assert json.loads((await it.inference.Ping(_healthy())).health) == {"status": "Healthy"}
+        assert json.loads((await it.inference.Ping(healthy())).health) == {"status": "Healthy"}
         it.played.is_well = False
-        assert json.loads((await it.inference.Ping(_healthy())).health) == {"status": "Unhealthy"}
+        assert json.loads((await it.inference.Ping(healthy())).health) == {"status": "Unhealthy"}
 
 
 async def test_ts_g1_ts_g2_predictions() -> None:
@@ -260,14 +53,14 @@ async def test_ts_g1_pieces_come_when_they_are_there() -> None:
         call = it.inference.StreamPredictions(asked("m", b"a hold c"))
         assert (await asyncio.wait_for(call.read(), 5)).prediction == b"a"
         it.played.gate.set()
-        assert await asyncio.wait_for(_pieces(call), 5) == [b"hold", b"c"]
+        assert await asyncio.wait_for(pieces(call), 5) == [b"hold", b"c"]
         assert (await call.code()).name == "OK"
         assert it.played.closed == 1
 
 
 async def test_ts_g1_a_stream_of_one_piece_ends() -> None:
     async with rig() as it:
-        assert await asyncio.wait_for(_pieces(it.inference.StreamPredictions(asked("m", b"one"))), 5) == [
+        assert await asyncio.wait_for(pieces(it.inference.StreamPredictions(asked("m", b"one"))), 5) == [
             b"one"
         ]
 
@@ -298,7 +91,7 @@ async def test_ts_g1_a_stream_of_one_piece_ends() -> None:
 async def test_ts_g5_how_calls_of_inference_end(method: str, request_: Any, code: str, details: str) -> None:
     async with rig() as it:
         call = getattr(it.inference, method)(request_)
-        got = await asyncio.wait_for(_failure(call if method == "Predictions" else _pieces(call)), 5)
+        got = await asyncio.wait_for(failure(call if method == "Predictions" else pieces(call)), 5)
         assert got[0] == code
         assert got[1].startswith(details)
 
@@ -307,16 +100,16 @@ async def test_ts_g5_an_error_after_pieces_ends_the_stream() -> None:
     async with rig() as it:
         call = it.inference.StreamPredictions(asked("m", b"a fail"))
         assert (await call.read()).prediction == b"a"
-        assert (await _failure(_pieces(call)))[0] == "UNAVAILABLE"
+        assert (await failure(pieces(call)))[0] == "UNAVAILABLE"
 
 
 async def test_x_16_a_callers_own_deadline() -> None:
     async with rig() as it:
-        assert (await _failure(it.inference.Predictions(asked("m", b"hold"), timeout=0.3)))[
+        assert (await failure(it.inference.Predictions(asked("m", b"hold"), timeout=0.3)))[
             0
         ] == "DEADLINE_EXCEEDED"
         call = it.inference.StreamPredictions(asked("m", b"a hold"), timeout=0.3)
-        assert (await _failure(_pieces(call)))[0] == "DEADLINE_EXCEEDED"
+        assert (await failure(pieces(call)))[0] == "DEADLINE_EXCEEDED"
         for _ in range(100):
             if it.played.closed == 2:
                 break
@@ -349,7 +142,7 @@ async def test_many_at_a_time_have_their_own_answers() -> None:
             *(it.inference.Predictions(asked("m", body.encode())) for body in bodies)
         )
         assert [reply.prediction.decode() for reply in replies] == [body.replace(" ", "") for body in bodies]
-        streams = [_pieces(it.inference.StreamPredictions(asked("m", body.encode()))) for body in bodies]
+        streams = [pieces(it.inference.StreamPredictions(asked("m", body.encode()))) for body in bodies]
         assert [b" ".join(pieces).decode() for pieces in await asyncio.gather(*streams)] == bodies
 
 
@@ -363,7 +156,7 @@ class TestSequences:
             assert (await call.read()).prediction == b"three"
             await call.write(asked("m", b"true", key="my_end", sequence_id="s"))
             await call.done_writing()
-            assert await asyncio.wait_for(_pieces(call), 5) == [b"true"]
+            assert await asyncio.wait_for(pieces(call), 5) == [b"true"]
             first, last = it.played.seen
             assert [first.parameters[name] for name in handlers.SEQUENCE] == ["s", False, False]
             assert [last.parameters[name] for name in handlers.SEQUENCE] == ["s", False, True]
@@ -377,7 +170,7 @@ class TestSequences:
                     break
                 await asyncio.sleep(0.02)
             it.played.gate.set()
-            assert await asyncio.wait_for(_pieces(call), 5) == [b"hold"]
+            assert await asyncio.wait_for(pieces(call), 5) == [b"hold"]
 
     async def test_ts_b6_errors_are_messages_and_the_call_goes_on(self) -> None:
         async with rig() as it:
@@ -394,7 +187,7 @@ class TestSequences:
             await call.write(asked("m", b"well", sequence_id="s"))
             assert (await call.read()).prediction == b"well"
             await call.done_writing()
-            assert await _pieces(call) == []
+            assert await pieces(call) == []
             assert (await call.code()).name == "OK"
 
     async def test_ts_b6_asking_a_model_that_is_not_there_ends_it(self) -> None:
@@ -402,7 +195,7 @@ class TestSequences:
             call = it.inference.StreamPredictions2()
             await call.write(asked("nobody", sequence_id="s"))
             assert (await call.read()).status.message == "Model not found: nobody"
-            assert await _failure(_pieces(call)) == ("UNKNOWN", "")
+            assert await failure(pieces(call)) == ("UNKNOWN", "")
 
     async def test_ts_b6_a_caller_who_leaves(self) -> None:
         async with rig() as it:
@@ -453,7 +246,7 @@ class TestManagement:
     async def test_ts_g5_registering_in_vain(self, url: str, code: str, details: str) -> None:
         async with rig(may_change=True) as it:
             it.played.gate.set()
-            got = await _failure(it.management.RegisterModel(management("RegisterModelRequest", url=url)))
+            got = await failure(it.management.RegisterModel(management("RegisterModelRequest", url=url)))
             assert got[0] == code
             assert got[1].startswith(details)
 
@@ -461,9 +254,9 @@ class TestManagement:
         async with rig() as it:
             wanted = "PERMISSION_DENIED", "Model API disabled\norg.pytorch.serve.archive.model.ModelException"
             register = it.management.RegisterModel(management("RegisterModelRequest", url="a.mar"))
-            assert await _failure(register) == wanted
+            assert await failure(register) == wanted
             unregister = it.management.UnregisterModel(management("UnregisterModelRequest", model_name="m"))
-            assert await _failure(unregister) == wanted
+            assert await failure(unregister) == wanted
             said = await it.management.ScaleWorker(
                 management("ScaleWorkerRequest", model_name="m", min_worker=2)
             )
@@ -472,7 +265,7 @@ class TestManagement:
     async def test_a_change_goes_on_without_its_caller(self) -> None:
         async with rig(may_change=True) as it:
             sent = management("RegisterModelRequest", url="a.mar", synchronous=True)
-            assert (await _failure(it.management.RegisterModel(sent, timeout=0.2)))[0] == "DEADLINE_EXCEEDED"
+            assert (await failure(it.management.RegisterModel(sent, timeout=0.2)))[0] == "DEADLINE_EXCEEDED"
             it.played.gate.set()
             for _ in range(100):
                 if it.played.orders:
@@ -494,7 +287,7 @@ class TestManagement:
             ask = it.management.SetDefault
             said = (await ask(management("SetDefaultRequest", model_name="m", model_version="1.0"))).msg
             assert said == 'Default version successfully updated for model "m" to "1.0"'
-            got = await _failure(ask(management("SetDefaultRequest", model_name="m", model_version="7")))
+            got = await failure(ask(management("SetDefaultRequest", model_name="m", model_version="7")))
             assert got[0] == "NOT_FOUND"
             assert got[1].endswith("\norg.pytorch.serve.archive.model.ModelVersionNotFoundException")
 
@@ -504,12 +297,12 @@ class TestManagement:
             assert (
                 await ask(management("UnregisterModelRequest", model_name="m"))
             ).msg == 'Model "m" unregistered'
-            got = await _failure(
+            got = await failure(
                 ask(management("UnregisterModelRequest", model_name="m", model_version="1.0"))
             )
             assert got[0] == "UNKNOWN"
             assert got[1].startswith("Cannot remove default version for model m")
-            got = await _failure(ask(management("UnregisterModelRequest")))
+            got = await failure(ask(management("UnregisterModelRequest")))
             assert got == (
                 "INVALID_ARGUMENT",
                 "Parameter url is required.\norg.pytorch.serve.http.BadRequestException",
@@ -529,11 +322,9 @@ class TestManagement:
             assert one["customizedMetadata"] == {"inputs": 4}
             (one,) = await told(model_name="m", model_version="1.0", customized=True)
             assert one["customizedMetadata"] == {}
-            got = await _failure(
-                ask(management("DescribeModelRequest", model_name="asleep", customized=True))
-            )
+            got = await failure(ask(management("DescribeModelRequest", model_name="asleep", customized=True)))
             assert got[0] == "INTERNAL"
-            got = await _failure(ask(management("DescribeModelRequest", model_name="nobody")))
+            got = await failure(ask(management("DescribeModelRequest", model_name="nobody")))
             assert got[0] == "NOT_FOUND"
 
     async def test_ts_g3_ts_m4_listing(self) -> None:
@@ -552,13 +343,13 @@ class TestDoors:
 
     async def test_ts_p2_services_at_the_wrong_port(self) -> None:
         async with rig() as it:
-            wrong = Stub(it.channels[2], f"{INFERENCE}.InferenceAPIsService").Ping(_healthy())
-            assert await _failure(wrong) == (
+            wrong = Stub(it.channels[2], f"{INFERENCE}.InferenceAPIsService").Ping(healthy())
+            assert await failure(wrong) == (
                 "UNIMPLEMENTED",
                 "Method not found: org.pytorch.serve.grpc.inference.InferenceAPIsService/Ping",
             )
             ask = Stub(it.channels[1], f"{MANAGEMENT}.ManagementAPIsService").ListModels
-            assert await _failure(ask(management("ListModelsRequest"))) == (
+            assert await failure(ask(management("ListModelsRequest"))) == (
                 "UNIMPLEMENTED",
                 "Method not found: org.pytorch.serve.grpc.management.ManagementAPIsService/ListModels",
             )
@@ -567,7 +358,7 @@ class TestDoors:
         async with rig() as it:
             right = Stub(it.channels[1], f"{INFERENCE}.InferenceAPIsService")
             assert (await right.Predictions(asked("m"))).prediction == b"x"
-            assert await _pieces(right.StreamPredictions(asked("m", b"a b"))) == [b"a", b"b"]
+            assert await pieces(right.StreamPredictions(asked("m", b"a b"))) == [b"a", b"b"]
             ask = Stub(it.channels[2], f"{MANAGEMENT}.ManagementAPIsService").ListModels
             assert (await ask(management("ListModelsRequest"))).msg
 
@@ -576,7 +367,7 @@ class TestDoors:
             method = "org.pytorch.serve.grpc.openinference.GRPCInferenceService/ServerLive"
             for channel in it.channels[:2]:
                 call = channel.unary_unary(f"/{method}")
-                assert await _failure(call(b"")) == ("UNIMPLEMENTED", f"Method not found: {method}")
+                assert await failure(call(b"")) == ("UNIMPLEMENTED", f"Method not found: {method}")
 
     async def test_x_17_health_is_told_at_every_port(self) -> None:
         async with rig() as it:
@@ -593,13 +384,13 @@ class TestDoors:
         )
         async with rig(keys=Keys()) as it:
             for metadata in ((), (("authorization", "Bearer management"),)):
-                assert await _failure(it.inference.Ping(_healthy(), metadata=metadata)) == denied
+                assert await failure(it.inference.Ping(healthy(), metadata=metadata)) == denied
                 call = it.inference.StreamPredictions(asked("m"), metadata=metadata)
-                assert await _failure(_pieces(call)) == denied
+                assert await failure(pieces(call)) == denied
             key = (("authorization", "Bearer inference"),)
             assert (await it.inference.Predictions(asked("m"), metadata=key)).prediction == b"x"
             assert (
-                await _failure(it.management.ListModels(management("ListModelsRequest"), metadata=key))
+                await failure(it.management.ListModels(management("ListModelsRequest"), metadata=key))
                 == denied
             )
             key = (("authorization", "Bearer management"),)
@@ -610,9 +401,9 @@ class TestDoors:
             assert (await it.inference.Predictions(asked("m", b"x" * 900))).prediction
             for call in (
                 it.inference.Predictions(asked("m", b"x" * 1001)),
-                _pieces(it.inference.StreamPredictions(asked("m", b"x" * 1001))),
+                pieces(it.inference.StreamPredictions(asked("m", b"x" * 1001))),
             ):
-                code, details = await _failure(call)
+                code, details = await failure(call)
                 assert code == "RESOURCE_EXHAUSTED"
                 assert "larger than max" in details
 
@@ -621,11 +412,11 @@ class TestDoors:
             call = it.inference.StreamPredictions(asked("m", b"a hold"))
             assert (await call.read()).prediction == b"a"
             it.rig.grpc.stop()
-            assert (await _failure(it.inference.Predictions(asked("m"))))[0] == "UNAVAILABLE"
+            assert (await failure(it.inference.Predictions(asked("m"))))[0] == "UNAVAILABLE"
             it.played.gate.set()
             assert await asyncio.wait_for(call.read(), 5) is not None
             with suppress(grpc.aio.AioRpcError):
-                await _pieces(call)
+                await pieces(call)
 
 
 def test_the_stub_knows_all_methods() -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from salver import __version__
 from salver.errors import Internal, InvalidInput, NoRoute, NotFound, NotReady, SalverError
+from salver.handlers import is_form
 from salver.messages import Call, InferRequest, InferResponse, Signature
 from salver.transport.calls import (
     Reception,
@@ -43,6 +44,7 @@ from salver.wire.grpc_frames import FrameReader, frame, parse_timeout, trailers
 from salver.wire.oip_stream import StreamedInfer
 from salver.wire.regions import Regions
 from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
+from salver.wire.ts_tensors import as_form, as_tensors
 
 _LOG = logging.getLogger("salver.grpc")
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
@@ -70,11 +72,15 @@ class OpenInferenceGrpc:
         self._write = messages.write
 
     def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
-        """Already done, but for what the signature tells of classes."""
+        """Already done, but for what the signature tells of classes, and for handlers."""
+        if signature.takes_forms:
+            return as_form(body)
         return with_classes(body, signature) if body.outputs else body
 
     def encode(self, request: InferRequest, response: InferResponse) -> Reply:
         """A ModelInferResponse."""
+        if is_form(request):
+            response = as_tensors(response)
         return self._write(request, response)
 
     def fault(self, error: SalverError) -> Reply:

@@ -12,13 +12,13 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 
-from salver.errors import InvalidInput, NotReady, SalverError, Unauthenticated
-from salver.handlers import Metadata
+from salver.errors import InvalidInput, NotFound, NotReady, SalverError, Unauthenticated
+from salver.handlers import HandlerStatus, Metadata
 from salver.messages import Call
 from salver.transport.grpc_stream import Asked
-from salver.transport.ports import Handlers, InferDoor
+from salver.transport.ports import Handlers, InferDoor, Looking
+from salver.wire import oip_grpc, ts_models, ts_oip
 from salver.wire import ts_grpc as wire
-from salver.wire import ts_models
 from salver.wire.bodies import GrpcStatus
 from salver.wire.ts_faults import (
     UNAUTHORIZED,
@@ -43,7 +43,8 @@ _UNAUTHORIZED: Final = (
     "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 )
 #: Those that keep their deadlines themselves.
-INFERRING: Final = frozenset((f"{_INFERENCE}Predictions",))
+INFERRING: Final = frozenset((f"{_INFERENCE}Predictions", f"{_OPEN_INFERENCE}ModelInfer"))
+_UNIMPLEMENTED: Final = 12
 
 #: In place of a version: every one.
 _ALL: Final = "all"
@@ -68,12 +69,14 @@ class TorchServeRules(msgspec.Struct, frozen=True):
         keys: None = everybody may ask.
         may_change: Models may be registered and unregistered.
         max_message: Most bytes of a request; 0 = as of all services.
+        speaks_oip: Its Open Inference service is there (TS-G4).
         sequence_names: Headers in which handlers find a sequence's id, start and end.
     """
 
     keys: Keys | None = None
     may_change: bool = False
     max_message: int = 0
+    speaks_oip: bool = False
     sequence_names: wire.SequenceNames = wire.SEQUENCE_NAMES
 
 
@@ -86,9 +89,15 @@ class TorchServeMethods:
     """
 
     def __init__(
-        self, door: InferDoor, handlers: Handlers, rules: TorchServeRules, new_id: Callable[[], str]
+        self,
+        door: InferDoor,
+        control: Looking,
+        handlers: Handlers,
+        rules: TorchServeRules,
+        new_id: Callable[[], str],
     ) -> None:
         self._door = door
+        self._control = control
         self._handlers = handlers
         self._rules = rules
         self._new_id = new_id
@@ -101,7 +110,7 @@ class TorchServeMethods:
 
     def grpc(self) -> Mapping[str, Callable[[bytes, Call], Awaitable[Reply]]]:
         """Path of a method of one request and one reply -> what it does."""
-        return {
+        methods: dict[str, Callable[[bytes, Call], Awaitable[Reply]]] = {
             f"{_INFERENCE}Ping": self._ping,
             f"{_INFERENCE}Predictions": self._predict,
             f"{_MANAGEMENT}DescribeModel": self._describe,
@@ -111,6 +120,16 @@ class TorchServeMethods:
             f"{_MANAGEMENT}SetDefault": self._set_default,
             f"{_MANAGEMENT}UnregisterModel": self._unregister,
         }
+        if self._rules.speaks_oip:
+            methods |= {
+                f"{_OPEN_INFERENCE}ServerLive": self._live,
+                f"{_OPEN_INFERENCE}ServerReady": self._ready,
+                f"{_OPEN_INFERENCE}ServerMetadata": self._server_metadata,
+                f"{_OPEN_INFERENCE}ModelReady": self._model_ready,
+                f"{_OPEN_INFERENCE}ModelMetadata": self._model_metadata,
+                f"{_OPEN_INFERENCE}ModelInfer": self._infer,
+            }
+        return methods
 
     def streams(self) -> Mapping[str, Callable[[bytes, Mapping[bytes, bytes]], Asked]]:
         """Path of any other method -> what makes a request of one of its messages."""
@@ -136,6 +155,57 @@ class TorchServeMethods:
     def _predict(self, message: bytes, call: Call) -> Awaitable[Reply]:
         codec = wire.Prediction(message)
         return self._door.infer(codec, None, codec.model, codec.version, call)
+
+    # Open Inference.
+
+    def _infer(self, message: bytes, call: Call) -> Awaitable[Reply]:
+        codec = ts_oip.TensorPrediction(message)
+        return self._door.infer(codec, None, codec.model, codec.version, call)
+
+    async def _live(self, message: bytes, call: Call) -> Reply:
+        return oip_grpc.encode_server_live(True)
+
+    async def _ready(self, message: bytes, call: Call) -> Reply:
+        return oip_grpc.encode_server_ready(True)  # as TorchServe, which says it of models alone
+
+    async def _server_metadata(self, message: bytes, call: Call) -> Reply:
+        # TorchServe has it in its table of methods, and no more of it.
+        return GrpcStatus(_UNIMPLEMENTED, f"Method {_OPEN_INFERENCE[1:]}ServerMetadata is unimplemented")
+
+    async def _model_ready(self, message: bytes, call: Call) -> Reply:
+        name, version = oip_grpc.decode_model_request(message)
+        if not name:
+            raise InvalidInput("Parameter name is required.")
+        try:
+            statuses = self._handlers.describe(name, version)
+        except NotFound as error:
+            if not self._is_other(name, version):
+                return ts_oip.status_of_model(error)
+            return oip_grpc.encode_model_ready(await self._control.is_ready(name, version))
+        return oip_grpc.encode_model_ready(all(_has_workers(status) for status in statuses))
+
+    async def _model_metadata(self, message: bytes, call: Call) -> Reply:
+        name, version = oip_grpc.decode_model_request(message)
+        if not name:
+            raise InvalidInput("Parameter model_name is required.")
+        try:
+            self._handlers.describe(name, version)
+            every = self._handlers.describe(name, _ALL)
+        except NotFound as error:
+            if not self._is_other(name, version):
+                return ts_oip.status_of_model(error)
+            id, signature = self._door.signature(name, version)
+            return oip_grpc.encode_model_metadata(id, [id.version], signature)
+        return ts_oip.encode_metadata(name, [status.version for status in every])
+
+    def _is_other(self, name: str, version: str) -> bool:
+        """Is it a model that is no handler?"""
+        return any(
+            status.id.name == name and version in ("", status.id.version)
+            for status in self._control.statuses()
+        )
+
+    # Management.
 
     async def _describe(self, message: bytes, call: Call) -> Reply:
         asked = wire.parse("DescribeModelRequest", message)
@@ -194,6 +264,10 @@ class TorchServeMethods:
         self._changes.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.warning("a request to change models failed: %s", error)
+
+
+def _has_workers(status: HandlerStatus) -> bool:
+    return sum(worker.status == "READY" for worker in status.running) >= status.workers.least
 
 
 def fault_at(path: str) -> Callable[[SalverError], GrpcStatus]:

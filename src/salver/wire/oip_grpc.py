@@ -44,10 +44,12 @@ from salver.wire.values import cast, count_elements, find_datatype
 
 _CLASSES = build()
 _ModelInferRequest = _CLASSES["ModelInferRequest"]
-_ModelInferResponse = _CLASSES["ModelInferResponse"]
+INFER_RESPONSE = _CLASSES["ModelInferResponse"]
+METADATA_RESPONSE = _CLASSES["ModelMetadataResponse"]
 _RegionStatus = _CLASSES["SystemSharedMemoryStatusResponse.RegionStatus"]
 
-_CONTENTS = {
+#: Datatype -> the field of its elements; FP16 and BF16 have none.
+CONTENTS = {
     DataType.BOOL: "bool_contents",
     DataType.INT8: "int_contents",
     DataType.INT16: "int_contents",
@@ -61,7 +63,8 @@ _CONTENTS = {
     DataType.FP64: "fp64_contents",
     DataType.BYTES: "bytes_contents",
 }
-_DTYPES = {
+#: That field -> the numpy dtype of what is in it; of bytes there is none.
+DTYPES = {
     "bool_contents": "?",
     "int_contents": "i4",
     "int64_contents": "i8",
@@ -311,7 +314,7 @@ def _decode_contents(
             raise _no_data(name, model)
         return np.empty(0, datatype.dtype)
     values = found[0][1]
-    field = _CONTENTS.get(datatype, "")
+    field = CONTENTS.get(datatype, "")
     if found[0][0].name != field:
         raise _unexpected(name, model, found[0][0].name, datatype.name)
     if len(found) > 1:
@@ -334,7 +337,7 @@ def _decode_contents(
         array = np.empty(len(values), dtype=object)
         array[:] = values
         return array
-    return cast(np.array(values, _DTYPES[field]), datatype, f"{at}.contents.{field}")
+    return cast(np.array(values, DTYPES[field]), datatype, f"{at}.contents.{field}")
 
 
 def _unexpected(name: str, model: str, field: str, wanted: str) -> InvalidInput:
@@ -402,7 +405,7 @@ def encode_stream_mark(
         version: As it was asked for.
         is_final: None = not said.
     """
-    inner = _ModelInferResponse(model_name=model, model_version=version, id=id)
+    inner = INFER_RESPONSE(model_name=model, model_version=version, id=id)
     if is_final is not None:
         inner.parameters[FINAL].bool_param = is_final
     return _serialize("ModelStreamInferResponse", error_message=error, infer_response=inner)
@@ -414,7 +417,7 @@ def _response(request: InferRequest, response: InferResponse, regions: Regions) 
     if request.outputs:  # which alone can be classes, or lie in shared memory
         places = places_of(request.outputs, _KINDS)
         outputs = classified(request, response).outputs
-    message = _ModelInferResponse(
+    message = INFER_RESPONSE(
         model_name=response.model,
         model_version=response.version,
         id=response.id,

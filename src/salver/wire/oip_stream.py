@@ -5,12 +5,14 @@ There may be none, one or many replies to it, errors among them, and they say wh
 """
 
 from salver.errors import DeadlineExceeded, Internal, InvalidInput, ModelFailed, SalverError
+from salver.handlers import is_form
 from salver.messages import InferRequest, InferResponse, Signature
 from salver.wire import oip_grpc as wire
 from salver.wire.bodies import GrpcStatus
 from salver.wire.classification import with_classes
 from salver.wire.faults import grpc_status
 from salver.wire.regions import NO_REGIONS, Regions
+from salver.wire.ts_tensors import as_form, as_tensors
 
 #: Always of the model, whoever says it.
 _LATE = (ModelFailed, DeadlineExceeded, Internal)
@@ -81,6 +83,8 @@ class StreamedInfer:
             self._wants_end = parameter.bool_param
             del parameters[wire.ENABLE_FINAL]
         request = wire.read_infer(self._parsed, self._regions)
+        if signature.takes_forms:
+            return as_form(request)
         return with_classes(request, signature) if request.outputs else request
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes | GrpcStatus:
@@ -89,6 +93,8 @@ class StreamedInfer:
         self._has_ended = response.is_last or not self.is_decoupled
         if response.error is not None:
             return self._error(response.error)
+        if is_form(request):
+            response = as_tensors(response)
         return wire.encode_stream(request, response, self._has_ended, self._regions)
 
     def fault(self, error: SalverError) -> bytes | GrpcStatus:
