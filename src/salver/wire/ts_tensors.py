@@ -87,7 +87,10 @@ def answer_of(reply: HandlerReply) -> Answer:
     """
     try:
         told = orjson.loads(reply.body)
-        outputs = tuple([_tensor(each, f"outputs[{at}]") for at, each in enumerate(told["outputs"])])
+        listed = told["outputs"]
+        if type(listed) is not list:
+            raise TypeError("outputs is no list")
+        outputs = tuple([_tensor(each, f"outputs[{at}]") for at, each in enumerate(listed)])
         id, model, version = (str(told.get(key) or "") for key in ("id", "model_name", "model_version"))
         return Answer(id, model, version, outputs)
     except (ValueError, TypeError, KeyError, AttributeError, InvalidInput, TooLarge) as error:
