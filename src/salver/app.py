@@ -48,6 +48,7 @@ from salver.serving.registering import HandlerStoreConfig
 from salver.serving.registry import Registry
 from salver.serving.reloading import Reloading, Served
 from salver.serving.shared_memory import SharedMemory
+from salver.serving.snapshots import SnapshotConfig, Snapshots
 from salver.serving.twins import Twins
 from salver.serving.unpacking import Unpacking
 from salver.serving.voices import VoiceConfig, Voices
@@ -62,9 +63,11 @@ from salver.telemetry.ports import Load, Losses
 from salver.telemetry.prediction_log import PredictionLog
 from salver.telemetry.statistics import Statistics
 from salver.telemetry.tensorflow_metrics import TensorFlowMetrics, TensorFlowMetricsConfig
+from salver.telemetry.torchserve import TorchServeView, TorchServeViewConfig
 from salver.telemetry.trace_settings import TraceConfig
 from salver.telemetry.tracing import Tracing
 from salver.telemetry.triton_metrics import TritonMetricsConfig
+from salver.transport.access import watched
 from salver.transport.asgi import Front
 from salver.transport.calls import HeaderRules, Reception
 from salver.transport.clouds import SageMaker, SageMakerDoor, Vertex, VertexDoor
@@ -151,6 +154,9 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tfs: How TensorFlow Serving's clients are answered.
         tensorflow_metrics: Which metrics have TensorFlow Serving's names.
         metrics_path: Where the metrics page is, besides ``/metrics``; empty = nowhere.
+        torchserve_view: What operators see under TorchServe's names; None = nothing.
+        snapshots: Where it is written down what handlers are served; None = nowhere.
+        hides: Regular expression of environment variables that handlers do not see; empty = they see all.
         prediction_log: Folder that takes requests with their answers, of models that want it; empty = none.
         handlers: Which handlers are there at the start, and what requests may register.
     """
@@ -194,6 +200,9 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tfs: TfsRules = TfsRules()
     tensorflow_metrics: TensorFlowMetricsConfig = TensorFlowMetricsConfig()
     metrics_path: str = ""
+    torchserve_view: TorchServeViewConfig | None = None
+    snapshots: SnapshotConfig | None = None
+    hides: str = ""
     prediction_log: str = ""
     handlers: HandlerStoreConfig = HandlerStoreConfig()
 
@@ -310,7 +319,8 @@ class Server:
         )
         registry = Registry(self._manager)
         self._plane = ControlPlane(repository, self._manager, mode, clock, changes=registry)
-        self.handlers = HandlerStore(config.handlers, registry, self._plane, self._manager, clock)
+        self.handlers = handlers = HandlerStore(config.handlers, registry, self._plane, self._manager, clock)
+        self._snapshots = Snapshots(config.snapshots, handlers.snapshot) if config.snapshots else None
         self._reloading = Reloading(self._plane, self._manager, config.served)
         voices = Voices(config.voice, self._manager)
         self.control = ServerControl(
@@ -343,6 +353,8 @@ class Server:
             hears_http1=config.front.server != "h2corn",
         )
         doors = [self._door(front, f, reception) for f in self._fronts]
+        if self._view is not None:
+            doors = [watched(door, self._bus.emit) for door in doors]
         if config.waits_for_models:
             await self._load()
             await self._manager.tried({status.id.name for status in self._manager.statuses()})
@@ -359,7 +371,9 @@ class Server:
         records = self._predictions.counts if self._predictions else dict
         names = config.tensorflow_metrics
         serving = TensorFlowMetrics(names, records) if names.requests != "none" else None
-        self._metrics = Metrics(self, config.triton_metrics, serving)
+        self._view = TorchServeView(config.torchserve_view) if config.torchserve_view else None
+        of_view = self._view.metrics if self._view else None
+        self._metrics = Metrics(self, config.triton_metrics, serving, of_view)
         self._explanations = Explanations(clock, self)
         self._switches = Switches(config.log)
         self._tracing = Tracing(config.trace, self)
@@ -368,12 +382,18 @@ class Server:
         observers: list[Observer] = [self._metrics, self._statistics, self._explanations, log, self._tracing]
         optional = (self._spans, serving, self._predictions)
         observers += [observer for observer in optional if observer is not None]
+        observers += self._view.observers if self._view else ()
         self._bus = Bus(observers)
 
     async def _load(self) -> None:
+        if self._view:
+            self._view.start()
         await self._plane.start()
         await self._reloading.start()
         await self.handlers.start()
+        if self._snapshots is not None:
+            await self._snapshots.write("startup")
+            self.handlers.changed = self._snapshots.changed
 
     async def _open(self, doors: Sequence[App]) -> None:
         """Listen, and answer from now on."""
@@ -400,6 +420,8 @@ class Server:
             await asyncio.to_thread(config.voice.read),
             Twins(config.state_dir, by_default=config.prefer == "onnx"),
             random.random if config.prediction_log else None,
+            self._view.heard if self._view else None,
+            config.hides,
         )
 
     def _door(self, front: App, config: FrontConfig, reception: Reception) -> App:
@@ -420,6 +442,8 @@ class Server:
         """Readiness fails at once; what is in flight ends; then models go, with their memory."""
         grace = self.config.front.grace_seconds
         self.control.is_stopping = True
+        if self._snapshots is not None:
+            await self._snapshots.close()
         self._grpc.stop()
         for listener in self._listeners:
             listener.stop()
@@ -441,6 +465,8 @@ class Server:
             await self._spans.close()
         if self._predictions:
             await self._predictions.close()
+        if self._view:
+            self._view.close()
 
     async def __aenter__(self) -> "Server":
         await self.start()

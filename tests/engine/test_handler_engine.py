@@ -18,7 +18,7 @@ from salver.engine.crew import Nursery
 from salver.engine.handler_engine import HandlerEngine, HandlerTerms
 from salver.engine.spawn import HostPlan
 from salver.errors import DeadlineExceeded, HandlerFailed, NotReady, Overloaded, SalverError, WaitedTooLong
-from salver.events import BatchRan
+from salver.events import BatchRan, WorkerReady
 from salver.handlers import Form, Workers, as_request, part
 from salver.messages import InferRequest, InferResponse, ModelId
 from salver.tensor import tensor
@@ -35,6 +35,7 @@ class _World:
 
     def __init__(self, at_start: str = "", memory_limit_mb: int = 0, **settings: Any) -> None:
         self.ran: list[BatchRan] = []
+        self.came: list[int] = []
         self.heard: list[tuple[int, Sequence[str]]] = []
         workers = Workers(**settings)
         options = {"at_start": at_start} if at_start else {}
@@ -45,8 +46,14 @@ class _World:
         self.engine = HandlerEngine(
             plan,
             workers,
-            HandlerTerms(time.monotonic, self.ran.append, self.hear, Nursery(sleep=soon)),
+            HandlerTerms(time.monotonic, self.note, self.hear, Nursery(sleep=soon)),
         )
+
+    def note(self, event: BatchRan | WorkerReady) -> None:
+        if isinstance(event, BatchRan):
+            self.ran.append(event)
+        else:
+            self.came.append(event.worker)
 
     def hear(self, id: ModelId, worker: int, lines: Sequence[str]) -> None:
         self.heard.append((worker, lines))

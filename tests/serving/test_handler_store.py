@@ -620,3 +620,18 @@ async def test_ts_m6_found_versions_have_the_first_as_their_default(store: Path,
 def test_ts_c2_a_pattern_that_is_none_is_told() -> None:
     with pytest.raises(InvalidInput, match="allowed_urls"):
         ShelfConfig(allowed_urls=("(",))
+
+
+async def test_ts_b10_each_change_of_a_request_is_told_and_none_of_the_start(store: Path) -> None:
+    told: list[int] = []
+    async with hall(store) as h:
+        h.store.changed = lambda: told.append(1)
+        await h.store.register(Registration("inspect.mar"))
+        await h.store.register(Registration("inspect_v2.mar"))
+        h.store.set_default("inspect", "2.0")
+        await h.store.scale("inspect", "1.0", 2, None, waits=False)
+        await h.store.unregister("inspect", "1.0")
+        assert len(told) == 5
+        with pytest.raises(NoModel):
+            await h.store.scale("nobody", "", 1, None, waits=False)
+        assert len(told) == 5

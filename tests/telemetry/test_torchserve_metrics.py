@@ -1,4 +1,4 @@
-"""TorchServe's metrics: on the page, or as lines of its logs (TS-B13, TS-B14, TS-C7, TS-M11, TS-A9)."""
+"""TorchServe's metrics: on the page, or as lines of its logs (TS-B13, TS-B14, TS-C7, TS-A9)."""
 
 import re
 from typing import Any
@@ -38,9 +38,9 @@ class Counting:
         self.counts = TorchServeMetrics(found, "vm", lambda *line: self.lines.append(line), lambda: 17.9)
         self.metrics = Metrics(FakePresent(), torchserve=self.counts)
 
-    def page(self, *names: str) -> dict[tuple[str, ...], float]:
+    def page(self) -> dict[tuple[str, ...], float]:
         """Samples by name and the values of their labels, in the order of the alphabet."""
-        text, _ = self.metrics.render(names=names)
+        text, _ = self.metrics.render()
         plain = re.sub(r"^# TYPE .*\n", "", text.decode(), flags=re.MULTILINE)
         return {
             (sample.name, *sorted(sample.labels.values())): sample.value
@@ -113,19 +113,6 @@ def test_x8_the_page_is_readable_in_both_forms() -> None:
     text, _ = counting.metrics.render("application/openmetrics-text; version=1.0.0")
     names = {family.name for family in parse_openmetrics(text.decode())}
     assert {"Requests2XX", "QueueTime", "Own", "salver_events_dropped"} <= names
-
-
-def test_ts_m11_names_choose_samples_of_every_family() -> None:
-    counting = Counting()
-    counting.counts.observe([served(), answered(200)])
-    assert counting.page("Requests2XX", "QueueTime") == {
-        ("Requests2XX", "Host", "vm"): 1,
-        ("QueueTime", "Host", "vm"): 4,
-    }
-    text, _ = counting.metrics.render(names=["salver_events_dropped_total"])
-    assert b"salver_events_dropped_total 0.0" in text
-    assert b"Requests2XX" not in text
-    assert counting.metrics.render(names=["no_such_metric"])[0] == b""
 
 
 def test_ts_a9_metrics_of_models_that_the_file_has() -> None:

@@ -96,6 +96,9 @@ class HandlerStore:
 
     Args:
         clock: Monotonic seconds.
+
+    Attributes:
+        changed: Called when requests have changed what is served.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class HandlerStore:
         self._clock = clock
         self._shelf = Shelf(config.shelf)
         self._entries: dict[ModelId, _Entry] = {}
+        self.changed: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
         return f"<HandlerStore, {len(self._entries)} registered>"
@@ -155,6 +159,7 @@ class HandlerStore:
         if not self.config.is_open:
             raise Forbidden("Model API disabled", fix="Start the server with --enable-model-api.")
         entry = await self._take(order)
+        self.changed()
         id, workers = entry.manifest.id, entry.manifest.config.workers or Workers()
         if not workers.least or not order.waits:
             return Registered(id.name, id.version, workers.least, is_done=not workers.least)
@@ -164,6 +169,7 @@ class HandlerStore:
             if self._entries.get(id) is entry:  # and nobody has taken it out meanwhile
                 _LOG.error("%s is taken out again, since %s", id, why or "its workers do not start")
                 await self._remove(id)
+                self.changed()
             raise WorkersFailed(f"Failed to start workers for model {id.name} version: {id.version}")
         return Registered(id.name, id.version, workers.least, is_done=True)
 
@@ -185,7 +191,10 @@ class HandlerStore:
                 field="model_version",
                 fix="Make another version the default one first.",
             )
-        await self._remove(id)
+        try:
+            await self._remove(id)
+        finally:
+            self.changed()
 
     async def scale(
         self, model: str, version: str, least: int, most: int | None, *, waits: bool
@@ -208,6 +217,7 @@ class HandlerStore:
         workers = msgspec.structs.replace(manifest.config.workers or Workers(), least=least, most=most)
         self._registry.rescale(manifest.id, workers)
         self._plane.refresh()
+        self.changed()
         if not waits:
             return "begun", least
         await self._lives.settled(model)
@@ -228,6 +238,7 @@ class HandlerStore:
                 f"Model version {version} does not exist for model {model}", field="model_version"
             )
         self._registry.set_default(model, version)
+        self.changed()
 
     # -- what there is -------------------------------------------------------------------------
 

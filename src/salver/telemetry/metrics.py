@@ -12,7 +12,7 @@ versions are kept for the last :data:`KEEP_GONE` of them, then forgotten.
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
@@ -187,14 +187,10 @@ class Metrics(Collector):
             for (model, version), steps in stepped.items():
                 self._of(model, version).stepped(steps)
 
-    def render(self, accept: str = "", names: Sequence[str] = ()) -> tuple[bytes, str]:
-        """The page and its content type: OpenMetrics if ``accept`` asks for it, else text.
-
-        Args:
-            names: Of samples; no others stand on the page. Empty = all do.
-        """
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The page and its content type: OpenMetrics if ``accept`` asks for it, else text."""
         encode, content_type = choose_encoder(accept)
-        page = encode(_Chosen(self._registry, frozenset(names)) if names else self._registry)
+        page = encode(self._registry)
         if content_type.startswith(
             "text/plain"
         ):  # Triton's counters and models' own, which OpenMetrics cannot call so
@@ -374,22 +370,6 @@ class Metrics(Collector):
             _add(sequences, list(pair), version.sequences)
             _add(gaps, list(pair), version.gaps)
         return [steps, tokens, sequences, gaps]
-
-
-class _Chosen(Collector):
-    """Those of a registry's samples that have certain names."""
-
-    def __init__(self, registry: CollectorRegistry, names: frozenset[str]) -> None:
-        self._registry = registry
-        self._names = names
-
-    def collect(self) -> Iterable[Metric]:
-        for family in self._registry.collect():
-            samples = [sample for sample in family.samples if sample.name in self._names]
-            if samples:
-                chosen = Metric(family.name, family.documentation, family.type, family.unit)
-                chosen.samples = samples
-                yield chosen
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
