@@ -250,6 +250,7 @@ class Server:
         self._backends = backends
         self._listeners: list[Listener] = []
         self._running: set[asyncio.Task[None]] = set()
+        self._snapshots: Snapshots | None = None
         self._began = time.monotonic()
 
     def __repr__(self) -> str:
@@ -319,8 +320,7 @@ class Server:
         )
         registry = Registry(self._manager)
         self._plane = ControlPlane(repository, self._manager, mode, clock, changes=registry)
-        self.handlers = handlers = HandlerStore(config.handlers, registry, self._plane, self._manager, clock)
-        self._snapshots = Snapshots(config.snapshots, handlers.snapshot) if config.snapshots else None
+        self.handlers = HandlerStore(config.handlers, registry, self._plane, self._manager, clock)
         self._reloading = Reloading(self._plane, self._manager, config.served)
         voices = Voices(config.voice, self._manager)
         self.control = ServerControl(
@@ -353,8 +353,6 @@ class Server:
             hears_http1=config.front.server != "h2corn",
         )
         doors = [self._door(front, f, reception) for f in self._fronts]
-        if self._view is not None:
-            doors = [watched(door, self._bus.emit) for door in doors]
         if config.waits_for_models:
             await self._load()
             await self._manager.tried({status.id.name for status in self._manager.statuses()})
@@ -391,7 +389,8 @@ class Server:
         await self._plane.start()
         await self._reloading.start()
         await self.handlers.start()
-        if self._snapshots is not None:
+        if self.config.snapshots is not None:
+            self._snapshots = Snapshots(self.config.snapshots, self.handlers.snapshot)
             await self._snapshots.write("startup")
             self.handlers.changed = self._snapshots.changed
 
@@ -425,7 +424,11 @@ class Server:
         )
 
     def _door(self, front: App, config: FrontConfig, reception: Reception) -> App:
-        """The application as that port shows it."""
+        """The application as that port shows it, and as operators of TorchServe see it."""
+        shown = self._shown(front, config, reception)
+        return watched(shown, self._bus.emit) if self._view is not None else shown
+
+    def _shown(self, front: App, config: FrontConfig, reception: Reception) -> App:
         if self.config.metrics_path:
             front = with_metrics_at(front, self.config.metrics_path)
         if config.cors_origins:

@@ -17,29 +17,10 @@ def made(folder: Path, kind: str, password: str = "changeit") -> str:
     if KEYTOOL is None:
         pytest.skip("keytool is not installed")
     path = folder / "store"
-    subprocess.run(
-        (
-            KEYTOOL,
-            "-genkeypair",
-            "-keyalg",
-            "RSA",
-            "-alias",
-            "a",
-            "-dname",
-            "CN=localhost",
-            "-keystore",
-            str(path),
-            "-storetype",
-            kind,
-            "-storepass",
-            password,
-            "-keypass",
-            password,
-        ),
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
+    named = ("-dname", "CN=localhost", "-alias", "a", "-keystore", str(path), "-storetype", kind)
+    secret = ("-storepass", password, "-keypass", password)
+    words = (KEYTOOL, "-genkeypair", "-keyalg", "RSA", *named, *secret)
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
     return str(path)
 
 

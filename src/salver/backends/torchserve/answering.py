@@ -118,4 +118,3 @@ def by_kind(forms: Iterable[Form]) -> list[list[int]]:
     for index, form in enumerate(forms):
         runs.setdefault(kind_of(form), []).append(index)
     return list(runs.values())
-
