@@ -19,7 +19,8 @@ DOUBLE = """
             out = []
             for item in data:
                 if isinstance(item, dict) and "data" in item and "datatype" in item:
-                    out.append([2 * v for v in item["data"]] if isinstance(item["data"], list) else item["data"])
+                    said = item["data"]
+                    out.append([2 * v for v in said] if isinstance(said, list) else said)
                 elif isinstance(item, (list, tuple)):
                     out.append([2 * v for v in item])
                 elif isinstance(item, (bytes, bytearray)):

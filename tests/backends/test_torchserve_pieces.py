@@ -1,4 +1,4 @@
-"""How does a handler answer in pieces: sent before its last word, step by step, or when it likes (TS-R15, TS-B5)?"""
+"""How does a handler answer in pieces (TS-R15), step by step (TS-B5), or when it likes?"""
 
 import threading
 import time
@@ -25,8 +25,8 @@ STREAM = """
             return []
         counts = [int(row["body"]) for row in data]
         for i in range(max(counts)):
-            send_intermediate_predict_response(
-                [f"part {i} of {n}\\n" for n in range(len(data))], context.request_ids, "Intermediate", 200, context)
+            parts = [f"part {i} of {n}\\n" for n in range(len(data))]
+            send_intermediate_predict_response(parts, context.request_ids, "Intermediate", 200, context)
         return ["last\\n"] * len(data)
 """
 COUNTDOWN = """
@@ -56,6 +56,7 @@ COUNTDOWN = """
         context.stopping_criteria = criteria
         return out
 """
+LAST = {"ts_stream_next": "false"}
 STEPS = Workers(batch_size=2, is_continuous=True)
 
 
@@ -76,9 +77,7 @@ def test_ts_r15_pieces_go_to_their_requests_recorded(tmp_path: Path) -> None:
     assert pieces == [
         (n, HandlerReply(f"part {i} of {n}\n".encode(), headers=more)) for i in range(2) for n in range(2)
     ]
-    assert [said(each) for each in answers] == [
-        HandlerReply(b"last\n", headers={"ts_stream_next": "false"})
-    ] * 2
+    assert [said(each) for each in answers] == [HandlerReply(b"last\n", headers=LAST)] * 2
     assert not any(answer.again for answer in answers)
 
 
@@ -111,9 +110,7 @@ def test_ts_r15_pieces_of_one_request_of_a_batch(tmp_path: Path) -> None:
     assert [(index, piece.body, piece.content_type) for index, piece in pieces] == [
         (1, b"hers", "text/event-stream")
     ]
-    assert said(answers[0]) == HandlerReply(b"his") and said(answers[1]).headers == {
-        "ts_stream_next": "false"
-    }
+    assert said(answers[0]) == HandlerReply(b"his") and said(answers[1]).headers == LAST
 
 
 def test_ts_r15_after_the_run_nobody_listens(tmp_path: Path) -> None:
