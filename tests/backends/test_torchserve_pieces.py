@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from backends.marfolder import form, opened, own_process, request, said, whole, write
@@ -14,6 +15,7 @@ from salver.backends.protocol import Answer, FormModel, StreamModel
 from salver.errors import ModelFailed, SalverError
 from salver.handlers import HandlerReply, Workers
 from salver.messages import InferRequest
+from salver.tensor import DataType, Tensor
 
 STREAM = """
     from ts.protocol.otf_message_handler import create_predict_response, send_intermediate_predict_response
@@ -174,6 +176,21 @@ def test_ts_b5_who_has_gone_is_forgotten(tmp_path: Path) -> None:
     lost, found = model.reply([goes_on("a"), goes_on("b")], None)
     assert said(lost).is_error and said(lost).status == 503 and not lost.again
     assert said(found).body == b"03 "
+
+
+def test_ts_b5_an_id_that_comes_again_is_asked_anew(tmp_path: Path) -> None:
+    source = COUNTDOWN.replace("key not in context.cache", "True")
+    model = opened(write(tmp_path, source), workers=STEPS)
+    assert step(model, request(form("4"), "a")) == [("34 ", True)]
+    assert step(model, request(form("3"), "a")) == [("23 ", True)]
+    assert step(model, goes_on("a")) == [("23 ", True)]
+
+
+def test_tensors_are_no_form(tmp_path: Path) -> None:
+    model = opened(write(tmp_path, COUNTDOWN))
+    tensors = (Tensor("x", DataType.FP32, np.zeros((1, 2), np.float32)),)
+    (answer,) = model.reply([InferRequest("m", tensors)], None)
+    assert said(answer).is_error and said(answer).status == 400 and b"no tensors" in said(answer).body
 
 
 def test_ts_b5_bytes_of_a_request_outlive_the_memory_they_came_in(tmp_path: Path) -> None:

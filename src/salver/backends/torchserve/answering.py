@@ -7,7 +7,7 @@ word. Knows no wire; where requests come from and replies go to is its callers'.
 import logging
 import time
 from asyncio import CancelledError
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -112,9 +112,11 @@ def kind_of(form: Form) -> str:
     return "explain" if headers.get("explain") == "True" else ""
 
 
-def by_kind(forms: Iterable[Form]) -> list[list[int]]:
-    """Indices of the requests of each run."""
-    runs: dict[str, list[int]] = {}
-    for index, form in enumerate(forms):
-        runs.setdefault(kind_of(form), []).append(index)
+def by_kind(asked: list[tuple[str, Form]]) -> list[list[tuple[str, Form]]]:
+    """The requests of each run, in their order."""
+    if len(asked) == 1:
+        return [asked]
+    runs: dict[str, list[tuple[str, Form]]] = {}
+    for each in asked:
+        runs.setdefault(kind_of(each[1]), []).append(each)
     return list(runs.values())

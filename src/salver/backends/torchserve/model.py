@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from salver.backends.protocol import Answer
 from salver.backends.torchserve.answering import Pieces, begin, by_kind, failed, finish
 from salver.backends.torchserve.opening import Handler
-from salver.backends.torchserve.replies import NEXT, Replies, refused
+from salver.backends.torchserve.replies import NEXT, Replies
 from salver.errors import HandlerFailed
 from salver.handlers import (
     SIGNATURE,
@@ -27,7 +27,8 @@ from salver.handlers import (
 from salver.messages import InferRequest
 from salver.tensor import Array
 
-_LOST = "Prediction failed"
+_LOST = HandlerReply(b"Prediction failed", 503, is_error=True)  # of a step that nobody has begun
+_TENSORS = HandlerReply(b"This model takes a body, or parts of a form, and no tensors", 400, is_error=True)
 
 
 class HandlerModel:
@@ -65,12 +66,12 @@ class HandlerModel:
         """See :class:`~salver.backends.protocol.FormModel`."""
         before, self._going = self._going, {}
         asked: list[tuple[str, Form]] = []
-        lost: dict[int, str] = {}
-        for index, request in enumerate(requests):
+        replies: dict[str, HandlerReply] = {}
+        for request in requests:
             id = request.id or str(uuid.uuid4())
             form = form_of(request) if is_form(request) else before.get(id)
             if form is None:
-                lost[index] = id
+                replies[id] = _LOST if not request.inputs else _TENSORS
             asked.append((id, form or Form()))
         places = {id: index for index, (id, _) in enumerate(asked)}
 
@@ -79,12 +80,20 @@ class HandlerModel:
                 if id in places:
                     send(places[id], Answer(*as_answer(reply)))
 
-        replies = dict(refused(lost, _LOST, 503))
-        for run in by_kind(form for _, form in asked):
-            if each := [index for index in run if index not in lost]:
-                replies.update(self._run([asked[index] for index in each], take))
-        answers = [self._answer(id, form, replies[id], before) for id, form in asked]
-        return self._with_metrics(answers, [replies[id] for id, _ in asked])
+        for run in by_kind(asked):
+            if each := [one for one in run if one[0] not in replies]:
+                replies.update(self._run(each, take))
+        metrics = self._handler.take_metrics()
+        answers = []
+        for id, form in asked:
+            reply = replies[id]
+            again = self._is_continuous and not reply.is_error and reply.headers.get(NEXT) == "true"
+            if again:
+                self._going[id] = form if before.get(id) is form else _kept(form)
+            if metrics:
+                reply, metrics = replace(reply, metrics=metrics), ()
+            answers.append(Answer(*as_answer(reply), again=again))
+        return answers
 
     def _run(self, asked: list[tuple[str, Form]], take: Callable[[Replies], None]) -> Replies:
         context, pieces = self._handler.context, Pieces(take)
@@ -96,19 +105,6 @@ class HandlerModel:
         finally:
             pieces.close()
         return finish(context, run, said)
-
-    def _answer(self, id: str, form: Form, reply: HandlerReply, before: Mapping[str, Form]) -> Answer:
-        again = self._is_continuous and not reply.is_error and reply.headers.get(NEXT) == "true"
-        if again:
-            self._going[id] = before.get(id) or _kept(form)
-        return Answer(*as_answer(reply), again=again)
-
-    def _with_metrics(self, answers: list[Answer], replies: list[HandlerReply]) -> list[Answer]:
-        lines = self._handler.take_metrics()
-        if lines and answers:
-            told = as_answer(replace(replies[0], metrics=lines))
-            answers[0] = Answer(*told, again=answers[0].again)
-        return answers
 
     def close(self) -> None:
         """Nothing is called: TorchServe's handlers have no word for it."""

@@ -85,10 +85,10 @@ def _reply(value: Any, index: int, context: Said | None, is_piece: bool) -> Hand
     if context is None:
         return HandlerReply(body)
     _say_next(value, index, context, is_piece)
-    headers = dict(context.get_response_headers(index))
-    content_type = ""
-    for key in [key for key in headers if key.lower() == _TYPE]:
-        content_type = headers.pop(key) or ""
+    headers, content_type = dict(context.get_response_headers(index)), ""
+    if headers:
+        for key in [key for key in headers if key.lower() == _TYPE]:
+            content_type = headers.pop(key) or ""
     status, reason = context.get_response_status(index)
     status = 200 if status is None else status
     _check(status, reason or "", content_type, headers)
