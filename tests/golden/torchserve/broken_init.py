@@ -1,0 +1,6 @@
+class BrokenInit:
+    def initialize(self, context):
+        raise RuntimeError("this model never starts")
+
+    def handle(self, data, context):
+        return data

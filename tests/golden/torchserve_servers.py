@@ -1,0 +1,121 @@
+"""How is a server of a recorded configuration of TorchServe started, and when can it be asked?
+
+``torchserve_configs.json`` says of each: the lines of ``config.properties``, further options, the
+environment, which models must be up, what is registered first. The command is Salver's unless told otherwise.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torchserve_models import copied
+from torchserve_replay import Case, Target, ask
+
+from salver.testing.process import free_port
+
+CONFIGS: dict[str, dict[str, Any]] = json.loads(
+    Path(__file__).with_name("torchserve_configs.json").read_text()
+)
+PORTS = ("inference", "management", "metrics", "grpc-inference", "grpc-management")
+SALVER = (str(Path(sys.executable).with_name("salver")), "torchserve")
+_WITHIN_S = 120.0
+
+
+@contextlib.contextmanager
+def serving(name: str, folder: Path, command: Sequence[str] = SALVER) -> Iterator[Target]:
+    """A server of that configuration, in a folder that is made for it, or was by the one before it."""
+    config = CONFIGS[name]
+    if not (folder / "models").exists():
+        copied(folder)
+    ports = {port: free_port() for port in PORTS}
+    target = Target({port: ports[config.get("ports", {}).get(port, port)] for port in PORTS}, folder)
+    words = {f"{{{{{port.upper().replace('-', '_')}}}}}": str(number) for port, number in ports.items()}
+    words |= {"{{MODELS}}": str(folder / "models"), "{{WORKFLOWS}}": str(folder / "workflows")}
+
+    def filled(text: str) -> str:
+        for word, value in words.items():
+            text = text.replace(word, value)
+        return text
+
+    arguments = ["--start", "--foreground", *map(filled, config["args"])]
+    if config["properties"] is not None:
+        (folder / "config.properties").write_text(filled("\n".join(config["properties"])))
+        arguments += ["--ts-config", str(folder / "config.properties")]
+    else:  # as in the file of the server before it
+        target = target._replace(ports=_ports_of(folder / "config.properties"))
+    (folder / "tmp").mkdir(exist_ok=True)
+    environment = {
+        **os.environ,
+        "TMPDIR": str(folder / "tmp"),
+        "TEMP": str(folder / "tmp"),
+        "OMP_NUM_THREADS": "1",
+    }
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *arguments],
+            cwd=folder,
+            env=environment | config.get("env", {}),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            yield _up(target, config, process)
+        finally:
+            _end(process)
+
+
+def _ports_of(properties: Path) -> dict[str, int]:
+    """Where the server that had this file listened."""
+    told = dict(line.partition("=")[::2] for line in properties.read_text().splitlines())
+    keys = (*(f"{port}_address" for port in PORTS[:3]), "grpc_inference_port", "grpc_management_port")
+    return {port: int(told[key].rpartition(":")[2]) for port, key in zip(PORTS, keys, strict=True)}
+
+
+def _up(target: Target, config: dict[str, Any], process: "subprocess.Popen[bytes]") -> Target:
+    """Once the models are, and what is to be registered is."""
+    time.sleep(config.get("settle_s", 0))
+    for model in config["await"]:
+        _wait(target, model, process)
+    target = target._replace(first_keys=target.keys())
+    for path in config.get("setup", ()):
+        ask(target, _management("POST", path))
+    return target
+
+
+def _wait(target: Target, model: str, process: "subprocess.Popen[bytes]") -> None:
+    until = time.monotonic() + _WITHIN_S
+    while True:
+        got = ask(target, _management("GET", f"/models/{model}"))
+        if got["status"] == 200:
+            workers = json.loads(got["body"])[0]["workers"]
+            if workers and all(worker["status"] == "READY" for worker in workers):
+                return
+        if time.monotonic() > until or process.poll() is not None:
+            logs = [path.read_text(errors="replace")[-4000:] for path in target.folder.glob("*.log")]
+            raise RuntimeError(f"{model} is not up: {got}\n{logs}")
+        time.sleep(0.1)
+
+
+def _management(method: str, path: str) -> Case:
+    headers = {"Authorization": "Bearer {{KEY:management}}"}
+    request = {"method": method, "path": path, "headers": headers}
+    return {"kind": "http", "port": "management", "timeout_s": 30, "compare": {}, "request": request}
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """By SIGTERM, then by force; whatever it has started goes with it."""
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(20)
