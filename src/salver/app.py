@@ -30,7 +30,7 @@ from salver.lifecycle.config import LifecycleConfig
 from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import keep_one_heap, tune_interpreter
 from salver.messages import ModelId, Signature, VersionStatus
-from salver.repository import Customs, Repository, RepositoryConfig
+from salver.repository import Customs, Recognise, Repository, RepositoryConfig
 from salver.repository.unpacked import Archives
 from salver.serving.bus import Bus
 from salver.serving.caching import Caching
@@ -300,32 +300,7 @@ class Server:
         calls = Calls(inner, lambda: self.control, self._metrics.own, clock, new_id)
         terms = await self._terms(calls)
         loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir), inner)
-        self._copies = Copies()
-        self._archives = Archives()
-        self._manager: Manager[Servable] = Manager(
-            Fetching(Unpacking(loader, self._archives), self._copies),
-            clock,
-            self._bus.emit,
-            config.whole_lifecycle,
-        )
-        repository = Repository(
-            config.paths,
-            plugins.recogniser(backends),
-            msgspec.structs.replace(config.repository, name=config.name, trusts_code=config.trust_pickle),
-            lambda path: open_store(path, self._copies),
-            config.customs,
-        )
-        mode = ControlMode(
-            config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False
-        )
-        registry = Registry(self._manager)
-        self._plane = ControlPlane(repository, self._manager, mode, clock, changes=registry)
-        self.handlers = HandlerStore(config.handlers, registry, self._plane, self._manager, clock)
-        self._reloading = Reloading(self._plane, self._manager, config.served)
-        voices = Voices(config.voice, self._manager)
-        self.control = ServerControl(
-            self._plane, self._manager, self._reloading, voices, config.is_strictly_ready
-        )
+        self._live(loader, plugins.recogniser(backends), clock)
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
         samples = self._spans.samples if self._spans else None
         door: DataPlane[Any, Any] = DataPlane(
@@ -360,6 +335,34 @@ class Server:
         else:
             await self._open(doors)
             await self._load()
+
+    def _live(self, loader: Loader, recognise: Recognise, clock: Callable[[], float]) -> None:
+        """Everyone who has a say in what is loaded, and the one who loads."""
+        config = self.config
+        self._copies = Copies()
+        self._archives = Archives()
+        unpacking = Unpacking(loader, self._archives, installs=config.handlers.installs_requirements)
+        self._manager: Manager[Servable] = Manager(
+            Fetching(unpacking, self._copies), clock, self._bus.emit, config.whole_lifecycle
+        )
+        repository = Repository(
+            config.paths,
+            recognise,
+            msgspec.structs.replace(config.repository, name=config.name, trusts_code=config.trust_pickle),
+            lambda path: open_store(path, self._copies),
+            config.customs,
+        )
+        mode = ControlMode(
+            config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False
+        )
+        registry = Registry(self._manager)
+        self._plane = ControlPlane(repository, self._manager, mode, clock, changes=registry)
+        self.handlers = HandlerStore(config.handlers, registry, self._plane, self._manager, clock)
+        self._reloading = Reloading(self._plane, self._manager, config.served)
+        voices = Voices(config.voice, self._manager)
+        self.control = ServerControl(
+            self._plane, self._manager, self._reloading, voices, config.is_strictly_ready
+        )
 
     def _observe(self, clock: Callable[[], float], new_id: Callable[[], str]) -> None:
         """Everyone who counts what happens, on one road of events."""

@@ -111,7 +111,7 @@ class Hall:
             self,
             lambda: self.now,
             lambda event: None,
-            reclaim=lambda: None,  # type: ignore[arg-type]
+            reclaim=lambda: None,
         )
         registry = Registry(self.lives)
         repository = Repository(paths, recognise)
@@ -503,6 +503,19 @@ async def test_ts_c2_the_models_setting_says_how(store: Path) -> None:
         await h.store.unregister("noop")
         await h.store.register(Registration("noop.mar", batch_size=4, initial_workers=3))
         assert status(h, "noop").workers == Workers(3, 3, 4, 11, 55)
+
+
+async def test_ts_b10_each_change_is_told(store: Path) -> None:
+    told: list[list[str]] = []
+    async with hall(store) as h:
+        h.store.changed = lambda: told.append(sorted(h.store.snapshot()))
+        await h.store.register(Registration("noop.mar"))
+        await h.store.scale("noop", "", 2, None, waits=True)
+        h.store.set_default("noop", "1.0")
+        with pytest.raises(WorkersFailed):
+            await h.store.register(Registration("inspect.mar", handler="bad.py"))
+        await h.store.unregister("noop")
+    assert told == [["noop"], ["noop"], ["noop"], ["inspect", "noop"], ["noop"], []]
 
 
 async def test_ts_b10_what_is_served_is_written_down_and_found_again(store: Path, tmp_path: Path) -> None:

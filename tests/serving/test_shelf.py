@@ -1,6 +1,7 @@
 """Where archives may come from: the store, files, allowed URLs (TS-M1, TS-C2)."""
 
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,7 @@ from typing import Any
 import pytest
 
 from salver.errors import BadArchive, Conflict, InvalidInput, NoDownload, NoModel, SalverError
-from salver.serving import shelf as shelves
-from salver.serving.shelf import Found, Shelf, ShelfConfig
+from salver.serving.shelf import ANY_URL, Found, Shelf, ShelfConfig
 
 CONTENT = b"archive" * 1000
 
@@ -63,7 +63,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def shelf(store: Path | str, *allowed: str, **more: Any) -> Shelf:
-    return Shelf(ShelfConfig(str(store), **({"allowed_urls": allowed} if allowed else {}), **more))
+    return Shelf(ShelfConfig(str(store), allowed or ANY_URL, **more))
 
 
 def left(store: Path) -> list[str]:
@@ -168,7 +168,7 @@ def test_ts_m1_a_file_that_came_meanwhile_is_not_replaced(
     def late(*args: Any) -> None:
         raise FileExistsError
 
-    monkeypatch.setattr(shelves.os, "link", late)
+    monkeypatch.setattr(os, "link", late)
     with pytest.raises(Conflict):
         shelf(store).find(f"{remote}/x.mar")
     assert left(store) == ["below", "noop.mar"]

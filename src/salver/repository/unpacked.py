@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -57,23 +58,28 @@ class Archives:
     def __repr__(self) -> str:
         return f"<Archives, {len(self._held)} unpacked>"
 
-    def hold(self, archive: Path) -> Unpacked:
-        """Unpacked; to be released once. Blocking.
+    def hold(self, archive: Path, prepare: Callable[[Path], None] | None = None) -> Unpacked:
+        """Unpacked, or, if it is a folder, copied; to be released once. Blocking.
+
+        Args:
+            prepare: Called once with the model's folder before anybody has it; who has it prepared shares it
+                with nobody who has not.
 
         Raises:
             BadArchive: it cannot be read, or is none that may be unpacked.
         """
         try:
-            with archive.open("rb") as file:
-                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST)).hexdigest()
-            held = self._entered(digest)
+            held = self._entered(_digest(archive) + ("-prepared" if prepare else ""))
         except OSError as error:
             raise BadArchive(f"{archive.name} cannot be read: {error.strerror or error}") from error
         try:
             with held.turn:  # one unpacks, the others wait for it
                 if not held.is_whole:
+                    shutil.rmtree(held.folder, ignore_errors=True)  # of one who waited here, and failed
                     held.folder.mkdir(mode=0o700)
-                    held.root = unpack_archive(archive, held.folder)
+                    held.root = _filled(archive, held.folder)
+                    if prepare is not None:
+                        prepare(held.root)
                     held.is_whole = True
         except BaseException as error:
             self.release(held)
@@ -111,6 +117,20 @@ class Archives:
                 held = self._held[digest] = Unpacked(digest, folder)
             held.holders += 1
             return held
+
+
+def _digest(archive: Path) -> str:
+    """Equal for equal content; of a folder, for the same one."""
+    if archive.is_dir():
+        return hashlib.blake2b(os.fsencode(archive.resolve()), digest_size=_DIGEST).hexdigest()
+    with archive.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST)).hexdigest()
+
+
+def _filled(archive: Path, folder: Path) -> Path:
+    if archive.is_dir():
+        return Path(shutil.copytree(archive, folder / "model"))
+    return unpack_archive(archive, folder)
 
 
 def _sweep(cache: Path) -> None:

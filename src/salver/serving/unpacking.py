@@ -6,15 +6,21 @@ loaded as it lies. What an archive is, :mod:`salver.repository.mar` knows.
 
 import asyncio
 import contextlib
+import logging
+import threading
 from typing import Protocol
 
 import msgspec
 
 from salver.artifacts import Manifest
-from salver.errors import BadArchive, LoadFailed
+from salver.errors import BadArchive, LoadFailed, SalverError
 from salver.handlers import FORMAT
+from salver.repository.handler import describe
 from salver.repository.unpacked import Archives, Unpacked
 from salver.serving.loader import Servable
+from salver.serving.requirements import install
+
+_LOG = logging.getLogger("salver.handlers")
 
 
 class Loads(Protocol):
@@ -26,11 +32,16 @@ class Loads(Protocol):
 
 
 class Unpacking:
-    """Loads versions from their archives."""
+    """Loads versions from their archives.
 
-    def __init__(self, loader: Loads, archives: Archives) -> None:
+    Args:
+        installs: What they require is installed beside them.
+    """
+
+    def __init__(self, loader: Loads, archives: Archives, *, installs: bool = False) -> None:
         self._loader = loader
         self._archives = archives
+        self._installs = installs
 
     def __repr__(self) -> str:
         return f"<Unpacking {self._archives!r}>"
@@ -41,9 +52,12 @@ class Unpacking:
         Raises:
             LoadFailed: the reason, in words for the owner.
         """
-        if manifest.format != FORMAT or manifest.path.is_dir():
+        if manifest.format != FORMAT:
             return await self._loader.load(manifest)
-        held = await self._hold(manifest)
+        file = await self._required(manifest)
+        if not file and manifest.path.is_dir():
+            return await self._loader.load(manifest)
+        held = await self._hold(manifest, file)
 
         async def let_go() -> None:
             await asyncio.to_thread(self._archives.release, held)
@@ -60,12 +74,31 @@ class Unpacking:
         servable.at_end(let_go)
         return servable
 
-    async def _hold(self, manifest: Manifest) -> Unpacked:
-        unpacking = asyncio.create_task(asyncio.to_thread(self._archives.hold, manifest.path))
+    async def _required(self, manifest: Manifest) -> str:
+        """The file with what is to be installed for it; empty = there is nothing, or it may not be."""
+        try:
+            file = (await asyncio.to_thread(describe, manifest.path)).archive.requirements_file
+        except SalverError as error:
+            raise LoadFailed(error.message, field=error.field, fix=error.fix) from error
+        if file and not self._installs:
+            _LOG.warning(
+                "%s: what its '%s' requires is not installed; install_py_dep_per_model=true does it",
+                manifest.id,
+                file,
+            )
+            return ""
+        return file
+
+    async def _hold(self, manifest: Manifest, file: str) -> Unpacked:
+        """Unpacked, with what that file requires."""
+        stop = threading.Event()
+        prepare = (lambda root: install(root, file, stop)) if file else None
+        unpacking = asyncio.create_task(asyncio.to_thread(self._archives.hold, manifest.path, prepare))
         try:
             return await asyncio.shield(unpacking)
         except asyncio.CancelledError:
-            with contextlib.suppress(BadArchive):
+            stop.set()
+            with contextlib.suppress(SalverError):
                 await asyncio.to_thread(self._archives.release, await unpacking)
             raise
         except BadArchive as error:
