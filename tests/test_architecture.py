@@ -39,7 +39,7 @@ PURE = (
     "repository/names.py", "repository/pbtxt.py", "repository/settle.py",
     "repository/toml.py", "repository/translate.py",
     "telemetry/explain.py", "telemetry/gauges.py", "telemetry/statistics.py", "telemetry/verdict.py",
-    "transport/openapi.py", "transport/routes.py",
+    "transport/openapi.py", "transport/routes.py", "transport/ts_paths.py", "transport/http1_head.py",
     "backends/outputs.py", "cli/banner.py", "client/encoding.py",
 )  # fmt: skip
 IMPURE_MODULES = {

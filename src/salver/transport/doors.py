@@ -23,6 +23,12 @@ Kind = Literal[
     "openai",
     "sagemaker",
     "vertex-ai",
+    "torchserve-inference",
+    "torchserve-management",
+    "torchserve-metrics",
+    "torchserve-inference-metrics",
+    "torchserve-management-metrics",
+    "torchserve-all",
     "torchserve-grpc-inference",
     "torchserve-grpc-management",
 ]

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import resource
 import socket
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,10 @@ import msgspec
 from salver.errors import Conflict, SalverError, Unsupported
 from salver.transport.clouds import SageMaker, Vertex
 from salver.transport.doors import Kind
+from salver.transport.http1 import Terms
+from salver.transport.http1_server import Http1
+from salver.transport.ts_front import SURFACES
+from salver.wire.ts_faults import NO_MESSAGE
 
 #: For models, their host processes and files.
 _KEPT_DESCRIPTORS = 512
@@ -69,11 +74,12 @@ class Listener(Protocol):
         ...
 
 
-def listen(apps: Sequence[Any], configs: Sequence[FrontConfig]) -> list[Listener]:
+def listen(apps: Sequence[Any], configs: Sequence[FrontConfig], most_body: int = 0) -> list[Listener]:
     """Open the ports now, so that an error is known before any model loads.
 
     Args:
         apps: For each port, the application as it shows it.
+        most_body: Bytes of a body at TorchServe's ports, which have a server of their own.
 
     Raises:
         Conflict: an address is taken or not ours.
@@ -87,13 +93,35 @@ def listen(apps: Sequence[Any], configs: Sequence[FrontConfig]) -> list[Listener
             sockets.append(_bind(config))
         most = _most_connections() // len(configs)
         return [
-            _H2corn(app, config, sock, most) if config.server == "h2corn" else _Uvicorn(app, config, sock)
+            _listener(app, config, sock, most, most_body)
             for app, config, sock in zip(apps, configs, sockets, strict=True)
         ]
     except BaseException:
         for sock in sockets:
             sock.close()
         raise
+
+
+def _listener(app: Any, config: FrontConfig, sock: socket.socket, most: int, most_body: int) -> Listener:
+    if config.serves in SURFACES:  # to the letter, as its clients look at the letters (TS-R16, TS-A6)
+        terms = Terms(app, most_body, NO_MESSAGE, most)
+        return Http1(terms, sock, _secure(config), config.grace_seconds)
+    return _H2corn(app, config, sock, most) if config.server == "h2corn" else _Uvicorn(app, config, sock)
+
+
+def _secure(config: FrontConfig) -> ssl.SSLContext | None:
+    if not config.tls_cert:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(config.tls_cert, config.tls_key or None)
+        if config.tls_client_ca:
+            context.load_verify_locations(config.tls_client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        raise SalverError(f"the certificate or its key cannot be read: {error}") from error
+    return context
 
 
 def _bind(config: FrontConfig) -> socket.socket:

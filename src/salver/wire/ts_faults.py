@@ -261,3 +261,7 @@ def grpc_code(status: int) -> int:
     if status in _OF_HTTP:
         return _OF_HTTP[status]
     return _FAILED_PRECONDITION if 400 <= status < 500 else _INTERNAL
+
+
+#: The body that answers what is no request at all.
+NO_MESSAGE: Final = http_fault(InvalidInput("Invalid HTTP message.")).body

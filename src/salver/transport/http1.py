@@ -1,0 +1,414 @@
+"""How are requests of HTTP/1.1 read from a connection, and answers written, to the letter?
+
+For clients that look at what an ordinary front hides: names of headers as they were sent, the phrase of the
+status line, and ``Connection`` (TS-R16, TS-A6). A body is whole, and within its limit, before the application
+hears of it. Beyond ASGI: a scope has ``spelled``, the headers as they were sent; the start of an answer may
+have ``reason``; a caller who hangs up cancels the application's task.
+"""
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+from salver.transport.doors import App
+from salver.transport.http1_head import Head, parse
+
+#: Bytes of a head.
+MOST_HEAD: Final = 65_536
+#: Pieces of a body.
+MOST_CHUNKS: Final = 65_536
+_MOST_CHUNK_LINE: Final = 1024
+_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
+#: The beginning of a connection of HTTP/2.
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+_ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {413: "Request Entity Too Large"}
+_BODILESS: Final = frozenset((204, 304))
+#: Closing at once would take an answer away with it from a caller who still sends.
+_LINGER_S: Final = 0.5
+
+
+class Terms:
+    """What the connections of a listener have in common.
+
+    Args:
+        app: Answers.
+        most: Bytes of a body.
+        malformed: JSON that answers what is no request.
+        connections: Most of them at one time; 0 = as many as one likes.
+        relay: Takes connections of HTTP/2, with what has come of them; None = there are none.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        most: int,
+        malformed: bytes = b"",
+        connections: int = 0,
+        relay: Callable[[asyncio.Transport, bytes], asyncio.Protocol] | None = None,
+    ) -> None:
+        self.app = app
+        self.most = most
+        self.malformed = malformed
+        self.most_connections = connections
+        self.relay = relay
+        self.open: set[Connection] = set()
+        self.names: dict[bytes, bytes] = {}
+
+
+class Connection(asyncio.Protocol):
+    """One connection: one request at a time, in the order in which they come."""
+
+    def __init__(self, terms: Terms, scheme: str) -> None:
+        self._terms = terms
+        self._scheme = scheme
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._client: Any = None
+        self._server: Any = None
+        self._buffer = bytearray()
+        self._head: Head | None = None  # of the request whose body is not whole yet
+        self._chunks: list[bytes] = []
+        self._size = self._count = 0  # of its chunks
+        self._task: asyncio.Task[None] | None = None
+        self._exchange: Exchange | None = None
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_full = False
+        self._is_paused = False
+        self._is_ending = False  # nothing more is read
+        self.since = self._loop.time()  # when something came, or went
+
+    def __repr__(self) -> str:
+        return f"<Connection {'busy' if self._task else 'waiting'}>"
+
+    @property
+    def is_busy(self) -> bool:
+        """Has it a request that is being answered?"""
+        return self._task is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Has nothing come of its next request?"""
+        return self._task is None and self._head is None and not self._buffer
+
+    # -- what the event loop tells --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        terms = self._terms
+        if terms.most_connections and len(terms.open) >= terms.most_connections:
+            self._is_ending = True
+            self._transport.abort()
+            return
+        terms.open.add(self)
+        peer = transport.get_extra_info("peername")
+        self._client = peer[:2] if isinstance(peer, tuple) else None
+        mine = transport.get_extra_info("sockname")
+        self._server = mine[:2] if isinstance(mine, tuple) else None
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        if self._is_ending:
+            return
+        self.since = self._loop.time()
+        self._buffer += data
+        if self._task is None:
+            self._go_on()
+        elif len(self._buffer) > MOST_HEAD and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The caller is gone, or we are done."""
+        self._terms.open.discard(self)
+        self._is_ending = True
+        self.resume_writing()
+        if self._exchange is not None:
+            self._exchange.is_gone = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        """The caller does not read as fast as we write."""
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self._is_full = False
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+
+    # -- what the listener asks --
+
+    def end(self) -> None:
+        """Close when what is in flight has its answer."""
+        self._is_ending = True
+        if self._task is None:
+            self._transport.close()
+
+    def drop(self) -> None:
+        """Close now."""
+        self._transport.abort()
+
+    # -- reading --
+
+    def _go_on(self) -> None:
+        """As far as the bytes go."""
+        if self._head is None:
+            self._read_head()
+        if self._head is not None:
+            body = self._read_body(self._head)
+            if body is not None:
+                self._begin(self._head, body)
+
+    def _read_head(self) -> None:
+        buffer = self._buffer
+        while buffer.startswith(b"\r\n"):  # RFC 9112, section 2.2
+            del buffer[:2]
+        if buffer.startswith(b"PRI ") and self._terms.relay is not None:
+            if len(buffer) >= len(PREFACE):
+                self._hand_over()
+            return
+        end = buffer.find(b"\r\n\r\n")
+        if end < 0 or end > MOST_HEAD:
+            if len(buffer) > MOST_HEAD:
+                self._refuse(431)
+            return
+        text = bytes(buffer) if end + 4 == len(buffer) else bytes(buffer[: end + 4])
+        del buffer[: end + 4]
+        head = parse(text[:end], self._terms.names)
+        if head is None:
+            self._refuse(400, self._terms.malformed)
+            return
+        if head.length > self._terms.most:
+            self._refuse(413)
+            return
+        self._head = head
+        if head.expects and head.length:
+            self._transport.write(_CONTINUE)
+
+    def _read_body(self, head: Head) -> bytes | None:
+        """The whole body, or None as long as it is not there."""
+        need, buffer = head.length, self._buffer
+        if need < 0:
+            return self._read_chunks()
+        if need == 0:
+            return b""
+        if len(buffer) < need:
+            return None
+        if len(buffer) == need:
+            self._buffer = bytearray()
+            return bytes(buffer)
+        body = bytes(memoryview(buffer)[:need])
+        del buffer[:need]
+        return body
+
+    def _read_chunks(self) -> bytes | None:
+        buffer = self._buffer
+        while line := _CHUNK.match(buffer):
+            size, begin = int(line[1], 16), line.end()
+            del line  # a match holds on to the buffer
+            if size == 0:
+                return self._read_trailers(begin)
+            self._count += 1
+            if self._size + size > self._terms.most or self._count > MOST_CHUNKS:
+                self._refuse(413)
+                return None
+            if len(buffer) < begin + size + 2:
+                self._count -= 1
+                return None
+            if buffer[begin + size : begin + size + 2] != b"\r\n":
+                self._refuse(400, self._terms.malformed)
+                return None
+            self._size += size
+            self._chunks.append(bytes(memoryview(buffer)[begin : begin + size]))
+            del buffer[: begin + size + 2]
+        if len(buffer) > _MOST_CHUNK_LINE or b"\r\n" in buffer:
+            self._refuse(400, self._terms.malformed)
+        return None
+
+    def _read_trailers(self, begin: int) -> bytes | None:
+        """They say nothing that anybody here wants to know."""
+        buffer = self._buffer
+        end = begin if buffer.startswith(b"\r\n", begin) else buffer.find(b"\r\n\r\n", begin) + 2
+        if end < 2 or len(buffer) < end + 2:
+            if len(buffer) > MOST_HEAD:
+                self._refuse(431)
+            return None
+        del buffer[: end + 2]
+        body = b"".join(self._chunks)
+        self._chunks.clear()
+        self._size = self._count = 0
+        return body
+
+    def _hand_over(self) -> None:
+        """To who speaks HTTP/2."""
+        assert self._terms.relay is not None
+        self._terms.open.discard(self)
+        self._is_ending = True
+        self._transport.set_protocol(self._terms.relay(self._transport, bytes(self._buffer)))
+
+    def _refuse(self, status: int, body: bytes = b"") -> None:
+        """Answer what is no request, or too large a one, and read no more."""
+        self._head = None
+        self._is_ending = True
+        self._buffer.clear()
+        self._chunks.clear()
+        kind = b"content-type: application/json\r\n" if body else b""
+        head = b"HTTP/1.1 %d %b\r\n%bcontent-length: %d\r\nconnection: close\r\n\r\n"
+        self._transport.write(head % (status, _PHRASES[status].encode(), kind, len(body)) + body)
+        self._loop.call_later(_LINGER_S, self._transport.close)
+
+    # -- running --
+
+    def _begin(self, head: Head, body: bytes) -> None:
+        self._head = None
+        scope = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": head.version,
+            "method": head.method,
+            "scheme": self._scheme,
+            "path": head.path.decode("latin-1"),
+            "raw_path": head.path,
+            "query_string": head.query,
+            "root_path": "",
+            "headers": head.headers,
+            "spelled": head.spelled,
+            "client": self._client,
+            "server": self._server,
+        }
+        exchange = self._exchange = Exchange(self, head, body)
+        self._task = self._loop.create_task(self._run(exchange, scope))
+
+    async def _run(self, exchange: "Exchange", scope: dict[str, Any]) -> None:
+        try:
+            await self._terms.app(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:
+            if not exchange.is_gone:
+                raise
+        finally:
+            self._task = self._exchange = None
+            self._after(exchange)
+
+    def _after(self, exchange: "Exchange") -> None:
+        """The next request, if there may be one."""
+        if exchange.is_gone:
+            return
+        self.since = self._loop.time()
+        if not exchange.is_whole:
+            self._transport.abort()
+        elif self._is_ending or not exchange.keeps:
+            self._is_ending = True
+            self._transport.close()
+        else:
+            if self._is_paused:
+                self._is_paused = False
+                self._transport.resume_reading()
+            if self._buffer:
+                self._loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        if self._task is None and not self._is_ending:
+            self._go_on()
+
+    def write(self, data: bytes) -> None:
+        """Send that."""
+        self._transport.write(data)
+
+    async def drained(self) -> None:
+        """Returns when there is room for more, or nobody reads any more."""
+        if self._is_full:
+            waiting = self._loop.create_future()
+            self._waiting.append(waiting)
+            await waiting
+
+
+class Exchange:
+    """One request and its answer, as the application sees them."""
+
+    def __init__(self, connection: Connection, head: Head, body: bytes) -> None:
+        self._connection = connection
+        self._body: bytes | None = body
+        self._is_head = head.method == "HEAD"
+        self._version = head.version
+        self._start: dict[str, Any] | None = None
+        self._is_chunked = False
+        self.keeps = head.keeps
+        self.is_gone = False
+        self.is_whole = False
+
+    async def receive(self) -> dict[str, Any]:
+        """The body, and after that the caller's leaving."""
+        body, self._body = self._body, None
+        if body is not None:
+            return {"type": "http.request", "body": body, "more_body": False}
+        if not self.is_gone:
+            await asyncio.get_running_loop().create_future()  # until the task is cancelled
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """The start of the answer, or a piece of its body.
+
+        Raises:
+            OSError: the caller is gone.
+        """
+        if self.is_gone:
+            raise ConnectionResetError("the caller went away")
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        body: bytes = message.get("body", b"")
+        more: bool = message.get("more_body", False)
+        data = b""
+        if self._start is not None:
+            data = self._head(self._start, None if more else len(body))
+            is_bodiless = self._is_head or self._start["status"] in _BODILESS
+            self._start = None
+            if is_bodiless:
+                self._is_head, self._is_chunked = True, False
+        if not self._is_head:
+            if self._is_chunked:
+                data += b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+                data += b"" if more else _LAST_CHUNK
+            else:
+                data += body
+        self.is_whole = self.is_whole or not more
+        if data:
+            self._connection.write(data)
+        if more:
+            await self._connection.drained()
+
+    def _head(self, start: dict[str, Any], size: int | None) -> bytes:
+        status, reason = start["status"], start.get("reason")
+        phrase = _PHRASES.get(status, "") if reason is None else reason
+        lines = [b"HTTP/1.1 %d %b" % (status, phrase.encode("latin-1", "replace"))]
+        has_length, closes, is_said = False, not self.keeps, False
+        for name, value in start["headers"]:
+            if name == b"connection":
+                closes = closes or value == b"close"
+                is_said = True
+                continue
+            has_length = has_length or name == b"content-length"
+            lines.append(b"%b: %b" % (name, value))
+        if not has_length and status not in _BODILESS:
+            if size is not None:
+                lines.append(b"content-length: %d" % size)
+            elif self._version == "1.1":
+                self._is_chunked = True
+                lines.append(b"transfer-encoding: chunked")
+            else:
+                closes = True
+        if is_said or closes or self._version == "1.0":
+            lines.append(b"connection: close" if closes else b"connection: keep-alive")
+        self.keeps = not closes
+        lines.append(b"\r\n")
+        return b"\r\n".join(lines)

@@ -1,0 +1,126 @@
+"""What does the head of an HTTP/1.1 request say?
+
+Read as RFC 9112 wants it: what two readers might understand differently is refused and not guessed at. Pure.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+#: Lines of a head.
+MOST_HEADERS: Final = 256
+#: Distinct names of headers that are remembered.
+_KNOWN_NAMES: Final = 1024
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+_LINE: Final = re.compile(rb"(" + _TOKEN + rb"{1,64}) ([\x21-\x7e\x80-\xff]+) HTTP/1\.([01])")
+_NAME: Final = re.compile(_TOKEN + rb"+")
+_BREAKS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_ABSOLUTE: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+_MOST_DIGITS: Final = 18
+Headers = list[tuple[bytes, bytes]]
+
+
+class _Malformed(Exception):
+    """It is no head of a request."""
+
+
+class Head(NamedTuple):
+    """What it says.
+
+    Attributes:
+        headers, spelled: The same, with names in lower case and as they were sent.
+        length: Bytes of the body; -1 = it comes in chunks.
+        keeps: The connection may serve more requests.
+        expects: The caller waits for leave to send the body.
+    """
+
+    method: str
+    path: bytes
+    query: bytes
+    version: str
+    headers: Headers
+    spelled: Headers
+    length: int
+    keeps: bool
+    expects: bool
+
+
+def parse(text: bytes, names: dict[bytes, bytes]) -> Head | None:
+    """The head, without the empty line that ends it; None if it is malformed.
+
+    Args:
+        names: Names of headers, as sent, with theirs in lower case: what has been seen is known.
+
+    >>> parse(b"GET /ping?a HTTP/1.1\\r\\nX-One: 1", {})[:4]
+    ('GET', b'/ping', b'a', '1.1')
+    """
+    try:
+        return _parsed(text.split(b"\r\n"), names)
+    except _Malformed:
+        return None
+
+
+def _parsed(lines: list[bytes], names: dict[bytes, bytes]) -> Head:
+    first = _LINE.fullmatch(lines[0])
+    if first is None or len(lines) > MOST_HEADERS:
+        raise _Malformed
+    method, target, minor = first.groups()
+    headers, spelled = _headers(lines, names)
+    known = dict(headers)
+    version = "1.1" if minor == b"1" else "1.0"
+    if len(known) != len(headers) and [name for name, _ in headers].count(b"host") > 1:
+        raise _Malformed
+    length = _length(headers, known, version)
+    if not target.startswith(b"/"):
+        target = _origin_form(method, target)
+    path, _, query = target.partition(b"#")[0].partition(b"?")
+    connection = known.get(b"connection", b"").lower()
+    keeps = b"close" not in connection if version == "1.1" else b"keep-alive" in connection
+    expects = b"expect" in known and version == "1.1"
+    if expects and known[b"expect"].lower() != b"100-continue":
+        raise _Malformed
+    return Head(method.decode("ascii"), path, query, version, headers, spelled, length, keeps, expects)
+
+
+def _headers(lines: list[bytes], names: dict[bytes, bytes]) -> tuple[Headers, Headers]:
+    headers, spelled = [], []
+    for index in range(1, len(lines)):
+        name, colon, value = lines[index].partition(b":")
+        lower = names.get(name)
+        if lower is None:
+            if not _NAME.fullmatch(name):
+                raise _Malformed
+            lower = name.lower()
+            if len(names) < _KNOWN_NAMES:
+                names[name] = lower
+        value = value.strip(b" \t")
+        if not colon or _BREAKS.search(value):
+            raise _Malformed
+        headers.append((lower, value))
+        spelled.append((name, value))
+    return headers, spelled
+
+
+def _length(headers: Headers, known: dict[bytes, bytes], version: str) -> int:
+    """RFC 9112, section 6.3: lengths that contradict each other are an attack."""
+    length = known.get(b"content-length")
+    if b"transfer-encoding" in known:
+        codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+        if codings != [b"chunked"] or length is not None or version == "1.0":
+            raise _Malformed
+        return -1
+    if length is None:
+        return 0
+    if not length.isdigit() or len(length) > _MOST_DIGITS:
+        raise _Malformed
+    if len(known) != len(headers) and len({v for name, v in headers if name == b"content-length"}) > 1:
+        raise _Malformed
+    return int(length)
+
+
+def _origin_form(method: bytes, target: bytes) -> bytes:
+    if found := _ABSOLUTE.match(target):
+        rest = target[found.end() :]
+        return rest if rest.startswith(b"/") else b"/" + rest
+    if target == b"*" and method == b"OPTIONS":
+        return b"/"
+    raise _Malformed

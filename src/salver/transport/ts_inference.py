@@ -1,0 +1,80 @@
+"""What do TorchServe's inference routes do, besides asking a model?
+
+Health, descriptions, and whom a request means that does not name its model (TS-R1, TS-R2, TS-R8, TS-R11).
+Predictions are ``ts_front.py``'s, who writes their pieces.
+"""
+
+from collections.abc import Mapping
+
+from salver.errors import InvalidInput
+from salver.transport.ports import Handlers
+from salver.transport.ts_calls import Method, Request
+from salver.wire.ts_bodies import form
+from salver.wire.ts_json import TorchServeReply, replied, status_of
+from salver.wire.ts_openapi import VERSION, of_model
+
+_NO_VERSIONS = {"error": "Model versioning is not yet supported."}
+
+
+class InferenceOperations:
+    """The operations, by their names.
+
+    Args:
+        handlers: The models.
+    """
+
+    def __init__(self, handlers: Handlers) -> None:
+        self._handlers = handlers
+
+    def http(self) -> Mapping[str, Method]:
+        """Operation -> what it does."""
+        return {
+            "ping": self._ping,
+            "oip_server": self._oip_server,
+            "oip_live": self._oip_live,
+            "oip_ready": self._oip_ready,
+            "oip_version": self._oip_version,
+        }
+
+    def description(self, model: str, version: str) -> TorchServeReply:
+        """How a model is asked. Raises NoModel or NoModelVersion."""
+        self._handlers.describe(model, version)
+        return replied(of_model(model))
+
+    def meant(self, request: Request) -> str:
+        """The model that a request means which may name it in its query or body, or not at all.
+
+        Raises:
+            InvalidInput: it does not, and there is not just one that was there at the start.
+        """
+        name = dict(request.query).get("model_name", "")
+        if name:
+            return name
+        started = [model for model, _ in self._handlers.models() if self._was_there(model)]
+        if len(started) == 1:
+            return started[0]
+        for part in form(request.body, request.content_type).parts:
+            if part.name == "model_name":
+                return part.data.tobytes().decode("utf-8", "replace")
+        raise InvalidInput("Parameter model_name is required.")
+
+    def _was_there(self, model: str) -> bool:
+        return any(status.is_loaded_at_startup for status in self._handlers.describe(model, "all"))
+
+    async def _ping(self, request: Request) -> TorchServeReply:
+        healthy = self._handlers.is_healthy()
+        return status_of("Healthy") if healthy else status_of("Unhealthy", 500)
+
+    async def _oip_server(self, request: Request) -> TorchServeReply:
+        """Its name for the extensions is misspelled; its clients know no other (TS-R11)."""
+        return replied({"name": "Torchserve", "version": VERSION, "extenstion": ["kserve", "kubeflow"]})
+
+    async def _oip_live(self, request: Request) -> TorchServeReply:
+        return replied({"live": True})
+
+    async def _oip_ready(self, request: Request) -> TorchServeReply:
+        is_ready = self._handlers.is_healthy()
+        return replied({"ready": is_ready}, 200 if is_ready else 500)
+
+    async def _oip_version(self, request: Request) -> TorchServeReply:
+        return replied(_NO_VERSIONS, 501)

@@ -1,0 +1,299 @@
+"""The front that speaks HTTP/1.1 to the letter: heads, bodies, answers, connections."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver.transport.http1 import PREFACE, Connection, Terms
+from salver.transport.http1_head import MOST_HEADERS, parse
+from salver.transport.http1_server import IDLE_S, PATIENCE_S, Http1, overdue
+from salver.transport.server import FrontConfig, _bind
+
+
+def head(*lines: str) -> bytes:
+    return "\r\n".join(lines).encode("latin-1")
+
+
+def test_a_head_says_what_is_asked_and_keeps_names_as_they_were_sent() -> None:
+    found = parse(head("POST /a%20b?x=1&y HTTP/1.1", "Host: h", "X-Gold-One:  1 ", "content-length: 3"), {})
+    assert found is not None
+    assert (found.method, found.path, found.query, found.version) == ("POST", b"/a%20b", b"x=1&y", "1.1")
+    assert found.headers == [(b"host", b"h"), (b"x-gold-one", b"1"), (b"content-length", b"3")]
+    assert found.spelled[1] == (b"X-Gold-One", b"1")
+    assert (found.length, found.keeps, found.expects) == (3, True, False)
+
+
+@pytest.mark.parametrize(
+    ("first", "path"),
+    [
+        ("GET http://h:80/a?b HTTP/1.1", b"/a"),
+        ("GET HTTPS://h HTTP/1.1", b"/"),
+        ("OPTIONS * HTTP/1.1", b"/"),
+        ("GET /a#b HTTP/1.1", b"/a"),
+        ("GET //a HTTP/1.0", b"//a"),
+    ],
+)
+def test_a_target_may_have_several_forms(first: str, path: bytes) -> None:
+    found = parse(head(first), {})
+    assert found is not None and found.path == path
+
+
+@pytest.mark.parametrize(
+    ("lines", "keeps"),
+    [
+        (("GET / HTTP/1.1",), True),
+        (("GET / HTTP/1.1", "Connection: Close"), False),
+        (("GET / HTTP/1.0",), False),
+        (("GET / HTTP/1.0", "Connection: keep-alive"), True),
+    ],
+)
+def test_a_connection_is_kept_as_the_version_has_it(lines: tuple[str, ...], keeps: bool) -> None:
+    found = parse(head(*lines), {})
+    assert found is not None and found.keeps is keeps
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("GET / HTTP/2.0",),
+        ("GET  / HTTP/1.1",),
+        ("GET / HTTP/1.1 ",),
+        ("G@T / HTTP/1.1",),
+        ("GET * HTTP/1.1",),
+        ("GET a HTTP/1.1",),
+        ("GET /\x01 HTTP/1.1",),
+        ("GET / HTTP/1.1", "Host : h"),
+        ("GET / HTTP/1.1", "Host"),
+        ("GET / HTTP/1.1", ": h"),
+        ("GET / HTTP/1.1", "A: b", " folded"),
+        ("GET / HTTP/1.1", "A: b\x00"),
+        ("GET / HTTP/1.1", "A: b\rc: d"),
+        ("GET / HTTP/1.1", "Host: a", "Host: b"),
+        ("POST / HTTP/1.1", "Content-Length: 1", "Content-Length: 2"),
+        ("POST / HTTP/1.1", "Content-Length: -1"),
+        ("POST / HTTP/1.1", "Content-Length: 1, 1"),
+        ("POST / HTTP/1.1", "Content-Length: " + "1" * 19),
+        ("POST / HTTP/1.1", "Transfer-Encoding: gzip, chunked"),
+        ("POST / HTTP/1.1", "Transfer-Encoding: chunked", "Content-Length: 1"),
+        ("POST / HTTP/1.1", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"),
+        ("POST / HTTP/1.0", "Transfer-Encoding: chunked"),
+        ("POST / HTTP/1.1", "Expect: something"),
+        ("GET / HTTP/1.1", *[f"A{number}: b" for number in range(MOST_HEADERS)]),
+    ],
+)
+def test_what_two_readers_might_read_differently_is_no_head(lines: tuple[str, ...]) -> None:
+    assert parse(head(*lines), {}) is None
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_any_bytes_are_a_head_or_none(data: bytes, begun: bool) -> None:
+    found = parse(b"GET / HTTP/1.1\r\n" + data if begun else data, {})
+    assert found is None or (found.path.startswith(b"/") and found.length >= -1)
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Says what was asked; ``/pieces`` in pieces, ``/breaks`` not to the end, ``/waits`` never."""
+    message = await receive()
+    path = scope["path"]
+    if path == "/waits":
+        await receive()
+    start: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [(b"x-one", b"1")]}
+    if path.startswith("/status/"):
+        start |= {"status": int(path[8:]), "reason": "so and so"}
+    if path == "/closes":
+        start["headers"].append((b"connection", b"close"))
+    if path == "/keeps":
+        start["headers"].append((b"connection", b"keep-alive"))
+    await send(start)
+    if path in ("/pieces", "/breaks"):
+        for piece in (b"a", b"", b"bc"):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if path == "/breaks":
+            return
+    await send({"type": "http.response.body", "body": b"%s %d" % (path.encode(), len(message["body"]))})
+
+
+@asynccontextmanager
+async def serving(app: Any = echo, **terms: Any) -> AsyncIterator[tuple[Http1, Terms]]:
+    how = Terms(app, **{"most": 1000, "malformed": b"{}", **terms})
+    listener = Http1(how, _bind(FrontConfig(port=0)), grace=1.0)
+    running = asyncio.create_task(listener.run())
+    await listener.started()
+    try:
+        yield listener, how
+    finally:
+        listener.stop()
+        await running
+
+
+async def talk(listener: Http1, sent: bytes, pause: float = 0.0, size: int = 0) -> bytes:
+    """What comes back until the other side closes, or after we do."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    if size:
+        for index in range(0, len(sent), size):
+            writer.write(sent[index : index + size])
+            await asyncio.sleep(pause)
+    else:
+        writer.write(sent)
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        raw = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    return raw
+
+
+def request(path: str, body: bytes = b"", *headers: str, last: bool = True, version: str = "1.1") -> bytes:
+    lines = [f"POST {path} HTTP/{version}", "Host: x", *headers, f"Content-Length: {len(body)}"]
+    if last:
+        lines.append("Connection: close")
+    return head(*lines, "", "") + body
+
+
+async def test_requests_on_one_connection_are_answered_in_their_order() -> None:
+    async with serving() as (listener, _):
+        sent = request("/a", b"x" * 7, last=False) + b"\r\n" + request("/pieces", last=False) + request("/b")
+        whole = await talk(listener, sent)
+        by_bytes = await talk(listener, sent, size=1)
+    assert whole == by_bytes
+    assert whole == (
+        b"HTTP/1.1 200 OK\r\nx-one: 1\r\ncontent-length: 4\r\n\r\n/a 7"
+        b"HTTP/1.1 200 OK\r\nx-one: 1\r\ntransfer-encoding: chunked\r\n\r\n"
+        b"1\r\na\r\n2\r\nbc\r\n9\r\n/pieces 0\r\n0\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nx-one: 1\r\ncontent-length: 4\r\nconnection: close\r\n\r\n/b 0"
+    )
+
+
+async def test_a_body_may_come_in_chunks() -> None:
+    chunks = b"3;odd=1\r\nabc\r\nA\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n"
+    sent = head("PUT /a HTTP/1.1", "Transfer-Encoding: chunked", "", "") + chunks + request("/b")
+    async with serving() as (listener, _):
+        for size in (0, 1, 5):
+            raw = await talk(listener, sent, size=size)
+            assert b"/a 13" in raw and raw.endswith(b"/b 0")
+        many = b"1\r\nx\r\n" * 900 + b"0\r\n\r\n"
+        raw = await talk(
+            listener,
+            head("PUT /a HTTP/1.1", "Transfer-Encoding: chunked", "Connection: close", "", "") + many,
+        )
+        assert raw.endswith(b"/a 900")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", b"400 Bad Request"),
+        (request("/a", b"x" * 1001), b"413 Request Entity Too Large"),
+        (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3E9\r\n", b"413 "),
+        (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFF\r\n", b"413 "),
+        (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n", b"400 "),
+        (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", b"400 "),
+        (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 2000, b"400 "),
+        (b"GET / HTTP/1.1\r\nA: " + b"x" * 70_000, b"431 "),
+        (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: " + b"x" * 70_000, b"431 "),
+    ],
+)
+async def test_what_is_no_request_is_refused_and_the_connection_closed(sent: bytes, status: bytes) -> None:
+    async with serving() as (listener, _):
+        raw = await talk(listener, sent)
+    assert raw.startswith(b"HTTP/1.1 " + status)
+    assert b"connection: close\r\n" in raw
+    assert raw.endswith(b"{}") == status.startswith(b"400")
+
+
+async def test_the_answers_status_phrase_and_fate_of_the_connection_are_as_the_application_says() -> None:
+    async with serving() as (listener, _):
+        raw = await talk(listener, request("/status/418"))
+        assert raw.startswith(b"HTTP/1.1 418 so and so\r\n")
+        raw = await talk(listener, request("/status/204"))
+        assert b"content-length" not in raw and raw.endswith(b"\r\n\r\n")
+        raw = await talk(listener, request("/closes", last=False) + request("/never"))
+        assert raw.count(b"HTTP/1.1") == 1
+        raw = await talk(listener, request("/keeps", last=False) + request("/keeps"))
+        assert (raw.count(b"connection: keep-alive"), raw.count(b"connection: close")) == (1, 1)
+        raw = await talk(listener, request("/pieces", version="1.0"))
+        assert raw == b"HTTP/1.1 200 OK\r\nx-one: 1\r\nconnection: close\r\n\r\nabc/pieces 0"
+        raw = await talk(listener, head("HEAD /pieces HTTP/1.1", "Connection: close", "", ""))
+        assert raw.endswith(b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n")
+        raw = await talk(listener, request("/breaks", last=False))
+        assert not raw.endswith(b"0\r\n\r\n")
+
+
+async def test_a_caller_who_waits_for_leave_gets_it() -> None:
+    async with serving() as (listener, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(
+            request("/a", b"", "Expect: 100-continue")[:-4].replace(b"Length: 0", b"Length: 3") + b"\r\n\r\n"
+        )
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"abc")
+        assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"/a 3")
+        writer.close()
+
+
+async def test_who_hangs_up_cancels_and_there_are_so_many_connections_and_no_more() -> None:
+    async with serving(connections=1) as (listener, terms):
+        _, first = await asyncio.open_connection("127.0.0.1", listener.port)
+        first.write(request("/waits"))
+        for _ in range(100):
+            if any(each.is_busy for each in terms.open):
+                break
+            await asyncio.sleep(0.01)
+        (mine,) = terms.open
+        assert await talk(listener, request("/a")) == b"" and list(terms.open) == [mine]
+        first.close()
+        for _ in range(100):
+            if not terms.open:
+                break
+            await asyncio.sleep(0.01)
+        assert not terms.open
+
+
+async def test_what_is_in_flight_ends_before_the_listener_does() -> None:
+    hold, entered = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        entered.set()
+        await hold.wait()
+        await echo(scope, receive, send)
+
+    async with serving(slow) as (listener, _):
+        talking = asyncio.create_task(talk(listener, request("/a", last=False)))
+        await entered.wait()
+        listener.stop()
+        await asyncio.sleep(0.05)
+        hold.set()
+        assert (await talking).endswith(b"/a 0")
+
+
+async def test_connections_of_http2_are_handed_over() -> None:
+    taken: list[bytes] = []
+
+    class Relay(asyncio.Protocol):
+        def __init__(self, transport: asyncio.Transport, begun: bytes) -> None:
+            taken.append(begun)
+            transport.write(b"h2")
+            transport.close()
+
+    async with serving(relay=Relay) as (listener, _):
+        assert await talk(listener, PREFACE + b"frames", size=5) == b"h2"
+        assert taken[0].startswith(PREFACE)
+    async with serving() as (listener, _):
+        assert (await talk(listener, PREFACE)).startswith(b"HTTP/1.1 400 ")
+
+
+def test_connections_that_do_nothing_with_their_time_are_told() -> None:
+    def connection(since: float, **state: bool) -> Any:
+        return SimpleNamespace(since=since, **{"is_busy": False, "is_idle": False, **state})
+
+    now = 1000.0
+    slow, busy = connection(now - PATIENCE_S - 1), connection(0, is_busy=True)
+    waiting, idle = connection(now - PATIENCE_S - 1, is_idle=True), connection(now - IDLE_S - 1, is_idle=True)
+    fresh = connection(now)
+    assert overdue([slow, busy, waiting, idle, fresh], now) == [slow, idle]  # type: ignore[arg-type]
+    assert issubclass(Connection, asyncio.Protocol)

@@ -1,0 +1,112 @@
+"""Which path of TorchServe's is which."""
+
+import pytest
+
+from salver.errors import NoRoute, SalverError, WrongVerb
+from salver.transport.ts_paths import Asked, find, find_oldest
+from salver.wire.ts_faults import NamedFault
+
+ALL = ("inference", "management", "metrics")
+INF, M = "inference", "management"
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "expected"),
+    [
+        ("POST", "/predictions/m", Asked("predict", INF, "m", "", "", False)),
+        ("GET", "/predictions/a%2Fb/", Asked("predict", INF, "a/b", "", "", False)),
+        ("POST", "/predictions/m/1.0", Asked("predict", INF, "m", "1.0", "", False)),
+        ("POST", "/predictions/m/1.0/a/%62", Asked("predict", INF, "m", "1.0", "a/b", False)),
+        ("PUT", "/explanations/m", Asked("predict", INF, "m", "", "", True)),
+        ("POST", "/v1/models/m:predict", Asked("predict", INF, "m", explains=False)),
+        ("POST", "/v1/models/m:explain", Asked("predict", INF, "m", explains=True)),
+        ("POST", "/v1/models/x:y:predict", Asked("predict", INF, "x", explains=True)),
+        ("POST", "/v2/models/m/infer", Asked("predict", INF, "m", explains=False)),
+        ("POST", "/v2/models/m/explain", Asked("predict", INF, "m", explains=True)),
+        ("POST", "/m/predict", Asked("predict", INF, "m", takes_query=True)),
+        ("POST", "/m/2.0/predict", Asked("predict", INF, "m", "2.0", takes_query=True)),
+        ("POST", "/models/m/invoke", Asked("predict", INF, "m", takes_query=True)),
+        ("POST", "/invocations", Asked("invocations", INF, takes_query=True)),
+        ("DELETE", "/ping/and/more", Asked("ping", INF)),
+        ("POST", "/wfpredict/w", Asked("predict_workflow", INF, "w")),
+        ("OPTIONS", "/", Asked("describe_port")),
+        ("POST", "/api-description", Asked("describe_port")),
+        ("GET", "/models", Asked("list", M)),
+        ("POST", "/models", Asked("register", M)),
+        ("GET", "/models/m", Asked("describe", M, "m")),
+        ("GET", "/models/a%20b/all", Asked("describe", M, "a b", "all")),
+        ("PUT", "/models/m/1.0", Asked("scale", M, "m", "1.0")),
+        ("DELETE", "/models/m", Asked("unregister", M, "m")),
+        ("OPTIONS", "/models/m", Asked("describe_managed", M, "m")),
+        ("PUT", "/models/m/1.0/set-default", Asked("set_default", M, "m", "1.0")),
+        ("GET", "/models/m/1.0/set-default", Asked("describe", M, "m", "1.0")),
+        ("GET", "/v1/models/m", Asked("is_ready", M, "m")),
+        ("GET", "/workflows", Asked("list_workflows", M)),
+        ("POST", "/workflows", Asked("register_workflow", M)),
+        ("GET", "/workflows/w", Asked("describe_workflow", M, "w")),
+        ("DELETE", "/workflows/w", Asked("unregister_workflow", M, "w")),
+        ("GET", "/token", Asked("token")),
+        ("POST", "/metrics/anything", Asked("metrics")),
+    ],
+)
+def test_ts_r1_to_ts_m11_paths(verb: str, path: str, expected: Asked) -> None:
+    assert find(verb, path.encode(), ALL) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "surfaces", "error"),
+    [
+        ("POST", "/predictions", ALL, NoRoute),
+        ("POST", "/predictions/", ALL, NoRoute),
+        ("POST", "/explanations", ALL, NoRoute),
+        ("GET", "/no/such/route", ALL, NoRoute),
+        ("GET", "//ping", ALL, NoRoute),
+        ("POST", "/v1/models/m:classify", ("inference",), NoRoute),
+        ("POST", "/v2/models/m/versions/1/infer", ALL, NoRoute),
+        ("POST", "/a/b/c/predict", ALL, NoRoute),
+        ("GET", "/models/m/1.0/more", ALL, NoRoute),
+        ("GET", "/models/m", ("inference",), NoRoute),
+        ("POST", "/models/m/other", ("inference",), NoRoute),
+        ("POST", "/models/predict", ("inference",), NoRoute),
+        ("GET", "/v1/models/m", ("inference",), NoRoute),
+        ("GET", "/ping", ("management",), NoRoute),
+        ("GET", "/ping", ("metrics",), NoRoute),
+        ("GET", "/metrics", ("inference",), NoRoute),
+        ("GET", "/v2", ("inference",), NoRoute),
+        ("GET", "/", ALL, WrongVerb),
+        ("DELETE", "/models", ALL, WrongVerb),
+        ("OPTIONS", "/models", ALL, WrongVerb),
+        ("POST", "/models/m", ALL, WrongVerb),
+        ("POST", "/v1/models/m", ALL, WrongVerb),
+        ("DELETE", "/workflows", ALL, WrongVerb),
+        ("GET", "/predictions/%zz", ALL, NamedFault),
+    ],
+)
+def test_ts_p2_ts_r21_what_is_no_path_at_that_port(
+    verb: str, path: str, surfaces: tuple[str, ...], error: type[SalverError]
+) -> None:
+    with pytest.raises(error):
+        find(verb, path.encode(), surfaces)  # type: ignore[arg-type]
+
+
+def test_ts_r11_open_inference_is_answered_where_it_is_wanted() -> None:
+    for verb, path, operation in (
+        ("GET", b"/v2", "oip_server"),
+        ("HEAD", b"/v2/health/live", "oip_live"),
+        ("GET", b"/v2/health/ready", "oip_ready"),
+        ("GET", b"/v2/models/m/versions/1.0", "oip_version"),
+        ("POST", b"/v2/models/m/versions/1.0/infer", "oip_version"),
+        ("POST", b"/v2/models/m/infer", "predict"),
+    ):
+        assert find(verb, path, ["inference"], speaks_oip=True).operation == operation
+    for verb, path in (("POST", b"/v2"), ("GET", b"/v2/models/m"), ("GET", b"/v2/models/m/ready")):
+        with pytest.raises(NoRoute):
+            find(verb, path, ["inference"], speaks_oip=True)
+
+
+def test_x_23_the_oldest_routes_are_told_by_their_ends() -> None:
+    assert find_oldest("POST", b"/m/predict") == Asked("predict", INF, "m", takes_query=True)
+    assert find_oldest("POST", b"/m/1/predict") == Asked("predict", INF, "m", "1", takes_query=True)
+    assert [find_oldest("POST", path) for path in (b"/predict", b"//predict", b"/a/b/c/predict")] == [
+        None
+    ] * 3
