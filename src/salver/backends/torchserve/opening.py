@@ -25,6 +25,7 @@ from salver.backends.loading import framework
 from salver.backends.protocol import Backend, LoadOptions
 from salver.backends.source import running
 from salver.backends.torchserve.recognising import MANIFEST
+from salver.backends.torchserve.weights import share_weights
 from salver.errors import LoadFailed
 from salver.handlers import Workers
 
@@ -73,17 +74,23 @@ def open_handler(manifest: Manifest, options: LoadOptions, backend: Backend) -> 
     context = _context(manifest, told, yaml_config, metrics, options)
     with running(folder / spec.partition(":")[0]):
         try:
-            entry, initialise = _entry_of(spec, folder)
+            own, initialise = _entry_of(spec, folder)
             envelope = about.get("envelope") or knobs.get("envelope")
-            if envelope:
-                entry = _envelope(envelope)(entry).handle
+            entry = _envelope(envelope)(own).handle if envelope else own
             initialise(context)
         except (Exception, SystemExit) as error:
             traceback.print_exception(error)  # for the log
             raise
+    if about.get("serializedFile") and _is_unpacked(manifest):
+        share_weights(own, folder / str(about["serializedFile"]))
     from ts.metrics.lines import LINES
 
     return Handler(entry, context, LINES.take)
+
+
+def _is_unpacked(manifest: Manifest) -> bool:
+    """It lies where the server has unpacked it, and not where its owner may write."""
+    return manifest.home != Path() and not manifest.path.is_relative_to(manifest.home)
 
 
 def _settle(folder: Path) -> None:
