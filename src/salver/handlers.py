@@ -280,6 +280,24 @@ class Registered(msgspec.Struct, frozen=True):
     is_done: bool
 
 
+class WorkflowStatus(msgspec.Struct, frozen=True):
+    """A workflow of handlers, to its operators.
+
+    Attributes:
+        url: Of its archive, as it was registered.
+        least, most, batch_size, max_batch_delay_ms: Of those of its nodes that say nothing else.
+        graph: Its nodes, and which come after each, in words.
+    """
+
+    name: str
+    url: str
+    least: int
+    most: int
+    batch_size: int
+    max_batch_delay_ms: int
+    graph: str
+
+
 #: How a change of the number of workers went: they are all there; some are not, yet; nobody waited.
 Scaled = Literal["done", "partly", "begun"]
 #: What a handler tells of itself (``describe_handle``).

@@ -150,7 +150,7 @@ class TestSequences:
     """StreamPredictions2."""
 
     async def test_ts_b6_requests_of_a_sequence(self) -> None:
-        async with rig(sequence_names=("my_id", "my_start", "my_end")) as it:
+        async with rig(sequence_headers=("my_id", "my_start", "my_end")) as it:
             call = it.inference.StreamPredictions2()
             await call.write(asked("m", b"three", sequence_id="s"))
             assert (await call.read()).prediction == b"three"
@@ -397,7 +397,7 @@ class TestDoors:
             assert (await it.management.ListModels(management("ListModelsRequest"), metadata=key)).msg
 
     async def test_ts_g7_a_request_that_is_too_large(self) -> None:
-        async with rig(max_message=1000) as it:
+        async with rig(max_request=1000) as it:
             assert (await it.inference.Predictions(asked("m", b"x" * 900))).prediction
             for call in (
                 it.inference.Predictions(asked("m", b"x" * 1001)),

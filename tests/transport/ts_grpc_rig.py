@@ -34,7 +34,8 @@ from salver.transport.calls import Reception
 from salver.transport.doors import Kind, door
 from salver.transport.grpc import GrpcMethods
 from salver.transport.server import FrontConfig, listen
-from salver.transport.ts_grpc import TorchServeMethods, TorchServeRules
+from salver.transport.ts_grpc import TorchServeMethods
+from salver.wire.ts_rules import TorchServeRules
 from torchserve_stubs import (
     INFERENCE,
     MANAGEMENT,
@@ -193,7 +194,7 @@ class Keys:
 class Rig:
     """A server of one handler, at one port for each kind of door."""
 
-    def __init__(self, **rules: Any) -> None:
+    def __init__(self, keys: Any = None, **rules: Any) -> None:
         self.played = Played()
         self.events: list[Any] = []
         ids = itertools.count(1)
@@ -202,7 +203,9 @@ class Rig:
         self.bus = Bus((self,))
         plane = DataPlane(self.played, self.bus, clock, reception.new_id)
         control: Any = SimpleNamespace(is_ready=self._is_ready, statuses=self._statuses)
-        methods = TorchServeMethods(plane, control, self.played, TorchServeRules(**rules), reception.new_id)
+        methods = TorchServeMethods(
+            plane, control, self.played, TorchServeRules(**rules), keys, reception.new_id
+        )
         self.grpc = GrpcMethods(plane, control, None, reception, max_message=1 << 20, torchserve=methods)
         front: Any = Front(None, self.grpc, reception, max_body=1 << 20)  # type: ignore[arg-type]
         kinds: tuple[Kind, ...] = ("all", "torchserve-grpc-inference", "torchserve-grpc-management")

@@ -26,6 +26,7 @@ from salver.messages import InferResponse, Signature
 from salver.tensor import DataType, Tensor
 from salver.wire import ts_grpc as wire
 from salver.wire.bodies import GrpcStatus
+from salver.wire.ts_rules import SEQUENCE_HEADERS
 from torchserve_stubs import INFERENCE, MANAGEMENT, asked, inference, management, message
 
 _NO_WORKER = (
@@ -47,7 +48,7 @@ def _prediction(raw: bytes | GrpcStatus) -> Any:
 
 
 def _sequence(request: Any) -> wire.SequencePrediction:
-    return wire.SequencePrediction(request.SerializeToString(), wire.SEQUENCE_NAMES, lambda: "0af1")
+    return wire.SequencePrediction(request.SerializeToString(), SEQUENCE_HEADERS, lambda: "0af1")
 
 
 @given(
@@ -191,7 +192,7 @@ class TestSequences:
         assert (bare.code, bare.message, len(bare.details)) == (7, "no key", 0)
 
     def test_what_is_no_message_is_told_in_one(self) -> None:
-        codec = wire.SequencePrediction(b"\xff", wire.SEQUENCE_NAMES, lambda: "0af1")
+        codec = wire.SequencePrediction(b"\xff", SEQUENCE_HEADERS, lambda: "0af1")
         assert codec.refused is not None
         assert "no PredictionsRequest" in _prediction(codec.refused).status.message
 

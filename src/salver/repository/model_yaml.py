@@ -130,7 +130,7 @@ def parse(content: bytes, where: str) -> ModelYaml:
         BadArchive: it cannot be read, or a value cannot be; the message names the key.
         MissingExtra: nothing here reads YAML.
     """
-    values = _read(content, where)
+    values = read_keys(content, where)
     fields: dict[str, Any] = {}
     for name, key in _KEYS.items():
         if values.get(name) is not None:
@@ -187,7 +187,13 @@ def _fields(wishes: Wishes) -> dict[str, Any]:
     return {name: value for name, value in said.items() if name != "is_final" and value is not None}
 
 
-def _read(content: bytes, where: str) -> dict[str, Any]:
+def read_keys(content: bytes, where: str) -> dict[str, Any]:
+    """The keys of a file in YAML, which makes nothing but plain values, and not too many.
+
+    Raises:
+        BadArchive: it cannot be read.
+        MissingExtra: nothing here reads YAML.
+    """
     try:
         import yaml
     except ModuleNotFoundError as error:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -83,12 +84,14 @@ class _Entry(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         handler: That it names in place of the archive's.
+        is_part: Of a workflow, and no model of its own.
     """
 
     manifest: Manifest
     handler: str
     found: Found
     is_at_start: bool
+    is_part: bool = False
 
 
 class HandlerStore:
@@ -244,7 +247,12 @@ class HandlerStore:
 
     def models(self) -> tuple[tuple[str, str], ...]:
         """Name and URL of each model's default version, sorted by name."""
-        return tuple((status.name, status.url) for status in self._statuses() if status.is_default)
+        parts = self._parts
+        return tuple(
+            (status.name, status.url)
+            for status in self._statuses()
+            if status.is_default and status.name not in parts
+        )
 
     def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:
         """The default version, or that one; all with ``all``.
@@ -285,14 +293,27 @@ class HandlerStore:
     def snapshot(self) -> dict[str, Any]:
         """The ``models`` of TorchServe's snapshot, as it is now."""
         orders = {str(id): entry.handler for id, entry in self._entries.items()}
-        return snapshot(self._statuses(), orders)
+        parts = self._parts
+        return snapshot([status for status in self._statuses() if status.name not in parts], orders)
 
     # -- inside --------------------------------------------------------------------------------
 
-    async def _take(self, order: Registration, start: AtStart | None = None) -> _Entry:
+    @property
+    def _parts(self) -> frozenset[str]:
+        """Nodes of workflows."""
+        return frozenset(id.name for id, entry in self._entries.items() if entry.is_part)
+
+    async def _take(
+        self,
+        order: Registration,
+        start: AtStart | None = None,
+        *,
+        folder: Path | None = None,
+        is_part: bool = False,
+    ) -> _Entry:
         """It is wanted from now on."""
         check(order)
-        found = await self._find(order)
+        found = await self._find(order) if folder is None else Found(folder)
         try:
             said = await asyncio.to_thread(describe, found.path)
             # from here on nothing waits, so that of two that come together one finds the other
@@ -304,7 +325,7 @@ class HandlerStore:
         for notice in said.yaml.notices if said.yaml else ():
             _LOG.warning("%s: %s", manifest.id, notice)
         is_at_start = start is not None and start.setting is None
-        entry = self._entries[manifest.id] = _Entry(manifest, order.handler, found, is_at_start)
+        entry = self._entries[manifest.id] = _Entry(manifest, order.handler, found, is_at_start, is_part)
         self._registry.put(manifest)
         self._plane.refresh()
         return entry

@@ -4,7 +4,16 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Protocol
 
 from salver.artifacts import LoadOrder
-from salver.handlers import HandlerStatus, Metadata, Registered, Registration, Scaled
+from salver.handlers import (
+    Form,
+    HandlerReply,
+    HandlerStatus,
+    Metadata,
+    Registered,
+    Registration,
+    Scaled,
+    WorkflowStatus,
+)
 from salver.messages import Call, ModelId, Signature, VersionStatus
 from salver.wire.orca import TokenRoom
 from salver.wire.regions import Region, Regions
@@ -220,4 +229,34 @@ class Handlers(HandlerChanges, Protocol):
 
     def is_healthy(self) -> bool:
         """Has no model been short of workers for longer than it may?"""
+        ...
+
+
+class Workflows(Protocol):
+    """Runs handlers one after another, and side by side (serving/workflows.py)."""
+
+    async def register(self, order: Registration) -> str:
+        """Have a workflow and the handlers of its nodes; its name.
+
+        Raises:
+            NoWorkflow, BadArchive, BadGraph, Conflict: it cannot be had, or is there already.
+            WorkflowFailed: one of its nodes cannot be had; nothing of it is left.
+        """
+        ...
+
+    async def unregister(self, name: str) -> None:
+        """Take it out, and the handlers of its nodes. Raises NoWorkflow."""
+        ...
+
+    def statuses(self) -> tuple[WorkflowStatus, ...]:
+        """All, sorted by name."""
+        ...
+
+    async def run(self, name: str, form: Form, call: Call) -> HandlerReply:
+        """The answer of its last node; of several, a JSON object of theirs.
+
+        Raises:
+            NoWorkflow: there is none.
+            HandlerFailed: one of its nodes failed, as often as it may.
+        """
         ...

@@ -10,8 +10,6 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, Literal, Protocol, TypeVar
 
-import msgspec
-
 from salver.errors import InvalidInput, NotFound, NotReady, SalverError, Unauthenticated
 from salver.handlers import HandlerStatus, Metadata
 from salver.messages import Call
@@ -28,6 +26,7 @@ from salver.wire.ts_faults import (
     management_status,
 )
 from salver.wire.ts_json import printed
+from salver.wire.ts_rules import TorchServeRules
 
 _LOG = logging.getLogger("salver.grpc")
 T = TypeVar("T")
@@ -62,29 +61,12 @@ class Keys(Protocol):
         ...
 
 
-class TorchServeRules(msgspec.Struct, frozen=True):
-    """What the operator set of TorchServe's services.
-
-    Attributes:
-        keys: None = everybody may ask.
-        may_change: Models may be registered and unregistered.
-        max_message: Most bytes of a request; 0 = as of all services.
-        speaks_oip: Its Open Inference service is there (TS-G4).
-        sequence_names: Headers in which handlers find a sequence's id, start and end.
-    """
-
-    keys: Keys | None = None
-    may_change: bool = False
-    max_message: int = 0
-    speaks_oip: bool = False
-    sequence_names: wire.SequenceNames = wire.SEQUENCE_NAMES
-
-
 class TorchServeMethods:
     """The methods, by their paths.
 
     Args:
         rules: What their operator set.
+        keys: That callers must show; None = everybody may ask.
         new_id: Names sequences whose callers did not.
     """
 
@@ -94,19 +76,21 @@ class TorchServeMethods:
         control: Looking,
         handlers: Handlers,
         rules: TorchServeRules,
+        keys: Keys | None,
         new_id: Callable[[], str],
     ) -> None:
         self._door = door
         self._control = control
         self._handlers = handlers
         self._rules = rules
+        self._keys = keys
         self._new_id = new_id
         self._changes: set[asyncio.Task[Any]] = set()
 
     @property
     def max_message(self) -> int:
         """Most bytes of a request; 0 = as of all services."""
-        return self._rules.max_message
+        return self._rules.max_request
 
     def grpc(self) -> Mapping[str, Callable[[bytes, Call], Awaitable[Reply]]]:
         """Path of a method of one request and one reply -> what it does."""
@@ -136,13 +120,13 @@ class TorchServeMethods:
         return {
             f"{_INFERENCE}StreamPredictions": lambda message, _: wire.StreamedPrediction(message),
             f"{_INFERENCE}StreamPredictions2": lambda message, _: wire.SequencePrediction(
-                message, self._rules.sequence_names, self._new_id
+                message, self._rules.sequence_headers, self._new_id
             ),
         }
 
     def check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
         """May the caller ask there? Raises Unauthenticated (TS-G6)."""
-        keys = self._rules.keys
+        keys = self._keys
         if keys is None:
             return
         scope: Scope = "management" if path.startswith(_MANAGEMENT) else "inference"

@@ -33,11 +33,6 @@ _PREDICTION: Final = b"\x0a"  # field 1 of a PredictionResponse, which has bytes
 _BROKEN: Final = GrpcStatus(2, "")  # UNKNOWN
 #: Headers of the id of a sequence, its start and its end.
 SequenceNames = tuple[str, str, str]
-SEQUENCE_NAMES: Final[SequenceNames] = (
-    "ts_request_sequence_id",
-    "ts_request_sequence_start",
-    "ts_request_sequence_end",
-)
 
 
 def parse(name: str, message: bytes) -> Any:

@@ -35,8 +35,13 @@ def is_true(text: str | None, otherwise: bool) -> bool:
     return otherwise if text is None else text.lower() == "true"
 
 
-def registration(body: bytes, content_type: str, query: Mapping[str, str]) -> Registration:
-    """A request to register a model.
+def registration(
+    body: bytes, content_type: str, query: Mapping[str, str], *, called: str = "model_name"
+) -> Registration:
+    """A request to register a model, or a workflow.
+
+    Args:
+        called: Field of its name.
 
     Raises:
         InvalidInput: it does not say where the model is.
@@ -49,7 +54,7 @@ def registration(body: bytes, content_type: str, query: Mapping[str, str]) -> Re
         raise InvalidInput(NO_URL)
     return Registration(
         url,
-        said.text("model_name") or "",
+        said.text(called) or "",
         said.text("handler") or "",
         said.text("runtime") or "",
         said.number("batch_size"),

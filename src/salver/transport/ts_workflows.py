@@ -1,0 +1,91 @@
+"""What do TorchServe's routes for workflows do (TS-R10, TS-M9)?
+
+They ask those who keep and run workflows, and say how it went in TorchServe's words.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from salver.errors import BadArchive, NoWorkflow
+from salver.handlers import WorkflowStatus
+from salver.messages import Call
+from salver.transport.ports import Workflows
+from salver.transport.ts_calls import Method, Request
+from salver.wire.ts_bodies import form
+from salver.wire.ts_faults import NamedFault
+from salver.wire.ts_json import TorchServeReply, handed, replied, status_of
+from salver.wire.ts_models import page
+from salver.wire.ts_orders import number, registration
+
+_MOST_LISTED = 100
+
+
+class WorkflowOperations:
+    """The operations, by their names.
+
+    Args:
+        clock: Monotonic seconds, the same as the engines'.
+        new_id: Fresh ids of requests.
+    """
+
+    def __init__(self, workflows: Workflows, clock: Callable[[], float], new_id: Callable[[], str]) -> None:
+        self._workflows = workflows
+        self._clock = clock
+        self._new_id = new_id
+
+    def http(self) -> Mapping[str, Method]:
+        """Operation -> what it does."""
+        return {
+            "register_workflow": self._register,
+            "list_workflows": self._list,
+            "describe_workflow": self._describe,
+            "unregister_workflow": self._unregister,
+            "predict_workflow": self._predict,
+        }
+
+    async def _register(self, request: Request) -> TorchServeReply:
+        order = registration(request.body, request.content_type, request.fields, called="workflow_name")
+        try:
+            name = await self._workflows.register(order)
+        except BadArchive as error:
+            raise NamedFault(str(error), 400, "InvalidWorkflowException") from None
+        return status_of(f"Workflow {name} has been registered and scaled successfully.")
+
+    async def _list(self, request: Request) -> TorchServeReply:
+        fields = request.fields
+        every = self._workflows.statuses()
+        limit = number(fields.get("limit"), _MOST_LISTED)
+        part, following = page(len(every), limit, number(fields.get("next_page_token"), 0))
+        told: dict[str, Any] = {"nextPageToken": following} if following else {}
+        told["workflows"] = [{"workflowName": one.name, "workflowUrl": one.url} for one in every[part]]
+        return replied(told)
+
+    async def _describe(self, request: Request) -> TorchServeReply:
+        name = request.asked.model
+        for status in self._workflows.statuses():
+            if status.name == name:
+                return replied([_described(status)])
+        raise NoWorkflow(f"Workflow not found: {name}")
+
+    async def _unregister(self, request: Request) -> TorchServeReply:
+        name = request.asked.model
+        await self._workflows.unregister(name)
+        return status_of(f'Workflow "{name}" unregistered')
+
+    async def _predict(self, request: Request) -> TorchServeReply:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers.items()}
+        asked = form(request.body, request.content_type, headers)
+        call = Call("ts-http", self._clock(), None, self._new_id())
+        return handed(await self._workflows.run(request.asked.model, asked, call))
+
+
+def _described(status: WorkflowStatus) -> dict[str, Any]:
+    return {
+        "workflowName": status.name,
+        "workflowUrl": status.url,
+        "minWorkers": status.least,
+        "maxWorkers": status.most,
+        "batchSize": status.batch_size,
+        "maxBatchDelay": status.max_batch_delay_ms,
+        "workflowDag": status.graph,
+    }
