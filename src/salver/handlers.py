@@ -48,7 +48,7 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         is_continuous: A running batch is refilled between steps (continuous batching).
         sequence_idle_ms: A sequence of which nothing is heard so long is over; 0 = never.
         sequence_timeout_ms: A sequence is over after this time, whatever is heard of it; 0 = never.
-        max_sequences: Sequences of each worker at one time; 0 counts as 1.
+        max_sequences: Sequences at one time, of all workers; 0 counts as 1.
         sequence_queue: Most requests of one sequence that wait; 0 counts as 1.
         device, device_ids, parallel_type, parallel_level: What the owner wants of accelerators; for those who
             ask, since there may be none.

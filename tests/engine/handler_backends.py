@@ -1,10 +1,14 @@
 """Handlers of the tests: what a request asks them to do, in its body."""
 
 import os
+import random
+import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +17,8 @@ from salver.backends.protocol import Answer, Listener, LoadOptions, Traits
 from salver.handlers import SIGNATURE, HandlerReply, as_answer, form_of, is_form
 from salver.messages import InferRequest
 from salver.tensor import Array
+
+KEPT: list[Any] = []  # what was opened while it was loaded
 
 
 def saying(text: str, **more: object) -> Answer:
@@ -86,6 +92,16 @@ class Obedient:
                 return saying("kept")
             case b"large":
                 return Answer({"body": np.full(int(rest), 7, np.uint8)})
+            case b"read":
+                return saying(os.read(KEPT[0].fileno(), int(rest)).decode())
+            case b"chance":
+                return saying(f"{random.random()} {np.random.rand()}")
+            case b"folder":
+                return saying(str(Path(KEPT[0].name).exists()))
+            case b"threads":
+                import torch
+
+                return saying(f"{torch.get_num_threads()} {os.environ['OMP_NUM_THREADS']}")
             case b"metric":
                 return saying("counted", metrics=(rest.decode(),))
         return Answer({"body": np.frombuffer(body, np.uint8)})
@@ -147,4 +163,23 @@ class Handlers:
             time.sleep(60)
         if wish.startswith("without:") and Path(wish.removeprefix("without:")).exists():
             raise ValueError("not yet")
+        word, _, rest = wish.partition(":")
+        match word:
+            case "thread":
+                threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+            case "socket":
+                KEPT.append(socket.socketpair())
+            case "writes":
+                KEPT.append(Path(rest).open("w"))  # noqa: SIM115
+            case "reads":
+                KEPT.append(Path(rest).open("rb", buffering=0))  # noqa: SIM115
+            case "seeded":
+                random.seed(7)
+                np.random.seed(7)
+            case "folder":
+                KEPT.append(tempfile.TemporaryDirectory(dir=rest))
+            case "torch":
+                import torch
+
+                KEPT.append(torch.zeros(1))
         return Later() if wish == "async" else Obedient()

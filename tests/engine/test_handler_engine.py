@@ -1,93 +1,18 @@
 """Handlers on real workers: batches, pieces, sequences, steps, failures, and more or fewer workers."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from handler_worlds import asking, failure, said, world_of
 
-from salver.artifacts import Manifest, ModelConfig
-from salver.backends.protocol import LoadOptions
-from salver.engine.crew import Nursery
-from salver.engine.handler_engine import HandlerEngine, HandlerTerms
-from salver.engine.spawn import HostPlan
-from salver.errors import DeadlineExceeded, HandlerFailed, NotReady, Overloaded, SalverError, WaitedTooLong
-from salver.events import BatchRan, WorkerReady
-from salver.handlers import Form, Workers, as_request, part
-from salver.messages import InferRequest, InferResponse, ModelId
+from salver.errors import DeadlineExceeded, HandlerFailed, NotReady, Overloaded, WaitedTooLong
+from salver.messages import InferRequest
 from salver.tensor import tensor
-
-LIMIT_S = 60.0
-
-
-async def soon(_: float) -> None:
-    await asyncio.sleep(0)
-
-
-class _World:
-    """An engine and what it told."""
-
-    def __init__(self, at_start: str = "", memory_limit_mb: int = 0, **settings: Any) -> None:
-        self.ran: list[BatchRan] = []
-        self.came: list[int] = []
-        self.heard: list[tuple[int, Sequence[str]]] = []
-        workers = Workers(**settings)
-        options = {"at_start": at_start} if at_start else {}
-        manifest = Manifest(
-            ModelId("h", "1.0"), Path("/"), "torchserve", "torchserve", config=ModelConfig(options=options)
-        )
-        plan = HostPlan("handler_backends:Handlers", manifest, LoadOptions(), memory_limit_mb)
-        self.engine = HandlerEngine(
-            plan,
-            workers,
-            HandlerTerms(time.monotonic, self.note, self.hear, Nursery(sleep=soon)),
-        )
-
-    def note(self, event: BatchRan | WorkerReady) -> None:
-        if isinstance(event, BatchRan):
-            self.ran.append(event)
-        else:
-            self.came.append(event.worker)
-
-    def hear(self, id: ModelId, worker: int, lines: Sequence[str]) -> None:
-        self.heard.append((worker, lines))
-
-    async def ask(self, text: str, **more: Any) -> str:
-        return said(await self.engine.infer(asking(text, **more)))
-
-    async def pieces(self, text: str) -> list[str]:
-        return [said(piece) async for piece in self.engine.stream(asking(text))]
-
-
-def asking(text: str, **more: Any) -> InferRequest:
-    return as_request("h", Form((part("body", text.encode()),)), **more)
-
-
-def said(response: InferResponse) -> str:
-    return response.outputs[0].array.tobytes().decode()
-
-
-@contextlib.asynccontextmanager
-async def world_of(**settings: Any) -> AsyncIterator[_World]:
-    world = _World(**settings)
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            await world.engine.settled()
-            yield world
-    finally:
-        await world.engine.close()
-
-
-async def failure(work: Any) -> SalverError:
-    with pytest.raises(SalverError) as caught:
-        await work
-    return caught.value
 
 
 async def test_ts_b2_ts_y1_a_batch_is_filled_by_those_that_come_in_time() -> None:

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -50,6 +51,7 @@ from salver.engine.control import (
 from salver.engine.desk import Desk
 from salver.engine.pieces import Pieces
 from salver.engine.ports import Gave
+from salver.engine.sharing import THREAD_VARIABLES
 from salver.engine.shm import Block
 from salver.engine.spawn import Ends, HostPlan, spawn
 from salver.errors import HostDied, LoadFailed, ModelFailed, SalverError
@@ -81,12 +83,14 @@ class HostProcess:
             (:class:`salver.engine.form_host.FormHost`).
         has_opinion: Its model says itself whether it is ready (:meth:`is_ready`).
         wants_trace: Its model wants to know the span of each request.
+        alone: Why it bears no others, of one that should; empty = it does.
         plan: By which it was made.
     """
 
     signature: Signature
     asks: Literal["batch", "requests", "stream", "forms"]
     has_opinion = wants_trace = False
+    alone = ""
 
     def __init__(self, plan: HostPlan, ends: Ends) -> None:
         self.plan = plan
@@ -135,6 +139,15 @@ class HostProcess:
             raise LoadFailed(
                 f"no host process could be started for model '{plan.manifest.id.name}': {error}"
             ) from error
+        return await cls.take_over(plan, ends)
+
+    @classmethod
+    async def take_over(cls, plan: HostPlan, ends: Ends) -> Self:
+        """Have a child that is there load the model, or, of one that has it, say so.
+
+        Raises:
+            LoadFailed: the model could not be loaded.
+        """
         child = cls(plan, ends)
         try:
             await child._load()
@@ -376,7 +389,11 @@ class HostProcess:
     async def _load(self) -> None:
         plan = self.plan
         path = () if plan.interpreter else tuple(sys.path)
-        load = Load(plan.backend, plan.manifest, plan.options, path, plan.memory_limit_mb)
+        whole = plan.variables if plan.bears else {}
+        threads: dict[str, str] = {name: whole[name] for name in THREAD_VARIABLES if name in whole}
+        load = Load(
+            plan.backend, plan.manifest, plan.options, path, plan.memory_limit_mb, plan.bears, threads
+        )
         try:
             reply = await self.ask(load)
         except HostDied:
@@ -393,10 +410,11 @@ class HostProcess:
         self.asks = reply.asks
         if self._desk is not None:
             self._desk.has_loaded = True
+        self.alone = reply.alone
         self.has_opinion, self.wants_trace = reply.has_opinion, reply.wants_trace
 
-    async def ask(self, order: Order) -> Reply:
-        """Give an order and hear the reply; one at a time.
+    async def ask(self, order: Order, fds: Sequence[int] = ()) -> Reply:
+        """Give an order, and descriptors beside it, and hear the reply; one at a time.
 
         Raises:
             HostDied: the child is gone.
@@ -413,7 +431,10 @@ class HostProcess:
                 future.set_result(reply)
 
         self._heard = hear
-        self._tell_now(order)
+        if fds:
+            socket.send_fds(self._ends.sock, [frame(order)], fds)
+        else:
+            self._tell_now(order)
         return await future
 
     def _tell_now(self, order: Order) -> None:

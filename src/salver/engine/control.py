@@ -31,6 +31,9 @@ class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
         backend: ``module:attribute`` of a backend, or of a class of one.
         path: The engine's ``sys.path``, so that the host finds the same modules; empty = it has its own.
         memory_limit_mb: Address-space limit, set before the backend is imported; 0 = none.
+        bears: The host is to fork others, if that is safe, and to run nothing itself
+            (:mod:`salver.engine.sharing`).
+        variables: Of its environment, which it shall have once it is loaded; told to one that bears.
     """
 
     backend: str
@@ -38,6 +41,25 @@ class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
     options: LoadOptions
     path: tuple[str, ...]
     memory_limit_mb: int = 0
+    bears: bool = False
+    variables: dict[str, str] = {}
+
+
+class Fork(msgspec.Struct, tag="fork", frozen=True, array_like=True):
+    """Bear a host; the descriptors that it is to have come beside this."""
+
+
+class Reap(msgspec.Struct, tag="reap", frozen=True, array_like=True):
+    """One that was born is dead, and nothing more is to be learned of it."""
+
+    pid: int
+
+
+class Forked(msgspec.Struct, tag="forked", frozen=True, array_like=True):
+    """It is there; -1 = it is not, and why."""
+
+    pid: int
+    why: str = ""
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True):
@@ -115,12 +137,14 @@ class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
             of which it answers in pieces; ``forms``, one by one, each of which it may answer in pieces.
         has_opinion: It says itself whether it is ready.
         wants_trace: Requests shall bring their span.
+        alone: Why it cannot fork others, of one that should, and runs what it is told itself.
     """
 
     signature: Signature
     asks: Literal["batch", "requests", "stream", "forms"] = "batch"
     has_opinion: bool = False
     wants_trace: bool = False
+    alone: str = ""
 
 
 class Said(msgspec.Struct, tag="said", frozen=True, array_like=True):
@@ -194,8 +218,8 @@ class Handled(msgspec.Struct, tag="handled", frozen=True, array_like=True, gc=Fa
     seconds: float
 
 
-Order = Load | Run | Handle | Next | GiveUp | Taken | Stop
-Reply = Loaded | Piece | Over | Ran | Handled | Bit | Failed
+Order = Load | Run | Handle | Fork | Reap | Next | GiveUp | Taken | Stop
+Reply = Loaded | Forked | Piece | Over | Ran | Handled | Bit | Failed
 
 
 def _plain(value: Any) -> Any:

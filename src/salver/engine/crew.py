@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from salver.engine.form_host import FormHost
+from salver.engine.mother import Mother
 from salver.engine.spawn import HostPlan
 from salver.engine.worker_life import Stage, WorkerLife
 from salver.errors import LoadFailed, SalverError
@@ -28,12 +29,11 @@ FIRST_ID = 9000
 
 
 class Nursery(msgspec.Struct, frozen=True):
-    """By what workers are brought up: numbers, time, pauses, and who starts a process."""
+    """By what workers are brought up: their numbers, time and pauses."""
 
     ids: Iterator[int] = msgspec.field(default_factory=lambda: itertools.count(FIRST_ID))
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    launch: Callable[[HostPlan], Awaitable[FormHost]] = FormHost.launch
 
 
 class Worker:
@@ -45,10 +45,9 @@ class Worker:
         started: When its process was started, Unix time.
     """
 
-    def __init__(self, id: int, life: WorkerLife, plan: HostPlan) -> None:
+    def __init__(self, id: int, life: WorkerLife) -> None:
         self.id = id
         self.life = life
-        self.plan = plan
         self.host: FormHost | None = None
         self.started = time.time()
         self.keeper: asyncio.Task[None] | None = None
@@ -100,6 +99,7 @@ class Crew:
         self, plan: HostPlan, owner: Owner, startup_timeout_s: float, max_retry_s: float, nursery: Nursery
     ) -> None:
         self._plan = plan
+        self._mother = Mother(plan)
         self._owner = owner
         self._startup_timeout_s = startup_timeout_s
         self._max_retry_s = max_retry_s
@@ -151,7 +151,7 @@ class Crew:
                 self._bring_up(worker)
         while len(self._workers) < count:
             id = next(self._nursery.ids)
-            self._workers.append(Worker(id, WorkerLife(self._max_retry_s), self._plan))
+            self._workers.append(Worker(id, WorkerLife(self._max_retry_s)))
             self._bring_up(self._workers[-1])
         while len(self._workers) > count:
             worker = max(self._workers, key=lambda worker: (worker.host is None, worker.id))
@@ -196,6 +196,8 @@ class Crew:
         host, worker.host = worker.host, None
         if host is not None:
             await host.close()
+        if not self._workers and len(self._leaving) == 1:
+            await self._mother.close()  # it holds the model's memory, which nobody needs
 
     async def _keep(self, worker: Worker) -> None:
         """Start it, mourn it, wait, start it again."""
@@ -230,7 +232,7 @@ class Crew:
         limit = self._startup_timeout_s or None
         try:
             async with asyncio.timeout(limit):
-                return await self._nursery.launch(worker.plan)
+                return await self._mother.launch()
         except TimeoutError:
             raise LoadFailed(
                 f"model '{self._plan.manifest.id.name}' was not loaded within {limit:g} s",

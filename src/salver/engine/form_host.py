@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from salver.backends.protocol import Answer
 from salver.engine import forms
 from salver.engine.child import HostProcess, is_small, size_of
-from salver.engine.control import Bit, Handle, Handled, Reply
+from salver.engine.control import Bit, Handle, Handled, Reap, Reply
 from salver.engine.shm import Block
 from salver.engine.spawn import Ends, HostPlan
 from salver.errors import HostDied, SalverError
@@ -56,6 +56,10 @@ class FormHost(HostProcess):
         else:
             self._bit, self._done, self._heard = piece, done, self._hear_end
             self._spawn(self._hand_over_forms(requests))
+
+    def reap(self, pid: int) -> None:
+        """One that it has borne is dead."""
+        self._tell_now(Reap(pid))
 
     def _form_order(self, requests: Sequence[InferRequest]) -> Handle:
         try:

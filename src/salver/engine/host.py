@@ -28,7 +28,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, Never
 
 import msgspec
 import numpy as np
@@ -44,19 +44,22 @@ from salver.backends.protocol import (
     StreamModel,
 )
 from salver.backends.surroundings import Surroundings
-from salver.engine import forms
+from salver.engine import forms, sharing
 from salver.engine.control import (
     Failed,
     Frames,
+    GiveUp,
     Handle,
     Load,
     Loaded,
+    Next,
     Order,
     Ran,
     Reply,
     Run,
     Said,
     Stop,
+    Taken,
     apart,
     describe,
     frame,
@@ -83,7 +86,7 @@ class _Channel:
     """The child's end of the control channel, blocking."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+        self.sock = sock
         self._sending = threading.RLock()  # a sender may end in the middle of it, with its memory
         self._frames = Frames()
         self._orders: deque[Order] = deque()
@@ -101,7 +104,7 @@ class _Channel:
             data = b""
             if is_lone and self._may_wake and self._pause < _AWAKE_S:
                 data = self._look(began + _AWAKE_S)
-            data = data or self._sock.recv(1 << 14)
+            data = data or self.sock.recv(1 << 14)
             self._pause = time.perf_counter() - began
             if not data:
                 return Stop()
@@ -112,14 +115,14 @@ class _Channel:
         """What comes until then, while everybody else goes first; empty for nothing."""
         while time.perf_counter() < until:
             with contextlib.suppress(BlockingIOError):
-                return self._sock.recv(1 << 14, socket.MSG_DONTWAIT)
+                return self.sock.recv(1 << 14, socket.MSG_DONTWAIT)
             os.sched_yield()
         return b""
 
     def send(self, reply: Reply) -> None:
         """Any thread may."""
         with self._sending:
-            self._sock.sendall(frame(reply))
+            self.sock.sendall(frame(reply))
 
 
 def main(arguments: list[str]) -> int:
@@ -142,6 +145,7 @@ def main(arguments: list[str]) -> int:
     if side:
         sock, asks, answers = side
         around = HostSurroundings(socket.socket(fileno=sock), Arena(asks), Arena(answers))
+    before = sharing.Before() if load.bears else None
     try:
         model = _load(load, around)
         has_opinion = around is not None and isinstance(model, ReadyModel)
@@ -152,10 +156,51 @@ def main(arguments: list[str]) -> int:
     except BaseException as error:
         channel.send(_load_failure(error, load))
         return 1
+    if before is not None:
+        before.end()
+        loaded = msgspec.structs.replace(loaded, alone=sharing.why_not(before))
     channel.send(loaded)
+    if before is not None and loaded.alone:
+        sharing.unfold(load.variables, load.options.threads)
+    elif before is not None:
+        if (birth := sharing.bear(channel.sock, before, load)) is None:
+            model.close()
+            return 0
+        channel, arenas = _born(birth, arenas)
+        _live_on(channel, model, load, loaded, arenas)
     _serve(channel, model, load, *arenas, around)
     model.close()
     return 0
+
+
+def _live_on(
+    channel: _Channel, model: RunnableModel, load: Load, loaded: Loaded, arenas: tuple[Arena, Arena]
+) -> Never:
+    """The rest of the life of a host that was forked; what is to be cleaned up at the end is its mother's."""
+    code = 0
+    try:
+        if isinstance(channel.receive(), Load):
+            channel.send(loaded)
+            _serve(channel, model, load, *arenas, None)
+            model.close()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException as error:
+        traceback.print_exception(error)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _born(birth: sharing.Birth, others: tuple[Arena, Arena]) -> tuple[_Channel, tuple[Arena, Arena]]:
+    """What a host that was forked speaks by, in place of what it has from before."""
+    for arena in others:
+        arena.close()
+    for fd in birth:
+        os.set_inheritable(fd, False)
+    channel = _Channel(socket.socket(fileno=birth.control))
+    return channel, (Arena(birth.requests), Arena(birth.responses))
 
 
 def _die_with(parent: int) -> None:
@@ -257,7 +302,7 @@ def _serve_streams(
         while not isinstance(order := channel.receive(), Stop | Load):
             if isinstance(order, Run):  # whose readers may leave before the model is free for it
                 runs.put((order, [outlets.open(mark) for mark in order.marks]))
-            elif not isinstance(order, Handle):
+            elif isinstance(order, Next | GiveUp | Taken):
                 outlets.hear(order)
         stopping.set()
         outlets.close()

@@ -11,18 +11,20 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions
 from salver.engine.ports import Server
+from salver.engine.sharing import THREAD_VARIABLES
 from salver.engine.shm import Arena
 
 #: Libraries that models use and that would call home unasked.
 _QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+#: Of a host that forks: threads would not come along.
+_ALONE = dict.fromkeys(THREAD_VARIABLES, "1")
 
 
 class Interpreter(NamedTuple):
@@ -50,6 +52,7 @@ class HostPlan(msgspec.Struct, frozen=True):
         interpreter: Runs it; None = the one of this process.
         hides: Environment variables with a name that this regular expression matches are not its own; empty =
             all are.
+        bears: It is to fork others rather than to run anything, if that is safe.
     """
 
     backend: str
@@ -60,6 +63,31 @@ class HostPlan(msgspec.Struct, frozen=True):
     server: Server | None = None
     interpreter: Interpreter | None = None
     hides: str = ""
+    bears: bool = False
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Its whole environment, with as many threads for its libraries as its owner wants."""
+        given = dict(self.interpreter.variables) if self.interpreter is not None else {}
+        threads = dict.fromkeys(THREAD_VARIABLES, str(self.options.threads))
+        return {**_QUIET, **threads, **_seen(self.hides), **given}
+
+
+class Process(Protocol):
+    """A child, or somebody else's."""
+
+    @property
+    def pid(self) -> int:
+        """Its id, which is its group's as well."""
+        ...
+
+    def wait(self) -> int:
+        """Its exit status once it is dead; its id may be another's after that."""
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        ...
 
 
 class Side(NamedTuple):
@@ -81,7 +109,7 @@ class Ends:
 
     def __init__(
         self,
-        process: "subprocess.Popen[bytes]",
+        process: Process,
         sock: socket.socket,
         output: int,
         pidfd: int,
@@ -118,7 +146,6 @@ def spawn(plan: HostPlan) -> Ends:
         OSError: no descriptor, memory or process is left; nothing is kept.
     """
     name = plan.manifest.id.name
-    threads = str(plan.options.threads)
     with ExitStack() as undo, ExitStack() as theirs_too:
         requests = Arena.create(f"{name}:requests")
         undo.callback(requests.close)
@@ -143,9 +170,7 @@ def spawn(plan: HostPlan) -> Ends:
             mine.setblocking(False)
             side = Side(mine, asks, answers)
             passed += [theirs.fileno(), asks.fd, answers.fd]
-        program, variables = sys.executable, {}
-        if plan.interpreter is not None:
-            program, variables = plan.interpreter.program, dict(plan.interpreter.variables)
+        program = plan.interpreter.program if plan.interpreter is not None else sys.executable
         process = subprocess.Popen(
             [program, "-P", "-m", "salver.engine.host", *map(str, (os.getpid(), *passed))],
             stdin=subprocess.DEVNULL,
@@ -153,7 +178,7 @@ def spawn(plan: HostPlan) -> Ends:
             stderr=their_output,
             pass_fds=passed,
             start_new_session=True,
-            env={**_QUIET, **dict.fromkeys(_THREAD_VARIABLES, threads), **_seen(plan.hides), **variables},
+            env={**plan.variables, **_ALONE} if plan.bears else plan.variables,
         )
         undo.callback(process.wait)
         undo.callback(process.kill)

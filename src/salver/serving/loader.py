@@ -401,6 +401,7 @@ class Loader:
             manifest,
             LoadOptions(threads, self._terms.trust_pickle),
             config.instances.memory_limit_mb,
+            bears=config.options.get("share_weights", "true") != "false",
             hides=self._terms.hides,
         )
         terms = HandlerTerms(self._clock, self._bus.emit, self._terms.heard, self._nursery)

@@ -15,7 +15,10 @@ from salver.backends.torchserve.recognising import is_archive
 from salver.errors import LoadFailed
 from salver.handlers import FORMAT, Workers
 
-_OPTIONS = ("handler", "envelope", "url", "runtime", "decode", "limit_max_image_pixels", "metrics_config")
+_OPTIONS = (
+    "handler", "envelope", "url", "runtime", "decode", "limit_max_image_pixels", "metrics_config",
+    "share_weights",
+)  # fmt: skip
 _YES_NO = ("true", "false")
 
 
@@ -28,6 +31,7 @@ class TorchServeBackend:
         decode: ``false``: parts of a form reach it as bytes, whatever their type.
         limit_max_image_pixels: Told to it.
         metrics_config: A file that declares its metrics (``metrics.yaml``).
+        share_weights: ``false``: each worker loads the model by itself, though they could share its memory.
         url: Where the archive came from; for others.
     """
 
@@ -46,6 +50,7 @@ class TorchServeBackend:
         knobs = options_of(manifest, _OPTIONS)
         is_decoded = choice_of(knobs, "decode", _YES_NO) == "true"
         choice_of(knobs, "limit_max_image_pixels", _YES_NO)
+        choice_of(knobs, "share_weights", _YES_NO)
         if not options.own_process:
             raise LoadFailed(
                 f"model '{name}' is a handler of TorchServe's, which needs a process of its own",
