@@ -106,6 +106,7 @@ class Crew:
         self._nursery = nursery
         self._workers: list[Worker] = []  # that are wanted
         self._leaving: dict[Worker, asyncio.Task[None]] = {}
+        self._parting = 0  # of those, whose processes are still there
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -183,6 +184,7 @@ class Crew:
 
     def _see_off(self, worker: Worker) -> None:
         worker.life.leave()
+        self._parting += 1
         task = asyncio.get_running_loop().create_task(self._let_go(worker), name=f"end worker {worker.id}")
         self._leaving[worker] = task
         task.add_done_callback(lambda _: self._leaving.pop(worker, None))
@@ -196,7 +198,8 @@ class Crew:
         host, worker.host = worker.host, None
         if host is not None:
             await host.close()
-        if not self._workers and len(self._leaving) == 1:
+        self._parting -= 1
+        if not self._workers and not self._parting:
             await self._mother.close()  # it holds the model's memory, which nobody needs
 
     async def _keep(self, worker: Worker) -> None:
