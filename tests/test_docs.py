@@ -33,6 +33,7 @@ MARKED = re.compile(r"^<!-- (test|test: serve|output) -->\n+```(\w*)[^\n]*\n(.*?
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NAMED_FILE = re.compile(r"`((?:src|docs|tests|requirements|benchmarks|examples|scripts)/[\w./-]+)`")
 READY_WITHIN_S = 60
+PORTS = (8000, 8001, 8002, 8080, 8500, 8501, 8081, 8082, 7070, 7071)
 
 
 class Snippet(NamedTuple):
@@ -66,7 +67,7 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._ports = {str(port): str(free_port()) for port in (8000, 8001, 8002, 8080, 8500, 8501)}
+        self._ports = {str(port): str(free_port()) for port in PORTS}
         self._servers: list[subprocess.Popen[bytes]] = []
         bin_folder = Path(sys.executable).parent
         self._environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
@@ -100,12 +101,14 @@ class Reader:
         return done.stdout
 
     def _serve(self, text: str) -> None:
-        http, grpc, metrics, _, tf_grpc, tf_rest = self._ports.values()
-        flags = f"--port {http}"
+        http, grpc, metrics, inference, tf_grpc, tf_rest, *_ = self._ports.values()
+        flags, path = f"--port {http}", "/v2/health/ready"
         if "--compat triton" in text:
             flags = f"--http-port {http} --grpc-port {grpc} --metrics-port {metrics}"
         if "--compat tensorflow-serving" in text:
             http, flags = tf_rest, f"--port={tf_grpc} --rest_api_port={tf_rest}"
+        if "salver torchserve" in text:
+            http, flags, path = inference, "", "/ping"
         command = f"exec {text.strip()} {flags}"
         with (self._folder / ".server.log").open("wb") as log:
             server = subprocess.Popen(
@@ -113,7 +116,7 @@ class Reader:
             )
         self._servers.append(server)
         scheme = "https" if "--tls-cert" in text else "http"
-        url = f"{scheme}://127.0.0.1:{http}/v2/health/ready"
+        url = f"{scheme}://127.0.0.1:{http}{path}"
         trusting = ssl.create_default_context()
         trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
         until = time.monotonic() + READY_WITHIN_S

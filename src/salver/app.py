@@ -81,17 +81,26 @@ from salver.transport.many_models import ManyModels
 from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig, Listener, listen
+from salver.transport.ts_front import SURFACES, Backing, TorchServe
+from salver.transport.ts_tokens import TokenKeys
 from salver.wire.config_view import first_response_bounds, metric_tags
 from salver.wire.orca import TokenRoom
 from salver.wire.regions import NO_REGIONS
 from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
 from salver.wire.tfs_rules import TfsRules
+from salver.wire.ts_rules import TorchServeRules
 
 _LOG = logging.getLogger("salver")
 _PLATFORMS: Final[tuple[tuple[Kind, str], ...]] = (
     ("openai", "OpenAI"),
     ("sagemaker", "SageMaker"),
     ("vertex-ai", "Vertex"),
+    ("torchserve-all", "REST"),
+    ("torchserve-inference", "predict"),
+    ("torchserve-management", "manage"),
+    ("torchserve-metrics", "metrics"),
+    ("torchserve-grpc-inference", "gRPC"),
+    ("torchserve-grpc-management", "gRPC mgmt"),
 )
 
 
@@ -154,9 +163,11 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tfs: How TensorFlow Serving's clients are answered.
         tensorflow_metrics: Which metrics have TensorFlow Serving's names.
         metrics_path: Where the metrics page is, besides ``/metrics``; empty = nowhere.
+        torchserve: What TorchServe's routes do.
         torchserve_view: What operators see under TorchServe's names; None = nothing.
         snapshots: Where it is written down what handlers are served; None = nowhere.
         hides: Regular expression of environment variables that handlers do not see; empty = they see all.
+        first_worker: Number of the first worker of a handler.
         prediction_log: Folder that takes requests with their answers, of models that want it; empty = none.
         handlers: Which handlers are there at the start, and what requests may register.
     """
@@ -200,9 +211,11 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tfs: TfsRules = TfsRules()
     tensorflow_metrics: TensorFlowMetricsConfig = TensorFlowMetricsConfig()
     metrics_path: str = ""
+    torchserve: TorchServeRules = TorchServeRules()
     torchserve_view: TorchServeViewConfig | None = None
     snapshots: SnapshotConfig | None = None
     hides: str = ""
+    first_worker: int = 9000
     prediction_log: str = ""
     handlers: HandlerStoreConfig = HandlerStoreConfig()
 
@@ -327,6 +340,11 @@ class Server:
             max_body=max_body,
             hears_http1=config.front.server != "h2corn",
         )
+        rules = config.torchserve
+        keys = TokenKeys(rules.tokens, time.time) if rules.tokens else None
+        if keys:
+            keys.write()
+        self._backing = Backing(door, self.handlers, self, reception, rules, keys, max_body=max_body)
         doors = [self._door(front, f, reception) for f in self._fronts]
         if config.waits_for_models:
             await self._load()
@@ -400,7 +418,7 @@ class Server:
     async def _open(self, doors: Sequence[App]) -> None:
         """Listen, and answer from now on."""
         if doors:
-            self._listeners = listen(doors, self._fronts)
+            self._listeners = listen(doors, self._fronts, int(self.config.max_body_mb * (1 << 20)))
         for listener in self._listeners:
             running = asyncio.create_task(listener.run(), name="front")
             self._running.add(running)
@@ -424,6 +442,7 @@ class Server:
             random.random if config.prediction_log else None,
             self._view.heard if self._view else None,
             config.hides,
+            config.first_worker,
         )
 
     def _door(self, front: App, config: FrontConfig, reception: Reception) -> App:
@@ -442,6 +461,8 @@ class Server:
                 return SageMakerDoor(front, sagemaker, self.control, models)
             case Vertex() as vertex:
                 return VertexDoor(front, vertex, self.control)
+        if (surfaces := SURFACES.get(config.serves)) is not None:
+            return TorchServe(front, self._backing, surfaces)
         return shown_at(front, config.serves)
 
     async def stop(self) -> None:

@@ -102,6 +102,11 @@ def test_x29_an_unknown_key_is_an_error_that_names_the_nearest() -> None:
     assert "torchserve.md" in caught.value.fix
 
 
+def test_the_page_has_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "from-torchserve.md").read_text()
+    assert [name for name in KEYS if f"`{name}`" not in page] == []
+
+
 def test_ts_c12_the_environment_goes_before_the_command_line_and_that_before_the_file() -> None:
     values = {"model_store": "a", "job_queue_size": "1"}
     flags = {"model_store": "b"}

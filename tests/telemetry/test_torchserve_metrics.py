@@ -47,6 +47,7 @@ class Counting:
             for family in text_string_to_metric_families(plain)
             for sample in family.samples
             if not sample.name.startswith(("salver_", "nv_", "process_"))
+            and (sample.value or not sample.name.startswith("Requests"))
         }
 
 
@@ -97,6 +98,13 @@ def test_ts_b13_what_is_read_of_the_machine_has_torchserves_names() -> None:
     assert set(readings) <= {spec.name for spec in USUAL.server}
     assert len(readings) == 7
     assert all(value >= 0 for value in readings.values())
+
+
+def test_ts_b13_statuses_are_there_from_the_start() -> None:
+    text, _ = Counting().metrics.render()
+    for name in ("Requests2XX", "Requests4XX", "Requests5XX"):
+        assert f'{name}{{Hostname="vm",Level="Host"}} 0.0'.encode() in text
+    assert Counting(mode="log").lines == []
 
 
 def test_ts_b13_families_are_told_before_there_is_a_number() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, Parameter
 
 from salver import __version__
-from salver.cli import tensorflow, triton
+from salver.cli import tensorflow, torchserve, triton
 from salver.cli.bench import bench
 from salver.cli.doctor import doctor
 from salver.cli.explain import explain
@@ -55,11 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        match dialect_of(words, ("triton", "tensorflow-serving")):
+        if words[:1] == ["torchserve"]:
+            return torchserve.run(words[1:])
+        match dialect_of(words, ("triton", "tensorflow-serving", "torchserve")):
             case "triton":
                 return triton.serve(words[1:])
             case "tensorflow-serving":
                 return tensorflow.serve(words[1:])
+            case "torchserve":
+                return torchserve.run(torchserve.without_compat(words[1:]))
         return int(app()(words) or 0)
     except SalverError as error:
         report_error(error, json="--json" in words)

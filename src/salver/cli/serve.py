@@ -203,8 +203,8 @@ def serve(
     """Serve models until Ctrl-C.
 
     With --compat triton it takes tritonserver's flags instead of these, and opens its three ports; with
-    --compat tensorflow-serving those of tensorflow_model_server: salver serve --compat triton --help
-    lists them.
+    --compat tensorflow-serving those of tensorflow_model_server, with --compat torchserve (or as salver
+    torchserve) those of torchserve: salver serve --compat triton --help lists them.
 
     Args:
         paths: A model file, a folder of one, or a repository of many (name/version/artefact);

@@ -98,7 +98,6 @@ def _parser() -> argparse.ArgumentParser:
         "--start", action="store_true", help="start the server; so it does without --stop, too"
     )
     verbs.add_argument("--stop", action="store_true", help="stop the server that was started last")
-    parser.add_argument("--compat", help=argparse.SUPPRESS)
     text = parser.add_argument
     text("--ts-config", default="", metavar="FILE", help="config.properties")
     text("--model-store", default="", metavar="FOLDER", help="where archives lie")

@@ -262,5 +262,5 @@ def _no_effect(name: str) -> str:
 
 def _unknown(name: str, file: str) -> InvalidInput:
     near = difflib.get_close_matches(name, KEYS, 1)
-    fix = f"Is {near[0]} meant?" if near else "docs/how-to/torchserve.md lists the keys."
+    fix = f"Is {near[0]} meant?" if near else "docs/how-to/from-torchserve.md lists the keys."
     return InvalidInput(f"{file}: there is no key {name}, or none that is known here", fix=fix)

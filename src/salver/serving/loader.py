@@ -7,6 +7,7 @@ it. The lifecycle decides when; it calls :meth:`Loader.load` off any request's p
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from salver.backends import reshaped
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
 from salver.backends.twin import TwinBackend
 from salver.engine.admission import Admission
-from salver.engine.crew import Nursery
+from salver.engine.crew import FIRST_ID, Nursery
 from salver.engine.decoupled import DecoupledEngine
 from salver.engine.engine import Engine, Knowledge
 from salver.engine.handler_engine import HandlerEngine, HandlerTerms, Heard
@@ -88,6 +89,7 @@ class Terms(msgspec.Struct, frozen=True):
         twins: Makes ONNX graphs of SavedModels, for those who prefer them; None = nobody does.
         chance: Chooses the requests that are written down; None = none is, whatever models say.
         heard: Told of what handlers' metrics write; None = nobody wants it.
+        first_worker: Number of the first worker of a handler.
         hides: Environment variables that handlers do not see (:class:`~salver.engine.spawn.HostPlan`).
     """
 
@@ -102,6 +104,7 @@ class Terms(msgspec.Struct, frozen=True):
     chance: Callable[[], float] | None = None
     heard: Heard | None = None
     hides: str = ""
+    first_worker: int = FIRST_ID
 
 
 _AnyEngine = (
@@ -328,7 +331,9 @@ class Loader:
         self._terms = terms
         self._inner = inner
         self._registers: WeakValueDictionary[str, Register] = WeakValueDictionary()  # by model
-        self._nursery = Nursery()  # one, so that no two workers have the same number
+        self._nursery = Nursery(
+            itertools.count(terms.first_worker)
+        )  # one, so that no two workers have the same number
         self._environments = Environments(Path(tempfile.gettempdir()))
         self._profiles = profiles or ProfileStore()
         self._profiler = Profiler(self._profiles, clock, terms.cores)

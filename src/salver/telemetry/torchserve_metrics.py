@@ -37,6 +37,7 @@ _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _OURS: Final = re.compile(
     r"(salver|process|nv_(inference|cpu|gpu|cache|model|pinned|energy))_.*|:tensorflow:.*"
 )
+_CLASSES: Final = ("Requests2XX", "Requests4XX", "Requests5XX")
 _INNER: Final = "inner"  # what models ask of each other
 _HOST: Final = "Host"
 _DEFAULT: Final = "default"
@@ -117,6 +118,9 @@ class TorchServeMetrics:
         self._models = {spec.name: _Family(spec) for spec in config.metrics.models}
         self._detected = 0
         self._told: set[str] = set()  # of what was wrong
+        for name in _CLASSES:  # so that their rates begin with the first one
+            if self._shows(name):
+                self._of_server(name, 0.0, (_HOST,))
         self._lock = threading.Lock()  # a scrape may come from another thread
 
     def __repr__(self) -> str:
@@ -131,7 +135,7 @@ class TorchServeMetrics:
                     if event.protocol != _INNER:
                         self._served(event)
                 elif type(event) is Answered:
-                    if (name := f"Requests{event.status // 100}XX") in self._server:
+                    if (name := f"Requests{event.status // 100}XX") in _CLASSES:
                         self._of_server(name, 1.0, (_HOST,))
                 elif type(event) is WorkerReady:
                     worker = f"W-{event.worker}-{event.id.name}_{event.id.version}"

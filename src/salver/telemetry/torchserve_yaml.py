@@ -143,4 +143,4 @@ def _spec(said: Any, kind: Kind, where: str, more: tuple[str, ...]) -> Spec:
 
 
 def _wrong(where: str, why: str) -> InvalidInput:
-    return InvalidInput(f"{where} {why}", fix="See docs/how-to/torchserve.md for its form.")
+    return InvalidInput(f"{where} {why}", fix="See docs/how-to/from-torchserve.md for its form.")
