@@ -70,7 +70,8 @@ class Reader:
         self._ports = {str(port): str(free_port()) for port in PORTS}
         self._servers: list[subprocess.Popen[bytes]] = []
         bin_folder = Path(sys.executable).parent
-        self._environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+        path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
+        self._environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / "src")}
 
     def follow(self, page: list[Snippet]) -> None:
         printed = ""
