@@ -25,6 +25,7 @@ from salver.backends.loading import framework
 from salver.backends.protocol import Backend, LoadOptions
 from salver.backends.source import running
 from salver.backends.torchserve.recognising import MANIFEST
+from salver.backends.torchserve.share import take_share
 from salver.backends.torchserve.weights import share_weights
 from salver.errors import LoadFailed
 from salver.handlers import Workers
@@ -69,6 +70,7 @@ def open_handler(manifest: Manifest, options: LoadOptions, backend: Backend) -> 
         raise LoadFailed(f"{folder / MANIFEST} names no handler", field="handler", fix="Set options.handler.")
     yaml_config = _yaml_config(folder, about, backend)
     _settle(folder)
+    take_share(manifest.config.workers or Workers())
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     metrics = _metrics(manifest, knobs.get("metrics_config", ""), backend)
     context = _context(manifest, told, yaml_config, metrics, options)
