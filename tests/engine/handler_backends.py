@@ -167,6 +167,11 @@ class Handlers:
         match word:
             case "thread":
                 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+            case "imports":
+                import yaml
+
+                KEPT.append(yaml)
+                threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
             case "socket":
                 KEPT.append(socket.socketpair())
             case "writes":

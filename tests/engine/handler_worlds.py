@@ -45,7 +45,11 @@ class World:
         workers = Workers(**settings)
         options = {"at_start": at_start} if at_start else {}
         manifest = Manifest(
-            ModelId("h", "1.0"), Path("/"), "torchserve", "torchserve", config=ModelConfig(options=options)
+            ModelId("h", "1.0"),
+            Path("/no"),
+            "torchserve",
+            "torchserve",
+            config=ModelConfig(options=options),
         )
         plan = HostPlan(
             "handler_backends:Handlers", manifest, LoadOptions(threads), memory_limit_mb, bears=shares

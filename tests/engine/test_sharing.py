@@ -143,6 +143,21 @@ async def test_ts_b7_a_model_that_cannot_be_shared_is_loaded_by_each_worker(
         assert await world.ask("x") == "x"
 
 
+async def test_ts_b7_what_is_imported_is_shared_where_the_model_cannot_be(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with world_of(least=3, shares=True, at_start="imports", max_retry_s=1e9) as world:
+        assert "its workers share what is imported, and no model: it has 2 threads" in caplog.text
+        parents = [parent_of(pid) for pid in pids_of(world)]
+        assert sorted(map(parents.count, {os.getpid(), mother_of(world)})) == [1, 2]
+        for _ in range(3):
+            assert (await failure(world.ask("exit"))).message == "Worker died."
+            assert await world.ask("x") == "x"
+        await all_there(world)
+        assert await asyncio.gather(*(world.ask(str(n)) for n in range(9))) == [str(n) for n in range(9)]
+
+
 async def test_ts_b7_workers_read_a_file_that_was_opened_each_by_itself(tmp_path: Path) -> None:
     (tmp_path / "words").write_bytes(b"abcdefgh")
     async with world_of(least=2, shares=True, at_start=f"reads:{tmp_path / 'words'}") as world:

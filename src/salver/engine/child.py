@@ -84,6 +84,7 @@ class HostProcess:
         has_opinion: Its model says itself whether it is ready (:meth:`is_ready`).
         wants_trace: Its model wants to know the span of each request.
         alone: Why it bears no others, of one that should; empty = it does.
+        imports: Modules that it has imported, of one that is alone.
         plan: By which it was made.
     """
 
@@ -91,6 +92,7 @@ class HostProcess:
     asks: Literal["batch", "requests", "stream", "forms"]
     has_opinion = wants_trace = False
     alone = ""
+    imports: tuple[str, ...] = ()
 
     def __init__(self, plan: HostPlan, ends: Ends) -> None:
         self.plan = plan
@@ -392,7 +394,14 @@ class HostProcess:
         whole = plan.variables if plan.bears else {}
         threads: dict[str, str] = {name: whole[name] for name in THREAD_VARIABLES if name in whole}
         load = Load(
-            plan.backend, plan.manifest, plan.options, path, plan.memory_limit_mb, plan.bears, threads
+            plan.backend,
+            plan.manifest,
+            plan.options,
+            path,
+            plan.memory_limit_mb,
+            plan.bears,
+            threads,
+            plan.imports,
         )
         try:
             reply = await self.ask(load)
@@ -410,7 +419,7 @@ class HostProcess:
         self.asks = reply.asks
         if self._desk is not None:
             self._desk.has_loaded = True
-        self.alone = reply.alone
+        self.alone, self.imports = reply.alone, reply.imports
         self.has_opinion, self.wants_trace = reply.has_opinion, reply.wants_trace
 
     async def ask(self, order: Order, fds: Sequence[int] = ()) -> Reply:

@@ -34,6 +34,7 @@ class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
         bears: The host is to fork others, if that is safe, and to run nothing itself
             (:mod:`salver.engine.sharing`).
         variables: Of its environment, which it shall have once it is loaded; told to one that bears.
+        imports: Modules; one that bears imports these and no model, which those that it bears load then.
     """
 
     backend: str
@@ -43,6 +44,7 @@ class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
     memory_limit_mb: int = 0
     bears: bool = False
     variables: dict[str, str] = {}
+    imports: tuple[str, ...] = ()
 
 
 class Fork(msgspec.Struct, tag="fork", frozen=True, array_like=True):
@@ -138,6 +140,7 @@ class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
         has_opinion: It says itself whether it is ready.
         wants_trace: Requests shall bring their span.
         alone: Why it cannot fork others, of one that should, and runs what it is told itself.
+        imports: Modules that it has imported, of one that is alone.
     """
 
     signature: Signature
@@ -145,6 +148,7 @@ class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
     has_opinion: bool = False
     wants_trace: bool = False
     alone: str = ""
+    imports: tuple[str, ...] = ()
 
 
 class Said(msgspec.Struct, tag="said", frozen=True, array_like=True):

@@ -71,7 +71,7 @@ from salver.engine.outlets import Outlet, Outlets
 from salver.engine.shm import Arena, Block
 from salver.engine.surroundings import HostSurroundings
 from salver.errors import LoadFailed, ModelFailed, SalverError
-from salver.messages import InferRequest, RequestedOutput
+from salver.messages import InferRequest, RequestedOutput, Signature
 from salver.tensor import Array, DataType, Tensor, tensor
 
 _PR_SET_PDEATHSIG = 1
@@ -146,6 +146,8 @@ def main(arguments: list[str]) -> int:
         sock, asks, answers = side
         around = HostSurroundings(socket.socket(fileno=sock), Arena(asks), Arena(answers))
     before = sharing.Before() if load.bears else None
+    if before is not None and load.imports:
+        return _found(channel, load, arenas, before)
     try:
         model = _load(load, around)
         has_opinion = around is not None and isinstance(model, ReadyModel)
@@ -158,7 +160,9 @@ def main(arguments: list[str]) -> int:
         return 1
     if before is not None:
         before.end()
-        loaded = msgspec.structs.replace(loaded, alone=sharing.why_not(before))
+        if alone := sharing.why_not(before):
+            imports = sharing.imported(before, load.manifest.path)
+            loaded = msgspec.structs.replace(loaded, alone=alone, imports=imports)
     channel.send(loaded)
     if before is not None and loaded.alone:
         sharing.unfold(load.variables, load.options.threads)
@@ -167,21 +171,44 @@ def main(arguments: list[str]) -> int:
             model.close()
             return 0
         channel, arenas = _born(birth, arenas)
-        _live_on(channel, model, load, loaded, arenas)
+        _live_on(channel, lambda _: (model, loaded), arenas)
     _serve(channel, model, load, *arenas, around)
     model.close()
     return 0
 
 
+def _found(channel: _Channel, load: Load, arenas: tuple[Arena, Arena], before: sharing.Before) -> int:
+    """The life of a host that forks others which share what is imported, and no model."""
+    sharing.import_all(load.imports)
+    before.end()
+    alone = sharing.why_not(before)
+    channel.send(Loaded(Signature((), ()), alone=alone))
+    if alone or (birth := sharing.bear(channel.sock, before, load)) is None:
+        return 0
+    channel, arenas = _born(birth, arenas)
+
+    def load_now(load: Load) -> tuple[RunnableModel, Loaded]:
+        model = _load(load, None)
+        return model, Loaded(model.signature, _asks(model))
+
+    _live_on(channel, load_now, arenas)
+
+
 def _live_on(
-    channel: _Channel, model: RunnableModel, load: Load, loaded: Loaded, arenas: tuple[Arena, Arena]
+    channel: _Channel, load: Callable[[Load], tuple[RunnableModel, Loaded]], arenas: tuple[Arena, Arena]
 ) -> Never:
     """The rest of the life of a host that was forked; what is to be cleaned up at the end is its mother's."""
     code = 0
     try:
-        if isinstance(channel.receive(), Load):
+        order = channel.receive()
+        if isinstance(order, Load):
+            try:
+                model, loaded = load(order)
+            except BaseException as error:
+                channel.send(_load_failure(error, order))
+                raise SystemExit(1) from None
             channel.send(loaded)
-            _serve(channel, model, load, *arenas, None)
+            _serve(channel, model, order, *arenas, None)
             model.close()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1

@@ -1,8 +1,9 @@
 """Where do the host processes of a handler's workers come from?
 
 From one that has loaded the model and forks the others, where that is safe (:mod:`salver.engine.sharing`):
-they share its memory, and are there at once, the first time as after a death. Else each loads the model
-itself. It knows neither requests nor when workers are wanted.
+they share its memory, and are there at once, the first time as after a death. Else they share what it has
+imported, where that is safe, and each loads the model itself. It knows neither requests nor when workers are
+wanted.
 """
 
 import asyncio
@@ -52,6 +53,7 @@ class Mother:
         self._plan = msgspec.structs.replace(plan, bears=False)
         self._bears = plan.bears
         self._host: FormHost | None = None  # which forks the others
+        self._imports: tuple[str, ...] = ()  # all that they share, of a model that cannot be shared
         self._turn = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -69,16 +71,28 @@ class Mother:
             LoadFailed: it could not be started, or the model could not be loaded.
         """
         async with self._turn:
+            if self._bears and self.pid < 0 and (lone := await self._begin()) is not None:
+                return lone
             if self._bears:
-                if self.pid < 0:
-                    host = await FormHost.launch(msgspec.structs.replace(self._plan, bears=True))
-                    if host.alone:
-                        self._bears = False
-                        _log.info("[%s] its workers share no memory: %s", self._plan.manifest.id, host.alone)
-                        return host
-                    self._host = host
                 return await self._born()
         return await FormHost.launch(self._plan)
+
+    async def _begin(self) -> FormHost | None:
+        """Start the one that forks the others; or one that is alone, since it has what they cannot have."""
+        model = self._plan.manifest.id
+        host = await FormHost.launch(msgspec.structs.replace(self._plan, bears=True, imports=self._imports))
+        if not host.alone:
+            self._host = host
+            return None
+        if self._imports:
+            _log.info("[%s] its workers share no memory: %s", model, host.alone)
+            self._bears = False
+            await host.close()
+            return None
+        self._imports, self._bears = host.imports, bool(host.imports)
+        what = "what is imported, and no model" if self._bears else "no memory"
+        _log.info("[%s] its workers share %s: %s", model, what, host.alone)
+        return host
 
     async def close(self) -> None:
         """Let go what the others came from; another one comes when it is wanted again."""

@@ -9,13 +9,14 @@ the model has opened must not be the same for all. This is what happens in the h
 import ctypes
 import fcntl
 import gc
+import importlib
 import os
 import random
 import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -43,6 +44,7 @@ class Before:
 
     def __init__(self) -> None:
         self.fds = _fds()
+        self.modules = set(sys.modules)
         self.seeded: set[str] = set()
         self._real: dict[str, Callable[..., None]] = {"random": random.seed}
         random.seed = self._seen("random", random.seed)
@@ -76,6 +78,23 @@ def why_not(before: Before) -> str:
     if cuda is not None and cuda.is_initialized():
         return "it uses CUDA"
     return ""
+
+
+def imported(before: Before, but: Path) -> tuple[str, ...]:
+    """What the model has imported that is installed, and does not lie in its own folder."""
+    found = []
+    for name, module in [(name, sys.modules[name]) for name in sorted(set(sys.modules) - before.modules)]:
+        file = getattr(module, "__file__", None)
+        if "." not in name and file and "-packages" in file and not Path(file).is_relative_to(but):
+            found.append(name)
+    return tuple(found)
+
+
+def import_all(names: Iterable[str]) -> None:
+    """Import what can be imported."""
+    for name in names:
+        with suppress(Exception):
+            importlib.import_module(name)
 
 
 def _why_not_open(fd: int) -> str:

@@ -53,6 +53,7 @@ class HostPlan(msgspec.Struct, frozen=True):
         hides: Environment variables with a name that this regular expression matches are not its own; empty =
             all are.
         bears: It is to fork others rather than to run anything, if that is safe.
+        imports: These modules are all that it loads before it forks; those load the model.
     """
 
     backend: str
@@ -64,6 +65,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     interpreter: Interpreter | None = None
     hides: str = ""
     bears: bool = False
+    imports: tuple[str, ...] = ()
 
     @property
     def variables(self) -> dict[str, str]:
