@@ -133,6 +133,27 @@ def test_tf_l5_doors_open_when_each_model_is_there_or_has_failed(tmp_path: Path)
         server.stop()
 
 
+def test_tf_l3_a_model_whose_base_path_is_not_there_keeps_the_server_unready(
+    start: Start, tmp_path: Path
+) -> None:
+    write_constant(tmp_path, 1)
+    (tmp_path / "late").mkdir()
+    places = (("c", tmp_path / "constant"), ("late", tmp_path / "late" / "constant"))
+    (tmp_path / "models.config").write_text(
+        listed(*(f"name: '{n}' base_path: '{path}'" for n, path in places))
+    )
+    server = start(
+        f"--model_config_file={tmp_path / 'models.config'}",
+        "--file_system_poll_wait_seconds=0.2",
+        path="/v2/models/c/ready",
+    )
+    assert server.get("/v2/health/ready")[0] == 400
+    assert server.get("/v1/models/late")[0] == 404
+    write_constant(tmp_path / "late", 1)
+    until(lambda: server.get("/v2/health/ready")[0] == 200, server)
+    assert answer(server, "late") == ("1", 1)
+
+
 def test_a_signal_while_models_load_ends_it(tmp_path: Path) -> None:
     (tmp_path / "slow" / "1").mkdir(parents=True)
     (tmp_path / "slow" / "1" / "model.py").write_text(SLOW.replace("1.5", "60"))

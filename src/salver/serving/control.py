@@ -44,7 +44,8 @@ class ServerControl:
         if self.is_stopping:
             return False
         if not model:
-            return self._manager.ready() or (self.has_settled and not self._is_strict)
+            is_whole = self._manager.ready() and not self._plane.missing
+            return is_whole or (self.has_settled and not self._is_strict)
         try:
             lease = self._manager.acquire(model, version)
         except InvalidInput:  # no version that there could be

@@ -129,6 +129,7 @@ class ControlPlane:
         self._clock = clock
         self._sleep = sleep
         self._found: tuple[Manifest, ...] = ()
+        self._placed: frozenset[str] = frozenset()  # models that the operator names, with their places
         self._named: set[str] = set()
         self._implied: set[str] = set()  # loaded since an ensemble that was named needs them
         self._unloaded: set[str] = set()
@@ -174,6 +175,7 @@ class ControlPlane:
         """
         async with self._one_scan:
             self._repository.place(places)
+            self._placed = frozenset(place.name for place in places)
         await self._scan(frozenset())
         self._apply()
 
@@ -266,6 +268,11 @@ class ControlPlane:
             self._implied -= gone
             self._found = tuple(m for m in self._found if m.id.name not in gone)
         return brought
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """Models that the operator names, and of which nothing lies where he says."""
+        return self._placed - {manifest.id.name for manifest in self._found}
 
     def refresh(self) -> None:
         """Tell the lifecycle anew, since there are changes; nothing is scanned."""
