@@ -10,6 +10,7 @@ import pytest
 from salver.artifacts import Manifest, Versions
 from salver.handlers import FORMAT, Workers
 from salver.repository import Recognised, Repository
+from salver.repository.handler import with_archive
 from salver.repository.mar import MANIFEST
 
 
@@ -116,3 +117,26 @@ def test_ts_a1_a_manifest_without_its_yaml_is_told(tmp_path: Path) -> None:
         opened.writestr(MANIFEST, '{"model": {"modelName": "m", "configFile": "none.yaml"}}')
     (manifest,) = scan(path).values()
     assert "has no 'none.yaml'" in manifest.problem
+
+
+def test_ts_a1_an_archive_that_may_not_be_unpacked_is_told_before_it_is_loaded(tmp_path: Path) -> None:
+    path = mar(tmp_path / "m.mar")
+    with zipfile.ZipFile(path, "a") as opened:
+        opened.writestr("../evil.py", "x")
+    (manifest,) = scan(path).values()
+    assert "'../evil.py' lies outside of it" in manifest.problem
+
+
+def test_ts_a1_of_an_outline_the_rest_is_read_when_it_is_there(tmp_path: Path) -> None:
+    path = mar(tmp_path / "m.mar", "m", yaml="batchSize: 4")
+    with zipfile.ZipFile(path, "a") as opened:
+        opened.writestr("weights.bin", bytes(1 << 20))
+    content = path.read_bytes()
+    with path.open("wb") as file:  # as of an object store: its directory, and holes
+        file.truncate(len(content))
+        file.seek(content.find(b"PK\x01\x02"))
+        file.write(content[file.tell() :])
+    (manifest,) = scan(path).values()
+    assert (str(manifest.id), manifest.problem, manifest.config.workers) == ("m:1.0", "", None)
+    path.write_bytes(content)
+    assert with_archive(manifest).config.workers == Workers(batch_size=4)

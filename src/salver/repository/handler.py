@@ -13,19 +13,26 @@ import msgspec
 from salver.artifacts import Manifest
 from salver.errors import BadArchive, SalverError
 from salver.handlers import Workers
-from salver.repository.mar import HandlerArchive, read_archive, read_text
+from salver.repository.mar import HandlerArchive, check_members, read_archive, read_text
 from salver.repository.model_yaml import ModelYaml, Wishes, parse, workers_of
 
 _USUAL: Final = Workers()
 _NOTHING: Final = Wishes()
 _MOST_KNOWN: Final = 1024
+_BLOCK: Final = 512  # bytes, in which a file system says how much of a file there is
 
 
 class Described(msgspec.Struct, frozen=True):
-    """An archive, and what it wants; None = it has no ``model-config.yaml``."""
+    """An archive, and what it wants.
 
-    archive: HandlerArchive
-    yaml: ModelYaml | None
+    Attributes:
+        yaml: None = it has no ``model-config.yaml``.
+        is_whole: It lies on this machine, and not only in outlines.
+    """
+
+    archive: HandlerArchive = HandlerArchive()
+    yaml: ModelYaml | None = None
+    is_whole: bool = True
 
 
 def describe(path: Path) -> Described:
@@ -64,7 +71,7 @@ def with_archive(manifest: Manifest) -> Manifest:
     except SalverError as error:
         return msgspec.structs.replace(manifest, problem=str(error))
     config = manifest.config
-    if config.workers is None:
+    if config.workers is None and said.is_whole:
         workers = workers_of(_USUAL, _NOTHING, said.yaml, _NOTHING)
         config = msgspec.structs.replace(config, workers=workers)
     notices = manifest.notices + (said.yaml.notices if said.yaml else ())
@@ -73,10 +80,16 @@ def with_archive(manifest: Manifest) -> Manifest:
 
 @functools.lru_cache(_MOST_KNOWN)
 def _described(path: Path, changed: int, size: int, inode: int) -> Described:
-    return _describe(path)
+    try:
+        return _describe(path)
+    except BadArchive:
+        if path.stat().st_blocks * _BLOCK < size:  # of an object store; read again when it is loaded
+            return Described(is_whole=False)
+        raise
 
 
 def _describe(path: Path) -> Described:
+    check_members(path)
     archive = read_archive(path)
     if not archive.config_file:
         return Described(archive, None)

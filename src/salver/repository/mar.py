@@ -15,7 +15,7 @@ import msgspec
 
 from salver.errors import BadArchive, LoadFailed
 from salver.repository.unpack import honest_bytes, unpack
-from salver.repository.unzip import is_zip, read_member, unzip
+from salver.repository.unzip import check, is_zip, read_member, unzip
 
 #: In an archive, or right below its only folder.
 MANIFEST: Final = "MAR-INF/MANIFEST.json"
@@ -112,6 +112,19 @@ def read_text(path: Path, name: str) -> bytes | None:
         return _of_tar(path, name, _SIZE_OF_TEXT)
     except (OSError, tarfile.TarError, EOFError) as error:
         raise BadArchive(f"{path.name}: '{name}' cannot be read: {error}") from error
+
+
+def check_members(path: Path) -> None:
+    """May it be unpacked, as far as a zip's directory tells? Blocking; nothing is unpacked.
+
+    Raises:
+        BadArchive: a member is none that may be, or it is too much for an honest archive.
+    """
+    if path.is_file() and is_zip(path):
+        try:
+            check(path)
+        except LoadFailed as error:
+            raise BadArchive(error.message, field=error.field, fix=error.fix) from error
 
 
 def unpack_archive(archive: Path, folder: Path) -> Path:

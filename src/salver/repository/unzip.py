@@ -59,6 +59,23 @@ def read_member(archive: Path, name: str, most: int) -> bytes | None:
     return found
 
 
+def check(archive: Path) -> None:
+    """May its members be unpacked, by what its directory says of them? Blocking.
+
+    Raises:
+        LoadFailed: one may not; the message names it.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = opened.infolist()
+    except _BROKEN as error:
+        raise LoadFailed(f"{archive.name} cannot be read: {error}") from error
+    _check_size(members, archive)
+    for member in members:
+        _check_kind(member, archive)
+        _inside(member.filename, archive)
+
+
 def unzip(archive: Path, folder: Path) -> None:
     """Unpack into an empty folder. Blocking.
 
@@ -69,7 +86,11 @@ def unzip(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as opened:
             members = opened.infolist()
-            _check_size(members, archive, folder)
+            whole, room = _check_size(members, archive), room_in(folder)
+            if whole > room:
+                raise LoadFailed(
+                    f"{archive.name} has {whole} bytes, unpacked, and there is room for {room} on the disk"
+                )
             seen: set[str] = set()
             for member in members:
                 _place(opened, member, folder, archive, seen)
@@ -77,17 +98,12 @@ def unzip(archive: Path, folder: Path) -> None:
         raise LoadFailed(f"{archive.name} cannot be unpacked: {error}") from error
 
 
-def _check_size(members: list[zipfile.ZipInfo], archive: Path, folder: Path) -> None:
-    """By what the directory says; what is written later is held to it."""
+def _check_size(members: list[zipfile.ZipInfo], archive: Path) -> int:
+    """Bytes in all, by what the directory says; what is written later is held to it."""
     packed = archive.stat().st_size
     whole = sum(member.file_size for member in members)
-    room = room_in(folder)
     if len(members) > MOST_MEMBERS:
         raise LoadFailed(f"{archive.name} has {len(members)} members; at most {MOST_MEMBERS} are unpacked")
-    if whole > room:
-        raise LoadFailed(
-            f"{archive.name} has {whole} bytes, unpacked, and there is room for {room} on the disk"
-        )
     if whole > honest_bytes(packed):
         largest = max(members, key=lambda member: member.file_size)
         raise LoadFailed(
@@ -95,6 +111,7 @@ def _check_size(members: list[zipfile.ZipInfo], archive: Path, folder: Path) -> 
             f"{largest.file_size} are in '{largest.filename}'; no honest archive does",
             fix="Store large files uncompressed in it: torch-model-archiver --archive-format zip-store.",
         )
+    return whole
 
 
 def _place(

@@ -15,7 +15,7 @@ import msgspec
 from salver.artifacts import Manifest
 from salver.errors import BadArchive, LoadFailed, SalverError
 from salver.handlers import FORMAT
-from salver.repository.handler import describe
+from salver.repository.handler import describe, with_archive
 from salver.repository.unpacked import Archives, Unpacked
 from salver.serving.loader import Servable
 from salver.serving.requirements import install
@@ -54,6 +54,10 @@ class Unpacking:
         """
         if manifest.format != FORMAT:
             return await self._loader.load(manifest)
+        if manifest.config.workers is None:
+            manifest = await asyncio.to_thread(with_archive, manifest)
+            if manifest.problem:
+                raise LoadFailed(manifest.problem)
         file = await self._required(manifest)
         if not file and manifest.path.is_dir():
             return await self._loader.load(manifest)
