@@ -85,6 +85,10 @@ def living(pids: set[int]) -> list[int]:
     return [pid for pid in pids if Path("/proc", str(pid)).exists()]
 
 
+def open_gate(gate: Path) -> None:
+    gate.touch()
+
+
 def unpacked(folder: Path, pattern: str) -> list[Path]:
     return [path for path in folder.glob(f"temporary/salver-handlers-{pattern}") if path.is_dir()]
 
@@ -207,6 +211,28 @@ async def test_ts_b10_ts_b9_a_server_starts_again_as_the_last_one_was(store: Pat
     async with server(store, at_start=again) as there:
         assert there.handlers.snapshot() == before
         assert (await ask(there, "m"))["mark"] == "2.0"
+
+
+async def test_ts_r1_ts_m7_the_server_is_ready_when_each_handler_has_a_worker(
+    store: Path, tmp_path: Path
+) -> None:
+    path, gate = mar(store, "late"), tmp_path / "gate"
+    with zipfile.ZipFile(path, "w") as opened:
+        opened.writestr(MANIFEST, '{"model": {"modelName": "late", "handler": "h.py"}}')
+        code = HANDLER.format(mark="late")
+        wait = f"while not os.path.exists({str(gate)!r}): __import__('time').sleep(0.01)"
+        opened.writestr("h.py", code.replace("        self.context", f"        {wait}\n        self.context"))
+    start = (AtStart("m_1.0.mar"), AtStart("late_1.0.mar"))
+    async with server(store, at_start=start) as there:
+        await ask(there, "m")
+        assert await there.control.is_ready("m")
+        assert not await there.control.is_ready("late")
+        assert not await there.control.is_ready()
+        open_gate(gate)
+        await ask(there, "late")
+        assert await there.control.is_ready()
+        await there.handlers.scale("late", "", 0, None, waits=True)
+        assert await there.control.is_ready()  # none is wanted
 
 
 async def test_ts_a1_an_ordinary_repository_holds_archives_too(store: Path) -> None:

@@ -4,6 +4,7 @@ One front for the control plane, the lifecycle and the lists of models; it decid
 """
 
 from salver.artifacts import LoadOrder
+from salver.engine.handler_engine import HandlerEngine
 from salver.errors import InvalidInput, SalverError
 from salver.lifecycle.manager import Manager
 from salver.messages import VersionStatus
@@ -45,7 +46,7 @@ class ServerControl:
             return False
         if not model:
             is_whole = self._manager.ready() and not self._plane.missing
-            return is_whole or (self.has_settled and not self._is_strict)
+            return (is_whole and await self._are_staffed()) or (self.has_settled and not self._is_strict)
         try:
             lease = self._manager.acquire(model, version)
         except InvalidInput:  # no version that there could be
@@ -57,6 +58,11 @@ class ServerControl:
             return opinion is None or await opinion()
         finally:
             lease.release()
+
+    async def _are_staffed(self) -> bool:
+        """Has each handler a worker, where it is to have some?"""
+        engines = [servable.engine for servable in self._manager.servables()]
+        return all([await engine.is_ready() for engine in engines if isinstance(engine, HandlerEngine)])
 
     def speech(self, name: str) -> Spoken:
         """Whom OpenAI's routes mean by that name."""
