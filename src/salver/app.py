@@ -81,8 +81,8 @@ from salver.transport.many_models import ManyModels
 from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig, Listener, listen
-from salver.transport.ts_front import SURFACES, Backing, TorchServe
-from salver.transport.ts_tokens import TokenKeys
+from salver.transport.ts_front import Backing
+from salver.transport.ts_ports import TorchServePorts
 from salver.wire.config_view import first_response_bounds, metric_tags
 from salver.wire.orca import TokenRoom
 from salver.wire.regions import NO_REGIONS
@@ -331,8 +331,19 @@ class Server:
             config.grpc_compression,
             config.tfs,
         )
-        self._grpc = GrpcMethods(door, self.control, self, reception, max_message=config.max_message_mb << 20)
         max_body = int(config.max_body_mb * (1 << 20))
+        rules = msgspec.structs.replace(config.torchserve, may_change=config.handlers.is_open)
+        self._torchserve = TorchServePorts(
+            Backing(door, self.handlers, self, reception, rules, max_body=max_body), self.control
+        )
+        self._grpc = GrpcMethods(
+            door,
+            self.control,
+            self,
+            reception,
+            max_message=config.max_message_mb << 20,
+            torchserve=self._torchserve.methods,
+        )
         front = Front(
             HttpOperations(door, self.control, self, reception, max_body),
             self._grpc,
@@ -340,11 +351,6 @@ class Server:
             max_body=max_body,
             hears_http1=config.front.server != "h2corn",
         )
-        rules = config.torchserve
-        keys = TokenKeys(rules.tokens, time.time) if rules.tokens else None
-        if keys:
-            keys.write()
-        self._backing = Backing(door, self.handlers, self, reception, rules, keys, max_body=max_body)
         doors = [self._door(front, f, reception) for f in self._fronts]
         if config.waits_for_models:
             await self._load()
@@ -418,7 +424,8 @@ class Server:
     async def _open(self, doors: Sequence[App]) -> None:
         """Listen, and answer from now on."""
         if doors:
-            self._listeners = listen(doors, self._fronts, int(self.config.max_body_mb * (1 << 20)))
+            most = self.config.torchserve.max_request or int(self.config.max_body_mb * (1 << 20))
+            self._listeners = listen(doors, self._fronts, most)
         for listener in self._listeners:
             running = asyncio.create_task(listener.run(), name="front")
             self._running.add(running)
@@ -453,6 +460,7 @@ class Server:
     def _shown(self, front: App, config: FrontConfig, reception: Reception) -> App:
         if self.config.metrics_path:
             front = with_metrics_at(front, self.config.metrics_path)
+        front = self._torchserve.shown(front, config.serves)
         if config.cors_origins:
             front = Cors(front, config.cors_origins)
         match config.cloud:
@@ -461,8 +469,6 @@ class Server:
                 return SageMakerDoor(front, sagemaker, self.control, models)
             case Vertex() as vertex:
                 return VertexDoor(front, vertex, self.control)
-        if (surfaces := SURFACES.get(config.serves)) is not None:
-            return TorchServe(front, self._backing, surfaces)
         return shown_at(front, config.serves)
 
     async def stop(self) -> None:

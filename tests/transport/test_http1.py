@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.transport.http1 import PREFACE, Connection, Terms
-from salver.transport.http1_head import MOST_HEADERS, parse
+from salver.transport.http1_head import MOST_HEADERS, Heads
 from salver.transport.http1_server import IDLE_S, PATIENCE_S, Http1, overdue
 from salver.transport.server import FrontConfig, _bind
 
@@ -22,10 +22,12 @@ def head(*lines: str) -> bytes:
 
 
 def test_a_head_says_what_is_asked_and_keeps_names_as_they_were_sent() -> None:
-    found = parse(head("POST /a%20b?x=1&y HTTP/1.1", "Host: h", "X-Gold-One:  1 ", "content-length: 3"), {})
+    found = Heads().parse(
+        head("POST /a%20b?x=1&y HTTP/1.1", "Host: h", "X-Gold-One:  1 ", "content-length: 3")
+    )
     assert found is not None
     assert (found.method, found.path, found.query, found.version) == ("POST", b"/a%20b", b"x=1&y", "1.1")
-    assert found.headers == [(b"host", b"h"), (b"x-gold-one", b"1"), (b"content-length", b"3")]
+    assert found.headers == ((b"host", b"h"), (b"x-gold-one", b"1"), (b"content-length", b"3"))
     assert found.spelled[1] == (b"X-Gold-One", b"1")
     assert (found.length, found.keeps, found.expects) == (3, True, False)
 
@@ -41,7 +43,7 @@ def test_a_head_says_what_is_asked_and_keeps_names_as_they_were_sent() -> None:
     ],
 )
 def test_a_target_may_have_several_forms(first: str, path: bytes) -> None:
-    found = parse(head(first), {})
+    found = Heads().parse(head(first))
     assert found is not None and found.path == path
 
 
@@ -55,7 +57,7 @@ def test_a_target_may_have_several_forms(first: str, path: bytes) -> None:
     ],
 )
 def test_a_connection_is_kept_as_the_version_has_it(lines: tuple[str, ...], keeps: bool) -> None:
-    found = parse(head(*lines), {})
+    found = Heads().parse(head(*lines))
     assert found is not None and found.keeps is keeps
 
 
@@ -89,12 +91,23 @@ def test_a_connection_is_kept_as_the_version_has_it(lines: tuple[str, ...], keep
     ],
 )
 def test_what_two_readers_might_read_differently_is_no_head(lines: tuple[str, ...]) -> None:
-    assert parse(head(*lines), {}) is None
+    assert Heads().parse(head(*lines)) is None
+
+
+def test_heads_that_came_before_are_known_and_only_so_many() -> None:
+    heads = Heads()
+    text = head("GET / HTTP/1.1", "A: b")
+    assert heads.parse(text) is heads.parse(text)
+    for number in range(600):
+        assert heads.parse(head(f"GET /{number} HTTP/1.1")) is not None
+    long = head("GET / HTTP/1.1", "A: " + "b" * 2000)
+    assert heads.parse(long) is not heads.parse(long)
+    assert repr(heads) == "<Heads, 89 known>"
 
 
 @given(st.binary(max_size=200), st.booleans())
 def test_any_bytes_are_a_head_or_none(data: bytes, begun: bool) -> None:
-    found = parse(b"GET / HTTP/1.1\r\n" + data if begun else data, {})
+    found = Heads().parse(b"GET / HTTP/1.1\r\n" + data if begun else data)
     assert found is None or (found.path.startswith(b"/") and found.length >= -1)
 
 

@@ -79,8 +79,8 @@ def pieces(request: InferRequest) -> list[HandlerReply]:
 def port_of(
     kind: str, door: Door, store: Store | None = None, rules: TorchServeRules | None = None
 ) -> TorchServe:
-    rules = rules or TorchServeRules(may_change=True)
-    return TorchServe(salver, backing(door, store or Store(), rules), SURFACES[kind])
+    backed = backing(door, store or Store(), rules or TorchServeRules(may_change=True))
+    return TorchServe(salver, backed, SURFACES[kind])
 
 
 async def test_ts_r3_ts_r16_a_prediction_has_the_standard_headers_and_no_content_type() -> None:
@@ -511,8 +511,8 @@ async def test_ts_m8_ts_b11_keys_open_their_own_ports_and_nothing_else(tmp_path:
 
 
 async def test_x_9_x_22_x_23_x_30_the_port_for_everything_serves_torchserve_as_well() -> None:
-    def common(rules: TorchServeRules, **reception: Any) -> TorchServe:
-        return TorchServe(salver, backing(Door(m=seen, predictions=seen), Store(), rules, **reception))
+    def common(rules: TorchServeRules, **more: Any) -> TorchServe:
+        return TorchServe(salver, backing(Door(m=seen, predictions=seen), Store(), rules, **more))
 
     async with listening(common(TorchServeRules())) as port:
         for path in ("/ping", "/models", "/models/m", "/predictions/m", "/m/predict", "/m/1.0/predict"):

@@ -186,7 +186,11 @@ async def salver(scope: Any, receive: Any, send: Any) -> None:
 
 
 def backing(
-    door: Door, store: Store, rules: TorchServeRules, keys: TokenKeys | None = None, **reception: Any
+    door: Door,
+    store: Store,
+    rules: TorchServeRules,
+    keys: TokenKeys | None = None,
+    **reception: Any,
 ) -> Backing:
     numbers = count(1)
     own = Reception(time.monotonic, lambda: f"{next(numbers):016x}", **reception)

@@ -21,9 +21,11 @@ from salver.transport.shared_memory import SharedMemoryOperations
 from salver.transport.tfs_http import TensorFlowServingOperations
 from salver.wire import config_view, load_order, metadata, orca, settings
 from salver.wire.bodies import HttpBody, HttpReply
+from salver.wire.faults import http_fault
 from salver.wire.generate import Generate, event
 from salver.wire.json_text import dumps
 from salver.wire.oip_json import OpenInferenceHttp
+from salver.wire.ts_envelopes import Explanation
 
 _Method = Callable[[Route, HttpBody, Call], Awaitable[HttpReply]]
 
@@ -57,8 +59,10 @@ class HttpOperations:
         self._more = metadata.SHARED_MEMORY if regions.is_allowed else ()
         self._open_inference = OpenInferenceHttp(regions, max_body)
         self._generating = Generate()
+        self._explaining = Explanation(http_fault)
         self._methods: dict[str, _Method] = {
             "infer": self._infer,
+            "explain_v2": self._explain_v2,
             "generate": self._generate,
             "live": self._live,
             "ready": self._ready,
@@ -118,6 +122,9 @@ class HttpOperations:
 
     def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         return self._door.infer(self._open_inference, http, route.model, route.version, call)
+
+    def _explain_v2(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
+        return self._door.infer(self._explaining, http, route.model, route.version, call)
 
     def _generate(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         call.protocol = self._generating.protocol

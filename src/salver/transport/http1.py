@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any, Final, cast
 
 from salver.transport.doors import App
-from salver.transport.http1_head import Head, parse
+from salver.transport.http1_head import Head, Heads
 
 #: Bytes of a head.
 MOST_HEAD: Final = 65_536
@@ -58,7 +58,7 @@ class Terms:
         self.most_connections = connections
         self.relay = relay
         self.open: set[Connection] = set()
-        self.names: dict[bytes, bytes] = {}
+        self.heads = Heads()
 
 
 class Connection(asyncio.Protocol):
@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
             return
         text = bytes(buffer) if end + 4 == len(buffer) else bytes(buffer[: end + 4])
         del buffer[: end + 4]
-        head = parse(text[:end], self._terms.names)
+        head = self._terms.heads.parse(text[:end])
         if head is None:
             self._refuse(400, self._terms.malformed)
             return

@@ -10,13 +10,16 @@ from typing import Final, NamedTuple
 MOST_HEADERS: Final = 256
 #: Distinct names of headers that are remembered.
 _KNOWN_NAMES: Final = 1024
+#: And heads, if they are not longer than that.
+_KNOWN_HEADS: Final = 512
+_SHORT: Final = 1024
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 _LINE: Final = re.compile(rb"(" + _TOKEN + rb"{1,64}) ([\x21-\x7e\x80-\xff]+) HTTP/1\.([01])")
 _NAME: Final = re.compile(_TOKEN + rb"+")
 _BREAKS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _ABSOLUTE: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _MOST_DIGITS: Final = 18
-Headers = list[tuple[bytes, bytes]]
+Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class _Malformed(Exception):
@@ -44,19 +47,33 @@ class Head(NamedTuple):
     expects: bool
 
 
-def parse(text: bytes, names: dict[bytes, bytes]) -> Head | None:
-    """The head, without the empty line that ends it; None if it is malformed.
+class Heads:
+    """Reads heads, and knows those again that came before: a client's are mostly all alike."""
 
-    Args:
-        names: Names of headers, as sent, with theirs in lower case: what has been seen is known.
+    def __init__(self) -> None:
+        self._names: dict[bytes, bytes] = {}  # of headers, as sent -> in lower case
+        self._known: dict[bytes, Head] = {}
 
-    >>> parse(b"GET /ping?a HTTP/1.1\\r\\nX-One: 1", {})[:4]
-    ('GET', b'/ping', b'a', '1.1')
-    """
-    try:
-        return _parsed(text.split(b"\r\n"), names)
-    except _Malformed:
-        return None
+    def __repr__(self) -> str:
+        return f"<Heads, {len(self._known)} known>"
+
+    def parse(self, text: bytes) -> Head | None:
+        """The head, without the empty line that ends it; None if it is malformed.
+
+        >>> Heads().parse(b"GET /ping?a HTTP/1.1\\r\\nX-One: 1")[:4]
+        ('GET', b'/ping', b'a', '1.1')
+        """
+        head = self._known.get(text)
+        if head is None:
+            try:
+                head = _parsed(text.split(b"\r\n"), self._names)
+            except _Malformed:
+                return None
+            if len(text) <= _SHORT:
+                if len(self._known) >= _KNOWN_HEADS:
+                    self._known.clear()
+                self._known[text] = head
+        return head
 
 
 def _parsed(lines: list[bytes], names: dict[bytes, bytes]) -> Head:
@@ -82,7 +99,8 @@ def _parsed(lines: list[bytes], names: dict[bytes, bytes]) -> Head:
 
 
 def _headers(lines: list[bytes], names: dict[bytes, bytes]) -> tuple[Headers, Headers]:
-    headers, spelled = [], []
+    headers: list[tuple[bytes, bytes]] = []
+    spelled: list[tuple[bytes, bytes]] = []
     for index in range(1, len(lines)):
         name, colon, value = lines[index].partition(b":")
         lower = names.get(name)
@@ -97,7 +115,7 @@ def _headers(lines: list[bytes], names: dict[bytes, bytes]) -> tuple[Headers, He
             raise _Malformed
         headers.append((lower, value))
         spelled.append((name, value))
-    return headers, spelled
+    return tuple(headers), tuple(spelled)
 
 
 def _length(headers: Headers, known: dict[bytes, bytes], version: str) -> int:

@@ -9,7 +9,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from salver.transport.http1 import Connection, Terms
 
@@ -19,17 +19,40 @@ IDLE_S: Final = 300.0
 _LOOK_S: Final = 5.0
 
 
+class Front(Protocol):
+    """A listener of another kind."""
+
+    async def run(self) -> None:
+        """Serve until ``stop``."""
+        ...
+
+    async def started(self) -> None:
+        """Returns once connections are accepted."""
+        ...
+
+    def stop(self) -> None:
+        """Accept no more; let what is in flight end."""
+        ...
+
+
 class Http1:
     """A listener (transport.server.Listener).
 
     Args:
         secure: Of TLS; None = in the clear.
         grace: Seconds that requests in flight may take to end after ``stop``.
+        beside: A front to which ``terms.relay`` passes connections of HTTP/2 on; None = there is none.
     """
 
     def __init__(
-        self, terms: Terms, sock: socket.socket, secure: ssl.SSLContext | None = None, grace: float = 30.0
+        self,
+        terms: Terms,
+        sock: socket.socket,
+        secure: ssl.SSLContext | None = None,
+        grace: float = 30.0,
+        beside: Front | None = None,
     ) -> None:
+        self._beside = beside
         name = sock.getsockname()
         self.port: int = name[1] if isinstance(name, tuple) else 0
         self._terms = terms
@@ -53,14 +76,20 @@ class Http1:
         is_unix = self._socket.family == socket.AF_UNIX
         listen = loop.create_unix_server if is_unix else loop.create_server
         server = await cast(Callable[..., Any], listen)(connected, sock=self._socket, ssl=self._secure)
-        self._has_started.set()
         watching = asyncio.create_task(self._watch())
+        others = [asyncio.create_task(self._beside.run())] if self._beside else []
+        if self._beside:
+            await self._beside.started()
+        self._has_started.set()
         try:
             await self._shall_stop.wait()
         finally:
             watching.cancel()
             server.close()
+            if self._beside:
+                self._beside.stop()
             await self._end()
+            await asyncio.gather(*others)
 
     async def started(self) -> None:
         """Returns once connections are accepted."""

@@ -126,6 +126,7 @@ class Guard:
         self._wanted: dict[str, tuple[bytes, bytes, str]] = {}
         self._openai: dict[str, tuple[bytes, bytes, str]] = {}  # by operation
         self._groups = {o.name: group_of_path(o.path) for o in OPERATIONS}
+        self._groups["explain_v2"] = "inference"  # by another verb its path tells numbers
         for restriction in restrictions:
             header = prefix + restriction.header
             secret = (header.lower().encode(), restriction.value.encode(), header)

@@ -37,6 +37,10 @@ OPERATIONS: Final = (
     Operation("config", "GET", "/v2/models/{model}/versions/{version}/config", "Configuration of a version"),
     Operation("infer", "POST", "/v2/models/{model}/infer", "Ask a model (JSON or binary tensors)"),
     Operation("infer", "POST", "/v2/models/{model}/versions/{version}/infer", "Ask one version of a model"),
+    Operation(
+        "explain_v2", "POST", "/v2/models/{model}/explain", "Explanations, of a handler that gives them"
+    ),
+    Operation("explain_v2", "POST", "/v2/models/{model}/versions/{version}/explain", "The same of a version"),
     Operation("generate", "POST", "/v2/models/{model}/generate", "Ask a model by plain JSON keys"),
     Operation("generate", "POST", "/v2/models/{model}/versions/{version}/generate", "Ask a version likewise"),
     Operation(

@@ -9,7 +9,8 @@ import contextlib
 import resource
 import socket
 import ssl
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from salver.transport.clouds import SageMaker, Vertex
 from salver.transport.doors import Kind
 from salver.transport.http1 import Terms
 from salver.transport.http1_server import Http1
+from salver.transport.relay import Relay
 from salver.transport.ts_front import SURFACES
 from salver.wire.ts_faults import NO_MESSAGE
 
@@ -104,9 +106,24 @@ def listen(apps: Sequence[Any], configs: Sequence[FrontConfig], most_body: int =
 
 def _listener(app: Any, config: FrontConfig, sock: socket.socket, most: int, most_body: int) -> Listener:
     if config.serves in SURFACES:  # to the letter, as its clients look at the letters (TS-R16, TS-A6)
-        terms = Terms(app, most_body, NO_MESSAGE, most)
-        return Http1(terms, sock, _secure(config), config.grace_seconds)
+        beside, relay = _beside(app, config, most) if "inference" in SURFACES[config.serves] else (None, None)
+        terms = Terms(app, most_body, NO_MESSAGE, most, relay)
+        return Http1(terms, sock, _secure(config), config.grace_seconds, beside)
     return _H2corn(app, config, sock, most) if config.server == "h2corn" else _Uvicorn(app, config, sock)
+
+
+def _beside(
+    app: Any, config: FrontConfig, most: int
+) -> tuple[Listener | None, Callable[[asyncio.Transport, bytes], asyncio.Protocol] | None]:
+    """A front for those who speak HTTP/2, as gRPC's clients do, and what passes them on to it (X-10)."""
+    if config.server != "h2corn":
+        return None, None
+    folder = tempfile.TemporaryDirectory(prefix="salver-front-")
+    path = str(Path(folder.name) / "h2")
+    plain = msgspec.structs.replace(config, path=path, tls_cert="", tls_key="", tls_client_ca="")
+    listener = _H2corn(app, plain, _bind_unix(path), most)
+    listener.keeps = folder  # which goes with it
+    return listener, lambda transport, begun: Relay(transport, begun, path)
 
 
 def _secure(config: FrontConfig) -> ssl.SSLContext | None:
@@ -217,6 +234,7 @@ class _H2corn:
         except (ValueError, OSError) as error:
             raise SalverError(f"the front refuses its settings: {error}") from error
         self._server = h2corn.Server(app, settings)
+        self.keeps: Any = None
 
     async def run(self) -> None:
         await self._server.serve()

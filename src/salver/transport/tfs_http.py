@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 from urllib.parse import unquote
 
-from salver.errors import NotFound, NotReady, SalverError, Unsupported
+from salver.errors import NotFound, NotReady, SalverError
 from salver.messages import Call, ModelId, Signature, VersionStatus
 from salver.transport import tfs_paths
 from salver.transport.ports import Control, InferDoor
@@ -21,9 +21,10 @@ from salver.wire import metadata, tfs_status
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.faults import model_fault
 from salver.wire.tfs_head_json import Classify, Regress
-from salver.wire.tfs_json import ForOne, Predict, asked, servable_not_found
+from salver.wire.tfs_json import Explain, ForOne, Predict, asked, servable_not_found
 from salver.wire.tfs_metadata import number_of_version
 from salver.wire.tfs_rules import TfsRules
+from salver.wire.ts_envelopes import no_explainer
 
 #: In a name, it does not fit TensorFlow Serving's grammar.
 _ODD: Final = re.compile("[/:]")
@@ -115,12 +116,20 @@ class TensorFlowServingOperations:
         return model, rows
 
     async def _explain(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        """No model has an explainer; those of TensorFlow Serving have no such path either (X-2)."""
-        id, _ = self._found(self._named(route, "POST"))
+        """Handlers have an explainer; models of TensorFlow Serving have no such path (X-2)."""
+        found = self._named(route, "POST")
+        id, signature = self._found(found)
+        if signature.takes_forms:
+            codec = Explain(asked(id.name, found.version))
+            version = self._spelled(found)
+            http = HttpBody(id.name, version, http.body, http.headers)
+            call.protocol = codec.protocol
+            reply: HttpReply = await self._door.infer(codec, http, id.name, version, call)
+            return reply
         rows = self._control.versions(id.name)
         if any(row.id == id and row.backend == _SAVEDMODELS for row in rows):
             raise tfs_paths.malformed("POST", route.path)
-        raise Unsupported(f"model '{id.name}' has no explainer", fix="Ask its predictions by :predict.")
+        raise no_explainer(id.name)
 
     async def _options(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         origin = http.headers.get(b"origin", b"").lower()

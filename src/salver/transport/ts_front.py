@@ -55,6 +55,8 @@ SURFACES: Final[Mapping[str, frozenset[Surface]]] = {
     "torchserve-management-metrics": frozenset(("management", "metrics")),
     "torchserve-all": frozenset(("inference", "management", "metrics")),
 }
+#: That a port for everything allows only where the operator does; models come and go nowhere else.
+_CHANGES: Final = frozenset(("scale", "set_default", "register_workflow", "unregister_workflow"))
 #: What is not known, and wants some key all the same.
 _ANYTHING: Final = Asked("anything", "inference")
 
@@ -343,7 +345,7 @@ class TorchServe:
         asked = request.asked
         if asked.operation == "token" and self._keys is None:
             raise NoRoute("there are no keys")
-        if self._is_common and asked.operation in ("scale", "set_default") and not self._rules.may_change:
+        if self._is_common and asked.operation in _CHANGES and not self._rules.may_change:
             raise WrongVerb("models are not to be changed by requests (enable_model_api)")
         method = self._methods.get(asked.operation)
         if method is None:

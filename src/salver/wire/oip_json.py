@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from salver.errors import InvalidInput, SalverError, TooLarge
+from salver.handlers import is_form
 from salver.messages import InferRequest, InferResponse, Parameter, RequestedOutput, Signature
 from salver.tensor import Array, DataType, Tensor
 from salver.wire.bodies import HttpBody, HttpReply
@@ -23,6 +24,8 @@ from salver.wire.known_forms import LONGEST, Form, KnownForms, form_of
 from salver.wire.large_json import LARGE, loads_large
 from salver.wire.oip_binary import first_twice, from_raw, to_raw, unfit, wrong_size
 from salver.wire.regions import NO_REGIONS, Place, Reader, Regions, place_of, places_of, store
+from salver.wire.ts_envelopes import answered, asked
+from salver.wire.ts_tensors import as_form
 from salver.wire.values import cast, count_elements, find_datatype, from_json, kind_of, shaped, to_json
 
 _LENGTH = b"inference-header-content-length"
@@ -35,6 +38,7 @@ _INTEGERS = {int}
 _GROWTH = 8  # most bytes of a tensor for each byte of JSON
 _SMALL = 512  # elements; beyond it numpy is as quick
 _NONE: Mapping[str, Parameter] = {}
+_OF_TENSORS = Signature((), ())  # of no model
 _RAW_REPLY: Mapping[str, Parameter] = {"binary_data_output": True}
 
 
@@ -66,6 +70,8 @@ class OpenInferenceHttp:
         """
         body = http.body
         header = http.headers.get(_LENGTH)
+        if signature.takes_forms:
+            return asked(http) if header is None else as_form(self.decode(http, _OF_TENSORS))
         if header is None and len(body) < LARGE:
             inputs = _plain_inputs(body)
             if inputs is not None:
@@ -117,6 +123,8 @@ class OpenInferenceHttp:
         is_plain = not (request.outputs or request.parameters or response.id or response.parameters)
         if is_plain and len(response.outputs) == 1:
             return HttpReply(200, self._everyday(response, response.outputs[0]))
+        if is_form(request):
+            return answered(response)
         outputs: list[dict[str, Any]] = []
         raws: list[bytes | memoryview] = []
         binary: dict[str, bool] | None = None

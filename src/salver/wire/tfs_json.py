@@ -19,7 +19,11 @@ from salver.wire.faults import tfs_fault
 from salver.wire.json_shown import shown
 from salver.wire.rapid_json import parse
 from salver.wire.tfs_large import LARGE, read_large
+from salver.wire.tfs_layout import quoted
 from salver.wire.tfs_tensors import RowCheck, as_status, is_base64, tensor_of, tensor_of_rows
+from salver.wire.ts_envelopes import answered, no_explainer
+from salver.wire.ts_envelopes import asked as handler_asked
+from salver.wire.ts_faults import fault_of
 
 #: The signature of a request that names none.
 DEFAULT: Final = "serving_default"
@@ -124,10 +128,18 @@ class ForOne(ABC):
 
 
 class Predict(ForOne):
-    """Codec of ``POST /v1/models/{m}:predict``."""
+    """Codec of ``POST /v1/models/{m}:predict``, and KServe's reading of it for handlers (X-1)."""
+
+    explains = False
+    _handler = ""  # the model, if it is one
 
     def _decode(self, http: HttpBody, signature: Signature) -> InferRequest:
         """Rows become columns. Unsupported: JSON has no form for the datatype of an input."""
+        if signature.takes_forms:
+            self._handler = http.model
+            return handler_asked(http, explains=self.explains)
+        if self.explains:
+            raise no_explainer(http.model)
         read = read_large(http.body, signature) if len(http.body) >= LARGE else None
         if read is not None:
             key, in_columns, tensors = read.key or DEFAULT, read.in_columns, read.tensors
@@ -158,6 +170,8 @@ class Predict(ForOne):
         Raises:
             InvalidInput: there is no output, or rows were asked for and the outputs are none.
         """
+        if self._handler:
+            return answered(response)
         outputs = response.outputs
         if not outputs:
             raise InvalidInput("Cannot convert empty tensor map to JSON")
@@ -165,6 +179,22 @@ class Predict(ForOne):
             return HttpReply(200, tfs_layout.object_of([(b'"outputs"', _columns(outputs))], 0))
         _check_rows(outputs)
         return HttpReply(200, tfs_layout.object_of([(b'"predictions"', _rows(outputs))], 0))
+
+    def fault(self, error: SalverError) -> HttpReply:
+        """Of a handler with TorchServe's keys as well (X-13)."""
+        if not self._handler:
+            return super().fault(error)
+        fault = fault_of(error, self._handler)
+        more = [(b'"code"', b"%d" % fault.status), (b'"type"', quoted(fault.kind))]
+        reply = tfs_fault(error, *more, (b'"message"', quoted(fault.message)))
+        reply.status = fault.status
+        return reply
+
+
+class Explain(Predict):
+    """Codec of ``POST /v1/models/{m}:explain``, which handlers alone have (X-2)."""
+
+    explains = True
 
 
 def _read(root: dict[str, Any], inputs: Mapping[str, TensorSpec]) -> tuple[bool, tuple[Tensor, ...]]:

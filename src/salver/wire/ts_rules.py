@@ -32,7 +32,8 @@ class TorchServeRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         tokens: None = everybody may ask.
-        may_change: Models may be registered and unregistered (``enable_model_api``).
+        may_change: Models may be registered and unregistered (``enable_model_api``); the server takes it from
+            what the store of handlers allows.
         max_request, max_response: Most bytes of a body; 0 = as of all protocols, and as many as one likes.
         sequence_headers: Names; see :data:`SEQUENCE_HEADERS`.
         cors_origin, cors_methods, cors_headers: What every reply allows pages to do; empty = nothing is said.

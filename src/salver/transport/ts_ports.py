@@ -1,0 +1,47 @@
+"""Which parts make TorchServe's interfaces, and what does a port show of them?
+
+Over REST and gRPC alike: one set of keys, one set of rules. It opens no port.
+"""
+
+import time
+from typing import Final
+
+import msgspec
+
+from salver.transport.doors import App, Kind
+from salver.transport.ports import Looking
+from salver.transport.ts_front import SURFACES, Backing, TorchServe
+from salver.transport.ts_grpc import TorchServeMethods
+from salver.transport.ts_tokens import TokenKeys
+
+_EVERYTHING: Final = "all"
+
+
+class TorchServePorts:
+    """The interfaces of one server.
+
+    Args:
+        backing: What answers, but for the keys.
+        control: Knows which models there are.
+
+    Raises:
+        InvalidInput: the file of the keys cannot be written.
+    """
+
+    def __init__(self, backing: Backing, control: Looking) -> None:
+        rules = backing.rules
+        keys = None
+        if rules.tokens is not None:
+            keys = TokenKeys(rules.tokens, time.time)
+            keys.write()
+        self._backing = msgspec.structs.replace(backing, keys=keys)
+        self.methods = TorchServeMethods(
+            backing.door, control, backing.handlers, rules, keys, backing.reception.new_id
+        )
+
+    def shown(self, app: App, kind: Kind) -> App:
+        """The application with TorchServe's routes, where that port has any."""
+        surfaces = SURFACES.get(kind)
+        if surfaces is None and kind != _EVERYTHING:
+            return app
+        return TorchServe(app, self._backing, surfaces)
