@@ -120,6 +120,8 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     start: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [(b"x-one", b"1")]}
     if path.startswith("/status/"):
         start |= {"status": int(path[8:]), "reason": "so and so"}
+    if path.startswith("/usual/"):
+        start["status"] = int(path[7:])
     if path == "/closes":
         start["headers"].append((b"connection", b"close"))
     if path == "/keeps":
@@ -223,6 +225,13 @@ async def test_the_answers_status_phrase_and_fate_of_the_connection_are_as_the_a
     async with serving() as (listener, _):
         raw = await talk(listener, request("/status/418"))
         assert raw.startswith(b"HTTP/1.1 418 so and so\r\n")
+        for status, phrase in (
+            (404, b"Not Found"),
+            (418, b"Client Error (418)"),
+            (599, b"Server Error (599)"),
+        ):
+            raw = await talk(listener, request(f"/usual/{status}"))
+            assert raw.startswith(b"HTTP/1.1 %d %b\r\n" % (status, phrase))
         raw = await talk(listener, request("/status/204"))
         assert b"content-length" not in raw and raw.endswith(b"\r\n\r\n")
         raw = await talk(listener, request("/closes", last=False) + request("/never"))

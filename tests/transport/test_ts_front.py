@@ -147,6 +147,9 @@ async def test_ts_r8_ts_r9_older_routes_take_the_query_as_parameters() -> None:
         store.started = []
         refused = await ask(port, "POST", "/invocations", b"x")
         assert refused.json()["message"] == "Parameter model_name is required."
+        assert (await ask(port, "POST", "/invocations?model_name=", b"x")).json()[
+            "message"
+        ] == "Model not found: "
         urlencoded = "Content-Type: application/x-www-form-urlencoded"
         assert (await ask(port, "POST", "/invocations", b"model_name=m", urlencoded)).status == 200
 

@@ -169,9 +169,17 @@ def test_ts_r9_parts_of_the_path_come_first_and_give_way() -> None:
 def test_ts_r12_a_query_string_is_its_parameters() -> None:
     assert query_of(b"a=1&b=%41+c;d&=x&") == [("a", "1"), ("b", "A c"), ("d", "")]
     assert len(query_of(b"a=1&" * 5000)) == MOST_PARTS
-    with pytest.raises(NamedFault, match="invalid hex byte 'zz'") as caught:
-        query_of(b"limit=%zz")
-    assert caught.value.status == 403
+    for query, text in (
+        (b"a=%zz", "invalid hex byte 'zz' at index 11 of '/models?a=%zz'"),
+        (b"limit=%4", "unterminated escape sequence at index 14 of: /models?limit=%4"),
+    ):
+        with pytest.raises(NamedFault) as caught:
+            query_of(query, b"/models")
+        assert (caught.value.status, caught.value.kind, caught.value.message) == (
+            403,
+            "IllegalArgumentException",
+            text,
+        )
 
 
 NAMES = st.text(

@@ -27,7 +27,11 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
-_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {413: "Request Entity Too Large"}
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus if status != 418} | {
+    413: "Request Entity Too Large"
+}
+#: Of statuses without one of their own, by their first digits, as TorchServe's front has them.
+_KINDS: Final = {1: "Informational", 2: "Success", 3: "Redirection", 4: "Client Error", 5: "Server Error"}
 _BODILESS: Final = frozenset((204, 304))
 #: Closing at once would take an answer away with it from a caller who still sends.
 _LINGER_S: Final = 0.5
@@ -389,7 +393,9 @@ class Exchange:
 
     def _head(self, start: dict[str, Any], size: int | None) -> bytes:
         status, reason = start["status"], start.get("reason")
-        phrase = _PHRASES.get(status, "") if reason is None else reason
+        phrase = reason
+        if phrase is None:
+            phrase = _PHRASES.get(status) or f"{_KINDS.get(status // 100, 'Unknown Status')} ({status})"
         lines = [b"HTTP/1.1 %d %b" % (status, phrase.encode("latin-1", "replace"))]
         has_length, closes, is_said = False, not self.keeps, False
         for name, value in start["headers"]:

@@ -181,7 +181,7 @@ class TorchServe:
                 body,
                 lower.get(b"content-type", b"").decode("latin-1"),
                 headers,
-                query_of(scope["query_string"]) if asked.takes_query else (),
+                query_of(scope["query_string"], scope.get("raw_path") or b"") if asked.takes_query else (),
                 answer.request_id,
                 self._sequence_of(lower) if self._sequence[0] in lower else None,
             )
@@ -269,7 +269,7 @@ class TorchServe:
             self._check(asked, lower)
             if (body := await self._read(receive, lower)) is None:
                 return
-            request = Request(asked, verb, body, tuple(query_of(scope["query_string"])), lower)
+            request = Request(asked, verb, body, tuple(query_of(scope["query_string"], path)), lower)
             if asked.operation == "invocations":
                 asked = asked._replace(model=self._inference.meant(request))
             if is_prediction and verb == "OPTIONS":

@@ -10,6 +10,7 @@ from salver.errors import InvalidInput
 from salver.transport.ports import Handlers
 from salver.transport.ts_calls import Method, Request
 from salver.wire.ts_bodies import form
+from salver.wire.ts_faults import no_model
 from salver.wire.ts_json import TorchServeReply, replied, status_of
 from salver.wire.ts_openapi import VERSION, of_model
 
@@ -45,9 +46,9 @@ class InferenceOperations:
         """The model that a request means which may name it in its query or body, or not at all.
 
         Raises:
-            InvalidInput: it does not, and there is not just one that was there at the start.
+            InvalidInput, NoModel: it does not, and there is not just one that was there at the start.
         """
-        name = dict(request.query).get("model_name", "")
+        name = request.fields.get("model_name")
         if name:
             return name
         started = [model for model, _ in self._handlers.models() if self._was_there(model)]
@@ -56,6 +57,8 @@ class InferenceOperations:
         for part in form(request.body, request.content_type).parts:
             if part.name == "model_name":
                 return part.data.tobytes().decode("utf-8", "replace")
+        if name is not None:
+            raise no_model(name)
         raise InvalidInput("Parameter model_name is required.")
 
     def _was_there(self, model: str) -> bool:

@@ -88,7 +88,7 @@ class _Names:
     def __call__(self, quoted: str) -> str:
         data = quoted.encode("latin-1")
         if b"%" in data:
-            check_escapes(data, self._path)
+            check_escapes(self._path)
             data = unquote_to_bytes(data)
         return data.decode("utf-8", "replace")
 

@@ -65,34 +65,48 @@ def form(
     return Form(_once([*_asked(query), whole]) if query else (whole,), headers)
 
 
-def query_of(text: bytes) -> list[tuple[str, str]]:
+def query_of(text: bytes, path: bytes = b"") -> list[tuple[str, str]]:
     """The parameters of a query string, in their order.
+
+    Args:
+        path: That it follows, for an error to name.
 
     Raises:
         NamedFault: a byte in it is not encoded as it should be.
     """
+    if not text:
+        return []
+    if b"%" in text:
+        check_escapes(path + b"?" + text)
     found = []
     for piece in re.split(b"[&;]", text, maxsplit=MOST_PARTS)[:MOST_PARTS]:
         if piece:
             name, _, value = piece.partition(b"=")
             if name:
-                found.append((_decoded(name, text), _decoded(value, text)))
+                found.append((_decoded(name), _decoded(value)))
     return found
 
 
-def _decoded(text: bytes, whole: bytes) -> str:
+def _decoded(text: bytes) -> str:
     if b"%" in text or b"+" in text:
-        check_escapes(text, whole)
         text = unquote_to_bytes(text.replace(b"+", b" "))
     return text.decode("utf-8", "replace")
 
 
-def check_escapes(text: bytes, whole: bytes) -> None:
-    """Raises NamedFault where a percent sign in it begins nothing; ``whole`` is what the error shows."""
-    if wrong := _HEX.search(text):
-        shown = text[wrong.start() + 1 : wrong.start() + 3].decode("latin-1")
-        where = whole[:256].decode("utf-8", "replace")
-        raise NamedFault(f"invalid hex byte '{shown}' in '{where}'", 403, "IllegalArgumentException")
+def check_escapes(target: bytes) -> None:
+    """Raises NamedFault where a percent sign in the target of a request begins nothing."""
+    wrong = _HEX.search(target)
+    if wrong is None:
+        return
+    at, shown = wrong.start(), target[:256].decode("utf-8", "replace")
+    digits = target[at + 1 : at + 3].decode("latin-1")
+    if len(digits) < 2:
+        raise NamedFault(
+            f"unterminated escape sequence at index {at} of: {shown}", 403, "IllegalArgumentException"
+        )
+    raise NamedFault(
+        f"invalid hex byte '{digits}' at index {at + 1} of '{shown}'", 403, "IllegalArgumentException"
+    )
 
 
 def _asked(query: Sequence[tuple[str, str]]) -> list[Part]:
