@@ -319,3 +319,29 @@ def test_ts_k1_words_of_the_command_line_reach_the_background(monkeypatch: pytes
     assert main(["torchserve", *words]) == 0
     assert main(["serve", "--compat", "torchserve", *words]) == 0
     assert told == [words, words]
+
+
+KSERVE = """
+inference_address=http://0.0.0.0:8085
+management_address=http://0.0.0.0:8085
+metrics_address=http://0.0.0.0:8082
+grpc_inference_port=7070
+grpc_management_port=7071
+enable_metrics_api=true
+metrics_format=prometheus
+number_of_netty_threads=4
+job_queue_size=10
+enable_envvars_config=true
+install_py_dep_per_model=true
+model_snapshot={"name":"startup.cfg","modelCount":1,"models":{"mnist":{"1.0":{"defaultVersion":true,\\
+  "marName":"mnist.mar","minWorkers":1,"maxWorkers":5,"batchSize":1,"maxBatchDelay":10,"responseTimeout":120}}}}
+"""
+
+
+def test_ts_c2_ts_c12_the_file_that_kserve_documents() -> None:
+    found = start(KSERVE, environment={"TS_SERVICE_ENVELOPE": "kserve"})
+    assert [notice.split()[1] for notice in found.notices] == ["metrics_format", "number_of_netty_threads"]
+    (mnist,) = found.config.handlers.at_start
+    assert (mnist.url, mnist.name) == ("mnist.mar", "mnist")
+    assert found.config.handlers.options == {"envelope": "kserve"}
+    assert found.config.front.serves == "torchserve-all"

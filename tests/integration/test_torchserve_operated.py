@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -195,3 +196,34 @@ def test_ts_b14_in_the_mode_log_metrics_are_lines(deployment: Deployment) -> Non
     models = (deployment.folder / "logs" / "model_metrics.log").read_text()
     assert re.search(r" - PredictionTime\.ms:[0-9.]+\|#ModelName:shout,Level:Model\|#hostname:", models)
     assert "Asked" not in models  # it is not in the file
+
+
+def test_ts_c5_ts_c1_ts_p1_ports_may_be_encrypted_or_unix_sockets(deployment: Deployment) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    words = "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -subj /CN=localhost -days 1"
+    subprocess.run(
+        [openssl, *words.split()], cwd=deployment.folder, check=True, capture_output=True, timeout=60
+    )
+    port = deployment.ports["management"]
+    deployment.configure(
+        f"inference_address=unix:{deployment.folder}/i.sock\nmanagement_address=https://127.0.0.1:{port}\n"
+        "certificate_file=cert.pem\nprivate_key_file=key.pem\nload_models=shout.mar\ndefault_workers_per_model=1"
+    )
+    assert deployment.run("--start", "--ncs", "--dt")[0] == 0
+    deployment.until("metrics", "/metrics")
+    curl = ("curl", "-s", "--unix-socket", f"{deployment.folder}/i.sock", "-H", "Content-Type: text/plain")
+    end = time.monotonic() + 30
+    while (said := _output(*curl, "-d", "hello", "http://x/predictions/shout")) != "HELLO":
+        assert time.monotonic() < end, said
+        time.sleep(0.1)
+    url = f"https://localhost:{port}/models"
+    assert '"shout"' in _output("curl", "-s", "--cacert", f"{deployment.folder}/cert.pem", url)
+    assert deployment.run("--stop")[0] == 0
+    access = (deployment.folder / "logs" / "access_log.log").read_text()
+    assert '"POST /predictions/shout HTTP/1.1" 200' in access
+
+
+def _output(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, timeout=30, text=True, check=False).stdout
