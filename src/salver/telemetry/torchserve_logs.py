@@ -5,12 +5,13 @@
 begun anew.
 """
 
+import asyncio
 import logging
 import logging.handlers
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -18,13 +19,16 @@ from salver.errors import InvalidInput
 from salver.events import Answered, Event
 from salver.telemetry.logs import escape
 
+_LOG: Final = logging.getLogger("salver.logs")
 #: Of a file, before it is begun anew; and how many older ones are kept.
 MAX_BYTES: Final = 100 << 20
 KEPT: Final = 5
 #: The logger of what models print.
 MODELS: Final = "salver.engine.host"
-_SHORT: Final = "%(asctime)s - %(message)s"
+_TIME: Final = "%Y-%m-%dT%H:%M:%S"
 _LONG: Final = "%(asctime)s [%(levelname)-5s] %(threadName)s %(name)s - %(message)s"
+#: Lines wait so long for others, to be written with them.
+_TOGETHER_S: Final = 0.02
 _LEVELS: Final = {logging.WARNING: "WARN", logging.CRITICAL: "FATAL"}
 
 
@@ -44,7 +48,7 @@ class _Lines(logging.Formatter):
     """A line of Log4j's."""
 
     def __init__(self, pattern: str) -> None:
-        super().__init__(pattern, "%Y-%m-%dT%H:%M:%S")
+        super().__init__(pattern, _TIME)
         self.default_msec_format = "%s,%03d"
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
@@ -57,70 +61,147 @@ class _Lines(logging.Formatter):
         return super().format(shown)
 
 
+class _Journal:
+    """A file of short lines, of which there may be many: those of one moment are written at once."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._clock = clock
+        self._lines: list[str] = []
+        self._second, self._shown = -1, ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._file: BinaryIO = path.open("ab", buffering=0)
+        self._size = self._file.tell()
+
+    def add(self, text: str) -> None:
+        """From the event loop's thread."""
+        now = self._clock()
+        second = int(now)
+        if second != self._second:
+            self._second, self._shown = second, time.strftime(_TIME, time.localtime(second))
+        self._lines.append(f"{self._shown},{int(now % 1 * 1000):03d} - {escape(text)}\n")
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self.flush)
+
+    def flush(self) -> None:
+        """Write what waits. What cannot be written is lost, and the log says so."""
+        self._timer = None
+        lines, self._lines = self._lines, []
+        try:
+            for line in _batches(lines):
+                if self._size and self._size + len(line) > MAX_BYTES:
+                    self._begin_anew()
+                self._size += self._file.write(line)
+        except OSError as error:
+            _LOG.warning("lines of %s are lost: %s", self._path, error.strerror)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self.flush()
+        self._file.close()
+
+    def _begin_anew(self) -> None:
+        self._file.close()
+        for number in range(KEPT, 0, -1):
+            older = self._path.with_name(f"{self._path.name}.{number - 1}") if number > 1 else self._path
+            if older.exists():
+                older.replace(self._path.with_name(f"{self._path.name}.{number}"))
+        self._file = self._path.open("ab", buffering=0)
+        self._size = 0
+
+
 class TorchServeLogs:
     """Writes the files.
+
+    Args:
+        clock: Unix time.
 
     Raises:
         InvalidInput: one cannot be written.
     """
 
-    def __init__(self, config: TorchServeLogConfig) -> None:
-        self._files: list[logging.Handler] = []
-        self._access = self._logger("ACCESS_LOG", config.folder, "access_log.log")
+    def __init__(self, config: TorchServeLogConfig, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._journals: list[_Journal] = []
+        self._handlers: list[logging.Handler] = []
+        self._access = self._journal(config.folder, "access_log.log")
         self._metrics = (
-            self._logger("TS_METRICS", config.metrics, "ts_metrics.log"),
-            self._logger("MODEL_METRICS", config.metrics, "model_metrics.log"),
+            self._journal(config.metrics, "ts_metrics.log"),
+            self._journal(config.metrics, "model_metrics.log"),
         )
-        self._server = self._file(config.folder, "ts_log.log", _LONG)
-        self._models = self._file(config.folder, "model_log.log", _LONG)
-        self._models.addFilter(logging.Filter(MODELS))
-        for handler in (self._server, self._models):
-            logging.getLogger().addHandler(handler)
+        self._handle(config.folder, "ts_log.log")
+        self._handle(config.folder, "model_log.log").addFilter(logging.Filter(MODELS))
 
     def __repr__(self) -> str:
-        return f"<TorchServeLogs {len(self._files)} files>"
+        return f"<TorchServeLogs {len(self._journals) + len(self._handlers)} files>"
 
     def observe(self, events: Sequence[Event]) -> None:
         """Write down the answers among them."""
         for event in events:
             if type(event) is Answered:
-                said = (
+                self._access.add(
                     f'/{event.caller} "{event.verb} {event.target} {event.protocol}" '
                     f"{event.status} {int(event.seconds * 1e3)}"
                 )
-                self._write(self._access, said)
 
     def metric(self, line: str, is_models: bool) -> None:
         """Write down a metric (:data:`salver.telemetry.torchserve_metrics.Sink`)."""
-        self._write(self._metrics[is_models], line)
+        self._metrics[is_models].add(line)
 
     def close(self) -> None:
         """Let go of the files."""
-        for handler in self._files:
+        for journal in self._journals:
+            journal.close()
+        for handler in self._handlers:
             logging.getLogger().removeHandler(handler)
             handler.close()
-        self._files.clear()
+        self._journals.clear()
+        self._handlers.clear()
 
-    def _logger(self, name: str, folder: str, file: str) -> tuple[str, logging.Handler]:
-        return name, self._file(folder, file, _SHORT)
-
-    def _file(self, folder: str, name: str, pattern: str) -> logging.Handler:
+    def _journal(self, folder: str, name: str) -> _Journal:
         path = Path(folder) / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            journal = _Journal(path, self._clock)
+        except OSError as error:
+            self.close()
+            raise _unwritable(path, error) from error
+        self._journals.append(journal)
+        return journal
+
+    def _handle(self, folder: str, name: str) -> logging.Handler:
+        path = Path(folder) / name
+        try:
             handler = logging.handlers.RotatingFileHandler(path, "a", MAX_BYTES, KEPT, encoding="utf-8")
         except OSError as error:
-            raise InvalidInput(
-                f"the log file {path} cannot be written: {error.strerror}",
-                fix="Set LOG_LOCATION and METRICS_LOCATION to folders that can be.",
-            ) from error
-        handler.setFormatter(_Lines(pattern))
-        self._files.append(handler)
+            self.close()
+            raise _unwritable(path, error) from error
+        handler.setFormatter(_Lines(_LONG))
+        self._handlers.append(handler)
+        logging.getLogger().addHandler(handler)
         return handler
 
-    def _write(self, where: tuple[str, logging.Handler], text: str) -> None:
-        name, handler = where
-        handler.handle(logging.LogRecord(name, logging.INFO, "", 0, text, (), None))
+
+def _unwritable(path: Path, error: OSError) -> InvalidInput:
+    return InvalidInput(
+        f"the log file {path} cannot be written: {error.strerror}",
+        fix="Set LOG_LOCATION and METRICS_LOCATION to folders that can be.",
+    )
+
+
+def _batches(lines: Sequence[str]) -> list[bytes]:
+    """Lines, as many together as may be written at once."""
+    found: list[bytes] = []
+    size, begun = 0, 0
+    for index, line in enumerate(lines):
+        if size and size + len(line) > MAX_BYTES // 4:
+            found.append("".join(lines[begun:index]).encode())
+            size, begun = 0, index
+        size += len(line)
+    if begun < len(lines):
+        found.append("".join(lines[begun:]).encode())
+    return found
 
 
 def _text(record: logging.LogRecord) -> str:
