@@ -31,9 +31,17 @@ _WITHIN_S = 120.0
 @contextlib.contextmanager
 def serving(name: str, folder: Path, command: Sequence[str] = SALVER) -> Iterator[Target]:
     """A server of that configuration, in a folder that is made for it, or was by the one before it."""
-    config = CONFIGS[name]
     if not (folder / "models").exists():
         copied(folder)
+    with started(name, CONFIGS[name], folder, command) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def started(
+    name: str, config: dict[str, Any], folder: Path, command: Sequence[str] = SALVER
+) -> Iterator[Target]:
+    """A server of any configuration, on the stores in a folder."""
     ports = {port: free_port() for port in PORTS}
     target = Target({port: ports[config.get("ports", {}).get(port, port)] for port in PORTS}, folder)
     words = {f"{{{{{port.upper().replace('-', '_')}}}}}": str(number) for port, number in ports.items()}
