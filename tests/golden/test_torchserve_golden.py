@@ -3,6 +3,9 @@
 ``torchserve.jsonl`` holds what passes. ``docs/reference/conformance.md`` says where Salver differs, and why.
 """
 
+import base64
+import concurrent.futures
+import json
 import re
 import sys
 from collections import Counter
@@ -11,8 +14,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from torchserve_replay import Case, Target, in_blocks, load, run_block
+from torchserve_models import ARCHIVES, FLOWS, made
+from torchserve_replay import Case, Target, ask, in_blocks, load, run_block
 from torchserve_servers import CONFIGS, serving
+
+import torchserve_stubs as stubs
+from salver.repository.mar import read_archive
+from salver.repository.workflow import read_workflow
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import parity
@@ -51,6 +59,57 @@ def test_as_recorded(name: str, targets: Callable[[str], Target]) -> None:
     """TS-R1 to TS-R22, TS-M1 to TS-M11, TS-G1 to TS-G7 and others: a case's own rows stand in its line."""
     block: list[Case] = _BLOCKS[name]
     assert not run_block(targets(block[0]["config"]), block)
+
+
+def asked(model: str, body: bytes) -> Case:
+    request = {"method": "POST", "path": f"/predictions/{model}", "body": body.decode()}
+    return {"kind": "http", "port": "inference", "timeout_s": 20, "compare": {}, "request": request}
+
+
+def called(rpc: str, model: str, data: bytes) -> Case:
+    message = {"model_name": model, "input": {"data": base64.b64encode(data).decode()}}
+    request = {"rpc": f"{stubs.INFERENCE}.InferenceAPIsService/{rpc}", "messages": [message]}
+    return {"kind": "grpc", "timeout_s": 20, "compare": {}, "request": request}
+
+
+def said(answer: Case) -> list[bytes]:
+    return [base64.b64decode(message["prediction"]) for message in answer["messages"]]
+
+
+def test_ts_b4_who_waits_too_long_is_told(targets: Callable[[str], Target]) -> None:
+    """TorchServe says nothing, ever."""
+    target = targets("plain")
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        runs = threads.submit(ask, target, asked("impatient", b"1.5"))
+        waits = ask(target, {**asked("impatient", b"0"), "after_s": 0.2})
+        for late in (waits, runs.result()):
+            assert late["status"] == 503
+            assert json.loads(late["body"])["type"] == "ServiceUnavailableException"
+
+
+def test_ts_b5_a_first_piece_that_is_the_last(targets: Callable[[str], Target]) -> None:
+    """TorchServe never answers over HTTP, and stops after one piece over gRPC."""
+    target = targets("plain")
+    assert ask(target, asked("countdown", b"1"))["body"] == "0 "
+    assert said(ask(target, called("StreamPredictions", "countdown", b"3"))) == [b"2 ", b"1 ", b"0 "]
+
+
+def test_ts_g1_pieces_over_grpc(targets: Callable[[str], Target]) -> None:
+    """TorchServe never ends the first call, and loses a worker with each of the others."""
+    target = targets("plain")
+    assert said(ask(target, called("StreamPredictions", "noop", b"x"))) == [b"OK"]
+    for _ in range(2):
+        assert said(ask(target, called("Predictions", "stream", b"2"))) == [b"part 0\npart 1\nlast\n"]
+
+
+def test_ts_k2_ts_k3_ts_a1_what_the_archivers_make_is_read() -> None:
+    store = made() / "models"
+    for file, what in ARCHIVES.items():
+        (path,) = (path for path in store.iterdir() if path.name.split(".")[0] == file)
+        archive = read_archive(path)
+        assert (archive.name, archive.version) == (what.get("name", file), what.get("version", "1.0"))
+        assert bool(archive.config_file) == ("config" in what)
+    assert {read_workflow(path).name for path in (made() / "workflows").iterdir()} == set(FLOWS)
 
 
 def test_what_differs_is_told() -> None:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,14 +19,13 @@ from typing import Any
 from torchserve_models import copied
 from torchserve_replay import Case, Target, ask
 
-from salver.testing.process import free_port
-
 CONFIGS: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("torchserve_configs.json").read_text()
 )
 PORTS = ("inference", "management", "metrics", "grpc-inference", "grpc-management")
 SALVER = (str(Path(sys.executable).with_name("salver")), "torchserve")
 _WITHIN_S = 120.0
+_SOURCE = str(Path(__file__).parents[2] / "src")
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def started(
     name: str, config: dict[str, Any], folder: Path, command: Sequence[str] = SALVER
 ) -> Iterator[Target]:
     """A server of any configuration, on the stores in a folder."""
-    ports = {port: free_port() for port in PORTS}
+    ports = _free_ports()
     target = Target({port: ports[config.get("ports", {}).get(port, port)] for port in PORTS}, folder)
     words = {f"{{{{{port.upper().replace('-', '_')}}}}}": str(number) for port, number in ports.items()}
     words |= {"{{MODELS}}": str(folder / "models"), "{{WORKFLOWS}}": str(folder / "workflows")}
@@ -64,6 +64,7 @@ def started(
         "TMPDIR": str(folder / "tmp"),
         "TEMP": str(folder / "tmp"),
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": _SOURCE,  # from wherever it is started
     }
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
@@ -79,6 +80,15 @@ def started(
             yield _up(target, config, process)
         finally:
             _end(process)
+
+
+def _free_ports() -> dict[str, int]:
+    """All different, and nobody's a moment ago."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in PORTS]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return {port: probe.getsockname()[1] for port, probe in zip(PORTS, probes, strict=True)}
 
 
 def _ports_of(properties: Path) -> dict[str, int]:
