@@ -1,0 +1,114 @@
+"""TorchServe's ports over TLS, at UNIX sockets, and with callers who read slowly; no handler behind them."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from salver.errors import SalverError
+from salver.transport.server import FrontConfig, listen
+
+MUCH = 4 << 20
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with the scheme, or with much, in pieces."""
+    await receive()
+    if scope["path"] == "/much":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(MUCH >> 16):
+            await send({"type": "http.response.body", "body": b"x" * (1 << 16), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    body = f"{scope['scheme']} {scope['client'] is not None}".encode()
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]}
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+@asynccontextmanager
+async def serving(**config: Any) -> AsyncIterator[int]:
+    (listener,) = listen(
+        [app], [FrontConfig(port=0, serves="torchserve-management", grace_seconds=2, **config)], 1000
+    )
+    running = asyncio.create_task(listener.run())
+    await listener.started()
+    try:
+        yield listener.port
+    finally:
+        listener.stop()
+        await running
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str = "/") -> bytes:
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+    raw = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return raw
+
+
+def files(authority: trustme.CA, folder: Path) -> dict[str, str]:
+    own = authority.issue_cert("localhost")
+    own.private_key_pem.write_to_path(folder / "key.pem")
+    for blob in own.cert_chain_pems:
+        blob.write_to_path(folder / "cert.pem", append=True)
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    return {"tls_cert": str(folder / "cert.pem"), "tls_key": str(folder / "key.pem")}
+
+
+async def test_ts_p1_ts_c5_a_port_over_tls_and_one_that_wants_certificates(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    pem = files(authority, tmp_path)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with serving(**pem) as port:
+        raw = await ask(
+            *await asyncio.open_connection("127.0.0.1", port, ssl=trusting, server_hostname="localhost")
+        )
+        assert raw.endswith(b"https True")
+        with pytest.raises(ssl.SSLError):
+            await asyncio.open_connection(
+                "127.0.0.1", port, ssl=ssl.create_default_context(), server_hostname="localhost"
+            )
+        with contextlib.suppress(ConnectionResetError):
+            assert b"200" not in await ask(*await asyncio.open_connection("127.0.0.1", port))
+    async with serving(**pem, tls_client_ca=str(tmp_path / "ca.pem")) as port:
+        with contextlib.suppress(ssl.SSLError, ConnectionResetError):
+            connection = await asyncio.open_connection(
+                "127.0.0.1", port, ssl=trusting, server_hostname="localhost"
+            )
+            assert await ask(*connection) == b""
+        authority.issue_cert("caller@localhost").configure_cert(trusting)
+        raw = await ask(
+            *await asyncio.open_connection("127.0.0.1", port, ssl=trusting, server_hostname="localhost")
+        )
+        assert raw.endswith(b"https True")
+    with pytest.raises(SalverError, match="cannot be read"):
+        listen(
+            [app],
+            [FrontConfig(port=0, serves="torchserve-all", tls_cert="/nowhere", tls_key="/nowhere")],
+            1000,
+        )
+
+
+async def test_ts_p1_a_port_at_a_unix_socket(tmp_path: Path) -> None:
+    path = str(tmp_path / "own")
+    async with serving(path=path):
+        assert (await ask(*await asyncio.open_unix_connection(path))).endswith(b"http False")
+
+
+async def test_an_answer_in_pieces_waits_for_a_caller_who_reads_slowly() -> None:
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 12)
+        asking = asyncio.create_task(ask(reader, writer, "/much"))
+        raw = await asking
+    assert raw.count(b"x") >= MUCH and raw.endswith(b"\r\n0\r\n\r\n")
