@@ -16,6 +16,7 @@ from salver.repository.batching_parameters import batching_of
 from salver.repository.places import places_of
 from salver.tensor import DataType
 from salver.testing.codecs import REFUSALS, mutations, survives
+from salver.transport.http1_head import Heads
 from salver.wire import tf_schema, tfs_grpc, tfs_predict
 from salver.wire.bodies import HttpBody
 from salver.wire.chat_template import ChatTemplate
@@ -31,6 +32,8 @@ from salver.wire.tfs_head_json import Classify
 from salver.wire.tfs_heads import CLASSIFY
 from salver.wire.tfs_json import Predict
 from salver.wire.tfs_rules import TfsRules
+from salver.wire.ts_bodies import form, query_of
+from salver.wire.ts_orders import registration
 from salver.wire.voice import Spoken, Voice
 
 _SIGNATURE = Signature((TensorSpec("x", DataType.FP32, (-1, 2)), TensorSpec("s", DataType.BYTES, (-1,))), ())
@@ -191,6 +194,24 @@ _JSON = orjson.dumps(
 _HEAD = b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","parameters":{"binary_data_size":8}}]}'
 _BINARY = bytes((-(-len(_HEAD) * 254 // (len(_HEAD) + 8)),)) + _HEAD + bytes(8)
 
+
+def _forms(data: bytes) -> None:
+    """What follows a line is a body; the line is its content type."""
+    kind, _, body = data.partition(b"\n")
+    for content_type in (kind.decode("latin-1"), "multipart/form-data; boundary=B"):
+        with contextlib.suppress(*REFUSALS):
+            form(body, content_type)
+    with contextlib.suppress(*REFUSALS):
+        query_of(data)
+    with contextlib.suppress(*REFUSALS):
+        registration(body, "application/json", {})
+
+
+def _http1(data: bytes) -> None:
+    head = Heads().parse(data)
+    assert head is None or (head.path.startswith(b"/") and head.length >= -1)
+
+
 #: Target -> what it does with the bytes, and where it starts.
 TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
     "oip_http": (_oip_http, (b"\xff" + _JSON, _BINARY)),
@@ -228,6 +249,23 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
         ),
     ),
     "tfs_grpc": (_tfs_grpc, (_predict(), _classify())),
+    "torchserve": (
+        _forms,
+        (
+            b'multipart/form-data; boundary="B"\n--B\r\nContent-Disposition: form-data; '
+            b'name="a"; filename=f\r\n'
+            b"Content-Type: text/csv\r\nContent-Transfer-Encoding: 8bit\r\n\r\n1\r\n--B--\r\n",
+            b"application/x-www-form-urlencoded\na=1&b=%41+c&d",
+            b'application/json\n{"url":"a.mar","batch_size":"3","synchronous":true}',
+        ),
+    ),
+    "http1": (
+        _http1,
+        (
+            b"POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nExpect: 100-continue",
+            b"GET http://h/a HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked",
+        ),
+    ),
     "grpc_frames": (_grpc_frames, (frame(b"ab") + frame(b""), b"\1" + frame(b"\x78\x9c")[1:])),
 }
 

@@ -533,6 +533,7 @@ async def test_x_9_x_22_x_23_x_30_the_port_for_everything_serves_torchserve_as_w
             "/x",
         ):
             assert (await ask(port, "GET", path)).body == b"salver " + path.encode()
+        assert (await ask(port, "GET", "/metrics?name[]=b")).body == b"# TYPE b gauge\nb 2.0\n"
         assert (await ask(port, "OPTIONS", "/v1/models/m")).body == b"salver /v1/models/m"
         assert (await ask(port, "OPTIONS", "/")).json()["info"]["title"] == "TorchServe APIs"
         for verb, path in (

@@ -143,7 +143,7 @@ class TorchServe:
         target = self._targets.get((scope["method"], path))
         if target is not None:
             return self._predict(target, scope, receive, send)
-        if self._is_common and not _may_be_own(scope["method"], path):
+        if self._is_common and not _may_be_own(scope["method"], path, scope["query_string"]):
             return self._app(scope, receive, send)
         return self._answer(scope, path, receive, send)
 
@@ -301,6 +301,8 @@ class TorchServe:
         if headers.get(b"content-type", b"").startswith(b"application/grpc"):
             self._check(_ANYTHING, headers)
             return None
+        if self._is_common and path == b"/metrics":
+            return Asked("metrics")
         if self._is_common and not _is_own(path):
             return Asked("describe_port") if verb == "OPTIONS" else find_oldest(verb, path)
         try:
@@ -399,10 +401,12 @@ def _is_own(path: bytes) -> bool:
     return path[1:].partition(b"/")[0].decode("latin-1") in OWN
 
 
-def _may_be_own(verb: str, path: bytes) -> bool:
-    """Is it worth a look, on a port for everything (X-22, X-23)?"""
+def _may_be_own(verb: str, path: bytes, query: bytes) -> bool:
+    """Is it worth a look, on a port for everything (X-8, X-22, X-23)?"""
     if path.startswith((b"/v2/", b"/v1/", b"/V1/")):
         return False
+    if path == b"/metrics":
+        return query != b""
     return _is_own(path) or path.endswith(b"/predict") or verb == "OPTIONS"
 
 
