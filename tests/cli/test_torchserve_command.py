@@ -215,6 +215,8 @@ def test_ts_c2_a_model_store_has_to_be_there() -> None:
         torchserve.configure(parse(["--ncs"]), NOWHERE)
     with pytest.raises(InvalidInput, match="--model-store directory not found: nowhere"):
         config("", "--model-store", "nowhere")
+    with pytest.raises(InvalidInput, match="--workflow-store directory not found: nowhere"):
+        config("workflow_store=nowhere")
 
 
 SNAPSHOT = (

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.wire.ts_metric_lines import Written, format, parse
+from salver.wire.ts_metric_lines import Frame, Written, parse
 
 
 def test_ts_a9_a_line_of_a_handler() -> None:
@@ -48,9 +48,7 @@ def test_ts_a9_hostile_lines_end_soon(line: str) -> None:
 
 
 def test_ts_b14_a_line_of_a_log() -> None:
-    line = format(
-        "PredictionTime", "ms", 1.43, [("ModelName", "m"), ("Level", "Model")], "vm", 1795690819.5, "r-1"
-    )
-    assert line == (
-        "PredictionTime.ms:1.43|#ModelName:m,Level:Model|#hostname:vm,requestID:r-1,timestamp:1795690819"
-    )
+    frame = Frame.of("PredictionTime", "ms", [("ModelName", "m"), ("Level", "Model")], "vm")
+    said = "PredictionTime.ms:1.43|#ModelName:m,Level:Model|#hostname:vm"
+    assert frame.line(1.43, 1795690819.5, "r-1") == f"{said},requestID:r-1,timestamp:1795690819"
+    assert frame.line(1.43, 1795690819.5) == f"{said},timestamp:1795690819"

@@ -208,8 +208,9 @@ def _handlers(settings: Settings) -> "HandlerStoreConfig":
     store = settings.text("model_store")
     if not store:
         raise InvalidInput("Missing mandatory parameter --model-store")
-    if not Path(store).is_dir():
-        raise InvalidInput(f"--model-store directory not found: {store}")
+    for name, folder in (("model", store), ("workflow", settings.text("workflow_store"))):
+        if folder and not Path(folder).is_dir():
+            raise InvalidInput(f"--{name}-store directory not found: {folder}")
     workers = settings.number("default_workers_per_model")
     at_start, is_all = _models(settings)
     options = {

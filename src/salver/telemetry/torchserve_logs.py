@@ -75,11 +75,12 @@ class _Journal:
 
     def add(self, text: str) -> None:
         """From the event loop's thread."""
+        said = text if text.isprintable() else escape(text)
         now = self._clock()
         second = int(now)
         if second != self._second:
             self._second, self._shown = second, time.strftime(_TIME, time.localtime(second))
-        self._lines.append(f"{self._shown},{int(now % 1 * 1000):03d} - {escape(text)}\n")
+        self._lines.append(f"{self._shown},{int(now % 1 * 1000):03d} - {said}\n")
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self.flush)
 

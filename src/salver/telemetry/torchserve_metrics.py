@@ -20,7 +20,7 @@ from salver.messages import ModelId
 from salver.stats.histogram import Histogram
 from salver.telemetry.torchserve_yaml import HOSTNAME, USUAL, MetricsYaml, Spec
 from salver.telemetry.triton_metrics import COUNTER
-from salver.wire.ts_metric_lines import Written, format, parse
+from salver.wire.ts_metric_lines import Frame, Written, parse
 
 _LOG: Final = logging.getLogger("salver.metrics")
 Mode = Literal["log", "prometheus", "legacy"]
@@ -117,6 +117,7 @@ class TorchServeMetrics:
         self._server = {spec.name: _Family(spec) for spec in config.metrics.server}
         self._models = {spec.name: _Family(spec) for spec in config.metrics.models}
         self._detected = 0
+        self._frames: dict[tuple[str, tuple[str, ...]], Frame] = {}
         self._told: set[str] = set()  # of what was wrong
         for name in _CLASSES:  # so that their rates begin with the first one
             if self._shows(name):
@@ -229,8 +230,13 @@ class TorchServeMetrics:
         return self._config.mode == "prometheus" or (self._config.mode == "legacy" and name in LEGACY)
 
     def _line(self, spec: Spec, value: float, labels: tuple[str, ...], request: str) -> str:
-        named = list(zip(spec.dimensions, labels, strict=True))[:-1]
-        return format(spec.name, spec.unit, value, named, labels[-1], self._clock(), request)
+        frame = self._frames.get((spec.name, labels))
+        if frame is None:
+            named = list(zip(spec.dimensions, labels, strict=True))[:-1]
+            frame = Frame.of(spec.name, spec.unit, named, labels[-1])
+            if len(self._frames) < MOST_SERIES:
+                self._frames[spec.name, labels] = frame
+        return frame.line(value, self._clock(), request)
 
     def _complain(self, text: str, about: str) -> None:
         if about not in self._told and len(self._told) < MOST_DETECTED:

@@ -6,7 +6,7 @@ nearly the same in log files. Pure.
 
 import re
 from collections.abc import Sequence
-from typing import Final, Literal, cast
+from typing import Final, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -63,20 +63,27 @@ def parse(line: str) -> Written | None:
     )
 
 
-def format(
-    name: str,
-    unit: str,
-    value: float,
-    dimensions: Sequence[tuple[str, str]],
-    host: str,
-    at: float,
-    request: str = "",
-) -> str:
-    """A line of TorchServe's log files.
+class Frame(NamedTuple):
+    """What is the same in all lines of a series, in TorchServe's log files."""
 
-    >>> format("QueueTime", "Milliseconds", 3, [("Level", "Host")], "h", 17.9)
-    'QueueTime.Milliseconds:3.0|#Level:Host|#hostname:h,timestamp:17'
-    """
-    said = ",".join([f"{key}:{text}" for key, text in dimensions])
-    asked = f",requestID:{request}" if request else ""
-    return f"{name}.{unit}:{float(value)}|#{said}|#hostname:{host}{asked},timestamp:{int(at)}"
+    head: str
+    tail: str
+
+    @classmethod
+    def of(cls, name: str, unit: str, dimensions: Sequence[tuple[str, str]], host: str) -> "Frame":
+        """Of a series."""
+        said = ",".join([f"{key}:{text}" for key, text in dimensions])
+        return cls(f"{name}.{unit}:", f"|#{said}|#hostname:{host}")
+
+    def line(self, value: float, at: float, request: str = "") -> str:
+        """One line of it.
+
+        Args:
+            at: Unix time.
+            request: In whose service it was counted; may be empty.
+
+        >>> Frame.of("QueueTime", "Milliseconds", [("Level", "Host")], "h").line(3, 17.9)
+        'QueueTime.Milliseconds:3.0|#Level:Host|#hostname:h,timestamp:17'
+        """
+        asked = f",requestID:{request}" if request else ""
+        return f"{self.head}{float(value)}{self.tail}{asked},timestamp:{int(at)}"
