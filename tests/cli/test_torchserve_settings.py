@@ -188,3 +188,13 @@ def test_booleans_and_numbers_may_have_blanks_behind_them() -> None:
     found = settings({"enable_model_api": "True \t", "job_queue_size": "7 "})
     assert found.is_on("enable_model_api")
     assert found.number("job_queue_size") == 7
+
+
+def test_ts_g8_connections_have_no_age() -> None:
+    keys = [
+        f"grpc_{port}_max_connection_age{more}_ms"
+        for port in ("inference", "management")
+        for more in ("", "_grace")
+    ]
+    told = Settings(Source(dict.fromkeys(keys, "1000"), "f")).notices
+    assert [line.partition(" is accepted")[0] for line in told] == [f"f: {key}" for key in keys]

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torchserve_models import ARCHIVES, FLOWS, made
@@ -85,6 +86,36 @@ def test_ts_b4_who_waits_too_long_is_told(targets: Callable[[str], Target]) -> N
         for late in (waits, runs.result()):
             assert late["status"] == 503
             assert json.loads(late["body"])["type"] == "ServiceUnavailableException"
+
+
+def test_ts_r18_ts_r20_a_full_queue(targets: Callable[[str], Target]) -> None:
+    """One runs, one waits, and there is no room for a third; over gRPC it is worth another try, too."""
+    target = targets("plain")
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        served = [
+            threads.submit(ask, target, {**asked("narrow", b"1.5"), "after_s": 0.3 * n}) for n in range(2)
+        ]
+        refused = ask(target, {**asked("narrow", b"0"), "after_s": 0.8})
+        assert ask(target, called("Predictions", "narrow", b"0"))["code"] == "UNAVAILABLE"
+        assert [each.result()["status"] for each in served] == [200, 200]
+    assert refused["status"] == 503
+    told = json.loads(refused["body"])
+    assert (told["code"], told["type"]) == (503, "ServiceUnavailableException")
+    assert told["message"].startswith('Model "narrow" has no worker to serve inference request.')
+
+
+def test_ts_m10_ts_r8_one_port_is_what_sagemaker_wants(targets: Callable[[str], Target]) -> None:
+    target = targets("small")
+
+    def told(method: str, path: str) -> Any:
+        request = {"method": method, "path": path, "body": "x"}
+        return ask(target, {**asked("", b""), "request": request})
+
+    assert told("POST", "/models/noop/invoke")["body"] == "OK"
+    names = [model["modelName"] for model in json.loads(told("GET", "/models")["body"])["models"]]
+    assert names == ["inspect", "noop"]
+    assert json.loads(told("GET", "/models/noop")["body"])[0]["modelName"] == "noop"
+    assert told("GET", "/models/nobody")["status"] == 404
 
 
 def test_ts_b5_a_first_piece_that_is_the_last(targets: Callable[[str], Target]) -> None:
