@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from salver.cli import main
-from salver.testing.process import ServerProcess, TensorFlowServingProcess, TritonProcess
+from salver.testing.process import ServerProcess, TensorFlowServingProcess, TritonProcess, free_port
 from savedmodels import half_plus_three, half_plus_two, with_assets
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
@@ -26,6 +26,13 @@ class Noop:
         raise SystemExit("the program was run")
     def handle(self, data, context):
         return data
+"""
+LENGTH = """
+class Length:
+    def initialize(self, context):
+        pass
+    def handle(self, data, context):
+        return [str(len(row["body"])) for row in data]
 """
 PROPERTIES = """
 inference_address=http://0.0.0.0:8080
@@ -72,7 +79,7 @@ docker run --rm -v ${PWD}/models:/models nvcr.io/nvidia/tritonserver:24.01-py3 \
 def pack(store: Path, name: str, source: str, *more: str, yaml: str = "") -> None:
     """By the unmodified archiver."""
     work = store.parent / "work"
-    work.mkdir(exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
     store.mkdir(exist_ok=True)
     for file in (f"{name}.py", f"{name}.py.so"):  # the archiver wants the latter for LSP
         (work / file).write_text(source)
@@ -191,6 +198,44 @@ def test_what_is_written_for_torchserve(tmp_path: Path, capsys: pytest.CaptureFi
     assert "made_up" not in text
     assert os.access(out / "serve.sh", os.X_OK)
     assert '--ts-config="$here"/config.properties' in (out / "serve.sh").read_text()
+
+
+def test_torchserve_is_served_by_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, ports = tmp_path / "there", [free_port() for _ in range(5)]
+    pack(folder / "model-store", "length", LENGTH)
+    keys = ("inference_address", "management_address", "metrics_address")
+    lines = [f"{key}=http://127.0.0.1:{port}" for key, port in zip(keys, ports, strict=False)]
+    lines += [f"grpc_inference_port={ports[3]}", f"grpc_management_port={ports[4]}"]
+    lines += ["model_store=/srv/model-store", "load_models=all", "default_workers_per_model=1"]
+    lines += ["enable_envvars_config=true", "initial_worker_port=$$FIRST$$"]
+    (folder / "config.properties").write_text("\n".join(lines))
+    (folder / "run.sh").write_text(
+        "export FIRST=9500 TS_JOB_QUEUE_SIZE=7 OTHER=1\n"
+        "torchserve --start --ncs --disable-token-auth --ts-config config.properties"
+    )
+    status, found = asked(capsys, str(folder), "--write", str(tmp_path / "out"))
+    assert (status, fates(found)) == (0, {"length": "runs"})
+    script = tmp_path / "out" / "serve.sh"
+    assert "export FIRST=9500\nexport TS_JOB_QUEUE_SIZE=7\n" in script.read_text()
+    with ScriptedTorchServe(script, tmp_path / "log") as server:
+        server.port = ports[0]
+        server.wait_for("/ping")
+        assert server.ask("POST", "/predictions/length", b"four") == (200, b"4")
+        server.port = ports[1]
+        (told,) = json.loads(server.get("/models/length")[1])
+        assert (told["workers"][0]["id"], told["jobQueueStatus"]["remainingCapacity"]) == ("9500", 7)
+
+
+class ScriptedTorchServe(TensorFlowServingProcess):
+    """A start script whose ports stand in a file."""
+
+    def __init__(self, script: Path, log: Path) -> None:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        super().__init__(log, [], {"PATH": path})
+        self._script = script
+
+    def command(self) -> list[str]:
+        return [str(self._script)]
 
 
 def test_a_deployment_of_tensorflow_serving(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ command lines use here, and paths of containers found in the folder. It writes n
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -26,6 +26,9 @@ FILES: Final = "{files}"
 _NO_EFFECT: Final = re.compile(
     r"^(?:(.*?): )?(.+?) (?:is accepted(?:,)? and has|has) no effect(?: here| yet)?(?:: (.*))?$"
 )
+
+#: Of TorchServe, TensorFlow Serving, Triton and its platforms, OpenTelemetry, and of threads.
+_COUNTS: Final = re.compile(r"(?:TS|TF|SAGEMAKER|AIP|OTEL|OMP|LOG|METRICS)_")
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -54,6 +57,7 @@ class Service(msgspec.Struct, frozen=True):
         problem: Why it does not start, or empty.
         remarks: What else to know.
         config: What the words come to; None where they come to nothing.
+        environment: Variables that the deployment sets and that count here.
     """
 
     server: str
@@ -65,6 +69,7 @@ class Service(msgspec.Struct, frozen=True):
     problem: str = ""
     remarks: tuple[str, ...] = ()
     config: "ServeConfig | None" = None
+    environment: Mapping[str, str] = {}
 
     @property
     def runs(self) -> bool:
@@ -82,6 +87,18 @@ class Service(msgspec.Struct, frozen=True):
         "salver serve '--model-repository=a b'"
         """
         return shlex.join(["salver", *self.words_in(folder)])
+
+
+def counting(environment: Mapping[str, str], more: Container[str] = ()) -> dict[str, str]:
+    """The variables that mean something to a server here.
+
+    Args:
+        more: That files of the deployment name.
+
+    >>> counting({"TS_JOB_QUEUE_SIZE": "7", "PATH": "/bin"})
+    {'TS_JOB_QUEUE_SIZE': '7'}
+    """
+    return {name: text for name, text in environment.items() if _COUNTS.match(name) or name in more}
 
 
 def place_of(started: "Started", deployment: "Deployment") -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from salver.cli import tensorflow
-from salver.cli.migration import FILES, Service, Setting, flags_judged, located, noticed, place_of
+from salver.cli.migration import FILES, Service, Setting, counting, flags_judged, located, noticed, place_of
 from salver.cli.migration_models import FAILS, Model, judged
 from salver.cli.tensorflow_flags import TENSORFLOW
 from salver.errors import SalverError
@@ -150,6 +150,7 @@ class _Survey:
             problem,
             remarks,
             config,
+            counting(environment),
         )
 
     def _models(self, config: "ServeConfig") -> tuple[Model, ...]:

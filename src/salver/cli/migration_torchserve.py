@@ -2,12 +2,13 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from salver.cli import torchserve_settings
-from salver.cli.migration import FILES, Service, Setting, in_flags, located, place_of
+from salver.cli.migration import FILES, Service, Setting, counting, in_flags, located, place_of
 from salver.cli.migration_archives import Judge
 from salver.cli.migration_models import Model
 from salver.cli.torchserve_flags import IGNORED as NO_FLAGS
@@ -32,6 +33,7 @@ _PLACES: Final = (
     "certificate_file",
     "private_key_file",
 )
+_PLACEHOLDER: Final = re.compile(r"\$\$([^$]+)\$\$")
 _ALONE: Final = ("--foreground",)
 _UNKNOWN: Final = "TorchServe 0.12 does not know it, either; it is left out"
 
@@ -71,6 +73,7 @@ class _Survey:
         self._settings: list[Setting] = []
         self._files: dict[str, bytes] = {}
         self._lost: list[str] = []
+        self._named: set[str] = set()  # variables that the file wants
 
     def service(self, words: Sequence[str]) -> Service:
         """With its models and settings."""
@@ -99,6 +102,7 @@ class _Survey:
             self._files,
             "; ".join(self._lost) or problem,
             remarks,
+            environment=counting(environment, self._named),
         )
 
     def _here(self, words: Sequence[str]) -> list[str]:
@@ -156,6 +160,7 @@ class _Survey:
                 continue
             has_none = name in IGNORED
             why = IGNORED[name].about if has_none else ""
+            self._named |= set(_PLACEHOLDER.findall(value))
             kept[name] = self._placed(name, value, words)
             self._settings.append(
                 Setting(_NAME, where, name, value, "no effect" if has_none else "used", why)

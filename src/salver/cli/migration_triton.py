@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from salver.cli import triton
-from salver.cli.migration import Service, Setting, flags_judged, located, noticed, place_of
+from salver.cli.migration import Service, Setting, counting, flags_judged, located, noticed, place_of
 from salver.cli.migration_models import judged
 from salver.cli.triton_flags import TRITON
 from salver.errors import SalverError
@@ -52,7 +52,8 @@ def _started(started: "Started", deployment: "Deployment", backends: "Mapping[st
     words, lost = located(started.launch.words, _PATHS, deployment, started, only)
     settings, taken = flags_judged(words, TRITON, where)
     service = _service(where, taken, settings, deployment, backends, started.launch.environment)
-    return msgspec.structs.replace(service, problem="; ".join(lost) or service.problem)
+    problem, environment = "; ".join(lost) or service.problem, counting(started.launch.environment)
+    return msgspec.structs.replace(service, problem=problem, environment=environment)
 
 
 def _service(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from salver.cli import tensorflow, torchserve_settings, triton
+from salver.cli import tensorflow, torchserve, triton
 from salver.cli.migration import FILES, Service
 from salver.cli.migration_tensorflow import manifests_of
 from salver.cli.torchserve_flags import parse
@@ -104,7 +104,8 @@ def _script(path: Path, service: Service) -> None:
     """The command line, as a program."""
     words = " \\\n  ".join(['"$here"'.join(map(_quoted, word.split(FILES))) for word in service.words])
     origin = f"# In place of {service.where}.\n" if service.where else ""
-    path.write_text(f'#!/bin/sh\n{origin}{_HERE}\nexec salver {words} "$@"\n')
+    sets = "".join(f"export {name}={shlex.quote(text)}\n" for name, text in service.environment.items())
+    path.write_text(f'#!/bin/sh\n{origin}{sets}{_HERE}\nexec salver {words} "$@"\n')
     path.chmod(0o755)
 
 
@@ -116,12 +117,10 @@ def _hold(service: Service, place: Path) -> None:
     """Raises LoadFailed where its command line is not taken as it was written."""
     words = service.words_in(str(place))
     if service.server == "torchserve":
-        options = parse(words[1:])
-        if options.config:
-            torchserve_settings.Settings(torchserve_settings.read(options.config), options.settings())
+        torchserve.configure(parse(words[1:]), service.environment)
         return
     configure = triton.configure if service.server == "triton" else tensorflow.configure
-    config = configure(words[3:], {}).config
+    config = configure(words[3:], service.environment).config
     before = service.config
     if before is None or (config.paths, config.served.places) != (before.paths, before.served.places):
         raise LoadFailed(f"{service.command()} does not mean what it meant before it was written")
