@@ -52,6 +52,7 @@ from salver.serving.snapshots import SnapshotConfig, Snapshots
 from salver.serving.twins import Twins
 from salver.serving.unpacking import Unpacking
 from salver.serving.voices import VoiceConfig, Voices
+from salver.serving.workflows import Workflows, WorkflowsConfig
 from salver.stores import Copies, open_store
 from salver.telemetry.eventlog import EventLog
 from salver.telemetry.explain import Explanations
@@ -83,6 +84,7 @@ from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
 from salver.transport.server import FrontConfig, Listener, listen
 from salver.transport.ts_front import Backing
 from salver.transport.ts_ports import TorchServePorts
+from salver.transport.ts_workflows import WorkflowOperations
 from salver.wire.config_view import first_response_bounds, metric_tags
 from salver.wire.orca import TokenRoom
 from salver.wire.regions import NO_REGIONS
@@ -170,6 +172,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         first_worker: Number of the first worker of a handler.
         prediction_log: Folder that takes requests with their answers, of models that want it; empty = none.
         handlers: Which handlers are there at the start, and what requests may register.
+        workflow_store: Folder of archives of workflows; empty = they lie beside those of handlers.
     """
 
     paths: tuple[str, ...] = ()
@@ -218,6 +221,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_worker: int = 9000
     prediction_log: str = ""
     handlers: HandlerStoreConfig = HandlerStoreConfig()
+    workflow_store: str = ""
 
     @property
     def whole_lifecycle(self) -> LifecycleConfig:
@@ -332,10 +336,7 @@ class Server:
             config.tfs,
         )
         max_body = int(config.max_body_mb * (1 << 20))
-        rules = msgspec.structs.replace(config.torchserve, may_change=config.handlers.is_open)
-        self._torchserve = TorchServePorts(
-            Backing(door, self.handlers, self, reception, rules, max_body=max_body), self.control
-        )
+        self._torchserve = self._as_torchserve(door, reception, max_body)
         self._grpc = GrpcMethods(
             door,
             self.control,
@@ -359,6 +360,19 @@ class Server:
         else:
             await self._open(doors)
             await self._load()
+
+    def _as_torchserve(
+        self, door: DataPlane[Any, Any], reception: Reception, max_body: int
+    ) -> TorchServePorts:
+        """The interfaces that its clients know."""
+        config, clock = self.config, reception.clock
+        is_open, shelf = config.handlers.is_open, config.handlers.shelf
+        rules = msgspec.structs.replace(config.torchserve, may_change=is_open)
+        shelf = msgspec.structs.replace(shelf, store=config.workflow_store or shelf.store)
+        flows = Workflows(WorkflowsConfig(shelf, is_open), self.handlers, self.inner, self._archives, clock)
+        more = WorkflowOperations(flows, clock, reception.new_id).http()
+        backing = Backing(door, self.handlers, self, reception, rules, more=more, max_body=max_body)
+        return TorchServePorts(backing, self.control)
 
     def _live(self, loader: Loader, recognise: Recognise, clock: Callable[[], float]) -> None:
         """Everyone who has a say in what is loaded, and the one who loads."""

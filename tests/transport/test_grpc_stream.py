@@ -21,7 +21,7 @@ from salver.serving.dataplane import DataPlane
 from salver.tensor import DataType, tensor
 from salver.transport.calls import Reception
 from salver.transport.grpc import GrpcMethods
-from salver.transport.grpc_stream import Streamed
+from salver.transport.grpc_stream import Streamed, StreamLimits
 from salver.transport.hangup import HangUps
 from salver.wire.grpc_frames import FrameReader, frame
 
@@ -108,7 +108,7 @@ class Rig:
         door = DataPlane(self, self.bus, reception.clock, reception.new_id)
         self.methods = GrpcMethods(door, None, None, reception, max_message=max_message)
         read = self.methods._streamed
-        self.streams = Streamed(door, reception, read, max_message=max_message, **limits)
+        self.streams = Streamed(door, reception, read, StreamLimits(max_message, **limits))
         self.methods._streams = {PATH: self.streams}
         self.inbox = asyncio.Queue()
         self.received = 0

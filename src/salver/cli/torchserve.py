@@ -132,6 +132,7 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
         spans=otel.from_environment(environment),
         waits_for_models=True,
         handlers=_handlers(settings),
+        workflow_store=settings.text("workflow_store"),
         torchserve=_rules(settings),
         torchserve_view=_view(settings, options, logs, environment.get("METRICS_LOCATION", "logs")),
         snapshots=SnapshotConfig(str(folder), _written(settings)) if options.keeps_snapshots else None,

@@ -161,7 +161,22 @@ class HandlerStore:
         """
         if not self.config.is_open:
             raise Forbidden("Model API disabled", fix="Start the server with --enable-model-api.")
-        entry = await self._take(order)
+        return await self._come(order, await self._take(order))
+
+    async def register_part(self, order: Registration, folder: Path | None = None) -> Registered:
+        """The same for a node of a workflow, which no list of models has, whether or not requests may.
+
+        Args:
+            folder: Where it lies; None = as its URL says.
+        """
+        return await self._come(order, await self._take(order, folder=folder, is_part=True))
+
+    async def unregister_part(self, model: str) -> None:
+        """Take it out. Raises NoModel, and DeadlineExceeded as :meth:`unregister`."""
+        await self._remove(self._one(model, "").id)
+
+    async def _come(self, order: Registration, entry: _Entry) -> Registered:
+        """Wait for its workers, where the caller does."""
         self.changed()
         id, workers = entry.manifest.id, entry.manifest.config.workers or Workers()
         if not workers.least or not order.waits:

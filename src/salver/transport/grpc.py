@@ -23,7 +23,7 @@ from salver.transport.calls import (
     printable,
     ready_versions,
 )
-from salver.transport.grpc_stream import HEADERS, START, STOPPING, Asked, Send, Streamed, packed
+from salver.transport.grpc_stream import HEADERS, START, STOPPING, Asked, Send, Streamed, StreamLimits, packed
 from salver.transport.hangup import HangUps, Receive
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.shared_memory import SharedMemoryOperations
@@ -137,7 +137,7 @@ class GrpcMethods:
         self._more = metadata.SHARED_MEMORY if self._regions.is_allowed else ()
         self._codec = OpenInferenceGrpc(self._regions)
         self._torchserve = torchserve
-        self._streams = {_STREAM_INFER: Streamed(door, reception, self._streamed, max_message=max_message)}
+        self._streams = {_STREAM_INFER: Streamed(door, reception, self._streamed, StreamLimits(max_message))}
         inference, health = (f"/{name}/" for name in _SERVICES)
         self._methods: dict[str, Callable[[bytes, Call], Awaitable[Reply]]] = {
             f"{inference}ModelInfer": self._infer,
@@ -171,9 +171,7 @@ class GrpcMethods:
         for path in (*methods, *streams):
             self._families[path] = _Family("ts-grpc", fault_at(path), most)
         for path, read in streams.items():
-            self._streams[path] = Streamed(
-                self._door, reception, read, max_message=most, fault=fault_at(path)
-            )
+            self._streams[path] = Streamed(self._door, reception, read, StreamLimits(most), fault_at(path))
 
     async def handle(
         self,

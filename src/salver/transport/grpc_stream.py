@@ -85,17 +85,29 @@ class Asked(Protocol):
         ...
 
 
+class StreamLimits(msgspec.Struct, frozen=True):
+    """How much one call may hold.
+
+    Attributes:
+        max_message: Most bytes of one message.
+        most: Requests under way at a time: as many as a connection may have unary calls. Beyond it nothing is
+            read, so that the client's own flow control makes it wait.
+        most_bytes: The same of their messages and of the replies that wait; one request always has room.
+        patience: Seconds without any room for the next reply, after which the caller counts as gone.
+    """
+
+    max_message: int
+    most: int = 256
+    most_bytes: int = 64 << 20
+    patience: float = 60.0
+
+
 class Streamed:
     """A method, and the calls of it that are open.
 
     Args:
         read: Makes a request of a message and the call's headers. Raises SalverError.
         fault: The status for an error that is none of a request.
-        max_message: Most bytes of one message.
-        most: Requests of one call under way at a time: as many as a connection may have unary calls. Beyond
-            it nothing is read, so that the client's own flow control makes it wait.
-        most_bytes: The same of their messages and of the replies that wait; one request always has room.
-        patience: Seconds without any room for the next reply, after which the caller counts as gone.
     """
 
     def __init__(
@@ -103,21 +115,14 @@ class Streamed:
         door: InferDoor,
         reception: Reception,
         read: Callable[[bytes, Mapping[bytes, bytes]], Asked],
-        *,
-        max_message: int,
+        limits: StreamLimits,
         fault: Callable[[SalverError], GrpcStatus] = grpc_status,
-        most: int = 256,
-        most_bytes: int = 64 << 20,
-        patience: float = 60.0,
     ) -> None:
         self.door = door
         self.reception = reception
         self.read = read
+        self.limits = limits
         self.fault = fault
-        self.max_message = max_message
-        self.most = most
-        self.most_bytes = most_bytes
-        self.patience = patience
         self._open: set[_Exchange] = set()
         self._is_stopping = False
 
@@ -197,7 +202,7 @@ class _Exchange:
 
     async def _read(self, receive: Receive) -> None:
         encoding = self._headers.get(b"grpc-encoding", b"identity").decode("latin-1")
-        reader = FrameReader(self._method.max_message, encoding)
+        reader = FrameReader(self._method.limits.max_message, encoding)
         event = await receive()
         while event["type"] == "http.request":
             if self._farewell is None:
@@ -220,7 +225,9 @@ class _Exchange:
 
     def _is_full(self) -> bool:
         count = len(self._under_way)
-        return count >= self._method.most or (count > 0 and self._bytes >= self._method.most_bytes)
+        return count >= self._method.limits.most or (
+            count > 0 and self._bytes >= self._method.limits.most_bytes
+        )
 
     def _begin(self, asked: Asked, size: int) -> None:
         self._count += 1
@@ -290,7 +297,7 @@ class _Exchange:
 
     async def _put(self, message: dict[str, Any]) -> None:
         # A timer of its own costs a third of asyncio.timeout; the end of the call ends the wait as well.
-        timer = asyncio.get_running_loop().call_later(self._method.patience, self._close, None)
+        timer = asyncio.get_running_loop().call_later(self._method.limits.patience, self._close, None)
         try:
             await self._send(message)
         except (OSError, RuntimeError) as error:

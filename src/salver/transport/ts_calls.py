@@ -1,6 +1,6 @@
 """What do TorchServe's operations over REST get, and give?"""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -14,6 +14,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         query: Fields in their order; names may come again, and the first counts.
         headers: With names in lower case.
+        spelled: The same as they were sent, for handlers.
     """
 
     asked: Asked
@@ -21,6 +22,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     query: tuple[tuple[str, str], ...]
     headers: Mapping[bytes, bytes]
+    spelled: Sequence[tuple[bytes, bytes]] = ()
 
     @property
     def content_type(self) -> str:

@@ -269,7 +269,8 @@ class TorchServe:
             self._check(asked, lower)
             if (body := await self._read(receive, lower)) is None:
                 return
-            request = Request(asked, verb, body, tuple(query_of(scope["query_string"], path)), lower)
+            query = tuple(query_of(scope["query_string"], path))
+            request = Request(asked, verb, body, query, lower, scope.get("spelled") or scope["headers"])
             if asked.operation == "invocations":
                 asked = asked._replace(model=self._inference.meant(request))
             if is_prediction and verb == "OPTIONS":

@@ -73,7 +73,7 @@ class WorkflowOperations:
         return status_of(f'Workflow "{name}" unregistered')
 
     async def _predict(self, request: Request) -> TorchServeReply:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers.items()}
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.spelled}
         asked = form(request.body, request.content_type, headers)
         call = Call("ts-http", self._clock(), None, self._new_id())
         return handed(await self._workflows.run(request.asked.model, asked, call))
