@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trustme
 
-from salver.errors import SalverError
+from salver.errors import Conflict, SalverError
 from salver.transport.server import FrontConfig, listen
 
 MUCH = 4 << 20
@@ -98,6 +98,13 @@ async def test_ts_p1_ts_c5_a_port_over_tls_and_one_that_wants_certificates(tmp_p
             [FrontConfig(port=0, serves="torchserve-all", tls_cert="/nowhere", tls_key="/nowhere")],
             1000,
         )
+
+
+async def test_ts_c1_a_port_that_is_taken_is_told_by_its_key() -> None:
+    async with serving() as port:
+        with pytest.raises(Conflict, match="management_address") as caught:
+            listen([app], [FrontConfig(port=port, serves="torchserve-management")], 1000)
+        assert caught.value.field == "management_address"
 
 
 async def test_ts_p1_a_port_at_a_unix_socket(tmp_path: Path) -> None:

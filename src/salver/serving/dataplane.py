@@ -28,7 +28,7 @@ from salver.messages import (
     Timing,
 )
 from salver.serving.bus import Bus
-from salver.serving.ports import Codec, Inferring, Streaming
+from salver.serving.ports import Codec, Inferring
 from salver.tensor import DataType, Tensor
 from salver.wire import traceparent as w3c
 from salver.wire.standing import PARAMETERS as STANDING_PARAMETERS
@@ -38,6 +38,8 @@ _LOG = logging.getLogger("salver.dataplane")
 _NO_TIME = Timing()
 _NOBODY = ModelId("", "")  # unknown models never become labels
 
+#: As of :class:`salver.serving.ports.Streaming`.
+_Stream = Callable[[InferRequest, float | None, Standing], AsyncGenerator[InferResponse, None]]
 ServableT = TypeVar("ServableT", covariant=True)
 BodyT = TypeVar("BodyT")
 ReplyT = TypeVar("ReplyT")
@@ -458,11 +460,12 @@ async def _pieces(
     servable: Inferring, request: InferRequest, deadline: float | None, standing: Standing
 ) -> AsyncGenerator[InferResponse, None]:
     """The answer as the model gives it: in pieces, or whole."""
-    if not isinstance(servable, Streaming):
+    stream: _Stream | None = getattr(servable, "stream", None)  # asked for Streaming it would take its time
+    if stream is None:
         whole = await servable.infer(request, deadline, None, standing)
         yield msgspec.structs.replace(whole, is_last=True)
         return
-    async with aclosing(servable.stream(request, deadline, standing)) as answer:
+    async with aclosing(stream(request, deadline, standing)) as answer:
         async for response in answer:
             yield response
 

@@ -12,7 +12,7 @@ import ssl
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -25,6 +25,17 @@ from salver.transport.relay import Relay
 from salver.transport.ts_front import SURFACES
 from salver.wire.ts_faults import NO_MESSAGE
 
+#: What TorchServe's operators call the addresses of its ports.
+_KEYS: Final = {
+    "torchserve-inference": "inference_address",
+    "torchserve-management": "management_address",
+    "torchserve-metrics": "metrics_address",
+    "torchserve-inference-metrics": "inference_address",
+    "torchserve-management-metrics": "management_address",
+    "torchserve-all": "inference_address",
+    "torchserve-grpc-inference": "grpc_inference_port",
+    "torchserve-grpc-management": "grpc_management_port",
+}
 #: For models, their host processes and files.
 _KEPT_DESCRIPTORS = 512
 
@@ -151,7 +162,9 @@ def _bind(config: FrontConfig) -> socket.socket:
         )[0]
         sock = socket.socket(family, kind, protocol)
     except OSError as error:
-        flag = "--host" if config.serves == "all" else f"--{config.serves}-address"
+        flag = _KEYS.get(config.serves) or (
+            "--host" if config.serves == "all" else f"--{config.serves}-address"
+        )
         raise Conflict(f"cannot listen on {host}: {error}", field=flag) from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -162,7 +175,7 @@ def _bind(config: FrontConfig) -> socket.socket:
         sock.setblocking(False)
     except OSError as error:
         sock.close()
-        flag = "--port" if config.serves == "all" else f"--{config.serves}-port"
+        flag = _KEYS.get(config.serves) or ("--port" if config.serves == "all" else f"--{config.serves}-port")
         raise Conflict(
             f"cannot listen on {host}:{port}: {error.strerror}",
             field=flag,
