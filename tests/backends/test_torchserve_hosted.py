@@ -155,6 +155,50 @@ async def test_ts_b5_steps_are_asked_until_each_is_done(tmp_path: Path) -> None:
         assert short == [f"{left}:40000 " for left in (2, 1)]
 
 
+ASYNC = """
+    import asyncio
+    from ts.handler_utils.utils import send_intermediate_predict_response
+
+    class Own:
+        def initialize(self, context):
+            self.there = asyncio.Event()
+
+        async def handle(self, data, context):
+            ask = data[0]["body"]
+            if ask == "open":
+                self.there.set()
+            if ask == "wait":
+                await self.there.wait()
+            if ask == "break":
+                raise ValueError("broken")
+            if ask == "exit":
+                raise SystemExit(3)
+            if ask == "stream":
+                for i in range(3):
+                    send_intermediate_predict_response([f"{i} "], context.request_ids, "", 200, context)
+                    await asyncio.sleep(0)
+            context.set_response_header(0, "X-Asked", ask)
+            return [ask + " " + str(len(data))]
+"""
+
+
+async def test_ts_y1_an_asynchronous_handler_answers_when_it_likes_over_there(tmp_path: Path) -> None:
+    async with hosted(write(tmp_path, ASYNC), batch_size=4, is_async=True) as world:
+        waiting = asyncio.ensure_future(world.ask("wait"))
+        assert await world.ask("fine") == HandlerReply(b"fine 1", headers={"X-Asked": "fine"})
+        assert not waiting.done()
+        await world.ask("open")
+        assert (await waiting).body == b"wait 1"
+        asked = as_request("m", form("stream", TEXT))
+        pieces = [replied(piece).body async for piece in world.engine.stream(asked)]
+        assert pieces == [b"0 ", b"1 ", b"2 ", b"stream 1"]
+        with pytest.raises(HandlerFailed, match="Prediction failed"):
+            await world.ask("break")
+        with pytest.raises(HandlerFailed, match="Worker died"):
+            await world.ask("exit")
+        assert any(line.startswith("PredictionTime") for line in world.lines)
+
+
 async def test_what_does_not_start_says_why(tmp_path: Path) -> None:
     source = """
         class Own:
