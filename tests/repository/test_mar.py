@@ -282,6 +282,8 @@ def test_ts_a1_bombs_are_refused_before_they_are_written(
         tar.addfile(info, io.BytesIO(b"\0" * info.size))
     with pytest.raises(BadArchive, match="than there is room for"):
         unpack_archive(tmp_path / "m.tar.gz", target)
+    with pytest.raises(BadArchive, match=r"than an honest archive is; see 'zeros.bin'"):
+        read_archive(tmp_path / "m.tar.gz")
     monkeypatch.setattr(unzip, "MOST_MEMBERS", 1)
     with pytest.raises(BadArchive, match="has 2 members"):
         unpack_archive(mar(tmp_path / "many.mar"), target)

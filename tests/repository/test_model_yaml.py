@@ -63,7 +63,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("batchSize: 99999999999", "batchSize", "a whole number"),
     ("responseTimeout: 0", "responseTimeout", "a whole number from 1 on"),
     ("useJobTicket: 1", "useJobTicket", "true or false"),
-    ("deviceType: tpu", "deviceType", "cpu or gpu or neuron"),
+    ("deviceType: [gpu]", "deviceType", "a text"),
     ("parallelType: 3", "parallelType", "a text"),
     ("parallelType: zz", "parallelType", "pp or tp or pptp or custom"),
     ("deviceIds: 0", "deviceIds", "a list of whole numbers"),
@@ -125,7 +125,7 @@ def test_ts_c8_ts_y2_keys_without_effect_and_keys_that_nearly_are_the_servers_gi
     )
     assert said.notices == (
         "batch_size: left to the handler; the server's key is batchSize",
-        "deviceType neuron: accepted, no effect here",
+        "deviceType 'neuron': accepted, no effect here",
         "maxbatchdelay: left to the handler; the server's key is maxBatchDelay",
         "pippy: accepted, no effect here",
         "torchrun: accepted, no effect here",

@@ -99,6 +99,9 @@ REFUSED: list[tuple[str, type[SalverError], str]] = [
     ("http://[bad/none.mar", NoDownload, "Failed to download archive from: http://[bad/none.mar"),
     ("a\nb", NoModel, "Model not found at: 'a\\nb'"),
     ("x" * 9000, NoModel, "Model not found at: "),
+    ("x" * 1000, NoModel, "Model not found at: "),
+    ("file:///" + "x" * 1000, NoDownload, "Failed to download archive from: "),
+    ("file:///a%00b", NoDownload, "Failed to download archive from: "),
 ]
 
 

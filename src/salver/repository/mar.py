@@ -224,16 +224,20 @@ def _of_folder(file: Path, most: int) -> bytes | None:
 
 def _of_tar(path: Path, name: str, most: int) -> bytes | None:
     """A member, be it below the archive's only folder."""
+    room = honest_bytes(path.stat().st_size)
     with tarfile.open(path, "r:*") as tar:
         for count, member in enumerate(tar):
+            room -= member.size
             inner = PurePosixPath(member.name)
             is_it = str(inner) == name or str(PurePosixPath(*inner.parts[1:])) == name
             if is_it and member.isreg():
                 content = tar.extractfile(member)
                 assert content is not None
                 return _checked(content.read(most + 1), most, name)
-            if count > _MOST_LOOKED_AT:
-                raise BadArchive(f"{path.name} has more than {_MOST_LOOKED_AT} members")
+            if count > _MOST_LOOKED_AT or room < 0:
+                raise BadArchive(
+                    f"{path.name} is more, unpacked, than an honest archive is; see '{member.name}'"
+                )
     return None
 
 

@@ -52,10 +52,9 @@ _KEYS: Final[Mapping[str, _Key]] = {
     "parallelType": _Key("parallel_type", str),
     "parallelLevel": _Key("parallel_level"),
 }
-_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
-    "deviceType": ("cpu", "gpu", "neuron"),
-    "parallelType": ("", "pp", "tp", "pptp", "custom"),
-}
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"parallelType": ("", "pp", "tp", "pptp", "custom")}
+#: Others are taken for the first, as TorchServe does.
+_DEVICES: Final = ("cpu", "gpu")
 #: Which count as 1 once they are written, as TorchServe has it.
 _AT_LEAST_ONE: Final = frozenset({"max_sequences", "sequence_queue"})
 #: In which a request goes before the archive.
@@ -140,6 +139,8 @@ def parse(content: bytes, where: str) -> ModelYaml:
             f"{where}: minWorkers is {fields['least']} and maxWorkers {fields['most']}, which is less",
             field="maxWorkers",
         )
+    if fields.get("device", _DEVICES[0]) not in _DEVICES:
+        del fields["device"]
     if torchrun := values.get(_TORCHRUN):
         level = _processes(torchrun, where)
         fields.setdefault("parallel_level", level)
@@ -247,7 +248,7 @@ def _checked(name: str, key: _Key, value: Any, where: str) -> Any:
         wanted = " or ".join(filter(None, _CHOICES[name]))
     if wanted:
         raise BadArchive(f"{where}: {name} is {_short(value)}, and must be {wanted}", field=name)
-    return value.lower() if name in _CHOICES else value
+    return value.lower() if key.kind is str else value
 
 
 def _processes(torchrun: Any, where: str) -> int:
@@ -263,8 +264,9 @@ def _processes(torchrun: Any, where: str) -> int:
 
 def _notices(values: Mapping[str, Any]) -> list[str]:
     notices = [f"{key}: accepted, no effect here" for key in _WITHOUT_EFFECT if values.get(key)]
-    if values.get("deviceType") == "neuron":
-        notices.append("deviceType neuron: accepted, no effect here")
+    device = values.get("deviceType") or _DEVICES[0]
+    if str(device).lower() not in _DEVICES:
+        notices.append(f"deviceType {_short(device)}: accepted, no effect here")
     plain = {_plain(key): key for key in _KEYS}
     for key in values.keys() - _KEYS.keys() - _FREE - {_TORCHRUN}:
         near = difflib.get_close_matches(_plain(key), plain, 1, _ALIKE)

@@ -29,7 +29,6 @@ from salver.errors import (
     WorkersFailed,
 )
 from salver.handlers import HandlerStatus, Metadata, Registered, Registration, Scaled, Workers
-from salver.lifecycle.policy import version_key
 from salver.messages import ModelId
 from salver.repository.handler import describe
 from salver.repository.mar import RUNTIMES
@@ -43,7 +42,7 @@ from salver.serving.registering import (
     manifest_of,
     name_of,
 )
-from salver.serving.registry import Registry
+from salver.serving.registry import Registry, order_of
 from salver.serving.shelf import Found, Shelf
 
 _LOG = logging.getLogger("salver.handlers")
@@ -279,7 +278,7 @@ class HandlerStore:
         if not versions:
             raise _no_model(model)
         if version == _ALL and version not in versions:
-            return tuple(self._status(versions[each]) for each in sorted(versions, key=version_key))
+            return tuple(self._status(versions[each]) for each in sorted(versions, key=order_of))
         return (self._status(self._one(model, version)),)
 
     async def metadata(self, model: str, version: str) -> Metadata:

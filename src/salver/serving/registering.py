@@ -112,7 +112,7 @@ def manifest_of(
         start: It is loaded at the start.
 
     Raises:
-        BadArchive: nobody says what it is called.
+        BadArchive: nobody says what it is called, or it has gone.
     """
     archive = said.archive
     name = order.name or archive.name or (start.default_name if start and archive.handler else "")
@@ -124,7 +124,10 @@ def manifest_of(
     options |= {"handler": handler} if handler else {}
     options |= {"runtime": order.runtime or archive.runtime}
     workers = _workers(id, order, said, config, start)
-    stat = found.path.stat()
+    try:
+        stat = found.path.stat()
+    except OSError as error:  # it has gone meanwhile
+        raise BadArchive(f"{found.path.name} cannot be read: {error.strerror or error}") from error
     body = f"{found.path} {stat.st_mtime_ns} {stat.st_size} {stat.st_ino} {sorted(options.items())}"
     return Manifest(
         id=id,

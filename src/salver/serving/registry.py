@@ -11,7 +11,6 @@ import msgspec
 
 from salver.artifacts import Manifest
 from salver.handlers import FORMAT, Workers
-from salver.lifecycle.policy import version_key
 from salver.messages import ModelId
 
 
@@ -111,9 +110,18 @@ class Registry:
             if pinned in versions:
                 continue
             if handlers := [version for version, kind in versions.items() if kind == FORMAT]:
-                self._pins.pin(name, min(handlers, key=version_key))
+                self._pins.pin(name, min(handlers, key=order_of))
             elif pinned:
                 self._pins.unpin(name)
+
+
+def order_of(version: str) -> tuple[tuple[int, str], ...]:
+    """Orders versions such as ``1.10``: part by part, by number where it is one.
+
+    >>> sorted(["10.0", "9.0", "9", "beta"], key=order_of)
+    ['beta', '9', '9.0', '10.0']
+    """
+    return tuple((int(part) if part.isdecimal() else -1, part) for part in version.split("."))
 
 
 def _by_name(manifests: Iterable[Manifest]) -> Mapping[str, dict[str, str]]:

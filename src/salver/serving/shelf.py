@@ -135,7 +135,7 @@ class Shelf:
 
     def _local(self, split: urllib.parse.SplitResult, url: str) -> Found:
         path = Path(urllib.parse.unquote(split.path))
-        if split.netloc not in ("", "localhost") or not path.is_absolute() or not path.exists():
+        if split.netloc not in ("", "localhost") or not path.is_absolute() or not _is_there(path):
             raise NoDownload(f"Failed to download archive from: {url}", field="url")
         return Found(path)
 
@@ -153,10 +153,10 @@ class Shelf:
         store = Path(self._config.store).resolve()
         path = store / url
         if not path.is_relative_to(store):
-            if not self.is_allowed(path.as_uri()) or not path.exists():
+            if not self.is_allowed(path.as_uri()) or not _is_there(path):
                 raise missing
             return Found(path)
-        if path == store or not path.exists():
+        if path == store or not _is_there(path):
             raise missing
         return Found(path)
 
@@ -223,6 +223,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if not is_web or not any(pattern.fullmatch(newurl) for pattern in self._allowed):
             raise urllib.error.HTTPError(newurl, code, "it leads where no allowed URL is", headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _name_of(path: str, url: str) -> str:
