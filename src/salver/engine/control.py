@@ -126,9 +126,10 @@ class Wanted(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Handle(msgspec.Struct, tag="handle", frozen=True, array_like=True, gc=False):
-    """Reply to these."""
+    """Reply to these; ``is_lone`` says that nobody else waits, so that the next one may come at once."""
 
     wanted: tuple[Wanted, ...]
+    is_lone: bool = False
 
 
 class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):

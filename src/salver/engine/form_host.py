@@ -37,20 +37,25 @@ class FormHost(HostProcess):
         self.dead.add_done_callback(self._stop_watching)
 
     def handle(
-        self, requests: Sequence[InferRequest], piece: Callable[[int, Answer], None], done: Replied
+        self,
+        requests: Sequence[InferRequest],
+        piece: Callable[[int, Answer], None],
+        done: Replied,
+        is_lone: bool = False,
     ) -> None:
         """Have it reply to requests, begun at once where they are small; never two runs at a time.
 
         Args:
             piece: Told of pieces that come before the answers, and whose they are.
             done: Called once, on the event loop.
+            is_lone: Nobody else waits; the host stays awake a little for what comes next.
 
         Raises:
             SalverError: it could not be begun, and nobody is called.
         """
         self._raise_if_dead()
         if is_small(requests):
-            order = self._form_order(requests)
+            order = self._form_order(requests, is_lone)
             self._bit, self._done, self._heard = piece, done, self._hear_end
             self._begin(order)
         else:
@@ -61,9 +66,9 @@ class FormHost(HostProcess):
         """One that it has borne is dead."""
         self._tell_now(Reap(pid))
 
-    def _form_order(self, requests: Sequence[InferRequest]) -> Handle:
+    def _form_order(self, requests: Sequence[InferRequest], is_lone: bool = False) -> Handle:
         try:
-            return forms.order(requests, self._ends.requests)
+            return forms.order(requests, self._ends.requests, is_lone)
         except (OSError, ValueError) as error:
             raise self._no_memory(size_of(requests), error) from error
 

@@ -25,7 +25,7 @@ _NONE: Mapping[str, Parameter] = {}
 _BYTES = np.dtype(np.uint8)
 
 
-def order(requests: Sequence[InferRequest], arena: Arena) -> Handle:
+def order(requests: Sequence[InferRequest], arena: Arena, is_lone: bool = False) -> Handle:
     """What is sent to a host, whose arena then holds what is large.
 
     Raises:
@@ -44,7 +44,7 @@ def order(requests: Sequence[InferRequest], arena: Arena) -> Handle:
                 parts.append((each.name, b""))
         sent.append(Wanted(request.id, tuple(parts), dict(request.parameters) or None, request.trace))
     if not large:
-        return Handle(tuple(sent))
+        return Handle(tuple(sent), is_lone)
     parts_of = [list(wanted.parts) for wanted in sent]
     for block in arena.write(large):
         index, place = map(int, block.name.split("/"))

@@ -333,7 +333,8 @@ class HandlerEngine:
             return
         run = HandlerRun(self._there[batch.worker], batch, self._workers.is_continuous, self._ended)
         self._runs[batch.worker] = run
-        run.begin(now, self._idle_since.get(batch.worker, now))
+        is_lone = len(self._runs) == len(batch.jobs) == 1 and not len(self._queue)
+        run.begin(now, self._idle_since.get(batch.worker, now), is_lone)
 
     def _ended(self, run: HandlerRun, said: Sequence[Answer] | SalverError, seconds: float) -> None:
         """Its worker is given the next one first, then callers are told."""

@@ -30,7 +30,9 @@ class HandlerRun:
         calls: Those of this step, or of the batch.
     """
 
-    __slots__ = ("_began", "_ended", "_has_steps", "_idle_since", "_ids", "calls", "reason", "worker")
+    __slots__ = (
+        "_began", "_ended", "_has_steps", "_idle_since", "_ids", "_is_lone", "calls", "reason", "worker",
+    )  # fmt: skip
 
     def __init__(self, worker: Worker, batch: Batch[InferRequest], has_steps: bool, ended: Ended) -> None:
         self.worker = worker
@@ -40,6 +42,7 @@ class HandlerRun:
         self._ended = ended
         self._ids: dict[HandlerCall, str] = {}
         self._began = self._idle_since = 0.0
+        self._is_lone = False
 
     def __repr__(self) -> str:
         return f"<HandlerRun of {len(self.calls)} on {self.worker!r}>"
@@ -50,8 +53,9 @@ class HandlerRun:
         host = self.worker.host
         return host is None or host.dead.done()
 
-    def begin(self, now: float, idle_since: float) -> None:
+    def begin(self, now: float, idle_since: float, is_lone: bool) -> None:
         """Tell the worker; ``ended`` may be called at once."""
+        self._is_lone = is_lone
         self._began, self._idle_since = now, idle_since
         if self._has_steps:
             self._ids = _named(self.calls, ())
@@ -61,6 +65,7 @@ class HandlerRun:
 
     def go_on(self, staying: Sequence[HandlerCall], new: Sequence[HandlerCall], now: float) -> None:
         """Another step: of those that stay the worker knows everything but that they do."""
+        self._is_lone = False
         ids = {call: self._ids[call] for call in staying}
         ids |= _named(new, ids.values())
         self.calls, self._ids = [*staying, *new], ids
@@ -73,7 +78,7 @@ class HandlerRun:
         try:
             if host is None:
                 raise HostDied("its worker is gone")
-            host.handle(requests, self._piece, self._done)
+            host.handle(requests, self._piece, self._done, self._is_lone)
         except SalverError as error:
             self._done(error, 0.0)
 

@@ -304,7 +304,7 @@ def _serve_forms(channel: _Channel, model: FormModel, load: Load, requests: Aren
     while not isinstance(order := channel.receive(is_lone=is_lone), Stop | Load):
         if not isinstance(order, Handle):
             continue
-        is_lone = len(order.wanted) == 1
+        is_lone = order.is_lone
         try:
             asking = forms.asked(order, requests, id)
             began = time.perf_counter()
