@@ -203,6 +203,7 @@ async def test_a_body_may_come_in_chunks() -> None:
     ("sent", "status"),
     [
         (b"nonsense\r\n\r\n", b"400 Bad Request"),
+        (b"GET / HTTP/1.1\nA: b\n\n", b"400 Bad Request"),
         (request("/a", b"x" * 1001), b"413 Request Entity Too Large"),
         (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3E9\r\n", b"413 "),
         (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFF\r\n", b"413 "),

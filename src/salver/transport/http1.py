@@ -185,6 +185,8 @@ class Connection(asyncio.Protocol):
         if end < 0 or end > MOST_HEAD:
             if len(buffer) > MOST_HEAD:
                 self._refuse(431)
+            elif b"\n\n" in buffer:  # lines that end otherwise, and would never end the head
+                self._refuse(400, self._terms.malformed)
             return
         text = bytes(buffer) if end + 4 == len(buffer) else bytes(buffer[: end + 4])
         del buffer[: end + 4]
