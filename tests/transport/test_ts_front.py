@@ -399,6 +399,7 @@ async def test_ts_m1_to_ts_m7_management_asks_the_store() -> None:
         assert await said("PUT", "/models/m/7/set-default") == (404, "ModelVersionNotFoundException")
         assert await said("DELETE", "/models/m/2.0") == (200, 'Model "m" unregistered')
         assert await said("DELETE", "/models/m/1.0") == (403, "InvalidModelVersionException")
+        assert await said("DELETE", "/models/asleep") == (408, "RequestTimeoutException")
         for verb, path in (("DELETE", "/models"), ("POST", "/models/m"), ("PATCH", "/models/m/1.0")):
             assert await said(verb, path) == (405, "MethodNotAllowedException")
         assert await said("GET", "/models/m/1.0/more") == (404, "ResourceNotFoundException")

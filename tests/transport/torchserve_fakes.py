@@ -8,7 +8,15 @@ from itertools import count
 from typing import Any
 
 from salver import handlers
-from salver.errors import Conflict, NoModelVersion, NotFound, NotReady, SalverError, StillDefault
+from salver.errors import (
+    Conflict,
+    DeadlineExceeded,
+    NoModelVersion,
+    NotFound,
+    NotReady,
+    SalverError,
+    StillDefault,
+)
 from salver.handlers import (
     HandlerReply,
     HandlerStatus,
@@ -151,6 +159,8 @@ class Store:
 
     async def unregister(self, model: str, version: str = "") -> None:
         self.describe(model, version)
+        if model == "asleep":
+            raise DeadlineExceeded(f"Timed out while cleaning resources: {model}")
         if version == "1.0":
             raise StillDefault(f"Cannot remove default version for model {model}")
         self.changes.append(("unregister", model, version))

@@ -5,13 +5,13 @@ They ask the store of handlers, and say how it went in TorchServe's words, which
 
 from collections.abc import Mapping
 
-from salver.errors import NotReady, WrongVerb
+from salver.errors import DeadlineExceeded, NotReady, WrongVerb
 from salver.handlers import Metadata
 from salver.transport.ports import Handlers
 from salver.transport.ts_calls import Method, Request
 from salver.transport.ts_tokens import TokenKeys
 from salver.wire import ts_models
-from salver.wire.ts_faults import has_no_worker
+from salver.wire.ts_faults import NamedFault, has_no_worker
 from salver.wire.ts_json import JSON, TorchServeReply, replied, status_of
 from salver.wire.ts_openapi import of_managed
 from salver.wire.ts_orders import is_true, number, registration
@@ -87,7 +87,10 @@ class ManagementOperations:
 
     async def _unregister(self, request: Request) -> TorchServeReply:
         self._check_changes()
-        await self._handlers.unregister(request.asked.model, request.asked.version)
+        try:
+            await self._handlers.unregister(request.asked.model, request.asked.version)
+        except DeadlineExceeded as error:
+            raise NamedFault(error.message, 408, "RequestTimeoutException") from None
         return status_of(ts_models.unregistered(request.asked.model))
 
     async def _set_default(self, request: Request) -> TorchServeReply:
