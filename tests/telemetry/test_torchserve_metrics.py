@@ -61,6 +61,14 @@ def test_ts_b13_requests_by_the_classes_of_their_statuses() -> None:
     }
 
 
+def test_answers_alone_are_no_reason_to_look_at_every_model() -> None:
+    class Unasked(FakePresent):
+        def statuses(self) -> Any:
+            pytest.fail("it looks")
+
+    Metrics(Unasked()).observe([answered(200), answered(404)])
+
+
 def test_ts_b13_inference_by_model_and_the_version_that_was_asked() -> None:
     counting = Counting()
     counting.counts.observe([served(), served(), served(asked="1.0"), served("model_failed")])

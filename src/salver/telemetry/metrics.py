@@ -21,7 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from salver.errors import Refusal
-from salver.events import BatchRan, Event, Served, StepRan
+from salver.events import Answered, BatchRan, Event, Served, StepRan
 from salver.messages import State
 from salver.stats.histogram import DURATION_BOUNDS, ROW_BOUNDS, Histogram
 from salver.telemetry.gauges import ABSENT, of_engines, of_versions
@@ -172,7 +172,7 @@ class Metrics(Collector):
                 ran.setdefault((event.model, event.version), []).append(event)
             elif type(event) is StepRan:
                 stepped.setdefault((event.model, event.version), []).append(event)
-            else:
+            elif type(event) is not Answered:  # of which there is one for each request
                 has_changed = True
         with self._lock:
             if has_changed or any(key[:2] not in self._versions for key in (*served, *ran, *stepped)):
