@@ -26,6 +26,7 @@ SIGNATURE: Final = Signature(
 #: Parameters of requests and responses that no caller can send under that name.
 _FORM: Final = "\0form"
 _REPLY: Final = "\0reply"
+_ALONE: Final = "\0alone"
 #: Of requests that go on with a sequence, as Triton's callers name them.
 SEQUENCE: Final = ("sequence_id", "sequence_start", "sequence_end")
 _NO_HEADERS: Final[Mapping[str, str]] = {}
@@ -158,20 +159,34 @@ def part(name: str, data: bytes | bytearray | memoryview, content_type: str = ""
 
 
 def as_request(
-    model: str, form: Form, version: str = "", sequence: tuple[str, bool, bool] | None = None, id: str = ""
+    model: str,
+    form: Form,
+    version: str = "",
+    sequence: tuple[str, bool, bool] | None = None,
+    id: str = "",
+    *,
+    is_alone: bool = False,
 ) -> InferRequest:
     """The request that carries a form.
 
     Args:
         sequence: Id of the sequence that it belongs to, and whether it is its first and its last one.
         id: Of the call, which the handler is told; no other's.
+        is_alone: No other request shares its run (TS-G7).
     """
     types = {each.name: each.content_type for each in form.parts if each.content_type}
     parameters: dict[str, Parameter] = {_FORM: _write(_Words(form.headers, types)).decode()}
+    if is_alone:
+        parameters[_ALONE] = True
     if sequence is not None:
         parameters.update(zip(SEQUENCE, sequence, strict=True))
     tensors = tuple([Tensor(each.name, DataType.UINT8, each.data) for each in form.parts])
     return InferRequest(model, tensors, version, id, parameters=parameters)
+
+
+def is_alone(request: InferRequest) -> bool:
+    """Is it to share its run with no other?"""
+    return _ALONE in request.parameters
 
 
 def is_form(request: InferRequest) -> bool:

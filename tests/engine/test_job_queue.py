@@ -384,3 +384,33 @@ def test_ts_b1_ts_b2_ts_b4_ts_b6_whatever_happens_each_job_has_one_fate_and_none
         mine = [what for what in world.order if world.jobs[what].sequence == name]
         if name or not stateful:
             assert mine == sorted(mine), "their order is kept"
+
+
+def _alone(what: int, at: float = 0.0) -> Job[int]:
+    job = Job(what, at)
+    job.is_alone = True
+    return job
+
+
+def test_ts_g7_a_job_that_is_to_be_alone_shares_no_run() -> None:
+    queue = queue_of(batch_size=4, max_batch_delay_ms=1000)
+    for worker in range(4):
+        queue.rest(worker)
+    offered(queue, 0, 1)
+    assert taken(queue) == []  # others are waited for
+    queue.offer(_alone(2), 0.0)
+    assert taken(queue) == [(0, [0, 1], "full"), (1, [2], "full")]
+    queue.offer(_alone(3), 0.0)
+    queue.offer(_alone(4), 0.0)
+    offered(queue, 5)
+    assert taken(queue) == [(2, [3], "full"), (3, [4], "full")]
+    queue.rest(0)
+    assert taken(queue) == []
+    assert taken(queue, 1.0) == [(0, [5], "time")]
+
+
+def test_ts_g7_steps_of_a_continuous_batch_take_it_along() -> None:
+    queue = queue_of(batch_size=4, is_continuous=True)
+    queue.offer(_alone(0), 0.0)
+    offered(queue, 1)
+    assert whats(queue.refill(7, 3, 0.0)) == [0, 1]

@@ -245,3 +245,9 @@ def test_no_output_is_an_empty_reply() -> None:
     with pytest.raises(NotReady):
         wire.read_reply(InferResponse("m", "1", (), error=NotReady("x")))
     assert np.array_equal(handlers.part("a", b"").data, np.empty(0, np.uint8))
+
+
+def test_ts_g7_what_is_streamed_shares_no_run() -> None:
+    for kind, wanted in ((wire.Prediction, False), (wire.StreamedPrediction, True)):
+        codec = kind(asked("m").SerializeToString())
+        assert handlers.is_alone(codec.decode(None, handlers.SIGNATURE)) is wanted

@@ -15,7 +15,7 @@ import numpy as np
 from salver.backends.protocol import Answer
 from salver.engine.job_queue import Job
 from salver.errors import HandlerFailed, Overloaded, SalverError
-from salver.handlers import BODY, SEQUENCE, reply_of
+from salver.handlers import BODY, SEQUENCE, is_alone, reply_of
 from salver.messages import InferRequest, Parameter, Timing
 from salver.tensor import Array
 
@@ -57,6 +57,7 @@ class HandlerCall(Job[InferRequest]):
         if SEQUENCE[0] in request.parameters:
             sequence, ends = str(request.parameters[SEQUENCE[0]]), bool(request.parameters.get(SEQUENCE[2]))
         super().__init__(request, arrived, deadline, sequence, ends)
+        self.is_alone = is_alone(request)
         self.wants_pieces = wants_pieces
         self.ahead = ahead
         self.loop = asyncio.get_running_loop()

@@ -27,13 +27,17 @@ class Job(Generic[T]):
         deadline: From then on it is not begun; inf = it may be at any time.
         sequence: Which sequence it goes on with; empty = with none.
         ends: It is the last one of its sequence.
+
+    Attributes:
+        is_alone: No other one shares its run, where runs are of whole batches.
     """
 
-    __slots__ = ("arrived", "deadline", "ends", "sequence", "what")
+    __slots__ = ("arrived", "deadline", "ends", "is_alone", "sequence", "what")
 
     def __init__(
         self, what: T, arrived: float, deadline: float = math.inf, sequence: str = "", ends: bool = False
     ) -> None:
+        self.is_alone = False
         self.what = what
         self.arrived = arrived
         self.deadline = deadline
@@ -184,16 +188,30 @@ class PlainQueue(Generic[T]):
             if not self._idle or not self._jobs:
                 return None
             forming = self._forming = Forming(self._idle.popitem(last=False)[0])
-        for job in self.refill(forming.worker, self._most - len(forming.jobs), now):
-            forming.add(job, self._delay)
         if any(job.deadline <= now for job in forming.jobs):
             self._drop_late(forming, now)
-        if reason := forming.reason(self._most, now):
+        is_full = self._fill(forming, now)
+        reason = "full" if is_full and forming.jobs else forming.reason(self._most, now)
+        if reason:
             self._forming = None
             return Batch(forming.worker, forming.jobs, "drain" if self._most == 1 else reason)
         if not forming.jobs:
             self._give_up(forming)
         return None
+
+    def _fill(self, forming: Forming[T], now: float) -> bool:
+        """Add jobs that may share its run; is nothing waited for, since the next one may not?"""
+        jobs = forming.jobs
+        while len(jobs) < self._most and self._jobs:
+            first = next(iter(self._jobs))
+            if first.deadline > now and jobs and (first.is_alone or jobs[0].is_alone):
+                return True
+            del self._jobs[first]
+            if first.deadline > now:
+                forming.add(first, self._delay)
+            else:
+                self.late.append(first)
+        return bool(jobs) and jobs[0].is_alone
 
     def _drop_late(self, forming: Forming[T], now: float) -> None:
         self.late += [job for job in forming.jobs if job.deadline <= now]

@@ -61,6 +61,8 @@ class Prediction:
     """
 
     protocol = "ts-grpc"
+    #: It shares its run with no other, as handlers that stream expect of this service (TS-G7).
+    is_alone = False
     model = ""
     #: Empty = the default one.
     version = ""
@@ -82,7 +84,7 @@ class Prediction:
             Unsupported: the model is no handler.
         """
         check_takes_forms(self.model, signature)
-        return as_request(self.model, self.form(), self.version)
+        return as_request(self.model, self.form(), self.version, is_alone=self.is_alone)
 
     def form(self) -> Form:
         """What the handler is asked; metadata of calls do not reach handlers, as in TorchServe."""
@@ -115,6 +117,7 @@ class StreamedPrediction(Prediction):
     #: How the call ends after this request; None = it goes on.
     farewell: GrpcStatus | None = None
     is_decoupled = True
+    is_alone = True
 
     def end(self) -> None:
         """Nothing comes after the last reply."""
