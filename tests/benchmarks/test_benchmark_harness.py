@@ -23,7 +23,9 @@ NAMES = (
     "systems",
     "throughput",
     "page",
+    "archives",
     "beside_triton",
+    "beside_torchserve",
     "tensorflow_tax",
 )
 
@@ -276,3 +278,39 @@ def test_tensorflow_tax_refuses_answers_that_differ_within_a_request(bench: Any)
     same[2, 1] = 2
     with pytest.raises(ValueError, match="equal rows"):
         bench.tensorflow_tax._first(same)
+
+
+def _beside_torchserve(rate: float, memory: float, said: str = "OK") -> dict[str, Any]:
+    theirs = {"rate": 100.0, "p99_ms": 4.0, "cpu_s_per_1000": 2.0, "start_s": 4.0, "memory_mb": 400.0}
+    ours = {"rate": rate, "p99_ms": 1.0, "cpu_s_per_1000": 0.5, "start_s": 2.0, "memory_mb": memory}
+    rounds = [
+        {"torchserve/noop/1/1/16": {**theirs, "said": "OK"}, "salver/noop/1/1/16": {**ours, "said": said}}
+    ]
+    return {"rounds": rounds, "host": _HOST, "noise": _NOISE}
+
+
+_HOST = dict.fromkeys(("cpu", "cores", "kernel", "python", "revision", "date"), "x")
+_NOISE = {"exchange_us": (20, 21), "steal": 0.0, "load_average": 0.1, "complaints": []}
+
+
+@pytest.mark.parametrize(
+    ("rate", "memory", "said", "expected"),
+    [
+        (300.0, 200.0, "OK", ("3.00 | 3 | 0.25 | 0.25 | 0.50 | 0.50 | pass", "in 1 of 1 cells")),
+        (299.0, 200.0, "OK", ("2.99 | 3 | 0.25 | 0.25 | 0.50 | 0.50 | **missed**", "in 1 of 1 cells")),
+        (300.0, 400.0, "ok", ("3.00 | 3 | 0.25 | 0.25 | 0.50 | 1.00 | **missed**", "in 0 of 1 cells")),
+    ],
+)
+def test_beside_torchserve_both_rate_and_memory_count(
+    bench: Any, rate: float, memory: float, said: str, expected: tuple[str, str]
+) -> None:
+    text = bench.beside_torchserve.report(_beside_torchserve(rate, memory, said))
+    assert all(part in text for part in expected)
+
+
+def test_beside_torchserve_has_properties_that_both_servers_read(bench: Any, tmp_path: Path) -> None:
+    text = bench.archives.properties(9000, tmp_path, "noop", {"minWorkers": 2, "batchSize": 8})
+    lines = dict(line.split("=", 1) for line in text.splitlines())
+    assert lines["metrics_address"] == "http://127.0.0.1:9002"
+    assert lines["grpc_management_port"] == "9004"
+    assert '"marName": "noop.mar", "minWorkers": 2, "batchSize": 8' in lines["models"]
