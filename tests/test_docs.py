@@ -33,6 +33,7 @@ MARKED = re.compile(r"^<!-- (test|test: serve|output) -->\n+```(\w*)[^\n]*\n(.*?
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NAMED_FILE = re.compile(r"`((?:src|docs|tests|requirements|benchmarks|examples|scripts)/[\w./-]+)`")
 READY_WITHIN_S = 60
+NUMBER = re.compile(r"\d+")
 PORTS = (8000, 8001, 8002, 8080, 8500, 8501, 8081, 8082, 7070, 7071)
 
 
@@ -77,8 +78,7 @@ class Reader:
         printed = ""
         for snippet in page:
             text = snippet.text
-            for port, own in self._ports.items():
-                text = text.replace(port, own)
+            text = NUMBER.sub(lambda number: self._ports.get(number[0], number[0]), text)
             if snippet.mark == "output":
                 pattern = r".*?".join(re.escape(part.strip()) for part in text.strip().split("…"))
                 assert re.search(pattern, printed, re.S), f"expected\n{text}\nbut it printed\n{printed}"
