@@ -213,8 +213,8 @@ def _recorded(of: Parity, kept: list[dict[str, object]]) -> str:
     lines = [
         "## Recorded answers\n",
         f"Cases asked of {of.recorded_of}, and how many of them are tests because Salver answers alike. The",
-        f"others differ on purpose ([Conformance](conformance.md#{of.file}-answer-by-answer) has the table), or",
-        "belong to a row that is not there yet.\n",
+        f"others differ on purpose ([Conformance](conformance.md#{of.file}-answer-by-answer) has the table),",
+        "or belong to a row that is not there yet.\n",
         "| Group | Hold | Recorded |\n|---|---|---|",
     ]
     lines += [f"| {group} | {hold[group]} | {total} |" for group, total in totals.items()]

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 MAX_FILE, MAX_FUNCTION = 700, 80
+#: Packages under other projects' names, whose constructors those projects write.
+FOREIGN = "/shim/"
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -100,7 +102,8 @@ def main() -> int:
         f"{name} {length}" for s in product + tests for name, length in functions(s) if length > MAX_FUNCTION
     ]
     wide = [f"{n} {len(methods(c))}" for n, c in kinds if is_protocol(c) and len(methods(c)) > 4]
-    hungry = [f"{n} {constructor_arguments(c)}" for n, c in kinds if constructor_arguments(c) > 6]
+    own = [(name, kind) for name, kind in kinds if FOREIGN not in name]
+    hungry = [f"{n} {constructor_arguments(c)}" for n, c in own if constructor_arguments(c) > 6]
 
     print(f"  {len(product)} modules, {code_lines} lines; tests {test_lines} lines")
     report("files over the hard limit", len(long_files), f"0 over {MAX_FILE} lines", long_files)

@@ -7,9 +7,10 @@ Sequences of requests have rules of their own (:mod:`salver.engine.sequence_queu
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from salver.engine.refusals import full, so_many
 from salver.errors import Overloaded
@@ -60,55 +61,55 @@ class Batch(NamedTuple, Generic[T]):
     reason: str
 
 
-class JobQueue(Protocol[T]):
+class JobQueue(ABC, Generic[T]):
     """Jobs of one model version on their way to its workers."""
 
     late: list[Job[T]]
     """Those that were given up since they could not be begun in time; whoever answers them clears it."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """Jobs that wait."""
-        ...
 
+    @abstractmethod
     def offer(self, job: Job[T], now: float) -> None:
         """One more. Raises Overloaded."""
-        ...
 
+    @abstractmethod
     def discard(self, job: Job[T]) -> bool:
         """Nobody wants it any more; False = it does not wait."""
-        ...
 
+    @abstractmethod
     def take(self, now: float) -> Batch[T] | None:
         """The next batch that can run, whose worker is busy then; None = there is none now."""
-        ...
 
+    @abstractmethod
     def refill(self, worker: int, room: int, now: float) -> list[Job[T]]:
         """So many at most, to run in the next step of a worker that is busy."""
-        ...
 
+    @abstractmethod
     def ended(self, jobs: Iterable[Job[T]], now: float) -> None:
         """They are over."""
-        ...
 
+    @abstractmethod
     def rest(self, worker: int) -> None:
         """The worker, a new one or one that was busy, has nothing to do."""
-        ...
 
+    @abstractmethod
     def retire(self, worker: int) -> None:
         """Nothing that is new goes to that worker."""
-        ...
 
+    @abstractmethod
     def leave(self, worker: int) -> list[Job[T]]:
         """The worker is gone; those jobs that wait and cannot be run by another one."""
-        ...
 
+    @abstractmethod
     def due(self, now: float) -> float:
         """When to look again though nothing happens; inf = never."""
-        ...
 
+    @abstractmethod
     def clear(self) -> list[Job[T]]:
         """All that wait, which do so no longer."""
-        ...
 
 
 class Forming(Generic[T]):
@@ -133,7 +134,7 @@ class Forming(Generic[T]):
         return "time" if self.jobs and now >= self.until else ""
 
 
-class PlainQueue(Generic[T]):
+class PlainQueue(JobQueue[T]):
     """Jobs of which any worker may run any."""
 
     def __init__(self, workers: Workers) -> None:

@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-from salver.engine.job_queue import Batch, Forming, Job, busy
+from salver.engine.job_queue import Batch, Forming, Job, JobQueue, busy
 from salver.engine.refusals import full, so_many
 from salver.handlers import Workers
 
@@ -46,7 +46,7 @@ class _Host(Generic[T]):
         self.ready: OrderedDict[_Sequence[T], None] = OrderedDict()  # which have a job that may run
 
 
-class SequenceQueue(Generic[T]):
+class SequenceQueue(JobQueue[T]):
     """Jobs of which those of one sequence go to one worker, in their order."""
 
     def __init__(self, workers: Workers) -> None:
