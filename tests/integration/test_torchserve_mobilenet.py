@@ -5,6 +5,7 @@ Asked by curl, gRPC and KServe's routes; the answers are those of the handler th
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,11 +114,12 @@ def test_ts_g1_grpc_sends_a_picture(server: Target, by_hand: dict[str, Any], pic
     like(json.loads(answer.prediction), by_hand[picture])
 
 
-def test_ts_r6_kserve_sends_pictures(store: Path, by_hand: dict[str, Any]) -> None:
+def test_ts_r6_kserve_sends_pictures(store: Path, by_hand: dict[str, Any], tmp_path: Path) -> None:
     lines = (*PROPERTIES, "service_envelope=kserve")
     config = {"properties": lines, "args": ["--ncs"], "await": ["mobilenet"]}
     rows = [{"data": base64.b64encode(photograph(name).read_bytes()).decode()} for name in BEST]
-    with started("kserve", config, store) as target:
+    shutil.copytree(store / "models", tmp_path / "models")  # one server a folder
+    with started("kserve", config, tmp_path) as target:
         url = f"http://127.0.0.1:{target.ports['inference']}/v1/models/mobilenet:predict"
         body = json.dumps({"instances": rows}).encode()
         told = curl(url, "-H", "Content-Type: application/json", "--data-binary", "@-", body=body)
