@@ -235,7 +235,7 @@ class ScriptedTorchServe(TensorFlowServingProcess):
         self._script = script
 
     def command(self) -> list[str]:
-        return [str(self._script)]
+        return ["sh", "-c", f"cd {self._script.parent} && exec {self._script}"]  # where its logs go
 
 
 def test_a_deployment_of_tensorflow_serving(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
