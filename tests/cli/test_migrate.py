@@ -231,7 +231,7 @@ class ScriptedTorchServe(TensorFlowServingProcess):
 
     def __init__(self, script: Path, log: Path) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        super().__init__(log, [], {"PATH": path})
+        super().__init__(log, [], {"PATH": path, "TMPDIR": str(log.parent)})  # of the pid file
         self._script = script
 
     def command(self) -> list[str]:
