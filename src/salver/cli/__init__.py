@@ -7,6 +7,7 @@ shell completion do not wait for them.
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
@@ -36,8 +37,20 @@ def app() -> App:
     )
     for command in (serve, models, infer, explain, bench, tune, doctor, migrate):
         root.command(command)
+    root.command(_torchserve, name="torchserve")
     root.register_install_completion_command(help="Install completion for the shell in use.")
     return root
+
+
+def _torchserve(*words: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+    """Serve as TorchServe does, with its options.
+
+    Parameters
+    ----------
+    words
+        As `torchserve` takes them; `salver torchserve --help` lists them.
+    """
+    return torchserve.run(words)
 
 
 def _show_default(value: object) -> object:
