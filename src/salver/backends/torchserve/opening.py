@@ -24,8 +24,8 @@ from salver.artifacts import Manifest
 from salver.backends.loading import framework
 from salver.backends.protocol import Backend, LoadOptions
 from salver.backends.source import running
+from salver.backends.torchserve.memory import keep_memory
 from salver.backends.torchserve.recognising import MANIFEST
-from salver.backends.torchserve.share import take_share
 from salver.backends.torchserve.weights import share_weights
 from salver.errors import LoadFailed
 from salver.handlers import Workers
@@ -70,7 +70,7 @@ def open_handler(manifest: Manifest, options: LoadOptions, backend: Backend) -> 
         raise LoadFailed(f"{folder / MANIFEST} names no handler", field="handler", fix="Set options.handler.")
     yaml_config = _yaml_config(folder, about, backend)
     _settle(folder)
-    take_share(manifest.config.workers or Workers())
+    keep_memory()
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     metrics = _metrics(manifest, knobs.get("metrics_config", ""), backend)
     context = _context(manifest, told, yaml_config, metrics, options)

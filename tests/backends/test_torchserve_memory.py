@@ -1,0 +1,60 @@
+"""Does a worker keep the memory that its next run wants?"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from salver.backends.torchserve import memory
+
+FAULTS = """
+import json, resource, sys
+from salver.backends.torchserve import memory
+if sys.argv[1] == "keep":
+    memory.keep_memory({})
+import numpy as np
+def faults(megabytes):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        (np.ones(megabytes << 17), np.ones(megabytes << 17))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(json.dumps([faults(40) for _ in range(2)]))
+"""
+
+
+def faults(how: str) -> int:
+    """Of twenty runs with eighty megabytes each, after a first twenty."""
+    command = [sys.executable, "-c", FAULTS, how]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    return int(json.loads(done.stdout)[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the C library is not Linux's")
+def test_ts_b7_the_memory_of_a_run_is_there_for_the_next_one() -> None:
+    assert faults("keep") < faults("leave") / 20
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({}, [(-1, 256 << 20), (-3, 64 << 20)]),
+        ({"MALLOC_TRIM_THRESHOLD_": "1"}, []),
+        ({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"}, []),
+    ],
+)
+def test_ts_b7_what_the_operator_has_set_stays(
+    environment: dict[str, str], told: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda name, value: seen.append((name, value)))
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: library)
+    memory.keep_memory(environment)
+    assert seen == told
+
+
+def test_ts_b7_a_c_library_without_that_switch_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    memory.keep_memory({})
