@@ -308,7 +308,9 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 if getattr(servable, "asks_others", False):
                     request = self._as_span(request, call)
                 rows, size = _extent(request, servable.signature)
-                async with aclosing(_pieces(servable, request, deadline, standing)) as answer:
+                # To ask it whether it is Streaming would take its time.
+                stream: _Stream = getattr(servable, "stream", None) or functools.partial(_alone, servable)
+                async with aclosing(stream(request, deadline, standing)) as answer:
                     async for response in answer:
                         timing = response.timing
                         first = first or self._clock() - call.arrival
@@ -456,18 +458,12 @@ def _has_sequences(servable: Inferring) -> bool:
     return getattr(servable, "sequences", None) is not None
 
 
-async def _pieces(
+async def _alone(
     servable: Inferring, request: InferRequest, deadline: float | None, standing: Standing
 ) -> AsyncGenerator[InferResponse, None]:
-    """The answer as the model gives it: in pieces, or whole."""
-    stream: _Stream | None = getattr(servable, "stream", None)  # asked for Streaming it would take its time
-    if stream is None:
-        whole = await servable.infer(request, deadline, None, standing)
-        yield msgspec.structs.replace(whole, is_last=True)
-        return
-    async with aclosing(stream(request, deadline, standing)) as answer:
-        async for response in answer:
-            yield response
+    """The answer of a model that gives it whole."""
+    whole = await servable.infer(request, deadline, None, standing)
+    yield msgspec.structs.replace(whole, is_last=True)
 
 
 def _whole(pieces: Sequence[InferResponse], are_parts: bool) -> InferResponse:
