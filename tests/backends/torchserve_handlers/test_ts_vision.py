@@ -166,7 +166,9 @@ def test_ts_a4_ts_a7_an_eager_network_with_a_handler_of_its_own(tmp_path: Path) 
     network = EfficientNet.from_name("efficientnet-lite0").eval()
     network.load_state_dict(torch.load(weights))
     batch = torch.stack([tensor(file, [0.498] * 3, [0.502] * 3) for file in files])
-    assert answers == best(network, batch, [str(number) for number in range(1000)])
+    expected = best(network, batch, [str(number) for number in range(1000)])
+    assert [*map(list, answers)] == [*map(list, expected)]
+    assert answers == [pytest.approx(each, rel=1e-5) for each in expected]  # its layers are folded
     assert [CATEGORIES[int(next(iter(answer)))] for answer in answers] == list(PICTURES.values())
 
 
@@ -247,4 +249,4 @@ def test_ts_a5_image_segmenter_tells_class_and_chance_of_each_point(tmp_path: Pa
         chances = network(torch.stack([tensor(file, *IMAGENET) for file in files])).softmax(1)
     assert torch.tensor(answers).shape == (2, 224, 224, 2)
     assert torch.equal(torch.tensor(answers)[..., 0], chances.argmax(1).float())
-    assert torch.equal(torch.tensor(answers)[..., 1], chances.amax(1))
+    assert torch.allclose(torch.tensor(answers)[..., 1], chances.amax(1), rtol=1e-6)

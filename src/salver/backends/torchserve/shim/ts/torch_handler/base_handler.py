@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from ts.handler_utils.libraries import is_here, needed
 from ts.handler_utils.timer import timed
+from ts.torch_handler.faster import faster
 from ts.torch_handler.model_files import (
     compile_options,
     compiled,
@@ -26,6 +27,7 @@ from ts.torch_handler.model_files import (
     run_session,
     setup_ort_session,
     wants_aot,
+    wants_speed,
 )
 from ts.utils.util import load_label_mapping
 
@@ -94,6 +96,8 @@ class BaseHandler(abc.ABC):
             self.model = self._load_pickled_model(folder, model_file, self.model_pt_path)
             self.model.to(self.device)
             self.model.eval()
+            if wants_speed(getattr(self, "model_yaml_config", None)) and (layers := faster(self.model)):
+                logger.info("%d layers were folded into those before them", layers)
         elif path.endswith(".pt"):
             if is_here("torch_tensorrt"):
                 needed("TensorRT", "torch_tensorrt")

@@ -104,6 +104,12 @@ def wants_aot(config: Mapping[str, Any] | None) -> bool:
     return isinstance(export, Mapping) and export.get("aot_compile") is True
 
 
+def wants_speed(config: Mapping[str, Any] | None) -> bool:
+    """May answers differ by rounding? Not where ``handler: {optimize: false}`` stands."""
+    handler = (config or {}).get("handler")
+    return not isinstance(handler, Mapping) or handler.get("optimize") is not False
+
+
 def compile_options(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What ``torch.compile`` is to be told; None = the model stays as it is.
 
