@@ -72,7 +72,9 @@ class Reader:
         self._servers: list[subprocess.Popen[bytes]] = []
         bin_folder = Path(sys.executable).parent
         path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
-        self._environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / "src")}
+        (folder / ".tmp").mkdir()  # where one server of TorchServe's kind may note its process
+        own = {"PATH": path, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(folder / ".tmp")}
+        self._environment = {**os.environ, **own}
 
     def follow(self, page: list[Snippet]) -> None:
         printed = ""
