@@ -78,10 +78,12 @@ async def test_ts_b7_a_handler_that_ends_its_process_a_hundred_times_is_always_b
         assert set(await other.end()) == {"ok"}
 
 
-async def test_ts_b7_a_handler_that_hangs_over_and_over_is_killed_each_time() -> None:
-    async with world_of(least=2, response_timeout_s=1, max_retry_s=1e9) as world, world_of() as beside:
+async def test_ts_b7_a_handler_that_hangs_a_hundred_times_is_killed_each_time() -> None:
+    hanging = world_of(least=10, shares=True, queue=TIMES, response_timeout_s=1, max_retry_s=1e9)
+    async with hanging as world, world_of() as beside:
         other = _Load(beside, 1)
-        errors = await asyncio.gather(*(failure(world.ask("sleep 100")) for _ in range(12)))
+        errors = await asyncio.gather(*(failure(world.ask("sleep 100")) for _ in range(TIMES)))
+        assert len(errors) == TIMES
         assert {error.message for error in errors} == {"Worker died."}
         assert await world.ask("x") == "x"
         assert set(await other.end()) == {"ok"}
@@ -91,7 +93,7 @@ async def test_ts_b7_ts_r19_a_handler_that_leaks_meets_its_limit_and_not_the_mac
     async with world_of(memory_limit_mb=1200, max_retry_s=1e9) as world, world_of() as beside:
         other = _Load(beside, 1)
         told = collections.Counter[str]()
-        for _ in range(25):
+        for _ in range(TIMES):
             try:
                 told[await world.ask("hoard 100")] += 1
             except ModelFailed as error:
