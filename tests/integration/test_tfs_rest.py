@@ -185,7 +185,7 @@ def test_models_that_are_no_savedmodels_answer_as_well(server: ServerProcess) ->
 def test_x_2_nothing_is_explained(server: ServerProcess) -> None:
     for name, told in (
         ("half_plus_two", (400, "Malformed request: POST /v1/models/half_plus_two:explain")),
-        ("digits", (501, "model 'digits' has no explainer. Ask its predictions by :predict.")),
+        ("digits", (501, "model 'digits' has no explainer. Ask its predictions.")),
         ("nobody", (404, "Servable not found for request: Latest(nobody)")),
     ):
         status, _, body = curl(server, f"/v1/models/{name}:explain", "-d", '{"instances": [1.0]}')
