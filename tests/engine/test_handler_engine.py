@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import random
 import signal
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import uvloop
 from handler_worlds import asking, failure, said, world_of
 
 from salver.errors import DeadlineExceeded, HandlerFailed, NotReady, Overloaded, WaitedTooLong
@@ -313,3 +315,23 @@ async def test_ts_y1_ts_b7_its_worker_may_die_or_say_nothing_for_too_long() -> N
         assert [(await one).message for one in both] == ["Worker died."] * 2
         assert (await failure(world.ask("sleep 30"))).message == "Worker died."
         assert await world.ask("x") == "x done"
+
+
+def test_ts_b2_batches_fill_on_the_loop_that_serves() -> None:
+    """A wait that is nearly over has a handle that does not say when, on uvloop."""
+
+    async def asked() -> set[str]:
+        async with world_of(batch_size=32, max_batch_delay_ms=2) as world:
+
+            async def ask_on(chance: random.Random) -> set[str]:
+                told = set()
+                for _ in range(60):
+                    told.add(await world.ask("x"))
+                    await asyncio.sleep(chance.random() * 0.004)
+                return told
+
+            told = await asyncio.gather(*(ask_on(random.Random(n)) for n in range(20)))
+            return set().union(*told)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(asked()) == {"x"}

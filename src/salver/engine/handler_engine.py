@@ -83,7 +83,8 @@ class HandlerEngine:
         self._runs: dict[int, HandlerRun] = {}  # by worker
         self._flows: dict[int, HandlerFlow] = {}  # of a handler that answers when it likes
         self._on_end: dict[int, asyncio.Event] = {}  # of workers that are to go
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._wakes_at = 0.0  # not every loop's handles say it
         self._is_closed = False
         plan = msgspec.structs.replace(plan, run_timeout_s=float(max(0, workers.response_timeout_s)))
         self._crew = Crew(plan, self, workers.startup_timeout_s, workers.max_retry_s, terms.nursery)
@@ -316,10 +317,10 @@ class HandlerEngine:
         loop = asyncio.get_running_loop()
         when = loop.time() + due - now
         if self._timer is not None:
-            if self._timer.when() <= when and not self._timer.cancelled():
+            if self._wakes_at <= when:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(when, self._wake)
+        self._timer, self._wakes_at = loop.call_at(when, self._wake), when
 
     def _wake(self) -> None:
         self._timer = None
