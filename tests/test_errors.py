@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver import errors
-from salver.errors import Code, InvalidInput, MissingExtra, SalverError
+from salver.errors import Code, HandlerFailed, InvalidInput, MissingExtra, SalverError
 
 KINDS = [
     value
@@ -51,6 +51,11 @@ def test_a_missing_extra_names_the_command_and_survives_pickling() -> None:
     assert str(twin) == str(error)
     assert "pip install 'salver[onnx]'" in str(twin)
     assert twin.code is Code.INVALID_INPUT
+
+
+def test_what_a_handler_says_survives_pickling_with_its_status() -> None:
+    twin = pickle.loads(pickle.dumps(HandlerFailed("no", 418, field="body", fix="Say yes.")))
+    assert (type(twin), twin.status, str(twin)) == (HandlerFailed, 418, "no (at body). Say yes.")
 
 
 def test_an_error_of_no_special_kind_is_a_defect_of_ours() -> None:

@@ -325,4 +325,4 @@ class HandlerFailed(ModelFailed):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keeps the status as well."""
-        return (HandlerFailed, (self.message, self.status))
+        return (*super().__reduce__(), {"status": self.status})
