@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
@@ -19,8 +18,7 @@ import msgspec
 from salver.engine.control import Fork, Forked
 from salver.engine.form_host import FormHost
 from salver.engine.sharing import exit_code_of
-from salver.engine.shm import Arena
-from salver.engine.spawn import Ends, HostPlan
+from salver.engine.spawn import Ends, HostPlan, open_line
 from salver.errors import LoadFailed, SalverError
 
 _log = logging.getLogger(__name__)
@@ -115,26 +113,15 @@ class Mother:
         with ExitStack() as undo, ExitStack() as theirs_too:
             name = self._plan.manifest.id.name
             try:
-                requests = Arena.create(f"{name}:requests")
-                undo.callback(requests.close)
-                responses = Arena.create(f"{name}:responses")
-                undo.callback(responses.close)
-                sock, their_sock = socket.socketpair()
-                undo.callback(sock.close)
-                theirs_too.callback(their_sock.close)
-                output, their_output = os.pipe()
-                undo.callback(os.close, output)
-                theirs_too.callback(os.close, their_output)
-                fds = [their_sock.fileno(), requests.fd, responses.fd, their_output]
+                line = open_line(name, undo, theirs_too)
+                fds = [*line.passed, line.their_output]
                 pid = await self._ordered(mother, fds)
                 pidfd = os.pidfd_open(pid)
             except OSError as error:
                 raise LoadFailed(f"no worker could be forked for model '{name}': {error}") from error
-            sock.setblocking(False)
-            os.set_blocking(output, False)
             undo.pop_all()
         process = ForkedProcess(pid, mother.reap)
-        return await FormHost.take_over(self._plan, Ends(process, sock, output, pidfd, (requests, responses)))
+        return await FormHost.take_over(self._plan, Ends(process, line.sock, line.output, pidfd, line.arenas))
 
     async def _ordered(self, mother: FormHost, fds: list[int]) -> int:
         name = self._plan.manifest.id.name

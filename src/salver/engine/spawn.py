@@ -141,6 +141,47 @@ def _seen(hides: str) -> Mapping[str, str]:
     return {name: value for name, value in os.environ.items() if not re.fullmatch(hides, name)}
 
 
+class Line(NamedTuple):
+    """What a parent and a child speak by: the parent's ends, and what the child is given.
+
+    Attributes:
+        passed: Descriptors of the control channel and of both arenas, as the child's ends.
+        their_output: The end of ``output`` that the child writes to.
+    """
+
+    sock: socket.socket
+    output: int
+    arenas: tuple[Arena, Arena]
+    passed: tuple[int, int, int]
+    their_output: int
+
+
+def open_line(name: str, undo: ExitStack, theirs_too: ExitStack) -> Line:
+    """Arenas, control channel and output for one child of that model.
+
+    Args:
+        undo: Closes the parent's ends.
+        theirs_too: Closes the child's, which the parent needs no longer than until the child has them.
+
+    Raises:
+        OSError: no descriptor or memory is left.
+    """
+    requests = Arena.create(f"{name}:requests")
+    undo.callback(requests.close)
+    responses = Arena.create(f"{name}:responses")
+    undo.callback(responses.close)
+    sock, their_sock = socket.socketpair()
+    undo.callback(sock.close)
+    theirs_too.callback(their_sock.close)
+    output, their_output = os.pipe()
+    undo.callback(os.close, output)
+    theirs_too.callback(os.close, their_output)
+    sock.setblocking(False)
+    os.set_blocking(output, False)
+    passed = their_sock.fileno(), requests.fd, responses.fd
+    return Line(sock, output, (requests, responses), passed, their_output)
+
+
 def spawn(plan: HostPlan) -> Ends:
     """Start a child, on the loop's own thread: the child dies with the *thread* that started it.
 
@@ -149,17 +190,8 @@ def spawn(plan: HostPlan) -> Ends:
     """
     name = plan.manifest.id.name
     with ExitStack() as undo, ExitStack() as theirs_too:
-        requests = Arena.create(f"{name}:requests")
-        undo.callback(requests.close)
-        responses = Arena.create(f"{name}:responses")
-        undo.callback(responses.close)
-        sock, their_sock = socket.socketpair()
-        undo.callback(sock.close)
-        theirs_too.callback(their_sock.close)
-        output, their_output = os.pipe()
-        undo.callback(os.close, output)
-        theirs_too.callback(os.close, their_output)
-        passed = [their_sock.fileno(), requests.fd, responses.fd]
+        line = open_line(name, undo, theirs_too)
+        passed = list(line.passed)
         side = None
         if plan.server is not None:
             asks = Arena.create(f"{name}:asks")
@@ -176,8 +208,8 @@ def spawn(plan: HostPlan) -> Ends:
         process = subprocess.Popen(
             [program, "-P", "-m", "salver.engine.host", *map(str, (os.getpid(), *passed))],
             stdin=subprocess.DEVNULL,
-            stdout=their_output,
-            stderr=their_output,
+            stdout=line.their_output,
+            stderr=line.their_output,
             pass_fds=passed,
             start_new_session=True,
             env={**plan.variables, **_ALONE} if plan.bears else plan.variables,
@@ -185,7 +217,5 @@ def spawn(plan: HostPlan) -> Ends:
         undo.callback(process.wait)
         undo.callback(process.kill)
         pidfd = os.pidfd_open(process.pid)
-        sock.setblocking(False)
-        os.set_blocking(output, False)
         undo.pop_all()
-        return Ends(process, sock, output, pidfd, (requests, responses), side)
+        return Ends(process, line.sock, line.output, pidfd, line.arenas, side)
