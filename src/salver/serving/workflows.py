@@ -8,9 +8,9 @@ the one door; branches run side by side. What an archive says, :mod:`salver.repo
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -31,12 +31,12 @@ from salver.handlers import reply_of as read_reply
 from salver.messages import Call, InferRequest, InferResponse
 from salver.repository.unpacked import Archives, Unpacked
 from salver.repository.workflow import Node, Workflow, check_name, read_spec, read_workflow, written
+from salver.serving.changes import Changes
 from salver.serving.shelf import Found, Shelf, ShelfConfig
 
 _LOG = logging.getLogger("salver.workflows")
 _JSON: Final = "application/json"
 _PROTOCOL: Final = "workflow"  # label of the metrics
-T = TypeVar("T")
 
 
 class WorkflowsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,7 +104,7 @@ class Workflows:
         self._shelf = Shelf(shelf if config.takes_urls else msgspec.structs.replace(shelf, allowed_urls=()))
         self._entries: dict[str, _Entry] = {}
         self._changing: set[str] = set()  # names of those that come or go
-        self._changes: set[asyncio.Task[Any]] = set()
+        self._changes = Changes("workflow", _LOG, "a workflow was not changed: %s")
 
     def __repr__(self) -> str:
         return f"<Workflows, {len(self._entries)} registered>"
@@ -120,7 +120,7 @@ class Workflows:
             NoWorkflow, BadArchive, BadGraph, Conflict: it cannot be had, or is there already.
             WorkflowFailed: one of its nodes cannot be had; nothing of it is left.
         """
-        return await self._whole(self._register(order))
+        return await self._changes.whole(self._register(order))
 
     async def unregister(self, name: str) -> None:
         """Take it out, and the handlers of its nodes.
@@ -128,7 +128,7 @@ class Workflows:
         Raises:
             NoWorkflow: there is none.
         """
-        await self._whole(self._unregister(name))
+        await self._changes.whole(self._unregister(name))
 
     async def _register(self, order: Registration) -> str:
         found = await self._find(order)
@@ -231,18 +231,6 @@ class Workflows:
         await asyncio.to_thread(self._shelf.discard, found)
         if held is not None:
             await asyncio.to_thread(self._archives.release, held)
-
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
-        """Half a change is none: it goes on if the caller leaves."""
-        task = asyncio.get_running_loop().create_task(work, name="workflow")
-        self._changes.add(task)
-        task.add_done_callback(self._over)
-        return await asyncio.shield(task)
-
-    def _over(self, task: asyncio.Task[Any]) -> None:
-        self._changes.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _LOG.warning("a workflow was not changed: %s", error)
 
     # -- what there is --
 

@@ -6,13 +6,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
 from salver.errors import NotFound, NotReady
 from salver.messages import Call, ModelId, Signature
+from salver.serving.changes import Changes
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.wire import tfs_grpc as wire
 from salver.wire import tfs_metadata
@@ -49,7 +50,7 @@ class TensorFlowServingMethods:
         self._exposition = exposition
         self._rules = rules
         self._messages = PredictMessages()
-        self._reloads: set[asyncio.Task[None]] = set()
+        self._reloads = Changes("reload", _LOG, "a request brought a list of models: %s")
 
     def grpc(self) -> Mapping[str, Callable[[bytes, Call], Awaitable[Reply]]]:
         """Path of a method -> what it does."""
@@ -116,21 +117,9 @@ class TensorFlowServingMethods:
     async def _reload(self, message: bytes, call: Call) -> Reply:
         config, names = wire.decode_reload(message)
         before = self._counted(names)
-        await self._whole(self._control.reload_config(config))
+        await self._reloads.whole(self._control.reload_config(config))
         after = self._counted(names)
         return wire.encode_reload({name: after[name] - before.get(name, 0) for name in after})
-
-    async def _whole(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for it; it goes on if the caller has gone: a list is taken as a whole or not at all."""
-        task = asyncio.get_running_loop().create_task(work, name="reload")
-        self._reloads.add(task)
-        task.add_done_callback(self._over)
-        await asyncio.shield(task)
-
-    def _over(self, task: asyncio.Task[None]) -> None:
-        self._reloads.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _LOG.warning("a request brought a list of models: %s", error)
 
     def _counted(self, names: Sequence[str]) -> dict[str, int]:
         """The sums of these metrics, as far as there are any of that name on the page."""

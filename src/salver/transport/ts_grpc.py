@@ -5,14 +5,14 @@ on the same door as all others: ``transport/grpc.py`` has the exchange. What a m
 ``wire/ts_grpc.py``.
 """
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Final, Literal, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Literal, Protocol
 
 from salver.errors import InvalidInput, NotFound, NotReady, SalverError, Unauthenticated
 from salver.handlers import HandlerStatus, Metadata
 from salver.messages import Call
+from salver.serving.changes import Changes
 from salver.transport.grpc_stream import Asked
 from salver.transport.ports import Handlers, InferDoor, Looking
 from salver.wire import oip_grpc, ts_models, ts_oip
@@ -29,7 +29,6 @@ from salver.wire.ts_json import printed
 from salver.wire.ts_rules import TorchServeRules
 
 _LOG = logging.getLogger("salver.grpc")
-T = TypeVar("T")
 
 PREFIX: Final = "/org.pytorch.serve.grpc."
 SERVICES: Final = (
@@ -85,7 +84,7 @@ class TorchServeMethods:
         self._rules = rules
         self._keys = keys
         self._new_id = new_id
-        self._changes: set[asyncio.Task[Any]] = set()
+        self._changes = Changes("management", _LOG, "a request to change models failed: %s")
 
     @property
     def max_message(self) -> int:
@@ -212,12 +211,14 @@ class TorchServeMethods:
     async def _register(self, message: bytes, call: Call) -> Reply:
         self._check_open()
         order = wire.decode_registration(message)
-        done = await self._whole(self._handlers.register(order))
+        done = await self._changes.whole(self._handlers.register(order))
         return wire.encode_management(ts_models.registered(done))
 
     async def _scale(self, message: bytes, call: Call) -> Reply:
         model, version, least, most, waits = wire.decode_scale(message)
-        how, workers = await self._whole(self._handlers.scale(model, version, least, most, waits=waits))
+        how, workers = await self._changes.whole(
+            self._handlers.scale(model, version, least, most, waits=waits)
+        )
         return wire.encode_management(ts_models.scaled(how, workers, model, version))
 
     async def _set_default(self, message: bytes, call: Call) -> Reply:
@@ -230,24 +231,12 @@ class TorchServeMethods:
         asked = wire.parse("UnregisterModelRequest", message)
         if not asked.model_name:
             raise InvalidInput("Parameter url is required.")  # in TorchServe's words
-        await self._whole(self._handlers.unregister(asked.model_name, asked.model_version))
+        await self._changes.whole(self._handlers.unregister(asked.model_name, asked.model_version))
         return wire.encode_management(ts_models.unregistered(asked.model_name))
 
     def _check_open(self) -> None:
         if not self._rules.may_change:
             raise NamedFault("Model API disabled", 403, "ModelException")
-
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for it; it goes on if the caller has gone, since half a change is none."""
-        task = asyncio.get_running_loop().create_task(work, name="management")
-        self._changes.add(task)
-        task.add_done_callback(self._over)
-        return await asyncio.shield(task)
-
-    def _over(self, task: asyncio.Task[Any]) -> None:
-        self._changes.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _LOG.warning("a request to change models failed: %s", error)
 
 
 def _has_workers(status: HandlerStatus) -> bool:
