@@ -28,14 +28,14 @@ TREES = {name: ast.parse((SOURCE / name).read_text()) for name in FILES}
 
 #: Decisions, codecs and words: functions of their arguments alone.
 PURE = (
-    "errors.py", "tensor.py", "messages.py", "artifacts.py", "events.py",
+    "errors.py", "tensor.py", "messages.py", "artifacts.py", "releases.py", "events.py",
     "wire/*", "stats/*",
     "*/policy.py", "*/states.py", "*/config.py",
     "engine/admission.py", "engine/backoff.py", "engine/batcher.py", "engine/control.py", "engine/lanes.py",
     "engine/learned.py", "engine/limit.py", "engine/meter.py", "engine/outlook.py", "engine/pace.py",
     "engine/placement.py", "engine/rules.py", "engine/schedule.py", "engine/simulator.py", "engine/steps.py",
     "engine/waiting.py", "engine/warmup.py",
-    "planner/*", "serving/judging.py",
+    "planner/*", "rollout/*", "serving/judging.py",
     "repository/names.py", "repository/pbtxt.py", "repository/settle.py",
     "repository/toml.py", "repository/translate.py",
     "telemetry/explain.py", "telemetry/gauges.py", "telemetry/statistics.py", "telemetry/verdict.py",

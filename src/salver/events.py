@@ -7,6 +7,7 @@ import msgspec
 
 from salver.artifacts import Logging
 from salver.messages import InferRequest, InferResponse, ModelId, State, Timing
+from salver.releases import Assignment
 
 
 class Served(msgspec.Struct, frozen=True, gc=False):
@@ -25,6 +26,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
         first: Of an answer in pieces, from the first byte read to its first piece; 0 = there is none.
         api: What was asked of the model (:class:`salver.messages.Call`).
         asked: The version that the caller named; empty = none.
+        assignment: Where the request was sent, of a model in a release; None = it is not split.
     """
 
     model: str
@@ -45,6 +47,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     first: float = 0.0
     api: str = ""
     asked: str = ""
+    assignment: Assignment | None = None
 
 
 class Answered(msgspec.Struct, frozen=True, gc=False):

@@ -236,6 +236,8 @@ class Call(msgspec.Struct, gc=False):
         origin: Id of the caller's own span, where a trace came with the request.
         api: What is asked of the model, in the word of a protocol that has several (``Predict``,
             ``Classify``, ``Regress``, ``MultiInference``); else empty.
+        traits: What splits want to know of its headers, by source (``header:x-user-id``); None = none
+            of it came.
     """
 
     protocol: str
@@ -248,6 +250,7 @@ class Call(msgspec.Struct, gc=False):
     parent: str = ""
     origin: str = ""
     api: str = ""
+    traits: Mapping[str, str] | None = None
 
 
 class State(enum.StrEnum):

@@ -1,0 +1,162 @@
+"""How does a new version meet traffic? The words: splits, arms, exposures, counts, verdicts.
+
+A *release* is one attempt to put a *canary* version in the place of the *stable* one. A *unit* is who is
+assigned, once and for all: a user, a session, a tenant; in its absence a request. Records only: who is
+assigned where is ``experiments/``' question, what counts prove is ``rollout/``'s.
+"""
+
+import enum
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+
+class Arm(enum.StrEnum):
+    """Whom a unit is compared with.
+
+    Attributes:
+        CANARY: It meets the new version.
+        BASELINE: It meets the old one, in a share as large as the canary's, which it is matched with.
+        STABLE: It meets the old one.
+        HOLDBACK: It meets the old one for as long as the release lasts, and after its promotion.
+    """
+
+    CANARY = "canary"
+    BASELINE = "baseline"
+    STABLE = "stable"
+    HOLDBACK = "holdback"
+
+
+#: Where something is known of a request from: ``header:x-user-id`` (gRPC: metadata of that name),
+#: ``parameter:user``, ``tenant``, or ``request`` (its id, so that each request is a unit).
+Source = str
+
+
+class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Holds for requests of which ``source`` tells one of these values."""
+
+    source: Source
+    values: tuple[str, ...]
+
+
+class Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Requests that another version is asked, too, whose answers nobody gets.
+
+    Attributes:
+        share: Of the units, from 0 to 1.
+        most_inflight: Copies under way at one time; what comes beyond is not copied, and counted.
+        compare: How its answers are held against the caller's.
+        tolerance: Of ``tolerance``: most absolute or relative difference of each number.
+    """
+
+    share: float = 1.0
+    most_inflight: int = 8
+    compare: Literal["exact", "tolerance", "ranking", "distribution"] = "tolerance"
+    tolerance: float = 1e-3
+
+
+class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who meets which version of a model, while a release lasts. Requests that name a version are not split.
+
+    Attributes:
+        release: Its id.
+        weight: Share of units that meet the canary, from 0 to 1.
+        salt: Of the hash; a release keeps its own, so that nobody leaves the canary as it grows.
+        stage: Number of the stage, from 0 on.
+        units: Where the unit's name is looked for, first one first; ``request`` is what is left.
+        layer: Releases of one layer share no units; empty = it has its units for itself.
+        slice: Of a layer: those units whose place in it lies in [first, last).
+        only: Who takes part at all: all conditions hold. Others meet the stable version, and do not count.
+        always, never: Units that meet the canary, or the stable version, whatever the weight.
+        holdback: Share of units that keep the stable version, from 0 to 1.
+        shadow: None = nothing is copied. With a weight of 0 it is all that the canary sees.
+    """
+
+    release: str
+    model: str
+    stable: str
+    canary: str
+    weight: float
+    salt: str
+    stage: int = 0
+    units: tuple[Source, ...] = ("header:x-user-id", "parameter:user", "tenant", "request")
+    layer: str = ""
+    slice: tuple[float, float] = (0.0, 1.0)
+    only: tuple[Condition, ...] = ()
+    always: frozenset[str] = frozenset()
+    never: frozenset[str] = frozenset()
+    holdback: float = 0.0
+    shadow: Shadow | None = None
+
+
+class Assignment(msgspec.Struct, frozen=True, gc=False):
+    """Where one request was sent, and why.
+
+    Attributes:
+        unit: Its name, as the source told it.
+        reason: ``hash``, or what went before it. Only ``hash`` counts as evidence.
+        propensity: Probability of the canary for a unit that is assigned by ``hash``.
+        has_unit: False = there was no name but the request's own.
+    """
+
+    release: str
+    arm: Arm
+    version: str
+    unit: str
+    reason: Literal["hash", "always", "never", "excluded", "holdback"]
+    propensity: float
+    stage: int
+    has_unit: bool = True
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How often something happened in each arm."""
+
+    canary: int = 0
+    baseline: int = 0
+    stable: int = 0
+
+    @property
+    def control(self) -> int:
+        """In both arms that meet the stable version."""
+        return self.baseline + self.stable
+
+    @property
+    def total(self) -> int:
+        """In all arms."""
+        return self.canary + self.baseline + self.stable
+
+
+class Bucket(msgspec.Struct, frozen=True):
+    """What was seen of a release in a stretch of time, ten seconds as a rule.
+
+    Attributes:
+        start: Unix seconds.
+        seconds: Its length.
+        share: The canary's share of all arms that was in force: the chance that the next unit is its.
+        requests: All of them.
+        exposures: Units that were seen for the first time.
+        events: By metric, units (or, without units, requests) in which it happened for the first time.
+        raw: By metric, all requests in which it happened.
+    """
+
+    start: float
+    seconds: float
+    stage: int
+    share: float
+    requests: Counts = Counts()
+    exposures: Counts = Counts()
+    events: Mapping[str, Counts] = msgspec.field(default_factory=dict)
+    raw: Mapping[str, Counts] = msgspec.field(default_factory=dict)
+
+
+class ReleaseState(enum.StrEnum):
+    """The life of a release (rollout/states.py holds the moves)."""
+
+    PROPOSED = "PROPOSED"
+    RUNNING = "RUNNING"
+    HELD = "HELD"
+    PAUSED = "PAUSED"
+    PROMOTED = "PROMOTED"
+    ROLLED_BACK = "ROLLED_BACK"
