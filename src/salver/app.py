@@ -16,21 +16,21 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from salver import __version__, plugins
 from salver.artifacts import Instances
 from salver.backends.protocol import Backend
-from salver.cache import CacheConfig, CacheUse, ResponseCache
+from salver.cache import CacheUse, ResponseCache
+from salver.configuration import HeaderConfig, ServeConfig
 from salver.engine.turns import Pool
 from salver.errors import SalverError
-from salver.lifecycle.config import LifecycleConfig
 from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import keep_one_heap, tune_interpreter
 from salver.messages import ModelId, Signature, VersionStatus
-from salver.repository import Customs, Recognise, Repository, RepositoryConfig
+from salver.repository import Recognise, Repository
 from salver.repository.unpacked import Archives
 from salver.serving.bus import Bus
 from salver.serving.caching import Caching
@@ -44,14 +44,13 @@ from salver.serving.inner import Inner
 from salver.serving.loader import Loader, Servable, Terms
 from salver.serving.ports import Observer
 from salver.serving.profiles import ProfileStore
-from salver.serving.registering import HandlerStoreConfig
 from salver.serving.registry import Registry
-from salver.serving.reloading import Reloading, Served
+from salver.serving.reloading import Reloading
 from salver.serving.shared_memory import SharedMemory
-from salver.serving.snapshots import SnapshotConfig, Snapshots
+from salver.serving.snapshots import Snapshots
 from salver.serving.twins import Twins
 from salver.serving.unpacking import Unpacking
-from salver.serving.voices import VoiceConfig, Voices
+from salver.serving.voices import Voices
 from salver.serving.workflows import Workflows, WorkflowsConfig
 from salver.stores import Copies, open_store
 from salver.telemetry.eventlog import EventLog
@@ -59,28 +58,25 @@ from salver.telemetry.explain import Explanations
 from salver.telemetry.log_settings import Switches
 from salver.telemetry.logs import LogConfig, configure
 from salver.telemetry.metrics import Metrics
-from salver.telemetry.otlp import SpanConfig, SpanExport
+from salver.telemetry.otlp import SpanExport
 from salver.telemetry.ports import Load, Losses
 from salver.telemetry.prediction_log import PredictionLog
 from salver.telemetry.statistics import Statistics
-from salver.telemetry.tensorflow_metrics import TensorFlowMetrics, TensorFlowMetricsConfig
-from salver.telemetry.torchserve import TorchServeView, TorchServeViewConfig
-from salver.telemetry.trace_settings import TraceConfig
+from salver.telemetry.tensorflow_metrics import TensorFlowMetrics
+from salver.telemetry.torchserve import TorchServeView
 from salver.telemetry.tracing import Tracing
-from salver.telemetry.triton_metrics import TritonMetricsConfig
 from salver.transport.access import watched
 from salver.transport.asgi import Front
-from salver.transport.calls import HeaderRules, Reception
+from salver.transport.calls import Reception
 from salver.transport.clouds import SageMaker, SageMakerDoor, Vertex, VertexDoor
 from salver.transport.cors import Cors
 from salver.transport.doors import App, Kind, with_metrics_at
 from salver.transport.doors import door as shown_at
-from salver.transport.forward import Forwarding
 from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
 from salver.transport.many_models import ManyModels
 from salver.transport.ports import RegionRegistry
-from salver.transport.restrict import GRPC_PREFIX, Guard, Restriction
+from salver.transport.restrict import GRPC_PREFIX
 from salver.transport.server import FrontConfig, Listener, listen
 from salver.transport.ts_front import Backing
 from salver.transport.ts_ports import TorchServePorts
@@ -89,8 +85,6 @@ from salver.wire.config_view import first_response_bounds, metric_tags
 from salver.wire.orca import TokenRoom
 from salver.wire.regions import NO_REGIONS
 from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
-from salver.wire.tfs_rules import TfsRules
-from salver.wire.ts_rules import TorchServeRules
 
 _LOG = logging.getLogger("salver")
 _PLATFORMS: Final[tuple[tuple[Kind, str], ...]] = (
@@ -104,129 +98,6 @@ _PLATFORMS: Final[tuple[tuple[Kind, str], ...]] = (
     ("torchserve-grpc-inference", "gRPC"),
     ("torchserve-grpc-management", "gRPC mgmt"),
 )
-
-
-class HeaderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What headers mean, beyond the protocol.
-
-    Attributes:
-        restrictions: Operations that need a header with a secret value.
-        forward: Headers with a name in which this regular expression is found become request parameters;
-            empty = none does.
-    """
-
-    restrictions: tuple[Restriction, ...] = ()
-    forward: str = ""
-
-    def rules(self, prefix: str = "", *, is_grpc: bool = False) -> HeaderRules:
-        """As the front asks them. Raises InvalidInput where they are wrong."""
-        return HeaderRules(
-            Guard(self.restrictions, prefix) if self.restrictions else None,
-            Forwarding(self.forward, is_grpc=is_grpc) if self.forward else None,
-        )
-
-
-class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything ``salver serve`` can be told.
-
-    Attributes:
-        paths: Model files, folders of one, repositories of many; of this machine or in an object store.
-        name: The model's name, when there is exactly one.
-        opens_ports: False = it is asked from within this process alone.
-        more: Ports beside ``front``'s, each with a part of what there is to serve.
-        server_name: What server metadata call it.
-        http, grpc: Restricted operations and forwarded headers of each protocol.
-        control: ``poll`` follows changes on disk, ``none`` looks once, ``explicit`` loads on request.
-        load: What to load at the start in explicit mode.
-        trust_pickle: Allow artefacts whose loading can run code.
-        threads, instances: Stand in where a model's own configuration is silent; 0 = by traits.
-        max_body_mb: Most MiB of an HTTP body.
-        max_message_mb: Most MiB of a gRPC message.
-        grpc_compression: How hard answers to inference over gRPC are compressed, 1 to 9; 0 = not.
-        state_dir: Where profiles of models with an objective are kept, and graphs that were made of others;
-            empty = nowhere, so that they are measured and made at each start.
-        prefer: ``onnx`` = SavedModels run as ONNX graphs, as far as they can be converted.
-        tenant_header: HTTP header and gRPC metadata that names a request's tenant; empty = none does.
-        is_strictly_ready: Ready only while every model is; else from the end of the first loads on.
-        exits_on_error: True = a model that does not load at the start ends the server; False = not even one
-            that is not there does; None = that one only.
-        allow_client_shm: Let callers keep tensors in segments of this machine's ``/dev/shm``.
-        response_cache: Where answers are kept, of models that want it.
-        spans: Where OpenTelemetry's spans go; None = nowhere.
-        keeps_timeouts: A request's ``timeout`` is a deadline where its model has no queue policy; False = it
-            does nothing there, as in Triton.
-        resources: What models share, and how much there is; None = nothing is counted.
-        repository: How the paths become models; ``name`` and ``trust_pickle`` go before its own.
-        lifecycle: How versions are brought up.
-        voice: How OpenAI's routes speak to models that say nothing of it.
-        served: Models by name, beside those of the paths.
-        customs: What holds for those.
-        waits_for_models: Ports open when each model has loaded, or failed to (X-27).
-        tfs: How TensorFlow Serving's clients are answered.
-        tensorflow_metrics: Which metrics have TensorFlow Serving's names.
-        metrics_path: Where the metrics page is, besides ``/metrics``; empty = nowhere.
-        torchserve: What TorchServe's routes do.
-        torchserve_view: What operators see under TorchServe's names; None = nothing.
-        snapshots: Where it is written down what handlers are served; None = nowhere.
-        hides: Regular expression of environment variables that handlers do not see; empty = they see all.
-        first_worker: Number of the first worker of a handler.
-        prediction_log: Folder that takes requests with their answers, of models that want it; empty = none.
-        handlers: Which handlers are there at the start, and what requests may register.
-        workflow_store: Folder of archives of workflows; empty = they lie beside those of handlers.
-    """
-
-    paths: tuple[str, ...] = ()
-    name: str = ""
-    front: FrontConfig = FrontConfig()
-    opens_ports: bool = True
-    more: tuple[FrontConfig, ...] = ()
-    server_name: str = "salver"
-    http: HeaderConfig = HeaderConfig()
-    grpc: HeaderConfig = HeaderConfig()
-    control: Literal["none", "poll", "explicit"] = "poll"
-    poll_seconds: float = 2.0
-    load: tuple[str, ...] = ()
-    trust_pickle: bool = False
-    threads: int = 0
-    instances: int = 0
-    max_body_mb: float = 64
-    max_message_mb: int = 2047
-    grpc_compression: int = 0
-    tenant_header: str = "x-tenant"
-    state_dir: str = ""
-    prefer: Literal["tensorflow", "onnx"] = "tensorflow"
-    is_strictly_ready: bool = True
-    exits_on_error: bool | None = None
-    allow_client_shm: bool = False
-    log: LogConfig = LogConfig()
-    triton_metrics: TritonMetricsConfig = TritonMetricsConfig()
-    trace: TraceConfig = TraceConfig()
-    response_cache: CacheConfig = CacheConfig()
-    spans: SpanConfig | None = None
-    keeps_timeouts: bool = True
-    resources: Mapping[str, int] | None = None
-    repository: RepositoryConfig = RepositoryConfig()
-    lifecycle: LifecycleConfig = LifecycleConfig()
-    voice: VoiceConfig = VoiceConfig()
-    served: Served = Served()
-    customs: Customs = Customs()
-    waits_for_models: bool = False
-    tfs: TfsRules = TfsRules()
-    tensorflow_metrics: TensorFlowMetricsConfig = TensorFlowMetricsConfig()
-    metrics_path: str = ""
-    torchserve: TorchServeRules = TorchServeRules()
-    torchserve_view: TorchServeViewConfig | None = None
-    snapshots: SnapshotConfig | None = None
-    hides: str = ""
-    first_worker: int = 9000
-    prediction_log: str = ""
-    handlers: HandlerStoreConfig = HandlerStoreConfig()
-    workflow_store: str = ""
-
-    @property
-    def whole_lifecycle(self) -> LifecycleConfig:
-        """Sequences of a version that is replaced have as long as requests when the server stops."""
-        return msgspec.structs.replace(self.lifecycle, sequences_s=self.front.grace_seconds)
 
 
 class ReadyInfo(msgspec.Struct, frozen=True):
