@@ -53,8 +53,10 @@ IMPURE_NAMES = {
 }  # fmt: skip
 FRAMEWORKS = {
     "onnx", "onnxruntime", "torch", "torchvision", "tensorflow", "keras", "ai_edge_litert", "sklearn",
-    "skops", "joblib", "scipy", "pandas", "xgboost", "lightgbm", "grpc", "tritonclient",
+    "skops", "joblib", "pandas", "xgboost", "lightgbm", "grpc", "tritonclient",
 }  # fmt: skip
+#: Ours, but slow to import: whoever has no use for them must not wait for them.
+LATE = {"scipy"}
 #: Where an import of Salver's own inside a function is the point, and not a dodge: a command imports
 #: what it needs, so that `salver --help` starts at once; a host process imports what it runs.
 LAZY = ("cli/*", "__init__.py")
@@ -182,6 +184,31 @@ def test_importing_every_module_loads_no_framework_and_starts_no_thread() -> Non
     )
     assert set(seen["roots"]) & FRAMEWORKS == set()
     assert seen["threads"] == ["MainThread"]
+
+
+def test_what_is_slow_to_import_waits_until_it_is_needed() -> None:
+    starts = [
+        "app",
+        "embed",
+        "plugins",
+        *(name[:-3].replace("/", ".") for name in OWN if name.startswith("cli/")),
+    ]
+    leaves = (
+        "assignment",
+        "binomial_evidence",
+        "combine",
+        "multinomial_evidence",
+        "sample_ratio",
+        "sign_flip",
+    )
+    names = [f"salver.{name}" for name in starts + [f"stats.{name}" for name in leaves]]
+    names = [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+    seen = in_a_fresh_interpreter(
+        "import importlib, json, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "print(json.dumps({'roots': sorted({n.split('.')[0] for n in sys.modules})}))"
+    )
+    assert set(seen["roots"]) & LATE == set()
 
 
 def test_every_exception_is_of_the_one_tree() -> None:

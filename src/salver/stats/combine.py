@@ -1,0 +1,72 @@
+"""What do several pieces of evidence say together?
+
+e-values may be averaged with weights settled beforehand, whatever their dependence, and stay e-values; a
+list of them may be searched with a bound on the false discoveries. Knows logarithms of e-values only. Pure.
+"""
+
+import math
+from collections.abc import Sequence
+
+from salver.errors import InvalidInput
+
+
+def log_mean(log_es: Sequence[float], weights: Sequence[float] = ()) -> float:
+    """The logarithm of the weighted mean of e-values, itself that of an e-value.
+
+    Reject "all is well" at ``alpha`` when it is ``log(1 / alpha)`` or more. That covers the bound of each
+    alone, its own e-value at ``1 / (weight * alpha)``, which cannot be passed without passing this one.
+
+    Args:
+        log_es: One or more.
+        weights: Settled before the data came, not negative, with a sum of 1 at most (the rest is kept as
+            the e-value 1 of no bet); none = equal ones.
+
+    Raises:
+        InvalidInput: The weights do not fit.
+
+    >>> round(math.exp(log_mean([math.log(30), math.log(2)], weights=(0.5, 0.5))), 9)
+    16.0
+    """
+    weights = weights or [1 / len(log_es) for _ in log_es]
+    rest = 1 - math.fsum(weights)
+    if (
+        not log_es
+        or len(weights) != len(log_es)
+        or not all(weight >= 0 for weight in weights)
+        or rest < -1e-9
+    ):
+        raise InvalidInput(
+            f"the weights {list(weights)} do not fit {len(log_es)} e-values",
+            fix="Give one of 0 or more for each, with a sum of 1 at most.",
+        )
+    terms = [log_e + math.log(weight) for log_e, weight in zip(log_es, weights, strict=True) if weight]
+    if rest > 1e-9:
+        terms.append(math.log(rest))
+    top = max(terms)
+    if math.isinf(top):
+        return top
+    return top + math.log(math.fsum(math.exp(term - top) for term in terms))
+
+
+def e_bh(log_es: Sequence[float], rate: float) -> list[int]:
+    """Which nulls are rejected, so that the false ones are ``rate`` of them at most in the mean, whatever
+    the dependence.
+
+    The e-Benjamini-Hochberg procedure (Wang & Ramdas, JRSS B 2022): the most of them, ``k``, of which each
+    e-value is ``len(log_es) / (k * rate)`` or more.
+
+    Args:
+        log_es: One for each null.
+        rate: False discovery rate, in (0, 1).
+
+    Returns:
+        Indices, the strongest first.
+
+    >>> e_bh([math.log(e) for e in (1, 90, 30, 55)], rate=0.05)
+    [1, 3, 2]
+    """
+    order = sorted(range(len(log_es)), key=lambda index: -log_es[index])
+    passing = (
+        rank for rank, index in enumerate(order, 1) if log_es[index] >= math.log(len(log_es) / (rank * rate))
+    )
+    return order[: max(passing, default=0)]

@@ -1,0 +1,46 @@
+"""Between which bounds does a proportion lie, with no approximation?
+
+For small counts, where normal intervals are wrong. One look at a planned time; for many looks see the
+evidence of :mod:`salver.stats.binomial_evidence`. Pure.
+"""
+
+from typing import NamedTuple
+
+from scipy.special import betaincinv
+
+from salver.errors import InvalidInput
+
+
+class Interval(NamedTuple):
+    """Lower and upper bound."""
+
+    low: float
+    high: float
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """Bounds of a proportion that hold with the confidence or more (Clopper & Pearson 1934), two-sided.
+
+    A one-sided bound of confidence ``c`` is the same side of the interval of confidence ``2c - 1``.
+
+    Args:
+        successes: From 0 to ``trials``.
+        trials: 0 or more; of none everything is possible.
+        confidence: In (0, 1).
+
+    Raises:
+        InvalidInput: An argument is out of its range.
+
+    >>> low, high = clopper_pearson(0, 100)
+    >>> low, round(high, 4)
+    (0.0, 0.0362)
+    """
+    if not (0 <= successes <= trials and 0 < confidence < 1):
+        raise InvalidInput(
+            f"{successes} of {trials} at a confidence of {confidence} cannot be",
+            fix="Give 0 <= successes <= trials, and a confidence between 0 and 1.",
+        )
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(successes, trials - successes + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, trials - successes, 1 - tail)) if successes < trials else 1.0
+    return Interval(low, high)
