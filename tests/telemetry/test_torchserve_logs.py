@@ -59,8 +59,8 @@ async def test_ts_b12_nobody_forges_a_line(tmp_path: Path, logs: TorchServeLogs)
 
 
 async def test_ts_b12_ts_b14_metrics_have_files_of_their_own(tmp_path: Path, logs: TorchServeLogs) -> None:
-    logs.metric("QueueTime.Milliseconds:0.0|#Level:Host|#hostname:vm,timestamp:17", False)
-    logs.metric("PredictionTime.ms:1.0|#|#hostname:vm,timestamp:17", True)
+    logs.metrics(["QueueTime.Milliseconds:0.0|#Level:Host|#hostname:vm,timestamp:17"], False)
+    logs.metrics(["PredictionTime.ms:1.0|#|#hostname:vm,timestamp:17"], True)
     await written()
     (server,) = lines(tmp_path, "metrics/ts_metrics.log")
     assert re.fullmatch(TIME + r" - QueueTime\.Milliseconds:0\.0\|#Level:Host\|.*", server)
@@ -82,7 +82,7 @@ async def test_ts_b12_large_files_are_begun_anew(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(torchserve_logs, "MAX_BYTES", 300)
     logs = TorchServeLogs(TorchServeLogConfig(str(tmp_path), str(tmp_path)))
     for number in range(100):
-        logs.metric(f"line {number}", False)
+        logs.metrics([f"line {number}"], False)
     logs.close()
     sizes = sizes_of(tmp_path, "ts_metrics.log*")
     assert len(sizes) == torchserve_logs.KEPT + 1
@@ -110,7 +110,7 @@ async def test_ts_b12_lines_that_cannot_be_written_are_told_of(
 
 async def test_ts_b12_what_waits_is_written_at_the_end(tmp_path: Path) -> None:
     logs = TorchServeLogs(TorchServeLogConfig(str(tmp_path), str(tmp_path)), lambda: 0.25)
-    logs.metric("a", True)
+    logs.metrics(["a"], True)
     logs.close()
     assert re.fullmatch(TIME + " - a\n", (tmp_path / "model_metrics.log").read_text())
     assert ",250 - a" in (tmp_path / "model_metrics.log").read_text()

@@ -1,6 +1,8 @@
 """TorchServe's metrics: on the page, or as lines of its logs (TS-B13, TS-B14, TS-C7, TS-A9)."""
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -35,8 +37,11 @@ class Counting:
     def __init__(self, **config: Any) -> None:
         self.lines: list[tuple[str, bool]] = []
         found = TorchServeMetricsConfig(**{"mode": "prometheus", **config})
-        self.counts = TorchServeMetrics(found, "vm", lambda *line: self.lines.append(line), lambda: 17.9)
+        self.counts = TorchServeMetrics(found, "vm", self.take, lambda: 17.9)
         self.metrics = Metrics(FakePresent(), torchserve=self.counts)
+
+    def take(self, lines: Sequence[str], is_models: bool) -> None:
+        self.lines += [(line, is_models) for line in lines]
 
     def page(self) -> dict[tuple[str, ...], float]:
         """Samples by name and the values of their labels, in the order of the alphabet."""
@@ -199,6 +204,19 @@ def test_ts_b14_in_the_mode_log_changes_are_lines_and_the_page_has_none() -> Non
         (f"Requests4XX.Count:1.0{host}", False),
         ("PredictionTime.ms:1.43|#ModelName:m,Level:Model|#hostname:vm,requestID:r,timestamp:17", True),
     ]
+
+
+def test_ts_b14_each_request_of_many_has_its_lines() -> None:
+    counting = Counting(mode="log")
+    counting.counts.observe([served(), answered(200), served("model_failed"), answered(500), served()])
+    names = [line.partition(".")[0] for line, _ in counting.lines]
+    of_two = ("ts_inference_latency_microseconds", "ts_queue_latency_microseconds", "QueueTime")
+    assert Counter(names) == {
+        "ts_inference_requests_total": 3,
+        **dict.fromkeys((*of_two, "WorkerThreadTime"), 2),
+        "Requests2XX": 1,
+        "Requests5XX": 1,
+    }
 
 
 def test_ts_b14_in_the_mode_legacy_three_stand_on_the_page() -> None:

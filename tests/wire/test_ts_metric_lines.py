@@ -50,5 +50,5 @@ def test_ts_a9_hostile_lines_end_soon(line: str) -> None:
 def test_ts_b14_a_line_of_a_log() -> None:
     frame = Frame.of("PredictionTime", "ms", [("ModelName", "m"), ("Level", "Model")], "vm")
     said = "PredictionTime.ms:1.43|#ModelName:m,Level:Model|#hostname:vm"
-    assert frame.line(1.43, 1795690819.5, "r-1") == f"{said},requestID:r-1,timestamp:1795690819"
-    assert frame.line(1.43, 1795690819.5) == f"{said},timestamp:1795690819"
+    assert frame.lines([1.43], 1795690819.5, "r-1") == [f"{said},requestID:r-1,timestamp:1795690819"]
+    assert frame.lines([1.43, 2.0], 1795690819.5)[0] == f"{said},timestamp:1795690819"

@@ -58,7 +58,7 @@ class TorchServeView:
         self._read = read
         self._looking: asyncio.Task[None] | None = None
         self._logs = TorchServeLogs(config.logs) if config.logs else None
-        sink = self._logs.metric if self._logs else None
+        sink = self._logs.metrics if self._logs else None
         named = config.metrics
         self.metrics = TorchServeMetrics(named, socket.gethostname(), sink) if named else None
 

@@ -67,32 +67,36 @@ class _Journal:
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self._path = path
         self._clock = clock
-        self._lines: list[str] = []
+        self._waiting: list[str] = []
         self._second, self._shown = -1, ""
         self._timer: asyncio.TimerHandle | None = None
         self._file: BinaryIO = path.open("ab", buffering=0)
         self._size = self._file.tell()
 
-    def add(self, text: str) -> None:
-        """From the event loop's thread."""
-        said = text if text.isprintable() else escape(text)
+    def add(self, lines: Sequence[str]) -> None:
+        """Lines of this moment; from the event loop's thread."""
+        if not lines:
+            return
+        if not "".join(lines).isprintable():
+            lines = [escape(line) for line in lines]
         now = self._clock()
         second = int(now)
         if second != self._second:
             self._second, self._shown = second, time.strftime(_TIME, time.localtime(second))
-        self._lines.append(f"{self._shown},{int(now % 1 * 1000):03d} - {said}\n")
+        start = f"{self._shown},{int(now % 1 * 1000):03d} - "
+        self._waiting += [f"{start}{line}\n" for line in lines]
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self.flush)
 
     def flush(self) -> None:
         """Write what waits. What cannot be written is lost, and the log says so."""
         self._timer = None
-        lines, self._lines = self._lines, []
+        lines, self._waiting = self._waiting, []
         try:
-            for line in _batches(lines):
-                if self._size and self._size + len(line) > MAX_BYTES:
+            for text in _batches(lines):
+                if self._size and self._size + len(text) > MAX_BYTES:
                     self._begin_anew()
-                self._size += self._file.write(line)
+                self._size += self._file.write(text)
         except OSError as error:
             _LOG.warning("lines of %s are lost: %s", self._path, error.strerror)
 
@@ -139,16 +143,18 @@ class TorchServeLogs:
 
     def observe(self, events: Sequence[Event]) -> None:
         """Write down the answers among them."""
-        for event in events:
-            if type(event) is Answered:
-                self._access.add(
-                    f'/{event.caller} "{event.verb} {event.target} {event.protocol}" '
-                    f"{event.status} {int(event.seconds * 1e3)}"
-                )
+        self._access.add(
+            [
+                f'/{event.caller} "{event.verb} {event.target} {event.protocol}" '
+                f"{event.status} {int(event.seconds * 1e3)}"
+                for event in events
+                if type(event) is Answered
+            ]
+        )
 
-    def metric(self, line: str, is_models: bool) -> None:
-        """Write down a metric (:data:`salver.telemetry.torchserve_metrics.Sink`)."""
-        self._metrics[is_models].add(line)
+    def metrics(self, lines: Sequence[str], is_models: bool) -> None:
+        """Write metrics down (:data:`salver.telemetry.torchserve_metrics.Sink`)."""
+        self._metrics[is_models].add(lines)
 
     def close(self) -> None:
         """Let go of the files."""

@@ -9,6 +9,7 @@ import logging
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
@@ -42,8 +43,8 @@ _INNER: Final = "inner"  # what models ask of each other
 _HOST: Final = "Host"
 _DEFAULT: Final = "default"
 
-#: Takes a line for the log of the server's metrics (False), or of the models' (True).
-Sink = Callable[[str, bool], None]
+#: Takes lines for the log of the server's metrics (False), or of the models' (True).
+Sink = Callable[[Sequence[str], bool], None]
 
 
 class TorchServeMetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,13 +71,13 @@ class _Family:
         self.values: dict[tuple[str, ...], float] = {}
         self.histograms: dict[tuple[str, ...], Histogram] = {}
 
-    def update(self, labels: tuple[str, ...], value: float) -> None:
+    def update(self, labels: tuple[str, ...], values: Sequence[float]) -> None:
         if self.spec.kind == "histogram":
             if labels in self.histograms or len(self.histograms) < MOST_SERIES:
-                self.histograms.setdefault(labels, Histogram(_BOUNDS)).add_all([value])
+                self.histograms.setdefault(labels, Histogram(_BOUNDS)).add_all(values)
         elif labels in self.values or len(self.values) < MOST_SERIES:
-            before = self.values.get(labels, 0.0) if self.spec.kind == "counter" else 0.0
-            self.values[labels] = before + value
+            is_sum = self.spec.kind == "counter"
+            self.values[labels] = self.values.get(labels, 0.0) + sum(values) if is_sum else values[-1]
 
     def metric(self) -> Metric:
         spec = self.spec
@@ -121,7 +122,7 @@ class TorchServeMetrics:
         self._told: set[str] = set()  # of what was wrong
         for name in _CLASSES:  # so that their rates begin with the first one
             if self._shows(name):
-                self._of_server(name, 0.0, (_HOST,))
+                self._of_server(name, [0.0], (_HOST,))
         self._lock = threading.Lock()  # a scrape may come from another thread
 
     def __repr__(self) -> str:
@@ -130,17 +131,23 @@ class TorchServeMetrics:
 
     def observe(self, events: Sequence[Event]) -> None:
         """Count a batch of events."""
+        served: dict[tuple[str, str], list[Served]] = {}
+        statuses: list[int] = []
         with self._lock:
             for event in events:
                 if type(event) is Served:
-                    if event.protocol != _INNER:
-                        self._served(event)
+                    if event.model and event.protocol != _INNER:  # else nobody knows it, or none of us asked
+                        served.setdefault((event.model, event.asked or _DEFAULT), []).append(event)
                 elif type(event) is Answered:
-                    if (name := f"Requests{event.status // 100}XX") in _CLASSES:
-                        self._of_server(name, 1.0, (_HOST,))
+                    statuses.append(event.status // 100)
                 elif type(event) is WorkerReady:
                     worker = f"W-{event.worker}-{event.id.name}_{event.id.version}"
-                    self._of_server("WorkerLoadTime", _milliseconds(event.seconds), (worker, _HOST))
+                    self._of_server("WorkerLoadTime", [_milliseconds(event.seconds)], (worker, _HOST))
+            for labels, requests in served.items():
+                self._served(labels, requests)
+            for kind, count in Counter(statuses).items():
+                if (name := f"Requests{kind}XX") in _CLASSES:
+                    self._of_server(name, [1.0] * count, (_HOST,))
 
     def heard(self, id: ModelId, worker: int, lines: Sequence[str]) -> None:
         """Take the lines that a handler's metrics have written."""
@@ -156,7 +163,7 @@ class TorchServeMetrics:
         """Take what was read of the machine, by the names of the metrics."""
         with self._lock:
             for name, value in readings.items():
-                self._of_server(name, value, (_HOST,))
+                self._of_server(name, [float(value)], (_HOST,))
 
     def collect(self) -> Iterator[Metric]:
         """All families that stand on the page."""
@@ -168,22 +175,25 @@ class TorchServeMetrics:
                 if mode == "prometheus" or (mode == "legacy" and family.spec.name in LEGACY)
             ]
 
-    def _served(self, event: Served) -> None:
-        if not event.model:  # nobody knows it
+    def _served(self, labels: tuple[str, str], events: Sequence[Served]) -> None:
+        self._of_server("ts_inference_requests_total", [1.0] * len(events), labels)
+        good = [event for event in events if event.outcome == "ok"]
+        if not good:
             return
-        labels = (event.model, event.asked or _DEFAULT)
-        self._of_server("ts_inference_requests_total", 1.0, labels)
-        if event.outcome != "ok":
-            return
-        timing = event.timing
-        waited = timing.queue + timing.formation
-        rest = max(0.0, event.latency - waited - timing.inference)
-        self._of_server("ts_inference_latency_microseconds", round(event.latency * 1e6, 3), labels)
-        self._of_server("ts_queue_latency_microseconds", round(waited * 1e6, 3), labels)
-        self._of_server("QueueTime", _milliseconds(waited), (_HOST,))
-        self._of_server("WorkerThreadTime", _milliseconds(rest), (_HOST,))
+        latencies = [event.latency for event in good]
+        timings = [event.timing for event in good]
+        waits = [timing.queue + timing.formation for timing in timings]
+        rests = [
+            _milliseconds(max(0.0, latency - waited - timing.inference))
+            for latency, waited, timing in zip(latencies, waits, timings, strict=True)
+        ]
+        micros = [round(latency * 1e6, 3) for latency in latencies]
+        self._of_server("ts_inference_latency_microseconds", micros, labels)
+        self._of_server("ts_queue_latency_microseconds", [round(wait * 1e6, 3) for wait in waits], labels)
+        self._of_server("QueueTime", [_milliseconds(wait) for wait in waits], (_HOST,))
+        self._of_server("WorkerThreadTime", rests, (_HOST,))
 
-    def _of_server(self, name: str, value: float, labels: tuple[str, ...]) -> None:
+    def _of_server(self, name: str, values: Sequence[float], labels: tuple[str, ...]) -> None:
         family = self._server.get(name)
         if family is None:
             return
@@ -191,9 +201,9 @@ class TorchServeMetrics:
         if len(labels) != len(family.spec.dimensions):
             self._complain(f"{name} has {len(labels)} dimensions, not {len(family.spec.dimensions)}", name)
         elif self._shows(family.spec.name):
-            family.update(labels, value)
+            family.update(labels, values)
         elif self._sink is not None:
-            self._sink(self._line(family.spec, value, labels, ""), False)
+            self._sink(self._frame(family.spec, labels).lines(values, self._clock()), False)
 
     def _of_model(self, id: ModelId, written: Written) -> None:
         family = self._models.get(written.name) or self._detect(written)
@@ -208,9 +218,10 @@ class TorchServeMetrics:
         elif family.spec.kind == "counter" and written.value < 0:
             self._complain(f"{id}: counter {written.name} cannot shrink", written.name)
         elif self._shows(written.name):
-            family.update(labels, written.value)
+            family.update(labels, [written.value])
         elif self._sink is not None:
-            self._sink(self._line(family.spec, written.value, labels, written.request), True)
+            frame = self._frame(family.spec, labels)
+            self._sink(frame.lines([written.value], self._clock(), written.request), True)
 
     def _detect(self, written: Written) -> _Family | None:
         """A metric that the file does not have, where it need not."""
@@ -229,14 +240,14 @@ class TorchServeMetrics:
     def _shows(self, name: str) -> bool:
         return self._config.mode == "prometheus" or (self._config.mode == "legacy" and name in LEGACY)
 
-    def _line(self, spec: Spec, value: float, labels: tuple[str, ...], request: str) -> str:
+    def _frame(self, spec: Spec, labels: tuple[str, ...]) -> Frame:
         frame = self._frames.get((spec.name, labels))
         if frame is None:
             named = list(zip(spec.dimensions, labels, strict=True))[:-1]
             frame = Frame.of(spec.name, spec.unit, named, labels[-1])
             if len(self._frames) < MOST_SERIES:
                 self._frames[spec.name, labels] = frame
-        return frame.line(value, self._clock(), request)
+        return frame
 
     def _complain(self, text: str, about: str) -> None:
         if about not in self._told and len(self._told) < MOST_DETECTED:

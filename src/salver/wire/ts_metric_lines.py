@@ -75,15 +75,16 @@ class Frame(NamedTuple):
         said = ",".join([f"{key}:{text}" for key, text in dimensions])
         return cls(f"{name}.{unit}:", f"|#{said}|#hostname:{host}")
 
-    def line(self, value: float, at: float, request: str = "") -> str:
-        """One line of it.
+    def lines(self, values: Sequence[float], at: float, request: str = "") -> list[str]:
+        """A line for each value.
 
         Args:
             at: Unix time.
-            request: In whose service it was counted; may be empty.
+            request: In whose service they were counted; may be empty.
 
-        >>> Frame.of("QueueTime", "Milliseconds", [("Level", "Host")], "h").line(3, 17.9)
-        'QueueTime.Milliseconds:3.0|#Level:Host|#hostname:h,timestamp:17'
+        >>> Frame.of("QueueTime", "Milliseconds", [("Level", "Host")], "h").lines([3.0], 17.9)
+        ['QueueTime.Milliseconds:3.0|#Level:Host|#hostname:h,timestamp:17']
         """
         asked = f",requestID:{request}" if request else ""
-        return f"{self.head}{float(value)}{self.tail}{asked},timestamp:{int(at)}"
+        head, end = self.head, f"{self.tail}{asked},timestamp:{int(at)}"
+        return [f"{head}{value}{end}" for value in values]
