@@ -1,0 +1,243 @@
+"""What does an owner ask of a new version before it gets more traffic, and before it gets all?
+
+Settings with their defaults, kept as JSON with each release; what is done with them is ``judge.py``'s
+question. The defaults suit a service of some ten requests a second and more: see ``outlook.py`` for what they
+can see of a traffic.
+"""
+
+import math
+from typing import Literal, Self
+
+import msgspec
+
+from salver.errors import InvalidInput
+from salver.rollout.rules import Rule
+
+#: What a metric counts: answers that failed; that came too late for their deadline; that fit no schema; that
+#: came from a fallback; that break a rule; that were slower than a quantile of the stable version, frozen as
+#: the release begins; that fall into a bin; what callers posted later.
+Kind = Literal["errors", "timeouts", "invalid", "fallbacks", "rule", "latency", "output", "outcome"]
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A share of the traffic, and what has to be seen there.
+
+    Attributes:
+        weight: Share of the units that meet the canary, in (0, 1].
+        minutes: It lasts at least, without the warm-up.
+        sample: Requests to the canary after which enough was seen: if its metrics are not proven to be
+            within their margins by then, the release is held as inconclusive, or goes on where it
+            may ship on its budget. 0 = no such end.
+        margin_times: The gate's margins are so many times the metrics'; a small stage is to keep out gross
+            harm, for which its traffic is enough.
+    """
+
+    weight: float
+    minutes: float
+    sample: int = 0
+    margin_times: float = 1.0
+
+
+class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something of which the canary may not have more than its control (or less, see ``worse``).
+
+    Attributes:
+        name: Its key in the counts of a bucket; an output's bins are ``NAME.0``, ``NAME.1`` and so on.
+        severity: ``severe``: evidence against all of the control rolls back, from the first bucket on.
+            ``soft``: only together with the second opinion, the matched baseline's, and not while warming up.
+        rollback_margin: Excess of the canary's rate that is tolerated, as a part of the control's.
+        promotion_margin: Excess that has to be ruled out before each step; None = the metric is no gate.
+        negligible: Rate of events below which the canary passes, whatever the control's. Without it a metric
+            that never happens could prove nothing.
+        share: Of alpha, that this metric may spend; 0 = an equal part of what the others leave.
+        quantile: Of ``latency``: slower than this quantile of the stable version is slow.
+        bins: Of ``output``.
+        worse: Of what it is worse to have: ``less`` for sales and clicks.
+        matures_minutes: Of ``outcome``: how long after an exposure its outcome is known for sure.
+    """
+
+    name: str
+    kind: Kind
+    severity: Literal["severe", "soft"]
+    rollback_margin: float = 0.0
+    promotion_margin: float | None = 0.5
+    negligible: float = 0.0
+    share: float = 0.0
+    quantile: float = 0.0
+    bins: int = 10
+    worse: Literal["more", "less"] = "more"
+    matures_minutes: float = 0.0
+
+    def __post_init__(self) -> None:
+        for wrong, field, what, fix in (
+            (not self.name, "name", "it has no name", "Name it."),
+            (
+                not 0 <= self.rollback_margin < (1 if self.worse == "less" else math.inf),
+                "rollback_margin",
+                f"its rollback margin is {self.rollback_margin}",
+                "Give 0 or more; below 1 where less is worse.",
+            ),
+            (
+                self.promotion_margin is not None and not 0 < self.promotion_margin < math.inf,
+                "promotion_margin",
+                f"its promotion margin is {self.promotion_margin}",
+                "Give a number above 0 (that it is no worse at all, nobody can prove), or none for no gate.",
+            ),
+            (not 0 <= self.negligible < 1, "negligible", f"its negligible rate is {self.negligible}", _PART),
+            (not 0 <= self.share <= 1, "share", f"its share of alpha is {self.share}", _PART),
+            (
+                (self.kind == "latency") != (0 < self.quantile < 1),
+                "quantile",
+                f"its quantile is {self.quantile}",
+                "Latencies have one between 0 and 1, and nothing else has.",
+            ),
+            (self.kind == "output" and self.bins < 2, "bins", f"it has {self.bins} bins", "Give 2 or more."),
+            (
+                self.matures_minutes < 0 or (self.matures_minutes > 0 and self.kind != "outcome"),
+                "matures_minutes",
+                f"it matures after {self.matures_minutes} minutes",
+                "Only outcomes mature; give 0 or more.",
+            ),
+            (
+                self.worse == "less" and self.kind != "outcome",
+                "worse",
+                f"less of '{self.kind}' is not worse",
+                "Only outcomes may be good.",
+            ),
+        ):
+            if wrong:
+                raise InvalidInput(f"metric '{self.name}': {what}", field=field, fix=fix)
+
+    @property
+    def is_matched(self) -> bool:
+        """It is held against the matched baseline alone, as it depends on how warm and busy replicas are."""
+        return self.kind == "latency"
+
+
+_PART = "Give a number from 0 to 1."
+
+DEFAULT_STAGES = (
+    Stage(0.01, 10, sample=2_000, margin_times=4),
+    Stage(0.05, 30, sample=10_000, margin_times=2),
+    Stage(0.25, 60, sample=50_000),
+    Stage(1.0, 0),
+)
+
+DEFAULT_METRICS = (
+    Metric("errors", "errors", "severe", negligible=0.001),
+    Metric("timeouts", "timeouts", "severe", negligible=0.001),
+    Metric("invalid", "invalid", "severe", negligible=0.001),
+    Metric("fallbacks", "fallbacks", "soft", rollback_margin=0.1, negligible=0.001),
+    Metric("latency_p99", "latency", "soft", rollback_margin=0.25, quantile=0.99),
+)
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a release is judged.
+
+    Attributes:
+        stages: Of growing weight.
+        metrics: All of them together share alpha.
+        alpha: Chance that a release which is no worse is rolled back: over all metrics, stages and looks.
+        beta: Chance that a release which is worse by a margin passes a gate, each time.
+        split_alpha: Chance that a good split is taken for a broken one.
+        ships_on_budget: A stage's sample is enough where nothing speaks against the canary.
+        warm_up_seconds: At the start of a stage, in which soft metrics and gates count nothing.
+        bucket_seconds: Length of a bucket of counts.
+        no_data_seconds: Without a request to the canary, or to its control, after which it is held.
+        most_late_seconds: That outcomes may lag behind, before it is held.
+        hold_minutes: Deadline of a hold.
+        after_hold: What happens then. ``by_severity``: it is rolled back if a severe metric is not proven
+            or the split is broken, and waits for a person otherwise.
+        immediate: The new version gets everything at once, and is not judged.
+        rules: Of the owner's business (rollout/rules.py).
+    """
+
+    stages: tuple[Stage, ...] = DEFAULT_STAGES
+    metrics: tuple[Metric, ...] = DEFAULT_METRICS
+    alpha: float = 0.01
+    beta: float = 0.05
+    split_alpha: float = 0.001
+    ships_on_budget: bool = False
+    warm_up_seconds: float = 120.0
+    bucket_seconds: float = 10.0
+    no_data_seconds: float = 300.0
+    most_late_seconds: float = 3600.0
+    hold_minutes: float = 1440.0
+    after_hold: Literal["by_severity", "rollback", "wait"] = "by_severity"
+    immediate: bool = False
+    rules: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_stages(self.stages)
+        _check_metrics(self.metrics)
+        for name in ("alpha", "beta", "split_alpha"):
+            if not 0 < getattr(self, name) < 1:
+                raise InvalidInput(
+                    f"{name} is {getattr(self, name)}", field=name, fix="Give a chance, in (0, 1)."
+                )
+        for name in ("bucket_seconds", "no_data_seconds", "hold_minutes"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InvalidInput(
+                    f"{name} is {getattr(self, name)}", field=name, fix="Give a number above 0."
+                )
+        for name in ("warm_up_seconds", "most_late_seconds"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InvalidInput(f"{name} is {getattr(self, name)}", field=name, fix="Give 0 or more.")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of alpha, one for each metric, with the sum 1 at most."""
+        given = math.fsum(metric.share for metric in self.metrics)
+        silent = sum(not metric.share for metric in self.metrics)
+        return tuple(metric.share or (1 - given) / silent for metric in self.metrics)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """As it was written down.
+
+        Raises:
+            InvalidInput: It is no policy; the message names the field.
+        """
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.MsgspecError as error:
+            raise InvalidInput(
+                f"this is no policy of a release: {error}", fix="See the reference of policies."
+            ) from error
+
+    def to_json(self) -> bytes:
+        """To be kept; what is at its default is written, too, so that a default may change."""
+        return msgspec.json.encode(self)
+
+
+def _check_stages(stages: tuple[Stage, ...]) -> None:
+    weights = [stage.weight for stage in stages]
+    if not stages or sorted(set(weights)) != weights or not 0 < weights[0] <= weights[-1] <= 1:
+        raise InvalidInput(
+            f"the stages have the weights {weights}",
+            field="stages",
+            fix="Let them grow, above 0 and up to 1.",
+        )
+    for index, stage in enumerate(stages):
+        if not (0 <= stage.minutes < math.inf and stage.sample >= 0 and 0 < stage.margin_times < math.inf):
+            raise InvalidInput(
+                f"stage {index} lasts {stage.minutes} minutes, for {stage.sample} requests, at "
+                f"{stage.margin_times} times the margins",
+                field=f"stages[{index}]",
+                fix="Give 0 or more minutes and requests, and a factor above 0.",
+            )
+
+
+def _check_metrics(metrics: tuple[Metric, ...]) -> None:
+    names = [metric.name for metric in metrics]
+    if not metrics or len(set(names)) != len(names):
+        raise InvalidInput(f"the metrics are {names}", field="metrics", fix="Name one or more, each once.")
+    given = math.fsum(metric.share for metric in metrics)
+    silent = sum(not metric.share for metric in metrics)
+    if given > 1 + 1e-9 or (silent and given >= 1):
+        raise InvalidInput(
+            f"the shares of alpha have the sum {given:g}, and {silent} metrics have none",
+            field="metrics",
+            fix="Let them have the sum 1 at most, less than that where a metric has none of its own.",
+        )

@@ -1,0 +1,117 @@
+"""What may an owner ask for, and what is said to one who asks for nonsense?"""
+
+import math
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver.errors import InvalidInput
+from salver.rollout.policy import DEFAULT_METRICS, Metric, Policy, Stage
+from salver.rollout.rules import Approval, Blackout, Coverage, Never
+
+
+def test_the_defaults_are_a_policy_that_spends_all_of_its_alpha() -> None:
+    policy = Policy()
+    assert [stage.weight for stage in policy.stages] == [0.01, 0.05, 0.25, 1.0]
+    assert [stage.minutes for stage in policy.stages] == [10, 30, 60, 0]
+    assert math.fsum(policy.shares) == pytest.approx(1)
+    assert policy.shares == (0.2,) * 5
+    assert {metric.severity for metric in DEFAULT_METRICS} == {"severe", "soft"}
+
+
+@given(st.lists(st.floats(0, 0.2), min_size=1, max_size=5))
+def test_what_metrics_leave_of_alpha_is_shared_out(given_shares: list[float]) -> None:
+    metrics = [Metric(f"m{n}", "rule", "soft", share=share) for n, share in enumerate(given_shares)]
+    policy = Policy(metrics=(*metrics, Metric("rest", "rule", "soft")))
+    assert math.fsum(policy.shares) == pytest.approx(1)
+    assert all(
+        spent == share if share else spent > 0
+        for spent, share in zip(policy.shares, given_shares, strict=False)
+    )
+
+
+def test_a_policy_survives_its_json() -> None:
+    policy = Policy(
+        stages=(Stage(0.1, 5), Stage(0.5, 5, sample=3, margin_times=2)),
+        metrics=(Metric("sales", "outcome", "soft", 0.05, worse="less", matures_minutes=60),),
+        rules=(
+            Blackout(days=(4,), start="16:00"),
+            Approval(1, by=("ann",)),
+            Never("leak"),
+            Coverage(2, (9,)),
+        ),
+    )
+    assert Policy.from_json(policy.to_json()) == policy
+    assert b'"ships_on_budget":false' in policy.to_json()  # what is a default is written, too
+    assert Policy.from_json("{}") == Policy()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"alhpa": 0.01}', "unknown field `alhpa`"),
+        ('{"alpha": 0}', "alpha is 0.0.*in \\(0, 1\\)"),
+        ('{"beta": 1}', "beta is 1.0"),
+        ('{"split_alpha": "x"}', "split_alpha"),
+        ('{"bucket_seconds": 0}', "bucket_seconds is 0.0.*above 0"),
+        ('{"warm_up_seconds": -1}', "warm_up_seconds is -1.0.*0 or more"),
+        ('{"after_hold": "pray"}', "after_hold"),
+        ('{"stages": []}', "the stages have the weights"),
+        ('{"stages": [{"weight": 0.5, "minutes": 1}, {"weight": 0.1, "minutes": 1}]}', "Let them grow"),
+        ('{"stages": [{"weight": 0.5, "minutes": 1}, {"weight": 0.5, "minutes": 1}]}', "Let them grow"),
+        ('{"stages": [{"weight": 0, "minutes": 1}]}', "above 0 and up to 1"),
+        ('{"stages": [{"weight": 1.5, "minutes": 1}]}', "above 0 and up to 1"),
+        ('{"stages": [{"weight": 0.5, "minutes": -1}]}', "stage 0 lasts -1.0 minutes"),
+        ('{"metrics": []}', "Name one or more"),
+        ('{"rules": [{"type": "horoscope"}]}', "rules"),
+        ('{"rules": [{"type": "blackout", "start": "25:00"}]}', "no time of day"),
+        ('{"rules": [{"type": "blackout", "days": [7]}]}', "no days of the week"),
+        ('{"rules": [{"type": "blackout", "since": 5, "until": 3}]}', "ends before it begins"),
+        ('{"rules": [{"type": "coverage", "stage": 1, "hours": [168]}]}', "no hours of a week"),
+        ("[", "no policy"),
+    ],
+)
+def test_nonsense_is_refused_with_its_name_and_a_way_out(text: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words) as caught:
+        Policy.from_json(text)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": ""}, "no name"),
+        ({"rollback_margin": -0.1}, "rollback margin is -0.1"),
+        ({"promotion_margin": 0.0}, "nobody can prove"),
+        ({"negligible": 1.0}, "negligible rate is 1.0"),
+        ({"share": 1.5}, "share of alpha is 1.5"),
+        ({"kind": "latency"}, "quantile is 0.0"),
+        ({"quantile": 0.5}, "quantile is 0.5"),
+        ({"kind": "output", "bins": 1}, "1 bins"),
+        ({"matures_minutes": 5.0}, "Only outcomes mature"),
+        ({"worse": "less"}, "less of 'errors' is not worse"),
+        ({"kind": "outcome", "worse": "less", "rollback_margin": 1.0}, "below 1 where less is worse"),
+    ],
+)
+def test_a_metric_that_cannot_be_is_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words) as caught:
+        msgspec.structs.replace(Metric("errors", "errors", "severe"), **changes)
+    assert caught.value.field and caught.value.fix
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.5), (1.0, 0.0), (0.5, 0.5, 0.0)])
+def test_alpha_is_spent_once(shares: tuple[float, ...]) -> None:
+    metrics = tuple(Metric(f"m{n}", "rule", "soft", share=share) for n, share in enumerate(shares))
+    with pytest.raises(InvalidInput, match="sum 1 at most"):
+        Policy(metrics=metrics)
+
+
+def test_two_metrics_have_two_names() -> None:
+    with pytest.raises(InvalidInput, match="each once"):
+        Policy(metrics=(Metric("a", "rule", "soft"), Metric("a", "errors", "soft")))
+
+
+def test_latency_is_held_against_the_matched_baseline_and_nothing_else_is() -> None:
+    assert [metric.name for metric in Policy().metrics if metric.is_matched] == ["latency_p99"]
