@@ -7,9 +7,11 @@ constructor.
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import random
+import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +27,7 @@ from salver.cache import CacheUse, ResponseCache
 from salver.configuration import HeaderConfig, ServeConfig
 from salver.engine.turns import Pool
 from salver.errors import SalverError
+from salver.experiments.router import Router
 from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import keep_one_heap, tune_interpreter
 from salver.messages import ModelId, Signature, VersionStatus
@@ -35,7 +38,7 @@ from salver.serving.caching import Caching
 from salver.serving.calls import Calls
 from salver.serving.control import ServerControl
 from salver.serving.controlplane import ControlMode, ControlPlane
-from salver.serving.dataplane import DataPlane
+from salver.serving.dataplane import DataPlane, DoorRules
 from salver.serving.fetching import Fetching
 from salver.serving.handler_store import HandlerStore
 from salver.serving.inner import Inner
@@ -46,6 +49,7 @@ from salver.serving.registry import Registry
 from salver.serving.reloading import Reloading
 from salver.serving.shared_memory import SharedMemory
 from salver.serving.snapshots import Snapshots
+from salver.serving.splitting import Splitting
 from salver.serving.twins import Twins
 from salver.serving.unpacking import Unpacking
 from salver.serving.voices import Voices
@@ -65,7 +69,7 @@ from salver.telemetry.torchserve import TorchServeView
 from salver.telemetry.tracing import Tracing
 from salver.transport.access import watched
 from salver.transport.asgi import Front
-from salver.transport.calls import Reception, id_maker
+from salver.transport.calls import Reception
 from salver.transport.clouds import SageMaker, SageMakerDoor, Vertex, VertexDoor
 from salver.transport.cors import Cors
 from salver.transport.doors import App, Kind, with_metrics_at
@@ -138,6 +142,7 @@ class Server:
         self._running: set[asyncio.Task[None]] = set()
         self._snapshots: Snapshots | None = None
         self._began = time.monotonic()
+        self.splits = Splitting(Router())
 
     def __repr__(self) -> str:
         return f"<Server {self.url}>" if self._listeners else "<Server not started>"
@@ -177,7 +182,7 @@ class Server:
         self._began = time.monotonic()
         config = self.config
         clock = time.monotonic
-        new_id = id_maker()
+        new_id = _id_maker()
         backends = plugins.backends() if self._backends is None else self._backends
         self._observe(clock, new_id)
         self._cache: ResponseCache | None = plugins.response_cache(config.response_cache)
@@ -189,9 +194,8 @@ class Server:
         self._live(loader, plugins.recogniser(backends), clock)
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
         samples = self._spans.samples if self._spans else None
-        door: DataPlane[Any, Any] = DataPlane(
-            self._manager, self._bus, clock, new_id, samples, config.keeps_timeouts
-        )
+        rules = DoorRules(samples, config.keeps_timeouts, self.splits)
+        door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id, rules)
         self.signature = door.signature
         reception = Reception(
             clock,
@@ -203,6 +207,7 @@ class Server:
             self._regions,
             config.grpc_compression,
             config.tfs,
+            self.splits.router,
         )
         max_body = int(config.max_body_mb * (1 << 20))
         self._torchserve = self._as_torchserve(door, reception, max_body)
@@ -239,7 +244,7 @@ class Server:
         rules = msgspec.structs.replace(config.torchserve, may_change=is_open)
         shelf = msgspec.structs.replace(shelf, store=config.workflow_store or shelf.store)
         flows = Workflows(WorkflowsConfig(shelf, is_open), self.handlers, self.inner, self._archives, clock)
-        more = WorkflowOperations(flows, clock, reception.new_id).http()
+        more = WorkflowOperations(flows, reception).http()
         backing = Backing(door, self.handlers, self, reception, rules, more=more, max_body=max_body)
         return TorchServePorts(backing, self.control)
 
@@ -333,7 +338,6 @@ class Server:
             self._view.heard if self._view else None,
             config.hides,
             config.first_worker,
-            config.handlers.gpus_used,
         )
 
     def _door(self, front: App, config: FrontConfig, reception: Reception) -> App:
@@ -558,6 +562,13 @@ async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> bool:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def _id_maker() -> Callable[[], str]:
+    """Ids of 16 hexadecimal digits: unique in this process, unlikely to meet another's."""
+    base = secrets.randbits(63)
+    numbers = itertools.count(base)
+    return lambda: f"{next(numbers):016x}"
 
 
 __all__ = ["FrontConfig", "HeaderConfig", "LogConfig", "ReadyInfo", "ServeConfig", "Server", "serve"]

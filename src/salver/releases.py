@@ -6,8 +6,9 @@ assigned where is ``experiments/``' question, what counts prove is ``rollout/``'
 """
 
 import enum
+import hashlib
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -31,6 +32,19 @@ class Arm(enum.StrEnum):
 #: Where something is known of a request from: ``header:x-user-id`` (gRPC: metadata of that name),
 #: ``parameter:user``, ``tenant``, or ``request`` (its id, so that each request is a unit).
 Source = str
+_MOST_CHARACTERS: Final = 256
+
+
+def trait(value: object) -> str:
+    """A value as the name of a unit: what is very long is digested, so that what is kept is bounded.
+
+    >>> trait(True), trait(7), len(trait("x" * 100_000))
+    ('true', '7', 40)
+    """
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    return "blake2b:" + hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,9 +75,11 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         release: Its id.
-        weight: Share of units that meet the canary, from 0 to 1.
+        weight: Share of units that meet the canary, from 0 to 1; of those that are not held back.
         salt: Of the hash; a release keeps its own, so that nobody leaves the canary as it grows.
         stage: Number of the stage, from 0 on.
+        asked: What those callers say for a version that are split: nothing (empty), or the label or alias
+            that the release moves.
         units: Where the unit's name is looked for, first one first; ``request`` is what is left.
         layer: Releases of one layer share no units; empty = it has its units for itself.
         slice: Of a layer: those units whose place in it lies in [first, last).
@@ -80,6 +96,7 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight: float
     salt: str
     stage: int = 0
+    asked: tuple[str, ...] = ("",)
     units: tuple[Source, ...] = ("header:x-user-id", "parameter:user", "tenant", "request")
     layer: str = ""
     slice: tuple[float, float] = (0.0, 1.0)
@@ -149,6 +166,35 @@ class Bucket(msgspec.Struct, frozen=True):
     exposures: Counts = Counts()
     events: Mapping[str, Counts] = msgspec.field(default_factory=dict)
     raw: Mapping[str, Counts] = msgspec.field(default_factory=dict)
+
+
+class Exposure(msgspec.Struct, frozen=True, gc=False):
+    """A unit meets a release for the first time.
+
+    Attributes:
+        at: Unix seconds.
+    """
+
+    unit: str
+    arm: Arm
+    stage: int
+    propensity: float
+    at: float
+
+
+class FirstEvent(msgspec.Struct, frozen=True, gc=False):
+    """Something happens to a unit for the first time.
+
+    Attributes:
+        metric: Its name, as in :attr:`Bucket.events`.
+        at: Unix seconds.
+    """
+
+    unit: str
+    metric: str
+    arm: Arm
+    stage: int
+    at: float
 
 
 class ReleaseState(enum.StrEnum):

@@ -14,7 +14,6 @@ import pytest
 from salver.artifacts import Manifest, ModelConfig
 from salver.backends.protocol import LoadOptions
 from salver.engine.crew import Nursery
-from salver.engine.gpus import Gpus
 from salver.engine.handler_engine import HandlerEngine, HandlerTerms
 from salver.engine.spawn import HostPlan
 from salver.errors import SalverError
@@ -38,7 +37,6 @@ class World:
         memory_limit_mb: int = 0,
         shares: bool = False,
         threads: int = 1,
-        gpus: Gpus | None = None,
         **settings: Any,
     ) -> None:
         self.ran: list[BatchRan] = []
@@ -56,9 +54,11 @@ class World:
         plan = HostPlan(
             "handler_backends:Handlers", manifest, LoadOptions(threads), memory_limit_mb, bears=shares
         )
-        nursery = Nursery(gpus=gpus or Gpus(), sleep=soon)
-        terms = HandlerTerms(time.monotonic, self.happened, self.hear, nursery)
-        self.engine = HandlerEngine(plan, workers, terms)
+        self.engine = HandlerEngine(
+            plan,
+            workers,
+            HandlerTerms(time.monotonic, self.happened, self.hear, Nursery(sleep=soon)),
+        )
 
     def happened(self, event: BatchRan | WorkerReady) -> None:
         if isinstance(event, BatchRan):

@@ -13,7 +13,7 @@ from salver.messages import Call, InferRequest, InferResponse, ModelId, Signatur
 from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane
 from salver.transport.asgi import Front
-from salver.transport.calls import HeaderRules, Reception
+from salver.transport.calls import HeaderRules, Reception, take_traits
 from salver.transport.doors import Kind, door
 from salver.transport.forward import Forwarding
 from salver.transport.grpc import GrpcMethods
@@ -291,6 +291,20 @@ async def test_what_each_port_lets_through(kind: Kind, verb: str, path: str, sta
     assert got == status
     if kind == "metrics" and status == 200:  # another path than its own (TR-R16)
         assert (headers[b"content-type"], body) == (b"text/plain; charset=utf-8", b"")
+
+
+def test_what_splits_want_to_know_of_headers_is_noted_and_nothing_else() -> None:
+    wanted = {b"x-user-id": "header:x-user-id", b"x-region": "header:x-region"}
+    call = Call("oip-http", 0.0)
+    take_traits(call, {b"x-other": b"1", b"x-region": b"  "}, wanted)
+    assert call.traits is None
+    take_traits(call, {b"x-user-id": b" ada ", b"x-other": b"1"}, wanted)
+    assert call.traits == {"header:x-user-id": "ada"}
+    call.traits = {"parameter:user": "bo"}
+    take_traits(call, {b"x-user-id": "jörg".encode(), b"x-region": b"\xff" * 300}, wanted)
+    assert call.traits is not None
+    assert (call.traits["header:x-user-id"], call.traits["parameter:user"]) == ("jörg", "bo")
+    assert len(call.traits["header:x-region"]) < 50
 
 
 async def test_the_server_has_the_name_that_it_was_given() -> None:

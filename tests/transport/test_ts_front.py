@@ -12,7 +12,7 @@ from salver import handlers
 from salver.errors import HandlerFailed, NotReady, Overloaded
 from salver.handlers import HandlerReply
 from salver.messages import InferRequest
-from salver.transport.calls import HeaderRules
+from salver.transport.calls import HeaderRules, Nobody
 from salver.transport.restrict import Guard, Restriction
 from salver.transport.ts_front import SURFACES, TorchServe
 from salver.transport.ts_tokens import TokenKeys
@@ -124,6 +124,17 @@ async def test_ts_r4_ts_r5_ts_r12_ts_r17_what_a_handler_sees_of_a_request() -> N
             "ts_request_sequence_start: true",
         )
         assert reply.json()[4] == ["s", True, False]
+
+
+async def test_splits_are_told_the_headers_that_they_want() -> None:
+    door, splits = Door(m=seen), Nobody()
+    own = backing(door, Store(), TorchServeRules(), curious=splits)
+    async with listening(TorchServe(salver, own, SURFACES["torchserve-inference"])) as port:
+        await ask(port, "POST", "/predictions/m", b"x", "X-User-Id: ada")
+        splits.headers = {b"x-user-id": "header:x-user-id"}
+        await ask(port, "POST", "/predictions/m", b"x", "X-User-Id: ada")
+        await ask(port, "POST", "/predictions/m", b"x")
+    assert [call.traits for call in door.calls] == [None, {"header:x-user-id": "ada"}, None]
 
 
 async def test_ts_r17_sequence_headers_have_the_names_that_the_operator_gave() -> None:

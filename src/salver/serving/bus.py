@@ -35,6 +35,10 @@ class Bus:
     def __repr__(self) -> str:
         return f"<Bus {len(self._waiting)} waiting, {self.dropped} dropped>"
 
+    def join(self, observer: Observer) -> None:
+        """Tell this one, too, after the others, from now on."""
+        self._observers = (*self._observers, observer)
+
     def emit(self, event: Event) -> None:
         """Announce; only from the event loop's thread."""
         waiting = self._waiting

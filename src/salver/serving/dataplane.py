@@ -15,7 +15,17 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 import numpy as np
 
-from salver.errors import Cancelled, Code, Internal, InvalidInput, ModelFailed, NotOneResponse, SalverError
+from salver.errors import (
+    Cancelled,
+    Code,
+    Internal,
+    InvalidInput,
+    ModelFailed,
+    NotFound,
+    NotOneResponse,
+    NotReady,
+    SalverError,
+)
 from salver.events import Predicted, Served
 from salver.messages import (
     Call,
@@ -29,6 +39,7 @@ from salver.messages import (
 )
 from salver.serving.bus import Bus
 from salver.serving.ports import Codec, Inferring
+from salver.serving.splitting import Splitting, Trip
 from salver.tensor import DataType, Tensor
 from salver.wire import traceparent as w3c
 from salver.wire.standing import PARAMETERS as STANDING_PARAMETERS
@@ -111,8 +122,8 @@ class Held(Generic[ServableT]):
             raise
 
     def acquire(self, name: str, version: str = "") -> Lease[ServableT]:
-        """A lease that lasts as long as all of them."""
-        return self._borrowed[name, version]
+        """A lease that lasts as long as all of them; of another version (of a release) one of its own."""
+        return self._borrowed.get((name, version)) or self._lessor.acquire(name, version)
 
     def other(
         self, name: str, version: str, is_wanted: Callable[[ServableT], bool]
@@ -126,6 +137,23 @@ class Held(Generic[ServableT]):
             self._leases.pop().release()
 
 
+class DoorRules(msgspec.Struct, frozen=True):
+    """What the owner wants of the door.
+
+    Attributes:
+        samples: Shall a request that comes without a trace begin one? None = none does.
+        keeps_timeouts: A request's ``timeout`` is a deadline, where its model has no queue policy.
+        splits: Which requests go to which versions; None = no model is ever in a release.
+    """
+
+    samples: Callable[[], bool] | None = None
+    keeps_timeouts: bool = True
+    splits: Splitting | None = None
+
+
+_PLAIN = DoorRules()
+
+
 class DataPlane(Generic[BodyT, ReplyT]):
     """Answers inference requests of every protocol.
 
@@ -134,8 +162,6 @@ class DataPlane(Generic[BodyT, ReplyT]):
         bus: Told of every answer.
         clock: Monotonic seconds, the same as the engines'.
         new_id: Makes incident ids for defects, and ids of spans: 16 hexadecimal digits.
-        samples: Shall a request that comes without a trace begin one? None = none does.
-        keeps_timeouts: A request's ``timeout`` is a deadline, where its model has no queue policy.
     """
 
     def __init__(
@@ -144,17 +170,17 @@ class DataPlane(Generic[BodyT, ReplyT]):
         bus: Bus,
         clock: Callable[[], float],
         new_id: Callable[[], str],
-        samples: Callable[[], bool] | None = None,
-        keeps_timeouts: bool = True,
+        rules: DoorRules = _PLAIN,
     ) -> None:
-        self._keeps_timeouts = keeps_timeouts
+        self._keeps_timeouts = rules.keeps_timeouts
+        self._samples = rules.samples
+        self.splits = rules.splits
         self._lessor = lessor
         self._bus = bus
         self._acquire = lessor.acquire
         self._emit = bus.emit
         self._clock = clock
         self.new_id = new_id
-        self._samples = samples
 
     def holding(
         self, models: Iterable[tuple[str, str]]
@@ -165,8 +191,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
             NotFound, NotReady: one of them does not answer.
         """
         held = Held(self._lessor, models)
-        keeps = self._keeps_timeouts
-        return DataPlane(held, self._bus, self._clock, self.new_id, keeps_timeouts=keeps), held
+        rules = DoorRules(keeps_timeouts=self._keeps_timeouts, splits=self.splits)
+        return DataPlane(held, self._bus, self._clock, self.new_id, rules), held
 
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
         """What a model expects and gives.
@@ -193,7 +219,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
 
     def _has(self, model: str, version: str, attribute: str) -> bool:
         try:
-            lease, _ = self._lease(model, version)
+            lease, _ = self._lease(model, version, None)
         except SalverError:
             return False
         try:
@@ -220,25 +246,18 @@ class DataPlane(Generic[BodyT, ReplyT]):
         outcome, why, timing, standing = "ok", "", _NO_TIME, call.standing
         rows = size = 0
         served = _NOBODY
-        if self._samples is not None and not call.traceparent and not call.parent and self._samples():
-            call.traceparent = self._new_trace(sampled=True)
+        trip = self._begun(model, version, call)
         try:
-            lease, refusal = self._lease(model, version)
+            lease, refusal = self._lease(model, version, trip)
             try:
                 served = lease.id
                 request = codec.decode(body, lease.servable.signature)
-                if refusal is not None or "sequence_id" in request.parameters:
+                if trip is not None or refusal is not None or "sequence_id" in request.parameters:
                     decode = functools.partial(codec.decode, body)
-                    lease, request = self._where_it_began(lease, refusal, request, model, version, decode)
+                    lease, request = self._moved(lease, refusal, trip, request, (model, version), decode)
                     served = lease.id
                 servable = lease.servable
-                deadline = call.deadline
-                if request.parameters:
-                    deadline, standing = self._amended(request, call, servable)
-                if call.forwarded:
-                    request = _with_headers(request, call.forwarded)
-                if getattr(servable, "asks_others", False):
-                    request = self._as_span(request, call)
+                request, deadline, standing = self._amended(request, call, servable)
                 rows, size = _extent(request, servable.signature)
                 response = await servable.infer(request, deadline, sender, standing)
                 timing = response.timing
@@ -249,6 +268,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 if (logging := getattr(servable, "logging", None)) is not None and logging.takes():
                     key = request.signature or servable.signature.name
                     self._emit(Predicted(request, response, call.api, key, logging.wish))
+                if trip is not None and trip.is_mirrored(servable):
+                    trip.answered(request, (response,))
             finally:
                 lease.release()
         except Exception as error:
@@ -260,7 +281,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             outcome = Code.CANCELLED.value
             raise
         finally:
-            self._announce(served, outcome, call, timing, rows, size, why, standing, asked=version)
+            self._announce(served, outcome, call, timing, rows, size, why, standing, 0.0, version, trip)
         return reply
 
     async def stream(
@@ -286,36 +307,33 @@ class DataPlane(Generic[BodyT, ReplyT]):
         rows = size = 0
         first = 0.0
         served = _NOBODY
-        if self._samples is not None and not call.traceparent and not call.parent and self._samples():
-            call.traceparent = self._new_trace(sampled=True)
+        trip = self._begun(model, version, call)
         has_begun = False
         pieces: list[InferResponse] = []
         reply: ReplyT | None = None
         try:
-            lease, refusal = self._lease(model, version)
+            lease, refusal = self._lease(model, version, trip)
             try:
                 served = lease.id
                 request = codec.decode(body, lease.servable.signature)
-                if refusal is not None or "sequence_id" in request.parameters:
+                if trip is not None or refusal is not None or "sequence_id" in request.parameters:
                     decode = functools.partial(codec.decode, body)
-                    lease, request = self._where_it_began(lease, refusal, request, model, version, decode)
+                    lease, request = self._moved(lease, refusal, trip, request, (model, version), decode)
                     served = lease.id
                 servable = lease.servable
                 are_parts = getattr(servable, "gives_parts", False)
-                deadline, standing = self._amended(request, call, servable)
-                if call.forwarded:
-                    request = _with_headers(request, call.forwarded)
-                if getattr(servable, "asks_others", False):
-                    request = self._as_span(request, call)
+                request, deadline, standing = self._amended(request, call, servable)
                 rows, size = _extent(request, servable.signature)
+                is_mirrored = trip is not None and trip.is_mirrored(servable)
                 # To ask it whether it is Streaming would take its time.
                 stream: _Stream = getattr(servable, "stream", None) or functools.partial(_alone, servable)
                 async with aclosing(stream(request, deadline, standing)) as answer:
                     async for response in answer:
                         timing = response.timing
                         first = first or self._clock() - call.arrival
-                        if write is None:
+                        if write is None or is_mirrored:
                             pieces.append(response)
+                        if write is None:
                             if len(pieces) == 1 or are_parts:
                                 continue
                             break
@@ -326,6 +344,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                         await write(piece)
                 if write is None:
                     reply = codec.encode(request, _whole(pieces, are_parts))
+                if trip is not None and is_mirrored:
+                    trip.answered(request, pieces)
             finally:
                 lease.release()
         except Exception as error:
@@ -341,11 +361,22 @@ class DataPlane(Generic[BodyT, ReplyT]):
             outcome = Code.CANCELLED.value
             raise
         finally:
-            self._announce(served, outcome, call, timing, rows, size, why, standing, first, version)
+            self._announce(served, outcome, call, timing, rows, size, why, standing, first, version, trip)
         return reply
 
-    def _lease(self, model: str, version: str) -> tuple[Lease[Inferring], SalverError | None]:
+    def _begun(self, model: str, version: str, call: Call) -> Trip | None:
+        """A request that samples may make a span, and of a model that may be in a release."""
+        if self._samples is not None and not call.traceparent and not call.parent and self._samples():
+            call.traceparent = self._new_trace(sampled=True)
+        return None if self.splits is None else self.splits.begin(model, version, call)
+
+    def _lease(
+        self, model: str, version: str, trip: Trip | None
+    ) -> tuple[Lease[Inferring], SalverError | None]:
         """A lease; and what to say to requests that begin something, of a version that is being replaced."""
+        for arm in () if trip is None else trip.versions:
+            with suppress(NotFound, NotReady):
+                return self._acquire(model, arm), None
         try:
             return self._acquire(model, version), None
         except SalverError as error:
@@ -354,6 +385,40 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 raise
             return lease, error
 
+    def _moved(
+        self,
+        lease: Lease[Inferring],
+        refusal: SalverError | None,
+        trip: Trip | None,
+        request: InferRequest,
+        asked: tuple[str, str],
+        decode: Callable[[Signature], InferRequest],
+    ) -> tuple[Lease[Inferring], InferRequest]:
+        """The request where it belongs: in the arm of its unit, or where its sequence is under way."""
+        other: Lease[Inferring] | None = None
+        try:
+            if trip is not None and trip.assignment is None:
+                trip.settle(request)
+                if trip.versions[0] != lease.id.version:
+                    other = self._lease(*asked, trip)[0]
+            if refusal is not None or "sequence_id" in request.parameters:
+                began = self._where_it_began(other or lease, refusal, request, *asked)
+                if began is not None:
+                    if other is not None:
+                        other.release()
+                    other = began
+                    if trip is not None:
+                        trip.leave()
+            if other is None:
+                return lease, request
+            request = decode(other.servable.signature)
+        except BaseException:
+            if other is not None:
+                other.release()
+            raise
+        lease.release()
+        return other, request
+
     def _where_it_began(
         self,
         lease: Lease[Inferring],
@@ -361,33 +426,26 @@ class DataPlane(Generic[BodyT, ReplyT]):
         request: InferRequest,
         model: str,
         version: str,
-        decode: Callable[[Signature], InferRequest],
-    ) -> tuple[Lease[Inferring], InferRequest]:
-        """A lease on the version in which the request's sequence is under way, in place of the given one."""
+    ) -> Lease[Inferring] | None:
+        """A lease on the version in which the request's sequence is under way; None = the given one."""
 
         def knows(servable: Inferring) -> bool:
             sequences = getattr(servable, "sequences", None)
             return sequences is not None and sequences.knows(request)
 
         if knows(lease.servable):
-            return lease, request
+            return None
         other = self._lessor.other(model, version, knows)
-        if other is None:
-            if refusal is not None:
-                raise refusal
-            return lease, request
-        try:
-            request = decode(other.servable.signature)
-        except BaseException:
-            other.release()
-            raise
-        lease.release()
-        return other, request
+        if other is None and refusal is not None:
+            raise refusal
+        return other
 
     def _as_span(self, request: InferRequest, call: Call) -> InferRequest:
         """The request with what those need to know that are asked in its service."""
         if not call.traceparent:
             call.traceparent = self._new_trace(sampled=False)
+        if self.splits is not None:
+            self.splits.carry(call, request)
         return msgspec.structs.replace(request, trace=call.traceparent, request_id=call.request_id)
 
     def _new_trace(self, *, sampled: bool) -> str:
@@ -406,16 +464,21 @@ class DataPlane(Generic[BodyT, ReplyT]):
 
     def _amended(
         self, request: InferRequest, call: Call, servable: Inferring
-    ) -> tuple[float | None, Standing]:
-        """Deadline and standing, with what the request's own parameters say."""
+    ) -> tuple[InferRequest, float | None, Standing]:
+        """The request as its model wants it; deadline and standing, with what its own parameters say."""
         deadline, standing = call.deadline, call.standing
-        if "timeout" in request.parameters:
-            sooner = _sooner(deadline, call.arrival, request)
-            if self._keeps_timeouts and not getattr(servable, "owns_timeout", False):
-                deadline = sooner
-        if not STANDING_PARAMETERS.isdisjoint(request.parameters):
-            standing = from_parameters(standing, request.parameters)
-        return deadline, standing
+        if request.parameters:
+            if "timeout" in request.parameters:
+                sooner = _sooner(deadline, call.arrival, request)
+                if self._keeps_timeouts and not getattr(servable, "owns_timeout", False):
+                    deadline = sooner
+            if not STANDING_PARAMETERS.isdisjoint(request.parameters):
+                standing = from_parameters(standing, request.parameters)
+        if call.forwarded:
+            request = _with_headers(request, call.forwarded)
+        if getattr(servable, "asks_others", False):
+            request = self._as_span(request, call)
+        return request, deadline, standing
 
     def _announce(
         self,
@@ -427,9 +490,12 @@ class DataPlane(Generic[BodyT, ReplyT]):
         size: int,
         why: str,
         standing: Standing,
-        first: float = 0.0,
-        asked: str = "",
+        first: float,
+        asked: str,
+        trip: Trip | None,
     ) -> None:
+        if self.splits is not None:
+            self.splits.end(call)
         self._emit(
             Served(
                 served.name,
@@ -450,6 +516,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 first,
                 call.api,
                 asked,
+                None if trip is None else trip.assignment,
             )
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 from salver.errors import Internal, InvalidInput, SalverError
 from salver.messages import Call
 from salver.transport import tfs_paths
-from salver.transport.calls import Reception, is_shutting_down, join_trace, printable
+from salver.transport.calls import Reception, is_shutting_down, join_trace, printable, take_traits
 from salver.transport.event_stream import EventStream
 from salver.transport.grpc import GrpcMethods
 from salver.transport.hangup import HangUps
@@ -79,6 +79,7 @@ class Front:
         self._guard = reception.http.guard
         self._forwarding = reception.http.forwarding
         self._tfs = reception.tfs
+        self._curious = reception.curious
         self._hangups = HangUps()
         self._routes: dict[tuple[str, bytes], Route] = {}
 
@@ -110,6 +111,8 @@ class Front:
                 self._guard.check(operation, headers)
             if self._forwarding is not None:
                 call.forwarded = self._forwarding.parameters(headers)
+            if wanted := self._curious.headers:
+                take_traits(call, headers, wanted)
             message = await receive()
             body = message.get("body", b"")
             is_unusual = not self._unusual.isdisjoint(headers)

@@ -1,21 +1,21 @@
 """What do the HTTP and the gRPC side of the front do alike for every call?
 
-Making ids, taking them and trace context from headers, telling our own cancellation from another's, and which
+Taking ids and trace context from headers, telling our own cancellation from another's, and which
 versions a model's metadata names. It knows no body and no status.
 """
 
 import asyncio
 import contextlib
-import itertools
-import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
 from salver.errors import InvalidInput, NotFound, NotReady
 from salver.messages import Call, State
+from salver.releases import trait
 from salver.transport.forward import Forwarding
-from salver.transport.ports import Control, InferDoor, RegionRegistry
+from salver.transport.ports import Control, Curious, InferDoor, RegionRegistry
 from salver.transport.restrict import Guard
 from salver.wire import traceparent as w3c
 from salver.wire.regions import NO_REGIONS
@@ -27,6 +27,12 @@ class HeaderRules(msgspec.Struct, frozen=True):
 
     guard: Guard | None = None
     forwarding: Forwarding | None = None
+
+
+class Nobody:
+    """Wants to know no header."""
+
+    headers: Mapping[bytes, str] = MappingProxyType({})
 
 
 class Reception(msgspec.Struct, frozen=True):
@@ -41,6 +47,7 @@ class Reception(msgspec.Struct, frozen=True):
         regions: Memory that callers share with the server.
         compression: How hard answers to inference over gRPC are compressed, 1 to 9; 0 = not.
         tfs: What the operator set of TensorFlow Serving's protocol.
+        curious: Who wants to know headers of requests.
     """
 
     clock: Callable[[], float]
@@ -52,16 +59,11 @@ class Reception(msgspec.Struct, frozen=True):
     regions: RegionRegistry = NO_REGIONS
     compression: int = 0
     tfs: TfsRules = TfsRules()
+    curious: Curious = Nobody()
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Those headers that ask for a closer look, and the tenant's."""
         return headers | {self.tenant_header} if self.tenant_header else headers
-
-
-def id_maker() -> Callable[[], str]:
-    """Makes ids of 16 hexadecimal digits: unique in this process, unlikely to meet another's."""
-    numbers = itertools.count(secrets.randbits(63))
-    return lambda: f"{next(numbers):016x}"
 
 
 def printable(value: bytes) -> str:
@@ -76,6 +78,21 @@ def join_trace(call: Call, header: bytes, new_id: Callable[[], str]) -> None:
     if parent is not None:
         call.traceparent = w3c.format(w3c.child(parent, new_id()))
         call.origin = parent.span_id
+
+
+def take_traits(call: Call, headers: Mapping[bytes, bytes], wanted: Mapping[bytes, str]) -> None:
+    """Note what of the headers somebody wants to know.
+
+    Args:
+        wanted: Lower-case names, with the source that each is.
+    """
+    found = {source: value for name, source in wanted.items() if (value := _trait(headers.get(name)))}
+    if found:
+        call.traits = {**found, **(call.traits or {})}
+
+
+def _trait(value: bytes | None) -> str:
+    return trait(value.decode("utf-8", "replace").strip()) if value else ""
 
 
 def is_shutting_down() -> bool:

@@ -22,6 +22,7 @@ from salver.transport.calls import (
     join_trace,
     printable,
     ready_versions,
+    take_traits,
 )
 from salver.transport.grpc_stream import HEADERS, START, STOPPING, Asked, Send, Streamed, StreamLimits, packed
 from salver.transport.hangup import HangUps, Receive
@@ -132,6 +133,7 @@ class GrpcMethods:
         self._guard = reception.grpc.guard
         self._forwarding = reception.grpc.forwarding
         self._regions = reception.regions
+        self._curious = reception.curious
         self._compression = reception.compression
         self._is_stopping = False
         self._more = metadata.SHARED_MEMORY if self._regions.is_allowed else ()
@@ -203,6 +205,8 @@ class GrpcMethods:
                 self._torchserve.check(path, headers)
             if self._forwarding is not None:
                 call.forwarded = self._forwarding.parameters(headers)
+            if wanted := self._curious.headers:
+                take_traits(call, headers, wanted)
             if method is None:
                 return await self._streams[path].handle(headers, call, receive, send)
             event = await receive()

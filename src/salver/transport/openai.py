@@ -16,6 +16,7 @@ import msgspec
 from salver.artifacts import LoadOrder
 from salver.errors import Cancelled, InvalidInput, SalverError
 from salver.messages import Call
+from salver.releases import trait
 from salver.transport.ports import Control, InferDoor
 from salver.transport.reading import LARGE
 from salver.transport.routes import Route
@@ -90,6 +91,7 @@ class OpenAiOperations:
         parse: Callable[[bytes], Any] = parse_chat if is_chat else parse_completion
         asked = await asyncio.to_thread(parse, http.body) if is_large else parse(http.body)
         spoken = self._control.speech(asked.model)
+        _note_user(call, asked.user)
         new = uuid.uuid4().hex
         id = f"chatcmpl-{new}" if is_chat else f"cmpl-{new}"
         codec = Generating(asked, spoken, id, int(time.time()), lambda: uuid.uuid4().hex)
@@ -109,6 +111,7 @@ class OpenAiOperations:
                 else parse_embedding(http.body)
             )
             spoken = self._control.speech(asked.model)
+            _note_user(call, asked.user)
             if spoken.lora:
                 raise InvalidInput(f"model '{spoken.model}' takes no LoRA for embeddings", field="model")
             _, signature = self._door.signature(spoken.model)
@@ -162,6 +165,12 @@ class OpenAiOperations:
     async def _unload(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         await self._control.unload(route.model, waits=True)
         return HttpReply(200, dumps({"status": "success", "model": route.model}))
+
+
+def _note_user(call: Call, user: str | None) -> None:
+    """OpenAI's ``user`` is the parameter of that name to those who split requests by it."""
+    if user:
+        call.traits = {"parameter:user": trait(user), **(call.traits or {})}
 
 
 async def _keep(reply: HttpReply) -> None:

@@ -1,6 +1,6 @@
 """What does a transport need from the planes behind it?"""
 
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Protocol
 
 from salver.artifacts import LoadOrder
@@ -19,6 +19,15 @@ from salver.wire.orca import TokenRoom
 from salver.wire.regions import Region, Regions
 from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
 from salver.wire.voice import Spoken
+
+
+class Curious(Protocol):
+    """Who wants to know headers of requests (experiments/router.py), which changes from time to time."""
+
+    @property
+    def headers(self) -> Mapping[bytes, str]:
+        """Their lower-case names, with what each is called where it is used."""
+        ...
 
 
 class InferDoor(Protocol):

@@ -14,7 +14,7 @@ import msgspec
 
 from salver.errors import Internal, NoRoute, SalverError, TooLarge, WrongVerb
 from salver.messages import Call
-from salver.transport.calls import Reception, is_shutting_down, join_trace
+from salver.transport.calls import Reception, is_shutting_down, join_trace, take_traits
 from salver.transport.doors import App, Receive, Scope, Send
 from salver.transport.hangup import HangUps
 from salver.transport.ports import Exposition, Handlers, InferDoor
@@ -188,6 +188,8 @@ class TorchServe:
             call = Call("ts-http", arrival, None, answer.request_id)
             if not self._unusual.isdisjoint(lower):
                 self._look_closer(call, lower)
+            if wanted := self._backing.reception.curious.headers:
+                take_traits(call, lower, wanted)
             if "spelled" not in scope:  # who serves it says nothing of hang-ups
                 task = self._hangups.enter(receive if scope["http_version"] != "1.1" else scope)
             reply = await self._door.stream(

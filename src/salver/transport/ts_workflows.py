@@ -3,12 +3,13 @@
 They ask those who keep and run workflows, and say how it went in TorchServe's words.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from salver.errors import BadArchive, NoWorkflow
 from salver.handlers import WorkflowStatus
 from salver.messages import Call
+from salver.transport.calls import Reception, take_traits
 from salver.transport.ports import Workflows
 from salver.transport.ts_calls import Method, Request
 from salver.wire.ts_bodies import form
@@ -24,14 +25,12 @@ class WorkflowOperations:
     """The operations, by their names.
 
     Args:
-        clock: Monotonic seconds, the same as the engines'.
-        new_id: Fresh ids of requests.
+        reception: Clock, ids, and who wants to know headers.
     """
 
-    def __init__(self, workflows: Workflows, clock: Callable[[], float], new_id: Callable[[], str]) -> None:
+    def __init__(self, workflows: Workflows, reception: Reception) -> None:
         self._workflows = workflows
-        self._clock = clock
-        self._new_id = new_id
+        self._reception = reception
 
     def http(self) -> Mapping[str, Method]:
         """Operation -> what it does."""
@@ -75,7 +74,10 @@ class WorkflowOperations:
     async def _predict(self, request: Request) -> TorchServeReply:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.spelled}
         asked = form(request.body, request.content_type, headers)
-        call = Call("ts-http", self._clock(), None, self._new_id())
+        reception = self._reception
+        call = Call("ts-http", reception.clock(), None, reception.new_id())
+        if wanted := reception.curious.headers:
+            take_traits(call, {name.lower(): value for name, value in request.spelled}, wanted)
         return handed(await self._workflows.run(request.asked.model, asked, call))
 
 
