@@ -35,7 +35,10 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Target]]:
-    """The server of a configuration; one at a time, since each has many workers."""
+    """The server of a configuration; one at a time, since each has many workers.
+
+    Those who ask ``plain`` stand before the recorded cases, which begin with it.
+    """
     with ExitStack() as stack:
         running: dict[str, Target] = {}
 
@@ -53,13 +56,6 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
             return running[name]
 
         yield of
-
-
-@pytest.mark.parametrize("name", _BLOCKS)
-def test_as_recorded(name: str, targets: Callable[[str], Target]) -> None:
-    """TS-R1 to TS-R22, TS-M1 to TS-M11, TS-G1 to TS-G7 and others: a case's own rows stand in its line."""
-    block: list[Case] = _BLOCKS[name]
-    assert not run_block(targets(block[0]["config"]), block)
 
 
 def asked(model: str, body: bytes) -> Case:
@@ -104,20 +100,6 @@ def test_ts_r18_ts_r20_a_full_queue(targets: Callable[[str], Target]) -> None:
     assert told["message"].startswith('Model "narrow" has no worker to serve inference request.')
 
 
-def test_ts_m10_ts_r8_one_port_is_what_sagemaker_wants(targets: Callable[[str], Target]) -> None:
-    target = targets("small")
-
-    def told(method: str, path: str) -> Any:
-        request = {"method": method, "path": path, "body": "x"}
-        return ask(target, {**asked("", b""), "request": request})
-
-    assert told("POST", "/models/noop/invoke")["body"] == "OK"
-    names = [model["modelName"] for model in json.loads(told("GET", "/models")["body"])["models"]]
-    assert names == ["inspect", "noop"]
-    assert json.loads(told("GET", "/models/noop")["body"])[0]["modelName"] == "noop"
-    assert told("GET", "/models/nobody")["status"] == 404
-
-
 def test_ts_b5_a_first_piece_that_is_the_last(targets: Callable[[str], Target]) -> None:
     """TorchServe never answers over HTTP, and stops after one piece over gRPC."""
     target = targets("plain")
@@ -131,6 +113,27 @@ def test_ts_g1_pieces_over_grpc(targets: Callable[[str], Target]) -> None:
     assert said(ask(target, called("StreamPredictions", "noop", b"x"))) == [b"OK"]
     for _ in range(2):
         assert said(ask(target, called("Predictions", "stream", b"2"))) == [b"part 0\npart 1\nlast\n"]
+
+
+@pytest.mark.parametrize("name", _BLOCKS)
+def test_as_recorded(name: str, targets: Callable[[str], Target]) -> None:
+    """TS-R1 to TS-R22, TS-M1 to TS-M11, TS-G1 to TS-G7 and others: a case's own rows stand in its line."""
+    block: list[Case] = _BLOCKS[name]
+    assert not run_block(targets(block[0]["config"]), block)
+
+
+def test_ts_m10_ts_r8_one_port_is_what_sagemaker_wants(targets: Callable[[str], Target]) -> None:
+    target = targets("small")
+
+    def told(method: str, path: str) -> Any:
+        request = {"method": method, "path": path, "body": "x"}
+        return ask(target, {**asked("", b""), "request": request})
+
+    assert told("POST", "/models/noop/invoke")["body"] == "OK"
+    names = [model["modelName"] for model in json.loads(told("GET", "/models")["body"])["models"]]
+    assert names == ["inspect", "noop"]
+    assert json.loads(told("GET", "/models/noop")["body"])[0]["modelName"] == "noop"
+    assert told("GET", "/models/nobody")["status"] == 404
 
 
 def test_ts_k2_ts_k3_ts_a1_what_the_archivers_make_is_read() -> None:

@@ -100,7 +100,7 @@ def _ports_of(properties: Path) -> dict[str, int]:
 
 def _up(target: Target, config: dict[str, Any], process: "subprocess.Popen[bytes]") -> Target:
     """Once the models are, and what is to be registered is."""
-    time.sleep(config.get("settle_s", 0))
+    _wait(target, None, process)
     for model in config["await"]:
         _wait(target, model, process)
     target = target._replace(first_keys=target.keys())
@@ -109,17 +109,20 @@ def _up(target: Target, config: dict[str, Any], process: "subprocess.Popen[bytes
     return target
 
 
-def _wait(target: Target, model: str, process: "subprocess.Popen[bytes]") -> None:
+def _wait(target: Target, model: str | None, process: "subprocess.Popen[bytes]") -> None:
+    """Until the model's workers are ready; without a model: until the server answers, whatever it says."""
     until = time.monotonic() + _WITHIN_S
     while True:
-        got = ask(target, _management("GET", f"/models/{model}"))
+        got = ask(target, _management("GET", f"/models/{model}" if model else "/models"))
+        if model is None and isinstance(got["status"], int):
+            return
         if got["status"] == 200:
             workers = json.loads(got["body"])[0]["workers"]
             if workers and all(worker["status"] == "READY" for worker in workers):
                 return
         if time.monotonic() > until or process.poll() is not None:
             logs = [path.read_text(errors="replace")[-4000:] for path in target.folder.glob("*.log")]
-            raise RuntimeError(f"{model} is not up: {got}\n{logs}")
+            raise RuntimeError(f"{model or 'the server'} is not up: {got}\n{logs}")
         time.sleep(0.1)
 
 
