@@ -56,7 +56,7 @@ FRAMEWORKS = {
     "skops", "joblib", "pandas", "xgboost", "lightgbm", "grpc", "tritonclient",
 }  # fmt: skip
 #: Ours, but slow to import: whoever has no use for them must not wait for them.
-LATE = {"scipy"}
+LATE = {"scipy", "sqlalchemy", "psycopg"}
 #: Where an import of Salver's own inside a function is the point, and not a dodge: a command imports
 #: what it needs, so that `salver --help` starts at once; a host process imports what it runs.
 LAZY = ("cli/*", "__init__.py")

