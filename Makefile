@@ -7,6 +7,8 @@ ARGS   ?=
 
 # Tests, the demo and the benchmarks import ONNX Runtime by themselves, too.
 export ORT_DISABLE_TELEMETRY := 1
+# Hundreds of processes that tests start would each compile Salver again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench docs dist clean

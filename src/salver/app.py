@@ -7,11 +7,9 @@ constructor.
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
 import random
-import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +67,7 @@ from salver.telemetry.torchserve import TorchServeView
 from salver.telemetry.tracing import Tracing
 from salver.transport.access import watched
 from salver.transport.asgi import Front
-from salver.transport.calls import Reception
+from salver.transport.calls import Reception, id_maker
 from salver.transport.clouds import SageMaker, SageMakerDoor, Vertex, VertexDoor
 from salver.transport.cors import Cors
 from salver.transport.doors import App, Kind, with_metrics_at
@@ -182,7 +180,7 @@ class Server:
         self._began = time.monotonic()
         config = self.config
         clock = time.monotonic
-        new_id = _id_maker()
+        new_id = id_maker()
         backends = plugins.backends() if self._backends is None else self._backends
         self._observe(clock, new_id)
         self._cache: ResponseCache | None = plugins.response_cache(config.response_cache)
@@ -338,6 +336,7 @@ class Server:
             self._view.heard if self._view else None,
             config.hides,
             config.first_worker,
+            config.handlers.gpus_used,
         )
 
     def _door(self, front: App, config: FrontConfig, reception: Reception) -> App:
@@ -562,13 +561,6 @@ async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> bool:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _id_maker() -> Callable[[], str]:
-    """Ids of 16 hexadecimal digits: unique in this process, unlikely to meet another's."""
-    base = secrets.randbits(63)
-    numbers = itertools.count(base)
-    return lambda: f"{next(numbers):016x}"
 
 
 __all__ = ["FrontConfig", "HeaderConfig", "LogConfig", "ReadyInfo", "ServeConfig", "Server", "serve"]

@@ -51,8 +51,9 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sequence_timeout_ms: A sequence is over after this time, whatever is heard of it; 0 = never.
         max_sequences: Sequences at one time, of all workers; 0 counts as 1.
         sequence_queue: Most requests of one sequence that wait; 0 counts as 1.
-        device, device_ids, parallel_type, parallel_level: What the owner wants of accelerators; for those who
-            ask, since there may be none.
+        device: ``cpu`` or ``gpu``; empty = a GPU where there is one (:func:`on_machine`).
+        device_ids: Which GPUs its workers use in turn; empty = all of them.
+        parallel_type, parallel_level: What the owner wants of several; for those who ask.
         is_async: The handler answers when it likes (``asyncCommunication``).
         has_own_environment: The model's requirements are installed into an environment of its own.
     """
@@ -73,12 +74,28 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sequence_timeout_ms: int = 0
     max_sequences: int = 0
     sequence_queue: int = 0
-    device: str = "cpu"
+    device: str = ""
     device_ids: tuple[int, ...] = ()
     parallel_type: str = ""
     parallel_level: int = 0
     is_async: bool = False
     has_own_environment: bool = False
+
+
+def on_machine(workers: Workers, gpus: int) -> Workers:
+    """How a handler is run where there are so many GPUs (TS-Y2).
+
+    As TorchServe has it: who says nothing gets one, and a list with one that is not there counts for nothing.
+
+    >>> [on_machine(Workers(device_ids=ids), 3).device_ids for ids in ((1, 2), (1, 3))]
+    [(1, 2), ()]
+    >>> on_machine(Workers(), 1).device, on_machine(Workers(device="gpu"), 0).device
+    ('gpu', 'cpu')
+    """
+    ids = workers.device_ids if all(id < gpus for id in workers.device_ids) else ()
+    return msgspec.structs.replace(
+        workers, device="gpu" if gpus and workers.device != "cpu" else "cpu", device_ids=ids
+    )
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -233,6 +250,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
         started: Unix time in seconds.
         pid: -1 = it is not there yet.
         memory: Bytes that it holds; 0 = not known.
+        gpu: The one that it uses; None = none.
     """
 
     id: int
@@ -240,6 +258,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     status: Literal["READY", "UNLOADING", "STARTING"] = "READY"
     pid: int = -1
     memory: int = 0
+    gpu: int | None = None
 
 
 class HandlerStatus(msgspec.Struct, frozen=True):

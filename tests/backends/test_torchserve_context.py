@@ -6,7 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from backends.marfolder import form, opened, own_process, replies, reply, request, said, shown, write
+from backends.marfolder import (
+    BACKEND,
+    form,
+    manifest_of,
+    opened,
+    own_process,
+    replies,
+    reply,
+    request,
+    said,
+    shown,
+    write,
+)
+from salver.backends.protocol import LoadOptions
 from salver.handlers import DESCRIBE, EXPLAIN, Form, Workers
 
 DUMP = """
@@ -69,12 +82,11 @@ def test_ts_c4_limit_max_image_pixels(tmp_path: Path) -> None:
     assert shown(reply(model, b""))["properties"]["limit_max_image_pixels"] is False
 
 
-def test_ts_y2_there_is_no_gpu_where_there_is_none(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    model = opened(write(tmp_path, DUMP), workers=Workers(device="gpu", device_ids=(2, 3)))
-    assert shown(reply(model, b""))["properties"]["gpu_id"] is None
+@pytest.mark.parametrize("gpu", [None, 0, 3])
+def test_ts_y2_the_gpu_is_the_one_that_its_worker_was_given(tmp_path: Path, gpu: int | None) -> None:
+    options = LoadOptions(own_process=True, gpu=gpu)
+    model = BACKEND.load(manifest_of(write(tmp_path, DUMP)), options)
+    assert shown(reply(model, b""))["properties"]["gpu_id"] == gpu
 
 
 def test_ts_a6_headers_are_looked_up_as_they_were_sent_recorded(tmp_path: Path) -> None:

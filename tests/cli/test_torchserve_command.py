@@ -160,6 +160,16 @@ def test_ts_c4_ts_c6_ts_c10_ts_c11_what_callers_may_and_get() -> None:
     assert found.shows_metrics
 
 
+@pytest.mark.parametrize(("there", "most", "used"), [(0, "4", 0), (4, "", 4), (4, "2", 2), (4, "0", 0)])
+def test_ts_c3_gpus_are_used_up_to_a_number(
+    monkeypatch: pytest.MonkeyPatch, there: int, most: str, used: int
+) -> None:
+    monkeypatch.setattr("salver.engine.gpus.count_gpus", lambda: there)
+    found = config(f"number_of_gpu={most}" if most else "")
+    assert found.handlers.gpus_used == used
+    assert found.handlers.workers_at_start == (used or len(os.sched_getaffinity(0)))
+
+
 def test_ts_c2_ts_c3_how_models_are_served() -> None:
     found = config().handlers
     assert (found.shelf.store, found.workers) == ("store", 0)

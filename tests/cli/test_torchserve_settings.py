@@ -178,7 +178,7 @@ def test_ts_c12_where_a_configuration_comes_from(tmp_path: Path) -> None:
 
 
 def test_ts_b10_a_snapshot_says_nothing_of_what_wrote_it() -> None:
-    values = {"version": "0.12.0", "tsConfigFile": "x", "python": "p", "number_of_gpu": "0", "vmargs": "-X"}
+    values = {"version": "0.12.0", "tsConfigFile": "x", "python": "p", "vmargs": "-X"}
     assert Settings(Source(values, "s.cfg", True)).notices == [
         "s.cfg: vmargs is accepted and has no effect here: there is no Java"
     ]

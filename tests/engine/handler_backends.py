@@ -30,7 +30,8 @@ class Obedient:
 
     signature = SIGNATURE
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: int | None = None) -> None:
+        self.gpu = gpu
         self.totals: dict[str, int] = {}
         self.counts: dict[str, int] = {}
         self.hoard: list[bytearray] = []
@@ -72,6 +73,8 @@ class Obedient:
                 raise ValueError(rest.decode())
             case b"fail":
                 return saying("as you wish", status=int(rest), is_error=True)
+            case b"who":
+                return saying(f"{os.getpid()} {self.gpu}")
             case b"pid":
                 return saying(str(os.getpid()))
             case b"batch":
@@ -187,4 +190,4 @@ class Handlers:
                 import torch
 
                 KEPT.append(torch.zeros(1))
-        return Later() if wish == "async" else Obedient()
+        return Later() if wish == "async" else Obedient(options.gpu)

@@ -14,6 +14,7 @@ import pytest
 from salver.artifacts import Manifest, ModelConfig
 from salver.backends.protocol import LoadOptions
 from salver.engine.crew import Nursery
+from salver.engine.gpus import Gpus
 from salver.engine.handler_engine import HandlerEngine, HandlerTerms
 from salver.engine.spawn import HostPlan
 from salver.errors import SalverError
@@ -37,6 +38,7 @@ class World:
         memory_limit_mb: int = 0,
         shares: bool = False,
         threads: int = 1,
+        gpus: Gpus | None = None,
         **settings: Any,
     ) -> None:
         self.ran: list[BatchRan] = []
@@ -54,11 +56,9 @@ class World:
         plan = HostPlan(
             "handler_backends:Handlers", manifest, LoadOptions(threads), memory_limit_mb, bears=shares
         )
-        self.engine = HandlerEngine(
-            plan,
-            workers,
-            HandlerTerms(time.monotonic, self.happened, self.hear, Nursery(sleep=soon)),
-        )
+        nursery = Nursery(gpus=gpus or Gpus(), sleep=soon)
+        terms = HandlerTerms(time.monotonic, self.happened, self.hear, nursery)
+        self.engine = HandlerEngine(plan, workers, terms)
 
     def happened(self, event: BatchRan | WorkerReady) -> None:
         if isinstance(event, BatchRan):

@@ -40,7 +40,8 @@ class Handler:
         self.context = context
 
     def handle(self, data, context):
-        said = {{"mark": MARK, "pid": os.getpid(), "batch": context.system_properties["batch_size"]}}
+        about = context.system_properties
+        said = {{"mark": MARK, "pid": os.getpid(), "batch": about["batch_size"], "gpu": about["gpu_id"]}}
         try:
             import tiny_salver_need
 
@@ -110,7 +111,7 @@ async def test_ts_m1_ts_m2_ts_m6_a_model_lives_from_its_registration_to_its_end(
         for version in ("1.0", "2.0"):
             registered = await handlers.register(Registration(f"m_{version}.mar", batch_size=3))
             assert (registered.version, registered.workers, registered.is_done) == (version, 1, True)
-        assert await ask(there, "m") == {"mark": "1.0", "pid": ANY, "batch": 3}
+        assert await ask(there, "m") == {"mark": "1.0", "pid": ANY, "batch": 3, "gpu": None}
         assert (await ask(there, "m", "2.0"))["mark"] == "2.0"
         handlers.set_default("m", "2.0")
         assert (await ask(there, "m"))["mark"] == "2.0"
@@ -127,6 +128,15 @@ async def test_ts_m1_ts_m2_ts_m6_a_model_lives_from_its_registration_to_its_end(
         assert not living(pids)
         with pytest.raises(NoModel):
             handlers.describe("m")
+
+
+async def test_ts_y2_workers_of_all_models_are_given_gpus_in_turn(store: Path) -> None:
+    async with server(store, gpus=2) as there:
+        for version in ("1.0", "2.0"):
+            await there.handlers.register(Registration(f"m_{version}.mar"))
+        assert [(await ask(there, "m", version))["gpu"] for version in ("1.0", "2.0")] == [0, 1]
+        (status, _) = there.handlers.describe("m", "all")
+        assert (status.workers.device, [worker.gpu for worker in status.running]) == ("gpu", [0])
 
 
 async def test_ts_m1_a_model_that_never_starts_is_taken_out_and_leaves_nothing(

@@ -8,17 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.errors import BadArchive, MissingExtra
-from salver.handlers import Workers
+from salver.handlers import Workers, on_machine
 from salver.repository.model_yaml import ModelYaml, Wishes, parse, workers_of
 
 W = "m.mar: model-config.yaml"
 NOBODY = Wishes()
 
 
-def settled(
-    text: str, asked: Wishes = NOBODY, told: Wishes = NOBODY, gpus: int = 0, **defaults: int
-) -> Workers:
-    return workers_of(Workers(**defaults), told, parse(text.encode(), W), asked, gpus=gpus)
+def settled(text: str, asked: Wishes = NOBODY, told: Wishes = NOBODY, **defaults: int) -> Workers:
+    return workers_of(Workers(**defaults), told, parse(text.encode(), W), asked)
 
 
 KEYS: list[tuple[str, Workers]] = [
@@ -49,10 +47,22 @@ def test_ts_y1_ts_y2_ts_y3_every_key_sets_its_field(text: str, expected: Workers
 
 
 @pytest.mark.parametrize(
-    ("gpus", "expected"), [(0, Workers()), (2, Workers(device="gpu", device_ids=(0, 1)))]
+    ("text", "gpus", "device", "ids"),
+    [
+        ("deviceType: GPU\ndeviceIds: [0, 1]", 0, "cpu", ()),
+        ("deviceType: GPU\ndeviceIds: [0, 1]", 2, "gpu", (0, 1)),
+        ("deviceIds: [1]", 2, "gpu", (1,)),
+        ("deviceIds: [1, 2]", 2, "gpu", ()),
+        ("deviceType: cpu", 2, "cpu", ()),
+        ("deviceType: neuron", 2, "cpu", ()),
+        ("", 2, "gpu", ()),
+        ("", 0, "cpu", ()),
+    ],
 )
-def test_ts_y2_devices_that_are_not_there_are_not_wanted(gpus: int, expected: Workers) -> None:
-    assert settled("deviceType: GPU\ndeviceIds: [0, 1]", gpus=gpus) == expected
+def test_ts_y2_devices_that_are_not_there_are_not_wanted(
+    text: str, gpus: int, device: str, ids: tuple[int, ...]
+) -> None:
+    assert on_machine(settled(text), gpus) == Workers(device=device, device_ids=ids)
 
 
 WRONG: list[tuple[str, str, str]] = [

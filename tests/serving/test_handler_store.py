@@ -143,7 +143,7 @@ async def hall(
     store: Path, *paths: Path, control: ControlMode = LOOKS_ONCE, **config: Any
 ) -> AsyncIterator[Hall]:
     """Where requests may do all, and a registration that says nothing has one worker."""
-    settings = HandlerStoreConfig(**{"is_open": True, "workers": 1, **config})
+    settings = HandlerStoreConfig(**{"is_open": True, "workers": 1, "gpus": 0, **config})
     there = Hall(store, settings, control, *paths)
     await there.plane.start()
     await there.store.start()
@@ -163,6 +163,11 @@ def mar(folder: Path, file: str = "noop", name: str = "", version: str = "1.0", 
             opened.writestr("c.yaml", yaml)
         opened.writestr(MANIFEST, json.dumps({"model": model}))
         opened.writestr("noop.py", "")
+
+
+def here(*numbers: int, **settings: Any) -> Workers:
+    """As they are told of where there is no GPU."""
+    return Workers(*numbers, device="cpu", **settings)
 
 
 @pytest.fixture
@@ -194,7 +199,14 @@ async def test_ts_m1_a_model_is_registered_with_the_servers_number_of_workers(st
     async with hall(store) as h:
         assert await h.store.register(Registration("noop.mar")) == Registered("noop", "1.0", 1, is_done=True)
         assert status(h, "noop") == HandlerStatus(
-            "noop", "1.0", "noop.mar", Workers(), (WorkerStatus(9000, 0.0),), 3, "python", is_default=True
+            "noop",
+            "1.0",
+            "noop.mar",
+            here(),
+            (WorkerStatus(9000, 0.0),),
+            3,
+            "python",
+            is_default=True,
         )
         assert h.lives.acquire("noop").id == ModelId("noop", "1.0")
     async with hall(store, workers=0) as h:
@@ -223,7 +235,7 @@ async def test_ts_m1_ts_c12_the_archives_own_workers_and_times_go_first(store: P
     )
     async with hall(store) as h:
         assert (await h.store.register(order)).workers == 1
-        assert status(h, "yaml").workers == Workers(1, 2, 2, 9, 31, 120)
+        assert status(h, "yaml").workers == here(1, 2, 2, 9, 31, 120)
 
 
 async def test_ts_m1_nobody_waits_where_it_is_not_wanted(store: Path) -> None:
@@ -332,7 +344,7 @@ async def test_ts_c2_archives_that_name_no_handler_have_the_servers(store: Path)
     ) as h:
         await h.store.register(Registration("bare.mar"))
         assert h.loads[-1].config.options["handler"] == "mine.py"
-        assert status(h, "bare").workers == Workers(response_timeout_s=77, startup_timeout_s=88, queue=5)
+        assert status(h, "bare").workers == here(response_timeout_s=77, startup_timeout_s=88, queue=5)
         await h.store.register(Registration("noop.mar"))
         assert "handler" not in h.loads[-1].config.options
 
@@ -371,7 +383,7 @@ async def test_ts_m2_what_cannot_be_scaled(store: Path) -> None:
             await h.store.scale("nobody", "", 1, None, waits=True)
         with pytest.raises(NoModelVersion, match=r"Model version: 7 does not exist for model: noop"):
             await h.store.scale("noop", "7", 1, None, waits=True)
-        assert status(h, "noop").workers == Workers()
+        assert status(h, "noop").workers == here()
 
 
 # Default versions, and the end.
@@ -477,7 +489,7 @@ async def test_ts_b9_ts_c2_models_of_the_start_come_up_together_and_one_that_fai
         assert h.store.models() == (("first", "noop.mar"), ("inspect", "inspect_v2.mar"))
         assert h.default("inspect") == "2.0"  # it came first
         assert status(h, "first").is_loaded_at_startup
-        assert status(h, "first").workers == Workers(2, 2)
+        assert status(h, "first").workers == here(2, 2)
         assert "Failed to load model: nothing.mar" in caplog.text
 
 
@@ -499,10 +511,10 @@ async def test_ts_c2_the_models_setting_says_how(store: Path) -> None:
     text = json.dumps({"noop": {"1.0": {"marName": "noop.mar", **said}}})
     settings = {name: dict(versions) for name, versions in model_settings.parse(text).items()}
     async with hall(store, settings=settings, at_start=(AtStart("noop.mar"),)) as h:
-        assert status(h, "noop").workers == Workers(1, 2, 2, 11, 55)
+        assert status(h, "noop").workers == here(1, 2, 2, 11, 55)
         await h.store.unregister("noop")
         await h.store.register(Registration("noop.mar", batch_size=4, initial_workers=3))
-        assert status(h, "noop").workers == Workers(3, 3, 4, 11, 55)
+        assert status(h, "noop").workers == here(3, 3, 4, 11, 55)
 
 
 async def test_ts_b10_each_change_is_told(store: Path) -> None:
@@ -592,7 +604,7 @@ async def test_ts_m2_ts_m3_models_that_were_found_are_told_of_and_scaled(store: 
         assert h.store.models() == (("found", "found.mar"),)
         assert status(h, "found").is_loaded_at_startup
         assert await h.store.scale("found", "", 2, 3, waits=True) == ("done", 2)
-        assert status(h, "found").workers == Workers(2, 3, batch_size=4)
+        assert status(h, "found").workers == here(2, 3, batch_size=4)
         with pytest.raises(Conflict):
             await h.store.register(Registration("noop.mar", "found"))
         await h.store.unregister("found")

@@ -11,7 +11,7 @@ _STATUS = HandlerStatus(
     "noop",
     "1.0",
     "noop.mar",
-    Workers(queue=10),
+    Workers(queue=10, device="cpu"),
     (WorkerStatus(9000, 1_764_031_567.672, "READY", 13530, 4096),),
     waiting=3,
     is_loaded_at_startup=True,
@@ -74,8 +74,10 @@ def test_ts_m3_what_a_model_tells_of_itself() -> None:
 
 
 def test_ts_m3_devices_only_where_there_are_some() -> None:
-    status = HandlerStatus("m", "1", "m.mar", Workers(device_ids=(0, 2)), waiting=200)
+    running = (WorkerStatus(9000, 0.0, gpu=2),)
+    status = HandlerStatus("m", "1", "m.mar", Workers(device_ids=(0, 2)), running, waiting=200)
     told = ts_models.described(status)
+    assert told["workers"][0]["gpu"] is True
     assert told["deviceIds"] == [0, 2]
     assert told["jobQueueStatus"]["remainingCapacity"] == 0
 

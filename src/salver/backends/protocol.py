@@ -52,6 +52,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
         trust_pickle: The operator allowed files whose loading can execute code.
         own_process: Nothing but this model lives in the process.
         instance: Which of the model's instances this is, from 0 on.
+        gpu: The one that it shall use, counted as its libraries do; None = none.
         config: The model's configuration as Triton's JSON, as far as its owner has told it; for backends that
             read it.
         around: The server, for models that ask it; never said to another process.
@@ -61,6 +62,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
     trust_pickle: bool = False
     own_process: bool = False
     instance: int = 0
+    gpu: int | None = None
     config: str = ""
     around: Surroundings | None = None
 

@@ -202,6 +202,7 @@ def _pem(settings: Settings) -> tuple[str, str]:
 
 def _handlers(settings: Settings) -> "HandlerStoreConfig":
     """Which models are loaded, and what may be registered."""
+    from salver.engine.gpus import count_gpus
     from salver.repository.model_settings import parse as parse_models
     from salver.serving.registering import HandlerStoreConfig
     from salver.serving.shelf import ShelfConfig
@@ -212,6 +213,7 @@ def _handlers(settings: Settings) -> "HandlerStoreConfig":
     for name, folder in (("model", store), ("workflow", settings.text("workflow_store"))):
         if folder and not Path(folder).is_dir():
             raise InvalidInput(f"--{name}-store directory not found: {folder}")
+    gpus = min(count_gpus(), settings.number("number_of_gpu"))
     workers = settings.number("default_workers_per_model")
     at_start, is_all = _models(settings)
     options = {
@@ -225,7 +227,7 @@ def _handlers(settings: Settings) -> "HandlerStoreConfig":
         at_start,
         is_all,
         workers,
-        1 if settings.is_on("debug") else workers or len(os.sched_getaffinity(0)),
+        1 if settings.is_on("debug") else workers or gpus or len(os.sched_getaffinity(0)),
         settings.number("default_response_timeout"),
         settings.number("default_startup_timeout"),
         settings.number("job_queue_size"),
@@ -233,7 +235,7 @@ def _handlers(settings: Settings) -> "HandlerStoreConfig":
         settings.text("default_service_handler"),
         {name: value for name, value in options.items() if value},
         {name: dict(versions) for name, versions in parse_models(settings.text("models")).items()},
-        0,
+        gpus,
         settings.is_on("install_py_dep_per_model"),
     )
 

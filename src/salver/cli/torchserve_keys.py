@@ -50,7 +50,10 @@ def _used() -> dict[str, Key]:
         "install_py_dep_per_model": Key("flag", "false", "install the requirements.txt of archives"),
         "allowed_urls": Key("pattern", "file://.*|http(s)?://.*", "where archives may come from"),
         "use_env_allowed_urls": Key("flag", "false", "TS_ALLOWED_URLS counts"),
-        "default_workers_per_model": Key("number", "0", "workers of a model at the start; 0 = one a CPU"),
+        "default_workers_per_model": Key(
+            "number", "0", "workers of a model at the start; 0 = one a GPU, or a CPU"
+        ),
+        "number_of_gpu": Key("number", str((1 << 31) - 1), "most GPUs that workers use"),
         "default_response_timeout": Key("number", "120", "seconds that a run may take", 1),
         "default_startup_timeout": Key("number", "120", "seconds that a worker may take to start", 1),
         "unregister_model_timeout": Key("number", "120", "seconds that a model may take to go", 1),
@@ -104,7 +107,6 @@ def _ignored() -> dict[str, Key]:
         "io_ratio": Key("number", "50", _ALWAYS),
         "prefer_direct_buffer": Key("flag", "false", _ALWAYS),
         "async_logging": Key("flag", "false", "lines are written off the requests' path in any case"),
-        "number_of_gpu": Key("number", "", _NO_GPU),
         "initial_distribution_port": Key("number", "29500", _NO_GPU, 0, 65535),
         "ipex_enable": Key("flag", "false", _INTEL),
         "ipex_gpu_enable": Key("flag", "false", _INTEL),
@@ -151,7 +153,7 @@ _ONLY_IN_FILES: Final = frozenset(
     }
 )
 #: Keys of a snapshot that the next start need not hear of.
-OF_SNAPSHOTS: Final = frozenset({"version", "tsConfigFile", "python", "number_of_gpu"})
+OF_SNAPSHOTS: Final = frozenset({"version", "tsConfigFile", "python"})
 
 
 def _named(keys: dict[str, Key]) -> dict[str, Key]:

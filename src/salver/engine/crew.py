@@ -16,11 +16,12 @@ from typing import Literal, Protocol
 import msgspec
 
 from salver.engine.form_host import FormHost
+from salver.engine.gpus import Gpus
 from salver.engine.mother import Mother
 from salver.engine.spawn import HostPlan
 from salver.engine.worker_life import Stage, WorkerLife
 from salver.errors import LoadFailed, SalverError
-from salver.handlers import WorkerStatus
+from salver.handlers import Workers, WorkerStatus
 
 _log = logging.getLogger(__name__)
 _PAGE = 4096
@@ -29,9 +30,10 @@ FIRST_ID = 9000
 
 
 class Nursery(msgspec.Struct, frozen=True):
-    """By what workers are brought up: their numbers, time and pauses."""
+    """By what workers are brought up: their numbers, GPUs, time and pauses."""
 
     ids: Iterator[int] = msgspec.field(default_factory=lambda: itertools.count(FIRST_ID))
+    gpus: Gpus = msgspec.field(default_factory=Gpus)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
@@ -41,12 +43,14 @@ class Worker:
 
     Attributes:
         id: Its number, which no other one on the server has.
+        gpu: The one that its processes use; None = none.
         host: Its process, while it can work.
         started: When its process was started, Unix time.
     """
 
-    def __init__(self, id: int, life: WorkerLife) -> None:
+    def __init__(self, id: int, gpu: int | None, life: WorkerLife) -> None:
         self.id = id
+        self.gpu = gpu
         self.life = life
         self.host: FormHost | None = None
         self.started = time.time()
@@ -63,7 +67,7 @@ class Worker:
         pid = self.host.pid if self.host is not None else -1
         shown: Literal["READY", "UNLOADING", "STARTING"]
         shown = "UNLOADING" if stage is Stage.UNLOADING else "READY" if stage is Stage.READY else "STARTING"
-        return WorkerStatus(self.id, self.started, shown, pid, memory_of(pid) if pid > 0 else 0)
+        return WorkerStatus(self.id, self.started, shown, pid, memory_of(pid) if pid > 0 else 0, self.gpu)
 
 
 class Owner(Protocol):
@@ -91,19 +95,18 @@ class Crew:
 
     Args:
         plan: Of each host.
-        startup_timeout_s: So long one may take to be ready; 0 = as long as it likes.
-        max_retry_s: See :class:`~salver.engine.worker_life.WorkerLife`.
+        workers: How long one may take to be ready (0 = as long as it likes), and is tried again
+            (:class:`~salver.engine.worker_life.WorkerLife`), and which GPUs they use.
     """
 
-    def __init__(
-        self, plan: HostPlan, owner: Owner, startup_timeout_s: float, max_retry_s: float, nursery: Nursery
-    ) -> None:
+    def __init__(self, plan: HostPlan, owner: Owner, workers: Workers, nursery: Nursery) -> None:
         self._plan = plan
         self._mother = Mother(plan)
         self._owner = owner
-        self._startup_timeout_s = startup_timeout_s
-        self._max_retry_s = max_retry_s
+        self._startup_timeout_s = workers.startup_timeout_s
+        self._max_retry_s = workers.max_retry_s
         self._nursery = nursery
+        self._gpus = nursery.gpus.turns(workers)
         self._workers: list[Worker] = []  # that are wanted
         self._leaving: dict[Worker, asyncio.Task[None]] = {}
         self._parting = 0  # of those, whose processes are still there
@@ -152,7 +155,7 @@ class Crew:
                 self._bring_up(worker)
         while len(self._workers) < count:
             id = next(self._nursery.ids)
-            self._workers.append(Worker(id, WorkerLife(self._max_retry_s)))
+            self._workers.append(Worker(id, next(self._gpus), WorkerLife(self._max_retry_s)))
             self._bring_up(self._workers[-1])
         while len(self._workers) > count:
             worker = max(self._workers, key=lambda worker: (worker.host is None, worker.id))
@@ -235,7 +238,7 @@ class Crew:
         limit = self._startup_timeout_s or None
         try:
             async with asyncio.timeout(limit):
-                return await self._mother.launch()
+                return await self._mother.launch(worker.gpu)
         except TimeoutError:
             raise LoadFailed(
                 f"model '{self._plan.manifest.id.name}' was not loaded within {limit:g} s",

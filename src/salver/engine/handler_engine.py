@@ -87,7 +87,7 @@ class HandlerEngine:
         self._wakes_at = 0.0  # not every loop's handles say it
         self._is_closed = False
         plan = msgspec.structs.replace(plan, run_timeout_s=float(max(0, workers.response_timeout_s)))
-        self._crew = Crew(plan, self, workers.startup_timeout_s, workers.max_retry_s, terms.nursery)
+        self._crew = Crew(plan, self, workers, terms.nursery)
         self._crew.scale(workers.least)
 
     def __repr__(self) -> str:

@@ -62,12 +62,18 @@ class Mother:
         """Of the process that forks; -1 = there is none."""
         return self._host.pid if self._host is not None and not self._host.dead.done() else -1
 
-    async def launch(self) -> FormHost:
+    async def launch(self, gpu: int | None = None) -> FormHost:
         """One more.
+
+        Args:
+            gpu: That it uses; it loads the model by itself then, since what lies on a GPU cannot be shared.
 
         Raises:
             LoadFailed: it could not be started, or the model could not be loaded.
         """
+        if gpu is not None:
+            options = msgspec.structs.replace(self._plan.options, gpu=gpu)
+            return await FormHost.launch(msgspec.structs.replace(self._plan, options=options))
         async with self._turn:
             if self._bears and self.pid < 0 and (lone := await self._begin()) is not None:
                 return lone

@@ -140,7 +140,7 @@ def parse(content: bytes, where: str) -> ModelYaml:
             field="maxWorkers",
         )
     if fields.get("device", _DEVICES[0]) not in _DEVICES:
-        del fields["device"]
+        fields["device"] = _DEVICES[0]
     if torchrun := values.get(_TORCHRUN):
         level = _processes(torchrun, where)
         fields.setdefault("parallel_level", level)
@@ -151,9 +151,7 @@ def parse(content: bytes, where: str) -> ModelYaml:
     return ModelYaml(fields, tuple(_notices(values)))
 
 
-def workers_of(
-    defaults: Workers, told: Wishes, yaml: ModelYaml | None, asked: Wishes, *, gpus: int = 0
-) -> Workers:
+def workers_of(defaults: Workers, told: Wishes, yaml: ModelYaml | None, asked: Wishes) -> Workers:
     """How a model is run, of what all say (TS-C12).
 
     A request goes before the archive in the size and delay of batches only; the archive goes before in all
@@ -163,7 +161,6 @@ def workers_of(
         defaults: The server's.
         told: By the ``models`` setting.
         asked: By the request.
-        gpus: Of this machine; without any the archive's wishes for them are none.
     """
     said = {**_fields(told), **_fields(asked)}
     if yaml is not None:
@@ -173,9 +170,6 @@ def workers_of(
         if not yaml.tells_workers or asked.is_final:
             mine.pop("least", None)
             mine.pop("most", None)
-        if not gpus:
-            mine.pop("device", None)
-            mine.pop("device_ids", None)
         before = _fields(asked)
         said |= mine
         said |= {name: before[name] for name in _ASKED_FIRST & before.keys()}

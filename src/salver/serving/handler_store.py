@@ -28,7 +28,7 @@ from salver.errors import (
     StillDefault,
     WorkersFailed,
 )
-from salver.handlers import HandlerStatus, Metadata, Registered, Registration, Scaled, Workers
+from salver.handlers import HandlerStatus, Metadata, Registered, Registration, Scaled, Workers, on_machine
 from salver.messages import ModelId
 from salver.repository.handler import describe
 from salver.repository.mar import RUNTIMES
@@ -116,6 +116,7 @@ class HandlerStore:
         self._plane = plane
         self._lives = lives
         self._clock = clock
+        self._gpus = config.gpus_used
         self._shelf = Shelf(config.shelf)
         self._entries: dict[ModelId, _Entry] = {}
         self.changed: Callable[[], None] = lambda: None
@@ -427,7 +428,7 @@ class HandlerStore:
             id.name,
             id.version,
             options.get("url") or manifest.path.name,
-            manifest.config.workers or Workers(),
+            on_machine(manifest.config.workers or Workers(), self._gpus),
             engine.workers() if engine is not None else (),
             engine.queued if engine is not None else 0,
             options.get("runtime") or RUNTIMES[0],

@@ -24,6 +24,7 @@ from salver.engine.admission import Admission
 from salver.engine.crew import FIRST_ID, Nursery
 from salver.engine.decoupled import DecoupledEngine
 from salver.engine.engine import Engine, Knowledge
+from salver.engine.gpus import Gpus
 from salver.engine.handler_engine import HandlerEngine, HandlerTerms, Heard
 from salver.engine.inorder import in_order
 from salver.engine.learned import LearnedRule
@@ -90,6 +91,7 @@ class Terms(msgspec.Struct, frozen=True):
         chance: Chooses the requests that are written down; None = none is, whatever models say.
         heard: Told of what handlers' metrics write; None = nobody wants it.
         first_worker: Number of the first worker of a handler.
+        gpus: For workers of handlers.
         hides: Environment variables that handlers do not see (:class:`~salver.engine.spawn.HostPlan`).
     """
 
@@ -105,6 +107,7 @@ class Terms(msgspec.Struct, frozen=True):
     heard: Heard | None = None
     hides: str = ""
     first_worker: int = FIRST_ID
+    gpus: int = 0
 
 
 _AnyEngine = (
@@ -331,9 +334,8 @@ class Loader:
         self._terms = terms
         self._inner = inner
         self._registers: WeakValueDictionary[str, Register] = WeakValueDictionary()  # by model
-        self._nursery = Nursery(
-            itertools.count(terms.first_worker)
-        )  # one, so that no two workers have the same number
+        # One, so that no two workers have the same number, and GPUs go round among all of them.
+        self._nursery = Nursery(itertools.count(terms.first_worker), Gpus(terms.gpus))
         self._environments = Environments(Path(tempfile.gettempdir()))
         self._profiles = profiles or ProfileStore()
         self._profiler = Profiler(self._profiles, clock, terms.cores)

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from salver.artifacts import Manifest, ModelConfig, Versions
+from salver.engine.gpus import count_gpus
 from salver.errors import BadArchive, InvalidInput
 from salver.handlers import FORMAT, Registration, Workers
 from salver.messages import ModelId
@@ -53,7 +54,7 @@ class HandlerStoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         default_handler: Of archives that name none.
         options: Of every model, for the backend (``envelope``, ``decode``, …).
         settings: The ``models`` setting.
-        gpus: Of this machine.
+        gpus: So many are used; None = all that this machine has.
         installs_requirements: Those of archives are installed where they are loaded.
     """
 
@@ -70,8 +71,13 @@ class HandlerStoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     default_handler: str = ""
     options: dict[str, str] = {}
     settings: dict[str, dict[str, ModelSetting]] = {}
-    gpus: int = 0
+    gpus: int | None = None
     installs_requirements: bool = False
+
+    @property
+    def gpus_used(self) -> int:
+        """How many."""
+        return count_gpus() if self.gpus is None else self.gpus
 
 
 def check(order: Registration) -> None:
@@ -168,7 +174,7 @@ def _workers(
         )
         if start is None:  # how many workers, the setting says of models of the start
             told = msgspec.structs.replace(told, least=None, most=None)
-    return workers_of(defaults, told, said.yaml, asked, gpus=config.gpus)
+    return workers_of(defaults, told, said.yaml, asked)
 
 
 def of_snapshot(settings: Settings) -> tuple[AtStart, ...]:

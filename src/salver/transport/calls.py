@@ -1,11 +1,13 @@
 """What do the HTTP and the gRPC side of the front do alike for every call?
 
-Taking ids and trace context from headers, telling our own cancellation from another's, and which
+Making ids, taking them and trace context from headers, telling our own cancellation from another's, and which
 versions a model's metadata names. It knows no body and no status.
 """
 
 import asyncio
 import contextlib
+import itertools
+import secrets
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -64,6 +66,12 @@ class Reception(msgspec.Struct, frozen=True):
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Those headers that ask for a closer look, and the tenant's."""
         return headers | {self.tenant_header} if self.tenant_header else headers
+
+
+def id_maker() -> Callable[[], str]:
+    """Makes ids of 16 hexadecimal digits: unique in this process, unlikely to meet another's."""
+    numbers = itertools.count(secrets.randbits(63))
+    return lambda: f"{next(numbers):016x}"
 
 
 def printable(value: bytes) -> str:

@@ -77,7 +77,7 @@ def _worker(worker: WorkerStatus) -> dict[str, Any]:
         "status": worker.status,
         "memoryUsage": worker.memory,
         "pid": worker.pid,
-        "gpu": False,
+        "gpu": worker.gpu is not None,
         "gpuUsage": "N/A",
     }
 

@@ -177,31 +177,17 @@ def _context(
     import ts
     from ts.context import Context
 
-    workers = manifest.config.workers or Workers()
     return Context(
         manifest.id.name,
         str(manifest.path),
         told,
-        workers.batch_size,
-        _gpu(workers, options.instance),
+        (manifest.config.workers or Workers()).batch_size,
+        options.gpu,
         ts.__version__,
         manifest.config.options.get("limit_max_image_pixels") != "false",
         metrics,
         yaml_config,
     )
-
-
-def _gpu(workers: Workers, instance: int) -> int | None:
-    """Which one this worker shall use: they go round; None = there is none, or none is wanted."""
-    if workers.device != "gpu":
-        return None
-    try:
-        import torch
-    except ImportError:
-        return None
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    ids = [id for id in workers.device_ids if id < count] or range(count)
-    return ids[instance % len(ids)] if ids else None
 
 
 def _entry_of(spec: str, folder: Path) -> tuple[Callable[[Any, Any], Any], Callable[[Any], object]]:
