@@ -8,6 +8,7 @@ The rows stand in docs/reference/parity/*.toml. A test belongs to a row whose id
 """
 
 import ast
+import functools
 import json
 import re
 import sys
@@ -167,6 +168,7 @@ def ids_of(name: str) -> list[str]:
     return [id.upper().replace("_", "-") for id in re.findall(_ID, named[1])] if named else []
 
 
+@functools.cache
 def tests() -> dict[str, dict[str, list[str]]]:
     """Test functions by row, then by file."""
     found: dict[str, dict[str, list[str]]] = {}
