@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable
 from typing import Any
 
+import msgspec
 import pytest
 from torchserve_fakes import Door, Store, backing, listening, salver
 
@@ -14,8 +16,10 @@ from salver.handlers import HandlerReply
 from salver.messages import InferRequest
 from salver.transport.calls import HeaderRules, Nobody
 from salver.transport.restrict import Guard, Restriction
+from salver.transport.ts_calls import Request
 from salver.transport.ts_front import SURFACES, TorchServe
 from salver.transport.ts_tokens import TokenKeys
+from salver.wire.ts_json import TorchServeReply
 from salver.wire.ts_rules import TokenRules, TorchServeRules
 
 STANDARD = {
@@ -260,6 +264,50 @@ async def test_a_caller_who_hangs_up_cancels_the_request() -> None:
         await asyncio.sleep(0.1)
         writer.close()
         await asyncio.wait_for(was_cancelled.wait(), 5)
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+async def test_ts_r10_a_caller_of_a_workflow_who_hangs_up_cancels_it_at_any_front(version: str) -> None:
+    was_cancelled = asyncio.Event()
+
+    async def predict(request: Request) -> TorchServeReply:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            was_cancelled.set()
+        return TorchServeReply(200, b"")
+
+    has_left = asyncio.Event()
+    body = iter([{"type": "http.request", "body": b"x"}])
+
+    async def receive() -> dict[str, Any]:
+        for message in body:
+            return message
+        await has_left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(f"nobody reads {message}")
+
+    rules = TorchServeRules(may_change=True)
+    backed = msgspec.structs.replace(backing(Door(), Store(), rules), more={"predict_workflow": predict})
+    listener = socket.create_server(("127.0.0.1", 0))
+    caller = socket.create_connection(listener.getsockname())
+    accepted, _ = listener.accept()
+    scope = {
+        "type": "http", "method": "POST", "http_version": version, "path": "/wfpredict/w",
+        "raw_path": b"/wfpredict/w", "query_string": b"", "headers": [],
+        "client": caller.getsockname(), "server": listener.getsockname(),
+    }  # fmt: skip
+    running = asyncio.create_task(TorchServe(salver, backed)(scope, receive, send))  # type: ignore[arg-type]
+    await asyncio.sleep(0.1)
+    assert not was_cancelled.is_set()
+    has_left.set()
+    caller.close()
+    await asyncio.wait_for(was_cancelled.wait(), 5)
+    await running
+    accepted.close()
+    listener.close()
 
 
 async def test_ts_r1_health_by_any_verb() -> None:

@@ -262,17 +262,6 @@ class TestManagement:
             )
             assert said.msg == "Processing worker updates..."
 
-    async def test_a_change_goes_on_without_its_caller(self) -> None:
-        async with rig(may_change=True) as it:
-            sent = management("RegisterModelRequest", url="a.mar", synchronous=True)
-            assert (await failure(it.management.RegisterModel(sent, timeout=0.2)))[0] == "DEADLINE_EXCEEDED"
-            it.played.gate.set()
-            for _ in range(100):
-                if it.played.orders:
-                    break
-                await asyncio.sleep(0.02)
-            assert [order.url for order in it.played.orders] == ["a.mar"]
-
     async def test_ts_g3_scaling(self) -> None:
         async with rig() as it:
             sent = management(

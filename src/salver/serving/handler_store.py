@@ -33,6 +33,7 @@ from salver.messages import ModelId
 from salver.repository.handler import describe
 from salver.repository.mar import RUNTIMES
 from salver.repository.model_settings import ModelSetting, snapshot
+from salver.serving.changes import Changes
 from salver.serving.loader import Servable
 from salver.serving.registering import (
     AtStart,
@@ -119,6 +120,7 @@ class HandlerStore:
         self._gpus = config.gpus_used
         self._shelf = Shelf(config.shelf)
         self._entries: dict[ModelId, _Entry] = {}
+        self._changes = Changes("handlers", _LOG, "a request to change models failed: %s")
         self.changed: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
@@ -151,7 +153,7 @@ class HandlerStore:
                 self.set_default(id.name, id.version)
 
     async def register(self, order: Registration) -> Registered:
-        """Fetch, unpack and load it.
+        """Fetch, unpack and load it; it goes on if the caller leaves.
 
         Raises:
             Forbidden: requests may not.
@@ -161,6 +163,9 @@ class HandlerStore:
         """
         if not self.config.is_open:
             raise Forbidden("Model API disabled", fix="Start the server with --enable-model-api.")
+        return await self._changes.whole(self._register(order))
+
+    async def _register(self, order: Registration) -> Registered:
         return await self._come(order, await self._take(order))
 
     async def register_part(self, order: Registration, folder: Path | None = None) -> Registered:
@@ -192,7 +197,7 @@ class HandlerStore:
         return Registered(id.name, id.version, workers.least, is_done=True)
 
     async def unregister(self, model: str, version: str = "") -> None:
-        """Take a version out, or the default one where that is the only one.
+        """Take a version out, or the default one where that is the only one; as :meth:`register`.
 
         Raises:
             Forbidden: requests may not, or it is the default version, and there are others.
@@ -201,6 +206,9 @@ class HandlerStore:
         """
         if not self.config.is_open:
             raise Forbidden("Model API disabled", fix="Start the server with --enable-model-api.")
+        await self._changes.whole(self._unregister(model, version))
+
+    async def _unregister(self, model: str, version: str) -> None:
         id = self._one(model, version).id
         is_default = id.version == self._registry.default(model)
         if is_default and len(self._registry.versions(model)) > 1:
@@ -218,6 +226,8 @@ class HandlerStore:
         self, model: str, version: str, least: int, most: int | None, *, waits: bool
     ) -> tuple[Scaled, int]:
         """Have so many workers from now on; how it went, and how many there are.
+
+        Nothing is waited for before it is so: a caller who leaves gives up the waiting alone.
 
         Args:
             most: None = as ``least``.

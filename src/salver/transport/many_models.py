@@ -7,13 +7,14 @@ name that it gave. What lies in the folder is the repository's business.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from salver.artifacts import LoadOrder
 from salver.errors import Conflict, Forbidden, InvalidInput, SalverError
+from salver.serving.changes import Changes
 from salver.transport.ports import Control
 from salver.transport.restrict import Guard
 from salver.wire.bodies import HttpReply
@@ -51,7 +52,7 @@ class ManyModels:
         self._is_allowed = is_allowed
         self._folders: dict[str, str] = {}  # by name; while a load is under way, too
         self._loaded: set[str] = set()
-        self._changes: set[asyncio.Task[HttpReply]] = set()
+        self._changes = Changes("sagemaker", _LOG, "a request to load or unload a model failed: %s")
 
     def __repr__(self) -> str:
         return f"<ManyModels {len(self._loaded)} loaded>"
@@ -64,7 +65,7 @@ class ManyModels:
         if self._guard is not None and (header := self._guard.lacks("load", headers)):
             raise Forbidden(f"This API is restricted, expecting header '{header}'")  # TR-R37
         if verb == "POST":
-            return await self._to_end(self._load(*_parsed(body)))
+            return await self._changes.whole(self._load(*_parsed(body)))
         if verb == "GET" and not name:
             ready = sorted([n for n in self._loaded if await self._control.is_ready(n)])
             return HttpReply(200, dumps({"models": [self._entry(n) for n in ready]}))
@@ -72,14 +73,7 @@ class ManyModels:
             return HttpReply(404, b"", ((b"content-type", b"text/plain"),))
         if verb == "GET":
             return HttpReply(200, dumps(self._entry(name)))
-        return await self._to_end(self._unload(name))
-
-    async def _to_end(self, work: Coroutine[None, None, HttpReply]) -> HttpReply:
-        """A change goes on even if its caller does not wait for it."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
-        return await asyncio.shield(task)
+        return await self._changes.whole(self._unload(name))
 
     def _entry(self, name: str) -> dict[str, Any]:
         return {"modelName": name, "modelUrl": self._folders[name]}

@@ -182,7 +182,10 @@ class Exposition(Settings, Protocol):
 
 
 class HandlerChanges(Protocol):
-    """Registers handlers, and changes how they are served (serving/handler_store.py)."""
+    """Registers handlers, and changes how they are served (serving/handler_store.py).
+
+    What is begun goes on to its end, though its caller leaves.
+    """
 
     async def register(self, order: Registration) -> Registered:
         """Fetch, unpack and load it.

@@ -8,7 +8,7 @@ stands in ``ts_paths.py``, what an operation does in ``ts_inference.py`` and ``t
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -190,8 +190,7 @@ class TorchServe:
                 self._look_closer(call, lower)
             if wanted := self._backing.reception.curious.headers:
                 take_traits(call, lower, wanted)
-            if "spelled" not in scope:  # who serves it says nothing of hang-ups
-                task = self._hangups.enter(receive if scope["http_version"] != "1.1" else scope)
+            task = self._watch(scope, receive)
             reply = await self._door.stream(
                 target.codec, asking, asked.model, asked.version, call, answer.write
             )
@@ -209,6 +208,12 @@ class TorchServe:
         if reply is not None:
             await answer.write(reply)
         await answer.end()
+
+    def _watch(self, scope: Scope, receive: Receive) -> "asyncio.Task[Any] | None":
+        """Have the current task cancelled if its caller hangs up; None = who serves it does so already."""
+        if "spelled" in scope:
+            return None
+        return self._hangups.enter(receive if scope["http_version"] != "1.1" else scope)
 
     def _target(self, scope: Scope, path: bytes, asked: Asked) -> Target:
         """Whom that path asks; known from now on."""
@@ -256,6 +261,7 @@ class TorchServe:
         verb = scope["method"]
         lower: dict[bytes, bytes] = dict(scope["headers"])
         answer = Answer(send, scope, self._new_id(), self._cors)
+        task = None
         try:
             if self._cors and verb == "OPTIONS" and _is_preflight(lower):
                 await answer.write(TorchServeReply(200, b""))
@@ -282,6 +288,7 @@ class TorchServe:
                 await self._predict(Target(asked, codec, {}), scope, receive, send, body)
                 return
             else:
+                task = self._watch(scope, receive)
                 reply = await self._run(request)
         except SalverError as error:
             reply = http_fault(error)
@@ -291,6 +298,9 @@ class TorchServe:
             return
         except Exception as error:
             reply = http_fault(self._incident(scope, error))
+        finally:
+            if task is not None:
+                self._hangups.leave(task)
         await answer.write(reply)
         await answer.end()
 

@@ -5,14 +5,12 @@ on the same door as all others: ``transport/grpc.py`` has the exchange. What a m
 ``wire/ts_grpc.py``.
 """
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal, Protocol
 
 from salver.errors import InvalidInput, NotFound, NotReady, SalverError, Unauthenticated
 from salver.handlers import HandlerStatus, Metadata
 from salver.messages import Call
-from salver.serving.changes import Changes
 from salver.transport.grpc_stream import Asked
 from salver.transport.ports import Handlers, InferDoor, Looking
 from salver.wire import oip_grpc, ts_models, ts_oip
@@ -28,8 +26,6 @@ from salver.wire.ts_faults import (
 from salver.wire.ts_json import printed
 from salver.wire.ts_rules import TorchServeRules
 
-_LOG = logging.getLogger("salver.grpc")
-
 PREFIX: Final = "/org.pytorch.serve.grpc."
 SERVICES: Final = (
     "org.pytorch.serve.grpc.inference.InferenceAPIsService",
@@ -37,9 +33,6 @@ SERVICES: Final = (
     "org.pytorch.serve.grpc.openinference.GRPCInferenceService",
 )
 _INFERENCE, _MANAGEMENT, _OPEN_INFERENCE = (f"/{name}/" for name in SERVICES)
-_UNAUTHORIZED: Final = (
-    "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
-)
 #: Those that keep their deadlines themselves.
 INFERRING: Final = frozenset((f"{_INFERENCE}Predictions", f"{_OPEN_INFERENCE}ModelInfer"))
 _UNIMPLEMENTED: Final = 12
@@ -84,7 +77,6 @@ class TorchServeMethods:
         self._rules = rules
         self._keys = keys
         self._new_id = new_id
-        self._changes = Changes("management", _LOG, "a request to change models failed: %s")
 
     @property
     def max_message(self) -> int:
@@ -211,14 +203,12 @@ class TorchServeMethods:
     async def _register(self, message: bytes, call: Call) -> Reply:
         self._check_open()
         order = wire.decode_registration(message)
-        done = await self._changes.whole(self._handlers.register(order))
+        done = await self._handlers.register(order)
         return wire.encode_management(ts_models.registered(done))
 
     async def _scale(self, message: bytes, call: Call) -> Reply:
         model, version, least, most, waits = wire.decode_scale(message)
-        how, workers = await self._changes.whole(
-            self._handlers.scale(model, version, least, most, waits=waits)
-        )
+        how, workers = await self._handlers.scale(model, version, least, most, waits=waits)
         return wire.encode_management(ts_models.scaled(how, workers, model, version))
 
     async def _set_default(self, message: bytes, call: Call) -> Reply:
@@ -231,7 +221,7 @@ class TorchServeMethods:
         asked = wire.parse("UnregisterModelRequest", message)
         if not asked.model_name:
             raise InvalidInput("Parameter url is required.")  # in TorchServe's words
-        await self._changes.whole(self._handlers.unregister(asked.model_name, asked.model_version))
+        await self._handlers.unregister(asked.model_name, asked.model_version)
         return wire.encode_management(ts_models.unregistered(asked.model_name))
 
     def _check_open(self) -> None:
