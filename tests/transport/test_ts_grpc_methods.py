@@ -18,6 +18,7 @@ from torchserve_stubs import (
     asked,
     inference,
     management,
+    open_inference,
 )
 
 _NO_WORKER = "has no worker to serve inference request"
@@ -94,6 +95,22 @@ async def test_ts_g5_how_calls_of_inference_end(method: str, request_: Any, code
         got = await asyncio.wait_for(failure(call if method == "Predictions" else pieces(call)), 5)
         assert got[0] == code
         assert got[1].startswith(details)
+
+
+async def test_ts_g7_an_answer_that_is_too_long_is_an_error_by_every_method() -> None:
+    async with rig(max_response=4, speaks_oip=True) as it:
+        assert (await it.inference.Predictions(asked("m", b"four"))).prediction == b"four"
+        for call in (
+            it.inference.Predictions(asked("m", b"fives")),
+            pieces(it.inference.StreamPredictions(asked("m", b"fives"))),
+            it.open_inference.ModelInfer(open_inference("ModelInferRequest", model_name="m")),
+        ):
+            code, text = await asyncio.wait_for(failure(call), 5)
+            assert code == "INTERNAL"
+            assert text.startswith("the answer has ") and "max_response_size is 4" in text
+        call = it.inference.StreamPredictions2(iter([asked("m", b"four fives", sequence_id="s")]))
+        first, second = [reply async for reply in call]
+        assert (first.prediction, second.status.code) == (b"four", 13)
 
 
 async def test_ts_g5_an_error_after_pieces_ends_the_stream() -> None:

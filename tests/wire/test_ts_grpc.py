@@ -26,6 +26,7 @@ from salver.messages import InferResponse, Signature
 from salver.tensor import DataType, Tensor
 from salver.wire import ts_grpc as wire
 from salver.wire.bodies import GrpcStatus
+from salver.wire.ts_reply import read_reply
 from salver.wire.ts_rules import SEQUENCE_HEADERS
 from torchserve_stubs import INFERENCE, MANAGEMENT, asked, inference, management, message
 
@@ -241,9 +242,9 @@ class TestManagement:
 
 
 def test_no_output_is_an_empty_reply() -> None:
-    assert wire.read_reply(InferResponse("m", "1", ())).body == b""
+    assert read_reply(InferResponse("m", "1", ())).body == b""
     with pytest.raises(NotReady):
-        wire.read_reply(InferResponse("m", "1", (), error=NotReady("x")))
+        read_reply(InferResponse("m", "1", (), error=NotReady("x")))
     assert np.array_equal(handlers.part("a", b"").data, np.empty(0, np.uint8))
 
 

@@ -108,10 +108,13 @@ class TorchServeMethods:
 
     def streams(self) -> Mapping[str, Callable[[bytes, Mapping[bytes, bytes]], Asked]]:
         """Path of any other method -> what makes a request of one of its messages."""
+        rules = self._rules
         return {
-            f"{_INFERENCE}StreamPredictions": lambda message, _: wire.StreamedPrediction(message),
+            f"{_INFERENCE}StreamPredictions": lambda message, _: wire.StreamedPrediction(
+                message, rules.max_response
+            ),
             f"{_INFERENCE}StreamPredictions2": lambda message, _: wire.SequencePrediction(
-                message, self._rules.sequence_headers, self._new_id
+                message, rules.sequence_headers, self._new_id, rules.max_response
             ),
         }
 
@@ -128,13 +131,13 @@ class TorchServeMethods:
         return wire.encode_health(self._handlers.is_healthy())
 
     def _predict(self, message: bytes, call: Call) -> Awaitable[Reply]:
-        codec = wire.Prediction(message)
+        codec = wire.Prediction(message, self._rules.max_response)
         return self._door.infer(codec, None, codec.model, codec.version, call)
 
     # Open Inference.
 
     def _infer(self, message: bytes, call: Call) -> Awaitable[Reply]:
-        codec = ts_oip.TensorPrediction(message)
+        codec = ts_oip.TensorPrediction(message, most=self._rules.max_response)
         return self._door.infer(codec, None, codec.model, codec.version, call)
 
     async def _live(self, message: bytes, call: Call) -> Reply:

@@ -225,7 +225,13 @@ def class_of(kind: str) -> str:
 
 
 def inference_status(error: SalverError, model: str = "", version: str = "") -> GrpcStatus:
-    """How a call of the inference service ends: INTERNAL mostly. Total: never raises."""
+    """How a call of the inference service ends: INTERNAL mostly. Total: never raises.
+
+    Args:
+        model, version: That were asked.
+    """
+    if type(error) is NotFound and error.field == "version" and model:
+        error = no_version(model, version)
     fault = fault_of(error, model, version)
     if error.code in _BARE:
         return GrpcStatus(_BARE[error.code], fault.message)

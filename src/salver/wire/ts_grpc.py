@@ -9,19 +9,13 @@ from typing import Any, Final
 import msgspec
 from google.protobuf.message import DecodeError
 
-from salver.errors import Code, HandlerFailed, InvalidInput, NotFound, SalverError, Unsupported
-from salver.handlers import (
-    Form,
-    HandlerReply,
-    Registration,
-    as_request,
-    part,
-    reply_of,
-)
+from salver.errors import Code, InvalidInput, SalverError, Unsupported
+from salver.handlers import Form, HandlerReply, Registration, as_request, part
 from salver.messages import InferRequest, InferResponse, Signature
 from salver.wire import varints
 from salver.wire.bodies import GrpcStatus
-from salver.wire.ts_faults import inference_status, no_version
+from salver.wire.ts_faults import inference_status
+from salver.wire.ts_reply import read_reply
 from salver.wire.ts_schema import build
 
 _CLASSES: Final = build()
@@ -55,6 +49,7 @@ class Prediction:
 
     Args:
         message: The request.
+        most: Bytes of an answer, or of a piece of it; 0 = as many as one likes.
 
     Raises:
         InvalidInput: it is none, or names no model.
@@ -67,7 +62,8 @@ class Prediction:
     #: Empty = the default one.
     version = ""
 
-    def __init__(self, message: bytes) -> None:
+    def __init__(self, message: bytes, most: int = 0) -> None:
+        self._most = most
         try:
             self.parsed = _PredictionsRequest.FromString(message)
         except DecodeError as error:
@@ -96,16 +92,10 @@ class Prediction:
         Raises:
             SalverError: that the handler failed.
         """
-        return encode_reply(read_reply(response))
+        return encode_reply(read_reply(response, self._most))
 
     def fault(self, error: SalverError) -> bytes | GrpcStatus:
         """The status that ends the call."""
-        return self.status(error)
-
-    def status(self, error: SalverError) -> GrpcStatus:
-        """The same, whatever a call of this kind makes of it."""
-        if type(error) is NotFound and error.field == "version":
-            error = no_version(self.model, self.version)
         return inference_status(error, self.model, self.version)
 
 
@@ -132,9 +122,11 @@ class SequencePrediction(StreamedPrediction):
         new_id: Names a sequence that its first request does not name.
     """
 
-    def __init__(self, message: bytes, names: SequenceNames, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, message: bytes, names: SequenceNames, new_id: Callable[[], str], most: int = 0
+    ) -> None:
         try:
-            super().__init__(message)
+            super().__init__(message, most)
         except InvalidInput as error:
             self.refused = self.fault(error)
             return
@@ -164,7 +156,7 @@ class SequencePrediction(StreamedPrediction):
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes:
         """A PredictionResponse, which names the sequence where we have named it."""
-        reply = read_reply(response)
+        reply = read_reply(response, self._most)
         if self._is_named:
             return encode_reply(reply)
         made = _PredictionResponse(prediction=reply.body, sequence_id=self._sequence)
@@ -174,7 +166,7 @@ class SequencePrediction(StreamedPrediction):
         """A PredictionResponse that holds the error; who is asked in vain ends the call, as in TorchServe."""
         if error.code is Code.NOT_FOUND:
             self.farewell = _BROKEN
-        return encode_error(self.status(error))
+        return encode_error(inference_status(error, self.model, self.version))
 
 
 def check_takes_forms(model: str, signature: Signature) -> None:
@@ -184,21 +176,6 @@ def check_takes_forms(model: str, signature: Signature) -> None:
             f"model '{model}' is no handler: it takes tensors, not inputs of bytes",
             fix="Ask it by inference.GRPCInferenceService/ModelInfer.",
         )
-
-
-def read_reply(response: InferResponse) -> HandlerReply:
-    """What the handler said.
-
-    Raises:
-        SalverError: that it failed.
-    """
-    if response.error is not None:
-        raise response.error
-    outputs = response.outputs
-    reply = reply_of(outputs[0].array if outputs else None, response.parameters)
-    if reply.is_error:
-        raise HandlerFailed(reply.body.decode("utf-8", "replace"), reply.status)
-    return reply
 
 
 def encode_reply(reply: HandlerReply) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from salver.errors import Code, InvalidInput, NotFound, SalverError
+from salver.errors import Code, InvalidInput, SalverError
 from salver.handlers import as_request, is_form
 from salver.messages import InferRequest, InferResponse, Signature
 from salver.tensor import DATATYPES, DataType, Tensor
@@ -19,8 +19,8 @@ from salver.wire import oip_grpc
 from salver.wire.bodies import GrpcStatus
 from salver.wire.oip_binary import from_raw
 from salver.wire.regions import NO_REGIONS, Regions
-from salver.wire.ts_faults import inference_status, no_version
-from salver.wire.ts_grpc import read_reply
+from salver.wire.ts_faults import inference_status
+from salver.wire.ts_reply import read_reply
 from salver.wire.ts_tensors import answer_of, elements, form_of
 from salver.wire.values import count_elements
 
@@ -33,6 +33,7 @@ class TensorPrediction:
     Args:
         message: The request.
         regions: Where tensors of models of tensors may lie that are not in it.
+        most: Bytes of a handler's answer; 0 = as many as it likes.
 
     Raises:
         InvalidInput: it is none, or names no model.
@@ -40,9 +41,10 @@ class TensorPrediction:
 
     protocol = "ts-grpc"
 
-    def __init__(self, message: bytes, regions: Regions = NO_REGIONS) -> None:
+    def __init__(self, message: bytes, regions: Regions = NO_REGIONS, most: int = 0) -> None:
         self._parsed = oip_grpc.parse_infer(message)
         self._regions = regions
+        self._most = most
         self.model: str = self._parsed.model_name
         #: Empty = the default one.
         self.version: str = self._parsed.model_version
@@ -66,7 +68,7 @@ class TensorPrediction:
         """
         if not is_form(request):
             return oip_grpc.encode_infer(request, response, self._regions)
-        answer = answer_of(read_reply(response))
+        answer = answer_of(read_reply(response, self._most))
         made = oip_grpc.INFER_RESPONSE()
         made.model_name = answer.model or response.model
         made.model_version = answer.version or response.version
@@ -81,8 +83,6 @@ class TensorPrediction:
 
     def fault(self, error: SalverError) -> GrpcStatus:
         """The status that ends the call."""
-        if type(error) is NotFound and error.field == "version":
-            error = no_version(self.model, self.version)
         return inference_status(error, self.model, self.version)
 
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from salver.errors import HandlerFailed, NotFound, NotReady, NoVersion, SalverError, Unsupported
-from salver.handlers import as_request, reply_of
+from salver.errors import NotFound, NotReady, NoVersion, SalverError, Unsupported
+from salver.handlers import as_request
 from salver.messages import InferRequest, InferResponse, Signature
 from salver.wire.ts_bodies import form
 from salver.wire.ts_faults import http_fault, no_model, no_version
 from salver.wire.ts_json import TorchServeReply, handed
+from salver.wire.ts_reply import read_reply
 
 _NO_HEADERS: Mapping[str, str] = {}
 
@@ -69,17 +70,7 @@ class Prediction:
         Raises:
             HandlerFailed: that is what it says; or it is larger than may be.
         """
-        outputs = response.outputs
-        if response.error is not None:
-            raise response.error
-        reply = reply_of(outputs[0].array if outputs else None, response.parameters)
-        if reply.is_error:
-            raise HandlerFailed(reply.body.decode("utf-8", "replace"), reply.status)
-        if self._most and len(reply.body) > self._most:
-            raise HandlerFailed(
-                f"the answer has {len(reply.body)} bytes, and max_response_size is {self._most}", 500
-            )
-        return handed(reply, is_last=response.is_last)
+        return handed(read_reply(response, self._most), is_last=response.is_last)
 
     def fault(self, error: SalverError) -> TorchServeReply:
         """TorchServe's form of an error. Total: never raises."""

@@ -17,7 +17,7 @@ from salver.errors import HandlerFailed, InvalidInput, TooLarge
 from salver.handlers import BODY, Form, HandlerReply, as_request, part
 from salver.messages import InferRequest, InferResponse
 from salver.tensor import Array, DataType, Tensor, bf16_to_fp32
-from salver.wire.ts_grpc import read_reply
+from salver.wire.ts_reply import read_reply
 from salver.wire.values import count_elements, find_datatype, from_json, shaped
 
 _JSON: Final = "application/json"
