@@ -75,6 +75,12 @@ async def test_ts_p1_ts_c5_a_port_over_tls_and_one_that_wants_certificates(tmp_p
             *await asyncio.open_connection("127.0.0.1", port, ssl=trusting, server_hostname="localhost")
         )
         assert raw.endswith(b"https True")
+        trusting.set_alpn_protocols(["h2", "http/1.1"])
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=trusting, server_hostname="localhost"
+        )
+        assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+        assert (await ask(reader, writer)).endswith(b"https True")
         with pytest.raises(ssl.SSLError):
             await asyncio.open_connection(
                 "127.0.0.1", port, ssl=ssl.create_default_context(), server_hostname="localhost"
