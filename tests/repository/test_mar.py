@@ -1,5 +1,6 @@
 """What archives of handlers say of themselves, and what of them is unpacked (TS-A1, TS-A8)."""
 
+import contextlib
 import io
 import json
 import stat
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from salver.errors import BadArchive, LoadFailed, SalverError
 from salver.repository import unpack, unzip
+from salver.repository.handler import describe
 from salver.repository.mar import (
     MANIFEST,
     HandlerArchive,
@@ -317,18 +319,72 @@ def test_ts_a1_members_that_are_there_twice_are_refused(tmp_path: Path) -> None:
         unpack_archive(folder_and_file, target)
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_ts_a1_links_and_devices_in_tars_are_refused(kind: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "m.tar.gz"
+def tgz(path: Path, *more: tuple[str, bytes, str]) -> Path:
+    """An archive with further members: name, type, and where a link leads."""
     with tarfile.open(path, "w:gz") as tar:
-        info = tarfile.TarInfo("m/odd")
-        info.type, info.linkname = kind, "m/noop.py"
-        tar.addfile(info)
-    (target := tmp_path / "target").mkdir()
-    with pytest.raises(BadArchive, match="m/odd"):
+        files = {f"m/{MANIFEST}": manifest(), "m/noop.py": HANDLER}
+        for name, text in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+        for name, kind, to in more:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, to
+            tar.addfile(info)
+    return path
+
+
+HOSTILE_TARS: list[tuple[str, tuple[str, bytes, str]]] = [
+    ("out by dots", ("m/../../evil.py", tarfile.REGTYPE, "")),
+    ("absolute", ("/tmp/evil.py", tarfile.REGTYPE, "")),
+    ("a link", ("m/odd", tarfile.SYMTYPE, "m/noop.py")),
+    ("a hard link", ("m/odd", tarfile.LNKTYPE, "m/noop.py")),
+    ("a device", ("m/odd", tarfile.CHRTYPE, "")),
+    ("a pipe", ("m/odd", tarfile.FIFOTYPE, "")),
+]
+
+
+@pytest.mark.parametrize("member", [h[1] for h in HOSTILE_TARS], ids=[h[0] for h in HOSTILE_TARS])
+def test_ts_a1_hostile_tars_are_refused_before_they_are_unpacked_and_then(
+    member: tuple[str, bytes, str], tmp_path: Path
+) -> None:
+    path = tgz(tmp_path / "m.tar.gz", member)
+    with pytest.raises(BadArchive, match=member[0]):
+        describe(path)
+    (target := tmp_path / "deep" / "target").mkdir(parents=True)
+    with pytest.raises(BadArchive, match=member[0]):
         unpack_archive(path, target)
+    assert [file for file in tmp_path.rglob("*") if file.is_file() and target not in file.parents] == [path]
     with pytest.raises(LoadFailed):
         unpack.unpack(tmp_path / "none.tar", target)
+
+
+def test_ts_a1_tars_that_are_cut_or_too_much_are_refused_before_they_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tgz(tmp_path / "m.tar.gz", *[(f"m/{n}", tarfile.DIRTYPE, "") for n in range(40)])
+    assert describe(whole).archive.name == "noop"
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(whole.read_bytes()[:-60])
+    with pytest.raises(BadArchive, match=r"cut\.tar\.gz"):
+        describe(cut)
+    monkeypatch.setattr("salver.repository.mar.honest_bytes", lambda packed: len(HANDLER))
+    with pytest.raises(BadArchive, match=r"(more|larger), unpacked"):
+        describe(tgz(tmp_path / "other.tar.gz"))
+
+
+@given(st.data())
+def test_ts_a1_tars_with_any_byte_changed_are_described_or_refused(data: st.DataObject) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        path = tgz(Path(place, "m.tar.gz"))
+        content = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 4))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        path.write_bytes(content)
+        with contextlib.suppress(BadArchive):
+            describe(path)
 
 
 @given(st.data())

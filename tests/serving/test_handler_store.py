@@ -1,26 +1,24 @@
-"""Registering, scaling and taking out handlers while the server runs (TS-M1 to TS-M6, TS-B9, TS-B10)."""
+"""Registering, scaling and taking out handlers while the server runs (TS-M1 to TS-M6)."""
 
 import asyncio
-import itertools
-import json
 import zipfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
+from handler_hall import (
+    hall,
+    here,
+    mar,
+    status,
+    stocked,
+)
 
-from salver.artifacts import Manifest, ModelConfig
-from salver.engine.handler_engine import HandlerEngine
 from salver.errors import (
     BadArchive,
     Conflict,
     DeadlineExceeded,
     Forbidden,
     InvalidInput,
-    LoadFailed,
     NoModel,
     NoModelVersion,
     NotReady,
@@ -29,167 +27,16 @@ from salver.errors import (
     WorkersFailed,
 )
 from salver.handlers import HandlerStatus, Registered, Registration, Workers, WorkerStatus
-from salver.lifecycle import Manager
 from salver.messages import ModelId, State
-from salver.repository import Recognised, Repository, model_settings
 from salver.repository.mar import MANIFEST
-from salver.serving.controlplane import ControlMode, ControlPlane
-from salver.serving.handler_store import HandlerStore
-from salver.serving.registering import AtStart, HandlerStoreConfig, name_of, of_snapshot
-from salver.serving.registry import Registry
+from salver.serving.controlplane import ControlMode
+from salver.serving.registering import AtStart
 from salver.serving.shelf import ShelfConfig
-
-LOOKS_ONCE = ControlMode()
-
-
-class FakeEngine(HandlerEngine):
-    """Workers that are there at once, or never."""
-
-    def __init__(self, workers: Workers, hall: "Hall", handler: str) -> None:
-        self.hall = hall
-        self.is_bad = handler == "bad.py"
-        self.is_sick = False
-        self.numbers = itertools.count(9000)
-        self.there = [next(self.numbers) for _ in range(workers.least)]
-
-    @property
-    def queued(self) -> int:
-        return 3
-
-    def workers(self) -> tuple[WorkerStatus, ...]:
-        return tuple(WorkerStatus(id, 0.0, "STARTING" if self.is_bad else "READY") for id in self.there)
-
-    async def metadata(self) -> Any:
-        if not self.there:
-            raise NotReady("no worker")
-        return {"about": "fake"}
-
-    def is_healthy(self, now: float) -> bool:
-        return not self.is_sick
-
-    async def settled(self) -> int:
-        await self.hall.gate.wait()
-        return 0 if self.is_bad else len(self.there)
-
-    async def gone(self) -> None:
-        await asyncio.sleep(0)
-
-
-class FakeServable:
-    bytes = 1
-
-    def __init__(self, manifest: Manifest, engine: FakeEngine) -> None:
-        self.manifest = manifest
-        self.engine = engine
-
-    async def warm(self, config: ModelConfig) -> None:
-        pass
-
-    async def adjust(self, manifest: Manifest) -> bool:
-        workers = manifest.config.workers or Workers()
-        self.engine.there = self.engine.there[: workers.least]
-        while len(self.engine.there) < workers.least:
-            self.engine.there.append(next(self.engine.numbers))
-        return True
-
-    async def close(self) -> None:
-        self.engine.hall.closed.append(self.manifest.id)
-
-
-class Hall:
-    """A store with everything around it but processes."""
-
-    def __init__(self, folder: Path, config: HandlerStoreConfig, mode: ControlMode, *paths: Path) -> None:
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.loads: list[Manifest] = []
-        self.closed: list[ModelId] = []
-        self.now = 0.0
-        shelf = msgspec.structs.replace(config.shelf, store=str(folder))
-        config = msgspec.structs.replace(config, shelf=shelf)
-        self.lives: Manager[Any] = Manager(
-            self,
-            lambda: self.now,
-            lambda event: None,
-            reclaim=lambda: None,
-        )
-        registry = Registry(self.lives)
-        repository = Repository(paths, recognise)
-        self.plane = ControlPlane(repository, self.lives, mode, lambda: self.now, changes=registry)
-        self.store = HandlerStore(config, registry, self.plane, self.lives, lambda: self.now)
-
-    async def load(self, manifest: Manifest) -> FakeServable:
-        self.loads.append(manifest)
-        await asyncio.sleep(0)
-        handler = manifest.config.options.get("handler", "")
-        if handler == "unloadable.py":
-            raise LoadFailed("it does not load")
-        return FakeServable(manifest, FakeEngine(manifest.config.workers or Workers(), self, handler))
-
-    def default(self, name: str) -> str:
-        lease = self.lives.acquire(name)
-        lease.release()
-        return lease.id.version
-
-
-def recognise(path: Path) -> Recognised | None:
-    if path.suffix == ".mar":
-        return Recognised("torchserve", "torchserve")
-    return Recognised("onnx", "onnx") if path.suffix == ".onnx" else None
-
-
-@asynccontextmanager
-async def hall(
-    store: Path, *paths: Path, control: ControlMode = LOOKS_ONCE, **config: Any
-) -> AsyncIterator[Hall]:
-    """Where requests may do all, and a registration that says nothing has one worker."""
-    settings = HandlerStoreConfig(**{"is_open": True, "workers": 1, "gpus": 0, **config})
-    there = Hall(store, settings, control, *paths)
-    await there.plane.start()
-    await there.store.start()
-    try:
-        yield there
-    finally:
-        await there.plane.stop()
-        await there.lives.drain(1)
-        await there.plane.close()
-
-
-def mar(folder: Path, file: str = "noop", name: str = "", version: str = "1.0", yaml: str = "") -> None:
-    model = {"modelName": name or file, "modelVersion": version, "handler": "noop.py"}
-    with zipfile.ZipFile(folder / f"{file}.mar", "w") as opened:
-        if yaml:
-            model["configFile"] = "c.yaml"
-            opened.writestr("c.yaml", yaml)
-        opened.writestr(MANIFEST, json.dumps({"model": model}))
-        opened.writestr("noop.py", "")
-
-
-def here(*numbers: int, **settings: Any) -> Workers:
-    """As they are told of where there is no GPU."""
-    return Workers(*numbers, device="cpu", **settings)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    folder = tmp_path / "store"
-    folder.mkdir()
-    mar(folder)
-    mar(folder, "inspect")
-    mar(folder, "inspect_v2", "inspect", "2.0")
-    mar(
-        folder,
-        "yaml",
-        yaml="minWorkers: 1\nmaxWorkers: 2\nbatchSize: 3\nmaxBatchDelay: 7\nresponseTimeout: 31",
-    )
-    (folder / "readme.txt").write_text("text")
-    (folder / "not_an_archive.mar").write_text("text")
-    return folder
-
-
-def status(hall: Hall, name: str, version: str = "") -> HandlerStatus:
-    (found,) = hall.store.describe(name, version)
-    return found
+    return stocked(tmp_path / "store")
 
 
 # Registering.
@@ -263,6 +110,7 @@ REFUSED: list[tuple[Registration, type[SalverError], str]] = [
     (Registration("noop.mar", runtime="perl"), InvalidInput, "Invalid RuntimeType value: perl"),
     (Registration("not_an_archive.mar"), BadArchive, "Model name is not defined."),
     (Registration("readme.txt"), BadArchive, "Model name is not defined."),
+    (Registration("hostile.tar.gz"), BadArchive, "hostile.tar.gz: 'link' is a link"),
     (Registration("noop.mar", batch_size=-3), InvalidInput, "batch_size is -3, and must be from 0 on"),
     (Registration("noop.mar", "a\nb"), InvalidInput, "'a\\nb' cannot be a model's name"),
     (Registration("noop.mar", handler="../x.py"), InvalidInput, "The handler '../x.py' lies outside"),
@@ -470,168 +318,6 @@ async def test_ts_r1_a_model_that_is_short_of_workers_makes_the_server_unhealthy
         assert servable is not None
         servable.engine.is_sick = True
         assert not h.store.is_healthy()
-
-
-# The start, and what is written down.
-
-
-async def test_ts_b9_ts_c2_models_of_the_start_come_up_together_and_one_that_fails_harms_none(
-    store: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    start = (
-        AtStart("nothing.mar"),
-        AtStart("noop.mar", "first"),
-        AtStart("inspect_v2.mar"),
-        AtStart("inspect.mar"),
-    )
-    async with hall(store, at_start=start, workers_at_start=2) as h:
-        await h.lives.settled()
-        assert h.store.models() == (("first", "noop.mar"), ("inspect", "inspect_v2.mar"))
-        assert h.default("inspect") == "2.0"  # it came first
-        assert status(h, "first").is_loaded_at_startup
-        assert status(h, "first").workers == here(2, 2)
-        assert "Failed to load model: nothing.mar" in caplog.text
-
-
-async def test_ts_c2_everything_in_the_store(store: Path) -> None:
-    (store / ".hidden.mar").write_text("x")
-    (store / "open" / "MAR-INF").mkdir(parents=True)
-    (store / "open" / MANIFEST).write_text('{"model": {"handler": "noop.py"}}')
-    async with hall(store, loads_all=True) as h:
-        await h.lives.settled()
-        assert [name for name, _ in h.store.models()] == ["inspect", "noop", "open", "yaml"]
-        assert h.default("inspect") == "1.0"
-    with pytest.raises(InvalidInput, match="cannot be read"):
-        async with hall(store / "none", loads_all=True):
-            pass
-
-
-async def test_ts_c2_the_models_setting_says_how(store: Path) -> None:
-    said = {"minWorkers": 1, "maxWorkers": 2, "batchSize": 2, "maxBatchDelay": 11, "responseTimeout": 55}
-    text = json.dumps({"noop": {"1.0": {"marName": "noop.mar", **said}}})
-    settings = {name: dict(versions) for name, versions in model_settings.parse(text).items()}
-    async with hall(store, settings=settings, at_start=(AtStart("noop.mar"),)) as h:
-        assert status(h, "noop").workers == here(1, 2, 2, 11, 55)
-        await h.store.unregister("noop")
-        await h.store.register(Registration("noop.mar", batch_size=4, initial_workers=3))
-        assert status(h, "noop").workers == here(3, 3, 4, 11, 55)
-
-
-async def test_ts_b10_each_change_is_told(store: Path) -> None:
-    told: list[list[str]] = []
-    async with hall(store) as h:
-        h.store.changed = lambda: told.append(sorted(h.store.snapshot()))
-        await h.store.register(Registration("noop.mar"))
-        await h.store.scale("noop", "", 2, None, waits=True)
-        h.store.set_default("noop", "1.0")
-        with pytest.raises(WorkersFailed):
-            await h.store.register(Registration("inspect.mar", handler="bad.py"))
-        await h.store.unregister("noop")
-    assert told == [["noop"], ["noop"], ["noop"], ["inspect", "noop"], ["noop"], []]
-
-
-async def begun(caller: "asyncio.Task[Any]") -> None:
-    """Whoever asked leaves once it has begun."""
-    await asyncio.sleep(0)
-    caller.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await caller
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not is_so():
-            await asyncio.sleep(0.001)
-
-
-async def test_ts_m1_ts_m5_changes_go_on_though_their_caller_has_left(store: Path) -> None:
-    async with hall(store) as h:
-        await begun(asyncio.create_task(h.store.register(Registration("noop.mar"))))
-        await until(lambda: bool(h.closed or h.lives.servable(ModelId("noop", "1.0"))))
-        lease = h.lives.acquire("noop")
-        leaving = asyncio.create_task(h.store.unregister("noop"))
-        await until(lambda: not h.store.models())
-        await begun(leaving)
-        lease.release()
-        await until(lambda: h.closed == [ModelId("noop", "1.0")])
-        await h.store.register(Registration("noop.mar"))
-
-
-async def test_ts_m1_one_that_does_not_start_is_taken_out_though_its_caller_has_left(
-    store: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with hall(store) as h:
-        h.gate.clear()
-        caller = asyncio.create_task(h.store.register(Registration("noop.mar", handler="bad.py")))
-        await until(lambda: bool(h.store.models()))
-        await begun(caller)
-        h.gate.set()
-        await until(lambda: not h.store.models())
-        await until(lambda: "a request to change models failed: Failed to start workers" in caplog.text)
-
-
-async def test_ts_b10_what_is_served_is_written_down_and_found_again(store: Path, tmp_path: Path) -> None:
-    mar(tmp_path, "outside")
-    outside = (tmp_path / "outside.mar").as_uri()
-    async with hall(store) as h:
-        await h.store.register(
-            Registration("noop.mar", "kept", batch_size=2, response_timeout_s=21, handler="h.py")
-        )
-        await h.store.register(Registration("inspect.mar"))
-        await h.store.register(Registration("inspect_v2.mar", initial_workers=0, runtime="python3"))
-        await h.store.register(Registration("yaml.mar"))
-        await h.store.register(Registration(outside, "far"))
-        h.store.set_default("inspect", "2.0")
-        await h.store.scale("yaml", "", 3, 4, waits=True)
-        before = h.store.snapshot()
-        told = [h.store.describe(name, "all") for name, _ in h.store.models()]
-    assert before["kept"] == {
-        "1.0": {
-            "defaultVersion": True,
-            "marName": "noop.mar",
-            "minWorkers": 1,
-            "maxWorkers": 1,
-            "batchSize": 2,
-            "maxBatchDelay": 100,
-            "responseTimeout": 21,
-            "startupTimeout": 120,
-            "runtimeType": "python",
-            "handler": "h.py",
-        }
-    }
-    start = of_snapshot(model_settings.parse(json.dumps(before)))
-    async with hall(store, at_start=start) as h:
-        await h.lives.settled()
-        assert h.store.snapshot() == before
-        assert [h.store.describe(name, "all") for name, _ in h.store.models()] == told
-        assert h.default("inspect") == "2.0"
-
-
-BAD_SETTINGS: list[tuple[str, str]] = [
-    ("{", "models"),
-    ("[]", "models"),
-    ('{"m": 3}', "models.m"),
-    ('{"m": {"1": 3}}', "models.m.1"),
-    ('{"m": {"1": {"batchSize": "2"}}}', "models.m.1.batchSize"),
-    ('{"m": {"1": {"minWorkers": 1e99}}}', "models.m.1.minWorkers"),
-    ('{"m": {"1": {"marName": 2}}}', "models.m.1.marName"),
-    ('{"m": {"1": {"defaultVersion": "yes"}}}', "models.m.1.defaultVersion"),
-]
-
-
-@pytest.mark.parametrize(("text", "field"), BAD_SETTINGS)
-def test_ts_b10_ts_c2_what_is_wrong_is_named(text: str, field: str) -> None:
-    with pytest.raises(InvalidInput) as raised:
-        model_settings.parse(text)
-    assert raised.value.field == field
-    assert model_settings.parse(" ") == {}
-
-
-@pytest.mark.parametrize(
-    ("url", "name"), [("a/my model-2.mar", "my_model_2"), ("x.model", "x"), ("folder.v1", "folder_v1")]
-)
-def test_ts_c2_names_of_files(url: str, name: str) -> None:
-    assert name_of(url) == name
 
 
 # Models that the repository found.

@@ -89,8 +89,8 @@ def _described(path: Path, changed: int, size: int, inode: int) -> Described:
 
 
 def _describe(path: Path) -> Described:
-    check_members(path)
     archive = read_archive(path)
+    check_members(path)
     if not archive.config_file:
         return Described(archive, None)
     content = read_text(path, archive.config_file)

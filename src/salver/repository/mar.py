@@ -14,8 +14,9 @@ from typing import Any, Final
 import msgspec
 
 from salver.errors import BadArchive, LoadFailed
-from salver.repository.unpack import honest_bytes, unpack
-from salver.repository.unzip import check, is_zip, read_member, unzip
+from salver.repository import unpack, unzip
+from salver.repository.unpack import BROKEN, honest_bytes
+from salver.repository.unzip import is_zip, read_member
 
 #: In an archive, or right below its only folder.
 MANIFEST: Final = "MAR-INF/MANIFEST.json"
@@ -110,21 +111,25 @@ def read_text(path: Path, name: str) -> bytes | None:
         if is_zip(path):
             return read_member(path, name, _SIZE_OF_TEXT)
         return _of_tar(path, name, _SIZE_OF_TEXT)
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except BROKEN as error:
         raise BadArchive(f"{path.name}: '{name}' cannot be read: {error}") from error
 
 
 def check_members(path: Path) -> None:
-    """May it be unpacked, as far as a zip's directory tells? Blocking; nothing is unpacked.
+    """May it be unpacked, as far as its members tell? Blocking; nothing is unpacked.
 
     Raises:
         BadArchive: a member is none that may be, or it is too much for an honest archive.
     """
-    if path.is_file() and is_zip(path):
-        try:
-            check(path)
-        except LoadFailed as error:
-            raise BadArchive(error.message, field=error.field, fix=error.fix) from error
+    if not path.is_file():
+        return
+    try:
+        if is_zip(path):
+            unzip.check(path)
+        else:
+            unpack.check(path, honest_bytes(path.stat().st_size))
+    except LoadFailed as error:
+        raise BadArchive(error.message, field=error.field, fix=error.fix) from error
 
 
 def unpack_archive(archive: Path, folder: Path) -> Path:
@@ -135,9 +140,9 @@ def unpack_archive(archive: Path, folder: Path) -> Path:
     """
     try:
         if is_zip(archive):
-            unzip(archive, folder)
+            unzip.unzip(archive, folder)
         else:
-            unpack(archive, folder, takes_links=False, most=honest_bytes(archive.stat().st_size))
+            unpack.unpack(archive, folder, takes_links=False, most=honest_bytes(archive.stat().st_size))
     except LoadFailed as error:
         raise BadArchive(error.message, field=error.field, fix=error.fix) from error
     return root_of(folder)
@@ -210,7 +215,7 @@ def _manifest_of(path: Path) -> bytes | None:
         if is_zip(path):
             return read_member(path, MANIFEST, _MOST_BYTES)
         return _of_tar(path, MANIFEST, _MOST_BYTES)
-    except (OSError, tarfile.TarError, EOFError, zipfile.BadZipFile) as error:
+    except (*BROKEN, zipfile.BadZipFile) as error:
         raise BadArchive(_NO_NAME, fix=f"{path.name} is no archive of a model: {error}.") from error
 
 

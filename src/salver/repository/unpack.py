@@ -4,9 +4,13 @@ Knows no model. What would leave the folder is refused, as is what is no file, f
 more than there is room for.
 """
 
+import contextlib
+import lzma
 import os
 import shutil
 import tarfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
@@ -20,6 +24,8 @@ _SPARE_PART: Final = 16
 _FREE: Final = 2 << 30
 _MOST_RATIO: Final = 100  # beyond that, by how much it may grow
 _PIECE: Final = 1 << 20
+#: What reading a tar file raises that is broken, or is none.
+BROKEN: Final = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 
 
 def room_in(folder: Path) -> int:
@@ -51,17 +57,45 @@ def unpack(archive: Path, folder: Path, *, takes_links: bool = True, most: int =
     """
     room = min(most or MOST_BYTES, room_in(folder))
     root = Path(os.path.realpath(folder))
+    with _opened(archive) as tar:
+        for member in _checked(tar, archive, room, takes_links=takes_links):
+            _place(tar, member, root, archive)
+
+
+def check(archive: Path, most: int) -> None:
+    """May a tar file without links be unpacked, wherever there is room? Blocking; reads all of it.
+
+    Raises:
+        LoadFailed: it may not; as :func:`unpack`.
+    """
+    with _opened(archive) as tar:
+        for _ in _checked(tar, archive, most, takes_links=False):
+            pass
+
+
+@contextlib.contextmanager
+def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(archive, "r:*") as tar:
-            for count, member in enumerate(tar, 1):
-                room -= member.size if member.isreg() else 0
-                if room < 0 or count > MOST_MEMBERS:
-                    raise LoadFailed(f"{archive} is larger, unpacked, than there is room for")
-                if not takes_links and (member.issym() or member.islnk()):
-                    raise LoadFailed(f"{archive.name}: '{member.name}' is a link")
-                _place(tar, member, root, archive)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            yield tar
+    except BROKEN as error:
         raise LoadFailed(f"{archive} cannot be unpacked: {error}") from error
+
+
+def _checked(
+    tar: tarfile.TarFile, archive: Path, room: int, *, takes_links: bool
+) -> Iterator[tarfile.TarInfo]:
+    """The members, each checked as far as it can be without a folder."""
+    for count, member in enumerate(tar, 1):
+        room -= member.size if member.isreg() else 0
+        if room < 0 or count > MOST_MEMBERS:
+            raise LoadFailed(f"{archive} is larger, unpacked, than there is room for")
+        if not takes_links and (member.issym() or member.islnk()):
+            raise LoadFailed(f"{archive.name}: '{member.name}' is a link")
+        if not (member.isdir() or member.isreg() or member.issym() or member.islnk()):
+            raise LoadFailed(f"{archive}: '{member.name}' is no file, folder or link")
+        _inside(member.name, archive)
+        yield member
 
 
 def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, archive: Path) -> None:
@@ -82,12 +116,10 @@ def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, archive: P
         if not source.is_file() or Path(os.path.realpath(source)) != source:
             raise LoadFailed(f"{archive}: '{member.name}' is a link to '{member.linkname}', which is no file")
         os.link(source, target)
-    elif member.isreg():
+    else:
         content = tar.extractfile(member)
         assert content is not None
         _write(content, target, member.size, 0o700 if member.mode & 0o100 else 0o600)
-    else:
-        raise LoadFailed(f"{archive}: '{member.name}' is no file, folder or link")
 
 
 def _inside(name: str, archive: Path) -> Path:
