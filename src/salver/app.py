@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from salver import __version__, plugins
+from salver import __version__, console, plugins
 from salver.artifacts import Instances
 from salver.backends.protocol import Backend
 from salver.cache import CacheUse, ResponseCache
@@ -66,6 +66,8 @@ from salver.telemetry.tensorflow_metrics import TensorFlowMetrics
 from salver.telemetry.torchserve import TorchServeView
 from salver.telemetry.tracing import Tracing
 from salver.transport.access import watched
+from salver.transport.api import Access, Api, Management
+from salver.transport.api.serving import serving_operations
 from salver.transport.asgi import Front
 from salver.transport.calls import Reception, id_maker
 from salver.transport.clouds import SageMaker, SageMakerDoor, Vertex, VertexDoor
@@ -75,6 +77,7 @@ from salver.transport.doors import door as shown_at
 from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
 from salver.transport.many_models import ManyModels
+from salver.transport.pages import Pages
 from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX
 from salver.transport.server import FrontConfig, Listener, listen
@@ -224,6 +227,9 @@ class Server:
             max_body=max_body,
             hears_http1=config.front.server != "h2corn",
         )
+        self._token = config.api.digest()
+        self._api = Api(serving_operations(self.control, self, (config.server_name, __version__)))
+        self._pages = Pages("/console", console.read)
         doors = [self._door(front, f, reception) for f in self._fronts]
         if config.waits_for_models:
             await self._load()
@@ -356,7 +362,10 @@ class Server:
                 return SageMakerDoor(front, sagemaker, self.control, models)
             case Vertex() as vertex:
                 return VertexDoor(front, vertex, self.control)
-        return shown_at(front, config.serves)
+        if config.serves != "all":
+            return shown_at(front, config.serves)
+        access = Access("" if config.path else config.host, self._token, reception.http.guard)
+        return Management(front, self._api, access, self._pages, reception.new_id, __version__)
 
     async def stop(self) -> None:
         """Readiness fails at once; what is in flight ends; then models go, with their memory."""

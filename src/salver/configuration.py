@@ -22,6 +22,7 @@ from salver.telemetry.tensorflow_metrics import TensorFlowMetricsConfig
 from salver.telemetry.torchserve import TorchServeViewConfig
 from salver.telemetry.trace_settings import TraceConfig
 from salver.telemetry.triton_metrics import TritonMetricsConfig
+from salver.transport.api.access import ApiConfig
 from salver.transport.calls import HeaderRules
 from salver.transport.forward import Forwarding
 from salver.transport.restrict import Guard, Restriction
@@ -59,6 +60,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         opens_ports: False = it is asked from within this process alone.
         more: Ports beside ``front``'s, each with a part of what there is to serve.
         server_name: What server metadata call it.
+        api: Who may change something over the management interface.
         http, grpc: Restricted operations and forwarded headers of each protocol.
         control: ``poll`` follows changes on disk, ``none`` looks once, ``explicit`` loads on request.
         load: What to load at the start in explicit mode.
@@ -105,6 +107,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     opens_ports: bool = True
     more: tuple[FrontConfig, ...] = ()
     server_name: str = "salver"
+    api: ApiConfig = ApiConfig()
     http: HeaderConfig = HeaderConfig()
     grpc: HeaderConfig = HeaderConfig()
     control: Literal["none", "poll", "explicit"] = "poll"

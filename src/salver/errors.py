@@ -110,6 +110,10 @@ class Conflict(SalverError):
     code = Code.CONFLICT
 
 
+class Outdated(Conflict):
+    """The change was meant for a state that is no longer there."""
+
+
 class NoRoute(SalverError):
     """No such path or RPC method."""
 

@@ -17,13 +17,15 @@ from salver.cli.speech import Speech
 
 if TYPE_CHECKING:
     from salver.app import FrontConfig, ReadyInfo
+    from salver.cache import CacheConfig
     from salver.telemetry.trace_settings import TraceConfig
+    from salver.transport.api.access import ApiConfig
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Tls:
-    """Flags of the encrypted port."""
+    """Flags of the encrypted port, and of who may change something through it."""
 
     cert: Annotated[str, Parameter(name="--tls-cert", help="PEM file; needs --tls-key.")] = ""
     key: Annotated[str, Parameter(name="--tls-key", help="PEM file; needs --tls-cert.")] = ""
@@ -31,6 +33,20 @@ class Tls:
         str,
         Parameter(name="--tls-client-ca", help="PEM bundle; callers must show a certificate that it signed."),
     ] = ""
+    token_file: Annotated[
+        str,
+        Parameter(
+            name="--api-token-file",
+            help="Holds the token that changes under /api/ need. Without one they are for this machine "
+            "alone: refused when --host is an address that others reach.",
+        ),
+    ] = ""
+
+    def api(self) -> "ApiConfig":
+        """As the server takes it."""
+        from salver.transport.api.access import ApiConfig
+
+        return ApiConfig(self.token_file)
 
 
 @Parameter(name="*")
@@ -158,6 +174,12 @@ class Bodies:
         ),
     ] = ""
 
+    def cache(self) -> "CacheConfig":
+        """As the server takes it. Raises InvalidInput."""
+        from salver.cache import parse
+
+        return parse(filter(None, [self.response_cache]), "--response-cache")
+
 
 _NO_TLS, _LOGS, _TRACES, _RUNS, _BODIES, _SPEECH = Tls(), Logs(), Traces(), Runs(), Bodies(), Speech()
 
@@ -213,7 +235,6 @@ def serve(
     # Imported here: the server is the greater part of the start-up time of --help.
     from salver.app import LogConfig, ServeConfig
     from salver.app import serve as run
-    from salver.cache import parse
     from salver.serving.profiles import default_state_dir
 
     _check(paths, tls, tenant_header)
@@ -221,6 +242,7 @@ def serve(
         paths=paths,
         name=name,
         front=_front((host, port), front, grace_seconds, tls, bodies.cors_origins),
+        api=tls.api(),
         control=control,
         poll_seconds=poll_seconds,
         load=load,
@@ -234,7 +256,7 @@ def serve(
         tenant_header=tenant_header,
         state_dir=default_state_dir() if state_dir is None else state_dir,
         log=LogConfig(logs.level, logs.format, logs.access, logs.file),
-        response_cache=parse(filter(None, [bodies.response_cache]), "--response-cache"),
+        response_cache=bodies.cache(),
         trace=traces.config(),
         spans=otel.from_environment(os.environ),
         resources=resources_of(runs.resources, "--rate-limit-resource") or None,

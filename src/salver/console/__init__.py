@@ -1,4 +1,38 @@
 """What do people see in a browser?
 
-Static pages over the server's own interface: no build, nothing from elsewhere, usable offline.
+Static pages over the server's own interface: no build, nothing from elsewhere, usable offline. The files
+lie in ``pages/``; :func:`read` hands them out, and knows no socket.
 """
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+import msgspec
+
+#: Types by the ends of names, whatever the machine's own table says.
+_TYPES: Final = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+class PageFile(msgspec.Struct, frozen=True):
+    """A file of the console."""
+
+    content_type: str
+    body: bytes
+
+
+@cache
+def read() -> Mapping[str, PageFile]:
+    """Every file by its path below ``/console/``; the first page is ``index.html``."""
+    root = files(__name__) / "pages"
+    return {
+        entry.name: PageFile(_TYPES[entry.name.rpartition(".")[2]], entry.read_bytes())
+        for entry in root.iterdir()
+        if entry.is_file()
+    }

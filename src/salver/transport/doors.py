@@ -133,8 +133,8 @@ def _is_method(path: str) -> bool:
     return "." in service and bool(method)
 
 
-async def say(send: Send, reply: HttpReply) -> None:
-    """Send a whole answer."""
+async def say(send: Send, reply: HttpReply, verb: str = "") -> None:
+    """Send a whole answer; to HEAD without its body."""
     headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+    await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else reply.body})

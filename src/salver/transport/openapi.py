@@ -207,6 +207,7 @@ def describe(version: str) -> dict[str, Any]:
             "Serving's REST interface, KServe v1, and OpenAI's routes. "
             f"Version states: {', '.join(State)}.",
         },
+        "externalDocs": {"description": "Management, at the common port", "url": "/api/openapi.json"},
         "paths": paths,
         "components": {"schemas": _SCHEMAS},
     }

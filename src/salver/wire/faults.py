@@ -9,7 +9,7 @@ from typing import Final
 
 import orjson
 
-from salver.errors import Code, FailedPrecondition, NoVersion, OnlyStreams, Overloaded, SalverError
+from salver.errors import Code, FailedPrecondition, NoVersion, OnlyStreams, Outdated, Overloaded, SalverError
 from salver.wire.bodies import GrpcStatus, HttpReply
 from salver.wire.tfs_layout import object_of, quoted
 
@@ -101,7 +101,9 @@ OPENAI: Final[dict[Code, int]] = {
     Code.UNKNOWN: 500,
     Code.INTERNAL: 500,
 }
-#: ``type`` and ``code`` of their error objects by status, as OpenAI or Triton's front end has them.
+#: HTTP status of the management interface.
+API: Final[dict[Code, int]] = {**OPENAI, Code.CANCELLED: 499}
+#: ``type`` and ``code`` of OpenAI's error objects by status, as OpenAI or Triton's front end has them.
 _OPENAI_KINDS: Final[dict[int, tuple[str, str]]] = {
     401: ("authentication_error", "invalid_auth"),
     413: ("invalid_request_error", "content_too_large"),
@@ -120,6 +122,23 @@ def http_fault(error: SalverError, table: dict[Code, int] = OIP_HTTP) -> HttpRep
     if isinstance(error, NoVersion) and table is OIP_HTTP:
         status = 404  # no route has it (TR-R3)
     return HttpReply(status, orjson.dumps({"error": text}), _headers(error))
+
+
+def api_fault(error: SalverError) -> HttpReply:
+    """A problem of RFC 9457, with the field and the fix apart as well. Total: never raises."""
+    status = 412 if isinstance(error, Outdated) else API[error.code]
+    told = {
+        "type": f"urn:salver:problem:{error.code}",
+        "title": str(error.code).replace("_", " ").capitalize(),
+        "status": status,
+        "detail": _clean(error.message),
+    }
+    told |= {key: _clean(text) for key, text in (("field", error.field), ("fix", error.fix)) if text}
+    headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/problem+json")]
+    headers += [pair for pair in _headers(error) if pair != _JSON]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 11.6.1
+    return HttpReply(status, orjson.dumps(told), tuple(headers))
 
 
 def openai_fault(error: SalverError) -> HttpReply:

@@ -1,0 +1,107 @@
+// What the server is asked, and what becomes of it when it does not answer.
+
+const ROOT = "/api/v1";
+const tags = new Map();
+
+/** An answer that is no good: its problem (RFC 9457), in words. */
+export class Problem extends Error {
+  constructor(status, told) {
+    const fix = told.fix && !told.detail?.includes(told.fix) ? ` ${told.fix}` : "";
+    super(`${(told.detail || told.title || `status ${status}`).replace(/\.$/, "")}.${fix}`);
+    this.status = status;
+    this.field = told.field ?? "";
+  }
+}
+
+const kept = (store, key) => {
+  try {
+    return store.getItem(key) ?? "";
+  } catch {
+    return "";
+  }
+};
+export const identity = {
+  get name() { return kept(localStorage, "salver-actor"); },
+  get token() { return kept(sessionStorage, "salver-token"); },
+  set(name, token) {
+    try {
+      localStorage.setItem("salver-actor", name);
+      sessionStorage.setItem("salver-token", token); // gone with the tab
+    } catch {
+      // a browser that keeps nothing asks again
+    }
+  },
+};
+
+async function ask(verb, path, body, extra = {}) {
+  const headers = { ...extra };
+  if (body !== undefined) headers["content-type"] = "application/json";
+  if (verb !== "GET") {
+    if (identity.name) headers["x-salver-actor"] = identity.name.replace(/[^\x20-\x7e]/g, "?");
+    if (identity.token) headers.authorization = `Bearer ${identity.token}`;
+  }
+  const reply = await fetch(ROOT + path, {
+    method: verb, headers, cache: "no-cache", body: body === undefined ? undefined : JSON.stringify(body),
+    signal: AbortSignal.timeout(15000),
+  });
+  if (!reply.ok) throw new Problem(reply.status, await reply.json().catch(() => ({})));
+  return reply;
+}
+
+/** The answer to a GET; the browser asks whether what it has is still true. */
+export async function get(path) {
+  const reply = await ask("GET", path);
+  tags.set(path, reply.headers.get("etag") ?? "");
+  return reply.json();
+}
+/** The state that was told last, for `if-match`. */
+export const tagOf = (path) => tags.get(path) ?? "";
+export const send = async (verb, path, body = {}, extra = {}) => (await ask(verb, path, body, extra)).json();
+/** A path of parts, each of which may hold anything. */
+export const at = (strings, ...parts) => strings.reduce((path, text, index) => path + encodeURIComponent(parts[index - 1]) + text);
+
+/**
+ * Ask again and again, while the page is seen; the pauses grow while the server is away.
+ * `tell(words, kind)` hears how it stands; `done` is called with all values, `failed` with what a server refuses.
+ */
+export function poll(paths, seconds, { done, failed, tell }) {
+  let stopped = false;
+  let timer = 0;
+  let misses = 0;
+  async function once() {
+    clearTimeout(timer);
+    if (stopped) return;
+    if (document.hidden) return;
+    try {
+      const values = await Promise.all(paths().map(get));
+      if (stopped) return;
+      misses = 0;
+      tell("Live", "live");
+      done(values);
+    } catch (error) {
+      if (stopped) return;
+      if (error instanceof Problem && error.status < 500) {
+        tell("Live", "live");
+        failed(error);
+      } else {
+        misses += 1;
+        const pause = Math.min(30, 2 ** misses);
+        tell(`Server is away; next try in ${pause} s`, "away");
+        timer = setTimeout(once, pause * 1000);
+        return;
+      }
+    }
+    timer = setTimeout(once, seconds * 1000);
+  }
+  const seen = () => { if (!document.hidden) once(); };
+  document.addEventListener("visibilitychange", seen);
+  once();
+  return {
+    again: once,
+    stop() {
+      stopped = true;
+      clearTimeout(timer);
+      document.removeEventListener("visibilitychange", seen);
+    },
+  };
+}

@@ -1,0 +1,101 @@
+// Which page is meant, and how does the server stand?
+import { get, identity, poll } from "./api.js";
+import { h, morph } from "./dom.js";
+import { askIdentity } from "./dialogs.js";
+import { model } from "./model.js";
+import { models } from "./models.js";
+
+const main = document.getElementById("main");
+const link = document.getElementById("link");
+const news = document.getElementById("news");
+const ROUTES = [
+  [/^#?\/?$/, models, "#/"],
+  [/^#\/models\/([^/?]+)$/, model, "#/"],
+];
+
+let polling = null;
+let server = null;
+
+/** Say it to those who do not see it. */
+export function announce(text) {
+  news.textContent = "";
+  requestAnimationFrame(() => { news.textContent = text; });
+}
+
+function tell(words, kind) {
+  const shown = link.querySelector(".words");
+  if (shown.textContent !== words) shown.textContent = words;
+  link.className = `link ${kind}`;
+}
+
+function show(...children) {
+  morph(main, h("main", { id: "main", tabindex: "-1" }, children));
+  document.title = `${main.querySelector("h1")?.textContent ?? "Console"} · Salver`;
+}
+
+async function open(event) {
+  polling?.stop();
+  const hash = location.hash || "#/";
+  const found = ROUTES.map(([pattern, page, tab]) => [pattern.exec(hash), page, tab]).find(([match]) => match);
+  for (const anchor of document.querySelectorAll(".bar nav a")) {
+    if (anchor.getAttribute("href") === found?.[2]) anchor.setAttribute("aria-current", "page");
+    else anchor.removeAttribute("aria-current");
+  }
+  main.replaceChildren(h("p", { class: "hint" }, "Loading …"));
+  if (!found) {
+    show(h("h1", { tabindex: "-1" }, "There is no such page"), h("p", {}, h("a", { href: "#/" }, "All models")));
+    return;
+  }
+  const page = found[1](...found[0].slice(1).map((part) => decodeURIComponent(part ?? "")), { announce, again: () => polling.again(), draw });
+  let values = [];
+  let first = true;
+  function draw() {
+    if (polling !== mine) return;
+    show(page.draw(server, ...values));
+    if (first && event) main.querySelector("h1")?.focus();
+    first = false;
+  }
+  const mine = poll(() => ["/server", ...(server && !server.has_registry && page.needsRegistry ? [] : page.paths())], page.seconds ?? 2, {
+    tell,
+    done([told, ...rest]) {
+      const before = server;
+      server = told;
+      values = rest;
+      page.learn?.(...rest);
+      draw();
+      if (!before?.has_registry && told.has_registry && page.needsRegistry) mine.again();
+    },
+    failed(problem) {
+      show(h("h1", { tabindex: "-1" }, problem.status === 404 ? "That is not there" : "The server refuses"),
+        h("p", { class: "notice bad" }, problem.message), h("p", {}, h("a", { href: "#/" }, "All models")));
+    },
+  });
+  polling = mine;
+}
+
+function dark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+const theme = document.getElementById("theme");
+theme.setAttribute("aria-pressed", dark());
+theme.addEventListener("click", () => {
+  const next = dark() ? "light" : "dark";
+  document.documentElement.dataset.theme = next;
+  theme.setAttribute("aria-pressed", next === "dark");
+  try {
+    localStorage.setItem("salver-theme", next);
+  } catch {
+    // then it holds until the page is left
+  }
+});
+const who = document.getElementById("identity");
+const name = () => { who.textContent = identity.name || "Who am I"; };
+who.addEventListener("click", () => askIdentity(server).then(name));
+name();
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // a hash is a page here
+  main.focus();
+});
+addEventListener("hashchange", open);
+get("/server").then((told) => { server = told; }).catch(() => {}).finally(() => open());

@@ -1,0 +1,57 @@
+// What is asked of a person before something changes.
+import { Problem, identity, send } from "./api.js";
+import { h } from "./dom.js";
+
+function dialog(title, ...children) {
+  const id = "dialog-title";
+  const box = h("dialog", { "aria-labelledby": id }, h("form", { method: "dialog" }, h("h2", { id }, title), ...children));
+  document.body.append(box);
+  box.addEventListener("close", () => box.remove());
+  box.showModal();
+  return box;
+}
+
+const buttons = (verb, kind = "main") => h("div", { class: "buttons" },
+  h("button", { class: kind, type: "submit", value: "yes" }, verb),
+  h("button", { type: "button", onclick: (event) => event.target.closest("dialog").close() }, "Cancel"));
+
+/** Who changes things, and with which token. */
+export function askIdentity(server) {
+  const needsToken = server?.changes === "token";
+  const name = h("input", { name: "name", autocomplete: "username", maxlength: 100, value: identity.name });
+  const token = h("input", { name: "token", type: "password", autocomplete: "off", value: identity.token });
+  const box = dialog("Who are you?",
+    h("label", {}, "Name", name, h("small", {}, "It stands in the audit beside each change.")),
+    needsToken ? h("label", {}, "Token", token, h("small", {}, "From the file of --api-token-file; forgotten when this tab closes.")) : null,
+    buttons("Keep"));
+  return new Promise((resolve) => box.addEventListener("close", () => {
+    if (box.returnValue === "yes") identity.set(name.value.trim(), needsToken ? token.value.trim() : identity.token);
+    resolve();
+  }));
+}
+
+/**
+ * Ask for a reason, do it, and stay open with the problem if it does not go.
+ * @param fields further elements of the form; `body` makes the request's body of the form's values
+ */
+export function askReason({ title, about, verb, kind, path, method = "POST", fields = [], body = (values) => ({ reason: values.reason }), headers, done }) {
+  const problem = h("p", { class: "notice bad", role: "alert", hidden: true });
+  const reason = h("textarea", { name: "reason", required: true, maxlength: 1000, autofocus: true });
+  const box = dialog(title, about ? h("p", { class: "hint" }, about) : null, ...fields,
+    h("label", {}, "Why?", reason, h("small", {}, "It is kept in the audit.")), problem, buttons(verb, kind));
+  const form = box.querySelector("form");
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const submit = form.querySelector("[type=submit]");
+    submit.disabled = true;
+    try {
+      const answer = await send(method, path, body(Object.fromEntries(new FormData(form))), headers);
+      box.close("yes");
+      done(answer);
+    } catch (error) {
+      problem.textContent = error instanceof Problem ? error.message : "The server does not answer. Nothing is known to have changed.";
+      problem.hidden = false;
+      submit.disabled = false;
+    }
+  });
+}

@@ -1,0 +1,124 @@
+// Elements from functions, and one tree brought to another's form so that focus, scrolling and open details stay.
+
+const SVG = "http://www.w3.org/2000/svg";
+const SHAPES = new Set(["svg", "g", "path", "line", "rect", "circle", "text", "title", "desc", "polygon"]);
+
+/** An element: h("p", {class: "hint"}, "text", child, [more]). False and null attributes and children are left out. */
+export function h(tag, attributes, ...children) {
+  const element = SHAPES.has(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === false || value == null) continue;
+    if (name.startsWith("on")) hear(element, name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat(Infinity).filter((child) => child != null && child !== false));
+  return element;
+}
+
+/** One listener a kind of event, whose deed can be exchanged. */
+function hear(element, kind, deed) {
+  element.deeds ??= {};
+  if (!(kind in element.deeds)) element.addEventListener(kind, (event) => element.deeds[kind]?.(event));
+  element.deeds[kind] = deed;
+}
+
+/** Make `old` look like `wanted`, which is used up. What a person changed (values, open details) stays. */
+export function morph(old, wanted) {
+  for (const { name } of [...old.attributes]) {
+    if (!wanted.hasAttribute(name) && !(name === "open" && old.tagName === "DETAILS")) old.removeAttribute(name);
+  }
+  for (const { name, value } of wanted.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const kind of Object.keys(old.deeds ?? {})) old.deeds[kind] = null;
+  for (const [kind, deed] of Object.entries(wanted.deeds ?? {})) hear(old, kind, deed);
+  const before = [...old.childNodes];
+  const keyed = new Map(before.filter((node) => node.dataset?.key).map((node) => [node.dataset.key, node]));
+  let place = old.firstChild;
+  for (const child of [...wanted.childNodes]) {
+    const key = child.dataset?.key;
+    let found = key ? keyed.get(key) : place;
+    while (!key && found?.dataset?.key) found = found.nextSibling;
+    if (found && found.nodeName === child.nodeName && (!key || found.dataset.key === key)) {
+      if (found !== place) old.insertBefore(found, place);
+      if (found.nodeType === Node.TEXT_NODE) {
+        if (found.data !== child.data) found.data = child.data;
+      } else morph(found, child);
+      place = found.nextSibling;
+    } else old.insertBefore(child, place);
+  }
+  while (place) {
+    const next = place.nextSibling;
+    place.remove();
+    place = next;
+  }
+}
+
+/** A table of rows, each a list of cells; the first cell names the row. */
+export function table(caption, columns, rows, { empty = "Nothing yet.", hidden = false } = {}) {
+  if (!rows.length) return h("p", { class: "hint" }, empty);
+  const kinds = columns.map((column) => (column.startsWith("#") ? "number" : column.startsWith("~") ? "wide" : ""));
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    h("table", {},
+      h("caption", { class: hidden ? "unseen" : false }, caption),
+      h("thead", {}, h("tr", {}, columns.map((column, index) =>
+        h("th", { scope: "col", class: kinds[index] === "number" && "number" }, column.replace(/^[#~]/, ""))))),
+      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, index) =>
+        index ? h("td", { class: kinds[index] || false }, cell) : h("th", { scope: "row" }, cell)))))));
+}
+
+/** A card with its heading. */
+export function card(heading, note, ...children) {
+  return h("section", { class: "card" },
+    h("header", {}, h("h2", {}, heading), note ? h("p", {}, note) : null), ...children);
+}
+
+/** The head of a page: breadcrumb, heading, a line about it, and what can be done. */
+export function head({ crumb, title, about, actions }) {
+  return h("div", { class: "head" },
+    h("div", {},
+      crumb ? h("nav", { class: "crumbs", "aria-label": "Above this page" }, h("a", { href: crumb[1] }, crumb[0])) : null,
+      h("h1", { tabindex: "-1" }, title), about ? h("p", {}, about) : null),
+    actions?.length ? h("div", { class: "buttons" }, actions) : null);
+}
+
+export function facts(pairs) {
+  return h("dl", { class: "facts" }, pairs.filter(Boolean).map(([name, value, more]) =>
+    h("div", {}, h("dt", {}, name), h("dd", {}, value, more ? h("small", {}, more) : null))));
+}
+
+const KINDS = {
+  good: ["READY", "PROMOTED", "RUNNING", "promote", "pass"],
+  warn: ["LOADING", "WARMING", "DRAINING", "UNLOADING", "HELD", "PAUSED", "PROPOSED", "hold"],
+  bad: ["FAILED", "ROLLED_BACK", "rollback", "fail"],
+};
+const KIND_OF = new Map(Object.entries(KINDS).flatMap(([kind, words]) => words.map((word) => [word, kind])));
+
+/** A word of state, with a colour and a shape. */
+export function state(word) {
+  const shown = word.toLowerCase().replaceAll("_", " ");
+  return h("span", { class: `state ${KIND_OF.get(word) ?? ""}` }, shown);
+}
+
+// Numbers and times, as people of the browser's language write them.
+const compact = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1, notation: "compact" });
+const plain = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
+export const count = (value) => (Math.abs(value) < 1e6 ? plain : compact).format(value);
+export const digits = (value, most = 3) =>
+  value == null || !Number.isFinite(value) ? "–" : new Intl.NumberFormat(undefined, { maximumSignificantDigits: most }).format(value);
+export const percent = (share, most = 3) => `${digits(share * 100, most)} %`;
+export function duration(seconds) {
+  if (seconds == null || !Number.isFinite(seconds)) return "–";
+  if (seconds < 1) return `${digits(seconds * 1e3)} ms`;
+  if (seconds < 120) return `${digits(seconds)} s`;
+  if (seconds < 7200) return `${digits(seconds / 60)} min`;
+  return seconds < 172800 ? `${digits(seconds / 3600)} h` : `${digits(seconds / 86400)} days`;
+}
+export function bytes(size) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (size >= 1024 && unit < units.length - 1) (size /= 1024), unit++;
+  return `${digits(size)} ${units[unit]}`;
+}
+const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const hour = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+export const timeOfDay = (at) => hour.format(at * 1000);
+export const moment = (at) => h("time", { datetime: new Date(at * 1000).toISOString() }, clock.format(at * 1000));

@@ -1,0 +1,161 @@
+"""Who may manage a server through a port?
+
+Whoever reaches a port may look. A change needs the bearer token where there is one; where there is none it
+has to come through a port that only this machine reaches. Pages of other origins get nothing, be it by a
+form, by a name that points here (DNS rebinding), or by a fetch. It knows no operation.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from salver.errors import Forbidden, InvalidInput, Unauthenticated
+from salver.transport.calls import printable
+from salver.transport.restrict import Guard
+
+#: Who may change something at a port: anybody there, whoever knows the token, nobody.
+Changing = Literal["open", "token", "refused"]
+#: Groups of operations that operators may restrict by a header.
+Group = Literal["metadata", "statistics", "model-repository"]
+#: An operation of each, as the restrictions know them.
+_KNOWN_AS: Final = {"metadata": "server_metadata", "statistics": "statistics", "model-repository": "load"}
+_LEAST_LETTERS: Final = 16
+
+
+class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may change something over HTTP.
+
+    Attributes:
+        token_file: Holds the token that changes need; empty = none does, and they are refused at ports that
+            other machines reach.
+    """
+
+    token_file: str = ""
+
+    def digest(self) -> bytes:
+        """Of the token; empty = there is none.
+
+        Raises:
+            InvalidInput: the file cannot be read, or its token is short or not printable ASCII.
+        """
+        if not self.token_file:
+            return b""
+        try:
+            token = Path(self.token_file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(
+                f"the token in {self.token_file} cannot be read: {error}", field="--api-token-file"
+            ) from error
+        if len(token) < _LEAST_LETTERS or not token.isascii() or not token.isprintable() or " " in token:
+            raise InvalidInput(
+                f"{self.token_file} holds no token: one line of {_LEAST_LETTERS} or more letters and digits",
+                field="--api-token-file",
+                fix="Make one: openssl rand -hex 32",
+            )
+        return hashlib.sha256(token.encode()).digest()
+
+
+class Access:
+    """What may be done through one port.
+
+    Args:
+        host: On which it listens; empty = a UNIX socket.
+        digest: Of the token; empty = there is none.
+        guard: The operator's restrictions by header; None = there are none.
+    """
+
+    def __init__(self, host: str, digest: bytes = b"", guard: Guard | None = None) -> None:
+        self._host = host
+        self._is_local = not host or is_loopback(host)
+        self._digest = digest
+        self._guard = guard
+        self.changing: Changing = "token" if digest else "open" if self._is_local else "refused"
+
+    def __repr__(self) -> str:
+        return f"<Access at {self._host or 'a socket'}: {self.changing}>"
+
+    def check(self, headers: Mapping[bytes, bytes], group: Group, *, changes: bool) -> None:
+        """May the caller do that?
+
+        Raises:
+            Forbidden, Unauthenticated, InvalidInput: it may not.
+        """
+        self.check_host(headers)
+        if self._guard is not None:
+            self._guard.check(_KNOWN_AS["model-repository" if changes else group], headers)
+        if changes:
+            _check_origin(headers)
+            self._check_token(headers)
+
+    def check_host(self, headers: Mapping[bytes, bytes]) -> None:
+        """Did the caller mean this machine? A page whose name points to it did not.
+
+        Raises:
+            Forbidden: it did not.
+        """
+        host = printable(headers.get(b"host", b""))
+        if self._host and self._is_local and not is_loopback(_hostname(host)):
+            raise Forbidden(
+                f"this port is this machine's own, and was asked as {host!r}",
+                field="host",
+                fix="Ask it as localhost; a proxy in front of it has to say so in the header host.",
+            )
+
+    def _check_token(self, headers: Mapping[bytes, bytes]) -> None:
+        if not self._digest:
+            if self.changing == "refused":
+                raise Forbidden(
+                    f"there is no token, and other machines reach {self._host}: nobody may change anything",
+                    fix="Start with --api-token-file FILE, or with --host 127.0.0.1.",
+                )
+            return
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            raise Unauthenticated(
+                "a change needs the token", field="authorization", fix="Send authorization: Bearer TOKEN."
+            )
+        if not hmac.compare_digest(hashlib.sha256(token.strip()).digest(), self._digest):
+            raise Unauthenticated(
+                "that is not the token", field="authorization", fix="It stands in the --api-token-file."
+            )
+
+
+def _check_origin(headers: Mapping[bytes, bytes]) -> None:
+    """Forms send no JSON, and pages of other origins cannot without a permission that nobody gives."""
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind != b"application/json":
+        raise InvalidInput(
+            f"a change comes as application/json, not as {printable(kind) or 'nothing'}", field="content-type"
+        )
+    origin = printable(headers.get(b"origin", b""))
+    is_foreign = origin and urlsplit(origin).netloc.lower() != printable(headers.get(b"host", b"")).lower()
+    if is_foreign or headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+        raise Forbidden(f"pages of {origin or 'another origin'} may not change anything here", field="origin")
+
+
+def _hostname(host: str) -> str:
+    """Without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Is that a name of this machine, by which no other one is reached?
+
+    >>> [is_loopback(host) for host in ("localhost", "127.0.0.2", "::1", "0.0.0.0", "example.org")]
+    [True, True, True, False, False]
+    """
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,228 @@
+"""Which operation of the management interface is meant, and does the request fit it?
+
+An :class:`Operation` is declared once: its path, and the records of what it takes and gives. Requests are
+decoded into those records, and refused by them; the description (``openapi.py``) is made of the same ones.
+It knows no socket and nothing that an operation does.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Generic, Literal, TypeVar
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import msgspec
+
+from salver.errors import InvalidInput, NoRoute, WrongVerb
+from salver.transport.api.access import Changing, Group
+
+#: Where the interface begins.
+ROOT: Final = "/api/v1"
+_MOST_FIELDS: Final = 32
+_PLACE: Final = re.compile(r" - at `(.+)`$", re.S)
+_Item = TypeVar("_Item")
+
+
+class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nothing may stand behind the path."""
+
+
+class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which part of a list.
+
+    Attributes:
+        limit: Most items, 1 to 1000.
+        after: ``next`` of the page before; empty = from the beginning.
+    """
+
+    limit: int = msgspec.field(default=100)
+    after: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which msgspec makes an error of its own."""
+        if not 1 <= self.limit <= 1000:
+            raise ValueError("`limit` is from 1 to 1000")
+
+
+class Page(msgspec.Struct, Generic[_Item], frozen=True):
+    """A part of a list.
+
+    Attributes:
+        next: ``after`` of the next part; empty = this is the last one.
+    """
+
+    items: Sequence[_Item]
+    next: str = ""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A request that fits its operation.
+
+    Attributes:
+        names: What stands in the path, decoded.
+        query, body: Records of the operation's own types.
+        actor: Who asks, as it says; for the audit.
+        expected: What ``if-match`` says of the state that the caller has seen; empty = nothing.
+        changing: Who may change something at the port that it came by.
+    """
+
+    names: Mapping[str, str]
+    query: Any = NoQuery()
+    body: Any = None
+    actor: str = ""
+    expected: str = ""
+    changing: Changing = "open"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What an operation gives.
+
+    Attributes:
+        etag: Of the state that the answer tells; empty = one is made of its text.
+    """
+
+    body: Any
+    etag: str = ""
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One row of the table.
+
+    Attributes:
+        name: Its id in the description.
+        path: Below :data:`ROOT`; ``{model}`` matches one segment.
+        run: Does it. Raises any :class:`~salver.errors.SalverError`.
+        gives: Type of the answer's body.
+        takes: Type of the request's body; None = it has none.
+        query: Type of what stands behind the path.
+        changes: Something is different after it.
+        group: Of the operations that an operator may restrict.
+        status: Of a good answer.
+    """
+
+    name: str
+    verb: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: str
+    summary: str
+    run: Callable[[Asked], Awaitable[Answer]]
+    gives: Any
+    takes: Any = None
+    query: Any = NoQuery
+    changes: bool = False
+    group: Group = "metadata"
+    status: int = 200
+
+
+class Api:
+    """All operations.
+
+    Raises:
+        ValueError: two of them are at one place.
+    """
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self.operations = tuple(operations)
+        self._table: dict[int, list[tuple[tuple[str, ...], Operation]]] = {}
+        seen: set[tuple[str, str]] = set()
+        for operation in sorted(operations, key=lambda o: o.path.count("{")):
+            place = (operation.verb, re.sub(r"{\w+}", "{}", operation.path))
+            if place in seen:
+                raise ValueError(f"two operations at {place}")
+            seen.add(place)
+            segments = tuple((ROOT + operation.path).split("/"))
+            self._table.setdefault(len(segments), []).append((segments, operation))
+
+    def __repr__(self) -> str:
+        return f"<Api of {len(self.operations)} operations>"
+
+    def find(self, verb: str, raw_path: str) -> tuple[Operation, dict[str, str]]:
+        """The operation, and the names in its path, decoded.
+
+        Raises:
+            NoRoute: there is no such path.
+            WrongVerb: there is, for other verbs, which it names.
+            InvalidInput: a name is not UTF-8.
+        """
+        verbs: list[str] = []
+        parts = raw_path.split("/")
+        for segments, operation in self._table.get(len(parts), ()):
+            names = _fit(segments, parts)
+            if names is None:
+                continue
+            if operation.verb == ("GET" if verb == "HEAD" else verb):
+                return operation, {name: _decoded(text) for name, text in names.items()}
+            verbs.append(operation.verb)
+        if verbs:
+            raise WrongVerb(f"{raw_path} takes {', '.join(verbs)}, not {verb}")
+        raise NoRoute(f"there is no {raw_path}", fix="See /api/openapi.json for what there is.")
+
+
+def _fit(segments: Sequence[str], parts: Sequence[str]) -> dict[str, str] | None:
+    names = {}
+    for segment, part in zip(segments, parts, strict=True):
+        if segment.startswith("{"):
+            if not part:
+                return None
+            names[segment[1:-1]] = part
+        elif segment != part:
+            return None
+    return names
+
+
+def _decoded(part: str) -> str:
+    try:
+        return unquote_to_bytes(part).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            "a name in the path is not valid UTF-8", field="path", fix="Percent-encode its UTF-8 bytes."
+        ) from error
+
+
+def read_query(operation: Operation, text: bytes) -> Any:
+    """What stands behind the path, as the operation's record.
+
+    Raises:
+        InvalidInput: it does not fit; names the field.
+    """
+    try:
+        pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except ValueError as error:
+        raise InvalidInput(f"the query cannot be read: {error}", field="query") from error
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        raise InvalidInput("a field of the query is given twice", field="query", fix="Give each once.")
+    try:
+        return msgspec.convert(given, operation.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise _unfit(error, operation.query, "query") from error
+
+
+def read_body(operation: Operation, body: bytes) -> Any:
+    """The body, as the operation's record.
+
+    Raises:
+        InvalidInput: it does not fit; names the field.
+    """
+    if operation.takes is None:
+        if body.strip() not in (b"", b"{}"):
+            raise InvalidInput(f"{operation.name} takes no body", field="body", fix="Leave it out.")
+        return None
+    try:
+        return msgspec.json.decode(body or b"{}", type=operation.takes)
+    except msgspec.ValidationError as error:
+        raise _unfit(error, operation.takes, "body") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"the body is no JSON: {error}", field="body") from error
+
+
+def _unfit(error: msgspec.ValidationError, kind: Any, where: str) -> InvalidInput:
+    text = str(error)
+    place = _PLACE.search(text)
+    field = place[1].removeprefix("$").lstrip(".") if place else ""
+    names = getattr(kind, "__struct_encode_fields__", ())
+    known = f"Fields: {', '.join(names)}." if names else "It takes none."
+    is_top = "." not in field
+    return InvalidInput(
+        text[: place.start()] if place else text,
+        field=f"{where}.{field}" if field else where,
+        fix=known if is_top else "See /api/openapi.json for its form.",
+    )

@@ -1,0 +1,127 @@
+"""Who may manage a server through a port?"""
+
+from pathlib import Path
+
+import pytest
+
+from salver.errors import Forbidden, InvalidInput, SalverError, Unauthenticated
+from salver.transport.api.access import Access, ApiConfig, is_loopback
+from salver.transport.restrict import Guard, parse
+
+TOKEN = "0123456789abcdef0123"
+JSON = {b"content-type": b"application/json", b"host": b"localhost:8000"}
+
+
+@pytest.fixture
+def digest(tmp_path: Path) -> bytes:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    return ApiConfig(str(tmp_path / "token")).digest()
+
+
+def check(access: Access, headers: dict[bytes, bytes], *, changes: bool = True) -> None:
+    access.check(headers, "metadata", changes=changes)
+
+
+def test_looking_is_free() -> None:
+    check(Access("127.0.0.1"), {b"host": b"127.0.0.1"}, changes=False)
+    check(Access("0.0.0.0"), {b"host": b"models.example.org"}, changes=False)
+
+
+def test_who_may_change_something() -> None:
+    digest = b"d" * 32
+    ports = [Access("127.0.0.1"), Access("::1"), Access(""), Access("0.0.0.0"), Access("0.0.0.0", digest)]
+    assert [port.changing for port in ports] == ["open", "open", "open", "refused", "token"]
+
+
+def test_changes_from_this_machine_need_nothing() -> None:
+    check(Access("127.0.0.1"), JSON)
+    check(Access(""), {b"content-type": b"application/json; charset=utf-8"})
+
+
+def test_changes_where_others_come_are_refused_with_the_remedy() -> None:
+    with pytest.raises(Forbidden, match="--api-token-file"):
+        check(Access("0.0.0.0"), JSON)
+
+
+def test_the_token_opens_and_nothing_else_does(digest: bytes) -> None:
+    for host in ("0.0.0.0", "127.0.0.1"):
+        port = Access(host, digest)
+        check(port, JSON | {b"authorization": f"Bearer {TOKEN}".encode()})
+        check(port, JSON | {b"authorization": f"bearer  {TOKEN} ".encode()})
+        for wrong in ({}, {b"authorization": b"Basic eDp5"}, {b"authorization": b"Bearer x"}):
+            with pytest.raises(Unauthenticated):
+                check(port, JSON | wrong)
+
+
+@pytest.mark.parametrize(
+    "kind", [b"", b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data"]
+)
+def test_a_form_changes_nothing(kind: bytes) -> None:
+    with pytest.raises(InvalidInput, match="application/json"):
+        check(Access("127.0.0.1"), JSON | {b"content-type": kind})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {b"origin": b"https://evil.example.org"},
+        {b"origin": b"null"},
+        {b"origin": b"http://localhost:9000"},
+        {b"sec-fetch-site": b"cross-site"},
+        {b"sec-fetch-site": b"same-site"},
+    ],
+    ids=["other", "null", "other-port", "cross-site", "same-site"],
+)
+def test_pages_of_other_origins_change_nothing(headers: dict[bytes, bytes]) -> None:
+    with pytest.raises(Forbidden, match="origin"):
+        check(Access("127.0.0.1"), JSON | headers)
+
+
+def test_the_console_itself_may() -> None:
+    check(
+        Access("127.0.0.1"), JSON | {b"origin": b"http://localhost:8000", b"sec-fetch-site": b"same-origin"}
+    )
+
+
+@pytest.mark.parametrize(
+    "host", [b"", b"evil.example.org:8000", b"127.0.0.1.nip.io", b"localhost.evil.org", b"[::1"]
+)
+def test_a_name_that_only_points_here_sees_nothing(host: bytes) -> None:
+    with pytest.raises(Forbidden, match="this machine's own"):
+        check(Access("127.0.0.1"), {b"host": host}, changes=False)
+
+
+@pytest.mark.parametrize(
+    "host", [b"localhost", b"LOCALHOST:1", b"127.0.0.9:80", b"[::1]:8000", b"localhost.:1"]
+)
+def test_names_of_this_machine(host: bytes) -> None:
+    check(Access("localhost"), {b"host": host}, changes=False)
+
+
+def test_restrictions_of_the_operator_hold_here_too() -> None:
+    guard = Guard([parse("model-repository:admin=sesame", "--http-restricted-api")])
+    port = Access("127.0.0.1", guard=guard)
+    check(port, JSON, changes=False)
+    check(port, JSON | {b"admin": b"sesame"})
+    with pytest.raises(Forbidden, match="admin"):
+        check(port, JSON)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "short", "white space in a token", "é" * 20], ids=["empty", "short", "space", "é"]
+)
+def test_a_file_without_a_token(tmp_path: Path, text: str) -> None:
+    (tmp_path / "token").write_text(text)
+    with pytest.raises(InvalidInput, match="openssl"):
+        ApiConfig(str(tmp_path / "token")).digest()
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SalverError, match="cannot be read"):
+        ApiConfig(str(tmp_path / "none")).digest()
+    assert ApiConfig().digest() == b""
+
+
+def test_the_token_is_not_told() -> None:
+    assert TOKEN not in repr(Access("0.0.0.0", b"d" * 32))
+    assert not is_loopback("")
