@@ -70,6 +70,19 @@ class Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerance: float = 1e-3
 
 
+class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an owner says of a release's split, once and for all; see :class:`Split`."""
+
+    units: tuple[Source, ...] = ("header:x-user-id", "parameter:user", "tenant", "request")
+    layer: str = ""
+    slice: tuple[float, float] = (0.0, 1.0)
+    only: tuple[Condition, ...] = ()
+    always: frozenset[str] = frozenset()
+    never: frozenset[str] = frozenset()
+    holdback: float = 0.0
+    shadow: Shadow | None = None
+
+
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who meets which version of a model, while a release lasts. Requests that name a version are not split.
 

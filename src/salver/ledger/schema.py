@@ -244,6 +244,7 @@ RELEASE: Final = _table(
     Column("stage", Integer, nullable=False, server_default="0"),
     Column("weight", Double, nullable=False, server_default="0"),
     _json("evidence"),
+    _json("progress"),
     _text("reason", ""),
     _number("created"),
     _text("by"),

@@ -11,6 +11,7 @@ from typing import Literal, Self
 import msgspec
 
 from salver.errors import InvalidInput
+from salver.releases import Traffic
 from salver.rollout.rules import Rule
 
 #: What a metric counts: answers that failed; that came too late for their deadline; that fit no schema; that
@@ -151,6 +152,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             or the split is broken, and waits for a person otherwise.
         immediate: The new version gets everything at once, and is not judged.
         rules: Of the owner's business (rollout/rules.py).
+        traffic: Who takes part, and by what units are told apart; the judge does not ask.
     """
 
     stages: tuple[Stage, ...] = DEFAULT_STAGES
@@ -167,6 +169,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     after_hold: Literal["by_severity", "rollback", "wait"] = "by_severity"
     immediate: bool = False
     rules: tuple[Rule, ...] = ()
+    traffic: Traffic = Traffic()
 
     def __post_init__(self) -> None:
         _check_stages(self.stages)
