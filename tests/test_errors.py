@@ -75,4 +75,4 @@ def test_when_to_come_back_and_why_cross_a_process_border() -> None:
 def test_what_was_given_up_says_why_in_a_bounded_word() -> None:
     said = {kind.__name__: kind("x").why for kind in KINDS if kind("x").why}
     late = {"DeadlineExceeded": "deadline", "WaitedTooLong": "deadline"}
-    assert said == {"Overloaded": "queue_full", **late}
+    assert said == {"Overloaded": "queue_full", "InvalidOutput": "output", **late}

@@ -6,11 +6,14 @@ know HTTP, gRPC or any framework.
 """
 
 import enum
-from typing import Literal
+from typing import Final, Literal, get_args
 
 #: Why a request was given up before it ran (a label of the metrics): as many wait as may; the limit on
 #: the queue's delay; the model's objective, or the request's own deadline, cannot be met.
 Refusal = Literal["queue_full", "limit", "objective", "deadline"]
+#: Why else a request has failed, where its code does not tell: outputs are not those that a model promises.
+Fault = Literal["output"]
+NO_REFUSAL: Final = frozenset(("", *get_args(Fault)))
 
 
 class Code(enum.StrEnum):
@@ -50,7 +53,7 @@ class SalverError(Exception):
     """
 
     code: Code = Code.INTERNAL
-    why: Refusal | Literal[""] = ""
+    why: Refusal | Fault | Literal[""] = ""
     about: str | None = None
     is_late: bool = False
 
@@ -170,7 +173,7 @@ class DeadlineExceeded(SalverError):
     """The deadline passed before the answer was there, or was certain to."""
 
     code = Code.DEADLINE_EXCEEDED
-    why: Refusal | Literal[""] = "deadline"
+    why: Refusal | Fault | Literal[""] = "deadline"
 
 
 class WaitedTooLong(DeadlineExceeded):
@@ -227,6 +230,12 @@ class ModelFailed(SalverError):
     """The model raised, answered nonsense, or its host process died."""
 
     code = Code.MODEL_FAILED
+
+
+class InvalidOutput(ModelFailed):
+    """The model answered with outputs that are not those that it promises."""
+
+    why: Refusal | Fault | Literal[""] = "output"
 
 
 class UnknownError(SalverError):

@@ -33,6 +33,7 @@ class Arm(enum.StrEnum):
 #: ``parameter:user``, ``tenant``, or ``request`` (its id, so that each request is a unit).
 Source = str
 _MOST_CHARACTERS: Final = 256
+_NUMBERS: Final = hashlib.blake2b(digest_size=8, key=b"number of a unit")
 
 
 def trait(value: object) -> str:
@@ -45,6 +46,19 @@ def trait(value: object) -> str:
     if len(text) <= _MOST_CHARACTERS:
         return text
     return "blake2b:" + hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def unit_number(unit: str) -> int:
+    """What is kept of a unit's name: 64 bits with a sign, the same for ever and in every release.
+
+    Keyed BLAKE2b (RFC 7693); it has nothing to do with the hash that assigns arms.
+
+    >>> unit_number("ada") == unit_number("ada") != unit_number("bo")
+    True
+    """
+    hasher = _NUMBERS.copy()
+    hasher.update(unit.encode(errors="surrogatepass"))
+    return int.from_bytes(hasher.digest(), "little", signed=True)
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -182,32 +196,49 @@ class Bucket(msgspec.Struct, frozen=True):
 
 
 class Exposure(msgspec.Struct, frozen=True, gc=False):
-    """A unit meets a release for the first time.
+    """A unit meets an arm of a release for the first time.
 
     Attributes:
+        unit: Its number (:func:`unit_number`); names are not kept.
         at: Unix seconds.
+        is_first: It had met no other arm before. As a canary grows, units move there that had.
     """
 
-    unit: str
+    unit: int
     arm: Arm
     stage: int
     propensity: float
     at: float
+    is_first: bool = True
 
 
 class FirstEvent(msgspec.Struct, frozen=True, gc=False):
     """Something happens to a unit for the first time.
 
     Attributes:
+        unit: Its number (:func:`unit_number`).
         metric: Its name, as in :attr:`Bucket.events`.
         at: Unix seconds.
     """
 
-    unit: str
+    unit: int
     metric: str
     arm: Arm
     stage: int
     at: float
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """All that was seen of a release in a bucket; what belongs together is written together.
+
+    Attributes:
+        exposures, firsts: Of units; requests without one are in the bucket's counts alone.
+    """
+
+    release: str
+    bucket: Bucket
+    exposures: tuple[Exposure, ...] = ()
+    firsts: tuple[FirstEvent, ...] = ()
 
 
 class ReleaseState(enum.StrEnum):

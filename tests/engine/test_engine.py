@@ -16,6 +16,7 @@ from salver.errors import (
     DeadlineExceeded,
     HostDied,
     InvalidInput,
+    InvalidOutput,
     ModelFailed,
     NotReady,
     Overloaded,
@@ -181,7 +182,7 @@ async def test_a_missing_output_is_an_error():
             return {"y": inputs["x"]}
 
     async with Rig(model=Mute()) as rig:
-        with pytest.raises(ModelFailed, match="gave no output 'n'"):
+        with pytest.raises(InvalidOutput, match="gave no output 'n'"):
             await rig.engine.infer(request(1))
 
 

@@ -105,6 +105,7 @@ def test_batches_by_reason_with_their_rows() -> None:
 def test_refusals_by_reason_and_no_word_that_is_not_in_the_list() -> None:
     metrics = Metrics(FakePresent(FRAUD))
     metrics.observe([served(outcome="overloaded", why=why) for why in ("limit", "limit", "queue_full")])
+    metrics.observe([served(outcome="model_failed", why="output")])  # no refusal
     metrics.observe([served(outcome="deadline_exceeded", why=f"made up {i}") for i in range(50)])
     metrics.observe([served(outcome="model_failed")])
     name = "salver_refused_requests_total"

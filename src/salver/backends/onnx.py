@@ -16,7 +16,7 @@ from salver.backends.content import head, protobuf_fields
 from salver.backends.loading import choice_of, framework, is_batched, loading, options_of, override
 from salver.backends.onnx_cost import cost_of, product_graph
 from salver.backends.protocol import LoadOptions, Traits
-from salver.errors import InvalidInput, LoadFailed, ModelFailed
+from salver.errors import InvalidInput, InvalidOutput, LoadFailed, ModelFailed
 from salver.messages import Signature, TensorSpec
 from salver.tensor import Array, DataType, as_bytes
 
@@ -174,7 +174,7 @@ class OnnxModel:
             rows = inputs[self._first].shape[0]
             for name, array in outputs.items():
                 if array.shape[:1] != (rows,):
-                    raise ModelFailed(
+                    raise InvalidOutput(
                         f"output {name!r} of model '{self._model}' has shape {list(array.shape)} for a batch "
                         f"of {rows}",
                         fix="If its axis 0 is no batch, give its inputs fixed shapes in salver.toml.",

@@ -34,6 +34,7 @@ from salver.errors import (
     DeadlineExceeded,
     HostDied,
     InvalidInput,
+    InvalidOutput,
     ModelFailed,
     NotReady,
     Overloaded,
@@ -660,11 +661,11 @@ class Engine:
         for name in self._output_types:
             array = outputs.get(name)
             if array is None:
-                raise ModelFailed(f"model '{self.id.name}' gave no output '{name}'")
+                raise InvalidOutput(f"model '{self.id.name}' gave no output '{name}'")
             if rows and (not array.ndim or array.shape[0] != rows):
                 if self._ragged is not None and self._ragged.is_scattered(name):
                     continue
-                raise ModelFailed(
+                raise InvalidOutput(
                     f"model '{self.id.name}' gave output '{name}' of shape {list(array.shape)} "
                     f"for {rows} rows",
                     fix="Its first dimension must be the batch.",

@@ -70,7 +70,7 @@ from salver.engine.control import (
 from salver.engine.outlets import Outlet, Outlets
 from salver.engine.shm import Arena, Block
 from salver.engine.surroundings import HostSurroundings
-from salver.errors import LoadFailed, ModelFailed, SalverError
+from salver.errors import InvalidOutput, LoadFailed, ModelFailed, SalverError
 from salver.messages import InferRequest, RequestedOutput, Signature
 from salver.tensor import Array, DataType, Tensor, tensor
 
@@ -438,7 +438,7 @@ def _plain(outputs: Mapping[str, Array]) -> dict[str, Array]:
             try:
                 value = tensor(name, value).array
             except ValueError as error:
-                raise ModelFailed(f"output {name!r} is no tensor: {error}") from error
+                raise InvalidOutput(f"output {name!r} is no tensor: {error}") from error
         plain[name] = value
     return plain
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from salver.artifacts import BatchInput, Ragged
-from salver.errors import ModelFailed
+from salver.errors import InvalidOutput
 from salver.messages import Signature
 from salver.tensor import Array
 
@@ -67,12 +67,12 @@ class RaggedBatch:
         """Can the outputs be cut apart?
 
         Raises:
-            ModelFailed: one has more or fewer elements than the requests ask for.
+            InvalidOutput: one has more or fewer elements than the requests ask for.
         """
         for name, (source, spec) in self._scatter.items():
             wanted = sum(math.prod(_filled(spec, request[source])) for request in requests)
             if outputs[name].size != wanted:
-                raise ModelFailed(
+                raise InvalidOutput(
                     f"model '{self._model}' gave output '{name}' of {outputs[name].size} elements, where the "
                     f"shapes of input '{self._names[source]}' ask for {wanted}",
                     fix="It must have those of each request, one after the other.",

@@ -26,7 +26,15 @@ from salver.engine.sequence_tensors import ServerTensors, flag, id_of
 from salver.engine.sequences import Company, Register, SequenceScheduler, Turn
 from salver.engine.turns import Pool, Turns
 from salver.engine.turns import Turn as Share
-from salver.errors import DeadlineExceeded, HostDied, InvalidInput, ModelFailed, NotReady, SalverError
+from salver.errors import (
+    DeadlineExceeded,
+    HostDied,
+    InvalidInput,
+    InvalidOutput,
+    ModelFailed,
+    NotReady,
+    SalverError,
+)
 from salver.events import BatchRan
 from salver.messages import (
     ANYBODY,
@@ -507,7 +515,7 @@ class SequenceEngine:
             return [Answer(outputs)]
         for name, array in outputs.items():
             if not array.ndim or array.shape[0] != rows:
-                raise ModelFailed(
+                raise InvalidOutput(
                     f"model '{self.id.name}' gave output '{name}' of shape {list(array.shape)} "
                     f"for {rows} rows",
                     fix="Its first dimension must be the batch.",

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from salver.errors import NotFound
+from salver.errors import NO_REFUSAL, NotFound
 from salver.events import BatchRan, Event, Served
 from salver.messages import ModelId
 from salver.telemetry.ports import Present
@@ -54,7 +54,7 @@ class _Slice:
     def served(self, event: Served, now: float, order: int) -> None:
         self.outcomes[event.outcome] += 1
         self.rows += event.rows
-        if event.why:
+        if event.why not in NO_REFUSAL:
             self.refused[event.why] += 1
         if event.outcome != "ok":
             return

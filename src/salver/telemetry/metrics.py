@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from salver.errors import Refusal
+from salver.errors import NO_REFUSAL, Refusal
 from salver.events import Answered, BatchRan, Event, Served, StepRan
 from salver.messages import State
 from salver.stats.histogram import DURATION_BOUNDS, ROW_BOUNDS, Histogram
@@ -83,7 +83,8 @@ class _Version:
         if outcome != "ok":
             self.triton.served(outcome, 0, latencies, ())
         if outcome != "ok":
-            self.refused.update([e.why if e.why in _REASONS else UNKNOWN for e in events if e.why])
+            whys = [e.why for e in events if e.why not in NO_REFUSAL]
+            self.refused.update([why if why in _REASONS else UNKNOWN for why in whys])
             return
         timings = [e.timing for e in events]
         queue = [t.queue for t in timings]

@@ -1,0 +1,51 @@
+"""What has happened to a request, as far as the version that answered it is to blame?
+
+Pure. Which of it matters is its owner's policy (``rollout/``).
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from salver.errors import Code
+from salver.events import Served
+
+ERRORS: Final = "errors"  # the model raised, or its process died
+INVALID: Final = "invalid"  # its outputs are not those that it promises
+TIMEOUTS: Final = "timeouts"  # no answer before the caller's deadline
+FALLBACKS: Final = "fallbacks"  # another version than the arm's has answered
+REFUSED: Final = "refused"  # there were more requests than it can answer
+REJECTED: Final = "rejected"  # it found the request wrong: the caller's fault, unless the version is stricter
+
+_BY_OUTCOME: Final[Mapping[str, str]] = {
+    Code.MODEL_FAILED.value: ERRORS,
+    Code.UNKNOWN.value: ERRORS,
+    Code.INTERNAL.value: ERRORS,
+    Code.DEADLINE_EXCEEDED.value: TIMEOUTS,
+    Code.OVERLOADED.value: REFUSED,
+    Code.INVALID_INPUT.value: REJECTED,
+}
+OK: Final = "ok"
+
+
+def happened(event: Served, slow: Mapping[str, float]) -> list[str]:
+    """Names of the metrics that count it.
+
+    Args:
+        event: With an assignment.
+        slow: By metric, seconds from which on an answer is slow.
+    """
+    outcome, found = event.outcome, []
+    metric = _BY_OUTCOME.get(outcome)
+    if metric is not None:
+        found.append(INVALID if event.why == "output" else metric)
+    if is_fallback(event):
+        found.append(FALLBACKS)
+    if slow and (outcome == OK or metric == TIMEOUTS):
+        found += [name for name, seconds in slow.items() if event.latency > seconds]
+    return found
+
+
+def is_fallback(event: Served) -> bool:
+    """Has another version answered than that of its arm?"""
+    assigned = event.assignment
+    return assigned is not None and event.version not in ("", assigned.version)

@@ -1,0 +1,302 @@
+"""Buckets of what was seen: units once, happenings once a unit, all in bounded memory."""
+
+import itertools
+import logging
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from salver.errors import Code
+from salver.events import Served, StateChanged
+from salver.experiments.assign import assign
+from salver.experiments.collector import Collector
+from salver.experiments.config import CollectorConfig
+from salver.experiments.happenings import happened
+from salver.messages import ModelId, State, Timing
+from salver.releases import Arm, Assignment, Counts, Split, unit_number
+from salver.stats.exact import clopper_pearson
+
+SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.25, salt="s1")
+SMALL = CollectorConfig(units=10_000)
+
+
+class World:
+    """A sink and a clock."""
+
+    def __init__(self, config=SMALL, follows=("r1",)):
+        self.now = 1000.0
+        self.seen = []
+        self.collector = Collector(self, lambda: self.now, config)
+        for release in follows:
+            self.collector.follow(release)
+
+    def write(self, seen):
+        self.seen.append(seen)
+
+    def serve(self, *events):
+        self.collector.observe(events)
+
+    def close(self):
+        """Ten seconds later, the buckets that are over."""
+        before = len(self.seen)
+        self.now += 10
+        self.collector.tick()
+        return self.seen[before:]
+
+
+def served(unit="ada", arm=Arm.CANARY, outcome="ok", latency=0.01, **more):
+    version = "2" if arm is Arm.CANARY else "1"
+    changes = {"reason": "hash", "stage": 0, "propensity": 0.25, "has_unit": True, "release": "r1", **more}
+    answered, why = changes.pop("answered", version), changes.pop("why", "")
+    release, reason = changes.pop("release"), changes.pop("reason")
+    assigned = Assignment(release, arm, version, unit, reason, changes.pop("propensity"), **changes)
+    return Served("m", answered, "oip-http", outcome, latency, Timing(), why=why, assignment=assigned)
+
+
+def test_a_bucket_has_requests_and_first_exposures_by_arm():
+    world = World()
+    world.serve(served(), served(), served("bo", Arm.STABLE), served("cy", Arm.BASELINE))
+    world.serve(served(), served("di"))
+    (seen,) = world.close()
+    bucket = seen.bucket
+    assert (seen.release, bucket.start, bucket.seconds, bucket.share) == ("r1", 1000.0, 10.0, 0.25)
+    assert (bucket.requests, bucket.exposures) == (Counts(4, 1, 1), Counts(2, 1, 1))
+    assert [(e.unit, e.arm, e.is_first) for e in seen.exposures] == [
+        (unit_number("ada"), Arm.CANARY, True),
+        (unit_number("bo"), Arm.STABLE, True),
+        (unit_number("cy"), Arm.BASELINE, True),
+        (unit_number("di"), Arm.CANARY, True),
+    ]
+    world.serve(served(), served("bo", Arm.STABLE))
+    (again,) = world.close()
+    assert (again.bucket.start, again.bucket.requests) == (1010.0, Counts(1, 0, 1))
+    assert (again.bucket.exposures, again.exposures) == (Counts(), ())
+
+
+def test_only_what_the_hash_has_assigned_counts_and_only_of_releases_that_are_followed():
+    world = World()
+    others = ("always", "never", "excluded", "holdback")
+    world.serve(*(served(reason=reason) for reason in others), served(release="r2"))
+    plain = msgspec.structs.replace(served(), assignment=None)
+    world.serve(plain, StateChanged(ModelId("m", "1"), State.NEW, State.LOADING))
+    assert world.close() == []
+    world.collector.follow("r2")
+    world.serve(served(), served(release="r2"))
+    assert [seen.release for seen in world.close()] == ["r1", "r2"]
+    world.serve(served())
+    world.collector.leave("r1")
+    assert world.seen[-1].bucket.requests == Counts(1)
+    world.serve(served())
+    assert world.close() == []
+
+
+def test_something_happens_to_a_unit_for_the_first_time_once_whenever_it_comes_again():
+    world = World()
+    bad = [served(outcome="model_failed")] * 3 + [served("bo", Arm.STABLE, "model_failed")]
+    world.serve(*bad)
+    world.serve(served(outcome="deadline_exceeded"))
+    (seen,) = world.close()
+    assert seen.bucket.events == {"errors": Counts(1, 0, 1), "timeouts": Counts(1)}
+    assert seen.bucket.raw == {"errors": Counts(3, 0, 1), "timeouts": Counts(1)}
+    assert [(e.unit, e.metric, e.arm) for e in seen.firsts] == [
+        (unit_number("ada"), "errors", Arm.CANARY),
+        (unit_number("bo"), "errors", Arm.STABLE),
+        (unit_number("ada"), "timeouts", Arm.CANARY),
+    ]
+    world.serve(*bad)
+    (again,) = world.close()
+    assert (again.bucket.events, again.firsts) == ({}, ())
+    assert again.bucket.raw == {"errors": Counts(3, 0, 1)}
+
+
+def test_without_units_every_request_counts_and_none_is_kept():
+    world = World()
+    world.serve(*[served("q1", outcome="model_failed", has_unit=False)] * 3)
+    (seen,) = world.close()
+    assert seen.bucket.exposures == seen.bucket.events["errors"] == Counts(3)
+    assert (seen.exposures, seen.firsts) == ((), ())
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_what_a_caller_does_wrong_is_not_the_models_error(code):
+    blame = {
+        Code.MODEL_FAILED: ["errors"],
+        Code.UNKNOWN: ["errors"],
+        Code.INTERNAL: ["errors"],
+        Code.DEADLINE_EXCEEDED: ["timeouts"],
+        Code.OVERLOADED: ["refused"],
+        Code.INVALID_INPUT: ["rejected"],
+    }
+    assert happened(served(outcome=code.value), {}) == blame.get(code, [])
+
+
+def test_outputs_that_fit_nothing_are_told_from_other_errors():
+    assert happened(served(outcome="model_failed", why="output"), {}) == ["invalid"]
+
+
+def test_an_answer_of_another_version_is_a_fallback_and_may_be_an_error_too():
+    assert happened(served(answered="1"), {}) == ["fallbacks"]
+    assert happened(served(answered="1", outcome="model_failed"), {}) == ["errors", "fallbacks"]
+    assert happened(served(answered="", outcome="not_found"), {}) == []
+    world = World()
+    world.serve(served(answered="1"))
+    assert world.close()[0].bucket.events == {"fallbacks": Counts(1)}
+
+
+def test_slow_is_what_takes_longer_than_the_frozen_seconds():
+    world = World()
+    world.collector.slow_from("r1", {"p50": 0.02, "p99": 0.5})
+    world.serve(served(latency=0.1), served("bo", Arm.BASELINE, latency=1.0), served("cy", latency=0.01))
+    world.serve(served("di", latency=9.0, outcome="model_failed"), served("ed", latency=2.0, outcome="ok"))
+    (seen,) = world.close()
+    assert seen.bucket.events == {"p50": Counts(2, 1), "p99": Counts(1, 1), "errors": Counts(1)}
+
+
+def test_thresholds_are_quantiles_of_the_stable_versions_answers_once_there_are_enough():
+    world = World()
+    rng = np.random.default_rng(3)
+    seconds = rng.lognormal(-3, 0.5, 4000)
+    quantiles = {"slow": 0.5, "very_slow": 0.99}
+    assert world.collector.thresholds("r1", quantiles) == {}
+    arms = itertools.cycle((Arm.STABLE, Arm.BASELINE))
+    events = [served(f"u{n}", next(arms), latency=float(s)) for n, s in enumerate(seconds)]
+    world.serve(*events[:390])
+    assert world.collector.thresholds("r1", quantiles) == {}
+    world.serve(*events[390:], *[served(latency=50.0)] * 5000)  # the canary's are not asked
+    found = world.collector.thresholds("r1", quantiles)
+    assert found["slow"] == pytest.approx(np.quantile(seconds, 0.5), rel=0.08)
+    assert found["very_slow"] == pytest.approx(np.quantile(seconds, 0.99), rel=0.12)
+
+
+def test_a_unit_that_moves_as_the_canary_grows_is_exposed_there_but_not_for_the_first_time():
+    world = World()
+    world.serve(served(arm=Arm.STABLE))
+    world.close()
+    world.serve(served(stage=1, propensity=0.5), served(stage=1, propensity=0.5))
+    (seen,) = world.close()
+    assert (seen.bucket.requests, seen.bucket.exposures) == (Counts(2), Counts())
+    assert [(e.arm, e.stage, e.is_first) for e in seen.exposures] == [(Arm.CANARY, 1, False)]
+
+
+def test_a_change_of_the_split_within_a_bucket_makes_two_of_it():
+    world = World()
+    world.serve(served())
+    world.now += 4
+    world.serve(served("bo", stage=1, propensity=0.5), served("cy"))
+    first, second = world.close()
+    assert (first.bucket.start, first.bucket.stage, first.bucket.requests) == (1000.0, 0, Counts(2))
+    assert (second.bucket.start, second.bucket.stage, second.bucket.share) == (1004.0, 1, 0.5)
+
+
+def test_nothing_is_handed_over_twice_and_nothing_lost_at_the_end():
+    world = World()
+    world.serve(served())
+    world.now += 3
+    world.collector.flush()
+    world.serve(served("bo"))
+    world.now += 2
+    world.collector.flush()
+    world.collector.flush()
+    buckets = [seen.bucket for seen in world.seen]
+    assert [(b.start, b.seconds, b.exposures) for b in buckets] == [
+        (1000.0, 3.0, Counts(1)),
+        (1003.0, 2.0, Counts(1)),
+    ]
+
+
+def test_a_bucket_with_very_many_units_is_handed_over_early():
+    world = World(CollectorConfig(units=10_000, most_pending=100))
+    for start in range(0, 300, 50):
+        world.now += 0.5
+        world.serve(*(served(f"u{n}") for n in range(start, start + 50)))
+    assert [len(seen.exposures) for seen in world.seen] == [100, 100, 100]
+    assert [seen.bucket.start for seen in world.seen] == [1000.0, 1001.0, 1002.0]
+    assert world.close() == []
+
+
+def test_after_a_restart_what_is_known_is_not_counted_again():
+    world = World()
+    world.serve(served(), served("bo", Arm.STABLE, "model_failed"))
+    (seen,) = world.close()
+    again = World(follows=())
+    units = [exposure.unit for exposure in seen.exposures]
+    again.collector.follow("r1", units, [(first.metric, first.unit) for first in seen.firsts])
+    again.serve(served(), served("bo", Arm.STABLE, "model_failed"), served("bo", Arm.STABLE, "internal"))
+    again.serve(served("bo", Arm.STABLE, "deadline_exceeded"), served("cy"))
+    (bucket,) = [seen.bucket for seen in again.close()]
+    assert (bucket.requests, bucket.exposures) == (Counts(2, 0, 3), Counts(1))
+    assert (bucket.events, bucket.raw["errors"]) == ({"timeouts": Counts(0, 0, 1)}, Counts(0, 0, 2))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 15), st.sampled_from(["ok", "model_failed", "overloaded"])), max_size=80
+    ),
+    st.integers(1, 20),
+)
+def test_however_events_are_handed_over_the_sums_are_the_same(story, size):
+    events = [
+        msgspec.structs.replace(
+            served(f"u{unit}", outcome=outcome),
+            assignment=assign(SPLIT, {"header:x-user-id": f"u{unit}", "request": "q"}),
+        )
+        for unit, outcome in story
+    ]
+    events = [
+        msgspec.structs.replace(event, version=event.assignment.version)  # each by its arm's version
+        for event in events
+    ]
+    world = World()
+    for start in range(0, len(events), size):
+        world.now += 1.7
+        world.serve(*events[start : start + size])
+    world.close()
+    buckets = [seen.bucket for seen in world.seen]
+    arms = {unit: assign(SPLIT, {"header:x-user-id": f"u{unit}", "request": "q"}).arm for unit, _ in story}
+    assert sum(bucket.requests.total for bucket in buckets) == len(story)
+    assert sum(bucket.exposures.total for bucket in buckets) == len(arms)
+    canaries = list(arms.values()).count(Arm.CANARY)
+    assert sum(bucket.exposures.canary for bucket in buckets) == canaries
+    broken = {unit for unit, outcome in story if outcome == "model_failed"}
+    firsts = [first for seen in world.seen for first in seen.firsts if first.metric == "errors"]
+    assert {first.unit for first in firsts} == {unit_number(f"u{unit}") for unit in broken}
+    assert len(firsts) == len(broken)
+
+
+def test_a_crowded_filter_loses_units_of_every_arm_alike_and_says_so_once(caplog):
+    split = msgspec.structs.replace(SPLIT, weight=0.5)
+    world = World(CollectorConfig(units=5_000, error=0.05))
+    arms = {}
+    with caplog.at_level(logging.WARNING, "salver.experiments"):
+        for start in range(0, 20_000, 1000):
+            found = [
+                assign(split, {"header:x-user-id": f"u{n}", "request": ""})
+                for n in range(start, start + 1000)
+            ]
+            arms |= {one.unit: one.arm for one in found}
+            events = [served(one.unit, one.arm, propensity=0.5) for one in found]
+            world.serve(*events)
+    world.close()
+    counts = list(arms.values())
+    exposed = [
+        sum(getattr(seen.bucket.exposures, arm) for seen in world.seen) for arm in ("canary", "baseline")
+    ]
+    lost = [counts.count(arm) - seen for arm, seen in zip((Arm.CANARY, Arm.BASELINE), exposed, strict=True)]
+    assert sum(lost) > 1000
+    low, high = clopper_pearson(lost[0], sum(lost), 0.999)
+    share = counts.count(Arm.CANARY) / len(counts)
+    assert low < share < high
+    assert caplog.text.count("more than 5000 units") == 1
+
+
+def test_what_is_kept_is_bounded_whatever_comes():
+    world = World(CollectorConfig(units=1000))
+    followed = world.collector._followed["r1"]
+    for start in range(0, 150_000, 10_000):
+        world.serve(*(served(f"u{n}", outcome="model_failed") for n in range(start, start + 10_000)))
+        assert followed.pending <= 65_536 + 20_000
+        assert len(followed.recent) <= 65_536
