@@ -77,6 +77,25 @@ def test_arrays_say_the_same(rows: list[Bucket], evidence: BinomialEvidence, mar
         np.testing.assert_allclose(paths[0], steps, rtol=1e-9, atol=1e-6)
 
 
+@given(st.integers(1, 12), st.floats(0.01, 0.99), st.floats(-0.5, 2), st.floats(0, 1))
+def test_no_bet_can_be_expected_to_gain_under_the_null(
+    events: int, share: float, margin: float, part: float
+) -> None:
+    """Exactly so, at the boundary and inside: a sum over all that a bucket can hold."""
+    for null, psi in ((harm(), (1 + margin) * part), (no_harm([0.4, 0.2]), (1 + margin) * (1 + part))):
+        for ratio, bound in ((psi, "<="), (1 + margin, "==")):
+            chance = share * ratio / (share * ratio + 1 - share)
+            mean = sum(
+                math.comb(events, x)
+                * chance**x
+                * (1 - chance) ** (events - x)
+                * math.exp(null.add(x, events, share, margin).log_e)
+                for x in range(events + 1)
+            )
+            assert mean <= 1 + 1e-9
+            assert bound == "<=" or mean == pytest.approx(1, abs=1e-9)
+
+
 @given(buckets(), st.integers(0, 20))
 def test_a_restart_in_between_changes_not_a_bit(rows: list[Bucket], at: int) -> None:
     half = grown(harm(), rows[:at])
@@ -116,6 +135,29 @@ def test_looking_at_every_event_keeps_the_size(share: float, at_5: float, at_1: 
     may_be((most >= math.log(100)).sum(), replications, at_most=0.01, near=at_1)
 
 
+def delays(psi: float, share: float, starts: list[BinomialEvidence], replications: int) -> list[np.ndarray]:
+    """Events until each of them reaches 1 / .002, of a canary whose rate is ``psi`` times the control's."""
+    chance = share * psi / (share * psi + 1 - share)
+    gain = chance * math.log(chance / share) + (1 - chance) * math.log((1 - chance) / (1 - share))
+    looks = math.ceil(9 * math.log(500) / gain)
+    canary = np.random.default_rng(15).random((replications, looks)) < chance
+    passed = [log_e_paths(start, canary, 1, share) >= math.log(500) for start in starts]
+    assert all(hits.any(axis=1).all() for hits in passed)
+    return [hits.argmax(axis=1) + 1 for hits in passed]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.25, 0.5])
+@pytest.mark.parametrize("psi", [1.5, 1.75, 2.0, 2.5, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0])
+def test_it_needs_at_most_a_quarter_more_events_than_who_knows_the_ratio(psi: float, share: float) -> None:
+    mixed, known = delays(psi, share, [harm(), harm([psi])], 300)
+    ratio = mixed.mean() / known.mean()
+    error = float(np.std(mixed - ratio * known)) / known.mean() / math.sqrt(300)
+    assert ratio - 3.3 * error <= 1.25
+    recorded = {2.0: 1.19, 5.0: 1.14, 10.0: 1.14} if share == 0.05 else {}
+    # what was recorded is a mean of replications, too
+    assert ratio == pytest.approx(recorded.get(psi, ratio), abs=3.3 * error + 0.02)
+
+
 def test_a_daily_cycle_and_a_moving_share_keep_it_too() -> None:
     rng, replications = np.random.default_rng(12), 2000
     day = 1 + np.sin(np.linspace(0, 6 * np.pi, 300))
@@ -142,6 +184,18 @@ def test_what_does_no_harm_is_promoted(share: float, margin: float) -> None:
     events = np.full((replications, 400), 80)
     most = log_e_paths(no_harm(), rng.binomial(events, share), events, share, margin).max(axis=1)
     may_be((most >= math.log(20)).sum(), replications, at_least=0.994)
+
+
+@pytest.mark.parametrize(
+    ("share", "margin", "thousands"), [(0.05, 0.5, 7.0), (0.05, 1.0, 2.1), (0.25, 0.2, 52.0)]
+)
+def test_promotion_takes_as_long_as_the_plan_says(share: float, margin: float, thousands: float) -> None:
+    """In canary requests, of which .5 % fail in both arms."""
+    canary = np.random.default_rng(16).random((400, 9000)) < share
+    passed = log_e_paths(no_harm(), canary, 1, share, margin) >= math.log(20)
+    requests = (passed.argmax(axis=1)[passed.any(axis=1)] + 1) * share / 0.005
+    error = requests.std() / math.sqrt(requests.size)
+    assert requests.mean() == pytest.approx(1000 * thousands, abs=3.3 * error + 50)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import gammaln
 from scipy.stats import chi2, chisquare
@@ -87,6 +87,28 @@ def test_shares_that_change_keep_the_size_and_pooling_them_would_not() -> None:
     assert wrong == replications
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.floats(0.01, 0.99)), max_size=5),
+    st.floats(0.01, 0.99),
+    st.integers(1, 12),
+)
+def test_no_bet_can_be_expected_to_gain_whatever_came_before(
+    past: list[tuple[int, int, float]], share: float, units: int
+) -> None:
+    """Exactly so, whatever the shares were: a sum over all that the next bucket can hold."""
+    evidence = start(2)
+    for first, second, before in past:
+        evidence = evidence.add((first, second), (before, 1 - before))
+    mean = sum(
+        math.comb(units, first)
+        * share**first
+        * (1 - share) ** (units - first)
+        * math.exp(evidence.add((first, units - first), (share, 1 - share)).log_e - evidence.log_e)
+        for first in range(units + 1)
+    )
+    assert mean == pytest.approx(1, abs=1e-6)
+
+
 def test_what_was_learnt_of_an_arm_survives_a_change_of_shares() -> None:
     """An arm that loses a tenth of its units does so at every share."""
     learnt = start(2)
@@ -107,6 +129,7 @@ def test_chi_squared_gives_the_published_values(counts: tuple[int, int], statist
 
 
 @given(st.lists(st.integers(1, 1000), min_size=2, max_size=12))
+@settings(deadline=None)
 def test_chi_squared_is_that_of_scipy(counts: list[int]) -> None:
     shares = [1 / len(counts)] * len(counts)
     other = chisquare(counts)

@@ -26,7 +26,7 @@ def fraction(salt: str, unit: str) -> float:
     True
     """
     hasher = _keyed(salt).copy()
-    hasher.update(unit.encode(errors="surrogatepass"))
+    hasher.update(unit.encode("utf-8", "surrogatepass"))
     return (int.from_bytes(hasher.digest(), "little") >> 11) * 2.0**-53
 
 

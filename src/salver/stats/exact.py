@@ -4,18 +4,10 @@ For small counts, where normal intervals are wrong. One look at a planned time; 
 evidence of :mod:`salver.stats.binomial_evidence`. Pure.
 """
 
-from typing import NamedTuple
-
 from scipy.special import betaincinv
 
 from salver.errors import InvalidInput
-
-
-class Interval(NamedTuple):
-    """Lower and upper bound."""
-
-    low: float
-    high: float
+from salver.stats.interval import Interval
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Interval:

@@ -1,0 +1,198 @@
+"""How far may a sum stray from its mean, ever, if all is well?
+
+Uniform boundaries of martingales (Howard, Ramdas, McAuliffe & Sekhon, "Time-uniform, nonparametric,
+nonasymptotic confidence sequences", Annals of Statistics 2021; for quantiles Howard & Ramdas, Bernoulli
+2022). With the chance ``1 - alpha`` a sum of deviations stays below its bound at *all* times; ``v`` is its
+intrinsic time, the variance up to now. A mixture is tightest near ``v_best``; stitched bounds are a little
+wider and grow as slowly as bounds can. Knows no data. Pure.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import betaln, gammainc, gammaincc, gammaln, zeta
+
+from salver.errors import InvalidInput
+
+Floats = npt.NDArray[np.float64]
+_SHAPE, _RATIO = 1.4, 2.0  # of stitching: how epochs share alpha, and how much longer each is than the last
+
+
+def normal_mixture(v: float, alpha: float, v_best: float) -> float:
+    """Of sub-Gaussian deviations, either way.
+
+    >>> round(normal_mixture(100, 0.05, v_best=100), 5)
+    30.35209
+    """
+    _check(v, alpha, v_best)
+    rho = two_sided_rho(v_best, alpha)
+    return math.sqrt((v + rho) * math.log((v + rho) / (rho * alpha**2)))
+
+
+def gamma_exponential_mixture(v: float, alpha: float, v_best: float, c: float) -> float:
+    """Of sub-exponential deviations of the scale ``c``, upwards: means by their empirical variance."""
+    _check(v, alpha, v_best)
+    rho = one_sided_rho(v_best, alpha) / c**2
+    steady = rho * math.log(rho) - gammaln(rho) - _log(gammainc(rho, rho))
+
+    def log_mixture(s: float) -> float:
+        shape, reach = v / c**2 + rho, (s / c + v / c**2) + rho
+        return float(
+            steady + gammaln(shape) + _log(gammainc(shape, reach)) - shape * math.log(reach) + reach - rho
+        )
+
+    return _crossing(log_mixture, alpha, v)
+
+
+def gamma_poisson_mixture(v: float, alpha: float, v_best: float, c: float) -> float:
+    """Of sub-Poisson deviations of the scale ``c``, upwards: counts, and what rises by ``c`` at most."""
+    _check(v, alpha, v_best)
+    rho = one_sided_rho(v_best, alpha) / c**2
+    steady = rho * math.log(rho) - gammaln(rho) - _log(gammaincc(rho, rho))
+
+    def log_mixture(s: float) -> float:
+        reach = v / c**2 + rho
+        shape = s / c + reach
+        return float(
+            steady + gammaln(shape) + _log(gammaincc(shape, reach)) - shape * math.log(reach) + v / c**2
+        )
+
+    return _crossing(log_mixture, alpha, v)
+
+
+class BetaBinomial(NamedTuple):
+    """A mixture for deviations that fall by ``g`` or rise by ``h`` at most, either way; exact for coins,
+    where ``g`` is the chance of heads and ``h`` that of tails.
+
+    Attributes:
+        g, h: Largest steps down and up.
+        r: How concentrated the mixture is.
+    """
+
+    g: float
+    h: float
+    r: float
+
+    @classmethod
+    def tuned(cls, v_best: float, alpha: float, g: float, h: float) -> "BetaBinomial":
+        """The one that is tightest near ``v_best``."""
+        _check(v_best, alpha, v_best)
+        return cls(g, h, max(two_sided_rho(v_best, alpha) - g * h, 1e-3 * g * h))
+
+    def log_e(self, s: npt.ArrayLike, v: float) -> Floats:
+        """The logarithm of the e-value of a sum ``s`` at the time ``v``; of the shape of ``s``."""
+        g, h, span = self.g, self.h, self.g + self.h
+        total = np.asarray(s, np.float64)
+        ups, downs = (v + h * total) / (h * span), (v - g * total) / (g * span)
+        prior_ups, prior_downs = self.r / (h * span), self.r / (g * span)
+        mixed = betaln(prior_downs + downs, prior_ups + ups) - betaln(prior_downs, prior_ups)
+        fixed = ups * math.log(g) + downs * math.log(h) - (ups + downs) * math.log(span)
+        return np.asarray(mixed - fixed, np.float64)
+
+
+def beta_binomial_mixture(v: float, alpha: float, v_best: float, g: float, h: float) -> float:
+    """Of deviations in [-g, h], either way, at most ``v / g``, the furthest that there is."""
+    mixture = BetaBinomial.tuned(v_best, alpha, g, h)
+    if mixture.log_e(v / g, v) < math.log(1 / alpha):
+        return v / g
+    return float(brentq(lambda s: float(mixture.log_e(s, v)) - math.log(1 / alpha), 0.0, v / g, xtol=1e-9))
+
+
+def polynomial_stitching(v: float, alpha: float, v_least: float, c: float = 0.0) -> float:
+    """Of sub-gamma deviations of the scale ``c``, upwards, from the time ``v_least`` on."""
+    _check(v, alpha, v_least)
+    v = max(v, v_least)
+    log = _SHAPE * math.log(math.log(_RATIO * v / v_least)) + math.log(
+        zeta(_SHAPE) / (alpha * math.log(_RATIO) ** _SHAPE)
+    )
+    return _stitched(v, log, c)
+
+
+def empirical_process(count: float, alpha: float, least: float, spread: float = 0.85) -> float:
+    """Of an empirical distribution function, over all values and all counts from ``least`` on; infinite
+    before.
+
+    By the law of the iterated logarithm (Howard & Ramdas 2022, theorem 2); ``spread`` is its factor, above
+    .71.
+    """
+    _check(count, alpha, least)
+    if count < least:
+        return math.inf
+
+    def chance(level: float) -> float:
+        """Of leaving the bound, by the best ratio of epochs."""
+
+        def of_ratio(ratio: float) -> float:
+            rate = 2 / ratio * (spread - math.sqrt(2 * (ratio - 1) / level)) ** 2
+            if rate <= 1:
+                return math.inf
+            return 4 * math.exp(-rate * level) * (1 + 1 / ((rate - 1) * math.log(ratio)))
+
+        widest = brentq(
+            lambda x: math.sqrt(x / 2) + math.sqrt(2 * (x - 1) / level) - spread, 1.0, 2 * spread**2
+        )
+        return float(
+            minimize_scalar(of_ratio, bounds=(1.0, widest), method="bounded", options={"xatol": 1e-12}).fun
+        )
+
+    level = brentq(lambda x: chance(x) - alpha, 1.0, 1000.0, xtol=1e-12)
+    return float(spread * math.sqrt((math.log1p(math.log(count / least)) + level) / count))
+
+
+def double_stitching(p: float, count: float, alpha: float, count_best: float) -> float:
+    """Of how many values are below the ``p`` quantile, over all ``p`` and all counts at once (ibid.)."""
+    _check(count, alpha, count_best)
+    delta, count = 0.5, max(count, count_best)
+    logit = math.log(p / (1 - p))
+    ratio = math.sqrt(count / count_best)
+    nearest = p if p >= 0.5 else min(0.5, 1 / (1 + math.exp(-logit - 2 * delta * math.sqrt(_RATIO) / ratio)))
+    variance = nearest * (1 - nearest)
+    rings = ratio * abs(logit) / (2 * delta) + 1
+    z = zeta(_SHAPE)
+    log = (
+        _SHAPE * (math.log(math.log(_RATIO * count / count_best)) + math.log(rings))
+        + math.log(2 * z * (2 * z + 1) / (alpha * math.log(_RATIO) ** _SHAPE))
+    )  # fmt: skip
+    step = delta * math.sqrt(_RATIO * variance) * ratio
+    return step + _stitched(variance * count, log, (1 - 2 * p) / 3)
+
+
+def two_sided_rho(v_best: float, alpha: float) -> float:
+    """The parameter of a normal mixture that is tightest at ``v_best``, either way."""
+    log = 2 * math.log(1 / alpha)
+    return v_best / (log + math.log1p(log))
+
+
+def one_sided_rho(v_best: float, alpha: float) -> float:
+    """The same, upwards; ``alpha`` below 1/2."""
+    return two_sided_rho(v_best, 2 * alpha)
+
+
+def _stitched(v: float, log: float, c: float) -> float:
+    spread = (_RATIO**0.25 + _RATIO**-0.25) / math.sqrt(2)
+    shift = (math.sqrt(_RATIO) + 1) / 2 * c * log
+    return math.sqrt(spread**2 * v * log + shift**2) + shift
+
+
+def _crossing(log_mixture: Callable[[float], float], alpha: float, v: float) -> float:
+    """Where a mixture that grows with the sum reaches ``1 / alpha``."""
+    level, high = math.log(1 / alpha), max(v, 1.0)
+    while log_mixture(high) < level:
+        high *= 2
+    return float(brentq(lambda s: log_mixture(s) - level, 0.0, high, xtol=1e-9))
+
+
+def _log(chance: float) -> float:
+    return math.log(chance) if chance > 0 else -math.inf
+
+
+def _check(time: float, alpha: float, best: float) -> None:
+    if not (0 < time < math.inf and 0 < best < math.inf and 0 < alpha < 0.5):
+        raise InvalidInput(
+            f"a time of {time}, {best} to tune for, and an alpha of {alpha} cannot be",
+            fix="Give times above 0, and an alpha between 0 and 1/2.",
+        )

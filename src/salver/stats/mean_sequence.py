@@ -1,0 +1,150 @@
+"""How large is the difference of two means, looked at as often as one likes, with no planned end?
+
+Asymptotic confidence sequences (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas, Annals of Statistics 2024):
+an interval that covers the difference at all looks at once, for large samples. With small samples or rare
+events the estimated variance is wrong and so is the interval: at a split of 1 : 99 and a rate of .5 % the
+smaller arm is found "better" by mistake twice as often as promised. There it is refused; use
+:mod:`salver.stats.binomial_evidence`, which is exact. Pure.
+"""
+
+import math
+from typing import Self
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from salver.errors import FailedPrecondition, InvalidInput
+from salver.stats.interval import Estimate
+
+#: The range in which the interval may be trusted, of each arm.
+LEAST_UNITS = 1000
+LEAST_EVENTS = 50
+
+
+class Moments(msgspec.Struct, frozen=True):
+    """What is known of one arm; plain data, that grows by copies.
+
+    Attributes:
+        units: How many.
+        total: Sum of their values.
+        squares: Sum of the squares.
+        events: How many units have another value than the usual one (0, as a rule). Of values that are
+            all different it is the number of units.
+    """
+
+    units: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    events: int = 0
+
+    @classmethod
+    def of_counts(cls, hits: int, units: int) -> "Moments":
+        """Of units that have a property or have it not.
+
+        Raises:
+            InvalidInput: Not ``0 <= hits <= units``.
+        """
+        if not 0 <= hits <= units:
+            raise InvalidInput(f"{hits} of {units} units cannot be", fix="Give 0 <= hits <= units.")
+        return cls(units, float(hits), float(hits), min(hits, units - hits))
+
+    @classmethod
+    def of_values(cls, values: npt.ArrayLike, usual: float = 0.0) -> "Moments":
+        """Of one value a unit, shape ``(units,)``."""
+        array = np.asarray(values, np.float64)
+        return cls(
+            array.size, float(array.sum()), float(array @ array), int(np.count_nonzero(array != usual))
+        )
+
+    def add(self, other: Self) -> Self:
+        """With the units of another part of the same arm."""
+        return type(self)(
+            self.units + other.units,
+            self.total + other.total,
+            self.squares + other.squares,
+            self.events + other.events,
+        )
+
+    @property
+    def mean(self) -> float:
+        """Of the values; there has to be a unit."""
+        return self.total / self.units
+
+    @property
+    def variance(self) -> float:
+        """Of the values, as of a whole population: ``p (1 - p)`` of counts."""
+        return max(0.0, self.squares / self.units - self.mean**2)
+
+
+def difference(control: Moments, treatment: Moments, planned: int, alpha: float = 0.05) -> Estimate:
+    """Of the means, treatment less control, with bounds that hold at every look.
+
+    Args:
+        control, treatment: The arms.
+        planned: Units of both arms at which the interval is to be narrowest for its kind.
+        alpha: The chance that it ever fails to cover, in (0, 1).
+
+    Raises:
+        FailedPrecondition: An arm is too small for this interval.
+        InvalidInput: ``planned`` or ``alpha`` is out of its range.
+    """
+    _check_range(control, treatment)
+    error = math.sqrt(control.variance / control.units + treatment.variance / treatment.units)
+    return _around(treatment.mean - control.mean, error, control.units + treatment.units, planned, alpha)
+
+
+def lift(control: Moments, treatment: Moments, planned: int, alpha: float = 0.05) -> Estimate:
+    """The same, as a part of the control's mean (by the delta method); arguments as :func:`difference`.
+
+    Raises:
+        FailedPrecondition: An arm is too small for this interval, or the control's mean is 0.
+        InvalidInput: ``planned`` or ``alpha`` is out of its range.
+    """
+    _check_range(control, treatment)
+    base = control.mean
+    if not base:
+        raise FailedPrecondition(
+            "the control's mean is 0, so nothing is a part of it", fix="Ask for the difference."
+        )
+    error = math.sqrt(
+        treatment.variance / treatment.units / base**2
+        + control.variance / control.units * treatment.mean**2 / base**4
+    )
+    return _around(treatment.mean / base - 1, error, control.units + treatment.units, planned, alpha)
+
+
+def half_width(error: float, units: int, planned: int, alpha: float = 0.05) -> float:
+    """From the estimate to a bound, given its standard error; whether it may be trusted is not asked here.
+
+    Args:
+        error: Standard error of the estimate.
+        units: On which it rests, of all arms.
+        planned: As in :func:`difference`.
+        alpha: Likewise.
+
+    Raises:
+        InvalidInput: ``planned`` or ``alpha`` is out of its range.
+    """
+    if planned < 1 or not 0 < alpha < 1:
+        raise InvalidInput(
+            f"{planned} planned units and an alpha of {alpha} cannot be",
+            fix="Plan one or more, and give an alpha between 0 and 1.",
+        )
+    log = -2 * math.log(alpha)
+    scaled = units * (log + math.log1p(log)) / planned  # N rho^2, whose rho is best at the planned units
+    return error * math.sqrt(2 * (scaled + 1) / scaled * math.log(math.sqrt(scaled + 1) / alpha))
+
+
+def _around(value: float, error: float, units: int, planned: int, alpha: float) -> Estimate:
+    half = half_width(error, units, planned, alpha)
+    return Estimate(value, value - half, value + half)
+
+
+def _check_range(*arms: Moments) -> None:
+    for arm in arms:
+        if arm.units < LEAST_UNITS or arm.events < LEAST_EVENTS:
+            raise FailedPrecondition(
+                f"an arm of {arm.units} units with {arm.events} events is too small for this interval",
+                fix=f"Wait for {LEAST_UNITS} units and {LEAST_EVENTS} events in each arm, or count events.",
+            )

@@ -1,0 +1,115 @@
+"""Where does a quantile lie, and do two arms differ in it, looked at as often as one likes?
+
+Quantile confidence sequences and A/B tests (Howard & Ramdas, "Sequential estimation of quantiles",
+Bernoulli 2022): of latencies, say, whose distribution nobody knows. Exact for values that are independent
+of one another. Pure.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq, minimize_scalar
+
+from salver.errors import InvalidInput
+from salver.stats.boundaries import BetaBinomial
+from salver.stats.interval import Interval
+
+
+def proportion(hits: int, trials: int, alpha: float = 0.05, best: int = 100) -> Interval:
+    """Of hits, with bounds that hold after every trial.
+
+    Args:
+        hits: From 0 to ``trials``.
+        trials: 1 or more.
+        alpha: The chance that they ever fail, in (0, 1/2).
+        best: Trials at which they are to be narrowest for their kind.
+
+    Raises:
+        InvalidInput: The counts cannot be.
+
+    >>> low, high = proportion(15, 50, best=50)
+    >>> round(low, 6), round(high, 6)
+    (0.129556, 0.511896)
+    """
+    if not 0 <= hits <= trials or not trials:
+        raise InvalidInput(f"{hits} of {trials} cannot be", fix="Give 0 <= hits <= trials, and a trial.")
+
+    def excess(p: float) -> float:
+        return float(_log_e(hits, trials, p, alpha, best)) - math.log(1 / alpha)
+
+    least, most = 1e-12, 1 - 1e-12
+    observed = min(max(hits / trials, least), most)
+    low = float(brentq(excess, least, observed)) if hits and excess(least) > 0 else 0.0
+    high = float(brentq(excess, observed, most)) if hits < trials and excess(most) > 0 else 1.0
+    return Interval(low, high)
+
+
+def quantile(values: npt.ArrayLike, p: float, alpha: float = 0.05, best: int = 100) -> Interval:
+    """Of the ``p`` quantile, with bounds that hold after every value.
+
+    Args:
+        values: All of them up to now, in any order, shape ``(n,)``.
+        p: In (0, 1).
+        alpha: The chance that they ever fail, in (0, 1/2).
+        best: Values at which they are to be narrowest for their kind.
+
+    Raises:
+        InvalidInput: An argument is out of its range.
+    """
+    array = np.sort(np.asarray(values, np.float64))
+    _check(array, p)
+    # the quantile is above a value if too few lie at or below it to be that part, and below if too many lie
+    # below
+    log_es = _log_e(np.arange(array.size + 1), array.size, p, alpha, best)
+    refuted = log_es >= math.log(1 / alpha)
+    below = np.flatnonzero(refuted[: math.floor(p * array.size) + 1])
+    above = np.flatnonzero(refuted[math.ceil(p * array.size) :])
+    low = float(array[below[-1]]) if below.size else -math.inf
+    high = float(array[above[0] + math.ceil(p * array.size) - 1]) if above.size else math.inf
+    return Interval(low, high)
+
+
+def ab_p_value(
+    control: npt.ArrayLike, treatment: npt.ArrayLike, p: float, alpha: float = 0.05, best: int = 100
+) -> float:
+    """The p-value, valid at every look, of "both arms have the same ``p`` quantile"; in (0, 1].
+
+    Args:
+        control, treatment: All values up to now, in any order; the arms need not be equal in size.
+        p: In (0, 1).
+        alpha: For which the test is tuned.
+        best: Values of an arm at which it is to be strongest.
+
+    Raises:
+        InvalidInput: An argument is out of its range.
+    """
+    arms = [np.sort(np.asarray(arm, np.float64)) for arm in (control, treatment)]
+    # the common quantile is least refuted at one of the values: in the gaps between them evidence is no less
+    places = np.unique(np.concatenate(arms))
+    log_e = np.zeros(places.size)
+    for arm in arms:
+        _check(arm, p)
+        least = minimize_scalar(
+            lambda count, size=arm.size: float(_log_e(count, size, p, alpha, best)),
+            bounds=(0, arm.size),
+            method="bounded",
+        ).x
+        under = np.searchsorted(arm, places, side="left")
+        upto = np.searchsorted(arm, places, side="right")
+        log_e += _log_e(np.clip(least, under, upto), arm.size, p, alpha, best)
+    return math.exp(-max(0.0, float(log_e.min())))
+
+
+def _log_e(hits: npt.ArrayLike, trials: int, p: float, alpha: float, best: int) -> npt.NDArray[np.float64]:
+    """Against "the chance of a hit is ``p``"."""
+    mixture = BetaBinomial.tuned(best * p * (1 - p), alpha, p, 1 - p)
+    return mixture.log_e(np.asarray(hits, np.float64) - p * trials, p * (1 - p) * trials)
+
+
+def _check(values: npt.NDArray[np.float64], p: float) -> None:
+    if not values.size or not np.isfinite(values).all() or not 0 < p < 1:
+        raise InvalidInput(
+            f"a quantile of {p} of {values.size} values cannot be",
+            fix="Give one between 0 and 1, of one or more finite values.",
+        )

@@ -1,0 +1,121 @@
+"""How do arms get alike in what is known of their units beforehand?
+
+For small experiments (below a thousand units an arm; above, a hash and :func:`post_stratified` do as well):
+permuted blocks, by stratum, or minimisation, where strata are too many. Knows no units, only how many came
+before. Pure: chance is a keyed hash, or an argument.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from salver.errors import InvalidInput
+from salver.stats.assignment import fraction
+
+
+def block_arm(salt: str, stratum: str, index: int, block: Sequence[int]) -> int:
+    """The arm of the next unit of a stratum, by permuted blocks: each block holds its arms in a random order.
+
+    Between the arms of a stratum no imbalance is ever above half a block (of two equal arms).
+
+    Args:
+        salt: The experiment's.
+        stratum: What the units have in common.
+        index: Units of the stratum before this one.
+        block: Units of each arm in a block; ``(2, 2)`` for two equal arms.
+
+    Raises:
+        InvalidInput: The block is empty, or ``index`` negative.
+
+    >>> sorted(block_arm("s", "new users", index, (2, 2)) for index in range(4))
+    [0, 0, 1, 1]
+    """
+    size = sum(block)
+    if size < 1 or min(block) < 0 or index < 0:
+        raise InvalidInput(
+            f"unit {index} of blocks of {list(block)} cannot be", fix="Give counts of 0 or more, and a unit."
+        )
+    number, place = divmod(index, size)
+    slots = [arm for arm, units in enumerate(block) for _ in range(units)]
+    keys = [fraction(salt, f"{stratum}\n{number}\n{slot}") for slot in range(size)]
+    return slots[sorted(range(size), key=keys.__getitem__)[place]]
+
+
+def minimising_arm(
+    counts: Sequence[Mapping[str, int]], levels: Sequence[str], chance: float, follow: float = 0.8
+) -> int:
+    """The arm that keeps every known factor balanced best, as a rule (Pocock & Simon, Biometrics 1975).
+
+    With one factor of one level it is Efron's biased coin (Biometrika 1971).
+
+    Args:
+        counts: For each arm, how many units of each level it holds.
+        levels: Those of the next unit, one for each factor, with names that differ between factors.
+        chance: Uniform in [0, 1), the unit's own: from :func:`salver.stats.assignment.fraction`.
+        follow: The chance of the best arm; what is left is shared by the others, so that nobody can foresee
+            it.
+
+    Raises:
+        InvalidInput: Less than two arms, or ``follow`` is not above an equal chance.
+    """
+    arms = len(counts)
+    if arms < 2 or not 1 / arms < follow <= 1:
+        raise InvalidInput(
+            f"{arms} arms with a chance of {follow} for the best cannot be",
+            fix="Name two or more arms, and a chance above an equal one.",
+        )
+
+    # of all arms, the one with the fewest such units adds least to the variance of the counts
+    scores = [sum(count.get(level, 0) for level in levels) for count in counts]
+    best = [arm for arm, score in enumerate(scores) if score == min(scores)]
+    rest = [arm for arm in range(arms) if arm not in best]
+    share = follow if rest else 1.0
+    if chance < share:
+        return best[int(chance / share * len(best))]
+    return rest[int((chance - share) / (1 - share) * len(rest))]
+
+
+class Stratum(msgspec.Struct, frozen=True):
+    """What is known of a stratum: units, sum and sum of squares of either arm."""
+
+    control: tuple[int, float, float]
+    treatment: tuple[int, float, float]
+
+
+class Effect(NamedTuple):
+    """A difference of means and its standard error."""
+
+    value: float
+    error: float
+
+
+def post_stratified(strata: Sequence[Stratum]) -> Effect:
+    """The difference of means, with strata made alike afterwards: what differs between strata is no noise.
+
+    Each stratum counts with its part of all units (Miratrix, Sekhon & Yu, JRSS B 2013).
+
+    Raises:
+        InvalidInput: A stratum has less than two units of an arm; merge it with another.
+    """
+    total = sum(stratum.control[0] + stratum.treatment[0] for stratum in strata)
+    value = variance = 0.0
+    for stratum in strata:
+        units = (stratum.control[0], stratum.treatment[0])
+        if min(units) < 2:
+            raise InvalidInput(
+                f"a stratum has {units[0]} and {units[1]} units",
+                fix="Merge it, so that each arm has two or more.",
+            )
+        weight = sum(units) / total
+        (low, low_noise), (high, high_noise) = _mean(*stratum.control), _mean(*stratum.treatment)
+        value += weight * (high - low)
+        variance += weight**2 * (low_noise + high_noise)
+    return Effect(value, math.sqrt(variance))
+
+
+def _mean(units: int, total: float, squares: float) -> tuple[float, float]:
+    """The mean and the square of its standard error."""
+    mean = total / units
+    return mean, max(0.0, squares - units * mean**2) / (units - 1) / units

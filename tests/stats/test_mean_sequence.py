@@ -1,0 +1,140 @@
+"""Asymptotic confidence sequences: published values, sizes, and where they are refused."""
+
+import math
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chances import may_be
+from salver.errors import FailedPrecondition, InvalidInput
+from salver.stats.group_sequential import crossing
+from salver.stats.mean_sequence import Moments, difference, half_width, lift
+
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+CONTROL, TREATMENT = Moments.of_counts(1396, 3000), Moments.of_counts(2422, 3461)
+PAIRS, BURN_IN = 10_000, 100
+DRAWS: dict[str, Draw] = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "bernoulli": lambda rng, n: (rng.random(n) < 0.01).astype(float),
+    "skewed": lambda rng, n: rng.lognormal(0, 2, n),
+    "revenue": lambda rng, n: (rng.random(n) < 0.05) * rng.lognormal(0, 1.5, n),
+}
+
+
+def crossings(draw: Draw, planned: int, replications: int) -> tuple[int, int]:
+    """In how many replications of equal arms the sequence, and a naive test, ever excludes no difference."""
+    rng, count = np.random.default_rng(71), np.arange(1, PAIRS + 1)
+    factors = np.array([half_width(1.0, 2 * int(pairs), planned) for pairs in count])
+    hits = naive = 0
+    for _ in range(replications):
+        means, variances = [], []
+        for _ in range(2):
+            values = draw(rng, PAIRS)
+            means.append(values.cumsum() / count)
+            variances.append(np.maximum((values**2).cumsum() / count - means[-1] ** 2, 0))
+        apart, errors = np.abs(means[0] - means[1]), np.sqrt(sum(variances) / count)
+        hits += bool((apart > factors * errors)[BURN_IN:].any())
+        naive += bool((apart > 1.96 * errors)[BURN_IN:].any())
+    return hits, naive
+
+
+def test_the_published_lift() -> None:
+    found = lift(CONTROL, TREATMENT, planned=5000)
+    assert found == pytest.approx((0.50386, 0.40098, 0.60675), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "planned", "recorded"),
+    [
+        ("normal", 1000, 0.043),
+        ("normal", 5000, 0.021),
+        ("normal", 20_000, 0.016),
+        ("bernoulli", 1000, 0.018),
+        ("bernoulli", 5000, 0.025),
+        ("bernoulli", 20_000, 0.015),
+        ("skewed", 5000, None),
+        ("revenue", 5000, None),
+    ],
+)
+def test_a_look_after_every_pair_keeps_the_size(kind: str, planned: int, recorded: float | None) -> None:
+    hits, naive = crossings(DRAWS[kind], planned, 600)
+    may_be(hits, 600, at_most=0.05, near=recorded)
+    may_be(naive, 600, at_least=0.30)  # the same looks with a t-test
+
+
+def test_rare_events_at_one_percent_mislead_it_which_is_why_it_refuses_them() -> None:
+    rng, looks, hits = np.random.default_rng(72), 40, 0
+    for _ in range(1000):
+        small = rng.binomial(100, 0.005, looks).cumsum()
+        large = rng.binomial(9900, 0.005, looks).cumsum()
+        units = 100 * np.arange(1, looks + 1)
+        rates, base = small / units, large / (99 * units)
+        errors = np.sqrt(rates * (1 - rates) / units + base * (1 - base) / (99 * units))
+        factors = np.array([half_width(1.0, 100 * int(n), 100_000) for n in units])
+        better = (base - rates > factors * errors) & (small > 0)
+        hits += bool(better.any())
+        if better.any():
+            look = int(better.argmax())
+            with pytest.raises(FailedPrecondition, match="too small for this interval"):
+                difference(
+                    Moments.of_counts(int(large[look]), 99 * int(units[look])),
+                    Moments.of_counts(int(small[look]), int(units[look])),
+                    100_000,
+                )
+    may_be(hits, 1000, at_least=0.05)
+
+
+@pytest.mark.parametrize(("hits", "units"), [(400, 999), (49, 2000), (1951, 2000)])
+def test_small_arms_are_refused_with_the_way_out(hits: int, units: int) -> None:
+    with pytest.raises(FailedPrecondition, match="Wait for 1000 units and 50 events in each arm, or count"):
+        lift(CONTROL, Moments.of_counts(hits, units), 5000)
+    with pytest.raises(FailedPrecondition):
+        difference(Moments.of_counts(hits, units), TREATMENT, 5000)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=40), st.integers(0, 40))
+def test_parts_add_up(values: list[float], at: int) -> None:
+    whole = Moments.of_values(values)
+    parts = Moments.of_values(values[:at]).add(Moments.of_values(values[at:]))
+    assert (parts.units, parts.events) == (whole.units, whole.events)
+    assert parts.mean == pytest.approx(np.mean(values), abs=1e-9)
+    assert parts.variance == pytest.approx(np.var(values), rel=1e-6, abs=1e-9)
+    assert msgspec.json.decode(msgspec.json.encode(parts), type=Moments) == parts
+
+
+def test_counts_are_values_of_nought_and_one() -> None:
+    values = [1.0] * 300 + [0.0] * 900
+    assert Moments.of_counts(300, 1200) == Moments.of_values(values)
+    assert Moments.of_counts(900, 1200).events == Moments.of_values(1 - np.array(values), usual=1.0).events
+
+
+@given(st.integers(2, 10**7), st.integers(1, 10**7), st.floats(0.001, 0.3))
+def test_it_is_wider_than_one_look_and_narrowest_near_the_plan(
+    units: int, planned: int, alpha: float
+) -> None:
+    ratio = half_width(1.0, units, planned, alpha)
+    assert ratio > math.sqrt(2 * math.log(1 / alpha)) - 1e-9
+    assert ratio >= half_width(1.0, units, units, alpha) * (1 - 0.02)
+
+
+@pytest.mark.parametrize("planned", [5000, 10_000, 20_000])
+def test_an_open_end_costs_power(planned: int) -> None:
+    """Where one look has 80 %, of 10,000 units, and fourteen looks are made."""
+    times = [(look + 1) / 14 for look in range(14)]
+    bounds = [half_width(1.0, round(10_000 * time), planned) for time in times]
+    assert sum(crossing(times, bounds, drift=2.8016).above) == pytest.approx(0.465, abs=0.02)
+
+
+def test_what_cannot_be_is_refused() -> None:
+    for planned, alpha in ((0, 0.05), (100, 0.0), (100, 1.0), (100, math.nan)):
+        with pytest.raises(InvalidInput, match="cannot be"):
+            half_width(1.0, 100, planned, alpha)
+    with pytest.raises(InvalidInput, match="5 of 4"):
+        Moments.of_counts(5, 4)
+    level = Moments.of_values([-1.0, 1.0] * 1000)
+    with pytest.raises(FailedPrecondition, match="mean is 0"):
+        lift(level, level, 5000)
