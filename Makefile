@@ -11,7 +11,7 @@ export ORT_DISABLE_TELEMETRY := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs dist clean
+.PHONY: help setup demo test lint bench docs dist wheel clean
 
 help:
 	@echo "make demo    serve real models of several frameworks and show their answers (ARGS=--once: and stop)"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench   throughput and latency beside other servers (ARGS=--help)"
 	@echo "make docs    the documentation, to build/docs/index.html"
 	@echo "make dist    wheel and source archive, to dist/"
+	@echo "make wheel   the wheel, installed alone, serving in an empty directory"
 	@echo "make clean   remove what was built, .venv included"
 
 .venv/bin/python:
@@ -75,6 +76,9 @@ docs: .venv/dev.stamp
 dist: .venv/demo.stamp
 	rm -rf dist
 	$(PY) -m hatchling build -d dist
+
+wheel: dist
+	$(PY) scripts/wheel_check.py dist/*.whl
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .schemathesis
