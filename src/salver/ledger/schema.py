@@ -210,6 +210,20 @@ WEBHOOK: Final = _table(
     since=1,
 )
 
+#: Who may move protected aliases; ``hash``: sha256 of the token, which is kept nowhere.
+TOKEN: Final = _table(
+    "token",
+    ["id"],
+    _text("id"),
+    _text("hash"),
+    _text("name"),
+    _json("roles", "[]"),
+    _number("created"),
+    _text("by"),
+    Index("token_hash", "hash", unique=True),
+    since=1,
+)
+
 #: What webhooks are still to be told, and were; written with the change itself.
 DELIVERY: Final = _table(
     "delivery",

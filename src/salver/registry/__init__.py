@@ -3,3 +3,8 @@
 Versions are immutable and have a digest; aliases move, and every move is written down with who, when and why.
 What a move means for traffic is a release's business (``rollout/``).
 """
+
+from salver.registry.artifacts import Artifacts, ArtifactsFailed
+from salver.registry.registry import ModelRegistry
+
+__all__ = ["Artifacts", "ArtifactsFailed", "ModelRegistry"]

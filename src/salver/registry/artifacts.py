@@ -1,0 +1,194 @@
+"""Where do the files of versions lie, and are they what was pushed?
+
+``models/NAME/NUMBER/``, as every model repository has them, so that whoever leaves takes the folder along. A
+version is made aside, in ``incoming/``, and renamed, so that it is whole or not there. Blocking. It knows no
+ledger.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+from salver.errors import InvalidInput, NotReady
+from salver.registry.records import FileEntry
+
+_PIECE: Final = 1 << 20
+_MOST_FILES: Final = 20_000
+_READABLE: Final = 0o444
+
+
+class ArtifactsFailed(NotReady):
+    """The folder of the registry's files cannot be read or written; the message is the system's reason."""
+
+
+def digest_of(files: Sequence[FileEntry]) -> str:
+    """Of a version: over its files' paths and contents, in the order of the paths.
+
+    >>> digest_of([FileEntry("b", 1, "0" * 64), FileEntry("a", 1, "f" * 64)])[:20]
+    'sha256:7de1ae9b7b79e'
+    """
+    whole = hashlib.sha256()
+    for file in sorted(files):
+        whole.update(f"{file.path}\0{file.sha256}\n".encode())
+    return f"sha256:{whole.hexdigest()}"
+
+
+class Artifacts:
+    """The files of a registry.
+
+    Args:
+        folder: Has ``models/`` and ``incoming/``; is made when the first version comes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.models = folder / "models"
+        self._incoming = folder / "incoming"
+
+    def __repr__(self) -> str:
+        return f"<Artifacts {self.folder}>"
+
+    def path_of(self, model: str, number: int) -> Path:
+        """The folder of a version."""
+        return self.models / model / str(number)
+
+    def take_in(self, files: Mapping[str, Path], id: str) -> tuple[FileEntry, ...]:
+        """Copy files aside, whole and onto the disk; what they are.
+
+        Args:
+            files: By the path that each is to have in its version.
+            id: Of the attempt; names the folder that :meth:`place` takes.
+
+        Raises:
+            InvalidInput: a path leads out of the version, or there are too many files, or none.
+            ArtifactsFailed: one cannot be read or written.
+        """
+        if not files or len(files) > _MOST_FILES:
+            raise InvalidInput(f"a version has 1 to {_MOST_FILES} files, not {len(files)}", fix="Pack them.")
+        aside = self._incoming / id
+        with _told(aside):
+            aside.mkdir(parents=True)
+        try:
+            return tuple(_copy(source, aside, path) for path, source in sorted(files.items()))
+        except BaseException:
+            self.drop(id)
+            raise
+
+    def place(self, id: str, model: str, number: int) -> None:
+        """Give what was taken in its place, which must be free.
+
+        Raises:
+            ArtifactsFailed: it cannot be renamed.
+        """
+        aside, home = self._incoming / id, self.path_of(model, number)
+        with _told(home):
+            home.parent.mkdir(parents=True, exist_ok=True)
+            aside.rename(home)
+            for folder in (home.parent, self.models, self._incoming):
+                _onto_disk(folder)
+
+    def drop(self, id: str) -> None:
+        """What was taken in is not needed."""
+        shutil.rmtree(self._incoming / id, ignore_errors=True)
+
+    def remove(self, model: str, number: int, id: str) -> None:
+        """The files of a version go, all at once, after its row says so. Nothing there is fine.
+
+        Raises:
+            ArtifactsFailed: they cannot be renamed.
+        """
+        home = self.path_of(model, number)
+        with _told(home):
+            if home.exists():
+                self._incoming.mkdir(parents=True, exist_ok=True)
+                home.rename(self._incoming / id)
+                _onto_disk(home.parent)
+        self.drop(id)
+
+    def entries(self, model: str, number: int) -> tuple[FileEntry, ...]:
+        """What lies there now, read anew.
+
+        Raises:
+            ArtifactsFailed: it cannot be read.
+        """
+        home = self.path_of(model, number)
+        with _told(home):
+            paths = sorted(path for path in home.rglob("*") if path.is_file())
+            return tuple(
+                FileEntry(path.relative_to(home).as_posix(), path.stat().st_size, _sha256(path))
+                for path in paths
+            )
+
+    def sweep(self, known: Collection[tuple[str, int]], before: float) -> tuple[str, ...]:
+        """Remove what lies aside or in the place of no known version, and has not changed since then."""
+        with _told(self.folder):
+            aside = list(self._incoming.iterdir()) if self._incoming.exists() else []
+            unknown = [self.path_of(*version) for version in self.numbers() if version not in known]
+            old = [path for path in (*aside, *unknown) if path.stat().st_mtime < before]
+            for path in old:
+                shutil.rmtree(path)
+            return tuple(path.relative_to(self.folder).as_posix() for path in old)
+
+    def numbers(self) -> Iterator[tuple[str, int]]:
+        """Every folder of a version that there is, whether the ledger knows it or not."""
+        with _told(self.models), contextlib.suppress(FileNotFoundError):
+            for home in sorted(self.models.glob("*/*")):
+                if home.is_dir() and home.name.isdecimal():
+                    yield home.parent.name, int(home.name)
+
+
+def _copy(source: Path, aside: Path, path: str) -> FileEntry:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\0" in path or "\\" in path:
+        raise InvalidInput(f"{path!r} leads out of the version", fix="Name files by relative paths.")
+    target = aside / pure
+    found, size = hashlib.sha256(), 0
+    with _told(source):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as read, target.open("xb") as write:
+            for piece in _pieces(read):
+                found.update(piece)
+                write.write(piece)
+                size += len(piece)
+            write.flush()
+            os.fsync(write.fileno())
+        target.chmod(_READABLE)
+    return FileEntry(path, size, found.hexdigest())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as read:
+        found = hashlib.sha256()
+        for piece in _pieces(read):
+            found.update(piece)
+        return found.hexdigest()
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    while piece := file.read(_PIECE):
+        yield piece
+
+
+def _onto_disk(folder: Path) -> None:
+    """What was renamed in it stays so if the power goes."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise ArtifactsFailed(
+            f"{where}: {error.strerror or error}",
+            fix="Is there room, and may this user write there?",
+        ) from error

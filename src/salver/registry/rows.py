@@ -1,0 +1,170 @@
+"""What do the ledger's rows say of models and versions, as records?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, RowMapping, Table, func, select
+
+from salver.errors import NotFound
+from salver.ledger.schema import ALIAS, METRIC, MODEL, PARENT, PROTECTION, TAG, VERSION
+from salver.registry.names import LATEST, Reference
+from salver.registry.records import Description, FileEntry, Model, Parent, Version
+
+_FILES = msgspec.json.Decoder(tuple[FileEntry, ...])
+
+
+def models(connection: Connection, name: str = "") -> tuple[Model, ...]:
+    """All models by name, or the one of that name."""
+    query = select(MODEL).order_by(MODEL.c.name)
+    there = (
+        select(VERSION.c.model, func.max(VERSION.c.number), func.count())
+        .where(VERSION.c.removed.is_(None))
+        .group_by(VERSION.c.model)
+    )
+    aliases, protections = select(ALIAS), select(PROTECTION)
+    if name:
+        query = query.where(MODEL.c.name == name)
+        there = there.where(VERSION.c.model == name)
+        aliases = aliases.where(ALIAS.c.model == name)
+        protections = protections.where(PROTECTION.c.model == name)
+    counts = {model: (latest, count) for model, latest, count in connection.execute(there)}
+    meant: dict[str, dict[str, int]] = {}
+    for row in connection.execute(aliases.order_by(ALIAS.c.name)):
+        meant.setdefault(row.model, {})[row.name] = row.number
+    guarded: dict[str, dict[str, tuple[str, ...]]] = {}
+    for row in connection.execute(protections.order_by(PROTECTION.c.alias)):
+        guarded.setdefault(row.model, {})[row.alias] = tuple(msgspec.json.decode(row.roles))
+    return tuple(
+        Model(
+            row.name,
+            *counts.get(row.name, (None, 0)),
+            meant.get(row.name, {}),
+            guarded.get(row.name, {}),
+            row.default_alias,
+            msgspec.json.decode(row.policy),
+            row.created,
+            row.by,
+        )
+        for row in connection.execute(query)
+    )
+
+
+def model(connection: Connection, name: str) -> Model:
+    """One model.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    if found := models(connection, name):
+        return found[0]
+    raise NotFound(f"the registry has no model {name!r}", field="model", fix="List: salver registry list.")
+
+
+def number_of(connection: Connection, reference: Reference) -> int:
+    """The version that a reference means, whose files are there.
+
+    Raises:
+        NotFound: no such model, version or alias.
+    """
+    if reference.number is not None:
+        number: int | None = reference.number
+    elif reference.alias:
+        mine = (ALIAS.c.model == reference.model, ALIAS.c.name == reference.alias)
+        number = connection.scalar(select(ALIAS.c.number).where(*mine))
+    else:
+        number = _newest(connection, reference.model)
+    there = (VERSION.c.model == reference.model, VERSION.c.number == number, VERSION.c.removed.is_(None))
+    if number is None or connection.scalar(select(VERSION.c.number).where(*there)) is None:
+        model(connection, reference.model)
+        raise NotFound(
+            f"the registry has no version {reference}",
+            field="version",
+            fix=f"List: salver registry list {reference.model}.",
+        )
+    return int(number)
+
+
+def version(connection: Connection, name: str, number: int) -> Version:
+    """One version, be its files there or not.
+
+    Raises:
+        NotFound: there was never one of that number.
+    """
+    if found := versions(connection, name, number):
+        return found[0]
+    raise NotFound(f"the registry has no version {name}/{number}", field="version")
+
+
+def versions(connection: Connection, name: str, number: int | None = None) -> Sequence[Version]:
+    """The versions of a model, the newest first, with those whose files are gone."""
+
+    def mine(table: Table) -> list[ColumnElement[bool]]:
+        found = [table.c.model == name]
+        return found if number is None else [*found, table.c.number == number]
+
+    tags: dict[int, dict[str, str]] = {}
+    for row in connection.execute(select(TAG).where(*mine(TAG)).order_by(TAG.c.key)):
+        tags.setdefault(row.number, {})[row.key] = row.value
+    metrics: dict[int, dict[str, float]] = {}
+    for row in connection.execute(select(METRIC).where(*mine(METRIC)).order_by(METRIC.c.name)):
+        metrics.setdefault(row.number, {})[row.name] = row.value
+    parents: dict[int, list[Parent]] = {}
+    for row in connection.execute(select(PARENT).where(*mine(PARENT))):
+        parents.setdefault(row.number, []).append(Parent(row.kind, row.reference))
+    aliases: dict[int, list[str]] = {}
+    for row in connection.execute(select(ALIAS).where(*mine(ALIAS)).order_by(ALIAS.c.name)):
+        aliases.setdefault(row.number, []).append(row.name)
+    newest = _newest(connection, name)
+    if newest is not None:
+        aliases.setdefault(newest, []).append(LATEST)
+    rows = connection.execute(select(VERSION).where(*mine(VERSION)).order_by(VERSION.c.number.desc()))
+    return [
+        _record(
+            row,
+            tags.get(row["number"], {}),
+            metrics.get(row["number"], {}),
+            tuple(sorted(parents.get(row["number"], ()))),
+            tuple(aliases.get(row["number"], ())),
+        )
+        for row in rows.mappings()
+    ]
+
+
+def _newest(connection: Connection, name: str) -> int | None:
+    there = (VERSION.c.model == name, VERSION.c.removed.is_(None))
+    number: int | None = connection.scalar(select(func.max(VERSION.c.number)).where(*there))
+    return number
+
+
+def _record(
+    row: RowMapping,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, float],
+    parents: tuple[Parent, ...],
+    aliases: tuple[str, ...],
+) -> Version:
+    def read(column: str) -> Any:
+        return msgspec.json.decode(row[column])
+
+    return Version(
+        row["model"],
+        row["number"],
+        row["digest"],
+        row["size"],
+        _FILES.decode(row["files"]),
+        Description(
+            row["framework"], row["format"], read("signature"), read("resources"), read("performance")
+        ),
+        row["created"],
+        row["by"],
+        row["why"],
+        row["source"],
+        row["card"],
+        read("front_matter"),
+        tags,
+        metrics,
+        parents,
+        aliases,
+        row["removed"],
+    )

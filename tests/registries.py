@@ -1,0 +1,55 @@
+"""Registries that tests use: on either database, with a clock that stands and ids that count."""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+
+from databases import empty_ledger
+from salver.ledger import Ledger
+from salver.registry import Artifacts, ModelRegistry
+from salver.registry.ports import Found
+from salver.registry.records import Actor, Description
+
+KINDS = ("sqlite", "postgresql")
+ANN = Actor("ann")
+SIGNATURE = {
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
+    "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1]}],
+    "batched": True,
+}
+
+
+class Clock:
+    """Unix seconds, which pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.25
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def counted(prefix: str = "id") -> "itertools.chain[str]":
+    return itertools.chain.from_iterable([f"{prefix}{number}"] for number in itertools.count(1))
+
+
+async def open_registry(kind: str, folder: Path, clock: Clock | None = None) -> ModelRegistry:
+    ledger = await Ledger.open(_url(kind, folder))
+    return ModelRegistry(ledger, Artifacts(folder), clock or Clock(), counted().__next__)
+
+
+def _url(kind: str, folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    return empty_ledger(kind, folder)
+
+
+def found(folder: Path, files: Mapping[str, bytes] | None = None, **said: object) -> Found:
+    """Files that somebody pushes, as an inspector has found them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for number, (path, content) in enumerate((files or {"model.onnx": b"weights"}).items()):
+        source = folder / f"source{number}"
+        source.write_bytes(content)
+        paths[path] = source
+    about = {"framework": "onnx", "format": "onnx", "signature": SIGNATURE, **said}
+    return Found(paths, Description(**about))  # type: ignore[arg-type]
