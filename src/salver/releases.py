@@ -172,6 +172,24 @@ class Counts(msgspec.Struct, frozen=True):
         return self.canary + self.baseline + self.stable
 
 
+class Matured(msgspec.Struct, frozen=True):
+    """Outcomes of units that were exposed together, and are old enough for theirs to be known.
+
+    Attributes:
+        metric: Its name.
+        exposed: Unix seconds, the latest exposure of them.
+        share: The canary's, when they were exposed.
+        units: All of them, by the arm in which they were exposed.
+        events: Those in whom it happened.
+    """
+
+    metric: str
+    exposed: float
+    share: float
+    units: Counts
+    events: Counts
+
+
 class Bucket(msgspec.Struct, frozen=True):
     """What was seen of a release in a stretch of time, ten seconds as a rule.
 
@@ -183,6 +201,8 @@ class Bucket(msgspec.Struct, frozen=True):
         exposures: Units that were seen for the first time.
         events: By metric, units (or, without units, requests) in which it happened for the first time.
         raw: By metric, all requests in which it happened.
+        outcomes: That matured in it, of exposures long before.
+        late_seconds: By how much what is posted later lags behind: everything older has come.
     """
 
     start: float
@@ -193,6 +213,8 @@ class Bucket(msgspec.Struct, frozen=True):
     exposures: Counts = Counts()
     events: Mapping[str, Counts] = msgspec.field(default_factory=dict)
     raw: Mapping[str, Counts] = msgspec.field(default_factory=dict)
+    outcomes: tuple[Matured, ...] = ()
+    late_seconds: float = 0.0
 
 
 class Exposure(msgspec.Struct, frozen=True, gc=False):

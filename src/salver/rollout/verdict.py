@@ -4,12 +4,16 @@ Records only: how one comes about is ``judge.py``'s question.
 """
 
 import enum
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
 from salver.releases import Counts
+
+#: Logarithms of numbers that are easier to read as powers of ten are larger.
+_READABLE = 11.0
 
 
 class Decision(enum.StrEnum):
@@ -108,3 +112,14 @@ def strictest(decisions: Sequence[Decision]) -> Decision:
     'hold'
     """
     return max(decisions, key=lambda decision: decision.strictness)
+
+
+def number(log_e: float) -> str:
+    """Evidence as a number that can be read, from its logarithm.
+
+    >>> number(math.log(812.4)), number(100.0), number(-30.0)
+    ('812', '10^43', '10^-13')
+    """
+    if abs(log_e) > _READABLE:
+        return f"10^{log_e / math.log(10):.0f}"
+    return f"{math.exp(log_e):,.0f}" if log_e > 4 else f"{math.exp(log_e):.2g}"

@@ -1,0 +1,271 @@
+"""What is known of a release, after each bucket of counts?
+
+Plain data, kept with the decision that was made of it. What counts as evidence is settled here: which
+buckets, whose units, at which share. What follows from it is ``judge.py``'s question. Pure.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Self
+
+import msgspec
+
+from salver.errors import InvalidInput
+from salver.releases import Bucket, Counts, Matured
+from salver.rollout.policy import Metric, Policy, Stage
+from salver.rollout.rules import Never, hour_of_week
+from salver.rollout.strand import Strand, Weight, plus, strands
+from salver.rollout.wildness import matched_share
+from salver.stats import sample_ratio
+from salver.stats.combine import log_mean
+
+#: Rates on which the evidence bets that a rate is negligible, as parts of the greatest one that is.
+BETS = (0.5, 0.2, 0.05)
+
+
+class MetricEvidence(msgspec.Struct, frozen=True):
+    """Of one metric.
+
+    Args:
+        units: Whose outcome is known; empty for what is known at once.
+        rare: Since the stage began, for each bet, the logarithm of its likelihood ratio to the greatest rate
+            that is negligible.
+    """
+
+    strands: tuple[Strand, ...]
+    units: Counts = Counts()
+    rare: tuple[float, ...] = (0.0,) * len(BETS)
+
+    @property
+    def log_harm(self) -> float:
+        """The logarithm of the binomial evidence of harm."""
+        return log_mean([strand.harm.log_e for strand in self.strands])
+
+    @property
+    def log_flip(self) -> float:
+        """The logarithm of the sign-flip evidence of harm."""
+        return log_mean([strand.flip.log_e for strand in self.strands])
+
+    def log_e(self, metric: Metric) -> float:
+        """What counts for a rollback: of a soft metric, the weaker of both."""
+        return self.log_harm if metric.severity == "severe" else min(self.log_harm, self.log_flip)
+
+    def log_gate(self, metric: Metric) -> float:
+        """The logarithm of the evidence that it may pass: that it is within its margin, or negligible."""
+        gate = min(strand.gate.log_e for strand in self.strands)
+        return log_mean([gate, log_mean(self.rare)]) if metric.negligible else gate
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """Of one release; grows by copies.
+
+    Args:
+        metrics: In the policy's order.
+        split: Units of the canary and of its control, against the shares they should have.
+        matched: The same of the canary and its baseline.
+        since, until: Unix seconds, start and end of the last bucket; None = there was none.
+        stage_seconds: Of buckets in this stage.
+        requests, units: Of the whole release; ``stage_requests`` of this stage.
+        idle_seconds: Of buckets since the canary, or its control, was last asked.
+        late_seconds: By which outcomes lagged behind at last.
+        hours: Of the week, in UTC, in which the canary was asked.
+        never: Events that a rule forbids, of the canary, by name.
+        held_since: Unix seconds; None = it is not held.
+        is_over: It was rolled back.
+    """
+
+    metrics: tuple[MetricEvidence, ...]
+    split: sample_ratio.SampleRatio = msgspec.field(default_factory=lambda: sample_ratio.start(2))
+    matched: sample_ratio.SampleRatio = msgspec.field(default_factory=lambda: sample_ratio.start(2))
+    stage: int = 0
+    since: float | None = None
+    until: float | None = None
+    stage_seconds: float = 0.0
+    stage_requests: Counts = Counts()
+    requests: Counts = Counts()
+    units: Counts = Counts()
+    idle_seconds: float = 0.0
+    late_seconds: float = 0.0
+    hours: tuple[int, ...] = ()
+    never: Mapping[str, int] = msgspec.field(default_factory=dict)
+    held_since: float | None = None
+    is_over: bool = False
+
+    @property
+    def split_log_e(self) -> float:
+        """The logarithm of the evidence that the split is broken."""
+        return log_mean([self.split.log_e, self.matched.log_e])
+
+    def log_e(self, policy: Policy) -> float:
+        """The logarithm of all metrics' evidence of harm together, each by its part of alpha."""
+        each = [known.log_e(metric) for known, metric in zip(self.metrics, policy.metrics, strict=True)]
+        return log_mean(each, policy.shares)
+
+    def at_stage(self, stage: int) -> Self:
+        """Gates, and what is counted for them, begin anew at each stage; nothing else does."""
+        if stage == self.stage:
+            return self
+        metrics = (
+            msgspec.structs.replace(
+                known,
+                strands=tuple(strand.at_new_stage() for strand in known.strands),
+                rare=(0.0,) * len(BETS),
+            )
+            for known in self.metrics
+        )
+        return msgspec.structs.replace(
+            self,
+            metrics=tuple(metrics),
+            stage=stage,
+            stage_seconds=0.0,
+            stage_requests=Counts(),
+            idle_seconds=0.0,
+        )
+
+
+def start(policy: Policy) -> Evidence:
+    """None yet."""
+    return Evidence(metrics=tuple(MetricEvidence(strands(metric)) for metric in policy.metrics))
+
+
+def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
+    """With one more bucket. One of a stage that has been left, whose last requests came late, counts for harm
+    and for nothing else.
+
+    Raises:
+        InvalidInput: The bucket is of no stage, has no share, was counted before, or holds outcomes that have
+            not matured.
+    """
+    _check(policy, evidence, bucket)
+    is_late = bucket.stage < evidence.stage
+    evidence = evidence if is_late else evidence.at_stage(bucket.stage)
+    is_warm = is_late or evidence.stage_seconds >= policy.warm_up_seconds
+    is_whole = not is_late and abs(bucket.seconds - policy.bucket_seconds) < _UNEVEN * policy.bucket_seconds
+    weight, stage = Weight(None, is_warm, is_whole), None if is_late else policy.stages[bucket.stage]
+    split, matched = _split(evidence, bucket)
+    evidence = msgspec.structs.replace(
+        evidence,
+        metrics=tuple(
+            _observed(known, metric, bucket, stage, weight)
+            for known, metric in zip(evidence.metrics, policy.metrics, strict=True)
+        ),
+        split=split,
+        matched=matched,
+        since=bucket.start,
+        until=bucket.start + bucket.seconds,
+        requests=plus(evidence.requests, bucket.requests),
+        units=plus(evidence.units, bucket.exposures),
+        late_seconds=bucket.late_seconds,
+        never={
+            rule.event: evidence.never.get(rule.event, 0) + _all_of(bucket, rule.event).canary
+            for rule in policy.rules
+            if isinstance(rule, Never)
+        },
+    )
+    return evidence if is_late else _of_stage(evidence, bucket, is_warm)
+
+
+def _of_stage(evidence: Evidence, bucket: Bucket, is_warm: bool) -> Evidence:
+    """What is counted for the stage."""
+    asked = bucket.requests.canary and (bucket.requests.control or bucket.share >= 1)
+    hours = {hour_of_week(bucket.start)} if bucket.requests.canary else set()
+    return msgspec.structs.replace(
+        evidence,
+        stage_seconds=evidence.stage_seconds + bucket.seconds,
+        stage_requests=plus(evidence.stage_requests, bucket.requests) if is_warm else evidence.stage_requests,
+        idle_seconds=0.0 if asked else evidence.idle_seconds + bucket.seconds,
+        hours=tuple(sorted(hours.union(evidence.hours))),
+    )
+
+
+def _observed(
+    known: MetricEvidence, metric: Metric, bucket: Bucket, stage: Stage | None, weight: Weight
+) -> MetricEvidence:
+    """With a bucket of a stage; None = of one that has been left."""
+    if stage is not None and metric.promotion_margin is not None:
+        margin = metric.promotion_margin * stage.margin_times
+        weight = weight._replace(gate_margin=min(margin, MOST_LESS) if metric.worse == "less" else margin)
+    if metric.kind == "outcome":
+        for matured in bucket.outcomes:
+            if matured.metric == metric.name:
+                known = _with_outcomes(known, metric, matured, weight)
+        return known
+    names = [metric.name]
+    if metric.kind == "output":
+        names = [f"{metric.name}.{index // 2}" for index in range(2 * metric.bins)]
+    grown = tuple(
+        strand.add(metric, bucket.events.get(name, Counts()), bucket.share, weight)
+        for strand, name in zip(known.strands, names, strict=True)
+    )
+    rare = known.rare
+    if metric.negligible and stage is not None and weight.is_warm:
+        most = min(metric.negligible * stage.margin_times, MOST_NEGLIGIBLE)
+        factor = known.strands[0].wildness.factor(bucket.share)
+        rare = _rare(rare, _all_of(bucket, metric.name).canary, bucket.requests.canary, most, factor)
+    return msgspec.structs.replace(known, strands=grown, rare=rare)
+
+
+#: A bucket that is shorter or longer by more than this part says nothing of how far counts jump.
+_UNEVEN = 0.05
+#: However wide the margins of a stage are: more than this part of what is good may not be lost, and a rate
+#: beyond this one is not negligible.
+MOST_LESS, MOST_NEGLIGIBLE = 0.9, 0.5
+
+
+def _with_outcomes(known: MetricEvidence, metric: Metric, matured: Matured, weight: Weight) -> MetricEvidence:
+    [strand] = known.strands
+    grown = strand.add(metric, matured.events, matured.share, weight._replace(is_warm=True, is_whole=False))
+    return msgspec.structs.replace(known, strands=(grown,), units=plus(known.units, matured.units))
+
+
+def _rare(
+    log_sums: tuple[float, ...], events: int, requests: int, most: float, factor: float
+) -> tuple[float, ...]:
+    """With a bucket: how often it happened in how many requests; ``most`` is the rate in question."""
+    calm = max(0, requests - events)
+    return tuple(
+        total + (events * math.log(bet) + calm * (math.log1p(-bet * most) - math.log1p(-most))) / factor
+        for total, bet in zip(log_sums, BETS, strict=True)
+    )
+
+
+def _split(evidence: Evidence, bucket: Bucket) -> tuple[sample_ratio.SampleRatio, sample_ratio.SampleRatio]:
+    """Units that were exposed, against the share in force."""
+    split, matched, units, share = evidence.split, evidence.matched, bucket.exposures, bucket.share
+    if share < 1 and units.total:
+        split = split.add((units.canary, units.control), (share, 1 - share))
+        if units.canary + units.baseline:
+            part = share / (share + matched_share(share))
+            matched = matched.add((units.canary, units.baseline), (part, 1 - part))
+    return split, matched
+
+
+def _all_of(bucket: Bucket, name: str) -> Counts:
+    """All requests in which it happened, where that was counted; its units elsewhere."""
+    return bucket.raw.get(name) or bucket.events.get(name) or Counts()
+
+
+def _check(policy: Policy, evidence: Evidence, bucket: Bucket) -> None:
+    if not 0 <= bucket.stage < len(policy.stages):
+        raise InvalidInput(
+            f"stage {bucket.stage} is none of {len(policy.stages)}", fix="Judge by the policy of the release."
+        )
+    if not 0 < bucket.share <= 1:
+        raise InvalidInput(
+            f"the canary's share is {bucket.share}",
+            fix="Judge buckets in which it had one: above 0, up to 1.",
+        )
+    if evidence.since is not None and bucket.start <= evidence.since:
+        raise InvalidInput(
+            f"the bucket from {bucket.start} was counted before, or is older than that from {evidence.since}",
+            fix="Judge each bucket once, in the order of their starts.",
+        )
+    mature = {
+        metric.name: 60 * metric.matures_minutes for metric in policy.metrics if metric.kind == "outcome"
+    }
+    for matured in bucket.outcomes:
+        if matured.exposed + mature.get(matured.metric, 0.0) > bucket.start + bucket.seconds + 1e-6:
+            raise InvalidInput(
+                f"outcomes '{matured.metric}' of exposures at {matured.exposed} have not matured",
+                fix="Hand them over when they have; early ones are those that came fast.",
+            )

@@ -1,0 +1,278 @@
+"""What is to become of a release, after the counts of one more bucket?
+
+A rollback needs evidence of harm, whenever it comes; a step forward needs evidence of no harm, time, and no
+objection; whatever lies between is held, and says what it misses. Who counts, who acts and what time it is
+are not known here. Pure: the same policy, evidence, bucket, state and facts give the same verdict, bit by
+bit.
+
+Sources: Howard, Ramdas, McAuliffe & Sekhon 2021 and Lindon & Malek 2022 on evidence that may be looked at any
+time; Berger 1982 on gates that all have to pass, which cost no correction.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from salver.releases import Bucket, ReleaseState
+from salver.rollout import rules
+from salver.rollout.evidence import Evidence, MetricEvidence, observe
+from salver.rollout.policy import Metric, Policy
+from salver.rollout.verdict import Cause, Decision, MetricVerdict, Verdict, number
+
+#: Evidence of harm from which on nothing ships on its budget.
+_SUSPICION = math.log(3)
+
+
+class _Opinion(NamedTuple):
+    """A decision on its way to a verdict."""
+
+    decision: Decision
+    reasons: tuple[str, ...]
+    cause: Cause | None = None
+
+
+def judge(
+    policy: Policy,
+    evidence: Evidence,
+    bucket: Bucket,
+    state: ReleaseState,
+    facts: rules.Facts = rules.Facts(),  # noqa: B008 - frozen
+) -> tuple[Evidence, Verdict]:
+    """The evidence with one more bucket, and what follows from it.
+
+    Args:
+        policy: Of the release, the same for all of its life.
+        evidence: That the bucket before left, or :func:`salver.rollout.evidence.start`.
+        bucket: The next one, also where nothing was seen: silence is news. Where two share a stretch of time,
+            as the weight changed in it, the one that begins first.
+        state: Of the release; one that a person has paused is held, and still rolled back if need be.
+        facts: What the policy's rules ask about.
+
+    Raises:
+        InvalidInput: The bucket is none that can follow.
+    """
+    if state is ReleaseState.ROLLED_BACK or evidence.is_over:
+        over = _Opinion(Decision.ROLLBACK, ("it was rolled back before, which is final",))
+        evidence = msgspec.structs.replace(evidence, is_over=True)
+        return evidence, _verdict(policy, evidence, bucket, over)
+    evidence = observe(policy, evidence, bucket)
+    opinion = _harm(policy, evidence, bucket, facts) or _without_harm(policy, evidence, bucket, state, facts)
+    evidence, opinion = _held(policy, evidence, opinion)
+    evidence = msgspec.structs.replace(evidence, is_over=opinion.decision is Decision.ROLLBACK)
+    return evidence, _verdict(policy, evidence, bucket, opinion)
+
+
+def _harm(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts) -> _Opinion | None:
+    """What rolls back at once."""
+    objections = rules.objections(policy.rules, facts, _moment(evidence, bucket))
+    reasons = [each.reason for each in objections if each.decision is Decision.ROLLBACK]
+    if evidence.log_e(policy) >= -math.log(policy.alpha):
+        reasons.append(_proof(policy, evidence))
+        if _is_split_broken(policy, evidence):
+            reasons.append("the split is broken as well, so that this chance is not known")
+    return _Opinion(Decision.ROLLBACK, tuple(reasons)) if reasons else None
+
+
+def _proof(policy: Policy, evidence: Evidence) -> str:
+    """What the evidence of harm is: one metric's, or of several that are not enough each for itself."""
+    found = zip(evidence.metrics, policy.metrics, policy.shares, strict=True)
+    known, metric, share = max(found, key=lambda one: one[0].log_e(one[1]) + math.log(one[2]))
+    log_e, enough = known.log_e(metric), -math.log(policy.alpha * share)
+    who = _effect(metric, known)
+    if log_e < enough:
+        who, log_e, enough = (
+            f"{who}, and other metrics add to it",
+            evidence.log_e(policy),
+            -math.log(policy.alpha),
+        )
+    return (
+        f"{who}: evidence {number(log_e)}, where {number(enough)} is enough; so much meets one "
+        f"good release in {number(log_e)} at most"
+    )
+
+
+def _without_harm(
+    policy: Policy, evidence: Evidence, bucket: Bucket, state: ReleaseState, facts: rules.Facts
+) -> _Opinion:
+    """What is to be done where nothing rolls back."""
+    if state is ReleaseState.PAUSED:
+        return _Opinion(Decision.HOLD, ("a person has paused it",), "person")
+    if state is ReleaseState.PROMOTED:
+        return _Opinion(Decision.CONTINUE, ("it is promoted",))
+    blind = _blind(policy, evidence, bucket)
+    if blind:
+        return blind
+    stage = policy.stages[evidence.stage]
+    left = 60 * stage.minutes - (evidence.stage_seconds - policy.warm_up_seconds)
+    if left > 0:
+        return _Opinion(
+            Decision.CONTINUE, (f"stage {evidence.stage} lasts another {left / 60:.1f} minutes at least",)
+        )
+    lacking = list(_lacking(policy, evidence, bucket))
+    if lacking:
+        opinion = _unproven(policy, evidence, bucket, [f"{name}: {what}" for name, what in lacking])
+        if opinion.decision is not Decision.PROMOTE:
+            return opinion
+    else:
+        opinion = _Opinion(Decision.PROMOTE, ("every gate is passed",))
+    objections = rules.objections(policy.rules, facts, _moment(evidence, bucket))
+    if objections:
+        return _Opinion(Decision.HOLD, tuple(each.reason for each in objections), "rule")
+    return opinion
+
+
+def _blind(policy: Policy, evidence: Evidence, bucket: Bucket) -> _Opinion | None:
+    """Why nothing can be said at all."""
+    if _is_split_broken(policy, evidence):
+        split = evidence.split
+        return _Opinion(
+            Decision.HOLD,
+            (
+                f"the split is broken: {split.counts[0]} of {sum(split.counts)} units have met the canary, "
+                f"where {split.expected[0]:.1f} were to be expected",
+            ),
+            "split",
+        )
+    if evidence.idle_seconds >= policy.no_data_seconds:
+        who = "the canary" if not bucket.requests.canary else "the stable version beside it"
+        reason = f"no data: {who} was not asked for {evidence.idle_seconds:.0f} seconds"
+        return _Opinion(Decision.HOLD, (reason,), "no_data")
+    has_outcomes = any(metric.kind == "outcome" for metric in policy.metrics)
+    if has_outcomes and evidence.late_seconds > policy.most_late_seconds:
+        reason = f"outcomes lag {evidence.late_seconds:.0f} s behind; {policy.most_late_seconds:.0f} s may be"
+        return _Opinion(Decision.HOLD, (reason,), "late")
+    return None
+
+
+def _unproven(policy: Policy, evidence: Evidence, bucket: Bucket, lacking: list[str]) -> _Opinion:
+    """What is to be done where a gate is not passed, nor anything proven against the canary."""
+    stage, seen = policy.stages[evidence.stage], evidence.stage_requests.canary
+    if not stage.sample or seen < stage.sample:
+        return _Opinion(Decision.CONTINUE, tuple(lacking))
+    suspected = [
+        metric.name
+        for known, metric in zip(evidence.metrics, policy.metrics, strict=True)
+        if known.log_e(metric) >= _SUSPICION
+    ]
+    may_ship = policy.ships_on_budget or rules.may_ship_on_budget(policy.rules, evidence.stage)
+    if may_ship and not suspected:
+        reason = f"{seen} requests were the budget, and nothing speaks against it; not proven: "
+        return _Opinion(Decision.PROMOTE, (reason + "; ".join(lacking),))
+    reason = f"inconclusive: {seen} requests, of {stage.sample}, prove neither harm nor none"
+    if may_ship:
+        reason += f", and {', '.join(suspected)} may not ship so"
+    return _Opinion(Decision.HOLD, (reason, *lacking), "inconclusive")
+
+
+def _held(policy: Policy, evidence: Evidence, opinion: _Opinion) -> tuple[Evidence, _Opinion]:
+    """Since when, and whether that is too long."""
+    is_held = opinion.decision is Decision.HOLD and opinion.cause != "person"
+    since = (evidence.held_since if evidence.held_since is not None else evidence.until) if is_held else None
+    evidence = msgspec.structs.replace(evidence, held_since=since)
+    if since is None or evidence.until is None or evidence.until - since < 60 * policy.hold_minutes:
+        return evidence, opinion
+    late = f"it was held for {policy.hold_minutes:g} minutes, which is the deadline"
+    if policy.after_hold == "rollback" or (
+        policy.after_hold == "by_severity" and _is_severe(policy, evidence, opinion)
+    ):
+        evidence = msgspec.structs.replace(evidence, held_since=None)
+        return evidence, _Opinion(Decision.ROLLBACK, (late, *opinion.reasons))
+    return evidence, opinion._replace(reasons=(*opinion.reasons, f"{late}: a person has to decide"))
+
+
+def _is_severe(policy: Policy, evidence: Evidence, opinion: _Opinion) -> bool:
+    """Whether what holds it is a fault, or a severe metric that is not proven harmless."""
+    return opinion.cause == "split" or (
+        opinion.cause == "inconclusive"
+        and any(
+            metric.severity == "severe" and _lacks(policy, known, metric)
+            for known, metric in zip(evidence.metrics, policy.metrics, strict=True)
+        )
+    )
+
+
+def _lacking(policy: Policy, evidence: Evidence, bucket: Bucket) -> Iterator[tuple[str, str]]:
+    """Which gates are not passed, and what they lack. Alone, with all of the traffic, there are none."""
+    if policy.stages[evidence.stage].weight < 1:
+        for known, metric in zip(evidence.metrics, policy.metrics, strict=True):
+            what = _lacks(policy, known, metric)
+            if what:
+                yield metric.name, what
+
+
+def _lacks(policy: Policy, known: MetricEvidence, metric: Metric) -> str:
+    """In words; empty = nothing."""
+    gate = -math.log(policy.beta)
+    if metric.promotion_margin is None or known.log_gate(metric) >= gate:
+        return ""
+    return f"evidence {number(known.log_gate(metric))} of {number(gate)} that it is within its margin"
+
+
+def _is_split_broken(policy: Policy, evidence: Evidence) -> bool:
+    return evidence.split_log_e >= -math.log(policy.split_alpha)
+
+
+def _moment(evidence: Evidence, bucket: Bucket) -> rules.Moment:
+    return rules.Moment(
+        at=bucket.start + bucket.seconds,
+        stage=evidence.stage + 1,
+        canary_units=evidence.units.canary,
+        canary_events=evidence.never,
+        hours=frozenset(evidence.hours),
+    )
+
+
+def _verdict(policy: Policy, evidence: Evidence, bucket: Bucket, opinion: _Opinion) -> Verdict:
+    follows = evidence.stage + 1 if evidence.stage + 1 < len(policy.stages) else None
+    return Verdict(
+        decision=opinion.decision,
+        at=bucket.start + bucket.seconds,
+        stage=evidence.stage,
+        next_stage=follows if opinion.decision is Decision.PROMOTE else None,
+        reasons=opinion.reasons,
+        cause=opinion.cause,
+        held_since=evidence.held_since,
+        log_e=evidence.log_e(policy),
+        threshold=-math.log(policy.alpha),
+        split_log_e=evidence.split_log_e,
+        metrics=tuple(
+            _metric_verdict(policy, evidence, known, metric, share, bucket)
+            for known, metric, share in zip(evidence.metrics, policy.metrics, policy.shares, strict=True)
+        ),
+    )
+
+
+def _metric_verdict(
+    policy: Policy, evidence: Evidence, known: MetricEvidence, metric: Metric, share: float, bucket: Bucket
+) -> MetricVerdict:
+    strand = max(known.strands, key=lambda one: one.harm.log_e)
+    low, high = strand.ratio.interval(policy.beta)
+    return MetricVerdict(
+        name=metric.name,
+        effect=strand.ratio.estimate,
+        low=low,
+        high=high,
+        log_e=known.log_e(metric),
+        log_harm=known.log_harm,
+        log_flip=known.log_flip,
+        threshold=-math.log(policy.alpha * share),
+        log_gate=known.log_gate(metric),
+        gate=None if metric.promotion_margin is None else -math.log(policy.beta),
+        dispersion=strand.wildness.factor(bucket.share),
+        units=known.units if metric.kind == "outcome" else evidence.units,
+        events=strand.events,
+        missing=_lacks(policy, known, metric),
+    )
+
+
+def _effect(metric: Metric, known: MetricEvidence) -> str:
+    strand = max(known.strands, key=lambda one: one.harm.log_e)
+    estimate = strand.ratio.estimate
+    times = (
+        "events where its control has none"
+        if estimate is None
+        else f"{estimate:.2f} times its control's rate"
+    )
+    return f"{metric.name}: the canary has {times}"

@@ -1,0 +1,271 @@
+"""What can this traffic detect, at which stage and when, before a release begins?
+
+By Wald's argument evidence grows, in the mean, as the information that requests bring, so the time it takes
+is the evidence that is needed by the rate at which it comes. Two factors, measured, are what it costs not to
+know the true ratio (the judge bets on several), and what is left over when the bound is passed. Pure.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from salver.errors import InvalidInput
+from salver.releases import Counts
+from salver.rollout.evidence import MOST_NEGLIGIBLE, MetricEvidence
+from salver.rollout.policy import Metric, Policy
+from salver.rollout.rules import may_ship_on_budget
+from salver.rollout.strand import Weight, strands
+from salver.rollout.wildness import MOST, matched_share
+
+#: Ratios that are looked for.
+RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+#: Requests that are needed, by those that Wald's bound needs (measured, see docs/explanation/judge.md).
+_DETECTION, _PROMOTION = 1.15, 1.3
+#: Below so many requests a second a first stage that is smaller than this sees nothing.
+_SPARSE, _LARGE = 1.0, 0.25
+#: Buckets after which a metric is said to see nothing.
+_PATIENCE = 100
+
+
+class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is known of a model's forecast.
+
+    Attributes:
+        requests_per_second: All arms together.
+        rates: By metric, the share of requests in which it happens to the stable version; of latencies it
+            follows from their quantile. One that is not there is not foreseen.
+    """
+
+    requests_per_second: float
+    rates: Mapping[str, float] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.requests_per_second < math.inf:
+            raise InvalidInput(
+                f"{self.requests_per_second} requests a second cannot be judged",
+                field="requests_per_second",
+                fix="Give a number above 0.",
+            )
+        for name, rate in self.rates.items():
+            if not 0 <= rate <= 1:
+                raise InvalidInput(
+                    f"the rate of '{name}' is {rate}", field=f"rates.{name}", fix="Give a part of 1."
+                )
+
+    def rate(self, metric: Metric) -> float:
+        """Of the metric's events; 0 = none are foreseen."""
+        return 1 - metric.quantile if metric.kind == "latency" else self.rates.get(metric.name, 0.0)
+
+
+class StageOutlook(msgspec.Struct, frozen=True):
+    """Of one metric at one stage, from its start on.
+
+    Attributes:
+        minutes: That the stage lasts at least, with its warm-up.
+        detects: By ratio of the canary's rate to its control's, minutes until it is rolled back as a rule.
+        promotes: Minutes until a canary that is no worse passes this gate as a rule; None = it is no gate, or
+            cannot be passed.
+        budget: Minutes until the stage's sample is there; None = it has none.
+    """
+
+    stage: int
+    weight: float
+    minutes: float
+    detects: Mapping[float, float]
+    promotes: float | None
+    budget: float | None
+
+    def visible(self) -> tuple[float, ...]:
+        """The ratios that are found before the stage may end."""
+        return tuple(ratio for ratio, minutes in self.detects.items() if minutes <= self.minutes)
+
+
+class MetricOutlook(msgspec.Struct, frozen=True):
+    """Of one metric.
+
+    Attributes:
+        rate: Of its events under the stable version; 0 = none are foreseen.
+        alone: Buckets with an event of the canary, and none of its control, that roll it back; 0 = none do.
+        detects: By ratio, the minutes from the start of the release until it is rolled back as a rule, while
+            every stage lasts as long as it has to; infinite = not before all of the traffic is the canary's.
+    """
+
+    name: str
+    rate: float
+    alone: int
+    stages: tuple[StageOutlook, ...]
+    detects: Mapping[float, float]
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """Of a release.
+
+    Attributes:
+        minutes: By stage, that it lasts for a canary that is no worse; None = it is not promoted from there.
+        advice: What better be changed, in words.
+    """
+
+    metrics: tuple[MetricOutlook, ...]
+    minutes: tuple[float | None, ...]
+    advice: tuple[str, ...]
+
+
+def outlook(policy: Policy, forecast: Forecast) -> Outlook:
+    """What the policy will see of the forecast.
+
+    >>> seen = outlook(Policy(), Forecast(100, {"errors": 0.005}))
+    >>> round(seen.metrics[0].stages[0].detects[3.0])
+    19
+    """
+    indices = range(len(policy.stages))
+    stages = [
+        tuple(_stage(policy, forecast, metric, index) for index in indices) for metric in policy.metrics
+    ]
+    lasting = tuple(_lasts(policy, index, [seen[index] for seen in stages]) for index in indices)
+    metrics = tuple(
+        MetricOutlook(
+            metric.name,
+            forecast.rate(metric),
+            _alone(policy, metric),
+            seen,
+            _whole(policy, metric, seen, lasting),
+        )
+        for metric, seen in zip(policy.metrics, stages, strict=True)
+    )
+    return Outlook(metrics, lasting, tuple(_advice(policy, forecast, metrics, lasting)))
+
+
+def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, forecast: Forecast) -> float:
+    """Until a canary whose rate is ``ratio`` times its control's is rolled back at a stage, as a rule."""
+    weight, rate = policy.stages[index].weight, forecast.rate(metric)
+    tolerated = 1 + metric.rollback_margin
+    if rate <= 0 or ratio <= tolerated or weight >= 1:
+        return math.inf
+    enrolled = weight + matched_share(weight) if metric.is_matched else 1.0
+    share = weight / enrolled
+    found, boundary = _part(share, ratio), _part(share, tolerated)
+    information = rate * (share * ratio + 1 - share) * _divergence(found, boundary)  # of a request to either
+    alpha = policy.alpha * policy.shares[policy.metrics.index(metric)]
+    seconds = _DETECTION * math.log(1 / alpha) / (information * forecast.requests_per_second * enrolled)
+    fewest = math.ceil(math.log(1 / alpha) / MOST) * policy.bucket_seconds  # no bucket brings more
+    return max(seconds, fewest) / 60
+
+
+def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Forecast) -> float:
+    """Until a canary that is no worse passes a stage's gate, as a rule."""
+    stage, rate = policy.stages[index], forecast.rate(metric)
+    if metric.promotion_margin is None or stage.weight >= 1:
+        return 0.0
+    margin, information = metric.promotion_margin * stage.margin_times, 0.0  # of a request to the canary
+    enrolled = stage.weight + matched_share(stage.weight) if metric.is_matched else 1.0
+    share, needed = stage.weight / enrolled, math.log(1 / policy.beta)
+    if rate > 0:
+        information = rate / share * _divergence(share, _part(share, 1 + margin))
+    if metric.negligible:
+        most = min(MOST_NEGLIGIBLE, metric.negligible * stage.margin_times)
+        information = max(information, _divergence(rate, most) if rate < most else 0.0)
+        needed += math.log(2)  # half of the bet is on either
+    if information <= 0:
+        return math.inf
+    return _PROMOTION * needed / (information * forecast.requests_per_second * stage.weight) / 60
+
+
+def _alone(policy: Policy, metric: Metric) -> int:
+    """How many buckets, of the first stage, are enough for this judge, with an event of the canary in each
+    and none of its control; 0 = no number of them is.
+    """
+    known, share = MetricEvidence(strands(metric)), policy.stages[0].weight
+    enough = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])
+    for count in range(1, _PATIENCE):
+        grown = known.strands[0].add(metric, Counts(canary=1), share, Weight())
+        known = msgspec.structs.replace(known, strands=(grown, *known.strands[1:]))
+        if known.log_e(metric) >= enough:
+            return count
+    return 0
+
+
+def _part(share: float, ratio: float) -> float:
+    """The canary's part of the events, where its rate is so many times its control's."""
+    return share * ratio / (share * ratio + 1 - share)
+
+
+def _stage(policy: Policy, forecast: Forecast, metric: Metric, index: int) -> StageOutlook:
+    stage, warm_up = policy.stages[index], policy.warm_up_seconds / 60
+    blind = 0.0 if metric.severity == "severe" else warm_up
+    promotes = promotion_minutes(policy, index, metric, forecast)
+    has_gate = metric.promotion_margin is not None and math.isfinite(promotes)
+    return StageOutlook(
+        stage=index,
+        weight=stage.weight,
+        minutes=stage.minutes + warm_up,
+        detects={
+            ratio: blind + detection_minutes(policy, index, metric, ratio, forecast) for ratio in RATIOS
+        },
+        promotes=warm_up + promotes if has_gate else None,
+        budget=warm_up + stage.sample / (60 * forecast.requests_per_second * stage.weight)
+        if stage.sample
+        else None,
+    )
+
+
+def _lasts(policy: Policy, index: int, seen: Sequence[StageOutlook]) -> float | None:
+    """Minutes of a stage, for a canary that is no worse; None = its gates cannot be passed."""
+    least, budget, proven = seen[0].minutes, seen[0].budget, 0.0
+    for one, metric in zip(seen, policy.metrics, strict=True):
+        if metric.promotion_margin is not None:
+            proven = max(proven, math.inf if one.promotes is None else one.promotes)
+    if budget is not None and (policy.ships_on_budget or may_ship_on_budget(policy.rules, index)):
+        proven = min(proven, budget)
+    return None if math.isinf(proven) else max(least, proven)
+
+
+def _whole(
+    policy: Policy, metric: Metric, stages: Sequence[StageOutlook], lasting: Sequence[float | None]
+) -> dict[float, float]:
+    """By ratio, minutes from the start on: each stage brings as much evidence as its time allows."""
+    blind = 0.0 if metric.severity == "severe" else policy.warm_up_seconds / 60
+    found = {}
+    for ratio in RATIOS:
+        minutes, left = 0.0, 1.0
+        for stage, lasts in zip(stages, lasting, strict=True):
+            needs = left * (stage.detects[ratio] - blind)
+            if lasts is None or blind + needs <= lasts:
+                minutes, left = minutes + blind + needs, 0.0
+                break
+            minutes, left = minutes + lasts, left * (1 - (lasts - blind) / needs)
+        found[ratio] = minutes if not left else math.inf
+    return found
+
+
+def _advice(
+    policy: Policy, forecast: Forecast, metrics: Sequence[MetricOutlook], lasting: Sequence[float | None]
+) -> Iterator[str]:
+    first, per_second = policy.stages[0], forecast.requests_per_second
+    if per_second < _SPARSE and first.weight < _LARGE:
+        yield (
+            f"at {per_second:g} requests a second a stage of {first.weight:.0%} sees nothing: begin at "
+            f"{_LARGE:.0%}, or replay recorded requests"
+        )
+    for index, lasts in enumerate(lasting):
+        if lasts is None:
+            stuck = [
+                one.name
+                for one, metric in zip(metrics, policy.metrics, strict=True)
+                if metric.promotion_margin is not None and one.stages[index].promotes is None
+            ]
+            yield (
+                f"nothing can prove {', '.join(stuck)} harmless at stage {index}, as no events are foreseen: "
+                "give a negligible rate, no promotion_margin, or ship on the budget"
+            )
+        elif lasts - policy.stages[index].minutes > policy.hold_minutes:
+            yield (
+                f"stage {index} takes {lasts:.0f} minutes to prove no harm, and a hold ends after "
+                f"{policy.hold_minutes:g}: widen its margins, raise its weight, or ship on the budget"
+            )
+
+
+def _divergence(true: float, other: float) -> float:
+    """Kullback's and Leibler's, of one chance from another."""
+    first = true * math.log(true / other) if true > 0 else 0.0
+    return first + (1 - true) * (math.log1p(-true) - math.log1p(-other))

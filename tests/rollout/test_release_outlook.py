@@ -1,0 +1,166 @@
+"""What does this traffic show, and when? Against recorded tables, and against the judge itself."""
+
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollout_releases import POLICY, buckets, judged, with_policy
+from salver.errors import InvalidInput
+from salver.releases import Counts
+from salver.rollout.explain import explain, foretell
+from salver.rollout.outlook import RATIOS, Forecast, detection_minutes, outlook, promotion_minutes
+from salver.rollout.paths import Arms, Schedule, paths
+from salver.rollout.policy import Metric, Policy, Stage
+from salver.rollout.verdict import Decision
+
+ERRORS = Metric("errors", "errors", "severe", share=0.2)
+#: A latency's base rate is its quantile's complement: matched controls are its alone.
+MATCHED = Metric("slow", "latency", "severe", quantile=0.995, share=0.2)
+SIGHT = Policy(stages=(Stage(0.01, 10), Stage(0.05, 30), Stage(0.25, 60)), metrics=(ERRORS, MATCHED))
+
+
+@pytest.mark.parametrize(
+    ("per_second", "stage", "against_all", "matched"),
+    [
+        (10, 0, (2228, 625, 187, 60, 18), (4733, 1402, 455, 164, 56)),
+        (10, 1, (467, 132, 40, 13, 3.9), (947, 280, 91, 33, 11)),
+        (10, 2, (122, 35, 11, 3.8, 1.2), (189, 56, 18, 6.5, 2.2)),
+        (100, 0, (223, 63, 19, 6.0, 1.7), (473, 140, 46, 16, 5.6)),
+        (100, 2, (12, 3.5, 1.1), (19, 5.6, 1.8)),
+    ],
+)
+def test_detection_takes_as_long_as_recorded(
+    per_second: float, stage: int, against_all: tuple[float, ...], matched: tuple[float, ...]
+) -> None:
+    """Minutes for ×1.5, 2, 3, 5, 10 of half a per cent, at 0.2 % of alpha; two digits were recorded."""
+    forecast = Forecast(per_second, {"errors": 0.005})
+    for metric, recorded in ((ERRORS, against_all), (MATCHED, matched)):
+        found = [detection_minutes(SIGHT, stage, metric, ratio, forecast) for ratio in RATIOS[1:]]
+        assert found[: len(recorded)] == pytest.approx(recorded, rel=0.06), metric.name
+
+
+@pytest.mark.parametrize(
+    ("rate", "requests"),
+    [
+        (0.001, {0.1: 830e3, 0.2: 220e3, 0.5: 41e3, 1.0: 12.7e3, 2.0: 4.3e3}),
+        (0.02, {0.1: 41.5e3, 0.2: 11e3, 0.5: 2.1e3, 1.0: 634, 2.0: 216}),
+    ],
+)
+def test_promotion_takes_as_many_requests_as_recorded(rate: float, requests: dict[float, float]) -> None:
+    """Of the canary, beside a control that is much larger."""
+    for margin, recorded in requests.items():
+        metric = Metric("errors", "errors", "severe", promotion_margin=margin)
+        policy = Policy(stages=(Stage(1e-6, 1),), metrics=(metric,))
+        minutes = promotion_minutes(policy, 0, metric, Forecast(1e6, {"errors": rate}))
+        assert minutes * 60 == pytest.approx(recorded, rel=0.02)
+
+
+def test_the_judge_finds_things_when_it_was_said_to() -> None:
+    """Medians of simulated releases, within a quarter."""
+    policy = Policy(
+        stages=(Stage(0.01, 60), Stage(0.05, 60), Stage(0.25, 60)), metrics=(ERRORS,), warm_up_seconds=0.0
+    )
+    schedule = Schedule(np.repeat([0, 1, 2], 360), np.repeat([0.01, 0.05, 0.25], 360))
+    share, rng, none = schedule.shares, np.random.default_rng(21), np.zeros((150, 1080), np.int64)
+    told = outlook(policy, Forecast(100, {"errors": 0.005})).metrics[0]
+    for ratio in (2.0, 3.0, 5.0):
+        rates = (5 * share * ratio, 5 * share, 5 * (1 - 2 * share))
+        arms = Arms(*(rng.poisson(rate, (150, 1080)) for rate in rates))
+        at = paths(policy, schedule, Arms(none, none, none), {"errors": arms}).rollbacks(policy)
+        whole = 0.0  # each stage lasts its hour, whether or not its gate is passed before
+        left = 1.0
+        for stage in told.stages:
+            if left * stage.detects[ratio] <= 60:
+                whole += left * stage.detects[ratio]
+                break
+            whole, left = whole + 60, left * (1 - 60 / (left * stage.detects[ratio]))
+        assert np.median((at + 1) / 6) == pytest.approx(whole, rel=0.25), ratio
+
+
+def test_a_release_is_told_as_a_whole() -> None:
+    policy = Policy()
+    found = outlook(policy, Forecast(100, {"errors": 0.005, "fallbacks": 0.01, "timeouts": 0.0002}))
+    assert found.advice == ()
+    assert [minutes is not None and minutes > 0 for minutes in found.minutes] == [True] * 4
+    errors, timeouts, invalid, *_ = found.metrics
+    assert errors.detects[3.0] == pytest.approx(19, abs=1)
+    assert errors.detects[1.5] < sum(minutes or 0 for minutes in found.minutes)
+    assert timeouts.detects[1.25] == math.inf
+    assert invalid.rate == 0 and set(invalid.detects.values()) == {math.inf}
+    assert errors.stages[0].visible() == (5.0, 10.0)
+
+
+@given(st.sampled_from([0.5, 5.0, 50.0, 500.0]), st.floats(1e-5, 0.3))
+def test_more_traffic_and_more_harm_are_seen_sooner(per_second: float, rate: float) -> None:
+    for metric in (ERRORS, MATCHED):
+        forecast, more = Forecast(per_second, {"errors": rate}), Forecast(2 * per_second, {"errors": rate})
+        for stage in range(3):
+            found = [detection_minutes(SIGHT, stage, metric, ratio, forecast) for ratio in RATIOS]
+            assert found == sorted(found, reverse=True)
+            sooner = [detection_minutes(SIGHT, stage, metric, ratio, more) for ratio in RATIOS]
+            assert all(a <= b for a, b in zip(sooner, found, strict=True))
+
+
+def test_events_that_never_happen_are_found_by_their_first() -> None:
+    """As many buckets with one of the canary's as the outlook says roll it back, and one less do not."""
+    alone = outlook(POLICY, Forecast(100)).metrics[0].alone
+    for number, decision in ((alone, Decision.ROLLBACK), (alone - 1, Decision.CONTINUE)):
+        seen = [msgspec.structs.replace(one, events={"errors": Counts(1)}) for one in buckets(number=number)]
+        assert judged(seen)[1][-1].decision is decision
+    alike = with_policy(stages=(Stage(0.9, 1),))
+    assert outlook(alike, Forecast(100)).metrics[1].alone == 0  # a soft one, that has no matched baseline
+
+
+def test_sparse_traffic_and_gates_that_cannot_be_passed_are_advised_upon() -> None:
+    [sparse, *slow] = outlook(Policy(), Forecast(0.5, {"errors": 0.005})).advice
+    assert sparse.startswith("at 0.5 requests a second a stage of 1% sees nothing: begin at 25%")
+    assert slow and all("to prove no harm, and a hold ends after 1440" in advice for advice in slow)
+    found = outlook(with_policy(metrics=(ERRORS,)), Forecast(100))
+    assert found.minutes[0] is None
+    assert "nothing can prove errors harmless at stage 0" in found.advice[0]
+    ships = with_policy(metrics=(ERRORS,), ships_on_budget=True)
+    assert outlook(ships, Forecast(100)).minutes[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("per_second", "rates", "words"),
+    [
+        (0, {}, "0 requests a second"),
+        (math.inf, {}, "inf requests"),
+        (1, {"errors": 1.5}, "rate of 'errors' is 1.5"),
+    ],
+)
+def test_traffic_that_cannot_be_is_refused(per_second: float, rates: dict[str, float], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        Forecast(per_second, rates)
+
+
+# In words
+
+
+def test_before_a_release_it_is_told_what_can_be_seen_and_what_not() -> None:
+    text = foretell(Policy(), outlook(Policy(), Forecast(100, {"errors": 0.005, "timeouts": 0.0002})))
+    assert "Stage 0 (1%) lasts 27 min if all is well." in text
+    assert "errors: can see ×3 in 19 min and cannot see ×2" in text
+    assert "timeouts: cannot see ×10" in text
+    assert "invalid: none foreseen; 5 buckets with some of the canary alone roll" in text
+    assert "never" in text
+    text = foretell(POLICY, outlook(with_policy(metrics=(ERRORS, MATCHED)), Forecast(0.1)))
+    assert "is not left by itself" in text and "Note: " in text
+
+
+def test_a_decision_is_told_with_its_evidence() -> None:
+    _, verdicts = judged(buckets(ratios={"errors": 10.0}, number=30))
+    text = explain(POLICY, verdicts[-1])
+    assert text.startswith("ROLLBACK at stage 0 (10%)\n  because errors: the canary has 10.00 times")
+    assert "×10.00" in text and "All metrics together: evidence of harm" in text
+    _, verdicts = judged(buckets(events={"errors": 100}, number=30))
+    text = explain(POLICY, verdicts[-1])
+    assert "slow lacks evidence 1 of 20 that it is within its margin." in text
+    assert "0 to ∞" in text  # of what never happened
+    rows = [line for line in text.splitlines() if line.startswith(("metric", "errors", "slow  "))]
+    assert len({len(row) for row in rows}) == 1
