@@ -65,7 +65,7 @@ from salver.telemetry.statistics import Statistics
 from salver.telemetry.tensorflow_metrics import TensorFlowMetrics
 from salver.telemetry.torchserve import TorchServeView
 from salver.telemetry.tracing import Tracing
-from salver.transport.access import watched
+from salver.transport.access import Watched
 from salver.transport.api import Access, Api, Management
 from salver.transport.api.serving import serving_operations
 from salver.transport.asgi import Front
@@ -348,7 +348,7 @@ class Server:
     def _door(self, front: App, config: FrontConfig, reception: Reception) -> App:
         """The application as that port shows it, and as operators of TorchServe see it."""
         shown = self._shown(front, config, reception)
-        return watched(shown, self._bus.emit) if self._view is not None else shown
+        return Watched(shown, self._bus.emit) if self._view is not None else shown
 
     def _shown(self, front: App, config: FrontConfig, reception: Reception) -> App:
         if self.config.metrics_path:

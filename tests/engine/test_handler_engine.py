@@ -5,14 +5,16 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import uvloop
 from handler_worlds import asking, failure, said, world_of
 
-from salver.errors import DeadlineExceeded, HandlerFailed, NotReady, Overloaded, WaitedTooLong
+from salver.errors import DeadlineExceeded, HandlerFailed, NotReady, Overloaded, SalverError, WaitedTooLong
 from salver.messages import InferRequest
 from salver.tensor import tensor
 
@@ -101,6 +103,38 @@ async def test_ts_r15_pieces_come_as_they_are_sent_and_are_joined_for_those_who_
         assert said(await anext(pieces)) == "0 "
         await pieces.aclose()
         assert await world.ask("x") == "x"
+
+
+async def test_ts_r15_who_does_not_wait_is_called_with_the_answer_or_its_first_piece() -> None:
+    async with world_of(queue=2) as world:
+        told: asyncio.Queue[Any] = asyncio.Queue()
+
+        def post(text: str) -> Callable[[], None]:
+            return world.engine.post(asking(text), None, lambda first, more: told.put_nowait((first, more)))
+
+        post("x")
+        first, more = await told.get()
+        assert (said(first), first.is_last, more) == ("x", True, None)
+        post("stream 2")
+        first, more = await told.get()
+        assert [said(first)] + [said(piece) async for piece in more] == ["0 ", "1 ", "last"]
+        post("raise no")
+        error, more = await told.get()
+        assert isinstance(error, SalverError) and more is None
+        post("sleep 0.1")
+        give_up = post("y")
+        assert world.engine.queued == 1
+        give_up()
+        give_up()
+        assert world.engine.queued == 0
+        assert said((await told.get())[0]) == "slept" and told.empty()
+        post("sleep 0.1")
+        post("y")
+        post("z")
+        with pytest.raises(Overloaded):
+            post("w")
+    await asyncio.sleep(0)
+    assert told.qsize() == 3  # those that waited were told that it closes
 
 
 async def test_ts_r12_large_bodies_travel_both_ways_and_tensors_that_are_no_forms_too() -> None:

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from salver.events import Answered
-from salver.transport.access import watched
+from salver.transport.access import Watched
+from salver.transport.http1 import Connection, Exchange, Terms
+from salver.transport.http1_head import Heads
 
 SCOPE = {
     "type": "http",
@@ -33,7 +35,7 @@ async def asked(scope: dict[str, Any], *messages: dict[str, Any], fails: bool = 
     sent: list[dict[str, Any]] = []
     times = iter([10.0, 12.5])
     found: list[Answered] = []
-    enter = watched(app, found.append, lambda: next(times))
+    enter = Watched(app, found.append, lambda: next(times))
     try:
         await enter(scope, None, send)  # type: ignore[arg-type]
     except RuntimeError:
@@ -72,6 +74,56 @@ async def test_ts_b12_who_hangs_up_gets_no_answer_and_no_line() -> None:
 async def test_ts_b12_grpc_has_codes_of_its_own(message: dict[str, Any], code: int) -> None:
     (found,) = await asked(GRPC, message)
     assert (found.verb, found.target, found.protocol, found.status) == ("gRPC", "org.x.Y/Z", "HTTP/2.0", code)
+
+
+class Prompt:
+    """An application that answers by itself, later, or leaves it to a task."""
+
+    def __init__(self) -> None:
+        self.takes = True
+        self.exchanges: list[Exchange] = []
+
+    def prompt(self, exchange: Exchange) -> bool:
+        self.exchanges.append(exchange)
+        return self.takes
+
+    async def __call__(self, *_: Any) -> None:
+        raise AssertionError
+
+
+async def test_ts_b12_an_answer_without_a_task_is_announced_when_it_is_there() -> None:
+    found: list[Answered] = []
+    times = iter([10.0, 12.5, 20.0, 21.0])
+    app = Prompt()
+    enter = Watched(app, found.append, lambda: next(times))
+    head = Heads().parse(b"POST /predictions/m?q=1 HTTP/1.1")
+    assert head is not None and enter.prompt is not None
+    connection = Connection(Terms(enter, 10), "http")
+    connection.client = ("127.0.0.1", 57540)
+    for status in (201, 0):  # who hangs up has none
+        exchange = Exchange(connection, head, b"")
+        assert enter.prompt(exchange) and not found
+        exchange.status = status
+        exchange.on_end()
+        assert found == [
+            Answered("127.0.0.1:57540", "POST", "/predictions/m?q=1", "HTTP/1.1", status, 12.5, 2.5)
+        ] * bool(status)
+        found.clear()
+
+
+async def test_ts_b12_what_a_task_answers_is_not_announced_twice() -> None:
+    found: list[Answered] = []
+    app = Prompt()
+    app.takes = False
+    enter = Watched(app, found.append, lambda: 1.0)
+    head = Heads().parse(b"GET / HTTP/1.1")
+    assert head is not None and enter.prompt is not None
+    exchange = Exchange(Connection(Terms(enter, 10), "http"), head, b"")
+    assert not enter.prompt(exchange)
+    exchange.status = 200
+    exchange.on_end()
+    assert found == []
+    assert Watched(lambda *_: app(), found.append).prompt is None
 
 
 async def test_ts_b12_other_kinds_of_scopes_pass() -> None:

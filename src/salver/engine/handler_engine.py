@@ -7,6 +7,7 @@ Whatever happens to a worker, each request gets one answer.
 """
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
@@ -16,7 +17,7 @@ import msgspec
 
 from salver.backends.protocol import Answer
 from salver.engine.crew import Crew, Nursery, Worker
-from salver.engine.handler_calls import HandlerCall, Said, fail_all
+from salver.engine.handler_calls import HandlerCall, fail_all
 from salver.engine.handler_flow import HandlerFlow
 from salver.engine.handler_run import HandlerRun, died, told
 from salver.engine.job_queue import Batch, JobQueue, PlainQueue
@@ -25,10 +26,11 @@ from salver.engine.sequence_queue import SequenceQueue
 from salver.engine.spawn import HostPlan
 from salver.errors import DeadlineExceeded, HandlerFailed, NotReady, SalverError, WaitedTooLong
 from salver.events import BatchRan, WorkerReady
-from salver.handlers import BODY, SIGNATURE, Form, Metadata, Workers, WorkerStatus, as_request
+from salver.handlers import SIGNATURE, Form, Metadata, Workers, WorkerStatus, as_request
 from salver.messages import ANYBODY, InferRequest, InferResponse, Insight, ModelId, Standing
-from salver.tensor import DataType, Tensor
 
+#: Takes an answer, or the first piece of one and those that follow, or the error.
+Told = Callable[[InferResponse | SalverError, AsyncGenerator[InferResponse, None] | None], None]
 _LAST_RUN_S = 30.0  # how long a worker that is to go may go on with its last run
 _LAST_SEQUENCE_S = 60.0  # and with its sequences
 
@@ -136,11 +138,10 @@ class HandlerEngine:
         """
         call = self._enter(request, deadline, wants_pieces=False)
         try:
-            said = await call.whole()
+            return await call.whole()
         except asyncio.CancelledError:
             self._leave(call)
             raise
-        return self._response(request, said)
 
     async def stream(
         self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
@@ -149,15 +150,31 @@ class HandlerEngine:
 
         Closing the iterator early gives the request up.
         """
-        call = self._enter(request, deadline, wants_pieces=True)
+        call = self._enter(request, deadline)
         try:
-            is_last = False
-            while not is_last:
-                said = await call.next()
-                is_last = said.is_last
-                yield self._response(request, said)
+            async for piece in call.each():
+                yield piece
         finally:
             self._leave(call)
+
+    def post(self, request: InferRequest, deadline: float | None, told: Told) -> Callable[[], None]:
+        """The same, for who is called and does not wait; what is returned gives the request up.
+
+        Args:
+            told: Called once, perhaps before this returns, with the answer, its first piece and those that
+                follow, or the error.
+        """
+
+        def tell(call: HandlerCall) -> None:
+            try:
+                piece = call.take()
+            except SalverError as error:
+                told(error, None)
+            else:
+                told(piece, None if piece.is_last else call.each())
+
+        call = self._enter(request, deadline, told=tell)
+        return functools.partial(self._leave, call)
 
     async def metadata(self) -> Metadata:
         """What the handler tells of itself; None = nothing.
@@ -271,7 +288,14 @@ class HandlerEngine:
             fix="Scale its workers up.",
         )
 
-    def _enter(self, request: InferRequest, deadline: float | None, *, wants_pieces: bool) -> HandlerCall:
+    def _enter(
+        self,
+        request: InferRequest,
+        deadline: float | None,
+        *,
+        wants_pieces: bool = True,
+        told: Callable[[HandlerCall], None] | None = None,
+    ) -> HandlerCall:
         if self._is_closed:
             raise closing(self.id)
         if not self._there and self._crew.is_lost:
@@ -281,7 +305,8 @@ class HandlerEngine:
         if until <= now:
             raise DeadlineExceeded(LATE)
         end = min(until, now + self._patience)
-        call = HandlerCall(request, now, end, wants_pieces, len(self._queue))
+        call = HandlerCall(request, self.id.version, now, end, wants_pieces, len(self._queue))
+        call.told = told
         self._queue.offer(call, now)
         if end < math.inf:
             call.timer = call.loop.call_later(end - now, self._expire, call, end < until)
@@ -392,17 +417,6 @@ class HandlerEngine:
     def _announce(self, requests: int, seconds: float, reason: str, ok: bool) -> None:
         id = self.id
         self._emit(BatchRan(id.name, id.version, requests, requests, seconds, 0.0, 0.0, reason, ok))
-
-    def _response(self, request: InferRequest, said: Said) -> InferResponse:
-        return InferResponse(
-            request.model,
-            self.id.version,
-            (Tensor(BODY, DataType.UINT8, said.body),),
-            request.id,
-            said.parameters,
-            said.timing,
-            said.is_last,
-        )
 
 
 def _queue_of(workers: Workers) -> JobQueue[InferRequest]:

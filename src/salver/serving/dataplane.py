@@ -39,6 +39,7 @@ from salver.messages import (
 )
 from salver.serving.bus import Bus
 from salver.serving.ports import Codec, Inferring
+from salver.serving.posted import Posted, Tell, extent
 from salver.serving.splitting import Splitting, Trip
 from salver.tensor import DataType, Tensor
 from salver.wire import traceparent as w3c
@@ -257,8 +258,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                     lease, request = self._moved(lease, refusal, trip, request, (model, version), decode)
                     served = lease.id
                 servable = lease.servable
-                request, deadline, standing = self._amended(request, call, servable)
-                rows, size = _extent(request, servable.signature)
+                request, deadline, standing = self.amended(request, call, servable)
+                rows, size = extent(request, servable.signature)
                 response = await servable.infer(request, deadline, sender, standing)
                 timing = response.timing
                 if (takes_long := getattr(codec, "takes_long", None)) is not None and takes_long(response):
@@ -273,7 +274,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             finally:
                 lease.release()
         except Exception as error:
-            own = self._own(error, model, call)
+            own = self.own(error, model, call)
             outcome, why = own.code.value, own.why
             reply = codec.fault(own)
             own.__traceback__ = error.__traceback__ = None  # whose frames hold the error: a cycle a refusal
@@ -281,7 +282,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             outcome = Code.CANCELLED.value
             raise
         finally:
-            self._announce(served, outcome, call, timing, rows, size, why, standing, 0.0, version, trip)
+            self.announce(served, outcome, call, timing, rows, size, why, standing, 0.0, version, trip)
         return reply
 
     async def stream(
@@ -322,8 +323,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                     served = lease.id
                 servable = lease.servable
                 are_parts = getattr(servable, "gives_parts", False)
-                request, deadline, standing = self._amended(request, call, servable)
-                rows, size = _extent(request, servable.signature)
+                request, deadline, standing = self.amended(request, call, servable)
+                rows, size = extent(request, servable.signature)
                 is_mirrored = trip is not None and trip.is_mirrored(servable)
                 # To ask it whether it is Streaming would take its time.
                 stream: _Stream = getattr(servable, "stream", None) or functools.partial(_alone, servable)
@@ -349,7 +350,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             finally:
                 lease.release()
         except Exception as error:
-            own = self._own(error, model, call)
+            own = self.own(error, model, call)
             outcome, why = own.code.value, own.why
             reply = codec.fault(own)
             own.__traceback__ = error.__traceback__ = None
@@ -361,8 +362,41 @@ class DataPlane(Generic[BodyT, ReplyT]):
             outcome = Code.CANCELLED.value
             raise
         finally:
-            self._announce(served, outcome, call, timing, rows, size, why, standing, first, version, trip)
+            self.announce(served, outcome, call, timing, rows, size, why, standing, first, version, trip)
         return reply
+
+    def post(
+        self,
+        codec: Codec[BodyT, ReplyT],
+        body: BodyT,
+        model: str,
+        version: str,
+        call: Call,
+        tell: Tell[ReplyT],
+    ) -> Callable[[], None] | None:
+        """As ``stream``, without a task, of a model that calls back.
+
+        Args:
+            tell: Called once, perhaps before this returns: with the reply; or, where it comes in pieces, with
+                None and what writes them all.
+
+        Returns:
+            What gives the request up, if nobody has been told; None = nothing has begun, and ``stream`` is to
+            be asked, since it is another kind of model or there is more to say of it.
+        """
+        if self._begun(model, version, call) is not None:
+            return None
+        try:
+            lease = self._acquire(model, version)
+        except SalverError:
+            return None
+        post = getattr(lease.servable, "post", None)
+        if post is None:
+            lease.release()
+            return None
+        posted = Posted(self, codec, lease, call, version, tell)
+        posted.begin(post, body)
+        return posted.give_up
 
     def _begun(self, model: str, version: str, call: Call) -> Trip | None:
         """A request that samples may make a span, and of a model that may be in a release."""
@@ -452,7 +486,11 @@ class DataPlane(Generic[BodyT, ReplyT]):
         new = self.new_id
         return w3c.format(w3c.TraceContext(new() + new(), new(), int(sampled)))
 
-    def _own(self, error: Exception, model: str, call: Call) -> SalverError:
+    def passed(self, call: Call) -> float:
+        """Seconds since a request came."""
+        return self._clock() - call.arrival
+
+    def own(self, error: Exception, model: str, call: Call) -> SalverError:
         """What the caller may know of an error; the log has the rest."""
         if isinstance(error, SalverError):
             if error.code in (Code.INTERNAL, Code.MODEL_FAILED):
@@ -462,7 +500,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         _LOG.exception("incident %s: model %r over %s", incident, model, call.protocol, exc_info=error)
         return Internal.incident(incident)
 
-    def _amended(
+    def amended(
         self, request: InferRequest, call: Call, servable: Inferring
     ) -> tuple[InferRequest, float | None, Standing]:
         """The request as its model wants it; deadline and standing, with what its own parameters say."""
@@ -480,7 +518,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             request = self._as_span(request, call)
         return request, deadline, standing
 
-    def _announce(
+    def announce(
         self,
         served: ModelId,
         outcome: str,
@@ -494,6 +532,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         asked: str,
         trip: Trip | None,
     ) -> None:
+        """Tell observers that a request has its answer."""
         if self.splits is not None:
             self.splits.end(call)
         self._emit(
@@ -571,18 +610,6 @@ def joined(pieces: Sequence[InferResponse]) -> InferResponse:
 def _with_headers(request: InferRequest, headers: Mapping[str, Parameter]) -> InferRequest:
     """With forwarded headers as parameters, where its own do not have that name."""
     return msgspec.structs.replace(request, parameters={**headers, **request.parameters})
-
-
-def _extent(request: InferRequest, signature: Signature) -> tuple[int, int]:
-    """Rows of the first input, one where there is no batch dimension, and bytes of all inputs."""
-    inputs, is_batched = request.inputs, signature.batched
-    if request.signature:
-        is_batched = (signature.named(request.signature) or signature).batched
-    if not inputs:
-        return 0 if is_batched else 1, 0
-    first = inputs[0].array
-    size: int = first.nbytes if len(inputs) == 1 else sum(tensor.array.nbytes for tensor in inputs)
-    return (first.shape[0] if first.ndim else 0) if is_batched else 1, size
 
 
 def _sooner(deadline: float | None, arrival: float, request: InferRequest) -> float | None:

@@ -161,6 +161,7 @@ class Servable:
             if manifest.config.batching.preserve_order:
                 self.infer = in_order(self.infer)
         self.stream: _Stream | None = getattr(engine, "stream", None)
+        self.post = getattr(engine, "post", None)  # of one that calls back
         self.sequences = engine if isinstance(engine, SequenceEngine) else None
         self.leave = self.sequences.leave if self.sequences else None
         self.asks_others = isinstance(engine, Ensemble)

@@ -4,12 +4,14 @@ An application around another that announces each answer, for TorchServe's acces
 statuses. It changes nothing.
 """
 
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from salver.events import Answered
 from salver.transport.doors import App, Receive, Scope, Send
+from salver.transport.http1 import Exchange, Prompt
 
 _GRPC: Final = b"application/grpc"
 _STATUS: Final = b"grpc-status"
@@ -17,17 +19,52 @@ _UNKNOWN: Final = 2  # gRPC's status of a call that ended without one
 _LONGEST: Final = 4096
 
 
-def watched(app: App, emit: Callable[[Answered], None], now: Callable[[], float] = time.time) -> App:
-    """The application, and ``emit`` told of each of its answers."""
+class Watched:
+    """The application, and ``emit`` told of each of its answers.
 
-    def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return (
-            _watch(app, scope, receive, send, emit, now)
-            if scope["type"] == "http"
-            else app(scope, receive, send)
-        )
+    Attributes:
+        prompt: As the application has it.
+    """
 
-    return enter
+    def __init__(
+        self, app: App, emit: Callable[[Answered], None], now: Callable[[], float] = time.time
+    ) -> None:
+        self._app = app
+        self._emit = emit
+        self._now = now
+        self._prompt: Prompt | None = getattr(app, "prompt", None)
+        self.prompt: Prompt | None = self._enter if self._prompt is not None else None
+
+    def __repr__(self) -> str:
+        return f"<Watched {self._app!r}>"
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The ASGI entry point."""
+        if scope["type"] != "http":
+            return self._app(scope, receive, send)
+        return _watch(self._app, scope, receive, send, self._emit, self._now)
+
+    def _enter(self, exchange: Exchange) -> bool:
+        """See :data:`salver.transport.http1.Prompt`."""
+        assert self._prompt is not None
+        exchange.on_end = functools.partial(self._ended, exchange, self._now())
+        if self._prompt(exchange):
+            return True
+        exchange.on_end = _nothing
+        return False
+
+    def _ended(self, exchange: Exchange, began: float) -> None:
+        if exchange.status:
+            head, at = exchange.head, self._now()
+            caller, target, protocol = _caller(exchange.client), _target(head.path, head.query), head.version
+            seconds = max(0.0, at - began)
+            self._emit(
+                Answered(caller, head.method, target, f"HTTP/{protocol}", exchange.status, at, seconds)
+            )
+
+
+def _nothing() -> None:
+    pass
 
 
 async def _watch(
@@ -60,14 +97,21 @@ async def _watch(
 
 
 def _answered(scope: Scope, is_grpc: bool, status: int, at: float, seconds: float) -> Answered:
-    client = scope.get("client")
-    caller = f"{client[0]}:{client[1]}" if client else "unix"
+    caller = _caller(scope.get("client"))
     if is_grpc:
         return Answered(caller, "gRPC", scope["path"][1:_LONGEST], "HTTP/2.0", status, at, seconds)
     path = scope.get("raw_path") or scope["path"].encode()
     query = scope.get("query_string") or b""
-    target = (path + b"?" + query if query else path)[:_LONGEST].decode("latin-1")
+    target = _target(path, query)
     return Answered(caller, scope["method"], target, f"HTTP/{scope['http_version']}", status, at, seconds)
+
+
+def _caller(client: tuple[str, int] | None) -> str:
+    return f"{client[0]}:{client[1]}" if client else "unix"
+
+
+def _target(path: bytes, query: bytes) -> str:
+    return (path + b"?" + query if query else path)[:_LONGEST].decode("latin-1")
 
 
 def _code(headers: object, before: int) -> int:

@@ -3,13 +3,14 @@
 For clients that look at what an ordinary front hides: names of headers as they were sent, the phrase of the
 status line, and ``Connection`` (TS-R16, TS-A6). A body is whole, and within its limit, before the application
 hears of it. Beyond ASGI: a scope has ``spelled``, the headers as they were sent; the start of an answer may
-have ``reason``; a caller who hangs up cancels the application's task.
+have ``reason``; a caller who hangs up cancels the application's task. And an application may have ``prompt``,
+which answers requests without a task.
 """
 
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -37,6 +38,10 @@ _BODILESS: Final = frozenset((204, 304))
 _LINGER_S: Final = 0.5
 
 
+#: Begins to answer a request, or has answered it, without a task; False = the application is to do it.
+Prompt = Callable[["Exchange"], bool]
+
+
 class Terms:
     """What the connections of a listener have in common.
 
@@ -57,6 +62,7 @@ class Terms:
         relay: Callable[[asyncio.Transport, bytes], asyncio.Protocol] | None = None,
     ) -> None:
         self.app = app
+        self.prompt: Prompt | None = getattr(app, "prompt", None)
         self.most = most
         self.malformed = malformed
         self.most_connections = connections
@@ -73,7 +79,7 @@ class Connection(asyncio.Protocol):
         self._scheme = scheme
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._client: Any = None
+        self.client: tuple[str, int] | None = None
         self._server: Any = None
         self._buffer = bytearray()
         self._head: Head | None = None  # of the request whose body is not whole yet
@@ -88,17 +94,17 @@ class Connection(asyncio.Protocol):
         self.since = self._loop.time()  # when something came, or went
 
     def __repr__(self) -> str:
-        return f"<Connection {'busy' if self._task else 'waiting'}>"
+        return f"<Connection {'busy' if self._exchange else 'waiting'}>"
 
     @property
     def is_busy(self) -> bool:
         """Has it a request that is being answered?"""
-        return self._task is not None
+        return self._exchange is not None
 
     @property
     def is_idle(self) -> bool:
         """Has nothing come of its next request?"""
-        return self._task is None and self._head is None and not self._buffer
+        return self._exchange is None and self._head is None and not self._buffer
 
     # -- what the event loop tells --
 
@@ -112,7 +118,7 @@ class Connection(asyncio.Protocol):
             return
         terms.open.add(self)
         peer = transport.get_extra_info("peername")
-        self._client = peer[:2] if isinstance(peer, tuple) else None
+        self.client = peer[:2] if isinstance(peer, tuple) else None
         mine = transport.get_extra_info("sockname")
         self._server = mine[:2] if isinstance(mine, tuple) else None
 
@@ -122,7 +128,7 @@ class Connection(asyncio.Protocol):
             return
         self.since = self._loop.time()
         self._buffer += data
-        if self._task is None:
+        if self._exchange is None:
             self._go_on()
         elif len(self._buffer) > MOST_HEAD and not self._is_paused:
             self._is_paused = True
@@ -133,10 +139,14 @@ class Connection(asyncio.Protocol):
         self._terms.open.discard(self)
         self._is_ending = True
         self.resume_writing()
-        if self._exchange is not None:
-            self._exchange.is_gone = True
-        if self._task is not None:
-            self._task.cancel()
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.is_gone = True
+            if self._task is not None:
+                self._task.cancel()
+            else:
+                exchange.on_gone()
+                self.done(exchange)
 
     def pause_writing(self) -> None:
         """The caller does not read as fast as we write."""
@@ -155,7 +165,7 @@ class Connection(asyncio.Protocol):
     def end(self) -> None:
         """Close when what is in flight has its answer."""
         self._is_ending = True
-        if self._task is None:
+        if self._exchange is None:
             self._transport.close()
 
     def drop(self) -> None:
@@ -277,7 +287,14 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, head: Head, body: bytes) -> None:
         self._head = None
-        scope = {
+        exchange = self._exchange = Exchange(self, head, body)
+        prompt = self._terms.prompt
+        if prompt is None or not prompt(exchange):
+            scope = self._scope(head)
+            self.run(exchange, lambda: self._terms.app(scope, exchange.receive, exchange.send))
+
+    def _scope(self, head: Head) -> dict[str, Any]:
+        return {
             "type": "http",
             "asgi": _ASGI,
             "http_version": head.version,
@@ -289,24 +306,29 @@ class Connection(asyncio.Protocol):
             "root_path": "",
             "headers": head.headers,
             "spelled": head.spelled,
-            "client": self._client,
+            "client": self.client,
             "server": self._server,
         }
-        exchange = self._exchange = Exchange(self, head, body)
-        self._task = self._loop.create_task(self._run(exchange, scope))
 
-    async def _run(self, exchange: "Exchange", scope: dict[str, Any]) -> None:
+    def run(self, exchange: "Exchange", work: Callable[[], Awaitable[None]]) -> None:
+        """Have a task answer it, or go on with that."""
+        self._task = self._loop.create_task(self._run(exchange, work))
+
+    async def _run(self, exchange: "Exchange", work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._terms.app(scope, exchange.receive, exchange.send)
+            await work()
         except asyncio.CancelledError:
             if not exchange.is_gone:
                 raise
         finally:
-            self._task = self._exchange = None
-            self._after(exchange)
+            self._task = None
+            self.done(exchange)
 
-    def _after(self, exchange: "Exchange") -> None:
-        """The next request, if there may be one."""
+    def done(self, exchange: "Exchange") -> None:
+        """It has its answer. The next request, if there may be one."""
+        self._exchange = None
+        exchange.on_end()
+        exchange.on_end = exchange.on_gone = _nothing  # who knows it: a cycle a request
         if exchange.is_gone:
             return
         self.since = self._loop.time()
@@ -323,7 +345,7 @@ class Connection(asyncio.Protocol):
                 self._loop.call_soon(self._next)
 
     def _next(self) -> None:
-        if self._task is None and not self._is_ending:
+        if self._exchange is None and not self._is_ending:
             self._go_on()
 
     def write(self, data: bytes) -> None:
@@ -338,23 +360,59 @@ class Connection(asyncio.Protocol):
             await waiting
 
 
+def _nothing() -> None:
+    pass
+
+
 class Exchange:
-    """One request and its answer, as the application sees them."""
+    """One request and its answer, as the application sees them.
+
+    Attributes:
+        body: Whole; as an application it is received, once.
+        status: Of the answer; 0 = there is none.
+        keeps: The connection may serve more requests.
+        is_gone: So is the caller.
+        is_whole: The answer is.
+        on_gone: Called when the caller goes, where no task is to be cancelled.
+        on_end: Called when nothing of the answer follows.
+    """
+
+    __slots__ = (
+        "_connection", "_is_chunked", "_is_head", "_start", "body", "head", "is_gone", "is_whole", "keeps",
+        "on_end", "on_gone", "status",
+    )  # fmt: skip
 
     def __init__(self, connection: Connection, head: Head, body: bytes) -> None:
         self._connection = connection
-        self._body: bytes | None = body
+        self.head = head
+        self.body: bytes | None = body
         self._is_head = head.method == "HEAD"
-        self._version = head.version
         self._start: dict[str, Any] | None = None
         self._is_chunked = False
+        self.status = 0
         self.keeps = head.keeps
-        self.is_gone = False
-        self.is_whole = False
+        self.is_gone = self.is_whole = False
+        self.on_gone: Callable[[], None] = _nothing
+        self.on_end: Callable[[], None] = _nothing
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """Address and port of the caller; None = it came by a UNIX socket."""
+        return self._connection.client
+
+    def answer(self, status: int, data: bytes, *, keeps: bool) -> None:
+        """The whole answer, head and body, of who does without a task."""
+        self.status, self.keeps, self.is_whole = status, keeps, True
+        self._connection.write(data)
+        self._connection.done(self)
+
+    def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Have a task answer it, which is cancelled if the caller goes."""
+        self._connection.run(self, work)
 
     async def receive(self) -> dict[str, Any]:
         """The body, and after that the caller's leaving."""
-        body, self._body = self._body, None
+        body, self.body = self.body, None
         if body is not None:
             return {"type": "http.request", "body": body, "more_body": False}
         if not self.is_gone:
@@ -370,17 +428,14 @@ class Exchange:
         if self.is_gone:
             raise ConnectionResetError("the caller went away")
         if message["type"] == "http.response.start":
-            self._start = message
+            self._start, self.status = message, message["status"]
             return
         body: bytes = message.get("body", b"")
         more: bool = message.get("more_body", False)
         data = b""
         if self._start is not None:
-            data = self._head(self._start, None if more else len(body))
-            is_bodiless = self._is_head or self._start["status"] in _BODILESS
+            data = self._begun(self._start, None if more else len(body))
             self._start = None
-            if is_bodiless:
-                self._is_head, self._is_chunked = True, False
         if not self._is_head:
             if self._is_chunked:
                 data += b"%x\r\n%b\r\n" % (len(body), body) if body else b""
@@ -393,30 +448,48 @@ class Exchange:
         if more:
             await self._connection.drained()
 
-    def _head(self, start: dict[str, Any], size: int | None) -> bytes:
-        status, reason = start["status"], start.get("reason")
-        phrase = reason
-        if phrase is None:
-            phrase = _PHRASES.get(status) or f"{_KINDS.get(status // 100, 'Unknown Status')} ({status})"
-        lines = [b"HTTP/1.1 %d %b" % (status, phrase.encode("latin-1", "replace"))]
-        has_length, closes, is_said = False, not self.keeps, False
-        for name, value in start["headers"]:
-            if name == b"connection":
-                closes = closes or value == b"close"
-                is_said = True
-                continue
-            has_length = has_length or name == b"content-length"
-            lines.append(b"%b: %b" % (name, value))
-        if not has_length and status not in _BODILESS:
-            if size is not None:
-                lines.append(b"content-length: %d" % size)
-            elif self._version == "1.1":
-                self._is_chunked = True
-                lines.append(b"transfer-encoding: chunked")
-            else:
-                closes = True
-        if is_said or closes or self._version == "1.0":
-            lines.append(b"connection: close" if closes else b"connection: keep-alive")
-        self.keeps = not closes
-        lines.append(b"\r\n")
-        return b"\r\n".join(lines)
+    def _begun(self, start: dict[str, Any], size: int | None) -> bytes:
+        """The head of the answer, and how its body goes on."""
+        data, self.keeps, self._is_chunked = head_of(start, size, self.head.version, self.keeps)
+        if self._is_head or is_bodiless(start["status"]):
+            self._is_head, self._is_chunked = True, False
+        return data
+
+
+def is_bodiless(status: int) -> bool:
+    """Has an answer of that status no body, whatever its headers say?"""
+    return status in _BODILESS
+
+
+def head_of(start: dict[str, Any], size: int | None, version: str, keeps: bool) -> tuple[bytes, bool, bool]:
+    """The head of an answer; may the connection serve more requests, and does the body come in chunks?
+
+    Args:
+        start: As of ASGI's ``http.response.start``.
+        size: Of the body; None = it comes in pieces.
+        version, keeps: Of the request.
+    """
+    status, phrase = start["status"], start.get("reason")
+    if phrase is None:
+        phrase = _PHRASES.get(status) or f"{_KINDS.get(status // 100, 'Unknown Status')} ({status})"
+    lines = [b"HTTP/1.1 %d %b" % (status, phrase.encode("latin-1", "replace"))]
+    has_length, closes, is_said, is_chunked = False, not keeps, False, False
+    for name, value in start["headers"]:
+        if name == b"connection":
+            closes = closes or value == b"close"
+            is_said = True
+            continue
+        has_length = has_length or name == b"content-length"
+        lines.append(b"%b: %b" % (name, value))
+    if not has_length and status not in _BODILESS:
+        if size is not None:
+            lines.append(b"content-length: %d" % size)
+        elif version == "1.1":
+            is_chunked = True
+            lines.append(b"transfer-encoding: chunked")
+        else:
+            closes = True
+    if is_said or closes or version == "1.0":
+        lines.append(b"connection: close" if closes else b"connection: keep-alive")
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines), not closes, is_chunked

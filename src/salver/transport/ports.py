@@ -62,6 +62,18 @@ class InferDoor(Protocol):
         ...
 
 
+class PostingDoor(InferDoor, Protocol):
+    """And for those who do not wait for the answer in a task."""
+
+    def post(
+        self, codec: Any, body: Any, model: str, version: str, call: Call, tell: Callable[[Any, Any], None]
+    ) -> Callable[[], None] | None:
+        """Begin with a request; None = ``stream`` is to be asked; see
+        :meth:`salver.serving.dataplane.DataPlane.post`.
+        """
+        ...
+
+
 class Looking(Protocol):
     """Looks at what is loaded."""
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from salver.errors import Cancelled
-from salver.transport.doors import Scope, Send
+from salver.transport.doors import Send
+from salver.transport.http1 import head_of, is_bodiless
 from salver.wire.ts_json import STREAM_NEXT, TorchServeReply, headed
 
 #: Seconds without any room for the next piece, after which the caller counts as gone.
@@ -20,21 +21,77 @@ _KEEP: Final = (b"connection", b"keep-alive")
 _CLOSE: Final = (b"connection", b"close")
 
 
-class Answer:
-    """The answer to one request.
+#: Heads of whole answers whose layout is remembered.
+_KNOWN_HEADS: Final = 256
+#: What differs between heads of one layout; no header's value can hold it.
+_ID: Final = b"\0id"
+_SIZE: Final = b"\0size"
+
+
+class Layouts:
+    """Lays out whole answers; what is the same in many heads is laid out once.
+
+    Args:
+        cors: What every reply allows pages to do.
+    """
+
+    def __init__(self, cors: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        self._cors = cors
+        self._known: dict[tuple[object, ...], tuple[tuple[bytes, ...], bytes, bool]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Layouts, {len(self._known)} known>"
+
+    def of(self, reply: TorchServeReply, request_id: str, version: str, keeps: bool) -> tuple[bytes, bool]:
+        """Head and body, and whether the connection may serve more requests.
+
+        Args:
+            version, keeps: Of the request's head.
+        """
+        key = (reply.status, reply.reason, reply.headers, version, keeps)
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _KNOWN_HEADS:
+                self._known.clear()
+            found = self._known[key] = self._laid_out(reply, version, keeps)
+        before, after, keeps = found
+        body = b"" if is_bodiless(reply.status) else reply.body
+        return b"%b%d%b%b" % (request_id.encode().join(before), len(reply.body), after, body), keeps
+
+    def _laid_out(
+        self, reply: TorchServeReply, version: str, keeps: bool
+    ) -> tuple[tuple[bytes, ...], bytes, bool]:
+        headers = _headers(reply, _ID, self._cors)
+        headers.insert(len(headers) - 1, (b"content-length", _SIZE))
+        text, keeps, _ = head_of(_start(reply, headers), 0, version, keeps)
+        before, _, after = text.partition(_SIZE)
+        return tuple(before.split(_ID)), after, keeps
+
+
+def request_id_of(number: str) -> str:
+    """The id of a request.
 
     Args:
         number: Of the call: 16 hexadecimal digits, no other's.
+    """
+    return f"{number[:8]}-{number[8:12]}-4000-8000-{number[12:]}00000000"
+
+
+class Answer:
+    """The answer to one request, as it comes.
+
+    Args:
+        verb: Of the request.
         cors: What every reply allows pages to do.
     """
 
     def __init__(
-        self, send: Send, scope: Scope, number: str, cors: Sequence[tuple[bytes, bytes]] = ()
+        self, send: Send, verb: str, request_id: str, cors: Sequence[tuple[bytes, bytes]] = ()
     ) -> None:
         self._send = send
-        self._scope = scope
+        self._verb = verb
         self._cors = cors
-        self.request_id = f"{number[:8]}-{number[8:12]}-4000-8000-{number[12:]}00000000"
+        self.request_id = request_id
         self._has_begun = False
         self._is_done = False
 
@@ -70,8 +127,8 @@ class Answer:
     async def _whole(self, reply: TorchServeReply) -> None:
         headers = self._headers(reply)
         headers.insert(len(headers) - 1, (b"content-length", b"%d" % len(reply.body)))
-        await self._send(self._start(reply, headers))
-        body = b"" if self._scope["method"] == "HEAD" else reply.body
+        await self._send(_start(reply, headers))
+        body = b"" if self._verb == "HEAD" else reply.body
         await self._send({"type": "http.response.body", "body": body})
 
     async def _piece(self, reply: TorchServeReply) -> None:
@@ -79,7 +136,7 @@ class Answer:
             self._has_begun = True
             headers = self._headers(reply)
             headers.insert(0, STREAM_NEXT)
-            await self._send(self._start(reply, headers))
+            await self._send(_start(reply, headers))
         elif reply.status >= 400 and reply.is_last:
             self._is_done = True  # the status is out: an answer that breaks off says it
             return
@@ -89,15 +146,21 @@ class Answer:
             await self._send({"type": "http.response.body", "body": reply.body, "more_body": more})
 
     def _headers(self, reply: TorchServeReply) -> list[tuple[bytes, bytes]]:
-        fate = _CLOSE if reply.status >= 400 else _KEEP
-        if reply.status == _TOO_LARGE and not reply.headers:
-            return [fate]
-        headers = headed(reply, self.request_id.encode(), self._cors)
-        headers.append(fate)
-        return headers
+        return _headers(reply, self.request_id.encode(), self._cors)
 
-    def _start(self, reply: TorchServeReply, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
-        start = {"type": "http.response.start", "status": reply.status, "headers": headers}
-        if reply.reason is not None:
-            start["reason"] = reply.reason
-        return start
+
+def _headers(
+    reply: TorchServeReply, request_id: bytes, cors: Sequence[tuple[bytes, bytes]]
+) -> list[tuple[bytes, bytes]]:
+    """The last one says what becomes of the connection."""
+    fate = _CLOSE if reply.status >= 400 else _KEEP
+    if reply.status == _TOO_LARGE and not reply.headers:
+        return [fate]
+    return [*headed(reply, request_id, cors), fate]
+
+
+def _start(reply: TorchServeReply, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+    start = {"type": "http.response.start", "status": reply.status, "headers": headers}
+    if reply.reason is not None:
+        start["reason"] = reply.reason
+    return start

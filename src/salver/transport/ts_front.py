@@ -1,14 +1,16 @@
 """How are TorchServe's routes answered at a port?
 
 An ASGI application around Salver's own: it answers what is TorchServe's there, and hands on what is not in
-dispute (X-9, X-10, X-30). Whoever asks a model again by the same path meets no table. What a path means
-stands in ``ts_paths.py``, what an operation does in ``ts_inference.py`` and ``ts_management.py``.
+dispute (X-9, X-10, X-30). Whoever asks a model again by the same path meets no table and, where the front
+has ``prompt``, no task. What a path means stands in ``ts_paths.py``, what an operation does in
+``ts_inference.py`` and ``ts_management.py``.
 """
 
 import asyncio
+import functools
 import logging
-from collections.abc import Awaitable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeGuard
 
 import msgspec
 
@@ -17,9 +19,11 @@ from salver.messages import Call
 from salver.transport.calls import Reception, is_shutting_down, join_trace, take_traits
 from salver.transport.doors import App, Receive, Scope, Send
 from salver.transport.hangup import HangUps
-from salver.transport.ports import Exposition, Handlers, InferDoor
+from salver.transport.http1 import Exchange
+from salver.transport.http1_head import Headers
+from salver.transport.ports import Exposition, Handlers, PostingDoor
 from salver.transport.reading import MOST_CHUNKS
-from salver.transport.ts_answer import Answer
+from salver.transport.ts_answer import Answer, Layouts, request_id_of
 from salver.transport.ts_calls import Method, Request
 from salver.transport.ts_inference import InferenceOperations
 from salver.transport.ts_management import ManagementOperations
@@ -37,6 +41,8 @@ from salver.wire.ts_rules import TorchServeRules
 
 _LOG = logging.getLogger("salver.torchserve")
 _KNOWN_PATHS: Final = 4096
+_KNOWN_HEADERS: Final = 512
+_SHORT: Final = 1024  # bytes of headers that are remembered
 _UNUSUAL: Final = frozenset((b"traceparent", CLASS_HEADER, PRIORITY_HEADER))
 #: Operations that Triton's restrictions know under other names (TR-R34).
 _GUARDED: Final = {
@@ -46,6 +52,8 @@ _GUARDED: Final = {
 }
 
 
+#: Writes all pieces of an answer.
+WriteAll = Callable[[Callable[[TorchServeReply], Awaitable[None]]], Awaitable[None]]
 #: Kind of a port -> what it serves; two addresses that are one are one port (TS-P1).
 SURFACES: Final[Mapping[str, frozenset[Surface]]] = {
     "torchserve-inference": frozenset(("inference",)),
@@ -75,6 +83,23 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     is_shared: bool = False
 
 
+class Told(msgspec.Struct, frozen=True, gc=False):
+    """What the headers of a request say, worked out once.
+
+    Attributes:
+        lower: With names in lower case.
+        shown: For the handler, with names as they were sent.
+        sequence: Which sequence of requests is gone on with (:class:`salver.wire.ts_predict.Asking`).
+        is_unusual: They say something of the call, too.
+    """
+
+    lower: Mapping[bytes, bytes]
+    shown: Mapping[str, str]
+    content_type: str
+    sequence: tuple[str, bool, bool] | None
+    is_unusual: bool
+
+
 class Backing(msgspec.Struct, frozen=True):
     """What TorchServe's routes are answered with.
 
@@ -85,7 +110,7 @@ class Backing(msgspec.Struct, frozen=True):
         max_body: Most bytes of a body.
     """
 
-    door: InferDoor
+    door: PostingDoor
     handlers: Handlers
     exposition: Exposition
     reception: Reception
@@ -130,6 +155,8 @@ class TorchServe:
             "metrics": self._metrics,
         }
         self._targets: dict[tuple[str, bytes], Target] = {}
+        self._told: dict[Headers, Told] = {}
+        self._layouts = Layouts(rules.cors)
         self._hangups = HangUps()
 
     def __repr__(self) -> str:
@@ -149,6 +176,50 @@ class TorchServe:
 
     # -- asking a model --
 
+    def prompt(self, exchange: Exchange) -> bool:
+        """Ask a model that calls back (:data:`salver.transport.http1.Prompt`)."""
+        head, body = exchange.head, exchange.body
+        target = self._targets.get((head.method, head.path))
+        if target is None or target.is_shared or head.method == "HEAD" or not self._may_take(body):
+            return False
+        told = self._told_by(head.spelled)
+        if told.sequence is not None:
+            return False
+        id = request_id_of(self._new_id())
+        call = Call("ts-http", self._clock(), None, id)
+        tell = functools.partial(self._tell, exchange, id)
+        asked = target.asked
+        try:
+            if self._keys is not None or self._backing.reception.http.guard is not None:
+                self._check(asked, told.lower)
+            asking = self._asking(target, told, body, (head.query, head.path), call)
+        except SalverError as error:
+            tell(http_fault(error, asked.model, asked.version), None)
+            return True
+        give_up = self._door.post(target.codec, asking, asked.model, asked.version, call, tell)
+        if give_up is None:
+            return False
+        exchange.on_gone = give_up
+        return True
+
+    def _may_take(self, body: bytes | None) -> TypeGuard[bytes]:
+        return body is not None and len(body) <= self._most
+
+    def _tell(
+        self, exchange: Exchange, id: str, reply: TorchServeReply | None, write_all: WriteAll | None
+    ) -> None:
+        """The answer; or there are pieces of it, and that writes them."""
+        if reply is not None:
+            data, keeps = self._layouts.of(reply, id, exchange.head.version, exchange.keeps)
+            exchange.answer(reply.status, data, keeps=keeps)
+        elif write_all is not None:
+            exchange.run(functools.partial(self._tell_all, exchange, id, write_all))
+
+    async def _tell_all(self, exchange: Exchange, id: str, write_all: WriteAll) -> None:
+        answer = Answer(exchange.send, exchange.head.method, id, self._cors)
+        await write_all(answer.write)
+        await answer.end()
+
     async def _predict(
         self, target: Target, scope: Scope, receive: Receive, send: Send, body: bytes | None = None
     ) -> None:
@@ -157,10 +228,10 @@ class TorchServe:
         Args:
             body: What is read already; None = nothing is.
         """
-        arrival = self._clock()
-        number = self._new_id()
-        lower: dict[bytes, bytes] = dict(scope["headers"])
-        answer = Answer(send, scope, number, self._cors)
+        call = Call("ts-http", self._clock(), None, request_id_of(self._new_id()))
+        told = self._told_by(scope.get("spelled") or tuple(scope["headers"]))
+        lower = told.lower
+        answer = Answer(send, scope["method"], call.request_id, self._cors)
         task = None
         try:
             asked = target.asked
@@ -172,24 +243,8 @@ class TorchServe:
                 self._check(asked, lower)
             if body is None and (body := await self._read(receive, lower)) is None:
                 return  # the caller left before the request was there
-            headers = {
-                name.decode("latin-1"): value.decode("latin-1")
-                for name, value in scope.get("spelled") or scope["headers"]
-            }
-            headers.update(target.headers)
-            asking = Asking(
-                body,
-                lower.get(b"content-type", b"").decode("latin-1"),
-                headers,
-                query_of(scope["query_string"], scope.get("raw_path") or b"") if asked.takes_query else (),
-                answer.request_id,
-                self._sequence_of(lower) if self._sequence[0] in lower else None,
-            )
-            call = Call("ts-http", arrival, None, answer.request_id)
-            if not self._unusual.isdisjoint(lower):
-                self._look_closer(call, lower)
-            if wanted := self._backing.reception.curious.headers:
-                take_traits(call, lower, wanted)
+            place = scope["query_string"], scope.get("raw_path") or b""
+            asking = self._asking(target, told, body, place, call)
             task = self._watch(scope, receive)
             reply = await self._door.stream(
                 target.codec, asking, asked.model, asked.version, call, answer.write
@@ -208,6 +263,44 @@ class TorchServe:
         if reply is not None:
             await answer.write(reply)
         await answer.end()
+
+    def _asking(
+        self, target: Target, told: Told, body: bytes, place: tuple[bytes, bytes], call: Call
+    ) -> Asking:
+        """What the model is asked.
+
+        Args:
+            place: Query and path.
+
+        Raises:
+            NamedFault: the query is not encoded as it should be.
+        """
+        if told.is_unusual:
+            self._look_closer(call, told.lower)
+        if wanted := self._backing.reception.curious.headers:
+            take_traits(call, told.lower, wanted)
+        query = query_of(*place) if place[0] and target.asked.takes_query else ()
+        headers = {**told.shown, **target.headers} if target.headers else told.shown
+        return Asking(body, told.content_type, headers, query, call.request_id, told.sequence)
+
+    def _told_by(self, spelled: Headers) -> Told:
+        """What these headers say; a client's are mostly all alike."""
+        found = self._told.get(spelled)
+        if found is None:
+            lower = {name.lower(): value for name, value in spelled}
+            shown = {name.decode("latin-1"): value.decode("latin-1") for name, value in spelled}
+            found = Told(
+                lower,
+                shown,
+                lower.get(b"content-type", b"").decode("latin-1"),
+                self._sequence_of(lower) if self._sequence[0] in lower else None,
+                not self._unusual.isdisjoint(lower),
+            )
+            if sum([len(name) + len(value) for name, value in spelled]) <= _SHORT:
+                if len(self._told) >= _KNOWN_HEADERS:
+                    self._told.clear()
+                self._told[spelled] = found
+        return found
 
     def _watch(self, scope: Scope, receive: Receive) -> "asyncio.Task[Any] | None":
         """Have the current task cancelled if its caller hangs up; None = who serves it does so already."""
@@ -260,7 +353,7 @@ class TorchServe:
     async def _answer(self, scope: Scope, path: bytes, receive: Receive, send: Send) -> None:
         verb = scope["method"]
         lower: dict[bytes, bytes] = dict(scope["headers"])
-        answer = Answer(send, scope, self._new_id(), self._cors)
+        answer = Answer(send, verb, request_id_of(self._new_id()), self._cors)
         task = None
         try:
             if self._cors and verb == "OPTIONS" and _is_preflight(lower):
