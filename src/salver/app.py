@@ -45,6 +45,7 @@ from salver.serving.ports import Observer
 from salver.serving.profiles import ProfileStore
 from salver.serving.registry import Registry
 from salver.serving.reloading import Reloading
+from salver.serving.shadow import Shadowing
 from salver.serving.shared_memory import SharedMemory
 from salver.serving.snapshots import Snapshots
 from salver.serving.splitting import Splitting
@@ -143,7 +144,6 @@ class Server:
         self._running: set[asyncio.Task[None]] = set()
         self._snapshots: Snapshots | None = None
         self._began = time.monotonic()
-        self.splits = Splitting(Router())
 
     def __repr__(self) -> str:
         return f"<Server {self.url}>" if self._listeners else "<Server not started>"
@@ -195,6 +195,8 @@ class Server:
         self._live(loader, plugins.recogniser(backends), clock)
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
         samples = self._spans.samples if self._spans else None
+        self.shadows = Shadowing(self._manager, self._bus.emit, clock)
+        self.splits = Splitting(Router(), self.shadows)
         rules = DoorRules(samples, config.keeps_timeouts, self.splits)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id, rules)
         self.signature = door.signature
@@ -378,6 +380,7 @@ class Server:
             listener.stop()
         if self._running:
             await asyncio.wait(self._running, timeout=grace + 5)
+        await self.shadows.close()
         await self._reloading.stop()
         await self._plane.stop()
         await self._manager.drain(grace)

@@ -51,6 +51,31 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     assignment: Assignment | None = None
 
 
+class Shadowed(msgspec.Struct, frozen=True, gc=False):
+    """A version was asked what another one was asked by a caller, who does not know; no request was served.
+
+    Attributes:
+        version: The canary; nobody got its answer.
+        unit: As in :class:`~salver.releases.Assignment`.
+        request_id: Of the caller's request.
+        outcome: ``ok``, or the error's code.
+        stable_seconds, seconds: The models' own time, of the answer that the caller got and of this one.
+        agrees: The answers are alike, as the split's shadow has it.
+        distance: See :class:`~salver.experiments.compare.Comparison`.
+    """
+
+    model: str
+    version: str
+    release: str
+    unit: str
+    request_id: str
+    outcome: str
+    stable_seconds: float
+    seconds: float
+    agrees: bool
+    distance: float
+
+
 class Answered(msgspec.Struct, frozen=True, gc=False):
     """A call at a port of TorchServe's has its answer, whatever it was about.
 
@@ -188,4 +213,15 @@ class Lineage(msgspec.Struct, frozen=True):
     uuid: str
 
 
-Event = Served | Answered | WorkerReady | Predicted | BatchRan | StepRan | StateChanged | Replayed | Lineage
+Event = (
+    Served
+    | Shadowed
+    | Answered
+    | WorkerReady
+    | Predicted
+    | BatchRan
+    | StepRan
+    | StateChanged
+    | Replayed
+    | Lineage
+)

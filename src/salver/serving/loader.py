@@ -177,6 +177,11 @@ class Servable:
         return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"
 
     @property
+    def uncached(self) -> Callable[..., Awaitable[InferResponse]]:
+        """As ``infer``, past the answers that are kept."""
+        return (self.signatures or self.engine).infer if self.is_cached else self.infer
+
+    @property
     def engines(self) -> Sequence[_AnyEngine]:
         """Of each signature, the first one first."""
         return [self.engine, *(self.signatures.others.values() if self.signatures else ())]

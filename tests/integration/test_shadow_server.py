@@ -1,0 +1,121 @@
+"""A real server asks a new version, too: callers notice nothing, and no number of theirs moves."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from salver.app import FrontConfig, ServeConfig, Server
+from salver.cache import CacheConfig
+from salver.experiments.shadows import ShadowReport
+from salver.releases import Shadow, Split
+
+pytestmark = pytest.mark.timeout(60)
+STABLE = """
+class Model:
+    inputs = {"x": ("FP32", [-1, 1])}
+    outputs = {"y": ("FP32", [-1, 1])}
+    def predict(self, inputs):
+        return {"y": inputs["x"] * 2}
+"""
+#: Hangs while there is a file; is wrong of large numbers.
+CANARY = """
+import time
+from pathlib import Path
+class Model:
+    inputs = {"x": ("FP32", [-1, 1])}
+    outputs = {"y": ("FP32", [-1, 1])}
+    def predict(self, inputs):
+        while Path("GATE").exists():
+            time.sleep(0.01)
+        return {"y": inputs["x"] * 2 + (inputs["x"] > 100)}
+"""
+SPLIT = Split(
+    "r1",
+    "m",
+    stable="1",
+    canary="2",
+    weight=0.0,
+    salt="s",
+    shadow=Shadow(most_inflight=2),
+)
+
+
+def shut(gate: Path, is_shut: bool) -> None:
+    if is_shut:
+        gate.touch()
+    else:
+        gate.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    return tmp_path / "gate"
+
+
+@pytest.fixture
+async def server(tmp_path: Path, gate: Path) -> AsyncIterator[Server]:
+    root = tmp_path / "models"
+    for version, code in ((1, STABLE), (2, CANARY.replace("GATE", str(gate)))):
+        (root / "m" / str(version)).mkdir(parents=True)
+        (root / "m" / str(version) / "model.py").write_text(code)
+    (root / "m" / "salver.toml").write_text("response_cache = true\n[versions]\nall = true\n")
+    config = ServeConfig(
+        paths=(str(root),),
+        front=FrontConfig(port=0),
+        response_cache=CacheConfig("local", {"size": "1000000"}),
+    )
+    async with Server(config) as server:
+        server.splits.router.replace([SPLIT])
+        yield server
+        shut(gate, False)
+
+
+async def ask(server: Server, *values: float) -> list[Any]:
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        found = []
+        for value in values:
+            body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [value]}]}
+            said = await client.post("/v2/models/m/infer", content=json.dumps(body))
+            found.append(
+                (said.status_code, said.json()["model_version"], said.json()["outputs"][0]["data"][0])
+            )
+        return found
+
+
+async def until(server: Server, is_so: Callable[[ShadowReport], bool]) -> ShadowReport:
+    while True:
+        report = server.shadows.report("r1")
+        if report is not None and is_so(report):
+            return report
+        await asyncio.sleep(0.01)
+
+
+async def test_a_shadow_is_compared_and_leaves_no_trace(server: Server) -> None:
+    assert await ask(server, 1.0, 1.0) == [(200, "1", 2.0)] * 2
+    report = await until(server, lambda report: report.asked == 2)
+    assert (report.agreed, report.differed) == (2, 0)
+    assert await ask(server, 200.0) == [(200, "1", 400.0)]
+    report = await until(server, lambda report: report.asked == 3)
+    assert (report.differed, report.examples[0].what) == (1, "'y' differs by 0.0025")
+    page = server.metrics("text/plain")[0].decode()
+    assert not [
+        line for line in page.splitlines() if line.startswith("salver_requests") and 'version="2"' in line
+    ]
+    use = server.cache()
+    assert use is not None
+    assert (use.hits, use.misses) == (1, 2)  # of the stable version's callers
+
+
+async def test_a_shadow_that_hangs_changes_nothing(server: Server, gate: Path) -> None:
+    shut(gate, True)
+    assert await ask(server, *range(20)) == [(200, "1", 2.0 * value) for value in range(20)]
+    report = await until(server, lambda report: report.dropped == 18)
+    assert report.asked == 0
+    shut(gate, False)
+    report = await until(server, lambda report: report.asked == 2)
+    assert report.agreed == 2

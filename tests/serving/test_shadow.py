@@ -1,0 +1,223 @@
+"""A copy is asked behind the caller's back: nobody waits for it, and nothing remembers it."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from salver.errors import InvalidInput, ModelFailed, NotReady
+from salver.events import Shadowed
+from salver.messages import ANYBODY, Call, InferRequest, InferResponse, ModelId, Signature, Timing
+from salver.releases import Arm, Assignment, Shadow, Split
+from salver.serving.shadow import Shadowing
+from salver.tensor import tensor
+
+SHADOW = Shadow(most_inflight=2)
+SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.0, salt="s", shadow=SHADOW)
+ASSIGNED = Assignment("r1", Arm.STABLE, "1", "ada", "hash", 0.0, 0)
+CALL = Call("test", 0.0, request_id="q1")
+
+
+def response(*values, **more):
+    outputs = (tensor("y", np.array(values, np.float32)),)
+    return InferResponse("m", "1", outputs, timing=Timing(inference=0.01), **more)
+
+
+def request(**parameters):
+    return InferRequest("m", (tensor("x", np.zeros((1, 1))),), "1", parameters=parameters, trace="span")
+
+
+class Canary:
+    """Lessor, lease and servable in one."""
+
+    id = ModelId("m", "2")
+    signature = Signature((), ())
+
+    def __init__(self, answer=None):
+        self.answer = answer or response(1, 2)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.seen = []
+        self.events = []
+        self.leases = 0
+        self.clock = 0.0
+        self.shadowing = Shadowing(self, self.events.append, lambda: self.clock, patience=0.2)
+
+    def acquire(self, name, version=""):
+        assert (name, version) == ("m", "2")
+        if isinstance(self.answer, NotReady):
+            raise self.answer
+        self.leases += 1
+        return self
+
+    def other(self, name, version, is_wanted):
+        return None
+
+    def release(self):
+        self.leases -= 1
+
+    @property
+    def servable(self):
+        return self
+
+    async def infer(self, request, deadline=None, sender=None, standing=ANYBODY):
+        self.seen.append((request, deadline, standing))
+        await self.gate.wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def offer(self, *pieces, asked=None, split=SPLIT):
+        self.shadowing.offer(split, ASSIGNED, asked or request(), pieces or (response(1, 2),), CALL)
+
+    async def over(self):
+        for tasks in list(self.shadowing._under_way.values()):
+            await asyncio.gather(*tasks)
+        assert self.leases == 0
+        return self.shadowing.report("r1")
+
+
+async def test_a_copy_has_its_own_version_and_goes_behind_the_canarys_callers():
+    canary = Canary()
+    canary.offer(asked=request(user="ada"))
+    assert canary.seen == []  # not on the caller's time
+    report = await canary.over()
+    ((asked, deadline, standing),) = canary.seen
+    assert (asked.model, asked.version, asked.trace) == ("m", "2", "")
+    assert (asked.parameters, deadline, standing.service) == ({"user": "ada"}, 0.2, "bulk")
+    assert (report.asked, report.agreed) == (1, 1)
+    (event,) = canary.events
+    assert event == Shadowed("m", "2", "r1", "ada", "q1", "ok", 0.01, 0.01, True, 0.0)
+
+
+async def test_answers_that_differ_are_counted_with_examples():
+    canary = Canary(response(1, 3))
+    canary.offer()
+    report = await canary.over()
+    assert (report.agreed, report.differed) == (0, 1)
+    assert (report.examples[0].request_id, report.examples[0].what) == ("q1", "'y' differs by 0.5")
+    assert not canary.events[0].agrees
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (ModelFailed("boom"), "model_failed"),
+        (InvalidInput("it has other inputs"), "invalid_input"),
+        (NotReady("it is loading"), "not_ready"),
+        (ZeroDivisionError(), "internal"),
+    ],
+)
+async def test_its_errors_are_counted_and_nobodys(error, outcome, caplog):
+    canary = Canary(error)
+    canary.offer()
+    report = await canary.over()
+    assert report.failed == {outcome: 1}
+    assert (canary.events[0].outcome, canary.events[0].agrees) == (outcome, False)
+    assert ("ZeroDivisionError" in caplog.text) == (outcome == "internal")
+
+
+async def test_as_many_are_under_way_as_may_be_and_the_rest_is_dropped():
+    canary = Canary()
+    canary.gate.clear()
+    for _ in range(5):
+        if canary.shadowing.wants(SPLIT, ASSIGNED):
+            canary.offer()
+    await asyncio.sleep(0)
+    assert len(canary.seen) == 2
+    canary.gate.set()
+    report = await canary.over()
+    assert (report.asked, report.dropped) == (2, 3)
+    assert canary.shadowing.wants(SPLIT, ASSIGNED)
+
+
+async def test_one_that_hangs_gives_its_place_back_after_a_while():
+    canary = Canary()
+    canary.gate.clear()
+    canary.offer()
+    report = await canary.over()
+    assert report.failed == {"deadline_exceeded": 1}
+
+
+async def test_sequences_are_not_copied():
+    canary = Canary()
+    canary.offer(asked=request(sequence_id=7))
+    report = await canary.over()
+    assert (report.asked, report.skipped, canary.seen) == (0, 1, [])
+
+
+def test_who_is_shadowed():
+    shadowing = Canary().shadowing
+
+    def wants(arm=Arm.STABLE, reason="hash", split=SPLIT):
+        return shadowing.wants(split, Assignment("r1", arm, "1", "ada", reason, 0.0, 0))
+
+    assert wants() and wants(Arm.BASELINE) and wants(Arm.HOLDBACK, "holdback")
+    assert not wants(Arm.CANARY)  # it has answered itself
+    assert not wants(reason="excluded") and not wants(reason="never")
+    assert not wants(split=Split("r1", "m", stable="1", canary="2", weight=0.0, salt="s"))
+    assert not wants(split=Split("r1", "m", "1", "2", 0.0, "s", shadow=Shadow(share=0.0)))
+    assert shadowing.report("r1") is None
+
+
+async def test_kept_answers_are_neither_asked_nor_made():
+    canary = Canary()
+    asked = []
+
+    async def uncached(*given):
+        asked.append(given)
+        return response(1, 2)
+
+    canary.uncached = uncached
+    canary.offer()
+    await canary.over()
+    assert (len(asked), canary.seen) == (1, [])
+
+
+class Speaker(Canary):
+    """Answers in pieces."""
+
+    gives_parts = True
+    last = None
+
+    async def stream(self, request, deadline=None, standing=ANYBODY):
+        yield response(1)
+        if self.last is not None:
+            yield InferResponse("m", "2", (), error=self.last)
+        yield response(2)
+
+
+async def test_answers_in_pieces_are_compared_whole():
+    canary = Speaker()
+    canary.offer(response(1), response(2))
+    assert (await canary.over()).agreed == 1
+    canary.last = ModelFailed("half way")
+    canary.offer(response(1), response(2))
+    assert (await canary.over()).failed == {"model_failed": 1}
+
+
+async def test_a_version_of_any_number_of_responses_is_no_shadow():
+    canary = Speaker()
+    canary.gives_parts = False
+    canary.offer()
+    assert (await canary.over()).failed == {"unsupported": 1}
+
+
+async def test_large_answers_are_compared_on_another_thread():
+    canary = Canary(response(*range(20_000)))
+    canary.offer(response(*range(20_000)))
+    assert (await canary.over()).agreed == 1
+
+
+async def test_when_a_release_is_over_its_copies_are_given_up():
+    canary = Canary()
+    canary.gate.clear()
+    canary.offer()
+    await asyncio.sleep(0)
+    canary.shadowing.forget("r1")
+    await asyncio.sleep(0)
+    assert canary.shadowing.report("r1") is None
+    canary.offer()
+    await asyncio.sleep(0)
+    await canary.shadowing.close()
+    assert (canary.leases, canary.events) == (0, [])
