@@ -88,6 +88,50 @@ def test_rare_events_at_one_percent_mislead_it_which_is_why_it_refuses_them() ->
     may_be(hits, 1000, at_least=0.05)
 
 
+def growing(values: np.ndarray, step: int) -> list[Moments]:
+    """An arm at its looks, each a step further."""
+    found = [Moments()]
+    for part in values.reshape(-1, step):
+        found.append(found[-1].add(Moments.of_values(part)))
+    return found[3:]  # from 1,500 units on
+
+
+def test_skewed_values_in_a_small_arm_mislead_it_so_it_refuses_them_until_they_are_capped() -> None:
+    """One user in twenty buys, one in twenty is in the treatment, and there is no difference."""
+    rng, step, looks, planned = np.random.default_rng(73), 500, 30, 150_000
+    unguarded = capped = answers = 0
+    for _ in range(120):
+        arms = [(rng.random(n) < 0.05) * rng.lognormal(0, 1.5, n) for n in (19 * looks * step, looks * step)]
+        wrong = False
+        for control, treatment in zip(*map(growing, arms, (19 * step, step)), strict=True):
+            error = math.sqrt(control.variance / control.units + treatment.variance / treatment.units)
+            half = half_width(error, control.units + treatment.units, planned)
+            wrong |= abs(treatment.mean - control.mean) > half
+            with pytest.raises(FailedPrecondition, match="too skewed"):
+                difference(control, treatment, planned)
+        unguarded += wrong
+        wrong = False
+        arms = [np.minimum(values, 5.0) for values in arms]
+        for control, treatment in zip(*map(growing, arms, (19 * step, step)), strict=True):
+            try:
+                _, low, high = difference(control, treatment, planned)
+            except FailedPrecondition:
+                continue
+            answers += 1
+            wrong |= not low <= 0 <= high
+        capped += wrong
+    may_be(unguarded, 120, at_least=0.08)
+    may_be(capped, 120, at_most=0.05)
+    assert answers > 0.8 * 120 * (looks - 2)
+
+
+def test_arms_of_one_size_may_be_as_skewed_as_they_like() -> None:
+    values = np.random.default_rng(74).lognormal(0, 2, 4000)
+    assert difference(Moments.of_values(values[:2000]), Moments.of_values(values[2000:]), 5000)
+    with pytest.raises(FailedPrecondition, match=r"too skewed .* Cap them .* or wait for"):
+        difference(Moments.of_values(np.tile(values, 10)), Moments.of_values(values), 5000)
+
+
 @pytest.mark.parametrize(("hits", "units"), [(400, 999), (49, 2000), (1951, 2000)])
 def test_small_arms_are_refused_with_the_way_out(hits: int, units: int) -> None:
     with pytest.raises(FailedPrecondition, match="Wait for 1000 units and 50 events in each arm, or count"):
@@ -103,6 +147,8 @@ def test_parts_add_up(values: list[float], at: int) -> None:
     assert (parts.units, parts.events) == (whole.units, whole.events)
     assert parts.mean == pytest.approx(np.mean(values), abs=1e-9)
     assert parts.variance == pytest.approx(np.var(values), rel=1e-6, abs=1e-9)
+    third = np.mean((np.array(values) - np.mean(values)) ** 3)
+    assert parts.third == pytest.approx(third, rel=1e-6, abs=1e-6)
     assert msgspec.json.decode(msgspec.json.encode(parts), type=Moments) == parts
 
 

@@ -17,9 +17,12 @@ import numpy.typing as npt
 from salver.errors import FailedPrecondition, InvalidInput
 from salver.stats.interval import Estimate
 
-#: The range in which the interval may be trusted, of each arm.
+#: The range in which the interval may be trusted: units and events of each arm, and how skewed the error of
+#: their difference may be. The last says of arms of any sizes and values what 50 events say of a small
+#: arm's proportion.
 LEAST_UNITS = 1000
 LEAST_EVENTS = 50
+MOST_SKEW = LEAST_EVENTS**-0.5
 
 
 class Moments(msgspec.Struct, frozen=True):
@@ -28,7 +31,7 @@ class Moments(msgspec.Struct, frozen=True):
     Attributes:
         units: How many.
         total: Sum of their values.
-        squares: Sum of the squares.
+        squares, cubes: Sums of their second and third powers.
         events: How many units have another value than the usual one (0, as a rule). Of values that are
             all different it is the number of units.
     """
@@ -36,6 +39,7 @@ class Moments(msgspec.Struct, frozen=True):
     units: int = 0
     total: float = 0.0
     squares: float = 0.0
+    cubes: float = 0.0
     events: int = 0
 
     @classmethod
@@ -47,15 +51,15 @@ class Moments(msgspec.Struct, frozen=True):
         """
         if not 0 <= hits <= units:
             raise InvalidInput(f"{hits} of {units} units cannot be", fix="Give 0 <= hits <= units.")
-        return cls(units, float(hits), float(hits), min(hits, units - hits))
+        return cls(units, float(hits), float(hits), float(hits), min(hits, units - hits))
 
     @classmethod
     def of_values(cls, values: npt.ArrayLike, usual: float = 0.0) -> "Moments":
         """Of one value a unit, shape ``(units,)``."""
         array = np.asarray(values, np.float64)
-        return cls(
-            array.size, float(array.sum()), float(array @ array), int(np.count_nonzero(array != usual))
-        )
+        squares = array * array
+        events = int(np.count_nonzero(array != usual))
+        return cls(array.size, float(array.sum()), float(squares.sum()), float(squares @ array), events)
 
     def add(self, other: Self) -> Self:
         """With the units of another part of the same arm."""
@@ -63,6 +67,7 @@ class Moments(msgspec.Struct, frozen=True):
             self.units + other.units,
             self.total + other.total,
             self.squares + other.squares,
+            self.cubes + other.cubes,
             self.events + other.events,
         )
 
@@ -75,6 +80,11 @@ class Moments(msgspec.Struct, frozen=True):
     def variance(self) -> float:
         """Of the values, as of a whole population: ``p (1 - p)`` of counts."""
         return max(0.0, self.squares / self.units - self.mean**2)
+
+    @property
+    def third(self) -> float:
+        """The mean of the third powers of the distances from the mean."""
+        return self.cubes / self.units - 3 * self.mean * self.squares / self.units + 2 * self.mean**3
 
 
 def difference(control: Moments, treatment: Moments, planned: int, alpha: float = 0.05) -> Estimate:
@@ -141,10 +151,33 @@ def _around(value: float, error: float, units: int, planned: int, alpha: float) 
     return Estimate(value, value - half, value + half)
 
 
-def _check_range(*arms: Moments) -> None:
-    for arm in arms:
+def _check_range(control: Moments, treatment: Moments) -> None:
+    for arm in (control, treatment):
         if arm.units < LEAST_UNITS or arm.events < LEAST_EVENTS:
             raise FailedPrecondition(
                 f"an arm of {arm.units} units with {arm.events} events is too small for this interval",
                 fix=f"Wait for {LEAST_UNITS} units and {LEAST_EVENTS} events in each arm, or count events.",
             )
+    skew = _skew(control, treatment)
+    if skew > MOST_SKEW:
+        factor = (skew / MOST_SKEW) ** 2
+        raise FailedPrecondition(
+            f"values of {control.units} and {treatment.units} units are too skewed for this interval",
+            fix="Cap them at a limit set beforehand, make the arms more equal, or wait for "
+            f"{factor:.1f} times the units.",
+        )
+
+
+def _skew(control: Moments, treatment: Moments) -> float:
+    """Of the error of the difference, if both arms have values of one kind; none where the arms are of one
+    size.
+
+    The kind is taken from both: that of the smaller arm alone looks tame just when its rare large values are
+    still missing, and its mean is too low.
+    """
+    n, m = control.units, treatment.units
+    variance = (n * control.variance + m * treatment.variance) / (n + m)
+    third = (n * control.third + m * treatment.third) / (n + m)
+    if not variance:
+        return 0.0
+    return abs(third / variance**1.5 * (1 / n**2 - 1 / m**2)) / (1 / n + 1 / m) ** 1.5
