@@ -180,4 +180,5 @@ def _skew(control: Moments, treatment: Moments) -> float:
     third = (n * control.third + m * treatment.third) / (n + m)
     if not variance:
         return 0.0
-    return abs(third / variance**1.5 * (1 / n**2 - 1 / m**2)) / (1 / n + 1 / m) ** 1.5
+    skew = third / math.pow(variance, 1.5)
+    return abs(skew * (1 / n**2 - 1 / m**2)) / math.pow(1 / n + 1 / m, 1.5)

@@ -29,8 +29,8 @@ def proportion(hits: int, trials: int, alpha: float = 0.05, best: int = 100) -> 
         InvalidInput: The counts cannot be.
 
     >>> low, high = proportion(15, 50, best=50)
-    >>> round(low, 6), round(high, 6)
-    (0.129556, 0.511896)
+    >>> round(low, 5), round(high, 5)
+    (0.12956, 0.5119)
     """
     if not 0 <= hits <= trials or not trials:
         raise InvalidInput(f"{hits} of {trials} cannot be", fix="Give 0 <= hits <= trials, and a trial.")
