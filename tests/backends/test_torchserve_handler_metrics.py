@@ -241,3 +241,19 @@ def test_ts_a9_the_store_of_older_handlers(metrics: Any) -> None:
     assert told["MetricName"] == "C" and told["Dimensions"][0] == {"Name": "ModelName", "Value": "m"}
     with pytest.raises(TypeError):
         json.dumps(object(), cls=MetricEncoder)
+
+
+@pytest.mark.parametrize(
+    ("ids", "index", "request_"),
+    [
+        ({0: "a", 1: "b"}, 1, "b"),
+        ({0: "a", 1: "b"}, None, "a,b"),
+        ({}, 0, ""),
+        ("a", 3, "a"),
+        (None, 0, None),
+    ],
+)
+def test_ts_a9_a_change_is_of_its_request_or_of_all(ids: Any, index: Any, request_: str | None) -> None:
+    from ts.metrics.lines import whose
+
+    assert whose(ids, index) == request_

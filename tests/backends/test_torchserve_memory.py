@@ -32,6 +32,32 @@ def faults(how: str) -> int:
     return int(json.loads(done.stdout)[1])
 
 
+IDLE = """
+import json, sys
+from pathlib import Path
+from salver.backends.torchserve import memory
+environment = {"MALLOC_TRIM_THRESHOLD_": "1"} if sys.argv[1] == "chosen" else {}
+memory.keep_memory({})
+import numpy as np
+def megabytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+before = megabytes()
+(np.ones(6 << 20), np.ones(6 << 20))
+kept = megabytes() - before
+memory.give_back(environment)
+print(json.dumps([kept, megabytes() - before]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the C library is not Linux's")
+@pytest.mark.parametrize(("how", "is_kept"), [("usual", False), ("chosen", True)])
+def test_ts_b7_what_is_kept_goes_back_when_nothing_is_asked(how: str, is_kept: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", IDLE, how], capture_output=True, check=True, timeout=60)
+    kept, left = json.loads(done.stdout)
+    assert kept > 80
+    assert left > 80 if is_kept else left < 24
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the C library is not Linux's")
 def test_ts_b7_the_memory_of_a_run_is_there_for_the_next_one() -> None:
     assert faults("keep") < faults("leave") / 20
@@ -58,3 +84,4 @@ def test_ts_b7_what_the_operator_has_set_stays(
 def test_ts_b7_a_c_library_without_that_switch_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     memory.keep_memory({})
+    memory.give_back({})

@@ -3,6 +3,7 @@
 import itertools
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -94,3 +95,33 @@ def test_over_a_real_socket_orders_come_in_order_and_the_end_is_seen_awake_or_no
             assert type(orders.receive(is_lone=is_lone)) is type(order)
         ours.close()
         assert isinstance(orders.receive(is_lone=True), Stop)
+
+
+def test_ts_b7_whoever_keeps_something_hears_once_that_nothing_comes() -> None:
+    ours, theirs = socket.socketpair()
+    idle, heard = threading.Semaphore(0), []
+    waiting = host._Channel(theirs, idle_s=0.02)
+    waiting.when_idle(idle.release)
+    thread = threading.Thread(target=lambda: heard.extend(waiting.receive() for _ in range(2)))
+    thread.start()
+    for mark in (1, 2):
+        assert idle.acquire(timeout=10)
+        assert not idle.acquire(timeout=0.1)  # and not again until something has come
+        ours.sendall(frame(Next(mark)))
+    thread.join(10)
+    assert heard == [Next(1), Next(2)]
+    ours.close()
+    assert waiting.receive() == Stop()
+    theirs.close()
+
+
+def test_ts_b7_what_comes_at_once_is_no_idleness() -> None:
+    ours, theirs = socket.socketpair()
+    waiting = host._Channel(theirs, idle_s=30.0)
+    waiting.when_idle(pytest.fail)
+    for mark in range(5):
+        ours.sendall(frame(Next(mark)))
+        assert waiting.receive() == Next(mark)
+    ours.close()
+    assert waiting.receive() == Stop()
+    theirs.close()

@@ -183,6 +183,15 @@ class FormModel(RunnableModel, Protocol):
         ...
 
 
+@runtime_checkable
+class ThriftyModel(Protocol):
+    """A loaded model that keeps something for its next run."""
+
+    def on_idle(self) -> None:
+        """Nothing has been asked for some seconds: what it keeps may go. It must not raise."""
+        ...
+
+
 class StepModel(Protocol):
     """A loaded model that carries sequences of tokens on, a step at a time.
 

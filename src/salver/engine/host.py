@@ -21,6 +21,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -42,6 +43,7 @@ from salver.backends.protocol import (
     RequestModel,
     RunnableModel,
     StreamModel,
+    ThriftyModel,
 )
 from salver.backends.surroundings import Surroundings
 from salver.engine import forms, sharing
@@ -78,15 +80,23 @@ _PR_SET_PDEATHSIG = 1
 #: So long at most the next order is waited for awake, after a run for a lone caller who asked again at once
 #: before: to fall asleep and to be woken costs more than a small run.
 _AWAKE_S = 400e-6
+#: Seconds without an order after which the model may let go of what it keeps for the next one.
+_IDLE_S = 10.0
 #: Types of arrays that may be laid out as they are.
 _PLAIN = frozenset(kind.dtype for kind in DataType if kind is not DataType.BYTES)
 
 
 class _Channel:
-    """The child's end of the control channel, blocking."""
+    """The child's end of the control channel, blocking.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        idle_s: When nothing has come for so long, whoever wants to hear of it does.
+    """
+
+    def __init__(self, sock: socket.socket, idle_s: float = _IDLE_S) -> None:
         self.sock = sock
+        self._idle_s = idle_s
+        self._on_idle: Callable[[], None] | None = None
         self._sending = threading.RLock()  # a sender may end in the middle of it, with its memory
         self._frames = Frames()
         self._orders: deque[Order] = deque()
@@ -104,12 +114,33 @@ class _Channel:
             data = b""
             if is_lone and self._may_wake and self._pause < _AWAKE_S:
                 data = self._look(began + _AWAKE_S)
-            data = data or self.sock.recv(1 << 14)
+            data = data or self._wait()
             self._pause = time.perf_counter() - began
             if not data:
                 return Stop()
             self._orders.extend(map(read_order, self._frames.feed(data)))
         return self._orders.popleft()
+
+    def when_idle(self, on_idle: Callable[[], None]) -> None:
+        """Have that called, once each time that nothing comes for a while; it must not raise."""
+        self._on_idle = on_idle
+        self._limit(self._idle_s)
+
+    def _wait(self) -> bytes:
+        with contextlib.suppress(BlockingIOError):
+            return self.sock.recv(1 << 14)
+        if self._on_idle is not None:
+            self._on_idle()
+        self._limit(0.0)
+        try:
+            return self.sock.recv(1 << 14)
+        finally:
+            self._limit(self._idle_s)
+
+    def _limit(self, seconds: float) -> None:
+        """By the socket itself, which costs a call that waits nothing; 0 = it may wait for ever."""
+        whole, part = divmod(int(seconds * 1e6), 1_000_000)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", whole, part))
 
     def _look(self, until: float) -> bytes:
         """What comes until then, while everybody else goes first; empty for nothing."""
@@ -267,6 +298,8 @@ def _serve(
     around: HostSurroundings | None,
 ) -> None:
     asks = _asks(model)
+    if isinstance(model, ThriftyModel):
+        channel.when_idle(model.on_idle)
     if asks == "stream":
         _serve_streams(channel, model, load, requests, responses)
         return

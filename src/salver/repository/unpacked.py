@@ -6,7 +6,6 @@ What servers that were killed have left is removed by the next. It knows no mode
 
 import contextlib
 import hashlib
-import itertools
 import os
 import shutil
 import tempfile
@@ -17,28 +16,10 @@ from typing import Final
 
 from salver.errors import BadArchive
 from salver.repository.mar import unpack_archive
+from salver.stores.holdings import Held, Holdings
 
 _PREFIX: Final = "salver-handlers-"
 _DIGEST: Final = 16
-
-
-class Unpacked:
-    """An archive, as long as somebody holds it.
-
-    Attributes:
-        root: The folder that is the model's.
-    """
-
-    def __init__(self, key: str, folder: Path) -> None:
-        self.key = key
-        self.folder = folder
-        self.root = folder
-        self.holders = 0
-        self.is_whole = False
-        self.turn = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"<Unpacked {self.root}, {self.holders} holders>"
 
 
 class Archives:
@@ -51,14 +32,13 @@ class Archives:
     def __init__(self, cache: Path | None = None) -> None:
         self._cache = cache or Path(tempfile.gettempdir())
         self._place: Path | None = None
-        self._held: dict[str, Unpacked] = {}
-        self._numbers = itertools.count()
+        self._holdings = Holdings()
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<Archives, {len(self._held)} unpacked>"
+        return f"<Archives, {len(self._holdings)} unpacked>"
 
-    def hold(self, archive: Path, prepare: Callable[[Path], None] | None = None) -> Unpacked:
+    def hold(self, archive: Path, prepare: Callable[[Path], None] | None = None) -> Held:
         """Unpacked, or, if it is a folder, copied; to be released once. Blocking.
 
         Args:
@@ -68,35 +48,17 @@ class Archives:
         Raises:
             BadArchive: it cannot be read, or is none that may be unpacked.
         """
+        reason = "read"
         try:
-            held = self._entered(_digest(archive) + ("-prepared" if prepare else ""))
+            key = _digest(archive) + ("-prepared" if prepare else "")
+            reason = "unpacked"
+            return self._holdings.hold(key, self._parent, lambda held: _fill(held, archive, prepare))
         except OSError as error:
-            raise BadArchive(f"{archive.name} cannot be read: {error.strerror or error}") from error
-        try:
-            with held.turn:  # one unpacks, the others wait for it
-                if not held.is_whole:
-                    shutil.rmtree(held.folder, ignore_errors=True)  # of one who waited here, and failed
-                    held.folder.mkdir(mode=0o700)
-                    held.root = _filled(archive, held.folder)
-                    if prepare is not None:
-                        prepare(held.root)
-                    held.is_whole = True
-        except BaseException as error:
-            self.release(held)
-            if isinstance(error, OSError):
-                reason = error.strerror or error
-                raise BadArchive(f"{archive.name} cannot be unpacked: {reason}") from error
-            raise
-        return held
+            raise BadArchive(f"{archive.name} cannot be {reason}: {error.strerror or error}") from error
 
-    def release(self, held: Unpacked) -> None:
+    def release(self, held: Held) -> None:
         """The holder lets go. Blocking."""
-        with self._lock:
-            held.holders -= 1
-            if held.holders:
-                return
-            del self._held[held.key]
-        shutil.rmtree(held.folder, ignore_errors=True)
+        self._holdings.release(held)
 
     def close(self) -> None:
         """Nothing is left on the disk. Blocking."""
@@ -105,18 +67,12 @@ class Archives:
         if place is not None:
             shutil.rmtree(place, ignore_errors=True)
 
-    def _entered(self, digest: str) -> Unpacked:
+    def _parent(self) -> Path:
         with self._lock:
-            held = self._held.get(digest)
-            if held is None:
-                if self._place is None:
-                    _sweep(self._cache)
-                    self._place = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=self._cache))
-                # one that is about to be removed may have the name already
-                folder = self._place / f"{digest}-{next(self._numbers)}"
-                held = self._held[digest] = Unpacked(digest, folder)
-            held.holders += 1
-            return held
+            if self._place is None:
+                _sweep(self._cache)
+                self._place = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=self._cache))
+            return self._place
 
 
 def _digest(archive: Path) -> str:
@@ -127,10 +83,14 @@ def _digest(archive: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST)).hexdigest()
 
 
-def _filled(archive: Path, folder: Path) -> Path:
+def _fill(held: Held, archive: Path, prepare: Callable[[Path], None] | None) -> None:
+    held.folder.mkdir(mode=0o700)
     if archive.is_dir():
-        return Path(shutil.copytree(archive, folder / "model"))
-    return unpack_archive(archive, folder)
+        held.root = Path(shutil.copytree(archive, held.folder / "model"))
+    else:
+        held.root = unpack_archive(archive, held.folder)
+    if prepare is not None:
+        prepare(held.root)
 
 
 def _sweep(cache: Path) -> None:

@@ -16,8 +16,9 @@ from salver.artifacts import Manifest, Warmup
 from salver.errors import LoadFailed
 from salver.serving.agents import vet
 from salver.serving.loader import Servable
-from salver.stores.copies import Copies, Held
+from salver.stores.copies import Copies
 from salver.stores.distant import ObjectStore
+from salver.stores.holdings import Held
 
 
 class Loads(Protocol):

@@ -16,9 +16,10 @@ from salver.artifacts import Manifest
 from salver.errors import BadArchive, LoadFailed, SalverError
 from salver.handlers import FORMAT
 from salver.repository.handler import describe, with_archive
-from salver.repository.unpacked import Archives, Unpacked
+from salver.repository.unpacked import Archives
 from salver.serving.loader import Servable
 from salver.serving.requirements import install
+from salver.stores.holdings import Held
 
 _LOG = logging.getLogger("salver.handlers")
 
@@ -93,7 +94,7 @@ class Unpacking:
             return ""
         return file
 
-    async def _hold(self, manifest: Manifest, file: str) -> Unpacked:
+    async def _hold(self, manifest: Manifest, file: str) -> Held:
         """Unpacked, with what that file requires."""
         stop = threading.Event()
         prepare = (lambda root: install(root, file, stop)) if file else None

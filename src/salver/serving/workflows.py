@@ -29,10 +29,11 @@ from salver.errors import (
 from salver.handlers import Form, HandlerReply, Registered, Registration, WorkflowStatus, as_request, part
 from salver.handlers import reply_of as read_reply
 from salver.messages import Call, InferRequest, InferResponse
-from salver.repository.unpacked import Archives, Unpacked
+from salver.repository.unpacked import Archives
 from salver.repository.workflow import Node, Workflow, check_name, read_spec, read_workflow, written
 from salver.serving.changes import Changes
 from salver.serving.shelf import Found, Shelf, ShelfConfig
+from salver.stores.holdings import Held
 
 _LOG = logging.getLogger("salver.workflows")
 _JSON: Final = "application/json"
@@ -77,7 +78,7 @@ class _Entry(msgspec.Struct, frozen=True, eq=False):
     url: str
     flow: Workflow
     found: Found
-    held: Unpacked
+    held: Held
 
 
 class Workflows:
@@ -132,7 +133,7 @@ class Workflows:
 
     async def _register(self, order: Registration) -> str:
         found = await self._find(order)
-        held: Unpacked | None = None
+        held: Held | None = None
         try:
             archive = await asyncio.to_thread(read_workflow, found.path)
             flow = await asyncio.to_thread(read_spec, found.path, archive)
@@ -227,7 +228,7 @@ class Workflows:
                 text = f"Workflow not found in workflow store: {order.url}"
             raise NoWorkflow(text, field="url") from None
 
-    async def _let_go(self, found: Found, held: Unpacked | None) -> None:
+    async def _let_go(self, found: Found, held: Held | None) -> None:
         await asyncio.to_thread(self._shelf.discard, found)
         if held is not None:
             await asyncio.to_thread(self._archives.release, held)

@@ -5,7 +5,6 @@ one lets go. A copy is whole or it is not there: it is made aside, looked at aga
 """
 
 import hashlib
-import itertools
 import logging
 import os
 import shutil
@@ -18,6 +17,7 @@ from typing import Final
 from salver.errors import LoadFailed
 from salver.stores.address import SCHEMES
 from salver.stores.distant import PARALLEL, ObjectStore
+from salver.stores.holdings import Held, Holdings
 from salver.stores.protocol import Entry
 
 _LOG = logging.getLogger("salver.stores")
@@ -26,32 +26,15 @@ _TOLD_FROM: Final = 64 << 20  # a copy of so many bytes says how far it is
 _SPARE: Final = 256 << 20  # left free on the disk
 
 
-class Held:
-    """A copy, as long as somebody holds it."""
-
-    def __init__(self, key: str, folder: Path, root: str) -> None:
-        self.key = key
-        self.folder = folder
-        self.root = folder / root  # where the store's own root would be
-        self.holders = 0
-        self.is_whole = False
-        self.turn = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"<Held {self.root}, {self.holders} holders>"
-
-
 class Copies:
     """Local copies of versions that lie in object stores. Any thread may call."""
 
     def __init__(self) -> None:
         self._stores: list[ObjectStore] = []
-        self._held: dict[str, Held] = {}
-        self._numbers = itertools.count()
-        self._lock = threading.Lock()
+        self._holdings = Holdings()
 
     def __repr__(self) -> str:
-        return f"<Copies of {len(self._held)} versions>"
+        return f"<Copies of {len(self._holdings)} versions>"
 
     def add(self, store: ObjectStore) -> None:
         """From now on paths of its outline can be held."""
@@ -80,46 +63,30 @@ class Copies:
         files = wanted(store.listed(place), base, path)
         if not any(name == path or name.startswith(f"{path}/" if path else "") for name in files):
             raise _changed(store.url_of(path))
-        held = self._entered(store, key_of(store.address.url, files))
-        try:
-            with held.turn:  # one makes the copy, the others wait for it
-                if not held.is_whole:
-                    aside = held.folder.with_name(f"{held.folder.name}.part")
-                    try:
-                        _copy(store, files, aside / store.address.root, stop)
-                        if wanted(store.listed(place), base, path) != files:
-                            raise _changed(store.url_of(path))
-                        aside.rename(held.folder)
-                    finally:
-                        shutil.rmtree(aside, ignore_errors=True)
-                    held.is_whole = True
-        except BaseException:
-            self.release(held)
-            raise
+
+        def fill(held: Held) -> None:
+            aside = held.folder.with_name(f"{held.folder.name}.part")
+            try:
+                _copy(store, files, aside / store.address.root, stop)
+                if wanted(store.listed(place), base, path) != files:
+                    raise _changed(store.url_of(path))
+                aside.rename(held.folder)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+            held.root = held.folder / store.address.root  # where the store's own root would be
+
+        key = key_of(store.address.url, files)
+        held = self._holdings.hold(key, lambda: store.folder / "copies", fill)
         return held, held.root / path if path else held.root
 
     def release(self, held: Held) -> None:
         """The holder lets go. Blocking."""
-        with self._lock:
-            held.holders -= 1
-            if held.holders:
-                return
-            del self._held[held.key]
-        shutil.rmtree(held.folder, ignore_errors=True)
+        self._holdings.release(held)
 
     def close(self) -> None:
         """Nothing is left on this machine. Blocking."""
         for store in self._stores:
             store.close()
-
-    def _entered(self, store: ObjectStore, key: str) -> Held:
-        with self._lock:
-            held = self._held.get(key)
-            if held is None:
-                folder = store.folder / "copies" / f"{key}-{next(self._numbers)}"
-                held = self._held[key] = Held(key, folder, store.address.root)
-            held.holders += 1
-            return held
 
 
 def wanted(files: Mapping[str, Entry], home: str, artefact: str) -> dict[str, Entry]:

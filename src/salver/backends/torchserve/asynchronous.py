@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from salver.backends.protocol import Answer, Listener
 from salver.backends.torchserve.answering import Pieces, begin, failed, finish
+from salver.backends.torchserve.memory import give_back
 from salver.backends.torchserve.opening import Handler
 from salver.backends.torchserve.replies import Replies
 from salver.errors import ModelFailed
@@ -91,6 +92,10 @@ class AsyncHandlerModel:
                     await self._loop.run_in_executor(self._senders, listener.send, answer, is_last)
         finally:
             listener.end()
+
+    def on_idle(self) -> None:
+        """See :class:`~salver.backends.protocol.ThriftyModel`."""
+        give_back()
 
     def close(self) -> None:
         """End the loop, and what still runs on it."""

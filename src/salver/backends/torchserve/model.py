@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from salver.backends.protocol import Answer
 from salver.backends.torchserve.answering import Pieces, begin, by_kind, failed, finish
+from salver.backends.torchserve.memory import give_back
 from salver.backends.torchserve.opening import Handler
 from salver.backends.torchserve.replies import NEXT, Replies
 from salver.errors import HandlerFailed
@@ -105,6 +106,10 @@ class HandlerModel:
         finally:
             pieces.close()
         return finish(context, run, said)
+
+    def on_idle(self) -> None:
+        """See :class:`~salver.backends.protocol.ThriftyModel`."""
+        give_back()
 
     def close(self) -> None:
         """Nothing is called: TorchServe's handlers have no word for it."""

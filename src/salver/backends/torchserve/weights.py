@@ -5,8 +5,6 @@ the file: its pages are the same for all workers, until one of them writes to it
 changes, and where anything is otherwise than expected the handler keeps what it has loaded.
 """
 
-import contextlib
-import ctypes
 import logging
 import sys
 import zipfile
@@ -16,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from salver.backends.torchserve.memory import trim
 
 _LEAST = 1 << 14  # bytes; fewer pages are not worth a mapping
 _HEADER = 30  # of a member, before its name
@@ -42,7 +42,7 @@ def share_weights(entry: Callable[..., Any], file: Path) -> int:
         _log.warning("weights of %s stay as they were loaded", file, exc_info=True)
         return 0
     if shared:
-        _give_back()
+        trim()  # what the weights have lain in
     return shared
 
 
@@ -98,9 +98,3 @@ def _alike(own: Any, content: Any, places: list[int]) -> Iterator[Any]:
         member = content[start : start + len(own)]
         if start % 16 == 0 and len(member) == len(own) and np.array_equal(member, own):
             yield member
-
-
-def _give_back() -> None:
-    """What the weights have lain in goes back to the system now."""
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)

@@ -2,7 +2,9 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from socket import gethostname
+from typing import Any
 
 _MOST = 10_000  # between two runs; then the oldest are forgotten
 HOST = gethostname()
@@ -31,6 +33,17 @@ class Lines:
 
 #: Of this process.
 LINES = Lines()
+
+
+def whose(ids: Mapping[int, str] | str | None, idx: Any) -> str | None:
+    """Of which request a change is, by its place in the run; of all of them where it names none.
+
+    >>> whose({0: "a", 1: "b"}, 1), whose({0: "a", 1: "b"}, None), whose("a", 1)
+    ('b', 'a,b', 'a')
+    """
+    if isinstance(ids, Mapping):
+        return ids[idx] if idx in ids else ",".join(ids.values())
+    return ids
 
 
 def line(metric: str, value: object, dimensions: str, kind: str, request: object) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ts.metrics import metric_cache_errors as errors
 from ts.metrics.dimension import Dimension
+from ts.metrics.lines import whose
 from ts.metrics.metric_abstract import MetricAbstract
 from ts.metrics.metric_type_enum import MetricTypes
 
@@ -45,13 +46,13 @@ class MetricCacheAbstract(abc.ABC):
         metric_type: MetricTypes = _COUNTER,
     ) -> None:
         """Anything."""
-        self._add(name, value, unit, self._request(idx), dimensions, metric_type)
+        self._add(name, value, unit, whose(self.request_ids, idx), dimensions, metric_type)
 
     def add_counter(
         self, name: str, value: float, idx: Any = None, dimensions: Sequence[Dimension] = ()
     ) -> None:
         """Count."""
-        self._add(name, value, "count", self._request(idx), dimensions, _COUNTER)
+        self._add(name, value, "count", whose(self.request_ids, idx), dimensions, _COUNTER)
 
     def add_time(
         self,
@@ -65,7 +66,7 @@ class MetricCacheAbstract(abc.ABC):
         """A duration, in ``ms`` or ``s``."""
         if unit not in _TIMES:
             raise errors.MetricsCacheValueError(f"the unit for a timed metric should be one of {_TIMES}")
-        self._add(name, value, unit, self._request(idx), dimensions, metric_type)
+        self._add(name, value, unit, whose(self.request_ids, idx), dimensions, metric_type)
 
     def add_size(
         self,
@@ -79,7 +80,7 @@ class MetricCacheAbstract(abc.ABC):
         """A size, in ``MB``, ``kB``, ``GB`` or ``B``."""
         if unit not in _SIZES:
             raise ValueError(f"The unit for size based metric is one of {_SIZES}")
-        self._add(name, value, unit, self._request(idx), dimensions, metric_type)
+        self._add(name, value, unit, whose(self.request_ids, idx), dimensions, metric_type)
 
     def add_percent(
         self,
@@ -90,17 +91,11 @@ class MetricCacheAbstract(abc.ABC):
         metric_type: MetricTypes = _GAUGE,
     ) -> None:
         """A share."""
-        self._add(name, value, "percent", self._request(idx), dimensions, metric_type)
+        self._add(name, value, "percent", whose(self.request_ids, idx), dimensions, metric_type)
 
     def add_error(self, name: str, value: float, dimensions: Sequence[Dimension] = ()) -> None:
         """An error, of no request."""
         self._add(name, value, "", None, dimensions, _COUNTER)
-
-    def _request(self, idx: Any) -> str | None:
-        ids = self.request_ids
-        if isinstance(ids, Mapping):
-            return ids[idx] if idx in ids else ",".join(ids.values())
-        return ids
 
     def _add(
         self,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ts.metrics.dimension import Dimension
+from ts.metrics.lines import whose
 from ts.metrics.metric import Metric
 
 _TIMES, _SIZES = ["ms", "s"], ["MB", "kB", "GB", "B"]
@@ -20,7 +21,7 @@ class MetricsStore:
 
     def add_counter(self, name: str, value: float, idx: Any = None, dimensions: Any = None) -> None:
         """Count."""
-        self._add(name, value, "count", self._request(idx), dimensions)
+        self._add(name, value, "count", whose(self.request_ids, idx), dimensions)
 
     def add_time(
         self, name: str, value: float, idx: Any = None, unit: str = "ms", dimensions: Any = None
@@ -28,7 +29,7 @@ class MetricsStore:
         """A duration."""
         if unit not in _TIMES:
             raise ValueError(f"the unit for a timed metric should be one of {_TIMES}")
-        self._add(name, value, unit, self._request(idx), dimensions)
+        self._add(name, value, unit, whose(self.request_ids, idx), dimensions)
 
     def add_size(
         self, name: str, value: float, idx: Any = None, unit: str = "MB", dimensions: Any = None
@@ -36,11 +37,11 @@ class MetricsStore:
         """A size."""
         if unit not in _SIZES:
             raise ValueError(f"The unit for size based metric is one of {_SIZES}")
-        self._add(name, value, unit, self._request(idx), dimensions)
+        self._add(name, value, unit, whose(self.request_ids, idx), dimensions)
 
     def add_percent(self, name: str, value: float, idx: Any = None, dimensions: Any = None) -> None:
         """A share."""
-        self._add(name, value, "percent", self._request(idx), dimensions)
+        self._add(name, value, "percent", whose(self.request_ids, idx), dimensions)
 
     def add_error(self, name: str, value: Any, dimensions: Any = None) -> None:
         """An error."""
@@ -48,13 +49,7 @@ class MetricsStore:
 
     def add_metric(self, name: str, value: float, unit: str, idx: Any = None, dimensions: Any = None) -> None:
         """Anything."""
-        self._add(name, value, unit, self._request(idx), dimensions)
-
-    def _request(self, idx: Any) -> str | None:
-        ids = self.request_ids
-        if isinstance(ids, Mapping):
-            return ids[idx] if idx in ids else ",".join(ids.values())
-        return ids
+        self._add(name, value, unit, whose(self.request_ids, idx), dimensions)
 
     def _add(self, name: str, value: Any, unit: str, request: str | None, dimensions: Any) -> None:
         if dimensions is not None and not isinstance(dimensions, list):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from ts.handler_utils.bodies import body_of
 from ts.handler_utils.libraries import is_here, needed
 from ts.handler_utils.timer import timed
 from ts.torch_handler.faster import faster
@@ -198,7 +199,7 @@ class BaseHandler(abc.ABC):
         inputs, target = None, 0
         row = raw_data[0]
         if isinstance(row, dict):
-            inputs = row.get("data") or row.get("body")
+            inputs = body_of(row)
             target = row.get("target") or 0
         return self.get_insights(data_preprocess, inputs, target)
 

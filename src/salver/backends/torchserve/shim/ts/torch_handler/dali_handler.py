@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ts.handler_utils.bodies import body_of
 from ts.handler_utils.preprocess.dali import get_dali_pipeline
 from ts.torch_handler.vision_handler import VisionHandler
 
@@ -24,7 +25,7 @@ class DALIHandler(VisionHandler, ABC):
 
     def preprocess(self, data: Any) -> Any:
         """A batch, on the model's device."""
-        files = [row.get("data") or row.get("body") for row in data]
+        files = [body_of(row) for row in data]
         raw = [np.frombuffer(f, np.uint8) if isinstance(f, bytes | bytearray) else f for f in files]
         (prepared, *_) = self.pipeline.run(source=raw)
         return torch.stack([torch.tensor(prepared.at(i)) for i in range(len(files))]).to(self.device)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ts.handler_utils.bodies import body_of
 from ts.torch_handler.model_files import load_eager, load_script
 from ts.utils.util import list_classes_from_module
 
@@ -65,7 +66,7 @@ class DenseNetHandler:
         """One tensor for the whole batch."""
         begun = time.time()
         self.context = context
-        tensors = [torch.load(io.BytesIO(row.get("data") or row.get("body"))) for row in data]
+        tensors = [torch.load(io.BytesIO(body_of(row))) for row in data]
         output = self.inference(torch.stack(tensors))
         took_ms = round((time.time() - begun) * 1000, 2)
         context.metrics.add_time("HandlerTime", took_ms, None, "ms")

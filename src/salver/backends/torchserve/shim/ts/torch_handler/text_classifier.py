@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ts.handler_utils.bodies import body_of
 from ts.handler_utils.libraries import needed
 from ts.handler_utils.text_utils import ngrams_iterator
 from ts.torch_handler.text_handler import TextHandler
@@ -25,7 +26,7 @@ class TextClassifier(TextHandler):
             KeyError: a word is not in the vocabulary, and that has no number for such.
         """
         line = data[0]
-        text = line.get("data") or line.get("body")
+        text = body_of(line)
         if isinstance(text, bytes | bytearray):
             text = text.decode("utf-8")
         text = self._remove_html_tags(text).lower()

@@ -4,6 +4,7 @@ import json
 import time
 from typing import Any, Final
 
+from ts.handler_utils.bodies import only_body
 from ts.handler_utils.libraries import needed
 from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.torch_handler.base_handler import BaseHandler
@@ -63,10 +64,7 @@ class TRTLLMHandler(BaseHandler):
         Raises:
             ValueError: there are several requests.
         """
-        if len(requests) != 1:
-            raise ValueError("Expecting batch_size = 1")
-        body = requests[0].get("data") or requests[0].get("body")
-        return body.decode("utf-8") if isinstance(body, bytes | bytearray) else body
+        return only_body(requests)
 
     async def inference(self, data: Any, context: Any) -> list[Any]:
         """The text; of a stream each token's as a piece, and nothing at the end."""

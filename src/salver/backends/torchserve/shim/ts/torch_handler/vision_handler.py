@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ts.handler_utils.bodies import body_of
 from ts.handler_utils.libraries import needed
 from ts.handler_utils.timer import timed
 from ts.torch_handler.base_handler import BaseHandler
@@ -41,7 +42,7 @@ class VisionHandler(BaseHandler, ABC):
         """A batch, on the model's device."""
         images = []
         for row in data:
-            image = row.get("data") or row.get("body")
+            image = body_of(row)
             if isinstance(image, str):
                 image = base64.b64decode(image)
             if isinstance(image, bytearray | bytes):

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from salver.errors import LoadFailed
+from ts.handler_utils.bodies import only_body
 from ts.handler_utils.libraries import needed, part_of
 from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.torch_handler.base_handler import BaseHandler
@@ -95,7 +96,7 @@ class VLLMHandler(BaseHandler):
 
     async def preprocess(self, requests: Any, context: Any) -> list[Any]:
         """The body, as text or as what its JSON says."""
-        return [_body_of(requests)]
+        return [only_body(requests)]
 
     async def inference(self, input_batch: Any, context: Any) -> list[Any]:
         """What vLLM says; the events of a stream but the last are sent as pieces."""
@@ -144,15 +145,3 @@ class VLLMHandler(BaseHandler):
 
 async def _is_disconnected() -> bool:
     return False
-
-
-def _body_of(requests: Any) -> Any:
-    """Of the only request.
-
-    Raises:
-        ValueError: there are several.
-    """
-    if len(requests) != 1:
-        raise ValueError("Expecting batch_size = 1")
-    body = requests[0].get("data") or requests[0].get("body")
-    return body.decode("utf-8") if isinstance(body, bytes | bytearray) else body

@@ -36,11 +36,6 @@ class BaseEnvelope(ABC):
         return self.context is not None and self.context.get_request_header(0, "explain") == "True"
 
 
-def content_of(row: dict[str, Any]) -> Any:
-    """Of a request: ``data``, else ``body``."""
-    return row.get("data") or row.get("body")
-
-
 def shared(results: list[Any], counts: list[int]) -> list[list[Any]] | None:
     """The results of each request, of which so many are its own; None: there are more or fewer."""
     if len(counts) == 1:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ts.torch_handler.request_envelope.base import BaseEnvelope, content_of
+from ts.handler_utils.bodies import body_of
+from ts.torch_handler.request_envelope.base import BaseEnvelope
 
 
 class BodyEnvelope(BaseEnvelope):
@@ -10,7 +11,7 @@ class BodyEnvelope(BaseEnvelope):
 
     def parse_input(self, data: list[dict[str, Any]]) -> list[Any]:
         """The bodies."""
-        return [content_of(row) for row in data]
+        return [body_of(row) for row in data]
 
     def format_output(self, data: list[Any]) -> list[Any]:
         """As they are."""

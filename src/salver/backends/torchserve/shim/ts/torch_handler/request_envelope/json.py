@@ -4,7 +4,8 @@ import json
 from base64 import b64decode
 from typing import Any
 
-from ts.torch_handler.request_envelope.base import BaseEnvelope, content_of
+from ts.handler_utils.bodies import body_of
+from ts.torch_handler.request_envelope.base import BaseEnvelope
 
 
 class JSONEnvelope(BaseEnvelope):
@@ -28,7 +29,7 @@ class JSONEnvelope(BaseEnvelope):
 
 
 def _instances(row: dict[str, Any]) -> list[Any]:
-    instances: list[Any] = (content_of(row) or row)["instances"]
+    instances: list[Any] = (body_of(row) or row)["instances"]
     if not isinstance(instances[0], dict):
         return instances
     return [_plain(instance) for instance in instances]

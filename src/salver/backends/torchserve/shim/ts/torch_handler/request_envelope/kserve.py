@@ -1,9 +1,9 @@
 """What does a handler see of KServe's first protocol (TS-R6)?"""
 
-import json
 from typing import Any
 
-from ts.torch_handler.request_envelope.base import BaseEnvelope, content_of, shared
+from ts.handler_utils.bodies import json_of
+from ts.torch_handler.request_envelope.base import BaseEnvelope, shared
 
 
 class KServeEnvelope(BaseEnvelope):
@@ -13,7 +13,7 @@ class KServeEnvelope(BaseEnvelope):
 
     def parse_input(self, data: list[dict[str, Any]]) -> list[Any]:
         """The instances."""
-        parts = [_told(content_of(row)).get("instances") for row in data]
+        parts = [json_of(row).get("instances") for row in data]
         if len(parts) == 1:
             self._counts = [1]
             return parts[0]  # type: ignore[no-any-return]
@@ -25,7 +25,3 @@ class KServeEnvelope(BaseEnvelope):
         parts = shared(data, self._counts)
         key = "explanations" if self._is_explain() else "predictions"
         return data if parts is None else [{key: part} for part in parts]
-
-
-def _told(content: Any) -> Any:
-    return json.loads(content.decode()) if isinstance(content, bytes | bytearray) else content

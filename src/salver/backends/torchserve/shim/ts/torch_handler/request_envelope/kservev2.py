@@ -1,11 +1,11 @@
 """What does a handler see of KServe's second protocol (TS-R7)?"""
 
-import json
 from typing import Any
 
 import numpy as np
 
-from ts.torch_handler.request_envelope.base import BaseEnvelope, content_of, shared
+from ts.handler_utils.bodies import json_of
+from ts.torch_handler.request_envelope.base import BaseEnvelope, shared
 
 #: Datatypes of what a handler returns, by the names of numpy's.
 _DATATYPES = {
@@ -30,7 +30,7 @@ class KServev2Envelope(BaseEnvelope):
 
     def parse_input(self, data: list[dict[str, Any]]) -> list[Any]:
         """Inputs as ``{name, shape, datatype, data}``; data nested as its shape, of BYTES the first text."""
-        asked = [_told(content_of(row)) for row in data]
+        asked = [json_of(row) for row in data]
         inputs = [[_shaped(each) for each in body["inputs"]] for body in asked]
         self._ids = [_id_of(body) for body in asked]
         self._names = [[each["name"] for each in part] for part in inputs]
@@ -51,10 +51,6 @@ class KServev2Envelope(BaseEnvelope):
             }
             for index, part in enumerate(parts)
         ]
-
-
-def _told(content: Any) -> Any:
-    return json.loads(content.decode()) if isinstance(content, bytes | bytearray) else content
 
 
 def _id_of(body: dict[str, Any]) -> str:
