@@ -22,19 +22,19 @@ from salver.artifacts import Batching, ModelConfig, Ragged, RateLimit
 from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
 from salver.engine.dispatch import NO_PARAMETERS, Dispatch, fail, own, settle
-from salver.engine.padding import joined, padded, rounded
+from salver.engine.padding import padded, rounded
 from salver.engine.ports import Gave, PostRunner, RequestRunner, Resizable, Runner
 from salver.engine.ragged import RaggedBatch
 from salver.engine.refusals import LATE, closing, full, unloaded
 from salver.engine.rules import Rule
 from salver.engine.schedule import Schedule
+from salver.engine.stack import Outputs, Stack
 from salver.engine.turns import Pool, Turn, Turns
 from salver.engine.waiting import Batch, Waiting
 from salver.errors import (
     DeadlineExceeded,
     HostDied,
     InvalidInput,
-    InvalidOutput,
     ModelFailed,
     NotReady,
     Overloaded,
@@ -56,8 +56,7 @@ from salver.messages import (
 from salver.stats.shape_laws import ShapeLaws
 from salver.tensor import Array, Tensor
 
-_Outputs = Mapping[str, Array]
-_Answer = tuple[_Outputs, Timing, Mapping[str, Parameter]]
+_Answer = tuple[Outputs, Timing, Mapping[str, Parameter]]
 _Stacked = tuple[dict[str, Array], float]
 
 
@@ -101,10 +100,9 @@ class Engine:
     #: Declared, since Python finds attributes of an object that has more than thirty slowly.
     __slots__ = (
         "_admission", "_ahead", "_batcher", "_clock", "_closed", "_crowded", "_each", "_emit", "_end",
-        "_has_places", "_has_queue_policy", "_idle", "_idle_since", "_inline_until", "_input_names",
-        "_is_timed", "_join", "_loop", "_max_rows", "_most_rows", "_never_inline", "_output_types",
-        "_post", "_posted", "_pump_scheduled", "_ragged", "_runner", "_schedule", "_sizes", "_tasks",
-        "_timeout", "_timer", "_turns", "id", "signature",
+        "_has_places", "_has_queue_policy", "_idle", "_idle_since", "_inline_until", "_is_timed", "_loop",
+        "_max_rows", "_most_rows", "_never_inline", "_post", "_posted", "_pump_scheduled", "_runner",
+        "_schedule", "_sizes", "_stack", "_tasks", "_timeout", "_timer", "_turns", "id", "signature",
     )  # fmt: skip
 
     def __init__(
@@ -124,7 +122,6 @@ class Engine:
             config = msgspec.structs.replace(config, batching=alone)
         self._sizes = config.batching.sizes if config.batching.enabled else ()
         self._runner = runner = padded(runner, self._sizes)
-        self._join: Callable[[list[Any]], Array] = joined if config.batching.pad else np.concatenate
         self._each = runner.answer if isinstance(runner, RequestRunner) else None
         self._post = runner.post if isinstance(runner, PostRunner) else None
         self._posted: set[Dispatch] = set()
@@ -139,12 +136,11 @@ class Engine:
         self._has_places = self._is_timed or self._has_queue_policy or config.priorities.levels > 1
         self._max_rows = config.batching.max_rows if config.batching.enabled else 0
         ragged = RaggedBatch(config.ragged, self.signature, id.name) if config.ragged != Ragged() else None
-        self._ragged = ragged if self._each is None else None
+        joins = ragged if self._each is None else None
+        self._stack = Stack(id.name, self.signature, joins, pads=config.batching.pad)
         self._most_rows = config.batching.max_request_rows
         unlike = range(len(self.signature.inputs)) if config.batching.pad else ()
         self._admission = Admission(id.name, self.signature, ragged.inputs if ragged else unlike)
-        self._input_names = tuple(spec.name for spec in self.signature.inputs)
-        self._output_types = {spec.name: spec.datatype for spec in self.signature.outputs}
         self._turns: Turns | None = None
         self._idle = runner.slots  # instances; one less than none when a batch is ready for the next
         self._ahead: Dispatch | None = None
@@ -226,7 +222,7 @@ class Engine:
                 self._schedule.replied(answer, self._clock())
         else:
             outputs, timing, parameters = answer
-        types = self._output_types
+        types = self._stack.types
         return InferResponse(
             request.model,
             self.id.version,
@@ -289,11 +285,9 @@ class Engine:
     async def run_alone(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
         """A run on each instance past the queue, for warm-up before there is traffic; what each gave."""
         rows = next(iter(inputs.values())).shape[0] if self.signature.batched else 0
-        if self._ragged is not None:
-            inputs = self._ragged.gather([[inputs.get(name) for name in self._input_names]])
-        gave = await self._runner.run_each(inputs)
+        gave = await self._runner.run_each(self._stack.alone(inputs))
         for outputs in gave:
-            self._check(outputs, rows)
+            self._stack.check(outputs, rows)
         return gave
 
     def _ask(
@@ -358,12 +352,12 @@ class Engine:
         if self._batcher.depth or self._idle <= 0 or self._never_inline:
             return None
         try:
-            result = self._runner.run_inline(self._stack([bound]))
+            result = self._runner.run_inline(self._stack.inputs([bound]))
             if result is None:
                 return None
             self._inline_until = self._clock()
             outputs, seconds = result
-            self._check(outputs, bound.rows if self.signature.batched else 0)
+            self._stack.check(outputs, bound.rows)
         except ModelFailed:
             self._announce(bound.rows, 1, 0.0, 0.0, 0.0, "drain", ok=False)
             raise
@@ -403,7 +397,7 @@ class Engine:
                     if not future.cancel() and not future.cancelled():
                         future.exception()  # seen: one part's error has been raised for all
         outputs = tuple(
-            Tensor(name, self._output_types[name], np.concatenate([a[0][name] for a in answers]))
+            Tensor(name, self._stack.types[name], np.concatenate([a[0][name] for a in answers]))
             for name in bound.outputs
         )
         slowest = max((answer[1] for answer in answers), key=lambda t: t.queue + t.formation + t.inference)
@@ -468,10 +462,10 @@ class Engine:
         try:
             if self._each is None:
                 stacked = self._merge(batch)
-            may_inline = stacked and self._ahead is None and self._ragged is None and self._turns is None
+            may_inline = stacked and not (self._ahead or self._stack.is_ragged or self._turns)
             result = self._runner.run_inline(stacked[0]) if stacked and may_inline else None
             if result is not None:
-                self._check(result[0], batch.rows if self.signature.batched else 0)
+                self._stack.check(result[0], batch.rows)
                 self._schedule.ended(batch.rows, now, self._clock(), size=batch.members[0].size)
                 self._deliver(dispatch, result, stacked[1] if stacked else 0.0)
                 return
@@ -497,7 +491,7 @@ class Engine:
         try:
             if isinstance(result, SalverError):
                 raise result
-            self._check_batch(result[0], dispatch.batch)
+            self._stack.check_batch(result[0], dispatch.batch)
         except SalverError as error:
             self._spawn(self._run(dispatch, self._halve(dispatch, error, merge)))
         else:
@@ -562,7 +556,7 @@ class Engine:
             else:
                 inputs, merge = stacked or self._merge(batch)
                 result = await self._runner.run(inputs)
-                self._check_batch(result[0], batch)
+                self._stack.check_batch(result[0], batch)
         except Exception as error:
             return await self._halve(dispatch, error, merge)
         if is_whole:
@@ -595,21 +589,8 @@ class Engine:
     def _merge(self, batch: Batch) -> _Stacked:
         """The inputs of a batch, and the seconds that it took to stack them."""
         began = self._clock()
-        inputs = self._stack([w.payload[0] for w in batch.members])
+        inputs = self._stack.inputs([w.payload[0] for w in batch.members])
         return inputs, self._clock() - began
-
-    def _stack(self, bounds: list[Bound]) -> dict[str, Array]:
-        """The inputs of one run: each array as it came, or stacked along axis 0."""
-        first = bounds[0].arrays
-        if self._ragged is not None:
-            return self._ragged.gather([b.arrays for b in bounds])
-        if len(bounds) == 1:
-            return {n: a for n, a in zip(self._input_names, first, strict=True) if a is not None}
-        return {
-            name: self._join([b.arrays[index] for b in bounds])
-            for index, name in enumerate(self._input_names)
-            if first[index] is not None
-        }
 
     def _deliver(self, dispatch: Dispatch, result: Gave, merge: float) -> None:
         """Cut the outputs apart and wake the callers."""
@@ -628,48 +609,12 @@ class Engine:
                 else:
                     fail(waiting, said)
         else:
-            parts = self._cut(outputs, members)
+            parts = self._stack.parts(outputs, members)
             ended = self._clock()
             split = ended - began
             for waiting, part in zip(members, parts, strict=True):
                 settle(waiting, part, dispatch, (seconds, ended, split))
         self._announce(batch.rows, len(members), seconds, merge, split, batch.reason)
-
-    def _cut(self, outputs: _Outputs, members: list[Waiting]) -> list[_Outputs]:
-        """Each request's rows of the outputs of a batch."""
-        if self._ragged is not None:
-            return self._ragged.scatter(outputs, [(w.payload[0].arrays, w.rows) for w in members])
-        if len(members) == 1:
-            return [outputs]
-        pairs = [(name, outputs[name]) for name in self._output_types]
-        parts: list[_Outputs] = []
-        start = 0
-        for waiting in members:
-            end = start + waiting.rows
-            parts.append({name: array[start:end] for name, array in pairs})
-            start = end
-        return parts
-
-    def _check_batch(self, outputs: _Outputs | list[Answer | SalverError], batch: Batch) -> None:
-        if isinstance(outputs, list):
-            return
-        self._check(outputs, batch.rows if self.signature.batched else 0)
-        if self._ragged is not None:
-            self._ragged.check(outputs, [w.payload[0].arrays for w in batch.members])
-
-    def _check(self, outputs: Mapping[str, Array], rows: int) -> None:
-        for name in self._output_types:
-            array = outputs.get(name)
-            if array is None:
-                raise InvalidOutput(f"model '{self.id.name}' gave no output '{name}'")
-            if rows and (not array.ndim or array.shape[0] != rows):
-                if self._ragged is not None and self._ragged.is_scattered(name):
-                    continue
-                raise InvalidOutput(
-                    f"model '{self.id.name}' gave output '{name}' of shape {list(array.shape)} "
-                    f"for {rows} rows",
-                    fix="Its first dimension must be the batch.",
-                )
 
     def _announce(
         self,
