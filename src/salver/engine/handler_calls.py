@@ -41,7 +41,7 @@ class HandlerCall(Job[InferRequest]):
     """
 
     __slots__ = (
-        "ahead", "came", "error", "is_over", "kept", "loop", "on_end", "pieces", "timer", "told", "version",
+        "ahead", "came", "error", "is_over", "kept", "on_end", "pieces", "timer", "told", "version",
         "wants_pieces", "written",
     )  # fmt: skip
 
@@ -54,15 +54,14 @@ class HandlerCall(Job[InferRequest]):
         wants_pieces: bool,
         ahead: int,
     ) -> None:
-        sequence, ends = "", False
-        if SEQUENCE[0] in request.parameters:
-            sequence, ends = str(request.parameters[SEQUENCE[0]]), bool(request.parameters.get(SEQUENCE[2]))
+        sequence, ends, parameters = "", False, request.parameters
+        if SEQUENCE[0] in parameters:
+            sequence, ends = str(parameters[SEQUENCE[0]]), bool(parameters.get(SEQUENCE[2]))
         super().__init__(request, arrived, deadline, sequence, ends)
         self.is_alone = is_alone(request)
         self.version = version
         self.wants_pieces = wants_pieces
         self.ahead = ahead
-        self.loop = asyncio.get_running_loop()
         self.came: asyncio.Future[None] | None = None  # of who waits
         self.told: Callable[[HandlerCall], None] | None = None
         self.pieces: deque[InferResponse] = deque()
@@ -106,7 +105,7 @@ class HandlerCall(Job[InferRequest]):
         return piece
 
     async def _wait(self) -> None:
-        self.came = self.loop.create_future()
+        self.came = asyncio.get_running_loop().create_future()
         await self.came
 
     def put(self, answer: Answer, timing: Timing, *, is_last: bool) -> None:

@@ -86,7 +86,7 @@ class HandlerEngine:
         self._flows: dict[int, HandlerFlow] = {}  # of a handler that answers when it likes
         self._on_end: dict[int, asyncio.Event] = {}  # of workers that are to go
         self._timer: asyncio.Handle | None = None
-        self._wakes_at = 0.0  # not every loop's handles say it
+        self._wakes_at = 0.0  # by the engine's clock
         self._is_closed = False
         plan = msgspec.structs.replace(plan, run_timeout_s=float(max(0, workers.response_timeout_s)))
         self._crew = Crew(plan, self, workers, terms.nursery)
@@ -309,7 +309,7 @@ class HandlerEngine:
         call.told = told
         self._queue.offer(call, now)
         if end < math.inf:
-            call.timer = call.loop.call_later(end - now, self._expire, call, end < until)
+            call.timer = asyncio.get_running_loop().call_later(end - now, self._expire, call, end < until)
         self._pump()
         return call
 
@@ -339,13 +339,11 @@ class HandlerEngine:
                 end.set()
 
     def _wake_at(self, due: float, now: float) -> None:
-        loop = asyncio.get_running_loop()
-        when = loop.time() + due - now
         if self._timer is not None:
-            if self._wakes_at <= when:
+            if self._wakes_at <= due:
                 return
             self._timer.cancel()
-        self._timer, self._wakes_at = loop.call_at(when, self._wake), when
+        self._timer, self._wakes_at = asyncio.get_running_loop().call_later(due - now, self._wake), due
 
     def _wake(self) -> None:
         self._timer = None

@@ -94,12 +94,13 @@ class HandlerRun:
 
     def timing(self, call: HandlerCall, seconds: float, ended: float) -> Timing:
         """Where the time of one of its requests went."""
-        waited = max(0.0, self._began - call.arrived)
-        formation = min(waited, max(0.0, self._began - max(call.arrived, self._idle_since)))
+        arrived, began, idle_since = call.arrived, self._began, self._idle_since
+        waited = began - arrived if began > arrived else 0.0
+        formation = began - idle_since if idle_since > arrived else waited
+        if formation < 0.0:
+            formation = 0.0
         rows = len(self.calls)
-        return Timing(
-            waited - formation, formation, seconds, rows, call.ahead, self.reason, call.arrived, ended
-        )
+        return Timing(waited - formation, formation, seconds, rows, call.ahead, self.reason, arrived, ended)
 
 
 def died() -> HandlerFailed:

@@ -113,19 +113,27 @@ class JobQueue(ABC, Generic[T]):
 
 
 class Forming(Generic[T]):
-    """A batch that an idle worker waits to fill."""
+    """A batch that an idle worker waits to fill.
 
-    __slots__ = ("jobs", "until", "worker")
+    Attributes:
+        until: When it is to run.
+        soonest: Before then no job in it is too late.
+    """
+
+    __slots__ = ("jobs", "soonest", "until", "worker")
 
     def __init__(self, worker: int) -> None:
         self.worker = worker
         self.jobs: list[Job[T]] = []
-        self.until = math.inf
+        self.until = self.soonest = math.inf
 
     def add(self, job: Job[T], delay: float) -> None:
         """One more; the oldest one says how long others are waited for."""
         self.jobs.append(job)
-        self.until = min(self.until, job.arrived + delay)
+        if job.arrived + delay < self.until:
+            self.until = job.arrived + delay
+        if job.deadline < self.soonest:
+            self.soonest = job.deadline
 
     def reason(self, most: int, now: float) -> str:
         """Why it is to run now; empty = it is not."""
@@ -189,7 +197,7 @@ class PlainQueue(JobQueue[T]):
             if not self._idle or not self._jobs:
                 return None
             forming = self._forming = Forming(self._idle.popitem(last=False)[0])
-        if any(job.deadline <= now for job in forming.jobs):
+        if forming.soonest <= now:
             self._drop_late(forming, now)
         is_full = self._fill(forming, now)
         reason = "full" if is_full and forming.jobs else forming.reason(self._most, now)
@@ -217,6 +225,7 @@ class PlainQueue(JobQueue[T]):
     def _drop_late(self, forming: Forming[T], now: float) -> None:
         self.late += [job for job in forming.jobs if job.deadline <= now]
         forming.jobs[:] = [job for job in forming.jobs if job.deadline > now]
+        forming.soonest = min([job.deadline for job in forming.jobs], default=math.inf)
 
     def _give_up(self, forming: Forming[T]) -> None:
         """Nothing is left of it, and its worker is the first that is idle."""

@@ -84,7 +84,7 @@ class _Journal:
         if second != self._second:
             self._second, self._shown = second, time.strftime(_TIME, time.localtime(second))
         start = f"{self._shown},{int(now % 1 * 1000):03d} - "
-        self._waiting += [f"{start}{line}\n" for line in lines]
+        self._waiting.append(start + f"\n{start}".join(lines) + "\n")
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self.flush)
 

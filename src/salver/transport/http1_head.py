@@ -4,7 +4,7 @@ Read as RFC 9112 wants it: what two readers might understand differently is refu
 """
 
 import re
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 #: Lines of a head.
 MOST_HEADERS: Final = 256
@@ -34,6 +34,7 @@ class Head(NamedTuple):
         length: Bytes of the body; -1 = it comes in chunks.
         keeps: The connection may serve more requests.
         expects: The caller waits for leave to send the body.
+        notes: What others have made of it; a head that comes again is the same one.
     """
 
     method: str
@@ -45,6 +46,7 @@ class Head(NamedTuple):
     length: int
     keeps: bool
     expects: bool
+    notes: dict[object, Any]
 
 
 class Heads:
@@ -95,7 +97,8 @@ def _parsed(lines: list[bytes], names: dict[bytes, bytes]) -> Head:
     expects = b"expect" in known and version == "1.1"
     if expects and known[b"expect"].lower() != b"100-continue":
         raise _Malformed
-    return Head(method.decode("ascii"), path, query, version, headers, spelled, length, keeps, expects)
+    verb = method.decode("ascii")
+    return Head(verb, path, query, version, headers, spelled, length, keeps, expects, {})
 
 
 def _headers(lines: list[bytes], names: dict[bytes, bytes]) -> tuple[Headers, Headers]:

@@ -9,7 +9,7 @@ has ``prompt``, no task. What a path means stands in ``ts_paths.py``, what an op
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeGuard
 
 import msgspec
@@ -20,7 +20,7 @@ from salver.transport.calls import Reception, is_shutting_down, join_trace, take
 from salver.transport.doors import App, Receive, Scope, Send
 from salver.transport.hangup import HangUps
 from salver.transport.http1 import Exchange
-from salver.transport.http1_head import Headers
+from salver.transport.http1_head import Head
 from salver.transport.ports import Exposition, Handlers, PostingDoor
 from salver.transport.reading import MOST_CHUNKS
 from salver.transport.ts_answer import Answer, Layouts, request_id_of
@@ -41,8 +41,6 @@ from salver.wire.ts_rules import TorchServeRules
 
 _LOG = logging.getLogger("salver.torchserve")
 _KNOWN_PATHS: Final = 4096
-_KNOWN_HEADERS: Final = 512
-_SHORT: Final = 1024  # bytes of headers that are remembered
 _UNUSUAL: Final = frozenset((b"traceparent", CLASS_HEADER, PRIORITY_HEADER))
 #: Operations that Triton's restrictions know under other names (TR-R34).
 _GUARDED: Final = {
@@ -84,11 +82,11 @@ class Target(msgspec.Struct, frozen=True, gc=False):
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
-    """What the headers of a request say, worked out once.
+    """What the headers of a request say.
 
     Attributes:
         lower: With names in lower case.
-        shown: For the handler, with names as they were sent.
+        shown: For the handler, with names as they were sent, and what the path says.
         sequence: Which sequence of requests is gone on with (:class:`salver.wire.ts_predict.Asking`).
         is_unusual: They say something of the call, too.
     """
@@ -155,7 +153,6 @@ class TorchServe:
             "metrics": self._metrics,
         }
         self._targets: dict[tuple[str, bytes], Target] = {}
-        self._told: dict[Headers, Told] = {}
         self._layouts = Layouts(rules.cors)
         self._hangups = HangUps()
 
@@ -179,12 +176,10 @@ class TorchServe:
     def prompt(self, exchange: Exchange) -> bool:
         """Ask a model that calls back (:data:`salver.transport.http1.Prompt`)."""
         head, body = exchange.head, exchange.body
-        target = self._targets.get((head.method, head.path))
-        if target is None or target.is_shared or head.method == "HEAD" or not self._may_take(body):
+        known: tuple[Target, Told] | None = head.notes.get(self) or self._known(head)
+        if known is None or not self._may_take(body):
             return False
-        told = self._told_by(head.spelled)
-        if told.sequence is not None:
-            return False
+        target, told = known
         id = request_id_of(self._new_id())
         call = Call("ts-http", self._clock(), None, id)
         tell = functools.partial(self._tell, exchange, id)
@@ -201,6 +196,17 @@ class TorchServe:
             return False
         exchange.on_gone = give_up
         return True
+
+    def _known(self, head: Head) -> tuple[Target, Told] | None:
+        """Whom requests of this head ask, and what it says of them; None = not without a task."""
+        target = self._targets.get((head.method, head.path))
+        if target is None or target.is_shared or head.method == "HEAD":
+            return None
+        told = self._told_by(head.spelled, target)
+        if told.sequence is not None:
+            return None
+        head.notes[self] = target, told
+        return target, told
 
     def _may_take(self, body: bytes | None) -> TypeGuard[bytes]:
         return body is not None and len(body) <= self._most
@@ -229,7 +235,7 @@ class TorchServe:
             body: What is read already; None = nothing is.
         """
         call = Call("ts-http", self._clock(), None, request_id_of(self._new_id()))
-        told = self._told_by(scope.get("spelled") or tuple(scope["headers"]))
+        told = self._told_by(scope.get("spelled") or scope["headers"], target)
         lower = told.lower
         answer = Answer(send, scope["method"], call.request_id, self._cors)
         task = None
@@ -280,27 +286,18 @@ class TorchServe:
         if wanted := self._backing.reception.curious.headers:
             take_traits(call, told.lower, wanted)
         query = query_of(*place) if place[0] and target.asked.takes_query else ()
-        headers = {**told.shown, **target.headers} if target.headers else told.shown
-        return Asking(body, told.content_type, headers, query, call.request_id, told.sequence)
+        return Asking(body, told.content_type, told.shown, query, call.request_id, told.sequence)
 
-    def _told_by(self, spelled: Headers) -> Told:
-        """What these headers say; a client's are mostly all alike."""
-        found = self._told.get(spelled)
-        if found is None:
-            lower = {name.lower(): value for name, value in spelled}
-            shown = {name.decode("latin-1"): value.decode("latin-1") for name, value in spelled}
-            found = Told(
-                lower,
-                shown,
-                lower.get(b"content-type", b"").decode("latin-1"),
-                self._sequence_of(lower) if self._sequence[0] in lower else None,
-                not self._unusual.isdisjoint(lower),
-            )
-            if sum([len(name) + len(value) for name, value in spelled]) <= _SHORT:
-                if len(self._told) >= _KNOWN_HEADERS:
-                    self._told.clear()
-                self._told[spelled] = found
-        return found
+    def _told_by(self, spelled: Iterable[tuple[bytes, bytes]], target: Target) -> Told:
+        lower = {name.lower(): value for name, value in spelled}
+        shown = {name.decode("latin-1"): value.decode("latin-1") for name, value in spelled}
+        return Told(
+            lower,
+            {**shown, **target.headers},
+            lower.get(b"content-type", b"").decode("latin-1"),
+            self._sequence_of(lower) if self._sequence[0] in lower else None,
+            not self._unusual.isdisjoint(lower),
+        )
 
     def _watch(self, scope: Scope, receive: Receive) -> "asyncio.Task[Any] | None":
         """Have the current task cancelled if its caller hangs up; None = who serves it does so already."""
