@@ -58,8 +58,9 @@ FRAMEWORKS = {
 #: Ours, but slow to import: whoever has no use for them must not wait for them.
 LATE = {"scipy", "sqlalchemy", "psycopg"}
 #: Where an import of Salver's own inside a function is the point, and not a dodge: a command imports
-#: what it needs, so that `salver --help` starts at once; a host process imports what it runs.
-LAZY = ("cli/*", "__init__.py")
+#: what it needs, so that `salver --help` starts at once; a host process imports what it runs; a server
+#: without a registry does not import a database.
+LAZY = ("cli/*", "__init__.py", "app.py")
 #: Exceptions that never leave their module.
 PRIVATE = "_"
 #: What handlers import as ``ts``, in host processes of theirs alone: its names are TorchServe's.

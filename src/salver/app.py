@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -25,6 +25,8 @@ from salver.cache import CacheUse, ResponseCache
 from salver.configuration import HeaderConfig, ServeConfig
 from salver.engine.turns import Pool
 from salver.errors import SalverError
+from salver.experiments.collector import Collector
+from salver.experiments.pending import Pending
 from salver.experiments.router import Router
 from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import keep_one_heap, tune_interpreter
@@ -90,6 +92,9 @@ from salver.wire.orca import TokenRoom
 from salver.wire.regions import NO_REGIONS
 from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
 
+if TYPE_CHECKING:
+    from salver.ledgered import Ledgered
+
 _LOG = logging.getLogger("salver")
 _PLATFORMS: Final[tuple[tuple[Kind, str], ...]] = (
     ("openai", "OpenAI"),
@@ -144,6 +149,7 @@ class Server:
         self._running: set[asyncio.Task[None]] = set()
         self._snapshots: Snapshots | None = None
         self._began = time.monotonic()
+        self.ledgered: Ledgered | None = None
 
     def __repr__(self) -> str:
         return f"<Server {self.url}>" if self._listeners else "<Server not started>"
@@ -200,6 +206,8 @@ class Server:
         rules = DoorRules(samples, config.keeps_timeouts, self.splits)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id, rules)
         self.signature = door.signature
+        if config.registry:
+            await self._keep_ledger(new_id)
         reception = Reception(
             clock,
             new_id,
@@ -240,6 +248,14 @@ class Server:
         else:
             await self._open(doors)
             await self._load()
+
+    async def _keep_ledger(self, new_id: Callable[[], str]) -> None:
+        """The registry and releases, which a server without them does not import."""
+        from salver.ledgered import Ledgered, home_of
+
+        home = home_of(self.config.registry, self.config.artifacts)
+        traffic = (self.splits.router, self._collector, self._pending)
+        self.ledgered = await Ledgered.open(home, traffic, self._manager, new_id)
 
     def _as_torchserve(
         self, door: DataPlane[Any, Any], reception: Reception, max_body: int
@@ -302,12 +318,18 @@ class Server:
         optional = (self._spans, serving, self._predictions)
         observers += [observer for observer in optional if observer is not None]
         observers += self._view.observers if self._view else ()
+        self._pending = Pending()
+        self._collector = Collector(self._pending, time.time)
+        if config.registry:
+            observers.append(self._collector)
         self._bus = Bus(observers)
 
     async def _load(self) -> None:
         if self._view:
             self._view.start()
         await self._plane.start()
+        if self.ledgered is not None:
+            await self.ledgered.start()
         await self._reloading.start()
         await self.handlers.start()
         if self.config.snapshots is not None:
@@ -381,6 +403,9 @@ class Server:
         if self._running:
             await asyncio.wait(self._running, timeout=grace + 5)
         await self.shadows.close()
+        self._bus.flush()
+        if self.ledgered is not None:
+            await self.ledgered.stop()
         await self._reloading.stop()
         await self._plane.stop()
         await self._manager.drain(grace)

@@ -32,6 +32,8 @@ class Arm(enum.StrEnum):
 #: Where something is known of a request from: ``header:x-user-id`` (gRPC: metadata of that name),
 #: ``parameter:user``, ``tenant``, or ``request`` (its id, so that each request is a unit).
 Source = str
+#: Of a bucket in which nobody came: who counts does not know at which stage.
+NO_STAGE: Final = -1
 _MOST_CHARACTERS: Final = 256
 _NUMBERS: Final = hashlib.blake2b(digest_size=8, key=b"number of a unit")
 

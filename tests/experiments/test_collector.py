@@ -16,7 +16,7 @@ from salver.experiments.collector import Collector
 from salver.experiments.config import CollectorConfig
 from salver.experiments.happenings import happened
 from salver.messages import ModelId, State, Timing
-from salver.releases import Arm, Assignment, Counts, Split, unit_number
+from salver.releases import NO_STAGE, Arm, Assignment, Counts, Split, unit_number
 from salver.stats.exact import clopper_pearson
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.25, salt="s1")
@@ -82,7 +82,9 @@ def test_only_what_the_hash_has_assigned_counts_and_only_of_releases_that_are_fo
     world.serve(*(served(reason=reason) for reason in others), served(release="r2"))
     plain = msgspec.structs.replace(served(), assignment=None)
     world.serve(plain, StateChanged(ModelId("m", "1"), State.NEW, State.LOADING))
-    assert world.close() == []
+    (seen,) = world.close()
+    assert (seen.bucket.requests, seen.bucket.stage) == (Counts(), NO_STAGE)
+
     world.collector.follow("r2")
     world.serve(served(), served(release="r2"))
     assert [seen.release for seen in world.close()] == ["r1", "r2"]
@@ -90,7 +92,18 @@ def test_only_what_the_hash_has_assigned_counts_and_only_of_releases_that_are_fo
     world.collector.leave("r1")
     assert world.seen[-1].bucket.requests == Counts(1)
     world.serve(served())
-    assert world.close() == []
+    assert [seen.release for seen in world.close()] == ["r2"]
+
+
+def test_that_nobody_came_is_told_too():
+    world = World()
+    world.serve(served())
+    one, two, three = (world.close()[0].bucket for _ in range(3))
+    assert (one.start, one.seconds, one.stage) == (1000.0, 10.0, 0)
+    assert [(b.start, b.seconds, b.stage, b.share) for b in (two, three)] == [
+        (1010.0, 10.0, NO_STAGE, 0.0),
+        (1020.0, 10.0, NO_STAGE, 0.0),
+    ]
 
 
 def test_something_happens_to_a_unit_for_the_first_time_once_whenever_it_comes_again():
@@ -214,7 +227,8 @@ def test_a_bucket_with_very_many_units_is_handed_over_early():
         world.serve(*(served(f"u{n}") for n in range(start, start + 50)))
     assert [len(seen.exposures) for seen in world.seen] == [100, 100, 100]
     assert [seen.bucket.start for seen in world.seen] == [1000.0, 1001.0, 1002.0]
-    assert world.close() == []
+    (rest,) = world.close()
+    assert (rest.bucket.start, rest.bucket.requests) == (1003.0, Counts())
 
 
 def test_after_a_restart_what_is_known_is_not_counted_again():

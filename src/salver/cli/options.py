@@ -19,6 +19,23 @@ Inputs = Annotated[
     ),
 ]
 
+Registry = Annotated[
+    str,
+    Parameter(
+        name="--registry",
+        env_var="SALVER_REGISTRY",
+        help="Folder of a registry, or the URL of its ledger (postgresql://…).",
+    ),
+]
+Artifacts = Annotated[
+    str,
+    Parameter(
+        name="--artifacts",
+        env_var="SALVER_ARTIFACTS",
+        help="Folder of the registry's files, where the ledger is a URL.",
+    ),
+]
+
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from salver.cli import otel
-from salver.cli.options import Json, resources_of
+from salver.cli.options import Artifacts, Json, Registry, resources_of
 from salver.cli.output import line, on_terminal, record, table
 from salver.cli.speech import Speech
 
@@ -47,6 +47,22 @@ class Tls:
         from salver.transport.api.access import ApiConfig
 
         return ApiConfig(self.token_file)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Kept:
+    """Flags of what outlives the server."""
+
+    state_dir: Annotated[
+        str | None,
+        Parameter(
+            help="Where profiles of models with an objective are kept; '' = nowhere. "
+            "Default: $XDG_STATE_HOME/salver, or ~/.local/state/salver."
+        ),
+    ] = None
+    registry: Registry = ""
+    artifacts: Artifacts = ""
 
 
 @Parameter(name="*")
@@ -182,6 +198,7 @@ class Bodies:
 
 
 _NO_TLS, _LOGS, _TRACES, _RUNS, _BODIES, _SPEECH = Tls(), Logs(), Traces(), Runs(), Bodies(), Speech()
+_KEPT = Kept()
 
 
 def serve(
@@ -205,13 +222,7 @@ def serve(
     tenant_header: Annotated[
         str, Parameter(help="Header or gRPC metadata that names a request's tenant; '' = none does.")
     ] = "x-tenant",
-    state_dir: Annotated[
-        str | None,
-        Parameter(
-            help="Where profiles of models with an objective are kept; '' = nowhere. "
-            "Default: $XDG_STATE_HOME/salver, or ~/.local/state/salver."
-        ),
-    ] = None,
+    kept: Kept = _KEPT,
     front: Annotated[
         Literal["h2corn", "uvicorn"], Parameter(help="HTTP server; uvicorn speaks no HTTP/2 and no gRPC.")
     ] = "h2corn",
@@ -237,7 +248,7 @@ def serve(
     from salver.app import serve as run
     from salver.serving.profiles import default_state_dir
 
-    _check(paths, tls, tenant_header)
+    _check(paths, tls, tenant_header, kept)
     config = ServeConfig(
         paths=paths,
         name=name,
@@ -254,7 +265,7 @@ def serve(
         max_message_mb=bodies.max_message_mb,
         allow_client_shm=bodies.allow_client_shm,
         tenant_header=tenant_header,
-        state_dir=default_state_dir() if state_dir is None else state_dir,
+        state_dir=default_state_dir() if kept.state_dir is None else kept.state_dir,
         log=LogConfig(logs.level, logs.format, logs.access, logs.file),
         response_cache=bodies.cache(),
         trace=traces.config(),
@@ -262,6 +273,8 @@ def serve(
         resources=resources_of(runs.resources, "--rate-limit-resource") or None,
         voice=speech.config(),
         prediction_log=logs.predictions,
+        registry=kept.registry,
+        artifacts=kept.artifacts,
     )
     return run_loop(run(config, lambda info: announce(info, json=json), otel.notices(os.environ)))
 
@@ -278,10 +291,10 @@ def _front(
     )
 
 
-def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str) -> None:
+def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str, kept: Kept) -> None:
     from salver.errors import InvalidInput
 
-    if not paths:
+    if not paths and not kept.registry:
         raise InvalidInput("no model is given", fix="Say: salver serve PATH")
     if bool(tls.cert) != bool(tls.key):
         raise InvalidInput("--tls-cert and --tls-key belong together")

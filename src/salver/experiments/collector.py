@@ -16,7 +16,7 @@ from salver.events import Event, Served
 from salver.experiments.config import CollectorConfig
 from salver.experiments.happenings import OK, happened, is_fallback
 from salver.experiments.ports import Sink
-from salver.releases import Arm, Assignment, Bucket, Counts, Exposure, FirstEvent, Seen, unit_number
+from salver.releases import NO_STAGE, Arm, Assignment, Bucket, Counts, Exposure, FirstEvent, Seen, unit_number
 from salver.stats.bloom import Bloom
 from salver.stats.histogram import Histogram
 
@@ -62,6 +62,8 @@ class _Followed:
     """One release.
 
     Attributes:
+        seconds: Length of a bucket.
+        end: Of the window that is open, in Unix seconds.
         slow: By metric, seconds from which on an answer is slow.
         tallies: The open buckets, by stage and share: several only where one of them has just changed.
         recent: Units of which it is known for sure in which arm they were seen last.
@@ -69,7 +71,9 @@ class _Followed:
         latencies: Of good answers of the stable version.
     """
 
-    def __init__(self, config: CollectorConfig) -> None:
+    def __init__(self, config: CollectorConfig, seconds: float) -> None:
+        self.seconds = seconds
+        self.end = 0.0
         self.slow: Mapping[str, float] = {}
         self.tallies: dict[tuple[int, float], _Tally] = {}
         self.recent: dict[str, Arm] = {}
@@ -126,19 +130,26 @@ class Collector:
         self._clock = clock
         self._config = config
         self._followed: dict[str, _Followed] = {}
-        self._end = 0.0  # of the window that is open
 
     def __repr__(self) -> str:
         return f"<Collector of {', '.join(self._followed) or 'nothing'}>"
 
-    def follow(self, release: str, units: Iterable[int] = (), happenings: Iterable[_Happening] = ()) -> None:
+    def follow(
+        self,
+        release: str,
+        units: Iterable[int] = (),
+        happenings: Iterable[_Happening] = (),
+        seconds: float = 10.0,
+    ) -> None:
         """Count a release from now on; events of others are not.
 
         Args:
             units: Numbers of those that were exposed before, as the ledger has them.
             happenings: Metric and unit of what has happened before.
+            seconds: Length of its buckets.
         """
-        followed = self._followed[release] = _Followed(self._config)
+        followed = self._followed[release] = _Followed(self._config, seconds)
+        followed.since = self._clock()
         for some in _chunks(units):
             followed.know(some)
         for more in _chunks(happenings):
@@ -172,11 +183,11 @@ class Collector:
     def tick(self) -> None:
         """Hand over the buckets that are over."""
         now = self._clock()
-        if now >= self._end:
-            for release, followed in self._followed.items():
-                self._close(release, followed, self._end)
-            seconds = self._config.bucket_seconds
-            self._end = (now // seconds + 1) * seconds
+        for release, followed in self._followed.items():
+            if now >= followed.end:
+                last = now // followed.seconds * followed.seconds
+                self._close(release, followed, followed.end if followed.tallies else last)
+                followed.end = last + followed.seconds
 
     def flush(self) -> None:
         """Hand over all that there is, as at the end of the server."""
@@ -266,16 +277,21 @@ class Collector:
         key = assigned.stage, assigned.propensity
         tally = followed.tallies.get(key)
         if tally is None:
-            start = max(self._end - self._config.bucket_seconds, followed.since)
+            start = max(followed.end - followed.seconds, followed.since)
             tally = followed.tallies[key] = _Tally(now if followed.tallies else start, assigned)
         return tally
 
     def _close(self, release: str, followed: _Followed, end: float) -> None:
-        for tally in followed.tallies.values():
-            self._sink.write(tally.closed(release, end))
+        """Hand over what was seen; that nothing was, too, is told, at no stage and without a share."""
+        if not followed.tallies and end > followed.since:
+            nothing = Bucket(followed.since, end - followed.since, NO_STAGE, 0.0)
+            self._sink.write(Seen(release, nothing))
+        tallies = list(followed.tallies.values())  # what began a stage before it ends where that begins
+        for tally, its_end in zip(tallies, [*(t.start for t in tallies[1:]), end], strict=False):
+            self._sink.write(tally.closed(release, its_end))
         followed.tallies.clear()
         followed.pending = 0
-        followed.since = end
+        followed.since = max(end, followed.since)
 
 
 def _chunks(things: Iterable[_T]) -> Iterator[list[_T]]:

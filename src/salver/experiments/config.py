@@ -7,13 +7,11 @@ class CollectorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of the collector.
 
     Attributes:
-        bucket_seconds: Length of a bucket.
         units: So many units of a release are told apart; more of them are, less and less well.
         error: Chance that a new unit is taken for a known one, with so many; it is the same in every arm.
         most_pending: First exposures and events after which a bucket is closed early, to bound memory.
     """
 
-    bucket_seconds: float = 10.0
     units: int = 10_000_000
     error: float = 0.001
     most_pending: int = 65_536

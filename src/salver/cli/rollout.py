@@ -1,0 +1,373 @@
+"""``salver rollout``: let a new version meet traffic, see how it does, and decide.
+
+Everything is said to the registry, where a server sees to it within a second; so it works on any machine that
+reaches the registry, be the server up or not.
+"""
+
+import asyncio
+import getpass
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from cyclopts import App, Parameter
+
+from salver.cli.options import DEFAULT_URL, Artifacts, Json, Registry, Url
+from salver.cli.output import line, record, remark, table
+from salver.cli.rollout_watch import COLUMNS, clock, row, watched
+
+if TYPE_CHECKING:
+    from salver.rollout.outlook import Forecast
+    from salver.rollout.policy import Policy
+    from salver.rollout.record import Release, What
+    from salver.rollout.replay import Entry
+    from salver.serving.release_store import ReleaseStore
+
+rollout = App(
+    name="rollout",
+    help="Let a new version meet traffic a little at a time, and be judged.",
+    default_parameter=Parameter(negative=()),
+)
+Why = Annotated[str, Parameter(help="Written down with it.")]
+_TRIES, _PAUSE_SECONDS = 75, 0.2
+_SAMPLE_SECONDS = 3.0
+T = TypeVar("T")
+
+
+@rollout.command
+def start(
+    model: str,
+    version: str,
+    /,
+    *,
+    stable: Annotated[
+        str, Parameter(help="The version that it may replace; else what the alias means.")
+    ] = "",
+    alias: Annotated[
+        str, Parameter(help="That moves when it is promoted; else the model's default one.")
+    ] = "",
+    policy: Annotated[str, Parameter(help="TOML or JSON file; else the model's own, or the usual one.")] = "",
+    rate: Annotated[
+        float, Parameter(help="Requests a second that are foreseen; else the server is asked.")
+    ] = 0,
+    event: Annotated[
+        tuple[str, ...], Parameter(help="METRIC=SHARE of requests in which it happens now.")
+    ] = (),
+    dry_run: Annotated[bool, Parameter(help="Only tell what the traffic can and cannot show.")] = False,
+    url: Url = DEFAULT_URL,
+    registry: Registry = "",
+    artifacts: Artifacts = "",
+    why: Why = "",
+    json: Json = False,
+) -> int:
+    """Propose a version, once it is told what its traffic can show; it starts when a server has loaded it.
+
+    Args:
+        model: The model's name.
+        version: The version that is to meet its traffic.
+    """
+    return _run(_start(locals()), json=json)
+
+
+@rollout.command
+def status(
+    release: str = "",
+    /,
+    *,
+    model: Annotated[str, Parameter(help="Only of this model.")] = "",
+    watch: Annotated[bool, Parameter(name=("--watch", "-w"), help="Show it until it is over.")] = False,
+    registry: Registry = "",
+    artifacts: Artifacts = "",
+    json: Json = False,
+) -> int:
+    """Tell how releases stand.
+
+    Args:
+        release: One; else all are listed.
+    """
+
+    async def show(store: "ReleaseStore") -> int:
+        if watch:
+            return await watched(store, release, model)
+        found = [await store.get(release)] if release else await store.listed(model)
+        _show(found, json=json)
+        return 0
+
+    return _run(_opened(registry, artifacts, show), json=json)
+
+
+@rollout.command
+def pause(
+    release: str, /, *, registry: Registry = "", artifacts: Artifacts = "", why: Why = "", json: Json = False
+) -> int:
+    """Let it keep its share of the traffic; harm is still rolled back.
+
+    Args:
+        release: Its id.
+    """
+    return _wish(release, "pause", registry, artifacts, why, json=json)
+
+
+@rollout.command
+def resume(
+    release: str, /, *, registry: Registry = "", artifacts: Artifacts = "", why: Why = "", json: Json = False
+) -> int:
+    """Let it go on.
+
+    Args:
+        release: Its id.
+    """
+    return _wish(release, "resume", registry, artifacts, why, json=json)
+
+
+@rollout.command
+def promote(
+    release: str, /, *, registry: Registry = "", artifacts: Artifacts = "", why: Why = "", json: Json = False
+) -> int:
+    """Take it to its next stage, whatever is proven; where a step waits for an approval, this is one.
+
+    Args:
+        release: Its id.
+    """
+    return _wish(release, "promote", registry, artifacts, why, json=json)
+
+
+@rollout.command
+def abort(
+    release: str, /, *, registry: Registry = "", artifacts: Artifacts = "", why: Why = "", json: Json = False
+) -> int:
+    """Give everything back to the stable version, at once, from whatever state.
+
+    Args:
+        release: Its id.
+    """
+    return _wish(release, "abort", registry, artifacts, why, json=json)
+
+
+@rollout.command
+def explain(
+    release: str,
+    /,
+    *,
+    all: Annotated[
+        bool, Parameter(help="Every look that changed something, and not the last alone.")
+    ] = False,
+    registry: Registry = "",
+    artifacts: Artifacts = "",
+    json: Json = False,
+) -> int:
+    """Tell what was decided, and on which evidence.
+
+    Args:
+        release: Its id.
+    """
+
+    async def show(store: "ReleaseStore") -> int:
+        from salver.rollout.explain import explain as told
+
+        found = await store.get(release)
+        looks = await store.looks(release)
+        entries = [look.entry for look in looks]
+        chosen = list(_turns(entries)) if all else entries[-1:]
+        if json:
+            for entry in chosen:
+                record(entry.verdict)
+            return 0
+        line(
+            f"{found.id}: {found.model} {found.stable} → {found.canary} is {found.state.value}: "
+            f"{found.reason}"
+        )
+        if not entries:
+            line(
+                "nothing was counted yet"
+                + (f"; {found.progress.waits_for}" if found.progress.waits_for else "")
+            )
+        for entry in chosen:
+            line()
+            line(f"{clock(entry.verdict.at)}  {told(found.policy, entry.verdict)}")
+        return 0
+
+    return _run(_opened(registry, artifacts, show), json=json)
+
+
+@rollout.command
+def replay(release: str, /, *, registry: Registry = "", artifacts: Artifacts = "", json: Json = False) -> int:
+    """Compute every decision again from what was seen, and tell whether each bit is the same.
+
+    Args:
+        release: Its id.
+    """
+
+    async def check(store: "ReleaseStore") -> int:
+        from salver.rollout.replay import first_difference
+
+        found = await store.get(release)
+        entries = [look.entry for look in await store.looks(release)]
+        step = first_difference(found.policy, entries)
+        if json:
+            record(
+                {"looks": len(entries), "same": step is None, "differs": step.differences() if step else []}
+            )
+        elif step is None:
+            line(f"{len(entries)} looks give the same verdicts, bit by bit")
+        else:
+            line(f"the look of {clock(step.entry.verdict.at)} differs: {'; '.join(step.differences())}")
+        return 0 if step is None else 1
+
+    return _run(_opened(registry, artifacts, check), json=json)
+
+
+def _wish(release: str, what: "What", registry: str, artifacts: str, why: str, *, json: bool) -> int:
+    async def ask(store: "ReleaseStore") -> int:
+        from salver.errors import Conflict
+
+        wish = await store.wish(release, what, getpass.getuser(), why, time.time())
+        answer = None
+        for _ in range(_TRIES):
+            answer = await store.answer(wish)
+            if answer is not None:
+                break
+            await asyncio.sleep(_PAUSE_SECONDS)
+        if answer is None:
+            remark("it is written down; no server has seen to it yet: is one running with this registry?")
+        elif answer:
+            raise Conflict(answer)
+        _show([await store.get(release)], json=json)
+        return 0
+
+    return _run(_opened(registry, artifacts, ask), json=json)
+
+
+def _run(work: Coroutine[Any, Any, int], *, json: bool) -> int:
+    return asyncio.run(work)
+
+
+async def _opened(registry: str, artifacts: str, use: "Callable[[ReleaseStore], Awaitable[T]]") -> T:
+    from salver.registry.opening import default_folder, home_of, open_registry
+    from salver.serving.release_store import ReleaseStore
+    from salver.transport.calls import id_maker
+
+    home = home_of(registry or default_folder(), artifacts)
+    opened = await open_registry(home, time.time, id_maker())
+    try:
+        return await use(ReleaseStore(opened.ledger))
+    finally:
+        await opened.ledger.close()
+
+
+async def _start(given: dict[str, Any]) -> int:
+    import msgspec
+
+    from salver.registry.opening import default_folder, home_of, open_registry
+    from salver.rollout.explain import foretell
+    from salver.rollout.outlook import outlook
+    from salver.serving.proposing import Proposal, proposal
+    from salver.serving.release_store import ReleaseStore
+    from salver.transport.calls import id_maker
+
+    new_id = id_maker()
+    home = home_of(given["registry"] or default_folder(), given["artifacts"])
+    opened = await open_registry(home, time.time, new_id, makes=True)
+    try:
+        said = Proposal(
+            given["model"], given["version"], given["stable"], given["alias"], _policy(given["policy"])
+        )
+        release = await proposal(opened, said, new_id(), time.time())
+        release = msgspec.structs.replace(release, by=getpass.getuser(), why=given["why"])
+        forecast = await _foreseen(given)
+        if forecast is not None and not release.policy.immediate:
+            remark(foretell(release.policy, outlook(release.policy, forecast)))
+        elif not release.policy.immediate:
+            remark("what this traffic can show is not known: say --rate, or let a server answer at --url")
+        if given["dry_run"]:
+            return 0
+        await ReleaseStore(opened.ledger).propose(release)
+        _show([release], json=given["json"])
+    finally:
+        await opened.ledger.close()
+    return 0
+
+
+def _policy(path: str) -> "Policy | None":
+    """Of a file; None = none is said."""
+    if not path:
+        return None
+    import tomllib
+
+    import msgspec
+
+    from salver.errors import InvalidInput
+    from salver.rollout.policy import Policy
+
+    try:
+        text = Path(path).read_bytes()
+        if path.endswith(".toml"):
+            text = msgspec.json.encode(tomllib.loads(text.decode()))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInput(f"{path} is no policy: {error}", fix="Give a TOML or JSON file.") from error
+    return Policy.from_json(text)
+
+
+async def _foreseen(given: dict[str, Any]) -> "Forecast | None":
+    """As somebody says, or as a server tells of the last seconds; None = neither."""
+    from salver.client import Client
+    from salver.errors import InvalidInput, SalverError
+    from salver.rollout.outlook import Forecast
+
+    rates = {}
+    for text in given["event"]:
+        name, _, share = text.partition("=")
+        try:
+            rates[name] = float(share)
+        except ValueError:
+            raise InvalidInput(f"--event {text}", fix="Write METRIC=SHARE, as errors=0.005.") from None
+    if given["rate"]:
+        return Forecast(given["rate"], rates)
+    try:
+        async with Client(given["url"], timeout=5) as client:
+            before = _served(await client.statistics(given["model"]))
+            await asyncio.sleep(_SAMPLE_SECONDS)
+            after = _served(await client.statistics(given["model"]))
+    except SalverError:
+        return None
+    good, bad = (late - soon for soon, late in zip(before, after, strict=True))
+    if not good + bad:
+        return None
+    total = sum(after)
+    return Forecast((good + bad) / _SAMPLE_SECONDS, {"errors": after[1] / total, **rates})
+
+
+def _served(statistics: dict[str, Any]) -> tuple[int, int]:
+    """Requests that went well, and that did not, of all versions."""
+    counts = [entry["inference_stats"] for entry in statistics["model_stats"]]
+    return sum(c["success"]["count"] for c in counts), sum(c["fail"]["count"] for c in counts)
+
+
+def _show(releases: "Sequence[Release]", *, json: bool) -> None:
+    if json:
+        for release in releases:
+            record(_plain(release))
+    elif not releases:
+        line("there are no releases")
+    else:
+        table(COLUMNS, [row(release) for release in releases])
+
+
+def _plain(release: "Release") -> dict[str, Any]:
+    import msgspec
+
+    fields = msgspec.to_builtins(release)
+    del fields["evidence"], fields["policy"], fields["salt"]
+    return fields  # type: ignore[no-any-return]
+
+
+def _turns(entries: "Sequence[Entry]") -> "Sequence[Entry]":
+    """Looks at which something else was said than before."""
+    found: list[Entry] = []
+    for entry in entries:
+        before = found[-1].verdict if found else None
+        verdict = entry.verdict
+        if before is None or (before.decision, before.stage) != (verdict.decision, verdict.stage):
+            found.append(entry)
+    return found

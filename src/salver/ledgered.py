@@ -1,0 +1,65 @@
+"""How do the registry and releases become a part of a server?
+
+Composed here, and not in ``app.py``, since it needs SQLAlchemy, which a server without a registry never
+imports. Nothing starts in a constructor.
+"""
+
+import time
+from collections.abc import Callable
+
+from salver.experiments.collector import Collector
+from salver.experiments.pending import Pending
+from salver.experiments.router import Router
+from salver.registry.opening import Home, home_of, open_registry
+from salver.registry.registry import ModelRegistry
+from salver.serving.fleet import Fleet, Loaded
+from salver.serving.release_store import ReleaseStore
+from salver.serving.releases import Releases, Traffic
+
+__all__ = ["Ledgered", "home_of"]
+
+#: Between two looks at what people wish, and at what was counted.
+TICK_SECONDS = 1.0
+
+
+class Ledgered:
+    """What a server does that has a ledger. Made by :meth:`open`.
+
+    Attributes:
+        registry: Models, versions and aliases.
+        store: Releases, as they are kept.
+        releases: Who sees to them.
+    """
+
+    def __init__(self, registry: ModelRegistry, traffic: Traffic, loaded: Loaded) -> None:
+        self.registry = registry
+        self.store = ReleaseStore(registry.ledger)
+        self.releases = Releases(self.store, traffic, Fleet(loaded), None, time.time)
+
+    def __repr__(self) -> str:
+        return f"<Ledgered {self.registry!r}>"
+
+    @classmethod
+    async def open(
+        cls,
+        home: Home,
+        traffic: tuple[Router, Collector, Pending],
+        loaded: Loaded,
+        new_id: Callable[[], str],
+    ) -> "Ledgered":
+        """Open the registry, and make it where there is none.
+
+        Raises:
+            SalverError: it cannot be opened.
+        """
+        registry = await open_registry(home, time.time, new_id, makes=True)
+        return cls(registry, Traffic(*traffic), loaded)
+
+    async def start(self) -> None:
+        """Go on where the ledger says. Raises SalverError where it cannot be read."""
+        await self.releases.start(TICK_SECONDS)
+
+    async def stop(self) -> None:
+        """Write down what was counted, and let go of the ledger."""
+        await self.releases.stop()
+        await self.registry.ledger.close()

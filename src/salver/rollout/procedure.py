@@ -1,0 +1,130 @@
+"""What follows for a release from a wish, a verdict, or from what is loaded now?
+
+Each answer is the release as it is afterwards, with a reason in words. Pure: who counts, judges, writes and
+moves traffic is not known here.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from salver.releases import ReleaseState
+from salver.rollout.record import Progress, Release, Wish
+from salver.rollout.rules import Approved
+from salver.rollout.states import ENDED, advance
+from salver.rollout.verdict import Decision, Verdict
+
+_PROPOSED, _RUNNING, _HELD, _PAUSED = (
+    ReleaseState.PROPOSED,
+    ReleaseState.RUNNING,
+    ReleaseState.HELD,
+    ReleaseState.PAUSED,
+)
+
+
+def started(release: Release, now: float, waits_for: str) -> Release:
+    """A proposal, once nothing keeps it from its start.
+
+    Args:
+        waits_for: What does, in words.
+    """
+    if waits_for:
+        return _with_progress(release, waits_for=waits_for)
+    release = _with_progress(release, waits_for="")
+    if release.policy.immediate:
+        return promoted(release, now, "its policy is to switch at once")
+    return _moved(
+        release, _RUNNING, now, "its first stage begins", stage=0, weight=release.policy.stages[0].weight
+    )
+
+
+def wished(release: Release, wish: Wish, now: float) -> Release:
+    """What somebody asks for; asking for what is so already changes nothing.
+
+    Raises:
+        Conflict: the release cannot do that any more, or not yet; the message has the reason.
+    """
+    reason = f"{wish.by or 'somebody'} wished it" + (f": {wish.why}" if wish.why else "")
+    match wish.what:
+        case "abort":
+            return rolled_back(release, now, reason)
+        case "pause":
+            if release.state is _PAUSED:
+                return release
+            return _moved(release, _PAUSED, now, reason)
+        case "start" | "resume":
+            if release.state in (_PROPOSED, _RUNNING):
+                return release  # a proposal starts by itself, as soon as it can
+            return _moved(release, _RUNNING, now, reason)
+        case "promote":
+            if release.state is ReleaseState.PROMOTED:
+                return release
+            after = 0 if release.state is _PROPOSED else release.stage + 1
+            approvals = (*release.progress.approvals, Approved(after, wish.by))
+            return _forward(_with_progress(release, approvals=approvals), after, now, reason)
+
+
+def harvested(release: Release, watermarks: Mapping[str, float]) -> Release:
+    """Outcomes of exposures up to these times have been counted."""
+    if not watermarks:
+        return release
+    return _with_progress(release, watermarks={**release.progress.watermarks, **watermarks})
+
+
+def measured(release: Release, thresholds: Mapping[str, float]) -> Release:
+    """From so many seconds on an answer is slow; that stays."""
+    return _with_progress(release, thresholds=dict(thresholds)) if thresholds else release
+
+
+def judged(release: Release, verdict: Verdict, now: float) -> Release:
+    """What the judge says of one more bucket. Of a paused release only a rollback counts."""
+    progress = msgspec.structs.replace(release.progress, buckets=release.progress.buckets + 1)
+    release = msgspec.structs.replace(release, progress=progress)
+    if release.state in ENDED or release.state is _PROPOSED:
+        return release
+    reason = verdict.reasons[0] if verdict.reasons else ""
+    match verdict.decision:
+        case Decision.ROLLBACK:
+            return rolled_back(release, now, reason)
+        case _ if release.state is _PAUSED or verdict.stage != release.stage:
+            return release
+        case Decision.PROMOTE:
+            stages = len(release.policy.stages)
+            after = stages if verdict.next_stage is None else verdict.next_stage
+            return _forward(release, after, now, reason)
+        case Decision.HOLD:
+            if release.state is _HELD:
+                return msgspec.structs.replace(release, reason=reason)
+            return _moved(release, _HELD, now, reason)
+        case Decision.CONTINUE:
+            return release if release.state is _RUNNING else _moved(release, _RUNNING, now, reason)
+
+
+def rolled_back(release: Release, now: float, reason: str) -> Release:
+    """From every state, and a second time the same."""
+    if release.state is ReleaseState.ROLLED_BACK:
+        return release
+    return _moved(release, ReleaseState.ROLLED_BACK, now, reason, weight=0.0, ended=now)
+
+
+def promoted(release: Release, now: float, reason: str) -> Release:
+    """The canary has everything, but for those who are held back."""
+    stages = len(release.policy.stages)
+    return _moved(release, ReleaseState.PROMOTED, now, reason, stage=stages, weight=1.0, ended=now)
+
+
+def _forward(release: Release, stage: int, now: float, reason: str) -> Release:
+    stages = release.policy.stages
+    if stage >= len(stages):
+        return promoted(release, now, reason)
+    return _moved(release, _RUNNING, now, reason, stage=stage, weight=stages[stage].weight)
+
+
+def _moved(release: Release, state: ReleaseState, now: float, reason: str, **fields: float | None) -> Release:
+    after = advance(release.state, state)
+    return msgspec.structs.replace(release, state=after, changed=now, reason=reason, **fields)
+
+
+def _with_progress(release: Release, **fields: object) -> Release:
+    progress: Progress = msgspec.structs.replace(release.progress, **fields)
+    return msgspec.structs.replace(release, progress=progress)

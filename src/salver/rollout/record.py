@@ -1,0 +1,146 @@
+"""What is known of one release, from its proposal to its end?
+
+Frozen records, as the ledger keeps them. How one follows from another is ``procedure.py``'s question.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from salver.errors import InvalidInput
+from salver.releases import ReleaseState, Split
+from salver.rollout.evidence import Evidence, start
+from salver.rollout.policy import Policy
+from salver.rollout.rules import Approved
+from salver.rollout.states import ENDED
+
+#: What people, and what speaks for them, may ask of a release.
+What = Literal["start", "pause", "resume", "promote", "abort"]
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """Somebody asks something of a release.
+
+    Attributes:
+        id: Wishes are seen to in the order of their ids.
+        time: Unix seconds.
+    """
+
+    id: int
+    release: str
+    what: What
+    by: str
+    why: str
+    time: float
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Where a release stands, besides its state.
+
+    Attributes:
+        buckets: Counted and judged so far.
+        thresholds: Seconds beyond which an answer is slow, by metric; frozen once enough of the stable
+            version's answers were seen.
+        watermarks: By metric, the time of exposure up to which outcomes have been counted.
+        approvals: Steps that somebody approved.
+        waits_for: What keeps a proposed release from its start, in words; empty = nothing.
+    """
+
+    buckets: int = 0
+    thresholds: Mapping[str, float] = msgspec.field(default_factory=dict)
+    watermarks: Mapping[str, float] = msgspec.field(default_factory=dict)
+    approvals: tuple[Approved, ...] = ()
+    waits_for: str = ""
+
+
+class Release(msgspec.Struct, frozen=True):
+    """One attempt to put a canary in the place of the stable version.
+
+    Attributes:
+        alias: That moves when it is promoted; empty = the version that requests without one mean.
+        salt: Of the hash that assigns units.
+        stage: Number of the stage, from 0 on; the number of stages, once it is promoted.
+        weight: Share of the units that meets the canary now.
+        reason: Why it is in this state, in words.
+        created, changed: Unix seconds, of the proposal and of the last change of state or stage.
+        ended: None = it has not.
+    """
+
+    id: str
+    model: str
+    stable: str
+    canary: str
+    alias: str
+    salt: str
+    policy: Policy
+    evidence: Evidence
+    state: ReleaseState
+    created: float
+    changed: float
+    by: str = ""
+    why: str = ""
+    stage: int = 0
+    weight: float = 0.0
+    reason: str = ""
+    ended: float | None = None
+    progress: Progress = Progress()
+
+    @property
+    def is_live(self) -> bool:
+        """It has not ended."""
+        return self.state not in ENDED
+
+    @property
+    def split(self) -> Split | None:
+        """Who meets which version now; None = all meet the one that they ask for.
+
+        Of a release that is promoted those units are kept that it holds back.
+        """
+        traffic = self.policy.traffic
+        is_kept = self.state is ReleaseState.PROMOTED and traffic.holdback > 0
+        if self.state is ReleaseState.PROPOSED or not (self.is_live or is_kept):
+            return None
+        return Split(
+            release=self.id,
+            model=self.model,
+            stable=self.stable,
+            canary=self.canary,
+            weight=self.weight,
+            salt=self.salt,
+            stage=min(self.stage, len(self.policy.stages) - 1),
+            asked=("", self.alias) if self.alias else ("",),
+            **msgspec.structs.asdict(traffic),
+        )
+
+
+def proposed(
+    id: str, model: str, versions: tuple[str, str], policy: Policy, now: float, *, alias: str = ""
+) -> Release:
+    """A new release, of which nothing has been seen.
+
+    Args:
+        versions: The stable one, and the canary that may take its place.
+        now: Unix seconds.
+
+    Raises:
+        InvalidInput: both are the same.
+    """
+    stable, canary = versions
+    if stable == canary:
+        raise InvalidInput(
+            f"version {canary} of '{model}' cannot take its own place", fix="Name another version."
+        )
+    return Release(
+        id=id,
+        model=model,
+        stable=stable,
+        canary=canary,
+        alias=alias,
+        salt=id,
+        policy=policy,
+        evidence=start(policy),
+        state=ReleaseState.PROPOSED,
+        created=now,
+        changed=now,
+    )

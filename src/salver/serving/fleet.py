@@ -1,0 +1,81 @@
+"""What do releases need to know of what is loaded, and whom do requests without a version mean?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from salver.messages import State, VersionStatus
+from salver.registry import aliases
+from salver.registry.audit import Change
+from salver.registry.records import Actor
+from salver.releases import ReleaseState
+from salver.rollout.record import Release
+
+
+class Loaded(Protocol):
+    """Knows which versions are loaded (lifecycle's manager)."""
+
+    def statuses(self) -> Sequence[VersionStatus]:
+        """One row a version."""
+        ...
+
+    def pin(self, name: str, version: str) -> None:
+        """Requests without a version go to this one from now on."""
+        ...
+
+    def unpin(self, name: str) -> None:
+        """They go to the newest that is ready."""
+        ...
+
+    def pinned(self, name: str) -> str:
+        """The version that is pinned; empty = none is."""
+        ...
+
+
+class Fleet:
+    """The versions that releases are about."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._pinned: dict[str, str] = {}  # by releases
+
+    def __repr__(self) -> str:
+        return f"<Fleet, {len(self._pinned)} models pinned by releases>"
+
+    def missing(self, model: str, version: str) -> str:
+        """Why a version cannot answer now, in words; empty = it can."""
+        status = self._status(model, version)
+        if status is None:
+            return f"version {version} of '{model}' is not there"
+        if status.state is State.READY:
+            return ""
+        return f"version {version} of '{model}' is {status.state.value}" + (
+            f": {status.reason}" if status.reason else ""
+        )
+
+    def settle(self, versions: Mapping[str, str]) -> None:
+        """Requests that name no version go to these, by model, as long as these versions are there.
+
+        A version that its owner has taken away pins nothing: its model answers with the newest again.
+        """
+        wanted = {name: version for name, version in versions.items() if self._status(name, version)}
+        for name in self._pinned.keys() - wanted.keys():
+            if self._loaded.pinned(name) == self._pinned[name]:
+                self._loaded.unpin(name)
+        for name, version in wanted.items():
+            if self._loaded.pinned(name) != version:
+                self._loaded.pin(name, version)
+        self._pinned = wanted
+
+    def move(self, connection: Connection, release: Release, now: float) -> None:
+        """Its alias, if it has one, means its canary, or the stable version once that is taken back."""
+        if release.alias:
+            number = release.canary if release.state is ReleaseState.PROMOTED else release.stable
+            change = Change(Actor(f"release {release.id}"), now, release.reason)
+            aliases.move(connection, change, release.model, release.alias, int(number))
+
+    def _status(self, model: str, version: str) -> VersionStatus | None:
+        return next(
+            (s for s in self._loaded.statuses() if s.id.name == model and s.id.version == version), None
+        )

@@ -1,0 +1,90 @@
+"""What is a release that somebody asks for, as the registry knows its model?
+
+What is not said is the registry's: the alias that moves, the version that it means now, the policy. Of a
+model that is in no registry, but in a folder that is served, the stable version has to be said.
+"""
+
+from typing import Any
+
+import msgspec
+
+from salver.errors import InvalidInput, NotFound
+from salver.registry.aliases import IMMEDIATE
+from salver.registry.names import CHAMPION, Reference
+from salver.registry.records import Model
+from salver.registry.registry import ModelRegistry
+from salver.rollout.policy import Policy
+from salver.rollout.record import Release, proposed
+
+
+class Proposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What somebody says of a release; what is empty is as the registry has it.
+
+    Attributes:
+        version: That may take the stable one's place.
+        alias: That moves when it is promoted.
+    """
+
+    model: str
+    version: str
+    stable: str = ""
+    alias: str = ""
+    policy: Policy | None = None
+
+
+async def proposal(registry: ModelRegistry, said: Proposal, id: str, now: float) -> Release:
+    """The release, which is not written down yet.
+
+    Raises:
+        NotFound: the registry knows the model, and not such a version or alias.
+        InvalidInput: the stable version is not known.
+    """
+    try:
+        model = await registry.model(said.model)
+    except NotFound:
+        return _unregistered(said, id, now)
+    alias = said.alias or model.default_alias or (CHAMPION if CHAMPION in model.aliases else "")
+    if alias and alias not in model.aliases:
+        raise NotFound(
+            f"the model '{model.name}' has no alias '{alias}', so that there is nothing to take the place of",
+            field="alias",
+            fix=f"Let it mean a version first: salver registry alias {model.name} {alias} {said.version}",
+        )
+    stable = said.stable or (str(model.aliases[alias]) if alias else "")
+    if not stable:
+        raise _unknown(said)
+    for version in (stable, said.version):
+        await registry.version(Reference(model.name, _number(version)))
+    return proposed(id, model.name, (stable, said.version), said.policy or _policy(model), now, alias=alias)
+
+
+def _unregistered(said: Proposal, id: str, now: float) -> Release:
+    if said.alias:
+        raise NotFound(
+            f"the model '{said.model}' is not in the registry, and only there are aliases", field="model"
+        )
+    if not said.stable:
+        raise _unknown(said)
+    return proposed(id, said.model, (said.stable, said.version), said.policy or Policy(), now)
+
+
+def _unknown(said: Proposal) -> InvalidInput:
+    return InvalidInput(
+        f"which version of '{said.model}' shall version {said.version} take the place of?",
+        field="stable",
+        fix="Say --stable VERSION, or push the model into the registry with an alias.",
+    )
+
+
+def _policy(model: Model) -> Policy:
+    """The model's own, where it has one; with the usual one a release is asked for by name."""
+    own: Any = model.policy
+    return Policy() if own == IMMEDIATE else Policy.from_json(msgspec.json.encode(own))
+
+
+def _number(version: str) -> int:
+    if not version.isdecimal():
+        raise InvalidInput(
+            f"'{version}' is no version of a registry", field="version", fix="Give its number."
+        )
+    return int(version)

@@ -1,0 +1,315 @@
+"""How are releases kept?
+
+Rows of the ledger, and back. What belongs to one step is one transaction: the bucket, the evidence after it,
+the decision, the new weight, the alias that moves. After a kill the last step is whole, and nothing is
+counted twice. It decides nothing.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from salver.errors import Conflict, NotFound
+from salver.ledger import Ledger
+from salver.ledger.schema import BUCKET, DECISION, EXPOSURE, FIRST_EVENT, RELEASE, WISH
+from salver.releases import Bucket, Exposure, FirstEvent, ReleaseState, Seen
+from salver.rollout.evidence import Evidence, start
+from salver.rollout.policy import Policy
+from salver.rollout.record import Progress, Release, What, Wish
+from salver.rollout.replay import Entry
+from salver.rollout.rules import Facts
+from salver.rollout.states import ENDED
+from salver.rollout.verdict import Verdict
+
+_encode: Final = msgspec.json.Encoder().encode
+_MOST_LISTED: Final = 1000
+
+
+class Aliases(Protocol):
+    """Moves aliases (the registry)."""
+
+    def move(self, connection: Connection, release: Release, now: float) -> None:
+        """The alias of a release means its canary from now on, or its stable version again."""
+        ...
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What was put before the judge, and what it said; the ``seq``-th time, from 0 on."""
+
+    seq: int
+    entry: Entry
+
+
+class _Decided(msgspec.Struct, frozen=True):
+    """An entry without its bucket, which has a row of its own."""
+
+    state: ReleaseState
+    verdict: Verdict
+    facts: Facts
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What one tick changes about a release.
+
+    Attributes:
+        before, after: The release; they may be equal.
+        looks: Buckets with their verdicts, in their order.
+        seen: Units, and what happened to them, in these buckets.
+        answers: To wishes, by their ids; empty = done as wished.
+        aliases: Who moves the alias, in the same transaction; None = it stays.
+    """
+
+    before: Release
+    after: Release
+    looks: tuple[Look, ...] = ()
+    seen: tuple[Seen, ...] = ()
+    answers: tuple[tuple[int, str], ...] = ()
+    aliases: Aliases | None = None
+
+    @property
+    def is_nothing(self) -> bool:
+        """It need not be written."""
+        return self.before == self.after and not (self.looks or self.answers)
+
+
+class ReleaseStore:
+    """Releases in a ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __repr__(self) -> str:
+        return f"<ReleaseStore in {self._ledger!r}>"
+
+    async def propose(self, release: Release) -> None:
+        """A new release; raises Conflict where its model has one that is not over, of the same alias."""
+        await self._ledger.write(lambda connection: propose(connection, release))
+
+    async def live(self) -> tuple[Release, ...]:
+        """Those that have not ended, and those that hold units back, oldest first."""
+
+        def read(connection: Connection) -> tuple[Release, ...]:
+            rows = connection.execute(select(RELEASE).order_by(RELEASE.c.created, RELEASE.c.id))
+            found = [_release(row) for row in rows.mappings()]
+            last = {(r.model, r.alias): r.id for r in found if r.state is not ReleaseState.PROPOSED}
+            return tuple(r for r in found if r.is_live or (last.get((r.model, r.alias)) == r.id))
+
+        return await self._ledger.read(read)
+
+    async def get(self, release: str) -> Release:
+        """One; raises NotFound."""
+
+        def read(connection: Connection) -> Release:
+            row = connection.execute(select(RELEASE).where(RELEASE.c.id == release)).mappings().first()
+            if row is None:
+                raise NotFound(f"there is no release '{release}'", fix="`salver rollout status` lists them.")
+            return _release(row)
+
+        return await self._ledger.read(read)
+
+    async def listed(self, model: str = "") -> tuple[Release, ...]:
+        """Of a model, or all; the newest first, a thousand at most."""
+        query = select(RELEASE).order_by(RELEASE.c.created.desc(), RELEASE.c.id).limit(_MOST_LISTED)
+        if model:
+            query = query.where(RELEASE.c.model == model)
+        return await self._ledger.read(
+            lambda connection: tuple(_release(row) for row in connection.execute(query).mappings())
+        )
+
+    async def wish(self, release: str, what: What, by: str, why: str, now: float) -> int:
+        """Ask something of a release; a server sees to it on its next tick. Raises NotFound."""
+        await self.get(release)
+        row = {"release": release, "what": what, "by": by, "why": why, "time": now}
+
+        def write(connection: Connection) -> int:
+            return int(connection.execute(insert(WISH).values(row).returning(WISH.c.id)).scalar_one())
+
+        return await self._ledger.write(write)
+
+    async def answer(self, wish: int) -> str | None:
+        """To a wish; empty = it is done; None = nobody has seen to it yet."""
+        query = select(WISH.c.done, WISH.c.answer).where(WISH.c.id == wish)
+
+        def read(connection: Connection) -> str | None:
+            done, answer = connection.execute(query).one()
+            return None if done is None else str(answer)
+
+        return await self._ledger.read(read)
+
+    async def open_wishes(self) -> tuple[Wish, ...]:
+        """That nobody has seen to yet, in their order."""
+        query = select(WISH).where(WISH.c.done.is_(None)).order_by(WISH.c.id)
+
+        def read(connection: Connection) -> tuple[Wish, ...]:
+            return tuple(
+                Wish(row.id, row.release, row.what, row.by, row.why, row.time)
+                for row in connection.execute(query)
+            )
+
+        return await self._ledger.read(read)
+
+    async def commit(self, step: Step, now: float) -> None:
+        """Write down what a step changes: all of it, or nothing.
+
+        Raises:
+            Conflict: another server has taken a step; read anew.
+        """
+        await self._ledger.write(lambda connection: _commit(connection, step, now))
+
+    async def looks(self, release: str, after: int = -1, most: int = 100_000) -> tuple[Look, ...]:
+        """Buckets with their verdicts, in their order.
+
+        Args:
+            after: Those that come after this one.
+        """
+        joined = BUCKET.join(
+            DECISION, (BUCKET.c.release == DECISION.c.release) & (BUCKET.c.seq == DECISION.c.seq)
+        )
+        query = (
+            select(BUCKET.c.seq, BUCKET.c.body, DECISION.c.body)
+            .select_from(joined)
+            .where(BUCKET.c.release == release, BUCKET.c.seq > after)
+            .order_by(BUCKET.c.seq)
+            .limit(most)
+        )
+
+        def read(connection: Connection) -> tuple[Look, ...]:
+            return tuple(
+                Look(seq, _entry(bucket, decided)) for seq, bucket, decided in connection.execute(query)
+            )
+
+        return await self._ledger.read(read)
+
+    async def known_units(self, release: str) -> tuple[list[int], list[tuple[str, int]]]:
+        """Hashes of the units that were seen, and metric and hash of each first event."""
+        units = select(EXPOSURE.c.unit).where(EXPOSURE.c.release == release)
+        events = select(FIRST_EVENT.c.metric, FIRST_EVENT.c.unit).where(FIRST_EVENT.c.release == release)
+
+        def read(connection: Connection) -> tuple[list[int], list[tuple[str, int]]]:
+            seen = [int(unit) for unit in connection.execute(units).scalars()]
+            return seen, [(str(metric), int(unit)) for metric, unit in connection.execute(events)]
+
+        return await self._ledger.read(read)
+
+
+def propose(connection: Connection, release: Release) -> None:
+    """Write a new release down.
+
+    Raises:
+        Conflict: its model has one that is not over, of the same alias.
+    """
+    ended = [state.value for state in ENDED]
+    query = select(RELEASE.c.id).where(
+        RELEASE.c.model == release.model, RELEASE.c.alias == release.alias, RELEASE.c.state.not_in(ended)
+    )
+    if (other := connection.execute(query).scalars().first()) is not None:
+        raise Conflict(
+            f"model '{release.model}' is in release '{other}', which is not over",
+            fix=f"Wait for its end, or abort it: salver rollout abort {other}",
+        )
+    connection.execute(insert(RELEASE).values({"id": release.id, **_columns(release)}))
+
+
+def _commit(connection: Connection, step: Step, now: float) -> None:
+    before, after = step.before, step.after
+    if before != after:
+        found = connection.execute(
+            update(RELEASE)
+            .where(
+                RELEASE.c.id == before.id,
+                RELEASE.c.changed == before.changed,
+                RELEASE.c.progress == _encode(before.progress).decode(),
+            )
+            .values(_columns(after))
+        )
+        if found.rowcount != 1:
+            raise Conflict(f"release '{before.id}' was changed by another server meanwhile")
+    id = after.id
+    if step.looks:
+        connection.execute(insert(BUCKET), [_bucket(id, look) for look in step.looks])
+        connection.execute(insert(DECISION), [_decision(id, look, now) for look in step.looks])
+    _add(connection, EXPOSURE, [_exposure(id, unit) for seen in step.seen for unit in seen.exposures])
+    _add(connection, FIRST_EVENT, [_event(id, first) for seen in step.seen for first in seen.firsts])
+    for wish, answer in step.answers:
+        connection.execute(update(WISH).where(WISH.c.id == wish).values(done=now, answer=answer))
+    if step.aliases is not None:
+        step.aliases.move(connection, after, now)
+
+
+def _add(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of which some may be there already, by another server."""
+    if rows:
+        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+        connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+
+
+def _columns(release: Release) -> dict[str, Any]:
+    """All but its id."""
+    fields = ("model", "stable", "canary", "alias", "salt", "stage", "weight", "reason", "created", "by")
+    return {
+        **{name: getattr(release, name) for name in (*fields, "why", "changed", "ended")},
+        "state": release.state.value,
+        "policy": release.policy.to_json().decode(),
+        "evidence": _encode(release.evidence).decode(),
+        "progress": _encode(release.progress).decode(),
+    }
+
+
+def _release(row: Any) -> Release:
+    policy = Policy.from_json(row["policy"])
+    has_begun = row["evidence"] != "{}"  # a proposal of the registry's
+    decoded = {
+        "state": ReleaseState(row["state"]),
+        "policy": policy,
+        "evidence": msgspec.json.decode(row["evidence"], type=Evidence) if has_begun else start(policy),
+        "progress": msgspec.json.decode(row["progress"], type=Progress),
+    }
+    return Release(**{**{name: row[name] for name in Release.__struct_fields__}, **decoded})
+
+
+def _entry(bucket: str, decided: str) -> Entry:
+    found = msgspec.json.decode(decided, type=_Decided)
+    return Entry(msgspec.json.decode(bucket, type=Bucket), found.state, found.verdict, found.facts)
+
+
+def _bucket(release: str, look: Look) -> dict[str, Any]:
+    return {"release": release, "seq": look.seq, "body": _encode(look.entry.bucket).decode()}
+
+
+def _decision(release: str, look: Look, now: float) -> dict[str, Any]:
+    entry = look.entry
+    inputs = _encode((entry.bucket, entry.state, entry.facts))
+    return {
+        "release": release,
+        "seq": look.seq,
+        "inputs": hashlib.sha256(inputs).hexdigest(),
+        "body": _encode(_Decided(entry.state, entry.verdict, entry.facts)).decode(),
+        "actor": "judge",
+        "time": now,
+    }
+
+
+def _exposure(release: str, seen: Exposure) -> dict[str, Any]:
+    return {
+        "release": release,
+        "unit": seen.unit,
+        "arm": seen.arm.value,
+        "stage": seen.stage,
+        "propensity": seen.propensity,
+        "time": seen.at,
+        "segment": "{}",
+    }
+
+
+def _event(release: str, event: FirstEvent) -> dict[str, Any]:
+    return {
+        "release": release,
+        "metric": event.metric,
+        "unit": event.unit,
+        "arm": event.arm.value,
+        "time": event.at,
+    }

@@ -1,0 +1,280 @@
+"""Who sees to it that releases go on?
+
+A shell, told by the clock: on each tick it reads what people wish and what was counted, lets the pure rooms
+decide (``rollout/``), writes all of it in one transaction, and only then moves traffic. The state is the
+ledger's: after a kill the next tick goes on from there. It counts nothing and judges nothing itself.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from salver.errors import Conflict, SalverError
+from salver.experiments.collector import Collector
+from salver.experiments.pending import Pending
+from salver.experiments.router import Router
+from salver.releases import NO_STAGE, Matured, ReleaseState, Seen
+from salver.rollout import procedure, rules
+from salver.rollout.judge import judge
+from salver.rollout.record import Release, Wish
+from salver.rollout.replay import Entry
+from salver.serving.release_store import Aliases, Look, ReleaseStore, Step
+
+_LOG: Final = logging.getLogger("salver.releases")
+_LOAD_MINUTES: Final = 30.0
+
+
+class Fleet(Aliases, Protocol):
+    """What is loaded, and who is asked (serving/fleet.py)."""
+
+    def missing(self, model: str, version: str) -> str:
+        """Why a version cannot answer now, in words; empty = it can."""
+        ...
+
+    def settle(self, versions: Mapping[str, str]) -> None:
+        """Requests that name no version go to these, by model."""
+        ...
+
+
+class Traffic(NamedTuple):
+    """Where requests go, and what is seen of them."""
+
+    router: Router
+    collector: Collector
+    pending: Pending
+
+
+class Harvest(msgspec.Struct, frozen=True):
+    """Outcomes that have matured.
+
+    Attributes:
+        watermarks: By metric, the time of exposure up to which they are handed over with this.
+        late_seconds: By how much what is posted lags behind.
+    """
+
+    outcomes: tuple[Matured, ...] = ()
+    watermarks: Mapping[str, float] = msgspec.field(default_factory=dict)
+    late_seconds: float = 0.0
+
+
+class Outcomes(Protocol):
+    """Knows what callers posted later (serving/outcomes.py)."""
+
+    async def matured(self, release: Release, until: float) -> Harvest:
+        """Of the units that were exposed after ``release.progress.watermarks``, and whose outcomes are known
+        for sure at that time.
+        """
+        ...
+
+
+class Releases:
+    """Takes every release one step further, again and again.
+
+    Args:
+        outcomes: None = there are none.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        store: ReleaseStore,
+        traffic: Traffic,
+        fleet: Fleet,
+        outcomes: Outcomes | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._router, self._collector, self._pending = traffic
+        self._fleet = fleet
+        self._outcomes = outcomes
+        self._clock = clock
+        self._followed: set[str] = set()
+        self._missing_since: dict[str, float] = {}
+        self._running: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Releases, {len(self._followed)} live>"
+
+    async def start(self, seconds: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """The first tick, and then one after each such pause.
+
+        Raises:
+            SalverError: the ledger cannot be read.
+        """
+        await self.tick()
+        self._running = asyncio.get_running_loop().create_task(self._run(seconds, sleep), name="releases")
+
+    async def stop(self) -> None:
+        """The last tick, with what was counted up to now."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+            self._running = None
+            self._collector.flush()
+            await self._try()
+
+    async def tick(self) -> None:
+        """Each release takes the step that is due.
+
+        Raises:
+            SalverError: the ledger cannot be read or written; what was counted is kept for the next tick.
+        """
+        self._collector.tick()
+        now = self._clock()
+        releases = await self._store.live()
+        wishes: dict[str, list[Wish]] = {}
+        for wish in await self._store.open_wishes():
+            wishes.setdefault(wish.release, []).append(wish)
+        after = []
+        for release in releases:
+            after.append(await self._step(release, wishes.pop(release.id, []), releases, now))
+        for name, late in wishes.items():  # of releases that ended long ago
+            await self._step(await self._store.get(name), late, releases, now)
+        await self._apply(after)
+
+    async def _run(self, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
+        while True:
+            await sleep(seconds)
+            await self._try()
+
+    async def _try(self) -> None:
+        try:
+            await self.tick()
+        except SalverError as error:
+            _LOG.error("releases stay as they are until the next tick: %s", error)
+        except Exception:
+            _LOG.exception("releases stay as they are until the next tick")
+
+    async def _step(
+        self, release: Release, wishes: Sequence[Wish], all_of_them: Sequence[Release], now: float
+    ) -> Release:
+        """Decide, write, and only then forget what it was decided from."""
+        while True:
+            pending = self._pending.of(release.id)
+            step = await self._next(release, pending, wishes, all_of_them, now)
+            if step.is_nothing:
+                return step.after
+            try:
+                await self._store.commit(step, now)
+            except Conflict as error:
+                _LOG.info("%s; it is read anew", error)
+                release = await self._store.get(release.id)
+                continue
+            self._pending.kept(release.id, len(pending))
+            _tell(step)
+            return step.after
+
+    async def _next(
+        self,
+        release: Release,
+        pending: Sequence[Seen],
+        wishes: Sequence[Wish],
+        all_of_them: Sequence[Release],
+        now: float,
+    ) -> Step:
+        after, looks, kept = release, [], []
+        facts = _facts(release, all_of_them)
+        for seen in pending:
+            if not after.is_live:
+                break
+            bucket = seen.bucket
+            if bucket.stage == NO_STAGE:
+                bucket = msgspec.structs.replace(bucket, stage=after.stage, share=after.weight)
+            if self._outcomes is not None:
+                harvest = await self._outcomes.matured(after, bucket.start + bucket.seconds)
+                bucket = msgspec.structs.replace(
+                    bucket, outcomes=harvest.outcomes, late_seconds=harvest.late_seconds
+                )
+                after = procedure.harvested(after, harvest.watermarks)
+            seq = after.progress.buckets
+            evidence, verdict = judge(after.policy, after.evidence, bucket, after.state, facts)
+            looks.append(Look(seq, Entry(bucket, after.state, verdict, facts)))
+            after = procedure.judged(msgspec.structs.replace(after, evidence=evidence), verdict, now)
+            kept.append(seen)
+        answers = []
+        for wish in wishes:
+            try:
+                after = procedure.wished(after, wish, now)
+                answers.append((wish.id, ""))
+            except Conflict as error:
+                answers.append((wish.id, str(error)))
+        after = self._settled(after, now)
+        has_switched = ReleaseState.PROMOTED in (release.state, after.state) and release.state != after.state
+        return Step(
+            release, after, tuple(looks), tuple(kept), tuple(answers), self._fleet if has_switched else None
+        )
+
+    def _settled(self, release: Release, now: float) -> Release:
+        """With what is loaded, and how fast the stable version is."""
+        if not release.is_live:
+            self._missing_since.pop(release.id, None)
+            return release
+        versions = (release.stable, release.canary)
+        lacks = "; ".join(filter(None, (self._fleet.missing(release.model, each) for each in versions)))
+        if lacks:
+            since = self._missing_since.setdefault(release.id, now)
+            if now - since > 60 * _LOAD_MINUTES:
+                return procedure.rolled_back(release, now, f"after {_LOAD_MINUTES:.0f} minutes: {lacks}")
+        else:
+            self._missing_since.pop(release.id, None)
+        if release.state is ReleaseState.PROPOSED:
+            release = procedure.started(release, now, lacks)
+        quantiles = {m.name: m.quantile for m in release.policy.metrics if m.kind == "latency"}
+        if quantiles and release.id in self._followed and not release.progress.thresholds:
+            release = procedure.measured(release, self._collector.thresholds(release.id, quantiles))
+        return release
+
+    async def _apply(self, releases: Sequence[Release]) -> None:
+        """Traffic goes where the ledger says."""
+        live = {release.id: release for release in releases if release.is_live}
+        for name in self._followed - live.keys():
+            self._collector.leave(name)
+            self._pending.forget(name)
+        for name in live.keys() - self._followed:
+            units, events = await self._store.known_units(name)
+            self._collector.follow(name, units, events, live[name].policy.bucket_seconds)
+        self._followed = set(live)
+        for name, release in live.items():
+            self._collector.slow_from(name, release.progress.thresholds)
+        splits = [
+            split
+            for release in releases
+            if (split := release.split) is not None and release.id not in self._missing_since
+        ]
+        self._router.replace(splits)
+        self._fleet.settle({release.model: _meant(release) for release in releases if not release.alias})
+
+
+def _meant(release: Release) -> str:
+    """The version that requests mean which name none."""
+    return release.canary if release.state is ReleaseState.PROMOTED else release.stable
+
+
+def _facts(release: Release, all_of_them: Iterable[Release]) -> rules.Facts:
+    layer = release.policy.traffic.layer
+    others = tuple(
+        other.id
+        for other in all_of_them
+        if layer and other.id != release.id and other.is_live and other.policy.traffic.layer == layer
+    )
+    return rules.Facts(release.progress.approvals, others)
+
+
+def _tell(step: Step) -> None:
+    before, after = step.before, step.after
+    if (before.state, before.stage) != (after.state, after.stage):
+        level = logging.WARNING if after.state is ReleaseState.ROLLED_BACK else logging.INFO
+        _LOG.log(
+            level,
+            "release %s of %s: %s, stage %d, %.4g%% of the units meet version %s: %s",
+            after.id,
+            after.model,
+            after.state.value,
+            after.stage,
+            100 * after.weight,
+            after.canary,
+            after.reason,
+        )

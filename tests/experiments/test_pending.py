@@ -1,0 +1,35 @@
+"""Buckets wait until they are written down."""
+
+import logging
+
+import pytest
+
+from salver.experiments.pending import Pending
+from salver.releases import Bucket, Seen
+
+
+def seen(release: str, start: float) -> Seen:
+    return Seen(release, Bucket(start, 10, 0, 0.1))
+
+
+def test_they_are_kept_in_their_order_until_they_are_kept_elsewhere() -> None:
+    pending = Pending()
+    for start in (10.0, 20.0, 30.0):
+        pending.write(seen("a", start))
+    pending.write(seen("b", 10.0))
+    assert [each.bucket.start for each in pending.of("a")] == [10.0, 20.0, 30.0]
+    pending.kept("a", 2)
+    assert [each.bucket.start for each in pending.of("a")] == [30.0]
+    pending.forget("a")
+    assert pending.of("a") == () and len(pending.of("b")) == 1
+    pending.kept("nobody", 0)
+    assert repr(pending) == "<Pending 1 buckets>"
+
+
+def test_memory_is_bounded_and_a_loss_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    pending = Pending(most=2)
+    with caplog.at_level(logging.ERROR):
+        for start in (10.0, 20.0, 30.0):
+            pending.write(seen("a", start))
+    assert len(pending.of("a")) == 2
+    assert "a bucket is lost" in caplog.text

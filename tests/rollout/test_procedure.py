@@ -1,0 +1,175 @@
+"""What follows from wishes and verdicts: a table of each state, and properties of all of them."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver.errors import Conflict, InvalidInput
+from salver.releases import ReleaseState, Shadow, Traffic
+from salver.rollout import procedure
+from salver.rollout.policy import Policy, Stage
+from salver.rollout.record import Release, Wish, proposed
+from salver.rollout.verdict import Decision, Verdict
+
+POLICY = Policy(stages=(Stage(0.05, 10), Stage(0.25, 30), Stage(1.0, 0)))
+STATES = list(ReleaseState)
+
+
+def release(state: ReleaseState = ReleaseState.RUNNING, stage: int = 0, **fields: object) -> Release:
+    new = proposed("r", "fraud", ("1", "2"), POLICY, 100.0)
+    weight = POLICY.stages[stage].weight if state is not ReleaseState.PROPOSED else 0.0
+    return msgspec.structs.replace(new, state=state, stage=stage, weight=weight, **fields)
+
+
+def wish(what: str, by: str = "ada", why: str = "") -> Wish:
+    return Wish(1, "r", what, by, why, 150.0)
+
+
+def verdict(decision: Decision, stage: int = 0) -> Verdict:
+    follows = stage + 1 if stage < 2 and decision is Decision.PROMOTE else None
+    return Verdict(decision, 160.0, stage, follows, (f"so says {decision.value}",), None, None, 0, 4.6, 0, ())
+
+
+def test_a_proposal_starts_with_its_first_stage() -> None:
+    after = procedure.started(release(ReleaseState.PROPOSED), 200.0, "")
+    assert (after.state, after.stage, after.weight, after.changed) == (ReleaseState.RUNNING, 0, 0.05, 200.0)
+
+
+def test_a_proposal_waits_and_says_for_what() -> None:
+    after = procedure.started(release(ReleaseState.PROPOSED), 200.0, "version 2 is LOADING")
+    assert (after.state, after.progress.waits_for) == (ReleaseState.PROPOSED, "version 2 is LOADING")
+    assert procedure.started(after, 201.0, "").progress.waits_for == ""
+
+
+def test_an_immediate_policy_switches_at_once() -> None:
+    new = proposed("r", "fraud", ("1", "2"), Policy(immediate=True), 100.0)
+    after = procedure.started(new, 200.0, "")
+    assert (after.state, after.weight, after.ended) == (ReleaseState.PROMOTED, 1.0, 200.0)
+
+
+def test_a_version_cannot_take_its_own_place() -> None:
+    with pytest.raises(InvalidInput, match="its own place"):
+        proposed("r", "fraud", ("1", "1"), POLICY, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "what", "after"),
+    [
+        ("RUNNING", "pause", "PAUSED"),
+        ("HELD", "pause", "PAUSED"),
+        ("PAUSED", "pause", "PAUSED"),
+        ("PAUSED", "resume", "RUNNING"),
+        ("HELD", "resume", "RUNNING"),
+        ("RUNNING", "resume", "RUNNING"),
+        ("PROPOSED", "start", "PROPOSED"),
+        ("PROPOSED", "pause", "PAUSED"),
+        ("PROPOSED", "promote", "RUNNING"),
+        ("RUNNING", "promote", "RUNNING"),
+        ("HELD", "promote", "RUNNING"),
+        ("PAUSED", "promote", "RUNNING"),
+        ("PROMOTED", "promote", "PROMOTED"),
+        *((state.value, "abort", "ROLLED_BACK") for state in STATES),
+    ],
+)
+def test_wishes_that_come_true(before: str, what: str, after: str) -> None:
+    assert procedure.wished(release(ReleaseState(before)), wish(what), 200.0).state.value == after
+
+
+@pytest.mark.parametrize(
+    ("before", "what"),
+    [
+        ("PROMOTED", "pause"),
+        ("PROMOTED", "resume"),
+        *(("ROLLED_BACK", w) for w in ("pause", "resume", "promote")),
+    ],
+)
+def test_wishes_that_cannot_come_true_say_why(before: str, what: str) -> None:
+    with pytest.raises(Conflict, match=r"rolled back|PROMOTED"):
+        procedure.wished(release(ReleaseState(before)), wish(what), 200.0)
+
+
+def test_a_wish_for_promotion_is_the_next_stage_and_an_approval_of_it() -> None:
+    after = procedure.wished(release(), wish("promote", why="seen enough"), 200.0)
+    assert (after.stage, after.weight) == (1, 0.25)
+    assert [(a.stage, a.by) for a in after.progress.approvals] == [(1, "ada")]
+    assert after.reason == "ada wished it: seen enough"
+
+
+def test_the_last_promotion_is_for_good() -> None:
+    after = procedure.wished(release(stage=2), wish("promote"), 200.0)
+    assert (after.state, after.stage, after.weight, after.ended) == (ReleaseState.PROMOTED, 3, 1.0, 200.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "decision", "after", "stage"),
+    [
+        ("RUNNING", Decision.CONTINUE, "RUNNING", 0),
+        ("RUNNING", Decision.HOLD, "HELD", 0),
+        ("RUNNING", Decision.PROMOTE, "RUNNING", 1),
+        ("RUNNING", Decision.ROLLBACK, "ROLLED_BACK", 0),
+        ("HELD", Decision.CONTINUE, "RUNNING", 0),
+        ("HELD", Decision.HOLD, "HELD", 0),
+        ("HELD", Decision.PROMOTE, "RUNNING", 1),
+        ("HELD", Decision.ROLLBACK, "ROLLED_BACK", 0),
+        ("PAUSED", Decision.PROMOTE, "PAUSED", 0),
+        ("PAUSED", Decision.HOLD, "PAUSED", 0),
+        ("PAUSED", Decision.ROLLBACK, "ROLLED_BACK", 0),
+        ("PROMOTED", Decision.ROLLBACK, "PROMOTED", 0),
+        ("ROLLED_BACK", Decision.PROMOTE, "ROLLED_BACK", 0),
+    ],
+)
+def test_verdicts(before: str, decision: Decision, after: str, stage: int) -> None:
+    found = procedure.judged(release(ReleaseState(before)), verdict(decision), 200.0)
+    assert (found.state.value, found.stage, found.progress.buckets) == (after, stage, 1)
+
+
+def test_a_verdict_on_a_stage_that_is_over_can_only_roll_back() -> None:
+    now = release(stage=1)
+    assert procedure.judged(now, verdict(Decision.PROMOTE), 200.0).stage == 1
+    assert procedure.judged(now, verdict(Decision.HOLD), 200.0).state is ReleaseState.RUNNING
+    assert procedure.judged(now, verdict(Decision.ROLLBACK), 200.0).state is ReleaseState.ROLLED_BACK
+
+
+MOVES = st.one_of(
+    st.sampled_from(["pause", "resume", "promote", "abort", "start"]).map(wish),
+    st.builds(verdict, st.sampled_from(list(Decision)), st.integers(0, 2)),
+)
+
+
+@given(st.lists(MOVES, max_size=30))
+def test_whatever_happens_the_weight_is_the_stage_s_and_an_end_is_one(moves: list[Wish | Verdict]) -> None:
+    now = procedure.started(release(ReleaseState.PROPOSED), 200.0, "")
+    for number, move in enumerate(moves):
+        before = now
+        try:
+            if isinstance(move, Wish):
+                now = procedure.wished(now, move, 300.0 + number)
+            else:
+                now = procedure.judged(now, move, 300.0 + number)
+        except Conflict:
+            assert now == before
+        assert now.is_live == (now.ended is None)
+        assert now.stage >= before.stage
+        if now.state is ReleaseState.ROLLED_BACK:
+            assert now.weight == 0 and now.split is None
+        elif now.is_live:
+            assert now.weight == POLICY.stages[now.stage].weight
+            assert now.split is not None and now.split.weight == now.weight
+        if before.state is ReleaseState.ROLLED_BACK:
+            assert now.state is ReleaseState.ROLLED_BACK
+        if now == procedure.rolled_back(now, 999.0, "again"):
+            assert now.state is ReleaseState.ROLLED_BACK
+
+
+def test_a_promoted_release_keeps_those_that_it_holds_back() -> None:
+    policy = msgspec.structs.replace(POLICY, traffic=Traffic(holdback=0.02, shadow=Shadow(share=0.5)))
+    held = msgspec.structs.replace(release(ReleaseState.PROMOTED, stage=2, ended=1.0), policy=policy, stage=3)
+    split = held.split
+    assert split is not None and (split.holdback, split.stage, split.asked) == (0.02, 2, ("",))
+    assert release(ReleaseState.PROMOTED, stage=2, ended=1.0).split is None
+
+
+def test_an_alias_is_asked_by_its_name_and_by_none() -> None:
+    split = release(alias="champion").split
+    assert split is not None and split.asked == ("", "champion")

@@ -1,0 +1,132 @@
+"""A small world for releases: a ledger that is real, and everything else told what to say.
+
+Not a suite itself.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from salver.experiments.pending import Pending
+from salver.ledger import Ledger
+from salver.releases import Arm, Bucket, Counts, Exposure, FirstEvent, Seen, Split, unit_number
+from salver.rollout.policy import Metric, Policy, Stage
+from salver.rollout.record import Release, proposed
+from salver.serving.release_store import ReleaseStore
+from salver.serving.releases import Releases, Traffic
+
+#: Ten-second buckets and a minute a stage, for an errors metric alone.
+POLICY = Policy(
+    stages=(Stage(0.05, 1, margin_times=8), Stage(0.5, 1, margin_times=8)),
+    metrics=(
+        Metric("errors", "errors", "severe", promotion_margin=0.5, negligible=0.01),
+        Metric("latency_p99", "latency", "soft", quantile=0.99, promotion_margin=None),
+    ),
+    warm_up_seconds=0,
+    no_data_seconds=60,
+)
+
+
+class Clock:
+    """Unix seconds, as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Told:
+    """Stands in for router, collector and fleet."""
+
+    def __init__(self) -> None:
+        self.splits: tuple[Split, ...] = ()
+        self.followed: dict[str, tuple[list[int], list[tuple[str, int]]]] = {}
+        self.slow: dict[str, Mapping[str, float]] = {}
+        self.found: dict[str, float] = {}
+        self.lacks: dict[tuple[str, str], str] = {}
+        self.meant: Mapping[str, str] = {}
+        self.moved: list[tuple[str, str]] = []
+        self.ticked = 0
+
+    def replace(self, splits: Sequence[Split]) -> None:
+        self.splits = tuple(splits)
+
+    def follow(
+        self, release: str, units: Iterable[int], happenings: Iterable[tuple[str, int]], seconds: float
+    ) -> None:
+        self.followed[release] = (list(units), list(happenings))
+
+    def tick(self) -> None:
+        self.ticked += 1
+
+    flush = tick
+
+    def leave(self, release: str) -> None:
+        del self.followed[release]
+
+    def slow_from(self, release: str, thresholds: Mapping[str, float]) -> None:
+        self.slow[release] = thresholds
+
+    def thresholds(self, release: str, quantiles: Mapping[str, float]) -> Mapping[str, float]:
+        return {name: seconds for name, seconds in self.found.items() if name in quantiles}
+
+    def missing(self, model: str, version: str) -> str:
+        return self.lacks.get((model, version), "")
+
+    def settle(self, versions: Mapping[str, str]) -> None:
+        self.meant = versions
+
+    def move(self, connection: Connection, release: Release, now: float) -> None:
+        self.moved.append((release.id, release.state.value))
+
+
+class World:
+    """A server's life on a ledger, which others may follow."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self.clock = clock
+        self.store = ReleaseStore(ledger)
+        self.traffic = Told()
+        self.pending = Pending()
+        told = self.traffic
+        self.releases = Releases(self.store, Traffic(told, told, self.pending), told, None, clock)
+
+    async def propose(self, model: str = "fraud", policy: Policy = POLICY, alias: str = "") -> Release:
+        number = len(await self.store.listed())
+        new = proposed(f"r{number}", model, ("1", "2"), policy, self.clock.now, alias=alias)
+        await self.store.propose(new)
+        return new
+
+    async def ticks(self, seconds: float = 1.0) -> None:
+        self.clock.now += seconds
+        await self.releases.tick()
+
+    async def one(self, release: str = "r0") -> Release:
+        return await self.store.get(release)
+
+    async def saw(self, release: str, requests: Counts, errors: Counts, units: Sequence[str] = ()) -> None:
+        """Ten seconds go by, in which that was seen; then comes a tick."""
+        now = await self.one(release)
+        start = self.clock.now
+        stage, weight = now.stage, now.weight
+        bucket = Bucket(start, 10, stage, weight, requests, requests, {"errors": errors}, {"errors": errors})
+        numbers = [unit_number(unit) for unit in units]
+        exposures = tuple(Exposure(unit, Arm.CANARY, stage, weight, start) for unit in numbers)
+        failed = numbers[: errors.canary]
+        firsts = tuple(FirstEvent(unit, "errors", Arm.CANARY, stage, start) for unit in failed)
+        self.pending.write(Seen(release, bucket, exposures, firsts))
+        await self.ticks(10)
+
+
+def healthy(share: float, requests: int = 2000) -> Counts:
+    """So many requests in ten seconds, spread as the share wants it."""
+    canary = round(requests * share)
+    baseline = min(canary, requests - canary)
+    return Counts(canary, baseline, requests - canary - baseline)
+
+
+def address(folder: Path) -> str:
+    return f"sqlite:///{folder / 'salver.db'}"

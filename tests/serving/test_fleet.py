@@ -1,0 +1,109 @@
+"""What releases ask of the versions that are loaded."""
+
+from pathlib import Path
+
+import pytest
+
+from salver.ledger import Ledger
+from salver.messages import ModelId, State, VersionStatus
+from salver.rollout.policy import Policy
+from salver.rollout.procedure import promoted, rolled_back
+from salver.rollout.record import proposed
+from salver.serving.fleet import Fleet
+
+
+class Loaded:
+    def __init__(self, *versions: tuple[str, State, str]) -> None:
+        self.rows = [VersionStatus(ModelId("fraud", v), state, why) for v, state, why in versions]
+        self.pins: dict[str, str] = {}
+
+    def statuses(self) -> list[VersionStatus]:
+        return self.rows
+
+    def pin(self, name: str, version: str) -> None:
+        self.pins[name] = version
+
+    def unpin(self, name: str) -> None:
+        del self.pins[name]
+
+    def pinned(self, name: str) -> str:
+        return self.pins.get(name, "")
+
+
+def test_what_a_version_lacks_is_said() -> None:
+    fleet = Fleet(
+        Loaded(("1", State.READY, ""), ("2", State.FAILED, "no such file"), ("3", State.LOADING, ""))
+    )
+    assert fleet.missing("fraud", "1") == ""
+    assert fleet.missing("fraud", "2") == "version 2 of 'fraud' is FAILED: no such file"
+    assert fleet.missing("fraud", "3") == "version 3 of 'fraud' is LOADING"
+    assert fleet.missing("fraud", "4") == "version 4 of 'fraud' is not there"
+
+
+def test_pins_follow_and_go_with_their_version() -> None:
+    loaded = Loaded(("1", State.READY, ""), ("2", State.READY, ""))
+    fleet = Fleet(loaded)
+    fleet.settle({"fraud": "1", "other": "7"})
+    assert loaded.pins == {"fraud": "1"}
+    fleet.settle({"fraud": "2"})
+    assert loaded.pins == {"fraud": "2"}
+    del loaded.rows[1]
+    fleet.settle({"fraud": "2"})
+    assert loaded.pins == {}
+
+
+def test_a_pin_of_somebody_else_s_stays() -> None:
+    loaded = Loaded(("1", State.READY, ""), ("2", State.READY, ""))
+    fleet = Fleet(loaded)
+    fleet.settle({"fraud": "1"})
+    loaded.pin("fraud", "2")
+    fleet.settle({})
+    assert loaded.pins == {"fraud": "2"}
+
+
+@pytest.mark.parametrize("is_taken_back", [False, True])
+async def test_an_alias_moves_with_its_line_in_the_audit(tmp_path: Path, is_taken_back: bool) -> None:
+    from sqlalchemy import insert, select
+
+    from salver.ledger.schema import ALIAS, AUDIT, MODEL, VERSION
+
+    version = {
+        "model": "fraud",
+        "digest": "d",
+        "size": 1,
+        "framework": "",
+        "format": "",
+        "created": 1.0,
+        "by": "",
+    }
+    async with await Ledger.open(f"sqlite:///{tmp_path / 'salver.db'}") as ledger:
+
+        def fill(connection):
+            connection.execute(insert(MODEL), {"name": "fraud", "last_number": 2, "created": 1.0, "by": ""})
+            connection.execute(insert(VERSION), [{**version, "number": number} for number in (1, 2)])
+            connection.execute(
+                insert(ALIAS), {"model": "fraud", "name": "champion", "number": 1, "moved": 1.0}
+            )
+
+        await ledger.write(fill)
+        release = proposed("r", "fraud", ("1", "2"), Policy(), 1.0, alias="champion")
+        release = promoted(release, 2.0, "every gate is passed")
+        fleet = Fleet(Loaded())
+        await ledger.write(lambda connection: fleet.move(connection, release, 2.0))
+        if is_taken_back:
+            back = rolled_back(release, 3.0, "ada wished it")
+            await ledger.write(lambda connection: fleet.move(connection, back, 3.0))
+        number, lines = await ledger.read(
+            lambda connection: (
+                connection.scalar(select(ALIAS.c.number)),
+                connection.execute(select(AUDIT.c.actor, AUDIT.c.before, AUDIT.c.after, AUDIT.c.why)).all(),
+            )
+        )
+        assert number == (1 if is_taken_back else 2)
+        assert lines[0] == ("release r", "1", "2", "every gate is passed")
+        assert len(lines) == 1 + is_taken_back
+
+
+async def test_a_release_without_an_alias_moves_none() -> None:
+    release = promoted(proposed("r", "fraud", ("1", "2"), Policy(), 1.0), 2.0, "")
+    Fleet(Loaded()).move(None, release, 2.0)  # type: ignore[arg-type]

@@ -1,0 +1,242 @@
+"""Releases on a real ledger, tick by tick, with a clock that the test winds."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from releasing import POLICY, Clock, World, address, healthy
+
+from databases import empty_ledger
+from salver.errors import Conflict, InvalidInput, NotFound
+from salver.ledger import Ledger, LedgerFailed
+from salver.releases import Counts, ReleaseState
+from salver.rollout.policy import Policy
+from salver.rollout.record import proposed
+from salver.rollout.replay import replay
+from salver.serving.release_store import ReleaseStore
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    async with await Ledger.open(empty_ledger(request.param, tmp_path)) as ledger:
+        yield World(ledger, Clock())
+
+
+async def test_a_proposal_starts_when_both_versions_can_answer(world: World) -> None:
+    world.traffic.lacks["fraud", "2"] = "version 2 is LOADING"
+    await world.propose()
+    await world.ticks()
+    assert (await world.one()).progress.waits_for == "version 2 is LOADING"
+    assert world.traffic.splits == ()
+    world.traffic.lacks.clear()
+    await world.ticks()
+    assert (await world.one()).state is ReleaseState.RUNNING
+    (split,) = world.traffic.splits
+    assert (split.model, split.stable, split.canary, split.weight) == ("fraud", "1", "2", 0.05)
+    assert world.traffic.meant == {"fraud": "1"}
+
+
+async def test_a_good_version_goes_from_stage_to_stage_and_gets_everything(world: World) -> None:
+    await world.propose(alias="champion")
+    await world.ticks()
+    for _ in range(40):
+        release = await world.one()
+        if not release.is_live:
+            break
+        requests = healthy(release.weight)
+        errors = Counts(round(requests.canary / 500), round(requests.baseline / 500), 3)
+        await world.saw("r0", requests, errors)
+    assert (release.state, release.weight) == (ReleaseState.PROMOTED, 1.0)
+    assert world.traffic.moved == [("r0", "PROMOTED")]
+    assert world.traffic.splits == () and not world.traffic.followed
+
+
+async def test_a_bad_version_is_rolled_back_at_once_and_stays_so(world: World) -> None:
+    await world.propose()
+    await world.ticks()
+    for number in range(12):
+        await world.saw("r0", healthy(0.05), Counts(10, 0, 1), units=[f"{number}-{n}" for n in range(30)])
+    release = await world.one()
+    assert release.progress.buckets < 12
+    assert (release.state, release.weight) == (ReleaseState.ROLLED_BACK, 0.0)
+    assert "errors" in release.reason
+    assert world.traffic.splits == () and world.traffic.moved == []
+    await world.ticks()
+    assert world.traffic.meant == {"fraud": "1"}
+    assert await world.one() == release
+
+
+async def test_what_people_wish_is_done_on_the_next_tick_and_answered(world: World) -> None:
+    await world.propose()
+    await world.ticks()
+    for what, state in (
+        ("pause", "PAUSED"),
+        ("resume", "RUNNING"),
+        ("promote", "RUNNING"),
+        ("abort", "ROLLED_BACK"),
+    ):
+        wish = await world.store.wish("r0", what, "ada", "", world.clock.now)
+        assert await world.store.answer(wish) is None
+        await world.ticks()
+        assert await world.store.answer(wish) == ""
+        assert (await world.one()).state.value == state
+    wish = await world.store.wish("r0", "promote", "ada", "", world.clock.now)
+    await world.ticks()
+    assert "rolled back" in (await world.store.answer(wish) or "")
+
+
+async def test_a_promotion_can_be_taken_back(world: World) -> None:
+    await world.propose(policy=Policy(immediate=True), alias="champion")
+    await world.ticks()
+    assert world.traffic.moved == [("r0", "PROMOTED")]
+    await world.store.wish("r0", "abort", "ada", "users complain", world.clock.now)
+    await world.ticks()
+    assert (await world.one()).state is ReleaseState.ROLLED_BACK
+    assert world.traffic.moved == [("r0", "PROMOTED"), ("r0", "ROLLED_BACK")]
+
+
+async def test_a_release_that_ended_long_ago_still_answers(world: World) -> None:
+    for _ in range(2):
+        await world.propose(policy=Policy(immediate=True))
+        await world.ticks()
+    wish = await world.store.wish("r0", "pause", "ada", "", world.clock.now)
+    await world.ticks()
+    assert "PROMOTED" in (await world.store.answer(wish) or "")
+
+
+async def test_a_model_has_one_release_at_a_time(world: World) -> None:
+    await world.propose()
+    with pytest.raises(Conflict, match="'r0', which is not over"):
+        await world.propose()
+    await world.propose(model="other")
+
+
+async def test_a_canary_that_never_loads_is_rolled_back(world: World) -> None:
+    await world.propose()
+    world.traffic.lacks["fraud", "2"] = "version 2 is FAILED: no such file"
+    await world.ticks()
+    await world.ticks(31 * 60)
+    release = await world.one()
+    assert release.state is ReleaseState.ROLLED_BACK and "no such file" in release.reason
+
+
+async def test_while_a_version_cannot_answer_nobody_is_sent_there(world: World) -> None:
+    await world.propose()
+    await world.ticks()
+    world.traffic.lacks["fraud", "2"] = "version 2 is LOADING"
+    await world.ticks()
+    assert world.traffic.splits == () and (await world.one()).weight == 0.05
+    world.traffic.lacks.clear()
+    await world.ticks()
+    assert len(world.traffic.splits) == 1
+
+
+async def test_thresholds_are_frozen_once(world: World) -> None:
+    await world.propose()
+    await world.ticks()
+    world.traffic.found = {"latency_p99": 0.2}
+    await world.ticks()
+    world.traffic.found = {"latency_p99": 9.9}
+    await world.ticks()
+    assert (await world.one()).progress.thresholds == world.traffic.slow["r0"] == {"latency_p99": 0.2}
+
+
+async def test_another_server_goes_on_where_one_was_killed(world: World) -> None:
+    await world.propose()
+    await world.ticks()
+    await world.saw("r0", healthy(0.05), Counts(1, 1, 3), units=["ada", "bob", "cy"])
+    before = await world.one()
+    other = World(world.store._ledger, world.clock)
+    await other.ticks()
+    assert await other.one() == before
+    assert other.traffic.splits == world.traffic.splits
+    units, events = other.traffic.followed["r0"]
+    assert len(units) == 3 and [metric for metric, _ in events] == ["errors"]
+
+
+async def test_counts_wait_for_a_ledger_that_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.propose()
+    await world.ticks()
+
+    async def fails(*_: object) -> None:
+        raise LedgerFailed("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ReleaseStore, "commit", fails)
+        with pytest.raises(LedgerFailed):
+            await world.saw("r0", healthy(0.05), Counts(0, 0, 1))
+    assert (await world.one()).progress.buckets == 0
+    await world.ticks()
+    assert (await world.one()).progress.buckets == 1
+
+
+async def test_every_decision_can_be_computed_again_bit_by_bit(world: World) -> None:
+    await world.propose()
+    await world.ticks()
+    for number in range(12):
+        release = await world.one()
+        await world.saw(
+            "r0", healthy(release.weight), Counts(number % 2, 1, 4), [f"{number}-{n}" for n in range(3)]
+        )
+    release = await world.one()
+    looks = await world.store.looks("r0")
+    assert [look.seq for look in looks] == list(range(12))
+    *_, last = steps = list(replay(release.policy, [look.entry for look in looks]))
+    assert len(steps) == 12 and all(step.is_same for step in steps)
+    assert msgspec.json.encode(last.evidence) == msgspec.json.encode(release.evidence)
+
+
+async def test_two_servers_that_decide_at_once_lose_nothing(world: World) -> None:
+    await world.propose()
+    await world.ticks()
+    other = World(world.store._ledger, world.clock)
+    await other.ticks()
+    stale = await world.one()
+    await world.saw("r0", healthy(0.05), Counts(0, 1, 2))
+    step = await other.releases._next(stale, (), (), (stale,), world.clock.now)
+    assert step.is_nothing
+    other.clock.now += 1
+    await other.saw("r0", healthy(0.05), Counts(0, 0, 3))
+    assert (await world.one()).progress.buckets == 2
+
+
+async def test_unknown_releases_are_told(world: World) -> None:
+    with pytest.raises(NotFound, match="no release 'r9'"):
+        await world.store.wish("r9", "pause", "ada", "", 1.0)
+
+
+async def test_the_list_has_the_newest_first(world: World) -> None:
+    await world.propose(policy=Policy(immediate=True))
+    await world.ticks()
+    await world.propose()
+    assert [release.id for release in await world.store.listed("fraud")] == ["r1", "r0"]
+    assert await world.store.listed("other") == ()
+
+
+async def test_it_runs_until_it_is_stopped(tmp_path: Path) -> None:
+    async with await Ledger.open(address(tmp_path)) as ledger:
+        world = World(ledger, Clock())
+        await world.propose()
+        ticked = 0
+
+        async def sleep(seconds: float) -> None:
+            nonlocal ticked
+            ticked += 1
+            world.clock.now += seconds
+            if ticked > 3:
+                import asyncio
+
+                await asyncio.Event().wait()
+
+        await world.releases.start(1.0, sleep)
+        while ticked <= 3:
+            await world.one()
+        await world.releases.stop()
+        assert (await world.one()).state is ReleaseState.RUNNING
+
+
+def test_a_policy_in_a_proposal_is_checked() -> None:
+    with pytest.raises(InvalidInput):
+        proposed("r", "fraud", ("1", "2"), Policy(alpha=2.0), 1.0)
+    assert POLICY.metrics[0].name == "errors"
