@@ -75,6 +75,10 @@ def test_arrays_say_the_same(rows: list[Bucket], evidence: BinomialEvidence, mar
         paths = log_e_paths(evidence, canary, events, share, margin)
         steps = [grown(evidence, rows[: n + 1], margin).log_e for n in range(len(rows))]
         np.testing.assert_allclose(paths[0], steps, rtol=1e-9, atol=1e-6)
+        onwards = log_e_paths(
+            grown(evidence, rows[:1], margin), canary[:, 1:], events[:, 1:], share[:, 1:], margin
+        )
+        np.testing.assert_allclose(onwards[0], steps[1:], rtol=1e-9, atol=1e-6)
 
 
 @given(st.integers(1, 12), st.floats(0.01, 0.99), st.floats(-0.5, 2), st.floats(0, 1))

@@ -109,6 +109,10 @@ def test_less_alpha_and_more_time_are_wider(v: float, alpha: float) -> None:
     assert one_sided_rho(v, alpha) > two_sided_rho(v, alpha)
 
 
+def test_a_stitched_bound_begins_at_its_least_time() -> None:
+    assert polynomial_stitching(1, 0.05, 10) == polynomial_stitching(10, 0.05, 10)
+
+
 def test_no_sum_goes_further_than_its_steps() -> None:
     assert beta_binomial_mixture(0.5, 1e-6, 100, g=0.2, h=0.8) == pytest.approx(2.5)
 

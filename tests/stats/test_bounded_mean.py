@@ -78,6 +78,14 @@ def test_the_interval_covers_and_narrows() -> None:
     may_be(missed, 200, at_most=0.05)
 
 
+def test_the_interval_is_between_the_means_that_either_side_refutes_at_half_of_alpha() -> None:
+    evidence = start(alpha=0.1).add(draws("wide", (1, 400), 85)[0][0].tolist())
+    low, high = evidence.interval()
+    for mean, above, below in zip(evidence.means, evidence.log_above, evidence.log_below, strict=True):
+        assert (above >= math.log(20)) == (mean <= low)
+        assert (below >= math.log(20)) == (mean >= high)
+
+
 def test_little_noise_makes_it_narrow() -> None:
     narrow = start().add(draws("narrow", (1, 500), 83)[0][0].tolist()).interval()
     coins = start().add(draws("coins", (1, 500), 83)[0][0].tolist()).interval()

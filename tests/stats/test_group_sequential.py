@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import ndtri
+from scipy.integrate import quad
+from scipy.special import ndtr, ndtri
+from scipy.stats import norm
 
 from chances import may_be
 from salver.errors import InvalidInput
@@ -112,6 +114,29 @@ def test_one_look_is_the_test_that_everybody_knows() -> None:
     assert out.above[0] == pytest.approx(0.8, abs=1e-6)
 
 
+@pytest.mark.parametrize("times", [[0.5, 1.0], [0.5, 0.501], [0.01, 1.0], [0.9, 0.9002]])
+def test_two_looks_are_two_correlated_normal_values(times: list[float]) -> None:
+    """By another road: the distribution of both, however close the looks are."""
+    root = math.sqrt(times[0] / times[1])
+    drift = 1.3
+    means = [drift * math.sqrt(time) for time in times]
+    spread = math.sqrt(1 - root**2)
+
+    def stays(x: float) -> float:
+        """The density of the first, times the chance that the second is inside as well."""
+        middle = means[1] + root * (x - means[0])
+        return float(
+            norm.pdf(x - means[0]) * (ndtr((1.4 - middle) / spread) - ndtr((-1.1 - middle) / spread))
+        )
+
+    edge = (1.4 - means[1]) / root + means[0]
+    points = [x for x in (edge - 5 * spread, edge, edge + 5 * spread) if -0.8 < x < 1.7]
+    inside = quad(stays, -0.8, 1.7, points=points, epsabs=1e-10, limit=400)[0]
+    out = crossing(times, [1.7, 1.4], [-0.8, -1.1], drift)
+    assert 1 - sum(out.above) - sum(out.below) == pytest.approx(inside, abs=1e-7)
+    assert out.above[0] == pytest.approx(norm.sf(1.7 - means[0]), abs=1e-9)
+
+
 def test_futility_gives_the_published_values() -> None:
     """gsDesign's default design: three looks, Hwang-Shih-DeCani -4 and -2, 2.5 % and 90 %."""
     times = equal(3)
@@ -125,6 +150,7 @@ def test_futility_gives_the_published_values() -> None:
 def test_futility_has_the_power_asked_for_and_does_not_bind() -> None:
     above = spent_bounds(FIVE, 0.025, sides=1)
     found = futility(FIVE, above, 0.025, power=0.8)
+    assert found.bounds[-1] == above[-1]  # in the end it is one or the other
     planned = crossing(FIVE, above, found.bounds, found.drift)
     assert sum(planned.above) == pytest.approx(0.8, abs=1e-4)
     assert sum(planned.below) == pytest.approx(0.2, abs=1e-4)

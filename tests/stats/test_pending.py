@@ -29,6 +29,15 @@ def test_it_is_what_the_words_say(
     assert found.time == sum(found.units) / 100
 
 
+def test_a_window_holds_its_beginning_and_not_its_end() -> None:
+    found = matured(
+        [0.0, 0.0, 0.0, 0.0], [1.9, 2.0, 8.9, 9.0], watermark=9.0, window=7.0, planned=4, delay=2.0
+    )
+    assert found.units.all()
+    assert found.hits.tolist() == [False, True, True, False]
+    assert not matured([0.0], [2.0], 8.9, 7.0, 4, delay=2.0).units.any()
+
+
 def test_a_unit_once_matured_stays_so_and_its_outcome_too() -> None:
     rng = np.random.default_rng(121)
     exposed = rng.uniform(0, 50, 500)

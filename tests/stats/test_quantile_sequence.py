@@ -104,6 +104,22 @@ def test_a_watched_proportion_is_covered_at_every_look() -> None:
     may_be(missed, 1000, at_most=0.05)
 
 
+@given(st.integers(1, 400), st.floats(0.02, 0.98))
+@settings(max_examples=60, deadline=None)
+def test_the_bounds_are_the_outermost_values_that_may_be_the_quantile(count: int, p: float) -> None:
+    mixture = BetaBinomial.tuned(100 * p * (1 - p), 0.05, p, 1 - p)
+    log_e = mixture.log_e(np.arange(count + 1) - p * count, p * (1 - p) * count)
+    # the value i has i values below it and i + 1 up to it; between them lies the mixture's least, if anywhere
+    least = np.minimum(log_e[:-1], log_e[1:])
+    least[int(np.argmin(log_e[:-1] + log_e[1:]))] = -1.0
+    left = np.flatnonzero(least < math.log(20))
+    low, high = quantile(np.random.default_rng(105).permutation(count), p)
+    assert low in (left[0], -math.inf)
+    assert high in (left[-1], math.inf)
+    assert (low == -math.inf) == (log_e[0] < math.log(20))
+    assert (high == math.inf) == (log_e[-1] < math.log(20))
+
+
 def test_too_little_is_no_bound() -> None:
     assert quantile([1.0, 2.0, 3.0], 0.5) == (-math.inf, math.inf)
     assert quantile([1.0, 2.0, 3.0], 0.99) == (1.0, math.inf)

@@ -32,6 +32,8 @@ def test_arrays_say_the_same_and_a_bucket_brings_at_most_ln_2(differences: list[
     if differences:
         steps = [grown(start(), differences[: n + 1]).log_e for n in range(len(differences))]
         np.testing.assert_allclose(log_e_paths(start(), [differences])[0], steps, rtol=1e-9, atol=1e-9)
+        onwards = log_e_paths(grown(start(), differences[:1]), [differences[1:]])
+        np.testing.assert_allclose(onwards[0], steps[1:], rtol=1e-9, atol=1e-9)
         assert max(np.diff([0.0, *steps])) <= math.log(2) + 1e-9
 
 
