@@ -23,6 +23,13 @@ class Reply(NamedTuple):
 def call(
     app: Any, verb: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> Reply:
+    """The application's answer, from outside a loop."""
+    return asyncio.run(asked(app, verb, target, body, headers))
+
+
+async def asked(
+    app: Any, verb: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> Reply:
     """The application's answer; ``target`` is path and query."""
     path, _, query = target.partition("?")
     given = {"host": "localhost:8000", **(headers or {})}
@@ -43,9 +50,6 @@ def call(
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    async def run() -> None:
-        await app(scope, receive, send)
-
-    asyncio.run(run())
+    await app(scope, receive, send)
     got = {name.decode(): value.decode("latin-1") for name, value in sent[0]["headers"]}
     return Reply(sent[0]["status"], got, sent[1]["body"])

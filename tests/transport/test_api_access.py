@@ -1,11 +1,12 @@
 """Who may manage a server through a port?"""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from salver.errors import Forbidden, InvalidInput, SalverError, Unauthenticated
-from salver.transport.api.access import Access, ApiConfig, is_loopback
+from salver.transport.api.access import Access, ApiConfig, Caller, is_loopback
 from salver.transport.restrict import Guard, parse
 
 TOKEN = "0123456789abcdef0123"
@@ -18,8 +19,16 @@ def digest(tmp_path: Path) -> bytes:
     return ApiConfig(str(tmp_path / "token")).digest()
 
 
-def check(access: Access, headers: dict[bytes, bytes], *, changes: bool = True) -> None:
+def check(access: Access, headers: dict[bytes, bytes], *, changes: bool = True) -> Caller | None:
+    """Who may do it, where it is a change."""
     access.check(headers, "metadata", changes=changes)
+    return asyncio.run(access.caller(headers)) if changes else None
+
+
+async def ada_only(token: str) -> Caller:
+    if token != "registry-token-of-ada":
+        raise Unauthenticated("nobody's")
+    return Caller("ada", frozenset({"release"}))
 
 
 def test_looking_is_free() -> None:
@@ -51,6 +60,23 @@ def test_the_token_opens_and_nothing_else_does(digest: bytes) -> None:
         for wrong in ({}, {b"authorization": b"Basic eDp5"}, {b"authorization": b"Bearer x"}):
             with pytest.raises(Unauthenticated):
                 check(port, JSON | wrong)
+
+
+def test_the_registrys_tokens_open_too_and_prove_who_it_is(digest: bytes) -> None:
+    headers = JSON | {b"authorization": b"Bearer registry-token-of-ada", b"x-salver-actor": b"eve"}
+    for host, of_server in (("0.0.0.0", b""), ("0.0.0.0", digest), ("127.0.0.1", b"")):
+        port = Access(host, of_server, read_token=ada_only)
+        assert check(port, headers) == Caller("ada", frozenset({"release"}))
+        with pytest.raises(Unauthenticated):
+            check(port, JSON | {b"authorization": b"Bearer registry-token-of-eve"})
+    with pytest.raises(Unauthenticated, match="needs a token"):
+        check(Access("0.0.0.0", read_token=ada_only), JSON)
+
+
+def test_who_says_a_name_has_not_proven_it() -> None:
+    assert check(Access("127.0.0.1"), JSON) == Caller("api")
+    assert check(Access("127.0.0.1"), JSON | {b"x-salver-actor": b"ada"}) == Caller("api:ada")
+    assert check(Access("127.0.0.1"), JSON | {b"x-salver-actor": b"a\nb"}) == Caller("api")
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ async def tell(asked: Asked) -> Answer:
 async def change(asked: Asked) -> Answer:
     if asked.expected not in ("", "7"):
         raise Outdated("the thing is at 7 by now")
-    return Answer(Thing(asked.body.reason, asked.actor), etag="8")
+    return Answer(Thing(asked.body.reason, asked.caller.name), etag="8")
 
 
 async def other(scope: Any, receive: Any, send: Any) -> None:
@@ -91,7 +91,7 @@ def test_a_change_and_who_made_it() -> None:
     reply = put({"reason": "better"}, x_salver_actor="ada")
     assert (reply.status, reply.json, reply.headers["etag"]) == (
         200,
-        {"name": "better", "actor": "ada"},
+        {"name": "better", "actor": "api:ada"},
         '"8"',
     )
     assert put({"reason": "better"}, x_salver_actor="a\nb").json["actor"] == "api"

@@ -62,9 +62,9 @@ export const at = (strings, ...parts) => strings.reduce((path, text, index) => p
 
 /**
  * Ask again and again, while the page is seen; the pauses grow while the server is away.
- * `tell(words, kind)` hears how it stands; `done` is called with all values, `failed` with what a server refuses.
+ * `tell(words, kind)` hears how it stands; `done` is called with what `read` gives, `failed` with what a server refuses.
  */
-export function poll(paths, seconds, { done, failed, tell }) {
+export function poll(read, seconds, { done, failed, tell }) {
   let stopped = false;
   let timer = 0;
   let misses = 0;
@@ -73,7 +73,7 @@ export function poll(paths, seconds, { done, failed, tell }) {
     if (stopped) return;
     if (document.hidden) return;
     try {
-      const values = await Promise.all(paths().map(get));
+      const values = await read();
       if (stopped) return;
       misses = 0;
       tell("Live", "live");

@@ -2,8 +2,12 @@
 import { get, identity, poll } from "./api.js";
 import { h, morph } from "./dom.js";
 import { askIdentity } from "./dialogs.js";
+import { audit } from "./audit.js";
 import { model } from "./model.js";
 import { models } from "./models.js";
+import { plan } from "./plan.js";
+import { release } from "./release.js";
+import { releases } from "./releases.js";
 
 const main = document.getElementById("main");
 const link = document.getElementById("link");
@@ -11,6 +15,10 @@ const news = document.getElementById("news");
 const ROUTES = [
   [/^#?\/?$/, models, "#/"],
   [/^#\/models\/([^/?]+)$/, model, "#/"],
+  [/^#\/releases$/, releases, "#/releases"],
+  [/^#\/releases\/([^/?]+)$/, release, "#/releases"],
+  [/^#\/plan(?:\?(.*))?$/, plan, "#/plan"],
+  [/^#\/audit(?:\?(.*))?$/, audit, "#/audit"],
 ];
 
 let polling = null;
@@ -55,15 +63,19 @@ async function open(event) {
     if (first && event) main.querySelector("h1")?.focus();
     first = false;
   }
-  const mine = poll(() => ["/server", ...(server && !server.has_registry && page.needsRegistry ? [] : page.paths())], page.seconds ?? 2, {
+  const mine = poll(async () => {
+    const told = await get("/server");
+    const isBlind = page.needsRegistry && !told.has_registry;
+    const first = isBlind ? [] : await Promise.all(page.paths(told).map(get));
+    const more = await Promise.all((page.more?.(first[2]) ?? []).map(get));
+    return [told, ...first, ...more];
+  }, page.seconds ?? 2, {
     tell,
     done([told, ...rest]) {
-      const before = server;
       server = told;
       values = rest;
-      page.learn?.(...rest);
+      if (rest.length) page.learn?.(...rest);
       draw();
-      if (!before?.has_registry && told.has_registry && page.needsRegistry) mine.again();
     },
     failed(problem) {
       show(h("h1", { tabindex: "-1" }, problem.status === 404 ? "That is not there" : "The server refuses"),
@@ -98,4 +110,4 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   main.focus();
 });
 addEventListener("hashchange", open);
-get("/server").then((told) => { server = told; }).catch(() => {}).finally(() => open());
+open();

@@ -1,10 +1,17 @@
 // A line chart for eyes, its table for everybody else. Series differ in dash as well as in colour.
 import { digits, h, table } from "./dom.js";
 
-const WIDTH = 720;
-const HEIGHT = 240;
+const HEIGHT = 220;
 const EDGE = { left: 52, right: 16, top: 14, bottom: 28 };
 const TABLE_ROWS = 30;
+
+/** Pixels that a chart has, so that its letters are as large as the page's. */
+function room(span) {
+  const whole = document.getElementById("main").clientWidth;
+  const page = whole - 2 * Math.min(40, Math.max(16, whole * 0.04));
+  const columns = span === 1 && page >= 792 ? 2 : 1;
+  return Math.max(240, Math.round((page - (columns - 1) * 24) / columns - 42));
+}
 
 function ticks(low, high, about) {
   const rough = (high - low) / about || 1;
@@ -19,9 +26,11 @@ function ticks(low, high, about) {
  * @param about one sentence that tells what is to be seen in it now
  * @param series [{name, points: [[x, y | null], …], band?: [[x, low, high], …]}]
  * @param limits [{name, at, kind: "pass" | "fail"}]
+ * @param span columns of the page that it takes
  * @param across (x) => text of the horizontal axis; `up`: (y) => text of the vertical one
  */
-export function chart({ key, name, about, series, limits = [], across, up = digits, unit = "", floor = null, most = null }) {
+export function chart({ key, name, about, series, limits = [], across, up = digits, floor = null, most = null, span = 1 }) {
+  const WIDTH = room(span);
   const drawn = series.filter((one) => one.points.length);
   const xs = drawn.flatMap((one) => one.points.map(([x]) => x));
   if (xs.length < 2) return h("figure", { class: "chart" }, h("figcaption", { class: "hint" }, `${name}: waiting for a second point.`));
@@ -44,7 +53,7 @@ export function chart({ key, name, about, series, limits = [], across, up = digi
       figure.querySelector(`[data-last="${index}"]`).textContent = chosen(one);
     });
   };
-  const last = (one) => `${up(one.points.findLast(([, value]) => value != null)?.[1])}${unit}`;
+  const last = (one) => `${up(one.points.findLast(([, value]) => value != null)?.[1])}`;
   const under = (event) => {
     const box = event.currentTarget.getBoundingClientRect();
     const part = (((event.clientX - box.left) / box.width) * WIDTH - EDGE.left) / (WIDTH - EDGE.left - EDGE.right);
@@ -54,7 +63,7 @@ export function chart({ key, name, about, series, limits = [], across, up = digi
     cursor.setAttribute("visibility", "visible");
     tell((one) => {
       const near = one.points.reduce((best, point) => (Math.abs(point[0] - here) < Math.abs(best[0] - here) ? point : best));
-      return `${near[1] == null ? "–" : up(near[1]) + unit} at ${across(near[0])}`;
+      return `${near[1] == null ? "–" : up(near[1])} at ${across(near[0])}`;
     })(event);
   };
   const away = (event) => {
@@ -65,7 +74,7 @@ export function chart({ key, name, about, series, limits = [], across, up = digi
     ticks(low, high, 4).map((value) => [
       h("line", { class: "grid", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(value), y2: y(value) }),
       h("text", { x: EDGE.left - 8, y: y(value) + 4, "text-anchor": "end" }, up(value))]),
-    [0, 0.25, 0.5, 0.75, 1].map((part) => h("text", {
+    (WIDTH < 420 ? [0, 1] : WIDTH < 700 ? [0, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1]).map((part) => h("text", {
       x: x(left + part * (right - left)), y: HEIGHT - 8,
       "text-anchor": part === 0 ? "start" : part === 1 ? "end" : "middle" }, across(left + part * (right - left)))),
     h("line", { class: "axis", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: HEIGHT - EDGE.bottom, y2: HEIGHT - EDGE.bottom }),

@@ -45,7 +45,8 @@ export function askReason({ title, about, verb, kind, path, method = "POST", fie
     const submit = form.querySelector("[type=submit]");
     submit.disabled = true;
     try {
-      const answer = await send(method, path, body(Object.fromEntries(new FormData(form))), headers);
+      const values = Object.fromEntries(new FormData(form));
+      const answer = await send(method, typeof path === "function" ? path(values) : path, body(values), headers);
       box.close("yes");
       done(answer);
     } catch (error) {
@@ -54,4 +55,10 @@ export function askReason({ title, about, verb, kind, path, method = "POST", fie
       submit.disabled = false;
     }
   });
+}
+
+/** What a page shows of a server that keeps nothing. */
+export function needsRegistry(title) {
+  return [h("h1", { tabindex: "-1" }, title),
+    h("p", { class: "hint" }, "This server has no registry, which keeps models, releases and the audit. Start it with ", h("code", {}, "--registry FOLDER"), ".")];
 }

@@ -5,26 +5,48 @@ import * as traffic from "./traffic.js";
 
 export function models() {
   return {
-    paths: () => ["/served", "/traffic"],
+    paths: (server) => ["/served", "/traffic", ...(server?.has_registry ? ["/models?limit=1000"] : [])],
     learn: (served, counts) => traffic.learn(counts),
-    draw(server, served, counts) {
-      const asked = new Map(counts.items.map((one) => [`${one.model}\n${one.version}`, one]));
+    draw(server, served, counts, known) {
       const loaded = served.items.filter((one) => one.state !== "NEW" && one.state !== "GONE");
       const rate = loaded.reduce((sum, one) => sum + (traffic.now(one.model, one.version).rate ?? 0), 0);
+      const models = new Set(loaded.map((one) => one.model)).size;
       return [
-        head({ title: "Models", about: `${loaded.length} versions of ${new Set(loaded.map((one) => one.model)).size} models, ${digits(rate)} requests a second.` }),
-        card("Served", "What this server holds in memory, or was to.",
-          table("Versions that this server serves", ["Model", "Version", "State", "#Requests/s", "#Time", "#Answered", "#Failed", "~Note"],
-            served.items.map((one) => {
-              const sums = asked.get(`${one.model}\n${one.version}`);
-              const now = traffic.now(one.model, one.version);
-              return [
-                h("a", { href: at`#/models/${one.model}` }, one.model), one.version, state(one.state),
-                now.rate == null ? "–" : digits(now.rate), duration(now.time),
-                sums ? count(sums.ok) : "–", sums ? count(sums.failed) : "–", one.reason || one.backend,
-              ];
-            }), { empty: "This server serves nothing yet.", hidden: true })),
+        head({
+          title: "Models",
+          about: `${loaded.length} versions of ${models} models are loaded, and asked ${digits(rate)} times a second.`,
+        }),
+        known ? card("Registered", `${known.items.length} in the registry`, registered(known.items)) : null,
+        card("Served", "What this server holds in memory, or was to.", inMemory(served, counts)),
       ];
     },
   };
+}
+
+function registered(items) {
+  return table("Models of the registry", ["Model", "Aliases", "#Newest", "#Versions", "An alias moves"],
+    items.map((one) => [
+      h("a", { href: at`#/models/${one.name}` }, one.name),
+      Object.keys(one.aliases).length ? aliases(one.aliases) : "–",
+      one.latest ?? "–", one.versions,
+      one.policy === "immediate" ? "at once" : `over ${one.policy.stages?.length ?? "some"} stages`,
+    ]), { empty: "Nothing is registered yet: salver registry push.", hidden: true });
+}
+
+export function aliases(means) {
+  return h("ul", { class: "tags" }, Object.entries(means).sort().map(([alias, number]) => h("li", { class: "tag" }, `${alias} → ${number}`)));
+}
+
+function inMemory(served, counts) {
+  const asked = new Map(counts.items.map((one) => [`${one.model}\n${one.version}`, one]));
+  return table("Versions that this server serves", ["Model", "Version", "State", "#Requests/s", "#Time", "#Answered", "#Failed", "~Note"],
+    served.items.map((one) => {
+      const sums = asked.get(`${one.model}\n${one.version}`);
+      const now = traffic.now(one.model, one.version);
+      return [
+        h("a", { href: at`#/models/${one.model}` }, one.model), one.version, state(one.state),
+        now.rate == null ? "–" : digits(now.rate), duration(now.time),
+        sums ? count(sums.ok) : "–", sums ? count(sums.failed) : "–", one.reason || one.backend,
+      ];
+    }), { empty: "This server serves nothing yet.", hidden: true });
 }

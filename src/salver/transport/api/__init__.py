@@ -4,8 +4,8 @@
 described by them (``openapi.py``). It does nothing itself: an operation hands on to the planes behind it.
 """
 
-from salver.transport.api.access import Access, ApiConfig, Changing
+from salver.transport.api.access import Access, ApiConfig, Caller, Changing
 from salver.transport.api.door import Management
 from salver.transport.api.table import Answer, Api, Asked, Operation
 
-__all__ = ["Access", "Answer", "Api", "ApiConfig", "Asked", "Changing", "Management", "Operation"]
+__all__ = ["Access", "Answer", "Api", "ApiConfig", "Asked", "Caller", "Changing", "Management", "Operation"]

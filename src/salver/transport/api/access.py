@@ -8,7 +8,7 @@ form, by a name that points here (DNS rebinding), or by a fetch. It knows no ope
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -26,6 +26,9 @@ Group = Literal["metadata", "statistics", "model-repository"]
 #: An operation of each, as the restrictions know them.
 _KNOWN_AS: Final = {"metadata": "server_metadata", "statistics": "statistics", "model-repository": "load"}
 _LEAST_LETTERS: Final = 16
+_MOST_LETTERS: Final = 128
+#: Says who asks, where no token does.
+ACTOR: Final = b"x-salver-actor"
 
 
 class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,37 +64,62 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return hashlib.sha256(token.encode()).digest()
 
 
+class Caller(msgspec.Struct, frozen=True):
+    """Who wishes a change.
+
+    Attributes:
+        name: ``api:NAME`` where it says so itself; proven by a token of the registry's otherwise.
+        roles: That the token has.
+    """
+
+    name: str
+    roles: frozenset[str] = frozenset()
+
+
+#: Whose token of the registry's it is. Raises Unauthenticated: nobody's.
+ReadToken = Callable[[str], Awaitable[Caller]]
+
+
 class Access:
     """What may be done through one port.
 
     Args:
         host: On which it listens; empty = a UNIX socket.
-        digest: Of the token; empty = there is none.
+        digest: Of the server's token; empty = there is none.
         guard: The operator's restrictions by header; None = there are none.
+        read_token: Knows the registry's tokens; None = there is no registry.
     """
 
-    def __init__(self, host: str, digest: bytes = b"", guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        digest: bytes = b"",
+        guard: Guard | None = None,
+        read_token: ReadToken | None = None,
+    ) -> None:
         self._host = host
         self._is_local = not host or is_loopback(host)
         self._digest = digest
         self._guard = guard
-        self.changing: Changing = "token" if digest else "open" if self._is_local else "refused"
+        self._read_token = read_token
+        self.changing: Changing = "open" if self._is_local and not digest else "refused"
+        if digest or (read_token and not self._is_local):
+            self.changing = "token"
 
     def __repr__(self) -> str:
         return f"<Access at {self._host or 'a socket'}: {self.changing}>"
 
     def check(self, headers: Mapping[bytes, bytes], group: Group, *, changes: bool) -> None:
-        """May the caller do that?
+        """May anybody do that, from there?
 
         Raises:
-            Forbidden, Unauthenticated, InvalidInput: it may not.
+            Forbidden, InvalidInput: nobody may.
         """
         self.check_host(headers)
         if self._guard is not None:
             self._guard.check(_KNOWN_AS["model-repository" if changes else group], headers)
         if changes:
             _check_origin(headers)
-            self._check_token(headers)
 
     def check_host(self, headers: Mapping[bytes, bytes]) -> None:
         """Did the caller mean this machine? A page whose name points to it did not.
@@ -107,23 +135,39 @@ class Access:
                 fix="Ask it as localhost; a proxy in front of it has to say so in the header host.",
             )
 
-    def _check_token(self, headers: Mapping[bytes, bytes]) -> None:
-        if not self._digest:
-            if self.changing == "refused":
+    async def caller(self, headers: Mapping[bytes, bytes]) -> Caller:
+        """Who wishes a change.
+
+        Raises:
+            Unauthenticated: it does not prove that it may.
+            Forbidden: nobody may.
+        """
+        said = printable(headers.get(ACTOR, b"")).strip()
+        unproven = Caller(f"api:{said}"[:_MOST_LETTERS] if said else "api")
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() == b"bearer" and self.changing != "refused":
+            return await self._known(token.strip(), unproven)
+        match self.changing:
+            case "open":
+                return unproven
+            case "token":
+                raise Unauthenticated(
+                    "a change needs a token", field="authorization", fix="Send authorization: Bearer TOKEN."
+                )
+            case _:
                 raise Forbidden(
                     f"there is no token, and other machines reach {self._host}: nobody may change anything",
                     fix="Start with --api-token-file FILE, or with --host 127.0.0.1.",
                 )
-            return
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer":
-            raise Unauthenticated(
-                "a change needs the token", field="authorization", fix="Send authorization: Bearer TOKEN."
-            )
-        if not hmac.compare_digest(hashlib.sha256(token.strip()).digest(), self._digest):
-            raise Unauthenticated(
-                "that is not the token", field="authorization", fix="It stands in the --api-token-file."
-            )
+
+    async def _known(self, token: bytes, unproven: Caller) -> Caller:
+        if self._digest and hmac.compare_digest(hashlib.sha256(token).digest(), self._digest):
+            return unproven
+        if self._read_token is not None:
+            return await self._read_token(printable(token))
+        raise Unauthenticated(
+            "that is not the token", field="authorization", fix="It stands in the --api-token-file."
+        )
 
 
 def _check_origin(headers: Mapping[bytes, bytes]) -> None:

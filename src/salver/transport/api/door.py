@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from salver.errors import Internal, SalverError
-from salver.transport.api.access import Access
+from salver.transport.api.access import Access, Caller
 from salver.transport.api.openapi import describe
 from salver.transport.api.table import Answer, Api, Asked, Operation, read_body, read_query
 from salver.transport.calls import printable
@@ -27,7 +27,6 @@ _LOG = logging.getLogger("salver.api")
 #: Most bytes of a request's body.
 MOST_BODY: Final = 1 << 20
 DESCRIPTION: Final = "/api/openapi.json"
-ACTOR: Final = b"x-salver-actor"
 _KIND: Final = (b"content-type", b"application/json")
 #: What browsers are told of every answer: ask again each time, and guess no type.
 _ALWAYS: Final = ((b"cache-control", b"no-cache"), (b"x-content-type-options", b"nosniff"))
@@ -97,6 +96,7 @@ class Management:
             return HttpReply(200, orjson.dumps(describe(self._api.operations, self._version)), (_KIND,))
         operation, names = self._api.find(verb, path)
         self._access.check(headers, operation.group, changes=operation.changes)
+        caller = await self._access.caller(headers) if operation.changes else Caller("")
         body = await read_whole(await receive(), headers, receive, MOST_BODY)
         if body is None:
             return None
@@ -104,7 +104,7 @@ class Management:
             names,
             read_query(operation, scope.get("query_string") or b""),
             read_body(operation, body),
-            printable(headers.get(ACTOR, b"")) or "api",
+            caller,
             _etag(headers.get(b"if-match", b"")),
             self._access.changing,
         )

@@ -1,15 +1,16 @@
 """What does this server serve, and how much is asked of it? The operations that need no registry."""
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
-from salver.messages import State
+from salver.errors import NotFound
+from salver.messages import ModelId, State
 from salver.transport.api.access import Changing
 from salver.transport.api.table import Answer, Asked, Operation, Page
-from salver.transport.ports import Exposition, Looking
+from salver.transport.ports import Looking
 
 
 class ServerView(msgspec.Struct, frozen=True):
@@ -67,8 +68,52 @@ class TrafficView(msgspec.Struct, frozen=True):
     items: list[Traffic]
 
 
+class ModelLoad(msgspec.Struct, frozen=True):
+    """How full the engines of a model's versions are, added up: requests that wait, batches that run."""
+
+    model: str
+    queued: int
+    running: int
+
+
+class Busy(Protocol):
+    """How full a version's engine is."""
+
+    @property
+    def id(self) -> ModelId:
+        """Of the version."""
+        ...
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Batches that run."""
+        ...
+
+
+class Counting(Protocol):
+    """What observers have counted, and engines tell."""
+
+    def statistics(self) -> dict[str, Any]:
+        """Of every version, in Triton's form (TR-R8)."""
+        ...
+
+    def loads(self) -> Sequence[Busy]:
+        """Of every version that is loaded."""
+        ...
+
+
 def serving_operations(
-    control: Looking, exposition: Exposition, server: tuple[str, str], wall: Callable[[], float] = time.time
+    control: Looking,
+    counts: Counting,
+    server: tuple[str, str],
+    *,
+    has_registry: bool = False,
+    wall: Callable[[], float] = time.time,
 ) -> list[Operation]:
     """Those rows of the table.
 
@@ -77,14 +122,21 @@ def serving_operations(
     """
 
     async def tell_server(asked: Asked) -> Answer:
-        return Answer(ServerView(*server, asked.changing, has_registry=False))
+        return Answer(ServerView(*server, asked.changing, has_registry))
 
     async def list_served(asked: Asked) -> Answer:
         return Answer(Page([_served(status) for status in control.statuses()]))
 
     async def tell_traffic(asked: Asked) -> Answer:
-        counts = [_traffic(counted) for counted in exposition.statistics()["model_stats"]]
-        return Answer(TrafficView(wall(), counts))
+        return Answer(TrafficView(wall(), [_traffic(one) for one in counts.statistics()["model_stats"]]))
+
+    async def tell_load(asked: Asked) -> Answer:
+        name = asked.names["model"]
+        found = [load for load in counts.loads() if load.id.name == name]
+        if not found:
+            raise NotFound(f"model '{name}' is not loaded here", field="model")
+        queued, running = sum(load.queued for load in found), sum(load.running for load in found)
+        return Answer(ModelLoad(name, queued, running))
 
     return [
         Operation("server", "GET", "/server", "The server itself", tell_server, ServerView),
@@ -103,6 +155,15 @@ def serving_operations(
             "What was asked of each version",
             tell_traffic,
             TrafficView,
+            group="statistics",
+        ),
+        Operation(
+            "load",
+            "GET",
+            "/models/{model}/load",
+            "For KEDA's metrics API: what waits and what runs",
+            tell_load,
+            ModelLoad,
             group="statistics",
         ),
     ]

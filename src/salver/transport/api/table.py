@@ -7,19 +7,31 @@ It knows no socket and nothing that an operation does.
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
 from salver.errors import InvalidInput, NoRoute, WrongVerb
-from salver.transport.api.access import Changing, Group
+from salver.transport.api.access import Caller, Changing, Group
 
 #: Where the interface begins.
 ROOT: Final = "/api/v1"
 _MOST_FIELDS: Final = 32
 _PLACE: Final = re.compile(r" - at `(.+)`$", re.S)
 _Item = TypeVar("_Item")
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why somebody wishes it; it is kept."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+
+
+class Done(msgspec.Struct, frozen=True):
+    """It is as was wished."""
+
+    is_done: bool = True
 
 
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,13 +66,35 @@ class Page(msgspec.Struct, Generic[_Item], frozen=True):
     next: str = ""
 
 
+def paged(items: Sequence[_Item], query: PageQuery, key: Callable[[_Item], str]) -> Page[_Item]:
+    """The part of a whole list that is asked for.
+
+    Args:
+        key: Names an item, and no other one.
+
+    Raises:
+        InvalidInput: there is no item of that name (any more).
+    """
+    first = 0
+    if query.after:
+        first = next((index + 1 for index, item in enumerate(items) if key(item) == query.after), 0)
+        if not first:
+            raise InvalidInput(
+                "the list has changed, and no longer holds what it was read up to",
+                field="query.after",
+                fix="Read it from the beginning.",
+            )
+    part = items[first : first + query.limit]
+    return Page(part, key(part[-1]) if first + len(part) < len(items) else "")
+
+
 class Asked(msgspec.Struct, frozen=True):
     """A request that fits its operation.
 
     Attributes:
         names: What stands in the path, decoded.
         query, body: Records of the operation's own types.
-        actor: Who asks, as it says; for the audit.
+        caller: Who asks.
         expected: What ``if-match`` says of the state that the caller has seen; empty = nothing.
         changing: Who may change something at the port that it came by.
     """
@@ -68,7 +102,7 @@ class Asked(msgspec.Struct, frozen=True):
     names: Mapping[str, str]
     query: Any = NoQuery()
     body: Any = None
-    actor: str = ""
+    caller: Caller = Caller("api")
     expected: str = ""
     changing: Changing = "open"
 
@@ -95,7 +129,7 @@ class Operation(msgspec.Struct, frozen=True):
         takes: Type of the request's body; None = it has none.
         query: Type of what stands behind the path.
         changes: Something is different after it.
-        group: Of the operations that an operator may restrict.
+        group: Of the operations that an operator may restrict; changes have one of their own.
         status: Of a good answer.
     """
 

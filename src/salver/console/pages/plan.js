@@ -1,0 +1,83 @@
+// What would a release see of a traffic, before it begins?
+import { Problem, send } from "./api.js";
+import { card, digits, duration, h, head, percent, table } from "./dom.js";
+import { needsRegistry } from "./dialogs.js";
+import * as traffic from "./traffic.js";
+
+const METRICS = [["errors", "Answers that fail", 0.5], ["timeouts", "Too late", 0.1], ["invalid", "Fit no schema", 0.1], ["fallbacks", "From a fallback", 1]];
+const STAGES = [[1, 10, 2000, 4], [5, 30, 10000, 2], [25, 60, 50000, 1], [100, 0, 0, 1]];
+
+export function plan(query, { announce, draw }) {
+  const model = new URLSearchParams(query).get("model") ?? "";
+  let answer = null;
+  let problem = "";
+  async function submit(event) {
+    event.preventDefault();
+    const given = new FormData(event.target);
+    const number = (name) => Number(given.get(name));
+    const stages = STAGES.map((_, index) => ({
+      weight: number(`weight${index}`) / 100, minutes: number(`minutes${index}`), sample: number(`sample${index}`), margin_times: STAGES[index][3],
+    })).filter((stage) => stage.weight > 0);
+    const rates = Object.fromEntries(METRICS.map(([name]) => [name, number(name) / 100]));
+    try {
+      answer = await send("POST", "/plan", {
+        traffic: { requests_per_second: number("rate"), rates },
+        policy: { stages, alpha: number("alpha") / 100, warm_up_seconds: number("warm") },
+      });
+      problem = "";
+      announce("The plan is below the form.");
+    } catch (error) {
+      answer = null;
+      problem = error instanceof Problem ? error.message : "The server does not answer.";
+    }
+    draw();
+  }
+  return {
+    needsRegistry: true,
+    paths: () => ["/traffic"],
+    learn: traffic.learn,
+    draw(server, counts) {
+      if (!counts) return needsRegistry("Plan a release");
+      const asked = counts.items.filter((one) => !model || one.model === model);
+      const rate = asked.reduce((sum, one) => sum + (traffic.now(one.model, one.version).rate ?? 0), 0);
+      return [
+        head({ title: model ? `Plan a release of ${model}` : "Plan a release", about: "What a policy would notice of your traffic, and when. Nothing is started." }),
+        card("Traffic and policy", rate ? `Asked now: ${digits(rate)} requests a second.` : null, form(submit, rate), problem ? h("p", { class: "notice bad", role: "alert" }, problem) : null),
+        answer ? shown(answer) : null,
+      ];
+    },
+  };
+}
+
+function form(submit, rate) {
+  const field = (name, label, value, more = {}, note = "") => h("label", {}, label, note ? h("small", {}, note) : null,
+    h("input", { name, type: "number", step: "any", min: 0, value, required: true, ...more }));
+  return h("form", { onsubmit: submit, "data-key": "plan-form" },
+    h("div", { class: "fields" }, field("rate", "Requests a second", rate ? digits(rate).replace(/[^\d.]/g, "") : 10, { min: 0.001 }),
+      METRICS.map(([name, label, usual]) => field(name, `${label}, %`, usual, { max: 100 }))),
+    h("div", { class: "fields" },
+      field("alpha", "Good ones rolled back, %", 1, { min: 0.0001, max: 50 }), field("warm", "Warm-up, seconds", 120)),
+    h("fieldset", { class: "stages" }, h("legend", {}, "Stages"),
+      STAGES.map(([weight, minutes, sample], index) => h("div", { class: "fields" },
+        field(`weight${index}`, `Weight of stage ${index + 1}, %`, weight, { max: 100 }),
+        field(`minutes${index}`, "Minutes at least", minutes),
+        field(`sample${index}`, "Requests that are enough", sample, { step: 1 })))),
+    h("div", { class: "buttons" }, h("button", { class: "main", type: "submit" }, "What would it see?")));
+}
+
+function shown(answer) {
+  const ratios = [...new Set(answer.metrics.flatMap((metric) => metric.detects.map((one) => one.ratio)))].sort((a, b) => a - b);
+  const when = (minutes) => (minutes == null ? "not" : duration(minutes * 60));
+  const whole = answer.minutes.every((minutes) => minutes != null) ? answer.minutes.reduce((sum, minutes) => sum + minutes, 0) : null;
+  return [
+    card("What it would see", whole == null ? "A version that is no worse would not get to the end by itself." : `A version that is no worse takes ${duration(whole * 60)} to the end.`,
+      answer.advice.length ? h("ul", { class: "notice warn reasons" }, answer.advice.map((text) => h("li", {}, text))) : null,
+      table("Time until a worse version is rolled back, as a rule, by how many times its rate is the old one's", ["Metric", "#Rate now", ...ratios.map((ratio) => `#× ${digits(ratio)}`)],
+        answer.metrics.map((metric) => [metric.name, percent(metric.rate),
+          ...ratios.map((ratio) => when(metric.detects.find((one) => one.ratio === ratio)?.minutes))]))),
+    card("Stages", null,
+      table("Stages for a version that is no worse", ["Stage", "#Weight", "#Lasts", ...answer.metrics.map((metric) => `#${metric.name}: gate`)],
+        answer.minutes.map((minutes, index) => [String(index + 1), percent(answer.metrics[0].stages[index].weight), minutes == null ? "does not end" : duration(minutes * 60),
+          ...answer.metrics.map((metric) => when(metric.stages[index].promotes))]))),
+  ];
+}

@@ -1,0 +1,181 @@
+// One release: how it stands, on which evidence, and what a person may do about it.
+import { at } from "./api.js";
+import { card, count, digits, duration, facts, h, head, moment, percent, state, table, timeOfDay } from "./dom.js";
+import { chart } from "./chart.js";
+import { askReason, needsRegistry } from "./dialogs.js";
+import { stage } from "./releases.js";
+
+const WORDS = { promote: "may go on", continue: "goes on watching", hold: "is held", rollback: "rolls back" };
+const MOST = 600;
+
+export function release(id, { announce, again, draw }) {
+  const path = at`/releases/${id}`;
+  const seen = new Map(); // number of a look -> point
+  let lines = [];
+  let chosen = 0;
+  let told = "";
+  return {
+    needsRegistry: true,
+    seconds: 3,
+    paths: () => [path, `${path}/evidence?points=300&after=${Math.max(-1, ...seen.keys())}`],
+    learn(detail, evidence) {
+      lines = evidence.metrics;
+      for (const point of evidence.items) seen.set(point.seq, point);
+      for (const key of [...seen.keys()].slice(0, -MOST)) seen.delete(key);
+      const now = `${detail.release.state} ${detail.release.stage}`;
+      if (told && told !== now) announce(`The release is ${detail.release.state.toLowerCase().replace("_", " ")}, stage ${stage(detail.release)}. ${detail.release.reason}`);
+      told = now;
+    },
+    draw(server, detail) {
+      if (!detail) return needsRegistry("Release");
+      const { release: one, look, policy } = detail;
+      const points = [...seen.values()];
+      return [
+        head({
+          crumb: ["All releases", "#/releases"],
+          title: `${one.model}: version ${one.canary} in place of ${one.stable}`,
+          about: one.why ? `${one.by || "Somebody"}: “${one.why}”` : one.by ? `Proposed by ${one.by}.` : "",
+          actions: actions(one, path, server, { announce, again }),
+        }),
+        standing(one, look, policy),
+        look ? arms(one, look) : null,
+        look ? metrics(look, policy) : null,
+        points.length ? evidenceCards(points, lines) : null,
+        points.length ? effect(points, lines, policy, chosen, (next) => { chosen = next; draw(); }) : null,
+        terms(policy),
+      ];
+    },
+  };
+}
+
+function actions(one, path, server, { announce, again }) {
+  const ask = (what, words) => h("button", {
+    type: "button", class: words.kind ?? false, disabled: server.changes === "refused",
+    "aria-haspopup": "dialog", onclick: () => askReason({
+      title: `${words.verb} this release?`, about: words.about, verb: words.verb, kind: words.kind === "danger" ? "danger" : "main",
+      path: `${path}/${what}`,
+      done(answer) {
+        announce(answer.is_done ? `Done: ${answer.release.state.toLowerCase()}` : "Asked; the server sees to it on its next tick.");
+        again();
+      },
+    }) }, words.verb);
+  const shown = [];
+  if (["PROPOSED", "RUNNING", "HELD"].includes(one.state)) shown.push(ask("pause", { verb: "Pause", about: "It keeps its weight and goes no further. Proven harm still rolls it back." }));
+  if (["PAUSED", "HELD"].includes(one.state)) shown.push(ask("resume", { verb: "Resume", about: "It is judged again, and goes on as its policy says." }));
+  if (!["PROMOTED", "ROLLED_BACK"].includes(one.state)) {
+    shown.push(ask("promote", { verb: "Promote", about: `It takes its next step, whatever is not proven yet: stage ${one.stage + 2} of ${one.stages}, or all of the traffic after the last.` }));
+  }
+  if (one.state !== "ROLLED_BACK") {
+    shown.push(ask("abort", { verb: one.state === "PROMOTED" ? "Roll back" : "Abort", kind: "danger", about: `Version ${one.stable} takes all of the traffic back, at once. That is final.` }));
+  }
+  return shown;
+}
+
+function standing(one, look, policy) {
+  const decision = look?.verdict.decision;
+  const reasons = [...new Set([one.waits_for, one.reason, ...(look?.verdict.reasons ?? [])].filter(Boolean))];
+  return h("section", { class: "card", "aria-labelledby": "standing" },
+    h("header", {}, h("h2", { id: "standing" }, "How it stands"), look ? h("p", {}, "Looked at last ", moment(look.verdict.at)) : null),
+    facts([
+      ["State", state(one.state)],
+      ["Stage", stage(one), policy.stages[one.stage] ? `${duration(policy.stages[one.stage].minutes * 60)} at least` : null],
+      ["Meets the new version", percent(one.weight), "of the units"],
+      decision ? ["The judge", state(decision), `It ${WORDS[decision]}.`] : null,
+      one.alias ? ["Alias", one.alias, "moves when it is promoted"] : null,
+      [one.ended ? "Lasted" : "Since", one.ended ? duration(one.ended - one.created) : moment(one.created)],
+    ]),
+    h("ol", { class: "steps", "aria-label": "Stages" }, policy.stages.map((each, index) =>
+      h("li", { class: index < one.stage && "done", "aria-current": index === one.stage && "step" }, percent(each.weight)))),
+    reasons.length ? h("ul", { class: "reasons" }, reasons.map((text) => h("li", {}, text))) : null);
+}
+
+function arms(one, look) {
+  const { requests } = look.bucket;
+  const units = look.verdict.metrics.reduce((most, metric) => (total(metric.units) > total(most) ? metric.units : most), { canary: 0, baseline: 0, stable: 0 });
+  const all = total(units);
+  const rows = [["canary", one.canary], ["baseline", one.stable], ["stable", one.stable]];
+  let left = 0;
+  return card("Who met what", "Units are told apart by their keys; the baseline is matched with the canary.",
+    all ? h("svg", { class: "arms", viewBox: "0 0 600 14", role: "img", "aria-label": rows.map(([arm]) => `${arm} ${percent(units[arm] / all)}`).join(", ") },
+      rows.map(([arm], index) => {
+        const width = (units[arm] / all) * 600;
+        const bar = h("rect", { class: `arm ${arm}`, x: left, y: 0, width: Math.max(0, width - 2), height: 14, rx: 3 });
+        left += width;
+        return bar;
+      })) : null,
+    table("Units and requests by arm", ["Arm", "Version", "#Units so far", "#Share", "#Requests in the last look"],
+      rows.map(([arm, version]) => [arm, version, count(units[arm]), all ? percent(units[arm] / all) : "–", count(requests[arm])]), { hidden: true }));
+}
+
+const total = (counts) => counts.canary + counts.baseline + counts.stable;
+const rate = (events, units) => (units ? percent(events / units) : "–");
+
+function metrics(look, policy) {
+  const kinds = new Map(policy.metrics.map((metric) => [metric.name, metric]));
+  return card("Metrics", "How often each happened, and what that proves.",
+    table("Metrics with their evidence", ["Metric", "Says", "#Canary", "#Control", "#Ratio", "#From", "#To", "#Harm", "#No harm", "~Lacks"],
+      look.verdict.metrics.map((metric) => {
+        const control = metric.units.baseline + metric.units.stable;
+        const isHarm = metric.log_e >= metric.threshold;
+        const isPassed = metric.gate != null && metric.log_gate >= metric.gate;
+        return [
+          [metric.name, " ", h("span", { class: "tag" }, kinds.get(metric.name)?.severity ?? "")],
+          state(isHarm ? "fail" : isPassed ? "pass" : "open"),
+          rate(metric.events.canary, metric.units.canary),
+          rate(metric.events.baseline + metric.events.stable, control),
+          metric.effect == null ? "–" : `× ${digits(metric.effect)}`,
+          metric.low == null ? "0" : digits(metric.low), metric.high == null ? "∞" : digits(metric.high),
+          percent(Math.max(0, metric.log_e / metric.threshold)),
+          metric.gate == null ? "no gate" : percent(Math.max(0, Math.min(1, metric.log_gate / metric.gate))),
+          metric.missing || "nothing",
+        ];
+      }), { hidden: true }),
+    h("p", { class: "hint" }, "Harm and no harm are evidence, as a part of what decides: at 100 % harm rolls back, and no harm lets the stage end."));
+}
+
+function evidenceCards(points, lines) {
+  const part = (value, whole) => (whole ? Math.max(0, Math.min(1.5, value / whole)) : null);
+  const drawn = (pick) => lines.map((line, index) => ({
+    name: line.name, points: points.map((point) => [point.at, point.lines[index] ? pick(point.lines[index], line) : null]) }));
+  const up = (value) => (value == null ? "–" : `${Math.round(value * 100)} %`);
+  const most = (series) => series.map((one) => `${one.name} ${up(one.points.at(-1)?.[1])}`).join(", ");
+  const harm = drawn((at, line) => part(at.log_e, line.threshold));
+  const gates = drawn((at, line) => part(at.log_gate, line.gate)).filter((_, index) => lines[index].gate != null);
+  return h("div", { class: "columns" },
+    card("Evidence of harm", "As a part of what rolls back.",
+      chart({ key: "harm", name: "Evidence of harm over time", about: `Now: ${most(harm)}; at 100 % it rolls back.`, series: harm,
+        limits: [{ name: "rolls back", at: 1, kind: "fail" }], across: timeOfDay, up, floor: 0, most: 1.5 })),
+    card("Evidence of no harm", "As a part of what its gate asks for; anew at each stage.",
+      chart({ key: "gates", name: "Evidence of no harm over time", about: `Now: ${most(gates)}; at 100 % the gate is passed.`, series: gates,
+        limits: [{ name: "gate passed", at: 1, kind: "pass" }], across: timeOfDay, up, floor: 0, most: 1.5 })));
+}
+
+function effect(points, lines, policy, chosen, choose) {
+  const line = lines[chosen];
+  const metric = policy.metrics[chosen];
+  const rows = points.map((point) => [point.at, point.lines[chosen]]).filter(([, one]) => one);
+  const most = Math.max(3, 2 * (1 + (metric.promotion_margin ?? 0)));
+  return card("Size of the effect", "The canary's rate as a multiple of its control's, with its confidence sequence.",
+    h("label", {}, "Metric", h("select", { onchange: (event) => choose(Number(event.target.value)) },
+      lines.map((one, index) => h("option", { value: index, selected: index === chosen }, one.name)))),
+    chart({
+      key: `effect-${chosen}`, name: `Ratio of ${line.name}`, about: `${line.name}: ${digits(rows.at(-1)?.[1].effect)} times its control's.`,
+      series: [{ name: line.name, points: rows.map(([when, one]) => [when, one.effect]),
+        band: rows.map(([when, one]) => [when, one.low ?? 0, Math.min(most, one.high ?? most)]) }],
+      limits: [
+        { name: `tolerated: × ${digits(1 + metric.rollback_margin)}`, at: 1 + metric.rollback_margin, kind: "fail" },
+        ...(metric.promotion_margin == null ? [] : [{ name: `to be ruled out: × ${digits(1 + metric.promotion_margin)}`, at: 1 + metric.promotion_margin, kind: "pass" }]),
+      ],
+      across: timeOfDay, up: (value) => (value == null ? "–" : `× ${digits(value)}`), floor: 0, most, span: 2,
+    }));
+}
+
+function terms(policy) {
+  return card("Policy", `A release that is no worse is rolled back once in ${count(1 / policy.alpha)}; one that is worse by a margin passes a gate once in ${count(1 / policy.beta)}.`,
+    h("details", {}, h("summary", {}, "Stages and metrics"),
+      table("Stages", ["Stage", "#Weight", "#At least", "#Requests", "#Margins"], policy.stages.map((one, index) => [
+        String(index + 1), percent(one.weight), duration(one.minutes * 60), one.sample ? count(one.sample) : "–", `× ${digits(one.margin_times)}`])),
+      table("Metrics", ["Metric", "Counts", "Severity", "#Rolls back above", "#Goes on below", "#Negligible"], policy.metrics.map((one) => [
+        one.name, one.kind, one.severity, `× ${digits(1 + one.rollback_margin)}`,
+        one.promotion_margin == null ? "no gate" : `× ${digits(1 + one.promotion_margin)}`, percent(one.negligible)]))));
+}

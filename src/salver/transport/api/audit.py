@@ -1,0 +1,138 @@
+"""What has happened, and who is told of it? The operations over the audit and the webhooks."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+
+from salver.registry import ModelRegistry
+from salver.registry.records import Entry, Webhook
+from salver.registry.webhooks import Webhooks
+from salver.transport.api.registry import actor
+from salver.transport.api.table import Answer, Asked, Done, Operation, Why
+
+_READ_AT_ONCE = 1000
+#: Lines that one request looks through; where they hold too few, it says where to go on.
+_MOST_READ = 20_000
+_Name = Annotated[str, msgspec.Meta(max_length=128)]
+
+
+class AuditQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which lines of the audit.
+
+    Attributes:
+        model, action, actor: Only those; empty = of all.
+        before: Lines with a smaller number; 0 = from the newest on.
+    """
+
+    model: _Name = ""
+    action: _Name = ""
+    actor: _Name = ""
+    before: Annotated[int, msgspec.Meta(ge=0)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """Lines of the audit, the newest first.
+
+    Attributes:
+        next: ``before`` of the next part; 0 = this is the last one.
+    """
+
+    items: Sequence[Entry]
+    next: int
+
+
+class Webhooked(msgspec.Struct, frozen=True):
+    """All who are told, without their secrets."""
+
+    items: tuple[Webhook, ...]
+
+
+class NewWebhook(Why, frozen=True, forbid_unknown_fields=True):
+    """Who wants to be told.
+
+    Attributes:
+        model: Empty = of all.
+        events: Actions of the audit; none = all.
+    """
+
+    url: Annotated[str, msgspec.Meta(max_length=2000)]
+    model: _Name = ""
+    events: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
+
+
+class MadeWebhook(msgspec.Struct, frozen=True):
+    """It is told from now on. The secret, which signs what it is told, is not shown again."""
+
+    webhook: Webhook
+    secret: str
+
+
+def audit_operations(registry: ModelRegistry, webhooks: Webhooks) -> list[Operation]:
+    """Those rows of the table."""
+
+    async def tell_audit(asked: Asked) -> Answer:
+        return Answer(await _found(registry, asked.query))
+
+    async def list_webhooks(asked: Asked) -> Answer:
+        return Answer(Webhooked(await webhooks.list()))
+
+    async def add_webhook(asked: Asked) -> Answer:
+        wish = asked.body
+        made = await webhooks.add(wish.url, wish.model, wish.events, actor(asked.caller), wish.reason)
+        return Answer(MadeWebhook(*made))
+
+    async def remove_webhook(asked: Asked) -> Answer:
+        await webhooks.remove(asked.names["webhook"], actor(asked.caller), asked.body.reason)
+        return Answer(Done())
+
+    return [
+        Operation(
+            "audit",
+            "GET",
+            "/audit",
+            "What has changed, when, why and by whom",
+            tell_audit,
+            Audit,
+            query=AuditQuery,
+        ),
+        Operation("list_webhooks", "GET", "/webhooks", "Who is told of changes", list_webhooks, Webhooked),
+        Operation(
+            "add_webhook",
+            "POST",
+            "/webhooks",
+            "Tell somebody of changes",
+            add_webhook,
+            MadeWebhook,
+            NewWebhook,
+            changes=True,
+        ),
+        Operation(
+            "remove_webhook",
+            "DELETE",
+            "/webhooks/{webhook}",
+            "Tell them no more",
+            remove_webhook,
+            Done,
+            Why,
+            changes=True,
+        ),
+    ]
+
+
+async def _found(registry: ModelRegistry, query: AuditQuery) -> Audit:
+    found: list[Entry] = []
+    before = query.before
+    for _ in range(_MOST_READ // _READ_AT_ONCE):
+        read = await registry.history(query.model, before, _READ_AT_ONCE)
+        for entry in read:
+            before = entry.seq
+            if query.action in ("", entry.action) and query.actor in ("", entry.actor):
+                found.append(entry)
+                if len(found) == query.limit:
+                    is_last = entry is read[-1] and len(read) < _READ_AT_ONCE
+                    return Audit(found, 0 if is_last else before)
+        if len(read) < _READ_AT_ONCE:
+            return Audit(found, 0)
+    return Audit(found, before)

@@ -1,0 +1,252 @@
+"""The registry and its audit over HTTP: a real registry, no socket."""
+
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from asgi_calls import Reply, asked
+
+from registries import ANN, Clock, counted, found, open_registry
+from salver.registry import ModelRegistry
+from salver.registry.records import NewVersion
+from salver.registry.tokens import Tokens
+from salver.registry.webhooks import Webhooks
+from salver.rollout.policy import Policy
+from salver.transport.api import Access, Api, Management
+from salver.transport.api.kept import Kept
+
+TOKEN = "registry-token"
+
+
+class World:
+    """A server with a registry, asked over HTTP from this machine."""
+
+    def __init__(self, registry: ModelRegistry) -> None:
+        clock, new_id = Clock(), counted("made").__next__
+        self.registry = registry
+        self.tokens = Tokens(registry.ledger, clock, new_id, lambda size: b"t" * size)
+        webhooks = Webhooks(registry.ledger, clock, new_id, lambda size: b"w" * size)
+        self._kept = Kept(registry, webhooks, self.tokens)
+        self._api = Api(self._kept.operations())
+        self.host = "127.0.0.1"
+
+    async def ask(self, verb: str, path: str, document: Any = None, **headers: str) -> Reply:
+        access = Access(self.host, read_token=self._kept.caller)
+        app = Management(_nobody, self._api, access, _nobody, lambda: "id", "1.0")
+        given = {name.replace("_", "-"): text for name, text in headers.items()}
+        if verb != "GET":
+            given.setdefault("content-type", "application/json")
+        body = b"" if document is None else orjson.dumps(document)
+        return await asked(app, verb, f"/api/v1{path}", body, given)
+
+
+async def _nobody(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError(scope["path"])
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """``fraud`` with three versions, whose ``champion`` is the first; ``churn`` with one."""
+    registry = await open_registry("sqlite", tmp_path / "registry")
+    for number in itertools.count(1):
+        if number == 4:
+            break
+        files = {"model.onnx": b"weights" * number}
+        said = NewVersion(
+            "fraud", tags={"team": "risk"}, metrics={"auc": 0.9 + number / 100}, why=f"try {number}"
+        )
+        await registry.push(said, found(tmp_path / f"f{number}", files), ANN)
+    await registry.set_alias("fraud", "champion", 1, ANN)
+    await registry.push(NewVersion("churn"), found(tmp_path / "c"), ANN)
+    yield World(registry)
+    await registry.ledger.close()
+
+
+async def test_all_models_page_by_page(world: World) -> None:
+    first = await world.ask("GET", "/models?limit=1")
+    assert [model["name"] for model in first.json["items"]] == ["churn"]
+    second = await world.ask("GET", f"/models?limit=1&after={first.json['next']}")
+    assert [model["name"] for model in second.json["items"]] == ["fraud"]
+    assert second.json["next"] == ""
+    assert (await world.ask("GET", "/models?after=gone")).status == 400
+
+
+async def test_a_model_and_its_versions(world: World) -> None:
+    model = (await world.ask("GET", "/models/fraud")).json
+    assert (model["latest"], model["versions"], model["aliases"]) == (3, 3, {"champion": 1})
+    lines = (await world.ask("GET", "/models/fraud/versions")).json["items"]
+    assert [line["number"] for line in lines] == [3, 2, 1]
+    assert lines[2]["tags"] == {"team": "risk"}
+    assert "champion" in lines[2]["aliases"]
+    assert (await world.ask("GET", "/models/none")).status == 404
+
+
+@pytest.mark.parametrize(("name", "number"), [("2", 2), ("champion", 1), ("latest", 3)])
+async def test_a_version_by_number_or_alias(world: World, name: str, number: int) -> None:
+    version = (await world.ask("GET", f"/models/fraud/versions/{name}")).json
+    assert version["number"] == number
+    assert version["files"][0]["path"] == "model.onnx"
+
+
+async def test_in_what_versions_differ(world: World) -> None:
+    answer = (await world.ask("GET", "/models/fraud/diff?before=champion&after=3")).json
+    assert (answer["before"], answer["after"]) == (1, 3)
+    assert ("metrics", "auc") in {(item["part"], item["what"]) for item in answer["items"]}
+    assert (await world.ask("GET", "/models/fraud/diff?before=1")).json["field"] == "query"
+
+
+async def test_an_alias_moves_and_the_audit_tells_why(world: World) -> None:
+    moved = await world.ask(
+        "PUT", "/models/fraud/aliases/champion", {"version": 2, "reason": "better"}, x_salver_actor="ada"
+    )
+    assert (moved.status, moved.json["before"], moved.json["number"], moved.json["release"]) == (
+        200,
+        1,
+        2,
+        "",
+    )
+    line = (await world.ask("GET", "/audit?limit=1")).json["items"][0]
+    assert (line["action"], line["actor"], line["why"]) == ("alias.moved", "api:ada", "better")
+
+
+async def test_an_alias_moves_from_the_state_that_was_seen(world: World) -> None:
+    path = "/models/fraud/aliases/champion"
+    seen = (await world.ask("GET", path)).headers["etag"]
+    assert (await world.ask("PUT", path, {"version": 2}, if_match=seen)).status == 200
+    late = await world.ask("PUT", path, {"version": 3}, if_match=seen)
+    assert (late.status, late.json["field"]) == (412, "if-match")
+    assert "version 2" in late.json["detail"]
+    assert (await world.ask("DELETE", path, {}, if_match=seen)).status == 412
+    fresh = (await world.ask("GET", path)).headers["etag"]
+    assert (await world.ask("DELETE", path, {"reason": "unused"}, if_match=fresh)).json == {"is_done": True}
+    assert (await world.ask("GET", path)).status == 404
+
+
+async def test_with_a_policy_a_move_is_a_proposal(world: World) -> None:
+    changed = await world.ask("PUT", "/models/fraud/policy", {"policy": {"alpha": 0.02}, "reason": "careful"})
+    assert Policy(alpha=0.02) == Policy.from_json(orjson.dumps(changed.json["policy"]))
+    moved = await world.ask("PUT", "/models/fraud/aliases/champion", {"version": 2})
+    assert moved.json["release"]
+    assert (await world.ask("GET", "/models/fraud")).json["aliases"] == {"champion": 1}
+    again = await world.ask("PUT", "/models/fraud/aliases/champion", {"version": 3})
+    assert again.status == 409
+    assert (await world.ask("PUT", "/models/fraud/policy", {"policy": "immediate"})).json[
+        "policy"
+    ] == "immediate"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["at once", {"alpha": 2}, {"stages": []}, {"alfa": 0.1}],
+    ids=["word", "range", "empty", "unknown"],
+)
+async def test_a_policy_that_is_none_is_refused(world: World, policy: Any) -> None:
+    assert (await world.ask("PUT", "/models/fraud/policy", {"policy": policy})).status == 400
+
+
+async def test_a_protected_alias_wants_a_token_of_its_role(world: World) -> None:
+    token, text = await world.tokens.make("ada", ["releaser"], ANN)
+    protected = await world.ask("PUT", "/models/fraud/aliases/champion/protection", {"roles": ["releaser"]})
+    assert protected.json["protected"] == ["releaser"]
+    path, wish = "/models/fraud/aliases/champion", {"version": 2}
+    refused = await world.ask("PUT", path, wish)
+    assert (refused.status, refused.json["field"]) == (403, "alias")
+    assert (await world.ask("PUT", path, wish, authorization="Bearer wrong")).status == 401
+    assert (await world.ask("PUT", path, wish, authorization=f"Bearer {text}")).status == 200
+    line = (await world.ask("GET", "/audit?action=alias.moved&limit=1")).json["items"][0]
+    assert line["actor"] == token.name == "ada"
+
+
+async def test_where_other_machines_come_a_token_of_the_registry_opens(world: World) -> None:
+    world.host = "0.0.0.0"
+    path, wish = "/models/fraud/default", {"alias": "champion"}
+    assert (await world.ask("PUT", path, wish)).status == 401
+    _, text = await world.tokens.make("ada", [], ANN)
+    assert (await world.ask("PUT", path, wish, authorization=f"Bearer {text}")).json[
+        "default_alias"
+    ] == "champion"
+
+
+async def test_what_is_said_of_a_version(world: World) -> None:
+    path = "/models/fraud/versions/2"
+    tagged = await world.ask("PUT", f"{path}/tags/data%2Fset", {"value": "november"})
+    assert tagged.json["tags"] == {"team": "risk", "data/set": "november"}
+    assert "team" not in (await world.ask("DELETE", f"{path}/tags/team", {})).json["tags"]
+    measured = await world.ask("PUT", f"{path}/metrics", {"metrics": {"brier": 0.11}})
+    assert measured.json["metrics"]["brier"] == 0.11
+    assert (await world.ask("PUT", f"{path}/metrics", {"metrics": {"brier": "low"}})).status == 400
+
+
+async def test_a_version_goes_unless_something_means_it(world: World) -> None:
+    assert (await world.ask("DELETE", "/models/fraud/versions/1", {})).status == 409
+    assert (await world.ask("DELETE", "/models/fraud/versions/2", {"reason": "stale"})).status == 200
+    assert [line["number"] for line in (await world.ask("GET", "/models/fraud/versions")).json["items"]] == [
+        3,
+        1,
+    ]
+
+
+async def test_the_audit_by_model_action_and_actor(world: World) -> None:
+    await world.ask("PUT", "/models/churn/aliases/champion", {"version": 1}, x_salver_actor="eve")
+
+    async def found_by(query: str) -> list[tuple[str, str]]:
+        items = (await world.ask("GET", f"/audit?{query}")).json["items"]
+        return [(item["model"], item["action"]) for item in items]
+
+    assert await found_by("actor=api:eve") == [("churn", "alias.moved")]
+    assert await found_by("model=churn") == [("churn", "alias.moved"), ("churn", "version.pushed")]
+    assert await found_by("action=alias.moved") == [("churn", "alias.moved"), ("fraud", "alias.moved")]
+    assert (await world.ask("GET", "/audit?actor=eve&who=1")).status == 400
+
+
+async def test_the_audit_page_by_page(world: World) -> None:
+    numbers, before = [], 0
+    for _ in range(10):
+        page = (await world.ask("GET", f"/audit?limit=2&before={before}")).json
+        numbers += [item["seq"] for item in page["items"]]
+        before = page["next"]
+        if not before:
+            break
+    assert numbers == sorted(numbers, reverse=True)
+    assert len(numbers) == len(set(numbers)) == 5
+
+
+async def test_who_is_told_of_changes(world: World) -> None:
+    made = await world.ask(
+        "POST", "/webhooks", {"url": "https://hooks.example.org/x", "events": ["alias.moved"]}
+    )
+    assert made.json["secret"]
+    listed = (await world.ask("GET", "/webhooks")).json["items"]
+    assert [hook["url"] for hook in listed] == ["https://hooks.example.org/x"]
+    assert "secret" not in listed[0]
+    assert (await world.ask("POST", "/webhooks", {"url": "ftp://x"})).status == 400
+    id = made.json["webhook"]["id"]
+    assert (await world.ask("DELETE", f"/webhooks/{id}", {"reason": "moved away"})).status == 200
+    assert (await world.ask("GET", "/webhooks")).json["items"] == []
+
+
+async def test_what_a_policy_would_see(world: World) -> None:
+    plan = await world.ask(
+        "POST", "/plan", {"traffic": {"requests_per_second": 40, "rates": {"errors": 0.004}}}
+    )
+    assert plan.status == 200
+    errors = plan.json["metrics"][0]
+    assert (errors["name"], errors["rate"]) == ("errors", 0.004)
+    minutes = [found["minutes"] for found in errors["stages"][1]["detects"]]
+    assert minutes == sorted(minutes, reverse=True)
+    assert len(plan.json["minutes"]) == len(plan.json["policy"]["stages"])
+    slow = await world.ask("POST", "/plan", {"traffic": {"requests_per_second": 0.01}})
+    assert slow.json["advice"]
+    assert (await world.ask("POST", "/plan", {"traffic": {"requests_per_second": 0}})).status == 400
+
+
+def test_a_server_without_a_registry_loads_no_database() -> None:
+    import subprocess
+    import sys
+
+    code = "import salver.app, sys; print([n for n in ('sqlalchemy', 'scipy') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
