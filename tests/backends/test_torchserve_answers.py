@@ -3,18 +3,20 @@
 Cases marked *recorded* are what TorchServe 0.12 answered.
 """
 
+import enum
 import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.marfolder import JSON, OCTETS, TEXT, form, opened, own_process, replies, reply, shown, write
-from salver.backends.torchserve.replies import replies_to
+from salver.backends.torchserve.replies import printed, replies_to
 from salver.backends.torchserve.requests import data_of, headers_of
 from salver.handlers import Form, HandlerReply, part
 
@@ -317,3 +319,55 @@ def test_ts_r14_json_is_python_s(value: Any) -> None:
     ((id, said),) = replies_to([value], {0: "a"}, "", 200)
     expected = value.encode() if isinstance(value, str) else json.dumps(value, indent=2).encode()
     assert (id, said) == ("a", HandlerReply(expected))
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=4) | st.integers() | st.booleans(), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(_VALUES)
+def test_ts_r14_json_is_laid_out_as_pythons_own(value: object) -> None:
+    assert printed(value) == json.dumps(value, indent=2)
+
+
+class _Named(NamedTuple):
+    a: int
+    b: list[int]
+
+
+class _Level(enum.IntEnum):
+    HIGH = 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [_Level.HIGH, np.float64(0.1)],
+        {"a": np.float64(0.1), 2: True, None: 1e-7},
+        [_Named(1, [2]), [[], {}], [[1.0, 1e22]]],
+        ["a,\n b: é\u2028", [True, "\ud800"]],
+        [float("nan"), float("inf")],
+        [],
+        {},
+    ],
+    ids=["of-kinds", "keys", "nested", "texts", "no-numbers", "empty", "no-keys"],
+)
+def test_ts_r14_json_of_what_is_nearly_plain(value: object) -> None:
+    assert printed(value) == json.dumps(value, indent=2)
+
+
+@pytest.mark.parametrize("value", [[1, {2}], {"a": np.float32(1)}, {(1,): 2}, [object()]], ids=range(4))
+def test_ts_r14_what_json_has_no_word_for_is_refused(value: object) -> None:
+    with pytest.raises(TypeError):
+        printed(value)
+    endless: list[object] = []
+    endless.append(endless)
+    with pytest.raises((ValueError, RecursionError)):
+        printed(endless)

@@ -4,6 +4,7 @@ TorchServe's rules of bodies, statuses and headers; what it says before its last
 knows no process and no wire.
 """
 
+import functools
 import io
 import json
 import logging
@@ -18,6 +19,7 @@ NEXT: Final = "ts_stream_next"
 #: Replies, each with the id of its request.
 Replies = list[tuple[str, HandlerReply]]
 _TYPE = "content-type"
+_SCALARS: Final = frozenset((str, int, float, bool, type(None)))
 _log = logging.getLogger(__name__)
 
 
@@ -114,6 +116,27 @@ def _say_next(value: Any, index: int, context: Said, is_piece: bool) -> None:
         context.set_response_header(index, NEXT, "false")
 
 
+def printed(value: Any, end: str = "\n") -> str:
+    """``json.dumps(value, indent=2)``, which Python's fast encoder cannot do, and does here for what is flat.
+
+    Args:
+        end: The end of a line, and the indentation of the next.
+    """
+    kind, line = type(value), f"{end}  "
+    if kind in (list, dict) and value:
+        if _SCALARS.issuperset(map(type, value.values() if kind is dict else value)):
+            text = _flat(line).encode(value)
+            return f"{text[0]}{line}{text[1:-1]}{end}{text[-1]}"
+        if kind is list:
+            return f"[{line}{f',{line}'.join([printed(each, line) for each in value])}{end}]"
+    return json.dumps(value, indent=2).replace("\n", end)
+
+
+@functools.cache
+def _flat(line: str) -> json.JSONEncoder:
+    return json.JSONEncoder(separators=(f",{line}", ": "))
+
+
 def _body(value: Any) -> bytes:
     """Bytes and text as they are, tensors as PyTorch writes them, all else as JSON (TS-R14)."""
     if isinstance(value, bytes | bytearray):
@@ -125,6 +148,6 @@ def _body(value: Any) -> bytes:
         if torch is not None and isinstance(value, torch.Tensor):
             torch.save(value, buffer := io.BytesIO())
             return buffer.getvalue()
-        return json.dumps(value, indent=2).encode()
+        return printed(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise _Unserialisable(f"{type(value).__name__}: {error}") from error
