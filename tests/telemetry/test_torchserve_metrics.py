@@ -219,6 +219,15 @@ def test_ts_b14_each_request_of_many_has_its_lines() -> None:
     }
 
 
+def test_ts_b14_a_version_that_a_caller_makes_up_breaks_no_line() -> None:
+    counting = Counting(mode="log")
+    counting.counts.observe([served("not_found", asked="1\n2026 - forged\x1b[31m")])
+    assert [line for line, _ in counting.lines] == [
+        "ts_inference_requests_total.Count:1.0|#model_name:m,model_version:1\\n2026 - forged\\x1b[31m"
+        "|#hostname:vm,timestamp:17"
+    ]
+
+
 def test_ts_b14_in_the_mode_legacy_three_stand_on_the_page() -> None:
     counting = Counting(mode="legacy")
     counting.counts.observe([served()])

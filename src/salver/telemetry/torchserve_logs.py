@@ -73,11 +73,11 @@ class _Journal:
         self._file: BinaryIO = path.open("ab", buffering=0)
         self._size = self._file.tell()
 
-    def add(self, lines: Sequence[str]) -> None:
-        """Lines of this moment; from the event loop's thread."""
+    def add(self, lines: Sequence[str], *, are_safe: bool = False) -> None:
+        """Lines of this moment, perhaps of nothing that anybody sends; from the event loop's thread."""
         if not lines:
             return
-        if not "".join(lines).isprintable():
+        if not are_safe and not "".join(lines).isprintable():
             lines = [escape(line) for line in lines]
         now = self._clock()
         second = int(now)
@@ -154,7 +154,7 @@ class TorchServeLogs:
 
     def metrics(self, lines: Sequence[str], is_models: bool) -> None:
         """Write metrics down (:data:`salver.telemetry.torchserve_metrics.Sink`)."""
-        self._metrics[is_models].add(lines)
+        self._metrics[is_models].add(lines, are_safe=not is_models)
 
     def close(self) -> None:
         """Let go of the files."""

@@ -19,6 +19,7 @@ from prometheus_client import Metric
 from salver.events import Answered, Event, Served, WorkerReady
 from salver.messages import ModelId
 from salver.stats.histogram import Histogram
+from salver.telemetry.logs import escape
 from salver.telemetry.torchserve_yaml import HOSTNAME, USUAL, MetricsYaml, Spec
 from salver.telemetry.triton_metrics import COUNTER
 from salver.wire.ts_metric_lines import Frame, Written, parse
@@ -43,7 +44,7 @@ _INNER: Final = "inner"  # what models ask of each other
 _HOST: Final = "Host"
 _DEFAULT: Final = "default"
 
-#: Takes lines for the log of the server's metrics (False), or of the models' (True).
+#: Takes lines for the log of the models' metrics (True), or of the server's (False), which are printable.
 Sink = Callable[[Sequence[str], bool], None]
 
 
@@ -243,8 +244,8 @@ class TorchServeMetrics:
     def _frame(self, spec: Spec, labels: tuple[str, ...]) -> Frame:
         frame = self._frames.get((spec.name, labels))
         if frame is None:
-            named = list(zip(spec.dimensions, labels, strict=True))[:-1]
-            frame = Frame.of(spec.name, spec.unit, named, labels[-1])
+            named = [(name, escape(label)) for name, label in zip(spec.dimensions, labels, strict=True)]
+            frame = Frame.of(spec.name, escape(spec.unit), named[:-1], named[-1][1])
             if len(self._frames) < MOST_SERIES:
                 self._frames[spec.name, labels] = frame
         return frame

@@ -87,4 +87,5 @@ class Frame(NamedTuple):
         """
         asked = f",requestID:{request}" if request else ""
         head, end = self.head, f"{self.tail}{asked},timestamp:{int(at)}"
-        return [f"{head}{value}{end}" for value in values]
+        said = {value: f"{head}{value}{end}" for value in set(values)}  # many are alike
+        return [said[value] for value in values]
