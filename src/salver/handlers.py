@@ -7,7 +7,7 @@ know no wire, no process and no framework.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,6 +27,8 @@ SIGNATURE: Final = Signature(
 _FORM: Final = "\0form"
 _REPLY: Final = "\0reply"
 _ALONE: Final = "\0alone"
+#: Workers that a version may be told to have; each is a process.
+MOST_WORKERS: Final = 1024
 #: Of requests that go on with a sequence, as Triton's callers name them.
 SEQUENCE: Final = ("sequence_id", "sequence_start", "sequence_end")
 _NO_HEADERS: Final[Mapping[str, str]] = {}
@@ -279,6 +281,14 @@ class HandlerStatus(msgspec.Struct, frozen=True):
     waiting: int = 0
     runtime: str = "python"
     is_default: bool = False
+    is_loaded_at_startup: bool = False
+
+
+class Listed(NamedTuple):
+    """A model in a list: where its default version came from; was one of its versions there at the start?"""
+
+    name: str
+    url: str
     is_loaded_at_startup: bool = False
 
 

@@ -74,6 +74,7 @@ class Obedient:
             case b"fail":
                 return saying("as you wish", status=int(rest), is_error=True)
             case b"who":
+                time.sleep(float(rest or 0))
                 return saying(f"{os.getpid()} {self.gpu}")
             case b"pid":
                 return saying(str(os.getpid()))

@@ -5,10 +5,10 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from handler_worlds import all_there, kill, world_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.handler_worlds import all_there, kill, world_of
 from salver.engine.gpus import Gpus, count_gpus
 from salver.handlers import Workers
 from salver.serving.registering import HandlerStoreConfig

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import uvloop
-from handler_worlds import asking, failure, said, world_of
+from handler_worlds import World, asking, failure, said, world_of
 
+from salver.engine.form_host import FormHost
+from salver.engine.mother import Mother
 from salver.errors import DeadlineExceeded, HandlerFailed, NotReady, Overloaded, SalverError, WaitedTooLong
 from salver.messages import InferRequest
 from salver.tensor import tensor
@@ -369,3 +371,40 @@ def test_ts_b2_batches_fill_on_the_loop_that_serves() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(asked()) == {"x"}
+
+
+async def test_ts_b7_a_defect_of_ours_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(self: Mother, gpu: int | None = None) -> FormHost:
+        raise RuntimeError("by chance")
+
+    monkeypatch.setattr(Mother, "launch", broken)
+    world = World(max_retry_s=0)
+    async with asyncio.timeout(20):
+        assert await world.engine.settled() == 0
+    assert "worker 9000 cannot be started" in caplog.text
+    assert "RuntimeError: by chance" in str(await failure(world.ask("x")))
+    await world.engine.close()
+
+
+async def test_ts_y1_what_cannot_be_handed_over_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def broken(self: FormHost, requests: object, found: object) -> None:
+        raise RuntimeError("by chance")
+
+    async with world_of(at_start="async", is_async=True, batch_size=2) as world:
+        monkeypatch.setattr(FormHost, "stream", broken)
+        async with asyncio.timeout(20):
+            assert str(await failure(world.ask("x"))) == "Prediction failed"
+
+
+async def test_ts_m2_nothing_is_kept_of_workers_that_have_gone() -> None:
+    async with world_of(max_batch_delay_ms=0) as world:
+        for _ in range(3):
+            world.engine.scale(2, 2)
+            assert await world.engine.settled() == 2
+            world.engine.scale(1, 1)
+            await world.engine.gone()
+        assert len(world.engine._idle_since) == 1

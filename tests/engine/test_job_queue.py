@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.engine.job_queue import Job, PlainQueue
+from salver.engine.job_queue import Batch, Job, PlainQueue
 from salver.engine.sequence_queue import SequenceQueue
 from salver.errors import Overloaded
 from salver.handlers import Workers
@@ -149,11 +149,13 @@ def test_ts_b6_a_sequence_stays_on_its_worker_and_keeps_its_order() -> None:
     queue = sequences_of(max_sequences=4, sequence_queue=5, batch_size=1)
     queue.rest(1)
     queue.rest(2)
-    offered(queue, 0, 1, sequence="a")
+    job = Job(0, 0.0, sequence="a")
+    queue.offer(job, 0.0)
+    offered(queue, 1, sequence="a")
     offered(queue, 10, sequence="b")
     first = taken(queue)
     assert sorted(first) == [(1, [0], "drain"), (2, [10], "drain")]
-    queue.ended([Job(0, 0.0, sequence="a")], 0.0)
+    queue.ended([job], 0.0)
     queue.rest(2)
     assert taken(queue) == [], "worker 2 does not have it"
     queue.rest(1)
@@ -226,6 +228,24 @@ def test_ts_b6_ts_b7_a_sequence_is_lost_with_its_worker_unless_nothing_of_it_has
     assert queue.sequences == 1
     queue.rest(2)
     assert taken(queue) == [(2, [10], "drain")]
+
+
+def test_ts_b6_a_run_of_a_sequence_that_was_given_up_is_not_taken_for_one_of_its_successor() -> None:
+    queue = sequences_of(max_sequences=1, batch_size=2, max_batch_delay_ms=0)
+    queue.rest(1)
+    old = Job(1, 0.0, sequence="s")
+    queue.offer(old, 0.0)
+    assert queue.take(0.0) == Batch(1, [old], "time")
+    assert queue.leave(1) == []  # it did not end in time, and its worker goes
+    queue.rest(2)
+    new, next_one = Job(2, 1.0, sequence="s"), Job(3, 1.0, sequence="s")
+    queue.offer(new, 1.0)
+    assert queue.take(1.0) == Batch(2, [new], "time")
+    queue.ended([old], 1.0)
+    queue.offer(next_one, 1.0)
+    assert queue.refill(2, 5, 1.0) == []  # one request of a sequence at a time
+    queue.ended([new], 2.0)
+    assert queue.refill(2, 5, 2.0) == [next_one]
 
 
 def test_ts_b6_a_worker_that_is_to_go_keeps_its_sequences_and_gets_no_others() -> None:

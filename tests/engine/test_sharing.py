@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,33 @@ async def test_ts_b7_what_a_forked_worker_died_of_is_known(caplog: pytest.LogCap
     assert "exit code 3" in caplog.text
     assert "exit code 4" in caplog.text
     assert exit_code_of(2**22 + 1) == -signal.SIGKILL
+
+
+async def test_ts_m2_a_worker_that_is_given_up_while_it_is_forked_confuses_no_other() -> None:
+    async with world_of(least=1, shares=True, max_batch_delay_ms=0) as world:
+        mother, engine = mother_of(world), world.engine
+        assert mother > 1
+        os.kill(mother, signal.SIGSTOP)
+        try:
+            engine.scale(2, 2)
+            await asyncio.sleep(0.05)  # it has been told to fork
+            engine.scale(1, 1)
+            await asyncio.sleep(0.05)
+            engine.scale(3, 3)
+            await asyncio.sleep(0.05)
+        finally:
+            os.kill(mother, signal.SIGCONT)
+        assert await engine.settled() == 3
+        await engine.gone()
+        said = {pid async for pid in answering(world, 3)}
+        assert said == set(pids_of(world)) and mother_of(world) == mother
+
+
+async def answering(world: World, count: int) -> AsyncIterator[int]:
+    """The workers, as they say themselves."""
+    busy = [asyncio.create_task(world.ask("who 0.3")) for _ in range(count)]
+    for each in busy:
+        yield int((await each).split()[0])
 
 
 async def test_ts_m2_without_workers_nothing_holds_the_models_memory() -> None:

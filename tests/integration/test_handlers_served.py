@@ -19,7 +19,7 @@ from salver import plugins
 from salver.app import ServeConfig, Server
 from salver.backends.torchserve import TorchServeBackend
 from salver.errors import Conflict, NoModel, SalverError, WorkersFailed
-from salver.handlers import Form, Registration, as_request, part, reply_of
+from salver.handlers import Form, Listed, Registration, as_request, part, reply_of
 from salver.messages import Call
 from salver.repository import model_settings
 from salver.repository.mar import MANIFEST
@@ -149,7 +149,7 @@ async def test_ts_m1_a_model_that_never_starts_is_taken_out_and_leaves_nothing(
         with pytest.raises(WorkersFailed) as raised:
             await there.handlers.register(Registration("broken_1.0.mar"))
         assert raised.value.message == "Failed to start workers for model broken version: 1.0"
-        assert there.handlers.models() == (("m", "m_1.0.mar"),)
+        assert there.handlers.models() == (Listed("m", "m_1.0.mar"),)
         assert len(unpacked(tmp_path, "*/*")) == 1
         assert (await ask(there, "m"))["mark"] == "1.0"
     assert unpacked(tmp_path, "*") == []

@@ -67,6 +67,7 @@ def test_ts_y2_devices_that_are_not_there_are_not_wanted(
 
 WRONG: list[tuple[str, str, str]] = [
     ("batchSize: many", "batchSize", "a whole number from 0 on"),
+    ("minWorkers: 1025", "minWorkers", "a whole number from 0 to 1024"),
     ("batchSize: 1.5", "batchSize", "a whole number"),
     ("batchSize: true", "batchSize", "a whole number"),
     ("batchSize: -1", "batchSize", "a whole number from 0 on"),

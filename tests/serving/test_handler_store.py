@@ -26,7 +26,7 @@ from salver.errors import (
     StillDefault,
     WorkersFailed,
 )
-from salver.handlers import HandlerStatus, Registered, Registration, Workers, WorkerStatus
+from salver.handlers import HandlerStatus, Listed, Registered, Registration, Workers, WorkerStatus
 from salver.messages import ModelId, State
 from salver.repository.mar import MANIFEST
 from salver.serving.controlplane import ControlMode
@@ -112,6 +112,11 @@ REFUSED: list[tuple[Registration, type[SalverError], str]] = [
     (Registration("readme.txt"), BadArchive, "Model name is not defined."),
     (Registration("hostile.tar.gz"), BadArchive, "hostile.tar.gz: 'link' is a link"),
     (Registration("noop.mar", batch_size=-3), InvalidInput, "batch_size is -3, and must be from 0 on"),
+    (
+        Registration("noop.mar", initial_workers=2_000_000_000),
+        InvalidInput,
+        "initial_workers is 2000000000, and must be from 0 to 1024",
+    ),
     (Registration("noop.mar", "a\nb"), InvalidInput, "'a\\nb' cannot be a model's name"),
     (Registration("noop.mar", handler="../x.py"), InvalidInput, "The handler '../x.py' lies outside"),
     (Registration("noop.mar", "taken"), Conflict, "A model of another kind is called taken"),
@@ -225,6 +230,8 @@ async def test_ts_m2_what_cannot_be_scaled(store: Path) -> None:
         await h.store.register(Registration("noop.mar"))
         with pytest.raises(InvalidInput, match=r"max_worker cannot be less than min_worker\."):
             await h.store.scale("noop", "", 2, 1, waits=True)
+        with pytest.raises(InvalidInput, match="min_worker is 1025, and must be from 0 to 1024"):
+            await h.store.scale("noop", "", 1025, None, waits=True)
         with pytest.raises(InvalidInput, match="min_worker is -1"):
             await h.store.scale("noop", "", -1, None, waits=True)
         with pytest.raises(NoModel, match="Model not found: nobody"):
@@ -294,7 +301,7 @@ async def test_ts_m3_ts_m4_models_are_told_of(store: Path) -> None:
     async with hall(store) as h:
         for order in ("noop.mar", "inspect.mar", "inspect_v2.mar"):
             await h.store.register(Registration(order))
-        assert h.store.models() == (("inspect", "inspect.mar"), ("noop", "noop.mar"))
+        assert h.store.models() == (Listed("inspect", "inspect.mar"), Listed("noop", "noop.mar"))
         told = [(s.version, s.is_default, s.is_loaded_at_startup) for s in h.store.describe("inspect", "all")]
         assert told == [("1.0", True, False), ("2.0", False, False)]
         assert await h.store.metadata("noop", "") == {"about": "fake"}
@@ -327,7 +334,7 @@ async def test_ts_m2_ts_m3_models_that_were_found_are_told_of_and_scaled(store: 
     mar(tmp_path, "found", yaml="batchSize: 4\n")
     async with hall(store, tmp_path / "found.mar") as h:
         await h.lives.settled()
-        assert h.store.models() == (("found", "found.mar"),)
+        assert h.store.models() == (Listed("found", "found.mar", True),)
         assert status(h, "found").is_loaded_at_startup
         assert await h.store.scale("found", "", 2, 3, waits=True) == ("done", 2)
         assert status(h, "found").workers == here(2, 3, batch_size=4)

@@ -19,7 +19,7 @@ from salver.errors import (
     InvalidInput,
     WorkersFailed,
 )
-from salver.handlers import Registration
+from salver.handlers import Listed, Registration
 from salver.messages import ModelId
 from salver.repository import model_settings
 from salver.repository.mar import MANIFEST
@@ -45,7 +45,10 @@ async def test_ts_b9_ts_c2_models_of_the_start_come_up_together_and_one_that_fai
     )
     async with hall(store, at_start=start, workers_at_start=2) as h:
         await h.lives.settled()
-        assert h.store.models() == (("first", "noop.mar"), ("inspect", "inspect_v2.mar"))
+        assert h.store.models() == (
+            Listed("first", "noop.mar", True),
+            Listed("inspect", "inspect_v2.mar", True),
+        )
         assert h.default("inspect") == "2.0"  # it came first
         assert status(h, "first").is_loaded_at_startup
         assert status(h, "first").workers == here(2, 2)
@@ -58,7 +61,7 @@ async def test_ts_c2_everything_in_the_store(store: Path) -> None:
     (store / "open" / MANIFEST).write_text('{"model": {"handler": "noop.py"}}')
     async with hall(store, loads_all=True) as h:
         await h.lives.settled()
-        assert [name for name, _ in h.store.models()] == ["inspect", "noop", "open", "yaml"]
+        assert [name for name, *_ in h.store.models()] == ["inspect", "noop", "open", "yaml"]
         assert h.default("inspect") == "1.0"
     with pytest.raises(InvalidInput, match="cannot be read"):
         async with hall(store / "none", loads_all=True):
@@ -143,7 +146,7 @@ async def test_ts_b10_what_is_served_is_written_down_and_found_again(store: Path
         h.store.set_default("inspect", "2.0")
         await h.store.scale("yaml", "", 3, 4, waits=True)
         before = h.store.snapshot()
-        told = [h.store.describe(name, "all") for name, _ in h.store.models()]
+        told = [h.store.describe(name, "all") for name, *_ in h.store.models()]
     assert before["kept"] == {
         "1.0": {
             "defaultVersion": True,
@@ -162,7 +165,7 @@ async def test_ts_b10_what_is_served_is_written_down_and_found_again(store: Path
     async with hall(store, at_start=start) as h:
         await h.lives.settled()
         assert h.store.snapshot() == before
-        assert [h.store.describe(name, "all") for name, _ in h.store.models()] == told
+        assert [h.store.describe(name, "all") for name, *_ in h.store.models()] == told
         assert h.default("inspect") == "2.0"
 
 

@@ -20,6 +20,7 @@ from salver.errors import (
 from salver.handlers import (
     HandlerReply,
     HandlerStatus,
+    Listed,
     Metadata,
     Registered,
     Registration,
@@ -152,8 +153,8 @@ class Store:
         self.healthy = True
         self.started = ["m"]
 
-    def models(self) -> tuple[tuple[str, str], ...]:
-        return (("asleep", "asleep.mar"), ("m", "m.mar"))
+    def models(self) -> tuple[Listed, ...]:
+        return tuple(Listed(name, f"{name}.mar", name in self.started) for name in ("asleep", "m"))
 
     def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:
         if model not in ("m", "asleep"):

@@ -24,7 +24,7 @@ from salver.errors import (
     StillDefault,
     WorkersFailed,
 )
-from salver.handlers import HandlerReply, HandlerStatus, Registered, Registration, Workers
+from salver.handlers import HandlerReply, HandlerStatus, Listed, Registered, Registration, Workers
 from salver.messages import InferRequest, InferResponse, ModelId, Signature, State, TensorSpec, VersionStatus
 from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane
@@ -158,8 +158,8 @@ class Played:
         if version != "1.0":
             raise NoModelVersion(f"Model version {version} does not exist for model {model}")
 
-    def models(self) -> tuple[tuple[str, str], ...]:
-        return (("m", "m.mar"), ("n", "n.mar"))
+    def models(self) -> tuple[Listed, ...]:
+        return (Listed("m", "m.mar"), Listed("n", "n.mar"))
 
     def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:
         if model not in ("m", "asleep"):

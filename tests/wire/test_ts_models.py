@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.handlers import HandlerStatus, Registered, Workers, WorkerStatus
+from salver.handlers import HandlerStatus, Listed, Registered, Workers, WorkerStatus
 from salver.wire import ts_models
 from salver.wire.ts_json import printed
 
@@ -84,17 +84,17 @@ def test_ts_m3_devices_only_where_there_are_some() -> None:
 
 @given(count=st.integers(0, 300), limit=st.integers(1, 100))
 def test_ts_m4_pages_hold_every_model_once(count: int, limit: int) -> None:
-    models = [(str(number), f"{number}.mar") for number in range(count)]
+    models = [Listed(str(number), f"{number}.mar") for number in range(count)]
     seen, token = [], "0"
     while token:
         told = ts_models.listed(models, limit, int(token))
         seen += [(model["modelName"], model["modelUrl"]) for model in told["models"]]
         token = told.get("nextPageToken", "")
-    assert seen == models
+    assert seen == [(model.name, model.url) for model in models]
 
 
 def test_ts_m4_odd_limits() -> None:
-    models = [(str(number), "") for number in range(120)]
+    models = [Listed(str(number), "") for number in range(120)]
     for limit, token, wanted in [(-1, -1, 100), (0, 0, 0), (101, 0, 100), (5, 118, 2), (5, 500, 0)]:
         assert len(ts_models.listed(models, limit, token)["models"]) == wanted
     assert ts_models.listed(models, 0, 0)["nextPageToken"] == "0"

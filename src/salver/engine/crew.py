@@ -214,6 +214,9 @@ class Crew:
                 host = await self._start(worker)
             except SalverError as error:
                 worker.why = str(error)
+            except Exception as error:  # a defect of ours must not leave those waiting who want the worker
+                _log.exception("[%s] worker %d cannot be started", model, worker.id)
+                worker.why = f"{type(error).__name__}: {error}"
             else:
                 worker.host, worker.why = host, ""
                 life.ready(clock())

@@ -267,6 +267,7 @@ class HandlerEngine:
             del self._on_end[id]
             self._there.pop(id, None)
             self._flows.pop(id, None)
+            self._idle_since.pop(id, None)
             fail_all(queue.leave(id), died)
             if not self._is_closed:
                 self._pump()

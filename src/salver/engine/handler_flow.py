@@ -66,10 +66,10 @@ class HandlerFlow:
                 await self._read(call, pieces, waited)
             finally:
                 pieces.close()
-            call.fail(HandlerFailed("Prediction failed", 503))  # it has ended without an answer
         except SalverError as error:
             call.fail(told(error))
         finally:
+            call.fail(HandlerFailed("Prediction failed", 503))  # where it has ended without an answer
             if self._beginning is call:
                 self._beginning = None
             self.open -= 1

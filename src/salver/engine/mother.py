@@ -52,7 +52,8 @@ class Mother:
         self._bears = plan.bears
         self._host: FormHost | None = None  # which forks the others
         self._imports: tuple[str, ...] = ()  # all that they share, of a model that cannot be shared
-        self._turn = asyncio.Lock()
+        self._turn = asyncio.Lock()  # to have one that forks
+        self._order = asyncio.Lock()  # to tell it to: it answers one order at a time
 
     def __repr__(self) -> str:
         return f"<Mother {self._host!r}>"
@@ -77,8 +78,8 @@ class Mother:
         async with self._turn:
             if self._bears and self.pid < 0 and (lone := await self._begin()) is not None:
                 return lone
-            if self._bears:
-                return await self._born()
+        if self._bears:
+            return await self._born()
         return await FormHost.launch(self._plan)
 
     async def _begin(self) -> FormHost | None:
@@ -114,14 +115,15 @@ class Mother:
             raise
 
     async def _fork(self) -> FormHost:
-        mother = self._host
-        assert mother is not None
+        name = self._plan.manifest.id.name
+        if (mother := self._host) is None:
+            raise LoadFailed(f"the process from which workers of model '{name}' come has been let go")
         with ExitStack() as undo, ExitStack() as theirs_too:
-            name = self._plan.manifest.id.name
             try:
                 line = open_line(name, undo, theirs_too)
                 fds = [*line.passed, line.their_output]
-                pid = await self._ordered(mother, fds)
+                async with self._order:  # held to its end, though whoever wants the worker has left
+                    pid = await self._ordered(mother, fds)
                 pidfd = os.pidfd_open(pid)
             except OSError as error:
                 raise LoadFailed(f"no worker could be forked for model '{name}': {error}") from error

@@ -22,13 +22,13 @@ T = TypeVar("T")
 class _Sequence(Generic[T]):
     """One that is under way. Its worker is -1 until there is one."""
 
-    __slots__ = ("began", "has_run", "heard", "id", "is_running", "jobs", "worker")
+    __slots__ = ("began", "has_run", "heard", "id", "jobs", "running", "worker")
 
     def __init__(self, id: str, now: float) -> None:
         self.id = id
         self.worker = -1
         self.jobs: deque[Job[T]] = deque()
-        self.is_running = False  # or stands in a batch that is filled
+        self.running: Job[T] | None = None  # or it stands in a batch that is filled
         self.has_run = False
         self.began = self.heard = now
 
@@ -112,7 +112,7 @@ class SequenceQueue(JobQueue[T]):
             one.worker = found[0]
             found[1].sequences += 1
         host = self._hosts[one.worker]
-        if one.jobs and not one.is_running:
+        if one.jobs and one.running is None:
             host.ready[one] = None
         else:
             host.ready.pop(one, None)
@@ -140,11 +140,11 @@ class SequenceQueue(JobQueue[T]):
         """A job that stood in a batch will not run."""
         one = self._sequences.get(job.sequence)
         if one is not None:
-            one.is_running = False
+            one.running = None
             self._go_on(one)
 
     def _go_on(self, one: _Sequence[T]) -> None:
-        if one.jobs or one.is_running or one.has_run:
+        if one.jobs or one.running is not None or one.has_run:
             self._settle(one)
         else:
             self._forget(one)  # there is nothing that anybody remembers of it
@@ -200,7 +200,7 @@ class SequenceQueue(JobQueue[T]):
             while one.jobs:
                 job = one.jobs.popleft()
                 if job.deadline > now:
-                    one.is_running = True
+                    one.running = job
                     found.append(job)
                     break
                 self.late.append(job)
@@ -215,9 +215,9 @@ class SequenceQueue(JobQueue[T]):
         """See :class:`~salver.engine.job_queue.JobQueue`."""
         for job in jobs:
             one = self._sequences.get(job.sequence)
-            if one is None:
-                continue
-            one.is_running, one.heard = False, now
+            if one is None or one.running is not job:
+                continue  # it was given up, and another one may have its name
+            one.running, one.heard = None, now
             if job.ends:
                 one.began, one.has_run = now, False  # what follows is a new one of that name
             self._go_on(one)
@@ -250,7 +250,7 @@ class SequenceQueue(JobQueue[T]):
                 self._loose.move_to_end(job, last=False)
             else:
                 one.jobs.appendleft(job)
-                one.is_running = False
+                one.running = None
         for one in [one for one in self._sequences.values() if one.worker == worker]:
             if one.has_run:
                 lost += one.jobs
@@ -264,7 +264,7 @@ class SequenceQueue(JobQueue[T]):
         idle = [
             one
             for one in self._sequences.values()
-            if not one.jobs and not one.is_running and now - one.heard >= self._idle_s
+            if not one.jobs and one.running is None and now - one.heard >= self._idle_s
         ]
         for one in idle:
             self._forget(one)
@@ -272,7 +272,9 @@ class SequenceQueue(JobQueue[T]):
     def _end_old(self, now: float) -> None:
         self._end_idle(now)
         if self._whole_s < math.inf:
-            old = [o for o in self._sequences.values() if not o.is_running and now - o.began >= self._whole_s]
+            old = [
+                o for o in self._sequences.values() if o.running is None and now - o.began >= self._whole_s
+            ]
             for one in old:
                 self.late += one.jobs
                 one.jobs.clear()
@@ -282,7 +284,7 @@ class SequenceQueue(JobQueue[T]):
         """See :class:`~salver.engine.job_queue.JobQueue`."""
         times = [host.forming.until for host in self._hosts.values() if host.forming is not None]
         for one in self._sequences.values():
-            if not one.is_running:
+            if one.running is None:
                 times.append(one.began + self._whole_s)
                 if not one.jobs:
                     times.append(one.heard + self._idle_s)
@@ -297,11 +299,11 @@ class SequenceQueue(JobQueue[T]):
                 found += host.forming.jobs
                 for job in host.forming.jobs:
                     if job.sequence in self._sequences:
-                        self._sequences[job.sequence].is_running = False
+                        self._sequences[job.sequence].running = None
                 host.forming, host.is_idle = None, True
         for one in list(self._sequences.values()):
             found += one.jobs
             one.jobs.clear()
-            if not one.is_running:
+            if one.running is None:
                 self._forget(one)
         return found

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from salver.errors import BadArchive, MissingExtra
-from salver.handlers import Workers
+from salver.handlers import MOST_WORKERS, Workers
 
 MOST_BYTES: Final = 256 << 10
 _MOST_VALUES: Final = 20_000  # with all that aliases stand for
@@ -26,10 +26,11 @@ class _Key(msgspec.Struct, frozen=True):
     field: str
     kind: type = int
     least: int = 0
+    most: int = _MOST_NUMBER
 
 
 _KEYS: Final[Mapping[str, _Key]] = {
-    "minWorkers": _Key("least"),
+    "minWorkers": _Key("least", most=MOST_WORKERS),
     "maxWorkers": _Key("most"),
     "batchSize": _Key("batch_size"),
     "maxBatchDelay": _Key("max_batch_delay_ms"),
@@ -229,8 +230,9 @@ def _count(value: Any, known: dict[int, int], above: set[int]) -> int:
 def _checked(name: str, key: _Key, value: Any, where: str) -> Any:
     wanted = ""
     if key.kind is int:
-        if type(value) is not int or not key.least <= value <= _MOST_NUMBER:
-            wanted = f"a whole number from {key.least} on"
+        if type(value) is not int or not key.least <= value <= key.most:
+            to = "on" if key.most == _MOST_NUMBER else f"to {key.most}"
+            wanted = f"a whole number from {key.least} {to}"
     elif key.kind is tuple:
         if not isinstance(value, list) or not all(type(each) is int and each >= 0 for each in value):
             wanted = "a list of whole numbers"

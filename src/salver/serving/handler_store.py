@@ -28,7 +28,17 @@ from salver.errors import (
     StillDefault,
     WorkersFailed,
 )
-from salver.handlers import HandlerStatus, Metadata, Registered, Registration, Scaled, Workers, on_machine
+from salver.handlers import (
+    MOST_WORKERS,
+    HandlerStatus,
+    Listed,
+    Metadata,
+    Registered,
+    Registration,
+    Scaled,
+    Workers,
+    on_machine,
+)
 from salver.messages import ModelId
 from salver.repository.handler import describe
 from salver.repository.mar import RUNTIMES
@@ -238,7 +248,7 @@ class HandlerStore:
         """
         manifest = self._one(model, version)
         most = least if most is None else most
-        check_number("min_worker", least)
+        check_number("min_worker", least, MOST_WORKERS)
         if most < least:
             raise InvalidInput("max_worker cannot be less than min_worker.", field="max_worker")
         check_number("max_worker", most)
@@ -270,14 +280,17 @@ class HandlerStore:
 
     # -- what there is -------------------------------------------------------------------------
 
-    def models(self) -> tuple[tuple[str, str], ...]:
-        """Name and URL of each model's default version, sorted by name."""
-        parts = self._parts
-        return tuple(
-            (status.name, status.url)
-            for status in self._statuses()
-            if status.is_default and status.name not in parts
-        )
+    def models(self) -> tuple[Listed, ...]:
+        """Each model but nodes of workflows, sorted by name; no worker is looked at."""
+        parts, urls, started = self._parts, {}, set()
+        for manifest in self._registry.handlers():
+            id = manifest.id
+            if id.name not in parts:
+                if id.version == self._registry.default(id.name):
+                    urls[id.name] = _url_of(manifest)
+                if self._was_there(id):
+                    started.add(id.name)
+        return tuple(Listed(name, urls[name], name in started) for name in sorted(urls))
 
     def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:
         """The default version, or that one; all with ``all``.
@@ -433,18 +446,27 @@ class HandlerStore:
 
     def _status(self, manifest: Manifest) -> HandlerStatus:
         id, options = manifest.id, manifest.config.options
-        engine, entry = self._engine(id), self._entries.get(id)
+        engine = self._engine(id)
         return HandlerStatus(
             id.name,
             id.version,
-            options.get("url") or manifest.path.name,
+            _url_of(manifest),
             on_machine(manifest.config.workers or Workers(), self._gpus),
             engine.workers() if engine is not None else (),
             engine.queued if engine is not None else 0,
             options.get("runtime") or RUNTIMES[0],
             is_default=id.version == self._registry.default(id.name),
-            is_loaded_at_startup=entry is None or entry.is_at_start,
+            is_loaded_at_startup=self._was_there(id),
         )
+
+    def _was_there(self, id: ModelId) -> bool:
+        """No request has registered it."""
+        entry = self._entries.get(id)
+        return entry is None or entry.is_at_start
+
+
+def _url_of(manifest: Manifest) -> str:
+    return manifest.config.options.get("url") or manifest.path.name
 
 
 def _no_model(model: str) -> NoModel:

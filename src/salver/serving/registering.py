@@ -10,7 +10,7 @@ import msgspec
 from salver.artifacts import Manifest, ModelConfig, Versions
 from salver.engine.gpus import count_gpus
 from salver.errors import BadArchive, InvalidInput
-from salver.handlers import FORMAT, Registration, Workers
+from salver.handlers import FORMAT, MOST_WORKERS, Registration, Workers
 from salver.messages import ModelId
 from salver.repository.handler import Described
 from salver.repository.mar import RUNTIMES, is_inside
@@ -96,12 +96,15 @@ def check(order: Registration) -> None:
     ):
         if value is not None:
             check_number(field, value)
+    if order.initial_workers is not None and order.initial_workers > 0:
+        check_number("initial_workers", order.initial_workers, MOST_WORKERS)
 
 
-def check_number(field: str, value: int) -> None:
+def check_number(field: str, value: int, most: int = _MOST) -> None:
     """Raises InvalidInput where there cannot be so many."""
-    if not 0 <= value <= _MOST:
-        raise InvalidInput(f"{field} is {value}, and must be from 0 on", field=field)
+    if not 0 <= value <= most:
+        to = "on" if most == _MOST else f"to {most}"
+        raise InvalidInput(f"{field} is {value}, and must be from 0 {to}", field=field)
 
 
 def manifest_of(

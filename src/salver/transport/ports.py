@@ -8,6 +8,7 @@ from salver.handlers import (
     Form,
     HandlerReply,
     HandlerStatus,
+    Listed,
     Metadata,
     Registered,
     Registration,
@@ -239,8 +240,8 @@ class HandlerChanges(Protocol):
 class Handlers(HandlerChanges, Protocol):
     """And tells of them."""
 
-    def models(self) -> tuple[tuple[str, str], ...]:
-        """Name and URL of each model's default version, sorted by name."""
+    def models(self) -> tuple[Listed, ...]:
+        """Each of them, sorted by name."""
         ...
 
     def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:

@@ -51,7 +51,7 @@ class InferenceOperations:
         name = request.fields.get("model_name")
         if name:
             return name
-        started = [model for model, _ in self._handlers.models() if self._was_there(model)]
+        started = [model.name for model in self._handlers.models() if model.is_loaded_at_startup]
         if len(started) == 1:
             return started[0]
         for part in form(request.body, request.content_type).parts:
@@ -60,9 +60,6 @@ class InferenceOperations:
         if name is not None:
             raise no_model(name)
         raise InvalidInput("Parameter model_name is required.")
-
-    def _was_there(self, model: str) -> bool:
-        return any(status.is_loaded_at_startup for status in self._handlers.describe(model, "all"))
 
     async def _ping(self, request: Request) -> TorchServeReply:
         healthy = self._handlers.is_healthy()

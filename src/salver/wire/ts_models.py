@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from salver.handlers import HandlerStatus, Registered, Scaled, WorkerStatus
+from salver.handlers import HandlerStatus, Listed, Registered, Scaled, WorkerStatus
 
 _MOST_LISTED: Final = 100
 #: Nobody waited for the workers, or they are not all there.
@@ -95,11 +95,11 @@ def page(count: int, limit: int, token: int) -> tuple[slice, str]:
     return slice(begin, end), str(end) if end < count else ""
 
 
-def listed(models: Sequence[tuple[str, str]], limit: int, token: int) -> dict[str, Any]:
-    """A page of models, of which name and URL are given."""
+def listed(models: Sequence[Listed], limit: int, token: int) -> dict[str, Any]:
+    """A page of models."""
     part, following = page(len(models), limit, token)
     told: dict[str, Any] = {"nextPageToken": following} if following else {}
-    told["models"] = [{"modelName": name, "modelUrl": url} for name, url in models[part]]
+    told["models"] = [{"modelName": name, "modelUrl": url} for name, url, _ in models[part]]
     return told
 
 
