@@ -100,6 +100,11 @@ def test_ts_a12_graphs_that_cannot_be_run(spec: str, text: str) -> None:
         ("models: [", "cannot be read"),
         ("models: 3\ndag: {a: [b]}", "models holds no keys"),
         ("models: {batch-size: many}\ndag: {a: [b]}", r"models\.batch-size is 'many'"),
+        (
+            "models: {retry-attempts: 2000000000}\ndag: {a: [b]}",
+            r"retry-attempts is 2000000000.*from 0 to 100",
+        ),
+        ("models: {max-workers: 1025}\ndag: {a: [b]}", r"from 1 to 1024"),
         ("models: {batch-size: 0}\ndag: {a: [b]}", r"from 1 on"),
         ("models: {timeout-ms: true}\ndag: {a: [b]}", r"timeout-ms is True"),
         ("models: {min-workers: 3}\ndag: {a: [b]}", r"max-workers is 1"),
@@ -132,6 +137,8 @@ def test_ts_a12_functions_need_a_file() -> None:
         ('{"workflow": {"workflowName": 3, "specFile": "a"}}', "'workflowName'"),
         ('{"workflow": {"workflowName": "w", "specFile": "../a.yaml"}}', "'specFile'"),
         ('{"workflow": {"workflowName": "w", "specFile": "a.yaml", "handler": "/etc/x.py"}}', "'handler'"),
+        ('{"workflow": {"workflowName": "w", "specFile": "a.yaml", "handler": " /etc/x.py"}}', "'handler'"),
+        ('{"workflow": {"workflowName": "w", "specFile": " ../a.yaml"}}', "'specFile'"),
     ],
 )
 def test_ts_a12_manifests_that_cannot_be(tmp_path: Path, manifest: str | None, text: str) -> None:

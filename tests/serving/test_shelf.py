@@ -177,6 +177,22 @@ def test_ts_m1_a_file_that_came_meanwhile_is_not_replaced(
     assert left(store) == ["below", "noop.mar"]
 
 
+def test_ts_m1_a_store_may_lie_where_there_are_no_links(
+    store: Path, remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(source: str, target: Path) -> None:
+        if target.name == "late.mar":  # it has come meanwhile
+            target.write_bytes(b"another's")
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", none)
+    assert shelf(store).find(f"{remote}/x.mar").path.read_bytes() == CONTENT
+    with pytest.raises(Conflict):
+        shelf(store).find(f"{remote}/late.mar")
+    assert (store / "late.mar").read_bytes() == b"another's"
+    assert left(store) == ["below", "late.mar", "noop.mar", "x.mar"]
+
+
 def test_ts_m1_without_a_store_there_is_nothing(remote: str, tmp_path: Path) -> None:
     for url in ("noop.mar", f"{remote}/x.mar"):
         with pytest.raises(NoModel, match=r"Model store has not been configured\."):

@@ -43,7 +43,8 @@ class WorkerLife:
         self.deaths = 0
         self._max_retry_s = max_retry_s
         self._failures = 0
-        self._since = 0.0  # since when it has been ready, or has failed
+        self._since = 0.0  # when it failed first, of failures in a row
+        self._was_ready_at = 0.0
 
     def ready(self, now: float) -> None:
         """It can run."""
@@ -74,5 +75,3 @@ class WorkerLife:
         if self.stage is Stage.STARTING and self._failures:
             return now - self._since <= self._max_retry_s
         return self.stage is not Stage.LOST
-
-    _was_ready_at = 0.0

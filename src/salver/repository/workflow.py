@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from salver.errors import BadArchive, BadGraph
+from salver.handlers import MOST_WORKERS
 from salver.repository.mar import is_inside
 from salver.repository.model_yaml import read_keys
 from salver.repository.unzip import is_zip, read_member
@@ -21,14 +22,15 @@ _MOST_BYTES: Final = 1 << 20
 _MOST_NAME: Final = 255
 _MOST_NODES: Final = 256
 _MOST_NUMBER: Final = 2**31 - 1
-#: Key of the specification -> field of a node, and the least that it may be.
-_NUMBERS: Final[Mapping[str, tuple[str, int]]] = {
-    "min-workers": ("least", 0),
-    "max-workers": ("most", 1),
-    "batch-size": ("batch_size", 1),
-    "max-batch-delay": ("max_batch_delay_ms", 0),
-    "retry-attempts": ("retries", 0),
-    "timeout-ms": ("timeout_ms", 1),
+_MOST_RETRIES: Final = 100  # they follow each other at once
+#: Key of the specification -> field of a node, and the least and the most that it may be.
+_NUMBERS: Final[Mapping[str, tuple[str, int, int]]] = {
+    "min-workers": ("least", 0, MOST_WORKERS),
+    "max-workers": ("most", 1, MOST_WORKERS),
+    "batch-size": ("batch_size", 1, _MOST_NUMBER),
+    "max-batch-delay": ("max_batch_delay_ms", 0, _MOST_NUMBER),
+    "retry-attempts": ("retries", 0, _MOST_RETRIES),
+    "timeout-ms": ("timeout_ms", 1, _MOST_NUMBER),
 }
 
 
@@ -223,13 +225,14 @@ def _in_order(graph: Mapping[str, Sequence[str]], before: Mapping[str, Sequence[
 
 def _settings(values: Mapping[str, Any], usual: Settings, at: str, where: str) -> Settings:
     said = {}
-    for key, (field, least) in _NUMBERS.items():
+    for key, (field, least, most) in _NUMBERS.items():
         value = values.get(key)
         if value is None:
             continue
-        if type(value) is not int or not least <= value <= _MOST_NUMBER:
+        if type(value) is not int or not least <= value <= most:
+            to = "on" if most == _MOST_NUMBER else f"to {most}"
             raise BadArchive(
-                f"{where}: {at}.{key} is {value!r:.40}, and must be a whole number from {least} on",
+                f"{where}: {at}.{key} is {value!r:.40}, and must be a whole number from {least} {to}",
                 field=f"{at}.{key}",
             )
         said[field] = value
@@ -250,9 +253,10 @@ def _mapping(value: Any, at: str, where: str) -> dict[str, Any]:
 
 def _text(said: Mapping[str, Any], key: str, where: str) -> str:
     value = said.get(key, "")
-    if not isinstance(value, str) or not is_inside(value):
+    path = value.strip() if isinstance(value, str) else ".."
+    if not is_inside(path):
         raise BadArchive(f"{where}: '{key}' of {MANIFEST} is {value!r:.80}, and must be a path inside of it")
-    return value.strip()
+    return path
 
 
 def written(graph: Mapping[str, Iterable[str]]) -> str:

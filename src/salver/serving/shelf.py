@@ -180,11 +180,15 @@ class Shelf:
                 os.link(aside, target)  # and never over what somebody else has put there meanwhile
             except FileExistsError as error:
                 raise Conflict(f"Model file already exists {name}", field="url") from error
+            except OSError as error:  # the store is on a file system without links
+                if target.exists():
+                    raise Conflict(f"Model file already exists {name}", field="url") from error
+                Path(aside).rename(target)
         except (OSError, EOFError, http.client.HTTPException, ValueError) as error:
             reason = str(error).rstrip(".") or type(error).__name__
             raise NoDownload(failed, field="url", fix=f"It said: {reason}.") from error
         finally:
-            Path(aside).unlink()
+            Path(aside).unlink(missing_ok=True)
         return Found(target, is_ours=True)
 
     def _opened(self, url: str, headers: Mapping[str, str]) -> Any:
