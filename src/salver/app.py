@@ -266,7 +266,7 @@ class Server:
         rules = msgspec.structs.replace(config.torchserve, may_change=is_open)
         shelf = msgspec.structs.replace(shelf, store=config.workflow_store or shelf.store)
         flows = Workflows(WorkflowsConfig(shelf, is_open), self.handlers, self.inner, self._archives, clock)
-        more = WorkflowOperations(flows, reception).http()
+        more = WorkflowOperations(flows, reception, rules.max_response).http()
         backing = Backing(door, self.handlers, self, reception, rules, more=more, max_body=max_body)
         return TorchServePorts(backing, self.control)
 

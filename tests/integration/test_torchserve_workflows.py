@@ -17,6 +17,7 @@ import pytest
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.serving.registering import HandlerStoreConfig
 from salver.serving.shelf import ShelfConfig
+from salver.wire.ts_rules import TorchServeRules
 
 FUNCTIONS = """
 import os
@@ -130,7 +131,7 @@ def _ask(port: int, verb: str, path: str, body: str = "", kind: str = "applicati
 
 
 @asynccontextmanager
-async def serving(stores: Path, *, is_open: bool = True) -> AsyncIterator[tuple[Said, Said]]:
+async def serving(stores: Path, *, is_open: bool = True, **rules: int) -> AsyncIterator[tuple[Said, Said]]:
     """What asks the management port, and the inference port."""
     kinds = ("torchserve-management", "torchserve-inference")
     fronts = [FrontConfig(port=0, serves=kind, grace_seconds=5) for kind in kinds]  # type: ignore[arg-type]
@@ -140,6 +141,7 @@ async def serving(stores: Path, *, is_open: bool = True) -> AsyncIterator[tuple[
         handlers=HandlerStoreConfig(ShelfConfig(str(stores / "models")), workers=1, is_open=is_open),
         workflow_store=str(stores / "flows"),
         control="none",
+        torchserve=TorchServeRules(**rules),  # type: ignore[arg-type]
     )
     async with Server(config) as server:
         ports = [listener.port for listener in server._listeners]
@@ -203,6 +205,16 @@ async def test_ts_a12_a_sequence_through_a_model(stores: Path) -> None:
         assert page == {"workflows": [{"workflowName": "sequence", "workflowUrl": "sequence.war"}]}
         status, _, text = await manage("POST", "/workflows?url=sequence.war")
         assert (status, json.loads(text)["message"]) == (409, "Workflow sequence is already registered.")
+
+
+async def test_ts_r10_an_answer_that_is_too_long_is_an_error(stores: Path) -> None:
+    async with serving(stores, max_response=4) as (manage, infer):
+        assert (await manage("POST", "/workflows?url=again.war"))[0] == 200
+        status, _, text = await infer("POST", "/wfpredict/again", "x")
+        assert (status, json.loads(text)["message"]) == (
+            500,
+            "the answer has 11 bytes, and max_response_size is 4",
+        )
 
 
 async def test_ts_a12_nodes_that_fail(stores: Path) -> None:

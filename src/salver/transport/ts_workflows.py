@@ -17,6 +17,7 @@ from salver.wire.ts_faults import NamedFault
 from salver.wire.ts_json import TorchServeReply, handed, replied, status_of
 from salver.wire.ts_models import page
 from salver.wire.ts_orders import number, registration
+from salver.wire.ts_reply import checked
 
 _MOST_LISTED = 100
 
@@ -26,9 +27,11 @@ class WorkflowOperations:
 
     Args:
         reception: Clock, ids, and who wants to know headers.
+        most: Bytes of an answer; 0 = as many as one likes.
     """
 
-    def __init__(self, workflows: Workflows, reception: Reception) -> None:
+    def __init__(self, workflows: Workflows, reception: Reception, most: int = 0) -> None:
+        self._most = most
         self._workflows = workflows
         self._reception = reception
 
@@ -78,7 +81,8 @@ class WorkflowOperations:
         call = Call("ts-http", reception.clock(), None, reception.new_id())
         if wanted := reception.curious.headers:
             take_traits(call, {name.lower(): value for name, value in request.spelled}, wanted)
-        return handed(await self._workflows.run(request.asked.model, asked, call))
+        reply = await self._workflows.run(request.asked.model, asked, call)
+        return handed(checked(reply, self._most))
 
 
 def _described(status: WorkflowStatus) -> dict[str, Any]:

@@ -23,6 +23,11 @@ def read_reply(response: InferResponse, most: int = 0) -> HandlerReply:
     reply = reply_of(outputs[0].array if outputs else None, response.parameters)
     if reply.is_error:
         raise HandlerFailed(reply.body.decode("utf-8", "replace"), reply.status)
+    return checked(reply, most)
+
+
+def checked(reply: HandlerReply, most: int) -> HandlerReply:
+    """The same. Raises HandlerFailed: it has more than so many bytes; 0 = it may have any number."""
     if most and len(reply.body) > most:
         raise HandlerFailed(f"the answer has {len(reply.body)} bytes, and max_response_size is {most}", 500)
     return reply
