@@ -171,9 +171,9 @@ async def test_ts_m1_many_registrations_and_removals_at_once_leave_what_is_said(
 
         said = await asyncio.gather(*(once(number) for number in range(60)))
         assert set(said) <= {"done", "Conflict", "StillDefault", "WorkersFailed", "NoModel", "NoModelVersion"}
-        for name, _ in handlers.models():
+        for name, *_ in handlers.models():
             assert {status.version for status in handlers.describe(name, "all")} <= {"1.0", "2.0"}
-        for name, _ in handlers.models():
+        for name, *_ in handlers.models():
             for status in sorted(handlers.describe(name, "all"), key=lambda status: status.is_default):
                 await handlers.unregister(name, status.version)
         assert handlers.models() == ()

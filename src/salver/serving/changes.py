@@ -16,7 +16,7 @@ class Changes:
 
     Args:
         name: Of their tasks.
-        failed: What the log says of one that failed, with a place for why.
+        failed: What the log says of one that failed when nobody waited for it, with a place for why.
     """
 
     def __init__(self, name: str, log: logging.Logger, failed: str) -> None:
@@ -32,10 +32,13 @@ class Changes:
         """Wait for it; it goes on if the caller leaves."""
         task = asyncio.get_running_loop().create_task(work, name=self._name)
         self._tasks.add(task)
-        task.add_done_callback(self._over)
-        return await asyncio.shield(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._tell)
+            raise
 
-    def _over(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+    def _tell(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.warning(self._failed, error)
