@@ -12,13 +12,14 @@ export ORT_DISABLE_TELEMETRY := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs dist wheel clean
+.PHONY: help setup demo test lint bench bench-judge docs dist wheel clean
 
 help:
 	@echo "make demo    serve real models of several frameworks and show their answers (ARGS=--once: and stop)"
 	@echo "make test    all tests and doctests (ARGS='-k batcher')"
 	@echo "make lint    ruff, mypy, the floors, the smoke alarms"
 	@echo "make bench   throughput and latency beside other servers (ARGS=--help)"
+	@echo "make bench-judge  the judge of releases beside other tools', on simulated traffic, to its page of the documentation"
 	@echo "make docs    the documentation, to build/docs/index.html"
 	@echo "make dist    wheel and source archive, to dist/"
 	@echo "make wheel   the wheel, installed alone, serving in an empty directory"
@@ -69,6 +70,9 @@ lint: .venv/dev.stamp
 
 bench: .venv/dev.stamp
 	$(PY) benchmarks/throughput.py $(ARGS)
+
+bench-judge: .venv/dev.stamp
+	$(PY) benchmarks/judge.py --publish $(ARGS)
 
 docs: .venv/dev.stamp
 	$(PY) -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs

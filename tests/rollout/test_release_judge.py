@@ -3,10 +3,12 @@
 import math
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chances import may_be
 from rollout_releases import ERRORS, POLICY, SLOW, buckets, counts, judged, with_policy
 from salver.errors import InvalidInput
 from salver.releases import Bucket, Counts, Matured, ReleaseState
@@ -204,10 +206,33 @@ def test_a_broken_split_is_held_and_then_rolled_back() -> None:
     _, verdicts = judged(seen)
     held = [one for one in verdicts if one.decision is Decision.HOLD]
     assert {one.cause for one in held} == {"split"}
-    assert "400 of 2000 units have met the canary, where 200.0 were to be expected" in held[0].reasons[0]
+    assert held[0].reasons[0] == (
+        "the split is broken: of 2000, all units, 400 have met the canary, where 200.0 were to be expected"
+    )
     assert verdicts[-1].decision is Decision.ROLLBACK  # at the deadline, as a fault is severe
     assert verdicts[-1].at - held[0].at == 300
     assert "which is the deadline" in verdicts[-1].reasons[0]
+
+
+def test_a_baseline_that_is_not_as_large_as_the_canary_is_a_broken_split_too() -> None:
+    crooked = Counts(canary=200, baseline=100, stable=1700)
+    verdict = last([msgspec.structs.replace(one, exposures=crooked) for one in buckets(number=3)])
+    assert verdict.cause == "split"
+    assert "units of the canary and its baseline, 600 have met the canary" in verdict.reasons[0]
+
+
+def test_a_good_split_is_seldom_taken_for_a_broken_one_whatever_the_stages() -> None:
+    policy, rng, broken = with_policy(metrics=(ERRORS,)), np.random.default_rng(31), 0
+    for _ in range(100):
+        evidence, at = start(policy), 0.0
+        for share in [0.01] * 12 + [0.05] * 12 + [0.25] * 12:
+            parts = rng.multinomial(rng.poisson(300), (share, share, 1 - 2 * share))
+            bucket = Bucket(at, 10.0, 0, share, exposures=Counts(*map(int, parts)))
+            evidence, at = observe(policy, evidence, bucket), at + 10
+            if evidence.split_log_e >= -math.log(policy.split_alpha):
+                broken += 1
+                break
+    may_be(broken, 100, at_most=policy.split_alpha)
 
 
 def test_harm_under_a_broken_split_rolls_back_and_says_both() -> None:

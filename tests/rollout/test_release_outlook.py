@@ -36,10 +36,12 @@ SIGHT = Policy(stages=(Stage(0.01, 10), Stage(0.05, 30), Stage(0.25, 60)), metri
 def test_detection_takes_as_long_as_recorded(
     per_second: float, stage: int, against_all: tuple[float, ...], matched: tuple[float, ...]
 ) -> None:
-    """Minutes for ×1.5, 2, 3, 5, 10 of half a per cent, at 0.2 % of alpha; two digits were recorded."""
+    """Minutes for ×1.5, 2, 3, 5, 10 of half a per cent, at 0.2 % of alpha, of plain evidence: that no bucket
+    may decide costs five of them more. Two digits were recorded.
+    """
     forecast = Forecast(per_second, {"errors": 0.005})
     for metric, recorded in ((ERRORS, against_all), (MATCHED, matched)):
-        found = [detection_minutes(SIGHT, stage, metric, ratio, forecast) for ratio in RATIOS[1:]]
+        found = [detection_minutes(SIGHT, stage, metric, ratio, forecast) - 50 / 60 for ratio in RATIOS[1:]]
         assert found[: len(recorded)] == pytest.approx(recorded, rel=0.06), metric.name
 
 
@@ -60,7 +62,7 @@ def test_promotion_takes_as_many_requests_as_recorded(rate: float, requests: dic
 
 
 def test_the_judge_finds_things_when_it_was_said_to() -> None:
-    """Medians of simulated releases, within a quarter."""
+    """Medians of simulated releases, within 15 %."""
     policy = Policy(
         stages=(Stage(0.01, 60), Stage(0.05, 60), Stage(0.25, 60)), metrics=(ERRORS,), warm_up_seconds=0.0
     )
@@ -78,7 +80,7 @@ def test_the_judge_finds_things_when_it_was_said_to() -> None:
                 whole += left * stage.detects[ratio]
                 break
             whole, left = whole + 60, left * (1 - 60 / (left * stage.detects[ratio]))
-        assert np.median((at + 1) / 6) == pytest.approx(whole, rel=0.25), ratio
+        assert np.median((at + 1) / 6) == pytest.approx(whole, rel=0.15), ratio
 
 
 def test_a_release_is_told_as_a_whole() -> None:
@@ -145,9 +147,9 @@ def test_traffic_that_cannot_be_is_refused(per_second: float, rates: dict[str, f
 def test_before_a_release_it_is_told_what_can_be_seen_and_what_not() -> None:
     text = foretell(Policy(), outlook(Policy(), Forecast(100, {"errors": 0.005, "timeouts": 0.0002})))
     assert "Stage 0 (1%) lasts 27 min if all is well." in text
-    assert "errors: can see ×3 in 19 min and cannot see ×2" in text
+    assert "errors: can see ×3 in 20 min and cannot see ×2" in text
     assert "timeouts: cannot see ×10" in text
-    assert "invalid: none foreseen; 5 buckets with some of the canary alone roll" in text
+    assert "invalid: none foreseen; 6 buckets with some of the canary alone roll" in text
     assert "never" in text
     text = foretell(POLICY, outlook(with_policy(metrics=(ERRORS, MATCHED)), Forecast(0.1)))
     assert "is not left by itself" in text and "Note: " in text

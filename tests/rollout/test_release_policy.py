@@ -1,6 +1,8 @@
 """What may an owner ask for, and what is said to one who asks for nonsense?"""
 
 import math
+import typing
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -8,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.errors import InvalidInput
-from salver.rollout.policy import DEFAULT_METRICS, Metric, Policy, Stage
-from salver.rollout.rules import Approval, Blackout, Coverage, Never
+from salver.rollout.policy import DEFAULT_METRICS, Kind, Metric, Policy, Stage
+from salver.rollout.rules import Approval, Blackout, Coverage, Never, Rule
 
 
 def test_the_defaults_are_a_policy_that_spends_all_of_its_alpha() -> None:
@@ -115,3 +117,37 @@ def test_two_metrics_have_two_names() -> None:
 
 def test_latency_is_held_against_the_matched_baseline_and_nothing_else_is() -> None:
     assert [metric.name for metric in Policy().metrics if metric.is_matched] == ["latency_p99"]
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "release-policy.md"
+
+
+def section(title: str) -> str:
+    return PAGE.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize(("title", "kind"), [("Policy", Policy), ("Stages", Stage), ("Metrics", Metric)])
+def test_the_reference_has_every_field_with_its_default(title: str, kind: type[msgspec.Struct]) -> None:
+    rows = [line.split(" | ") for line in section(title).splitlines() if line.startswith("| `")]
+    assert [row[0].strip("| `") for row in rows] == list(kind.__struct_fields__)
+    for row, field in zip(rows, msgspec.structs.fields(kind), strict=True):
+        default = field.default
+        if isinstance(default, bool | int | float | str):
+            expected = (
+                default if isinstance(default, str) else msgspec.json.decode(msgspec.json.encode(default))
+            )
+            found = row[1].strip(" `")
+            assert (found if isinstance(default, str) else msgspec.json.decode(found)) == expected, field.name
+
+
+def test_the_reference_has_every_rule_with_its_fields_and_every_kind() -> None:
+    text = section("Rules")
+    for rule in typing.get_args(Rule):
+        assert f"| `{rule.__struct_config__.tag}` |" in text
+        assert all(f"`{name}`" in text for name in rule.__struct_fields__)
+    assert all(f"`{kind}`" in section("Metrics") for kind in typing.get_args(Kind))
+
+
+def test_the_reference_shows_a_policy() -> None:
+    shown = PAGE.read_text().partition("```json\n")[2].partition("```")[0]
+    assert Policy.from_json(shown).rules == (Approval(2, by=("ann",)),)

@@ -126,15 +126,13 @@ def _without_harm(
 def _blind(policy: Policy, evidence: Evidence, bucket: Bucket) -> _Opinion | None:
     """Why nothing can be said at all."""
     if _is_split_broken(policy, evidence):
-        split = evidence.split
-        return _Opinion(
-            Decision.HOLD,
-            (
-                f"the split is broken: {split.counts[0]} of {sum(split.counts)} units have met the canary, "
-                f"where {split.expected[0]:.1f} were to be expected",
-            ),
-            "split",
+        split = max(evidence.split, evidence.matched, key=lambda one: one.log_e)
+        whose = "all units" if split is evidence.split else "units of the canary and its baseline"
+        reason = (
+            f"the split is broken: of {sum(split.counts)}, {whose}, {split.counts[0]} have met the canary, "
+            f"where {split.expected[0]:.1f} were to be expected"
         )
+        return _Opinion(Decision.HOLD, (reason,), "split")
     if evidence.idle_seconds >= policy.no_data_seconds:
         who = "the canary" if not bucket.requests.canary else "the stable version beside it"
         reason = f"no data: {who} was not asked for {evidence.idle_seconds:.0f} seconds"

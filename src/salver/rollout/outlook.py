@@ -116,7 +116,7 @@ def outlook(policy: Policy, forecast: Forecast) -> Outlook:
 
     >>> seen = outlook(Policy(), Forecast(100, {"errors": 0.005}))
     >>> round(seen.metrics[0].stages[0].detects[3.0])
-    19
+    20
     """
     indices = range(len(policy.stages))
     stages = [
@@ -148,8 +148,10 @@ def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, 
     information = rate * (share * ratio + 1 - share) * _divergence(found, boundary)  # of a request to either
     alpha = policy.alpha * policy.shares[policy.metrics.index(metric)]
     seconds = _DETECTION * math.log(1 / alpha) / (information * forecast.requests_per_second * enrolled)
-    fewest = math.ceil(math.log(1 / alpha) / MOST) * policy.bucket_seconds  # no bucket brings more
-    return max(seconds, fewest) / 60
+    bounded = (
+        math.ceil(math.log(1 / alpha) / MOST) * policy.bucket_seconds
+    )  # until rates are known to be steady
+    return (seconds + bounded) / 60
 
 
 def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Forecast) -> float:

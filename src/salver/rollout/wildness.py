@@ -17,7 +17,7 @@ PRIOR_VARIATION, PRIOR_BUCKETS = 8.0, 3.0
 #: What the control's jumps say weighs as much as so many events expected in its smaller arm.
 PRIOR_EVENTS = 20.0
 #: The most that one bucket brings, of evidence's logarithm, while rates vary by their mean or more.
-MOST = 1.5
+MOST = 1.25
 
 
 class Wildness(msgspec.Struct, frozen=True):
