@@ -21,6 +21,7 @@ from salver.cli.infer import infer
 from salver.cli.migrate import migrate
 from salver.cli.models import models
 from salver.cli.output import report_error
+from salver.cli.registry import registry
 from salver.cli.rollout import rollout
 from salver.cli.serve import serve
 from salver.cli.tune import tune
@@ -36,7 +37,7 @@ def app() -> App:
         default_parameter=Parameter(negative=(), show_default=_show_default),
         result_action="return_value",
     )
-    for command in (serve, models, rollout, infer, explain, bench, tune, doctor, migrate):
+    for command in (serve, models, registry, rollout, infer, explain, bench, tune, doctor, migrate):
         root.command(command)
     root.command(_torchserve, name="torchserve")
     root.register_install_completion_command(help="Install completion for the shell in use.")

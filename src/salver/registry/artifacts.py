@@ -91,6 +91,17 @@ class Artifacts:
             for folder in (home.parent, self.models, self._incoming):
                 _onto_disk(folder)
 
+    def move_to(self, home: Path, model: str, number: int) -> None:
+        """Let a version be in another folder, of the same file system.
+
+        Raises:
+            ArtifactsFailed: it cannot be renamed.
+        """
+        with _told(home):
+            home.parent.mkdir(parents=True, exist_ok=True)
+            self.path_of(model, number).rename(home)
+            _onto_disk(home.parent)
+
     def drop(self, id: str) -> None:
         """What was taken in is not needed."""
         shutil.rmtree(self._incoming / id, ignore_errors=True)

@@ -1,0 +1,405 @@
+"""``salver registry``: push models, name their versions, and see what was changed by whom."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from cyclopts import App, Parameter
+
+from salver.cli import registry_access, registry_keeping
+from salver.cli.options import Json
+from salver.cli.output import line, record, remark, table
+from salver.cli.registry_options import USUAL, Pairs, Where, Why, numbers_of, pairs_of, run
+from salver.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from salver.registry import ModelRegistry
+    from salver.registry.records import Actor, NewVersion, Version
+
+registry = App(
+    name="registry",
+    help="Keep models in versions, with aliases that move, and a history.",
+    default_parameter=Parameter(negative=()),
+)
+registry.command(registry_access.token)
+registry.command(registry_access.webhook)
+for _command in (
+    registry_keeping.verify,
+    registry_keeping.sweep,
+    registry_keeping.remove,
+    registry_keeping.backup,
+    registry_keeping.restore,
+):
+    registry.command(_command)
+_SHORT: Final = 19  # of a digest, in a table
+_WIDE: Final = 60  # of one side of a difference, in a table
+
+
+@registry.command
+def push(
+    path: Path,
+    /,
+    *,
+    name: Annotated[str, Parameter(help="The model's name.")],
+    alias: Annotated[str, Parameter(help="An alias that is to mean it, such as champion.")] = "",
+    card: Annotated[
+        Path | None, Parameter(help="Its README, with YAML front matter or without. Default: PATH/README.md.")
+    ] = None,
+    tag: Pairs = (),
+    metric: Annotated[tuple[str, ...], Parameter(help="NAME=NUMBER, any number of times.")] = (),
+    parent: Annotated[
+        tuple[str, ...],
+        Parameter(help="What it was made from: version:NAME/7, data:… or run:…, any number of times."),
+    ] = (),
+    why: Why = "",
+    trust_pickle: Annotated[bool, Parameter(help="As in salver serve.")] = False,
+    unloaded: Annotated[
+        bool, Parameter(help="Do not load it; its signature is not known then, nor whether it loads.")
+    ] = False,
+    state_dir: Annotated[str | None, Parameter(help="Where profiles are, as in salver serve.")] = None,
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
+    """Take a model into the registry, as its next version.
+
+    It is loaded once, in a process of its own, so that its signature is known and nothing comes in that does
+    not load. What lies beside the artefact comes along: salver.toml, labels, warm-up data.
+
+    Args:
+        path: A model file, or the folder of one model.
+    """
+    order = _order(name, alias, path, card, tag, metric, parent, why)
+
+    async def work(registry: "ModelRegistry", actor: "Actor") -> "Version":
+        found = await registry_keeping.inspector(state_dir, trust_pickle=trust_pickle, loads=not unloaded)(
+            path
+        )
+        for notice in found.description.notices:
+            remark(f"note: {notice}")
+        return await registry.push(order, found, actor)
+
+    version = run(where, work, makes=True)
+    if json:
+        record(version)
+    else:
+        names = "".join(f" {name}@{alias}" for alias in version.aliases)
+        line(f"{version.model}/{version.number} {version.digest}{names}")
+    return 0
+
+
+def _order(
+    name: str,
+    alias: str,
+    path: Path,
+    card: Path | None,
+    tag: tuple[str, ...],
+    metric: tuple[str, ...],
+    parent: tuple[str, ...],
+    why: str,
+) -> "NewVersion":
+    from salver.registry.records import NewVersion, Parent
+
+    parents = []
+    for text in parent:
+        kind, _, reference = text.partition(":")
+        if kind not in ("version", "data", "run") or not reference:
+            raise InvalidInput(f"--parent {text!r} is no version:…, data:… or run:…")
+        parents.append(Parent(kind, reference))  # type: ignore[arg-type]
+    beside = path / "README.md"
+    if card is None and beside.is_file():
+        card = beside
+    try:
+        text = card.read_text(encoding="utf-8") if card else ""
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"the card {card} cannot be read: {error}") from error
+    return NewVersion(
+        name,
+        alias,
+        pairs_of(tag, "--tag"),
+        numbers_of(metric, "--metric"),
+        tuple(parents),
+        text,
+        str(path.absolute()),
+        why,
+    )
+
+
+@registry.command(name="list")
+def list_models(name: str = "", /, *, where: Where = USUAL, json: Json = False) -> int:
+    """List the models, or the versions of one.
+
+    Args:
+        name: A model's name.
+    """
+    if name:
+        versions = run(where, lambda registry, _: registry.versions(name))
+        if json:
+            for version in versions:
+                record(version)
+            return 0
+        rows = [
+            [
+                str(version.number),
+                ", ".join(version.aliases),
+                version.description.framework,
+                version.digest[:_SHORT],
+                _size(version.size),
+                _when(version.created),
+                version.by,
+                _pairs(version.metrics),
+                _pairs(version.tags),
+            ]
+            for version in versions
+        ]
+        table(("version", "aliases", "framework", "digest", "size", "pushed", "by", "metrics", "tags"), rows)
+        return 0
+    models = run(where, lambda registry, _: registry.models())
+    if json:
+        for model in models:
+            record(model)
+    elif not models:
+        line("the registry is empty")
+    else:
+        shown = [
+            [
+                m.name,
+                str(m.latest or ""),
+                str(m.versions),
+                ", ".join(f"{a}={n}" for a, n in m.aliases.items()),
+            ]
+            for m in models
+        ]
+        table(("model", "latest", "versions", "aliases"), shown)
+    return 0
+
+
+@registry.command
+def show(reference: str, /, *, where: Where = USUAL, json: Json = False) -> int:
+    """Tell all that is known of a version.
+
+    Args:
+        reference: NAME, NAME@ALIAS or NAME/VERSION.
+    """
+    from salver.registry.names import parse
+
+    version = run(where, lambda registry, _: registry.version(parse(reference)))
+    if json:
+        record(version)
+        return 0
+    what = version.description
+    facts: list[tuple[str, str]] = [
+        ("digest", version.digest),
+        ("aliases", ", ".join(version.aliases)),
+        ("framework", f"{what.framework} ({what.format})"),
+        *(
+            (side[:-1], _tensor(each))
+            for side in ("inputs", "outputs")
+            for each in what.signature.get(side, ())
+        ),
+        *(("file", f"{file.path}  {_size(file.size)}  {file.sha256[:12]}") for file in version.files),
+        ("pushed", f"{_when(version.created)} by {version.by}" + (f": {version.why}" if version.why else "")),
+        ("source", version.source),
+        *((parent.kind, parent.reference) for parent in version.parents),
+        ("metrics", _pairs(version.metrics)),
+        ("tags", _pairs(version.tags)),
+        ("measured", _pairs(what.performance)),
+        ("card", _pairs(version.front_matter)),
+    ]
+    line(f"{version.model}/{version.number}")
+    for name, text in facts:
+        if text:
+            line(f"  {name:<10}{text}")
+    if version.card:
+        line()
+        line(version.card.rstrip())
+    return 0
+
+
+@registry.command
+def alias(
+    name: str,
+    version: str = "",
+    /,
+    *,
+    delete: Annotated[bool, Parameter(help="It means nothing any more.")] = False,
+    default: Annotated[
+        bool, Parameter(help="Requests of the model that name no version go to it, in place of champion.")
+    ] = False,
+    why: Why = "",
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
+    """Let an alias mean a version: at once, or, where the model has a rollout policy, by a release.
+
+    Args:
+        name: NAME@ALIAS.
+        version: A number, or latest.
+    """
+    from salver.registry.names import Reference, parse
+
+    said = parse(name)
+    if not said.alias or bool(version) == (delete or default):
+        raise InvalidInput("one thing at a time", fix="Say: NAME@ALIAS VERSION, or NAME@ALIAS --delete.")
+
+    async def work(registry: "ModelRegistry", actor: "Actor") -> dict[str, Any]:
+        if delete:
+            await registry.delete_alias(said.model, said.alias, actor, why)
+            return {"model": said.model, "alias": said.alias, "done": "deleted"}
+        if default:
+            await registry.set_default(said.model, said.alias, actor, why)
+            return {"model": said.model, "alias": said.alias, "done": "is the default"}
+        target = Reference(said.model) if version == "latest" else parse(f"{said.model}/{version}")
+        number = (await registry.version(target)).number
+        move = await registry.set_alias(said.model, said.alias, number, actor, why)
+        told = "is proposed to mean" if move.release else "means"
+        return {
+            "model": said.model,
+            "alias": said.alias,
+            "number": number,
+            "before": move.before,
+            "release": move.release,
+            "done": f"{told} {said.model}/{number}" + (f", release {move.release}" if move.release else ""),
+        }
+
+    done = run(where, work)
+    record(done) if json else line(f"{said.model}@{said.alias} {done['done']}")
+    return 0
+
+
+@registry.command
+def history(
+    name: str = "",
+    /,
+    *,
+    limit: Annotated[int, Parameter(help="Most lines, the newest ones.")] = 50,
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
+    """Tell who changed what, when and why, the newest first.
+
+    Args:
+        name: A model's name; without it, all.
+    """
+    entries = run(where, lambda registry, _: registry.history(name, most=limit))
+    if json:
+        for entry in entries:
+            record(entry)
+        return 0
+    rows = [
+        [_when(e.time), e.actor, e.action, f"{e.model} {e.subject}".strip(), e.before, e.after, e.why]
+        for e in entries
+    ]
+    table(("when", "who", "what", "of", "from", "to", "why"), [[c[:_WIDE] for c in row] for row in rows])
+    return 0
+
+
+@registry.command
+def diff(before: str, after: str, /, *, where: Where = USUAL, json: Json = False) -> int:
+    """Tell in what two versions differ.
+
+    Args:
+        before: NAME, NAME@ALIAS or NAME/VERSION.
+        after: The other one.
+    """
+    from salver.registry.names import parse
+
+    found = run(where, lambda registry, _: registry.diff(parse(before), parse(after)))
+    if json:
+        for difference in found:
+            record(difference)
+    elif not found:
+        line(f"{before} and {after} are the same model")
+    else:
+        rows = [[d.part, d.what, d.before or "-", d.after or "-"] for d in found]
+        table(("part", "what", before, after), [[_first(cell) for cell in row] for row in rows])
+    return 0
+
+
+@registry.command
+def tag(
+    reference: str,
+    /,
+    *pairs: str,
+    remove: Annotated[tuple[str, ...], Parameter(help="A key to take away, any number of times.")] = (),
+    where: Where = USUAL,
+) -> int:
+    """Set tags of a version, as team=risk.
+
+    Args:
+        reference: NAME, NAME@ALIAS or NAME/VERSION.
+        pairs: KEY=VALUE.
+    """
+    from salver.registry.names import parse
+
+    wanted: dict[str, str | None] = {**pairs_of(pairs, "tag"), **dict.fromkeys(remove)}
+
+    async def work(registry: "ModelRegistry", actor: "Actor") -> None:
+        for key, value in wanted.items():
+            await registry.tag(parse(reference), key, value, actor)
+
+    run(where, work)
+    return 0
+
+
+@registry.command
+def metric(reference: str, /, *pairs: str, where: Where = USUAL) -> int:
+    """Set metrics of a version, as auc=.93, which were measured after it was pushed.
+
+    Args:
+        reference: NAME, NAME@ALIAS or NAME/VERSION.
+        pairs: NAME=NUMBER.
+    """
+    from salver.registry.names import parse
+
+    wanted = numbers_of(pairs, "metric")
+    run(where, lambda registry, actor: registry.measure(parse(reference), wanted, actor))
+    return 0
+
+
+@registry.command
+def protect(
+    name: str,
+    /,
+    *,
+    role: Annotated[tuple[str, ...], Parameter(help="That may move it; without any, everybody may.")] = (),
+    why: Why = "",
+    where: Where = USUAL,
+) -> int:
+    """Let an alias be moved only by those whose token has a role.
+
+    Args:
+        name: NAME@ALIAS.
+    """
+    from salver.registry.names import parse
+
+    said = parse(name)
+    if not said.alias:
+        raise InvalidInput(f"{name} names no alias", fix="Say: NAME@ALIAS.")
+    run(where, lambda registry, actor: registry.protect(said.model, said.alias, role, actor, why))
+    line(f"{name} " + (f"is moved by {', '.join(role)}" if role else "may be moved by everybody"))
+    return 0
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _size(count: int) -> str:
+    for unit, width in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >= 1 << width:
+            return f"{count / (1 << width):.1f} {unit}"
+    return f"{count} B"
+
+
+def _pairs(values: Any) -> str:
+    return ", ".join(f"{key}={_first(str(value))}" for key, value in values.items())
+
+
+def _tensor(spec: Any) -> str:
+    return f"{spec['name']} {spec['datatype']}{list(spec['shape'])}"
+
+
+def _first(text: str) -> str:
+    """A cell of a table."""
+    text = " ".join(text.split())
+    return text if len(text) <= _WIDE else f"{text[: _WIDE - 1]}…"

@@ -1,0 +1,147 @@
+"""``salver registry token`` and ``webhook``: who may move protected aliases, and who is told of changes?"""
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from salver.cli.options import Json
+from salver.cli.output import line, record, remark, table
+from salver.cli.registry_options import USUAL, Where, Why, new_id, run
+
+if TYPE_CHECKING:
+    from salver.registry import ModelRegistry
+    from salver.registry.records import Actor, Token, Webhook
+    from salver.registry.tokens import Tokens
+    from salver.registry.webhooks import Webhooks
+
+token = App(
+    name="token",
+    help="Who may move protected aliases: tokens with roles, given in SALVER_TOKEN.",
+    default_parameter=Parameter(negative=()),
+)
+webhook = App(
+    name="webhook",
+    help="URLs that are told of changes, signed as Standard Webhooks has it.",
+    default_parameter=Parameter(negative=()),
+)
+
+
+def _tokens(registry: "ModelRegistry") -> "Tokens":
+    from salver.registry.tokens import Tokens
+
+    return Tokens(registry.ledger, time.time, new_id, secrets.token_bytes)
+
+
+def _webhooks(registry: "ModelRegistry") -> "Webhooks":
+    from salver.registry.webhooks import Webhooks
+
+    return Webhooks(registry.ledger, time.time, new_id, secrets.token_bytes)
+
+
+@token.command(name="add")
+def add_token(
+    name: str,
+    /,
+    *,
+    role: Annotated[tuple[str, ...], Parameter(help="That it has, any number of times.")] = (),
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
+    """Make a token, and show it this once. When somebody has the role admin, only they can.
+
+    Args:
+        name: Whose it is.
+    """
+
+    async def work(registry: "ModelRegistry", actor: "Actor") -> "tuple[Token, str]":
+        return await _tokens(registry).make(name, role, actor)
+
+    made, text = run(where, work, makes=True)
+    if json:
+        record({"id": made.id, "name": made.name, "roles": made.roles, "token": text})
+    else:
+        line(text)
+        remark(f"the token {made.id} of {name}; it is not shown again")
+    return 0
+
+
+@token.command(name="list")
+def list_tokens(*, where: Where = USUAL, json: Json = False) -> int:
+    """List the tokens' owners and roles."""
+    found = run(where, lambda registry, _: _tokens(registry).list())
+    if json:
+        for each in found:
+            record(each)
+    else:
+        table(("id", "name", "roles", "by"), [[t.id, t.name, ", ".join(t.roles), t.by] for t in found])
+    return 0
+
+
+@token.command
+def revoke(id: str, /, *, where: Where = USUAL) -> int:
+    """Let a token prove nothing any more.
+
+    Args:
+        id: As it is listed.
+    """
+    run(where, lambda registry, actor: _tokens(registry).revoke(id, actor))
+    line(f"{id} is revoked")
+    return 0
+
+
+@webhook.command(name="add")
+def add_webhook(
+    url: str,
+    /,
+    *,
+    model: Annotated[str, Parameter(help="Only of its changes; without it, of every model's.")] = "",
+    event: Annotated[
+        tuple[str, ...], Parameter(help="Such as alias.moved, any number of times; without any, all.")
+    ] = (),
+    why: Why = "",
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
+    """Have a URL told of changes, and show the secret of its signatures this once.
+
+    Args:
+        url: Takes POST requests.
+    """
+
+    async def work(registry: "ModelRegistry", actor: "Actor") -> "tuple[Webhook, str]":
+        return await _webhooks(registry).add(url, model, event, actor, why)
+
+    made, secret = run(where, work, makes=True)
+    if json:
+        record({"id": made.id, "url": made.url, "secret": secret})
+    else:
+        line(secret)
+        remark(f"the secret of the webhook {made.id}; it is not shown again")
+    return 0
+
+
+@webhook.command(name="list")
+def list_webhooks(*, where: Where = USUAL, json: Json = False) -> int:
+    """List them."""
+    found = run(where, lambda registry, _: _webhooks(registry).list())
+    if json:
+        for each in found:
+            record(each)
+    else:
+        rows = [[w.id, w.url, w.model or "all", ", ".join(w.events) or "all", w.by] for w in found]
+        table(("id", "url", "model", "events", "by"), rows)
+    return 0
+
+
+@webhook.command(name="remove")
+def remove_webhook(id: str, /, *, why: Why = "", where: Where = USUAL) -> int:
+    """Tell it nothing any more.
+
+    Args:
+        id: As it is listed.
+    """
+    run(where, lambda registry, actor: _webhooks(registry).remove(id, actor, why))
+    line(f"{id} is removed")
+    return 0

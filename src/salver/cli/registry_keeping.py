@@ -1,0 +1,113 @@
+"""``salver registry verify``, ``sweep``, ``remove``, ``backup``, ``restore``: is it whole, will it stay so?"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from salver.cli.options import Json
+from salver.cli.output import line, record, table
+from salver.cli.registry_options import USUAL, Where, Why, new_id, run
+from salver.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from salver.artifacts import Manifest
+    from salver.messages import Signature
+    from salver.registry.ports import Inspect
+
+_LOAD_SECONDS = 300.0
+
+
+def inspector(state_dir: str | None, *, trust_pickle: bool, loads: bool) -> "Inspect":
+    """Looks at what is pushed, with the backends that are installed."""
+    from salver.cli.trial import try_load
+    from salver.plugins import backends, recogniser
+    from salver.serving.inspecting import Inspector
+    from salver.serving.profiles import ProfileStore, default_state_dir
+
+    def tries(manifest: "Manifest") -> "Signature":
+        return try_load(manifest, trust_pickle=trust_pickle, timeout=_LOAD_SECONDS)
+
+    known = backends()
+    profiles = ProfileStore(default_state_dir() if state_dir is None else state_dir)
+    return Inspector(known, recogniser(known), profiles, tries if loads else None)
+
+
+def verify(name: str = "", /, *, where: Where = USUAL, json: Json = False) -> int:
+    """Read all files, and tell which are not as they were pushed; the exit status is 1 when there are some.
+
+    Args:
+        name: A model's name; without it, all.
+    """
+    faults = run(where, lambda registry, _: registry.verify(name))
+    if json:
+        for fault in faults:
+            record(fault)
+    elif faults:
+        rows = [[f"{fault.model}/{fault.number}", fault.path, fault.problem] for fault in faults]
+        table(("version", "file", "problem"), rows)
+    else:
+        line("every file is as it was pushed")
+    return int(bool(faults))
+
+
+def sweep(
+    *,
+    hours: Annotated[float, Parameter(help="Only what has not changed for so long.")] = 24.0,
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
+    """Remove what pushes left behind that were killed."""
+    removed = run(where, lambda registry, _: registry.sweep(hours * 3600))
+    if json:
+        record({"removed": removed})
+    else:
+        for path in removed:
+            line(f"removed {path}")
+    return 0
+
+
+def remove(version: str, /, *, why: Why = "", where: Where = USUAL) -> int:
+    """Remove the files of a version that no alias and no release means; its row and history stay.
+
+    Args:
+        version: NAME/VERSION.
+    """
+    from salver.registry.names import parse
+
+    said = parse(version)
+    if said.number is None:
+        raise InvalidInput(f"{version} names no version", fix="Say: NAME/VERSION.")
+    number = said.number
+    run(where, lambda registry, actor: registry.remove(said.model, number, actor, why))
+    line(f"{version} is removed")
+    return 0
+
+
+def backup(file: Path, /, *, where: Where = USUAL, json: Json = False) -> int:
+    """Write the whole registry into one file, while others may go on pushing.
+
+    Secrets of webhooks are in it, and hashes of tokens.
+
+    Args:
+        file: A tar archive; what it held is replaced.
+    """
+    from salver.registry.backup import back_up
+
+    about = run(where, lambda registry, _: back_up(registry, file, time.time()))
+    record(about) if json else line(f"{about.versions} versions, {about.files} files, {about.bytes} bytes")
+    return 0
+
+
+def restore(file: Path, /, *, where: Where = USUAL, json: Json = False) -> int:
+    """Fill an empty registry from a backup, of either kind of database.
+
+    Args:
+        file: As salver registry backup wrote it.
+    """
+    from salver.registry.backup import restore as fill
+
+    about = run(where, lambda registry, _: fill(file, registry, new_id()), makes=True)
+    record(about) if json else line(f"{about.versions} versions, {about.files} files, {about.bytes} bytes")
+    return 0
