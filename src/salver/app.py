@@ -255,7 +255,7 @@ class Server:
 
         home = home_of(self.config.registry, self.config.artifacts)
         traffic = (self.splits.router, self._collector, self._pending)
-        self.ledgered = await Ledgered.open(home, traffic, self._manager, new_id)
+        self.ledgered = await Ledgered.open(home, traffic, (self._manager, self._plane), new_id)
 
     def _as_torchserve(
         self, door: DataPlane[Any, Any], reception: Reception, max_body: int
@@ -327,6 +327,8 @@ class Server:
     async def _load(self) -> None:
         if self._view:
             self._view.start()
+        if self.ledgered is not None:  # first, so that nobody is ready without its models
+            await self.ledgered.registered.start()
         await self._plane.start()
         if self.ledgered is not None:
             await self.ledgered.start()

@@ -519,6 +519,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         only_outputs: Outputs that are not among ``outputs`` are not given.
         timeout_ms: Deadline of a request that brings none; 0 = none.
         labels: Names for versions, by which callers may ask; each with the version that it means.
+        default_label: Which of them requests mean that name no version; empty = the newest version.
         queue: None = nothing but ``batching.max_queue`` and deadlines limits how long requests wait.
         objective: Chooses batching, instances and admission; what is set elsewhere stays as it is set.
         response_cache: Equal requests are answered from the server's cache, where it has one.
@@ -535,6 +536,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     instances: Instances = Instances()
     versions: Versions = Versions()
     labels: dict[str, str] = {}
+    default_label: str = ""
     warmup: Warmup = Warmup()
     timeout_ms: float = 0.0
     objective: Objective = Objective()

@@ -98,7 +98,8 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         first_worker: Number of the first worker of a handler.
         prediction_log: Folder that takes requests with their answers, of models that want it; empty = none.
         handlers: Which handlers are there at the start, and what requests may register.
-        registry: Folder of a registry, or the URL of its ledger; empty = there is none, and no releases.
+        registry: Folder of a registry whose models are served, or the URL of its ledger; empty = none,
+            and no releases.
         artifacts: Folder of the registry's files; empty = beside the ledger.
         workflow_store: Folder of archives of workflows; empty = they lie beside those of handlers.
     """

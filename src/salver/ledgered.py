@@ -12,7 +12,10 @@ from salver.experiments.pending import Pending
 from salver.experiments.router import Router
 from salver.registry.opening import Home, home_of, open_registry
 from salver.registry.registry import ModelRegistry
+from salver.registry.webhooks import Deliverer
 from salver.serving.fleet import Fleet, Loaded
+from salver.serving.posting import post
+from salver.serving.registered import Registered, Replacing
 from salver.serving.release_store import ReleaseStore
 from salver.serving.releases import Releases, Traffic
 
@@ -27,12 +30,16 @@ class Ledgered:
 
     Attributes:
         registry: Models, versions and aliases.
+        registered: What of them is served.
         store: Releases, as they are kept.
         releases: Who sees to them.
     """
 
-    def __init__(self, registry: ModelRegistry, traffic: Traffic, loaded: Loaded) -> None:
+    def __init__(self, registry: ModelRegistry, traffic: Traffic, loaded: Loaded, plane: Replacing) -> None:
         self.registry = registry
+        self.registered = Registered(
+            registry, plane, Deliverer(registry.ledger, post, time.time), TICK_SECONDS
+        )
         self.store = ReleaseStore(registry.ledger)
         self.releases = Releases(self.store, traffic, Fleet(loaded), None, time.time)
 
@@ -44,7 +51,7 @@ class Ledgered:
         cls,
         home: Home,
         traffic: tuple[Router, Collector, Pending],
-        loaded: Loaded,
+        served: tuple[Loaded, Replacing],
         new_id: Callable[[], str],
     ) -> "Ledgered":
         """Open the registry, and make it where there is none.
@@ -53,13 +60,14 @@ class Ledgered:
             SalverError: it cannot be opened.
         """
         registry = await open_registry(home, time.time, new_id, makes=True)
-        return cls(registry, Traffic(*traffic), loaded)
+        return cls(registry, Traffic(*traffic), *served)
 
     async def start(self) -> None:
-        """Go on where the ledger says. Raises SalverError where it cannot be read."""
+        """Go on with releases where the ledger says. Raises SalverError where it cannot be read."""
         await self.releases.start(TICK_SECONDS)
 
     async def stop(self) -> None:
         """Write down what was counted, and let go of the ledger."""
+        await self.registered.stop()
         await self.releases.stop()
         await self.registry.ledger.close()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from salver.artifacts import Manifest, ModelConfig, Versions
 from salver.errors import InvalidInput, LoadFailed, NotFound
 from salver.lifecycle import LifecycleConfig, Manager
-from salver.lifecycle.labels import labels_of, settle
+from salver.lifecycle.labels import Labels, labels_of, settle
 from salver.messages import ModelId, State
 
 VERSIONS = st.sampled_from(["1", "2", "3"])
@@ -48,7 +48,7 @@ def m(version: str, labels: dict[str, str], *specific: str) -> Manifest:
 
 def test_the_newest_version_says_which_labels_there_are() -> None:
     assert labels_of([m("2", {"stable": "1"}), m("10", {"stable": "2"}), m("9", {})]) == {
-        "m": {"stable": "2"}
+        "m": Labels({"stable": "2"})
     }
     assert labels_of([m("2", {"stable": "1"}), m("10", {})]) == {}
 

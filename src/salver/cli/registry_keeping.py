@@ -1,4 +1,4 @@
-"""``salver registry verify``, ``sweep``, ``remove``, ``backup``, ``restore``: is it whole, will it stay so?"""
+"""``salver registry verify``, ``sweep``, ``remove``, ``backup`` and ``restore``: is it whole, and safe?"""
 
 import time
 from pathlib import Path

@@ -5,19 +5,31 @@ it is to mean can answer, and stays where it was until then: callers by label ne
 """
 
 from collections.abc import Container, Iterable, Mapping
+from typing import NamedTuple
 
 from salver.artifacts import Manifest
 from salver.lifecycle.policy import version_key
 
 
-def labels_of(known: Iterable[Manifest]) -> dict[str, Mapping[str, str]]:
+class Labels(NamedTuple):
+    """A model's labels, each with the version that it is to mean, and which of them is the default."""
+
+    versions: Mapping[str, str]
+    default: str = ""
+
+
+def labels_of(known: Iterable[Manifest]) -> dict[str, Labels]:
     """The labels that each model's newest version brings, by model; models without any are left out."""
     newest: dict[str, Manifest] = {}
     for manifest in known:
         other = newest.get(manifest.id.name)
         if other is None or version_key(other.id.version) < version_key(manifest.id.version):
             newest[manifest.id.name] = manifest
-    return {name: manifest.config.labels for name, manifest in newest.items() if manifest.config.labels}
+    return {
+        name: Labels(manifest.config.labels, manifest.config.default_label)
+        for name, manifest in newest.items()
+        if manifest.config.labels
+    }
 
 
 def settle(wanted: Mapping[str, str], before: Mapping[str, str], ready: Container[str]) -> dict[str, str]:

@@ -145,6 +145,7 @@ class Manager(Generic[ServableT]):
         self._exact: dict[tuple[str, str], _Copy[ServableT]] = {}
         self._pins: dict[str, str] = {}  # versions that are asked where none is named, by model
         self._labels: dict[str, dict[str, str]] = {}  # by model
+        self._default_labels: dict[str, str] = {}  # those that are asked where no version is named
         self._next_key = 0
         self._once: set[str] = set()  # models that were served before
         self._ended: dict[ModelId, None] = {}  # versions of which a copy is gone, the latest last
@@ -160,6 +161,7 @@ class Manager(Generic[ServableT]):
         """A lease on that version, or on the pinned one or else the newest that is ready; never waits.
 
         Args:
+            name: Or ``name@label``, where no model is called so.
             version: Or a label that means one.
 
         Raises:
@@ -170,6 +172,8 @@ class Manager(Generic[ServableT]):
         if copy is None and version in self._labels.get(name, ()):
             version = self._labels[name][version]
             copy = self._exact.get((name, version))
+        if copy is None and not version and (pair := self._of_label(name)):
+            return self.acquire(*pair)
         if copy is None or copy.servable is None:
             raise self._missing(name, version)
         copy.leases += 1
@@ -191,6 +195,11 @@ class Manager(Generic[ServableT]):
                 copy.leases += 1
                 return Lease(copy.id, copy.servable, copy)
         return None
+
+    def _of_label(self, name: str) -> tuple[str, ...]:
+        """Model and label of ``model@label``; nothing where there is no such label."""
+        model, _, label = name.rpartition("@")
+        return (model, label) if label in self._labels.get(model, ()) else ()
 
     def _missing(self, name: str, version: str) -> SalverError:
         """Why there is no route; the texts are Triton's (TR-R30). What may come yet has the reason."""
@@ -383,10 +392,15 @@ class Manager(Generic[ServableT]):
     def _relabel(self) -> set[ModelId]:
         """Let labels mean what is wanted, as far as it can answer; versions that they leave later."""
         before, self._labels, leaving = self._labels, {}, set()
+        defaults, self._default_labels = self._default_labels, {}
         for name, wanted in labels_of(self._bound.known).items():
             ready = {v for model, v in self._exact if model == name}
-            self._labels[name] = found = settle(wanted, before.get(name, {}), ready)
-            leaving |= {ModelId(name, v) for label, v in found.items() if v != wanted[label]}
+            self._labels[name] = found = settle(wanted.versions, before.get(name, {}), ready)
+            leaving |= {ModelId(name, v) for label, v in found.items() if v != wanted.versions[label]}
+            if wanted.default:
+                self._default_labels[name] = wanted.default
+        for name in defaults.keys() | self._default_labels.keys():
+            self._publish(name)  # at once, so that nobody is sent to what is about to leave
         return leaving
 
     def _perform(self, step: Step) -> None:
@@ -649,9 +663,14 @@ class Manager(Generic[ServableT]):
         ready = [c for c in copies if c.state is State.READY]
         for copy in sorted(ready, key=lambda c: (version_key(c.id.version), c.key)):
             self._exact[name, copy.id.version] = copy
-            if self._pins.get(name, copy.id.version) == copy.id.version:
+            if self._default_version(name, copy.id.version) == copy.id.version:
                 self._default[name] = copy
             self._once.add(name)
+
+    def _default_version(self, name: str, newest: str) -> str:
+        """The version that requests mean that name none, where it is settled; else the newest."""
+        labels = self._labels.get(name, {})
+        return self._pins.get(name) or labels.get(self._default_labels.get(name, ""), newest)
 
     def _move(self, copy: _Copy[ServableT], after: State) -> None:
         before, copy.state = copy.state, advance(copy.state, after)

@@ -140,7 +140,8 @@ class Layout:
             e.name for e in entries if e.is_folder and not is_padded_version(e.name) and e.name not in _BESIDE
         ]
         for entry in numbers:
-            manifest = self._version(_join(folder, entry.name), ModelId(name, entry.name), settings)
+            below = _join(folder, entry.name)
+            manifest = self._version(below, ModelId(name, entry.name), self._own(below, name) or settings)
             is_padding_fine = not settings.files and manifest.backend in _PADDING
             if is_version(entry.name) or is_padding_fine:
                 manifests.append(manifest)
@@ -157,6 +158,12 @@ class Layout:
             yield _broken(ModelId(name, "1"), where, f"{where} has no version folder; {notices[0]}")
         for manifest in manifests:
             yield msgspec.structs.replace(manifest, notices=manifest.notices + notices)
+
+    def _own(self, folder: str, name: str) -> Settings | None:
+        """Those of a version that brings its own, as versions of a registry do."""
+        if all(self._store.stat(_join(folder, file)) is None for file in (TOML, PBTXT)):
+            return None
+        return read_settings(self._store, folder, name, self._override_of(name), self._config)
 
     def _bare(self, found: Found) -> Manifest:
         """An artefact that stands for a model of one version, or says itself for which."""

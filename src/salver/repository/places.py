@@ -32,6 +32,7 @@ class Place(msgspec.Struct, frozen=True):
         path: Folder of its versions, on this machine or in an object store.
         versions: Which are wanted; None = as its own configuration says.
         labels: Its versions' names, the model's own ones beside them.
+        default_label: Which of them requests mean that name no version; empty = as its configuration says.
         platform: As the operator calls it.
         logging: Which requests are written down; None = as its own configuration says.
         is_asked: A request named the path, and no operator did: what lies there may not be code.
@@ -41,6 +42,7 @@ class Place(msgspec.Struct, frozen=True):
     path: str
     versions: Versions | None = None
     labels: dict[str, str] = {}
+    default_label: str = ""
     platform: str = PLATFORM
     logging: Logging | None = None
     is_asked: bool = False
@@ -92,8 +94,8 @@ def places_of(config: Any) -> tuple[Place, ...]:
             model.base_path,
             _versions(model.model_version_policy) if model.HasField("model_version_policy") else None,
             {label: str(version) for label, version in sorted(model.version_labels.items())},
-            _platform(model),
-            _logging(model.name, model.logging_config) if model.HasField("logging_config") else None,
+            platform=_platform(model),
+            logging=_logging(model.name, model.logging_config) if model.HasField("logging_config") else None,
         )
         for model in models
     )
@@ -185,7 +187,12 @@ def overlaid(manifests: Iterable[Manifest], place: Place, customs: Customs) -> I
         if versions.specific:
             specific = tuple(spell(v) if v.isdecimal() else v for v in versions.specific)
             versions = msgspec.structs.replace(versions, specific=specific)
-        config = msgspec.structs.replace(config, versions=versions, labels={**config.labels, **labels})
+        config = msgspec.structs.replace(
+            config,
+            versions=versions,
+            labels={**config.labels, **labels},
+            default_label=place.default_label or config.default_label,
+        )
         fingerprint = manifest.fingerprint
         if place.logging is not None:
             config = msgspec.structs.replace(config, logging=place.logging)

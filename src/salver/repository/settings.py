@@ -136,7 +136,7 @@ def of_one_version(settings: Settings) -> str:
     instances = msgspec.structs.replace(config.instances, count=0)
     text = repr(
         msgspec.structs.replace(
-            config, instances=instances, versions=Versions(), labels={}, logging=Logging()
+            config, instances=instances, versions=Versions(), labels={}, default_label="", logging=Logging()
         )
     )
     if not settings.triton:

@@ -291,6 +291,8 @@ def _check(config: ModelConfig) -> None:
     for label in config.labels:
         if not label or label.isdecimal():
             raise ValueError(f"{label!r} is no label: a number is a version - at `$.labels`")
+    if config.default_label and config.default_label not in config.labels:
+        raise ValueError("is none of the labels - at `$.default_label`")
     _check_logging(config.logging)
     for side in ("inputs", "outputs"):
         if problem := unfit_table(getattr(config, side), getattr(config.reshape, side)):

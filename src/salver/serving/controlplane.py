@@ -8,7 +8,7 @@ of before in place. It knows no protocol and loads nothing itself.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 from weakref import WeakValueDictionary
@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from salver.artifacts import LoadOrder, Manifest
-from salver.errors import LoadFailed, ModelFailed, NotFound, NotReady, SalverError
+from salver.errors import Conflict, LoadFailed, ModelFailed, NotFound, NotReady, SalverError
 from salver.lifecycle.members import with_members
 from salver.messages import ModelId, State, VersionStatus
 from salver.repository import Place
@@ -129,7 +129,8 @@ class ControlPlane:
         self._clock = clock
         self._sleep = sleep
         self._found: tuple[Manifest, ...] = ()
-        self._placed: frozenset[str] = frozenset()  # models that the operator names, with their places
+        self._places: dict[str, tuple[Place, ...]] = {}  # models that are named with their places, by owner
+        self._placed: frozenset[str] = frozenset()  # their names
         self._named: set[str] = set()
         self._implied: set[str] = set()  # loaded since an ensemble that was named needs them
         self._unloaded: set[str] = set()
@@ -167,15 +168,22 @@ class ControlPlane:
         if self._mode.kind == "poll":
             self._polling = asyncio.get_running_loop().create_task(self._poll(), name="poll repository")
 
-    async def replace(self, places: Sequence[Place]) -> None:
-        """Serve these models by name, and no others that were named before; loads go on when it returns.
+    async def replace(self, places: Sequence[Place], owner: str = "") -> None:
+        """Serve these models by name, and no others that this owner named; loads go on when it returns.
+
+        Args:
+            owner: Who names them; what others name stays.
 
         Raises:
+            Conflict: another owner names a model of one of these names; nothing has changed.
             SalverError: a path cannot be opened; nothing has changed.
         """
         async with self._one_scan:
-            self._repository.place(places)
-            self._placed = frozenset(place.name for place in places)
+            lists = {**self._places, owner: tuple(places)}
+            _check_owners(lists)
+            self._repository.place([place for some in lists.values() for place in some])
+            self._places = lists
+            self._placed = frozenset(place.name for some in lists.values() for place in some)
         await self._scan(frozenset())
         self._apply()
 
@@ -411,3 +419,16 @@ class ControlPlane:
     def _require_explicit(self) -> None:
         if self._mode.kind != "explicit":
             raise NotReady("explicit model load / unload is not allowed if polling is enabled")
+
+
+def _check_owners(lists: Mapping[str, Sequence[Place]]) -> None:
+    seen: set[str] = set()
+    for places in lists.values():
+        names = {place.name for place in places}
+        if twice := seen & names:
+            raise Conflict(
+                f"two lists name the model {', '.join(sorted(twice))}",
+                field="model",
+                fix="Rename one.",
+            )
+        seen |= names

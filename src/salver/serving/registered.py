@@ -1,0 +1,188 @@
+"""What of a registry is served, and how does the server follow it?
+
+Of each model the versions that aliases mean, and those of a release under way; where there is no alias, the
+newest. A look at the ledger every second takes the whole list and hands it to the control plane, so that a
+change that was missed costs a second. Webhooks are told from here, too. It loads nothing, and decides nothing
+of releases.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+from sqlalchemy import Connection, func, select
+
+from salver.artifacts import Versions
+from salver.errors import SalverError
+from salver.ledger.schema import ALIAS, MODEL, RELEASE, VERSION
+from salver.registry.names import CHAMPION, LATEST
+from salver.registry.registry import ModelRegistry
+from salver.registry.webhooks import Deliverer
+from salver.releases import ReleaseState
+from salver.repository import Place
+
+_LOG: Final = logging.getLogger("salver.registered")
+OWNER: Final = "registry"
+
+
+class Replacing(Protocol):
+    """Serves a list (the control plane)."""
+
+    async def replace(self, places: Sequence[Place], owner: str = "") -> None:
+        """From now on these models by name, and no others of this owner."""
+        ...
+
+
+class Registered:
+    """A registry that is served.
+
+    Args:
+        seconds: Between two looks.
+        sleep: Waits that many seconds.
+    """
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        plane: Replacing,
+        deliverer: Deliverer,
+        seconds: float = 1.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.registry = registry
+        self._plane = plane
+        self._deliverer = deliverer
+        self._seconds = seconds
+        self._sleep = sleep
+        self._places: tuple[Place, ...] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Registered {self.registry!r}, {len(self._places or ())} models>"
+
+    async def start(self) -> None:
+        """The first look; the others follow. Loads go on when it returns.
+
+        Raises:
+            SalverError: the registry cannot be read, or a model of it has the name of another list's.
+        """
+        await self.look()
+        self.follow()
+
+    def follow(self) -> None:
+        """Look again and again, and tell webhooks."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._again(self.look), name="follow registry"),
+            loop.create_task(self._again(self._deliverer.once), name="tell webhooks"),
+        ]
+
+    async def stop(self) -> None:
+        """It is followed no more."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks = []
+
+    async def look(self) -> None:
+        """Serve what the registry means now.
+
+        Raises:
+            SalverError: it cannot be read, or not be served; all stays as it is.
+        """
+        folder = self.registry.artifacts.models
+        wanted = await self.registry.ledger.read(wanted_of)
+        places = tuple(
+            Place(
+                each.name,
+                str(folder / each.name),
+                Versions(specific=tuple(map(str, sorted(each.numbers)))),
+                {label: str(number) for label, number in each.labels.items()},
+                each.default_label,
+            )
+            for each in wanted
+        )
+        if places != self._places:
+            await self._plane.replace(places, OWNER)
+            self._places = places
+
+    async def _again(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        told = ""
+        while True:
+            await self._sleep(self._seconds)
+            try:
+                await work()
+                told = ""
+            except SalverError as error:
+                if str(error) != told:
+                    _LOG.error("the registry's models stay as they are: %s", error)
+                told = str(error)
+            except Exception:
+                _LOG.exception("following the registry failed, its models stay as they are")
+
+
+class Wanted:
+    """Of one model: which versions are to be loaded, and what names them."""
+
+    def __init__(self, name: str, default_alias: str) -> None:
+        self.name = name
+        self.numbers: set[int] = set()
+        self.labels: dict[str, int] = {}
+        self._default = default_alias or CHAMPION
+
+    def __repr__(self) -> str:
+        return f"<Wanted {self.name} {sorted(self.numbers)}>"
+
+    @property
+    def default_label(self) -> str:
+        """The alias that requests without a version mean; empty = the newest version."""
+        return self._default if self._default in self.labels else ""
+
+
+def wanted_of(connection: Connection) -> Iterable[Wanted]:
+    """What a registry means to have served, by name; models of which nothing is left are not there."""
+    models = {
+        row.name: Wanted(row.name, row.default_alias)
+        for row in connection.execute(select(MODEL).order_by(MODEL.c.name))
+    }
+    there = select(VERSION.c.model, VERSION.c.number).where(VERSION.c.removed.is_(None))
+    known = {(model, number) for model, number in connection.execute(there)}
+    for row in connection.execute(select(ALIAS).order_by(ALIAS.c.name)):
+        models[row.model].numbers.add(row.number)
+        models[row.model].labels[row.name] = row.number
+    for model, numbers in _released(connection):
+        if model in models:
+            models[model].numbers |= {int(number) for number in numbers}
+    newest = select(VERSION.c.model, func.max(VERSION.c.number)).where(VERSION.c.removed.is_(None))
+    for model, number in connection.execute(newest.group_by(VERSION.c.model)):
+        found = models[model]
+        found.numbers = {each for each in found.numbers if (model, each) in known} or {number}
+        if number in found.numbers:
+            found.labels[LATEST] = number
+    return [found for found in models.values() if found.numbers]
+
+
+def _released(connection: Connection) -> Iterable[tuple[str, tuple[str, ...]]]:
+    """Models with the versions that releases need: of those under way both; of the last one of an alias the
+    stable one, too, as long as it holds units back; of the last one without an alias the one that it left.
+    """
+    rows = list(connection.execute(select(RELEASE).order_by(RELEASE.c.created, RELEASE.c.id)))
+    last = {(row.model, row.alias): row for row in rows if row.state != ReleaseState.PROPOSED}
+    for row in rows:
+        if row.ended is None:
+            yield row.model, (row.stable, row.canary)
+    for (model, alias), row in last.items():
+        is_promoted = row.state == ReleaseState.PROMOTED
+        if is_promoted and _holds_back(row.policy):
+            yield model, (row.stable, row.canary)
+        elif not alias:
+            yield model, (row.canary if is_promoted else row.stable,)
+
+
+def _holds_back(policy: str) -> bool:
+    said = msgspec.json.decode(policy)
+    traffic = said.get("traffic") if isinstance(said, dict) else None
+    return isinstance(traffic, dict) and bool(traffic.get("holdback"))
