@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import insert, text, update
 
@@ -121,8 +122,8 @@ async def test_a_release_that_is_over_keeps_what_it_still_needs(
         await push(registry, tmp_path, alias=name)
     policy = msgspec.json.encode({"traffic": {"holdback": holdback}}).decode()
     row = {
-        "id": "r", "model": "fraud", "stable": "1", "canary": "2", "alias": alias, "salt": "s", "state": state,
-        "created": 1.0, "by": "ann", "changed": 1.0, "ended": 2.0, "policy": policy,
+        "id": "r", "model": "fraud", "stable": "1", "canary": "2", "alias": alias, "salt": "s",
+        "state": state, "created": 1.0, "by": "ann", "changed": 1.0, "ended": 2.0, "policy": policy,
     }  # fmt: skip
     await registry.ledger.write(lambda c: c.execute(insert(RELEASE), row) and None)
     follower, plane = followed(registry)
