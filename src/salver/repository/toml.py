@@ -288,11 +288,7 @@ def _check(config: ModelConfig) -> None:
     if part := sequences.conflict(config):
         raise ValueError(f"is not for models with sequences - at `$.{part}`")
     _check_batching(config)
-    for label in config.labels:
-        if not label or label.isdecimal():
-            raise ValueError(f"{label!r} is no label: a number is a version - at `$.labels`")
-    if config.default_label and config.default_label not in config.labels:
-        raise ValueError("is none of the labels - at `$.default_label`")
+    _check_labels(config)
     _check_logging(config.logging)
     for side in ("inputs", "outputs"):
         if problem := unfit_table(getattr(config, side), getattr(config.reshape, side)):
@@ -304,6 +300,14 @@ def _check(config: ModelConfig) -> None:
         raise ValueError(f"{found[1]} - at `$.{found[0]}`")
     _check_queue(config)
     _check_warmup(config.warmup)
+
+
+def _check_labels(config: ModelConfig) -> None:
+    for label in config.labels:
+        if not label or label.isdecimal():
+            raise ValueError(f"{label!r} is no label: a number is a version - at `$.labels`")
+    if config.default_label and config.default_label not in config.labels:
+        raise ValueError("is none of the labels - at `$.default_label`")
 
 
 def _check_batching(config: ModelConfig) -> None:
