@@ -20,7 +20,7 @@ from salver.artifacts import Manifest, ModelConfig
 from salver.backends.protocol import LoadOptions
 from salver.engine.backoff import Backoff
 from salver.engine.process import ProcessRunner, Recovery
-from salver.errors import HostDied, InvalidInput, LoadFailed, ModelFailed, NotReady
+from salver.errors import HostDied, InvalidInput, InvalidOutput, LoadFailed, ModelFailed, NotReady
 from salver.messages import ModelId
 from salver.tensor import Array
 
@@ -179,7 +179,7 @@ async def test_every_kind_of_array_crosses() -> None:
         ("raise", ModelFailed, "model 'm' raised ValueError: no such row"),
         ("refuse", InvalidInput, "text is empty (at inputs[0]). Send some."),
         ("soft_exit", ModelFailed, "model 'm' raised SystemExit: 3"),
-        ("complex", ModelFailed, "output 'y' is no tensor: no tensor datatype holds numpy's complex128"),
+        ("complex", InvalidOutput, "output 'y' is no tensor: no tensor datatype holds numpy's complex128"),
         ("write_input", ModelFailed, "model 'm' raised ValueError: assignment destination is read-only"),
     ],
 )
