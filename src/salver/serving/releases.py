@@ -92,6 +92,7 @@ class Releases:
         self._outcomes = outcomes
         self._clock = clock
         self._followed: set[str] = set()
+        self._buckets: list[float] = []  # their lengths, in seconds
         self._missing_since: dict[str, float] = {}
         self._running: asyncio.Task[None] | None = None
 
@@ -99,7 +100,7 @@ class Releases:
         return f"<Releases, {len(self._followed)} live>"
 
     async def start(self, seconds: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """The first tick, and then one after each such pause.
+        """The first tick, and then one after each such pause, or as often as buckets end.
 
         Raises:
             SalverError: the ledger cannot be read.
@@ -137,7 +138,7 @@ class Releases:
 
     async def _run(self, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
         while True:
-            await sleep(seconds)
+            await sleep(min([seconds, *self._buckets]))
             await self._try()
 
     async def _try(self) -> None:
@@ -237,6 +238,7 @@ class Releases:
             units, events = await self._store.known_units(name)
             self._collector.follow(name, units, events, live[name].policy.bucket_seconds)
         self._followed = set(live)
+        self._buckets = [release.policy.bucket_seconds for release in live.values()]
         for name, release in live.items():
             self._collector.slow_from(name, release.progress.thresholds)
         splits = [

@@ -1,0 +1,132 @@
+"""A server in a release is killed fifty times, and each time goes on where its ledger says."""
+
+import asyncio
+import json
+import random
+import sqlite3
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from release_load import Callers, until
+from salver.experiments.assign import assign
+from salver.ledger import Ledger
+from salver.releases import Arm, ReleaseState
+from salver.rollout.policy import Metric, Policy, Stage
+from salver.rollout.record import Release, proposed
+from salver.rollout.replay import replay
+from salver.serving.release_store import ReleaseStore
+from salver.testing.process import ServerProcess
+from zoo import write_mlp
+
+KILLS = 50
+SECONDS = (0.0, 0.8)  # from the moment at which it answers to the kill
+#: It lasts for as long as the test does: a kill may come in any stage, between any two steps.
+POLICY = Policy(
+    stages=(Stage(0.2, 0.05, margin_times=20), Stage(0.4, 0.1, margin_times=20), Stage(0.6, 60)),
+    metrics=(Metric("errors", "errors", "severe", negligible=0.001),),
+    warm_up_seconds=0.0,
+    bucket_seconds=0.2,
+)
+BODY = json.dumps(
+    {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}]}
+).encode()
+
+
+class Asking(Callers):
+    """Of another model."""
+
+    path = "/v2/models/mlp/infer"
+
+
+@pytest.mark.timeout(900)
+async def test_after_fifty_kills_state_evidence_and_assignment_are_as_they_were(tmp_path: Path) -> None:
+    write_mlp(tmp_path / "models" / "mlp", 1)
+    write_mlp(tmp_path / "models" / "mlp", 2)
+    (tmp_path / "models" / "mlp" / "salver.toml").write_text("[versions]\nlatest = 2\n")
+    file = tmp_path / "registry" / "salver.db"
+    server = ServerProcess([tmp_path / "models"], tmp_path / "log", ["--registry", str(file.parent)])
+    chance, sent = random.Random(7), 0
+    stages = set()
+    for kill in range(KILLS + 1):
+        before = await stored(file) if kill else None
+        server.start()
+        await asyncio.to_thread(server.wait_ready)
+        ledger = await Ledger.open(f"sqlite:///{file}")
+        store = ReleaseStore(ledger)
+        if before is None:
+            await store.propose(proposed("r1", "mlp", ("1", "2"), POLICY, time.time()))
+            before = await stored(file)
+        await runs(store, before)
+        async with Asking(server, [BODY], users=3000, connections=2) as callers:
+            await asyncio.sleep(chance.uniform(*SECONDS))
+            if kill < KILLS:
+                server.signal(9)
+        sent += callers.answered + callers.statuses[0] + 2  # two may be under way
+        if kill == KILLS:
+            break
+        await ledger.close()
+        server.wait()
+        after = await stored(file)
+        stages.add(after.stage)
+        assert is_further(before, after)
+        check_assignment(after, callers)
+        assert set(callers.statuses) <= {0, 200}
+    server.stop()
+    release = await store.get("r1")
+    looks = await store.looks("r1")
+    await ledger.close()
+    check_counts(file, looks, sent)
+    assert all(step.is_same for step in replay(release.policy, [look.entry for look in looks]))
+    assert release.state is ReleaseState.RUNNING and len(stages) > 1
+
+
+async def runs(store: ReleaseStore, before: Release) -> None:
+    """Until it is under way, from what it was."""
+
+    async def begun() -> Release | None:
+        release = await store.get("r1")
+        return release if release.state is not ReleaseState.PROPOSED else None
+
+    assert is_further(before, await until(begun))
+    await asyncio.sleep(0.3)  # it is written down first, and traffic moves then
+
+
+def is_further(before: Release, after: Release) -> bool:
+    """Nothing was lost: not a bucket, not a stage."""
+    return (
+        before.progress.buckets <= after.progress.buckets
+        and before.stage <= after.stage
+        and (before.progress.buckets < after.progress.buckets or before.evidence == after.evidence)
+    )
+
+
+async def stored(file: Path) -> Release:
+    """The release as it lies there, while nobody is alive."""
+    async with await Ledger.open(f"sqlite:///{file}") as ledger:
+        return await ReleaseStore(ledger).get("r1")
+
+
+def check_assignment(release: Release, callers: Callers) -> None:
+    """Each user met the version that the hash says, for the stage then or before."""
+    for user, versions in callers.versions.items():
+        meant = set()
+        for stage in POLICY.stages[: release.stage + 2]:
+            split = msgspec.structs.replace(release, weight=stage.weight, state=ReleaseState.RUNNING).split
+            assert split is not None
+            meant.add(assign(split, {"header:x-user-id": user, "request": ""}).version)
+        assert set(versions) <= {*meant, "1"}, user  # before its first tick a server sends all to the old one
+
+
+def check_counts(file: Path, looks: list, requests: int) -> None:
+    """No unit was counted twice, and no request."""
+    with sqlite3.connect(file) as database:
+        rows = database.execute("SELECT unit, arm FROM exposure").fetchall()
+    units = {unit for unit, _ in rows}
+    exposures = [look.entry.bucket.exposures for look in looks]
+    assert sum(each.total for each in exposures) == len(units)
+    assert sum(each.canary for each in exposures) <= sum(arm == Arm.CANARY for _, arm in rows)
+    assert requests / 4 < sum(look.entry.bucket.requests.total for look in looks) <= requests
+    assert [look.seq for look in looks] == list(range(len(looks)))

@@ -1,0 +1,104 @@
+"""Versions of a real model meet live traffic: worse ones are rolled back, an equal one gets everything."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from release_load import Callers, bodies, digits, until, write_digits
+from salver.ledger import Ledger
+from salver.releases import ReleaseState
+from salver.rollout.policy import Metric, Policy, Stage
+from salver.rollout.record import Release, proposed
+from salver.rollout.replay import replay
+from salver.serving.release_store import ReleaseStore
+from salver.testing.process import ServerProcess
+
+#: As the usual one, in seconds for minutes: half-second buckets, and gates that some thousand requests pass.
+POLICY = Policy(
+    stages=(Stage(0.2, 0.05, margin_times=10), Stage(0.5, 0.05, margin_times=10)),
+    metrics=(
+        Metric("errors", "errors", "severe", negligible=0.001),
+        Metric("latency_p90", "latency", "soft", quantile=0.9, rollback_margin=0.5, promotion_margin=0.5),
+    ),
+    warm_up_seconds=1.0,
+    bucket_seconds=0.5,
+)
+
+
+@pytest.fixture
+def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    fault = request.param
+    write_digits(tmp_path / "models", 1)
+    write_digits(tmp_path / "models", 2, **fault)
+    options = ["--registry", str(tmp_path / "registry")]
+    with ServerProcess([tmp_path / "models"], tmp_path / "log", options) as server:
+        yield server.wait_ready()
+
+
+async def released(server: ServerProcess, folder: Path, seconds: float) -> tuple[Release, Callers]:
+    """The release of version 2 at its end, under load from before its beginning until after that."""
+    ledger = await Ledger.open(f"sqlite:///{folder / 'registry' / 'salver.db'}")
+    store = ReleaseStore(ledger)
+    new = proposed("r1", "digits", ("1", "2"), POLICY, time.time())
+    await store.propose(new)
+
+    async def begun() -> Release | None:
+        release = await store.get("r1")
+        return release if release.state is not ReleaseState.PROPOSED else None
+
+    async def over() -> Release | None:
+        release = await store.get("r1")
+        return None if release.is_live else release
+
+    await until(begun)
+    async with Callers(server, bodies(digits().pixels), 20_000) as callers:
+        release = await until(over, seconds)
+        answered = callers.answered
+
+        async def goes_on() -> bool | None:
+            return True if callers.answered > answered + 1000 else None
+
+        await until(goes_on)
+    looks = await store.looks("r1")
+    assert all(step.is_same for step in replay(release.policy, [look.entry for look in looks]))
+    await ledger.close()
+    return release, callers
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("served", [{"fails": True}], indirect=True, ids=["two percent of its inputs fail"])
+async def test_a_version_that_fails_is_rolled_back(served: ServerProcess, tmp_path: Path) -> None:
+    release, callers = await released(served, tmp_path, 60)
+    assert release.state is ReleaseState.ROLLED_BACK
+    assert "errors" in release.reason
+    assert set(callers.statuses) == {200, 500}
+    assert {"too hard" in answer for _, answer in callers.failed} == {True}
+    assert len(callers.failed) < callers.answered / 100
+    assert_sticky(callers, last="1")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("served", [{"seconds": 0.02}], indirect=True, ids=["twenty milliseconds slower"])
+async def test_a_version_that_is_slower_is_rolled_back(served: ServerProcess, tmp_path: Path) -> None:
+    release, callers = await released(served, tmp_path, 90)
+    assert release.state is ReleaseState.ROLLED_BACK
+    assert "latency_p90" in release.reason
+    assert set(callers.statuses) == {200}
+    assert_sticky(callers, last="1")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("served", [{}], indirect=True, ids=["the same again"])
+async def test_a_version_that_is_as_good_gets_everything(served: ServerProcess, tmp_path: Path) -> None:
+    release, callers = await released(served, tmp_path, 90)
+    assert release.state is ReleaseState.PROMOTED
+    assert set(callers.statuses) == {200}
+    assert_sticky(callers, last="2")
+
+
+def assert_sticky(callers: Callers, last: str) -> None:
+    """Nobody who has met the canary meets the old version again, unless it is rolled back."""
+    ways = {"1": (["1"], ["2"], ["2", "1"], ["1", "2", "1"]), "2": (["1"], ["2"], ["1", "2"])}
+    assert {tuple(seen) for seen in callers.versions.values()} <= {tuple(way) for way in ways[last]}
