@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.errors import BadArchive, LoadFailed, SalverError
-from salver.repository import unpack, unzip
 from salver.repository.handler import describe
 from salver.repository.mar import (
     MANIFEST,
@@ -28,6 +27,7 @@ from salver.repository.mar import (
     unpack_archive,
 )
 from salver.repository.unpacked import Archives
+from salver.stores import unpack, unzip
 
 HANDLER = "def handle(data, context):\n    return ['OK'] * len(data)\n"
 

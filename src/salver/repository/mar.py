@@ -14,9 +14,9 @@ from typing import Any, Final
 import msgspec
 
 from salver.errors import BadArchive, LoadFailed
-from salver.repository import unpack, unzip
-from salver.repository.unpack import BROKEN, honest_bytes
-from salver.repository.unzip import is_zip, read_member
+from salver.stores import unpack, unzip
+from salver.stores.unpack import BROKEN, honest_bytes
+from salver.stores.unzip import is_zip, read_member
 
 #: In an archive, or right below its only folder.
 MANIFEST: Final = "MAR-INF/MANIFEST.json"

@@ -15,7 +15,7 @@ from salver.errors import BadArchive, BadGraph
 from salver.handlers import MOST_WORKERS
 from salver.repository.mar import is_inside
 from salver.repository.model_yaml import read_keys
-from salver.repository.unzip import is_zip, read_member
+from salver.stores.unzip import is_zip, read_member
 
 MANIFEST: Final = "WAR-INF/MANIFEST.json"
 _MOST_BYTES: Final = 1 << 20

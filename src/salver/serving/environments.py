@@ -20,7 +20,7 @@ import salver
 from salver.artifacts import Manifest
 from salver.engine.spawn import Interpreter
 from salver.errors import LoadFailed
-from salver.repository.unpack import unpack
+from salver.stores.unpack import unpack
 from salver.wire.config_view import parameters
 
 PARAMETER: Final = "EXECUTION_ENV_PATH"

@@ -22,7 +22,7 @@ import msgspec
 
 from salver.errors import BadArchive, Conflict, InvalidInput, NoDownload, NoModel
 from salver.repository.names import is_visible
-from salver.repository.unpack import room_in
+from salver.stores.unpack import room_in
 
 #: As TorchServe has it where its configuration says nothing.
 ANY_URL: Final = (r"file?://.*|http(s)?://.*",)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from salver.errors import BadArchive, LoadFailed
-from salver.repository.unpack import MOST_MEMBERS, honest_bytes, room_in
+from salver.stores.unpack import MOST_MEMBERS, honest_bytes, room_in
 
 _PIECE: Final = 1 << 20
 _MOST_PATH: Final = 1024

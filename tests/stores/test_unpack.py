@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from salver.errors import LoadFailed
-from salver.repository import unpack as unpacking
-from salver.repository.unpack import unpack
+from salver.stores import unpack as unpacking
+from salver.stores.unpack import unpack
 
 
 def file(name: str, content: bytes = b"x", mode: int = 0o644) -> tuple[tarfile.TarInfo, bytes]:
