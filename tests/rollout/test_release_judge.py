@@ -67,6 +67,34 @@ def test_one_that_is_paused_is_held_and_one_that_is_promoted_goes_on() -> None:
     assert last(buckets(number=20), state=ReleaseState.PROMOTED).decision is Decision.CONTINUE
 
 
+def test_one_that_was_rolled_back_stays_so_whatever_is_known_of_it() -> None:
+    evidence, verdict = judge(POLICY, start(POLICY), next(buckets()), ReleaseState.ROLLED_BACK)
+    assert verdict.decision is Decision.ROLLBACK
+    assert evidence.is_over and evidence.requests.total == 0
+
+
+def test_evidence_does_not_shorten_a_stage() -> None:
+    policy = with_policy(stages=(Stage(0.1, 5),))
+    plenty = buckets(policy, events={"errors": 2000, "slow": 2000}, requests=40_000, number=40)
+    _, verdicts = judged(plenty, policy, until=lambda verdict: verdict.decision is Decision.PROMOTE)
+    assert len(verdicts) == 30
+    assert not any(metric.missing for metric in verdicts[20].metrics)
+    assert verdicts[20].reasons == ("stage 0 lasts another 1.5 minutes at least",)
+
+
+def test_with_all_of_the_traffic_nobody_is_missed() -> None:
+    _, verdicts = judged(buckets(stage=2, number=10))
+    assert {verdict.decision for verdict in verdicts} == {Decision.PROMOTE}
+    assert verdicts[-1].next_stage is None
+
+
+def test_silence_is_counted_anew_at_each_stage() -> None:
+    silence = {"requests": Counts(), "exposures": Counts(), "events": {}}
+    seen = [*buckets(number=5), *buckets(stage=1, begin=50, number=6)]
+    _, verdicts = judged([msgspec.structs.replace(one, **silence) for one in seen])
+    assert [verdict.cause for verdict in verdicts] == [None] * 10 + ["no_data"]
+
+
 # Evidence
 
 
@@ -250,7 +278,8 @@ def test_late_outcomes_are_waited_for() -> None:
     policy = with_policy(metrics=(*POLICY.metrics, sales), most_late_seconds=60.0)
     late = [msgspec.structs.replace(one, late_seconds=61.0) for one in buckets(number=7)]
     assert last(late, policy).cause == "late"
-    assert last(late).cause is None  # nobody waits for outcomes without a metric of them
+    nobody = with_policy(most_late_seconds=60.0)  # waits for outcomes without a metric of them
+    assert last(late, nobody).cause is None
 
 
 def test_inconclusive_is_said_with_what_is_missing() -> None:
@@ -410,6 +439,11 @@ def test_what_comes_late_from_a_stage_counts_for_harm_and_moves_nothing_back() -
         assert (now.rare, now.strands[0].gate) == (before.rare, before.strands[0].gate)
         assert now.strands[0].wildness.jumps == before.strands[0].wildness.jumps
     assert after.requests.total == evidence.requests.total + 300
+    warming = with_policy(warm_up_seconds=600.0)  # which the stage that was left is not
+    evidence, _ = judged(buckets(stage=1, number=2), warming)
+    [slow] = buckets(stage=0, begin=15, number=1, events={"slow": 30})
+    after, _ = judge(warming, evidence, slow, ReleaseState.RUNNING)
+    assert after.metrics[1].strands[0].events.total == 30
 
 
 def test_a_bucket_that_was_cut_short_says_nothing_of_jumps() -> None:

@@ -5,7 +5,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout_releases import POLICY, buckets, judged, with_policy
@@ -61,10 +61,12 @@ def test_promotion_takes_as_many_requests_as_recorded(rate: float, requests: dic
         assert minutes * 60 == pytest.approx(recorded, rel=0.02)
 
 
-def test_the_judge_finds_things_when_it_was_said_to() -> None:
+@pytest.mark.parametrize("severity", ["severe", "soft"])
+def test_the_judge_finds_things_when_it_was_said_to(severity: str) -> None:
     """Medians of simulated releases, within 15 %."""
+    metric = msgspec.structs.replace(ERRORS, severity=severity)
     policy = Policy(
-        stages=(Stage(0.01, 60), Stage(0.05, 60), Stage(0.25, 60)), metrics=(ERRORS,), warm_up_seconds=0.0
+        stages=(Stage(0.01, 60), Stage(0.05, 60), Stage(0.25, 60)), metrics=(metric,), warm_up_seconds=0.0
     )
     schedule = Schedule(np.repeat([0, 1, 2], 360), np.repeat([0.01, 0.05, 0.25], 360))
     share, rng, none = schedule.shares, np.random.default_rng(21), np.zeros((150, 1080), np.int64)
@@ -96,6 +98,7 @@ def test_a_release_is_told_as_a_whole() -> None:
     assert errors.stages[0].visible() == (5.0, 10.0)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([0.5, 5.0, 50.0, 500.0]), st.floats(1e-5, 0.3))
 def test_more_traffic_and_more_harm_are_seen_sooner(per_second: float, rate: float) -> None:
     for metric in (ERRORS, MATCHED):
@@ -114,6 +117,7 @@ def test_events_that_never_happen_are_found_by_their_first() -> None:
         seen = [msgspec.structs.replace(one, events={"errors": Counts(1)}) for one in buckets(number=number)]
         assert judged(seen)[1][-1].decision is decision
     alike = with_policy(stages=(Stage(0.9, 1),))
+    assert detection_minutes(alike, 0, alike.metrics[1], 10.0, Forecast(100)) == math.inf
     assert outlook(alike, Forecast(100)).metrics[1].alone == 0  # a soft one, that has no matched baseline
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salver.errors import InvalidInput
@@ -23,6 +23,7 @@ def test_the_defaults_are_a_policy_that_spends_all_of_its_alpha() -> None:
     assert {metric.severity for metric in DEFAULT_METRICS} == {"severe", "soft"}
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 0.2), min_size=1, max_size=5))
 def test_what_metrics_leave_of_alpha_is_shared_out(given_shares: list[float]) -> None:
     metrics = [Metric(f"m{n}", "rule", "soft", share=share) for n, share in enumerate(given_shares)]
@@ -88,6 +89,7 @@ def test_nonsense_is_refused_with_its_name_and_a_way_out(text: str, words: str) 
         ({"rollback_margin": -0.1}, "rollback margin is -0.1"),
         ({"promotion_margin": 0.0}, "nobody can prove"),
         ({"negligible": 1.0}, "negligible rate is 1.0"),
+        ({"negligible": 0.1, "kind": "outcome"}, "of 'outcome' no rate is negligible"),
         ({"share": 1.5}, "share of alpha is 1.5"),
         ({"kind": "latency"}, "quantile is 0.0"),
         ({"quantile": 0.5}, "quantile is 0.5"),

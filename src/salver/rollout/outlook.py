@@ -22,6 +22,9 @@ from salver.rollout.wildness import MOST, matched_share
 RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 #: Requests that are needed, by those that Wald's bound needs (measured, see docs/explanation/judge.md).
 _DETECTION, _PROMOTION = 1.15, 1.3
+#: What the second opinion takes, in what plain evidence beside the same baseline would; and the largest
+#: canary that has a baseline of its size.
+_FLIPS, _EQUAL = 1.1, 0.5
 #: Below so many requests a second a first stage that is smaller than this sees nothing.
 _SPARSE, _LARGE = 1.0, 0.25
 #: Buckets after which a metric is said to see nothing.
@@ -142,16 +145,34 @@ def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, 
     tolerated = 1 + metric.rollback_margin
     if rate <= 0 or ratio <= tolerated or weight >= 1:
         return math.inf
-    enrolled = weight + matched_share(weight) if metric.is_matched else 1.0
+    alone = weight + matched_share(weight)  # with its baseline, of all units
+    needed = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])
+    per_request = _information(rate, weight, alone if metric.is_matched else 1.0, ratio, tolerated)
+    seconds = _DETECTION * needed / (per_request * forecast.requests_per_second)
+    seconds += math.ceil(needed / MOST) * policy.bucket_seconds  # until rates are known to be steady
+    if metric.severity == "soft":
+        if weight > _EQUAL:
+            return math.inf
+        per_request = _information(rate, weight, alone, ratio, 1.0)
+        second = _FLIPS * _DETECTION * needed / (per_request * forecast.requests_per_second)
+        fewest = math.ceil(needed / math.log(2)) * policy.bucket_seconds  # of which none brings more
+        seconds = max(seconds, second, fewest)
+    return seconds / 60
+
+
+def _information(rate: float, weight: float, enrolled: float, ratio: float, tolerated: float) -> float:
+    """Of one request to any arm, for the ratio against the greatest that is tolerated.
+
+    Args:
+        enrolled: Share of all units that are compared, the canary's ``weight`` with them.
+    """
     share = weight / enrolled
-    found, boundary = _part(share, ratio), _part(share, tolerated)
-    information = rate * (share * ratio + 1 - share) * _divergence(found, boundary)  # of a request to either
-    alpha = policy.alpha * policy.shares[policy.metrics.index(metric)]
-    seconds = _DETECTION * math.log(1 / alpha) / (information * forecast.requests_per_second * enrolled)
-    bounded = (
-        math.ceil(math.log(1 / alpha) / MOST) * policy.bucket_seconds
-    )  # until rates are known to be steady
-    return (seconds + bounded) / 60
+    return (
+        enrolled
+        * rate
+        * (share * ratio + 1 - share)
+        * _divergence(_part(share, ratio), _part(share, tolerated))
+    )
 
 
 def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Forecast) -> float:

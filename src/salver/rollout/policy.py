@@ -85,6 +85,12 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "Give a number above 0 (that it is no worse at all, nobody can prove), or none for no gate.",
             ),
             (not 0 <= self.negligible < 1, "negligible", f"its negligible rate is {self.negligible}", _PART),
+            (
+                self.negligible > 0 and self.kind in ("output", "outcome"),
+                "negligible",
+                f"of '{self.kind}' no rate is negligible",
+                "Leave it out.",
+            ),
             (not 0 <= self.share <= 1, "share", f"its share of alpha is {self.share}", _PART),
             (
                 (self.kind == "latency") != (0 < self.quantile < 1),
