@@ -51,6 +51,12 @@ def test_evidence_is_never_multiplied(rows: list[Counts], share: float) -> None:
     assert wildness.variation >= 0
 
 
+def test_a_control_that_is_calmer_than_chance_strengthens_nothing() -> None:
+    calm = seen([Counts(baseline=10, stable=80)] * 200, 0.1)
+    assert calm.squares == 0 and calm.expected > 1000
+    assert calm.factor(0.1) == 1
+
+
 def test_chance_alone_is_not_tempered_for_long() -> None:
     calm = seen(poisson(np.random.default_rng(1), 50, 0.1, 300), 0.1)
     assert calm.factor(0.1) < 1.15

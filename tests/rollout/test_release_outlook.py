@@ -98,6 +98,15 @@ def test_a_release_is_told_as_a_whole() -> None:
     assert errors.stages[0].visible() == (5.0, 10.0)
 
 
+def test_warming_up_delays_what_is_soft() -> None:
+    policy, forecast = Policy(), Forecast(100, {"errors": 0.005})
+    for metric, found in zip(policy.metrics, outlook(policy, forecast).metrics, strict=True):
+        blind = 0.0 if metric.severity == "severe" else 2.0
+        told = blind + detection_minutes(policy, 0, metric, 10.0, forecast)
+        assert found.stages[0].detects[10.0] == pytest.approx(told)
+        assert found.detects[10.0] == pytest.approx(told) or told > found.stages[0].minutes
+
+
 @settings(deadline=None)
 @given(st.sampled_from([0.5, 5.0, 50.0, 500.0]), st.floats(1e-5, 0.3))
 def test_more_traffic_and_more_harm_are_seen_sooner(per_second: float, rate: float) -> None:
