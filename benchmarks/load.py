@@ -78,8 +78,12 @@ def _wrk(
     headers = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in form.headers.items())
     (folder / "load.lua").write_text(_LUA % {"body": folder / "body", "headers": headers})
     url = f"http://127.0.0.1:{port}{form.path}"
-    script = str(folder / "load.lua")
-    argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", script, url]
+    return wrk(folder / "load.lua", url, connections, seconds, pin)
+
+
+def wrk(script: Path, url: str, connections: int, seconds: int, pin: Sequence[str] = ()) -> Sample:
+    """What a script of wrk's measures, whose ``done`` prints as the one above does."""
+    argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(script), url]
     said = _call([*pin, *argv], seconds)
     found = re.search(r"^RESULT (\{.*\})$", said, re.MULTILINE)
     if not found:

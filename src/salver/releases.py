@@ -44,6 +44,8 @@ def trait(value: object) -> str:
     >>> trait(True), trait(7), len(trait("x" * 100_000))
     ('true', '7', 40)
     """
+    if type(value) is str and len(value) <= _MOST_CHARACTERS:
+        return value
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if len(text) <= _MOST_CHARACTERS:
         return text

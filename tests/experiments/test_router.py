@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from salver.errors import InvalidInput
-from salver.experiments.router import Router, is_settled, settled
+from salver.experiments.router import Route, Router
 from salver.messages import Call, InferRequest, Standing
-from salver.releases import Condition, Split
+from salver.releases import Arm, Condition, Shadow, Split
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=1.0, salt="s1")
 
@@ -19,6 +19,10 @@ def request(**parameters):
     return InferRequest("m", (), parameters=parameters)
 
 
+def unit(number):
+    return {"header:x-user-id": f"u{number}", "request": "q"}
+
+
 def call(**more):
     return Call("test", 0.0, request_id="q1", **more)
 
@@ -27,17 +31,17 @@ def test_an_empty_table_wants_nothing():
     router = Router()
     assert not router
     assert router.headers == {}
-    assert router.find("m", "") == ()
+    assert router.find("m", "") is None
 
 
 def test_a_model_is_found_by_what_its_callers_say():
     router = Router()
     router.replace([SPLIT, having(release="r2", model="n", asked=("champion",))])
     assert router
-    assert router.find("m", "") == (SPLIT,)
-    assert router.find("m", "2") == ()
-    assert router.find("n", "") == ()
-    assert router.find("n", "champion")[0].release == "r2"
+    assert router.find("m", "").splits == (SPLIT,)
+    assert router.find("m", "2") is None
+    assert router.find("n", "") is None
+    assert router.find("n", "champion").splits[0].release == "r2"
 
 
 def test_headers_of_units_and_conditions_are_wanted():
@@ -53,7 +57,7 @@ def test_a_table_that_cannot_be_leaves_the_one_before():
     router.replace([SPLIT])
     with pytest.raises(InvalidInput):
         router.replace([SPLIT, SPLIT])
-    assert router.find("m", "") == (SPLIT,)
+    assert router.find("m", "").splits == (SPLIT,)
     router.replace([])
     assert not router
 
@@ -87,23 +91,72 @@ def test_a_unit_outside_one_slice_is_in_the_next_ones():
     router = Router()
     router.replace(halves)
     found = router.find("m", "")
-    met = {settled(found, {"header:x-user-id": f"u{n}", "request": "q"})[1].version for n in range(50)}
+    met = {found.settled(unit(n)).assignment.version for n in range(50)}
     assert met == {"2", "3"}
 
 
 def test_a_unit_outside_every_slice_meets_the_stable_version():
-    quarters = [
+    quarters = (
         having(layer="l", slice=(0.0, 0.1)),
         having(release="r2", canary="3", layer="l", slice=(0.1, 0.2)),
-    ]
-    found = [settled(quarters, {"header:x-user-id": f"u{n}", "request": "q"}) for n in range(100)]
-    out = [(split.release, one.version) for split, one in found if one.reason == "excluded"]
+    )
+    found = [Route(quarters).settled(unit(n)) for n in range(100)]
+    out = [(one.split.release, one.versions) for one in found if one.assignment.reason == "excluded"]
     assert 60 < len(out) < 95
-    assert set(out) == {("r1", "1")}
+    assert set(out) == {("r1", ("1",))}
 
 
-def test_all_of_a_models_splits_have_to_be_settled():
-    told, open_ = having(units=("header:x-user-id", "request")), having(release="r2")
-    assert is_settled([told], {"request": "q"})
-    assert not is_settled([told, open_], {"request": "q"})
-    assert is_settled([told, open_], {"header:x-user-id": "ada", "request": "q"})
+def test_a_plan_is_open_while_the_body_may_change_it():
+    told, open_ = having(units=("header:x-user-id", "request")), having(release="r2", layer="l")
+    assert Route((told,)).early({"request": "q"}).assignment.unit == "q"
+    plan = Route((told, open_)).early({"request": "q"})
+    assert (plan.assignment, plan.versions) == (None, ("1",))
+    assert Route((told, open_)).early(unit(1)).assignment == Route((told, open_)).settled(unit(1)).assignment
+
+
+def test_the_plan_of_a_unit_is_recalled_where_nothing_else_matters():
+    route = Route((SPLIT,))
+    traits = {"header:x-user-id": "ada"}
+    assert route.recall(None) is route.recall(traits) is None
+    plan = route.early({**traits, "request": "q1"})
+    assert route.recall(traits) is plan
+    assert route.recall({"tenant": "ada"}) is None
+    route.early({"tenant": "acme", "request": "q"})
+    route.early({"request": "q"})
+    assert route.recall({"request": "q"}) is None
+    picky = Route((having(only=(Condition("header:x-region", ("eu",)),)),))
+    picky.early({**traits, "header:x-region": "us", "request": "q1"})
+    assert picky.recall(traits) is None  # the region may be another one next time
+
+
+def test_a_split_that_stays_keeps_its_plans_and_one_that_changes_does_not():
+    router = Router()
+    router.replace([SPLIT])
+    route = router.find("m", "")
+    router.replace([SPLIT, having(release="r2", model="n")])
+    assert router.find("m", "") is route
+    router.replace([having(weight=0.5)])
+    assert router.find("m", "") is not route
+
+
+def test_few_plans_are_kept():
+    route = Route((SPLIT,))
+    for number in range(33_000):
+        route.early(unit(number))
+    assert len(route._known) < 300
+    assert route.recall(unit(32_999)) is not None
+
+
+def test_who_is_shadowed():
+    def is_shadowed(name="ada", **changes):
+        split = having(**{"weight": 0.5, "shadow": Shadow(), **changes})
+        return Route((split,)).settled({"header:x-user-id": name, "request": "q"}).is_shadowed
+
+    arms = {Route((having(weight=0.5),)).settled(unit(n)).assignment.arm: f"u{n}" for n in range(20)}
+    assert is_shadowed(arms[Arm.BASELINE])
+    assert not is_shadowed(arms[Arm.CANARY])  # it has answered itself
+    assert is_shadowed(holdback=1.0)
+    assert not is_shadowed(never=frozenset({"ada"}))
+    assert not is_shadowed(only=(Condition("tenant", ("acme",)),))
+    assert not is_shadowed(arms[Arm.BASELINE], shadow=Shadow(share=0.0))
+    assert not is_shadowed(arms[Arm.BASELINE], shadow=None)

@@ -121,14 +121,14 @@ async def test_as_many_are_under_way_as_may_be_and_the_rest_is_dropped():
     canary = Canary()
     canary.gate.clear()
     for _ in range(5):
-        if canary.shadowing.wants(SPLIT, ASSIGNED):
+        if canary.shadowing.has_room(SPLIT):
             canary.offer()
     await asyncio.sleep(0)
     assert len(canary.seen) == 2
     canary.gate.set()
     report = await canary.over()
     assert (report.asked, report.dropped) == (2, 3)
-    assert canary.shadowing.wants(SPLIT, ASSIGNED)
+    assert canary.shadowing.has_room(SPLIT)
 
 
 async def test_one_that_hangs_gives_its_place_back_after_a_while():
@@ -144,20 +144,6 @@ async def test_sequences_are_not_copied():
     canary.offer(asked=request(sequence_id=7))
     report = await canary.over()
     assert (report.asked, report.skipped, canary.seen) == (0, 1, [])
-
-
-def test_who_is_shadowed():
-    shadowing = Canary().shadowing
-
-    def wants(arm=Arm.STABLE, reason="hash", split=SPLIT):
-        return shadowing.wants(split, Assignment("r1", arm, "1", "ada", reason, 0.0, 0))
-
-    assert wants() and wants(Arm.BASELINE) and wants(Arm.HOLDBACK, "holdback")
-    assert not wants(Arm.CANARY)  # it has answered itself
-    assert not wants(reason="excluded") and not wants(reason="never")
-    assert not wants(split=Split("r1", "m", stable="1", canary="2", weight=0.0, salt="s"))
-    assert not wants(split=Split("r1", "m", "1", "2", 0.0, "s", shadow=Shadow(share=0.0)))
-    assert shadowing.report("r1") is None
 
 
 async def test_kept_answers_are_neither_asked_nor_made():

@@ -263,7 +263,7 @@ async def test_what_is_asked_in_a_requests_service_is_the_same_units():
         said = await inner.infer(request, step)
         assert said.version == await world.ask(traits={"header:x-user-id": f"u{number}"})
         assert world.events[-2].assignment.unit == f"u{number}"
-        world.splitting.end(outer)
+        del world.splitting.carried[PARENT]
     late = Call("ensemble", 0.0, request_id="q9", parent=PARENT)
     await inner.infer(request, late)
     assert late.traits is None
@@ -288,8 +288,10 @@ class Mirror:
     def __init__(self):
         self.offered = []
 
-    def wants(self, split, assignment):
-        return assignment.arm is not Arm.CANARY
+    is_full = False
+
+    def has_room(self, split):
+        return not self.is_full
 
     def offer(self, *given):
         self.offered.append(given)
@@ -306,6 +308,9 @@ async def test_an_answer_of_the_stable_version_is_offered_to_the_mirror(how):
     world.versions["1"].error = ModelFailed("boom")
     await world.ask({"user": "ada"}, how=how)
     assert len(mirror.offered) == 1  # there was no answer to compare with
+    world.versions["1"].error, mirror.is_full = None, True
+    assert await world.ask({"user": "ada"}, how=how) == "1"
+    assert len(mirror.offered) == 1
 
 
 async def test_many_at_once_each_find_their_arm():

@@ -14,24 +14,28 @@ import numpy as np
 
 from salver.events import Event, Served
 from salver.experiments.config import CollectorConfig
-from salver.experiments.happenings import OK, happened, is_fallback
+from salver.experiments.happenings import OK, happened
 from salver.experiments.ports import Sink
 from salver.releases import NO_STAGE, Arm, Assignment, Bucket, Counts, Exposure, FirstEvent, Seen, unit_number
 from salver.stats.bloom import Bloom
 from salver.stats.histogram import Histogram
 
 _LOG = logging.getLogger("salver.experiments")
-_ARMS: Final = {Arm.CANARY: 0, Arm.BASELINE: 1, Arm.STABLE: 2}
+_CANARY, _BASELINE = Arm.CANARY, Arm.BASELINE
+_PLACE: Final = {_CANARY.value: 0, _BASELINE.value: 1, Arm.STABLE.value: 2}  # an enum's own hash is slow
 #: Tells a unit's number in an arm from the number itself.
-_MARKS: Final = {arm: 0x9E3779B97F4A7C15 * (place + 1) % 2**64 for arm, place in _ARMS.items()}
+_MARKS: Final = tuple(0x9E3779B97F4A7C15 * (place + 1) % 2**64 for place in _PLACE.values())
 _BOUNDS: Final = tuple(50e-6 * 10 ** (step / 20) for step in range(122))  # seconds, to a minute
 _MOST_RECENT: Final = 65_536
 _AT_ONCE: Final = 8192  # units that are restored in one go
+#: Units and happenings that wait to be looked up together, which costs a tenth of one at a time.
+_MOST_WAITING: Final = 1024
 
 #: What happened to a unit: the name of a metric, and the unit's number.
 _Happening = tuple[str, int]
 _T = TypeVar("_T")
-_Told = tuple["_Tally", Assignment]
+#: The bucket that it belongs to, what was assigned, and when, in Unix seconds.
+_Told = tuple["_Tally", Assignment, float]
 
 
 class _Tally:
@@ -69,6 +73,7 @@ class _Followed:
         recent: Units of which it is known for sure in which arm they were seen last.
         since: Unix seconds up to which everything has been handed over.
         latencies: Of good answers of the stable version.
+        fresh, news: Units, and what happened to units, which are still to be looked up.
     """
 
     def __init__(self, config: CollectorConfig, seconds: float) -> None:
@@ -79,6 +84,8 @@ class _Followed:
         self.recent: dict[str, Arm] = {}
         self.since = 0.0
         self.latencies = Histogram(_BOUNDS)
+        self.fresh: dict[str, _Told] = {}
+        self.news: dict[tuple[str, str], _Told] = {}
         self.pending = 0
         self.is_crowded = False
         self._units = Bloom(2 * config.units, config.error)  # units, and units in an arm
@@ -88,7 +95,7 @@ class _Followed:
     def exposed(self, units: Sequence[int], arms: Sequence[Arm]) -> list[tuple[bool, bool]]:
         """Which of these different units are new, and which are new in their arm."""
         numbers = np.array(units, np.int64).view(np.uint64)
-        in_arm = numbers ^ np.array([_MARKS[arm] for arm in arms], np.uint64)
+        in_arm = numbers ^ np.array([_MARKS[_PLACE[arm.value]] for arm in arms], np.uint64)
         return list(zip(self._units.add(numbers).tolist(), self._units.add(in_arm).tolist(), strict=True))
 
     def know(self, units: Sequence[int]) -> None:
@@ -202,58 +209,71 @@ class Collector:
             return
         self.tick()
         now = self._clock()
-        by_release: dict[str, list[Served]] = {}
+        groups: dict[str, list[tuple[Served, Assignment]]] = {}
         for event in events:
             if type(event) is not Served or (assigned := event.assignment) is None:
                 continue
-            if assigned.reason == "hash" and assigned.release in self._followed:
-                by_release.setdefault(assigned.release, []).append(event)
-        for release, some in by_release.items():
-            followed = self._followed[release]
-            self._count(followed, some, now)
-            if followed.pending >= self._config.most_pending:
-                self._close(release, followed, now)
+            if assigned.reason == "hash":
+                group = groups.get(assigned.release)
+                if group is None:
+                    group = groups[assigned.release] = []
+                group.append((event, assigned))
+        for release, group in groups.items():
+            followed = self._followed.get(release)
+            if followed is not None:
+                self._count(followed, group, now)
+                if followed.pending >= self._config.most_pending:
+                    self._close(release, followed, now)
 
-    def _count(self, followed: _Followed, events: Sequence[Served], now: float) -> None:
-        fresh: dict[str, _Told] = {}
-        news: dict[tuple[str, str], _Told] = {}
+    def _count(self, followed: _Followed, events: Iterable[tuple[Served, Assignment]], now: float) -> None:
+        fresh, news = followed.fresh, followed.news
         good: list[float] = []  # seconds of the stable version's answers
         recent, slow = followed.recent, followed.slow
-        for event in events:
-            assigned = event.assignment
-            assert assigned is not None
-            tally, arm, unit = self._tally(followed, assigned, now), _ARMS[assigned.arm], assigned.unit
-            tally.requests[arm] += 1
+        tally: _Tally | None = None
+        for event, assigned in events:
+            if tally is None or tally.share != assigned.propensity or tally.stage != assigned.stage:
+                tally = self._tally(followed, assigned, now)
+            arm, unit = assigned.arm, assigned.unit
+            place = 0 if arm is _CANARY else 1 if arm is _BASELINE else 2
+            tally.requests[place] += 1
             if not assigned.has_unit:
-                tally.exposed[arm] += 1
-            elif recent.get(unit) is not assigned.arm and unit not in fresh:
-                fresh[unit] = tally, assigned
-            if event.outcome == OK and arm:
-                good.append(event.latency)
-            if event.outcome == OK and not slow and not is_fallback(event):
-                continue
+                tally.exposed[place] += 1
+            elif recent.get(unit) is not arm and unit not in fresh:
+                fresh[unit] = tally, assigned, now
+            if event.outcome == OK:
+                if place:
+                    good.append(event.latency)
+                if not slow and event.version == assigned.version:
+                    continue
             for metric in happened(event, slow):
-                tally.raw.setdefault(metric, [0, 0, 0])[arm] += 1
+                tally.raw.setdefault(metric, [0, 0, 0])[place] += 1
                 if assigned.has_unit:
-                    news.setdefault((metric, unit), (tally, assigned))
+                    news.setdefault((metric, unit), (tally, assigned, now))
                 else:
-                    tally.events.setdefault(metric, [0, 0, 0])[arm] += 1
+                    tally.events.setdefault(metric, [0, 0, 0])[place] += 1
         followed.latencies.add_all(good)
-        if fresh:
-            self._expose(followed, fresh, now)
-        if news:
-            self._note(followed, news, now)
+        if len(fresh) + len(news) >= _MOST_WAITING:
+            self._look_up(followed)
 
-    def _expose(self, followed: _Followed, fresh: Mapping[str, _Told], now: float) -> None:
+    def _look_up(self, followed: _Followed) -> None:
+        """Count those that are new."""
+        if followed.fresh:
+            self._expose(followed, followed.fresh)
+            followed.fresh.clear()
+        if followed.news:
+            self._note(followed, followed.news)
+            followed.news.clear()
+
+    def _expose(self, followed: _Followed, fresh: Mapping[str, _Told]) -> None:
         numbers = [unit_number(unit) for unit in fresh]
-        arms = [assigned.arm for _, assigned in fresh.values()]
+        arms = [assigned.arm for _, assigned, _ in fresh.values()]
         told = zip(numbers, fresh.values(), followed.exposed(numbers, arms), strict=True)
-        for number, (tally, assigned), (is_new, is_new_there) in told:
+        for number, (tally, assigned, at), (is_new, is_new_there) in told:
             if is_new:
-                tally.exposed[_ARMS[assigned.arm]] += 1
+                tally.exposed[_PLACE[assigned.arm.value]] += 1
             if is_new or is_new_there:
                 followed.pending += 1
-                exposure = Exposure(number, assigned.arm, assigned.stage, assigned.propensity, now, is_new)
+                exposure = Exposure(number, assigned.arm, assigned.stage, assigned.propensity, at, is_new)
                 tally.exposures.append(exposure)
         followed.keep(dict(zip(fresh, arms, strict=True)))
         if followed.is_over and not followed.is_crowded:
@@ -264,14 +284,14 @@ class Collector:
                 self._config.units,
             )
 
-    def _note(self, followed: _Followed, news: Mapping[tuple[str, str], _Told], now: float) -> None:
+    def _note(self, followed: _Followed, news: Mapping[tuple[str, str], _Told]) -> None:
         happenings = [(metric, unit_number(unit)) for metric, unit in news]
         told = zip(happenings, news.values(), followed.happened(happenings), strict=True)
-        for (metric, number), (tally, assigned), is_first in told:
+        for (metric, number), (tally, assigned, at), is_first in told:
             if is_first:
-                tally.events.setdefault(metric, [0, 0, 0])[_ARMS[assigned.arm]] += 1
+                tally.events.setdefault(metric, [0, 0, 0])[_PLACE[assigned.arm.value]] += 1
                 followed.pending += 1
-                tally.firsts.append(FirstEvent(number, metric, assigned.arm, assigned.stage, now))
+                tally.firsts.append(FirstEvent(number, metric, assigned.arm, assigned.stage, at))
 
     def _tally(self, followed: _Followed, assigned: Assignment, now: float) -> _Tally:
         key = assigned.stage, assigned.propensity
@@ -283,6 +303,7 @@ class Collector:
 
     def _close(self, release: str, followed: _Followed, end: float) -> None:
         """Hand over what was seen; that nothing was, too, is told, at no stage and without a share."""
+        self._look_up(followed)
         if not followed.tallies and end > followed.since:
             nothing = Bucket(followed.since, end - followed.since, NO_STAGE, 0.0)
             self._sink.write(Seen(release, nothing))

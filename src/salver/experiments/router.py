@@ -1,21 +1,108 @@
 """Which requests are split, and what has to be known of them?
 
-The table of splits in force, replaced as a whole. Finding a model in it costs one look. It keeps nothing of
-any request.
+The table of splits in force, replaced as a whole. Finding a model in it costs one look, and a unit that was
+seen lately another one.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
-from salver.experiments.assign import HEADER, PARAMETER, REQUEST, TENANT, assign, check, is_told
+import msgspec
+
+from salver.experiments.assign import (
+    HEADER,
+    PARAMETER,
+    REQUEST,
+    TENANT,
+    assign,
+    check,
+    is_shadowed,
+    is_told,
+)
 from salver.messages import Call, InferRequest
-from salver.releases import Assignment, Source, Split, trait
+from salver.releases import Arm, Assignment, Source, Split, trait
+
+_MOST_KNOWN: Final = 32_768  # units a model whose plans are kept: some ten megabytes
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Where a request of a model in a release goes.
+
+    Attributes:
+        split: The one that it is in.
+        assignment: None = not known before its parameters are read.
+        versions: Whom to ask, and whom else if that one is not ready.
+        is_shadowed: The canary is to be asked, too, what the stable version has answered.
+    """
+
+    route: "Route"
+    split: Split
+    assignment: Assignment | None
+    versions: tuple[str, ...]
+    is_shadowed: bool = False
+
+
+class Route:
+    """The splits of a model, for those who say the same for a version.
+
+    Args:
+        splits: Of one layer, if there are several.
+    """
+
+    def __init__(self, splits: tuple[Split, ...]) -> None:
+        one = splits[0]
+        self.splits = splits
+        self._open = Plan(self, one, None, (one.stable,))
+        self._known: dict[str, Plan] = {}
+        is_plain = len(splits) == 1 and not one.only
+        self._first = one.units[0] if is_plain and one.units[0] != REQUEST else ""
+
+    def __repr__(self) -> str:
+        return f"<Route of {', '.join(split.release for split in self.splits)}>"
+
+    def recall(self, traits: Mapping[Source, str] | None) -> Plan | None:
+        """The plan of a unit that was seen lately; None = look closer."""
+        return None if traits is None else self._known.get(traits.get(self._first, ""))
+
+    def early(self, traits: Mapping[Source, str]) -> Plan:
+        """Of a request whose body is not read yet: an open one where that may change it.
+
+        Args:
+            traits: What is known of it, always its own id.
+        """
+        for split in self.splits:
+            if not is_told(split, traits):
+                return self._open
+        plan = self.settled(traits)
+        if self._first in traits:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[traits[self._first]] = plan
+        return plan
+
+    def settled(self, traits: Mapping[Source, str]) -> Plan:
+        """Into the release that does not exclude it, else to the first one's stable version."""
+        chosen = None
+        for split in self.splits:
+            assigned = assign(split, traits)
+            if assigned.reason != "excluded":
+                return self._plan(split, assigned)
+            chosen = chosen or (split, assigned)
+        assert chosen is not None, "a route of no split"
+        return self._plan(*chosen)
+
+    def _plan(self, split: Split, assigned: Assignment) -> Plan:
+        stable = split.stable
+        versions = (stable,) if assigned.version == stable else (assigned.version, stable)
+        takes_part = assigned.reason in ("hash", "holdback") and assigned.arm is not Arm.CANARY
+        return Plan(self, split, assigned, versions, takes_part and is_shadowed(split, assigned.unit))
 
 
 class Router:
     """The splits by model and by what callers say for a version."""
 
     def __init__(self) -> None:
-        self._table: dict[tuple[str, str], tuple[Split, ...]] = {}
+        self._table: dict[tuple[str, str], Route] = {}
         self._parameters: tuple[str, ...] = ()
         #: Headers that somebody wants to know of each request, with the source that each is; lower case.
         self.headers: Mapping[bytes, Source] = {}
@@ -43,11 +130,15 @@ class Router:
         }
         names = {source.removeprefix(PARAMETER) for source in sources if source.startswith(PARAMETER)}
         self._parameters = tuple(names)
-        self._table = table
+        known = self._table
+        self._table = {
+            key: route if (route := known.get(key)) and route.splits == some else Route(some)
+            for key, some in table.items()
+        }
 
-    def find(self, model: str, asked: str) -> tuple[Split, ...]:
-        """The splits of requests that say this for a version; of one layer, if there are several."""
-        return self._table.get((model, asked), ())
+    def find(self, model: str, asked: str) -> Route | None:
+        """For requests that say this for a version; None = they are not split."""
+        return self._table.get((model, asked))
 
     def traits(self, call: Call, request: InferRequest | None = None) -> dict[Source, str]:
         """What is known of a request; of a header that names the tenant its body changes nothing."""
@@ -62,20 +153,3 @@ class Router:
             if value := trait(request.parameters.get(TENANT, "")):
                 traits.setdefault(TENANT, value)
         return traits
-
-
-def settled(splits: Sequence[Split], traits: Mapping[Source, str]) -> tuple[Split, Assignment]:
-    """Where a request goes: into the release that does not exclude it, else to the first one's stable."""
-    first = None
-    for split in splits:
-        found = assign(split, traits)
-        if found.reason != "excluded":
-            return split, found
-        first = first or found
-    assert first is not None, "no split"
-    return splits[0], first
-
-
-def is_settled(splits: Sequence[Split], traits: Mapping[Source, str]) -> bool:
-    """Can the body of the request change nothing any more?"""
-    return all(is_told(split, traits) for split in splits)

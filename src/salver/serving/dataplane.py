@@ -27,6 +27,7 @@ from salver.errors import (
     SalverError,
 )
 from salver.events import Predicted, Served
+from salver.experiments.router import Plan, Router
 from salver.messages import (
     Call,
     InferRequest,
@@ -40,7 +41,7 @@ from salver.messages import (
 from salver.serving.bus import Bus
 from salver.serving.ports import Codec, Inferring
 from salver.serving.posted import Posted, Tell, extent
-from salver.serving.splitting import Splitting, Trip
+from salver.serving.splitting import Splitting
 from salver.tensor import DataType, Tensor
 from salver.wire import traceparent as w3c
 from salver.wire.standing import PARAMETERS as STANDING_PARAMETERS
@@ -175,13 +176,17 @@ class DataPlane(Generic[BodyT, ReplyT]):
     ) -> None:
         self._keeps_timeouts = rules.keeps_timeouts
         self._samples = rules.samples
-        self.splits = rules.splits
+        self._splits = rules.splits or Splitting(Router())
         self._lessor = lessor
         self._bus = bus
         self._acquire = lessor.acquire
         self._emit = bus.emit
         self._clock = clock
         self.new_id = new_id
+
+    def inherit(self, call: Call) -> None:
+        """What is known of the request in whose service it is asked is known of this one, too."""
+        self._splits.inherit(call)
 
     def holding(
         self, models: Iterable[tuple[str, str]]
@@ -192,7 +197,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             NotFound, NotReady: one of them does not answer.
         """
         held = Held(self._lessor, models)
-        rules = DoorRules(keeps_timeouts=self._keeps_timeouts, splits=self.splits)
+        rules = DoorRules(keeps_timeouts=self._keeps_timeouts, splits=self._splits)
         return DataPlane(held, self._bus, self._clock, self.new_id, rules), held
 
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
@@ -247,15 +252,16 @@ class DataPlane(Generic[BodyT, ReplyT]):
         outcome, why, timing, standing = "ok", "", _NO_TIME, call.standing
         rows = size = 0
         served = _NOBODY
-        trip = self._begun(model, version, call)
+        plan = self._begun(model, version, call)
         try:
-            lease, refusal = self._lease(model, version, trip)
+            lease, refusal = self._lease(model, version, plan)
             try:
                 served = lease.id
                 request = codec.decode(body, lease.servable.signature)
-                if trip is not None or refusal is not None or "sequence_id" in request.parameters:
-                    decode = functools.partial(codec.decode, body)
-                    lease, request = self._moved(lease, refusal, trip, request, (model, version), decode)
+                if refusal or "sequence_id" in request.parameters or (plan and plan.assignment is None):
+                    read = functools.partial(codec.decode, body)
+                    moved = self._moved(lease, refusal, plan, request, call, (model, version), read)
+                    lease, request, plan = moved
                     served = lease.id
                 servable = lease.servable
                 request, deadline, standing = self.amended(request, call, servable)
@@ -269,8 +275,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 if (logging := getattr(servable, "logging", None)) is not None and logging.takes():
                     key = request.signature or servable.signature.name
                     self._emit(Predicted(request, response, call.api, key, logging.wish))
-                if trip is not None and trip.is_mirrored(servable):
-                    trip.answered(request, (response,))
+                if plan and plan.is_shadowed and self._splits.copies(plan, servable):
+                    self._splits.copy(plan, request, (response,), call)
             finally:
                 lease.release()
         except Exception as error:
@@ -282,7 +288,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             outcome = Code.CANCELLED.value
             raise
         finally:
-            self.announce(served, outcome, call, timing, rows, size, why, standing, 0.0, version, trip)
+            self.announce(served, outcome, call, timing, rows, size, why, standing, 0.0, version, plan)
         return reply
 
     async def stream(
@@ -308,31 +314,32 @@ class DataPlane(Generic[BodyT, ReplyT]):
         rows = size = 0
         first = 0.0
         served = _NOBODY
-        trip = self._begun(model, version, call)
+        plan = self._begun(model, version, call)
         has_begun = False
         pieces: list[InferResponse] = []
         reply: ReplyT | None = None
         try:
-            lease, refusal = self._lease(model, version, trip)
+            lease, refusal = self._lease(model, version, plan)
             try:
                 served = lease.id
                 request = codec.decode(body, lease.servable.signature)
-                if trip is not None or refusal is not None or "sequence_id" in request.parameters:
-                    decode = functools.partial(codec.decode, body)
-                    lease, request = self._moved(lease, refusal, trip, request, (model, version), decode)
+                if refusal or "sequence_id" in request.parameters or (plan and plan.assignment is None):
+                    read = functools.partial(codec.decode, body)
+                    moved = self._moved(lease, refusal, plan, request, call, (model, version), read)
+                    lease, request, plan = moved
                     served = lease.id
                 servable = lease.servable
                 are_parts = getattr(servable, "gives_parts", False)
                 request, deadline, standing = self.amended(request, call, servable)
                 rows, size = extent(request, servable.signature)
-                is_mirrored = trip is not None and trip.is_mirrored(servable)
+                is_copied = plan is not None and self._splits.copies(plan, servable)
                 # To ask it whether it is Streaming would take its time.
                 stream: _Stream = getattr(servable, "stream", None) or functools.partial(_alone, servable)
                 async with aclosing(stream(request, deadline, standing)) as answer:
                     async for response in answer:
                         timing = response.timing
                         first = first or self._clock() - call.arrival
-                        if write is None or is_mirrored:
+                        if write is None or is_copied:
                             pieces.append(response)
                         if write is None:
                             if len(pieces) == 1 or are_parts:
@@ -345,8 +352,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                         await write(piece)
                 if write is None:
                     reply = codec.encode(request, _whole(pieces, are_parts))
-                if trip is not None and is_mirrored:
-                    trip.answered(request, pieces)
+                if plan and is_copied:
+                    self._splits.copy(plan, request, pieces, call)
             finally:
                 lease.release()
         except Exception as error:
@@ -362,7 +369,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             outcome = Code.CANCELLED.value
             raise
         finally:
-            self.announce(served, outcome, call, timing, rows, size, why, standing, first, version, trip)
+            self.announce(served, outcome, call, timing, rows, size, why, standing, first, version, plan)
         return reply
 
     def post(
@@ -398,19 +405,21 @@ class DataPlane(Generic[BodyT, ReplyT]):
         posted.begin(post, body)
         return posted.give_up
 
-    def _begun(self, model: str, version: str, call: Call) -> Trip | None:
+    def _begun(self, model: str, version: str, call: Call) -> Plan | None:
         """A request that samples may make a span, and of a model that may be in a release."""
         if self._samples is not None and not call.traceparent and not call.parent and self._samples():
             call.traceparent = self._new_trace(sampled=True)
-        return None if self.splits is None else self.splits.begin(model, version, call)
+        return self._splits.begin(model, version, call)
 
     def _lease(
-        self, model: str, version: str, trip: Trip | None
+        self, model: str, version: str, plan: Plan | None
     ) -> tuple[Lease[Inferring], SalverError | None]:
         """A lease; and what to say to requests that begin something, of a version that is being replaced."""
-        for arm in () if trip is None else trip.versions:
-            with suppress(NotFound, NotReady):
+        for arm in () if plan is None else plan.versions:
+            try:
                 return self._acquire(model, arm), None
+            except (NotFound, NotReady):
+                continue
         try:
             return self._acquire(model, version), None
         except SalverError as error:
@@ -423,35 +432,37 @@ class DataPlane(Generic[BodyT, ReplyT]):
         self,
         lease: Lease[Inferring],
         refusal: SalverError | None,
-        trip: Trip | None,
+        plan: Plan | None,
         request: InferRequest,
+        call: Call,
         asked: tuple[str, str],
         decode: Callable[[Signature], InferRequest],
-    ) -> tuple[Lease[Inferring], InferRequest]:
-        """The request where it belongs: in the arm of its unit, or where its sequence is under way."""
+    ) -> tuple[Lease[Inferring], InferRequest, Plan | None]:
+        """The request where it belongs: in the arm of its unit, or where its sequence is under way.
+
+        What goes on with a sequence that began elsewhere is in no release.
+        """
         other: Lease[Inferring] | None = None
         try:
-            if trip is not None and trip.assignment is None:
-                trip.settle(request)
-                if trip.versions[0] != lease.id.version:
-                    other = self._lease(*asked, trip)[0]
+            if plan is not None and plan.assignment is None:
+                plan = self._splits.settle(plan, call, request)
+                if plan.versions[0] != lease.id.version:
+                    other = self._lease(*asked, plan)[0]
             if refusal is not None or "sequence_id" in request.parameters:
                 began = self._where_it_began(other or lease, refusal, request, *asked)
                 if began is not None:
                     if other is not None:
                         other.release()
-                    other = began
-                    if trip is not None:
-                        trip.leave()
+                    other, plan = began, None
             if other is None:
-                return lease, request
+                return lease, request, plan
             request = decode(other.servable.signature)
         except BaseException:
             if other is not None:
                 other.release()
             raise
         lease.release()
-        return other, request
+        return other, request, plan
 
     def _where_it_began(
         self,
@@ -478,8 +489,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         """The request with what those need to know that are asked in its service."""
         if not call.traceparent:
             call.traceparent = self._new_trace(sampled=False)
-        if self.splits is not None:
-            self.splits.carry(call, request)
+        self._splits.carry(call, request)
         return msgspec.structs.replace(request, trace=call.traceparent, request_id=call.request_id)
 
     def _new_trace(self, *, sampled: bool) -> str:
@@ -530,11 +540,11 @@ class DataPlane(Generic[BodyT, ReplyT]):
         standing: Standing,
         first: float,
         asked: str,
-        trip: Trip | None,
+        plan: Plan | None,
     ) -> None:
         """Tell observers that a request has its answer."""
-        if self.splits is not None:
-            self.splits.end(call)
+        if self._splits.carried:
+            self._splits.carried.pop(call.traceparent, None)
         self._emit(
             Served(
                 served.name,
@@ -555,7 +565,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 first,
                 call.api,
                 asked,
-                None if trip is None else trip.assignment,
+                None if plan is None else plan.assignment,
             )
         )
 

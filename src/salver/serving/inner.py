@@ -112,8 +112,7 @@ class Inner:
         door = self._door()
         if call.parent and not call.traceparent:
             call.traceparent = w3c.below(call.parent, door.new_id())
-        if door.splits is not None:
-            door.splits.inherit(call)
+        door.inherit(call)
         return door
 
 

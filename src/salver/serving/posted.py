@@ -10,9 +10,9 @@ from contextlib import aclosing, suppress
 from typing import Generic, Protocol, TypeVar
 
 from salver.errors import Cancelled, Code, SalverError
+from salver.experiments.router import Plan
 from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature, Standing, Timing
 from salver.serving.ports import Codec, Inferring
-from salver.serving.splitting import Trip
 
 _NO_TIME = Timing()
 BodyT = TypeVar("BodyT")
@@ -72,7 +72,7 @@ class Plane(Protocol):
         standing: Standing,
         first: float,
         asked: str,
-        trip: Trip | None,
+        plan: Plan | None,
     ) -> None:
         """It has its answer."""
         ...

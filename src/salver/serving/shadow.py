@@ -16,11 +16,10 @@ import msgspec
 
 from salver.errors import Code, DeadlineExceeded, SalverError, Unsupported
 from salver.events import Event, Shadowed
-from salver.experiments.assign import is_shadowed
 from salver.experiments.compare import Comparison, compare
 from salver.experiments.shadows import ShadowReport, ShadowTally
 from salver.messages import Call, InferRequest, InferResponse, Standing
-from salver.releases import Arm, Assignment, Split
+from salver.releases import Assignment, Split
 from salver.serving.dataplane import Lessor, joined
 from salver.serving.ports import Inferring
 
@@ -75,14 +74,10 @@ class Shadowing:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def wants(self, split: Split, assignment: Assignment) -> bool:
+    def has_room(self, split: Split) -> bool:
         """See :class:`~salver.serving.splitting.Mirror`."""
-        shadow = split.shadow
-        if shadow is None or assignment.arm is Arm.CANARY or assignment.reason not in ("hash", "holdback"):
-            return False
-        if not is_shadowed(split, assignment.unit):
-            return False
-        if len(self._under_way.get(split.release, ())) < shadow.most_inflight:
+        most = split.shadow.most_inflight if split.shadow is not None else 0
+        if len(self._under_way.get(split.release, ())) < most:
             return True
         self._tally(split).dropped += 1
         return False

@@ -94,13 +94,12 @@ def take_traits(call: Call, headers: Mapping[bytes, bytes], wanted: Mapping[byte
     Args:
         wanted: Lower-case names, with the source that each is.
     """
-    found = {source: value for name, source in wanted.items() if (value := _trait(headers.get(name)))}
+    found: dict[str, str] = {}
+    for name, source in wanted.items():
+        if (value := headers.get(name)) and (text := value.decode("utf-8", "replace").strip()):
+            found[source] = trait(text)
     if found:
-        call.traits = {**found, **(call.traits or {})}
-
-
-def _trait(value: bytes | None) -> str:
-    return trait(value.decode("utf-8", "replace").strip()) if value else ""
+        call.traits = found if call.traits is None else {**found, **call.traits}
 
 
 def is_shutting_down() -> bool:

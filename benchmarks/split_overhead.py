@@ -1,0 +1,349 @@
+"""Claim: a split and its exposure log take at most 5 % of the requests per second of a tiny model.
+
+    python benchmarks/split_overhead.py [--rounds 100] [--connections 16,64] [--publish]
+    python benchmarks/split_overhead.py units [--units 10000000]      # memory of the collector
+
+Twice, since the effect is smaller than the noise of most machines:
+
+- *By itself* (``steps``): the door with a model that costs nothing, in one process, with a release and
+  without one; the best of many repetitions, divided by the CPU time of a request in ``throughput.py``'s
+  published run. Of a unit that was seen before (``known``), and of units that never were (``new``).
+- *In a server* of two versions of one model, which changes over every tenth of a second, in an order drawn
+  anew for each round: no release (``none``, and ``again``, whose difference from it is noise); one whose
+  canary meets nobody yet (``log``); one that meets a quarter of the units (``quarter``: what it takes more is
+  the price of two batches in the place of one). Every request names one of a thousand users in a header.
+  Ratios are of the process's CPU time a request, over all turns.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import host
+import load
+import page
+from processes import Launch, free_port, running
+
+import models
+from models import MODELS, ROOT
+
+PAGE = ROOT / "docs" / "explanation" / "split-benchmarks.md"
+MODEL = MODELS["tiny"]
+USERS = 1000
+VARIANTS = {"none": None, "again": None, "log": 0.0, "quarter": 0.25}
+TURN_S = 0.1
+WARM = 10  # rounds that do not count
+MOST = 0.05
+_LUA = """
+local file = io.open("%(body)s", "rb")
+local body = file:read("*a")
+file:close()
+local asked, at = {}, 0
+request = function()
+  at = at + 1
+  local user = at %% %(users)d
+  asked[user] = asked[user] or wrk.format("POST", nil, {["x-user-id"] = "user-" .. user}, body)
+  return asked[user]
+end
+done = function(summary, latency)
+  local e = summary.errors
+  print(string.format('RESULT {"requests": %%d, "micros": %%d, "p50": %%d, "p99": %%d, "errors": %%d}',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    e.connect + e.read + e.write + e.timeout + e.status))
+end
+"""
+
+
+class Sink:
+    """Takes what the ledger would, and counts it."""
+
+    def __init__(self) -> None:
+        self.buckets = self.exposures = 0
+
+    def write(self, seen: Any) -> None:
+        self.buckets += 1
+        self.exposures += len(seen.exposures)
+
+
+class Counter:
+    """Requests that were served well."""
+
+    def __init__(self) -> None:
+        self.served = 0
+
+    def observe(self, events: Any) -> None:
+        self.served += sum([event.outcome == "ok" for event in events if hasattr(event, "outcome")])
+
+
+async def serve(root: str, port: int, rounds: int, seed: int) -> None:
+    """A server of two versions, which takes its turns and writes down what each of them took."""
+    from salver.app import FrontConfig, ServeConfig
+    from salver.app import Server as App
+    from salver.experiments.collector import Collector
+    from salver.releases import Split
+
+    chance, turns = random.Random(seed), []
+    async with App(ServeConfig(paths=(root,), front=FrontConfig(port=port))) as server:
+        collector, counter = Collector(Sink(), time.time), Counter()
+        collector.follow("log")
+        collector.follow("quarter")
+        server._bus.join(collector)
+        server._bus.join(counter)
+        await asyncio.to_thread(Path(root, f"ready-{port}").touch)
+        router, tables = server.splits.router, {}
+        for name, weight in VARIANTS.items():
+            router.replace([] if weight is None else [Split(name, "tiny", "2", "1", weight, "bench")])
+            tables[name] = dict(vars(router))
+        for number in range(rounds + WARM):
+            for name in chance.sample(list(VARIANTS), len(VARIANTS)):
+                vars(router).update(tables[name])  # with what it knows of units
+                server._bus.flush()
+                cpu, began, served = time.process_time(), time.monotonic(), counter.served
+                await asyncio.sleep(TURN_S)
+                server._bus.flush()
+                count = counter.served - served
+                if number >= WARM:
+                    turns.append((name, count, time.monotonic() - began, time.process_time() - cpu))
+    print(json.dumps(turns))
+
+
+def repository(folder: Path) -> Path:
+    models.make()
+    for version in "12":
+        (folder / "tiny" / version).mkdir(parents=True)
+        shutil.copy(MODEL.path, folder / "tiny" / version / "model.onnx")
+    (folder / "tiny" / "salver.toml").write_text("[versions]\nall = true\n")
+    return folder
+
+
+def drive(root: Path, connections: int, given: argparse.Namespace) -> dict[str, list[list[float]]]:
+    """Requests, seconds and CPU seconds of each turn, by variant."""
+    port = free_port()
+    row = MODEL.samples[0][0].tolist()
+    body = {"inputs": [{"name": "x", "shape": [1, 16], "datatype": "FP32", "data": row}]}
+    argv = [sys.executable, __file__, "serve", str(root), str(port), str(given.rounds), str(given.seed)]
+    launch = Launch(argv, {"PYTHONPATH": str(ROOT / "src")})
+    with tempfile.TemporaryDirectory(prefix="salver-bench-") as folder:
+        (Path(folder) / "body").write_text(json.dumps(body))
+        script = Path(folder) / "load.lua"
+        script.write_text(_LUA % {"body": Path(folder) / "body", "users": USERS})
+        with running(launch, root / "log", (root / f"ready-{port}").exists) as server:
+            seconds = int((given.rounds + WARM) * len(VARIANTS) * TURN_S * 1.1) + 3
+            load.wrk(script, f"http://127.0.0.1:{port}/v2/models/tiny/infer", connections, seconds)
+            server.process.wait(60)
+            told = server.tail(1)
+    turns: dict[str, list[list[float]]] = {name: [] for name in VARIANTS}
+    for name, *turn in json.loads(told):
+        turns[name].append(turn)
+    return turns
+
+
+def summary(turns: Mapping[str, Any]) -> dict[str, Any]:
+    """Of all turns together, by connections and variant. Pure."""
+    found: dict[str, Any] = {}
+    for connections, cells in turns.items():
+        found[connections] = {}
+        for name, rounds in cells.items():
+            requests, seconds, cpu = map(sum, zip(*rounds, strict=True))
+            found[connections][name] = {"rate": requests / seconds, "cpu_us": cpu * 1e6 / requests}
+        for cell in found[connections].values():
+            cell["ratio"] = cell["cpu_us"] / found[connections]["none"]["cpu_us"]
+    return found
+
+
+def steps() -> dict[str, float]:
+    """Microseconds of CPU that a request takes at the door, with a model that costs none."""
+    from salver.experiments.collector import Collector
+    from salver.experiments.router import Router
+    from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
+    from salver.releases import Split
+    from salver.serving.bus import Bus
+    from salver.serving.dataplane import DataPlane, DoorRules
+    from salver.serving.splitting import Splitting
+    from salver.transport.calls import take_traits
+
+    class Nothing:
+        """Lessor, lease, model and codec."""
+
+        id, signature, protocol = ModelId("tiny", "1"), Signature((), ()), "none"
+        request, response = InferRequest("tiny", ()), InferResponse("tiny", "1", ())
+
+        @property
+        def servable(self) -> Any:
+            return self
+
+        def acquire(self, name: str, version: str = "") -> Any:
+            return self
+
+        def other(self, *_: Any) -> None:
+            return None
+
+        def release(self) -> None:
+            pass
+
+        async def infer(self, *_: Any) -> Any:
+            return self.response
+
+        def decode(self, *_: Any) -> Any:
+            return self.request
+
+        def encode(self, *_: Any) -> Any:
+            return b""
+
+        def fault(self, error: Exception) -> Any:
+            raise error
+
+    async def timed(splits: list[Split], count: int, is_new: bool) -> float:
+        model, router, collector = Nothing(), Router(), Collector(Sink(), time.time)
+        router.replace(splits)
+        collector.follow("bench")
+        bus = Bus([collector])
+        door: Any = DataPlane(
+            model, bus, time.monotonic, lambda: "0" * 16, DoorRules(splits=Splitting(router))
+        )
+        best, user = float("inf"), 0
+        for _ in range(9):
+            names = [b"user-%d" % (user + n if is_new else n % USERS) for n in range(count)]
+            user += count
+            began = time.process_time()
+            for n, name in enumerate(names):
+                call = Call("none", 0.0, request_id="q")
+                if wanted := router.headers:
+                    take_traits(call, {b"x-user-id": name}, wanted)
+                await door.infer(model, b"", "tiny", "", call)
+                if n % 100 == 99:
+                    bus.flush()
+            best = min(best, (time.process_time() - began) / count)
+        return best * 1e6
+
+    split = [Split("bench", "tiny", "1", "2", 0.0, "bench")]
+    without = asyncio.run(timed([], 20_000, False))
+    return {
+        "known": asyncio.run(timed(split, 20_000, False)) - without,
+        "new": asyncio.run(timed(split, 20_000, True)) - without,
+    }
+
+
+def published() -> dict[str, float]:
+    """CPU microseconds a request of the tiny model, by connections, as published."""
+    cells = json.loads((page.RESULTS / "throughput.json").read_text())["cells"]
+    return {
+        str(cell["connections"]): cell["systems"]["salver"]["cpu_s_per_1000"] * 1e3
+        for cell in cells
+        if (cell["model"], cell["transport"]) == ("tiny", "http")
+    }
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """Markdown. Pure."""
+    lines = [
+        page.provenance(result),
+        "",
+        "| unit | CPU µs | of a request at 1, 16 and 64 connections |",
+        "|---|---|---|",
+    ]
+    whole = result["published"]
+    for name, micros in result["steps"].items():
+        parts = ", ".join(f"{micros / whole[connections]:.1%}" for connections in ("1", "16", "64"))
+        lines.append(f"| {name} | {micros:.2f} | {parts} |")
+    lines += [
+        "",
+        "| connections | release | requests/s | CPU µs a request | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for connections, cells in result["summary"].items():
+        for name, cell in cells.items():
+            figures = f"{cell['rate']:.0f} | {cell['cpu_us']:.1f} | {cell['ratio']:.3f}"
+            lines.append(f"| {connections} | {name} | {figures} |")
+    verdicts = []
+    for connections in ("1", "16", "64"):
+        more = result["steps"]["known"] / whole[connections]
+        claim = f"split and exposure log of a known unit, {connections} connections: of a request's CPU time"
+        verdicts.append((claim, f"{MOST:.0%} at most", f"{more:.1%}", more <= MOST))
+    return "\n".join([*lines, "", *page.targets(verdicts)])
+
+
+def units(count: int) -> dict[str, Any]:
+    """Feed a collector with so many units, each once, and see what it takes."""
+    from salver.events import Served
+    from salver.experiments.collector import Collector
+    from salver.messages import Timing
+    from salver.releases import Arm, Assignment
+
+    now, sink, timing = [0.0], Sink(), Timing()
+    collector = Collector(sink, lambda: now[0])
+    collector.follow("bench")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    spent = 0.0
+    for start in range(0, count, 256):
+        events = [
+            Served(
+                "m", "1", "oip-http", "ok", 0.001, timing,
+                assignment=Assignment("bench", Arm.STABLE, "1", f"user-{n}", "hash", 0.25, 0),
+            )
+            for n in range(start, min(start + 256, count))
+        ]  # fmt: skip
+        began = time.process_time()
+        collector.observe(events)
+        spent += time.process_time() - began
+        now[0] += 0.01
+    collector.flush()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {
+        "units": count,
+        "us_each": round(spent / count * 1e6, 3),
+        "grown_mb": round(grown / 1024, 1),
+        "lost": round(1 - sink.exposures / count, 6),
+        "buckets": sink.buckets,
+    }
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["serve"]:
+        from uvloop import run
+
+        root, port, rounds, seed = sys.argv[2:]
+        run(serve(root, int(port), int(rounds), int(seed)))
+        return 0
+    if sys.argv[1:2] == ["units"]:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--units", type=int, default=10_000_000)
+        print(json.dumps(units(parser.parse_args(sys.argv[2:]).units)))
+        return 0
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument(
+        "--connections", type=lambda said: [int(n) for n in said.split(",")], default=[16, 64]
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    page.add_arguments(parser, "split")
+    given = parser.parse_args()
+    quiet, turns, alone = host.Quiet(), {}, steps()
+    for connections in given.connections:
+        with page.scratch("split") as folder:
+            turns[connections] = drive(repository(folder), int(connections), given)
+    result = {
+        "host": host.facts(),
+        "noise": quiet.verdict(),
+        "published": published(),
+        "steps": alone,
+        "turns": turns,
+        "summary": summary(turns),
+    }
+    page.write(given, "split", result, text(result), PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
