@@ -13,8 +13,12 @@ from pathlib import Path
 import psycopg
 from sqlalchemy.engine import URL, make_url
 
+from salver.ledger.databases import address_of, engine_of
+from salver.ledger.migrations import migrate
+
 _NUMBERS = itertools.count()
 _SERVERS: list[URL] = []
+_TEMPLATES: list[str] = []
 
 
 def _server() -> URL:
@@ -34,16 +38,34 @@ def _server() -> URL:
     return _SERVERS[0]
 
 
-def empty_database() -> str:
-    """The URL of a database of PostgreSQL's that nobody has used."""
+def empty_database(template: str = "template1") -> str:
+    """The URL of a database of PostgreSQL's that nobody has used.
+
+    Args:
+        template: That it is a copy of.
+    """
     server = _server()
     name = f"ledger_{next(_NUMBERS)}"
     plain = server.render_as_string(hide_password=False)
     with psycopg.connect(plain, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     return server.set(database=name).render_as_string(hide_password=False)
 
 
 def empty_ledger(kind: str, folder: Path) -> str:
     """The URL of an empty ledger: ``sqlite`` or ``postgresql``."""
     return f"sqlite:///{folder / 'salver.db'}" if kind == "sqlite" else empty_database()
+
+
+def migrated_ledger(kind: str, folder: Path) -> str:
+    """The same, with its tables, which PostgreSQL has copied sooner than made."""
+    if kind == "sqlite":
+        return empty_ledger(kind, folder)
+    if not _TEMPLATES:
+        address = address_of(empty_database())
+        engine = engine_of(address, 30)
+        with engine.begin() as connection:
+            migrate(connection)
+        engine.dispose()
+        _TEMPLATES.append(str(address.database))
+    return empty_database(_TEMPLATES[0])

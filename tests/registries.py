@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
-from databases import empty_ledger
+from databases import migrated_ledger
 from salver.ledger import Ledger
 from salver.registry import Artifacts, ModelRegistry
 from salver.registry.ports import Found
@@ -40,7 +40,7 @@ async def open_registry(kind: str, folder: Path, clock: Clock | None = None) -> 
 
 def _url(kind: str, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    return empty_ledger(kind, folder)
+    return migrated_ledger(kind, folder)
 
 
 def found(folder: Path, files: Mapping[str, bytes] | None = None, **said: object) -> Found:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -163,3 +164,50 @@ async def test_tf_l5_what_failed_once_is_not_waited_for_until_its_last_try() -> 
         await manager.tried({"other"})
     assert {s.id.version: s.state for s in manager.versions("m")} == {"1": State.READY, "2": State.FAILED}
     await manager.drain(0.1)
+
+
+def d(version: str, labels: dict[str, str], default: str, *specific: str) -> Manifest:
+    manifest = m(version, labels, *specific)
+    config = msgspec.structs.replace(manifest.config, default_label=default)
+    return msgspec.structs.replace(manifest, config=config)
+
+
+async def test_requests_without_a_version_go_to_the_default_label_and_follow_it_without_a_gap() -> None:
+    loader = Loader()
+    manager: Manager[Servable] = Manager(loader, lambda: 0.0, lambda event: None, reclaim=lambda: None)
+    manager.apply([d(v, {"champion": "1"}, "champion", "1", "3") for v in ("1", "2", "3")])
+    await manager.settled()
+    assert version(manager, "") == "1"  # though 3 is newer
+    gate = loader.gates["2"] = asyncio.Event()
+    manager.apply([d(v, {"champion": "2"}, "champion", "2") for v in ("1", "2", "3")])
+    await asyncio.sleep(0.01)
+    assert version(manager, "") == "1"
+    gate.set()
+    async with asyncio.timeout(5):
+        while version(manager, "") == "1":  # which raises where nobody answers
+            await asyncio.sleep(0)
+    assert version(manager, "") == "2"
+    await manager.settled()
+    manager.apply([m(v, {}, "2", "3") for v in ("1", "2", "3")])
+    await manager.settled()
+    assert version(manager, "") == "3"  # there is no default any more
+    await manager.drain(1)
+
+
+async def test_name_at_label_is_a_name_where_no_model_is_called_so() -> None:
+    manager: Manager[Servable] = Manager(Loader(), lambda: 0.0, lambda event: None, reclaim=lambda: None)
+    other = msgspec.structs.replace(m("7", {}), id=ModelId("m@own", "7"))
+    manager.apply([m("1", {"stable": "1", "own": "1", "next": "2"}, "1"), other])
+    await manager.settled()
+    for name, wanted in (("m@stable", ("m", "1")), ("m@own", ("m@own", "7"))):
+        lease = manager.acquire(name)
+        assert (lease.id.name, lease.id.version) == wanted
+        lease.release()
+    for name in ("m@nothing", "n@stable", "@stable", "m@", "m@stable@stable"):
+        with pytest.raises(NotFound, match="Request for unknown model"):
+            manager.acquire(name)
+    with pytest.raises(NotFound, match="version 2 is not found"):
+        manager.acquire("m@next")
+    with pytest.raises(NotFound):
+        manager.acquire("m@stable", "1")
+    await manager.drain(1)

@@ -588,3 +588,36 @@ def test_tr_a1_a_backend_that_there_is_not_unless_a_program_of_its_name_is_there
     write_files(folder, {f"{name}/model.py": "PY program"})
     assert (found().problem, found().backend) == ("", "python")
     assert found().code == (folder / name / "model.py").resolve()
+
+
+def test_a_version_may_bring_its_own_configuration(tmp_path: Path) -> None:
+    files = {
+        "m/salver.toml": "timeout_ms = 1\n",
+        "m/1/model.onnx": "ONNX",
+        "m/2/model.onnx": "ONNX",
+        "m/2/salver.toml": "timeout_ms = 2\n",
+        "m/3/model.onnx": "ONNX",
+        "m/3/salver.toml": "timeout = 3\n",
+    }
+    found = scan(write_files(tmp_path, files))
+    assert (found["m:1"].config.timeout_ms, found["m:2"].config.timeout_ms) == (1, 2)
+    assert "salver.toml" in found["m:3"].problem
+    assert found["m:1"].problem == ""
+    before = found["m:2"].fingerprint
+    (tmp_path / "m" / "2" / "salver.toml").write_text("timeout_ms = 20\n")
+    again = scan(tmp_path)
+    assert again["m:2"].fingerprint != before
+    assert again["m:1"].fingerprint == found["m:1"].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ('labels = {a = "1"}\ndefault_label = "a"\n', ""),
+        ('labels = {a = "1"}\ndefault_label = "b"\n', "none of the"),
+    ],
+)
+def test_the_default_label_is_one_of_the_labels(tmp_path: Path, said: str, problem: str) -> None:
+    found = scan(write_files(tmp_path, {"m/salver.toml": said, "m/1/model.onnx": "ONNX"}))
+    assert problem in found["m:1"].problem
+    assert bool(found["m:1"].problem) == bool(problem)

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from salver.artifacts import Ensemble, EnsembleStep, LoadOrder, Manifest, ModelConfig
-from salver.errors import LoadFailed, NotFound, NotReady
+from salver.errors import Conflict, LoadFailed, NotFound, NotReady
 from salver.messages import ModelId, State, VersionStatus
+from salver.repository import Place
 from salver.repository.brought import Brought, bring
 from salver.serving.controlplane import ControlMode, ControlPlane, PollFailed
 
@@ -34,6 +35,10 @@ class FakeRepository:
         self.is_settling = False
         self.error: Exception | None = None
         self.asked: list[frozenset[str]] = []
+        self.placed: list[Place] = []
+
+    def place(self, places: Sequence[Place]) -> None:
+        self.placed = list(places)
 
     def bring(self, name: str, order: LoadOrder) -> Brought:
         self.brought.append(bring(name, order))
@@ -454,3 +459,18 @@ async def test_tr_v2_models_that_come_with_an_ensemble_come_anew_each_time(tmp_p
         assert [k.fingerprint for k in rig.manager.known if k.id.name == "part"] == [time]
     await rig.plane.unload("whole")
     assert rig.manager.applied[-1] == []
+
+
+async def test_each_owner_replaces_its_own_list_and_no_other() -> None:
+    rig = Rig(ControlMode())
+    await rig.plane.start()
+    mine, theirs = Place("a", "/a"), Place("b", "/b")
+    await rig.plane.replace([mine])
+    await rig.plane.replace([theirs], "registry")
+    assert rig.repository.placed == [mine, theirs]
+    await rig.plane.replace([], "registry")
+    assert rig.repository.placed == [mine]
+    await rig.plane.replace([theirs], "registry")
+    with pytest.raises(Conflict, match="two lists name the model b"):
+        await rig.plane.replace([mine, theirs])
+    assert rig.repository.placed == [mine, theirs]

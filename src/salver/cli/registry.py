@@ -182,7 +182,8 @@ def show(reference: str, /, *, where: Where = USUAL, json: Json = False) -> int:
     """
     from salver.registry.names import parse
 
-    version = run(where, lambda registry, _: registry.version(parse(reference)))
+    said = parse(reference)
+    version = run(where, lambda registry, _: registry.version(said))
     if json:
         record(version)
         return 0
@@ -303,7 +304,8 @@ def diff(before: str, after: str, /, *, where: Where = USUAL, json: Json = False
     """
     from salver.registry.names import parse
 
-    found = run(where, lambda registry, _: registry.diff(parse(before), parse(after)))
+    one, two = parse(before), parse(after)
+    found = run(where, lambda registry, _: registry.diff(one, two))
     if json:
         for difference in found:
             record(difference)
@@ -331,11 +333,12 @@ def tag(
     """
     from salver.registry.names import parse
 
+    said = parse(reference)
     wanted: dict[str, str | None] = {**pairs_of(pairs, "tag"), **dict.fromkeys(remove)}
 
     async def work(registry: "ModelRegistry", actor: "Actor") -> None:
         for key, value in wanted.items():
-            await registry.tag(parse(reference), key, value, actor)
+            await registry.tag(said, key, value, actor)
 
     run(where, work)
     return 0
@@ -351,8 +354,8 @@ def metric(reference: str, /, *pairs: str, where: Where = USUAL) -> int:
     """
     from salver.registry.names import parse
 
-    wanted = numbers_of(pairs, "metric")
-    run(where, lambda registry, actor: registry.measure(parse(reference), wanted, actor))
+    said, wanted = parse(reference), numbers_of(pairs, "metric")
+    run(where, lambda registry, actor: registry.measure(said, wanted, actor))
     return 0
 
 

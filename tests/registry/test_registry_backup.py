@@ -1,0 +1,212 @@
+"""The drill: a registry is backed up while others push, restored elsewhere, and is the same and whole."""
+
+import asyncio
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from databases import empty_ledger
+from registries import ANN, KINDS, Clock, counted, found, open_registry
+from salver.errors import Conflict, InvalidInput
+from salver.ledger import Ledger
+from salver.ledger.schema import METADATA
+from salver.registry import Artifacts, ArtifactsFailed, ModelRegistry
+from salver.registry.backup import back_up, restore
+from salver.registry.names import parse
+from salver.registry.records import NewVersion
+
+
+async def push(registry: ModelRegistry, folder: Path, content: bytes, alias: str = "") -> None:
+    what = found(folder, {"model.onnx": content, "labels/a.txt": b"cat\ndog"})
+    await registry.push(NewVersion("fraud", alias=alias, metrics={"auc": 0.1 + 0.2}), what, ANN)
+
+
+async def everything(registry: ModelRegistry) -> dict[str, list[object]]:
+    return await registry.ledger.read(
+        lambda c: {t.name: sorted(map(tuple, c.execute(select(t))), key=repr) for t in METADATA.sorted_tables}
+    )
+
+
+@pytest.mark.parametrize("target", KINDS)
+@pytest.mark.parametrize("source", KINDS)
+async def test_the_drill(source: str, target: str, tmp_path: Path) -> None:
+    registry = await open_registry(source, tmp_path / "one")
+    await push(registry, tmp_path / "new", b"first", "champion")
+    await push(registry, tmp_path / "new", b"second")
+    await registry.remove("fraud", 2, ANN)
+    is_over = asyncio.Event()
+
+    async def load() -> None:
+        while not is_over.is_set():
+            await push(registry, tmp_path / "load", b"more", "candidate")
+
+    loading = asyncio.create_task(load())
+    about = await back_up(registry, tmp_path / "backup.tar", 5.0)
+    is_over.set()
+    await loading
+    assert about.versions >= 1
+    assert (tmp_path / "backup.tar").stat().st_mode & 0o077 == 0
+    await registry.ledger.close()
+    shutil.rmtree(tmp_path / "one")  # the disk is gone
+
+    back = await open_registry(target, tmp_path / "two")
+    assert await restore(tmp_path / "backup.tar", back, "aside") == about
+    assert await back.verify() == ()
+    assert list((tmp_path / "two" / "incoming").iterdir()) == []
+    champion = await back.version(parse("fraud@champion"))
+    assert (back.artifacts.path_of("fraud", champion.number) / "model.onnx").read_bytes() == b"first"
+    assert champion.metrics == {"auc": 0.1 + 0.2}
+    versions = await back.versions("fraud")
+    assert len(versions) == about.versions
+    history = await back.history(most=1000)
+    pushed = {int(entry.subject) for entry in history if entry.action == "version.pushed"}
+    assert pushed == {version.number for version in versions} | {2}  # one state: rows and their audit
+    again = await back_up(back, tmp_path / "again.tar", 5.0)
+    assert again == about
+    third = await open_registry(source, tmp_path / "three")
+    await restore(tmp_path / "again.tar", third, "aside")
+    assert await everything(third) == await everything(back)
+    await push(back, tmp_path / "new", b"next", "champion")  # life goes on
+    for opened in (back, third):
+        await opened.ledger.close()
+
+
+@pytest.fixture
+async def backed_up(tmp_path: Path) -> Path:
+    registry = await open_registry("sqlite", tmp_path / "one")
+    await push(registry, tmp_path / "new", b"weights", "champion")
+    await back_up(registry, tmp_path / "backup.tar", 5.0)
+    await registry.ledger.close()
+    return tmp_path / "backup.tar"
+
+
+async def test_a_registry_that_is_not_empty_is_not_written_over(backed_up: Path, tmp_path: Path) -> None:
+    registry = await open_registry("sqlite", tmp_path / "two")
+    await push(registry, tmp_path / "new", b"other")
+    before = await everything(registry)
+    with pytest.raises(Conflict, match="is not empty"):
+        await restore(backed_up, registry, "aside")
+    assert await everything(registry) == before
+    await registry.ledger.close()
+
+
+async def test_files_that_are_there_are_not_written_over(backed_up: Path, tmp_path: Path) -> None:
+    registry = await open_registry("sqlite", tmp_path / "two")
+    own = tmp_path / "two" / "models" / "fraud" / "1"
+    own.mkdir(parents=True)
+    (own / "mine").write_bytes(b"mine")
+    with pytest.raises(Conflict, match="is there already"):
+        await restore(backed_up, registry, "aside")
+    assert (own / "mine").read_bytes() == b"mine"
+    assert await registry.models() == ()
+    await registry.ledger.close()
+
+
+async def test_a_restore_that_was_killed_before_its_last_step_is_taken_up(
+    backed_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = await open_registry("sqlite", tmp_path / "two")
+
+    async def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("salver.registry.backup.copy_in", killed)
+        await restore(backed_up, registry, "aside")
+    assert await registry.models() == ()
+    await restore(backed_up, registry, "aside")
+    assert await registry.verify() == ()
+    assert (await registry.version(parse("fraud@champion"))).number == 1
+    await registry.ledger.close()
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "text", "changed", "missing"])
+async def test_a_backup_that_is_not_whole_is_refused(backed_up: Path, tmp_path: Path, damage: str) -> None:
+    broken = tmp_path / "broken.tar"
+    await asyncio.to_thread(_damage, backed_up, broken, damage)
+    registry = await open_registry("sqlite", tmp_path / "two")
+    with pytest.raises(InvalidInput, match="backup"):
+        await restore(broken, registry, "aside")
+    assert await registry.models() == ()
+    assert not (tmp_path / "two" / "models").exists()
+    await registry.ledger.close()
+
+
+def _damage(whole: Path, broken: Path, damage: str) -> None:
+    content = whole.read_bytes()
+    match damage:
+        case "cut":
+            broken.write_bytes(content[: len(content) // 2])
+        case "text":
+            broken.write_text("no archive")
+        case "other":
+            with tarfile.open(broken, "w") as archive:
+                archive.add(whole, "something")
+        case "changed":
+            broken.write_bytes(content.replace(b"weights", b"weighty"))
+        case "missing":
+            with tarfile.open(whole) as archive, tarfile.open(broken, "w") as copy:
+                for member in archive:
+                    if not member.name.endswith("labels/a.txt"):
+                        copy.addfile(member, archive.extractfile(member))
+
+
+async def test_a_backup_replaces_the_one_before_as_a_whole(tmp_path: Path) -> None:
+    registry = await open_registry("sqlite", tmp_path / "one")
+    await push(registry, tmp_path / "new", b"weights")
+    file = tmp_path / "backup.tar"
+    await back_up(registry, file, 5.0)
+    before = file.read_bytes()
+    home = registry.artifacts.path_of("fraud", 1)
+    (home / "labels" / "a.txt").unlink()
+    with pytest.raises(ArtifactsFailed, match=r"labels/a\.txt"):
+        await back_up(registry, file, 6.0)
+    assert file.read_bytes() == before
+    assert not (tmp_path / ".backup.tar.part").exists()
+    await registry.ledger.close()
+
+
+async def test_a_version_that_is_removed_meanwhile_is_left_out(tmp_path: Path) -> None:
+    registry = await open_registry("sqlite", tmp_path / "one")
+    for content in (b"first", b"second"):
+        await push(registry, tmp_path / "new", content)
+    path_of = registry.artifacts.path_of
+    loop = asyncio.get_running_loop()
+
+    def removed_meanwhile(model: str, number: int) -> Path:
+        registry.artifacts.path_of = path_of  # type: ignore[method-assign]
+        asyncio.run_coroutine_threadsafe(registry.remove("fraud", 1, ANN), loop).result(20)
+        return path_of(model, number)
+
+    registry.artifacts.path_of = removed_meanwhile  # type: ignore[method-assign]
+    about = await back_up(registry, tmp_path / "backup.tar", 5.0)
+    assert about.versions == 1
+    await registry.ledger.close()
+
+
+async def test_a_ledger_that_a_newer_salver_wrote_is_not_restored(backed_up: Path, tmp_path: Path) -> None:
+    ledger = await Ledger.open(empty_ledger("sqlite", tmp_path))
+    registry = ModelRegistry(ledger, Artifacts(tmp_path / "two"), Clock(), counted().__next__)
+    await asyncio.to_thread(_age, backed_up, tmp_path / "newer.tar", tmp_path / "unpacked")
+    with pytest.raises(Conflict, match="Use a Salver as new"):
+        await restore(tmp_path / "newer.tar", registry, "aside")
+    assert await registry.models() == ()
+    await ledger.close()
+
+
+def _age(old: Path, newer: Path, folder: Path) -> None:
+    import sqlite3
+
+    with tarfile.open(old) as archive:
+        archive.extractall(folder, filter="data")
+    connection = sqlite3.connect(folder / "salver.db")
+    connection.execute("INSERT INTO salver_schema VALUES (999)")
+    connection.commit()
+    connection.close()
+    with tarfile.open(newer, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.add(path, path.relative_to(folder))
