@@ -238,7 +238,10 @@ class Server:
             hears_http1=config.front.server != "h2corn",
         )
         self._token = config.api.digest()
-        self._api = Api(serving_operations(self.control, self, (config.server_name, __version__)))
+        self._kept = self.ledgered.kept(new_id) if self.ledgered else None
+        known = (config.server_name, __version__)
+        operations = serving_operations(self.control, self, known, has_registry=self._kept is not None)
+        self._api = Api(operations + (self._kept.operations() if self._kept else []))
         self._pages = Pages("/console", console.read)
         doors = [self._door(front, f, reception) for f in self._fronts]
         if config.waits_for_models:
@@ -390,7 +393,8 @@ class Server:
                 return VertexDoor(front, vertex, self.control)
         if config.serves != "all":
             return shown_at(front, config.serves)
-        access = Access("" if config.path else config.host, self._token, reception.http.guard)
+        reader = self._kept.caller if self._kept else None
+        access = Access("" if config.path else config.host, self._token, reception.http.guard, reader)
         return Management(front, self._api, access, self._pages, reception.new_id, __version__)
 
     async def stop(self) -> None:

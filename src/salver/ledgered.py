@@ -4,6 +4,7 @@ Composed here, and not in ``app.py``, since it needs SQLAlchemy, which a server 
 imports. Nothing starts in a constructor.
 """
 
+import os
 import time
 from collections.abc import Callable
 
@@ -12,12 +13,14 @@ from salver.experiments.pending import Pending
 from salver.experiments.router import Router
 from salver.registry.opening import Home, home_of, open_registry
 from salver.registry.registry import ModelRegistry
-from salver.registry.webhooks import Deliverer
+from salver.registry.tokens import Tokens
+from salver.registry.webhooks import Deliverer, Webhooks
 from salver.serving.fleet import Fleet, Loaded
 from salver.serving.posting import post
 from salver.serving.registered import Registered, Replacing
 from salver.serving.release_store import ReleaseStore
 from salver.serving.releases import Releases, Traffic
+from salver.transport.api.kept import Kept
 
 __all__ = ["Ledgered", "home_of"]
 
@@ -61,6 +64,13 @@ class Ledgered:
         """
         registry = await open_registry(home, time.time, new_id, makes=True)
         return cls(registry, Traffic(*traffic), *served)
+
+    def kept(self, new_id: Callable[[], str]) -> Kept:
+        """What is managed over HTTP."""
+        ledger = self.registry.ledger
+        webhooks = Webhooks(ledger, time.time, new_id, os.urandom)
+        tokens = Tokens(ledger, time.time, new_id, os.urandom)
+        return Kept(self.registry, webhooks, tokens, self.store, new_id)
 
     async def start(self) -> None:
         """Go on with releases where the ledger says. Raises SalverError where it cannot be read."""

@@ -15,6 +15,7 @@ from salver.registry.records import NewVersion
 from salver.registry.tokens import Tokens
 from salver.registry.webhooks import Webhooks
 from salver.rollout.policy import Policy
+from salver.serving.release_store import ReleaseStore
 from salver.transport.api import Access, Api, Management
 from salver.transport.api.kept import Kept
 
@@ -29,7 +30,7 @@ class World:
         self.registry = registry
         self.tokens = Tokens(registry.ledger, clock, new_id, lambda size: b"t" * size)
         webhooks = Webhooks(registry.ledger, clock, new_id, lambda size: b"w" * size)
-        self._kept = Kept(registry, webhooks, self.tokens)
+        self._kept = Kept(registry, webhooks, self.tokens, ReleaseStore(registry.ledger), new_id)
         self._api = Api(self._kept.operations())
         self.host = "127.0.0.1"
 
@@ -200,6 +201,7 @@ async def test_the_audit_by_model_action_and_actor(world: World) -> None:
     assert await found_by("model=churn") == [("churn", "alias.moved"), ("churn", "version.pushed")]
     assert await found_by("action=alias.moved") == [("churn", "alias.moved"), ("fraud", "alias.moved")]
     assert (await world.ask("GET", "/audit?actor=eve&who=1")).status == 400
+    assert (await world.ask("GET", f"/audit?before={2**64}")).status == 400
 
 
 async def test_the_audit_page_by_page(world: World) -> None:

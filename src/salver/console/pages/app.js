@@ -67,7 +67,7 @@ async function open(event) {
     const told = await get("/server");
     const isBlind = page.needsRegistry && !told.has_registry;
     const first = isBlind ? [] : await Promise.all(page.paths(told).map(get));
-    const more = await Promise.all((page.more?.(first[2]) ?? []).map(get));
+    const more = await Promise.all((page.more?.(...first) ?? []).map(get));
     return [told, ...first, ...more];
   }, page.seconds ?? 2, {
     tell,

@@ -27,7 +27,7 @@ export function model(name, { announce, again, draw }) {
   return {
     paths: (server) => ["/served", "/traffic", ...(server?.has_registry
       ? [`/models?limit=1000`, `/audit?limit=20&${of}`, `/releases?limit=20&${of}`] : [])],
-    more: (known) => (known?.items.some((one) => one.name === name) ? [`${path}/versions?limit=200`] : []),
+    more: (served, counts, known) => (known?.items.some((one) => one.name === name) ? [`${path}/versions?limit=200`] : []),
     learn: (served, counts) => traffic.learn(counts),
     draw(server, served, counts, known, audit, releases, versions) {
       const registered = known?.items.find((one) => one.name === name);
@@ -94,7 +94,7 @@ function names(registered, versions, path, server, page) {
     type: "button", "aria-haspopup": "dialog", disabled: server.changes === "refused" || !versions.length, onclick: move(alias, number),
     "aria-label": alias ? `Move ${alias}` : false }, words);
   return card("Aliases", "A name that means a version, and may move.",
-    table("Aliases", ["Alias", "#Version", "Who may move it", ""], taken.map(([alias, number]) => [
+    table("Aliases", ["Alias", "#Version", "Who may move it", "Change"], taken.map(([alias, number]) => [
       alias, number, registered.protected[alias]?.join(", ") || "whoever may change something", button("Move", alias, number)]),
     { empty: "It has none yet.", hidden: true }),
     h("div", { class: "buttons" }, button("New alias", "", 0)));

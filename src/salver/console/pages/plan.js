@@ -1,7 +1,7 @@
 // What would a release see of a traffic, before it begins?
-import { Problem, send } from "./api.js";
+import { Problem, at, send } from "./api.js";
 import { card, digits, duration, h, head, percent, table } from "./dom.js";
-import { needsRegistry } from "./dialogs.js";
+import { askReason, needsRegistry } from "./dialogs.js";
 import * as traffic from "./traffic.js";
 
 const METRICS = [["errors", "Answers that fail", 0.5], ["timeouts", "Too late", 0.1], ["invalid", "Fit no schema", 0.1], ["fallbacks", "From a fallback", 1]];
@@ -34,19 +34,44 @@ export function plan(query, { announce, draw }) {
   }
   return {
     needsRegistry: true,
-    paths: () => ["/traffic"],
+    paths: () => ["/traffic", "/models?limit=1000"],
+    more: (counts, known) => (known?.items.some((one) => one.name === model) ? [at`/models/${model}/versions?limit=200`] : []),
     learn: traffic.learn,
-    draw(server, counts) {
+    draw(server, counts, known, versions) {
       if (!counts) return needsRegistry("Plan a release");
       const asked = counts.items.filter((one) => !model || one.model === model);
       const rate = asked.reduce((sum, one) => sum + (traffic.now(one.model, one.version).rate ?? 0), 0);
       return [
         head({ title: model ? `Plan a release of ${model}` : "Plan a release", about: "What a policy would notice of your traffic, and when. Nothing is started." }),
-        card("Traffic and policy", rate ? `Asked now: ${digits(rate)} requests a second.` : null, form(submit, rate), problem ? h("p", { class: "notice bad", role: "alert" }, problem) : null),
+        card("Traffic and policy", rate ? `Asked now: ${digits(rate)} requests a second.` : null, whose(known.items, model), form(submit, rate), problem ? h("p", { class: "notice bad", role: "alert" }, problem) : null),
         answer ? shown(answer) : null,
+        answer && versions ? start(model, versions.items, answer.policy, server, announce) : null,
       ];
     },
   };
+}
+
+function whose(models, chosen) {
+  return h("label", {}, "Model", h("select", {
+    onchange: (event) => { location.hash = event.target.value ? `#/plan?model=${encodeURIComponent(event.target.value)}` : "#/plan"; } },
+  h("option", { value: "" }, "all, to look only"), models.map((one) => h("option", { value: one.name, selected: one.name === chosen }, one.name))));
+}
+
+/** What was planned, in earnest. */
+function start(model, versions, policy, server, announce) {
+  const ask = () => askReason({
+    title: `Start a release of ${model}?`, verb: "Start", path: "/releases",
+    about: "With the policy of this plan. The version that requests meet now stays for all others.",
+    fields: [h("label", {}, "New version", h("select", { name: "version" }, versions.map((one) =>
+      h("option", { value: one.number }, `${one.number}${one.aliases.length ? ` (${one.aliases.join(", ")})` : ""}`))))],
+    body: (values) => ({ model, version: values.version, reason: values.reason, policy }),
+    done(made) {
+      announce(`Release ${made.id} is proposed.`);
+      location.hash = at`#/releases/${made.id}`;
+    },
+  });
+  return card("Start it", "It begins at the first stage, once both versions are loaded.",
+    h("div", { class: "buttons" }, h("button", { class: "main", type: "button", "aria-haspopup": "dialog", disabled: server.changes === "refused", onclick: ask }, "Start this release")));
 }
 
 function form(submit, rate) {

@@ -38,10 +38,10 @@ export function release(id, { announce, again, draw }) {
           actions: actions(one, path, server, { announce, again }),
         }),
         standing(one, look, policy),
-        look ? arms(one, look) : null,
-        look ? metrics(look, policy) : null,
         points.length ? evidenceCards(points, lines) : null,
+        look ? metrics(look, policy) : null,
         points.length ? effect(points, lines, policy, chosen, (next) => { chosen = next; draw(); }) : null,
+        look ? arms(one, look) : null,
         terms(policy),
       ];
     },

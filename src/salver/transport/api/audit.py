@@ -9,7 +9,7 @@ from salver.registry import ModelRegistry
 from salver.registry.records import Entry, Webhook
 from salver.registry.webhooks import Webhooks
 from salver.transport.api.registry import actor
-from salver.transport.api.table import Answer, Asked, Done, Operation, Why
+from salver.transport.api.table import MOST_NUMBER, Answer, Asked, Done, Operation, Why
 
 _READ_AT_ONCE = 1000
 #: Lines that one request looks through; where they hold too few, it says where to go on.
@@ -28,7 +28,7 @@ class AuditQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: _Name = ""
     action: _Name = ""
     actor: _Name = ""
-    before: Annotated[int, msgspec.Meta(ge=0)] = 0
+    before: Annotated[int, msgspec.Meta(ge=0, le=MOST_NUMBER)] = 0
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
 
 

@@ -3,15 +3,23 @@
 Imported where a registry is opened, and nowhere else, since it brings a database's libraries.
 """
 
+import time
+from collections.abc import Callable
+
 import msgspec
 
 from salver.registry import ModelRegistry
 from salver.registry.tokens import Tokens
 from salver.registry.webhooks import Webhooks
+from salver.rollout.record import Release
+from salver.serving.proposing import Proposal, proposal
+from salver.serving.release_store import ReleaseStore
 from salver.transport.api.access import Caller
 from salver.transport.api.audit import audit_operations
 from salver.transport.api.planning import planning_operations
+from salver.transport.api.plugs import plug_operations
 from salver.transport.api.registry import model_operations
+from salver.transport.api.releases import Ledger, release_operations
 from salver.transport.api.table import Operation
 
 
@@ -21,14 +29,25 @@ class Kept(msgspec.Struct, frozen=True):
     registry: ModelRegistry
     webhooks: Webhooks
     tokens: Tokens
+    releases: ReleaseStore
+    new_id: Callable[[], str]
 
     def operations(self) -> list[Operation]:
         """Over all of it."""
         return [
             *model_operations(self.registry),
+            *release_operations(Ledger(self.releases, self.releases, self.propose)),
+            *plug_operations(self.releases),
             *planning_operations(),
             *audit_operations(self.registry, self.webhooks),
         ]
+
+    async def propose(self, said: Proposal, by: str, why: str) -> Release:
+        """Write a new release down. Raises NotFound, InvalidInput or Conflict."""
+        release = await proposal(self.registry, said, self.new_id(), time.time())
+        release = msgspec.structs.replace(release, by=by, why=why)
+        await self.releases.propose(release)
+        return release
 
     async def caller(self, token: str) -> Caller:
         """Whose token it is. Raises Unauthenticated."""

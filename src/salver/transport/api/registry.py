@@ -15,7 +15,17 @@ from salver.registry.names import LATEST, Reference, check_alias
 from salver.registry.records import Actor, Difference, Model, Move, Version
 from salver.rollout.policy import Policy
 from salver.transport.api.access import Caller
-from salver.transport.api.table import Answer, Asked, Done, Operation, Page, PageQuery, Why, paged
+from salver.transport.api.table import (
+    MOST_NUMBER,
+    Answer,
+    Asked,
+    Done,
+    Operation,
+    Page,
+    PageQuery,
+    Why,
+    paged,
+)
 
 _Run = Callable[[ModelRegistry, Asked], Awaitable[Answer]]
 
@@ -68,7 +78,7 @@ class DiffQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NewAlias(Why, frozen=True, forbid_unknown_fields=True):
     """Which version it is to mean."""
 
-    version: Annotated[int, msgspec.Meta(ge=1)]
+    version: Annotated[int, msgspec.Meta(ge=1, le=MOST_NUMBER)]
 
 
 class Protection(Why, frozen=True, forbid_unknown_fields=True):

@@ -17,6 +17,8 @@ from salver.transport.api.access import Caller, Changing, Group
 
 #: Where the interface begins.
 ROOT: Final = "/api/v1"
+#: That a database can count.
+MOST_NUMBER: Final = 10**18
 _MOST_FIELDS: Final = 32
 _PLACE: Final = re.compile(r" - at `(.+)`$", re.S)
 _Item = TypeVar("_Item")

@@ -1,0 +1,393 @@
+"""How do releases stand, and what is wished of them? The operations over the ledger's releases.
+
+A change is a wish, written down here and seen to by a server on its next tick; the answer waits for that a
+little. Nothing is decided here.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Annotated, Literal, Protocol
+
+import msgspec
+
+from salver.errors import Conflict
+from salver.releases import Bucket, Counts, ReleaseState
+from salver.rollout.policy import Policy
+from salver.rollout.record import Release, What
+from salver.rollout.verdict import Decision, Verdict
+from salver.serving.proposing import Proposal
+from salver.serving.release_store import Look
+from salver.transport.api.table import (
+    MOST_NUMBER,
+    Answer,
+    Asked,
+    NoQuery,
+    Operation,
+    Page,
+    PageQuery,
+    Why,
+    paged,
+)
+
+_WAIT_SECONDS = 3.0
+_LOOK_SECONDS = 0.1
+_MOST_POINTS = 1000
+
+
+class ReleaseStore(Protocol):
+    """Where releases are kept (serving/release_store.py)."""
+
+    async def get(self, release: str) -> Release:
+        """One; raises NotFound."""
+        ...
+
+    async def listed(self, model: str = "") -> tuple[Release, ...]:
+        """Of a model, or all; the newest first."""
+        ...
+
+    async def looks(self, release: str, after: int = -1) -> tuple[Look, ...]:
+        """Buckets with their verdicts, in their order."""
+        ...
+
+
+class WishStore(Protocol):
+    """Where wishes are written down (serving/release_store.py)."""
+
+    async def wish(self, release: str, what: What, by: str, why: str, now: float) -> int:
+        """Its id. Raises NotFound."""
+        ...
+
+    async def answer(self, wish: int) -> str | None:
+        """Empty = it is done; None = nobody has seen to it yet."""
+        ...
+
+
+class ReleaseView(msgspec.Struct, frozen=True):
+    """A release, in short.
+
+    Attributes:
+        stage: From 0 on, of so many ``stages``.
+        weight: Share of the units that meet the canary now.
+        reason: Why it is in this state.
+        waits_for: What keeps a proposed one from its start.
+    """
+
+    id: str
+    model: str
+    stable: str
+    canary: str
+    alias: str
+    state: ReleaseState
+    stage: int
+    stages: int
+    weight: float
+    reason: str
+    created: float
+    changed: float
+    ended: float | None
+    by: str
+    why: str
+    waits_for: str
+
+
+class LastLook(msgspec.Struct, frozen=True):
+    """What was counted in a bucket, and what the judge said of all so far."""
+
+    seq: int
+    bucket: Bucket
+    verdict: Verdict
+
+
+class ReleaseDetail(msgspec.Struct, frozen=True):
+    """A release, what it is judged by, and the last look at it; None = there was none."""
+
+    release: ReleaseView
+    policy: Policy
+    look: LastLook | None
+
+
+class ReleasesQuery(PageQuery, frozen=True, forbid_unknown_fields=True):
+    """Which releases.
+
+    Attributes:
+        model: Empty = of all.
+        state: None = in any.
+    """
+
+    model: str = ""
+    state: ReleaseState | None = None
+
+
+class EvidenceQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which looks.
+
+    Attributes:
+        after: Only those behind this number.
+        points: So many at most, evenly taken, the last one among them.
+    """
+
+    after: Annotated[int, msgspec.Meta(ge=-1, le=MOST_NUMBER)] = -1
+    points: Annotated[int, msgspec.Meta(ge=1, le=_MOST_POINTS)] = 300
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A metric, and where its evidence counts.
+
+    Attributes:
+        threshold: Of ``log_e``: from there on it rolls back by itself.
+        gate: Of ``log_gate``: from there on it lets the release go on; None = it is no gate.
+    """
+
+    name: str
+    severity: Literal["severe", "soft"]
+    threshold: float
+    gate: float | None
+
+
+class LinePoint(msgspec.Struct, frozen=True):
+    """A metric at one time.
+
+    Attributes:
+        log_e: Logarithm of the evidence of harm.
+        log_gate: Logarithm of the stage's evidence of no harm.
+        effect, low, high: The canary's rate as a multiple of its control's, and between which it lies.
+    """
+
+    log_e: float
+    log_gate: float
+    effect: float | None
+    low: float | None
+    high: float | None
+
+
+class Point(msgspec.Struct, frozen=True):
+    """What was counted and judged at one time.
+
+    Attributes:
+        at: Unix seconds, the end of the bucket.
+        share: The canary's, of all arms.
+        requests: In this bucket.
+        lines: By metric, in the order of ``metrics``.
+    """
+
+    seq: int
+    at: float
+    stage: int
+    share: float
+    decision: Decision
+    requests: Counts
+    log_e: float
+    split_log_e: float
+    lines: tuple[LinePoint, ...]
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """Looks at a release over time.
+
+    Attributes:
+        threshold: Of ``log_e``, of all metrics together: there it rolls back.
+    """
+
+    metrics: tuple[Line, ...]
+    threshold: float
+    items: tuple[Point, ...]
+
+
+class NewRelease(Why, frozen=True, forbid_unknown_fields=True):
+    """Which version is to take another's place; what is empty is as the registry has it.
+
+    Attributes:
+        stable: The version that it takes the place of.
+        alias: That moves when it is promoted.
+        policy: None = the model's own, or the usual one.
+    """
+
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    version: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    stable: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    alias: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    policy: Policy | None = None
+
+
+class Wished(msgspec.Struct, frozen=True):
+    """What became of a wish.
+
+    Attributes:
+        is_done: A server has seen to it; else one does on its next tick.
+    """
+
+    wish: int
+    is_done: bool
+    release: ReleaseView
+
+
+class Ledger(msgspec.Struct, frozen=True):
+    """What these operations are over.
+
+    Attributes:
+        propose: Writes a new release down, with who wishes it and why.
+        wall: Unix seconds.
+    """
+
+    releases: ReleaseStore
+    wishes: WishStore
+    propose: Callable[[Proposal, str, str], Awaitable[Release]]
+    wall: Callable[[], float] = time.time
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+def release_operations(ledger: Ledger) -> list[Operation]:
+    """Those rows of the table."""
+    one = "/releases/{release}"
+    changes: tuple[tuple[What, str], ...] = (
+        ("pause", "Keep it at its weight, whatever is seen; harm still rolls it back"),
+        ("resume", "Judge it again"),
+        ("promote", "Take its next step, whatever is not proven yet"),
+        ("abort", "Give everything back to the stable version, for good"),
+    )
+    looks = (
+        ("list_releases", "/releases", "Releases, the newest first", _list, Page[ReleaseView], ReleasesQuery),
+        ("release", one, "A release and the last look at it", _tell, ReleaseDetail, NoQuery),
+        (
+            "evidence",
+            f"{one}/evidence",
+            "What was counted and judged",
+            _tell_evidence,
+            Evidence,
+            EvidenceQuery,
+        ),
+    )
+    start = "Bring a version to a little of the traffic, and see"
+    return [
+        *(
+            Operation(name, "GET", path, summary, partial(run, ledger), gives, query=query)
+            for name, path, summary, run, gives, query in looks
+        ),
+        Operation(
+            "start_release",
+            "POST",
+            "/releases",
+            start,
+            partial(_start, ledger),
+            ReleaseView,
+            NewRelease,
+            changes=True,
+            status=201,
+        ),
+        *(
+            Operation(
+                f"{what}_release",
+                "POST",
+                f"{one}/{what}",
+                summary,
+                partial(_wish, ledger, what),
+                Wished,
+                Why,
+                changes=True,
+            )
+            for what, summary in changes
+        ),
+    ]
+
+
+async def _start(ledger: Ledger, asked: Asked) -> Answer:
+    said: NewRelease = asked.body
+    proposal = Proposal(said.model, said.version, said.stable, said.alias, said.policy)
+    return Answer(shown(await ledger.propose(proposal, asked.caller.name, said.reason)))
+
+
+async def _list(ledger: Ledger, asked: Asked) -> Answer:
+    query = asked.query
+    found = [
+        shown(release)
+        for release in await ledger.releases.listed(query.model)
+        if query.state in (None, release.state)
+    ]
+    return Answer(paged(found, query, key=lambda view: view.id))
+
+
+async def _tell(ledger: Ledger, asked: Asked) -> Answer:
+    release = await ledger.releases.get(asked.names["release"])
+    return Answer(ReleaseDetail(shown(release), release.policy, await last_look(ledger.releases, release)))
+
+
+async def _tell_evidence(ledger: Ledger, asked: Asked) -> Answer:
+    release = await ledger.releases.get(asked.names["release"])
+    looks = await ledger.releases.looks(release.id, asked.query.after)
+    return Answer(evidence(release.policy, thinned(looks, asked.query.points)))
+
+
+async def _wish(ledger: Ledger, what: What, asked: Asked) -> Answer:
+    name, wishes = asked.names["release"], ledger.wishes
+    wish = await wishes.wish(name, what, asked.caller.name, asked.body.reason, ledger.wall())
+    answer = None
+    for _ in range(round(_WAIT_SECONDS / _LOOK_SECONDS)):
+        if (answer := await wishes.answer(wish)) is not None:
+            break
+        await ledger.sleep(_LOOK_SECONDS)
+    if answer:
+        raise Conflict(answer)
+    return Answer(Wished(wish, answer is not None, shown(await ledger.releases.get(name))))
+
+
+async def last_look(releases: ReleaseStore, release: Release) -> LastLook | None:
+    """None: there was none."""
+    looks = await releases.looks(release.id, release.progress.buckets - 2)
+    return LastLook(looks[-1].seq, looks[-1].entry.bucket, looks[-1].entry.verdict) if looks else None
+
+
+def shown(release: Release) -> ReleaseView:
+    """A release, in short."""
+    return ReleaseView(
+        stages=len(release.policy.stages),
+        waits_for=release.progress.waits_for,
+        **{name: getattr(release, name) for name in _SHOWN},
+    )
+
+
+_SHOWN = tuple(name for name in ReleaseView.__struct_fields__ if name not in ("stages", "waits_for"))
+
+
+def evidence(policy: Policy, looks: tuple[Look, ...]) -> Evidence:
+    """Looks, as a chart wants them."""
+    gate = -math.log(policy.beta)
+    lines = tuple(
+        Line(
+            metric.name,
+            metric.severity,
+            -math.log(policy.alpha * share),
+            None if metric.promotion_margin is None else gate,
+        )
+        for metric, share in zip(policy.metrics, policy.shares, strict=True)
+    )
+    return Evidence(lines, -math.log(policy.alpha), tuple(_point(look) for look in looks))
+
+
+def _point(look: Look) -> Point:
+    bucket, verdict = look.entry.bucket, look.entry.verdict
+    return Point(
+        look.seq,
+        verdict.at,
+        bucket.stage,
+        bucket.share,
+        verdict.decision,
+        bucket.requests,
+        verdict.log_e,
+        verdict.split_log_e,
+        tuple(LinePoint(m.log_e, m.log_gate, m.effect, m.low, m.high) for m in verdict.metrics),
+    )
+
+
+def thinned(looks: tuple[Look, ...], most: int) -> tuple[Look, ...]:
+    """So many at most, evenly taken, the last one among them.
+
+    >>> thinned((1, 2, 3, 4, 5), 2)
+    (3, 5)
+    """
+    if len(looks) <= most:
+        return looks
+    step = len(looks) / most
+    return tuple(looks[round((index + 1) * step) - 1] for index in range(most))

@@ -1,0 +1,218 @@
+"""What people see in the console: the pages, in a real browser, of a real server."""
+
+import re
+from pathlib import Path
+
+import pytest
+from browsing import Open, hear
+from playwright.sync_api import Page, expect
+
+from console_world import OVER, RUNNING
+from salver.testing.process import ServerProcess
+
+PAGES = {
+    "models": "",
+    "model": "#/models/fraud",
+    "releases": "#/releases",
+    "running": f"#/releases/{RUNNING}",
+    "over": f"#/releases/{OVER}",
+    "plan": "#/plan?model=fraud",
+    "audit": "#/audit",
+}
+EVERY = pytest.mark.parametrize("path", PAGES.values(), ids=PAGES.keys())
+
+
+def row(page: Page, table: str, text: str) -> str:
+    """The text of that table's row."""
+    found = page.get_by_role("table", name=table).get_by_role("row").filter(has_text=text)
+    return found.first.inner_text()
+
+
+def test_models_with_their_versions_and_states(opened: Open) -> None:
+    page = opened()
+    assert page.title() == "Models · Salver"
+    assert "champion → 1" in row(page, "Models of the registry", "fraud")
+    rows = page.get_by_role("table", name="Versions that this server serves").get_by_role("row")
+    expect(rows.filter(has_text="churn").filter(has_text="ready")).to_have_count(1)
+
+
+def test_traffic_is_seen_as_it_comes(opened: Open, served: ServerProcess) -> None:
+    page = opened("#/models/fraud")
+    ask = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}]}
+    chart = page.get_by_role("img", name=re.compile("Requests a second by version"))
+    for _ in range(2):
+        for _ in range(5):
+            assert served.post("/v2/models/fraud/infer", ask)[0] == 200
+        hear(page, "/traffic")
+    expect(chart).to_be_visible()
+    page.get_by_text("Show as a table").first.click()
+    expect(page.get_by_role("table", name="Requests a second by version").first).to_be_visible()
+
+
+def test_a_model_with_its_aliases_versions_differences_and_history(opened: Open) -> None:
+    page = opened("#/models/fraud")
+    assert "1" in row(page, "Aliases", "champion")
+    assert "auc: 0.93" in row(page, "Versions of fraud in the registry", "try 3")
+    page.get_by_label("From version").select_option("1")
+    page.get_by_label("to version").select_option("3")
+    page.get_by_role("button", name="Compare").click()
+    assert "0.93" in row(page, "From version 1 to 3", "auc")
+    assert "ann" in row(page, "Changes", "version.pushed")
+
+
+def test_a_release_under_way_with_its_evidence(opened: Open) -> None:
+    page = opened("#/releases")
+    page.get_by_role("link", name=RUNNING).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("fraud: version 2 in place of 1")
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
+    harm = page.get_by_role("img", name=re.compile("Evidence of harm over time"))
+    expect(harm).to_have_attribute("aria-label", re.compile(r"errors \d+ %.*at 100 % it rolls back"))
+    assert "canary" in row(page, "Units and requests by arm", "canary")
+    assert "%" in row(page, "Metrics with their evidence", "errors")
+    page.get_by_role("combobox", name="Metric", exact=True).select_option("slow")
+    expect(page.get_by_role("img", name=re.compile("Ratio of slow"))).to_be_visible()
+
+
+def test_a_release_that_was_rolled_back_says_why(opened: Open) -> None:
+    page = opened(f"#/releases/{OVER}")
+    standing = page.get_by_role("region", name="How it stands")
+    expect(standing).to_contain_text("rolled back")
+    expect(standing).to_contain_text("errors: the canary has")
+    for verb in ("Pause", "Promote", "Abort"):
+        expect(page.get_by_role("button", name=verb, exact=True)).to_have_count(0)
+
+
+def test_what_a_policy_would_see(opened: Open) -> None:
+    page = opened("#/plan?model=fraud")
+    page.get_by_label("Requests a second").fill("100")
+    page.get_by_role("button", name="What would it see?").click()
+    assert "min" in row(page, "Time until a worse version is rolled back", "errors")
+    assert "1 %" in row(page, "Stages for a version that is no worse", "1")
+    page.get_by_label("Weight of stage 1, %").fill("90")
+    page.get_by_role("button", name="What would it see?").click()
+    expect(page.get_by_role("alert")).to_contain_text("weights")
+
+
+def test_what_was_planned_is_started(opened: Open) -> None:
+    page = opened("#/plan")
+    page.get_by_role("combobox", name="Model", exact=True).select_option("ranker")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Plan a release of ranker")
+    page.get_by_label("Minutes at least").first.fill("7")
+    page.get_by_role("button", name="What would it see?").click()
+    page.get_by_role("button", name="Start this release").click()
+    dialog = page.get_by_role("dialog", name="Start a release of ranker?")
+    dialog.get_by_role("combobox", name="New version").select_option("2")
+    dialog.get_by_label("Why?").fill("calibrated anew")
+    dialog.get_by_role("button", name="Start").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("ranker: version 2 in place of 1")
+    expect(page.locator("main")).to_contain_text("calibrated anew")
+    page.get_by_text("Stages and metrics").click()
+    expect(page.get_by_role("table", name="Stages", exact=True)).to_contain_text("7 min")
+
+
+def test_the_audit_and_its_filters(opened: Open) -> None:
+    page = opened("#/audit")
+    page.get_by_role("combobox", name="Model", exact=True).select_option("churn")
+    page.get_by_role("combobox", name="Change", exact=True).select_option("alias.moved")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("table", name="Changes").get_by_role("row")).to_have_count(2)
+    assert page.url.endswith("#/audit?model=churn&action=alias.moved")
+
+
+def test_what_is_not_there(opened: Open) -> None:
+    expect(opened("#/nowhere").get_by_role("heading", level=1)).to_have_text("There is no such page")
+    expect(opened("#/models/none").get_by_text("There is no such model.")).to_be_visible()
+
+
+def test_a_release_is_paused_and_the_audit_of_wishes_has_the_reason(
+    opened: Open, served: ServerProcess
+) -> None:
+    page = opened(f"#/releases/{RUNNING}")
+    page.get_by_role("button", name="Pause").click()
+    dialog = page.get_by_role("dialog", name="Pause this release?")
+    expect(dialog.get_by_label("Why?")).to_be_focused()
+    dialog.get_by_role("button", name="Pause").click()  # without a reason the browser refuses
+    expect(dialog).to_be_visible()
+    dialog.get_by_label("Why?").fill("the weekend")
+    dialog.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("region", name="How it stands")).to_contain_text("paused")
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("dialog").get_by_label("Why?").fill("monday")
+    page.get_by_role("dialog").get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("region", name="How it stands")).not_to_contain_text("paused")
+
+
+def test_an_alias_moves(opened: Open) -> None:
+    page = opened("#/models/churn")
+    page.get_by_role("button", name="New alias").click()
+    dialog = page.get_by_role("dialog", name="A new alias")
+    dialog.get_by_label("Alias").fill("shadow")
+    dialog.get_by_label("Version").select_option("3")
+    dialog.get_by_label("Why?").fill("to look at it first")
+    dialog.get_by_role("button", name="Set").click()
+    expect(page.get_by_role("table", name="Aliases")).to_contain_text("shadow")
+    page.get_by_role("button", name="Move shadow").click()
+    page.get_by_role("dialog").get_by_label("Version").select_option("2")
+    page.get_by_role("dialog").get_by_label("Why?").fill("older")
+    page.get_by_role("dialog").get_by_role("button", name="Move").click()
+    expect(page.get_by_role("table", name="Changes").get_by_role("row").nth(1)).to_contain_text("older")
+
+
+def test_no_request_leaves_the_origin_and_every_page_has_a_name(opened: Open, served: ServerProcess) -> None:
+    asked: set[str] = set()
+    titles: set[str] = set()
+    page = opened()
+    page.on("request", lambda request: asked.add(request.url))
+    page.reload()
+    for path in PAGES.values():
+        page.goto(f"{served.url}/console/{path}")
+        hear(page)
+        page.locator("main h1").wait_for()
+        titles.add(page.title())
+    assert len(asked) > 20
+    assert {re.sub(r"(?<=[^/:])/.*", "", url) for url in asked} == {served.url}
+    assert len(titles) == len(PAGES)
+
+
+def test_the_theme_follows_the_system_until_the_button_says_otherwise(opened: Open) -> None:
+    def ground(page: Page) -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    page = opened(theme="dark")
+    dark = ground(page)
+    button = page.get_by_role("button", name="Dark")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    button.click()
+    light = ground(page)
+    assert light != dark
+    page.reload()
+    page.locator("main h1").wait_for()
+    assert ground(page) == light
+
+
+def test_it_says_when_the_server_is_away_and_comes_back(tmp_path: Path, opened: Open) -> None:
+    from zoo import write_mlp
+
+    write_mlp(tmp_path / "models" / "mlp", 1)
+    with ServerProcess([tmp_path / "models"], tmp_path / "log") as server:
+        server.wait_ready()
+        page = opened(url=server.url)
+        status = page.locator("#link")
+        expect(status).to_have_text("Live")
+        page.context.set_offline(True)
+        expect(status).to_contain_text("Server is away; next try in")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Models")
+        page.context.set_offline(False)
+        expect(status).to_have_text("Live", timeout=30_000)
+
+
+def test_without_a_registry_it_says_what_is_missing(tmp_path: Path, opened: Open) -> None:
+    from zoo import write_mlp
+
+    write_mlp(tmp_path / "models" / "mlp", 1)
+    with ServerProcess([tmp_path / "models"], tmp_path / "log") as server:
+        server.wait_ready()
+        for path in ("#/releases", "#/plan", "#/audit", "#/releases/none"):
+            expect(opened(path, url=server.url).locator("main")).to_contain_text("--registry")
+        expect(opened("#/models/mlp", url=server.url).get_by_role("heading", name="Aliases")).to_have_count(0)

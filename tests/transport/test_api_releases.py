@@ -1,0 +1,253 @@
+"""Releases over HTTP: a real ledger, a real judge, no socket."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+from asgi_calls import Reply, asked
+from hypothesis import given
+from hypothesis import strategies as st
+
+from console_world import OVER, PATIENT, RUNNING, judge_it, push
+from registries import counted, open_registry
+from salver.errors import Conflict
+from salver.registry import ModelRegistry
+from salver.releases import Counts, ReleaseState
+from salver.rollout import procedure
+from salver.rollout.record import Release, proposed
+from salver.rollout.verdict import Decision, MetricVerdict, Verdict
+from salver.serving.release_store import ReleaseStore, Step
+from salver.transport.api import Access, Api, Management
+from salver.transport.api.kept import Kept
+from salver.transport.api.plugs import Hook, judged, says_yes
+from salver.transport.api.releases import Ledger, release_operations, thinned
+
+NOW = 1_800_000_000.0
+
+
+class World:
+    """A server whose ledger holds a release under way and one that was rolled back."""
+
+    def __init__(self, registry: ModelRegistry) -> None:
+        nobody: Any = None
+        self.store = ReleaseStore(registry.ledger)
+        self.registry = registry
+        self.is_up = True
+        kept = Kept(registry, nobody, nobody, self.store, counted("new-").__next__)
+        mine = release_operations(Ledger(self.store, self.store, kept.propose, lambda: NOW, self.tick))
+        others = [one for one in kept.operations() if one.name not in {o.name for o in mine}]
+        self._api = Api([*mine, *others])
+
+    async def tick(self, seconds: float) -> None:
+        """A server sees to what is wished, unless it is down."""
+        for wish in await self.store.open_wishes() if self.is_up else ():
+            release = await self.store.get(wish.release)
+            after, answer = release, ""
+            try:
+                after = procedure.wished(release, wish, NOW)
+            except Conflict as error:
+                answer = str(error)
+            await self.store.commit(Step(release, after, answers=((wish.id, answer),)), NOW)
+
+    async def ask(self, verb: str, path: str, document: Any = None) -> Reply:
+        app = Management(_nobody, self._api, Access(""), _nobody, lambda: "id", "1.0")
+        body = b"" if document is None else orjson.dumps(document)
+        headers = {"content-type": "application/json", "x-salver-actor": "ada"}
+        return await asked(app, verb, f"/api/v1{path}", body, headers)
+
+
+async def _nobody(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError(scope["path"])
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    registry = await open_registry("sqlite", tmp_path / "registry")
+    world = World(registry)
+    for model in ("fraud", "churn", "ranker"):
+        await push(registry, tmp_path / "sources", model)
+    running = proposed(RUNNING, "fraud", ("1", "2"), PATIENT, NOW - 500, alias="champion")
+    over = proposed(OVER, "churn", ("1", "2"), PATIENT, NOW - 4000, alias="champion")
+    await judge_it(world.store, running, {}, 40)
+    await judge_it(world.store, over, {"errors": 3.0}, 40)
+    yield world
+    await registry.ledger.close()
+
+
+async def test_the_newest_first_by_model_and_state(world: World) -> None:
+    whole = (await world.ask("GET", "/releases")).json
+    assert [one["id"] for one in whole["items"]] == [RUNNING, OVER]
+    fraud = whole["items"][0]
+    assert (fraud["stable"], fraud["canary"], fraud["stages"], fraud["by"]) == ("1", "2", 3, "ann")
+    for query, ids in (("model=churn", [OVER]), ("state=RUNNING", [RUNNING]), ("state=PAUSED", [])):
+        found = (await world.ask("GET", f"/releases?{query}")).json["items"]
+        assert [one["id"] for one in found] == ids
+    assert (await world.ask("GET", "/releases?state=running")).status == 400
+    first = (await world.ask("GET", "/releases?limit=1")).json
+    assert [
+        one["id"] for one in (await world.ask("GET", f"/releases?after={first['next']}")).json["items"]
+    ] == [OVER]
+
+
+async def test_one_with_its_policy_and_the_last_look(world: World) -> None:
+    told = (await world.ask("GET", f"/releases/{OVER}")).json
+    assert told["release"]["state"] == "ROLLED_BACK"
+    assert told["look"]["verdict"]["decision"] == "rollback"
+    assert (
+        told["look"]["verdict"]["metrics"][0]["log_e"] >= told["look"]["verdict"]["metrics"][0]["threshold"]
+    )
+    assert told["policy"]["metrics"][0]["name"] == "errors"
+    assert (await world.ask("GET", "/releases/none")).status == 404
+
+
+async def test_its_evidence_over_time(world: World) -> None:
+    whole = (await world.ask("GET", f"/releases/{RUNNING}/evidence")).json
+    numbers = [point["seq"] for point in whole["items"]]
+    assert numbers == list(range(len(numbers)))
+    assert [line["name"] for line in whole["metrics"]] == ["errors", "slow"]
+    assert {len(point["lines"]) for point in whole["items"]} == {2}
+    few = (await world.ask("GET", f"/releases/{RUNNING}/evidence?points=3")).json["items"]
+    assert len(few) == 3
+    assert few[-1] == whole["items"][-1]
+    rest = (await world.ask("GET", f"/releases/{RUNNING}/evidence?after={numbers[-3]}")).json["items"]
+    assert [point["seq"] for point in rest] == numbers[-2:]
+    assert (await world.ask("GET", f"/releases/{RUNNING}/evidence?points=0")).status == 400
+
+
+async def test_a_new_one_is_as_the_registry_has_it(world: World) -> None:
+    wish = {"model": "ranker", "version": "2", "reason": "calibrated"}
+    made = await world.ask("POST", "/releases", wish)
+    assert made.status == 201
+    assert {key: made.json[key] for key in ("id", "stable", "canary", "alias", "state", "by", "why")} == {
+        "id": "new-1",
+        "stable": "1",
+        "canary": "2",
+        "alias": "champion",
+        "state": "PROPOSED",
+        "by": "api:ada",
+        "why": "calibrated",
+    }
+    assert (await world.ask("POST", "/releases", wish)).status == 409
+    assert (await world.ask("POST", "/releases", {"model": "ranker", "version": "9"})).status == 404
+    assert (await world.ask("POST", "/releases", {"model": "ranker"})).json["field"] == "body"
+
+
+async def test_wishes_are_seen_to(world: World) -> None:
+    for what, state in (
+        ("pause", "PAUSED"),
+        ("resume", "RUNNING"),
+        ("promote", "RUNNING"),
+        ("abort", "ROLLED_BACK"),
+    ):
+        done = await world.ask("POST", f"/releases/{RUNNING}/{what}", {"reason": f"to {what}"})
+        assert (done.json["is_done"], done.json["release"]["state"]) == (True, state)
+    assert (await world.store.get(RUNNING)).reason == "api:ada wished it: to abort"
+
+
+async def test_a_wish_that_cannot_be_says_why(world: World) -> None:
+    late = await world.ask("POST", f"/releases/{OVER}/promote", {"reason": "please"})
+    assert late.status == 409
+    assert "final" in late.json["detail"]
+    assert (await world.ask("POST", "/releases/none/pause", {"reason": "x"})).status == 404
+    assert (await world.ask("POST", f"/releases/{RUNNING}/pause", {"reason": "x" * 1001})).status == 400
+
+
+async def test_a_wish_waits_for_a_server_that_is_down(world: World) -> None:
+    world.is_up = False
+    asked_for = await world.ask("POST", f"/releases/{RUNNING}/pause", {"reason": "night"})
+    assert (asked_for.json["is_done"], asked_for.json["release"]["state"]) == (False, "RUNNING")
+    world.is_up = True
+    await world.tick(1.0)
+    assert (await world.ask("GET", f"/releases/{RUNNING}")).json["release"]["state"] == "PAUSED"
+
+
+async def test_argo_reads_a_verdict(world: World) -> None:
+    running = (await world.ask("GET", f"/releases/{RUNNING}/verdict")).json
+    over = (await world.ask("GET", f"/releases/{OVER}/verdict")).json
+    assert (running["verdict"], over["verdict"]) == ("inconclusive", "fail")
+    assert over["p"] < PATIENT.alpha < running["p"]
+    assert over["n"] > 0
+
+
+async def test_flagger_reads_a_status(world: World) -> None:
+    sent = {"name": "fraud", "namespace": "test", "phase": "Progressing", "metadata": {"any": "thing"}}
+    for hook, release, status in (
+        ("rollout", RUNNING, 200),
+        ("rollout", OVER, 409),
+        ("confirm-rollout", RUNNING, 200),
+        ("confirm-promotion", RUNNING, 409),
+        ("rollback", RUNNING, 409),
+        ("rollback", OVER, 200),
+    ):
+        reply = await world.ask("POST", f"/releases/{release}/flagger?hook={hook}", sent)
+        assert reply.status == status, (hook, release)
+    assert (await world.ask("POST", f"/releases/{OVER}/flagger?hook=other", sent)).status == 400
+
+
+def verdict(decision: Decision, next_stage: int | None = None, log_e: float = 0.0) -> Verdict:
+    metric = MetricVerdict(
+        name="errors",
+        effect=None,
+        low=None,
+        high=None,
+        log_e=log_e,
+        log_harm=0.0,
+        log_flip=0.0,
+        threshold=4.6,
+        log_gate=0.0,
+        gate=3.0,
+        dispersion=1.0,
+        units=Counts(7, 7, 70),
+        events=Counts(),
+        missing="",
+    )
+    return Verdict(decision, NOW, 0, next_stage, (), None, None, log_e, 4.6, 0.0, (metric,))
+
+
+def release(state: ReleaseState) -> Release:
+    made = proposed("r", "m", ("1", "2"), PATIENT, NOW)
+    return msgspec.structs.replace(made, state=state)
+
+
+@pytest.mark.parametrize(
+    ("state", "decision", "word"),
+    [
+        (ReleaseState.PROPOSED, None, "inconclusive"),
+        (ReleaseState.RUNNING, None, "inconclusive"),
+        (ReleaseState.RUNNING, Decision.CONTINUE, "inconclusive"),
+        (ReleaseState.HELD, Decision.HOLD, "inconclusive"),
+        (ReleaseState.RUNNING, Decision.PROMOTE, "pass"),
+        (ReleaseState.PROMOTED, Decision.CONTINUE, "pass"),
+        (ReleaseState.ROLLED_BACK, Decision.PROMOTE, "fail"),
+    ],
+)
+def test_no_data_is_neither_good_nor_bad(state: ReleaseState, decision: Decision | None, word: str) -> None:
+    assert judged(release(state), decision and verdict(decision)).verdict == word
+
+
+@given(st.floats(-50, 50))
+def test_p_is_a_chance(log_e: float) -> None:
+    told = judged(release(ReleaseState.RUNNING), verdict(Decision.CONTINUE, log_e=log_e))
+    assert 0 < told.p <= 1
+    assert told.n == 7
+
+
+@pytest.mark.parametrize("hook", ["confirm-rollout", "rollout", "confirm-promotion", "rollback"])
+def test_what_is_not_known_is_no_reason_to_go_on_nor_back(hook: Hook) -> None:
+    held = release(ReleaseState.HELD)
+    assert says_yes(hook, held, verdict(Decision.HOLD)) == (hook == "rollout")
+    last = verdict(Decision.PROMOTE)
+    assert says_yes("confirm-promotion", release(ReleaseState.RUNNING), last)
+    assert not says_yes("confirm-promotion", release(ReleaseState.RUNNING), verdict(Decision.PROMOTE, 1))
+
+
+@given(st.integers(0, 500), st.integers(1, 50))
+def test_thinned_looks_keep_the_last(number: int, most: int) -> None:
+    looks: Any = tuple(range(number))
+    kept = thinned(looks, most)
+    assert len(kept) == min(number, most)
+    assert sorted(set(kept)) == list(kept)
+    assert kept[-1:] == looks[-1:]
