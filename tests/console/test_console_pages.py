@@ -1,13 +1,15 @@
 """What people see in the console: the pages, in a real browser, of a real server."""
 
+import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from browsing import Open, hear
 from playwright.sync_api import Page, expect
 
-from console_world import OVER, RUNNING
+from console_world import OVER, RUNNING, prepare
 from salver.testing.process import ServerProcess
 
 PAGES = {
@@ -124,9 +126,7 @@ def test_what_is_not_there(opened: Open) -> None:
     expect(opened("#/models/none").get_by_text("There is no such model.")).to_be_visible()
 
 
-def test_a_release_is_paused_and_the_audit_of_wishes_has_the_reason(
-    opened: Open, served: ServerProcess
-) -> None:
+def test_a_release_is_paused_and_goes_on(opened: Open) -> None:
     page = opened(f"#/releases/{RUNNING}")
     page.get_by_role("button", name="Pause").click()
     dialog = page.get_by_role("dialog", name="Pause this release?")
@@ -157,6 +157,31 @@ def test_an_alias_moves(opened: Open) -> None:
     page.get_by_role("dialog").get_by_label("Why?").fill("older")
     page.get_by_role("dialog").get_by_role("button", name="Move").click()
     expect(page.get_by_role("table", name="Changes").get_by_role("row").nth(1)).to_contain_text("older")
+
+
+def test_a_change_needs_the_token_where_there_is_one(tmp_path: Path, opened: Open) -> None:
+    with ThreadPoolExecutor(1) as beside:  # in this thread the browser's driver has a loop of its own
+        beside.submit(asyncio.run, prepare(tmp_path / "registry")).result()
+    (tmp_path / "token").write_text("an-example-token-of-a-test")
+    options = ["--registry", str(tmp_path / "registry"), "--api-token-file", str(tmp_path / "token")]
+    with ServerProcess([], tmp_path / "log", options) as server:
+        page = opened(f"#/releases/{RUNNING}", url=server.wait_ready().url)
+        page.get_by_role("button", name="Pause").click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("Why?").fill("the weekend")
+        dialog.get_by_role("button", name="Pause").click()
+        expect(dialog.get_by_role("alert")).to_contain_text("a change needs a token")
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Who am I").click()
+        page.get_by_role("dialog").get_by_label("Name").fill("ada")
+        page.get_by_role("dialog").get_by_label("Token").fill("an-example-token-of-a-test")
+        page.get_by_role("dialog").get_by_role("button", name="Keep").click()
+        expect(page.get_by_role("button", name="ada")).to_be_visible()
+        page.get_by_role("button", name="Pause").click()
+        page.get_by_role("dialog").get_by_label("Why?").fill("the weekend")
+        page.get_by_role("dialog").get_by_role("button", name="Pause").click()
+        standing = page.get_by_role("region", name="How it stands")
+        expect(standing).to_contain_text("api:ada wished it: the weekend")
 
 
 def test_no_request_leaves_the_origin_and_every_page_has_a_name(opened: Open, served: ServerProcess) -> None:

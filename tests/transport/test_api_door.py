@@ -9,7 +9,6 @@ from asgi_calls import Reply, call
 
 from salver.errors import Code, NotFound, Outdated, Overloaded, SalverError
 from salver.transport.api import Access, Answer, Api, Asked, Management, Operation
-from salver.transport.api.door import MOST_BODY
 from salver.wire.faults import api_fault
 
 JSON = {"content-type": "application/json"}
@@ -144,8 +143,10 @@ def test_a_defect_is_an_incident_and_tells_nothing() -> None:
 
 
 def test_bodies_are_bounded() -> None:
-    big = b'{"reason":"' + b"x" * MOST_BODY + b'"}'
-    assert ask("PUT", "/api/v1/things/a", big, content_type="application/json").status == 413
+    big = b'{"reason":"' + b"x" * (1 << 20) + b'"}'
+    refused = ask("PUT", "/api/v1/things/a", big, content_type="application/json")
+    assert (refused.status, refused.json["field"]) == (413, "body")
+    assert "1048576 bytes" in refused.json["detail"]
 
 
 def test_all_else_goes_on() -> None:

@@ -6,7 +6,7 @@ lie in ``pages/``; :func:`read` hands them out, and knows no socket.
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -30,7 +30,7 @@ class PageFile(msgspec.Struct, frozen=True):
 @cache
 def read() -> Mapping[str, PageFile]:
     """Every file by its path below ``/console/``; the first page is ``index.html``."""
-    root = files(__name__) / "pages"
+    root = Path(__file__).parent / "pages"
     return {
         entry.name: PageFile(_TYPES[entry.name.rpartition(".")[2]], entry.read_bytes())
         for entry in root.iterdir()

@@ -68,18 +68,19 @@ export function poll(read, seconds, { done, failed, tell }) {
   let stopped = false;
   let timer = 0;
   let misses = 0;
+  let turn = 0;
   async function once() {
     clearTimeout(timer);
-    if (stopped) return;
-    if (document.hidden) return;
+    const mine = ++turn; // whoever asks anew takes the place of the one who still waits
+    if (stopped || document.hidden) return;
     try {
       const values = await read();
-      if (stopped) return;
+      if (stopped || mine !== turn) return;
       misses = 0;
       tell("Live", "live");
       done(values);
     } catch (error) {
-      if (stopped) return;
+      if (stopped || mine !== turn) return;
       if (error instanceof Problem && error.status < 500) {
         tell("Live", "live");
         failed(error);

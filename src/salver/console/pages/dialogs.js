@@ -17,12 +17,12 @@ const buttons = (verb, kind = "main") => h("div", { class: "buttons" },
 
 /** Who changes things, and with which token. */
 export function askIdentity(server) {
-  const needsToken = server?.changes === "token";
+  const needsToken = server?.changes === "token" || server?.has_registry;
   const name = h("input", { name: "name", autocomplete: "username", maxlength: 100, value: identity.name });
   const token = h("input", { name: "token", type: "password", autocomplete: "off", value: identity.token });
   const box = dialog("Who are you?",
     h("label", {}, "Name", name, h("small", {}, "It stands in the audit beside each change.")),
-    needsToken ? h("label", {}, "Token", token, h("small", {}, "From the file of --api-token-file; forgotten when this tab closes.")) : null,
+    needsToken ? h("label", {}, "Token", token, h("small", {}, "The server's or one of the registry's; forgotten when this tab closes.")) : null,
     buttons("Keep"));
   return new Promise((resolve) => box.addEventListener("close", () => {
     if (box.returnValue === "yes") identity.set(name.value.trim(), needsToken ? token.value.trim() : identity.token);
@@ -51,6 +51,7 @@ export function askReason({ title, about, verb, kind, path, method = "POST", fie
       done(answer);
     } catch (error) {
       problem.textContent = error instanceof Problem ? error.message : "The server does not answer. Nothing is known to have changed.";
+      if (error.status === 401) problem.textContent += " The console sends the one that stands under “Who am I”.";
       problem.hidden = false;
       submit.disabled = false;
     }

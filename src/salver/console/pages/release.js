@@ -73,7 +73,8 @@ function actions(one, path, server, { announce, again }) {
 
 function standing(one, look, policy) {
   const decision = look?.verdict.decision;
-  const reasons = [...new Set([one.waits_for, one.reason, ...(look?.verdict.reasons ?? [])].filter(Boolean))];
+  const judged = look && look.verdict.at >= one.changed ? look.verdict.reasons : []; // older ones are of another state
+  const reasons = [...new Set([one.waits_for, one.reason, ...judged].filter(Boolean))];
   return h("section", { class: "card", "aria-labelledby": "standing" },
     h("header", {}, h("h2", { id: "standing" }, "How it stands"), look ? h("p", {}, "Looked at last ", moment(look.verdict.at)) : null),
     facts([

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 import orjson
 
-from salver.errors import Internal, SalverError
+from salver.errors import Internal, SalverError, TooLarge
 from salver.transport.api.access import Access, Caller
 from salver.transport.api.openapi import describe
 from salver.transport.api.table import Answer, Api, Asked, Operation, read_body, read_query
@@ -24,8 +24,6 @@ from salver.wire.bodies import HttpReply
 from salver.wire.faults import api_fault
 
 _LOG = logging.getLogger("salver.api")
-#: Most bytes of a request's body.
-MOST_BODY: Final = 1 << 20
 DESCRIPTION: Final = "/api/openapi.json"
 _KIND: Final = (b"content-type", b"application/json")
 #: What browsers are told of every answer: ask again each time, and guess no type.
@@ -97,7 +95,14 @@ class Management:
         operation, names = self._api.find(verb, path)
         self._access.check(headers, operation.group, changes=operation.changes)
         caller = await self._access.caller(headers) if operation.changes else Caller("")
-        body = await read_whole(await receive(), headers, receive, MOST_BODY)
+        try:
+            body = await read_whole(await receive(), headers, receive, operation.most_body)
+        except TooLarge as error:
+            raise TooLarge(
+                f"the body of {operation.name} may have {operation.most_body} bytes",
+                field="body",
+                fix="Send less at once.",
+            ) from error
         if body is None:
             return None
         asked = Asked(

@@ -133,6 +133,7 @@ class Operation(msgspec.Struct, frozen=True):
         changes: Something is different after it.
         group: Of the operations that an operator may restrict; changes have one of their own.
         status: Of a good answer.
+        most_body: Bytes of the request's.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Operation(msgspec.Struct, frozen=True):
     changes: bool = False
     group: Group = "metadata"
     status: int = 200
+    most_body: int = 1 << 20
 
 
 class Api:
