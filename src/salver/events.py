@@ -8,6 +8,7 @@ import msgspec
 from salver.artifacts import Logging
 from salver.messages import InferRequest, InferResponse, ModelId, State, Timing
 from salver.releases import Assignment
+from salver.tensor import Tensor
 
 
 class Served(msgspec.Struct, frozen=True, gc=False):
@@ -49,6 +50,13 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     api: str = ""
     asked: str = ""
     assignment: Assignment | None = None
+
+
+class Responded(msgspec.Struct, frozen=True, gc=False):
+    """What a version answered, in a release that wants to know; :class:`Served` tells of the request."""
+
+    assignment: Assignment
+    outputs: tuple[Tensor, ...]
 
 
 class Shadowed(msgspec.Struct, frozen=True, gc=False):
@@ -215,6 +223,7 @@ class Lineage(msgspec.Struct, frozen=True):
 
 Event = (
     Served
+    | Responded
     | Shadowed
     | Answered
     | WorkerReady

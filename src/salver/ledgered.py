@@ -16,6 +16,7 @@ from salver.registry.registry import ModelRegistry
 from salver.registry.tokens import Tokens
 from salver.registry.webhooks import Deliverer, Webhooks
 from salver.serving.fleet import Fleet, Loaded
+from salver.serving.outcomes import OutcomeStore
 from salver.serving.posting import post
 from salver.serving.registered import Registered, Replacing
 from salver.serving.release_store import ReleaseStore
@@ -35,6 +36,7 @@ class Ledgered:
         registry: Models, versions and aliases.
         registered: What of them is served.
         store: Releases, as they are kept.
+        outcomes: What others post later.
         releases: Who sees to them.
     """
 
@@ -44,7 +46,8 @@ class Ledgered:
             registry, plane, Deliverer(registry.ledger, post, time.time), TICK_SECONDS
         )
         self.store = ReleaseStore(registry.ledger)
-        self.releases = Releases(self.store, traffic, Fleet(loaded), None, time.time)
+        self.outcomes = OutcomeStore(registry.ledger, time.time)
+        self.releases = Releases(self.store, traffic, Fleet(loaded), self.outcomes, time.time)
 
     def __repr__(self) -> str:
         return f"<Ledgered {self.registry!r}>"

@@ -118,6 +118,7 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         always, never: Units that meet the canary, or the stable version, whatever the weight.
         holdback: Share of units that keep the stable version, from 0 to 1.
         shadow: None = nothing is copied. With a weight of 0 it is all that the canary sees.
+        is_watched: What the versions answer is looked at (experiments/outputs.py).
     """
 
     release: str
@@ -136,6 +137,7 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     never: frozenset[str] = frozenset()
     holdback: float = 0.0
     shadow: Shadow | None = None
+    is_watched: bool = False
 
 
 class Assignment(msgspec.Struct, frozen=True, gc=False):
@@ -254,17 +256,84 @@ class FirstEvent(msgspec.Struct, frozen=True, gc=False):
     at: float
 
 
+class Prediction(msgspec.Struct, frozen=True, gc=False):
+    """A request whose outcome may be posted by its id.
+
+    Attributes:
+        request: Number of its id (:func:`unit_number`).
+        unit: Number of its unit; of a request without one, its own.
+        at: Unix seconds.
+    """
+
+    request: int
+    unit: int
+    arm: Arm
+    stage: int
+    propensity: float
+    at: float
+
+
 class Seen(msgspec.Struct, frozen=True):
     """All that was seen of a release in a bucket; what belongs together is written together.
 
     Attributes:
         exposures, firsts: Of units; requests without one are in the bucket's counts alone.
+        predictions: All requests, of a release whose policy asks for outcomes.
     """
 
     release: str
     bucket: Bucket
     exposures: tuple[Exposure, ...] = ()
     firsts: tuple[FirstEvent, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+
+
+class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What became of a request or a unit, as somebody posts it later.
+
+    Attributes:
+        id: Given by the caller; the same outcome posted twice counts once.
+        name: Of the metric.
+        request, unit: Whose it is, one of both: the request's id, or the unit's name. Without either it says
+            that all outcomes of this name up to its time have been posted.
+        value: Any finite number.
+        time: Unix seconds, when it happened; None = now.
+        source: Who knows of it.
+        supersedes: Id of the outcome that it corrects; empty = none.
+    """
+
+    id: str
+    name: str
+    request: str = ""
+    unit: str = ""
+    value: float | None = None
+    time: float | None = None
+    source: str = ""
+    supersedes: str = ""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """An outcome that was not taken, and why; the others were."""
+
+    id: str
+    why: str
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What was done with posted outcomes. It is given when all of that is on disk.
+
+    Attributes:
+        accepted: Taken now.
+        duplicates: That were there already, the same.
+        unmatched: Ids of those taken now whose request or unit no release has met that is not over. They are
+            kept, and count once it is known: a server writes down whom it has met every ten seconds.
+        refused: Wrong ones, which will be refused again.
+    """
+
+    accepted: int = 0
+    duplicates: int = 0
+    unmatched: tuple[str, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 class ReleaseState(enum.StrEnum):

@@ -170,6 +170,7 @@ async def test_rows_that_are_kept_can_be_neither_changed_nor_removed(url: str) -
 async def test_exposures_do_not_change_but_old_ones_may_go(url: str) -> None:
     unit = 2**64 - 2
     row = {"release": "r1", "unit": signed(unit), "arm": "canary", "stage": 0, "propensity": 0.1, "time": 1.0}
+    row["is_first"] = 1
 
     def fill(connection: Connection) -> None:
         connection.execute(insert(RELEASE), RELEASE_ROW)

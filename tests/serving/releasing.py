@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from salver.experiments.outputs import OutputCheck
 from salver.experiments.pending import Pending
 from salver.ledger import Ledger
 from salver.releases import Arm, Bucket, Counts, Exposure, FirstEvent, Seen, Split, unit_number
@@ -46,6 +47,9 @@ class Told:
         self.followed: dict[str, tuple[list[int], list[tuple[str, int]]]] = {}
         self.slow: dict[str, Mapping[str, float]] = {}
         self.found: dict[str, float] = {}
+        self.checks: dict[str, tuple[OutputCheck, ...]] = {}
+        self.keeps_requests = False
+        self.found_bins: dict[str, tuple[float, ...]] = {}
         self.lacks: dict[tuple[str, str], str] = {}
         self.meant: Mapping[str, str] = {}
         self.moved: list[tuple[str, str]] = []
@@ -72,6 +76,13 @@ class Told:
 
     def thresholds(self, release: str, quantiles: Mapping[str, float]) -> Mapping[str, float]:
         return {name: seconds for name, seconds in self.found.items() if name in quantiles}
+
+    def watch(self, release: str, checks: Sequence[OutputCheck], *, keeps_requests: bool) -> None:
+        self.checks[release] = tuple(checks)
+        self.keeps_requests = keeps_requests
+
+    def bins(self, release: str) -> Mapping[str, tuple[float, ...]]:
+        return self.found_bins
 
     def missing(self, model: str, version: str) -> str:
         return self.lacks.get((model, version), "")

@@ -9,9 +9,10 @@ from releasing import POLICY, Clock, World, address, healthy
 
 from databases import empty_ledger
 from salver.errors import Conflict, InvalidInput, NotFound
+from salver.experiments.outputs import OutputCheck
 from salver.ledger import Ledger, LedgerFailed
 from salver.releases import Counts, ReleaseState
-from salver.rollout.policy import Policy
+from salver.rollout.policy import Metric, Policy
 from salver.rollout.record import proposed
 from salver.rollout.replay import replay
 from salver.serving.release_store import ReleaseStore
@@ -140,6 +141,33 @@ async def test_thresholds_are_frozen_once(world: World) -> None:
     world.traffic.found = {"latency_p99": 9.9}
     await world.ticks()
     assert (await world.one()).progress.thresholds == world.traffic.slow["r0"] == {"latency_p99": 0.2}
+
+
+async def test_bins_of_an_output_are_frozen_once(world: World) -> None:
+    metrics = (
+        Metric("negative", "rule", "severe", output="p", least=0),
+        Metric("score", "output", "soft", output="p", take="max", bins=3),
+        Metric("sale", "outcome", "soft", matures_minutes=1),
+    )
+    await world.propose(policy=msgspec.structs.replace(POLICY, metrics=metrics))
+    await world.ticks()
+    rule, score = world.traffic.checks["r0"]
+    assert rule == OutputCheck("negative", "bounds", "p", least=0)
+    assert score == OutputCheck("score", "bins", "p", "max", bins=3)
+    assert world.traffic.splits[0].is_watched and world.traffic.keeps_requests
+    world.traffic.found_bins = {"score": (0.1, 0.2)}
+    await world.ticks()
+    world.traffic.found_bins = {"score": (7.0, 8.0)}
+    await world.ticks()
+    assert (await world.one()).progress.bins == {"score": (0.1, 0.2)}
+    assert world.traffic.checks["r0"][1].bounds == (0.1, 0.2)
+
+
+async def test_nothing_is_looked_at_where_no_metric_asks(world: World) -> None:
+    await world.propose()
+    await world.ticks()
+    assert not world.traffic.splits[0].is_watched and not world.traffic.keeps_requests
+    assert world.traffic.checks["r0"] == ()
 
 
 async def test_another_server_goes_on_where_one_was_killed(world: World) -> None:

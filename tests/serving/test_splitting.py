@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from salver.errors import InvalidInput, ModelFailed, NotReady
+from salver.events import Responded, Served
 from salver.experiments.router import Router
 from salver.messages import ANYBODY, Call, InferRequest, InferResponse, ModelId, Signature, Standing
 from salver.releases import Arm, Condition, Shadow, Split
@@ -42,7 +43,7 @@ class Version:
         self.seen.append(request)
         if self.error is not None:
             raise self.error
-        return InferResponse("m", self.id.version, ())
+        return InferResponse("m", self.id.version, (tensor("p", [1.0]),))
 
 
 class Known:
@@ -68,7 +69,7 @@ class World:
         self.bus = Bus([self])
         self.router = Router()
         self.router.replace(splits)
-        self.splitting = Splitting(self.router, mirror)
+        self.splitting = Splitting(self.router, mirror, self.bus.emit)
         rules = DoorRules(splits=self.splitting)
         self.door = DataPlane(self, self.bus, lambda: 1.0, lambda: "0" * 16, rules)
 
@@ -311,6 +312,21 @@ async def test_an_answer_of_the_stable_version_is_offered_to_the_mirror(how):
     world.versions["1"].error, mirror.is_full = None, True
     assert await world.ask({"user": "ada"}, how=how) == "1"
     assert len(mirror.offered) == 1
+
+
+@pytest.mark.parametrize("how", ["infer", "stream"])
+@pytest.mark.parametrize(
+    ("change", "is_told"),
+    [({}, True), ({"is_watched": False}, False), ({"always": frozenset(["ada"])}, False)],
+)
+async def test_a_release_that_wants_to_know_is_told_what_was_answered(how, change, is_told):
+    world = World(having(weight=1.0, **{"is_watched": True, **change}))
+    await world.ask({"user": "ada"}, how=how)
+    world.bus.flush()
+    told = [event for event in world.events if type(event) is Responded]
+    assert [event.assignment.version for event in told] == ["2"] * is_told
+    assert all(event.outputs[0].name == "p" for event in told)
+    assert sum(type(event) is Served for event in world.events) == 1
 
 
 async def test_many_at_once_each_find_their_arm():

@@ -12,11 +12,23 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from salver.events import Event, Served
+from salver.events import Event, Responded, Served
 from salver.experiments.config import CollectorConfig
 from salver.experiments.happenings import OK, happened
+from salver.experiments.outputs import OutputCheck, Watch
 from salver.experiments.ports import Sink
-from salver.releases import NO_STAGE, Arm, Assignment, Bucket, Counts, Exposure, FirstEvent, Seen, unit_number
+from salver.releases import (
+    NO_STAGE,
+    Arm,
+    Assignment,
+    Bucket,
+    Counts,
+    Exposure,
+    FirstEvent,
+    Prediction,
+    Seen,
+    unit_number,
+)
 from salver.stats.bloom import Bloom
 from salver.stats.histogram import Histogram
 
@@ -36,12 +48,24 @@ _Happening = tuple[str, int]
 _T = TypeVar("_T")
 #: The bucket that it belongs to, what was assigned, and when, in Unix seconds.
 _Told = tuple["_Tally", Assignment, float]
+_Seen = tuple[Served | Responded, Assignment]
 
 
 class _Tally:
     """A bucket while it is open."""
 
-    __slots__ = ("events", "exposed", "exposures", "firsts", "raw", "requests", "share", "stage", "start")
+    __slots__ = (
+        "events",
+        "exposed",
+        "exposures",
+        "firsts",
+        "predictions",
+        "raw",
+        "requests",
+        "share",
+        "stage",
+        "start",
+    )
 
     def __init__(self, start: float, assigned: Assignment) -> None:
         self.start = start
@@ -53,13 +77,15 @@ class _Tally:
         self.raw: dict[str, list[int]] = {}
         self.exposures: list[Exposure] = []
         self.firsts: list[FirstEvent] = []
+        self.predictions: list[Prediction] = []
 
     def closed(self, release: str, end: float) -> Seen:
         events = {name: Counts(*counts) for name, counts in self.events.items()}
         raw = {name: Counts(*counts) for name, counts in self.raw.items()}
         counted = (Counts(*self.requests), Counts(*self.exposed), events, raw)
         bucket = Bucket(self.start, end - self.start, self.stage, self.share, *counted)
-        return Seen(release, bucket, tuple(self.exposures), tuple(self.firsts))
+        kept = (tuple(self.exposures), tuple(self.firsts), tuple(self.predictions))
+        return Seen(release, bucket, *kept)
 
 
 class _Followed:
@@ -74,6 +100,8 @@ class _Followed:
         since: Unix seconds up to which everything has been handed over.
         latencies: Of good answers of the stable version.
         fresh, news: Units, and what happened to units, which are still to be looked up.
+        watch: What is looked at in answers.
+        keeps_requests: Outcomes may be posted by the ids of requests.
     """
 
     def __init__(self, config: CollectorConfig, seconds: float) -> None:
@@ -86,6 +114,8 @@ class _Followed:
         self.latencies = Histogram(_BOUNDS)
         self.fresh: dict[str, _Told] = {}
         self.news: dict[tuple[str, str], _Told] = {}
+        self.watch = Watch()
+        self.keeps_requests = False
         self.pending = 0
         self.is_crowded = False
         self._units = Bloom(2 * config.units, config.error)  # units, and units in an arm
@@ -182,6 +212,18 @@ class Collector:
             return {}
         return {metric: latencies.quantile(quantile) for metric, quantile in quantiles.items()}
 
+    def watch(self, release: str, checks: Sequence[OutputCheck], *, keeps_requests: bool) -> None:
+        """Look at answers of a release so, and note whom each request was sent to, or do not."""
+        followed = self._followed[release]
+        followed.watch.checks = tuple(checks)
+        followed.keeps_requests = keeps_requests
+
+    def bins(self, release: str) -> Mapping[str, tuple[float, ...]]:
+        """Inner bounds of the bins that are to be, by metric; nothing of one that was told, or while answers
+        of the stable version are too few.
+        """
+        return self._followed[release].watch.bounds()
+
     def leave(self, release: str) -> None:
         """It is over: hand over what is left of it."""
         if followed := self._followed.pop(release, None):
@@ -209,9 +251,11 @@ class Collector:
             return
         self.tick()
         now = self._clock()
-        groups: dict[str, list[tuple[Served, Assignment]]] = {}
+        groups: dict[str, list[_Seen]] = {}
         for event in events:
-            if type(event) is not Served or (assigned := event.assignment) is None:
+            if type(event) is not Served and type(event) is not Responded:
+                continue
+            if (assigned := event.assignment) is None:
                 continue
             if assigned.reason == "hash":
                 group = groups.get(assigned.release)
@@ -225,27 +269,33 @@ class Collector:
                 if followed.pending >= self._config.most_pending:
                     self._close(release, followed, now)
 
-    def _count(self, followed: _Followed, events: Iterable[tuple[Served, Assignment]], now: float) -> None:
+    def _count(self, followed: _Followed, events: Iterable[_Seen], now: float) -> None:
         fresh, news = followed.fresh, followed.news
         good: list[float] = []  # seconds of the stable version's answers
-        recent, slow = followed.recent, followed.slow
-        tally: _Tally | None = None
+        recent, slow, tally = followed.recent, followed.slow, None
         for event, assigned in events:
             if tally is None or tally.share != assigned.propensity or tally.stage != assigned.stage:
                 tally = self._tally(followed, assigned, now)
             arm, unit = assigned.arm, assigned.unit
             place = 0 if arm is _CANARY else 1 if arm is _BASELINE else 2
-            tally.requests[place] += 1
-            if not assigned.has_unit:
-                tally.exposed[place] += 1
-            elif recent.get(unit) is not arm and unit not in fresh:
-                fresh[unit] = tally, assigned, now
-            if event.outcome == OK:
-                if place:
-                    good.append(event.latency)
-                if not slow and event.version == assigned.version:
-                    continue
-            for metric in happened(event, slow):
+            if type(event) is Served:
+                tally.requests[place] += 1
+                if not assigned.has_unit:
+                    tally.exposed[place] += 1
+                elif recent.get(unit) is not arm and unit not in fresh:
+                    fresh[unit] = tally, assigned, now
+                if followed.keeps_requests:
+                    followed.pending += 1
+                    tally.predictions.append(_prediction(event.request_id, assigned, now))
+                if event.outcome == OK:
+                    if place:
+                        good.append(event.latency)
+                    if not slow and event.version == assigned.version:
+                        continue
+                found = happened(event, slow)
+            elif type(event) is Responded:
+                found = followed.watch.happened(event.outputs, is_control=bool(place))
+            for metric in found:
                 tally.raw.setdefault(metric, [0, 0, 0])[place] += 1
                 if assigned.has_unit:
                     news.setdefault((metric, unit), (tally, assigned, now))
@@ -313,6 +363,12 @@ class Collector:
         followed.tallies.clear()
         followed.pending = 0
         followed.since = max(end, followed.since)
+
+
+def _prediction(request_id: str, assigned: Assignment, now: float) -> Prediction:
+    number = unit_number(request_id)
+    unit = unit_number(assigned.unit) if assigned.has_unit else number
+    return Prediction(number, unit, assigned.arm, assigned.stage, assigned.propensity, now)
 
 
 def _chunks(things: Iterable[_T]) -> Iterator[list[_T]]:

@@ -32,6 +32,7 @@ class Plan(msgspec.Struct, frozen=True):
         split: The one that it is in.
         assignment: None = not known before its parameters are read.
         versions: Whom to ask, and whom else if that one is not ready.
+        is_watched: What is answered is to be looked at.
         is_shadowed: The canary is to be asked, too, what the stable version has answered.
     """
 
@@ -40,6 +41,7 @@ class Plan(msgspec.Struct, frozen=True):
     assignment: Assignment | None
     versions: tuple[str, ...]
     is_shadowed: bool = False
+    is_watched: bool = False
 
 
 class Route:
@@ -95,7 +97,9 @@ class Route:
         stable = split.stable
         versions = (stable,) if assigned.version == stable else (assigned.version, stable)
         takes_part = assigned.reason in ("hash", "holdback") and assigned.arm is not Arm.CANARY
-        return Plan(self, split, assigned, versions, takes_part and is_shadowed(split, assigned.unit))
+        is_watched = split.is_watched and assigned.reason == "hash"
+        shadowed = takes_part and is_shadowed(split, assigned.unit)
+        return Plan(self, split, assigned, versions, shadowed, is_watched)
 
 
 class Router:

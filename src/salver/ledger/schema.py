@@ -312,7 +312,8 @@ DECISION: Final = _table(
     rows="kept",
 )
 
-#: The first of a unit in an arm; whoever has two is counted, and excluded. ``unit``: its hash.
+#: The first of a unit in an arm. ``unit``: its hash; ``is_first``: it had met no other arm before, so that
+#: its outcome counts here, and nowhere else.
 EXPOSURE: Final = _table(
     "exposure",
     ["release", "unit", "arm"],
@@ -322,8 +323,10 @@ EXPOSURE: Final = _table(
     Column("stage", Integer, nullable=False),
     _number("propensity"),
     _number("time"),
+    Column("is_first", Integer, nullable=False),
     _json("segment"),
     ForeignKeyConstraint(["release"], ["release.id"]),
+    Index("exposure_of_release", "release", "time"),
     since=2,
     rows="unchanged",
 )
@@ -342,7 +345,8 @@ FIRST_EVENT: Final = _table(
     rows="unchanged",
 )
 
-#: Which arm answered a request, so that its outcome finds it; ``request``: hash of the request's id.
+#: Which arm answered a request, so that its outcome finds it; ``request``: hash of the request's id. Of a
+#: request without a unit, ``unit`` is that, too.
 PREDICTION: Final = _table(
     "prediction",
     ["request", "release"],
@@ -350,14 +354,18 @@ PREDICTION: Final = _table(
     _text("release"),
     _text("arm"),
     _whole("unit"),
+    Column("stage", Integer, nullable=False),
+    _number("propensity"),
     _number("time"),
     ForeignKeyConstraint(["release"], ["release.id"]),
     Index("prediction_of_release", "release", "time"),
+    Index("prediction_of_unit", "release", "unit"),
     since=2,
     rows="unchanged",
 )
 
-#: ``key_kind``: ``prediction`` or ``unit``; ``supersedes``: id of the outcome that this one corrects.
+#: ``key_kind``: ``prediction``, ``unit``, or ``all`` where it says that everything up to ``event_time`` has
+#: come; ``supersedes``: id of the outcome that this one corrects, of which there is one correction at most.
 OUTCOME: Final = _table(
     "outcome",
     ["id"],
@@ -370,8 +378,9 @@ OUTCOME: Final = _table(
     _number("ingest_time"),
     _text("source", ""),
     Column("supersedes", Text, nullable=True),
-    Index("outcome_of_key", "key_kind", "key"),
-    Index("outcome_ingested", "ingest_time"),
+    Index("outcome_of_key", "key_kind", "key", "name", "event_time"),
+    Index("outcome_of_name", "name", "event_time"),
+    Index("outcome_superseded", "supersedes", unique=True),
     since=2,
     rows="kept",
 )

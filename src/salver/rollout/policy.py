@@ -18,6 +18,9 @@ from salver.rollout.rules import Rule
 #: came from a fallback; that break a rule; that were slower than a quantile of the stable version, frozen as
 #: the release begins; that fall into a bin; what callers posted later.
 Kind = Literal["errors", "timeouts", "invalid", "fallbacks", "rule", "latency", "output", "outcome"]
+#: Of each row of an output: each number, the first, the last, their sum, mean or greatest, or the place of
+#: the greatest.
+Take = Literal["each", "first", "last", "sum", "mean", "max", "argmax"]
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,7 +55,12 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             that never happens could prove nothing.
         share: Of alpha, that this metric may spend; 0 = an equal part of what the others leave.
         quantile: Of ``latency``: slower than this quantile of the stable version is slow.
-        bins: Of ``output``.
+        bins: Of ``output``: as many quantiles of the stable version's numbers, frozen as the release begins.
+        output: Of ``output``, ``rule`` and ``invalid``: the output that is looked at; empty = each that holds
+            floating numbers.
+        take: What of each of its rows.
+        least, most: Of ``rule`` and ``invalid``: numbers beyond these are events, as are those that are not
+            finite. Of ``outcome``: values from the one to the other are, or, without both, those above 0.
         worse: Of what it is worse to have: ``less`` for sales and clicks.
         matures_minutes: Of ``outcome``: how long after an exposure its outcome is known for sure.
     """
@@ -66,6 +74,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: float = 0.0
     quantile: float = 0.0
     bins: int = 10
+    output: str = ""
+    take: Take = "each"
+    least: float | None = None
+    most: float | None = None
     worse: Literal["more", "less"] = "more"
     matures_minutes: float = 0.0
 
@@ -100,6 +112,18 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ),
             (self.kind == "output" and self.bins < 2, "bins", f"it has {self.bins} bins", "Give 2 or more."),
             (
+                (bool(self.output) or self.take != "each") and not self.is_of_outputs,
+                "output" if self.output else "take",
+                f"'{self.kind}' looks at no output",
+                "Outputs, rules and invalid answers do.",
+            ),
+            (
+                self._bounds_are_wrong,
+                "least",
+                f"its bounds are {self.least} and {self.most}",
+                "Give finite ones that grow, to a rule, to invalid answers or to an outcome.",
+            ),
+            (
                 self.matures_minutes < 0 or (self.matures_minutes > 0 and self.kind != "outcome"),
                 "matures_minutes",
                 f"it matures after {self.matures_minutes} minutes",
@@ -114,6 +138,17 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ):
             if wrong:
                 raise InvalidInput(f"metric '{self.name}': {what}", field=field, fix=fix)
+
+    @property
+    def is_of_outputs(self) -> bool:
+        """It is known from what a version answers."""
+        return self.kind in ("output", "rule", "invalid")
+
+    @property
+    def _bounds_are_wrong(self) -> bool:
+        given = [bound for bound in (self.least, self.most) if bound is not None]
+        has_use = self.kind in ("rule", "invalid", "outcome")
+        return bool(given) and (not has_use or not all(map(math.isfinite, given)) or sorted(given) != given)
 
     @property
     def is_matched(self) -> bool:

@@ -76,6 +76,12 @@ def measured(release: Release, thresholds: Mapping[str, float]) -> Release:
     return _with_progress(release, thresholds=dict(thresholds)) if thresholds else release
 
 
+def binned(release: Release, bins: Mapping[str, tuple[float, ...]]) -> Release:
+    """An output's bins lie so; that stays."""
+    new = {metric: bounds for metric, bounds in bins.items() if metric not in release.progress.bins}
+    return _with_progress(release, bins={**release.progress.bins, **new}) if new else release
+
+
 def judged(release: Release, verdict: Verdict, now: float) -> Release:
     """What the judge says of one more bucket. Of a paused release only a rollback counts."""
     progress = msgspec.structs.replace(release.progress, buckets=release.progress.buckets + 1)

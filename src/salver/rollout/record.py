@@ -42,6 +42,7 @@ class Progress(msgspec.Struct, frozen=True):
         buckets: Counted and judged so far.
         thresholds: Seconds beyond which an answer is slow, by metric; frozen once enough of the stable
             version's answers were seen.
+        bins: By metric, the inner bounds of an output's bins; frozen likewise.
         watermarks: By metric, the time of exposure up to which outcomes have been counted.
         approvals: Steps that somebody approved.
         waits_for: What keeps a proposed release from its start, in words; empty = nothing.
@@ -49,6 +50,7 @@ class Progress(msgspec.Struct, frozen=True):
 
     buckets: int = 0
     thresholds: Mapping[str, float] = msgspec.field(default_factory=dict)
+    bins: Mapping[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
     watermarks: Mapping[str, float] = msgspec.field(default_factory=dict)
     approvals: tuple[Approved, ...] = ()
     waits_for: str = ""
@@ -92,6 +94,11 @@ class Release(msgspec.Struct, frozen=True):
         return self.state not in ENDED
 
     @property
+    def asks_for_outcomes(self) -> bool:
+        """It is judged by what callers post later, too."""
+        return any(metric.kind == "outcome" for metric in self.policy.metrics)
+
+    @property
     def split(self) -> Split | None:
         """Who meets which version now; None = all meet the one that they ask for.
 
@@ -110,6 +117,7 @@ class Release(msgspec.Struct, frozen=True):
             salt=self.salt,
             stage=min(self.stage, len(self.policy.stages) - 1),
             asked=("", self.alias) if self.alias else ("",),
+            is_watched=any(metric.is_of_outputs for metric in self.policy.metrics),
             **msgspec.structs.asdict(traffic),
         )
 

@@ -15,8 +15,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from salver.errors import Conflict, NotFound
 from salver.ledger import Ledger
-from salver.ledger.schema import BUCKET, DECISION, EXPOSURE, FIRST_EVENT, RELEASE, WISH
-from salver.releases import Bucket, Exposure, FirstEvent, ReleaseState, Seen
+from salver.ledger.schema import BUCKET, DECISION, EXPOSURE, FIRST_EVENT, PREDICTION, RELEASE, WISH
+from salver.releases import Bucket, Exposure, FirstEvent, Prediction, ReleaseState, Seen
 from salver.rollout.evidence import Evidence, start
 from salver.rollout.policy import Policy
 from salver.rollout.record import Progress, Release, What, Wish
@@ -234,6 +234,7 @@ def _commit(connection: Connection, step: Step, now: float) -> None:
         connection.execute(insert(DECISION), [_decision(id, look, now) for look in step.looks])
     _add(connection, EXPOSURE, [_exposure(id, unit) for seen in step.seen for unit in seen.exposures])
     _add(connection, FIRST_EVENT, [_event(id, first) for seen in step.seen for first in seen.firsts])
+    _add(connection, PREDICTION, [_prediction(id, one) for seen in step.seen for one in seen.predictions])
     for wish, answer in step.answers:
         connection.execute(update(WISH).where(WISH.c.id == wish).values(done=now, answer=answer))
     if step.aliases is not None:
@@ -301,7 +302,20 @@ def _exposure(release: str, seen: Exposure) -> dict[str, Any]:
         "stage": seen.stage,
         "propensity": seen.propensity,
         "time": seen.at,
+        "is_first": int(seen.is_first),
         "segment": "{}",
+    }
+
+
+def _prediction(release: str, seen: Prediction) -> dict[str, Any]:
+    return {
+        "request": seen.request,
+        "release": release,
+        "arm": seen.arm.value,
+        "unit": seen.unit,
+        "stage": seen.stage,
+        "propensity": seen.propensity,
+        "time": seen.at,
     }
 
 

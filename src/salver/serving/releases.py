@@ -14,6 +14,7 @@ import msgspec
 
 from salver.errors import Conflict, SalverError
 from salver.experiments.collector import Collector
+from salver.experiments.outputs import OutputCheck
 from salver.experiments.pending import Pending
 from salver.experiments.router import Router
 from salver.releases import NO_STAGE, Matured, ReleaseState, Seen
@@ -63,9 +64,12 @@ class Harvest(msgspec.Struct, frozen=True):
 class Outcomes(Protocol):
     """Knows what callers posted later (serving/outcomes.py)."""
 
-    async def matured(self, release: Release, until: float) -> Harvest:
+    async def matured(self, release: Release, until: float, written: float) -> Harvest:
         """Of the units that were exposed after ``release.progress.watermarks``, and whose outcomes are known
-        for sure at that time.
+        for sure at ``until``.
+
+        Args:
+            until, written: Unix seconds; all exposures before ``written`` are in the ledger.
         """
         ...
 
@@ -184,8 +188,10 @@ class Releases:
             bucket = seen.bucket
             if bucket.stage == NO_STAGE:
                 bucket = msgspec.structs.replace(bucket, stage=after.stage, share=after.weight)
-            if self._outcomes is not None:
-                harvest = await self._outcomes.matured(after, bucket.start + bucket.seconds)
+            if self._outcomes is not None and release.asks_for_outcomes:
+                harvest = await self._outcomes.matured(
+                    after, bucket.start + bucket.seconds, pending[0].bucket.start
+                )
                 bucket = msgspec.structs.replace(
                     bucket, outcomes=harvest.outcomes, late_seconds=harvest.late_seconds
                 )
@@ -226,6 +232,8 @@ class Releases:
         quantiles = {m.name: m.quantile for m in release.policy.metrics if m.kind == "latency"}
         if quantiles and release.id in self._followed and not release.progress.thresholds:
             release = procedure.measured(release, self._collector.thresholds(release.id, quantiles))
+        if release.id in self._followed:
+            release = procedure.binned(release, self._collector.bins(release.id))
         return release
 
     async def _apply(self, releases: Sequence[Release]) -> None:
@@ -241,6 +249,7 @@ class Releases:
         self._buckets = [release.policy.bucket_seconds for release in live.values()]
         for name, release in live.items():
             self._collector.slow_from(name, release.progress.thresholds)
+            self._collector.watch(name, checks(release), keeps_requests=release.asks_for_outcomes)
         splits = [
             split
             for release in releases
@@ -248,6 +257,24 @@ class Releases:
         ]
         self._router.replace(splits)
         self._fleet.settle({release.model: _meant(release) for release in releases if not release.alias})
+
+
+def checks(release: Release) -> tuple[OutputCheck, ...]:
+    """What is to be looked at in the answers of a release."""
+    return tuple(
+        OutputCheck(
+            metric=metric.name,
+            kind="bins" if metric.kind == "output" else "bounds",
+            output=metric.output,
+            take=metric.take,
+            least=metric.least,
+            most=metric.most,
+            bins=metric.bins,
+            bounds=release.progress.bins.get(metric.name, ()),
+        )
+        for metric in release.policy.metrics
+        if metric.is_of_outputs
+    )
 
 
 def _meant(release: Release) -> str:

@@ -4,9 +4,10 @@ To the version of its arm, and to the stable one where that is not ready. What i
 ensemble or by a model that calls others, is the same unit's. The rules are ``experiments/``'s.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from salver.events import Event, Responded
 from salver.experiments.router import Plan, Router
 from salver.messages import Call, InferRequest, InferResponse
 from salver.releases import Assignment, Source, Split
@@ -39,15 +40,19 @@ class Splitting:
 
     Args:
         mirror: None = nothing is copied.
+        emit: Told what versions answered, of releases that want to know; None = nobody is.
 
     Attributes:
         carried: What is known of requests under way that others may be asked in the service of, by span.
     """
 
-    def __init__(self, router: Router, mirror: Mirror | None = None) -> None:
+    def __init__(
+        self, router: Router, mirror: Mirror | None = None, emit: Callable[[Event], None] | None = None
+    ) -> None:
         self.router = router
         self.carried: dict[str, Mapping[Source, str]] = {}
         self._mirror = mirror
+        self._emit = emit
 
     def __repr__(self) -> str:
         return f"<Splitting by {self.router!r}>"
@@ -77,10 +82,23 @@ class Splitting:
         """Is the answer to be handed to :meth:`copy`? Never one of any number of responses."""
         if plan is None or not plan.is_shadowed or self._mirror is None:
             return False
-        gives_one = getattr(servable, "stream", None) is None or getattr(servable, "gives_parts", False)
-        return gives_one and self._mirror.has_room(plan.split)
+        return _gives_one(servable) and self._mirror.has_room(plan.split)
 
     def copy(self, plan: Plan, request: InferRequest, answer: Sequence[InferResponse], call: Call) -> None:
         """Ask the canary, too, what was just answered, by so many pieces."""
         if self._mirror is not None and plan.assignment is not None:
             self._mirror.offer(plan.split, plan.assignment, request, answer, call)
+
+    def watches(self, plan: Plan | None, servable: Inferring) -> bool:
+        """Is the answer to be handed to :meth:`tell`? Never one of any number of responses."""
+        return plan is not None and plan.is_watched and self._emit is not None and _gives_one(servable)
+
+    def tell(self, plan: Plan, answer: Sequence[InferResponse]) -> None:
+        """What was just answered, by so many pieces, is looked at off the path."""
+        if self._emit is not None and plan.assignment is not None:
+            outputs = tuple(output for piece in answer for output in piece.outputs)
+            self._emit(Responded(plan.assignment, outputs))
+
+
+def _gives_one(servable: Inferring) -> bool:
+    return getattr(servable, "stream", None) is None or getattr(servable, "gives_parts", False)

@@ -1,0 +1,164 @@
+"""Is there something about the answers of a version that its owner forbids, or wants to be told?
+
+Numbers of outputs against bounds and bins. The bins are quantiles of what the stable version answered first,
+so that about as many of its numbers lie in each. It keeps no answer, and knows no request.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from salver.tensor import DataType, Tensor
+
+#: Numbers of one output that are looked at; what lies behind is not.
+MOST_NUMBERS: Final = 65_536
+#: Numbers in each bin that its bounds are made of, and answers that give them at least.
+_NUMBERS_A_BIN, _LEAST_ANSWERS = 50, 50
+_MOST_OF_AN_ANSWER: Final = 16
+
+_Numbers = npt.NDArray[Any]
+
+
+class OutputCheck(msgspec.Struct, frozen=True):
+    """What is looked at for one metric.
+
+    Attributes:
+        kind: ``bounds``: numbers beyond ``least`` and ``most``, or not finite, are events. ``bins``: in
+            which bin numbers fall.
+        output: Its name; empty = each that holds floating numbers.
+        take: What of each row (the first axis), over all its other axes.
+        bins: How many.
+        bounds: Of bins, the inner ones, ascending; none = they are not known yet.
+    """
+
+    metric: str
+    kind: Literal["bounds", "bins"]
+    output: str = ""
+    take: Literal["each", "first", "last", "sum", "mean", "max", "argmax"] = "each"
+    least: float | None = None
+    most: float | None = None
+    bins: int = 10
+    bounds: tuple[float, ...] = ()
+
+
+class Watch:
+    """The checks of one release."""
+
+    def __init__(self) -> None:
+        self.checks: tuple[OutputCheck, ...] = ()
+        self._samples: dict[str, list[float]] = {}
+        self._answers: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Watch of {', '.join(check.metric for check in self.checks) or 'nothing'}>"
+
+    def happened(self, outputs: Sequence[Tensor], *, is_control: bool) -> list[str]:
+        """Names of what an answer counts for.
+
+        Args:
+            is_control: It is the stable version's.
+        """
+        found = []
+        for check in self.checks:
+            if check.kind == "bounds":
+                if is_beyond(check, outputs):
+                    found.append(check.metric)
+            elif check.bounds:
+                found += [f"{check.metric}.{place}" for place in places(check, outputs)]
+            elif is_control:
+                self._learn(check, outputs)
+        return found
+
+    def bounds(self) -> Mapping[str, tuple[float, ...]]:
+        """Of the bins, by metric, where enough was seen to tell them."""
+        found = {}
+        for check in self.checks:
+            sample = self._samples.get(check.metric, [])
+            is_enough = self._answers.get(check.metric, 0) >= _LEAST_ANSWERS
+            if not check.bounds and is_enough and len(sample) >= _NUMBERS_A_BIN * check.bins:
+                inner = np.arange(1, check.bins) / check.bins
+                found[check.metric] = tuple(np.quantile(sample, inner).tolist())
+                del self._samples[check.metric]
+        return found
+
+    def _learn(self, check: OutputCheck, outputs: Sequence[Tensor]) -> None:
+        sample = self._samples.setdefault(check.metric, [])
+        numbers = _finite(_numbers(check, outputs))
+        if len(numbers) and len(sample) < 4 * _NUMBERS_A_BIN * check.bins:
+            step = -(-len(numbers) // _MOST_OF_AN_ANSWER)
+            sample += numbers[::step].tolist()
+            self._answers[check.metric] = self._answers.get(check.metric, 0) + 1
+
+
+def is_beyond(check: OutputCheck, outputs: Sequence[Tensor]) -> bool:
+    """Is a number beyond the bounds, or not finite? Nothing is not.
+
+    >>> from salver.tensor import tensor
+    >>> sums_to_one = OutputCheck("sum", "bounds", "p", "sum", least=0.99, most=1.01)
+    >>> [is_beyond(sums_to_one, [tensor("p", p)]) for p in ([[0.2, 0.8]], [[0.2, 0.9]], [[1, math.nan]])]
+    [False, True, True]
+    """
+    numbers = _numbers(check, outputs)
+    if not len(numbers):
+        return False
+    lowest, highest = float(numbers.min()), float(numbers.max())  # NaN where there is one
+    least = -math.inf if check.least is None else check.least
+    most = math.inf if check.most is None else check.most
+    return not (least <= lowest and highest <= most and math.isfinite(lowest) and math.isfinite(highest))
+
+
+def places(check: OutputCheck, outputs: Sequence[Tensor]) -> list[int]:
+    """The bins, from 0 on, in which finite numbers of an answer lie; each once.
+
+    >>> from salver.tensor import tensor
+    >>> places(OutputCheck("s", "bins", bins=3, bounds=(0.0, 1.0)), [tensor("p", [-5.0, 1.0, 9.0])])
+    [0, 2]
+    """
+    numbers = _finite(_numbers(check, outputs))
+    if not len(numbers):
+        return []
+    found: list[int] = np.unique(np.searchsorted(check.bounds, numbers, side="right")).tolist()
+    return found
+
+
+def _numbers(check: OutputCheck, outputs: Sequence[Tensor]) -> _Numbers:
+    """Of the outputs that are looked at, in one row."""
+    found = [
+        _taken(tensor, check.take)
+        for tensor in outputs
+        if (tensor.name == check.output if check.output else tensor.datatype.is_float)
+        and tensor.datatype is not DataType.BYTES
+        and tensor.array.size
+    ]
+    if not found:
+        return np.empty(0)
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _taken(tensor: Tensor, take: str) -> _Numbers:
+    array = tensor.array
+    if tensor.datatype is DataType.BF16:
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    if take == "each":
+        return array.ravel()[:MOST_NUMBERS]
+    rows = array.reshape(len(array) if array.ndim else 1, -1)
+    rows = rows[: max(1, MOST_NUMBERS // rows.shape[1])]
+    return _OF_ROWS[take](rows)
+
+
+_OF_ROWS: Final[Mapping[str, Callable[[_Numbers], _Numbers]]] = {
+    "first": lambda rows: rows[:, 0],
+    "last": lambda rows: rows[:, -1],
+    "sum": lambda rows: rows.sum(axis=1, dtype=np.float64),
+    "mean": lambda rows: rows.mean(axis=1, dtype=np.float64),
+    "max": lambda rows: rows.max(axis=1),
+    "argmax": lambda rows: rows.argmax(axis=1),
+}
+
+
+def _finite(numbers: _Numbers) -> _Numbers:
+    return numbers[np.isfinite(numbers)]

@@ -1,0 +1,166 @@
+"""Answers that break a rule, and bins of what the stable version answered first."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_collector import World, served
+
+from salver.events import Responded
+from salver.experiments.outputs import MOST_NUMBERS, OutputCheck, Watch, is_beyond, places
+from salver.releases import Arm, Counts, unit_number
+from salver.tensor import DataType, Tensor, tensor
+
+BINS = OutputCheck("score", "bins", "p", bins=4)
+
+
+def p(*rows):
+    return (tensor("p", np.array(rows, np.float32)),)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_what_is_not_finite_is_found_in_any_output_of_floating_numbers(bad, dtype):
+    check = OutputCheck("invalid", "bounds")
+    good = tensor("a", np.ones((3, 4), dtype)), tensor("n", np.array([7])), tensor("t", ["text"])
+    assert not is_beyond(check, good)
+    worse = np.ones((3, 4), dtype)
+    worse[2, 3] = bad
+    assert is_beyond(check, (*good, tensor("b", worse)))
+    assert not is_beyond(check, ())
+
+
+def test_numbers_of_half_a_float_are_read_as_such():
+    halves = (np.array([[1.5, np.nan]], np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    check = OutputCheck("invalid", "bounds", take="first", most=1.5)
+    assert not is_beyond(check, (Tensor("p", DataType.BF16, halves),))
+    assert is_beyond(OutputCheck("invalid", "bounds"), (Tensor("p", DataType.BF16, halves),))
+
+
+@pytest.mark.parametrize(
+    ("take", "lowest", "highest"),
+    [
+        ("each", -1, 6),
+        ("first", 1, 4),
+        ("last", 2, 6),
+        ("sum", 2, 15),
+        ("mean", 2 / 3, 5),
+        ("max", 2, 6),
+        ("argmax", 2, 2),
+    ],
+)
+def test_what_is_taken_of_each_row(take, lowest, highest):
+    outputs = p([1, -1, 2], [4, 5, 6])
+    for least, most, beyond in ((lowest, highest, False), (lowest + 0.1, highest, True)):
+        assert is_beyond(OutputCheck("r", "bounds", "p", take, least, most), outputs) is beyond
+    assert is_beyond(OutputCheck("r", "bounds", "p", take, most=highest - 0.1), outputs)
+
+
+def test_shapes_without_rows_or_numbers():
+    each = OutputCheck("r", "bounds", "p", "sum", least=2)
+    assert is_beyond(each, (tensor("p", np.float32(1)),))
+    assert is_beyond(each, (tensor("p", np.array([2.0, 1.0])),))
+    assert not is_beyond(each, (tensor("p", np.empty((0, 3))),))
+    assert not is_beyond(each, (tensor("other", np.zeros(3)),))
+    assert not is_beyond(each, (tensor("p", ["text"]),))
+    assert is_beyond(each, (tensor("p", np.array([[False, True]])),))
+
+
+def test_of_a_large_output_the_first_numbers_are_looked_at():
+    large = np.zeros(MOST_NUMBERS + 1)
+    large[-1] = math.nan
+    assert not is_beyond(OutputCheck("r", "bounds"), (tensor("p", large),))
+    large[MOST_NUMBERS - 1] = math.nan
+    assert is_beyond(OutputCheck("r", "bounds"), (tensor("p", large),))
+
+
+@given(
+    st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=20),
+    st.lists(st.floats(-100, 100), min_size=1, max_size=6),
+)
+def test_each_finite_number_lies_in_one_bin(numbers, bounds):
+    bounds = tuple(sorted(bounds))
+    check = OutputCheck("s", "bins", bins=len(bounds) + 1, bounds=bounds)
+    expected = {sum(bound <= number for bound in bounds) for number in numbers if math.isfinite(number)}
+    assert places(check, (tensor("p", np.array(numbers)),)) == sorted(expected)
+
+
+def test_bins_are_quantiles_of_what_the_stable_version_answered_first():
+    watch = Watch()
+    watch.checks = (BINS,)
+    for number in range(199):
+        assert watch.happened(p([number]), is_control=True) == []
+        assert watch.happened(p([1e6]), is_control=False) == []
+    assert watch.bounds() == {}
+    watch.happened(p([199]), is_control=True)
+    assert watch.bounds() == {"score": (49.75, 99.5, 149.25)}
+    assert watch.bounds() == {}, "told once"
+    watch.checks = (OutputCheck("score", "bins", "p", bins=4, bounds=(49.75, 99.5, 149.25)),)
+    assert watch.happened(p([10], [1e6]), is_control=False) == ["score.0", "score.3"]
+
+
+def test_one_large_answer_makes_no_bins():
+    watch = Watch()
+    watch.checks = (OutputCheck("score", "bins", bins=4),)
+    watch.happened((tensor("p", np.arange(100_000.0)),), is_control=True)
+    watch.happened(p([math.nan]), is_control=True)
+    assert watch.bounds() == {}
+    for _ in range(60):
+        watch.happened((tensor("p", np.arange(1000.0)),), is_control=True)
+    (bounds,) = watch.bounds().values()
+    assert bounds == tuple(sorted(bounds)) and len(bounds) == 3
+
+
+def answered(unit, arm, *numbers, **more):
+    return Responded(served(unit, arm, **more).assignment, p(numbers))
+
+
+def test_units_with_odd_answers_count_once_and_their_requests_each_time():
+    world = World()
+    negative = OutputCheck("negative", "bounds", "p", least=0)
+    score = OutputCheck("score", "bins", "p", bins=2, bounds=(0.5,))
+    world.collector.watch("r1", (negative, score), keeps_requests=False)
+    for unit, arm, number in (("ada", Arm.CANARY, -1), ("ada", Arm.CANARY, -2), ("bo", Arm.BASELINE, 0.7)):
+        world.serve(answered(unit, arm, number), served(unit, arm))
+    world.serve(answered("cy", Arm.CANARY, -1, reason="always"), answered("di", Arm.STABLE, -1, release="r2"))
+    (seen,) = world.close()
+    assert seen.bucket.requests == Counts(2, 1, 0)
+    assert seen.bucket.raw == {"negative": Counts(2), "score.0": Counts(2), "score.1": Counts(0, 1)}
+    assert seen.bucket.events == {"negative": Counts(1), "score.0": Counts(1), "score.1": Counts(0, 1)}
+    assert {(first.metric, first.unit) for first in seen.firsts} == {
+        ("negative", unit_number("ada")),
+        ("score.0", unit_number("ada")),
+        ("score.1", unit_number("bo")),
+    }
+    assert seen.predictions == ()
+
+
+def test_bins_of_a_release_are_learnt_from_its_control():
+    world = World()
+    world.collector.watch("r1", (BINS,), keeps_requests=False)
+    for number in range(200):
+        world.serve(answered(f"u{number}", Arm.STABLE, number), answered("ada", Arm.CANARY, 1e9))
+    assert world.collector.bins("r1") == {"score": (49.75, 99.5, 149.25)}
+    (seen,) = world.close()
+    assert seen.bucket.events == {}
+
+
+def test_requests_are_noted_where_outcomes_may_be_posted_by_their_ids():
+    world = World()
+    world.collector.watch("r1", (), keeps_requests=True)
+    one = served("ada")
+    world.serve(one, served("q-7", has_unit=False))
+    (seen,) = world.close()
+    first, second = seen.predictions
+    assert (first.request, first.unit, first.arm, first.propensity) == (
+        unit_number(one.request_id),
+        unit_number("ada"),
+        Arm.CANARY,
+        0.25,
+    )
+    assert second.unit == second.request
+    world.collector.watch("r1", (), keeps_requests=False)
+    world.serve(served("bo"))
+    assert world.close()[0].predictions == ()
