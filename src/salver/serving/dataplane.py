@@ -275,10 +275,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 if (logging := getattr(servable, "logging", None)) is not None and logging.takes():
                     key = request.signature or servable.signature.name
                     self._emit(Predicted(request, response, call.api, key, logging.wish))
-                if plan and plan.is_watched and self._splits.watches(plan, servable):
-                    self._splits.tell(plan, (response,))
-                if plan and plan.is_shadowed and self._splits.copies(plan, servable):
-                    self._splits.copy(plan, request, (response,), call)
+                for take in self._splits.takers(plan, servable) if plan else ():
+                    take(request, (response,), call)
             finally:
                 lease.release()
         except Exception as error:
@@ -334,15 +332,14 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 are_parts = getattr(servable, "gives_parts", False)
                 request, deadline, standing = self.amended(request, call, servable)
                 rows, size = extent(request, servable.signature)
-                is_watched = plan is not None and self._splits.watches(plan, servable)
-                is_copied = plan is not None and self._splits.copies(plan, servable)
+                takers = self._splits.takers(plan, servable) if plan else ()
                 # To ask it whether it is Streaming would take its time.
                 stream: _Stream = getattr(servable, "stream", None) or functools.partial(_alone, servable)
                 async with aclosing(stream(request, deadline, standing)) as answer:
                     async for response in answer:
                         timing = response.timing
                         first = first or self._clock() - call.arrival
-                        if write is None or is_copied or is_watched:
+                        if write is None or takers:
                             pieces.append(response)
                         if write is None:
                             if len(pieces) == 1 or are_parts:
@@ -355,10 +352,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                         await write(piece)
                 if write is None:
                     reply = codec.encode(request, _whole(pieces, are_parts))
-                if plan and is_watched:
-                    self._splits.tell(plan, pieces)
-                if plan and is_copied:
-                    self._splits.copy(plan, request, pieces, call)
+                for take in takers:
+                    take(request, pieces, call)
             finally:
                 lease.release()
         except Exception as error:

@@ -4,6 +4,7 @@ To the version of its arm, and to the stable one where that is not ready. What i
 ensemble or by a model that calls others, is the same unit's. The rules are ``experiments/``'s.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -13,6 +14,8 @@ from salver.messages import Call, InferRequest, InferResponse
 from salver.releases import Assignment, Source, Split
 from salver.serving.ports import Inferring
 
+#: Takes a request and the pieces of its answer; returns at once, and never raises.
+Taker = Callable[[InferRequest, Sequence[InferResponse], Call], None]
 _MOST_CARRIED = 65_536  # requests under way; a thousand times as many as run at once
 
 
@@ -78,23 +81,24 @@ class Splitting:
         if call.parent and call.traits is None:
             call.traits = self.carried.get(call.parent)
 
-    def copies(self, plan: Plan | None, servable: Inferring) -> bool:
-        """Is the answer to be handed to :meth:`copy`? Never one of any number of responses."""
-        if plan is None or not plan.is_shadowed or self._mirror is None:
-            return False
-        return _gives_one(servable) and self._mirror.has_room(plan.split)
+    def takers(self, plan: Plan, servable: Inferring) -> tuple[Taker, ...]:
+        """Who is to be handed the answer; nobody one of any number of responses."""
+        if not (plan.is_watched or plan.is_shadowed) or not _gives_one(servable):
+            return ()
+        takers: list[Taker] = []
+        if plan.is_watched and self._emit is not None:
+            takers.append(functools.partial(self._tell, plan))
+        if plan.is_shadowed and self._mirror is not None and self._mirror.has_room(plan.split):
+            takers.append(functools.partial(self._copy, plan))
+        return tuple(takers)
 
-    def copy(self, plan: Plan, request: InferRequest, answer: Sequence[InferResponse], call: Call) -> None:
+    def _copy(self, plan: Plan, request: InferRequest, answer: Sequence[InferResponse], call: Call) -> None:
         """Ask the canary, too, what was just answered, by so many pieces."""
         if self._mirror is not None and plan.assignment is not None:
             self._mirror.offer(plan.split, plan.assignment, request, answer, call)
 
-    def watches(self, plan: Plan | None, servable: Inferring) -> bool:
-        """Is the answer to be handed to :meth:`tell`? Never one of any number of responses."""
-        return plan is not None and plan.is_watched and self._emit is not None and _gives_one(servable)
-
-    def tell(self, plan: Plan, answer: Sequence[InferResponse]) -> None:
-        """What was just answered, by so many pieces, is looked at off the path."""
+    def _tell(self, plan: Plan, request: InferRequest, answer: Sequence[InferResponse], call: Call) -> None:
+        """What was just answered is looked at off the path."""
         if self._emit is not None and plan.assignment is not None:
             outputs = tuple(output for piece in answer for output in piece.outputs)
             self._emit(Responded(plan.assignment, outputs))
