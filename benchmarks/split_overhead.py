@@ -338,7 +338,7 @@ def main() -> int:
         "noise": quiet.verdict(),
         "published": published(),
         "steps": alone,
-        "turns": turns,
+        "rounds": given.rounds,
         "summary": summary(turns),
     }
     page.write(given, "split", result, text(result), PAGE)

@@ -42,6 +42,8 @@ def test_a_model_is_found_by_what_its_callers_say():
     assert router.find("m", "2") is None
     assert router.find("n", "") is None
     assert router.find("n", "champion").splits[0].release == "r2"
+    assert router.find("n@champion", "").splits[0].release == "r2"
+    assert router.find("m@", "") is None
 
 
 def test_headers_of_units_and_conditions_are_wanted():

@@ -68,7 +68,7 @@ def write(root: Path) -> None:
         folder = root / "m" / str(version)
         folder.mkdir(parents=True)
         (folder / "model.py").write_text(MODEL.replace("VERSION", str(version)))
-    (root / "m" / "salver.toml").write_text("[versions]\nall = true\n")
+    (root / "m" / "salver.toml").write_text('[versions]\nall = true\n[labels]\nchampion = "1"\n')
 
 
 class Watch:
@@ -97,7 +97,7 @@ def expected(user: str, split: Split = SPLIT) -> int:
 
 def curl(port: int, user: str, model: str = "m", version: str = "", **more: str) -> int:
     """Open Inference over HTTP."""
-    name, output = ("text", "embedding") if model == "m" else ("TEXT", "VERSION")
+    name, output = ("text", "embedding") if model.startswith("m") else ("TEXT", "VERSION")
     body = {"inputs": [{"name": name, "datatype": "BYTES", "shape": [1, 1], "data": ["a"]}]}
     path = f"/v2/models/{model}{'/versions/' + version if version else ''}/infer"
     headers = [f"x-{key}: {value}" for key, value in {"user-id": user, **more}.items()]
@@ -150,12 +150,14 @@ def by_triton_stream(port: int, user: str) -> int:
     return int(result.as_numpy("embedding")[0, 0])
 
 
-def by_tensorflow_grpc(port: int, user: str) -> int:
+def by_tensorflow_grpc(port: int, user: str, label: str = "") -> int:
     from tensorflow_serving.apis.predict_pb2 import PredictRequest
     from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
     request = PredictRequest()
     request.model_spec.name = "m"
+    if label:
+        request.model_spec.version_label = label
     text = request.inputs["text"]
     text.dtype = 7
     text.string_val.append(b"a")
@@ -168,8 +170,9 @@ def by_tensorflow_grpc(port: int, user: str) -> int:
     return int(said.outputs["embedding"].float_val[0])
 
 
-def by_tensorflow_rest(port: int, user: str) -> int:
-    command = ["curl", "-sf", f"http://127.0.0.1:{port}/v1/models/m:predict", "-H", f"x-user-id: {user}"]
+def by_tensorflow_rest(port: int, user: str, label: str = "") -> int:
+    path = f"/v1/models/m{'/labels/' + label if label else ''}:predict"
+    command = ["curl", "-sf", f"http://127.0.0.1:{port}{path}", "-H", f"x-user-id: {user}"]
     said = subprocess.run([*command, "-d", '{"instances": [["a"]]}'], check=True, capture_output=True)
     return int(json.loads(said.stdout)["predictions"][0][0])
 
@@ -211,6 +214,19 @@ async def test_a_split_inside_a_graph_and_inside_a_model_that_calls_others(
     await server.control.load(model, LoadOrder())
     for user in USERS:
         assert await asyncio.to_thread(curl, server.port, user, model) == expected(user)
+
+
+async def test_those_who_name_the_alias_that_a_release_moves_are_split_too(server: Server) -> None:
+    server.splits.router.replace([msgspec.structs.replace(SPLIT, asked=("champion",))])
+    for user in USERS:
+        said = [
+            await asyncio.to_thread(by_tensorflow_grpc, server.port, user, "champion"),
+            await asyncio.to_thread(by_tensorflow_rest, server.port, user, "champion"),
+            await asyncio.to_thread(curl, server.port, user, "m", "champion"),
+            await asyncio.to_thread(curl, server.port, user, "m@champion"),
+        ]
+        assert said == [expected(user)] * 4
+    assert await asyncio.to_thread(by_openai, server.port, "ada") == 3  # who names nothing gets the newest
 
 
 async def test_nobody_leaves_the_canary_while_it_grows_to_everybody(server: Server) -> None:

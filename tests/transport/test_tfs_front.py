@@ -116,7 +116,7 @@ async def ask(
         ("/v1/models/m/versions/3:Regress", ["m", "00000003", "Regress"]),
         ("/v1/models/m/versions/2:predict", ["m", "2", "Predict"]),
         ("/v1/models/m/versions/9:predict", ["m", "9", "Predict"]),
-        ("/v1/models/m/labels/stable:predict", ["m", "00000003", "Predict"]),
+        ("/v1/models/m/labels/stable:predict", ["m", "stable", "Predict"]),
         ("/v1/models/org%2Fm:predict", ["org/m", "", "Predict"]),
         ("/v1/models/org/m:predict", ["org/m", "", "Predict"]),
         ("/v1/models/org/m/versions/1:predict", ["org/m", "1", "Predict"]),

@@ -37,9 +37,9 @@ class Behind:
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
         if version == "8":
             raise NotReady("'m' version 8 loads")
-        if model != "m" or version not in ("", "00000007"):
+        if model != "m" or version not in ("", "00000007", "stable"):
             raise NotFound("unknown")
-        return ModelId(model, version or "00000007"), _SIGNATURE
+        return ModelId(model, "00000007"), _SIGNATURE
 
     async def infer(self, codec: Any, body: Any, model: str, version: str, call: Call) -> Any:
         self.asked.append(version)
@@ -90,7 +90,7 @@ def _predict(**spec: Any) -> Any:
     [
         ({}, ""),
         ({"version": {"value": 7}}, "00000007"),
-        ({"version_label": "stable"}, "00000007"),
+        ({"version_label": "stable"}, "stable"),
     ],
 )
 async def test_x_11_versions_are_asked_for_as_they_are_spelled(spec: dict[str, Any], asked: str) -> None:

@@ -127,7 +127,8 @@ class Router:
         table: dict[tuple[str, str], tuple[Split, ...]] = {}
         for split in splits:
             for asked in split.asked:
-                table[split.model, asked] = (*table.get((split.model, asked), ()), split)
+                for key in ((split.model, asked), (f"{split.model}@{asked}", ""))[: 1 + bool(asked)]:
+                    table[key] = (*table.get(key, ()), split)
         sources = {s for split in splits for s in (*split.units, *(only.source for only in split.only))}
         self.headers = {
             source.removeprefix(HEADER).encode(): source for source in sources if source.startswith(HEADER)

@@ -415,11 +415,12 @@ class DataPlane(Generic[BodyT, ReplyT]):
         self, model: str, version: str, plan: Plan | None
     ) -> tuple[Lease[Inferring], SalverError | None]:
         """A lease; and what to say to requests that begin something, of a version that is being replaced."""
-        for arm in () if plan is None else plan.versions:
-            try:
-                return self._acquire(model, arm), None
-            except (NotFound, NotReady):
-                continue
+        if plan is not None:
+            for arm in plan.versions:
+                try:
+                    return self._acquire(plan.split.model, arm), None
+                except (NotFound, NotReady):
+                    continue
         try:
             return self._acquire(model, version), None
         except SalverError as error:

@@ -69,7 +69,8 @@ class TensorFlowServingMethods:
         spec, asked = self._messages.read(message)
         spec, version = self._located(spec)
         codec = Predict(spec, self._rules, self._messages)
-        reply: Reply = await self._door.infer(codec, asked, spec.name, version, call)
+        # The door knows by a label who is split.
+        reply: Reply = await self._door.infer(codec, asked, spec.name, spec.label or version, call)
         return reply
 
     async def _classify(self, message: bytes, call: Call) -> Reply:
@@ -84,7 +85,7 @@ class TensorFlowServingMethods:
         parsed = wire.parse(kind, message)
         spec, version = self._located(wire.spec_of(parsed))
         reply: Reply = await self._door.infer(
-            wire.Head(spec, self._rules, method), parsed.input, spec.name, version, call
+            wire.Head(spec, self._rules, method), parsed.input, spec.name, spec.label or version, call
         )
         return reply
 
@@ -92,13 +93,13 @@ class TensorFlowServingMethods:
         call.api = "MultiInference"
         parsed = wire.parse("MultiInferenceRequest", message)
         tasks = wire.tasks_of(parsed)
-        id, signature = self._found(tasks[0][0])
+        asked, version = self._located(tasks[0][0])
+        named = asked.label or version
+        _, signature = self._found(tasks[0][0])
         wire.check_tasks(tasks, signature, self._rules)
         replies = await asyncio.gather(
             *(
-                self._door.infer(
-                    wire.Task(spec, self._rules, method), parsed.input, id.name, id.version, call
-                )
+                self._door.infer(wire.Task(spec, self._rules, method), parsed.input, asked.name, named, call)
                 for spec, method in tasks
             )
         )

@@ -72,6 +72,7 @@ class TensorFlowServingOperations:
             asked(route.model, route.version or version), checks_method=self._rules.checks_method_names
         )
         call.protocol = codec.protocol
+        version = route.label or version  # the door knows by a label who is split
         if (http.model, http.version) != (route.model, version):
             http = HttpBody(route.model, version, http.body, http.headers)
         if len(http.body) >= LARGE:
