@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import salver
+from salver import console
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -46,6 +47,12 @@ def test_every_module_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
     source = ROOT / "src"
     modules = {path.relative_to(source).as_posix() for path in (source / "salver").rglob("*.py")}
     assert modules - set(wheel.namelist()) == set()
+
+
+def test_every_page_of_the_console_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
+    pages = {f"salver/console/pages/{name}" for name in console.read()}
+    assert "salver/console/pages/index.html" in pages
+    assert pages - set(wheel.namelist()) == set()
 
 
 def test_the_wheel_is_pure_python_and_small(wheel: zipfile.ZipFile) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from salver.errors import Conflict
 from salver.releases import Bucket, Counts, ReleaseState
+from salver.rollout.explain import explain
 from salver.rollout.policy import Policy
 from salver.rollout.record import Release, What
 from salver.rollout.verdict import Decision, Verdict
@@ -119,6 +120,12 @@ class ReleasesQuery(PageQuery, frozen=True, forbid_unknown_fields=True):
 
     model: str = ""
     state: ReleaseState | None = None
+
+
+class Explained(msgspec.Struct, frozen=True):
+    """What the last look found, and what is lacking, in lines of text."""
+
+    text: str
 
 
 class EvidenceQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -251,6 +258,7 @@ def release_operations(ledger: Ledger) -> list[Operation]:
     looks = (
         ("list_releases", "/releases", "Releases, the newest first", _list, Page[ReleaseView], ReleasesQuery),
         ("release", one, "A release and the last look at it", _tell, ReleaseDetail, NoQuery),
+        ("explain_release", f"{one}/explain", "Why it stands as it does", _explain, Explained, NoQuery),
         (
             "evidence",
             f"{one}/evidence",
@@ -312,6 +320,12 @@ async def _list(ledger: Ledger, asked: Asked) -> Answer:
 async def _tell(ledger: Ledger, asked: Asked) -> Answer:
     release = await ledger.releases.get(asked.names["release"])
     return Answer(ReleaseDetail(shown(release), release.policy, await last_look(ledger.releases, release)))
+
+
+async def _explain(ledger: Ledger, asked: Asked) -> Answer:
+    release = await ledger.releases.get(asked.names["release"])
+    look = await last_look(ledger.releases, release)
+    return Answer(Explained(explain(release.policy, look.verdict) if look else release.progress.waits_for))
 
 
 async def _tell_evidence(ledger: Ledger, asked: Asked) -> Answer:
