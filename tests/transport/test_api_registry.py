@@ -1,5 +1,6 @@
 """The registry and its audit over HTTP: a real registry, no socket."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -118,12 +119,22 @@ async def test_an_alias_moves_from_the_state_that_was_seen(world: World) -> None
     seen = (await world.ask("GET", path)).headers["etag"]
     assert (await world.ask("PUT", path, {"version": 2}, if_match=seen)).status == 200
     late = await world.ask("PUT", path, {"version": 3}, if_match=seen)
-    assert (late.status, late.json["field"]) == (412, "if-match")
+    assert (late.status, late.json["field"]) == (412, "alias")
     assert "version 2" in late.json["detail"]
     assert (await world.ask("DELETE", path, {}, if_match=seen)).status == 412
+    for nonsense in ('"shadow-2"', '"champion"', '"champion-x"', '"2"'):
+        assert (await world.ask("PUT", path, {"version": 3}, if_match=nonsense)).json["field"] == "if-match"
     fresh = (await world.ask("GET", path)).headers["etag"]
     assert (await world.ask("DELETE", path, {"reason": "unused"}, if_match=fresh)).json == {"is_done": True}
     assert (await world.ask("GET", path)).status == 404
+
+
+async def test_of_many_who_move_it_from_one_state_one_does(world: World) -> None:
+    path = "/models/fraud/aliases/champion"
+    seen = (await world.ask("GET", path)).headers["etag"]
+    wishes = [world.ask("PUT", path, {"version": 2 + number % 2}, if_match=seen) for number in range(8)]
+    statuses = sorted([reply.status for reply in await asyncio.gather(*wishes)])
+    assert statuses == [200] + [412] * 7
 
 
 async def test_with_a_policy_a_move_is_a_proposal(world: World) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
-from salver.errors import Conflict, Forbidden, InvalidInput, NotFound
+from salver.errors import Conflict, Forbidden, InvalidInput, NotFound, Outdated
 from salver.ledger.schema import ALIAS, MODEL, PROTECTION, RELEASE, TOKEN
 from salver.registry import rows
 from salver.registry.audit import Change, record
@@ -22,15 +22,23 @@ IMMEDIATE: Final = "immediate"
 
 
 def set_alias(
-    connection: Connection, change: Change, model: str, alias: str, number: int, release: str
+    connection: Connection,
+    change: Change,
+    model: str,
+    alias: str,
+    number: int,
+    release: str,
+    expected: int | None = None,
 ) -> Move:
     """Let an alias mean a version, or propose it.
 
     Args:
         release: Id of the release, if there is to be one.
+        expected: What it is to mean before; None = whatever.
 
     Raises:
         NotFound: no such model or version.
+        Outdated: it means something else than expected.
         Forbidden: the alias is protected, and the actor has none of its roles.
         Conflict: another release of this alias is under way.
     """
@@ -39,6 +47,7 @@ def set_alias(
     check_guard(connection, change, model, alias)
     rows.number_of(connection, Reference(model, number))
     before = known.aliases.get(alias)
+    _check_expected(model, alias, before, expected)
     if before == number:
         return Move(model, alias, number, before)
     _check_free(connection, model, alias)
@@ -62,11 +71,14 @@ def move(connection: Connection, change: Change, model: str, alias: str, number:
     return Move(model, alias, number, before)
 
 
-def delete_alias(connection: Connection, change: Change, model: str, alias: str) -> None:
+def delete_alias(
+    connection: Connection, change: Change, model: str, alias: str, expected: int | None = None
+) -> None:
     """It means nothing any more.
 
     Raises:
         NotFound: it means nothing.
+        Outdated: it means something else than expected.
         Forbidden: it is protected from this actor.
         Conflict: a release of it is under way.
     """
@@ -75,6 +87,7 @@ def delete_alias(connection: Connection, change: Change, model: str, alias: str)
     before = rows.model(connection, model).aliases.get(alias)
     if before is None:
         raise NotFound(f"the model {model!r} has no alias {alias!r}", field="alias")
+    _check_expected(model, alias, before, expected)
     connection.execute(delete(ALIAS).where(ALIAS.c.model == model, ALIAS.c.name == alias))
     record(connection, change, "alias.deleted", model, alias, before)
 
@@ -139,6 +152,14 @@ def set_default(connection: Connection, change: Change, model: str, alias: str) 
         raise NotFound(f"the model {model!r} has no alias {alias!r}", field="alias")
     connection.execute(update(MODEL).where(MODEL.c.name == model).values(default_alias=alias))
     record(connection, change, "model.changed", model, "default_alias", known.default_alias, alias)
+
+
+def _check_expected(model: str, alias: str, before: int | None, expected: int | None) -> None:
+    if expected is not None and before != expected:
+        means = "means nothing" if before is None else f"means version {before}"
+        raise Outdated(
+            f"the alias {model}@{alias} {means} by now", field="alias", fix="Look again, and decide anew."
+        )
 
 
 def _check_free(connection: Connection, model: str, alias: str) -> None:

@@ -180,21 +180,38 @@ class ModelRegistry:
 
     # -- names ---------------------------------------------------------------------------------
 
-    async def set_alias(self, model: str, alias: str, number: int, actor: Actor, why: str = "") -> Move:
+    async def set_alias(
+        self,
+        model: str,
+        alias: str,
+        number: int,
+        actor: Actor,
+        why: str = "",
+        *,
+        expected: int | None = None,
+    ) -> Move:
         """Let an alias mean a version, or, where the model has a rollout policy, propose it to a release.
+
+        Args:
+            expected: What it is to mean before; None = whatever.
 
         Raises:
             NotFound: no such model or version.
+            Outdated: it means something else than expected.
             Forbidden: the alias is protected, and the actor has none of its roles.
             Conflict: another release of this alias is under way.
         """
         change, id = self._change(actor, why), self._new_id()
-        return await self.ledger.write(lambda c: aliases.set_alias(c, change, model, alias, number, id))
+        return await self.ledger.write(
+            lambda c: aliases.set_alias(c, change, model, alias, number, id, expected)
+        )
 
-    async def delete_alias(self, model: str, alias: str, actor: Actor, why: str = "") -> None:
-        """It means nothing any more. Raises NotFound, Forbidden, Conflict as :meth:`set_alias` does."""
+    async def delete_alias(
+        self, model: str, alias: str, actor: Actor, why: str = "", *, expected: int | None = None
+    ) -> None:
+        """It means nothing any more. Raises what :meth:`set_alias` does."""
         change = self._change(actor, why)
-        await self.ledger.write(lambda c: aliases.delete_alias(c, change, model, alias))
+        await self.ledger.write(lambda c: aliases.delete_alias(c, change, model, alias, expected))
 
     async def protect(
         self, model: str, alias: str, roles: Iterable[str], actor: Actor, why: str = ""

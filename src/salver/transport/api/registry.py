@@ -258,31 +258,33 @@ def _tag(view: AliasView) -> str:
     return f"{view.alias}-{view.number}"
 
 
-async def _check_expected(registry: ModelRegistry, asked: Asked) -> None:
-    """Does the alias mean what the caller has seen?"""
-    if asked.expected:
-        view = await _seen(registry, asked)
-        if _tag(view) != asked.expected:
-            raise Outdated(
-                f"the alias '{view.alias}' means version {view.number} by now",
-                field="if-match",
-                fix="Look again, and decide anew.",
-            )
+def _expected(asked: Asked) -> int | None:
+    """Which version the alias meant when the caller looked; None = it does not say.
+
+    Raises:
+        Outdated: what it says is of no alias of this name.
+    """
+    alias, _, number = asked.expected.rpartition("-")
+    if not asked.expected:
+        return None
+    if alias != asked.names["alias"] or not (number.isascii() and number.isdecimal() and len(number) < 19):
+        raise Outdated("that is no state of this alias", field="if-match", fix="Send the etag of its GET.")
+    return int(number)
 
 
 async def _set_alias(registry: ModelRegistry, asked: Asked) -> Answer:
-    await _check_expected(registry, asked)
-    names, wish = asked.names, asked.body
+    names, wish, who = asked.names, asked.body, actor(asked.caller)
     move = await registry.set_alias(
-        names["model"], names["alias"], wish.version, actor(asked.caller), wish.reason
+        names["model"], names["alias"], wish.version, who, wish.reason, expected=_expected(asked)
     )
     return Answer(move)
 
 
 async def _delete_alias(registry: ModelRegistry, asked: Asked) -> Answer:
-    await _check_expected(registry, asked)
-    names = asked.names
-    await registry.delete_alias(names["model"], names["alias"], actor(asked.caller), asked.body.reason)
+    names, who = asked.names, actor(asked.caller)
+    await registry.delete_alias(
+        names["model"], names["alias"], who, asked.body.reason, expected=_expected(asked)
+    )
     return Answer(Done())
 
 
