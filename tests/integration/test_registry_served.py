@@ -2,7 +2,11 @@
 
 import asyncio
 import itertools
+import json
+import os
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -10,12 +14,14 @@ import numpy as np
 import pytest
 
 import zoo
-from registries import ANN
+from databases import migrated_ledger
+from registries import ANN, KINDS
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.ledger import Ledger
 from salver.plugins import backends, recogniser
 from salver.registry import Artifacts, ModelRegistry
 from salver.registry.records import NewVersion
+from salver.registry.webhooks import Webhooks
 from salver.serving.inspecting import Inspector
 from salver.serving.profiles import ProfileStore
 
@@ -23,8 +29,8 @@ VALUES = np.arange(16, dtype=np.float32).reshape(1, 16) / 16
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": VALUES.tolist()}]}
 
 
-async def registry_in(folder: Path) -> ModelRegistry:
-    ledger = await Ledger.open(f"sqlite:///{folder / 'salver.db'}")
+async def registry_in(folder: Path, url: str = "") -> ModelRegistry:
+    ledger = await Ledger.open(url or f"sqlite:///{folder / 'salver.db'}")
     ids = (f"id{number}" for number in itertools.count())
     return ModelRegistry(ledger, Artifacts(folder), time.time, ids.__next__)
 
@@ -88,12 +94,15 @@ def _over_grpc(url: str) -> None:
         assert client.is_model_ready("fraud@champion")
 
 
+@pytest.mark.parametrize("kind", KINDS)
 async def test_an_alias_that_moves_is_followed_and_every_request_is_answered(
-    folder: Path, tmp_path: Path
+    kind: str, folder: Path, tmp_path: Path
 ) -> None:
-    registry = await registry_in(folder)
+    url = migrated_ledger(kind, folder)
+    registry = await registry_in(folder, url)
     await push(registry, tmp_path / "mlp", "champion")
-    async with Server(config(folder)) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+    served = ServeConfig(registry=url, artifacts=str(folder), front=FrontConfig("127.0.0.1", 0))
+    async with Server(served) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
         answers: list[tuple[int, str]] = []
         is_over = asyncio.Event()
 
@@ -139,4 +148,32 @@ async def test_a_version_brings_its_own_configuration(folder: Path, tmp_path: Pa
     async with Server(config(folder)) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
         said = (await client.get("/v2/models/fraud/config")).json()
         assert said["max_batch_size"] == 3
+    await registry.ledger.close()
+
+
+async def test_a_server_tells_webhooks_of_changes(folder: Path, tmp_path: Path) -> None:
+    told: list[bytes] = []
+    is_told = threading.Event()
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(204)
+            self.end_headers()
+            is_told.set()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    receiver = HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=receiver.serve_forever, daemon=True).start()
+    registry = await registry_in(folder)
+    hooks = Webhooks(registry.ledger, time.time, lambda: "hook", os.urandom)
+    await hooks.add(f"http://127.0.0.1:{receiver.server_port}/", "fraud", ["alias.moved"], ANN)
+    async with Server(config(folder)):
+        await push(registry, tmp_path / "mlp", "champion")
+        assert await asyncio.to_thread(is_told.wait, 60)
+    assert json.loads(told[0])["data"]["subject"] == "champion"
+    receiver.shutdown()
+    receiver.server_close()
     await registry.ledger.close()

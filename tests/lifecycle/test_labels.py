@@ -203,6 +203,11 @@ async def test_name_at_label_is_a_name_where_no_model_is_called_so() -> None:
         lease = manager.acquire(name)
         assert (lease.id.name, lease.id.version) == wanted
         lease.release()
+    lease = manager.other("m@stable", "", lambda servable: True)
+    assert lease is not None
+    assert lease.id == ModelId("m", "1")
+    lease.release()
+    assert manager.other("m@nothing", "", lambda servable: True) is None
     for name in ("m@nothing", "n@stable", "@stable", "m@", "m@stable@stable"):
         with pytest.raises(NotFound, match="Request for unknown model"):
             manager.acquire(name)

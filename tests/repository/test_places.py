@@ -13,6 +13,7 @@ from salver.messages import ModelId
 from salver.repository import Customs, Place, Repository, RepositoryConfig
 from salver.repository.batching_parameters import NO_BATCHING, batching_of
 from salver.repository.places import check_change, check_labels, overlaid, places_of
+from salver.repository.ports import Recognised
 from salver.wire import tf_text
 
 
@@ -407,3 +408,23 @@ def test_an_order_brings_nothing_for_places(tmp_path: Path) -> None:
     made.place([Place("m", str(tmp_path / "m"))])
     made.overrides["m"] = made.bring("m", LoadOrder(config='{"max_batch_size": 3}'))
     assert scan(made)["m:1"].config.batching.max_rows == 3
+
+
+def test_of_an_exact_place_only_its_versions_are_looked_at_and_count_at_once(tmp_path: Path) -> None:
+    for version in ("1", "2", "3"):
+        (tmp_path / "m" / version).mkdir(parents=True)
+        (tmp_path / "m" / version / "model.onnx").write_text("ONNX")
+    seen: list[Path] = []
+
+    def looked(path: Path) -> Recognised | None:
+        seen.append(path)
+        return Recognised("onnx", "onnx") if path.suffix == ".onnx" else None
+
+    repository = Repository((), looked, RepositoryConfig())
+    for versions in (("1",), ("1", "3")):
+        seen.clear()
+        repository.place([Place("m", str(tmp_path / "m"), Versions(specific=versions), is_exact=True)])
+        assert [str(m.id) for m in repository.scan(0.0)] == [f"m:{version}" for version in versions]
+        assert not [path for path in seen if "2" in path.relative_to(tmp_path).parts]
+    repository.place([Place("m", str(tmp_path / "m"), Versions(specific=("9",)), is_exact=True)])
+    assert repository.scan(0.0) == ()

@@ -64,6 +64,7 @@ class World:
     def __init__(self, *splits, mirror=None):
         self.versions = {number: Version(number) for number in "123"}
         self.absent = set()
+        self.acquired = []
         self.events = []
         self.decoded = []
         self.bus = Bus([self])
@@ -74,6 +75,7 @@ class World:
         self.door = DataPlane(self, self.bus, lambda: 1.0, lambda: "0" * 16, rules)
 
     def acquire(self, name, version=""):
+        self.acquired.append((name, version))
         version = version or "3"  # the newest
         if version in self.absent or version not in self.versions:
             raise NotReady(f"{name}:{version} is loading")
@@ -147,6 +149,8 @@ async def test_other_models_are_not_split():
 async def test_a_release_of_a_label_splits_those_who_name_it():
     world = World(having(asked=("champion",)))
     assert await world.ask(asked="champion", traits=USER) == "2"
+    assert await world.ask(model="m@champion", traits=USER) == "2"
+    assert world.acquired[-1] == ("m", "2")
     assert await world.ask(traits=USER) == "3"
 
 

@@ -186,6 +186,8 @@ class Manager(Generic[ServableT]):
 
         That is one that has been replaced while sequences of requests were under way in it.
         """
+        if not version and all(copy.id.name != name for copy in self._copies.values()):
+            name, version = self._of_label(name) or (name, "")
         if version in self._labels.get(name, ()):  # which may have meant any of them when a sequence began
             version = ""
         for copy in reversed(self._copies.values()):
@@ -196,10 +198,10 @@ class Manager(Generic[ServableT]):
                 return Lease(copy.id, copy.servable, copy)
         return None
 
-    def _of_label(self, name: str) -> tuple[str, ...]:
-        """Model and label of ``model@label``; nothing where there is no such label."""
+    def _of_label(self, name: str) -> tuple[str, str] | None:
+        """Model and label of ``model@label``; None = there is no such label."""
         model, _, label = name.rpartition("@")
-        return (model, label) if label in self._labels.get(model, ()) else ()
+        return (model, label) if label in self._labels.get(model, ()) else None
 
     def _missing(self, name: str, version: str) -> SalverError:
         """Why there is no route; the texts are Triton's (TR-R30). What may come yet has the reason."""

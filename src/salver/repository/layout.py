@@ -3,7 +3,7 @@
 Reads structure and, through ``recognise``, content; nothing is opened twice and no list is kept.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Final
 
@@ -89,10 +89,19 @@ class Layout:
         """Every version of the model of that name, whose folder the whole store is."""
         yield from self._at(self._store.local_path(""), self._model("", name, self._visible("")))
 
-    def of_base_path(self, name: str) -> Iterator[Manifest]:
-        """The same, where only folders of versions count (TF-L1)."""
-        if any(entry.is_folder and is_padded_version(entry.name) for entry in self._store.entries("")):
-            yield from self.one(name)
+    def of_base_path(self, name: str, only: Collection[str] = ()) -> Iterator[Manifest]:
+        """The same, where only folders of versions count (TF-L1).
+
+        Args:
+            only: Names of those that are looked at; none = all.
+        """
+        entries = self._visible("")
+        numbers = {e.name for e in entries if e.is_folder and is_padded_version(e.name)}
+        if only:
+            entries = tuple(e for e in entries if e.name not in numbers or e.name in only)
+            numbers = {number for number in numbers if number in only}
+        if numbers:
+            yield from self._at(self._store.local_path(""), self._model("", name, entries))
 
     def _at(self, home: Path, manifests: Iterable[Manifest]) -> Iterator[Manifest]:
         for manifest in manifests:

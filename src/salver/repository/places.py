@@ -36,6 +36,7 @@ class Place(msgspec.Struct, frozen=True):
         platform: As the operator calls it.
         logging: Which requests are written down; None = as its own configuration says.
         is_asked: A request named the path, and no operator did: what lies there may not be code.
+        is_exact: What lies there is whole, and nothing but the ``specific`` versions is looked at.
     """
 
     name: str
@@ -46,6 +47,12 @@ class Place(msgspec.Struct, frozen=True):
     platform: str = PLATFORM
     logging: Logging | None = None
     is_asked: bool = False
+    is_exact: bool = False
+
+    @property
+    def only(self) -> frozenset[str]:
+        """The versions that are looked at; none = all."""
+        return frozenset(self.versions.specific) if self.is_exact and self.versions else frozenset()
 
 
 class Customs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

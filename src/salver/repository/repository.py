@@ -102,7 +102,7 @@ class Repository:
         after = {p.name: (p, stores.get(p.path) or fresh[p.path]) for p in places}
         for name in self._places.keys() | after.keys():
             pair = [of[name][0] if name in of else None for of in (self._places, after)]
-            marks = [place and (place.path, place.is_asked) for place in pair]
+            marks = [place and (place.path, place.is_asked, place.only) for place in pair]
             if marks[0] != marks[1]:
                 self._moved.add(name)
         self._places = after
@@ -170,7 +170,7 @@ class Repository:
             if (entry := store.stat("")) is None or not entry.is_folder:
                 raise NotFound(f"Could not find base path {place.path} for servable {place.name}")
             layout = self._layout(store, lambda name: self._override_of(name, place.path))
-            found = tuple(layout.of_base_path(place.name))
+            found = tuple(layout.of_base_path(place.name, place.only))
             if not found:
                 raise NotFound(
                     f"No versions of servable {place.name} found under base path {place.path}. Did you "

@@ -102,6 +102,7 @@ class Registered:
                 Versions(specific=tuple(map(str, sorted(each.numbers)))),
                 {label: str(number) for label, number in each.labels.items()},
                 each.default_label,
+                is_exact=True,
             )
             for each in wanted
         )
