@@ -79,7 +79,7 @@ def test_a_version_from_push_to_removal(say, tmp_path: Path) -> None:  # type: i
     assert say("sweep", "--hours", "0") == ""
 
 
-def test_results_are_json_where_asked_for(say) -> None:  # type: ignore[no-untyped-def]
+def test_results_are_json_where_asked_for(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     pushed = json.loads(push(say, "--alias", "champion", "--json"))
     assert (pushed["number"], pushed["aliases"]) == (1, ["champion", "latest"])
     assert json.loads(say("list", "--json"))["aliases"] == {"champion": 1}
@@ -91,6 +91,20 @@ def test_results_are_json_where_asked_for(say) -> None:  # type: ignore[no-untyp
     assert actions == ["alias.moved", "version.pushed", "alias.moved", "version.pushed"]
     assert json.loads(say("diff", "fraud/1", "fraud/2", "--json") or "{}") == {}
     assert json.loads(say("sweep", "--json")) == {"removed": []}
+    assert json.loads(say("tag", "fraud/1", "a=b", "--json"))["tags"] == {"a": "b"}
+    assert json.loads(say("metric", "fraud/1", "auc=0.5", "--json"))["metrics"] == {"auc": 0.5}
+    assert json.loads(say("protect", "fraud@old", "--json")) == {
+        "model": "fraud",
+        "alias": "old",
+        "roles": [],
+    }
+    assert json.loads(say("remove", "fraud/1", "--json")) == {"version": "fraud/1", "done": "removed"}
+    made = json.loads(say("token", "add", "ann", "--json"))
+    assert json.loads(say("token", "revoke", made["id"], "--json")) == {"id": made["id"], "done": "revoked"}
+    hook = json.loads(say("webhook", "add", "http://127.0.0.1:9/", "--json"))
+    assert json.loads(say("webhook", "remove", hook["id"], "--json")) == {"id": hook["id"], "done": "removed"}
+    backed_up = json.loads(say("backup", str(tmp_path / "all.tar"), "--json"))
+    assert (backed_up["versions"], backed_up["files"]) == (1, 1)
     error = json.loads(say("show", "nope", "--json", ends=1))
     assert error["error"]["code"] == "not_found"
 

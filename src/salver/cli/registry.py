@@ -324,6 +324,7 @@ def tag(
     *pairs: str,
     remove: Annotated[tuple[str, ...], Parameter(help="A key to take away, any number of times.")] = (),
     where: Where = USUAL,
+    json: Json = False,
 ) -> int:
     """Set tags of a version, as team=risk.
 
@@ -336,16 +337,18 @@ def tag(
     said = parse(reference)
     wanted: dict[str, str | None] = {**pairs_of(pairs, "tag"), **dict.fromkeys(remove)}
 
-    async def work(registry: "ModelRegistry", actor: "Actor") -> None:
+    async def work(registry: "ModelRegistry", actor: "Actor") -> "Version":
         for key, value in wanted.items():
             await registry.tag(said, key, value, actor)
+        return await registry.version(said)
 
-    run(where, work)
+    version = run(where, work)
+    record(version) if json else line(f"{version.model}/{version.number} {_pairs(version.tags)}".rstrip())
     return 0
 
 
 @registry.command
-def metric(reference: str, /, *pairs: str, where: Where = USUAL) -> int:
+def metric(reference: str, /, *pairs: str, where: Where = USUAL, json: Json = False) -> int:
     """Set metrics of a version, as auc=.93, which were measured after it was pushed.
 
     Args:
@@ -355,7 +358,13 @@ def metric(reference: str, /, *pairs: str, where: Where = USUAL) -> int:
     from salver.registry.names import parse
 
     said, wanted = parse(reference), numbers_of(pairs, "metric")
-    run(where, lambda registry, actor: registry.measure(said, wanted, actor))
+
+    async def work(registry: "ModelRegistry", actor: "Actor") -> "Version":
+        await registry.measure(said, wanted, actor)
+        return await registry.version(said)
+
+    version = run(where, work)
+    record(version) if json else line(f"{version.model}/{version.number} {_pairs(version.metrics)}".rstrip())
     return 0
 
 
@@ -367,6 +376,7 @@ def protect(
     role: Annotated[tuple[str, ...], Parameter(help="That may move it; without any, everybody may.")] = (),
     why: Why = "",
     where: Where = USUAL,
+    json: Json = False,
 ) -> int:
     """Let an alias be moved only by those whose token has a role.
 
@@ -379,7 +389,8 @@ def protect(
     if not said.alias:
         raise InvalidInput(f"{name} names no alias", fix="Say: NAME@ALIAS.")
     run(where, lambda registry, actor: registry.protect(said.model, said.alias, role, actor, why))
-    line(f"{name} " + (f"is moved by {', '.join(role)}" if role else "may be moved by everybody"))
+    told = f"{name} " + (f"is moved by {', '.join(role)}" if role else "may be moved by everybody")
+    record({"model": said.model, "alias": said.alias, "roles": role}) if json else line(told)
     return 0
 
 

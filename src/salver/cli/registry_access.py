@@ -80,14 +80,14 @@ def list_tokens(*, where: Where = USUAL, json: Json = False) -> int:
 
 
 @token.command
-def revoke(id: str, /, *, where: Where = USUAL) -> int:
+def revoke(id: str, /, *, where: Where = USUAL, json: Json = False) -> int:
     """Let a token prove nothing any more.
 
     Args:
         id: As it is listed.
     """
     run(where, lambda registry, actor: _tokens(registry).revoke(id, actor))
-    line(f"{id} is revoked")
+    record({"id": id, "done": "revoked"}) if json else line(f"{id} is revoked")
     return 0
 
 
@@ -136,12 +136,12 @@ def list_webhooks(*, where: Where = USUAL, json: Json = False) -> int:
 
 
 @webhook.command(name="remove")
-def remove_webhook(id: str, /, *, why: Why = "", where: Where = USUAL) -> int:
+def remove_webhook(id: str, /, *, why: Why = "", where: Where = USUAL, json: Json = False) -> int:
     """Tell it nothing any more.
 
     Args:
         id: As it is listed.
     """
     run(where, lambda registry, actor: _webhooks(registry).remove(id, actor, why))
-    line(f"{id} is removed")
+    record({"id": id, "done": "removed"}) if json else line(f"{id} is removed")
     return 0

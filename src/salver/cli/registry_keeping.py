@@ -68,7 +68,7 @@ def sweep(
     return 0
 
 
-def remove(version: str, /, *, why: Why = "", where: Where = USUAL) -> int:
+def remove(version: str, /, *, why: Why = "", where: Where = USUAL, json: Json = False) -> int:
     """Remove the files of a version that no alias and no release means; its row and history stay.
 
     Args:
@@ -81,7 +81,7 @@ def remove(version: str, /, *, why: Why = "", where: Where = USUAL) -> int:
         raise InvalidInput(f"{version} names no version", fix="Say: NAME/VERSION.")
     number = said.number
     run(where, lambda registry, actor: registry.remove(said.model, number, actor, why))
-    line(f"{version} is removed")
+    record({"version": version, "done": "removed"}) if json else line(f"{version} is removed")
     return 0
 
 
