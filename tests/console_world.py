@@ -14,7 +14,7 @@ from rollout_releases import POLICY, buckets
 from salver.registry import ModelRegistry
 from salver.registry.opening import home_of, open_registry
 from salver.registry.ports import Found
-from salver.registry.records import Description, NewVersion
+from salver.registry.records import Actor, Description, NewVersion
 from salver.rollout import procedure
 from salver.rollout.judge import judge
 from salver.rollout.record import Release, proposed
@@ -60,10 +60,10 @@ async def push(registry: ModelRegistry, sources: Path, model: str) -> None:
 async def judge_it(store: ReleaseStore, release: Release, ratios: Mapping[str, float], most: int) -> None:
     """Let it meet so many buckets of traffic, unless it is over before."""
     release = msgspec.structs.replace(release, by="ann", why="calibrated on last month's data")
-    await store.propose(release)
+    await store.propose(release, Actor("ann"))
     begin = release.created
     after = procedure.started(release, begin, "")
-    await store.commit(Step(release, after), begin)
+    after = await store.commit(Step(release, after), begin)
     events = {"errors": 8, "slow": 20}
     for bucket in buckets(PATIENT, number=most, begin=begin, requests=400, events=events, ratios=ratios):
         release, end = after, bucket.start + bucket.seconds
@@ -72,4 +72,4 @@ async def judge_it(store: ReleaseStore, release: Release, ratios: Mapping[str, f
         evidence, verdict = judge(release.policy, release.evidence, bucket, release.state)
         look = Look(release.progress.buckets, Entry(bucket, release.state, verdict))
         after = procedure.judged(msgspec.structs.replace(release, evidence=evidence), verdict, end)
-        await store.commit(Step(release, after, looks=(look,)), end)
+        after = await store.commit(Step(release, after, looks=(look,)), end)

@@ -13,6 +13,7 @@ import pytest
 from release_load import Callers, until
 from salver.experiments.assign import assign
 from salver.ledger import Ledger
+from salver.registry.records import Actor
 from salver.releases import Arm, ReleaseState
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import Release, proposed
@@ -23,6 +24,7 @@ from zoo import write_mlp
 
 KILLS = 50
 SECONDS = (0.0, 0.8)  # from the moment at which it answers to the kill
+ADA = Actor("ada")
 #: It lasts for as long as the test does: a kill may come in any stage, between any two steps.
 POLICY = Policy(
     stages=(Stage(0.2, 0.05, margin_times=20), Stage(0.4, 0.1, margin_times=20), Stage(0.6, 60)),
@@ -57,7 +59,7 @@ async def test_after_fifty_kills_state_evidence_and_assignment_are_as_they_were(
         ledger = await Ledger.open(f"sqlite:///{file}")
         store = ReleaseStore(ledger)
         if before is None:
-            await store.propose(proposed("r1", "mlp", ("1", "2"), POLICY, time.time()))
+            await store.propose(proposed("r1", "mlp", ("1", "2"), POLICY, time.time()), ADA)
             before = await stored(file)
         await runs(store, before)
         async with Asking(server, [BODY], users=3000, connections=2) as callers:

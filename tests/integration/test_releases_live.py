@@ -8,6 +8,7 @@ import pytest
 
 from release_load import Callers, bodies, digits, until, write_digits
 from salver.ledger import Ledger
+from salver.registry.records import Actor
 from salver.releases import ReleaseState
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import Release, proposed
@@ -15,6 +16,7 @@ from salver.rollout.replay import replay
 from salver.serving.release_store import ReleaseStore
 from salver.testing.process import ServerProcess
 
+ADA = Actor("ada")
 #: As the usual one, in seconds for minutes: half-second buckets, and gates that some thousand requests pass.
 POLICY = Policy(
     stages=(Stage(0.2, 0.05, margin_times=10), Stage(0.5, 0.05, margin_times=10)),
@@ -42,7 +44,7 @@ async def released(server: ServerProcess, folder: Path, seconds: float) -> tuple
     ledger = await Ledger.open(f"sqlite:///{folder / 'registry' / 'salver.db'}")
     store = ReleaseStore(ledger)
     new = proposed("r1", "digits", ("1", "2"), POLICY, time.time())
-    await store.propose(new)
+    await store.propose(new, ADA)
 
     async def begun() -> Release | None:
         release = await store.get("r1")

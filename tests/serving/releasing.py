@@ -11,12 +11,14 @@ from sqlalchemy import Connection
 from salver.experiments.outputs import OutputCheck
 from salver.experiments.pending import Pending
 from salver.ledger import Ledger
+from salver.registry.records import Actor
 from salver.releases import Arm, Bucket, Counts, Exposure, FirstEvent, Seen, Split, unit_number
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import Release, proposed
 from salver.serving.release_store import ReleaseStore
 from salver.serving.releases import Releases, Traffic
 
+ADA = Actor("ada")
 #: Ten-second buckets and a minute a stage, for an errors metric alone.
 POLICY = Policy(
     stages=(Stage(0.05, 1, margin_times=8), Stage(0.5, 1, margin_times=8)),
@@ -108,7 +110,7 @@ class World:
     async def propose(self, model: str = "fraud", policy: Policy = POLICY, alias: str = "") -> Release:
         number = len(await self.store.listed())
         new = proposed(f"r{number}", model, ("1", "2"), policy, self.clock.now, alias=alias)
-        await self.store.propose(new)
+        await self.store.propose(new, ADA)
         return new
 
     async def ticks(self, seconds: float = 1.0) -> None:

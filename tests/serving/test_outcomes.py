@@ -21,6 +21,7 @@ from databases import empty_ledger
 from salver.errors import InvalidInput
 from salver.ledger import Ledger
 from salver.ledger.schema import EXPOSURE, OUTCOME, PREDICTION
+from salver.registry.records import Actor
 from salver.releases import Counts, Matured, Outcome, Receipt, ReleaseState, unit_number
 from salver.rollout import procedure
 from salver.rollout.policy import Metric, Policy
@@ -45,7 +46,7 @@ class Shop:
     async def open(cls, ledger: Ledger, *metrics: Metric) -> "Shop":
         clock = Clock()
         release = proposed("r0", "fraud", ("1", "2"), Policy(metrics=metrics or (SALE,)), clock.now)
-        await ReleaseStore(ledger).propose(release)
+        await ReleaseStore(ledger).propose(release, Actor("ada"))
         return cls(ledger, clock, release)
 
     async def meets(

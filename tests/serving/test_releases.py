@@ -5,13 +5,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from releasing import POLICY, Clock, World, address, healthy
+from releasing import ADA, POLICY, Clock, World, address, healthy
+from sqlalchemy import Connection
 
 from databases import empty_ledger
-from salver.errors import Conflict, InvalidInput, NotFound
+from salver.errors import Conflict, Forbidden, InvalidInput, NotFound
 from salver.experiments.outputs import OutputCheck
 from salver.ledger import Ledger, LedgerFailed
-from salver.releases import Counts, ReleaseState
+from salver.registry.records import Actor
+from salver.releases import Bucket, Counts, ReleaseState, Seen
 from salver.rollout.policy import Metric, Policy
 from salver.rollout.record import proposed
 from salver.rollout.replay import replay
@@ -77,12 +79,12 @@ async def test_what_people_wish_is_done_on_the_next_tick_and_answered(world: Wor
         ("promote", "RUNNING"),
         ("abort", "ROLLED_BACK"),
     ):
-        wish = await world.store.wish("r0", what, "ada", "", world.clock.now)
+        wish = await world.store.wish("r0", what, ADA, "", world.clock.now)
         assert await world.store.answer(wish) is None
         await world.ticks()
         assert await world.store.answer(wish) == ""
         assert (await world.one()).state.value == state
-    wish = await world.store.wish("r0", "promote", "ada", "", world.clock.now)
+    wish = await world.store.wish("r0", "promote", ADA, "", world.clock.now)
     await world.ticks()
     assert "rolled back" in (await world.store.answer(wish) or "")
 
@@ -91,7 +93,7 @@ async def test_a_promotion_can_be_taken_back(world: World) -> None:
     await world.propose(policy=Policy(immediate=True), alias="champion")
     await world.ticks()
     assert world.traffic.moved == [("r0", "PROMOTED")]
-    await world.store.wish("r0", "abort", "ada", "users complain", world.clock.now)
+    await world.store.wish("r0", "abort", ADA, "users complain", world.clock.now)
     await world.ticks()
     assert (await world.one()).state is ReleaseState.ROLLED_BACK
     assert world.traffic.moved == [("r0", "PROMOTED"), ("r0", "ROLLED_BACK")]
@@ -101,7 +103,7 @@ async def test_a_release_that_ended_long_ago_still_answers(world: World) -> None
     for _ in range(2):
         await world.propose(policy=Policy(immediate=True))
         await world.ticks()
-    wish = await world.store.wish("r0", "pause", "ada", "", world.clock.now)
+    wish = await world.store.wish("r0", "pause", ADA, "", world.clock.now)
     await world.ticks()
     assert "PROMOTED" in (await world.store.answer(wish) or "")
 
@@ -231,7 +233,7 @@ async def test_two_servers_that_decide_at_once_lose_nothing(world: World) -> Non
 
 async def test_unknown_releases_are_told(world: World) -> None:
     with pytest.raises(NotFound, match="no release 'r9'"):
-        await world.store.wish("r9", "pause", "ada", "", 1.0)
+        await world.store.wish("r9", "pause", ADA, "", 1.0)
 
 
 async def test_the_list_has_the_newest_first(world: World) -> None:
@@ -268,3 +270,64 @@ def test_a_policy_in_a_proposal_is_checked() -> None:
     with pytest.raises(InvalidInput):
         proposed("r", "fraud", ("1", "2"), Policy(alpha=2.0), 1.0)
     assert POLICY.metrics[0].name == "errors"
+
+
+async def test_an_alias_that_is_not_the_default_one_is_asked_by_name_alone(world: World) -> None:
+    from sqlalchemy import insert
+
+    from salver.ledger.schema import MODEL
+
+    rows = [
+        {"name": "fraud", "default_alias": "stable", "last_number": 2, "created": 1.0, "by": ""},
+        {"name": "other", "default_alias": "", "last_number": 2, "created": 1.0, "by": ""},
+    ]
+    await world.store._ledger.write(lambda connection: connection.execute(insert(MODEL), rows) and None)
+    await world.propose(alias="champion")
+    await world.propose(model="other", alias="champion")
+    await world.ticks()
+    asked = {split.model: split.asked for split in world.traffic.splits}
+    assert asked == {"fraud": ("champion",), "other": ("", "champion")}
+
+
+async def test_whoever_may_not_move_an_alias_can_stop_its_release_and_no_more(world: World) -> None:
+    from sqlalchemy import insert
+
+    from salver.ledger.schema import MODEL, PROTECTION
+
+    def protect(connection: Connection) -> None:
+        row = {"name": "fraud", "last_number": 2, "created": 1.0, "by": ""}
+        connection.execute(insert(MODEL), row)
+        connection.execute(insert(PROTECTION), {"model": "fraud", "alias": "champion", "roles": '["owner"]'})
+
+    await world.store._ledger.write(protect)
+    new = proposed("r0", "fraud", ("1", "2"), POLICY, world.clock.now, alias="champion")
+    with pytest.raises(Forbidden, match="protected"):
+        await world.store.propose(new, ADA)
+    await world.store.propose(new, Actor("olga", frozenset({"owner"})))
+    with pytest.raises(Forbidden, match="protected"):
+        await world.store.wish("r0", "promote", ADA, "", world.clock.now)
+    await world.store.wish("r0", "abort", ADA, "it hurts", world.clock.now)
+    await world.ticks()
+    assert (await world.one()).state is ReleaseState.ROLLED_BACK
+
+
+async def test_nothing_is_counted_of_a_proposal(world: World) -> None:
+    world.traffic.lacks["fraud", "2"] = "version 2 is LOADING"
+    await world.propose()
+    await world.ticks()
+    assert world.traffic.followed == {}
+    world.traffic.lacks.clear()
+    await world.ticks()
+    assert list(world.traffic.followed) == ["r0"]
+
+
+async def test_a_bucket_that_cannot_be_judged_keeps_no_other_waiting(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.propose()
+    await world.ticks()
+    world.pending.write(Seen("r0", Bucket(world.clock.now, 10, 0, 0.0)))
+    await world.saw("r0", healthy(0.05), Counts(0, 0, 1))
+    assert (await world.one()).progress.buckets == 1
+    assert world.pending.of("r0") == ()
+    assert "a bucket is left out of the evidence: the canary's share is 0.0" in caplog.text

@@ -5,19 +5,21 @@ reaches the registry, be the server up or not.
 """
 
 import asyncio
-import getpass
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
 
-from salver.cli.options import DEFAULT_URL, Artifacts, Json, Registry, Url
+from salver.cli.options import DEFAULT_URL, Json, Url
 from salver.cli.output import line, record, remark, table
+from salver.cli.registry_options import USUAL, Where, Why, new_id, run
 from salver.cli.rollout_watch import COLUMNS, clock, row, watched
 
 if TYPE_CHECKING:
+    from salver.registry import ModelRegistry
+    from salver.registry.records import Actor
     from salver.rollout.outlook import Forecast
     from salver.rollout.policy import Policy
     from salver.rollout.record import Release, What
@@ -29,7 +31,6 @@ rollout = App(
     help="Let a new version meet traffic a little at a time, and be judged.",
     default_parameter=Parameter(negative=()),
 )
-Why = Annotated[str, Parameter(help="Written down with it.")]
 _TRIES, _PAUSE_SECONDS = 75, 0.2
 _SAMPLE_SECONDS = 3.0
 T = TypeVar("T")
@@ -56,8 +57,7 @@ def start(
     ] = (),
     dry_run: Annotated[bool, Parameter(help="Only tell what the traffic can and cannot show.")] = False,
     url: Url = DEFAULT_URL,
-    registry: Registry = "",
-    artifacts: Artifacts = "",
+    where: Where = USUAL,
     why: Why = "",
     json: Json = False,
 ) -> int:
@@ -67,7 +67,50 @@ def start(
         model: The model's name.
         version: The version that is to meet its traffic.
     """
-    return _run(_start(locals()), json=json)
+    return _start(locals())
+
+
+@rollout.command
+def policy(
+    model: str,
+    file: str = "",
+    /,
+    *,
+    immediate: Annotated[bool, Parameter(help="Moves of its aliases count at once.")] = False,
+    usual: Annotated[bool, Parameter(help="They set off a release by the usual policy.")] = False,
+    why: Why = "",
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
+    """Tell, or say, what a move of a model's alias sets off.
+
+    Args:
+        model: The model's name.
+        file: TOML or JSON file of a policy.
+    """
+    from salver.errors import InvalidInput
+
+    if bool(file) + immediate + usual > 1:
+        raise InvalidInput("a model has one policy", fix="Give a file, --immediate, or --usual.")
+
+    async def work(registry: "ModelRegistry", actor: "Actor") -> Any:
+        import msgspec
+
+        from salver.rollout.policy import Policy
+
+        said = policy_of(file) or (Policy() if usual else None)
+        if said is not None:
+            await registry.set_policy(model, msgspec.json.decode(said.to_json()), actor, why)
+        elif immediate:
+            await registry.set_policy(model, "immediate", actor, why)
+        return (await registry.model(model)).policy
+
+    found = run(where, work)
+    if json:
+        record({"model": model, "policy": found})
+    else:
+        line(_indented(found))
+    return 0
 
 
 @rollout.command
@@ -77,8 +120,7 @@ def status(
     *,
     model: Annotated[str, Parameter(help="Only of this model.")] = "",
     watch: Annotated[bool, Parameter(name=("--watch", "-w"), help="Show it until it is over.")] = False,
-    registry: Registry = "",
-    artifacts: Artifacts = "",
+    where: Where = USUAL,
     json: Json = False,
 ) -> int:
     """Tell how releases stand.
@@ -94,55 +136,47 @@ def status(
         _show(found, json=json)
         return 0
 
-    return _run(_opened(registry, artifacts, show), json=json)
+    return run(where, _with_store(show))
 
 
 @rollout.command
-def pause(
-    release: str, /, *, registry: Registry = "", artifacts: Artifacts = "", why: Why = "", json: Json = False
-) -> int:
+def pause(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json = False) -> int:
     """Let it keep its share of the traffic; harm is still rolled back.
 
     Args:
         release: Its id.
     """
-    return _wish(release, "pause", registry, artifacts, why, json=json)
+    return _wish(release, "pause", where, why, json=json)
 
 
 @rollout.command
-def resume(
-    release: str, /, *, registry: Registry = "", artifacts: Artifacts = "", why: Why = "", json: Json = False
-) -> int:
+def resume(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json = False) -> int:
     """Let it go on.
 
     Args:
         release: Its id.
     """
-    return _wish(release, "resume", registry, artifacts, why, json=json)
+    return _wish(release, "resume", where, why, json=json)
 
 
 @rollout.command
-def promote(
-    release: str, /, *, registry: Registry = "", artifacts: Artifacts = "", why: Why = "", json: Json = False
-) -> int:
+def promote(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json = False) -> int:
     """Take it to its next stage, whatever is proven; where a step waits for an approval, this is one.
 
     Args:
         release: Its id.
     """
-    return _wish(release, "promote", registry, artifacts, why, json=json)
+    return _wish(release, "promote", where, why, json=json)
 
 
 @rollout.command
-def abort(
-    release: str, /, *, registry: Registry = "", artifacts: Artifacts = "", why: Why = "", json: Json = False
-) -> int:
+def abort(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json = False) -> int:
     """Give everything back to the stable version, at once, from whatever state.
 
     Args:
         release: Its id.
     """
-    return _wish(release, "abort", registry, artifacts, why, json=json)
+    return _wish(release, "abort", where, why, json=json)
 
 
 @rollout.command
@@ -153,8 +187,7 @@ def explain(
     all: Annotated[
         bool, Parameter(help="Every look that changed something, and not the last alone.")
     ] = False,
-    registry: Registry = "",
-    artifacts: Artifacts = "",
+    where: Where = USUAL,
     json: Json = False,
 ) -> int:
     """Tell what was decided, and on which evidence.
@@ -188,11 +221,11 @@ def explain(
             line(f"{clock(entry.verdict.at)}  {told(found.policy, entry.verdict)}")
         return 0
 
-    return _run(_opened(registry, artifacts, show), json=json)
+    return run(where, _with_store(show))
 
 
 @rollout.command
-def replay(release: str, /, *, registry: Registry = "", artifacts: Artifacts = "", json: Json = False) -> int:
+def replay(release: str, /, *, where: Where = USUAL, json: Json = False) -> int:
     """Compute every decision again from what was seen, and tell whether each bit is the same.
 
     Args:
@@ -215,14 +248,16 @@ def replay(release: str, /, *, registry: Registry = "", artifacts: Artifacts = "
             line(f"the look of {clock(step.entry.verdict.at)} differs: {'; '.join(step.differences())}")
         return 0 if step is None else 1
 
-    return _run(_opened(registry, artifacts, check), json=json)
+    return run(where, _with_store(check))
 
 
-def _wish(release: str, what: "What", registry: str, artifacts: str, why: str, *, json: bool) -> int:
-    async def ask(store: "ReleaseStore") -> int:
+def _wish(release: str, what: "What", where: Where, why: str, *, json: bool) -> int:
+    async def ask(registry: "ModelRegistry", actor: "Actor") -> int:
         from salver.errors import Conflict
+        from salver.serving.release_store import ReleaseStore
 
-        wish = await store.wish(release, what, getpass.getuser(), why, time.time())
+        store = ReleaseStore(registry.ledger)
+        wish = await store.wish(release, what, actor, why, time.time())
         answer = None
         for _ in range(_TRIES):
             answer = await store.answer(wish)
@@ -236,60 +271,50 @@ def _wish(release: str, what: "What", registry: str, artifacts: str, why: str, *
         _show([await store.get(release)], json=json)
         return 0
 
-    return _run(_opened(registry, artifacts, ask), json=json)
+    return run(where, ask)
 
 
-def _run(work: Coroutine[Any, Any, int], *, json: bool) -> int:
-    return asyncio.run(work)
+def _with_store(
+    work: "Callable[[ReleaseStore], Awaitable[int]]",
+) -> "Callable[[ModelRegistry, Actor], Awaitable[int]]":
+    async def with_store(registry: "ModelRegistry", actor: "Actor") -> int:
+        from salver.serving.release_store import ReleaseStore
+
+        return await work(ReleaseStore(registry.ledger))
+
+    return with_store
 
 
-async def _opened(registry: str, artifacts: str, use: "Callable[[ReleaseStore], Awaitable[T]]") -> T:
-    from salver.registry.opening import default_folder, home_of, open_registry
-    from salver.serving.release_store import ReleaseStore
-    from salver.transport.calls import id_maker
+def _start(given: dict[str, Any]) -> int:
+    async def work(registry: "ModelRegistry", actor: "Actor") -> int:
+        import msgspec
 
-    home = home_of(registry or default_folder(), artifacts)
-    opened = await open_registry(home, time.time, id_maker())
-    try:
-        return await use(ReleaseStore(opened.ledger))
-    finally:
-        await opened.ledger.close()
+        from salver.rollout.explain import foretell
+        from salver.rollout.outlook import outlook
+        from salver.serving.proposing import Proposal, proposal
+        from salver.serving.release_store import ReleaseStore
 
-
-async def _start(given: dict[str, Any]) -> int:
-    import msgspec
-
-    from salver.registry.opening import default_folder, home_of, open_registry
-    from salver.rollout.explain import foretell
-    from salver.rollout.outlook import outlook
-    from salver.serving.proposing import Proposal, proposal
-    from salver.serving.release_store import ReleaseStore
-    from salver.transport.calls import id_maker
-
-    new_id = id_maker()
-    home = home_of(given["registry"] or default_folder(), given["artifacts"])
-    opened = await open_registry(home, time.time, new_id, makes=True)
-    try:
-        said = Proposal(
-            given["model"], given["version"], given["stable"], given["alias"], _policy(given["policy"])
+        names = (given["model"], given["version"], given["stable"], given["alias"])
+        release = await proposal(
+            registry, Proposal(*names, policy_of(given["policy"])), new_id(), time.time()
         )
-        release = await proposal(opened, said, new_id(), time.time())
-        release = msgspec.structs.replace(release, by=getpass.getuser(), why=given["why"])
-        forecast = await _foreseen(given)
-        if forecast is not None and not release.policy.immediate:
-            remark(foretell(release.policy, outlook(release.policy, forecast)))
-        elif not release.policy.immediate:
-            remark("what this traffic can show is not known: say --rate, or let a server answer at --url")
+        release = msgspec.structs.replace(release, by=actor.name, why=given["why"])
+        if not release.policy.immediate:
+            forecast = await _foreseen(given)
+            if forecast is None:
+                remark("what this traffic can show is not known: say --rate, or let a server answer at --url")
+            else:
+                remark(foretell(release.policy, outlook(release.policy, forecast)))
         if given["dry_run"]:
             return 0
-        await ReleaseStore(opened.ledger).propose(release)
+        await ReleaseStore(registry.ledger).propose(release, actor)
         _show([release], json=given["json"])
-    finally:
-        await opened.ledger.close()
-    return 0
+        return 0
+
+    return run(given["where"], work, makes=True)
 
 
-def _policy(path: str) -> "Policy | None":
+def policy_of(path: str) -> "Policy | None":
     """Of a file; None = none is said."""
     if not path:
         return None
@@ -342,6 +367,12 @@ def _served(statistics: dict[str, Any]) -> tuple[int, int]:
     """Requests that went well, and that did not, of all versions."""
     counts = [entry["inference_stats"] for entry in statistics["model_stats"]]
     return sum(c["success"]["count"] for c in counts), sum(c["fail"]["count"] for c in counts)
+
+
+def _indented(policy: Any) -> str:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(policy), indent=2).decode()
 
 
 def _show(releases: "Sequence[Release]", *, json: bool) -> None:

@@ -259,6 +259,7 @@ RELEASE: Final = _table(
     Column("weight", Double, nullable=False, server_default="0"),
     _json("evidence"),
     _json("progress"),
+    Column("revision", Integer, nullable=False, server_default="0"),
     _text("reason", ""),
     _number("created"),
     _text("by"),

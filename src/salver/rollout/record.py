@@ -67,6 +67,8 @@ class Release(msgspec.Struct, frozen=True):
         reason: Why it is in this state, in words.
         created, changed: Unix seconds, of the proposal and of the last change of state or stage.
         ended: None = it has not.
+        revision: How often it was written down since it was proposed.
+        is_default: Requests that name no version mean its alias, or it has none.
     """
 
     id: str
@@ -87,6 +89,8 @@ class Release(msgspec.Struct, frozen=True):
     reason: str = ""
     ended: float | None = None
     progress: Progress = Progress()
+    revision: int = 0
+    is_default: bool = True
 
     @property
     def is_live(self) -> bool:
@@ -116,7 +120,7 @@ class Release(msgspec.Struct, frozen=True):
             weight=self.weight,
             salt=self.salt,
             stage=min(self.stage, len(self.policy.stages) - 1),
-            asked=("", self.alias) if self.alias else ("",),
+            asked=(*([""] if self.is_default else []), *([self.alias] if self.alias else [])),
             is_watched=any(metric.is_of_outputs for metric in self.policy.metrics),
             **msgspec.structs.asdict(traffic),
         )

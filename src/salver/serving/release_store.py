@@ -15,7 +15,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from salver.errors import Conflict, NotFound
 from salver.ledger import Ledger
-from salver.ledger.schema import BUCKET, DECISION, EXPOSURE, FIRST_EVENT, PREDICTION, RELEASE, WISH
+from salver.ledger.schema import BUCKET, DECISION, EXPOSURE, FIRST_EVENT, MODEL, PREDICTION, RELEASE, WISH
+from salver.registry.aliases import check_guard
+from salver.registry.audit import Change, record
+from salver.registry.names import CHAMPION
+from salver.registry.records import Actor
 from salver.releases import Bucket, Exposure, FirstEvent, Prediction, ReleaseState, Seen
 from salver.rollout.evidence import Evidence, start
 from salver.rollout.policy import Policy
@@ -85,16 +89,27 @@ class ReleaseStore:
     def __repr__(self) -> str:
         return f"<ReleaseStore in {self._ledger!r}>"
 
-    async def propose(self, release: Release) -> None:
-        """A new release; raises Conflict where its model has one that is not over, of the same alias."""
-        await self._ledger.write(lambda connection: propose(connection, release))
+    async def propose(self, release: Release, actor: Actor) -> None:
+        """Write a new release down.
+
+        Raises:
+            Conflict: its model has one that is not over, of the same alias.
+            Forbidden: the alias is protected from this actor.
+        """
+        change = Change(actor, release.created, release.why)
+        await self._ledger.write(lambda connection: propose(connection, release, change))
 
     async def live(self) -> tuple[Release, ...]:
         """Those that have not ended, and those that hold units back, oldest first."""
 
         def read(connection: Connection) -> tuple[Release, ...]:
             rows = connection.execute(select(RELEASE).order_by(RELEASE.c.created, RELEASE.c.id))
-            found = [_release(row) for row in rows.mappings()]
+            said = connection.execute(select(MODEL.c.name, MODEL.c.default_alias))
+            defaults = {name: alias or CHAMPION for name, alias in said}
+            found = [
+                msgspec.structs.replace(r, is_default=not r.alias or r.alias == defaults.get(r.model))
+                for r in map(_release, rows.mappings())
+            ]
             last = {(r.model, r.alias): r.id for r in found if r.state is not ReleaseState.PROPOSED}
             return tuple(r for r in found if r.is_live or (last.get((r.model, r.alias)) == r.id))
 
@@ -120,12 +135,19 @@ class ReleaseStore:
             lambda connection: tuple(_release(row) for row in connection.execute(query).mappings())
         )
 
-    async def wish(self, release: str, what: What, by: str, why: str, now: float) -> int:
-        """Ask something of a release; a server sees to it on its next tick. Raises NotFound."""
-        await self.get(release)
-        row = {"release": release, "what": what, "by": by, "why": why, "time": now}
+    async def wish(self, release: str, what: What, actor: Actor, why: str, now: float) -> int:
+        """Ask something of a release; a server sees to it on its next tick.
+
+        Raises:
+            NotFound: there is no such release.
+            Forbidden: its alias is protected from this actor, who may stop it, and not let it go on.
+        """
+        found = await self.get(release)
+        row = {"release": release, "what": what, "by": actor.name, "why": why, "time": now}
 
         def write(connection: Connection) -> int:
+            if found.alias and what not in ("abort", "pause"):
+                check_guard(connection, Change(actor, now, why), found.model, found.alias)
             return int(connection.execute(insert(WISH).values(row).returning(WISH.c.id)).scalar_one())
 
         return await self._ledger.write(write)
@@ -152,13 +174,18 @@ class ReleaseStore:
 
         return await self._ledger.read(read)
 
-    async def commit(self, step: Step, now: float) -> None:
+    async def commit(self, step: Step, now: float) -> Release:
         """Write down what a step changes: all of it, or nothing.
+
+        Returns:
+            The release as it lies there now.
 
         Raises:
             Conflict: another server has taken a step; read anew.
         """
         await self._ledger.write(lambda connection: _commit(connection, step, now))
+        before, after = step.before, step.after
+        return msgspec.structs.replace(after, revision=before.revision + (before != after))
 
     async def looks(self, release: str, after: int = -1, most: int = 100_000) -> tuple[Look, ...]:
         """Buckets with their verdicts, in their order.
@@ -196,12 +223,10 @@ class ReleaseStore:
         return await self._ledger.read(read)
 
 
-def propose(connection: Connection, release: Release) -> None:
-    """Write a new release down.
-
-    Raises:
-        Conflict: its model has one that is not over, of the same alias.
-    """
+def propose(connection: Connection, release: Release, change: Change) -> None:
+    """As :meth:`ReleaseStore.propose`, in a transaction that is under way."""
+    if release.alias:
+        check_guard(connection, change, release.model, release.alias)
     ended = [state.value for state in ENDED]
     query = select(RELEASE.c.id).where(
         RELEASE.c.model == release.model, RELEASE.c.alias == release.alias, RELEASE.c.state.not_in(ended)
@@ -212,6 +237,10 @@ def propose(connection: Connection, release: Release) -> None:
             fix=f"Wait for its end, or abort it: salver rollout abort {other}",
         )
     connection.execute(insert(RELEASE).values({"id": release.id, **_columns(release)}))
+    if release.alias:
+        record(
+            connection, change, "alias.proposed", release.model, release.alias, release.stable, release.canary
+        )
 
 
 def _commit(connection: Connection, step: Step, now: float) -> None:
@@ -219,12 +248,8 @@ def _commit(connection: Connection, step: Step, now: float) -> None:
     if before != after:
         found = connection.execute(
             update(RELEASE)
-            .where(
-                RELEASE.c.id == before.id,
-                RELEASE.c.changed == before.changed,
-                RELEASE.c.progress == _encode(before.progress).decode(),
-            )
-            .values(_columns(after))
+            .where(RELEASE.c.id == before.id, RELEASE.c.revision == before.revision)
+            .values({**_columns(after), "revision": before.revision + 1})
         )
         if found.rowcount != 1:
             raise Conflict(f"release '{before.id}' was changed by another server meanwhile")
@@ -269,7 +294,8 @@ def _release(row: Any) -> Release:
         "evidence": msgspec.json.decode(row["evidence"], type=Evidence) if has_begun else start(policy),
         "progress": msgspec.json.decode(row["progress"], type=Progress),
     }
-    return Release(**{**{name: row[name] for name in Release.__struct_fields__}, **decoded})
+    plain = {name: row[name] for name in Release.__struct_fields__ if name != "is_default"}
+    return Release(**{**plain, **decoded})
 
 
 def _entry(bucket: str, decided: str) -> Entry:

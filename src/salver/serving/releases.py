@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from salver.errors import Conflict, SalverError
+from salver.errors import Conflict, InvalidInput, SalverError
 from salver.experiments.collector import Collector
 from salver.experiments.outputs import OutputCheck
 from salver.experiments.pending import Pending
@@ -26,6 +26,7 @@ from salver.serving.release_store import Aliases, Look, ReleaseStore, Step
 
 _LOG: Final = logging.getLogger("salver.releases")
 _LOAD_MINUTES: Final = 30.0
+_TRIES: Final = 3  # of a step that another server was ahead of; then the next tick takes it
 
 
 class Fleet(Aliases, Protocol):
@@ -157,20 +158,21 @@ class Releases:
         self, release: Release, wishes: Sequence[Wish], all_of_them: Sequence[Release], now: float
     ) -> Release:
         """Decide, write, and only then forget what it was decided from."""
-        while True:
+        for _ in range(_TRIES):
             pending = self._pending.of(release.id)
             step = await self._next(release, pending, wishes, all_of_them, now)
             if step.is_nothing:
                 return step.after
             try:
-                await self._store.commit(step, now)
+                after = await self._store.commit(step, now)
             except Conflict as error:
                 _LOG.info("%s; it is read anew", error)
                 release = await self._store.get(release.id)
                 continue
             self._pending.kept(release.id, len(pending))
             _tell(step)
-            return step.after
+            return after
+        return release
 
     async def _next(
         self,
@@ -197,7 +199,11 @@ class Releases:
                 )
                 after = procedure.harvested(after, harvest.watermarks)
             seq = after.progress.buckets
-            evidence, verdict = judge(after.policy, after.evidence, bucket, after.state, facts)
+            try:
+                evidence, verdict = judge(after.policy, after.evidence, bucket, after.state, facts)
+            except InvalidInput as error:  # a defect, of one bucket, which must not keep the others waiting
+                _LOG.error("release %s: a bucket is left out of the evidence: %s", release.id, error)
+                continue
             looks.append(Look(seq, Entry(bucket, after.state, verdict, facts)))
             after = procedure.judged(msgspec.structs.replace(after, evidence=evidence), verdict, now)
             kept.append(seen)
@@ -238,7 +244,8 @@ class Releases:
 
     async def _apply(self, releases: Sequence[Release]) -> None:
         """Traffic goes where the ledger says."""
-        live = {release.id: release for release in releases if release.is_live}
+        has_begun = [release for release in releases if release.state is not ReleaseState.PROPOSED]
+        live = {release.id: release for release in has_begun if release.is_live}
         for name in self._followed - live.keys():
             self._collector.leave(name)
             self._pending.forget(name)

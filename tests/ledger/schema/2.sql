@@ -5,7 +5,7 @@ CREATE TRIGGER outcome_DELETE BEFORE DELETE ON outcome BEGIN SELECT RAISE(ABORT,
 CREATE INDEX outcome_of_key ON outcome (key_kind, "key", name, event_time)
 CREATE INDEX outcome_of_name ON outcome (name, event_time)
 CREATE UNIQUE INDEX outcome_superseded ON outcome (supersedes)
-CREATE TABLE release ( id TEXT NOT NULL, model TEXT NOT NULL, stable TEXT NOT NULL, canary TEXT NOT NULL, alias TEXT NOT NULL, salt TEXT NOT NULL, policy TEXT DEFAULT '{}' NOT NULL, state TEXT NOT NULL, stage INTEGER DEFAULT '0' NOT NULL, weight DOUBLE DEFAULT '0' NOT NULL, evidence TEXT DEFAULT '{}' NOT NULL, progress TEXT DEFAULT '{}' NOT NULL, reason TEXT DEFAULT '' NOT NULL, created DOUBLE NOT NULL, "by" TEXT NOT NULL, why TEXT DEFAULT '' NOT NULL, changed DOUBLE NOT NULL, ended DOUBLE, PRIMARY KEY (id) )
+CREATE TABLE release ( id TEXT NOT NULL, model TEXT NOT NULL, stable TEXT NOT NULL, canary TEXT NOT NULL, alias TEXT NOT NULL, salt TEXT NOT NULL, policy TEXT DEFAULT '{}' NOT NULL, state TEXT NOT NULL, stage INTEGER DEFAULT '0' NOT NULL, weight DOUBLE DEFAULT '0' NOT NULL, evidence TEXT DEFAULT '{}' NOT NULL, progress TEXT DEFAULT '{}' NOT NULL, revision INTEGER DEFAULT '0' NOT NULL, reason TEXT DEFAULT '' NOT NULL, created DOUBLE NOT NULL, "by" TEXT NOT NULL, why TEXT DEFAULT '' NOT NULL, changed DOUBLE NOT NULL, ended DOUBLE, PRIMARY KEY (id) )
 CREATE INDEX release_of_model ON release (model, created)
 CREATE TABLE bucket ( release TEXT NOT NULL, seq BIGINT NOT NULL, body TEXT DEFAULT '{}' NOT NULL, PRIMARY KEY (release, seq), FOREIGN KEY(release) REFERENCES release (id) )
 CREATE TRIGGER bucket_UPDATE BEFORE UPDATE ON bucket BEGIN SELECT RAISE(ABORT, 'rows of bucket are kept as they are'); END
@@ -33,7 +33,7 @@ CREATE TRIGGER outcome_TRUNCATE BEFORE TRUNCATE ON outcome FOR EACH STATEMENT EX
 CREATE INDEX outcome_of_key ON outcome (key_kind, key, name, event_time)
 CREATE INDEX outcome_of_name ON outcome (name, event_time)
 CREATE UNIQUE INDEX outcome_superseded ON outcome (supersedes)
-CREATE TABLE release ( id TEXT NOT NULL, model TEXT NOT NULL, stable TEXT NOT NULL, canary TEXT NOT NULL, alias TEXT NOT NULL, salt TEXT NOT NULL, policy TEXT DEFAULT '{}' NOT NULL, state TEXT NOT NULL, stage INTEGER DEFAULT '0' NOT NULL, weight DOUBLE PRECISION DEFAULT '0' NOT NULL, evidence TEXT DEFAULT '{}' NOT NULL, progress TEXT DEFAULT '{}' NOT NULL, reason TEXT DEFAULT '' NOT NULL, created DOUBLE PRECISION NOT NULL, by TEXT NOT NULL, why TEXT DEFAULT '' NOT NULL, changed DOUBLE PRECISION NOT NULL, ended DOUBLE PRECISION, PRIMARY KEY (id) )
+CREATE TABLE release ( id TEXT NOT NULL, model TEXT NOT NULL, stable TEXT NOT NULL, canary TEXT NOT NULL, alias TEXT NOT NULL, salt TEXT NOT NULL, policy TEXT DEFAULT '{}' NOT NULL, state TEXT NOT NULL, stage INTEGER DEFAULT '0' NOT NULL, weight DOUBLE PRECISION DEFAULT '0' NOT NULL, evidence TEXT DEFAULT '{}' NOT NULL, progress TEXT DEFAULT '{}' NOT NULL, revision INTEGER DEFAULT '0' NOT NULL, reason TEXT DEFAULT '' NOT NULL, created DOUBLE PRECISION NOT NULL, by TEXT NOT NULL, why TEXT DEFAULT '' NOT NULL, changed DOUBLE PRECISION NOT NULL, ended DOUBLE PRECISION, PRIMARY KEY (id) )
 CREATE INDEX release_of_model ON release (model, created)
 CREATE TABLE bucket ( release TEXT NOT NULL, seq BIGINT NOT NULL, body TEXT DEFAULT '{}' NOT NULL, PRIMARY KEY (release, seq), FOREIGN KEY(release) REFERENCES release (id) )
 CREATE TRIGGER bucket_UPDATE BEFORE UPDATE ON bucket FOR EACH STATEMENT EXECUTE FUNCTION salver_refuse()

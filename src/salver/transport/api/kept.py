@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from salver.registry import ModelRegistry
+from salver.registry.records import Actor
 from salver.registry.tokens import Tokens
 from salver.registry.webhooks import Webhooks
 from salver.rollout.record import Release
@@ -42,11 +43,11 @@ class Kept(msgspec.Struct, frozen=True):
             *audit_operations(self.registry, self.webhooks),
         ]
 
-    async def propose(self, said: Proposal, by: str, why: str) -> Release:
-        """Write a new release down. Raises NotFound, InvalidInput or Conflict."""
+    async def propose(self, said: Proposal, actor: Actor, why: str) -> Release:
+        """Write a new release down. Raises NotFound, InvalidInput, Forbidden or Conflict."""
         release = await proposal(self.registry, said, self.new_id(), time.time())
-        release = msgspec.structs.replace(release, by=by, why=why)
-        await self.releases.propose(release)
+        release = msgspec.structs.replace(release, by=actor.name, why=why)
+        await self.releases.propose(release, actor)
         return release
 
     async def caller(self, token: str) -> Caller:

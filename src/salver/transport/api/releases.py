@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Protocol
 import msgspec
 
 from salver.errors import Conflict
+from salver.registry.records import Actor
 from salver.releases import Bucket, Counts, ReleaseState
 from salver.rollout.explain import explain
 from salver.rollout.policy import Policy
@@ -21,6 +22,7 @@ from salver.rollout.record import Release, What
 from salver.rollout.verdict import Decision, Verdict
 from salver.serving.proposing import Proposal
 from salver.serving.release_store import Look
+from salver.transport.api.registry import actor
 from salver.transport.api.table import (
     MOST_NUMBER,
     Answer,
@@ -57,8 +59,8 @@ class ReleaseStore(Protocol):
 class WishStore(Protocol):
     """Where wishes are written down (serving/release_store.py)."""
 
-    async def wish(self, release: str, what: What, by: str, why: str, now: float) -> int:
-        """Its id. Raises NotFound."""
+    async def wish(self, release: str, what: What, actor: Actor, why: str, now: float) -> int:
+        """Its id. Raises NotFound, Forbidden."""
         ...
 
     async def answer(self, wish: int) -> str | None:
@@ -241,7 +243,7 @@ class Ledger(msgspec.Struct, frozen=True):
 
     releases: ReleaseStore
     wishes: WishStore
-    propose: Callable[[Proposal, str, str], Awaitable[Release]]
+    propose: Callable[[Proposal, Actor, str], Awaitable[Release]]
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
@@ -304,7 +306,7 @@ def release_operations(ledger: Ledger) -> list[Operation]:
 async def _start(ledger: Ledger, asked: Asked) -> Answer:
     said: NewRelease = asked.body
     proposal = Proposal(said.model, said.version, said.stable, said.alias, said.policy)
-    return Answer(shown(await ledger.propose(proposal, asked.caller.name, said.reason)))
+    return Answer(shown(await ledger.propose(proposal, actor(asked.caller), said.reason)))
 
 
 async def _list(ledger: Ledger, asked: Asked) -> Answer:
@@ -336,7 +338,7 @@ async def _tell_evidence(ledger: Ledger, asked: Asked) -> Answer:
 
 async def _wish(ledger: Ledger, what: What, asked: Asked) -> Answer:
     name, wishes = asked.names["release"], ledger.wishes
-    wish = await wishes.wish(name, what, asked.caller.name, asked.body.reason, ledger.wall())
+    wish = await wishes.wish(name, what, actor(asked.caller), asked.body.reason, ledger.wall())
     answer = None
     for _ in range(round(_WAIT_SECONDS / _LOOK_SECONDS)):
         if (answer := await wishes.answer(wish)) is not None:

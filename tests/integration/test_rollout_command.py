@@ -1,0 +1,169 @@
+"""The command line of releases: a server serves a registry, people push, let aliases move, and decide."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from salver.testing.process import ServerProcess
+from zoo import write_mlp
+
+POLICY = """
+bucket_seconds = 0.5
+stages = [{ weight = 0.1, minutes = 60 }, { weight = 0.5, minutes = 60 }]
+
+[[metrics]]
+name = "errors"
+kind = "errors"
+severity = "severe"
+negligible = 0.001
+"""
+
+
+class Shell:
+    """Somebody at a keyboard, with a registry."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.registry = folder / "registry"
+
+    def say(self, *words: str, status: int = 0) -> str:
+        """What a command prints on both streams."""
+        done = subprocess.run(
+            [sys.executable, "-c", "import sys; from salver.cli import main; sys.exit(main())", *words],
+            cwd=self.folder,
+            env={**os.environ, "SALVER_REGISTRY": str(self.registry)},
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def told(self, *words: str) -> list[dict[str, Any]]:
+        """The same as JSON, without what is beside the result."""
+        lines = self.say(*words, "--json").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def push(self, alias: str = "") -> None:
+        number = len(list(self.folder.glob("v*")))
+        write_mlp(self.folder / f"v{number}", 1)
+        more = ["--alias", alias] if alias else []
+        self.say(
+            "registry", "push", str(self.folder / f"v{number}" / "1" / "model.onnx"), "--name", "mlp", *more
+        )
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Two versions, of which nobody lets an alias move."""
+    shell = Shell(tmp_path_factory.mktemp("shell"))
+    shell.push("champion")
+    shell.push()
+    (shell.folder / "policy.toml").write_text(POLICY)
+    return shell
+
+
+@pytest.fixture
+def shell(filled: Shell, tmp_path: Path) -> Shell:
+    """The same, for one test."""
+    return Shell(Path(shutil.copytree(filled.folder, tmp_path / "shell")))
+
+
+def answers(server: ServerProcess, name: str = "mlp") -> str:
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}]}
+    status, answer = server.post(f"/v2/models/{name}/infer", body)
+    assert status == 200, answer
+    version: str = answer["model_version"]
+    return version
+
+
+def comes(shell: Shell, release: str, state: str) -> dict[str, Any]:
+    for _ in range(100):
+        (found,) = shell.told("rollout", "status", release)
+        if found["state"] == state:
+            return found
+        time.sleep(0.2)
+    raise AssertionError(found)
+
+
+@pytest.mark.timeout(300)
+def test_a_move_of_an_alias_is_a_release_that_people_may_hasten_and_take_back(shell: Shell) -> None:
+    shell.say("rollout", "policy", "mlp", "policy.toml")
+    assert '"bucket_seconds": 0.5' in shell.say("rollout", "policy", "mlp")
+    with ServerProcess([], shell.folder / "log", ["--registry", str(shell.registry)]) as server:
+        server.wait_ready()
+        assert answers(server) == "1"
+        (move,) = shell.told("registry", "alias", "mlp@champion", "2", "--why", "more data")
+        release = move["release"]
+        assert comes(shell, release, "RUNNING")["weight"] == 0.1
+        assert "is in release" not in shell.say("rollout", "status", "--model", "mlp")
+        assert {answers(server, "mlp@champion") for _ in range(200)} == {"1", "2"}
+        shell.say("rollout", "pause", release, "--why", "lunch")
+        assert "lunch" in shell.say("rollout", "status", release)
+        shell.say("rollout", "resume", release)
+        shell.say("rollout", "promote", release)
+        (found,) = shell.told("rollout", "status", release)
+        assert (found["stage"], found["weight"]) == (1, 0.5)
+        assert "CONTINUE at stage" in shell.say("rollout", "explain", release, "--all")
+        assert "bit by bit" in shell.say("rollout", "replay", release)
+        shell.say("rollout", "promote", release, "--why", "seen enough")
+        comes(shell, release, "PROMOTED")
+        assert {answers(server) for _ in range(50)} == {"2"}
+        assert shell.told("registry", "history", "mlp")[0]["subject"] == "champion"
+        shell.say("rollout", "abort", release, "--why", "users complain")
+        comes(shell, release, "ROLLED_BACK")
+        assert {answers(server) for _ in range(50)} == {"1"}
+        assert "final" in shell.say("rollout", "promote", release, status=1)
+
+
+def test_before_it_starts_it_says_what_the_traffic_can_show(filled: Shell) -> None:
+    told = filled.say(
+        "rollout",
+        "start",
+        "mlp",
+        "2",
+        "--rate",
+        "100",
+        "--event",
+        "errors=0.005",
+        "--dry-run",
+        "--policy",
+        "policy.toml",
+    )
+    assert "errors: can see ×" in told
+    assert "there are no releases" in filled.say("rollout", "status")
+    assert "--rate" in filled.say("rollout", "start", "mlp", "2", "--url", "http://127.0.0.1:9", "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["start", "mlp", "9"], "9"),
+        (["start", "mlp", "1"], "its own place"),
+        (["start", "nobody", "2"], "--stable"),
+        (["start", "mlp", "2", "--alias", "gold"], "no alias 'gold'"),
+        (["start", "mlp", "2", "--policy", "nowhere.toml"], "is no policy"),
+        (["start", "mlp", "2", "--event", "errors"], "METRIC=SHARE"),
+        (["policy", "mlp", "policy.toml", "--usual"], "one policy"),
+        (["status", "r9"], "no release 'r9'"),
+        (["pause", "r9"], "no release 'r9'"),
+        (["explain", "r9"], "no release 'r9'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_what_cannot_be_is_said_with_the_fix(filled: Shell, words: list[str], what: str) -> None:
+    assert what in filled.say("rollout", *words, status=1)
+
+
+def test_a_release_without_a_server_waits(shell: Shell) -> None:
+    (new,) = shell.told("rollout", "start", "mlp", "2", "--rate", "1", "--policy", "policy.toml")
+    assert (new["state"], new["alias"], new["stable"]) == ("PROPOSED", "champion", "1")
+    assert "nothing was counted yet" in shell.say("rollout", "explain", new["id"])
+    assert "which is not over" in shell.say("rollout", "start", "mlp", "2", "--rate", "1", status=1)
