@@ -73,7 +73,7 @@ class Ledgered:
         ledger = self.registry.ledger
         webhooks = Webhooks(ledger, time.time, new_id, os.urandom)
         tokens = Tokens(ledger, time.time, new_id, os.urandom)
-        return Kept(self.registry, webhooks, tokens, self.store, new_id)
+        return Kept(self.registry, webhooks, tokens, self.store, self.outcomes, new_id)
 
     async def start(self) -> None:
         """Go on with releases where the ledger says. Raises SalverError where it cannot be read."""

@@ -27,7 +27,7 @@ from salver.transport.api.serving import serving_operations
 NOBODY: Any = None  # the operations are not run here
 OPERATIONS = [
     *serving_operations(NOBODY, NOBODY, ("salver", "0")),
-    *Kept(NOBODY, NOBODY, NOBODY, NOBODY, str).operations(),
+    *Kept(NOBODY, NOBODY, NOBODY, NOBODY, NOBODY, str).operations(),
 ]
 LABELS = [
     f"{verb.upper()} {path}" for path, verbs in describe(OPERATIONS, "0")["paths"].items() for verb in verbs

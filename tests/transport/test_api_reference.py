@@ -35,7 +35,7 @@ a registry is there when the server has one.
 def operations() -> list[Operation]:
     """All, of a server that has everything; they are not run."""
     nobody: Any = None
-    kept = Kept(nobody, nobody, nobody, nobody, str)
+    kept = Kept(nobody, nobody, nobody, nobody, nobody, str)
     return [*serving_operations(nobody, nobody, ("salver", "0"), has_registry=True), *kept.operations()]
 
 

@@ -27,11 +27,12 @@ class World:
     """A server with a registry, asked over HTTP from this machine."""
 
     def __init__(self, registry: ModelRegistry) -> None:
+        nobody: Any = None
         clock, new_id = Clock(), counted("made").__next__
         self.registry = registry
         self.tokens = Tokens(registry.ledger, clock, new_id, lambda size: b"t" * size)
         webhooks = Webhooks(registry.ledger, clock, new_id, lambda size: b"w" * size)
-        self._kept = Kept(registry, webhooks, self.tokens, ReleaseStore(registry.ledger), new_id)
+        self._kept = Kept(registry, webhooks, self.tokens, ReleaseStore(registry.ledger), nobody, new_id)
         self._api = Api(self._kept.operations())
         self.host = "127.0.0.1"
 

@@ -19,6 +19,7 @@ from salver.releases import Counts, ReleaseState
 from salver.rollout import procedure
 from salver.rollout.record import Release, proposed
 from salver.rollout.verdict import Decision, MetricVerdict, Verdict
+from salver.serving.outcomes import OutcomeStore
 from salver.serving.release_store import ReleaseStore, Step
 from salver.transport.api import Access, Api, Management
 from salver.transport.api.kept import Kept
@@ -36,7 +37,8 @@ class World:
         self.store = ReleaseStore(registry.ledger)
         self.registry = registry
         self.is_up = True
-        kept = Kept(registry, nobody, nobody, self.store, counted("new-").__next__)
+        outcomes = OutcomeStore(registry.ledger, lambda: NOW)
+        kept = Kept(registry, nobody, nobody, self.store, outcomes, counted("new-").__next__)
         mine = release_operations(Ledger(self.store, self.store, kept.propose, lambda: NOW, self.tick))
         others = [one for one in kept.operations() if one.name not in {o.name for o in mine}]
         self._api = Api([*mine, *others])
@@ -169,6 +171,17 @@ async def test_a_wish_waits_for_a_server_that_is_down(world: World) -> None:
     world.is_up = True
     await world.tick(1.0)
     assert (await world.ask("GET", f"/releases/{RUNNING}")).json["release"]["state"] == "PAUSED"
+
+
+async def test_what_became_of_requests_is_taken_once(world: World) -> None:
+    bought = {"id": "o1", "name": "bought", "request": "r1", "value": 1}
+    wrong = {"id": "o2", "name": "bought", "unit": "ann", "request": "r2", "value": 1}
+    told = await world.ask("POST", "/outcomes", {"outcomes": [bought, wrong]})
+    assert (told.status, told.json["accepted"], told.json["unmatched"]) == (200, 1, ["o1"])
+    assert [one["id"] for one in told.json["refused"]] == ["o2"]
+    assert (await world.ask("POST", "/outcomes", {"outcomes": [bought]})).json["duplicates"] == 1
+    for outcomes in ([], [bought] * 5001, [{"id": "o3", "nam": "bought"}], [{**bought, "value": "high"}]):
+        assert (await world.ask("POST", "/outcomes", {"outcomes": outcomes})).status == 400
 
 
 async def test_argo_reads_a_verdict(world: World) -> None:

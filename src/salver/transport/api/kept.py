@@ -17,6 +17,7 @@ from salver.serving.proposing import Proposal, proposal
 from salver.serving.release_store import ReleaseStore
 from salver.transport.api.access import Caller
 from salver.transport.api.audit import audit_operations
+from salver.transport.api.outcomes import OutcomeTaker, outcome_operations
 from salver.transport.api.planning import planning_operations
 from salver.transport.api.plugs import plug_operations
 from salver.transport.api.registry import model_operations
@@ -31,6 +32,7 @@ class Kept(msgspec.Struct, frozen=True):
     webhooks: Webhooks
     tokens: Tokens
     releases: ReleaseStore
+    outcomes: OutcomeTaker
     new_id: Callable[[], str]
 
     def operations(self) -> list[Operation]:
@@ -39,6 +41,7 @@ class Kept(msgspec.Struct, frozen=True):
             *model_operations(self.registry),
             *release_operations(Ledger(self.releases, self.releases, self.propose)),
             *plug_operations(self.releases),
+            *outcome_operations(self.outcomes),
             *planning_operations(),
             *audit_operations(self.registry, self.webhooks),
         ]
