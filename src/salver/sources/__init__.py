@@ -1,0 +1,11 @@
+"""What do others keep as a model, and what do they know of it?
+
+One small protocol over the places that models are imported from: object stores, URLs, MLflow, OCI registries,
+snapshots of Hugging Face. Each brings the files onto this machine, whole and checked, and says to which
+immutable state they belong. What is done with them is not known here.
+"""
+
+from salver.sources.fetched import Fetched, Progress, Source, silent
+from salver.sources.opening import Options, is_source, open_source
+
+__all__ = ["Fetched", "Options", "Progress", "Source", "is_source", "open_source", "silent"]

@@ -1,0 +1,204 @@
+"""How do the layers of an image become files?
+
+One after the other, by the layer rules of the OCI image specification: later ones replace and, by whiteouts,
+remove what earlier ones have. What comes is from outside: there are no links, nothing lies outside of the
+folder, and it is no more than an honest archive of its size. It knows no registry.
+"""
+
+import contextlib
+import gzip
+import os
+import shutil
+import stat
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final
+
+from salver.errors import LoadFailed
+from salver.stores.unpack import BROKEN, MOST_MEMBERS, room_in
+
+_PIECE: Final = 1 << 20
+_MOST_AT_ONCE: Final = 16 << 20  # of one read: a header that says it is larger is none
+_WHITEOUT: Final = ".wh."
+_OPAQUE: Final = ".wh..wh..opq"
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+
+
+class Layers:
+    """Puts layers into a folder, the lowest first. Blocking.
+
+    Args:
+        most: Bytes that all of them may have together, unpacked.
+        prefix: Only what lies below it is taken, and without it.
+    """
+
+    def __init__(self, folder: Path, most: int, prefix: str = "") -> None:
+        self._folder = folder
+        self._most = most
+        self._prefix = PurePosixPath(prefix).parts
+        self._members = 0
+
+    def __repr__(self) -> str:
+        return f"<Layers in {self._folder}, {self._members} members>"
+
+    def add(self, layer: Path, what: str) -> None:
+        """A tar file, compressed or not.
+
+        Args:
+            what: It is called so in messages.
+
+        Raises:
+            LoadFailed: it is none, is harmful or too large, or cannot be written.
+        """
+        mine: set[Path] = set()
+        try:
+            with _opened(layer, min(self._most, room_in(self._folder)), what) as (tar, plain):
+                for member in tar:
+                    self._members += 1
+                    if self._members > MOST_MEMBERS:
+                        raise LoadFailed(f"{what} has more than {MOST_MEMBERS} members")
+                    if (path := self._below(member.name, what)) is not None:
+                        self._place(tar, member, path, mine, what)
+                self._most -= plain.tell()
+        except (*BROKEN, RecursionError) as error:
+            raise LoadFailed(f"{what} cannot be unpacked: {error}") from error
+
+    def add_file(self, file: Path, name: str, what: str) -> None:
+        """A file as it is, moved to that path."""
+        path = self._below(name, what)
+        if path is None or not path.parts:
+            raise LoadFailed(f"{what}: {name!r} cannot be the path of a file")
+        target = self._folder / path
+        self._make_way(target)
+        file.rename(target)
+
+    def _below(self, name: str, what: str) -> PurePosixPath | None:
+        """A member's path in the folder; None = it is not asked for."""
+        path = PurePosixPath(name.removeprefix("/") if self._prefix else name)
+        if path.is_absolute() or ".." in path.parts or not name.isprintable() or "\\" in name:
+            raise LoadFailed(f"{what}: {name[:200]!r} lies outside of it")
+        if path.parts[: len(self._prefix)] != self._prefix:
+            return None
+        return PurePosixPath(*path.parts[len(self._prefix) :])
+
+    def _place(
+        self, tar: tarfile.TarFile, member: tarfile.TarInfo, path: PurePosixPath, mine: set[Path], what: str
+    ) -> None:
+        target = self._folder / path
+        if path.name.startswith(_WHITEOUT):
+            self._white_out(target, mine, what)
+        elif member.isdir():
+            self._make_way(target / "_")
+        elif member.isreg() and not member.issparse() and path.parts:
+            self._make_way(target)
+            content = tar.extractfile(member)
+            assert content is not None
+            _write(content, target, member.size)
+        elif member.islnk() and path.parts:
+            self._link(member, target, what)
+        else:
+            kind = "a link" if member.issym() else "no file or folder"
+            raise LoadFailed(f"{what}: {member.name!r} is {kind}")
+        while target != self._folder and target not in mine:
+            mine.add(target)
+            target = target.parent
+
+    def _white_out(self, target: Path, mine: set[Path], what: str) -> None:
+        """What lower layers have goes; what this one has stays, wherever in it the whiteout stands."""
+        name = target.name.removeprefix(_WHITEOUT)
+        if target.name == _OPAQUE:
+            gone = list(target.parent.iterdir()) if target.parent.is_dir() else []
+        elif name in ("", ".", ".."):
+            raise LoadFailed(f"{what}: {target.name!r} removes nothing that could be there")
+        else:
+            gone = [target.with_name(name)]
+        for path in gone:
+            if path in mine:
+                self._forget_lower(path, mine)
+            else:
+                _remove(path)
+
+    def _forget_lower(self, path: Path, mine: set[Path]) -> None:
+        for below in list(path.iterdir()) if path.is_dir() else []:
+            if below in mine:
+                self._forget_lower(below, mine)
+            else:
+                _remove(below)
+
+    def _link(self, member: tarfile.TarInfo, target: Path, what: str) -> None:
+        """A second name of a file of the image; it becomes a file of its own."""
+        source = self._below(member.linkname, what)
+        there = None if source is None else self._folder / source
+        if there is None or not there.is_file() or there == target:
+            to = member.linkname[:200]
+            raise LoadFailed(f"{what}: {member.name!r} is a link to {to!r}, which is no file")
+        self._make_way(target)
+        os.link(there, target)
+
+    def _make_way(self, target: Path) -> None:
+        """Its folders are there, and nothing of its name."""
+        for folder in reversed(target.relative_to(self._folder).parents):
+            here = self._folder / folder
+            if here.is_file():
+                here.unlink()
+            here.mkdir(exist_ok=True)
+        _remove(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _opened(layer: Path, most: int, what: str) -> Iterator[tuple[tarfile.TarFile, "_Bounded"]]:
+    with layer.open("rb") as file:
+        magic = file.read(4)
+        file.seek(0)
+        if magic == _ZSTD:
+            raise LoadFailed(f"{what} is compressed by zstd, which is not read", fix="Push it with gzip.")
+        plain: Any = gzip.GzipFile(fileobj=file) if magic.startswith(_GZIP) else file
+        bounded = _Bounded(plain, most, what)
+        with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]
+            yield tar, bounded
+
+
+class _Bounded:
+    """A file of which no more is read than it may have; what tar asks of one."""
+
+    def __init__(self, file: IO[bytes], most: int, what: str) -> None:
+        self._file = file
+        self._most = most
+        self._what = what
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MOST_AT_ONCE:
+            raise LoadFailed(f"{self._what} has a header of {size} bytes; no honest archive does")
+        found = self._file.read(size)
+        if self._file.tell() > self._most:
+            raise LoadFailed(
+                f"{self._what} is larger, unpacked, than an honest archive, or than there is room"
+            )
+        return found
+
+    def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_SET and to > self._most:
+            raise LoadFailed(f"{self._what} says that it is larger than {self._most} bytes, unpacked")
+        return self._file.seek(to, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _write(content: IO[bytes], target: Path, size: int) -> None:
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, stat.S_IRUSR | stat.S_IWUSR)
+    with os.fdopen(fd, "wb") as file:
+        while size > 0 and (piece := content.read(min(size, _PIECE))):
+            size -= len(piece)
+            file.write(piece)
+    if size:
+        raise EOFError("it ends too soon")

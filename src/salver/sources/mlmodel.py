@@ -1,0 +1,126 @@
+"""Which file of an MLflow model is the artefact, and what does its ``MLmodel`` say of it?
+
+Pure. MLflow keeps a folder a model: ``MLmodel`` names flavours, each with the path of what its framework
+wrote. What comes of it is that file or folder, with what MLflow says of it beside.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from salver.errors import InvalidInput, MissingExtra
+
+#: The file that makes a folder an MLflow model.
+MLMODEL: Final = "MLmodel"
+#: Of what MLflow writes beside the artefact, what stays with a version.
+BESIDE: Final = (
+    MLMODEL,
+    "requirements.txt",
+    "python_env.yaml",
+    "conda.yaml",
+    "input_example.json",
+    "README.md",
+)
+#: The flavours that Salver has a backend for, with the keys that name their artefact; the first one counts.
+_FLAVOURS: Final[Mapping[str, tuple[str, ...]]] = {
+    "onnx": ("data",),
+    "tensorflow": ("saved_model_dir", "data"),
+    "keras": ("data",),
+    "xgboost": ("data",),
+    "lightgbm": ("data",),
+    "sklearn": ("pickled_model",),
+    "pytorch": ("model_data",),
+}
+_MOST_BYTES: Final = 1 << 20
+_MOST_WORDS: Final = 4000
+
+
+class MlModel(msgspec.Struct, frozen=True):
+    """What an ``MLmodel`` says.
+
+    Attributes:
+        flavour: Of the framework whose artefact is taken.
+        artefact: Its path in the model's folder, as the flavour names it; a file, or a folder.
+    """
+
+    flavour: str
+    artefact: str
+    run_id: str = ""
+    model_id: str = ""
+    tags: Mapping[str, str] = {}
+
+
+def parse_mlmodel(content: bytes, where: str, has: Callable[[str], bool]) -> MlModel:
+    """Read one.
+
+    Args:
+        has: Is there something at that path of the model's folder?
+
+    Raises:
+        InvalidInput: it is none, or has no flavour that a backend runs.
+        MissingExtra: nothing here reads YAML.
+    """
+    said = _read(content, where)
+    flavours = said.get("flavors")
+    flavours = flavours if isinstance(flavours, dict) else {}
+    for flavour, keys in _FLAVOURS.items():
+        about = flavours.get(flavour)
+        about = about if isinstance(about, dict) else {}
+        for key in keys:
+            path = about.get(key)
+            if isinstance(path, str) and _is_below(path) and has(path.strip("/")):
+                return MlModel(flavour, path.strip("/"), *_ids(said), _tags(said, flavour, about))
+    known = ", ".join(str(name)[:40] for name in list(flavours)[:10]) or "none"
+    raise InvalidInput(
+        f"{where} has no flavour with an artefact that a backend runs; it has: {known}",
+        fix=f"Log it in one of {', '.join(_FLAVOURS)}.",
+    )
+
+
+def _read(content: bytes, where: str) -> Mapping[str, Any]:
+    if len(content) > _MOST_BYTES:
+        raise InvalidInput(f"{where} is larger than {_MOST_BYTES >> 20} MiB")
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        raise MissingExtra("registry", "registry", "yaml") from error
+    try:
+        said = yaml.safe_load(content)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"{where} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    if not isinstance(said, dict):
+        raise InvalidInput(f"{where} says nothing of a model")
+    return said
+
+
+def _ids(said: Mapping[str, Any]) -> tuple[str, str]:
+    run, model = (said.get(key) for key in ("run_id", "model_id"))
+    return run if isinstance(run, str) else "", model if isinstance(model, str) else ""
+
+
+def _tags(said: Mapping[str, Any], flavour: str, about: Mapping[str, Any]) -> Mapping[str, str]:
+    """Flavour, versions, and the signature as MLflow writes it."""
+    signature = said.get("signature")
+    sides = signature.items() if isinstance(signature, dict) else ()
+    wanted = {
+        "mlflow.flavor": flavour,
+        "mlflow.version": said.get("mlflow_version"),
+        "mlflow.model_id": said.get("model_id"),
+        **{f"mlflow.{key}": value for key, value in about.items() if str(key).endswith("_version")},
+        **{f"mlflow.signature.{side}": value for side, value in sides},
+    }
+    return {
+        key: value
+        for key, value in wanted.items()
+        if isinstance(value, str) and value and len(value) <= _MOST_WORDS and "\0" not in value
+    }
+
+
+def _is_below(path: str) -> bool:
+    return (
+        bool(path.strip("/"))
+        and not path.startswith("/")
+        and ".." not in path.split("/")
+        and "\\" not in path
+    )

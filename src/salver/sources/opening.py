@@ -1,0 +1,103 @@
+"""Which source does a word of the command line name?"""
+
+import base64
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from salver.errors import InvalidInput
+from salver.sources.bucket import BucketSource, open_bucket
+from salver.sources.distribution import Credentials, Distribution, parse_reference
+from salver.sources.fetched import Source
+from salver.sources.huggingface import by_name, cache_of, of_folder
+from salver.sources.mlflow import MlflowFolder, is_mlflow
+from salver.sources.mlflow_registry import MlflowServer, MlflowSource, authorization, parse_uri
+from salver.sources.oci import OciSource
+from salver.sources.url import UrlSource
+from salver.sources.web import Web
+
+_BUCKETS: Final = ("s3://", "gs://", "as://")
+_SCHEMES: Final = (
+    "https://host/file#sha256=…, s3://bucket/path, models:/name@alias (MLflow), oci://host/name:tag, "
+    "hf://org/name@revision, a file or a folder"
+)
+_MOST_CONFIG: Final = 1 << 20
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What the operator says of a source.
+
+    Attributes:
+        is_unverified: A URL needs no digest.
+    """
+
+    is_unverified: bool = False
+    environment: Mapping[str, str] = os.environ
+
+
+def is_source(text: str) -> bool:
+    """Something to be fetched, rather than a file or folder that is a model as it lies? Blocking."""
+    if "://" in text or text.startswith("models:/"):
+        return True
+    folder = Path(text)
+    return folder.is_dir() and (is_mlflow(folder) or of_folder(folder) is not None)
+
+
+def open_source(text: str, options: Options) -> Source:
+    """The source of a URL or folder. Nothing is fetched yet.
+
+    Raises:
+        InvalidInput: there is no such kind of source, or its address is wrong.
+        MissingExtra: the package for such a source is not installed.
+    """
+    web, environment = Web(), options.environment
+    if text.startswith(("https://", "http://")):
+        return UrlSource(web, text, is_unverified=options.is_unverified)
+    if text.startswith(_BUCKETS):
+        return BucketSource(open_bucket(text, environment))
+    if text.startswith("oci://"):
+        reference = parse_reference(text.removeprefix("oci://"))
+        return OciSource(Distribution(web, reference, docker_credentials(environment)))
+    if text.startswith("hf://"):
+        return by_name(text.removeprefix("hf://"), cache_of(environment))
+    if text.startswith("models:/"):
+        server = MlflowServer(web, environment.get("MLFLOW_TRACKING_URI", ""), authorization(environment))
+        return MlflowSource(server, parse_uri(text), lambda place: _of_mlflow(place, options))
+    folder = Path(text.removeprefix("file://"))
+    if "://" not in text and (snapshot := of_folder(folder)):
+        return snapshot
+    if "://" not in text and is_mlflow(folder):
+        return MlflowFolder(folder)
+    raise InvalidInput(f"{text[:200]!r} is no place that models come from", fix=f"Give one of: {_SCHEMES}.")
+
+
+def _of_mlflow(place: str, options: Options) -> Source:
+    """Where an MLflow server says that artefacts lie, if it does not hand them out itself."""
+    if place.startswith(_BUCKETS):
+        return open_source(place, options)
+    raise InvalidInput(
+        f"the MLflow server has the artefacts at {place[:200]!r}, which is not read",
+        fix="Start it with --serve-artifacts, or import the folder itself where it can be seen.",
+    )
+
+
+def docker_credentials(environment: Mapping[str, str]) -> Credentials:
+    """Names and passwords as ``docker login`` keeps them in ``config.json``, where no helper has them."""
+
+    def of(host: str) -> tuple[str, str] | None:
+        folder = environment.get("DOCKER_CONFIG") or Path(environment.get("HOME", "")) / ".docker"
+        try:
+            with Path(folder, "config.json").open("rb") as file:
+                said = msgspec.json.decode(file.read(_MOST_CONFIG))
+            entry = said.get("auths", {}).get(host) or {}
+            name, colon, password = base64.b64decode(entry.get("auth", "")).decode().partition(":")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, AttributeError, TypeError, msgspec.DecodeError) as error:
+            raise InvalidInput(f"{Path(folder, 'config.json')} cannot be read: {error}") from error
+        return (name, password) if colon else None
+
+    return of
