@@ -54,12 +54,18 @@ help:
 	$(PIP) --no-deps --target $(@D) -r requirements/torchserve.txt
 	@cp requirements/torchserve.txt $@
 
+# A server with a model registry, from which tests import.
+.envs/mlflow-3/requirements.txt: .venv/dev.stamp requirements/mlflow.txt
+	rm -rf $(@D)
+	$(PIP) --no-deps --target $(@D) -r requirements/mlflow.txt
+	@cp requirements/mlflow.txt $@
+
 setup: .venv/dev.stamp
 
 demo: .venv/demo.stamp
 	$(PY) examples/demo/main.py $(ARGS)
 
-test: .venv/dev.stamp .envs/perf_analyzer/requirements.txt .envs/torchserve-0.12/requirements.txt
+test: .venv/dev.stamp .envs/perf_analyzer/requirements.txt .envs/torchserve-0.12/requirements.txt .envs/mlflow-3/requirements.txt
 	$(PY) -m pytest -n $(JOBS) --dist worksteal --timeout=120 --no-skips $(ARGS)
 
 lint: .venv/dev.stamp

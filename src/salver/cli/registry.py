@@ -1,26 +1,26 @@
 """``salver registry``: push models, name their versions, and see what was changed by whom."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
-from salver.cli import registry_access, registry_keeping
+from salver.cli import registry_access, registry_keeping, registry_push
 from salver.cli.options import Json
-from salver.cli.output import line, record, remark, table
-from salver.cli.registry_options import USUAL, Pairs, Where, Why, numbers_of, pairs_of, run
+from salver.cli.output import line, record, table
+from salver.cli.registry_options import USUAL, Where, Why, numbers_of, pairs_of, run
 from salver.errors import InvalidInput
 
 if TYPE_CHECKING:
     from salver.registry import ModelRegistry
-    from salver.registry.records import Actor, NewVersion, Version
+    from salver.registry.records import Actor
 
 registry = App(
     name="registry",
     help="Keep models in versions, with aliases that move, and a history.",
     default_parameter=Parameter(negative=()),
 )
+registry.command(registry_push.push)
 registry.command(registry_access.token)
 registry.command(registry_access.webhook)
 for _command in (
@@ -33,95 +33,6 @@ for _command in (
     registry.command(_command)
 _SHORT: Final = 19  # of a digest, in a table
 _WIDE: Final = 60  # of one side of a difference, in a table
-
-
-@registry.command
-def push(
-    path: Path,
-    /,
-    *,
-    name: Annotated[str, Parameter(help="The model's name.")],
-    alias: Annotated[str, Parameter(help="An alias that is to mean it, such as champion.")] = "",
-    card: Annotated[
-        Path | None, Parameter(help="Its README, with YAML front matter or without. Default: PATH/README.md.")
-    ] = None,
-    tag: Pairs = (),
-    metric: Annotated[tuple[str, ...], Parameter(help="NAME=NUMBER, any number of times.")] = (),
-    parent: Annotated[
-        tuple[str, ...],
-        Parameter(help="What it was made from: version:NAME/7, data:… or run:…, any number of times."),
-    ] = (),
-    why: Why = "",
-    trust_pickle: Annotated[bool, Parameter(help="As in salver serve.")] = False,
-    unloaded: Annotated[
-        bool, Parameter(help="Do not load it; its signature is not known then, nor whether it loads.")
-    ] = False,
-    state_dir: Annotated[str | None, Parameter(help="Where profiles are, as in salver serve.")] = None,
-    where: Where = USUAL,
-    json: Json = False,
-) -> int:
-    """Take a model into the registry, as its next version.
-
-    It is loaded once, in a process of its own, so that its signature is known and nothing comes in that does
-    not load. What lies beside the artefact comes along: salver.toml, labels, warm-up data.
-
-    Args:
-        path: A model file, or the folder of one model.
-    """
-    order = _order(name, alias, path, card, tag, metric, parent, why)
-
-    async def work(registry: "ModelRegistry", actor: "Actor") -> "Version":
-        found = await registry_keeping.inspector(state_dir, trust_pickle=trust_pickle, loads=not unloaded)(
-            path
-        )
-        for notice in found.description.notices:
-            remark(f"note: {notice}")
-        return await registry.push(order, found, actor)
-
-    version = run(where, work, makes=True)
-    if json:
-        record(version)
-    else:
-        names = "".join(f" {name}@{alias}" for alias in version.aliases)
-        line(f"{version.model}/{version.number} {version.digest}{names}")
-    return 0
-
-
-def _order(
-    name: str,
-    alias: str,
-    path: Path,
-    card: Path | None,
-    tag: tuple[str, ...],
-    metric: tuple[str, ...],
-    parent: tuple[str, ...],
-    why: str,
-) -> "NewVersion":
-    from salver.registry.records import NewVersion, Parent
-
-    parents = []
-    for text in parent:
-        kind, _, reference = text.partition(":")
-        if kind not in ("version", "data", "run") or not reference:
-            raise InvalidInput(f"--parent {text!r} is no version:…, data:… or run:…")
-        parents.append(Parent(kind, reference))  # type: ignore[arg-type]
-    beside = path / "README.md"
-    if card is None and beside.is_file():
-        card = beside
-    try:
-        text = card.read_text(encoding="utf-8") if card else ""
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"the card {card} cannot be read: {error}") from error
-    return NewVersion(
-        name,
-        alias,
-        pairs_of(tag, "--tag"),
-        numbers_of(metric, "--metric"),
-        tuple(parents),
-        text,
-        str(path.absolute()),
-        why,
-    )
 
 
 @registry.command(name="list")

@@ -11,7 +11,7 @@ from typing import Final
 from salver.errors import InvalidInput, LoadFailed
 from salver.sources.archives import card_of, is_archive, unpacked
 from salver.sources.fetched import Fetched, Progress
-from salver.stores import Entry, ObjectStore, StoreFailed
+from salver.stores import Copies, Entry, ObjectStore, StoreFailed, open_store
 from salver.stores.copies import key_of
 from salver.stores.unpack import room_in
 
@@ -69,8 +69,6 @@ def open_bucket(url: str, environment: Mapping[str, str] = os.environ) -> Object
     Raises:
         InvalidInput, MissingExtra: as :func:`salver.stores.open_store`.
     """
-    from salver.stores import Copies, open_store
-
     store = open_store(url, Copies(), environment)
     assert isinstance(store, ObjectStore)
     return store

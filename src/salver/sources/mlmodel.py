@@ -118,9 +118,5 @@ def _tags(said: Mapping[str, Any], flavour: str, about: Mapping[str, Any]) -> Ma
 
 
 def _is_below(path: str) -> bool:
-    return (
-        bool(path.strip("/"))
-        and not path.startswith("/")
-        and ".." not in path.split("/")
-        and "\\" not in path
-    )
+    parts = path.rstrip("/").split("/")
+    return not {"", ".", ".."} & set(parts) and "\\" not in path and path.isprintable()
