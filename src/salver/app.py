@@ -117,6 +117,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
         url: Base of every HTTP route; empty = there is none.
         grpc: Address of gRPC; empty = there is none.
         metrics: Of the metrics page; empty = there is none.
+        console: Of the pages for people; empty = there are none.
         platforms: Of SageMaker's and Vertex AI's ports, each with its name.
         seconds: From the start of the process's server to now.
         signatures: Of the versions that answer.
@@ -131,6 +132,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
     grpc: str = ""
     metrics: str = ""
     platforms: tuple[tuple[str, str], ...] = ()
+    console: str = ""
 
 
 class Server:
@@ -457,6 +459,7 @@ class Server:
             grpc.partition("//")[2],
             page and f"{page}/metrics",
             tuple((name, urls[kind]) for kind, name in _PLATFORMS if kind in urls),
+            common and f"{common}/console/",
         )
 
     async def settled(self) -> bool:

@@ -31,7 +31,8 @@ def ready(host: str = "127.0.0.1", front: str = "h2corn", **models: Signature | 
             statuses.append(VersionStatus(id, State.READY, "", "onnx", 10, 0.26))
             signatures[id] = what
     url, grpc = f"http://{host}:8000", f"{host}:8000" if front == "h2corn" else ""
-    return ReadyInfo((host,), url, 1.25, tuple(statuses), signatures, front, grpc, f"{url}/metrics")
+    pages = {"metrics": f"{url}/metrics", "console": f"{url}/console/"}
+    return ReadyInfo((host,), url, 1.25, tuple(statuses), signatures, front, grpc, **pages)
 
 
 def test_rows_tell_state_inputs_and_reasons() -> None:
@@ -44,7 +45,13 @@ def test_rows_tell_state_inputs_and_reasons() -> None:
 
 def test_every_address_is_shown() -> None:
     text = "\n".join(banner.compose(ready(iris=IRIS)).lines)
-    for part in ("ready in 1.2 s", "http://127.0.0.1:8000", "8000/metrics", "gRPC     127.0.0.1:8000"):
+    for part in (
+        "ready in 1.2 s",
+        "http://127.0.0.1:8000",
+        "8000/metrics",
+        "8000/console/",
+        "gRPC     127.0.0.1:8000",
+    ):
         assert part in text
 
 

@@ -48,6 +48,8 @@ def compose(info: "ReadyInfo") -> Block:
     lines += [f"  {name:<8} {url}" for name, url in info.platforms]
     if info.metrics:
         lines.append(f"  metrics  {info.metrics}")
+    if info.console:
+        lines.append(f"  console  {info.console}")
     if info.url:
         lines.append(f"  API      {info.url}/openapi.json")
     if info.url and (chosen := _choose(info)):
@@ -68,6 +70,7 @@ def as_record(info: "ReadyInfo") -> dict[str, Any]:
         "url": info.url or None,
         "grpc": info.grpc or None,
         "metrics": info.metrics or None,
+        "console": info.console or None,
         "seconds": info.seconds,
         "models": [
             {
