@@ -196,3 +196,14 @@ def test_an_empty_registry_says_so(say, tmp_path: Path) -> None:  # type: ignore
     say("token", "add", "ann")
     assert say("list") == "the registry is empty\n"
     assert (tmp_path / "registry" / "salver.db").stat().st_mode & 0o077 == 0
+
+
+def test_under_a_policy_a_move_is_a_proposal_that_is_told(say) -> None:  # type: ignore[no-untyped-def]
+    for words in (["--alias", "champion"], []):
+        push(say, *words)
+    assert main(["rollout", "policy", "fraud", "--usual"]) == 0
+    told = json.loads(say("alias", "fraud@champion", "2", "--json"))
+    assert told["release"]
+    assert told["done"] == f"is proposed to mean fraud/2, release {told['release']}"
+    assert json.loads(say("show", "fraud@champion", "--json"))["number"] == 1
+    assert "is in the release" in say("remove", "fraud/2", ends=1)
