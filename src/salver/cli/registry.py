@@ -13,7 +13,7 @@ from salver.errors import InvalidInput
 
 if TYPE_CHECKING:
     from salver.registry import ModelRegistry
-    from salver.registry.records import Actor
+    from salver.registry.records import Actor, Version
 
 registry = App(
     name="registry",
