@@ -16,6 +16,7 @@ from sklearn.linear_model import LinearRegression
 
 import zoo
 from salver.cli import main
+from salver.cli.registry_push import _Shown
 
 sys.path.append(str(Path(__file__).parents[1] / "sources"))
 from docker_registry import PROGRAM, a_registry
@@ -177,3 +178,15 @@ def test_sources_that_cannot_be(push: Push, source: str) -> None:
 
 def test_nothing_is_there(push: Push, tmp_path: Path) -> None:
     assert str(tmp_path / "none") in push(str(tmp_path / "none"), ends=1)
+
+
+def test_a_terminal_sees_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    shown, unseen = (_Shown(is_seen=is_seen) for is_seen in (True, False))
+    for each in (shown, unseen):
+        for done in (1 << 20, (1 << 20) + 1, 2 << 20):
+            each("m.onnx", done, 4 << 20)
+        each("others", 3 << 20, 0)
+        each.end()
+        each.end()
+    lines = [text.removeprefix("\x1b[K") for text in capsys.readouterr().err.split("\r")]
+    assert lines == ["", "m.onnx: 25 % of 4.0 MiB", "m.onnx: 50 % of 4.0 MiB", "others: 3 MiB", ""]

@@ -26,6 +26,7 @@ from sites import Asked, Page, Site
 from salver.errors import InvalidInput, LoadFailed, SalverError
 from salver.sources import Fetched, Options, open_source, silent
 from salver.sources.distribution import descriptor, parse_reference
+from salver.sources.opening import docker_credentials
 from salver.stores import StoreFailed
 
 EMPTY = "application/vnd.oci.empty.v1+json"
@@ -382,7 +383,8 @@ def test_challenges_that_lead_nowhere(site: Site, tmp_path: Path, challenge: str
         ("localhost:5000/m", "http://localhost:5000/v2/m", "latest"),
         ("127.0.0.1/a/b:v1", "http://127.0.0.1/v2/a/b", "v1"),
         ("[::1]:5000/a__b", "http://[::1]:5000/v2/a__b", "latest"),
-        ("ghcr.example/Org".lower() + "/m:V_1.0-x", "https://ghcr.example/v2/org/m", "V_1.0-x"),
+        ("ghcr.example/org/m:V_1.0-x", "https://ghcr.example/v2/org/m", "V_1.0-x"),
+        ("docker.io/acme/m", "https://registry-1.docker.io/v2/acme/m", "latest"),
         (f"r.example:8443/m:v1@{digest(b'')}", "https://r.example:8443/v2/m", "v1"),
     ],
 )
@@ -413,6 +415,22 @@ def test_references(text: str, base: str, pinned: str) -> None:
 def test_what_is_no_reference(text: str) -> None:
     with pytest.raises(InvalidInput, match="names nothing in a registry"):
         parse_reference(text)
+
+
+def test_passwords_of_docker_hub(tmp_path: Path) -> None:
+    environment = config_with(tmp_path / "docker", "https://index.docker.io/v1/", ("ann", "pass:word"))
+    known = docker_credentials(environment)
+    assert (known("docker.io"), known("other.example")) == (("ann", "pass:word"), None)
+    assert docker_credentials({"HOME": str(tmp_path)})("docker.io") is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'{"auths": []}', b'{"auths": {"h": {"auth": "!"}}}', b"\xff"]
+)
+def test_a_file_of_passwords_that_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        docker_credentials({"DOCKER_CONFIG": str(tmp_path)})("h")
 
 
 def test_a_description_keeps_what_it_says() -> None:

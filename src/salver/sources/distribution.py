@@ -31,6 +31,9 @@ _MANIFESTS: Final = (
     "application/vnd.docker.distribution.manifest.v2+json",
     *sorted(INDEXES),
 )
+#: What people call Docker Hub, and the host that answers for it.
+DOCKER_IO: Final = "docker.io"
+_DOCKER_HUB: Final = "registry-1.docker.io"
 _MOST_MANIFEST: Final = 4 << 20
 _MOST_SIZE: Final = 1 << 50
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -54,8 +57,9 @@ class Reference(msgspec.Struct, frozen=True):
     @property
     def base(self) -> str:
         """URL of the repository. A registry of this machine itself needs no TLS."""
-        bare = self.host if self.host.endswith("]") else self.host.rpartition(":")[0] or self.host
-        return f"{'http' if bare in _LOOPBACK else 'https'}://{self.host}/v2/{self.name}"
+        host = _DOCKER_HUB if self.host == DOCKER_IO else self.host
+        bare = host if host.endswith("]") else host.rpartition(":")[0] or host
+        return f"{'http' if bare in _LOOPBACK else 'https'}://{host}/v2/{self.name}"
 
 
 def parse_reference(text: str) -> Reference:

@@ -10,7 +10,7 @@ import msgspec
 
 from salver.errors import InvalidInput
 from salver.sources.bucket import BucketSource, open_bucket
-from salver.sources.distribution import Credentials, Distribution, parse_reference
+from salver.sources.distribution import DOCKER_IO, Credentials, Distribution, parse_reference
 from salver.sources.fetched import Source
 from salver.sources.huggingface import by_name, cache_of, of_folder
 from salver.sources.mlflow import MlflowFolder, is_mlflow
@@ -25,6 +25,7 @@ _SCHEMES: Final = (
     "hf://org/name@revision, a file or a folder"
 )
 _MOST_CONFIG: Final = 1 << 20
+_DOCKER_HUB: Final = "https://index.docker.io/v1/"  # as ``docker login`` calls it
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -66,7 +67,7 @@ def open_source(text: str, options: Options) -> Source:
     if text.startswith("models:/"):
         server = MlflowServer(web, environment.get("MLFLOW_TRACKING_URI", ""), authorization(environment))
         return MlflowSource(server, parse_uri(text), lambda place: _of_mlflow(place, options))
-    folder = Path(text.removeprefix("file://"))
+    folder = Path(text)
     if "://" not in text and (snapshot := of_folder(folder)):
         return snapshot
     if "://" not in text and is_mlflow(folder):
@@ -92,8 +93,11 @@ def docker_credentials(environment: Mapping[str, str]) -> Credentials:
         try:
             with Path(folder, "config.json").open("rb") as file:
                 said = msgspec.json.decode(file.read(_MOST_CONFIG))
-            entry = said.get("auths", {}).get(host) or {}
-            name, colon, password = base64.b64decode(entry.get("auth", "")).decode().partition(":")
+            known = said.get("auths", {})
+            entry = known.get(host) or (known.get(_DOCKER_HUB) if host == DOCKER_IO else None) or {}
+            name, colon, password = (
+                base64.b64decode(entry.get("auth", ""), validate=True).decode().partition(":")
+            )
         except FileNotFoundError:
             return None
         except (OSError, ValueError, AttributeError, TypeError, msgspec.DecodeError) as error:
