@@ -2,5 +2,6 @@
 
 from salver.client.client import Client
 from salver.client.http import Unreachable
+from salver.releases import Outcome, Receipt
 
-__all__ = ["Client", "Unreachable"]
+__all__ = ["Client", "Outcome", "Receipt", "Unreachable"]

@@ -6,6 +6,7 @@ connections that of ``http``.
 """
 
 import asyncio
+import uuid
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,12 +17,16 @@ import orjson
 from salver import errors
 from salver.client.encoding import decode_reply, encode_request, values_of
 from salver.client.http import Http, Reply, Unreachable
+from salver.client.outcomes import post_outcomes, taken
 from salver.errors import SalverError
 from salver.messages import Parameter
+from salver.releases import Outcome, Receipt
 from salver.tensor import Array, Tensor, tensor
 
 _BY_STATUS: Final[dict[int, type[SalverError]]] = {
     400: errors.InvalidInput,
+    401: errors.Unauthenticated,
+    403: errors.Forbidden,
     404: errors.NotFound,
     405: errors.WrongVerb,
     408: errors.DeadlineExceeded,
@@ -41,6 +46,7 @@ class Client:
     Args:
         url: Such as ``http://127.0.0.1:8000``; a path in it is put before every call's.
         timeout: Seconds that any one call may take.
+        token: Of the server's management interface, where it wants one for what is posted there.
 
     Example::
 
@@ -48,9 +54,10 @@ class Client:
             answer = await client.infer("iris", {"X": np.zeros((1, 4), "float32")})
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", *, timeout: float = 60.0) -> None:
+    def __init__(self, url: str = "http://127.0.0.1:8000", *, timeout: float = 60.0, token: str = "") -> None:
         self._http = Http(url)
         self._timeout = timeout
+        self._token = token
 
     def __repr__(self) -> str:
         """The server's address."""
@@ -96,6 +103,7 @@ class Client:
         outputs: Sequence[str] = (),
         id: str = "",
         parameters: Mapping[str, Parameter] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> dict[str, Array]:
         """Ask a model.
 
@@ -107,6 +115,7 @@ class Client:
             outputs: Wanted outputs; none means all.
             id: A mark of your own, for the server's log.
             parameters: Request parameters of the protocol.
+            headers: More of the request's, as ``x-request-id`` or one that names the user.
 
         Returns:
             Arrays by output name: object arrays of ``bytes`` for BYTES, float32 for BF16.
@@ -119,7 +128,7 @@ class Client:
             SalverError: whatever else the server says, by its status.
         """
         ask = self.infer_request(
-            model, inputs, version=version, outputs=outputs, id=id, parameters=parameters
+            model, inputs, version=version, outputs=outputs, id=id, parameters=parameters, headers=headers
         )
         reply = _checked(await self._send(ask))
         return {out.name: values_of(out) for out in decode_reply(reply.headers, reply.body)}
@@ -133,6 +142,7 @@ class Client:
         outputs: Sequence[str] = (),
         id: str = "",
         parameters: Mapping[str, Parameter] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> bytes:
         """The bytes that :meth:`infer` would send, for :meth:`post` to send again and again.
 
@@ -143,8 +153,9 @@ class Client:
             tensors = [v if isinstance(v, Tensor) else tensor(name, v) for name, v in inputs.items()]
         except ValueError as error:
             raise errors.InvalidInput(f"an input of {model!r} cannot be sent: {error}") from None
-        headers, body = encode_request(tensors, outputs=outputs, id=id, parameters=parameters)
-        return self._http.request("POST", f"{_model(model, version)}/infer", body, headers)
+        own, body = encode_request(tensors, outputs=outputs, id=id, parameters=parameters)
+        all_headers = [*own, *(headers or {}).items()]
+        return self._http.request("POST", f"{_model(model, version)}/infer", body, all_headers)
 
     async def post(self, request: bytes) -> None:
         """Send a request made before, and drop the answer.
@@ -153,6 +164,54 @@ class Client:
             SalverError: the server refuses it, by its status.
         """
         _checked(await self._send(request))
+
+    async def outcome(
+        self,
+        name: str,
+        value: float,
+        *,
+        request: str = "",
+        unit: str = "",
+        time: float | None = None,
+        id: str = "",
+        supersedes: str = "",
+    ) -> str:
+        """Tell what became of a request, or of a unit; releases that ask for it count it.
+
+        Args:
+            name: Of the metric.
+            request, unit: Whose it is, one of both: the request's ``x-request-id``, or the unit's name.
+            time: Unix seconds, when it happened; None = now.
+            id: Your own, so that the same outcome told twice counts once; empty = a new one.
+            supersedes: Id of the outcome that this one corrects.
+
+        Returns:
+            Its id, for a correction. It is on the server's disk.
+
+        Raises:
+            InvalidInput: the server refuses it, and says why.
+            Unreachable: nobody answers, in several tries; tell it again with an id of your own.
+        """
+        outcome = Outcome(
+            id or uuid.uuid4().hex, name, request, unit, float(value), time, supersedes=supersedes
+        )
+        taken(await self.outcomes([outcome]))
+        return outcome.id
+
+    async def outcomes(self, outcomes: Sequence[Outcome]) -> Receipt:
+        """Tell many outcomes, in any order; the receipt names those that were refused.
+
+        Raises:
+            SalverError: as :meth:`outcome`; tell all of them again, with the same ids.
+        """
+        headers = [("content-type", "application/json")]
+        headers += [("authorization", f"Bearer {self._token}")] if self._token else []
+
+        async def send(body: bytes) -> bytes:
+            ask = self._http.request("POST", "/api/v1/outcomes", body, headers)
+            return _checked(await self._send(ask)).body
+
+        return await post_outcomes(send, outcomes)
 
     async def index(self) -> list[dict[str, Any]]:
         """Every version the server knows: ``name``, ``version``, ``state``, ``reason``."""
@@ -234,7 +293,8 @@ def _checked(reply: Reply) -> Reply:
     if reply.status < 400:
         return reply
     try:
-        text = str(orjson.loads(reply.body)["error"])
+        told = orjson.loads(reply.body)
+        text = str(told["error"] if "error" in told else told["detail"])  # RFC 9457
     except (ValueError, KeyError, TypeError):
         text = f"the server answers {reply.status}"
     if reply.status in (429, 503) and b"retry-after" in reply.headers:
