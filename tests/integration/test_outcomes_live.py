@@ -13,6 +13,7 @@ from release_load import until
 from salver.client import Client, Outcome
 from salver.errors import InvalidInput
 from salver.ledger import Ledger
+from salver.registry.records import Actor
 from salver.releases import Counts, ReleaseState
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import proposed
@@ -53,7 +54,7 @@ async def test_outcomes_by_unit_and_by_request_are_joined_once(folder: Path) -> 
     with ServerProcess([folder / "models"], folder / "log", options) as server:
         server.wait_ready()
         store = ReleaseStore(await Ledger.open(f"sqlite:///{folder / 'registry' / 'salver.db'}"))
-        await store.propose(proposed("r1", "echo", ("1", "2"), POLICY, time.time()))
+        await store.propose(proposed("r1", "echo", ("1", "2"), POLICY, time.time()), Actor("ada"))
 
         async def begun() -> bool | None:
             return (await store.get("r1")).state is ReleaseState.RUNNING or None
