@@ -242,6 +242,17 @@ def test_one_that_ends_too_soon_is_refused(tmp_path: Path) -> None:
         Layers(tmp_path / "out", ROOM, "models").add(tmp_path / "l", "layer 1")
 
 
+@pytest.mark.parametrize("length", [1, 511, 512, 5000])
+def test_one_may_end_with_its_last_content(tmp_path: Path, length: int) -> None:
+    whole = layer(
+        tmp_path / "whole", file("models/a"), file("models/b", b"x" * length), mode="w:"
+    ).read_bytes()
+    (tmp_path / "l").write_bytes(gzip.compress(whole[: 3 * 512 + length]))
+    (tmp_path / "out").mkdir()
+    Layers(tmp_path / "out", ROOM, "models").add(tmp_path / "l", "layer 1")
+    assert (tmp_path / "out" / "b").read_bytes() == b"x" * length
+
+
 def test_members_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "MOST_MEMBERS", 3)
     with pytest.raises(LoadFailed, match="more than 3 members"):

@@ -55,7 +55,7 @@ class Layers:
         mine: set[Path] = set()
         try:
             with _opened(layer, min(self._most, room_in(self._folder)), what) as (tar, plain):
-                for member in tar:
+                for member in _members(tar):
                     self._members += 1
                     if self._members > MOST_MEMBERS:
                         raise LoadFailed(f"{what} has more than {MOST_MEMBERS} members")
@@ -145,6 +145,20 @@ class Layers:
                 here.unlink()
             here.mkdir(exist_ok=True)
         _remove(target)
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Each one; some builders (umoci) end a layer with the last one's content, and leave out what pads it."""
+    while True:
+        try:
+            member = tar.next()
+        except tarfile.ReadError as error:
+            if not tar.offset or "unexpected end" not in str(error):
+                raise
+            return
+        if member is None:
+            return
+        yield member
 
 
 def _remove(path: Path) -> None:
