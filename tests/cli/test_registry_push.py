@@ -86,6 +86,32 @@ def test_an_archive_from_a_url_is_loaded_and_described(push: Push, site: Site, m
     assert "champion" in version["aliases"]
 
 
+def test_folders_beside_the_artefact_are_no_models(push: Push, site: Site, model: bytes) -> None:
+    content = tar({"model.onnx": model, "more/labels.txt": b"a", "other/deep/x": b""})
+    site.pages["/m.tgz"] = Page(content)
+    version = push(f"{site.url}/m.tgz#sha256={hashlib.sha256(content).hexdigest()}", "--unloaded")
+    assert paths(version) == ["model.onnx", "more/labels.txt", "other/deep/x"]
+
+
+@pytest.mark.parametrize("beside", ["config.pbtxt", "salver.toml", "1/model.onnx"])
+def test_a_folder_that_says_how_it_is_laid_is_left_so(
+    push: Push, site: Site, model: bytes, beside: str
+) -> None:
+    files = {"1/model.onnx": model, **({} if "/" in beside else {beside: b""})}
+    content = tar(files)
+    site.pages["/m.tgz"] = Page(content)
+    version = push(f"{site.url}/m.tgz#sha256={hashlib.sha256(content).hexdigest()}", "--unloaded")
+    assert set(paths(version)) == {"model.onnx"} | ({beside} - {"1/model.onnx"})
+
+
+def test_what_is_wrong_is_told_by_the_address(push: Push, site: Site) -> None:
+    content = tar({"notes.txt": b"nothing"})
+    site.pages["/m.tgz"] = Page(content)
+    said = push(f"{site.url}/m.tgz#sha256={hashlib.sha256(content).hexdigest()}", ends=1)
+    assert f"in {site.url}/m.tgz" in said
+    assert "notes.txt" in said
+
+
 def test_without_a_digest_only_who_says_so(push: Push, site: Site, model: bytes) -> None:
     site.pages["/model.onnx"] = Page(model)
     assert "--unverified" in push(f"{site.url}/model.onnx", ends=1)

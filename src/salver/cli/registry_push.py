@@ -14,7 +14,7 @@ from salver.cli import registry_keeping
 from salver.cli.options import Json
 from salver.cli.output import line, record, remark
 from salver.cli.registry_options import USUAL, Pairs, Where, Why, numbers_of, pairs_of, run
-from salver.errors import InvalidInput
+from salver.errors import InvalidInput, SalverError
 
 if TYPE_CHECKING:
     from salver.registry import ModelRegistry
@@ -62,10 +62,9 @@ def push(
             server (MLFLOW_TRACKING_URI), or hf://org/name@revision of the cache on this machine.
     """
     parents = _parents(parent)
-    with _at_hand(source, is_unverified=unverified) as fetched:
+    with _at_hand(source, take, is_unverified=unverified) as (fetched, path):
         order = _order(fetched, card, parents, pairs_of(tag, "--tag"), numbers_of(metric, "--metric"))
         order = msgspec.structs.replace(order, model=name, alias=alias, why=why)
-        path = _taken(fetched.path, take)
 
         async def work(registry: "ModelRegistry", actor: "Actor") -> "Version":
             looks = registry_keeping.inspector(state_dir, trust_pickle=trust_pickle, loads=not unloaded)
@@ -84,14 +83,14 @@ def push(
 
 
 @contextlib.contextmanager
-def _at_hand(source: str, *, is_unverified: bool) -> Iterator["Fetched"]:
-    """The model on this machine, until the version is made."""
+def _at_hand(source: str, take: str, *, is_unverified: bool) -> Iterator[tuple["Fetched", Path]]:
+    """The model on this machine, until the version is made; and where it is."""
     from salver.sources import Fetched, Options, is_source, open_source
     from salver.sources.archives import card_of
 
     if not is_source(source):
         path = Path(source)
-        yield Fetched(path, str(path.absolute()), card_of(path))
+        yield Fetched(path, str(path.absolute()), card_of(path)), _taken(path, take)
         return
     opened = open_source(source, Options(is_unverified))
     with tempfile.TemporaryDirectory(prefix="salver-push-", ignore_cleanup_errors=True) as folder:
@@ -100,7 +99,12 @@ def _at_hand(source: str, *, is_unverified: bool) -> Iterator["Fetched"]:
             fetched = opened.fetch(Path(folder), shown)
         finally:
             shown.end()
-        yield fetched
+        path = _as_version(_taken(fetched.path, take), Path(folder) / "versions")
+        try:
+            yield fetched, path
+        except SalverError as error:
+            error.message = error.message.replace(str(path), source)
+            raise
 
 
 def _order(
@@ -137,6 +141,18 @@ def _parents(given: tuple[str, ...]) -> tuple["Parent", ...]:
             raise InvalidInput(f"--parent {text!r} is no version:…, data:… or run:…")
         parents.append(Parent(kind, reference))  # type: ignore[arg-type]
     return tuple(parents)
+
+
+def _as_version(path: Path, home: Path) -> Path:
+    """As it will lie in the registry, so that folders beside the artefact are not taken for models."""
+    from salver.repository.names import is_padded_version
+    from salver.repository.settings import PBTXT, TOML
+
+    if path.is_file() or any(is_padded_version(e.name) or e.name in (PBTXT, TOML) for e in path.iterdir()):
+        return path
+    home.mkdir()
+    path.rename(home / "1")
+    return home
 
 
 def _taken(path: Path, take: str) -> Path:
