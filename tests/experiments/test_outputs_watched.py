@@ -10,7 +10,10 @@ from test_collector import World, served
 
 from salver.events import Responded
 from salver.experiments.outputs import MOST_NUMBERS, OutputCheck, Watch, is_beyond, places
-from salver.releases import Arm, Counts, unit_number
+from salver.releases import Arm, Counts, Traffic, unit_number
+from salver.rollout.policy import Policy
+from salver.rollout.procedure import promoted, started
+from salver.rollout.record import proposed
 from salver.tensor import DataType, Tensor, tensor
 
 BINS = OutputCheck("score", "bins", "p", bins=4)
@@ -164,3 +167,11 @@ def test_requests_are_noted_where_outcomes_may_be_posted_by_their_ids():
     world.collector.watch("r1", (), keeps_requests=False)
     world.serve(served("bo"))
     assert world.close()[0].predictions == ()
+
+
+def test_nobody_looks_at_answers_of_a_release_that_is_over():
+    policy = Policy(traffic=Traffic(holdback=0.1))
+    release = started(proposed("r1", "m", ("1", "2"), policy, 1.0), 2.0, "")
+    assert release.split.is_watched
+    held_back = promoted(release, 3.0, "it is good").split
+    assert held_back.holdback == 0.1 and not held_back.is_watched

@@ -5,6 +5,7 @@ so that about as many of its numbers lie in each. It keeps no answer, and knows 
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -119,10 +120,9 @@ def places(check: OutputCheck, outputs: Sequence[Tensor]) -> list[int]:
     [0, 2]
     """
     numbers = _finite(_numbers(check, outputs))
-    if not len(numbers):
-        return []
-    found: list[int] = np.unique(np.searchsorted(check.bounds, numbers, side="right")).tolist()
-    return found
+    if len(numbers) == 1:
+        return [bisect_right(check.bounds, float(numbers[0]))]
+    return sorted(set(np.searchsorted(check.bounds, numbers, side="right").tolist()))
 
 
 def _numbers(check: OutputCheck, outputs: Sequence[Tensor]) -> _Numbers:

@@ -121,7 +121,7 @@ class Release(msgspec.Struct, frozen=True):
             salt=self.salt,
             stage=min(self.stage, len(self.policy.stages) - 1),
             asked=(*([""] if self.is_default else []), *([self.alias] if self.alias else [])),
-            is_watched=any(metric.is_of_outputs for metric in self.policy.metrics),
+            is_watched=self.is_live and any(metric.is_of_outputs for metric in self.policy.metrics),
             **msgspec.structs.asdict(traffic),
         )
 
