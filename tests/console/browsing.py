@@ -15,6 +15,8 @@ FLAGS = (
     "--no-first-run",
     "--no-proxy-server",
 )
+#: For what has to come; machines are busy.
+PATIENCE_MS = 45_000
 Open = Callable[..., Page]
 
 

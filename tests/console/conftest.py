@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import FLAGS, Open, is_wrong
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from browsing import FLAGS, PATIENCE_MS, Open, is_wrong
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from console_world import prepare
 from salver.testing.process import ServerProcess
@@ -26,6 +26,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 @pytest.fixture(scope="module")
 def playwright(served: ServerProcess) -> Iterator[Playwright]:
     """Asked for last and closed first: while it runs, nobody else may run a loop in this thread."""
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as driver:
         yield driver
 
@@ -51,7 +52,7 @@ def opened(browser: Browser, served: ServerProcess) -> Iterator[Open]:
         pages.append(page)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda said: wrong.append(said.text) if is_wrong(said) else None)
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(PATIENCE_MS)
         page.goto(f"{url}/console/{path}")
         page.locator("h1").wait_for()
         return page

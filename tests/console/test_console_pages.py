@@ -229,7 +229,7 @@ def test_it_says_when_the_server_is_away_and_comes_back(tmp_path: Path, opened: 
         expect(status).to_contain_text("Server is away; next try in")
         expect(page.get_by_role("heading", level=1)).to_have_text("Models")
         page.context.set_offline(False)
-        expect(status).to_have_text("Live", timeout=30_000)
+        expect(status).to_have_text("Live")
 
 
 def test_without_a_registry_it_says_what_is_missing(tmp_path: Path, opened: Open) -> None:

@@ -41,14 +41,15 @@ async function ask(verb, path, body, extra = {}) {
     if (identity.token) headers.authorization = `Bearer ${identity.token}`;
   }
   const reply = await fetch(ROOT + path, {
-    method: verb, headers, cache: "no-cache", body: body === undefined ? undefined : JSON.stringify(body),
+    method: verb, headers, body: body === undefined ? undefined : JSON.stringify(body),
+    cache: "no-store", // a browser that keeps answers lets one request wait for another of the same address
     signal: AbortSignal.timeout(15000),
   });
   if (!reply.ok) throw new Problem(reply.status, await reply.json().catch(() => ({})));
   return reply;
 }
 
-/** The answer to a GET; the browser asks whether what it has is still true. */
+/** The answer to a GET. */
 export async function get(path) {
   const reply = await ask("GET", path);
   tags.set(path, reply.headers.get("etag") ?? "");
