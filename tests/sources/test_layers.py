@@ -59,8 +59,17 @@ def test_files_below_the_prefix_are_taken_and_nothing_else(tmp_path: Path) -> No
         other("bin", tarfile.SYMTYPE, "/usr/bin"),
         other("dev/null", tarfile.CHRTYPE),
         file("modelsx"),
+        file("usr/lib/system-systemd\\x2dcryptsetup.slice"),
+        file("usr/odd\udcff\n"),
+        file("../x"),
     )
     assert put(tmp_path, members) == {"model.onnx": b"weights", "labels.txt": b"a", "deep/er/file": b"b"}
+
+
+def test_a_folder_that_is_there_keeps_what_is_in_it(tmp_path: Path) -> None:
+    lower = (file("models/d/_", b"1"), file("models/_", b"1"))
+    upper = (other("models", tarfile.DIRTYPE), other("models/d", tarfile.DIRTYPE))
+    assert put(tmp_path, lower, upper) == {"d/_": b"1", "_": b"1"}
 
 
 def test_a_second_name_of_a_file_becomes_a_file(tmp_path: Path) -> None:
@@ -83,6 +92,11 @@ def test_to_write_a_file_anew_leaves_its_second_name_as_it_was(tmp_path: Path) -
         ((file("models/d/.wh..wh..opq"),), {"a": b"1"}),
         ((file("models/d/new"), file("models/d/.wh..wh..opq")), {"a": b"1", "d/new": b"x"}),
         ((file("models/d/.wh..wh..opq"), file("models/d/b", b"2")), {"a": b"1", "d/b": b"2"}),
+        ((file(".wh.models"),), {}),
+        ((file("models/new"), file(".wh.models")), {"new": b"x"}),
+        ((file(".wh..wh..opq"), file("models/d/b", b"2")), {"d/b": b"2"}),
+        ((file(".wh.other"), file("x/.wh.models")), None),
+        ((file("models/d/_", b"2"),), {"a": b"1", "d/_": b"2", "d/b": b"1", "d/c": b"1"}),
         ((file("models/d", b"2"),), {"a": b"1", "d": b"2"}),
         ((file("models/a/b", b"2"),), {"a/b": b"2", "d/b": b"1", "d/c": b"1"}),
         ((file("models/.wh.none"), file("models/none/.wh.d"), file("models/no/.wh..wh..opq")), None),
@@ -95,6 +109,11 @@ def test_to_write_a_file_anew_leaves_its_second_name_as_it_was(tmp_path: Path) -
         "opaque",
         "new-first",
         "new-after",
+        "all",
+        "all-but",
+        "all-opaque",
+        "not-all",
+        "line",
         "file",
         "folder",
         "none",
@@ -146,14 +165,14 @@ def huge_header() -> bytes:
     ("members", "words"),
     [
         ((file("models/../../x"),), "lies outside"),
-        ((file("../x"),), "lies outside"),
+        ((file("/models/../x"),), "lies outside"),
         ((file("models/a\\b"),), "lies outside"),
         ((file("models/a\nb"),), "lies outside"),
         ((other("models/x", tarfile.SYMTYPE, "/etc/passwd"),), "is a link"),
         ((other("models/x", tarfile.SYMTYPE, "y"),), "is a link"),
         ((other("models", tarfile.SYMTYPE, "/tmp"),), "is a link"),
         ((other("models/x", tarfile.LNKTYPE, "etc/passwd"),), "which is no file"),
-        ((other("models/x", tarfile.LNKTYPE, "../etc/passwd"),), "lies outside"),
+        ((other("models/x", tarfile.LNKTYPE, "../etc/passwd"),), "which is no file"),
         ((other("models/x", tarfile.LNKTYPE, "models/x"),), "which is no file"),
         ((other("models/x", tarfile.CHRTYPE),), "no file or folder"),
         ((other("models/x", tarfile.FIFOTYPE),), "no file or folder"),

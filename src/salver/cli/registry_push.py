@@ -103,7 +103,7 @@ def _at_hand(source: str, take: str, *, is_unverified: bool) -> Iterator[tuple["
         try:
             yield fetched, path
         except SalverError as error:
-            error.message = error.message.replace(str(path), source)
+            error.message = error.message.replace(str(path), fetched.source)
             raise
 
 

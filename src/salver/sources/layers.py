@@ -12,7 +12,7 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Any, Final
 
 from salver.errors import LoadFailed
@@ -61,6 +61,8 @@ class Layers:
                         raise LoadFailed(f"{what} has more than {MOST_MEMBERS} members")
                     if (path := self._below(member.name, what)) is not None:
                         self._place(tar, member, path, mine, what)
+                    elif self._hides(member.name):
+                        self._forget_lower(self._folder, mine)
                 self._most -= plain.tell()
         except (*BROKEN, RecursionError) as error:
             raise LoadFailed(f"{what} cannot be unpacked: {error}") from error
@@ -77,11 +79,19 @@ class Layers:
     def _below(self, name: str, what: str) -> PurePosixPath | None:
         """A member's path in the folder; None = it is not asked for."""
         path = PurePosixPath(name.removeprefix("/") if self._prefix else name)
+        if path.parts[: len(self._prefix)] != self._prefix:
+            return None  # the rest of an image has names of every kind
         if path.is_absolute() or ".." in path.parts or not name.isprintable() or "\\" in name:
             raise LoadFailed(f"{what}: {name[:200]!r} lies outside of it")
-        if path.parts[: len(self._prefix)] != self._prefix:
-            return None
         return PurePosixPath(*path.parts[len(self._prefix) :])
+
+    def _hides(self, name: str) -> bool:
+        """A whiteout of a folder above, with all that is below the prefix?"""
+        path = PurePosixPath(name.removeprefix("/"))
+        above = path.parts[:-1]
+        if len(above) >= len(self._prefix) or self._prefix[: len(above)] != above:
+            return False
+        return path.name in (_OPAQUE, f"{_WHITEOUT}{self._prefix[len(above)]}")
 
     def _place(
         self, tar: tarfile.TarFile, member: tarfile.TarInfo, path: PurePosixPath, mine: set[Path], what: str
@@ -90,7 +100,7 @@ class Layers:
         if path.name.startswith(_WHITEOUT):
             self._white_out(target, mine, what)
         elif member.isdir():
-            self._make_way(target / "_")
+            self._make_folders(path)
         elif member.isreg() and not member.issparse() and path.parts:
             self._make_way(target)
             content = tar.extractfile(member)
@@ -139,12 +149,15 @@ class Layers:
 
     def _make_way(self, target: Path) -> None:
         """Its folders are there, and nothing of its name."""
-        for folder in reversed(target.relative_to(self._folder).parents):
+        self._make_folders(target.relative_to(self._folder).parent)
+        _remove(target)
+
+    def _make_folders(self, path: PurePath) -> None:
+        for folder in (*reversed(path.parents), path):
             here = self._folder / folder
             if here.is_file():
                 here.unlink()
             here.mkdir(exist_ok=True)
-        _remove(target)
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
