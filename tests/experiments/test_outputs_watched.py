@@ -175,3 +175,27 @@ def test_nobody_looks_at_answers_of_a_release_that_is_over():
     assert release.split.is_watched
     held_back = promoted(release, 3.0, "it is good").split
     assert held_back.holdback == 0.1 and not held_back.is_watched
+
+
+def test_one_odd_answer_among_many_is_found():
+    world = World()
+    world.collector.watch("r1", (OutputCheck("invalid", "bounds"),), keeps_requests=False)
+    for odd in (17, None):
+        for number in range(64):
+            value = math.nan if number == odd else 1.0
+            unit = f"u{number}"
+            world.collector.observe([answered(unit, Arm.CANARY, 1.0), served(unit)])
+            world.collector.observe([answered(unit, Arm.CANARY, value), answered("bo", Arm.STABLE, 2.0)])
+    (seen,) = world.close()
+    assert (seen.bucket.requests.canary, seen.bucket.raw) == (128, {"invalid": Counts(1)})
+    assert [first.unit for first in seen.firsts] == [unit_number("u17")]
+
+
+def test_large_answers_are_looked_at_one_by_one():
+    watch = Watch()
+    watch.checks = (OutputCheck("invalid", "bounds"),)
+    large = (tensor("p", np.ones(MOST_NUMBERS)),)
+    assert watch.are_fine([large]) and not watch.are_fine([large, p([1.0])])
+    assert not watch.are_fine([p([math.inf])])
+    watch.checks = (BINS,)
+    assert not watch.are_fine([p([1.0])])

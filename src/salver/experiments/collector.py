@@ -269,10 +269,13 @@ class Collector:
                 if followed.pending >= self._config.most_pending:
                     self._close(release, followed, now)
 
-    def _count(self, followed: _Followed, events: Iterable[_Seen], now: float) -> None:
+    def _count(self, followed: _Followed, events: Sequence[_Seen], now: float) -> None:
         fresh, news = followed.fresh, followed.news
         good: list[float] = []  # seconds of the stable version's answers
         recent, slow, tally = followed.recent, followed.slow, None
+        answers = [event.outputs for event, _ in events if type(event) is Responded]
+        if answers and followed.watch.are_fine(answers):
+            events = [told for told in events if type(told[0]) is Served]
         for event, assigned in events:
             if tally is None or tally.share != assigned.propensity or tally.stage != assigned.stage:
                 tally = self._tally(followed, assigned, now)
