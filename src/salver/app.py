@@ -259,7 +259,7 @@ class Server:
         from salver.ledgered import Ledgered, home_of
 
         home = home_of(self.config.registry, self.config.artifacts)
-        traffic = (self.splits.router, self._collector, self._pending)
+        traffic = (self.splits.router, self._collector, self._pending, self.shadows)
         self.ledgered = await Ledgered.open(home, traffic, (self._manager, self._plane), new_id)
 
     def _as_torchserve(

@@ -20,8 +20,8 @@ from salver.serving.outcomes import OutcomeStore
 from salver.serving.posting import post
 from salver.serving.registered import Registered, Replacing
 from salver.serving.release_store import ReleaseStore
-from salver.serving.releases import Releases, Traffic
-from salver.transport.api.kept import Kept
+from salver.serving.releases import Releases, Shadows, Traffic
+from salver.transport.api.kept import Kept, Stores
 
 __all__ = ["Ledgered", "home_of"]
 
@@ -47,6 +47,7 @@ class Ledgered:
         )
         self.store = ReleaseStore(registry.ledger)
         self.outcomes = OutcomeStore(registry.ledger, time.time)
+        self._shadows = traffic.shadows
         self.releases = Releases(self.store, traffic, Fleet(loaded), self.outcomes, time.time)
 
     def __repr__(self) -> str:
@@ -56,7 +57,7 @@ class Ledgered:
     async def open(
         cls,
         home: Home,
-        traffic: tuple[Router, Collector, Pending],
+        traffic: tuple[Router, Collector, Pending, Shadows],
         served: tuple[Loaded, Replacing],
         new_id: Callable[[], str],
     ) -> "Ledgered":
@@ -73,7 +74,8 @@ class Ledgered:
         ledger = self.registry.ledger
         webhooks = Webhooks(ledger, time.time, new_id, os.urandom)
         tokens = Tokens(ledger, time.time, new_id, os.urandom)
-        return Kept(self.registry, webhooks, tokens, self.store, self.outcomes, new_id)
+        stores = Stores(self.store, self.outcomes, self._shadows)
+        return Kept(self.registry, webhooks, tokens, stores, new_id)
 
     async def start(self) -> None:
         """Go on with releases where the ledger says. Raises SalverError where it cannot be read."""

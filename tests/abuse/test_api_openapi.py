@@ -20,14 +20,14 @@ from schemathesis.specs.openapi.checks import (
 
 from console_world import RUNNING, prepare
 from salver.testing.process import ServerProcess
-from salver.transport.api.kept import Kept
+from salver.transport.api.kept import Kept, Stores
 from salver.transport.api.openapi import describe
 from salver.transport.api.serving import serving_operations
 
 NOBODY: Any = None  # the operations are not run here
 OPERATIONS = [
     *serving_operations(NOBODY, NOBODY, ("salver", "0")),
-    *Kept(NOBODY, NOBODY, NOBODY, NOBODY, NOBODY, str).operations(),
+    *Kept(NOBODY, NOBODY, NOBODY, Stores(NOBODY, NOBODY, NOBODY), str).operations(),
 ]
 LABELS = [
     f"{verb.upper()} {path}" for path, verbs in describe(OPERATIONS, "0")["paths"].items() for verb in verbs

@@ -56,6 +56,7 @@ class Told:
         self.meant: Mapping[str, str] = {}
         self.moved: list[tuple[str, str]] = []
         self.ticked = 0
+        self.forgotten: list[str] = []
 
     def replace(self, splits: Sequence[Split]) -> None:
         self.splits = tuple(splits)
@@ -64,6 +65,9 @@ class Told:
         self, release: str, units: Iterable[int], happenings: Iterable[tuple[str, int]], seconds: float
     ) -> None:
         self.followed[release] = (list(units), list(happenings))
+
+    def forget(self, release: str) -> None:
+        self.forgotten.append(release)
 
     def tick(self) -> None:
         self.ticked += 1
@@ -105,7 +109,7 @@ class World:
         self.traffic = Told()
         self.pending = Pending()
         told = self.traffic
-        self.releases = Releases(self.store, Traffic(told, told, self.pending), told, None, clock)
+        self.releases = Releases(self.store, Traffic(told, told, self.pending, told), told, None, clock)
 
     async def propose(self, model: str = "fraud", policy: Policy = POLICY, alias: str = "") -> Release:
         number = len(await self.store.listed())

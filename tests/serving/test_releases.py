@@ -62,6 +62,7 @@ async def test_a_bad_version_is_rolled_back_at_once_and_stays_so(world: World) -
         await world.saw("r0", healthy(0.05), Counts(10, 0, 1), units=[f"{number}-{n}" for n in range(30)])
     release = await world.one()
     assert release.progress.buckets < 12
+    assert world.traffic.forgotten == ["r0"]
     assert (release.state, release.weight) == (ReleaseState.ROLLED_BACK, 0.0)
     assert "errors" in release.reason
     assert world.traffic.splits == () and world.traffic.moved == []

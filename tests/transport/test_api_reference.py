@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from salver.transport.api.kept import Kept
+from salver.transport.api.kept import Kept, Stores
 from salver.transport.api.openapi import describe
 from salver.transport.api.serving import serving_operations
 from salver.transport.api.table import ROOT, Operation
@@ -35,7 +35,7 @@ a registry is there when the server has one.
 def operations() -> list[Operation]:
     """All, of a server that has everything; they are not run."""
     nobody: Any = None
-    kept = Kept(nobody, nobody, nobody, nobody, nobody, str)
+    kept = Kept(nobody, nobody, nobody, Stores(nobody, nobody, nobody), str)
     return [*serving_operations(nobody, nobody, ("salver", "0"), has_registry=True), *kept.operations()]
 
 

@@ -18,7 +18,7 @@ from salver.registry.webhooks import Webhooks
 from salver.rollout.policy import Policy
 from salver.serving.release_store import ReleaseStore
 from salver.transport.api import Access, Api, Management
-from salver.transport.api.kept import Kept
+from salver.transport.api.kept import Kept, Stores
 
 TOKEN = "registry-token"
 
@@ -32,7 +32,9 @@ class World:
         self.registry = registry
         self.tokens = Tokens(registry.ledger, clock, new_id, lambda size: b"t" * size)
         webhooks = Webhooks(registry.ledger, clock, new_id, lambda size: b"w" * size)
-        self._kept = Kept(registry, webhooks, self.tokens, ReleaseStore(registry.ledger), nobody, new_id)
+        self._kept = Kept(
+            registry, webhooks, self.tokens, Stores(ReleaseStore(registry.ledger), nobody, nobody), new_id
+        )
         self._api = Api(self._kept.operations())
         self.host = "127.0.0.1"
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from console_world import OVER, PATIENT, RUNNING, judge_it, push
 from registries import counted, open_registry
 from salver.errors import Conflict
+from salver.experiments.shadows import Example, ShadowReport
 from salver.registry import ModelRegistry
 from salver.releases import Counts, ReleaseState
 from salver.rollout import procedure
@@ -22,7 +23,7 @@ from salver.rollout.verdict import Decision, MetricVerdict, Verdict
 from salver.serving.outcomes import OutcomeStore
 from salver.serving.release_store import ReleaseStore, Step
 from salver.transport.api import Access, Api, Management
-from salver.transport.api.kept import Kept
+from salver.transport.api.kept import Kept, Stores
 from salver.transport.api.plugs import Hook, judged, says_yes
 from salver.transport.api.releases import Ledger, release_operations, thinned
 
@@ -37,11 +38,15 @@ class World:
         self.store = ReleaseStore(registry.ledger)
         self.registry = registry
         self.is_up = True
+        self.shadows: dict[str, ShadowReport] = {}
         outcomes = OutcomeStore(registry.ledger, lambda: NOW)
-        kept = Kept(registry, nobody, nobody, self.store, outcomes, counted("new-").__next__)
-        mine = release_operations(Ledger(self.store, self.store, kept.propose, lambda: NOW, self.tick))
+        kept = Kept(registry, nobody, nobody, Stores(self.store, outcomes, self), counted("new-").__next__)
+        mine = release_operations(Ledger(self.store, self.store, kept.propose, self, lambda: NOW, self.tick))
         others = [one for one in kept.operations() if one.name not in {o.name for o in mine}]
         self._api = Api([*mine, *others])
+
+    def report(self, release: str) -> ShadowReport | None:
+        return self.shadows.get(release)
 
     async def tick(self, seconds: float) -> None:
         """A server sees to what is wished, unless it is down."""
@@ -103,6 +108,16 @@ async def test_one_with_its_policy_and_the_last_look(world: World) -> None:
     )
     assert told["policy"]["metrics"][0]["name"] == "errors"
     assert (await world.ask("GET", "/releases/none")).status == 404
+
+
+async def test_how_copies_of_its_requests_compare(world: World) -> None:
+    none = await world.ask("GET", f"/releases/{RUNNING}/shadow")
+    assert none.status == 404 and "traffic.shadow" in str(none.json)
+    worst = Example(0.5, "order-7", "price: 1.0 and 1.5")
+    world.shadows[RUNNING] = ShadowReport(10, 9, 1, {}, 2, 0, (worst,), (0.01, 0.02), 0.0)
+    told = (await world.ask("GET", f"/releases/{RUNNING}/shadow")).json
+    assert (told["asked"], told["agreed"], told["differed"], told["dropped"]) == (10, 9, 1, 2)
+    assert told["examples"][0]["request_id"] == "order-7"
 
 
 async def test_why_it_stands_as_it_does(world: World) -> None:

@@ -17,6 +17,7 @@ from salver.experiments.collector import Collector
 from salver.experiments.outputs import OutputCheck
 from salver.experiments.pending import Pending
 from salver.experiments.router import Router
+from salver.experiments.shadows import ShadowReport
 from salver.releases import NO_STAGE, Matured, ReleaseState, Seen
 from salver.rollout import procedure, rules
 from salver.rollout.judge import judge
@@ -41,12 +42,25 @@ class Fleet(Aliases, Protocol):
         ...
 
 
+class Shadows(Protocol):
+    """What was asked of versions whose answers nobody gets (serving/shadow.py)."""
+
+    def forget(self, release: str) -> None:
+        """It is over."""
+        ...
+
+    def report(self, release: str) -> ShadowReport | None:
+        """What came of its copies; None = there were none."""
+        ...
+
+
 class Traffic(NamedTuple):
     """Where requests go, and what is seen of them."""
 
     router: Router
     collector: Collector
     pending: Pending
+    shadows: Shadows
 
 
 class Harvest(msgspec.Struct, frozen=True):
@@ -92,7 +106,7 @@ class Releases:
         clock: Callable[[], float],
     ) -> None:
         self._store = store
-        self._router, self._collector, self._pending = traffic
+        self._router, self._collector, self._pending, self._shadows = traffic
         self._fleet = fleet
         self._outcomes = outcomes
         self._clock = clock
@@ -249,6 +263,7 @@ class Releases:
         for name in self._followed - live.keys():
             self._collector.leave(name)
             self._pending.forget(name)
+            self._shadows.forget(name)
         for name in live.keys() - self._followed:
             units, events = await self._store.known_units(name)
             self._collector.follow(name, units, events, live[name].policy.bucket_seconds)

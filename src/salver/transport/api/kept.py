@@ -5,6 +5,7 @@ Imported where a registry is opened, and nowhere else, since it brings a databas
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -21,8 +22,16 @@ from salver.transport.api.outcomes import OutcomeTaker, outcome_operations
 from salver.transport.api.planning import planning_operations
 from salver.transport.api.plugs import plug_operations
 from salver.transport.api.registry import model_operations
-from salver.transport.api.releases import Ledger, release_operations
+from salver.transport.api.releases import Ledger, ShadowSource, release_operations
 from salver.transport.api.table import Operation
+
+
+class Stores(NamedTuple):
+    """What it knows of releases."""
+
+    releases: ReleaseStore
+    outcomes: OutcomeTaker
+    shadows: ShadowSource
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -31,17 +40,17 @@ class Kept(msgspec.Struct, frozen=True):
     registry: ModelRegistry
     webhooks: Webhooks
     tokens: Tokens
-    releases: ReleaseStore
-    outcomes: OutcomeTaker
+    stores: Stores
     new_id: Callable[[], str]
 
     def operations(self) -> list[Operation]:
         """Over all of it."""
+        releases, outcomes, shadows = self.stores
         return [
             *model_operations(self.registry),
-            *release_operations(Ledger(self.releases, self.releases, self.propose)),
-            *plug_operations(self.releases),
-            *outcome_operations(self.outcomes),
+            *release_operations(Ledger(releases, releases, self.propose, shadows)),
+            *plug_operations(releases),
+            *outcome_operations(outcomes),
             *planning_operations(),
             *audit_operations(self.registry, self.webhooks),
         ]
@@ -50,7 +59,7 @@ class Kept(msgspec.Struct, frozen=True):
         """Write a new release down. Raises NotFound, InvalidInput, Forbidden or Conflict."""
         release = await proposal(self.registry, said, self.new_id(), time.time())
         release = msgspec.structs.replace(release, by=actor.name, why=why)
-        await self.releases.propose(release, actor)
+        await self.stores.releases.propose(release, actor)
         return release
 
     async def caller(self, token: str) -> Caller:

@@ -13,7 +13,8 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 
-from salver.errors import Conflict
+from salver.errors import Conflict, NotFound
+from salver.experiments.shadows import ShadowReport
 from salver.registry.records import Actor
 from salver.releases import Bucket, Counts, ReleaseState
 from salver.rollout.explain import explain
@@ -65,6 +66,14 @@ class WishStore(Protocol):
 
     async def answer(self, wish: int) -> str | None:
         """Empty = it is done; None = nobody has seen to it yet."""
+        ...
+
+
+class ShadowSource(Protocol):
+    """Knows what came of copies (serving/shadow.py)."""
+
+    def report(self, release: str) -> ShadowReport | None:
+        """None = there were none, here and now."""
         ...
 
 
@@ -244,6 +253,7 @@ class Ledger(msgspec.Struct, frozen=True):
     releases: ReleaseStore
     wishes: WishStore
     propose: Callable[[Proposal, Actor, str], Awaitable[Release]]
+    shadows: ShadowSource
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
@@ -261,6 +271,7 @@ def release_operations(ledger: Ledger) -> list[Operation]:
         ("list_releases", "/releases", "Releases, the newest first", _list, Page[ReleaseView], ReleasesQuery),
         ("release", one, "A release and the last look at it", _tell, ReleaseDetail, NoQuery),
         ("explain_release", f"{one}/explain", "Why it stands as it does", _explain, Explained, NoQuery),
+        ("shadow", f"{one}/shadow", "How its copies compare", _shadow, ShadowReport, NoQuery),
         (
             "evidence",
             f"{one}/evidence",
@@ -328,6 +339,17 @@ async def _explain(ledger: Ledger, asked: Asked) -> Answer:
     release = await ledger.releases.get(asked.names["release"])
     look = await last_look(ledger.releases, release)
     return Answer(Explained(explain(release.policy, look.verdict) if look else release.progress.waits_for))
+
+
+async def _shadow(ledger: Ledger, asked: Asked) -> Answer:
+    release = await ledger.releases.get(asked.names["release"])
+    report = ledger.shadows.report(release.id)
+    if report is None:
+        raise NotFound(
+            f"nothing is known here of copies for release '{release.id}'",
+            fix="Its policy says in traffic.shadow what is copied; a server that starts again counts anew.",
+        )
+    return Answer(report)
 
 
 async def _tell_evidence(ledger: Ledger, asked: Asked) -> Answer:
