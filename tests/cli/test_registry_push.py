@@ -108,7 +108,7 @@ def test_what_is_wrong_is_told_by_the_address(push: Push, site: Site) -> None:
     content = tar({"notes.txt": b"nothing"})
     site.pages["/m.tgz"] = Page(content)
     said = push(f"{site.url}/m.tgz#sha256={hashlib.sha256(content).hexdigest()}", ends=1)
-    assert f"in {site.url}/m.tgz" in said
+    assert f"in {site.url}/m.tgz#sha256={hashlib.sha256(content).hexdigest()} (" in said
     assert "notes.txt" in said
 
 

@@ -103,7 +103,8 @@ def _at_hand(source: str, take: str, *, is_unverified: bool) -> Iterator[tuple["
         try:
             yield fetched, path
         except SalverError as error:
-            error.message = error.message.replace(str(path), fetched.source)
+            for here in (path / "1", path):
+                error.message = error.message.replace(str(here), fetched.source)
             raise
 
 
