@@ -105,6 +105,13 @@ def test_a_move_of_an_alias_is_a_release_that_people_may_hasten_and_take_back(sh
         assert comes(shell, release, "RUNNING")["weight"] == 0.1
         assert "is in release" not in shell.say("rollout", "status", "--model", "mlp")
         assert {answers(server, "mlp@champion") for _ in range(200)} == {"1", "2"}
+        services = ["--gateway", "infra/web", "--stable", "mlp-v1", "--canary", "mlp-v2"]
+        route = json.loads(shell.say("rollout", "route", release, *services))
+        assert [(b["name"], b["weight"]) for b in route["spec"]["rules"][0]["backendRefs"]] == [
+            ("mlp-v1", 9000),
+            ("mlp-v2", 1000),
+        ]
+        assert route["spec"]["parentRefs"] == [{"name": "web", "namespace": "infra"}]
         shell.say("rollout", "pause", release, "--why", "lunch")
         assert "lunch" in shell.say("rollout", "status", release)
         shell.say("rollout", "resume", release)
@@ -166,4 +173,6 @@ def test_a_release_without_a_server_waits(shell: Shell) -> None:
     (new,) = shell.told("rollout", "start", "mlp", "2", "--rate", "1", "--policy", "policy.toml")
     assert (new["state"], new["alias"], new["stable"]) == ("PROPOSED", "champion", "1")
     assert "nothing was counted yet" in shell.say("rollout", "explain", new["id"])
+    services = ["--gateway", "web", "--stable", "a", "--canary", "b"]
+    assert "shares no traffic out" in shell.say("rollout", "route", new["id"], *services, status=1)
     assert "which is not over" in shell.say("rollout", "start", "mlp", "2", "--rate", "1", status=1)

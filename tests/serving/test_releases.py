@@ -332,3 +332,18 @@ async def test_a_bucket_that_cannot_be_judged_keeps_no_other_waiting(
     assert (await world.one()).progress.buckets == 1
     assert world.pending.of("r0") == ()
     assert "a bucket is left out of the evidence: the canary's share is 0.0" in caplog.text
+
+
+async def test_units_of_a_release_that_ended_long_ago_are_forgotten_and_its_decisions_are_not(
+    world: World,
+) -> None:
+    await world.propose()
+    await world.ticks()
+    await world.saw("r0", healthy(0.05), Counts(1, 0, 1), units=["ada", "bob"])
+    await world.store.wish("r0", "abort", ADA, "", world.clock.now)
+    await world.ticks()
+    await world.ticks(29 * 86_400)
+    assert len((await world.store.known_units("r0"))[0]) == 2
+    await world.ticks(2 * 86_400)
+    assert await world.store.known_units("r0") == ([], [])
+    assert len(await world.store.looks("r0")) == 1

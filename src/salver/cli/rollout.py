@@ -225,6 +225,45 @@ def explain(
 
 
 @rollout.command
+def route(
+    release: str,
+    /,
+    *,
+    gateway: Annotated[str, Parameter(help="Whom the route is attached to; NAMESPACE/NAME for another's.")],
+    stable: Annotated[str, Parameter(help="Service of the stable version.")],
+    canary: Annotated[str, Parameter(help="Service of the new version.")],
+    name: Annotated[str, Parameter(help="Of the route; else the model's.")] = "",
+    namespace: Annotated[str, Parameter(help="Of the route; else the one that it is applied in.")] = "",
+    service_port: Annotated[int, Parameter(help="Of both services.")] = 8000,
+    hostname: Annotated[tuple[str, ...], Parameter(help="That it is for; none = all of the gateway's.")] = (),
+    path: Annotated[str, Parameter(help="Prefix of the paths that it is for.")] = "/",
+    where: Where = USUAL,
+) -> int:
+    """Print a release's weights as an HTTPRoute of Kubernetes' Gateway API, for kubectl apply -f -.
+
+    Args:
+        release: Its id.
+    """
+
+    async def show(store: "ReleaseStore") -> int:
+        from salver.errors import Conflict
+        from salver.experiments.gateway import RoutePlace, http_route
+
+        found = await store.get(release)
+        if found.split is None:
+            raise Conflict(f"release '{release}' is {found.state.value}, and shares no traffic out")
+        space, _, parent = gateway.rpartition("/")
+        called = name or found.model.lower()
+        place = RoutePlace(
+            called, parent, stable, canary, service_port, namespace, space, tuple(hostname), path
+        )
+        line(_indented(http_route(found.split, place)))
+        return 0
+
+    return run(where, _with_store(show))
+
+
+@rollout.command
 def replay(release: str, /, *, where: Where = USUAL, json: Json = False) -> int:
     """Compute every decision again from what was seen, and tell whether each bit is the same.
 
@@ -369,10 +408,10 @@ def _served(statistics: dict[str, Any]) -> tuple[int, int]:
     return sum(c["success"]["count"] for c in counts), sum(c["fail"]["count"] for c in counts)
 
 
-def _indented(policy: Any) -> str:
+def _indented(value: Any) -> str:
     import msgspec
 
-    return msgspec.json.format(msgspec.json.encode(policy), indent=2).decode()
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
 def _show(releases: "Sequence[Release]", *, json: bool) -> None:

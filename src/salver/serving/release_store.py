@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import Connection, Table, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from salver.errors import Conflict, NotFound
@@ -210,6 +210,22 @@ class ReleaseStore:
             )
 
         return await self._ledger.read(read)
+
+    async def prune(self, before: float) -> int:
+        """Forget the units of releases that ended before that time; what was counted and decided stays.
+
+        Returns:
+            Rows that are gone.
+        """
+        over = select(RELEASE.c.id).where(RELEASE.c.ended < before)
+
+        def write(connection: Connection) -> int:
+            gone = 0
+            for table in (PREDICTION, FIRST_EVENT, EXPOSURE):
+                gone += connection.execute(delete(table).where(table.c.release.in_(over))).rowcount
+            return gone
+
+        return await self._ledger.write(write)
 
     async def known_units(self, release: str) -> tuple[list[int], list[tuple[str, int]]]:
         """Hashes of the units that were seen, and metric and hash of each first event."""

@@ -27,6 +27,8 @@ from salver.serving.release_store import Aliases, Look, ReleaseStore, Step
 
 _LOG: Final = logging.getLogger("salver.releases")
 _LOAD_MINUTES: Final = 30.0
+_KEPT_DAYS: Final = 30.0  # that units of a release are kept after its end, for outcomes that come late
+_DAY_SECONDS: Final = 86_400.0
 _TRIES: Final = 3  # of a step that another server was ahead of; then the next tick takes it
 
 
@@ -111,6 +113,7 @@ class Releases:
         self._outcomes = outcomes
         self._clock = clock
         self._followed: set[str] = set()
+        self._pruned = 0.0
         self._buckets: list[float] = []  # their lengths, in seconds
         self._missing_since: dict[str, float] = {}
         self._running: asyncio.Task[None] | None = None
@@ -154,6 +157,10 @@ class Releases:
         for name, late in wishes.items():  # of releases that ended long ago
             await self._step(await self._store.get(name), late, releases, now)
         await self._apply(after)
+        if now - self._pruned >= _DAY_SECONDS:
+            self._pruned = now
+            if gone := await self._store.prune(now - _KEPT_DAYS * _DAY_SECONDS):
+                _LOG.info("%d rows of units of releases that ended long ago are gone", gone)
 
     async def _run(self, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
         while True:

@@ -1,0 +1,134 @@
+"""What a terminal shows of a release, and what a pipe gets of one that goes on."""
+
+import io
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from salver.cli import rollout_watch
+from salver.releases import Bucket, Counts, ReleaseState
+from salver.rollout.judge import judge
+from salver.rollout.policy import Metric, Policy, Stage
+from salver.rollout.record import Release, proposed
+from salver.rollout.replay import Entry
+
+POLICY = Policy(
+    stages=(Stage(0.1, 10), Stage(0.5, 10)),
+    metrics=(
+        Metric("errors", "errors", "severe", negligible=0.001),
+        Metric("latency_p99", "latency", "soft", quantile=0.99, promotion_margin=None),
+    ),
+)
+
+
+def release(**fields: Any) -> Release:
+    new = proposed("r1", "fraud", ("7", "8"), POLICY, 1_000.0, alias="champion")
+    return msgspec.structs.replace(new, **fields)
+
+
+def running() -> Release:
+    return release(state=ReleaseState.RUNNING, weight=0.1, reason="its first stage begins")
+
+
+def look(errors: int) -> Entry:
+    now = running()
+    counts = Counts(100, 100, 800)
+    bucket = Bucket(1_000.0, 10, 0, 0.1, counts, counts, {"errors": Counts(errors)}, {})
+    _, verdict = judge(POLICY, now.evidence, bucket, now.state)
+    return Entry(bucket, now.state, verdict)
+
+
+def shown(of: Release, entry: Entry | None) -> str:
+    console = Console(file=io.StringIO(), width=150)
+    for part in rollout_watch.picture(of, entry):
+        console.print(part)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_release_under_way_shows_its_share_and_a_line_a_metric() -> None:
+    text = shown(running(), look(errors=9))
+    assert "fraud 7 → 8  RUNNING" in text and "10 % of the units" in text
+    assert "its first stage begins" in text
+    errors, latency = (
+        next(line for line in text.splitlines() if line.startswith(m.name)) for m in POLICY.metrics
+    )
+    assert "━" in errors and "evidence" in errors
+    assert "━" not in latency and "–" in latency
+
+
+def test_a_proposal_shows_what_it_waits_for() -> None:
+    waiting = release(progress=msgspec.structs.replace(release().progress, waits_for="version 8 is LOADING"))
+    text = shown(waiting, None)
+    assert "PROPOSED" in text and "version 8 is LOADING" in text and "metric" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "most", "full"),
+    [(0.0, 1.0, 0), (0.5, 1.0, 10), (1.0, 1.0, 20), (7.0, 1.0, 20), (-3.0, 1.0, 0), (0.0, 0.0, 20)],
+)
+def test_a_bar_is_as_long_as_its_part(value: float, most: float, full: int) -> None:
+    assert rollout_watch.bar(value, most, "red").plain == "━" * full + "─" * (20 - full)
+
+
+def test_a_row_has_a_cell_a_column() -> None:
+    cells = rollout_watch.row(running())
+    assert len(cells) == len(rollout_watch.COLUMNS)
+    assert cells[:7] == ["r1", "fraud@champion", "7", "8", "RUNNING", "1 of 2", "10 %"]
+    done = release(state=ReleaseState.PROMOTED, stage=2, weight=1.0)
+    assert rollout_watch.row(done)[5:7] == ["2 of 2", "100 %"]
+
+
+class Story:
+    """A store that tells the next chapter each time."""
+
+    def __init__(self, *chapters: list[Release]) -> None:
+        self.chapters = list(chapters)
+        self.asked: list[str] = []
+
+    async def get(self, name: str) -> Release:
+        self.asked.append(name)
+        return self.chapters.pop(0)[0]
+
+    async def listed(self, model: str) -> list[Release]:
+        self.asked.append(model)
+        return self.chapters.pop(0)
+
+    async def looks(self, name: str, after: int) -> list[Any]:
+        return []
+
+
+async def test_a_pipe_gets_a_line_each_time_that_something_changes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout_watch, "_LOOK_SECONDS", 0.0)
+    over = release(state=ReleaseState.ROLLED_BACK, ended=2_000.0, reason="errors: so many")
+    story = Story([release()], [release()], [running()], [running()], [over])
+    assert await rollout_watch.watched(story, "r1", "") == 0  # type: ignore[arg-type]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[4] for line in lines] == ["PROPOSED", "RUNNING", "ROLLED_BACK"]
+    assert lines[-1].endswith("errors: so many")
+    assert story.asked == ["r1"] * 5
+
+
+async def test_of_a_model_those_are_shown_that_go_on_or_ended_lately(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout_watch.time, "time", lambda: 10_000.0)
+    old = release(id="old", state=ReleaseState.PROMOTED, ended=1_000.0)
+    new = release(id="new", state=ReleaseState.PROMOTED, ended=9_900.0)
+    assert await rollout_watch.watched(Story([old, new]), "", "fraud") == 0  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert "new" in out and "old" not in out
+
+
+async def test_a_terminal_gets_a_picture_until_it_is_over(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout_watch, "on_terminal", lambda: True)
+    monkeypatch.setattr(rollout_watch, "_LOOK_SECONDS", 0.0)
+    over = release(state=ReleaseState.PROMOTED, ended=2_000.0, weight=1.0, reason="every gate is passed")
+    assert await rollout_watch.watched(Story([running()], [over]), "r1", "") == 0  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert "PROMOTED" in out and "every gate is passed" in out
