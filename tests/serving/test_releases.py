@@ -347,3 +347,13 @@ async def test_units_of_a_release_that_ended_long_ago_are_forgotten_and_its_deci
     await world.ticks(2 * 86_400)
     assert await world.store.known_units("r0") == ([], [])
     assert len(await world.store.looks("r0")) == 1
+
+
+async def test_of_many_releases_only_those_are_read_that_matter_now(world: World) -> None:
+    for model in ("fraud", "other"):
+        for _ in range(3):
+            await world.propose(model, policy=Policy(immediate=True))
+            await world.ticks()
+    await world.propose("fraud")
+    assert [release.id for release in await world.store.live()] == ["r2", "r5", "r6"]
+    assert len(await world.store.listed()) == 7

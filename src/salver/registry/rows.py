@@ -1,17 +1,37 @@
 """What do the ledger's rows say of models and versions, as records?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, RowMapping, Table, func, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table, func, or_, select
 
 from salver.errors import NotFound
-from salver.ledger.schema import ALIAS, METRIC, MODEL, PARENT, PROTECTION, TAG, VERSION
+from salver.ledger.schema import ALIAS, METRIC, MODEL, PARENT, PROTECTION, RELEASE, TAG, VERSION
 from salver.registry.names import LATEST, Reference
 from salver.registry.records import Description, FileEntry, Model, Parent, Version
+from salver.releases import ReleaseState
 
 _FILES = msgspec.json.Decoder(tuple[FileEntry, ...])
+
+
+def in_force(columns: Iterable[ColumnElement[Any]]) -> Select[Any]:
+    """Releases that matter now, oldest first: those that go on, and the last of each model and alias.
+
+    Of a registry with thousands of releases these are a few, and only they are read each second.
+    """
+    other = RELEASE.alias()
+    began_last = (
+        select(func.max(other.c.created))
+        .where(
+            other.c.model == RELEASE.c.model,
+            other.c.alias == RELEASE.c.alias,
+            other.c.state != ReleaseState.PROPOSED.value,
+        )
+        .scalar_subquery()
+    )
+    goes_on = or_(RELEASE.c.ended.is_(None), RELEASE.c.created == began_last)
+    return select(*columns).where(goes_on).order_by(RELEASE.c.created, RELEASE.c.id)
 
 
 def models(connection: Connection, name: str = "") -> tuple[Model, ...]:

@@ -19,6 +19,7 @@ from salver.errors import SalverError
 from salver.ledger.schema import ALIAS, MODEL, RELEASE, VERSION
 from salver.registry.names import CHAMPION, LATEST
 from salver.registry.registry import ModelRegistry
+from salver.registry.rows import in_force
 from salver.registry.webhooks import Deliverer
 from salver.releases import ReleaseState
 from salver.repository import Place
@@ -170,7 +171,8 @@ def _released(connection: Connection) -> Iterable[tuple[str, tuple[str, ...]]]:
     """Models with the versions that releases need: of those under way both; of the last one of an alias the
     stable one, too, as long as it holds units back; of the last one without an alias the one that it left.
     """
-    rows = list(connection.execute(select(RELEASE).order_by(RELEASE.c.created, RELEASE.c.id)))
+    names = ("model", "alias", "stable", "canary", "state", "ended", "policy")
+    rows = list(connection.execute(in_force(RELEASE.c[name] for name in names)))
     last = {(row.model, row.alias): row for row in rows if row.state != ReleaseState.PROPOSED}
     for row in rows:
         if row.ended is None:

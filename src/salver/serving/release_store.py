@@ -20,6 +20,7 @@ from salver.registry.aliases import check_guard
 from salver.registry.audit import Change, record
 from salver.registry.names import CHAMPION
 from salver.registry.records import Actor
+from salver.registry.rows import in_force
 from salver.releases import Bucket, Exposure, FirstEvent, Prediction, ReleaseState, Seen
 from salver.rollout.evidence import Evidence, start
 from salver.rollout.policy import Policy
@@ -103,7 +104,7 @@ class ReleaseStore:
         """Those that have not ended, and those that hold units back, oldest first."""
 
         def read(connection: Connection) -> tuple[Release, ...]:
-            rows = connection.execute(select(RELEASE).order_by(RELEASE.c.created, RELEASE.c.id))
+            rows = connection.execute(in_force(RELEASE.c))
             said = connection.execute(select(MODEL.c.name, MODEL.c.default_alias))
             defaults = {name: alias or CHAMPION for name, alias in said}
             found = [
