@@ -30,7 +30,7 @@ def assign(split: Split, traits: Mapping[Source, str]) -> Assignment:
 
     >>> split = Split("r", "m", stable="1", canary="2", weight=0.25, salt="s")
     >>> assign(split, {"header:x-user-id": "ada", "request": "1"}).arm
-    <Arm.STABLE: 'stable'>
+    <Arm.BASELINE: 'baseline'>
     """
     unit, has_unit = "", False
     for source in split.units:

@@ -29,7 +29,7 @@ def digest_of(files: Sequence[FileEntry]) -> str:
     """Of a version: over its files' paths and contents, in the order of the paths.
 
     >>> digest_of([FileEntry("b", 1, "0" * 64), FileEntry("a", 1, "f" * 64)])[:20]
-    'sha256:7de1ae9b7b79e'
+    'sha256:2c84e9fd04684'
     """
     whole = hashlib.sha256()
     for file in sorted(files):

@@ -423,7 +423,7 @@ def thinned(looks: tuple[Look, ...], most: int) -> tuple[Look, ...]:
     """So many at most, evenly taken, the last one among them.
 
     >>> thinned((1, 2, 3, 4, 5), 2)
-    (3, 5)
+    (2, 5)
     """
     if len(looks) <= most:
         return looks
