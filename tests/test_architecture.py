@@ -241,3 +241,9 @@ def test_every_error_class_has_a_code_of_its_own_kind() -> None:
     kinds = [kind for kind in classes if issubclass(kind, SalverError)]
     assert all(isinstance(kind.code, Code) for kind in kinds)
     assert all(kind.__doc__ for kind in kinds)
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """Two of one name cannot be collected together."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

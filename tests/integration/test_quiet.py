@@ -35,6 +35,7 @@ def test_nothing_is_written_and_nobody_is_called(tmp_path: Path) -> None:
     env = {
         name: str(home) for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "TMPDIR")
     }
+    env["PYTHONDONTWRITEBYTECODE"] = ""  # whatever this machine has
     before = sorted(path for path in root.rglob("*"))
     with ServerProcess([root], tmp_path / "log", env=env, cwd=work) as server:
         server.wait_ready()

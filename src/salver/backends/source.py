@@ -65,9 +65,20 @@ def running(source: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _without_bytecode() -> Iterator[None]:
+    """What is imported writes nothing beside the models of others."""
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
+@contextmanager
 def importable(folder: Path, name: str) -> Iterator[None]:
     """Let the module ``name`` import what lies in its folder, and nobody else find that later."""
-    with _LOADING:
+    with _LOADING, _without_bytecode():
         before = set(sys.modules)
         # A new list each time: another thread's import may be going through the old one, and would skip one.
         sys.path = [str(folder), *sys.path]
@@ -102,5 +113,6 @@ def run_file(source: Path, name: str) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickles look there
-    spec.loader.exec_module(module)
+    with _without_bytecode():
+        spec.loader.exec_module(module)
     return module
