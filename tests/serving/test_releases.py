@@ -357,3 +357,14 @@ async def test_of_many_releases_only_those_are_read_that_matter_now(world: World
     await world.propose("fraud")
     assert [release.id for release in await world.store.live()] == ["r2", "r5", "r6"]
     assert len(await world.store.listed()) == 7
+
+
+async def test_what_another_release_came_after_cannot_take_its_alias_back(world: World) -> None:
+    for _ in range(2):
+        await world.propose(policy=Policy(immediate=True), alias="champion")
+        await world.ticks()
+    wish = await world.store.wish("r0", "abort", ADA, "a slip of the hand", world.clock.now)
+    await world.ticks()
+    assert "another came after it" in (await world.store.answer(wish) or "")
+    assert (await world.one("r0")).state is ReleaseState.PROMOTED
+    assert world.traffic.moved == [("r0", "PROMOTED"), ("r1", "PROMOTED")]

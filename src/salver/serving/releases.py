@@ -154,8 +154,8 @@ class Releases:
         after = []
         for release in releases:
             after.append(await self._step(release, wishes.pop(release.id, []), releases, now))
-        for name, late in wishes.items():  # of releases that ended long ago
-            await self._step(await self._store.get(name), late, releases, now)
+        for name, late in wishes.items():
+            await self._refuse(await self._store.get(name), late, now)
         await self._apply(after)
         if now - self._pruned >= _DAY_SECONDS:
             self._pruned = now
@@ -194,6 +194,13 @@ class Releases:
             _tell(step)
             return after
         return release
+
+    async def _refuse(self, release: Release, wishes: Sequence[Wish], now: float) -> None:
+        """What another release came after has nothing to give back, and its alias is not its own any more."""
+        answer = f"release '{release.id}' is {release.state.value}, and another came after it"
+        await self._store.commit(
+            Step(release, release, answers=tuple((wish.id, answer) for wish in wishes)), now
+        )
 
     async def _next(
         self,
