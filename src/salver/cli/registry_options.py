@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 from cyclopts import Parameter
 
+from salver.cli.options import Artifacts
 from salver.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -40,14 +41,7 @@ class Where:
             "or ~/.local/share/salver/registry.",
         ),
     ] = ""
-    artifacts: Annotated[
-        str,
-        Parameter(
-            name="--artifacts",
-            env_var="SALVER_ARTIFACTS",
-            help="Folder of its files, where they do not lie beside its ledger.",
-        ),
-    ] = ""
+    artifacts: Artifacts = ""
 
     def home(self) -> "Home":
         """Where it is."""

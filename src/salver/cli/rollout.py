@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 
 from salver.cli.options import DEFAULT_URL, Json, Url
 from salver.cli.output import line, record, remark, table
-from salver.cli.registry_options import USUAL, Where, Why, new_id, run
+from salver.cli.registry_options import USUAL, Where, Why, new_id, numbers_of, run
 from salver.cli.rollout_watch import COLUMNS, clock, row, watched
 
 if TYPE_CHECKING:
@@ -67,7 +67,31 @@ def start(
         model: The model's name.
         version: The version that is to meet its traffic.
     """
-    return _start(locals())
+
+    async def work(registry: "ModelRegistry", actor: "Actor") -> int:
+        import msgspec
+
+        from salver.rollout.explain import foretell
+        from salver.rollout.outlook import outlook
+        from salver.serving.proposing import Proposal, proposal
+        from salver.serving.release_store import ReleaseStore
+
+        said = Proposal(model, version, stable, alias, policy_of(policy))
+        release = await proposal(registry, said, new_id(), time.time())
+        release = msgspec.structs.replace(release, by=actor.name, why=why)
+        if not release.policy.immediate:
+            forecast = await _foreseen(model, rate, event, url)
+            if forecast is None:
+                remark("what this traffic can show is not known: say --rate, or let a server answer at --url")
+            else:
+                remark(foretell(release.policy, outlook(release.policy, forecast)))
+        if dry_run:
+            return 0
+        await ReleaseStore(registry.ledger).propose(release, actor)
+        _show([release], json=json)
+        return 0
+
+    return run(where, work, makes=True)
 
 
 @rollout.command
@@ -324,35 +348,6 @@ def _with_store(
     return with_store
 
 
-def _start(given: dict[str, Any]) -> int:
-    async def work(registry: "ModelRegistry", actor: "Actor") -> int:
-        import msgspec
-
-        from salver.rollout.explain import foretell
-        from salver.rollout.outlook import outlook
-        from salver.serving.proposing import Proposal, proposal
-        from salver.serving.release_store import ReleaseStore
-
-        names = (given["model"], given["version"], given["stable"], given["alias"])
-        release = await proposal(
-            registry, Proposal(*names, policy_of(given["policy"])), new_id(), time.time()
-        )
-        release = msgspec.structs.replace(release, by=actor.name, why=given["why"])
-        if not release.policy.immediate:
-            forecast = await _foreseen(given)
-            if forecast is None:
-                remark("what this traffic can show is not known: say --rate, or let a server answer at --url")
-            else:
-                remark(foretell(release.policy, outlook(release.policy, forecast)))
-        if given["dry_run"]:
-            return 0
-        await ReleaseStore(registry.ledger).propose(release, actor)
-        _show([release], json=given["json"])
-        return 0
-
-    return run(given["where"], work, makes=True)
-
-
 def policy_of(path: str) -> "Policy | None":
     """Of a file; None = none is said."""
     if not path:
@@ -373,26 +368,23 @@ def policy_of(path: str) -> "Policy | None":
     return Policy.from_json(text)
 
 
-async def _foreseen(given: dict[str, Any]) -> "Forecast | None":
+async def _foreseen(model: str, rate: float, events: Sequence[str], url: str) -> "Forecast | None":
     """As somebody says, or as a server tells of the last seconds; None = neither."""
     from salver.client import Client
     from salver.errors import InvalidInput, SalverError
     from salver.rollout.outlook import Forecast
 
-    rates = {}
-    for text in given["event"]:
-        name, _, share = text.partition("=")
-        try:
-            rates[name] = float(share)
-        except ValueError:
-            raise InvalidInput(f"--event {text}", fix="Write METRIC=SHARE, as errors=0.005.") from None
-    if given["rate"]:
-        return Forecast(given["rate"], rates)
     try:
-        async with Client(given["url"], timeout=5) as client:
-            before = _served(await client.statistics(given["model"]))
+        rates = numbers_of(events, "--event")
+    except InvalidInput as error:
+        raise InvalidInput(error.message, fix="Write METRIC=SHARE, as errors=0.005.") from None
+    if rate:
+        return Forecast(rate, rates)
+    try:
+        async with Client(url, timeout=5) as client:
+            before = _served(await client.statistics(model))
             await asyncio.sleep(_SAMPLE_SECONDS)
-            after = _served(await client.statistics(given["model"]))
+            after = _served(await client.statistics(model))
     except SalverError:
         return None
     good, bad = (late - soon for soon, late in zip(before, after, strict=True))

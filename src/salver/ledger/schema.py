@@ -76,6 +76,10 @@ def _counted(name: str) -> Column[Any]:
     return Column(name, _COUNTED, Identity(), nullable=False, autoincrement=True)
 
 
+def _of_release() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["release"], ["release.id"])
+
+
 def _of_version() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["model", "number"], ["version.model", "version.number"])
 
@@ -282,7 +286,7 @@ WISH: Final = _table(
     _number("time"),
     _maybe("done"),
     _text("answer", ""),
-    ForeignKeyConstraint(["release"], ["release.id"]),
+    _of_release(),
     Index("wish_open", "done", "id"),
     since=2,
 )
@@ -293,7 +297,7 @@ BUCKET: Final = _table(
     _text("release"),
     _whole("seq"),
     _json("body"),
-    ForeignKeyConstraint(["release"], ["release.id"]),
+    _of_release(),
     since=2,
     rows="kept",
 )
@@ -308,7 +312,7 @@ DECISION: Final = _table(
     _json("body"),
     _text("actor"),
     _number("time"),
-    ForeignKeyConstraint(["release"], ["release.id"]),
+    _of_release(),
     since=2,
     rows="kept",
 )
@@ -326,7 +330,7 @@ EXPOSURE: Final = _table(
     _number("time"),
     Column("is_first", Integer, nullable=False),
     _json("segment"),
-    ForeignKeyConstraint(["release"], ["release.id"]),
+    _of_release(),
     Index("exposure_of_release", "release", "time"),
     since=2,
     rows="unchanged",
@@ -341,7 +345,7 @@ FIRST_EVENT: Final = _table(
     _whole("unit"),
     _text("arm"),
     _number("time"),
-    ForeignKeyConstraint(["release"], ["release.id"]),
+    _of_release(),
     since=2,
     rows="unchanged",
 )
@@ -358,7 +362,7 @@ PREDICTION: Final = _table(
     Column("stage", Integer, nullable=False),
     _number("propensity"),
     _number("time"),
-    ForeignKeyConstraint(["release"], ["release.id"]),
+    _of_release(),
     Index("prediction_of_release", "release", "time"),
     Index("prediction_of_unit", "release", "unit"),
     since=2,

@@ -162,9 +162,15 @@ def _check_expected(model: str, alias: str, before: int | None, expected: int | 
         )
 
 
-def _check_free(connection: Connection, model: str, alias: str) -> None:
+def under_way(connection: Connection, model: str, alias: str) -> str | None:
+    """The release of that alias which is not over; None = there is none."""
     mine = (RELEASE.c.model == model, RELEASE.c.alias == alias, RELEASE.c.ended.is_(None))
-    if (id := connection.scalar(select(RELEASE.c.id).where(*mine))) is not None:
+    id: str | None = connection.scalar(select(RELEASE.c.id).where(*mine))
+    return id
+
+
+def _check_free(connection: Connection, model: str, alias: str) -> None:
+    if (id := under_way(connection, model, alias)) is not None:
         raise Conflict(
             f"the release {id} of {model}@{alias} is under way", field="alias", fix="Abort it, or let it end."
         )

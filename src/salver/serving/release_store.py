@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from salver.errors import Conflict, NotFound
 from salver.ledger import Ledger
 from salver.ledger.schema import BUCKET, DECISION, EXPOSURE, FIRST_EVENT, MODEL, PREDICTION, RELEASE, WISH
-from salver.registry.aliases import check_guard
+from salver.registry.aliases import check_guard, under_way
 from salver.registry.audit import Change, record
 from salver.registry.names import CHAMPION
 from salver.registry.records import Actor
@@ -27,7 +27,6 @@ from salver.rollout.policy import Policy
 from salver.rollout.record import Progress, Release, What, Wish
 from salver.rollout.replay import Entry
 from salver.rollout.rules import Facts
-from salver.rollout.states import ENDED
 from salver.rollout.verdict import Verdict
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -101,18 +100,16 @@ class ReleaseStore:
         await self._ledger.write(lambda connection: propose(connection, release, change))
 
     async def live(self) -> tuple[Release, ...]:
-        """Those that have not ended, and those that hold units back, oldest first."""
+        """Those that go on, and the last of each model and alias, oldest first."""
 
         def read(connection: Connection) -> tuple[Release, ...]:
             rows = connection.execute(in_force(RELEASE.c))
             said = connection.execute(select(MODEL.c.name, MODEL.c.default_alias))
             defaults = {name: alias or CHAMPION for name, alias in said}
-            found = [
+            return tuple(
                 msgspec.structs.replace(r, is_default=not r.alias or r.alias == defaults.get(r.model))
                 for r in map(_release, rows.mappings())
-            ]
-            last = {(r.model, r.alias): r.id for r in found if r.state is not ReleaseState.PROPOSED}
-            return tuple(r for r in found if r.is_live or (last.get((r.model, r.alias)) == r.id))
+            )
 
         return await self._ledger.read(read)
 
@@ -244,11 +241,7 @@ def propose(connection: Connection, release: Release, change: Change) -> None:
     """As :meth:`ReleaseStore.propose`, in a transaction that is under way."""
     if release.alias:
         check_guard(connection, change, release.model, release.alias)
-    ended = [state.value for state in ENDED]
-    query = select(RELEASE.c.id).where(
-        RELEASE.c.model == release.model, RELEASE.c.alias == release.alias, RELEASE.c.state.not_in(ended)
-    )
-    if (other := connection.execute(query).scalars().first()) is not None:
+    if (other := under_way(connection, release.model, release.alias)) is not None:
         raise Conflict(
             f"model '{release.model}' is in release '{other}', which is not over",
             fix=f"Wait for its end, or abort it: salver rollout abort {other}",
