@@ -345,7 +345,8 @@ async def test_units_of_a_release_that_ended_long_ago_are_forgotten_and_its_deci
     await world.ticks(29 * 86_400)
     assert len((await world.store.known_units("r0"))[0]) == 2
     await world.ticks(2 * 86_400)
-    assert await world.store.known_units("r0") == ([], [])
+    units, events = await world.store.known_units("r0")
+    assert (list(units), events) == ([], [])
     assert len(await world.store.looks("r0")) == 1
 
 

@@ -6,6 +6,7 @@ counted twice. It decides nothing.
 """
 
 import hashlib
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -30,6 +31,7 @@ from salver.rollout.rules import Facts
 from salver.rollout.verdict import Verdict
 
 _encode: Final = msgspec.json.Encoder().encode
+_AT_ONCE: Final = 10_000  # rows that are read in one go
 _MOST_LISTED: Final = 1000
 
 
@@ -225,13 +227,14 @@ class ReleaseStore:
 
         return await self._ledger.write(write)
 
-    async def known_units(self, release: str) -> tuple[list[int], list[tuple[str, int]]]:
-        """Hashes of the units that were seen, and metric and hash of each first event."""
+    async def known_units(self, release: str) -> tuple[Sequence[int], list[tuple[str, int]]]:
+        """Numbers of the units that were seen, and metric and number of each first event."""
         units = select(EXPOSURE.c.unit).where(EXPOSURE.c.release == release)
         events = select(FIRST_EVENT.c.metric, FIRST_EVENT.c.unit).where(FIRST_EVENT.c.release == release)
 
-        def read(connection: Connection) -> tuple[list[int], list[tuple[str, int]]]:
-            seen = [int(unit) for unit in connection.execute(units).scalars()]
+        def read(connection: Connection) -> tuple[Sequence[int], list[tuple[str, int]]]:
+            streamed = connection.execution_options(yield_per=_AT_ONCE)
+            seen = array("q", streamed.execute(units).scalars())
             return seen, [(str(metric), int(unit)) for metric, unit in connection.execute(events)]
 
         return await self._ledger.read(read)
