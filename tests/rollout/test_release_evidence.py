@@ -17,6 +17,7 @@ from salver.rollout.ratio import GRID, Ratio
 from salver.rollout.strand import Strand, Weight, strands
 from salver.rollout.wildness import MOST, PRIOR_VARIATION, Wildness, matched_share
 from salver.stats.binomial_evidence import harm
+from salver.stats.sign_flip import start as start_flips
 
 SHARES = st.floats(0.001, 0.5)
 NUMBERS = st.integers(0, 200)
@@ -132,10 +133,12 @@ def test_a_canary_that_has_everything_is_compared_with_nobody() -> None:
     assert Strand().add(ERRORS, Counts(canary=50), 1.0, Weight(0.5)) == Strand()
 
 
-def test_the_second_opinion_needs_a_baseline_as_large_as_the_canary() -> None:
-    row = Counts(canary=9, baseline=1, stable=0)
-    assert Strand().add(ERRORS, row, 0.5, Weight()).flip.log_e > 0
-    assert Strand().add(ERRORS, row, 0.6, Weight()).flip.log_e == 0
+def test_the_second_opinion_of_a_large_canary_is_of_as_much_as_its_baseline_has() -> None:
+    strand = Strand().add(ERRORS, Counts(canary=9, baseline=1), 0.6, Weight())
+    assert strand.flip == start_flips().add_thinned(9, 1, 0.4 / 0.6)
+    good = Strand(is_good=True).add(ERRORS, Counts(canary=9, baseline=1), 0.6, Weight())
+    assert good.flip == start_flips().add_thinned(9, 1, 0.4 / 0.6, -1)
+    assert Strand().add(ERRORS, Counts(9, 1), 0.5, Weight()).flip == start_flips().add(8)
 
 
 def test_of_what_is_good_the_control_having_more_is_harm() -> None:

@@ -169,3 +169,25 @@ def test_bursts_in_single_arms_roll_no_good_release_back() -> None:
     none = np.zeros(size, np.int64)
     found = paths(policy, schedule, Arms(none, none, none), {"errors": events})
     may_be(int((found.rollbacks(policy) >= 0).sum()), 500, at_most=policy.alpha)
+
+
+@pytest.mark.parametrize(
+    ("share", "ratio", "claim"),
+    [
+        (0.6, 1.0, {"at_most": 0.01}),
+        (0.9, 1.0, {"at_most": 0.01}),
+        (0.6, 2.0, {"at_least": 0.99}),
+        (0.9, 2.0, {"at_least": 0.99}),
+    ],
+)
+def test_a_soft_metric_is_judged_where_the_canary_has_more_than_half(
+    share: float, ratio: float, claim: dict[str, float]
+) -> None:
+    """An hour, 100 requests a second, 1 % of them fallbacks; both opinions have to agree."""
+    metric = Metric("fallbacks", "fallbacks", "soft")
+    policy = Policy(stages=(Stage(share, 60),), metrics=(metric,))
+    schedule, rng = schedule_of(policy, 360), np.random.default_rng(11)
+    none = np.zeros((400, 360), np.int64)
+    events = {"fallbacks": simulated(rng, schedule, 400, 10, ratio)}
+    found = paths(policy, schedule, Arms(none, none, none), events)
+    may_be(int((found.rollbacks(policy) >= 0).sum()), 400, **claim)

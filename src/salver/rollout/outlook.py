@@ -16,15 +16,14 @@ from salver.rollout.evidence import MOST_NEGLIGIBLE, MetricEvidence
 from salver.rollout.policy import Metric, Policy
 from salver.rollout.rules import may_ship_on_budget
 from salver.rollout.strand import Weight, strands
-from salver.rollout.wildness import MOST, matched_share
+from salver.rollout.wildness import MOST, PRIOR_BUCKETS, PRIOR_EVENTS, PRIOR_VARIATION, matched_share
 
 #: Ratios that are looked for.
 RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 #: Requests that are needed, by those that Wald's bound needs (measured, see docs/explanation/judge.md).
 _DETECTION, _PROMOTION = 1.15, 1.3
-#: What the second opinion takes, in what plain evidence beside the same baseline would; and the largest
-#: canary that has a baseline of its size.
-_FLIPS, _EQUAL = 1.1, 0.5
+#: What the second opinion takes, in what plain evidence beside the same baseline would.
+_FLIPS = 1.1
 #: Below so many requests a second a first stage that is smaller than this sees nothing.
 _SPARSE, _LARGE = 1.0, 0.25
 #: Buckets after which a metric is said to see nothing.
@@ -149,11 +148,15 @@ def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, 
     needed = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])
     per_request = _information(rate, weight, alone if metric.is_matched else 1.0, ratio, tolerated)
     seconds = _DETECTION * needed / (per_request * forecast.requests_per_second)
-    seconds += math.ceil(needed / MOST) * policy.bucket_seconds  # until rates are known to be steady
+    lost = float(math.ceil(needed / MOST))  # buckets, until rates are known to be steady
+    if index == 0:
+        events = rate * forecast.requests_per_second * policy.bucket_seconds
+        lost = max(lost, _lost_buckets(weight, events, seconds / policy.bucket_seconds))
+    seconds += lost * policy.bucket_seconds
     if metric.severity == "soft":
-        if weight > _EQUAL:
-            return math.inf
-        per_request = _information(rate, weight, alone, ratio, 1.0)
+        equal = matched_share(weight)
+        surer = (1 + ratio) / (1 + equal / weight * ratio)  # as of the larger arm the mean is taken
+        per_request = surer * _information(rate, equal, 2 * equal, ratio, 1.0)
         second = _FLIPS * _DETECTION * needed / (per_request * forecast.requests_per_second)
         fewest = math.ceil(needed / math.log(2)) * policy.bucket_seconds  # of which none brings more
         seconds = max(seconds, second, fewest)
@@ -173,6 +176,23 @@ def _information(rate: float, weight: float, enrolled: float, ratio: float, tole
         * (share * ratio + 1 - share)
         * _divergence(_part(share, ratio), _part(share, tolerated))
     )
+
+
+def _lost_buckets(weight: float, events: float, needed: float) -> float:
+    """How many buckets' evidence is lost while steady events may yet prove to be wild.
+
+    Args:
+        events: Of a bucket, of all arms.
+        needed: Buckets of untempered evidence.
+    """
+    part, got, seen = matched_share(weight) / (1 - weight), 0.0, 0  # the baseline's part, of the control
+    while got < needed and seen < _PATIENCE:
+        seen += 1
+        steady = part * (1 - part) * (1 - weight) * events * seen
+        variation = PRIOR_VARIATION * (PRIOR_BUCKETS / (PRIOR_BUCKETS + seen)) ** 2
+        feared = 2 * variation * weight * (1 - weight) * events
+        got += 1 / (1 + PRIOR_EVENTS * feared / (PRIOR_EVENTS + steady))
+    return max(0.0, seen - min(got, needed))
 
 
 def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Forecast) -> float:

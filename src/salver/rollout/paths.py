@@ -96,9 +96,8 @@ def _paths(policy: Policy, metric: Metric, schedule: Schedule, requests: Arms, e
         other, part = events.baseline, share / (share + np.minimum(share, 1 - share))
     sides = _Sides(events.canary, events.canary + other, np.broadcast_to(part, factor.shape), factor, most)
     harm = _log_mean(_steps(sides, HARM, 1 + metric.rollback_margin), counted)
-    flip = sign_flip.log_e_paths(
-        sign_flip.start(), (events.canary - events.baseline) * (counted & (share <= 0.5))
-    )
+    keep = np.where(share < 1, np.minimum(share, 1 - share) / share, 1.0)
+    flip = sign_flip.log_e_paths(sign_flip.start(), events.canary * counted, events.baseline * counted, keep)
     gate = np.zeros_like(harm)
     if metric.promotion_margin is not None:
         for stage in np.unique(schedule.stages):

@@ -17,9 +17,6 @@ from salver.rollout.wildness import Wildness, matched_share
 from salver.stats import sign_flip
 from salver.stats.binomial_evidence import BinomialEvidence, harm, no_harm
 
-#: Of a baseline this large, or a canary as small, the two arms are equal in size.
-_HALF = 0.5
-
 
 class Sides(NamedTuple):
     """The suspect's events, both sides' events, and the suspect's share of the units."""
@@ -48,7 +45,8 @@ class Strand(msgspec.Struct, frozen=True):
 
     Args:
         harm: Evidence that it is worse than its rollback margin allows.
-        flip: The same, from differences to the matched baseline alone.
+        flip: The same, from differences to the matched baseline alone; of a canary that is larger than that
+            as much counts as is matched.
         gate: Evidence that it is within the promotion margin, since the stage began.
         ratio: Of the canary's rate to its control's.
         wildness: Of the control's events.
@@ -85,9 +83,9 @@ class Strand(msgspec.Struct, frozen=True):
                 "harm": _tempered(self.harm, sides, margin, factor, most),
                 "ratio": self.ratio.add(*plain, factor) if plain.events else self.ratio,
             }
-            if share <= _HALF and counts.canary != counts.baseline:
-                excess = counts.canary - counts.baseline
-                changes["flip"] = self.flip.add(-excess if self.is_good else excess)
+            if counts.canary or counts.baseline:
+                keep, sign = matched_share(share) / share, -1 if self.is_good else 1
+                changes["flip"] = self.flip.add_thinned(counts.canary, counts.baseline, keep, sign)
         if weight.is_warm and weight.gate_margin is not None:
             changes["gate"] = _tempered(self.gate, sides, _margin(metric, weight.gate_margin), factor, most)
         return msgspec.structs.replace(self, **changes)

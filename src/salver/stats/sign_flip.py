@@ -2,8 +2,14 @@
 
 A sign-flip e-process: where two arms are exchangeable, the difference of a bucket is as likely of either
 sign, and nothing else is taken for granted, so bursts, heavy tails and changing rates are harmless. No
-bucket brings more than ln 2. Knows differences only; that the arms are equal in size is its caller's to see
-to. Pure.
+bucket brings more than ln 2.
+
+Of arms of different sizes the larger one is thinned: of its events each is kept with the chance that makes
+both alike. Nothing is drawn for that. The mean over all that might be kept is taken, which is an e-value as
+each of them is, and loses less (Jensen). It is what thinning the units themselves would bring in the mean,
+where units fail for themselves, or as many of both arms as there are of them.
+
+Knows differences only; how large the arms are is its caller's to say. Pure.
 """
 
 import math
@@ -18,6 +24,7 @@ from salver.errors import InvalidInput
 
 #: Bets, per unit of the difference; for counts of events.
 SCALES = (0.1, 0.3, 1.0, 3.0)
+_LEAST = -600.0  # of a bet's logarithm, so that simulations have no underflow
 
 
 class SignFlipEvidence(msgspec.Struct, frozen=True):
@@ -58,12 +65,39 @@ class SignFlipEvidence(msgspec.Struct, frozen=True):
             ),
         )
 
+    def add_thinned(self, events: int, other: int, keep: float, sign: int = 1) -> Self:
+        """With one more bucket of arms of different sizes.
+
+        Args:
+            events: Of the larger arm.
+            other: Of the smaller one.
+            keep: Its size as a part of the larger one's, in (0, 1].
+            sign: 1: more in the larger arm is harm; -1: less is.
+
+        Raises:
+            InvalidInput: Counts or a part that cannot be.
+        """
+        if not (0 < keep <= 1 and events >= 0 and other >= 0):
+            raise InvalidInput(
+                f"{events} events thinned by {keep}, beside {other}, cannot be",
+                fix="Give counts of 0 or more, and a part above 0 and up to 1.",
+            )
+        if keep == 1:
+            return self.add(sign * (events - other))
+        kept = _kept(events, keep)
+        return msgspec.structs.replace(
+            self,
+            log_sums=tuple(
+                total
+                + _log_sum([chance + _log_bet(sign * scale * (count - other)) for count, chance in kept])
+                for total, scale in zip(self.log_sums, self.scales, strict=True)
+            ),
+        )
+
     @property
     def log_e(self) -> float:
         """The logarithm of the e-value, 0 before the first bucket: of the mean over the scales."""
-        top = max(self.log_sums)
-        mean = math.fsum(math.exp(total - top) for total in self.log_sums) / len(self.log_sums)
-        return top + math.log(mean)
+        return _log_sum(self.log_sums) - math.log(len(self.log_sums))
 
 
 def start(scales: Sequence[float] = SCALES) -> SignFlipEvidence:
@@ -77,17 +111,80 @@ def start(scales: Sequence[float] = SCALES) -> SignFlipEvidence:
     return SignFlipEvidence(tuple(map(float, scales)), (0.0,) * len(scales))
 
 
-def log_e_paths(begin: SignFlipEvidence, differences: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """``log_e`` after each bucket of many replications, for simulations; shapes ``(replication, bucket)``."""
-    values = np.asarray(differences, np.float64)
+def log_e_paths(
+    begin: SignFlipEvidence, events: npt.ArrayLike, other: npt.ArrayLike = 0, keep: npt.ArrayLike = 1.0
+) -> npt.NDArray[np.float64]:
+    """``log_e`` after each bucket of many replications, for simulations.
+
+    Args:
+        events: Shape ``(replication, bucket)``; as in :meth:`SignFlipEvidence.add_thinned`, or differences.
+        other: Likewise.
+        keep: Likewise; shape ``(bucket,)``.
+    """
+    values, others = np.broadcast_arrays(np.asarray(events), np.asarray(other))
+    parts = np.broadcast_to(np.asarray(keep, np.float64), values.shape[-1:])
     log_e = np.full(values.shape, -np.inf)
     for before, scale in zip(begin.log_sums, begin.scales, strict=True):
-        bets = np.abs(scale * values)
-        steps = scale * values - bets - np.log1p(np.exp(-2 * bets)) + math.log(2)
+        steps = _log_bets(scale * np.subtract(values, others, dtype=np.float64))
+        for part in np.unique(parts[parts < 1]):
+            at = parts == part
+            steps[:, at] = _thinned_bets(values[:, at], others[:, at], float(part), scale)
         np.logaddexp(log_e, before + np.cumsum(steps, axis=-1), out=log_e)
     return log_e - math.log(len(begin.scales))
+
+
+def _thinned_bets(
+    events: npt.NDArray[np.int64], other: npt.NDArray[np.int64], keep: float, scale: float
+) -> npt.NDArray[np.float64]:
+    """By a table of each count that occurs beside each other one."""
+    most, kept = int(events.max(initial=0)), np.arange(int(events.max(initial=0)) + 1)
+    factorials = np.r_[0.0, np.cumsum(np.log(np.arange(1, most + 1)))]
+    lost = kept[:, None] - kept
+    chances = np.where(
+        lost >= 0,
+        factorials[:, None]
+        - factorials
+        - factorials[lost]
+        + kept * math.log(keep)
+        + lost * math.log1p(-keep),
+        -np.inf,
+    )
+    differences = np.subtract.outer(kept, np.arange(int(other.max(initial=0)) + 1))
+    bets = np.exp(np.maximum(_log_bets(scale * differences), _LEAST))
+    table: npt.NDArray[np.float64] = np.log(np.exp(chances) @ bets)
+    return table[events, other]
+
+
+def _kept(events: int, keep: float) -> list[tuple[int, float]]:
+    """How many of the events may be kept, each with the logarithm of its chance; what is next to impossible
+    is left out, which only takes from evidence.
+    """
+    around, wide = events * keep, 9 * (1 + math.sqrt(events * keep * (1 - keep)))
+    counts = range(max(0, math.floor(around - wide)), min(events, math.ceil(around + wide)) + 1)
+    whole, log_keep, log_lose = math.lgamma(events + 1), math.log(keep), math.log1p(-keep)
+    return [
+        (
+            count,
+            whole
+            - math.lgamma(count + 1)
+            - math.lgamma(events - count + 1)
+            + count * log_keep
+            + (events - count) * log_lose,
+        )
+        for count in counts
+    ]
+
+
+def _log_sum(logs: Sequence[float]) -> float:
+    top = max(logs)
+    return top + math.log(math.fsum(math.exp(log - top) for log in logs))
 
 
 def _log_bet(x: float) -> float:
     """``log(exp(x) / cosh(x))``, without overflow; at most ln 2."""
     return x - abs(x) - math.log1p(math.exp(-2 * abs(x))) + math.log(2)
+
+
+def _log_bets(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    found: npt.NDArray[np.float64] = x - np.abs(x) - np.log1p(np.exp(-2 * np.abs(x))) + math.log(2)
+    return found
