@@ -11,10 +11,11 @@ from collections.abc import Callable
 from salver.experiments.collector import Collector
 from salver.experiments.pending import Pending
 from salver.experiments.router import Router
+from salver.registry.deliveries import Deliverer
 from salver.registry.opening import Home, home_of, open_registry
 from salver.registry.registry import ModelRegistry
 from salver.registry.tokens import Tokens
-from salver.registry.webhooks import Deliverer, Webhooks
+from salver.registry.webhooks import Webhooks
 from salver.serving.fleet import Fleet, Loaded
 from salver.serving.outcomes import OutcomeStore
 from salver.serving.posting import post

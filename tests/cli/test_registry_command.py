@@ -158,6 +158,21 @@ def test_webhooks_are_added_listed_and_removed(say) -> None:  # type: ignore[no-
     assert say("webhook", "list").split() == ["id", "url", "model", "events", "by"]
 
 
+def test_what_a_webhook_was_not_told_is_seen_and_told_anew(say) -> None:  # type: ignore[no-untyped-def]
+    push(say)
+    assert say("webhook", "deliveries") == "there are no such deliveries\n"
+    say("webhook", "add", "http://127.0.0.1:9/hook", "--event", "alias.moved")
+    say("alias", "fraud@champion", "1")
+    said = say("webhook", "deliveries", "--state", "failing")
+    assert "alias.moved fraud champion" in said
+    assert "refused" in said
+    delivery = json.loads(say("webhook", "deliveries", "--json"))
+    assert (delivery["state"], delivery["attempts"], delivery["seq"]) == ("failing", 1, 3)
+    assert say("webhook", "redeliver", str(delivery["id"])).endswith("is told anew of alias.moved\n")
+    assert json.loads(say("webhook", "deliveries", "--json"))["attempts"] == 1
+    assert "no delivery 99" in say("webhook", "redeliver", "99", ends=1)
+
+
 def test_backup_and_restore_are_one_command_each(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     push(say, "--alias", "champion")
     printed = say("backup", str(tmp_path / "all.tar"))

@@ -1,5 +1,6 @@
 """Is everybody told of what they asked for, at least once, signed, and are secrets kept?"""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -17,8 +18,9 @@ from registries import ANN, KINDS, Clock, counted, found, open_registry
 from salver.errors import InvalidInput, NotFound
 from salver.ledger.schema import DELIVERY, WEBHOOK
 from salver.registry import ModelRegistry
+from salver.registry.deliveries import Deliverer, signature
 from salver.registry.records import NewVersion
-from salver.registry.webhooks import Deliverer, Webhooks, signature
+from salver.registry.webhooks import Webhooks
 from salver.serving.posting import post
 
 
@@ -143,9 +145,9 @@ async def test_what_a_killed_server_took_is_told_by_another_after_a_minute(
     await push(registry, tmp_path)
 
     async def killed(*_: object) -> int:
-        raise KeyboardInterrupt
+        raise asyncio.CancelledError
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(asyncio.CancelledError):
         await Deliverer(registry.ledger, killed, clock).once()
     deliverer = Deliverer(registry.ledger, receiver, clock)
     assert await deliverer.once() == 0

@@ -14,8 +14,8 @@ from salver.artifacts import Versions
 from salver.errors import Conflict
 from salver.ledger.schema import RELEASE
 from salver.registry import ModelRegistry
+from salver.registry.deliveries import Deliverer
 from salver.registry.records import NewVersion
-from salver.registry.webhooks import Deliverer
 from salver.repository import Place
 from salver.serving.registered import OWNER, Registered
 

@@ -6,7 +6,7 @@ from typing import Any
 from cyclopts import App, Parameter
 
 from salver.cli.options import DEFAULT_URL, Json, Url
-from salver.cli.output import line, record, table
+from salver.cli.output import line, listed, record
 
 models = App(
     name="models",
@@ -20,14 +20,9 @@ models = App(
 def list_models(*, url: Url = DEFAULT_URL, json: Json = False) -> int:
     """List every version that the server knows, with its state and, where it failed, the reason."""
     entries = asyncio.run(_index(url))
-    if json:
-        for entry in entries:
-            record(entry)
-    elif not entries:
-        line("the server's repository is empty")
-    else:
-        keys = ("name", "version", "state", "reason")
-        table(keys, [[str(entry.get(key) or "") for key in keys] for entry in entries])
+    keys = ("name", "version", "state", "reason")
+    none = "the server's repository is empty"
+    listed(entries, keys, lambda entry: [str(entry.get(key) or "") for key in keys], json=json, none=none)
     return 0
 
 

@@ -6,13 +6,15 @@ where ``--json`` asks for it. It knows no command.
 
 import shutil
 import sys
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from salver.errors import SalverError
 
+T = TypeVar("T")
 _STYLES: Final = {
     "READY": "green",
     "ok": "green",
@@ -39,10 +41,42 @@ def remark(text: str) -> None:
     sys.stderr.flush()
 
 
+def moment(seconds: float) -> str:
+    """A time in Unix seconds, of UTC.
+
+    >>> moment(0)
+    '1970-01-01 00:00:00Z'
+    """
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
 def record(value: Any) -> None:
     """The result as one line of JSON."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
     sys.stdout.flush()
+
+
+def listed(
+    items: Iterable[T],
+    columns: Sequence[str],
+    row: Callable[[T], Sequence[str]],
+    *,
+    json: bool,
+    none: str = "",
+) -> None:
+    """Things under headings, or each as one line of JSON.
+
+    Args:
+        none: Is said in place of a table without rows; empty = the headings are.
+    """
+    found = list(items)
+    if json:
+        for item in found:
+            record(item)
+    elif none and not found:
+        line(none)
+    else:
+        table(columns, [row(item) for item in found])
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,19 +1,18 @@
 """``salver registry``: push models, name their versions, and see what was changed by whom."""
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
 from salver.cli import registry_access, registry_keeping, registry_push
 from salver.cli.options import Json
-from salver.cli.output import line, record, table
+from salver.cli.output import line, listed, moment, record
 from salver.cli.registry_options import USUAL, Where, Why, numbers_of, pairs_of, run
 from salver.errors import InvalidInput
 
 if TYPE_CHECKING:
     from salver.registry import ModelRegistry
-    from salver.registry.records import Actor, Version
+    from salver.registry.records import Actor, Difference, Entry, Model, Version
 
 registry = App(
     name="registry",
@@ -31,6 +30,17 @@ for _command in (
     registry_keeping.restore,
 ):
     registry.command(_command)
+_COLUMNS: Final = (
+    "version",
+    "aliases",
+    "framework",
+    "digest",
+    "size",
+    "pushed",
+    "by",
+    "metrics",
+    "tags",
+)
 _SHORT: Final = 19  # of a digest, in a table
 _WIDE: Final = 60  # of one side of a difference, in a table
 
@@ -44,44 +54,30 @@ def list_models(name: str = "", /, *, where: Where = USUAL, json: Json = False) 
     """
     if name:
         versions = run(where, lambda registry, _: registry.versions(name))
-        if json:
-            for version in versions:
-                record(version)
-            return 0
-        rows = [
-            [
-                str(version.number),
-                ", ".join(version.aliases),
-                version.description.framework,
-                version.digest[:_SHORT],
-                _size(version.size),
-                _when(version.created),
-                version.by,
-                _pairs(version.metrics),
-                _pairs(version.tags),
-            ]
-            for version in versions
-        ]
-        table(("version", "aliases", "framework", "digest", "size", "pushed", "by", "metrics", "tags"), rows)
+        listed(versions, _COLUMNS, _version, json=json)
         return 0
+
+    def row(m: "Model") -> list[str]:
+        return [m.name, str(m.latest or ""), str(m.versions), _pairs(m.aliases)]
+
     models = run(where, lambda registry, _: registry.models())
-    if json:
-        for model in models:
-            record(model)
-    elif not models:
-        line("the registry is empty")
-    else:
-        shown = [
-            [
-                m.name,
-                str(m.latest or ""),
-                str(m.versions),
-                ", ".join(f"{a}={n}" for a, n in m.aliases.items()),
-            ]
-            for m in models
-        ]
-        table(("model", "latest", "versions", "aliases"), shown)
+    columns = ("model", "latest", "versions", "aliases")
+    listed(models, columns, row, json=json, none="the registry is empty")
     return 0
+
+
+def _version(version: "Version") -> list[str]:
+    return [
+        str(version.number),
+        ", ".join(version.aliases),
+        version.description.framework,
+        version.digest[:_SHORT],
+        _size(version.size),
+        moment(version.created),
+        version.by,
+        _pairs(version.metrics),
+        _pairs(version.tags),
+    ]
 
 
 @registry.command
@@ -109,7 +105,10 @@ def show(reference: str, /, *, where: Where = USUAL, json: Json = False) -> int:
             for each in what.signature.get(side, ())
         ),
         *(("file", f"{file.path}  {_size(file.size)}  {file.sha256[:12]}") for file in version.files),
-        ("pushed", f"{_when(version.created)} by {version.by}" + (f": {version.why}" if version.why else "")),
+        (
+            "pushed",
+            f"{moment(version.created)} by {version.by}" + (f": {version.why}" if version.why else ""),
+        ),
         ("source", version.source),
         *((parent.kind, parent.reference) for parent in version.parents),
         ("metrics", _pairs(version.metrics)),
@@ -193,15 +192,12 @@ def history(
         name: A model's name; without it, all.
     """
     entries = run(where, lambda registry, _: registry.history(name, most=limit))
-    if json:
-        for entry in entries:
-            record(entry)
-        return 0
-    rows = [
-        [_when(e.time), e.actor, e.action, f"{e.model} {e.subject}".strip(), e.before, e.after, e.why]
-        for e in entries
-    ]
-    table(("when", "who", "what", "of", "from", "to", "why"), [[c[:_WIDE] for c in row] for row in rows])
+
+    def row(e: "Entry") -> list[str]:
+        of = f"{e.model} {e.subject}".strip()
+        return [cell[:_WIDE] for cell in (moment(e.time), e.actor, e.action, of, e.before, e.after, e.why)]
+
+    listed(entries, ("when", "who", "what", "of", "from", "to", "why"), row, json=json)
     return 0
 
 
@@ -217,14 +213,12 @@ def diff(before: str, after: str, /, *, where: Where = USUAL, json: Json = False
 
     one, two = parse(before), parse(after)
     found = run(where, lambda registry, _: registry.diff(one, two))
-    if json:
-        for difference in found:
-            record(difference)
-    elif not found:
-        line(f"{before} and {after} are the same model")
-    else:
-        rows = [[d.part, d.what, d.before or "-", d.after or "-"] for d in found]
-        table(("part", "what", before, after), [[_first(cell) for cell in row] for row in rows])
+
+    def row(d: "Difference") -> list[str]:
+        return [_first(cell) for cell in (d.part, d.what, d.before or "-", d.after or "-")]
+
+    columns = ("part", "what", before, after)
+    listed(found, columns, row, json=json, none=f"{before} and {after} are the same model")
     return 0
 
 
@@ -303,10 +297,6 @@ def protect(
     told = f"{name} " + (f"is moved by {', '.join(role)}" if role else "may be moved by everybody")
     record({"model": said.model, "alias": said.alias, "roles": role}) if json else line(told)
     return 0
-
-
-def _when(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _size(count: int) -> str:

@@ -2,17 +2,17 @@
 
 import secrets
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from salver.cli.options import Json
-from salver.cli.output import line, record, remark, table
+from salver.cli.output import line, listed, moment, record, remark
 from salver.cli.registry_options import USUAL, Where, Why, new_id, run
 
 if TYPE_CHECKING:
     from salver.registry import ModelRegistry
-    from salver.registry.records import Actor, Token, Webhook
+    from salver.registry.records import Actor, Delivery, Token, Webhook
     from salver.registry.tokens import Tokens
     from salver.registry.webhooks import Webhooks
 
@@ -71,11 +71,8 @@ def add_token(
 def list_tokens(*, where: Where = USUAL, json: Json = False) -> int:
     """List the tokens' owners and roles."""
     found = run(where, lambda registry, _: _tokens(registry).list())
-    if json:
-        for each in found:
-            record(each)
-    else:
-        table(("id", "name", "roles", "by"), [[t.id, t.name, ", ".join(t.roles), t.by] for t in found])
+    columns = ("id", "name", "roles", "by")
+    listed(found, columns, lambda t: [t.id, t.name, ", ".join(t.roles), t.by], json=json)
     return 0
 
 
@@ -126,12 +123,11 @@ def add_webhook(
 def list_webhooks(*, where: Where = USUAL, json: Json = False) -> int:
     """List them."""
     found = run(where, lambda registry, _: _webhooks(registry).list())
-    if json:
-        for each in found:
-            record(each)
-    else:
-        rows = [[w.id, w.url, w.model or "all", ", ".join(w.events) or "all", w.by] for w in found]
-        table(("id", "url", "model", "events", "by"), rows)
+
+    def row(hook: "Webhook") -> list[str]:
+        return [hook.id, hook.url, hook.model or "all", ", ".join(hook.events) or "all", hook.by]
+
+    listed(found, ("id", "url", "model", "events", "by"), row, json=json)
     return 0
 
 
@@ -144,4 +140,46 @@ def remove_webhook(id: str, /, *, why: Why = "", where: Where = USUAL, json: Jso
     """
     run(where, lambda registry, actor: _webhooks(registry).remove(id, actor, why))
     record({"id": id, "done": "removed"}) if json else line(f"{id} is removed")
+    return 0
+
+
+@webhook.command(name="deliveries")
+def list_deliveries(
+    id: str = "",
+    /,
+    *,
+    state: Annotated[
+        Literal["waiting", "failing", "told", "given_up"] | None, Parameter(help="Only such.")
+    ] = None,
+    limit: Annotated[int, Parameter(help="Most lines, the newest ones.")] = 50,
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
+    """Tell what was told and what was not, why, and when it is tried again; the newest first.
+
+    Args:
+        id: Of a webhook; without it, of all.
+    """
+    found = run(where, lambda registry, _: _webhooks(registry).deliveries(id, state, most=limit))
+
+    def row(each: "Delivery") -> list[str]:
+        what = f"{each.action} {each.model} {each.subject}".rstrip()
+        tried = str(each.attempts)
+        then = moment(each.next) if each.next is not None else ""
+        return [str(each.id), each.webhook, what, moment(each.created), each.state, tried, then, each.error]
+
+    columns = ("id", "webhook", "what", "when", "state", "tries", "next", "error")
+    listed(found, columns, row, json=json, none="there are no such deliveries")
+    return 0
+
+
+@webhook.command
+def redeliver(id: int, /, *, where: Where = USUAL, json: Json = False) -> int:
+    """Tell it anew, now, and again later if need be.
+
+    Args:
+        id: Of a delivery, as it is listed.
+    """
+    delivery = run(where, lambda registry, _: _webhooks(registry).redeliver(id))
+    record(delivery) if json else line(f"{delivery.webhook} is told anew of {delivery.action}")
     return 0

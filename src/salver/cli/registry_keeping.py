@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from salver.cli.options import Json
-from salver.cli.output import line, record, table
+from salver.cli.output import line, listed, record
 from salver.cli.registry_options import USUAL, Where, Why, new_id, run
 from salver.errors import InvalidInput
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from salver.artifacts import Manifest
     from salver.messages import Signature
     from salver.registry.ports import Inspect
+    from salver.registry.records import Fault
 
 _LOAD_SECONDS = 300.0
 
@@ -41,14 +42,12 @@ def verify(name: str = "", /, *, where: Where = USUAL, json: Json = False) -> in
         name: A model's name; without it, all.
     """
     faults = run(where, lambda registry, _: registry.verify(name))
-    if json:
-        for fault in faults:
-            record(fault)
-    elif faults:
-        rows = [[f"{fault.model}/{fault.number}", fault.path, fault.problem] for fault in faults]
-        table(("version", "file", "problem"), rows)
-    else:
-        line("every file is as it was pushed")
+
+    def row(fault: "Fault") -> list[str]:
+        return [f"{fault.model}/{fault.number}", fault.path, fault.problem]
+
+    columns = ("version", "file", "problem")
+    listed(faults, columns, row, json=json, none="every file is as it was pushed")
     return int(bool(faults))
 
 

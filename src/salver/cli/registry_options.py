@@ -89,7 +89,7 @@ async def _actor(registry: "ModelRegistry") -> "Actor":
 
 
 async def _tell(registry: "ModelRegistry") -> None:
-    from salver.registry.webhooks import Deliverer
+    from salver.registry.deliveries import Deliverer
     from salver.serving.posting import post
 
     with contextlib.suppress(TimeoutError):

@@ -217,6 +217,35 @@ class Webhook(msgspec.Struct, frozen=True):
     by: str = ""
 
 
+#: ``waiting`` for its first try, ``failing`` and to be tried again, ``told``, or ``given_up``.
+DeliveryState = Literal["waiting", "failing", "told", "given_up"]
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """A change that a webhook is to be told of, or was.
+
+    Attributes:
+        webhook: Its id.
+        seq: Number of the change in the audit, of which ``action``, ``model`` and ``subject`` tell.
+        created, ended: When it changed, and when that was told or given up, in Unix seconds.
+        next: When it is tried (again); None = no more.
+        error: Of the last try; empty = none failed.
+    """
+
+    id: int
+    webhook: str
+    seq: int
+    action: Action
+    model: str
+    subject: str
+    created: float
+    state: DeliveryState
+    attempts: int
+    next: float | None
+    ended: float | None
+    error: str
+
+
 class Token(msgspec.Struct, frozen=True):
     """What proves who somebody is. The token itself is shown once, and its hash is kept."""
 

@@ -1,42 +1,35 @@
 """How is a body sent to a URL whose owner asked for it (:data:`salver.registry.ports.Post`)?
 
-On a thread, once, and within a time; nobody is followed to where an answer leads.
+On a thread, once, and within a time, however slowly the other side answers; nobody is followed to where an
+answer leads.
 """
 
 import asyncio
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
-from typing import IO, Any, Final
+from typing import Final
+
+from salver.sources.connecting import Line
 
 _SECONDS: Final = 10.0
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> None:
-        return None
-
-
-async def post(url: str, headers: Mapping[str, str], body: bytes) -> int:
+async def post(url: str, headers: Mapping[str, str], body: bytes, seconds: float = _SECONDS) -> int:
     """Send it; the status of the answer.
 
     Raises:
-        OSError: nobody answered.
-        ValueError: it is no such URL.
+        OSError: nobody answered within the time, or nobody should be asked there.
+        ValueError: it is no URL of HTTP.
     """
-    return await asyncio.to_thread(_post, url, headers, body)
+    line = Line(seconds)
 
+    def send() -> int:
+        with line.ask(url, headers, body) as answer:
+            return answer.status
 
-def _post(url: str, headers: Mapping[str, str], body: bytes) -> int:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("no URL of HTTP")
-    request = urllib.request.Request(url, body, dict(headers), method="POST")
     try:
-        with urllib.request.build_opener(_NoRedirects).open(request, timeout=_SECONDS) as answer:
-            status: int = answer.status
-            return status
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code
+        async with asyncio.timeout(seconds):
+            return await asyncio.to_thread(send)
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer within {seconds:g} s") from error
+    finally:
+        line.cut()

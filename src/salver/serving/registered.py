@@ -17,10 +17,10 @@ from sqlalchemy import Connection, func, select
 from salver.artifacts import Versions
 from salver.errors import SalverError
 from salver.ledger.schema import ALIAS, MODEL, RELEASE, VERSION
+from salver.registry.deliveries import Deliverer
 from salver.registry.names import CHAMPION, LATEST
 from salver.registry.registry import ModelRegistry
 from salver.registry.rows import in_force
-from salver.registry.webhooks import Deliverer
 from salver.releases import ReleaseState
 from salver.repository import Place
 

@@ -1,0 +1,140 @@
+"""How is somebody else's server reached by HTTP, and nobody who must not be?
+
+Through the proxy that the environment names, if it does. A name and password in the URL become a header.
+Addresses of the link itself are refused, whatever name leads to them: clouds hand out credentials there.
+Redirects are answers like others. It knows nothing of what is asked.
+"""
+
+import base64
+import contextlib
+import http.client
+import ipaddress
+import socket
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from typing import IO, Any, Final
+
+#: Where clouds tell machines their secrets, beside the link-local addresses.
+_METADATA: Final = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200")))
+
+
+def is_harmful(address: str) -> bool:
+    """An address that no honest server of others has?
+
+    >>> [is_harmful(each) for each in ("169.254.169.254", "::ffff:169.254.0.1", "10.0.0.1", "::1")]
+    [True, True, False, False]
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    plain = getattr(ip, "ipv4_mapped", None) or ip
+    return plain.is_link_local or plain.is_multicast or plain in _METADATA
+
+
+class Line:
+    """Asks once. Blocking; :meth:`cut` may be called from another thread.
+
+    Args:
+        seconds: A server that says nothing for so long has gone.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._connection: http.client.HTTPConnection | None = None
+        self._is_cut = False
+
+    def __repr__(self) -> str:
+        return f"<Line of {self._seconds:g} s>"
+
+    def ask(
+        self, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> http.client.HTTPResponse:
+        """The answer, whatever its status; with a body, POST.
+
+        Raises:
+            OSError: nobody answers, or not in HTTP, or nobody should be asked there.
+            ValueError: it is no URL of HTTP.
+        """
+        plain, mine = _without_user(url)
+        request = urllib.request.Request(plain, body, {"User-Agent": "salver", **mine, **headers})
+        try:
+            answer: http.client.HTTPResponse = urllib.request.build_opener(
+                _Plain(self), _Secure(self), _NoRedirects
+            ).open(request, timeout=self._seconds)
+        except urllib.error.HTTPError as error:
+            return error  # type: ignore[return-value]  # it is an answer, too
+        except http.client.HTTPException as error:
+            raise OSError(f"no answer in HTTP: {type(error).__name__} {str(error)[:100]}".rstrip()) from error
+        return answer
+
+    def cut(self) -> None:
+        """Whoever waits for the server waits no longer."""
+        self._is_cut = True
+        if self._connection is not None and self._connection.sock is not None:
+            with contextlib.suppress(OSError):
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def opened(self, connection: http.client.HTTPConnection) -> None:
+        """It is connected.
+
+        Raises:
+            OSError: to where nobody should be.
+        """
+        self._connection = connection
+        address = connection.sock.getpeername()[0]
+        if self._is_cut or is_harmful(address):
+            connection.close()
+            raise OSError(f"{address} is an address of the link itself, where nobody is asked")
+
+
+def _without_user(url: str) -> tuple[str, dict[str, str]]:
+    """The URL without what proves who we are, and that as headers."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("no URL of HTTP")
+    user, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, {}
+    name, _, password = user.partition(":")
+    pair = f"{urllib.parse.unquote(name)}:{urllib.parse.unquote(password)}"
+    plain = urllib.parse.urlunsplit((parts.scheme, host, *parts[2:]))
+    return plain, {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
+class _Plain(urllib.request.HTTPHandler):
+    def __init__(self, line: Line) -> None:
+        super().__init__()
+        self._line = line
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        line = self._line
+
+        class Connection(http.client.HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                line.opened(self)
+
+        return self.do_open(Connection, req)
+
+
+class _Secure(urllib.request.HTTPSHandler):
+    def __init__(self, line: Line) -> None:
+        super().__init__()
+        self._line = line
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        line = self._line
+
+        class Connection(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                line.opened(self)
+
+        return self.do_open(Connection, req)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> None:
+        return None
