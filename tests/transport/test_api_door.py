@@ -7,8 +7,9 @@ import orjson
 import pytest
 from asgi_calls import Reply, call
 
-from salver.errors import Code, NotFound, Outdated, Overloaded, SalverError
-from salver.transport.api import Access, Answer, Api, Asked, Management, Operation
+from salver.errors import Code, NotFound, Outdated, Overloaded, SalverError, Unauthenticated
+from salver.transport.api import Access, Answer, Api, Asked, Caller, Management, Operation
+from salver.transport.api.access import OUTCOMES
 from salver.wire.faults import api_fault
 
 JSON = {"content-type": "application/json"}
@@ -34,7 +35,7 @@ async def tell(asked: Asked) -> Answer:
 
 
 async def change(asked: Asked) -> Answer:
-    if asked.expected not in ("", "7"):
+    if asked.expected and "7" not in asked.expected:
         raise Outdated("the thing is at 7 by now")
     return Answer(Thing(asked.body.reason, asked.caller.name), etag="8")
 
@@ -49,7 +50,19 @@ async def other(scope: Any, receive: Any, send: Any) -> None:
 API = Api(
     [
         Operation("tell", "GET", "/things/{thing}", "One", tell, Thing),
-        Operation("change", "PUT", "/things/{thing}", "Another", change, Thing, Wish, changes=True),
+        Operation(
+            "change",
+            "PUT",
+            "/things/{thing}",
+            "Another",
+            change,
+            Thing,
+            Wish,
+            changes=True,
+            is_conditional=True,
+        ),
+        Operation("wish", "POST", "/wishes", "A third", change, Thing, Wish, changes=True),
+        Operation("post", "POST", "/outcomes", "A fourth", change, Thing, Wish, changes=True, role=OUTCOMES),
     ]
 )
 
@@ -78,6 +91,10 @@ def test_what_has_not_changed_is_not_sent_again() -> None:
     again = ask("GET", "/api/v1/things/a", if_none_match=tag)
     assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
     assert ask("GET", "/api/v1/things/b", if_none_match=tag).status == 200
+    for header in (f'"other", W/{tag}', "*"):
+        assert ask("GET", "/api/v1/things/a", if_none_match=header).status == 304
+    described = ask("GET", "/api/openapi.json")
+    assert ask("GET", "/api/openapi.json", if_none_match=described.headers["etag"]).status == 304
 
 
 def test_heads_have_no_body() -> None:
@@ -98,6 +115,7 @@ def test_a_change_and_who_made_it() -> None:
 
 def test_a_change_of_a_state_that_is_no_longer_there() -> None:
     assert put({"reason": "r"}, if_match='"7"').status == 200
+    assert put({"reason": "r"}, if_match='"6", W/"7"').status == 200
     stale = put({"reason": "r"}, if_match='"6"')
     assert (stale.status, stale.json["detail"]) == (412, "the thing is at 7 by now")
 
@@ -123,15 +141,62 @@ def test_problems_name_the_field_and_the_fix() -> None:
         ("GET", "/api/v1/nothing", 404),
         ("GET", "/api/", 404),
         ("POST", "/api/v1/things/a", 405),
-        ("OPTIONS", "/api/v1/things/a", 405),
         ("GET", "/api/v1/things/a?b=c", 400),
         ("GET", "/api/v1/things/%ff", 400),
         ("PUT", "/api/v1/things/a", 400),
+        ("OPTIONS", "/api/v1/nothing", 404),
+        ("POST", "/api/openapi.json", 405),
     ],
 )
 def test_what_does_not_go(verb: str, target: str, status: int) -> None:
     reply = ask(verb, target)
     assert (reply.status, reply.json["status"]) == (status, status)
+
+
+def test_what_a_path_takes() -> None:
+    told = ask("OPTIONS", "/api/v1/things/a")
+    assert (told.status, told.headers["allow"], told.body) == (200, "GET, HEAD, OPTIONS, PUT", b"")
+    assert ask("TRACE", "/api/v1/things/a").headers["allow"] == "GET, HEAD, OPTIONS, PUT"
+    assert ask("DELETE", "/api/openapi.json").headers["allow"] == "GET, HEAD"
+    assert not any(name.startswith("access-control") for name in told.headers)
+
+
+def test_a_condition_that_nobody_minds_is_refused_rather_than_ignored() -> None:
+    body = orjson.dumps({"reason": "r"})
+    refused = ask("POST", "/api/v1/wishes", body, content_type="application/json", if_match='"7"')
+    assert (refused.status, refused.json["field"]) == (400, "if-match")
+
+
+@pytest.mark.parametrize("origin", ["http://[::1", "http://[evil", "null", "é", "://", "http://"])
+def test_an_origin_that_is_none_is_foreign(origin: str) -> None:
+    assert put({"reason": "r"}, origin=origin).status == 403
+
+
+def test_what_tells_a_secret_is_kept_nowhere() -> None:
+    assert put({"reason": "r"}).headers["cache-control"] == "no-store"
+    for headers in (put({"reason": "r"}).headers, ask("GET", "/api/v1/things/a").headers):
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_a_token_for_outcomes_posts_outcomes_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    async def known(token: str) -> Caller:
+        if token == "nobodys-token":
+            raise Unauthenticated("nobody's")
+        return Caller("shop", frozenset(token.split("+")))
+
+    def post(path: str, token: str) -> Reply:
+        app = Management(other, API, Access("0.0.0.0", read_token=known), other, lambda: "id7", "1.0")
+        headers = {"authorization": f"Bearer {token}", **JSON}
+        return call(app, "POST", path, b'{"reason":"r"}', headers)
+
+    assert post("/api/v1/outcomes", "outcomes").json == {"name": "r", "actor": "shop"}
+    refused = post("/api/v1/wishes", "outcomes")
+    assert (refused.status, refused.json["field"]) == (403, "authorization")
+    assert [post("/api/v1/wishes", token).status for token in ("outcomes+release", "release")] == [200, 200]
+    assert post("/api/v1/outcomes", "release").status == 200
+    assert post("/api/v1/wishes", "nobodys-token").status == 401
+    assert "nobody's token wished wish" in caplog.text
+    assert "nobodys-token" not in caplog.text
 
 
 def test_a_defect_is_an_incident_and_tells_nothing() -> None:
@@ -167,7 +232,8 @@ def test_the_console_is_not_shown_to_other_names() -> None:
 
 
 def test_the_description() -> None:
-    assert set(ask("GET", "/api/openapi.json").json["paths"]) == {"/api/v1/things/{thing}"}
+    paths = ask("GET", "/api/openapi.json").json["paths"]
+    assert set(paths) == {"/api/v1/things/{thing}", "/api/v1/wishes", "/api/v1/outcomes"}
 
 
 @pytest.mark.parametrize("code", list(Code))

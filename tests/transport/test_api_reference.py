@@ -3,9 +3,13 @@
 ``python tests/transport/test_api_reference.py`` rewrites it.
 """
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import schemathesis
 
 from salver.transport.api.kept import Kept, Stores
 from salver.transport.api.openapi import describe
@@ -24,7 +28,9 @@ a registry is there when the server has one.
   where, `fix` what to do.
 - Lists come in parts: `limit` is the most items (100; up to 1000), and `next` of an answer is `after` of
   the next request. It is empty at the end.
-- Answers have an `etag`; with it as `if-none-match` what has not changed is not sent again (304).
+- Answers have an `etag`; with it as `if-none-match` what has not changed is not sent again (304). A change
+  that minds `if-match` is refused (412) if what it changes is not as the caller has seen it; any other
+  refuses the header.
 - Reading is free to whoever reaches the port. [Changes](../how-to/console.md#who-may-change-something)
   need a token, or a port that only this machine reaches, and come as `application/json`. The header
   `x-salver-actor` names who made them, for the audit.
@@ -91,6 +97,16 @@ def test_the_reference_is_up_to_date() -> None:
 def test_every_operation_is_in_it() -> None:
     for operation in operations():
         assert f"| `{operation.verb} {operation.path}` |" in PAGE.read_text()
+
+
+def test_the_description_is_one_of_openapi() -> None:
+    """Valid by the schema of OpenAPI 3.1, and every reference in it leads somewhere."""
+    told = json.loads(json.dumps(describe(operations(), "0")))
+    schemathesis.openapi.from_dict(told).validate()
+    named = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(told)))
+    assert named <= told["components"]["schemas"].keys()
+    ids = [one["operationId"] for path in told["paths"].values() for one in path.values()]
+    assert len(ids) == len(set(ids))
 
 
 if __name__ == "__main__":

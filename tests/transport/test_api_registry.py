@@ -122,7 +122,7 @@ async def test_an_alias_moves_from_the_state_that_was_seen(world: World) -> None
     seen = (await world.ask("GET", path)).headers["etag"]
     assert (await world.ask("PUT", path, {"version": 2}, if_match=seen)).status == 200
     late = await world.ask("PUT", path, {"version": 3}, if_match=seen)
-    assert (late.status, late.json["field"]) == (412, "alias")
+    assert (late.status, late.json["field"]) == (412, "if-match")
     assert "version 2" in late.json["detail"]
     assert (await world.ask("DELETE", path, {}, if_match=seen)).status == 412
     for nonsense in ('"shadow-2"', '"champion"', '"champion-x"', '"2"'):
@@ -236,12 +236,52 @@ async def test_who_is_told_of_changes(world: World) -> None:
     )
     assert made.json["secret"]
     listed = (await world.ask("GET", "/webhooks")).json["items"]
-    assert [hook["url"] for hook in listed] == ["https://hooks.example.org/x"]
+    assert [hook["url"] for hook in listed] == ["https://hooks.example.org/…"]
     assert "secret" not in listed[0]
     assert (await world.ask("POST", "/webhooks", {"url": "ftp://x"})).status == 400
     id = made.json["webhook"]["id"]
     assert (await world.ask("DELETE", f"/webhooks/{id}", {"reason": "moved away"})).status == 200
     assert (await world.ask("GET", "/webhooks")).json["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:sesame@hooks.example.org:8443/", "https://hooks.example.org:8443/"),
+        ("https://hooks.example.org/services/T0/B0/sesame", "https://hooks.example.org/…"),
+        ("https://hooks.example.org?token=sesame", "https://hooks.example.org/…"),
+    ],
+)
+async def test_whoever_looks_learns_no_password_of_a_receiver(world: World, url: str, shown: str) -> None:
+    await world.ask("POST", "/webhooks", {"url": url})
+    reply = await world.ask("GET", "/webhooks")
+    assert [hook["url"] for hook in reply.json["items"]] == [shown]
+    assert b"sesame" not in reply.body
+
+
+async def test_a_policy_is_changed_from_the_state_that_was_seen(world: World) -> None:
+    seen = (await world.ask("GET", "/models/fraud")).headers["etag"]
+    mine, other = {"policy": {"alpha": 0.02}}, {"policy": {"alpha": 0.03}}
+    assert (await world.ask("PUT", "/models/fraud/policy", other, if_match=seen)).status == 200
+    late = await world.ask("PUT", "/models/fraud/policy", mine, if_match=seen)
+    assert (late.status, late.json["field"]) == (412, "if-match")
+    fresh = (await world.ask("GET", "/models/fraud")).headers["etag"]
+    for condition in (fresh, "*"):
+        assert (await world.ask("PUT", "/models/fraud/policy", mine, if_match=condition)).status == 200
+
+
+async def test_a_policy_that_would_keep_the_server_busy_is_refused(world: World) -> None:
+    metric = {"kind": "errors", "severity": "severe"}
+    many = {"metrics": [{"name": f"m{number}", **metric} for number in range(101)]}
+    steps = {"stages": [{"weight": (number + 1) / 200, "minutes": 1} for number in range(101)]}
+    for policy in (many, steps):
+        for verb, path, document in (
+            ("POST", "/plan", {"traffic": {"requests_per_second": 10}, "policy": policy}),
+            ("PUT", "/models/fraud/policy", {"policy": policy}),
+            ("POST", "/releases", {"model": "fraud", "version": "2", "policy": policy}),
+        ):
+            refused = await world.ask(verb, path, document)
+            assert (refused.status, refused.json["field"]) == (400, "body.policy"), path
 
 
 async def test_what_a_policy_would_see(world: World) -> None:

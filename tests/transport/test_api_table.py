@@ -63,7 +63,7 @@ def test_no_such_path(path: str) -> None:
 
 
 def test_a_wrong_verb_names_the_right_ones() -> None:
-    with pytest.raises(WrongVerb, match="takes PUT, not DELETE"):
+    with pytest.raises(WrongVerb, match="takes OPTIONS, PUT, not DELETE"):
         API.find("DELETE", "/api/v1/models/m/aliases/live")
 
 

@@ -29,6 +29,8 @@ _LEAST_LETTERS: Final = 16
 _MOST_LETTERS: Final = 128
 #: Says who asks, where no token does.
 ACTOR: Final = b"x-salver-actor"
+#: A token that has this role and no other posts outcomes, and changes nothing else: for applications.
+OUTCOMES: Final = "outcomes"
 
 
 class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +76,23 @@ class Caller(msgspec.Struct, frozen=True):
 
     name: str
     roles: frozenset[str] = frozenset()
+
+
+def check_role(caller: Caller, role: str, operation: str) -> None:
+    """May whoever has proven who it is do that?
+
+    Args:
+        role: That is enough for the operation; empty = none is.
+
+    Raises:
+        Forbidden: its token is for something else alone.
+    """
+    if caller.roles == {OUTCOMES} and role != OUTCOMES:
+        raise Forbidden(
+            f"the token of {caller.name} posts outcomes and does nothing else, such as {operation}",
+            field="authorization",
+            fix="Use somebody's whose roles are others: salver registry token list.",
+        )
 
 
 #: Whose token of the registry's it is. Raises Unauthenticated: nobody's.
@@ -178,9 +197,17 @@ def _check_origin(headers: Mapping[bytes, bytes]) -> None:
             f"a change comes as application/json, not as {printable(kind) or 'nothing'}", field="content-type"
         )
     origin = printable(headers.get(b"origin", b""))
-    is_foreign = origin and urlsplit(origin).netloc.lower() != printable(headers.get(b"host", b"")).lower()
+    is_foreign = b"origin" in headers and _netloc(origin) != printable(headers.get(b"host", b"")).lower()
     if is_foreign or headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
         raise Forbidden(f"pages of {origin or 'another origin'} may not change anything here", field="origin")
+
+
+def _netloc(origin: str) -> str:
+    """Host and port; empty = that is no origin."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _hostname(host: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -44,7 +45,7 @@ class Audit(msgspec.Struct, frozen=True):
 
 
 class Webhooked(msgspec.Struct, frozen=True):
-    """All who are told, without their secrets."""
+    """All who are told, without their secrets: of a URL its host, since its path is the password of some."""
 
     items: tuple[Webhook, ...]
 
@@ -76,7 +77,7 @@ def audit_operations(registry: ModelRegistry, webhooks: Webhooks) -> list[Operat
         return Answer(await _found(registry, asked.query))
 
     async def list_webhooks(asked: Asked) -> Answer:
-        return Answer(Webhooked(await webhooks.list()))
+        return Answer(Webhooked(tuple(map(_public, await webhooks.list()))))
 
     async def add_webhook(asked: Asked) -> Answer:
         wish = asked.body
@@ -119,6 +120,13 @@ def audit_operations(registry: ModelRegistry, webhooks: Webhooks) -> list[Operat
             changes=True,
         ),
     ]
+
+
+def _public(webhook: Webhook) -> Webhook:
+    parts = urlsplit(webhook.url)
+    host = parts.netloc.rpartition("@")[2]
+    hidden = "/…" if parts.path.strip("/") or parts.query else "/"
+    return msgspec.structs.replace(webhook, url=f"{parts.scheme}://{host}{hidden}")
 
 
 async def _found(registry: ModelRegistry, query: AuditQuery) -> Audit:

@@ -5,7 +5,6 @@ application behind it. It reads a request within its limit, writes the answer, a
 has them.
 """
 
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
@@ -13,10 +12,10 @@ from typing import Final
 import msgspec
 import orjson
 
-from salver.errors import Internal, SalverError, TooLarge
-from salver.transport.api.access import Access, Caller
+from salver.errors import Internal, InvalidInput, SalverError, TooLarge, Unauthenticated, WrongVerb
+from salver.transport.api.access import Access, Caller, check_role
 from salver.transport.api.openapi import describe
-from salver.transport.api.table import Answer, Api, Asked, Operation, read_body, read_query
+from salver.transport.api.table import Answer, Api, Asked, Operation, read_body, read_query, tag_of
 from salver.transport.calls import printable
 from salver.transport.doors import App, Receive, Scope, Send, say
 from salver.transport.reading import read_whole
@@ -26,8 +25,11 @@ from salver.wire.faults import api_fault
 _LOG = logging.getLogger("salver.api")
 DESCRIPTION: Final = "/api/openapi.json"
 _KIND: Final = (b"content-type", b"application/json")
-#: What browsers are told of every answer: ask again each time, and guess no type.
-_ALWAYS: Final = ((b"cache-control", b"no-cache"), (b"x-content-type-options", b"nosniff"))
+#: What browsers are told of every answer: guess no type, and hand it to no page of another origin.
+_ALWAYS: Final = ((b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin"))
+#: Ask again each time; of a change, whose answer may hold a secret, keep nothing.
+_ASK_AGAIN: Final = (b"cache-control", b"no-cache")
+_KEEP_NOTHING: Final = (b"cache-control", b"no-store")
 
 
 class Management:
@@ -74,6 +76,9 @@ class Management:
         headers = dict(scope["headers"])
         try:
             reply = await self._reply(scope, headers, receive)
+        except WrongVerb as error:
+            fault = api_fault(error)
+            reply = HttpReply(fault.status, fault.body, (*fault.headers, self._allow(scope)))
         except SalverError as error:
             reply = api_fault(error)
         except Exception as error:
@@ -81,20 +86,35 @@ class Management:
             _LOG.exception("incident %s: %r", incident, scope["path"], exc_info=error)
             reply = api_fault(Internal.incident(incident))
         if reply is not None:
-            await say(send, HttpReply(reply.status, reply.body, (*reply.headers, *_ALWAYS)), scope["method"])
+            keeps = _ASK_AGAIN if scope["method"] in ("GET", "HEAD") else _KEEP_NOTHING
+            whole = HttpReply(reply.status, reply.body, (*reply.headers, keeps, *_ALWAYS))
+            await say(send, whole, scope["method"])
+
+    def _allow(self, scope: Scope) -> tuple[bytes, bytes]:
+        """RFC 9110, sections 9.3.7 and 15.5.6."""
+        verbs = ("GET", "HEAD") if _path(scope) == DESCRIPTION else self._api.verbs(_path(scope))
+        return b"allow", ", ".join(verbs).encode()
 
     async def _reply(
         self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive
     ) -> HttpReply | None:
         """None: the caller has left."""
-        verb = scope["method"]
-        path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+        verb, path = scope["method"], _path(scope)
         if path == DESCRIPTION:
             self._access.check(headers, "metadata", changes=False)
-            return HttpReply(200, orjson.dumps(describe(self._api.operations, self._version)), (_KIND,))
+            if verb not in ("GET", "HEAD"):
+                raise WrongVerb(f"{path} is only read")
+            return _tagged(200, orjson.dumps(describe(self._api.operations, self._version)), headers)
+        if verb == "OPTIONS" and self._api.verbs(path):
+            return HttpReply(200, b"", (self._allow(scope),))
         operation, names = self._api.find(verb, path)
         self._access.check(headers, operation.group, changes=operation.changes)
-        caller = await self._access.caller(headers) if operation.changes else Caller("")
+        caller = await self._caller(headers, operation) if operation.changes else Caller("")
+        expected = _etags(headers.get(b"if-match", b""))
+        if expected and operation.changes and not operation.is_conditional:
+            raise InvalidInput(
+                f"{operation.name} does not mind if-match", field="if-match", fix="Leave it out."
+            )
         try:
             body = await read_whole(await receive(), headers, receive, operation.most_body)
         except TooLarge as error:
@@ -110,23 +130,48 @@ class Management:
             read_query(operation, scope.get("query_string") or b""),
             read_body(operation, body),
             caller,
-            _etag(headers.get(b"if-match", b"")),
+            expected,
             self._access.changing,
         )
         return _written(operation, await operation.run(asked), headers)
 
+    async def _caller(self, headers: Mapping[bytes, bytes], operation: Operation) -> Caller:
+        """Who changes something. Raises Unauthenticated, Forbidden."""
+        try:
+            caller = await self._access.caller(headers)
+        except Unauthenticated:
+            _LOG.warning("nobody's token wished %s", operation.name)  # never the token itself
+            raise
+        check_role(caller, operation.role, operation.name)
+        return caller
+
+
+def _path(scope: Scope) -> str:
+    """As it was sent, so that a slash in a name is told from one between two."""
+    return str((scope.get("raw_path") or scope["path"].encode()).decode("latin-1"))
+
 
 def _written(operation: Operation, answer: Answer, headers: Mapping[bytes, bytes]) -> HttpReply:
     body = msgspec.json.encode(answer.body)
-    if operation.changes and not answer.etag:
-        return HttpReply(operation.status, body, (_KIND,))
-    etag = answer.etag or hashlib.blake2b(body, digest_size=12).hexdigest()
-    tagged = (b"etag", b'"%s"' % etag.encode())
-    if not operation.changes and _etag(headers.get(b"if-none-match", b"")) == etag:
-        return HttpReply(304, b"", (tagged,))
-    return HttpReply(operation.status, body, (_KIND, tagged))
+    if operation.verb == "GET":
+        return _tagged(operation.status, body, headers, answer.etag)
+    tags = (_entity_tag(answer.etag),) if answer.etag else ()
+    return HttpReply(operation.status, body, (_KIND, *tags))
 
 
-def _etag(header: bytes) -> str:
-    """What one entity tag names, weak or not."""
-    return printable(header.strip().removeprefix(b"W/").strip(b'"'))
+def _tagged(status: int, body: bytes, headers: Mapping[bytes, bytes], etag: str = "") -> HttpReply:
+    """The whole answer, or that it is the one that the caller has (RFC 9110, section 13.1.2)."""
+    etag = etag or tag_of(body)
+    if _etags(headers.get(b"if-none-match", b"")) & {etag, "*"}:
+        return HttpReply(304, b"", (_entity_tag(etag),))
+    return HttpReply(status, body, (_KIND, _entity_tag(etag)))
+
+
+def _entity_tag(etag: str) -> tuple[bytes, bytes]:
+    return b"etag", b'"%s"' % etag.encode()
+
+
+def _etags(header: bytes) -> frozenset[str]:
+    """What entity tags name, weak or not: proxies that compress weaken them."""
+    parts = (printable(part.strip().removeprefix(b"W/").strip(b'"')) for part in header.split(b","))
+    return frozenset(part for part in parts if part)

@@ -25,6 +25,14 @@ _PROBLEM: Final = {
     },
 }
 
+_IF_MATCH: Final = {
+    "name": "if-match",
+    "in": "header",
+    "required": False,
+    "description": "Tags of the states of which alone it is changed; of any other one it is refused with 412",
+    "schema": {"type": "string"},
+}
+
 
 def describe(operations: Sequence[Operation], version: str) -> dict[str, Any]:
     """The whole description, for a server of that version."""
@@ -70,6 +78,8 @@ def _described(operation: Operation, of: dict[str, Any]) -> dict[str, Any]:
     if operation.takes is not None:
         content = {"application/json": {"schema": of[str(operation.takes)]}}
         out["requestBody"] = {"required": True, "content": content}
+    if operation.is_conditional:
+        out["parameters"].append(_IF_MATCH)
     if operation.changes:
         out["security"] = [{}, {"token": []}]
     else:

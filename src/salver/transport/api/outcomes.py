@@ -9,6 +9,7 @@ from typing import Annotated, Protocol
 import msgspec
 
 from salver.releases import Outcome, Receipt
+from salver.transport.api.access import OUTCOMES
 from salver.transport.api.table import Answer, Asked, Operation
 
 #: Outcomes of one request, and its bytes.
@@ -45,6 +46,7 @@ def outcome_operations(outcomes: OutcomeTaker) -> list[Operation]:
             Receipt,
             Outcomes,
             changes=True,
+            role=OUTCOMES,
             most_body=_MOST_BODY,
         )
     ]

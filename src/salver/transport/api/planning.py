@@ -1,13 +1,19 @@
 """What would a release see of a traffic, before it begins? The operation over ``rollout/outlook.py``."""
 
+import asyncio
 import math
 from collections.abc import Mapping
 
 import msgspec
 
+from salver.errors import InvalidInput
 from salver.rollout.outlook import Forecast, MetricOutlook, StageOutlook, outlook
 from salver.rollout.policy import Policy
 from salver.transport.api.table import Answer, Asked, Operation
+
+#: Of a policy: each look at a release costs as much as it has metrics, and each metric a part of alpha.
+_MOST_METRICS = 100
+_MOST_STAGES = 100
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,11 +80,28 @@ def planning_operations() -> list[Operation]:
 
     async def plan(asked: Asked) -> Answer:
         policy: Policy = asked.body.policy
-        seen = outlook(policy, asked.body.traffic)
+        check_size(policy)
+        seen = await asyncio.to_thread(
+            outlook, policy, asked.body.traffic
+        )  # as long as it takes, off the loop
         metrics = [_metric(metric) for metric in seen.metrics]
         return Answer(PlanView(metrics, list(seen.minutes), list(seen.advice), policy))
 
     return [Operation("plan", "POST", "/plan", "What a policy would see of a traffic", plan, PlanView, Plan)]
+
+
+def check_size(policy: Policy) -> None:
+    """Is that few enough to be looked at each second?
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if len(policy.metrics) > _MOST_METRICS or len(policy.stages) > _MOST_STAGES:
+        raise InvalidInput(
+            f"the policy has {len(policy.metrics)} metrics and {len(policy.stages)} stages",
+            field="body.policy",
+            fix=f"{_MOST_METRICS} and {_MOST_STAGES} at most.",
+        )
 
 
 def _metric(metric: MetricOutlook) -> MetricPlan:

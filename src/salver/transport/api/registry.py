@@ -15,6 +15,7 @@ from salver.registry.names import LATEST, Reference, check_alias
 from salver.registry.records import Actor, Difference, Model, Move, Version
 from salver.rollout.policy import Policy
 from salver.transport.api.access import Caller
+from salver.transport.api.planning import check_size
 from salver.transport.api.table import (
     MOST_NUMBER,
     Answer,
@@ -25,8 +26,11 @@ from salver.transport.api.table import (
     PageQuery,
     Why,
     paged,
+    tag_of,
 )
 
+#: Changes that are made only of the state that the caller has seen, where it says so.
+_CONDITIONAL = frozenset({"set_alias", "delete_alias", "set_policy"})
 _Run = Callable[[ModelRegistry, Asked], Awaitable[Answer]]
 
 
@@ -180,6 +184,7 @@ def model_operations(registry: ModelRegistry) -> list[Operation]:
                 gives,
                 takes,
                 changes=True,
+                is_conditional=name in _CONDITIONAL,
             )
             for name, verb, path, summary, run, gives, takes in changes
         ),
@@ -244,7 +249,7 @@ async def _diff(registry: ModelRegistry, asked: Asked) -> Answer:
 
 async def _alias(registry: ModelRegistry, asked: Asked) -> Answer:
     view = await _seen(registry, asked)
-    return Answer(view, etag=_tag(view))
+    return Answer(view, etag=_tag(view.alias, view.number))
 
 
 async def _seen(registry: ModelRegistry, asked: Asked) -> AliasView:
@@ -254,28 +259,39 @@ async def _seen(registry: ModelRegistry, asked: Asked) -> AliasView:
     return AliasView(model.name, alias, model.aliases[alias], model.protected.get(alias, ()))
 
 
-def _tag(view: AliasView) -> str:
-    return f"{view.alias}-{view.number}"
+def _tag(alias: str, number: int) -> str:
+    return f"{alias}-{number}"
 
 
-def _expected(asked: Asked) -> int | None:
-    """Which version the alias meant when the caller looked; None = it does not say.
+async def _expected(registry: ModelRegistry, asked: Asked) -> int | None:
+    """Which version the alias means if it is as the caller has seen it; None = it does not say.
 
     Raises:
-        Outdated: what it says is of no alias of this name.
+        Outdated: it is not.
     """
-    alias, _, number = asked.expected.rpartition("-")
     if not asked.expected:
         return None
-    if alias != asked.names["alias"] or not (number.isascii() and number.isdecimal() and len(number) < 19):
-        raise Outdated("that is no state of this alias", field="if-match", fix="Send the etag of its GET.")
-    return int(number)
+    names = asked.names
+    number = (await registry.model(names["model"])).aliases.get(names["alias"])
+    if number is None or not asked.expected & {"*", _tag(names["alias"], number)}:
+        means = "means nothing" if number is None else f"means version {number}"
+        raise Outdated(
+            f"the alias {names['model']}@{names['alias']} {means}, which is not what was seen",
+            field="if-match",
+            fix="Look again, and send the etag of its GET.",
+        )
+    return number
 
 
 async def _set_alias(registry: ModelRegistry, asked: Asked) -> Answer:
     names, wish, who = asked.names, asked.body, actor(asked.caller)
     move = await registry.set_alias(
-        names["model"], names["alias"], wish.version, who, wish.reason, expected=_expected(asked)
+        names["model"],
+        names["alias"],
+        wish.version,
+        who,
+        wish.reason,
+        expected=await _expected(registry, asked),
     )
     return Answer(move)
 
@@ -283,7 +299,7 @@ async def _set_alias(registry: ModelRegistry, asked: Asked) -> Answer:
 async def _delete_alias(registry: ModelRegistry, asked: Asked) -> Answer:
     names, who = asked.names, actor(asked.caller)
     await registry.delete_alias(
-        names["model"], names["alias"], who, asked.body.reason, expected=_expected(asked)
+        names["model"], names["alias"], who, asked.body.reason, expected=await _expected(registry, asked)
     )
     return Answer(Done())
 
@@ -296,6 +312,16 @@ async def _protect(registry: ModelRegistry, asked: Asked) -> Answer:
 
 async def _policy(registry: ModelRegistry, asked: Asked) -> Answer:
     policy = msgspec.to_builtins(asked.body.policy)
+    if asked.body.policy != "immediate":
+        check_size(asked.body.policy)
+    if asked.expected:
+        known = msgspec.json.encode(await registry.model(asked.names["model"]))
+        if not asked.expected & {"*", tag_of(known)}:
+            raise Outdated(
+                f"the model '{asked.names['model']}' is not as it was seen",
+                field="if-match",
+                fix="Look again, and send the etag of its GET.",
+            )
     await registry.set_policy(asked.names["model"], policy, actor(asked.caller), asked.body.reason)
     return await _model(registry, asked)
 

@@ -23,6 +23,7 @@ from salver.rollout.record import Release, What
 from salver.rollout.verdict import Decision, Verdict
 from salver.serving.proposing import Proposal
 from salver.serving.release_store import Look
+from salver.transport.api.planning import check_size
 from salver.transport.api.registry import actor
 from salver.transport.api.table import (
     MOST_NUMBER,
@@ -316,6 +317,8 @@ def release_operations(ledger: Ledger) -> list[Operation]:
 
 async def _start(ledger: Ledger, asked: Asked) -> Answer:
     said: NewRelease = asked.body
+    if said.policy is not None:
+        check_size(said.policy)
     proposal = Proposal(said.model, said.version, said.stable, said.alias, said.policy)
     return Answer(shown(await ledger.propose(proposal, actor(asked.caller), said.reason)))
 

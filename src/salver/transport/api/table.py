@@ -5,6 +5,7 @@ decoded into those records, and refused by them; the description (``openapi.py``
 It knows no socket and nothing that an operation does.
 """
 
+import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
@@ -48,13 +49,8 @@ class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         after: ``next`` of the page before; empty = from the beginning.
     """
 
-    limit: int = msgspec.field(default=100)
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     after: str = ""
-
-    def __post_init__(self) -> None:
-        """Raises ValueError, which msgspec makes an error of its own."""
-        if not 1 <= self.limit <= 1000:
-            raise ValueError("`limit` is from 1 to 1000")
 
 
 class Page(msgspec.Struct, Generic[_Item], frozen=True):
@@ -90,6 +86,11 @@ def paged(items: Sequence[_Item], query: PageQuery, key: Callable[[_Item], str])
     return Page(part, key(part[-1]) if first + len(part) < len(items) else "")
 
 
+def tag_of(body: bytes) -> str:
+    """Names this state of what is told (RFC 9110, section 8.8.3)."""
+    return hashlib.blake2b(body, digest_size=12).hexdigest()
+
+
 class Asked(msgspec.Struct, frozen=True):
     """A request that fits its operation.
 
@@ -97,7 +98,7 @@ class Asked(msgspec.Struct, frozen=True):
         names: What stands in the path, decoded.
         query, body: Records of the operation's own types.
         caller: Who asks.
-        expected: What ``if-match`` says of the state that the caller has seen; empty = nothing.
+        expected: Tags of states that the caller has seen, of ``if-match``, or ``*``; empty = it does not say.
         changing: Who may change something at the port that it came by.
     """
 
@@ -105,7 +106,7 @@ class Asked(msgspec.Struct, frozen=True):
     query: Any = NoQuery()
     body: Any = None
     caller: Caller = Caller("api")
-    expected: str = ""
+    expected: frozenset[str] = frozenset()
     changing: Changing = "open"
 
 
@@ -134,6 +135,8 @@ class Operation(msgspec.Struct, frozen=True):
         group: Of the operations that an operator may restrict; changes have one of their own.
         status: Of a good answer.
         most_body: Bytes of the request's.
+        role: A token that is for this alone is enough; empty = none is.
+        is_conditional: It minds ``if-match``.
     """
 
     name: str
@@ -148,6 +151,8 @@ class Operation(msgspec.Struct, frozen=True):
     group: Group = "metadata"
     status: int = 200
     most_body: int = 1 << 20
+    role: str = ""
+    is_conditional: bool = False
 
 
 class Api:
@@ -172,6 +177,13 @@ class Api:
     def __repr__(self) -> str:
         return f"<Api of {len(self.operations)} operations>"
 
+    def verbs(self, raw_path: str) -> tuple[str, ...]:
+        """That a path takes, as ``allow`` names them; none = there is no such path."""
+        parts = raw_path.split("/")
+        rows = self._table.get(len(parts), ())
+        found = {operation.verb for segments, operation in rows if _fit(segments, parts) is not None}
+        return tuple(sorted({*found, *({"HEAD"} if "GET" in found else ()), "OPTIONS"} if found else ()))
+
     def find(self, verb: str, raw_path: str) -> tuple[Operation, dict[str, str]]:
         """The operation, and the names in its path, decoded.
 
@@ -180,16 +192,12 @@ class Api:
             WrongVerb: there is, for other verbs, which it names.
             InvalidInput: a name is not UTF-8.
         """
-        verbs: list[str] = []
         parts = raw_path.split("/")
         for segments, operation in self._table.get(len(parts), ()):
             names = _fit(segments, parts)
-            if names is None:
-                continue
-            if operation.verb == ("GET" if verb == "HEAD" else verb):
+            if names is not None and operation.verb == ("GET" if verb == "HEAD" else verb):
                 return operation, {name: _decoded(text) for name, text in names.items()}
-            verbs.append(operation.verb)
-        if verbs:
+        if verbs := self.verbs(raw_path):
             raise WrongVerb(f"{raw_path} takes {', '.join(verbs)}, not {verb}")
         raise NoRoute(f"there is no {raw_path}", fix="See /api/openapi.json for what there is.")
 
@@ -224,7 +232,11 @@ def read_query(operation: Operation, text: bytes) -> Any:
     try:
         pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
     except ValueError as error:
-        raise InvalidInput(f"the query cannot be read: {error}", field="query") from error
+        raise InvalidInput(
+            f"the query cannot be read: {error}",
+            field="query",
+            fix="Write field=value&field=value, in ASCII.",
+        ) from error
     given = dict(pairs)
     if len(given) < len(pairs):
         raise InvalidInput("a field of the query is given twice", field="query", fix="Give each once.")
@@ -249,7 +261,9 @@ def read_body(operation: Operation, body: bytes) -> Any:
     except msgspec.ValidationError as error:
         raise _unfit(error, operation.takes, "body") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"the body is no JSON: {error}", field="body") from error
+        raise InvalidInput(
+            f"the body is no JSON: {error}", field="body", fix="Send one JSON object, in UTF-8."
+        ) from error
 
 
 def _unfit(error: msgspec.ValidationError, kind: Any, where: str) -> InvalidInput:
