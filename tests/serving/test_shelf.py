@@ -151,14 +151,14 @@ def test_ts_m1_what_cannot_be_downloaded_leaves_nothing(name: str, store: Path, 
 
 
 def test_ts_m1_ts_c2_redirects_lead_where_the_list_allows(store: Path, remote: str) -> None:
-    with pytest.raises(NoDownload, match="no allowed URL"):
+    with pytest.raises(NoDownload, match="where nobody is followed"):
         shelf(store, rf"{remote}/moved/.*").find(f"{remote}/moved/x.mar")
     assert shelf(store, rf"{remote}/.*").find(f"{remote}/moved/x.mar").path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("name", ["x.mar", "liar.mar", "unsaid.mar"])
 def test_ts_m1_downloads_are_bounded(name: str, store: Path, remote: str) -> None:
-    with pytest.raises(BadArchive, match="larger than 100 bytes"):
+    with pytest.raises(BadArchive, match="there is room for 100"):
         shelf(store, most_bytes=100).find(f"{remote}/{name}")
     with pytest.raises(NoDownload, match="takes longer"):
         shelf(store, download_s=-1).find(f"{remote}/x.mar")
@@ -197,7 +197,7 @@ def test_ts_m1_without_a_store_there_is_nothing(remote: str, tmp_path: Path) -> 
     for url in ("noop.mar", f"{remote}/x.mar"):
         with pytest.raises(NoModel, match=r"Model store has not been configured\."):
             shelf("").find(url)
-    with pytest.raises(NoDownload, match="The model store"):
+    with pytest.raises(NoDownload, match="No such file"):
         shelf(tmp_path / "none").find(f"{remote}/x.mar")
     with pytest.raises(InvalidInput):
         shelf(tmp_path / "none").everything()

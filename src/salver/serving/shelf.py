@@ -6,29 +6,24 @@ known here.
 """
 
 import contextlib
-import http.client
 import os
 import re
-import tempfile
-import time
-import urllib.error
+import secrets
 import urllib.parse
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final
+from typing import Final
 
 import msgspec
 
-from salver.errors import BadArchive, Conflict, InvalidInput, NoDownload, NoModel
+from salver.errors import BadArchive, Conflict, InvalidInput, LoadFailed, NoDownload, NoModel
 from salver.repository.names import is_visible
-from salver.stores.unpack import room_in
+from salver.sources.downloading import TooLarge
+from salver.sources.web import Web
 
 #: As TorchServe has it where its configuration says nothing.
 ANY_URL: Final = (r"file?://.*|http(s)?://.*",)
 _IS_URL: Final = re.compile(r"file?://.*|http(s)?://.*", re.IGNORECASE)
-_PIECE: Final = 1 << 20
-_QUIET_S: Final = 30.0  # a server that says nothing for so long has gone
 _MOST_NAME: Final = 255
 _MOST_URL: Final = 8192
 _PART: Final = ".part"
@@ -74,6 +69,7 @@ class Shelf:
 
     def __init__(self, config: ShelfConfig) -> None:
         self._config = config
+        self._web = Web(follows=self._follows)
         self._allowed = [re.compile(pattern, re.IGNORECASE) for pattern in config.allowed_urls]
 
     def __repr__(self) -> str:
@@ -169,13 +165,11 @@ class Shelf:
             raise Conflict(
                 f"Model file already exists {name}", field="url", fix=f"Register url={name}, or remove it."
             )
+        aside = target.with_name(f".{name[:100]}-{secrets.token_hex(8)}{_PART}")
         try:
-            handle, aside = tempfile.mkstemp(prefix=f".{name[:100]}-", suffix=_PART, dir=target.parent)
-        except OSError as error:
-            raise NoDownload(failed, field="url", fix=f"The model store: {error.strerror}.") from error
-        try:
-            with os.fdopen(handle, "wb") as file, self._opened(url, headers) as content:
-                self._copy(content, file, url, min(self._config.most_bytes, room_in(target.parent)))
+            self._web.download(
+                url, aside, headers=headers, most=self._config.most_bytes, seconds=self._config.download_s
+            )
             try:
                 os.link(aside, target)  # and never over what somebody else has put there meanwhile
             except FileExistsError as error:
@@ -183,50 +177,18 @@ class Shelf:
             except OSError as error:  # the store is on a file system without links
                 if target.exists():
                     raise Conflict(f"Model file already exists {name}", field="url") from error
-                Path(aside).rename(target)
-        except (OSError, EOFError, http.client.HTTPException, ValueError) as error:
-            reason = str(error).rstrip(".") or type(error).__name__
-            raise NoDownload(failed, field="url", fix=f"It said: {reason}.") from error
+                aside.rename(target)
+        except TooLarge as error:
+            raise BadArchive(f"The archive is too large: {error.message}", field="url") from error
+        except (LoadFailed, OSError) as error:
+            said = error.message if isinstance(error, LoadFailed) else str(error)
+            raise NoDownload(failed, field="url", fix=f"It said: {said}.") from error
         finally:
-            Path(aside).unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
         return Found(target, is_ours=True)
 
-    def _opened(self, url: str, headers: Mapping[str, str]) -> Any:
-        opener = urllib.request.build_opener(_Redirects(self._allowed))
-        request = urllib.request.Request(url, headers={"User-Agent": "salver", **headers})
-        return opener.open(request, timeout=_QUIET_S)
-
-    def _copy(self, content: Any, file: IO[bytes], url: str, most: int) -> None:
-        size, end = 0, time.monotonic() + self._config.download_s
-        told = content.headers.get("Content-Length", "")
-        whole = int(told) if told.isdecimal() else None
-        while (whole or 0) <= most and (piece := content.read(_PIECE)):
-            size += len(piece)
-            if size > most:
-                break
-            if time.monotonic() > end:
-                raise TimeoutError(f"it takes longer than {self._config.download_s:g} s")
-            file.write(piece)
-        if max(size, whole or 0) > most:
-            raise BadArchive(f"The archive at {url} is larger than {most} bytes", field="url")
-        if whole is not None and size < whole:
-            raise EOFError(f"it ended after {size} of {whole} bytes")
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect where its target is allowed, too."""
-
-    def __init__(self, allowed: Sequence[re.Pattern[str]]) -> None:
-        self._allowed = allowed
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        """Raises HTTPError where it may not go there."""
-        is_web = newurl.lower().startswith(("http://", "https://"))
-        if not is_web or not any(pattern.fullmatch(newurl) for pattern in self._allowed):
-            raise urllib.error.HTTPError(newurl, code, "it leads where no allowed URL is", headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    def _follows(self, here: str, there: str) -> bool:
+        return self.is_allowed(there)
 
 
 def _is_there(path: Path) -> bool:

@@ -55,7 +55,7 @@ class Line:
             OSError: nobody answers, or not in HTTP, or nobody should be asked there.
             ValueError: it is no URL of HTTP.
         """
-        plain, mine = _without_user(url)
+        plain, mine = without_user(url)
         request = urllib.request.Request(plain, body, {"User-Agent": "salver", **mine, **headers})
         try:
             answer: http.client.HTTPResponse = urllib.request.build_opener(
@@ -87,8 +87,12 @@ class Line:
             raise OSError(f"{address} is an address of the link itself, where nobody is asked")
 
 
-def _without_user(url: str) -> tuple[str, dict[str, str]]:
-    """The URL without what proves who we are, and that as headers."""
+def without_user(url: str) -> tuple[str, dict[str, str]]:
+    """The URL without what proves who we are, and that as headers.
+
+    Raises:
+        ValueError: it is no URL of HTTP.
+    """
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("no URL of HTTP")

@@ -15,8 +15,9 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from salver.errors import InvalidInput
+from salver.sources.downloading import Digest, parse_digest
 from salver.sources.fetched import Progress
-from salver.sources.web import Digest, Refused, Web, origin, parse_digest, parse_object
+from salver.sources.web import Refused, Web, origin, parse_object
 from salver.stores import StoreFailed
 
 T = TypeVar("T")

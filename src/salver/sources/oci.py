@@ -16,9 +16,10 @@ import msgspec
 from salver.errors import InvalidInput, LoadFailed
 from salver.sources.archives import card_of
 from salver.sources.distribution import INDEXES, Descriptor, Distribution, descriptor
+from salver.sources.downloading import Digest
 from salver.sources.fetched import Fetched, Progress, silent
 from salver.sources.layers import Layers
-from salver.sources.web import Digest, parse_object
+from salver.sources.web import parse_object
 from salver.stores import StoreFailed
 from salver.stores.unpack import MOST_BYTES, honest_bytes, room_in
 

@@ -10,8 +10,9 @@ from typing import Final
 
 from salver.errors import InvalidInput
 from salver.sources.archives import card_of, is_archive, unpacked
+from salver.sources.downloading import Digest, parse_digest
 from salver.sources.fetched import Fetched, Progress
-from salver.sources.web import Digest, Web, parse_digest
+from salver.sources.web import Web
 
 _MOST_NAME: Final = 255
 

@@ -1,29 +1,30 @@
 """How is something read over HTTP that belongs to somebody else?
 
 Redirects are followed a few times, from https to https alone, and what proves who we are stays with the host
-that asked for it. What comes is bounded, in bytes and in seconds, and hashed while it comes. It knows no
-source.
+that asked for it. What comes is bounded, in bytes and in seconds, and checked (``downloading.py``). It knows
+no source.
 """
 
-import hashlib
 import http.client
+import logging
 import os
-import re
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import msgspec
 
-from salver.sources.fetched import Progress
+from salver.errors import LoadFailed
+from salver.sources.connecting import Line, without_user
+from salver.sources.downloading import CutOff, Digest, Download, Wanted
+from salver.sources.fetched import Progress, silent
 from salver.stores import StoreFailed
 from salver.stores.unpack import MOST_BYTES, room_in
 
+_LOG: Final = logging.getLogger("salver.sources")
 _MOST_REDIRECTS: Final = 5
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _PIECE: Final = 1 << 20
@@ -31,29 +32,9 @@ _QUIET_S: Final = 30.0  # a server that says nothing for so long has gone
 _MOST_S: Final = 6 * 3600.0
 _MOST_JSON: Final = 4 << 20
 _MOST_REASON: Final = 300
-_DIGEST: Final = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})", re.ASCII)
+_PAUSE_S: Final = 1.0
+_MOST_IN_VAIN: Final = 5  # tries, one after the other, that bring nothing
 _NOTHING: Final[Mapping[str, str]] = {}
-
-
-class Digest(msgspec.Struct, frozen=True):
-    """What content must be, as ``sha256:…`` or ``sha512:…``."""
-
-    algorithm: str
-    hex: str
-
-    def __str__(self) -> str:
-        """As it is written."""
-        return f"{self.algorithm}:{self.hex}"
-
-
-def parse_digest(text: object) -> Digest | None:
-    """None = it is none that is known.
-
-    >>> str(parse_digest("sha256:" + "0" * 64))[:12], parse_digest("md5:00")
-    ('sha256:00000', None)
-    """
-    match = _DIGEST.fullmatch(text) if isinstance(text, str) else None
-    return Digest(match[1] or match[3], match[2] or match[4]) if match else None
 
 
 class Refused(StoreFailed):
@@ -69,16 +50,33 @@ class Refused(StoreFailed):
         self.challenge = challenge
 
 
+#: May one be led from the first URL to the second?
+MayFollow = Callable[[str, str], bool]
+
+
+def may_follow(here: str, there: str) -> bool:
+    """From https to https alone."""
+    return origin(there)[0] == "https" or origin(here)[0] == "http"
+
+
 class Web:
     """Reads URLs. Blocking.
 
     Args:
         clock: Seconds that only grow.
+        follows: Redirects of HTTP that may be followed.
+        sleep: Waits that many seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        follows: MayFollow = may_follow,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._clock = clock
-        self._opener = urllib.request.build_opener(_Stay)
+        self._follows = follows
+        self._sleep = sleep
 
     def __repr__(self) -> str:
         return "<Web>"
@@ -115,101 +113,72 @@ class Web:
         self,
         url: str,
         target: Path,
-        progress: Progress,
+        progress: Progress = silent,
         *,
         digest: Digest | None = None,
         size: int | None = None,
         headers: Mapping[str, str] = _NOTHING,
+        most: int = MOST_BYTES,
+        seconds: float = _MOST_S,
     ) -> str:
-        """Write what a URL holds into a new file; its SHA-256.
+        """Write what a URL holds into a new file; its SHA-256. One that is cut off goes on where it ended.
 
         Args:
             digest, size: What it must be; None = nobody has said.
+            most: Bytes that may come.
+            seconds: That it may take.
 
         Raises:
             StoreFailed: also where it is not what the digest or size says; the file is as it may be.
-            LoadFailed: there is no room.
+            TooLarge: it has more bytes, or there is no room for them.
+            LoadFailed: it cannot be written.
         """
-        with self.opened(url, headers) as answer, target.open("xb") as file:
-            told = answer.headers.get("Content-Length", "")
-            whole = size if size is not None else int(told) if told.isdecimal() else None
-            most = min(MOST_BYTES, room_in(target.parent)) if size is None else size
-            if (whole or 0) > min(most, room_in(target.parent)):
-                raise StoreFailed(f"{_shown(url)} has {whole} bytes, and there is room for {most}")
-            done, found = self._copy(answer, file, _Tally(_shown(url), whole, most, digest, progress))
-        if whole is not None and done != whole:
-            raise StoreFailed(f"{_shown(url)} ended after {done} of {whole} bytes", fix="Try again.")
-        return found
+        with _told(url), target.open("xb") as file:
+            wanted = Wanted(_shown(url), min(most, room_in(target.parent)), seconds, digest, size)
+            download = Download(wanted, file, progress, self._clock)
+            in_vain = 0
+            while True:
+                before = download.done
+                try:
+                    self._more(url, headers, download)
+                    return download.ended()
+                except (OSError, CutOff, http.client.HTTPException, Refused) as error:
+                    if isinstance(error, Refused) and error.status < http.HTTPStatus.INTERNAL_SERVER_ERROR:
+                        raise
+                    in_vain = 0 if download.done > before else in_vain + 1
+                    if not download.may_go_on or in_vain == _MOST_IN_VAIN:
+                        raise
+                    _LOG.info("%s goes on after %d bytes: %s", wanted.what, download.done, error)
+                download.check_time()
+                self._sleep(_PAUSE_S * 2**in_vain)
 
-    def _copy(self, answer: IO[bytes], file: IO[bytes], tally: "_Tally") -> tuple[int, str]:
-        """How many bytes there were, and their SHA-256."""
-        mine = hashlib.sha256()
-        theirs = hashlib.new(tally.digest.algorithm) if tally.digest else mine
-        done, end = 0, self._clock() + _MOST_S
-        while piece := answer.read(_PIECE):
-            done += len(piece)
-            if done > tally.most:
-                raise StoreFailed(f"{tally.what} has more than {tally.most} bytes")
-            if self._clock() > end:
-                raise StoreFailed(f"{tally.what} takes longer than {_MOST_S / 3600:g} hours")
-            mine.update(piece)
-            if theirs is not mine:
-                theirs.update(piece)
-            file.write(piece)
-            tally.progress(tally.what, done, tally.whole or 0)
-        if tally.digest and theirs.hexdigest() != tally.digest.hex:
-            raise StoreFailed(
-                f"{tally.what} is not what its digest says: it is "
-                f"{tally.digest.algorithm}:{theirs.hexdigest()}, and should be {tally.digest}"
-            )
-        return done, mine.hexdigest()
+    def _more(self, url: str, headers: Mapping[str, str], download: Download) -> None:
+        with self._followed(url, {**headers, **download.asked()}) as answer:
+            download.begin(answer.status, answer.headers)  # type: ignore[arg-type]
+            while not download.is_whole and (
+                piece := answer.read1(_PIECE)
+            ):  # what is there; never waits for all
+                download.add(piece)
+        download.check_whole()
 
     def _followed(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        here, mine = url, dict(headers)
+        here, ours = without_user(url)
+        mine = {**ours, **headers}
         for _ in range(_MOST_REDIRECTS + 1):
-            answer = self._asked(here, mine)
+            answer = Line(_QUIET_S).ask(here, mine)
             if answer.status not in _REDIRECTS:
-                if answer.status != http.HTTPStatus.OK:
+                if answer.status not in (http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT):
                     with answer:
                         raise _refusal(here, answer)
                 return answer
             answer.close()
             there = urllib.parse.urljoin(here, answer.headers.get("Location", ""))
-            if not _may_follow(here, there):
+            if not (_is_sound(there) and self._follows(here, there)):
                 raise Refused(f"{_shown(url)} leads to {_shown(there)}, where nobody is followed")
             if origin(here) != origin(there):
                 mine = {name: value for name, value in mine.items() if name.lower() != "authorization"}
             here = there
         raise Refused(f"{_shown(url)} leads on and on: {_MOST_REDIRECTS} redirects were followed")
-
-    def _asked(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        if origin(url)[0] not in ("http", "https"):
-            raise Refused(f"{_shown(url)} is no URL of HTTP")
-        request = urllib.request.Request(url, headers={"User-Agent": "salver", **headers})
-        try:
-            answer: http.client.HTTPResponse = self._opener.open(request, timeout=_QUIET_S)
-        except urllib.error.HTTPError as error:
-            return error  # type: ignore[return-value]  # it is an answer, too
-        return answer
-
-
-class _Tally(msgspec.Struct, frozen=True):
-    """What is known of a download before it comes."""
-
-    what: str
-    whole: int | None
-    most: int
-    digest: Digest | None
-    progress: Progress
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Redirects are looked at before they are followed."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> None:
-        return None
 
 
 def parse_object(content: bytes, what: str) -> Mapping[str, Any]:
@@ -241,10 +210,10 @@ def origin(url: str) -> tuple[str, str, int]:
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
-def _may_follow(here: str, there: str) -> bool:
-    scheme, host, _ = origin(there)
-    is_fine = bool(host) and there.isascii() and there.isprintable() and len(there) <= 16 << 10
-    return is_fine and (scheme == "https" or (scheme == "http" and origin(here)[0] == "http"))
+def _is_sound(url: str) -> bool:
+    scheme, host, _ = origin(url)
+    is_fine = url.isascii() and url.isprintable() and len(url) <= 16 << 10
+    return is_fine and scheme in ("http", "https") and bool(host)
 
 
 def _refusal(url: str, answer: http.client.HTTPResponse) -> Refused:
@@ -271,7 +240,7 @@ def _shown(url: str) -> str:
 def _told(url: str) -> Iterator[None]:
     try:
         yield
-    except StoreFailed:
+    except LoadFailed:
         raise
     except (OSError, EOFError, http.client.HTTPException, ValueError) as error:
         reason = str(getattr(error, "reason", "") or error) or type(error).__name__
