@@ -7,10 +7,12 @@ assigned where is ``experiments/``' question, what counts prove is ``rollout/``'
 
 import enum
 import hashlib
-from collections.abc import Mapping
-from typing import Final, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 
 class Arm(enum.StrEnum):
@@ -29,6 +31,8 @@ class Arm(enum.StrEnum):
     HOLDBACK = "holdback"
 
 
+#: The arms that are compared, in the order of :class:`Counts`.
+ARMS: Final = (Arm.CANARY, Arm.BASELINE, Arm.STABLE)
 #: Where something is known of a request from: ``header:x-user-id`` (gRPC: metadata of that name),
 #: ``parameter:user``, ``tenant``, or ``request`` (its id, so that each request is a unit).
 Source = str
@@ -60,9 +64,17 @@ def unit_number(unit: str) -> int:
     >>> unit_number("ada") == unit_number("ada") != unit_number("bo")
     True
     """
-    hasher = _NUMBERS.copy()
-    hasher.update(unit.encode(errors="surrogatepass"))
-    return int.from_bytes(hasher.digest(), "little", signed=True)
+    return int(unit_numbers((unit,))[0])
+
+
+def unit_numbers(units: Iterable[str]) -> npt.NDArray[np.int64]:
+    """The numbers of many; shape ``(n,)``."""
+    digests = []
+    for unit in units:
+        hasher = _NUMBERS.copy()
+        hasher.update(unit.encode("utf-8", "surrogatepass"))
+        digests.append(hasher.digest())
+    return np.frombuffer(b"".join(digests), "<i8")
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -223,69 +235,70 @@ class Bucket(msgspec.Struct, frozen=True):
     late_seconds: float = 0.0
 
 
-class Exposure(msgspec.Struct, frozen=True, gc=False):
-    """A unit meets an arm of a release for the first time.
+class Met(msgspec.Struct, frozen=True, eq=False):
+    """Units, each in the arm in which something was seen of it, column by column: arrays of shape ``(n,)``.
 
     Attributes:
-        unit: Its number (:func:`unit_number`); names are not kept.
-        at: Unix seconds.
-        is_first: It had met no other arm before. As a canary grows, units move there that had.
+        units: Their numbers (:func:`unit_number`), int64; names are not kept.
+        arms: Their places in :data:`ARMS`, uint8.
+        times: Unix seconds, float64.
     """
 
-    unit: int
-    arm: Arm
-    stage: int
-    propensity: float
-    at: float
-    is_first: bool = True
+    units: npt.NDArray[np.int64]
+    arms: npt.NDArray[np.uint8]
+    times: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.units)
 
 
-class FirstEvent(msgspec.Struct, frozen=True, gc=False):
-    """Something happens to a unit for the first time.
+class Exposures(Met, frozen=True, eq=False):
+    """Units that meet an arm of a release for the first time.
 
     Attributes:
-        unit: Its number (:func:`unit_number`).
-        metric: Its name, as in :attr:`Bucket.events`.
-        at: Unix seconds.
+        are_first: 1 = the unit had met no other arm before, else 0, uint8. As a canary grows, units move
+            there that had.
     """
 
-    unit: int
-    metric: str
-    arm: Arm
-    stage: int
-    at: float
+    are_first: npt.NDArray[np.uint8]
 
 
-class Prediction(msgspec.Struct, frozen=True, gc=False):
-    """A request whose outcome may be posted by its id.
+class Predictions(Met, frozen=True, eq=False):
+    """Requests whose outcomes may be posted by their ids.
 
     Attributes:
-        request: Number of its id (:func:`unit_number`).
-        unit: Number of its unit; of a request without one, its own.
-        at: Unix seconds.
+        units: Of a request without a unit, its own number.
+        requests: Numbers of their ids (:func:`unit_number`).
     """
 
-    request: int
-    unit: int
-    arm: Arm
-    stage: int
-    propensity: float
-    at: float
+    requests: npt.NDArray[np.int64]
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """All that was seen of a release in a bucket; what belongs together is written together.
+def _none(dtype: type[Any]) -> npt.NDArray[Any]:
+    return np.empty(0, dtype)
+
+
+_NOBODY: Final = (_none(np.int64), _none(np.uint8), _none(np.float64))
+NO_EXPOSURES: Final = Exposures(*_NOBODY, _none(np.uint8))
+NO_PREDICTIONS: Final = Predictions(*_NOBODY, _none(np.int64))
+
+
+class Seen(msgspec.Struct, frozen=True, eq=False):
+    """All that was seen of a release in a bucket, of its stage and share; what belongs together is written
+    together.
 
     Attributes:
-        exposures, firsts: Of units; requests without one are in the bucket's counts alone.
+        exposures: Of units; requests without one are in the bucket's counts alone.
+        firsts: By metric, as in :attr:`Bucket.events`, units in which it happened for the first time.
         predictions: All requests, of a release whose policy asks for outcomes.
     """
 
     release: str
     bucket: Bucket
-    exposures: tuple[Exposure, ...] = ()
-    firsts: tuple[FirstEvent, ...] = ()
-    predictions: tuple[Prediction, ...] = ()
+    exposures: Exposures = NO_EXPOSURES
+    firsts: Mapping[str, Met] = msgspec.field(default_factory=dict)
+    predictions: Predictions = NO_PREDICTIONS
 
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -16,7 +16,7 @@ from salver.experiments.collector import Collector
 from salver.experiments.config import CollectorConfig
 from salver.experiments.happenings import happened
 from salver.messages import ModelId, State, Timing
-from salver.releases import NO_STAGE, Arm, Assignment, Counts, Split, unit_number
+from salver.releases import ARMS, NO_STAGE, Arm, Assignment, Counts, Split, unit_number
 from salver.stats.exact import clopper_pearson
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.25, salt="s1")
@@ -47,6 +47,10 @@ class World:
         return self.seen[before:]
 
 
+def arms_of(met):
+    return [ARMS[place] for place in met.arms]
+
+
 def served(unit="ada", arm=Arm.CANARY, outcome="ok", latency=0.01, **more):
     version = "2" if arm is Arm.CANARY else "1"
     changes = {"reason": "hash", "stage": 0, "propensity": 0.25, "has_unit": True, "release": "r1", **more}
@@ -64,16 +68,14 @@ def test_a_bucket_has_requests_and_first_exposures_by_arm():
     bucket = seen.bucket
     assert (seen.release, bucket.start, bucket.seconds, bucket.share) == ("r1", 1000.0, 10.0, 0.25)
     assert (bucket.requests, bucket.exposures) == (Counts(4, 1, 1), Counts(2, 1, 1))
-    assert [(e.unit, e.arm, e.is_first) for e in seen.exposures] == [
-        (unit_number("ada"), Arm.CANARY, True),
-        (unit_number("bo"), Arm.STABLE, True),
-        (unit_number("cy"), Arm.BASELINE, True),
-        (unit_number("di"), Arm.CANARY, True),
-    ]
+    met = seen.exposures
+    assert list(met.units) == [unit_number(name) for name in ("ada", "bo", "cy", "di")]
+    assert arms_of(met) == [Arm.CANARY, Arm.STABLE, Arm.BASELINE, Arm.CANARY]
+    assert (met.are_first == 1).all() and (met.times == 1000.0).all()
     world.serve(served(), served("bo", Arm.STABLE))
     (again,) = world.close()
     assert (again.bucket.start, again.bucket.requests) == (1010.0, Counts(1, 0, 1))
-    assert (again.bucket.exposures, again.exposures) == (Counts(), ())
+    assert (again.bucket.exposures, len(again.exposures)) == (Counts(), 0)
 
 
 def test_only_what_the_hash_has_assigned_counts_and_only_of_releases_that_are_followed():
@@ -114,14 +116,16 @@ def test_something_happens_to_a_unit_for_the_first_time_once_whenever_it_comes_a
     (seen,) = world.close()
     assert seen.bucket.events == {"errors": Counts(1, 0, 1), "timeouts": Counts(1)}
     assert seen.bucket.raw == {"errors": Counts(3, 0, 1), "timeouts": Counts(1)}
-    assert [(e.unit, e.metric, e.arm) for e in seen.firsts] == [
-        (unit_number("ada"), "errors", Arm.CANARY),
-        (unit_number("bo"), "errors", Arm.STABLE),
-        (unit_number("ada"), "timeouts", Arm.CANARY),
-    ]
+    ada, bo = unit_number("ada"), unit_number("bo")
+    assert {
+        metric: list(zip(met.units, arms_of(met), strict=True)) for metric, met in seen.firsts.items()
+    } == {
+        "errors": [(ada, Arm.CANARY), (bo, Arm.STABLE)],
+        "timeouts": [(ada, Arm.CANARY)],
+    }
     world.serve(*bad)
     (again,) = world.close()
-    assert (again.bucket.events, again.firsts) == ({}, ())
+    assert (again.bucket.events, again.firsts) == ({}, {})
     assert again.bucket.raw == {"errors": Counts(3, 0, 1)}
 
 
@@ -130,7 +134,7 @@ def test_without_units_every_request_counts_and_none_is_kept():
     world.serve(*[served("q1", outcome="model_failed", has_unit=False)] * 3)
     (seen,) = world.close()
     assert seen.bucket.exposures == seen.bucket.events["errors"] == Counts(3)
-    assert (seen.exposures, seen.firsts) == ((), ())
+    assert (len(seen.exposures), seen.firsts) == (0, {})
 
 
 @pytest.mark.parametrize("code", list(Code))
@@ -191,7 +195,7 @@ def test_a_unit_that_moves_as_the_canary_grows_is_exposed_there_but_not_for_the_
     world.serve(served(stage=1, propensity=0.5), served(stage=1, propensity=0.5))
     (seen,) = world.close()
     assert (seen.bucket.requests, seen.bucket.exposures) == (Counts(2), Counts())
-    assert [(e.arm, e.stage, e.is_first) for e in seen.exposures] == [(Arm.CANARY, 1, False)]
+    assert (arms_of(seen.exposures), seen.exposures.are_first.tolist()) == ([Arm.CANARY], [0])
 
 
 def test_a_change_of_the_split_within_a_bucket_makes_two_of_it():
@@ -236,8 +240,8 @@ def test_after_a_restart_what_is_known_is_not_counted_again():
     world.serve(served(), served("bo", Arm.STABLE, "model_failed"))
     (seen,) = world.close()
     again = World(follows=())
-    units = [exposure.unit for exposure in seen.exposures]
-    again.collector.follow("r1", units, [(first.metric, first.unit) for first in seen.firsts])
+    events = [(metric, unit) for metric, met in seen.firsts.items() for unit in met.units.tolist()]
+    again.collector.follow("r1", seen.exposures.units.tolist(), events)
     again.serve(served(), served("bo", Arm.STABLE, "model_failed"), served("bo", Arm.STABLE, "internal"))
     again.serve(served("bo", Arm.STABLE, "deadline_exceeded"), served("cy"))
     (bucket,) = [seen.bucket for seen in again.close()]
@@ -276,9 +280,8 @@ def test_however_events_are_handed_over_the_sums_are_the_same(story, size):
     canaries = list(arms.values()).count(Arm.CANARY)
     assert sum(bucket.exposures.canary for bucket in buckets) == canaries
     broken = {unit for unit, outcome in story if outcome == "model_failed"}
-    firsts = [first for seen in world.seen for first in seen.firsts if first.metric == "errors"]
-    assert {first.unit for first in firsts} == {unit_number(f"u{unit}") for unit in broken}
-    assert len(firsts) == len(broken)
+    firsts = [unit for seen in world.seen if "errors" in seen.firsts for unit in seen.firsts["errors"].units]
+    assert sorted(firsts) == sorted(unit_number(f"u{unit}") for unit in broken)
 
 
 def test_a_crowded_filter_loses_units_of_every_arm_alike_and_says_so_once(caplog):

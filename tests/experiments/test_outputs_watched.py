@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from test_collector import World, served
 
 from salver.events import Responded
 from salver.experiments.outputs import MOST_NUMBERS, OutputCheck, Watch, is_beyond, places
-from salver.releases import Arm, Counts, Traffic, unit_number
+from salver.releases import ARMS, Arm, Counts, Traffic, unit_number
 from salver.rollout.policy import Policy
 from salver.rollout.procedure import promoted, started
 from salver.rollout.record import proposed
@@ -116,6 +117,10 @@ def test_one_large_answer_makes_no_bins():
     assert bounds == tuple(sorted(bounds)) and len(bounds) == 3
 
 
+def having_id(event, request_id):
+    return msgspec.structs.replace(event, request_id=request_id)
+
+
 def answered(unit, arm, *numbers, **more):
     return Responded(served(unit, arm, **more).assignment, p(numbers))
 
@@ -132,12 +137,12 @@ def test_units_with_odd_answers_count_once_and_their_requests_each_time():
     assert seen.bucket.requests == Counts(2, 1, 0)
     assert seen.bucket.raw == {"negative": Counts(2), "score.0": Counts(2), "score.1": Counts(0, 1)}
     assert seen.bucket.events == {"negative": Counts(1), "score.0": Counts(1), "score.1": Counts(0, 1)}
-    assert {(first.metric, first.unit) for first in seen.firsts} == {
-        ("negative", unit_number("ada")),
-        ("score.0", unit_number("ada")),
-        ("score.1", unit_number("bo")),
+    assert {metric: met.units.tolist() for metric, met in seen.firsts.items()} == {
+        "negative": [unit_number("ada")],
+        "score.0": [unit_number("ada")],
+        "score.1": [unit_number("bo")],
     }
-    assert seen.predictions == ()
+    assert len(seen.predictions) == 0
 
 
 def test_bins_of_a_release_are_learnt_from_its_control():
@@ -153,20 +158,16 @@ def test_bins_of_a_release_are_learnt_from_its_control():
 def test_requests_are_noted_where_outcomes_may_be_posted_by_their_ids():
     world = World()
     world.collector.watch("r1", (), keeps_requests=True)
-    one = served("ada")
-    world.serve(one, served("q-7", has_unit=False))
+    alone = served("q-7", has_unit=False)
+    world.serve(having_id(served("ada"), "q-1"), having_id(alone, "q-7"))
     (seen,) = world.close()
-    first, second = seen.predictions
-    assert (first.request, first.unit, first.arm, first.propensity) == (
-        unit_number(one.request_id),
-        unit_number("ada"),
-        Arm.CANARY,
-        0.25,
-    )
-    assert second.unit == second.request
+    asked = seen.predictions
+    assert asked.requests.tolist() == [unit_number("q-1"), unit_number("q-7")]
+    assert asked.units.tolist() == [unit_number("ada"), unit_number("q-7")]
+    assert [ARMS[place] for place in asked.arms] == [Arm.CANARY, Arm.CANARY]
     world.collector.watch("r1", (), keeps_requests=False)
     world.serve(served("bo"))
-    assert world.close()[0].predictions == ()
+    assert len(world.close()[0].predictions) == 0
 
 
 def test_nobody_looks_at_answers_of_a_release_that_is_over():
@@ -188,7 +189,7 @@ def test_one_odd_answer_among_many_is_found():
             world.collector.observe([answered(unit, Arm.CANARY, value), answered("bo", Arm.STABLE, 2.0)])
     (seen,) = world.close()
     assert (seen.bucket.requests.canary, seen.bucket.raw) == (128, {"invalid": Counts(1)})
-    assert [first.unit for first in seen.firsts] == [unit_number("u17")]
+    assert seen.firsts["invalid"].units.tolist() == [unit_number("u17")]
 
 
 def test_large_answers_are_looked_at_one_by_one():

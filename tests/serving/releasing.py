@@ -6,13 +6,14 @@ Not a suite itself.
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from sqlalchemy import Connection
 
 from salver.experiments.outputs import OutputCheck
 from salver.experiments.pending import Pending
 from salver.ledger import Ledger
 from salver.registry.records import Actor
-from salver.releases import Arm, Bucket, Counts, Exposure, FirstEvent, Seen, Split, unit_number
+from salver.releases import Bucket, Counts, Exposures, Met, Seen, Split, unit_numbers
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import Release, proposed
 from salver.serving.release_store import ReleaseStore
@@ -130,12 +131,15 @@ class World:
         start = self.clock.now
         stage, weight = now.stage, now.weight
         bucket = Bucket(start, 10, stage, weight, requests, requests, {"errors": errors}, {"errors": errors})
-        numbers = [unit_number(unit) for unit in units]
-        exposures = tuple(Exposure(unit, Arm.CANARY, stage, weight, start) for unit in numbers)
-        failed = numbers[: errors.canary]
-        firsts = tuple(FirstEvent(unit, "errors", Arm.CANARY, stage, start) for unit in failed)
-        self.pending.write(Seen(release, bucket, exposures, firsts))
+        met = in_canary(units, start)
+        exposures = Exposures(met.units, met.arms, met.times, np.ones(len(units), np.uint8))
+        failed = in_canary(units[: errors.canary], start)
+        self.pending.write(Seen(release, bucket, exposures, {"errors": failed} if len(failed) else {}))
         await self.ticks(10)
+
+
+def in_canary(units: Sequence[str], at: float) -> Met:
+    return Met(unit_numbers(units), np.zeros(len(units), np.uint8), np.full(len(units), at))
 
 
 def healthy(share: float, requests: int = 2000) -> Counts:

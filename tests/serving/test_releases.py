@@ -4,16 +4,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from releasing import ADA, POLICY, Clock, World, address, healthy
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from databases import empty_ledger
 from salver.errors import Conflict, Forbidden, InvalidInput, NotFound
 from salver.experiments.outputs import OutputCheck
 from salver.ledger import Ledger, LedgerFailed
+from salver.ledger.schema import EXPOSURE, FIRST_EVENT, PREDICTION
 from salver.registry.records import Actor
-from salver.releases import Bucket, Counts, ReleaseState, Seen
+from salver.releases import Bucket, Counts, Exposures, Met, Predictions, ReleaseState, Seen, unit_numbers
 from salver.rollout.policy import Metric, Policy
 from salver.rollout.record import proposed
 from salver.rollout.replay import replay
@@ -369,3 +371,37 @@ async def test_what_another_release_came_after_cannot_take_its_alias_back(world:
     assert "another came after it" in (await world.store.answer(wish) or "")
     assert (await world.one("r0")).state is ReleaseState.PROMOTED
     assert world.traffic.moved == [("r0", "PROMOTED"), ("r1", "PROMOTED")]
+
+
+async def test_what_was_seen_lies_in_the_ledger_row_by_row(world: World) -> None:
+    await world.propose()
+    await world.ticks()
+    units, requests, times = unit_numbers(["ada", "bob"]), unit_numbers(["q2", "q1"]), np.array([2.5, 1.5])
+    arms = np.array([2, 0], np.uint8)
+    bucket = Bucket(world.clock.now, 10, 1, 0.25, Counts(1, 1, 1))
+    exposures = Exposures(units, arms, times, np.array([1, 0], np.uint8))
+    firsts = {"errors": Met(units[:1], arms[:1], times[:1])}
+    world.pending.write(Seen("r0", bucket, exposures, firsts, Predictions(units, arms, times, requests)))
+    world.pending.write(Seen("r0", bucket, exposures))  # another server's, for instance
+    await world.ticks()
+
+    def rows(connection: Connection) -> list[list[tuple[object, ...]]]:
+        for table in (EXPOSURE, PREDICTION):
+            shares = connection.execute(select(table.c.stage, table.c.propensity).distinct()).all()
+            assert [tuple(row) for row in shares] == [(1, 0.25)]
+        return [
+            [tuple(row) for row in connection.execute(select(*columns).order_by(columns[1]))]
+            for columns in (
+                (EXPOSURE.c.unit, EXPOSURE.c.time, EXPOSURE.c.arm, EXPOSURE.c.is_first),
+                (FIRST_EVENT.c.unit, FIRST_EVENT.c.time, FIRST_EVENT.c.arm, FIRST_EVENT.c.metric),
+                (PREDICTION.c.unit, PREDICTION.c.time, PREDICTION.c.arm, PREDICTION.c.request),
+            )
+        ]
+
+    ada, bob = units.tolist()
+    q2, q1 = requests.tolist()
+    assert await world.store._ledger.read(rows) == [
+        [(bob, 1.5, "canary", 0), (ada, 2.5, "stable", 1)],
+        [(ada, 2.5, "stable", "errors")],
+        [(bob, 1.5, "canary", q1), (ada, 2.5, "stable", q2)],
+    ]

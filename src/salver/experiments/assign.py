@@ -5,6 +5,7 @@ of a layer); who is held back; and then the hash. Pure: it keeps nothing, and kn
 """
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, Literal
 
 from salver.errors import InvalidInput
@@ -17,6 +18,9 @@ TENANT: Final = "tenant"
 REQUEST: Final = "request"
 #: Salts of other questions than "which arm", so that their answers are independent of it.
 _HOLDBACK, _SHADOW = "holdback:", "shadow:"
+
+_CANARY, _BASELINE, _STABLE = Arm.CANARY, Arm.BASELINE, Arm.STABLE  # to look them up in an enum takes time
+_NOTHING: Final[Mapping[Source, str]] = MappingProxyType({})
 
 _Reason = Literal["hash", "always", "never", "excluded", "holdback"]
 
@@ -32,34 +36,43 @@ def assign(split: Split, traits: Mapping[Source, str]) -> Assignment:
     >>> assign(split, {"header:x-user-id": "ada", "request": "1"}).arm
     <Arm.BASELINE: 'baseline'>
     """
-    unit, has_unit = "", False
     for source in split.units:
         if source in traits:
-            unit, has_unit = traits[source], source != REQUEST
-            break
+            return assigned_to(split, traits[source], traits, has_unit=source != REQUEST)
+    return assigned_to(split, "", traits, has_unit=False)
+
+
+def assigned_to(
+    split: Split, unit: str, traits: Mapping[Source, str] = _NOTHING, *, has_unit: bool = True
+) -> Assignment:
+    """Where a unit is sent, of which its name is known.
+
+    Args:
+        traits: What else is known, where the split has conditions.
+    """
     arm, reason = _placed(split, unit, traits)
-    version = split.canary if arm is Arm.CANARY else split.stable
+    version = split.canary if arm is _CANARY else split.stable
     return Assignment(split.release, arm, version, unit, reason, split.weight, split.stage, has_unit)
 
 
 def _placed(split: Split, unit: str, traits: Mapping[Source, str]) -> tuple[Arm, _Reason]:
     if unit in split.never:
-        return Arm.STABLE, "never"
+        return _STABLE, "never"
     if unit in split.always:
-        return Arm.CANARY, "always"
+        return _CANARY, "always"
     for condition in split.only:
         if traits.get(condition.source) not in condition.values:
-            return Arm.STABLE, "excluded"
+            return _STABLE, "excluded"
     if split.layer:
         first, last = split.slice
         if not first <= fraction(split.layer, unit) < last:
-            return Arm.STABLE, "excluded"
+            return _STABLE, "excluded"
     if split.holdback and fraction(_HOLDBACK + split.salt, unit) < split.holdback:
         return Arm.HOLDBACK, "holdback"
     place, weight = fraction(split.salt, unit), split.weight
     if place < weight:
-        return Arm.CANARY, "hash"
-    return (Arm.BASELINE if place >= 1 - weight else Arm.STABLE), "hash"
+        return _CANARY, "hash"
+    return (_BASELINE if place >= 1 - weight else _STABLE), "hash"
 
 
 def is_shadowed(split: Split, unit: str) -> bool:

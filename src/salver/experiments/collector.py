@@ -7,10 +7,12 @@ arm nor with its salt. What the counts prove, and where they are kept, is not kn
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, TypeVar
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from salver.events import Event, Responded, Served
 from salver.experiments.config import CollectorConfig
@@ -18,47 +20,87 @@ from salver.experiments.happenings import OK, happened
 from salver.experiments.outputs import OutputCheck, Watch
 from salver.experiments.ports import Sink
 from salver.releases import (
+    ARMS,
+    NO_EXPOSURES,
+    NO_PREDICTIONS,
     NO_STAGE,
     Arm,
     Assignment,
     Bucket,
     Counts,
-    Exposure,
-    FirstEvent,
-    Prediction,
+    Exposures,
+    Met,
+    Predictions,
     Seen,
-    unit_number,
+    unit_numbers,
 )
 from salver.stats.bloom import Bloom
 from salver.stats.histogram import Histogram
 
 _LOG = logging.getLogger("salver.experiments")
-_CANARY, _BASELINE = Arm.CANARY, Arm.BASELINE
-_PLACE: Final = {_CANARY.value: 0, _BASELINE.value: 1, Arm.STABLE.value: 2}  # an enum's own hash is slow
+_CANARY, _BASELINE = Arm.CANARY, Arm.BASELINE  # to look them up in an enum takes time
 #: Tells a unit's number in an arm from the number itself.
-_MARKS: Final = tuple(0x9E3779B97F4A7C15 * (place + 1) % 2**64 for place in _PLACE.values())
+_MARKS: Final = np.uint64(0x9E3779B97F4A7C15) * np.arange(1, len(ARMS) + 1, dtype=np.uint64)
 _BOUNDS: Final = tuple(50e-6 * 10 ** (step / 20) for step in range(122))  # seconds, to a minute
 _MOST_RECENT: Final = 65_536
 _AT_ONCE: Final = 8192  # units that are restored in one go
-#: Units and happenings that wait to be looked up together, which costs a tenth of one at a time.
+#: Units, happenings and requests that wait to be looked up together, which costs a tenth of one at a time.
 _MOST_WAITING: Final = 1024
 
+_Numbers = npt.NDArray[np.int64]
+_Places = npt.NDArray[np.uint8]
+_Times = npt.NDArray[np.float64]
+_Flags = npt.NDArray[np.bool_]
 #: What happened to a unit: the name of a metric, and the unit's number.
 _Happening = tuple[str, int]
-_T = TypeVar("_T")
-#: The bucket that it belongs to, what was assigned, and when, in Unix seconds.
-_Told = tuple["_Tally", Assignment, float]
+_T = TypeVar("_T", bound=Hashable)
+_M = TypeVar("_M", bound=Met)
 _Seen = tuple[Served | Responded, Assignment]
 
 
+class _Waiting(Generic[_T]):
+    """What is still to be looked up.
+
+    Attributes:
+        places: Of its arm in :data:`ARMS`, by what it is.
+        times: Unix seconds when each was seen, in their order.
+    """
+
+    __slots__ = ("places", "times")
+
+    def __init__(self) -> None:
+        self.places: dict[_T, int] = {}
+        self.times: list[float] = []
+
+    def date(self, now: float) -> None:
+        """Those that have no time yet came now."""
+        if missing := len(self.places) - len(self.times):
+            self.times += [now] * missing
+
+    def taken(self) -> tuple[Mapping[_T, int], _Places, _Times]:
+        """All of it; nothing is left."""
+        found, times = self.places, self.times
+        self.places, self.times = {}, []
+        return found, np.fromiter(found.values(), np.uint8, len(found)), np.array(times, np.float64)
+
+
 class _Tally:
-    """A bucket while it is open."""
+    """A bucket while it is open.
+
+    Attributes:
+        fresh: Units.
+        news: Metrics and units.
+        asked: Ids of requests and their units; empty = it has none.
+    """
 
     __slots__ = (
+        "asked",
         "events",
         "exposed",
         "exposures",
         "firsts",
+        "fresh",
+        "news",
         "predictions",
         "raw",
         "requests",
@@ -75,17 +117,35 @@ class _Tally:
         self.exposed = [0, 0, 0]
         self.events: dict[str, list[int]] = {}
         self.raw: dict[str, list[int]] = {}
-        self.exposures: list[Exposure] = []
-        self.firsts: list[FirstEvent] = []
-        self.predictions: list[Prediction] = []
+        self.fresh: _Waiting[str] = _Waiting()
+        self.news: _Waiting[tuple[str, str]] = _Waiting()
+        self.asked: _Waiting[tuple[str, str]] = _Waiting()
+        self.exposures: list[Exposures] = []
+        self.firsts: dict[str, list[Met]] = {}
+        self.predictions: list[Predictions] = []
+
+    @property
+    def waiting(self) -> int:
+        """How many wait to be looked up."""
+        return len(self.fresh.places) + len(self.news.places) + len(self.asked.places)
+
+    def date(self, now: float) -> None:
+        """What has no time yet came now."""
+        self.fresh.date(now)
+        self.news.date(now)
+        self.asked.date(now)
 
     def closed(self, release: str, end: float) -> Seen:
         events = {name: Counts(*counts) for name, counts in self.events.items()}
         raw = {name: Counts(*counts) for name, counts in self.raw.items()}
         counted = (Counts(*self.requests), Counts(*self.exposed), events, raw)
-        bucket = Bucket(self.start, end - self.start, self.stage, self.share, *counted)
-        kept = (tuple(self.exposures), tuple(self.firsts), tuple(self.predictions))
-        return Seen(release, bucket, *kept)
+        return Seen(
+            release,
+            Bucket(self.start, end - self.start, self.stage, self.share, *counted),
+            _joined(self.exposures) or NO_EXPOSURES,
+            {metric: met for metric, parts in self.firsts.items() if (met := _joined(parts)) is not None},
+            _joined(self.predictions) or NO_PREDICTIONS,
+        )
 
 
 class _Followed:
@@ -96,12 +156,13 @@ class _Followed:
         end: Of the window that is open, in Unix seconds.
         slow: By metric, seconds from which on an answer is slow.
         tallies: The open buckets, by stage and share: several only where one of them has just changed.
-        recent: Units of which it is known for sure in which arm they were seen last.
+        quick: Seconds up to which an answer is slow by no metric.
+        recent: Units of which it is known for sure in which arm they were seen last, by its place.
         since: Unix seconds up to which everything has been handed over.
         latencies: Of good answers of the stable version.
-        fresh, news: Units, and what happened to units, which are still to be looked up.
         watch: What is looked at in answers.
         keeps_requests: Outcomes may be posted by the ids of requests.
+        pending: Rows that the open buckets have for the ledger.
     """
 
     def __init__(self, config: CollectorConfig, seconds: float) -> None:
@@ -109,11 +170,10 @@ class _Followed:
         self.end = 0.0
         self.slow: Mapping[str, float] = {}
         self.tallies: dict[tuple[int, float], _Tally] = {}
-        self.recent: dict[str, Arm] = {}
+        self.quick = math.inf
+        self.recent: dict[str, int] = {}
         self.since = 0.0
         self.latencies = Histogram(_BOUNDS)
-        self.fresh: dict[str, _Told] = {}
-        self.news: dict[tuple[str, str], _Told] = {}
         self.watch = Watch()
         self.keeps_requests = False
         self.pending = 0
@@ -122,29 +182,26 @@ class _Followed:
         self._happenings = Bloom(config.units, config.error)
         self._most = config.units
 
-    def exposed(self, units: Sequence[int], arms: Sequence[Arm]) -> list[tuple[bool, bool]]:
+    def exposed(self, units: _Numbers, places: _Places) -> tuple[_Flags, _Flags]:
         """Which of these different units are new, and which are new in their arm."""
-        numbers = np.array(units, np.int64).view(np.uint64)
-        in_arm = numbers ^ np.array([_MARKS[_PLACE[arm.value]] for arm in arms], np.uint64)
-        return list(zip(self._units.add(numbers).tolist(), self._units.add(in_arm).tolist(), strict=True))
+        numbers = units.view(np.uint64)
+        return self._units.add(numbers), self._units.add(numbers ^ _MARKS[places])
 
     def know(self, units: Sequence[int]) -> None:
         """These different units were seen before, in whatever arm."""
         self._units.add(np.array(units, np.int64).view(np.uint64))
 
-    def happened(self, happenings: Sequence[_Happening]) -> list[bool]:
+    def happened(self, units: _Numbers, metrics: Iterable[str]) -> _Flags:
         """Which of these different happenings are the first of their kind for their unit."""
-        numbers = np.array([unit for _, unit in happenings], np.int64)
-        kinds = np.array([hash(metric) for metric, _ in happenings], np.int64)
-        firsts: list[bool] = self._happenings.add((numbers ^ kinds).view(np.uint64)).tolist()
-        return firsts
+        kinds = np.fromiter(map(hash, metrics), np.int64, len(units))
+        return self._happenings.add((units ^ kinds).view(np.uint64))
 
     @property
     def is_over(self) -> bool:
         """It has met more units than it can tell apart well."""
         return len(self._units) > 2 * self._most
 
-    def keep(self, recent: Mapping[str, Arm]) -> None:
+    def keep(self, recent: Mapping[str, int]) -> None:
         """These were seen just now."""
         if len(self.recent) + len(recent) > _MOST_RECENT:
             self.recent.clear()
@@ -190,11 +247,13 @@ class Collector:
         for some in _chunks(units):
             followed.know(some)
         for more in _chunks(happenings):
-            followed.happened(more)
+            followed.happened(np.array([unit for _, unit in more], np.int64), (metric for metric, _ in more))
 
     def slow_from(self, release: str, seconds: Mapping[str, float]) -> None:
         """Answers of a release are slow from so many seconds on, by metric."""
-        self._followed[release].slow = dict(seconds)
+        followed = self._followed[release]
+        followed.slow = dict(seconds)
+        followed.quick = min(seconds.values(), default=math.inf)
 
     def thresholds(self, release: str, quantiles: Mapping[str, float]) -> dict[str, float]:
         """Quantiles of the seconds that the stable version's answers took so far.
@@ -270,65 +329,70 @@ class Collector:
                     self._close(release, followed, now)
 
     def _count(self, followed: _Followed, events: Sequence[_Seen], now: float) -> None:
-        fresh, news = followed.fresh, followed.news
         good: list[float] = []  # seconds of the stable version's answers
-        recent, slow, tally = followed.recent, followed.slow, None
-        answers = [event.outputs for event, _ in events if type(event) is Responded]
-        if answers and followed.watch.are_fine(answers):
-            events = [told for told in events if type(told[0]) is Served]
+        recent, slow, quick, tally = followed.recent, followed.slow, followed.quick, None
+        if followed.watch.checks:
+            answers = [event.outputs for event, _ in events if type(event) is Responded]
+            if followed.watch.are_fine(answers):
+                events = [told for told in events if type(told[0]) is Served]
         for event, assigned in events:
             if tally is None or tally.share != assigned.propensity or tally.stage != assigned.stage:
                 tally = self._tally(followed, assigned, now)
-            arm, unit = assigned.arm, assigned.unit
+                fresh, news, asked = tally.fresh.places, tally.news.places, tally.asked.places
+            arm, unit, has_unit = assigned.arm, assigned.unit, assigned.has_unit
             place = 0 if arm is _CANARY else 1 if arm is _BASELINE else 2
             if type(event) is Served:
                 tally.requests[place] += 1
-                if not assigned.has_unit:
+                if not has_unit:
                     tally.exposed[place] += 1
-                elif recent.get(unit) is not arm and unit not in fresh:
-                    fresh[unit] = tally, assigned, now
+                elif recent.get(unit) != place and unit not in fresh:
+                    fresh[unit] = place
                 if followed.keeps_requests:
-                    followed.pending += 1
-                    tally.predictions.append(_prediction(event.request_id, assigned, now))
+                    asked[event.request_id, unit if has_unit else ""] = place
                 if event.outcome == OK:
-                    if place:
+                    if place and not slow:
                         good.append(event.latency)
-                    if not slow and event.version == assigned.version:
+                    if event.version == assigned.version and event.latency <= quick:
                         continue
                 found = happened(event, slow)
             elif type(event) is Responded:
                 found = followed.watch.happened(event.outputs, is_control=bool(place))
             for metric in found:
                 tally.raw.setdefault(metric, [0, 0, 0])[place] += 1
-                if assigned.has_unit:
-                    news.setdefault((metric, unit), (tally, assigned, now))
+                if has_unit:
+                    news.setdefault((metric, unit), place)
                 else:
                     tally.events.setdefault(metric, [0, 0, 0])[place] += 1
         followed.latencies.add_all(good)
-        if len(fresh) + len(news) >= _MOST_WAITING:
+        for tally in followed.tallies.values():
+            tally.date(now)
+        if sum(tally.waiting for tally in followed.tallies.values()) >= _MOST_WAITING:
             self._look_up(followed)
 
     def _look_up(self, followed: _Followed) -> None:
-        """Count those that are new."""
-        if followed.fresh:
-            self._expose(followed, followed.fresh)
-            followed.fresh.clear()
-        if followed.news:
-            self._note(followed, followed.news)
-            followed.news.clear()
+        """Count those that are new; what was seen at an earlier stage goes first."""
+        for tally in followed.tallies.values():
+            if tally.fresh.places:
+                self._expose(followed, tally)
+            if tally.news.places:
+                self._note(followed, tally)
+            if tally.asked.places:
+                asked, places, times = tally.asked.taken()
+                requests = unit_numbers(request for request, _ in asked)
+                has_unit = np.fromiter((bool(unit) for _, unit in asked), np.bool_, len(asked))
+                units = np.where(has_unit, unit_numbers(unit for _, unit in asked), requests)
+                tally.predictions.append(Predictions(units, places, times, requests))
+                followed.pending += len(asked)
 
-    def _expose(self, followed: _Followed, fresh: Mapping[str, _Told]) -> None:
-        numbers = [unit_number(unit) for unit in fresh]
-        arms = [assigned.arm for _, assigned, _ in fresh.values()]
-        told = zip(numbers, fresh.values(), followed.exposed(numbers, arms), strict=True)
-        for number, (tally, assigned, at), (is_new, is_new_there) in told:
-            if is_new:
-                tally.exposed[_PLACE[assigned.arm.value]] += 1
-            if is_new or is_new_there:
-                followed.pending += 1
-                exposure = Exposure(number, assigned.arm, assigned.stage, assigned.propensity, at, is_new)
-                tally.exposures.append(exposure)
-        followed.keep(dict(zip(fresh, arms, strict=True)))
+    def _expose(self, followed: _Followed, tally: _Tally) -> None:
+        fresh, places, times = tally.fresh.taken()
+        units = unit_numbers(fresh)
+        is_new, is_new_there = followed.exposed(units, places)
+        _add(tally.exposed, places[is_new])
+        kept = is_new | is_new_there
+        tally.exposures.append(Exposures(units[kept], places[kept], times[kept], is_new[kept].view(np.uint8)))
+        followed.pending += int(kept.sum())
+        followed.keep(fresh)
         if followed.is_over and not followed.is_crowded:
             followed.is_crowded = True
             _LOG.warning(
@@ -337,14 +401,20 @@ class Collector:
                 self._config.units,
             )
 
-    def _note(self, followed: _Followed, news: Mapping[tuple[str, str], _Told]) -> None:
-        happenings = [(metric, unit_number(unit)) for metric, unit in news]
-        told = zip(happenings, news.values(), followed.happened(happenings), strict=True)
-        for (metric, number), (tally, assigned, at), is_first in told:
-            if is_first:
-                tally.events.setdefault(metric, [0, 0, 0])[_PLACE[assigned.arm.value]] += 1
-                followed.pending += 1
-                tally.firsts.append(FirstEvent(number, metric, assigned.arm, assigned.stage, at))
+    def _note(self, followed: _Followed, tally: _Tally) -> None:
+        news, places, times = tally.news.taken()
+        units = unit_numbers(unit for _, unit in news)
+        are_first = followed.happened(units, (metric for metric, _ in news))
+        followed.pending += int(are_first.sum())
+        by_metric: dict[str, list[int]] = {}
+        for index, (metric, _) in enumerate(news):
+            by_metric.setdefault(metric, []).append(index)
+        for metric, indices in by_metric.items():
+            chosen = np.array(indices)[are_first[indices]]
+            if len(chosen):
+                _add(tally.events.setdefault(metric, [0, 0, 0]), places[chosen])
+                met = Met(units[chosen], places[chosen], times[chosen])
+                tally.firsts.setdefault(metric, []).append(met)
 
     def _tally(self, followed: _Followed, assigned: Assignment, now: float) -> _Tally:
         key = assigned.stage, assigned.propensity
@@ -368,10 +438,18 @@ class Collector:
         followed.since = max(end, followed.since)
 
 
-def _prediction(request_id: str, assigned: Assignment, now: float) -> Prediction:
-    number = unit_number(request_id)
-    unit = unit_number(assigned.unit) if assigned.has_unit else number
-    return Prediction(number, unit, assigned.arm, assigned.stage, assigned.propensity, now)
+def _add(counts: list[int], places: _Places) -> None:
+    """So many more in each arm."""
+    for place, more in enumerate(np.bincount(places).tolist()):
+        counts[place] += more
+
+
+def _joined(parts: Sequence[_M]) -> _M | None:
+    """Rows of all of them; None = there are no parts."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    fields = parts[0].__struct_fields__
+    return type(parts[0])(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
 
 
 def _chunks(things: Iterable[_T]) -> Iterator[list[_T]]:

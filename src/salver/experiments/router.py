@@ -15,6 +15,7 @@ from salver.experiments.assign import (
     REQUEST,
     TENANT,
     assign,
+    assigned_to,
     check,
     is_shadowed,
     is_told,
@@ -25,10 +26,11 @@ from salver.releases import Arm, Assignment, Source, Split, trait
 _MOST_KNOWN: Final = 32_768  # units a model whose plans are kept: some ten megabytes
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, gc=False):
     """Where a request of a model in a release goes.
 
     Attributes:
+        splits: That it might be in.
         split: The one that it is in.
         assignment: None = not known before its parameters are read.
         versions: Whom to ask, and whom else if that one is not ready.
@@ -36,7 +38,7 @@ class Plan(msgspec.Struct, frozen=True):
         is_shadowed: The canary is to be asked, too, what the stable version has answered.
     """
 
-    route: "Route"
+    splits: tuple[Split, ...]
     split: Split
     assignment: Assignment | None
     versions: tuple[str, ...]
@@ -54,17 +56,27 @@ class Route:
     def __init__(self, splits: tuple[Split, ...]) -> None:
         one = splits[0]
         self.splits = splits
-        self._open = Plan(self, one, None, (one.stable,))
+        self._open = Plan(splits, one, None, (one.stable,))
         self._known: dict[str, Plan] = {}
         is_plain = len(splits) == 1 and not one.only
+        #: The source that settles everything, if a request tells it.
         self._first = one.units[0] if is_plain and one.units[0] != REQUEST else ""
 
     def __repr__(self) -> str:
         return f"<Route of {', '.join(split.release for split in self.splits)}>"
 
     def recall(self, traits: Mapping[Source, str] | None) -> Plan | None:
-        """The plan of a unit that was seen lately; None = look closer."""
-        return None if traits is None else self._known.get(traits.get(self._first, ""))
+        """The plan of a unit that the first source names, where nothing else matters; None = look closer."""
+        unit = None if traits is None else traits.get(self._first)
+        if unit is None:
+            return None
+        plan = self._known.get(unit)
+        if plan is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            split = self.splits[0]
+            plan = self._known[unit] = _plan(self.splits, split, assigned_to(split, unit))
+        return plan
 
     def early(self, traits: Mapping[Source, str]) -> Plan:
         """Of a request whose body is not read yet: an open one where that may change it.
@@ -75,31 +87,35 @@ class Route:
         for split in self.splits:
             if not is_told(split, traits):
                 return self._open
-        plan = self.settled(traits)
-        if self._first in traits:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[traits[self._first]] = plan
-        return plan
+        return settled(self.splits, traits)
 
-    def settled(self, traits: Mapping[Source, str]) -> Plan:
-        """Into the release that does not exclude it, else to the first one's stable version."""
-        chosen = None
-        for split in self.splits:
-            assigned = assign(split, traits)
-            if assigned.reason != "excluded":
-                return self._plan(split, assigned)
-            chosen = chosen or (split, assigned)
-        assert chosen is not None, "a route of no split"
-        return self._plan(*chosen)
 
-    def _plan(self, split: Split, assigned: Assignment) -> Plan:
-        stable = split.stable
-        versions = (stable,) if assigned.version == stable else (assigned.version, stable)
-        takes_part = assigned.reason in ("hash", "holdback") and assigned.arm is not Arm.CANARY
-        is_watched = split.is_watched and assigned.reason == "hash"
-        shadowed = takes_part and is_shadowed(split, assigned.unit)
-        return Plan(self, split, assigned, versions, shadowed, is_watched)
+def settled(splits: tuple[Split, ...], traits: Mapping[Source, str]) -> Plan:
+    """Into the release that does not exclude it, else to the first one's stable version.
+
+    Args:
+        splits: One at least.
+        traits: All that is known of the request, always its own id.
+    """
+    assigned = assign(splits[0], traits)
+    if assigned.reason == "excluded":
+        for split in splits[1:]:
+            other = assign(split, traits)
+            if other.reason != "excluded":
+                return _plan(splits, split, other)
+    return _plan(splits, splits[0], assigned)
+
+
+def _plan(splits: tuple[Split, ...], split: Split, assigned: Assignment) -> Plan:
+    stable, reason = split.stable, assigned.reason
+    versions = (stable,) if assigned.version == stable else (assigned.version, stable)
+    shadowed = (
+        split.shadow is not None
+        and reason in ("hash", "holdback")
+        and assigned.arm is not Arm.CANARY
+        and is_shadowed(split, assigned.unit)
+    )
+    return Plan(splits, split, assigned, versions, shadowed, split.is_watched and reason == "hash")
 
 
 class Router:

@@ -7,22 +7,22 @@ counted twice. It decides nothing.
 
 import hashlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
-from sqlalchemy import Connection, Table, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+import numpy as np
+from sqlalchemy import Connection, delete, insert, select, update
 
 from salver.errors import Conflict, NotFound
-from salver.ledger import Ledger
+from salver.ledger import Ledger, rows
 from salver.ledger.schema import BUCKET, DECISION, EXPOSURE, FIRST_EVENT, MODEL, PREDICTION, RELEASE, WISH
 from salver.registry.aliases import check_guard, under_way
 from salver.registry.audit import Change, record
 from salver.registry.names import CHAMPION
 from salver.registry.records import Actor
 from salver.registry.rows import in_force
-from salver.releases import Bucket, Exposure, FirstEvent, Prediction, ReleaseState, Seen
+from salver.releases import ARMS, Bucket, Met, ReleaseState, Seen
 from salver.rollout.evidence import Evidence, start
 from salver.rollout.policy import Policy
 from salver.rollout.record import Progress, Release, What, Wish
@@ -270,20 +270,34 @@ def _commit(connection: Connection, step: Step, now: float) -> None:
     if step.looks:
         connection.execute(insert(BUCKET), [_bucket(id, look) for look in step.looks])
         connection.execute(insert(DECISION), [_decision(id, look, now) for look in step.looks])
-    _add(connection, EXPOSURE, [_exposure(id, unit) for seen in step.seen for unit in seen.exposures])
-    _add(connection, FIRST_EVENT, [_event(id, first) for seen in step.seen for first in seen.firsts])
-    _add(connection, PREDICTION, [_prediction(id, one) for seen in step.seen for one in seen.predictions])
+    for seen in step.seen:
+        _keep(connection, seen)
     for wish, answer in step.answers:
         connection.execute(update(WISH).where(WISH.c.id == wish).values(done=now, answer=answer))
     if step.aliases is not None:
         step.aliases.move(connection, after, now)
 
 
-def _add(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of which some may be there already, by another server."""
-    if rows:
-        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-        connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+def _keep(connection: Connection, seen: Seen) -> None:
+    """Rows of units and requests; some may be there already, by another server."""
+    release = {"release": seen.release}
+    share = {**release, "stage": seen.bucket.stage, "propensity": seen.bucket.share}
+    rows.add(connection, EXPOSURE, {**_met(seen.exposures, "units"), **share})
+    for metric, first in seen.firsts.items():
+        rows.add(connection, FIRST_EVENT, {**_met(first, "units"), **release, "metric": metric})
+    rows.add(connection, PREDICTION, {**_met(seen.predictions, "requests"), **share})
+
+
+_COLUMNS: Final = {"units": "unit", "are_first": "is_first", "times": "time", "requests": "request"}
+
+
+def _met(met: Met, key: str) -> dict[str, list[Any]]:
+    """Columns of the tables, in the order of the key, which their index is in."""
+    order = np.argsort(getattr(met, key))
+    found = {
+        name: getattr(met, field)[order].tolist() for field, name in _COLUMNS.items() if hasattr(met, field)
+    }
+    return {**found, "arm": [ARMS[place].value for place in met.arms[order].tolist()]}
 
 
 def _columns(release: Release) -> dict[str, Any]:
@@ -330,39 +344,4 @@ def _decision(release: str, look: Look, now: float) -> dict[str, Any]:
         "body": _encode(_Decided(entry.state, entry.verdict, entry.facts)).decode(),
         "actor": "judge",
         "time": now,
-    }
-
-
-def _exposure(release: str, seen: Exposure) -> dict[str, Any]:
-    return {
-        "release": release,
-        "unit": seen.unit,
-        "arm": seen.arm.value,
-        "stage": seen.stage,
-        "propensity": seen.propensity,
-        "time": seen.at,
-        "is_first": int(seen.is_first),
-        "segment": "{}",
-    }
-
-
-def _prediction(release: str, seen: Prediction) -> dict[str, Any]:
-    return {
-        "request": seen.request,
-        "release": release,
-        "arm": seen.arm.value,
-        "unit": seen.unit,
-        "stage": seen.stage,
-        "propensity": seen.propensity,
-        "time": seen.at,
-    }
-
-
-def _event(release: str, event: FirstEvent) -> dict[str, Any]:
-    return {
-        "release": release,
-        "metric": event.metric,
-        "unit": event.unit,
-        "arm": event.arm.value,
-        "time": event.at,
     }

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from salver.events import Event, Responded
-from salver.experiments.router import Plan, Router
+from salver.experiments.router import Plan, Router, settled
 from salver.messages import Call, InferRequest, InferResponse
 from salver.releases import Assignment, Source, Split
 from salver.serving.ports import Inferring
@@ -69,7 +69,7 @@ class Splitting:
 
     def settle(self, plan: Plan, call: Call, request: InferRequest) -> Plan:
         """The parameters of the request are known."""
-        return plan.route.settled(self.router.traits(call, request))
+        return settled(plan.splits, self.router.traits(call, request))
 
     def carry(self, call: Call, request: InferRequest) -> None:
         """What is asked in the service of this request, below its span, shall be its unit's, too."""

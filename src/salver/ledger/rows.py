@@ -1,0 +1,43 @@
+"""How do very many rows come into a table at once?
+
+Column by column, by one call of the driver's: SQLAlchemy's own way takes as long again as the database does.
+Rows whose key is there already are passed over, by whomever they were written. It knows no table.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Table
+
+
+def add(connection: Connection, table: Table, columns: Mapping[str, Any]) -> int:
+    """Add those rows that are not there yet.
+
+    SQLite is quicker the more of them lie near each other, so let them be sorted by their key.
+
+    Args:
+        columns: By name, a list with one value of each row, all of one length, or what is the same in all.
+
+    Returns:
+        How many there were.
+    """
+    lists = {name: values for name, values in columns.items() if isinstance(values, list)}
+    if not lists or not next(iter(lists.values())):
+        return 0
+    names = ", ".join(columns)
+    if connection.dialect.name == "sqlite":
+        marks = ", ".join("?" * len(columns))
+        statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING"
+        each = (values if name in lists else itertools.repeat(values) for name, values in columns.items())
+        rows = list(zip(*each, strict=False))  # what is the same in all has no end
+        return connection.exec_driver_sql(statement, rows).rowcount
+    kinds = {name: table.c[name].type.compile(connection.dialect) for name in columns}
+    taken = ", ".join(name if name in lists else f"%s::{kinds[name]}" for name in columns)
+    arrays = ", ".join(f"%s::{kinds[name]}[]" for name in lists)
+    statement = (
+        f"INSERT INTO {table.name} ({names}) SELECT {taken} "
+        f"FROM unnest({arrays}) AS rows({', '.join(lists)}) ON CONFLICT DO NOTHING"
+    )
+    same: Sequence[Any] = [values for name, values in columns.items() if name not in lists]
+    return connection.exec_driver_sql(statement, (*same, *lists.values())).rowcount
