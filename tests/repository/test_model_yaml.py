@@ -98,16 +98,16 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9)
 )
 UNREADABLE: list[tuple[str, str]] = [
-    ("a: [", "cannot be read"),
+    ("a: [", "is no YAML"),
     ("- a\n- b\n", "holds no keys"),
     ("3: x", "holds no keys"),
     ("text", "holds no keys"),
-    ("a: !!python/object/apply:os.system ['true']", "cannot be read"),
+    ("a: !!python/object/apply:os.system ['true']", "is no YAML"),
     ("a: &a [*a]", "an alias stands for what it is in"),
     (LAUGHS, "more than"),
     ("[" * 5000, "nested too deep"),
     ("a: " + "x" * (300 << 10), "is larger than"),
-    ("a: \0", "cannot be read"),
+    ("a: \0", "is no YAML"),
 ]
 
 

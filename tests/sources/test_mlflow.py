@@ -109,10 +109,10 @@ def test_the_artefact_of_a_flavour(
     [
         ("", "says nothing of a model"),
         ("[1]", "says nothing of a model"),
-        ("a: [", "cannot be read"),
-        ("!!python/object/apply:os.system ['true']", "cannot be read"),
-        ("a: " + "[" * 5000, "cannot be read"),
-        ("x" * ((1 << 20) + 1), "is larger than 1 MiB"),
+        ("a: [", "is no YAML"),
+        ("!!python/object/apply:os.system ['true']", "is no YAML"),
+        ("a: " + "[" * 5000, "is no YAML"),
+        ("x" * ((1 << 20) + 1), "is larger than 1024 KiB"),
         ({}, "no flavour .*: none"),
         ({"flavors": [1]}, "no flavour"),
         (

@@ -68,7 +68,7 @@ def test_ts_b13_without_a_file_there_are_torchserves_names() -> None:
         ("ts_metrics: {gauge: [{name: a}]}\nmodel_metrics: {gauge: [{name: a}]}", "called alike: a"),
         ("a: !!python/object/apply:os.system ['x']", "is no YAML"),
         ("a: " + "[" * 10_000, "is no YAML"),
-        ("# " + "x" * (1 << 20), "more than"),
+        ("# " + "x" * (1 << 20), "is larger than"),
     ],
 )
 def test_ts_c7_a_wrong_file_is_named(tmp_path: Path, text: str, why: str) -> None:

@@ -19,6 +19,7 @@ from salver.plugins import recogniser
 from salver.repository import Recognised
 from salver.repository.handler import Described, describe
 from salver.repository.mar import read_text
+from salver.repository.model_yaml import read_keys
 
 if TYPE_CHECKING:
     from salver.backends.protocol import Backend
@@ -123,12 +124,10 @@ class Judge:
         """What becomes of each key of its ``model-config.yaml``."""
         if said.yaml is None:
             return
-        import yaml
-
         content = read_text(path, said.archive.config_file) or b""
         where = f"{path.relative_to(self._folder)}: {said.archive.config_file}"
         told = {found[1]: found[2] for each in said.yaml.notices if (found := _ACCEPTED.fullmatch(each))}
-        for key, value in (yaml.safe_load(content) or {}).items():
+        for key, value in read_keys(content, where).items():
             why = told.get(key, "")
             becomes = "no effect" if why.startswith("accepted") else "differs" if why else "used"
             reason = "" if why.startswith("accepted") else why

@@ -8,11 +8,11 @@ import datetime
 from collections.abc import Mapping
 from typing import Any, Final
 
-from salver.errors import InvalidInput, MissingExtra
+from salver.errors import InvalidInput
+from salver.plain_yaml import read_yaml
 
 _MOST_BYTES: Final = 1 << 20
 _MOST_KEYS_BYTES: Final = 64 << 10
-_MOST_VALUES: Final = 10_000  # with all that aliases stand for
 _MOST_DEPTH: Final = 32
 _FENCE: Final = "---"
 
@@ -29,17 +29,11 @@ def front_matter(card: str) -> Mapping[str, Any]:
     text = _between(card)
     if not text.strip():
         return {}
-    if len(text) > _MOST_KEYS_BYTES:
-        raise InvalidInput(f"the card's front matter is longer than {_MOST_KEYS_BYTES >> 10} KiB")
+    said = read_yaml(text, "the card's front matter", "registry", _MOST_KEYS_BYTES)
     try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise MissingExtra("registry", "registry", "yaml") from error
-    try:
-        found = _plain(yaml.safe_load(text), [_MOST_VALUES], 0)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InvalidInput(f"the card's front matter cannot be read: {reason}", field="card") from error
+        found = _plain(said, 0)
+    except ValueError as error:
+        raise InvalidInput(f"the card's front matter cannot be kept: {error}", field="card") from error
     if not isinstance(found, dict):
         raise InvalidInput("the card's front matter holds no keys", field="card", fix="Write `license: mit`.")
     return found
@@ -56,15 +50,14 @@ def _between(card: str) -> str:
     return ""
 
 
-def _plain(value: Any, left: list[int], depth: int) -> Any:
-    """The same without dates and the like; an alias counts as what it stands for."""
-    left[0] -= 1
-    if left[0] < 0 or depth > _MOST_DEPTH:
-        raise ValueError(f"more than {_MOST_VALUES} values, or nested deeper than {_MOST_DEPTH}")
+def _plain(value: Any, depth: int) -> Any:
+    """The same without dates and the like."""
+    if depth > _MOST_DEPTH:
+        raise ValueError(f"it is nested deeper than {_MOST_DEPTH}")
     if isinstance(value, dict):
-        return {str(key): _plain(each, left, depth + 1) for key, each in value.items()}
+        return {str(key): _plain(each, depth + 1) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each, left, depth + 1) for each in value]
+        return [_plain(each, depth + 1) for each in value]
     if isinstance(value, datetime.date):
         return value.isoformat()
     if value is None or isinstance(value, bool | str):

@@ -11,7 +11,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from salver.errors import BadArchive, InvalidInput, NotFound
+from salver.errors import BadArchive, InvalidInput, MissingExtra, NotFound
+from salver.plain_yaml import read_documents
 from salver.repository import command_lines
 from salver.repository.command_lines import Launch
 from salver.repository.mar import read_archive
@@ -290,14 +291,11 @@ def _of_yaml(path: Path, looked: _Looked) -> tuple[Launch, ...]:
     if not re.search(r"torchserve|tritonserver|tensorflow", text):
         return ()
     try:
-        import yaml
-    except ModuleNotFoundError:
+        return command_lines.of_yaml(read_documents(text, str(path), "torchserve"), text)
+    except MissingExtra:
         looked.unread.append(
             f"{path.relative_to(looked.folder)} is YAML: pip install 'salver[torchserve]' reads it"
         )
-        return ()
-    try:
-        return command_lines.of_yaml(list(yaml.safe_load_all(text)), text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except InvalidInput:
         looked.unread.append(f"{path.relative_to(looked.folder)} is no YAML")
-        return ()
+    return ()

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.errors import BadArchive, MissingExtra
+from salver.errors import BadArchive, InvalidInput
 from salver.handlers import MOST_WORKERS, Workers
+from salver.plain_yaml import read_yaml
 
 MOST_BYTES: Final = 256 << 10
-_MOST_VALUES: Final = 20_000  # with all that aliases stand for
 _MOST_NUMBER: Final = 2**31 - 1
 _ALIKE: Final = 0.85
 _USUAL: Final = Workers()
@@ -191,40 +191,14 @@ def read_keys(content: bytes, where: str) -> dict[str, Any]:
         MissingExtra: nothing here reads YAML.
     """
     try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise MissingExtra("torchserve", "torchserve", "yaml") from error
-    if len(content) > MOST_BYTES:
-        raise BadArchive(f"{where} is larger than {MOST_BYTES >> 10} KiB")
-    try:
-        values = yaml.safe_load(content)
-        _count(values, {}, set())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = (
-            "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        )
-        raise BadArchive(f"{where} cannot be read: {reason}") from error
+        values = read_yaml(content, where, "torchserve", MOST_BYTES)
+    except InvalidInput as error:
+        raise BadArchive(error.message) from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise BadArchive(f"{where} holds no keys with values", fix="Write lines such as `batchSize: 4`.")
     return values
-
-
-def _count(value: Any, known: dict[int, int], above: set[int]) -> int:
-    """Values in all, each alias counted as what it stands for."""
-    if not isinstance(value, dict | list):
-        return 1
-    if id(value) in above:
-        raise ValueError("an alias stands for what it is in")
-    if id(value) not in known:
-        above.add(id(value))
-        below = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_count(each, known, above) for each in below)
-        above.discard(id(value))
-    if known[id(value)] > _MOST_VALUES:
-        raise ValueError(f"it holds more than {_MOST_VALUES} values")
-    return known[id(value)]
 
 
 def _checked(name: str, key: _Key, value: Any, where: str) -> Any:

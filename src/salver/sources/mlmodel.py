@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.errors import InvalidInput, MissingExtra
+from salver.errors import InvalidInput
+from salver.plain_yaml import read_yaml
 
 #: The file that makes a folder an MLflow model.
 MLMODEL: Final = "MLmodel"
@@ -32,7 +33,6 @@ _FLAVOURS: Final[Mapping[str, tuple[str, ...]]] = {
     "sklearn": ("pickled_model",),
     "pytorch": ("model_data",),
 }
-_MOST_BYTES: Final = 1 << 20
 _MOST_WORDS: Final = 4000
 
 
@@ -79,16 +79,7 @@ def parse_mlmodel(content: bytes, where: str, has: Callable[[str], bool]) -> MlM
 
 
 def _read(content: bytes, where: str) -> Mapping[str, Any]:
-    if len(content) > _MOST_BYTES:
-        raise InvalidInput(f"{where} is larger than {_MOST_BYTES >> 20} MiB")
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise MissingExtra("registry", "registry", "yaml") from error
-    try:
-        said = yaml.safe_load(content)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"{where} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    said = read_yaml(content, where, "registry")
     if not isinstance(said, dict):
         raise InvalidInput(f"{where} says nothing of a model")
     return said

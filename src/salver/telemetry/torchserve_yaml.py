@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.errors import InvalidInput, MissingExtra
+from salver.errors import InvalidInput
+from salver.plain_yaml import read_yaml
 from salver.wire.ts_metric_lines import Kind
 
 _MAX_BYTES: Final = 1 << 20
@@ -87,16 +88,7 @@ def read(path: str) -> MetricsYaml:
             text = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise InvalidInput(f"metrics_config: {path} cannot be read: {error.strerror}") from error
-    if len(text) > _MAX_BYTES:
-        raise InvalidInput(f"{path} has more than {_MAX_BYTES} bytes")
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingExtra("torchserve", "torchserve", "yaml") from error
-    try:
-        said = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InvalidInput(f"{path} is no YAML: {str(error)[:300]}") from error
+    said = read_yaml(text, str(path), "torchserve", _MAX_BYTES)
     if not isinstance(said, dict):
         raise _wrong(path, "has no keys")
     found = MetricsYaml(

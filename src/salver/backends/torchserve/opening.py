@@ -27,8 +27,9 @@ from salver.backends.source import running
 from salver.backends.torchserve.memory import keep_memory
 from salver.backends.torchserve.recognising import MANIFEST
 from salver.backends.torchserve.weights import share_weights
-from salver.errors import LoadFailed
+from salver.errors import InvalidInput, LoadFailed
 from salver.handlers import Workers
+from salver.plain_yaml import read_yaml
 
 if TYPE_CHECKING:
     from ts.context import Context
@@ -144,11 +145,10 @@ def _yaml_config(folder: Path, about: Mapping[str, Any], backend: Backend) -> di
     if not name:
         return {}
     path = folder / str(name)
-    yaml = framework(backend, "yaml")
     try:
-        told = yaml.safe_load(_read(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise LoadFailed(f"{path} is no YAML: {error}", field="configFile") from error
+        told = read_yaml(_read(path), str(path), backend.extra)
+    except InvalidInput as error:
+        raise LoadFailed(error.message, field="configFile") from error
     if not isinstance(told, dict | None):
         raise LoadFailed(f"{path} holds no mapping", field="configFile", fix="Write: minWorkers: 1")
     return told or {}
