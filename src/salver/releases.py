@@ -14,6 +14,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from salver.errors import InvalidInput
+
 
 class Arm(enum.StrEnum):
     """Whom a unit is compared with.
@@ -38,6 +40,7 @@ ARMS: Final = (Arm.CANARY, Arm.BASELINE, Arm.STABLE)
 Source = str
 #: Of a bucket in which nobody came: who counts does not know at which stage.
 NO_STAGE: Final = -1
+HEADER, PARAMETER, TENANT, REQUEST = "header:", "parameter:", "tenant", "request"
 _MOST_CHARACTERS: Final = 256
 _NUMBERS: Final = hashlib.blake2b(digest_size=8, key=b"number of a unit")
 
@@ -112,6 +115,9 @@ class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     holdback: float = 0.0
     shadow: Shadow | None = None
 
+    def __post_init__(self) -> None:
+        check_traffic(self)
+
 
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who meets which version of a model, while a release lasts. Requests that name a version are not split.
@@ -150,6 +156,49 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     holdback: float = 0.0
     shadow: Shadow | None = None
     is_watched: bool = False
+
+
+def check_traffic(said: Traffic | Split) -> None:
+    """Does it make sense, whatever else is split?
+
+    Raises:
+        InvalidInput: it does not; the message names the field, as a policy has it.
+    """
+    shares = {"holdback": said.holdback}
+    if said.shadow is not None:
+        shares["shadow.share"] = said.shadow.share
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise InvalidInput(
+                f"{name} is {share}, no share", field=f"traffic.{name}", fix="Give a part of 1."
+            )
+    first, last = said.slice
+    if not 0 <= first < last <= 1 or (said.slice != (0, 1) and not said.layer):
+        raise InvalidInput(
+            f"the slice {list(said.slice)} is no part of a layer",
+            field="traffic.slice",
+            fix="Name the layer, and two places of [0, 1] in it, the lower one first.",
+        )
+    for source in (*said.units, *(condition.source for condition in said.only)):
+        kind, colon, name = source.partition(":")
+        if not (source in (TENANT, REQUEST) or (kind + colon in (HEADER, PARAMETER) and name)):
+            raise InvalidInput(
+                f"'{source}' is no source of units",
+                field="traffic.units",
+                fix="Say header:NAME, parameter:NAME, tenant or request.",
+            )
+        if kind + colon == HEADER and name != name.lower():
+            raise InvalidInput(
+                f"the name of the header in '{source}' has capital letters",
+                field="traffic.units",
+                fix=f"Write {source.lower()}; it is found however callers write it.",
+            )
+    if not said.units or said.units[-1] != REQUEST:
+        raise InvalidInput(
+            "there is no unit for requests that say nothing of themselves",
+            field="traffic.units",
+            fix="Let 'request' be the last one.",
+        )
 
 
 class Assignment(msgspec.Struct, frozen=True, gc=False):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from salver.errors import InvalidInput
 from salver.experiments.assign import assign, check, is_shadowed, is_told
-from salver.releases import Arm, Condition, Shadow, Split, trait
+from salver.releases import Arm, Condition, Shadow, Split, Traffic, trait
 from salver.stats.assignment import fraction
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.25, salt="s1")
@@ -190,6 +190,23 @@ def test_long_names_are_digested_apart():
 def test_what_makes_no_sense_is_refused(changes, words):
     with pytest.raises(InvalidInput, match=words):
         check([having(**changes)])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"holdback": 1.5},
+        {"units": ("x-user-id", "request")},
+        {"units": ("tenant",)},
+        {"slice": (0.0, 0.5)},
+        {"only": (Condition("region", ("eu",)),)},
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_the_policy_already(said):
+    """A release whose split the door refuses would be under way, and share out nothing."""
+    with pytest.raises(InvalidInput) as refused:
+        Traffic(**said)
+    assert refused.value.field.startswith("traffic.") and refused.value.fix
 
 
 @pytest.mark.parametrize(

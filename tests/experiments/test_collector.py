@@ -144,6 +144,7 @@ def test_what_a_caller_does_wrong_is_not_the_models_error(code):
         Code.UNKNOWN: ["errors"],
         Code.INTERNAL: ["errors"],
         Code.DEADLINE_EXCEEDED: ["timeouts"],
+        Code.CANCELLED: ["timeouts"],
         Code.OVERLOADED: ["refused"],
         Code.INVALID_INPUT: ["rejected"],
     }
@@ -170,6 +171,15 @@ def test_slow_is_what_takes_longer_than_the_frozen_seconds():
     world.serve(served("di", latency=9.0, outcome="model_failed"), served("ed", latency=2.0, outcome="ok"))
     (seen,) = world.close()
     assert seen.bucket.events == {"p50": Counts(2, 1), "p99": Counts(1, 1), "errors": Counts(1)}
+
+
+def test_a_version_that_hangs_until_its_callers_leave_is_late_and_slow():
+    """Without that it would have no events at all, and be promoted for it."""
+    world = World()
+    world.collector.slow_from("r1", {"p99": 0.5})
+    world.serve(served(latency=30.0, outcome="cancelled"), served("bo", Arm.BASELINE))
+    (seen,) = world.close()
+    assert seen.bucket.events == {"timeouts": Counts(1), "p99": Counts(1)}
 
 
 def test_thresholds_are_quantiles_of_the_stable_versions_answers_once_there_are_enough():

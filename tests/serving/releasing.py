@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy import Connection
 
+from salver.experiments.assign import check
 from salver.experiments.outputs import OutputCheck
 from salver.experiments.pending import Pending
 from salver.ledger import Ledger
@@ -60,6 +61,7 @@ class Told:
         self.forgotten: list[str] = []
 
     def replace(self, splits: Sequence[Split]) -> None:
+        check(splits)
         self.splits = tuple(splits)
 
     def follow(

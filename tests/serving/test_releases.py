@@ -14,8 +14,19 @@ from salver.errors import Conflict, Forbidden, InvalidInput, NotFound
 from salver.experiments.outputs import OutputCheck
 from salver.ledger import Ledger, LedgerFailed
 from salver.ledger.schema import EXPOSURE, FIRST_EVENT, PREDICTION
+from salver.registry.audit import history
 from salver.registry.records import Actor
-from salver.releases import Bucket, Counts, Exposures, Met, Predictions, ReleaseState, Seen, unit_numbers
+from salver.releases import (
+    Bucket,
+    Counts,
+    Exposures,
+    Met,
+    Predictions,
+    ReleaseState,
+    Seen,
+    Traffic,
+    unit_numbers,
+)
 from salver.rollout.policy import Metric, Policy
 from salver.rollout.record import proposed
 from salver.rollout.replay import replay
@@ -405,3 +416,53 @@ async def test_what_was_seen_lies_in_the_ledger_row_by_row(world: World) -> None
         [(ada, 2.5, "stable", "errors")],
         [(bob, 1.5, "canary", q1), (ada, 2.5, "stable", q2)],
     ]
+
+
+async def test_who_wants_the_units_of_another_waits_and_keeps_no_rollback_waiting(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    lower, upper = (
+        msgspec.structs.replace(POLICY, traffic=Traffic(layer="checkout", slice=part))
+        for part in ((0.0, 0.6), (0.5, 1.0))
+    )
+    await world.propose("fraud", lower)
+    await world.propose("score", upper)
+    await world.ticks()
+    assert [split.release for split in world.traffic.splits] == ["r0"]
+    waiting = await world.one("r1")
+    assert waiting.state is ReleaseState.PROPOSED
+    assert "releases 'r0' and 'r1' want the same units" in waiting.progress.waits_for
+    await world.store.wish("r1", "promote", ADA, "in a hurry", world.clock.now)
+    await world.ticks()
+    assert (await world.one("r1")).state is ReleaseState.RUNNING
+    assert [split.release for split in world.traffic.splits] == ["r0"]
+    assert "release r1 shares out no traffic: releases 'r0' and 'r1' want the same units" in caplog.text
+    await world.store.wish("r0", "abort", ADA, "", world.clock.now)
+    await world.ticks()
+    assert [split.release for split in world.traffic.splits] == ["r1"]
+
+
+async def test_each_move_is_written_into_the_history(world: World) -> None:
+    world.traffic.lacks["fraud", "2"] = "version 2 is LOADING"
+    await world.propose()
+    await world.ticks()
+    assert (await world.one()).progress.waits_for == "version 2 is LOADING"
+    world.traffic.lacks.clear()
+    await world.ticks()
+    await world.store.wish("r0", "pause", ADA, "the weekend", world.clock.now)
+    await world.ticks()
+    await world.saw("r0", healthy(0.05), Counts(20, 0, 0))
+    for _ in range(20):
+        if (await world.one()).state is ReleaseState.ROLLED_BACK:
+            break
+        await world.saw("r0", healthy(0.05), Counts(20, 0, 0))
+    lines = await world.store._ledger.read(lambda connection: history(connection, "fraud"))
+    assert [(line.action, line.actor, line.before, line.after) for line in reversed(lines)] == [
+        ("release.proposed", "ada", "1", "2"),
+        ("release.running", "release r0", "PROPOSED 0 %", "RUNNING 5 %"),
+        ("release.paused", "ada", "RUNNING 5 %", "PAUSED 5 %"),
+        ("release.rolled_back", "release r0", "PAUSED 5 %", "ROLLED_BACK 0 %"),
+    ]
+    assert lines[0].why == (await world.one()).reason != ""
+    assert {line.subject for line in lines} == {"r0"}
+    assert (await world.one()).progress.waits_for == ""

@@ -9,13 +9,9 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from salver.errors import InvalidInput
-from salver.releases import Arm, Assignment, Source, Split
+from salver.releases import HEADER, REQUEST, Arm, Assignment, Source, Split, check_traffic
 from salver.stats.assignment import fraction
 
-HEADER: Final = "header:"
-PARAMETER: Final = "parameter:"
-TENANT: Final = "tenant"
-REQUEST: Final = "request"
 #: Salts of other questions than "which arm", so that their answers are independent of it.
 _HOLDBACK, _SHADOW = "holdback:", "shadow:"
 
@@ -123,37 +119,16 @@ def check(splits: Iterable[Split]) -> None:
 
 
 def _check_alone(split: Split) -> None:
-    shares = {"weight": split.weight, "holdback": split.holdback}
-    if split.shadow is not None:
-        shares["shadow.share"] = split.shadow.share
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise InvalidInput(f"{name} of release '{split.release}' is {share}, no share", field=name)
-    first, last = split.slice
-    if not 0 <= first < last <= 1 or (split.slice != (0, 1) and not split.layer):
-        raise InvalidInput(
-            f"the slice of release '{split.release}' is {list(split.slice)}, no part of a layer",
-            field="slice",
-            fix="Name the layer, and two places of [0, 1] in it, the lower one first.",
-        )
+    if not 0 <= split.weight <= 1:
+        raise InvalidInput(f"weight of release '{split.release}' is {split.weight}, no share", field="weight")
     if split.stable == split.canary:
         raise InvalidInput(f"both versions of release '{split.release}' are {split.stable}", field="canary")
-    for source in (*split.units, *(condition.source for condition in split.only)):
-        kind, colon, name = source.partition(":")
-        if not (source in (TENANT, REQUEST) or (kind + colon in (HEADER, PARAMETER) and name)):
-            raise InvalidInput(
-                f"release '{split.release}' looks for units in '{source}', which is no source",
-                field="units",
-                fix="Say header:NAME, parameter:NAME, tenant or request.",
-            )
-        if kind + colon == HEADER and name != name.lower():
-            raise InvalidInput(f"the name of the header in '{source}' has capital letters", field="units")
-    if not split.units or split.units[-1] != REQUEST:
+    try:
+        check_traffic(split)
+    except InvalidInput as error:
         raise InvalidInput(
-            f"release '{split.release}' has no unit for requests that say nothing of themselves",
-            field="units",
-            fix="Let 'request' be the last one.",
-        )
+            f"release '{split.release}': {error.message}", field=error.field, fix=error.fix
+        ) from None
 
 
 def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:

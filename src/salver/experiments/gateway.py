@@ -12,8 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from salver.errors import InvalidInput
-from salver.experiments.assign import HEADER
-from salver.releases import Split
+from salver.releases import HEADER, Split
 
 #: Parts into which traffic is divided; a weight is at most a million.
 _PARTS: Final = 10_000

@@ -11,7 +11,7 @@ from salver.events import Served
 
 ERRORS: Final = "errors"  # the model raised, or its process died
 INVALID: Final = "invalid"  # its outputs are not those that it promises
-TIMEOUTS: Final = "timeouts"  # no answer before the caller's deadline
+TIMEOUTS: Final = "timeouts"  # no answer before the caller's deadline, or before the caller hung up
 FALLBACKS: Final = "fallbacks"  # another version than the arm's has answered
 REFUSED: Final = "refused"  # there were more requests than it can answer
 REJECTED: Final = "rejected"  # it found the request wrong: the caller's fault, unless the version is stricter
@@ -21,6 +21,7 @@ _BY_OUTCOME: Final[Mapping[str, str]] = {
     Code.UNKNOWN.value: ERRORS,
     Code.INTERNAL.value: ERRORS,
     Code.DEADLINE_EXCEEDED.value: TIMEOUTS,
+    Code.CANCELLED.value: TIMEOUTS,  # callers of all arms leave; of a version that hangs they do nothing else
     Code.OVERLOADED.value: REFUSED,
     Code.INVALID_INPUT.value: REJECTED,
 }

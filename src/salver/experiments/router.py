@@ -9,19 +9,19 @@ from typing import Final
 
 import msgspec
 
-from salver.experiments.assign import (
+from salver.experiments.assign import assign, assigned_to, check, is_shadowed, is_told
+from salver.messages import Call, InferRequest
+from salver.releases import (
     HEADER,
     PARAMETER,
     REQUEST,
     TENANT,
-    assign,
-    assigned_to,
-    check,
-    is_shadowed,
-    is_told,
+    Arm,
+    Assignment,
+    Source,
+    Split,
+    trait,
 )
-from salver.messages import Call, InferRequest
-from salver.releases import Arm, Assignment, Source, Split, trait
 
 _MOST_KNOWN: Final = 32_768  # units a model whose plans are kept: some ten megabytes
 

@@ -30,7 +30,6 @@ def started(release: Release, now: float, waits_for: str) -> Release:
     """
     if waits_for:
         return _with_progress(release, waits_for=waits_for)
-    release = _with_progress(release, waits_for="")
     if release.policy.immediate:
         return promoted(release, now, "its policy is to switch at once")
     return _moved(
@@ -128,6 +127,7 @@ def _forward(release: Release, stage: int, now: float, reason: str) -> Release:
 
 def _moved(release: Release, state: ReleaseState, now: float, reason: str, **fields: float | None) -> Release:
     after = advance(release.state, state)
+    release = _with_progress(release, waits_for="")  # whatever it waited for, it waits no more
     return msgspec.structs.replace(release, state=after, changed=now, reason=reason, **fields)
 
 

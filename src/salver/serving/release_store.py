@@ -7,7 +7,7 @@ counted twice. It decides nothing.
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -20,7 +20,7 @@ from salver.ledger.schema import BUCKET, DECISION, EXPOSURE, FIRST_EVENT, MODEL,
 from salver.registry.aliases import check_guard, under_way
 from salver.registry.audit import Change, record
 from salver.registry.names import CHAMPION
-from salver.registry.records import Actor
+from salver.registry.records import Action, Actor
 from salver.registry.rows import in_force
 from salver.releases import ARMS, Bucket, Met, ReleaseState, Seen
 from salver.rollout.evidence import Evidence, start
@@ -33,6 +33,15 @@ from salver.rollout.verdict import Verdict
 _encode: Final = msgspec.json.Encoder().encode
 _AT_ONCE: Final = 10_000  # rows that are read in one go
 _MOST_LISTED: Final = 1000
+#: What the audit calls a move, by where it leads.
+_ACTIONS: Final[Mapping[ReleaseState, Action]] = {
+    ReleaseState.PROPOSED: "release.proposed",
+    ReleaseState.RUNNING: "release.running",
+    ReleaseState.HELD: "release.held",
+    ReleaseState.PAUSED: "release.paused",
+    ReleaseState.PROMOTED: "release.promoted",
+    ReleaseState.ROLLED_BACK: "release.rolled_back",
+}
 
 
 class Aliases(Protocol):
@@ -67,6 +76,7 @@ class Step(msgspec.Struct, frozen=True):
         seen: Units, and what happened to them, in these buckets.
         answers: To wishes, by their ids; empty = done as wished.
         aliases: Who moves the alias, in the same transaction; None = it stays.
+        by: Who wished the move; empty = nobody did, it came of what was counted or loaded.
     """
 
     before: Release
@@ -75,6 +85,7 @@ class Step(msgspec.Struct, frozen=True):
     seen: tuple[Seen, ...] = ()
     answers: tuple[tuple[int, str], ...] = ()
     aliases: Aliases | None = None
+    by: str = ""
 
     @property
     def is_nothing(self) -> bool:
@@ -250,10 +261,11 @@ def propose(connection: Connection, release: Release, change: Change) -> None:
             fix=f"Wait for its end, or abort it: salver rollout abort {other}",
         )
     connection.execute(insert(RELEASE).values({"id": release.id, **_columns(release)}))
+    versions = release.stable, release.canary
     if release.alias:
-        record(
-            connection, change, "alias.proposed", release.model, release.alias, release.stable, release.canary
-        )
+        record(connection, change, "alias.proposed", release.model, release.alias, *versions)
+    else:
+        record(connection, change, "release.proposed", release.model, release.id, *versions)
 
 
 def _commit(connection: Connection, step: Step, now: float) -> None:
@@ -276,6 +288,14 @@ def _commit(connection: Connection, step: Step, now: float) -> None:
         connection.execute(update(WISH).where(WISH.c.id == wish).values(done=now, answer=answer))
     if step.aliases is not None:
         step.aliases.move(connection, after, now)
+    if (before.state, before.stage) != (after.state, after.stage):
+        change = Change(Actor(step.by or f"release {id}"), now, after.reason)
+        record(connection, change, _ACTIONS[after.state], after.model, id, _stand(before), _stand(after))
+
+
+def _stand(release: Release) -> str:
+    """As the audit has it."""
+    return f"{release.state.value} {100 * release.weight:.4g} %"
 
 
 def _keep(connection: Connection, seen: Seen) -> None:

@@ -13,12 +13,13 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from salver.errors import Conflict, InvalidInput, SalverError
+from salver.experiments.assign import check
 from salver.experiments.collector import Collector
 from salver.experiments.outputs import OutputCheck
 from salver.experiments.pending import Pending
 from salver.experiments.router import Router
 from salver.experiments.shadows import ShadowReport
-from salver.releases import NO_STAGE, Matured, ReleaseState, Seen
+from salver.releases import NO_STAGE, Matured, ReleaseState, Seen, Split
 from salver.rollout import procedure, rules
 from salver.rollout.judge import judge
 from salver.rollout.record import Release, Wish
@@ -151,9 +152,10 @@ class Releases:
         wishes: dict[str, list[Wish]] = {}
         for wish in await self._store.open_wishes():
             wishes.setdefault(wish.release, []).append(wish)
-        after = []
+        after: list[Release] = []
         for release in releases:
-            after.append(await self._step(release, wishes.pop(release.id, []), releases, now))
+            known = (*after, *releases[len(after) :])  # as this tick has left them
+            after.append(await self._step(release, wishes.pop(release.id, []), known, now))
         for name, late in wishes.items():
             await self._refuse(await self._store.get(name), late, now)
         await self._apply(after)
@@ -235,21 +237,23 @@ class Releases:
             looks.append(Look(seq, Entry(bucket, after.state, verdict, facts)))
             after = procedure.judged(msgspec.structs.replace(after, evidence=evidence), verdict, now)
             kept.append(seen)
-        answers = []
+        answers, by = [], ""
         for wish in wishes:
+            before = after
             try:
                 after = procedure.wished(after, wish, now)
                 answers.append((wish.id, ""))
             except Conflict as error:
                 answers.append((wish.id, str(error)))
-        after = self._settled(after, now)
+            if (before.state, before.stage) != (after.state, after.stage):
+                by = wish.by
+        after = self._settled(after, all_of_them, now)
         has_switched = ReleaseState.PROMOTED in (release.state, after.state) and release.state != after.state
-        return Step(
-            release, after, tuple(looks), tuple(kept), tuple(answers), self._fleet if has_switched else None
-        )
+        aliases = self._fleet if has_switched else None
+        return Step(release, after, tuple(looks), tuple(kept), tuple(answers), aliases, by)
 
-    def _settled(self, release: Release, now: float) -> Release:
-        """With what is loaded, and how fast the stable version is."""
+    def _settled(self, release: Release, all_of_them: Sequence[Release], now: float) -> Release:
+        """With what is loaded, who else is under way, and how fast the stable version is."""
         if not release.is_live:
             self._missing_since.pop(release.id, None)
             return release
@@ -262,7 +266,7 @@ class Releases:
         else:
             self._missing_since.pop(release.id, None)
         if release.state is ReleaseState.PROPOSED:
-            release = procedure.started(release, now, lacks)
+            release = procedure.started(release, now, lacks or _clash(release, all_of_them))
         quantiles = {m.name: m.quantile for m in release.policy.metrics if m.kind == "latency"}
         if quantiles and release.id in self._followed and not release.progress.thresholds:
             release = procedure.measured(release, self._collector.thresholds(release.id, quantiles))
@@ -291,7 +295,10 @@ class Releases:
             for release in releases
             if (split := release.split) is not None and release.id not in self._missing_since
         ]
-        self._router.replace(splits)
+        try:
+            self._router.replace(splits)
+        except InvalidInput:  # a fault of one, which must not keep the others' traffic where it is
+            self._router.replace(_compatible(splits))
         self._fleet.settle({release.model: _meant(release) for release in releases if not release.alias})
 
 
@@ -311,6 +318,31 @@ def checks(release: Release) -> tuple[OutputCheck, ...]:
         for metric in release.policy.metrics
         if metric.is_of_outputs
     )
+
+
+def _clash(release: Release, all_of_them: Iterable[Release]) -> str:
+    """Why its traffic cannot be shared out beside that of releases under way, in words; empty = it can."""
+    mine = msgspec.structs.replace(release, state=ReleaseState.RUNNING).split
+    for other in all_of_them:
+        if other.id != release.id and (theirs := other.split) is not None and mine is not None:
+            try:
+                check((theirs, mine))
+            except InvalidInput as error:
+                return str(error)
+    return ""
+
+
+def _compatible(splits: Iterable[Split]) -> list[Split]:
+    """Without those that cannot be in force beside the ones before them."""
+    kept: list[Split] = []
+    for split in splits:
+        try:
+            check((*kept, split))
+        except InvalidInput as error:
+            _LOG.error("release %s shares out no traffic: %s", split.release, error)
+        else:
+            kept.append(split)
+    return kept
 
 
 def _meant(release: Release) -> str:

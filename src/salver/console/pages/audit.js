@@ -4,7 +4,8 @@ import { card, h, head, moment, table } from "./dom.js";
 import { needsRegistry } from "./dialogs.js";
 
 const ACTIONS = ["version.pushed", "version.removed", "alias.moved", "alias.proposed", "alias.deleted", "alias.protected", "alias.unprotected",
-  "tag.set", "tag.removed", "metric.set", "model.changed", "webhook.added", "webhook.removed", "token.made", "token.revoked"];
+  "release.proposed", "release.running", "release.held",
+  "release.paused", "release.promoted", "release.rolled_back", "tag.set", "tag.removed", "metric.set", "model.changed", "webhook.added", "webhook.removed", "token.made", "token.revoked"];
 
 export function audit(query) {
   const asked = new URLSearchParams(query);
