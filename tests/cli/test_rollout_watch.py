@@ -1,13 +1,14 @@
 """What a terminal shows of a release, and what a pipe gets of one that goes on."""
 
 import io
+import json
 from typing import Any
 
 import msgspec
 import pytest
 from rich.console import Console
 
-from salver.cli import rollout_watch
+from salver.cli import output, rollout_watch
 from salver.releases import Bucket, Counts, ReleaseState
 from salver.rollout.judge import judge
 from salver.rollout.policy import Metric, Policy, Stage
@@ -105,11 +106,69 @@ async def test_a_pipe_gets_a_line_each_time_that_something_changes(
     monkeypatch.setattr(rollout_watch, "_LOOK_SECONDS", 0.0)
     over = release(state=ReleaseState.ROLLED_BACK, ended=2_000.0, reason="errors: so many")
     story = Story([release()], [release()], [running()], [running()], [over])
-    assert await rollout_watch.watched(story, "r1", "") == 0  # type: ignore[arg-type]
+    assert await rollout_watch.watched(story, "r1", "") == 3  # type: ignore[arg-type]
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[4] for line in lines] == ["PROPOSED", "RUNNING", "ROLLED_BACK"]
     assert lines[-1].endswith("errors: so many")
     assert story.asked == ["r1"] * 5
+
+
+async def test_a_program_gets_an_object_each_time_that_something_changes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout_watch, "_LOOK_SECONDS", 0.0)
+    over = release(state=ReleaseState.PROMOTED, ended=2_000.0)
+    story = Story([release()], [release()], [running()], [over])
+    assert await rollout_watch.watched(story, "r1", "", json=True) == 0  # type: ignore[arg-type]
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["state"] for one in told] == ["PROPOSED", "RUNNING", "PROMOTED"]
+    assert "policy" not in told[0]
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        (ReleaseState.PROPOSED, 4),
+        (ReleaseState.RUNNING, 4),
+        (ReleaseState.HELD, 5),
+        (ReleaseState.PAUSED, 5),
+        (ReleaseState.PROMOTED, 0),
+        (ReleaseState.ROLLED_BACK, 3),
+    ],
+)
+async def test_a_script_learns_by_the_exit_status_how_it_stands(
+    monkeypatch: pytest.MonkeyPatch, state: ReleaseState, status: int
+) -> None:
+    now = iter([0.0, 9.0, 11.0]).__next__
+    monkeypatch.setattr(rollout_watch, "_LOOK_SECONDS", 0.0)
+    ended = 2_000.0 if state in (ReleaseState.PROMOTED, ReleaseState.ROLLED_BACK) else None
+    story = Story(*[[release(state=state, ended=ended)]] * 2)
+    told = await rollout_watch.watched(story, "r1", "", seconds=10, now=now)  # type: ignore[arg-type]
+    assert told == status
+
+
+async def test_of_several_it_learns_whether_any_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = release(state=ReleaseState.ROLLED_BACK, ended=9e9)
+    assert await rollout_watch.watched(Story([over, running()]), "", "fraud", seconds=-1) == 4  # type: ignore[arg-type]
+    assert await rollout_watch.watched(Story([over]), "", "fraud") == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [80, 119, 120, 200])
+def test_releases_fit_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """On a narrow one the reason stands below; no state and no id is broken in two."""
+    for module in (rollout_watch, output):
+        monkeypatch.setattr(module, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    long = "errors: the canary has 2.57 times its control's rate, which is more than is enough for that"
+    over = release(id="25a65d57c77fd484", state=ReleaseState.ROLLED_BACK, ended=1.0, reason=long)
+    rollout_watch.show([over], json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    for whole in ("25a65d57c77fd484", "ROLLED_BACK", "1 of 2"):
+        assert any(whole in line for line in lines)
+    assert " ".join(long.split()[:2]) in " ".join(lines)
 
 
 async def test_of_a_model_those_are_shown_that_go_on_or_ended_lately(

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import orjson
@@ -205,6 +205,12 @@ async def test_argo_reads_a_verdict(world: World) -> None:
     assert (running["verdict"], over["verdict"]) == ("inconclusive", "fail")
     assert over["p"] < PATIENT.alpha < running["p"]
     assert over["n"] > 0
+    assert (running["stage"], running["stages"]) == (0, len(PATIENT.stages))
+    by_version = (await world.ask("GET", "/models/fraud/versions/2/verdict")).json
+    assert by_version == running
+    missing = await world.ask("GET", "/models/fraud/versions/3/verdict")
+    assert (missing.status, missing.json["field"]) == (404, "version")
+    assert "salver rollout start fraud 3" in missing.json["fix"]
 
 
 async def test_flagger_reads_a_status(world: World) -> None:
@@ -216,9 +222,18 @@ async def test_flagger_reads_a_status(world: World) -> None:
         ("confirm-promotion", RUNNING, 409),
         ("rollback", RUNNING, 409),
         ("rollback", OVER, 200),
+        ("pre-rollout", RUNNING, 200),
+        ("pre-rollout", OVER, 409),
+        ("confirm-traffic-increase", RUNNING, 200),
+        ("confirm-traffic-increase", OVER, 409),
+        ("post-rollout", OVER, 200),
+        ("event", RUNNING, 200),
     ):
         reply = await world.ask("POST", f"/releases/{release}/flagger?hook={hook}", sent)
         assert reply.status == status, (hook, release)
+        model = release.partition("-")[0]
+        again = await world.ask("POST", f"/models/{model}/versions/2/flagger?hook={hook}", sent)
+        assert (again.status, again.body) == (reply.status, reply.body)
     assert (await world.ask("POST", f"/releases/{OVER}/flagger?hook=other", sent)).status == 400
 
 
@@ -255,6 +270,7 @@ def release(state: ReleaseState) -> Release:
         (ReleaseState.RUNNING, Decision.CONTINUE, "inconclusive"),
         (ReleaseState.HELD, Decision.HOLD, "inconclusive"),
         (ReleaseState.RUNNING, Decision.PROMOTE, "pass"),
+        (ReleaseState.PAUSED, Decision.PROMOTE, "inconclusive"),
         (ReleaseState.PROMOTED, Decision.CONTINUE, "pass"),
         (ReleaseState.ROLLED_BACK, Decision.PROMOTE, "fail"),
     ],
@@ -270,10 +286,23 @@ def test_p_is_a_chance(log_e: float) -> None:
     assert told.n == 7
 
 
-@pytest.mark.parametrize("hook", ["confirm-rollout", "rollout", "confirm-promotion", "rollback"])
-def test_what_is_not_known_is_no_reason_to_go_on_nor_back(hook: Hook) -> None:
-    held = release(ReleaseState.HELD)
-    assert says_yes(hook, held, verdict(Decision.HOLD)) == (hook == "rollout")
+@pytest.mark.parametrize("hook", get_args(Hook))
+@pytest.mark.parametrize("state", [ReleaseState.HELD, ReleaseState.PAUSED])
+def test_what_is_not_known_is_no_reason_to_go_on_nor_back(hook: Hook, state: ReleaseState) -> None:
+    goes_on = hook in ("pre-rollout", "rollout", "post-rollout", "event")
+    for decision in (Decision.HOLD, Decision.PROMOTE):
+        assert says_yes(hook, release(state), verdict(decision)) == goes_on
+
+
+def test_what_one_stage_has_shown_is_not_the_whole() -> None:
+    running = release(ReleaseState.RUNNING)
+    assert judged(running, verdict(Decision.PROMOTE, next_stage=1)).verdict == "inconclusive"
+    assert judged(running, verdict(Decision.PROMOTE)).verdict == "pass"
+    done = msgspec.structs.replace(release(ReleaseState.PROMOTED), stage=len(PATIENT.stages))
+    assert (judged(done, None).stage, judged(done, None).verdict) == (len(PATIENT.stages), "pass")
+
+
+def test_the_last_gate_of_a_release_that_runs_confirms_its_promotion() -> None:
     last = verdict(Decision.PROMOTE)
     assert says_yes("confirm-promotion", release(ReleaseState.RUNNING), last)
     assert not says_yes("confirm-promotion", release(ReleaseState.RUNNING), verdict(Decision.PROMOTE, 1))

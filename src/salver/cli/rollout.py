@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from cyclopts import App, Parameter
 
 from salver.cli.options import DEFAULT_URL, Json, Url
-from salver.cli.output import line, record, remark, table
+from salver.cli.output import line, record, remark
 from salver.cli.registry_options import USUAL, Where, Why, new_id, numbers_of, run
-from salver.cli.rollout_watch import COLUMNS, clock, row, watched
+from salver.cli.rollout_watch import clock, show, watched
 
 if TYPE_CHECKING:
     from salver.registry import ModelRegistry
     from salver.registry.records import Actor
     from salver.rollout.outlook import Forecast
     from salver.rollout.policy import Policy
-    from salver.rollout.record import Release, What
+    from salver.rollout.record import What
     from salver.rollout.replay import Entry
     from salver.serving.release_store import ReleaseStore
 
@@ -32,6 +32,9 @@ rollout = App(
     default_parameter=Parameter(negative=()),
 )
 _TRIES, _PAUSE_SECONDS = 75, 0.2
+Timeout = Annotated[
+    float, Parameter(help="Seconds after which nobody waits any more; 0 = as long as it takes.")
+]
 _SAMPLE_SECONDS = 3.0
 T = TypeVar("T")
 
@@ -56,12 +59,16 @@ def start(
         tuple[str, ...], Parameter(help="METRIC=SHARE of requests in which it happens now.")
     ] = (),
     dry_run: Annotated[bool, Parameter(help="Only tell what the traffic can and cannot show.")] = False,
+    wait: Annotated[bool, Parameter(name=("--wait", "-w"), help="Show it until it is over.")] = False,
+    timeout: Timeout = 0,
     url: Url = DEFAULT_URL,
     where: Where = USUAL,
     why: Why = "",
     json: Json = False,
 ) -> int:
     """Propose a version, once it is told what its traffic can show; it starts when a server has loaded it.
+
+    With --wait the exit status is that of status --watch.
 
     Args:
         model: The model's name.
@@ -84,11 +91,17 @@ def start(
             if forecast is None:
                 remark("what this traffic can show is not known: say --rate, or let a server answer at --url")
             else:
-                remark(foretell(release.policy, outlook(release.policy, forecast)))
+                seen = outlook(release.policy, forecast)
+                remark(foretell(release.policy, seen))
+                if dry_run and json:
+                    record(seen)
         if dry_run:
             return 0
-        await ReleaseStore(registry.ledger).propose(release, actor)
-        _show([release], json=json)
+        store = ReleaseStore(registry.ledger)
+        await store.propose(release, actor)
+        if wait:
+            return await watched(store, release.id, "", seconds=timeout, json=json)
+        show([release], json=json)
         return 0
 
     return run(where, work, makes=True)
@@ -144,23 +157,26 @@ def status(
     *,
     model: Annotated[str, Parameter(help="Only of this model.")] = "",
     watch: Annotated[bool, Parameter(name=("--watch", "-w"), help="Show it until it is over.")] = False,
+    timeout: Timeout = 0,
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
     """Tell how releases stand.
 
+    With --watch and one release the exit status is 0 when it is promoted and 3 when it is rolled back; after
+    --timeout it is 4 while it goes on, and 5 while it is held or paused and waits for somebody.
+
     Args:
         release: One; else all are listed.
     """
 
-    async def show(store: "ReleaseStore") -> int:
+    async def tell(store: "ReleaseStore") -> int:
         if watch:
-            return await watched(store, release, model)
-        found = [await store.get(release)] if release else await store.listed(model)
-        _show(found, json=json)
+            return await watched(store, release, model, seconds=timeout, json=json)
+        show([await store.get(release)] if release else await store.listed(model), json=json)
         return 0
 
-    return run(where, _with_store(show))
+    return run(where, _with_store(tell))
 
 
 @rollout.command
@@ -220,7 +236,7 @@ def explain(
         release: Its id.
     """
 
-    async def show(store: "ReleaseStore") -> int:
+    async def tell(store: "ReleaseStore") -> int:
         from salver.rollout.explain import explain as told
 
         found = await store.get(release)
@@ -245,7 +261,7 @@ def explain(
             line(f"{clock(entry.verdict.at)}  {told(found.policy, entry.verdict)}")
         return 0
 
-    return run(where, _with_store(show))
+    return run(where, _with_store(tell))
 
 
 @rollout.command
@@ -269,7 +285,7 @@ def route(
         release: Its id.
     """
 
-    async def show(store: "ReleaseStore") -> int:
+    async def tell(store: "ReleaseStore") -> int:
         from salver.errors import Conflict
         from salver.experiments.gateway import RoutePlace, http_route
 
@@ -284,7 +300,7 @@ def route(
         line(_indented(http_route(found.split, place)))
         return 0
 
-    return run(where, _with_store(show))
+    return run(where, _with_store(tell))
 
 
 @rollout.command
@@ -331,7 +347,7 @@ def _wish(release: str, what: "What", where: Where, why: str, *, json: bool) -> 
             remark("it is written down; no server has seen to it yet: is one running with this registry?")
         elif answer:
             raise Conflict(answer)
-        _show([await store.get(release)], json=json)
+        show([await store.get(release)], json=json)
         return 0
 
     return run(where, ask)
@@ -404,24 +420,6 @@ def _indented(value: Any) -> str:
     import msgspec
 
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-
-
-def _show(releases: "Sequence[Release]", *, json: bool) -> None:
-    if json:
-        for release in releases:
-            record(_plain(release))
-    elif not releases:
-        line("there are no releases")
-    else:
-        table(COLUMNS, [row(release) for release in releases])
-
-
-def _plain(release: "Release") -> dict[str, Any]:
-    import msgspec
-
-    fields = msgspec.to_builtins(release)
-    del fields["evidence"], fields["policy"], fields["salt"]
-    return fields  # type: ignore[no-any-return]
 
 
 def _turns(entries: "Sequence[Entry]") -> "Sequence[Entry]":
