@@ -349,6 +349,11 @@ class Seen(msgspec.Struct, frozen=True, eq=False):
     firsts: Mapping[str, Met] = msgspec.field(default_factory=dict)
     predictions: Predictions = NO_PREDICTIONS
 
+    @property
+    def rows(self) -> int:
+        """So many units, happenings and requests."""
+        return len(self.exposures) + len(self.predictions) + sum(map(len, self.firsts.values()))
+
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What became of a request or a unit, as somebody posts it later.

@@ -2,10 +2,11 @@
 
 import logging
 
+import numpy as np
 import pytest
 
 from salver.experiments.pending import Pending
-from salver.releases import Bucket, Seen
+from salver.releases import Bucket, Met, Seen
 
 
 def seen(release: str, start: float) -> Seen:
@@ -33,3 +34,15 @@ def test_memory_is_bounded_and_a_loss_is_told(caplog: pytest.LogCaptureFixture) 
             pending.write(seen("a", start))
     assert len(pending.of("a")) == 2
     assert "a bucket is lost" in caplog.text
+
+
+def test_a_flood_of_units_is_bounded_too_and_what_is_small_still_fits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pending = Pending(most_rows=5)
+    met = Met(np.arange(3), np.zeros(3, np.uint8), np.zeros(3))
+    large = Seen("a", Bucket(10.0, 10, 0, 0.1), firsts={"errors": met})
+    for each in (large, large, seen("a", 20.0)):
+        pending.write(each)
+    assert [each.rows for each in pending.of("a")] == [3, 0]
+    assert caplog.text.count("a bucket is lost") == 1

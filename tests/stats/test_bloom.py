@@ -53,10 +53,10 @@ def test_hashes_that_differ_in_few_bits_are_told_apart():
     assert bloom.add(np.arange(100_000, dtype=np.uint64) << np.uint64(40)).mean() > 0.99
 
 
-def test_ten_million_units_fit_into_eighteen_megabytes_and_are_told_apart():
+def test_ten_million_units_fit_into_twenty_million_bytes_and_are_told_apart():
     rng = np.random.default_rng(2)
     bloom = Bloom(10_000_000, 0.001)
-    assert bloom.bytes < 18 << 20
+    assert bloom.bytes < 20_000_000
     for _ in range(1000):
         bloom.add(rng.integers(0, 2**64, 10_000, np.uint64))
     lost = 10_000_000 - len(bloom)

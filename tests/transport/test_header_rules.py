@@ -307,6 +307,16 @@ def test_what_splits_want_to_know_of_headers_is_noted_and_nothing_else() -> None
     assert len(call.traits["header:x-region"]) < 50
 
 
+def test_names_that_are_no_utf_8_are_told_apart() -> None:
+    found = set()
+    for value in (b"jos\xe9", b"jos\xe8", "josé".encode(), b"\xff", b"\xfe"):
+        call = Call("oip-http", 0.0)
+        take_traits(call, {b"x-user-id": value}, {b"x-user-id": "header:x-user-id"})
+        assert call.traits is not None
+        found.add(call.traits["header:x-user-id"])
+    assert found == {"josé", "josè", "ÿ", "þ"}
+
+
 async def test_the_server_has_the_name_that_it_was_given() -> None:
     assert json.loads((await ask(HeaderRules(), "/v2", {}, verb="GET"))[2])["name"] == "me"
     reply = (await ask(HeaderRules(), SERVICE + "ServerMetadata", {}))[2][5:]

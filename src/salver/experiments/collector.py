@@ -187,9 +187,9 @@ class _Followed:
         numbers = units.view(np.uint64)
         return self._units.add(numbers), self._units.add(numbers ^ _MARKS[places])
 
-    def know(self, units: Sequence[int]) -> None:
-        """These different units were seen before, in whatever arm."""
-        self._units.add(np.array(units, np.int64).view(np.uint64))
+    def know(self, units: _Numbers) -> None:
+        """These units were seen before, in whatever arm."""
+        self._units.add(units.view(np.uint64))
 
     def happened(self, units: _Numbers, metrics: Iterable[str]) -> _Flags:
         """Which of these different happenings are the first of their kind for their unit."""
@@ -231,7 +231,7 @@ class Collector:
     def follow(
         self,
         release: str,
-        units: Iterable[int] = (),
+        units: Sequence[int] = (),
         happenings: Iterable[_Happening] = (),
         seconds: float = 10.0,
     ) -> None:
@@ -244,8 +244,9 @@ class Collector:
         """
         followed = self._followed[release] = _Followed(self._config, seconds)
         followed.since = self._clock()
-        for some in _chunks(units):
-            followed.know(some)
+        numbers = np.asarray(units, np.int64)
+        for first in range(0, len(numbers), _AT_ONCE):
+            followed.know(numbers[first : first + _AT_ONCE])
         for more in _chunks(happenings):
             followed.happened(np.array([unit for _, unit in more], np.int64), (metric for metric, _ in more))
 

@@ -21,6 +21,8 @@ MOST_NUMBERS: Final = 65_536
 _NUMBERS_A_BIN, _LEAST_ANSWERS = 50, 50
 _MOST_OF_AN_ANSWER: Final = 16
 
+_BF16: Final = DataType.BF16
+_FLOATING: Final = tuple(datatype for datatype in DataType if datatype.is_float)  # an enum's hash is slow
 _Numbers = npt.NDArray[Any]
 
 
@@ -64,9 +66,9 @@ class Watch:
         if not all(check.kind == "bounds" and check.take == "each" for check in self.checks):
             return False
         outputs = [output for answer in answers for output in answer]
-        if sum(output.array.size for output in outputs) > MOST_NUMBERS:
+        if sum([output.array.size for output in outputs]) > MOST_NUMBERS:
             return False
-        return not any(is_beyond(check, outputs) for check in self.checks)
+        return not any(_are_beyond(check, _all_numbers(check, outputs)) for check in self.checks)
 
     def happened(self, outputs: Sequence[Tensor], *, is_control: bool) -> list[str]:
         """Names of what an answer counts for.
@@ -114,7 +116,10 @@ def is_beyond(check: OutputCheck, outputs: Sequence[Tensor]) -> bool:
     >>> [is_beyond(sums_to_one, [tensor("p", p)]) for p in ([[0.2, 0.8]], [[0.2, 0.9]], [[1, math.nan]])]
     [False, True, True]
     """
-    numbers = _numbers(check, outputs)
+    return _are_beyond(check, _numbers(check, outputs))
+
+
+def _are_beyond(check: OutputCheck, numbers: _Numbers) -> bool:
     if not len(numbers):
         return False
     lowest, highest = float(numbers.min()), float(numbers.max())  # NaN where there is one
@@ -138,22 +143,33 @@ def places(check: OutputCheck, outputs: Sequence[Tensor]) -> list[int]:
 
 def _numbers(check: OutputCheck, outputs: Sequence[Tensor]) -> _Numbers:
     """Of the outputs that are looked at, in one row."""
-    found = [
-        _taken(tensor, check.take)
-        for tensor in outputs
-        if (tensor.name == check.output if check.output else tensor.datatype.is_float)
-        and tensor.datatype is not DataType.BYTES
-        and tensor.array.size
-    ]
+    found = [_taken(tensor, check.take) for tensor in outputs if _is_wanted(check, tensor)]
     if not found:
         return np.empty(0)
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
+def _all_numbers(check: OutputCheck, outputs: Sequence[Tensor]) -> _Numbers:
+    """As :func:`_numbers`, each of them, of very many small outputs."""
+    found = [_floating(tensor) for tensor in outputs if _is_wanted(check, tensor)]
+    return np.concatenate(found, axis=None) if found else np.empty(0)
+
+
+def _is_wanted(check: OutputCheck, tensor: Tensor) -> bool:
+    datatype = tensor.datatype
+    if check.output:
+        return tensor.name == check.output and datatype is not DataType.BYTES and tensor.array.size > 0
+    return datatype in _FLOATING and tensor.array.size > 0
+
+
+def _floating(tensor: Tensor) -> _Numbers:
+    if tensor.datatype is _BF16:
+        return (tensor.array.astype(np.uint32) << 16).view(np.float32)
+    return tensor.array
+
+
 def _taken(tensor: Tensor, take: str) -> _Numbers:
-    array = tensor.array
-    if tensor.datatype is DataType.BF16:
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+    array = _floating(tensor)
     if take == "each":
         return array.ravel()[:MOST_NUMBERS]
     rows = array.reshape(len(array) if array.ndim else 1, -1)

@@ -18,10 +18,12 @@ class Pending:
     Args:
         most: Of a release; what comes beyond is lost, which the log tells. A day of ten-second buckets as a
             rule, in which nobody has mended the ledger.
+        most_rows: Of units and requests in them, some twenty bytes each.
     """
 
-    def __init__(self, most: int = 8640) -> None:
+    def __init__(self, most: int = 8640, most_rows: int = 5_000_000) -> None:
         self._most = most
+        self._most_rows = most_rows
         self._seen: dict[str, list[Seen]] = {}
 
     def __repr__(self) -> str:
@@ -30,7 +32,7 @@ class Pending:
     def write(self, seen: Seen) -> None:
         """See :class:`salver.experiments.ports.Sink`."""
         waiting = self._seen.setdefault(seen.release, [])
-        if len(waiting) < self._most:
+        if len(waiting) < self._most and sum(each.rows for each in (*waiting, seen)) <= self._most_rows:
             waiting.append(seen)
         else:
             _LOG.error(

@@ -85,12 +85,10 @@ class Splitting:
         """Who is to be handed the answer; nobody one of any number of responses."""
         if not (plan.is_watched or plan.is_shadowed) or not _gives_one(servable):
             return ()
-        takers: list[Taker] = []
-        if plan.is_watched and self._emit is not None:
-            takers.append(functools.partial(self._tell, plan))
+        tell = (functools.partial(self._tell, plan),) if plan.is_watched and self._emit is not None else ()
         if plan.is_shadowed and self._mirror is not None and self._mirror.has_room(plan.split):
-            takers.append(functools.partial(self._copy, plan))
-        return tuple(takers)
+            return (*tell, functools.partial(self._copy, plan))
+        return tell
 
     def _copy(self, plan: Plan, request: InferRequest, answer: Sequence[InferResponse], call: Call) -> None:
         """Ask the canary, too, what was just answered, by so many pieces."""
@@ -100,7 +98,9 @@ class Splitting:
     def _tell(self, plan: Plan, request: InferRequest, answer: Sequence[InferResponse], call: Call) -> None:
         """What was just answered is looked at off the path."""
         if self._emit is not None and plan.assignment is not None:
-            outputs = tuple(output for piece in answer for output in piece.outputs)
+            outputs = answer[0].outputs
+            if len(answer) > 1:
+                outputs = tuple(output for piece in answer for output in piece.outputs)
             self._emit(Responded(plan.assignment, outputs))
 
 

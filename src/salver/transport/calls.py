@@ -96,10 +96,18 @@ def take_traits(call: Call, headers: Mapping[bytes, bytes], wanted: Mapping[byte
     """
     found: dict[str, str] = {}
     for name, source in wanted.items():
-        if (value := headers.get(name)) and (text := value.decode("utf-8", "replace").strip()):
+        if (value := headers.get(name)) and (text := _text(value).strip()):
             found[source] = trait(text)
     if found:
         call.traits = found if call.traits is None else {**found, **call.traits}
+
+
+def _text(value: bytes) -> str:
+    """A header's value: UTF-8, or else Latin-1, in which names that differ stay different."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def is_shutting_down() -> bool:
