@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from registries import ANN, KINDS, SIGNATURE, Clock, found, open_registry
-from salver.errors import Conflict, Forbidden, InvalidInput, NotFound
+from salver.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
 from salver.ledger import LedgerFailed
 from salver.ledger.schema import RELEASE
 from salver.registry import ArtifactsFailed, ModelRegistry
@@ -328,3 +328,86 @@ async def test_who_may_not_move_the_alias_after_all_leaves_no_files(tmp_path: Pa
     assert [path.name for path in (tmp_path / "registry" / "models" / "fraud").iterdir()] == ["1"]
     assert await registry.verify() == ()
     await registry.ledger.close()
+
+
+async def test_versions_are_read_page_by_page(registry: ModelRegistry, tmp_path: Path) -> None:
+    for number in range(1, 6):
+        await push(registry, tmp_path, tags={"n": str(number)}, metrics={"n": float(number)})
+    await registry.remove("fraud", 4, ANN)
+    whole = await registry.versions("fraud")
+    assert [version.number for version in whole] == [5, 3, 2, 1]
+    assert await registry.versions("fraud", most=2) == whole[:2]
+    assert await registry.versions("fraud", 3, 1) == [whole[2]]
+    assert await registry.versions("fraud", before=1) == []
+    assert [version.tags["n"] for version in whole] == ["5", "3", "2", "1"]
+
+
+@pytest.mark.parametrize("words", ["a\udcff", "\0"], ids=["half", "nul"])
+async def test_what_no_database_can_keep_is_refused_in_our_words(
+    registry: ModelRegistry, tmp_path: Path, words: str
+) -> None:
+    await push(registry, tmp_path)
+    one = parse("fraud/1")
+    for attempt in (
+        registry.tag(one, "team", words, ANN),
+        registry.set_alias("fraud", "champion", 1, ANN, words),
+        registry.set_alias("fraud", "champion", 1, Actor(words)),
+        push(registry, tmp_path, card=words),
+        push(registry, tmp_path, files={f"model{words}.onnx": b"x"}),
+        push(registry, tmp_path, files={"model\n.onnx": b"x"}),
+    ):
+        with pytest.raises(InvalidInput):
+            await attempt
+    with pytest.raises(Unauthenticated):
+        await Tokens(registry.ledger, Clock(), str, bytes).actor(words)
+    assert await push(registry, tmp_path) == 2  # no number was lost
+
+
+async def test_a_model_whose_first_push_has_not_ended_is_not_there(
+    registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch, pytest.raises(asyncio.CancelledError):
+        patch.setattr(registry.artifacts, "place", killed)
+        await push(registry, tmp_path)
+    assert await registry.models() == ()
+    with pytest.raises(NotFound, match="no model 'fraud'"):
+        await registry.model("fraud")
+    assert await push(registry, tmp_path) == 2
+    assert [model.name for model in await registry.models()] == ["fraud"]
+
+
+async def test_verify_is_not_misled_by_others_that_push_and_remove_meanwhile(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    await push(registry, tmp_path)
+    await push(registry, tmp_path)
+    loop, entries = asyncio.get_running_loop(), registry.artifacts.entries
+
+    def meanwhile(model: str, number: int):  # type: ignore[no-untyped-def]
+        registry.artifacts.entries = entries  # type: ignore[method-assign]
+        for work in (registry.remove("fraud", 1, ANN), push(registry, tmp_path)):
+            asyncio.run_coroutine_threadsafe(work, loop).result(20)
+        return entries(model, number)
+
+    registry.artifacts.entries = meanwhile  # type: ignore[method-assign]
+    assert await registry.verify() == ()
+
+
+async def test_verify_tells_of_a_file_that_cannot_be_read_and_goes_on(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    files = {"a.bin": b"a", "b.bin": b"b"}
+    await push(registry, tmp_path, files=files)
+    home = registry.artifacts.path_of("fraud", 1)
+    (home / "a.bin").rename(tmp_path / "elsewhere")
+    (home / "a.bin").symlink_to(tmp_path / "elsewhere")
+    (home / "b.bin").chmod(0o644)
+    (home / "b.bin").write_bytes(b"B")
+    faults = await registry.verify("fraud")
+    assert [(fault.path, fault.problem) for fault in faults] == [
+        ("a.bin", "unreadable"),
+        ("b.bin", "changed"),
+    ]

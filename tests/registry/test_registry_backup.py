@@ -1,27 +1,33 @@
 """The drill: a registry is backed up while others push, restored elsewhere, and is the same and whole."""
 
 import asyncio
+import os
 import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from databases import empty_ledger
 from registries import ANN, KINDS, Clock, counted, found, open_registry
 from salver.errors import Conflict, InvalidInput
 from salver.ledger import Ledger
-from salver.ledger.schema import METADATA
+from salver.ledger.schema import METADATA, MODEL
 from salver.registry import Artifacts, ArtifactsFailed, ModelRegistry
 from salver.registry.backup import back_up, restore
 from salver.registry.names import parse
 from salver.registry.records import NewVersion
+from salver.registry.tokens import Tokens
 
 
 async def push(registry: ModelRegistry, folder: Path, content: bytes, alias: str = "") -> None:
     what = found(folder, {"model.onnx": content, "labels/a.txt": b"cat\ndog"})
     await registry.push(NewVersion("fraud", alias=alias, metrics={"auc": 0.1 + 0.2}), what, ANN)
+
+
+def left_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 async def everything(registry: ModelRegistry) -> dict[str, list[object]]:
@@ -165,7 +171,7 @@ async def test_a_backup_replaces_the_one_before_as_a_whole(tmp_path: Path) -> No
     with pytest.raises(ArtifactsFailed, match=r"labels/a\.txt"):
         await back_up(registry, file, 6.0)
     assert file.read_bytes() == before
-    assert not (tmp_path / ".backup.tar.part").exists()
+    assert left_of(tmp_path) == ["backup.tar", "new", "one"]
     await registry.ledger.close()
 
 
@@ -210,3 +216,82 @@ def _age(old: Path, newer: Path, folder: Path) -> None:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 archive.add(path, path.relative_to(folder))
+
+
+async def test_a_damaged_file_is_found_when_it_is_backed_up_not_when_it_is_needed(tmp_path: Path) -> None:
+    """Such a backup would be refused when it is to be restored, which is too late."""
+    registry = await open_registry("sqlite", tmp_path / "one")
+    await push(registry, tmp_path / "new", b"weights")
+    file = registry.artifacts.path_of("fraud", 1) / "model.onnx"
+    file.chmod(0o644)
+    file.write_bytes(b"weighty")
+    with pytest.raises(ArtifactsFailed, match=r"fraud/1/model\.onnx is not what was pushed"):
+        await back_up(registry, tmp_path / "backup.tar", 5.0)
+    assert left_of(tmp_path) == ["new", "one"]
+    await registry.ledger.close()
+
+
+async def test_two_backups_into_one_file_do_not_mix(tmp_path: Path) -> None:
+    registry = await open_registry("sqlite", tmp_path / "one")
+    await push(registry, tmp_path / "new", b"weights" * 100_000)
+    file = tmp_path / "backup.tar"
+    await asyncio.gather(*(back_up(registry, file, 5.0) for _ in range(3)))
+    back = await open_registry("sqlite", tmp_path / "two")
+    await restore(file, back, "aside")
+    assert await back.verify() == ()
+    for opened in (registry, back):
+        await opened.ledger.close()
+
+
+async def test_what_a_killed_backup_left_goes_with_a_later_one(tmp_path: Path) -> None:
+    registry = await open_registry("sqlite", tmp_path / "one")
+    await push(registry, tmp_path / "new", b"weights")
+    left, young = tmp_path / ".backup.tar.0a.part", tmp_path / ".backup.tar.0b.part"
+    for path in (left, young, tmp_path / ".other.tar.0a.part"):
+        path.write_bytes(b"half of it")
+    os.utime(left, (1000, 1000))
+    await back_up(registry, tmp_path / "backup.tar", young.stat().st_mtime)
+    assert [path.exists() for path in (left, young, tmp_path / ".other.tar.0a.part")] == [False, True, True]
+    await registry.ledger.close()
+
+
+@pytest.mark.parametrize("first", ["token", "model"])
+async def test_a_registry_that_somebody_has_begun_with_is_left_as_it_is(
+    backed_up: Path, tmp_path: Path, first: str
+) -> None:
+    """And no file comes into it, though there is no version in it yet."""
+    registry = await open_registry("sqlite", tmp_path / "two")
+    if first == "token":
+        ids = counted().__next__
+        await Tokens(registry.ledger, Clock(), ids, lambda count: bytes(count)).make("ann", ["admin"], ANN)
+    else:  # of a push that was killed
+        row = {"name": "fraud", "last_number": 1, "created": 1.0, "by": "ann"}
+        await registry.ledger.write(lambda c: c.execute(insert(MODEL), row) and None)
+    with pytest.raises(Conflict, match="is not empty"):
+        await restore(backed_up, registry, "aside")
+    assert not (tmp_path / "two" / "models").exists()
+    await registry.ledger.close()
+
+
+async def test_what_was_restored_is_for_all_to_read_and_for_nobody_to_write(
+    backed_up: Path, tmp_path: Path
+) -> None:
+    registry = await open_registry("sqlite", tmp_path / "two")
+    await restore(backed_up, registry, "aside")
+    files = [path for path in registry.artifacts.path_of("fraud", 1).rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o444}
+    await registry.ledger.close()
+
+
+@pytest.mark.parametrize("kind", ["link", "above"])
+async def test_a_backup_of_somebody_else_brings_no_links_and_leads_nowhere(tmp_path: Path, kind: str) -> None:
+    member = tarfile.TarInfo("models/x/1/a" if kind == "link" else "../../../a")
+    if kind == "link":
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(tmp_path / "odd.tar", "w") as archive:
+        archive.addfile(member)
+    registry = await open_registry("sqlite", tmp_path / "two")
+    with pytest.raises(InvalidInput, match="backup of a registry"):
+        await restore(tmp_path / "odd.tar", registry, "aside")
+    assert not (tmp_path / "a").exists()
+    await registry.ledger.close()

@@ -250,6 +250,7 @@ def test_who_we_are_is_told(site: Site, tmp_path: Path) -> None:
         ({"listing": [{"path": "MLmodel", "file_size": 3}]}, "more than 3 bytes|bytes, and"),
         ({"listing": [{"path": "MLmodel", "file_size": 3000}]}, "ended after"),
         ({"listing": [{"path": "gone", "file_size": 3}]}, "404"),
+        ({"listing": [{"path": "a", "file_size": 3}, {"path": "a", "is_dir": True}]}, "names a twice"),
     ],
     ids=[
         "no-version",
@@ -271,6 +272,7 @@ def test_who_we_are_is_told(site: Site, tmp_path: Path) -> None:
         "larger",
         "smaller",
         "gone",
+        "file-and-folder",
     ],
 )
 def test_servers_that_answer_as_they_should_not(
@@ -279,6 +281,26 @@ def test_servers_that_answer_as_they_should_not(
     environment = offer(site, **other)
     with pytest.raises(SalverError, match=words):
         fetch("models:/lin@champion", tmp_path, environment)
+
+
+def test_too_many_folders(site: Site, tmp_path: Path) -> None:
+    """None of which has a file, so that only the folders can be counted."""
+    environment = offer(site)
+
+    def folders(path: str, asked: Asked) -> Page:
+        deep = path.count("%2F") > 10
+        return answer({"files": [] if deep else [{"path": f"d{n}", "is_dir": True} for n in range(1000)]})
+
+    site.pages[ARTIFACTS] = folders
+    with pytest.raises(StoreFailed, match="more than 10000 files and folders"):
+        fetch("models:/lin@champion", tmp_path, environment)
+
+
+def test_a_password_in_the_servers_url_is_sent_and_not_kept(site: Site, tmp_path: Path) -> None:
+    offer(site)
+    found = fetch("models:/lin@a", tmp_path, {"MLFLOW_TRACKING_URI": f"http://ann:pw@{site.host}"})
+    assert {headers.get("authorization") for _, headers in site.asked} == {"Basic YW5uOnB3"}
+    assert found.tags["mlflow.tracking_uri"] == site.url
 
 
 def test_too_many_files(site: Site, tmp_path: Path) -> None:

@@ -46,14 +46,21 @@ _WIDE: Final = 60  # of one side of a difference, in a table
 
 
 @registry.command(name="list")
-def list_models(name: str = "", /, *, where: Where = USUAL, json: Json = False) -> int:
+def list_models(
+    name: str = "",
+    /,
+    *,
+    limit: Annotated[int, Parameter(help="Most versions, the newest ones.")] = 100,
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
     """List the models, or the versions of one.
 
     Args:
         name: A model's name.
     """
     if name:
-        versions = run(where, lambda registry, _: registry.versions(name))
+        versions = run(where, lambda registry, _: registry.versions(name, most=max(limit, 1)))
         listed(versions, _COLUMNS, _version, json=json)
         return 0
 

@@ -9,11 +9,13 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from salver.errors import InvalidInput, NotReady
+from salver.registry.names import is_text
 from salver.registry.records import FileEntry
 
 _PIECE: Final = 1 << 20
@@ -73,7 +75,11 @@ class Artifacts:
         with _told(aside):
             aside.mkdir(parents=True)
         try:
-            return tuple(_copy(source, aside, path) for path, source in sorted(files.items()))
+            entries = tuple(_copy(source, aside, path) for path, source in sorted(files.items()))
+            with _told(aside):
+                for folder in (*filter(Path.is_dir, aside.rglob("*")), aside):
+                    onto_disk(folder)
+            return entries
         except BaseException:
             self.drop(id)
             raise
@@ -89,7 +95,7 @@ class Artifacts:
             home.parent.mkdir(parents=True, exist_ok=True)
             aside.rename(home)
             for folder in (home.parent, self.models, self._incoming):
-                _onto_disk(folder)
+                onto_disk(folder)
 
     def move_to(self, home: Path, model: str, number: int) -> None:
         """Let a version be in another folder, of the same file system.
@@ -100,7 +106,21 @@ class Artifacts:
         with _told(home):
             home.parent.mkdir(parents=True, exist_ok=True)
             self.path_of(model, number).rename(home)
-            _onto_disk(home.parent)
+            onto_disk(home.parent)
+
+    def finish(self, model: str, number: int) -> None:
+        """A version that was not copied here by :meth:`take_in`: onto the disk, for all to read.
+
+        Raises:
+            ArtifactsFailed: it cannot be.
+        """
+        home = self.path_of(model, number)
+        with _told(home):
+            for path in home.rglob("*"):
+                if path.is_file():
+                    path.chmod(_READABLE)
+                onto_disk(path)
+            onto_disk(home)
 
     def drop(self, id: str) -> None:
         """What was taken in is not needed."""
@@ -117,22 +137,19 @@ class Artifacts:
             if home.exists():
                 self._incoming.mkdir(parents=True, exist_ok=True)
                 home.rename(self._incoming / id)
-                _onto_disk(home.parent)
+                onto_disk(home.parent)
         self.drop(id)
 
     def entries(self, model: str, number: int) -> tuple[FileEntry, ...]:
-        """What lies there now, read anew.
+        """What lies there now, read anew; of a file that cannot be read the SHA-256 is empty.
 
         Raises:
-            ArtifactsFailed: it cannot be read.
+            ArtifactsFailed: the folder cannot be read.
         """
         home = self.path_of(model, number)
         with _told(home):
-            paths = sorted(path for path in home.rglob("*") if path.is_file())
-            return tuple(
-                FileEntry(path.relative_to(home).as_posix(), path.stat().st_size, _sha256(path))
-                for path in paths
-            )
+            paths = sorted(path for path in home.rglob("*") if not path.is_dir())
+            return tuple(_entry(path, path.relative_to(home).as_posix()) for path in paths)
 
     def sweep(self, known: Collection[tuple[str, int]], before: float) -> tuple[str, ...]:
         """Remove what lies aside or in the place of no known version, and has not changed since then."""
@@ -154,8 +171,12 @@ class Artifacts:
 
 def _copy(source: Path, aside: Path, path: str) -> FileEntry:
     pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\0" in path or "\\" in path:
+    if pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\\" in path:
         raise InvalidInput(f"{path!r} leads out of the version", fix="Name files by relative paths.")
+    if not is_text(path) or any(each < " " for each in path):
+        raise InvalidInput(
+            f"no file of a version can be called {path!r}", fix="Use UTF-8, and no control codes."
+        )
     target = aside / pure
     found, size = hashlib.sha256(), 0
     with _told(source):
@@ -171,12 +192,18 @@ def _copy(source: Path, aside: Path, path: str) -> FileEntry:
     return FileEntry(path, size, found.hexdigest())
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as read:
-        found = hashlib.sha256()
-        for piece in _pieces(read):
-            found.update(piece)
-        return found.hexdigest()
+def _entry(path: Path, name: str) -> FileEntry:
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):  # a link, too, since nobody pushed one
+            return FileEntry(name, 0, "")
+        with path.open("rb") as read:
+            found, size = hashlib.sha256(), 0
+            for piece in _pieces(read):
+                found.update(piece)
+                size += len(piece)
+            return FileEntry(name, size, found.hexdigest())
+    except OSError:
+        return FileEntry(name, 0, "")
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:
@@ -184,9 +211,9 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
         yield piece
 
 
-def _onto_disk(folder: Path) -> None:
-    """What was renamed in it stays so if the power goes."""
-    handle = os.open(folder, os.O_RDONLY)
+def onto_disk(path: Path) -> None:
+    """What was written, or renamed in it, stays so if the power goes."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -5,28 +5,33 @@ made while others push, and comes back into either kind of ledger, with every di
 """
 
 import asyncio
+import glob
+import hashlib
 import os
+import secrets
 import shutil
 import tarfile
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from salver.errors import Conflict, InvalidInput
 from salver.ledger import Ledger
 from salver.ledger.copying import copy_in, copy_out
-from salver.ledger.schema import NEWEST
+from salver.ledger.schema import AUDIT, MODEL, NEWEST
 from salver.registry import rows
-from salver.registry.artifacts import Artifacts, ArtifactsFailed
+from salver.registry.artifacts import Artifacts, ArtifactsFailed, onto_disk
 from salver.registry.records import FileEntry
 from salver.registry.registry import ModelRegistry
+from salver.stores.unpack import room_in
 
 _LEDGER: Final = "salver.db"
 _ABOUT: Final = "backup.json"
+_LEFT_SECONDS: Final = 86_400.0
 _TRIES: Final = 3  # where versions are removed while they are copied
 
 _Versions = Mapping[tuple[str, int], tuple[FileEntry, ...]]
@@ -80,7 +85,7 @@ async def restore(file: Path, registry: ModelRegistry, id: str) -> Backup:
         Conflict: the registry is not empty, or a newer Salver wrote the backup.
         ArtifactsFailed, LedgerFailed: it cannot be written.
     """
-    if await registry.models():
+    if await registry.ledger.read(_is_used):
         raise Conflict(f"{registry!r} is not empty", fix="Restore into a new one: --registry DIR.")
     aside = registry.artifacts.folder / "incoming" / id
     try:
@@ -93,13 +98,13 @@ async def restore(file: Path, registry: ModelRegistry, id: str) -> Backup:
         await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
 
 
+def _is_used(connection: Connection) -> bool:
+    """Has anybody changed anything in it, or begun to?"""
+    return any(connection.execute(select(table).limit(1)).first() for table in (MODEL, AUDIT))
+
+
 def _versions(connection: Connection) -> _Versions:
-    return {
-        (version.model, version.number): version.files
-        for model in rows.models(connection)
-        for version in rows.versions(connection, model.name)
-        if version.removed is None
-    }
+    return rows.files(connection)
 
 
 async def _versions_of(copy: Path) -> _Versions:
@@ -111,21 +116,24 @@ def _write(artifacts: Artifacts, copy: Path, versions: _Versions, file: Path, no
     files = [entry for entries in versions.values() for entry in entries]
     about = Backup(NEWEST, now, len(versions), len(files), sum(entry.size for entry in files))
     note = copy.with_suffix(".json")
-    part = file.with_name(f".{file.name}.part")
+    part = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
     try:
+        for left in file.parent.glob(f".{glob.escape(file.name)}.*.part"):  # of backups that were killed
+            if left.stat().st_mtime < now - _LEFT_SECONDS:
+                left.unlink(missing_ok=True)
         note.write_bytes(msgspec.json.encode(about))
-        with part.open("wb") as stream:
+        with part.open("xb") as stream:
             part.chmod(0o600)  # secrets of webhooks are in it
             with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
                 archive.add(note, _ABOUT)
                 archive.add(copy, _LEDGER)
                 for (model, number), entries in versions.items():
                     for entry in entries:
-                        source = artifacts.path_of(model, number) / entry.path
-                        archive.add(source, f"models/{model}/{number}/{entry.path}", recursive=False)
+                        _add(archive, artifacts.path_of(model, number), model, number, entry)
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(file)
+        onto_disk(file.parent)
     except OSError as error:
         where = error.filename or file
         raise ArtifactsFailed(f"{where}: {error.strerror or error}", fix="Is there room for it?") from error
@@ -134,11 +142,46 @@ def _write(artifacts: Artifacts, copy: Path, versions: _Versions, file: Path, no
     return about
 
 
+def _add(archive: tarfile.TarFile, home: Path, model: str, number: int, entry: FileEntry) -> None:
+    """A file, hashed while it is read: a backup of one that was damaged could not be restored."""
+    path = home / entry.path
+    with path.open("rb") as file:
+        about = archive.gettarinfo(arcname=f"models/{model}/{number}/{entry.path}", fileobj=file)
+        hashed = _Hashed(file)
+        archive.addfile(about, hashed)
+    if (about.size, hashed.sha256.hexdigest()) != (entry.size, entry.sha256):
+        raise ArtifactsFailed(
+            f"{path} is not what was pushed, and nothing is backed up",
+            fix=f"Bring the file back from an older backup, or remove {model}/{number}.",
+        )
+
+
+class _Hashed:
+    """A file that is hashed while it is read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """What comes next."""
+        piece = self._file.read(size)
+        self.sha256.update(piece)
+        return piece
+
+
 def _unpack(file: Path, aside: Path) -> Backup:
     try:
+        aside.mkdir(parents=True)
+        room = room_in(aside)
         with tarfile.open(file) as archive:
-            archive.extractall(aside, filter="data")
-        about = msgspec.json.decode((aside / _ABOUT).read_bytes(), type=Backup)
+            for member in archive:
+                room -= member.size
+                if not member.isreg() or room < 0:
+                    what = "there is no room for it" if member.isreg() else f"{member.name!r} is no file"
+                    raise InvalidInput(f"{file} cannot be unpacked as a backup of a registry: {what}")
+                archive.extract(member, aside, filter="data")
+        return msgspec.json.decode((aside / _ABOUT).read_bytes(), type=Backup)
     except (tarfile.TarError, EOFError, FileNotFoundError, msgspec.MsgspecError) as error:
         raise InvalidInput(
             f"{file} is no whole backup of a registry: {error}", fix="Name another."
@@ -146,7 +189,6 @@ def _unpack(file: Path, aside: Path) -> Backup:
     except OSError as error:
         where = error.filename or aside
         raise ArtifactsFailed(f"{where}: {error.strerror or error}", fix="Is there room for it?") from error
-    return about
 
 
 def _take(artifacts: Artifacts, unpacked: Artifacts, versions: _Versions) -> None:
@@ -160,4 +202,5 @@ def _take(artifacts: Artifacts, unpacked: Artifacts, versions: _Versions) -> Non
             continue  # of a restore that ended before its last step
         if home.exists():
             raise Conflict(f"{home} is there already", fix="Restore into an empty folder: --registry DIR.")
+        unpacked.finish(model, number)
         unpacked.move_to(home, model, number)

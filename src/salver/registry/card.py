@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from salver.errors import InvalidInput
 from salver.plain_yaml import read_yaml
+from salver.registry.names import is_text
 
 _MOST_BYTES: Final = 1 << 20
 _MOST_KEYS_BYTES: Final = 64 << 10
@@ -24,8 +25,8 @@ def front_matter(card: str) -> Mapping[str, Any]:
         InvalidInput: the card is too long, or its front matter cannot be read.
         MissingExtra: it has some, and nothing here reads YAML.
     """
-    if len(card.encode()) > _MOST_BYTES or "\0" in card:
-        raise InvalidInput(f"the card is longer than {_MOST_BYTES >> 20} MiB, or holds a NUL")
+    if len(card.encode(errors="surrogatepass")) > _MOST_BYTES or not is_text(card):
+        raise InvalidInput(f"the card is longer than {_MOST_BYTES >> 20} MiB, has a NUL in it, or is no text")
     text = _between(card)
     if not text.strip():
         return {}

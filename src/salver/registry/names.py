@@ -105,8 +105,19 @@ def check_words(text: str, what: str) -> str:
     """Free words that are kept, themselves: a reason, the value of a tag.
 
     Raises:
-        InvalidInput: there are too many, or they hold a NUL, which PostgreSQL cannot keep.
+        InvalidInput: there are too many, or no database can keep them.
     """
-    if len(text) > _MOST_WORDS or "\0" in text:
-        raise InvalidInput(f"the {what} is too long, or has a NUL in it", fix=f"Use {_MOST_WORDS} at most.")
+    if len(text) > _MOST_WORDS or not is_text(text):
+        raise InvalidInput(
+            f"the {what} is too long, has a NUL in it, or is no text", fix=f"Use {_MOST_WORDS} at most."
+        )
     return text
+
+
+def is_text(text: str) -> bool:
+    """Can every database keep it? No NUL, and no half of a character, as bytes are that are no UTF-8.
+
+    >>> is_text("Füße"), is_text("a\\0b"), is_text("\\udcff")
+    (True, False, False)
+    """
+    return not any(each == "\0" or "\ud800" <= each <= "\udfff" for each in text)

@@ -198,13 +198,17 @@ class Difference(msgspec.Struct, frozen=True):
     after: str | None
 
 
+#: What may be wrong with a file, or a folder.
+Problem = Literal["missing", "changed", "unreadable", "unknown", "no such version"]
+
+
 class Fault(msgspec.Struct, frozen=True):
     """A file that is not as it was pushed."""
 
     model: str
     number: int
     path: str
-    problem: Literal["missing", "changed", "unknown", "no such version"]
+    problem: Problem
 
 
 class Webhook(msgspec.Struct, frozen=True):

@@ -34,6 +34,7 @@ from salver.registry.records import (
     Model,
     Move,
     NewVersion,
+    Problem,
     Version,
 )
 
@@ -102,12 +103,23 @@ class ModelRegistry:
         """One model. Raises NotFound."""
         return await self.ledger.read(lambda c: rows.model(c, name))
 
-    async def versions(self, name: str) -> Sequence[Version]:
-        """A model's versions whose files are there, the newest first. Raises NotFound."""
+    async def versions(
+        self, name: str, before: int | None = None, most: int | None = None
+    ) -> Sequence[Version]:
+        """A model's versions whose files are there, the newest first.
+
+        Args:
+            before: Only those whose number is lower; None = from the newest on.
+            most: So many; None = all.
+
+        Raises:
+            NotFound: no such model.
+        """
+        page = rows.Page(None if before is None else before - 1, most, are_removed_there=False)
 
         def work(connection: Connection) -> Sequence[Version]:
             rows.model(connection, name)
-            return [version for version in rows.versions(connection, name) if version.removed is None]
+            return rows.versions(connection, name, page)
 
         return await self.ledger.read(work)
 
@@ -156,16 +168,20 @@ class ModelRegistry:
         """
 
         def work(connection: Connection) -> dict[tuple[str, int], tuple[FileEntry, ...]]:
-            known = [rows.model(connection, name)] if name else rows.models(connection)
-            return {
-                (version.model, version.number): version.files
-                for model in known
-                for version in rows.versions(connection, model.name)
-                if version.removed is None
-            }
+            if name:
+                rows.model(connection, name)
+            return rows.files(connection, name)
 
         pushed = await self.ledger.read(work)
-        return await asyncio.to_thread(_compared, self.artifacts, pushed, name)
+        faults = await asyncio.to_thread(_compared, self.artifacts, pushed, name)
+        if not faults:
+            return ()
+        later = await self.ledger.read(work)  # others push and remove while files are read
+        return tuple(
+            fault
+            for fault in faults
+            if ((fault.model, fault.number) in pushed) == ((fault.model, fault.number) in later)
+        )
 
     async def sweep(self, seconds: float = 86_400.0) -> tuple[str, ...]:
         """Remove what killed pushes left behind, and is older than so many seconds; what was removed."""
@@ -282,6 +298,7 @@ class ModelRegistry:
         return await self.ledger.read(lambda c: audit.history(c, model, before, most))
 
     def _change(self, actor: Actor, why: str) -> Change:
+        check_words(actor.name, "name of who changes it")
         return Change(actor, self._clock(), check_words(why, "reason"))
 
 
@@ -399,7 +416,8 @@ def _compared(
             elif path not in wanted:
                 faults.append(Fault(model, number, path, "unknown"))
             elif there[path] != wanted[path]:
-                faults.append(Fault(model, number, path, "changed"))
+                problem: Problem = "changed" if there[path].sha256 else "unreadable"
+                faults.append(Fault(model, number, path, problem))
     for model, number in artifacts.numbers():
         if (model, number) not in pushed and name in ("", model):
             faults.append(Fault(model, number, "", "no such version"))

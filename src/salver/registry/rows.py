@@ -35,8 +35,9 @@ def in_force(columns: Iterable[ColumnElement[Any]]) -> Select[Any]:
 
 
 def models(connection: Connection, name: str = "") -> tuple[Model, ...]:
-    """All models by name, or the one of that name."""
-    query = select(MODEL).order_by(MODEL.c.name)
+    """All models by name, or the one of that name; one whose first push has not ended is not there."""
+    is_pushed = select(VERSION.c.number).where(VERSION.c.model == MODEL.c.name).exists()
+    query = select(MODEL).where(is_pushed).order_by(MODEL.c.name)
     there = (
         select(VERSION.c.model, func.max(VERSION.c.number), func.count())
         .where(VERSION.c.removed.is_(None))
@@ -111,17 +112,34 @@ def version(connection: Connection, name: str, number: int) -> Version:
     Raises:
         NotFound: there was never one of that number.
     """
-    if found := versions(connection, name, number):
+    found = versions(connection, name, Page(number, 1))
+    if found and found[0].number == number:
         return found[0]
     raise NotFound(f"the registry has no version {name}/{number}", field="version")
 
 
-def versions(connection: Connection, name: str, number: int | None = None) -> Sequence[Version]:
-    """The versions of a model, the newest first, with those whose files are gone."""
+class Page(msgspec.Struct, frozen=True):
+    """Which versions of a model: numbers up to ``highest``, so many at most; None = all."""
+
+    highest: int | None = None
+    most: int | None = None
+    are_removed_there: bool = True
+
+
+def versions(connection: Connection, name: str, page: Page) -> Sequence[Version]:
+    """Versions of a model, the newest first."""
+    query = select(VERSION).where(VERSION.c.model == name).order_by(VERSION.c.number.desc()).limit(page.most)
+    if page.highest is not None:
+        query = query.where(VERSION.c.number <= page.highest)
+    if not page.are_removed_there:
+        query = query.where(VERSION.c.removed.is_(None))
+    rows = connection.execute(query).mappings().all()
+    if not rows:
+        return []
 
     def mine(table: Table) -> list[ColumnElement[bool]]:
-        found = [table.c.model == name]
-        return found if number is None else [*found, table.c.number == number]
+        of_page = table.c.number.between(rows[-1]["number"], rows[0]["number"])
+        return [table.c.model == name, of_page]
 
     tags: dict[int, dict[str, str]] = {}
     for row in connection.execute(select(TAG).where(*mine(TAG)).order_by(TAG.c.key)):
@@ -138,7 +156,6 @@ def versions(connection: Connection, name: str, number: int | None = None) -> Se
     newest = _newest(connection, name)
     if newest is not None:
         aliases.setdefault(newest, []).append(LATEST)
-    rows = connection.execute(select(VERSION).where(*mine(VERSION)).order_by(VERSION.c.number.desc()))
     return [
         _record(
             row,
@@ -147,8 +164,17 @@ def versions(connection: Connection, name: str, number: int | None = None) -> Se
             tuple(sorted(parents.get(row["number"], ()))),
             tuple(aliases.get(row["number"], ())),
         )
-        for row in rows.mappings()
+        for row in rows
     ]
+
+
+def files(connection: Connection, name: str = "") -> dict[tuple[str, int], tuple[FileEntry, ...]]:
+    """Files of the versions of a model, or of all, that are there."""
+    query = select(VERSION.c.model, VERSION.c.number, VERSION.c.files).where(VERSION.c.removed.is_(None))
+    if name:
+        query = query.where(VERSION.c.model == name)
+    rows = connection.execute(query.order_by(VERSION.c.model, VERSION.c.number))
+    return {(row.model, row.number): _FILES.decode(row.files) for row in rows}
 
 
 def _newest(connection: Connection, name: str) -> int | None:

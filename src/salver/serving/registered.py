@@ -150,18 +150,18 @@ def wanted_of(connection: Connection) -> Iterable[Wanted]:
         row.name: Wanted(row.name, row.default_alias)
         for row in connection.execute(select(MODEL).order_by(MODEL.c.name))
     }
-    there = select(VERSION.c.model, VERSION.c.number).where(VERSION.c.removed.is_(None))
-    known = {(model, number) for model, number in connection.execute(there)}
     for row in connection.execute(select(ALIAS).order_by(ALIAS.c.name)):
         models[row.model].numbers.add(row.number)
         models[row.model].labels[row.name] = row.number
-    for model, numbers in _released(connection):
-        if model in models:
-            models[model].numbers |= {int(number) for number in numbers}
+    released = {(model, int(number)) for model, numbers in _released(connection) for number in numbers}
+    mine = select(VERSION.c.model, VERSION.c.number).where(VERSION.c.removed.is_(None))
+    mine = mine.where(VERSION.c.model.in_({model for model, _ in released}))
+    for model, number in released & {(row.model, row.number) for row in connection.execute(mine)}:
+        models[model].numbers.add(number)
     newest = select(VERSION.c.model, func.max(VERSION.c.number)).where(VERSION.c.removed.is_(None))
     for model, number in connection.execute(newest.group_by(VERSION.c.model)):
         found = models[model]
-        found.numbers = {each for each in found.numbers if (model, each) in known} or {number}
+        found.numbers = found.numbers or {number}
         if number in found.numbers:
             found.labels[LATEST] = number
     return [found for found in models.values() if found.numbers]

@@ -17,6 +17,7 @@ import msgspec
 
 from salver.errors import InvalidInput, LoadFailed
 from salver.sources.archives import card_of
+from salver.sources.connecting import without_user
 from salver.sources.fetched import Fetched, Progress, Source
 from salver.sources.mlflow import arranged
 from salver.sources.web import Web, origin
@@ -89,8 +90,9 @@ class MlflowServer:
                 fix="Set MLFLOW_TRACKING_URI=https://host, or import the model's folder.",
             )
         self._web = web
-        self.url = url.rstrip("/")
-        self._headers = headers
+        plain, ours = without_user(url)
+        self.url = plain.rstrip("/")  # is kept with the version, and so has no password in it
+        self._headers = {**ours, **headers}
 
     def __repr__(self) -> str:
         return f"<MlflowServer {self.url}>"
@@ -126,33 +128,37 @@ class MlflowServer:
 
     def files(self, folder: str) -> Mapping[str, int]:
         """Size by path below a folder that the server hands out. Raises StoreFailed."""
-        found: dict[str, int] = {}
+        found: dict[str, int | None] = {}
         self._walk(folder, "", found, 0)
-        return found
+        return {path: size for path, size in found.items() if size is not None}
 
     def download(self, folder: str, path: str, size: int, target: Path, progress: Progress) -> None:
         """One of them, into a new file. Raises StoreFailed, LoadFailed."""
         url = f"{self.url}/{_ARTIFACTS}/{urllib.parse.quote(f'{folder}/{path}'.strip('/'))}"
         self._web.download(url, target, progress, size=size, headers=self._headers)
 
-    def _walk(self, folder: str, below: str, found: dict[str, int], depth: int) -> None:
+    def _walk(self, folder: str, below: str, found: dict[str, int | None], depth: int) -> None:
         said = self._get(_ARTIFACTS, path=f"{folder}/{below}".strip("/")).get("files") or []
         for entry in said if isinstance(said, list) else ():
             name = str(entry.get("path", "")).rpartition("/")[2] if isinstance(entry, dict) else ""
             if not name or name in (".", "..") or not checked(name).isprintable():
                 raise StoreFailed(f"{self.url} names a file that cannot be one: {str(entry)[:200]}")
             path = f"{below}/{name}" if below else name
+            if path in found:
+                raise StoreFailed(f"{self.url} names {path} twice")
             if entry.get("is_dir"):
                 if depth >= _MOST_DEPTH:
                     raise StoreFailed(f"{self.url}: {path} lies deeper than {_MOST_DEPTH} folders")
-                self._walk(folder, path, found, depth + 1)
-                continue
-            try:
-                found[path] = max(0, int(entry.get("file_size") or 0))
-            except (TypeError, ValueError) as error:
-                raise StoreFailed(f"{self.url}: {path} has no size") from error
+                found[path] = None
+            else:
+                try:
+                    found[path] = max(0, int(entry.get("file_size") or 0))
+                except (TypeError, ValueError) as error:
+                    raise StoreFailed(f"{self.url}: {path} has no size") from error
             if len(found) > _MOST_FILES:
-                raise StoreFailed(f"{self.url}: the model has more than {_MOST_FILES} files")
+                raise StoreFailed(f"{self.url}: the model has more than {_MOST_FILES} files and folders")
+            if entry.get("is_dir"):
+                self._walk(folder, path, found, depth + 1)
 
     def _one(self, path: str, key: str, **query: str) -> Mapping[str, Any]:
         found = self._get(f"{_API}/{path}", **query).get(key)
