@@ -53,10 +53,16 @@ class Served(msgspec.Struct, frozen=True, gc=False):
 
 
 class Responded(msgspec.Struct, frozen=True, gc=False):
-    """What a version answered, in a release that wants to know; :class:`Served` tells of the request."""
+    """What a version answered, in a release that wants to know; :class:`Served` tells of the request.
+
+    Attributes:
+        outputs: Of all pieces of the answer, in their order; None = they were too large to be kept.
+        are_chosen: The caller has said which outputs it wants.
+    """
 
     assignment: Assignment
-    outputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...] | None
+    are_chosen: bool = False
 
 
 class Shadowed(msgspec.Struct, frozen=True, gc=False):

@@ -41,6 +41,8 @@ Source = str
 #: Of a bucket in which nobody came: who counts does not know at which stage.
 NO_STAGE: Final = -1
 HEADER, PARAMETER, TENANT, REQUEST = "header:", "parameter:", "tenant", "request"
+#: Known of requests of a sequence, and the unit of those that say nothing else of themselves.
+SEQUENCE: Final = "sequence"
 _MOST_CHARACTERS: Final = 256
 _NUMBERS: Final = hashlib.blake2b(digest_size=8, key=b"number of a unit")
 
@@ -93,13 +95,14 @@ class Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         share: Of the units, from 0 to 1.
         most_inflight: Copies under way at one time; what comes beyond is not copied, and counted.
-        compare: How its answers are held against the caller's.
-        tolerance: Of ``tolerance``: most absolute or relative difference of each number.
+        compare: How its answers are held against the caller's (experiments/compare.py).
+        tolerance: Most distance of answers that are alike; of ``tolerance``: most absolute or relative
+            difference of each number. Of ``exact`` and ``distribution`` without effect.
     """
 
     share: float = 1.0
     most_inflight: int = 8
-    compare: Literal["exact", "tolerance", "ranking", "distribution"] = "tolerance"
+    compare: Literal["exact", "tolerance", "ranking", "prefix", "length", "distribution"] = "tolerance"
     tolerance: float = 1e-3
 
 

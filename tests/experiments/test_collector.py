@@ -146,7 +146,11 @@ def test_what_a_caller_does_wrong_is_not_the_models_error(code):
         Code.DEADLINE_EXCEEDED: ["timeouts"],
         Code.CANCELLED: ["timeouts"],
         Code.OVERLOADED: ["refused"],
+        Code.NOT_READY: ["errors"],
         Code.INVALID_INPUT: ["rejected"],
+        Code.NOT_FOUND: ["rejected"],
+        Code.TOO_LARGE: ["rejected"],
+        Code.UNSUPPORTED: ["rejected"],
     }
     assert happened(served(outcome=code.value), {}) == blame.get(code, [])
 

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.events import Shadowed
-from salver.experiments.compare import Comparison, Distributions, compare
+from salver.experiments.compare import MOST_ELEMENTS, Comparison, Distributions, compare
 from salver.experiments.shadows import ShadowTally
 from salver.releases import Shadow
 from salver.tensor import DataType, Tensor, tensor
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=8)
-WAYS = ("exact", "tolerance", "ranking", "distribution")
+WAYS = ("exact", "tolerance", "ranking", "prefix", "length", "distribution")
 
 
 def of(*values, name="y"):
@@ -49,7 +49,15 @@ def test_other_outputs_or_shapes_never_agree(how):
     assert compare(how, 1e9, of(1), of(1, name="z")) == Comparison(False, math.inf, "there is no 'y'")
     more = compare(how, 1e9, of(1), of(1) + of(1, name="z"))
     assert more == Comparison(False, math.inf, "there is 'z', too")
-    assert compare(how, 1e9, of(1, 2), of(1)) == Comparison(False, math.inf, "'y' is [1], not [2]")
+    shorter = compare(how, 1e9, of(1, 2), of(1))
+    if how in ("prefix", "length"):
+        assert shorter == Comparison(True, 0.5)
+    else:
+        assert shorter == Comparison(False, math.inf, "'y' is [1], not [2]")
+    flat = compare(how, 1e9, [tensor("y", np.ones((1, 2), "f4"))], of(1, 2))
+    assert flat == Comparison(False, math.inf, "'y' is [2], not [1, 2]")
+    text = compare(how, 1e9, [tensor("y", [b"1"])], of(1))
+    assert text == Comparison(False, math.inf, "'y' is FP32, not BYTES")
 
 
 def test_exact_is_to_the_bit_and_the_type_but_for_what_is_no_number():
@@ -170,3 +178,67 @@ def test_a_report_of_distributions_has_their_shift():
     for _ in range(1100):
         tally.weigh(of(1), of(2))
     assert tally.report().shift == 1.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "distance"),
+    [
+        ([1, 2], [math.nan, math.nan], 0.5),
+        ([1, math.nan], [1, math.nan], 0),
+        ([3, -math.inf, -math.inf], [5, -math.inf, -math.inf], 0),
+        ([math.inf, 1], [1, math.inf], 1),
+    ],
+)
+def test_a_ranking_of_what_is_not_finite(one, other, distance):
+    assert compare("ranking", 0.0, of(*one), of(*other)).distance == distance
+
+
+@given(one=st.binary(max_size=12), other=st.binary(max_size=12))
+def test_texts_that_begin_alike_or_are_as_long(one, other):
+    pair = [tensor("t", np.array([each], object)) for each in (one, other)]
+    longest = max(len(one), len(other))
+    alike = next((n for n in range(longest + 1) if one[: n + 1] != other[: n + 1]), longest)
+    apart = {"prefix": longest - alike, "length": abs(len(one) - len(other))}
+    for how, expected in apart.items():
+        there = compare(how, 0.0, [pair[0]], [pair[1]])
+        assert there.distance == pytest.approx(expected / longest if longest else 0.0)
+        assert there.distance == compare(how, 0.0, [pair[1]], [pair[0]]).distance
+
+
+def test_rows_that_begin_alike():
+    tokens = [tensor("ids", np.array(ids)) for ids in ([5, 6, 7, 8], [5, 6, 9, 8], [5, 6])]
+    assert compare("prefix", 0.5, tokens[:1], tokens[1:2]) == Comparison(True, 0.5)
+    assert compare("prefix", 0.0, tokens[:1], tokens[2:]).distance == 0.5
+    assert compare("prefix", 0.0, of(1), of(2)).distance == 1.0
+    none = [tensor("ids", np.array([], int))]
+    assert compare("prefix", 0.0, none, none).agrees
+    assert compare("length", 0.0, tokens[:1], none).distance == 1.0
+    scalars = [tensor("n", np.float32(value)) for value in (1, 1, 2)]
+    assert compare("prefix", 0.0, scalars[:1], scalars[1:2]).agrees
+    assert not compare("prefix", 0.0, scalars[:1], scalars[2:]).agrees
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_of_what_is_very_large_the_beginning_is_looked_at_and_that_is_said(how):
+    ones = np.ones(MOST_ELEMENTS + 5, np.float32)
+    last = ones.copy()
+    last[-1] = 2
+    found = compare(how, 0.0, [tensor("y", ones)], [tensor("y", last)])
+    assert (found.agrees, found.notes) == (
+        True,
+        (f"of 'y' the first {MOST_ELEMENTS} elements were looked at",),
+    )
+
+
+def test_other_types_are_noted_though_the_numbers_are_alike():
+    found = compare("tolerance", 0.0, of(3.0), [tensor("y", np.array([3]))])
+    assert found == Comparison(True, 0.0, "", ("'y' is INT64, not FP32",))
+
+
+def test_the_report_tells_what_is_odd_and_keeps_few_kinds_of_it():
+    tally = ShadowTally(Shadow())
+    for number in range(30):
+        tally.count(event(number), Comparison(False, math.inf, f"'y' is [{number}], not [1]"))
+    tally.count(event(0), Comparison(True, notes=("'y' is FP64, not FP32",)))
+    notes = tally.report().notes
+    assert (len(notes), notes["others"], notes["'y' is [0], not [1]"]) == (21, 11, 1)

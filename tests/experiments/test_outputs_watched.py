@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_collector import World, served
 
 from salver.events import Responded
-from salver.experiments.outputs import MOST_NUMBERS, OutputCheck, Watch, is_beyond, places
+from salver.experiments.outputs import MOST_NUMBERS, OutputCheck, Watch, code, is_beyond, places
 from salver.releases import ARMS, Arm, Counts, Traffic, unit_number
 from salver.rollout.policy import Policy
 from salver.rollout.procedure import promoted, started
@@ -22,6 +22,14 @@ BINS = OutputCheck("score", "bins", "p", bins=4)
 
 def p(*rows):
     return (tensor("p", np.array(rows, np.float32)),)
+
+
+def told(outputs, **more):
+    return Responded(served("ada").assignment, outputs, **more)
+
+
+def happened(watch, outputs, *, is_control=False, **more):
+    return watch.happened(told(outputs, **more), is_control=is_control)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -95,24 +103,24 @@ def test_bins_are_quantiles_of_what_the_stable_version_answered_first():
     watch = Watch()
     watch.checks = (BINS,)
     for number in range(199):
-        assert watch.happened(p([number]), is_control=True) == []
-        assert watch.happened(p([1e6]), is_control=False) == []
+        assert happened(watch, p([number]), is_control=True) == []
+        assert happened(watch, p([1e6]), is_control=False) == []
     assert watch.bounds() == {}
-    watch.happened(p([199]), is_control=True)
+    happened(watch, p([199]), is_control=True)
     assert watch.bounds() == {"score": (49.75, 99.5, 149.25)}
     assert watch.bounds() == {}, "told once"
     watch.checks = (OutputCheck("score", "bins", "p", bins=4, bounds=(49.75, 99.5, 149.25)),)
-    assert watch.happened(p([10], [1e6]), is_control=False) == ["score.0", "score.3"]
+    assert happened(watch, p([10], [1e6]), is_control=False) == ["score.0", "score.3"]
 
 
 def test_one_large_answer_makes_no_bins():
     watch = Watch()
     watch.checks = (OutputCheck("score", "bins", bins=4),)
-    watch.happened((tensor("p", np.arange(100_000.0)),), is_control=True)
-    watch.happened(p([math.nan]), is_control=True)
+    happened(watch, (tensor("p", np.arange(100_000.0)),), is_control=True)
+    happened(watch, p([math.nan]), is_control=True)
     assert watch.bounds() == {}
     for _ in range(60):
-        watch.happened((tensor("p", np.arange(1000.0)),), is_control=True)
+        happened(watch, (tensor("p", np.arange(1000.0)),), is_control=True)
     (bounds,) = watch.bounds().values()
     assert bounds == tuple(sorted(bounds)) and len(bounds) == 3
 
@@ -196,7 +204,91 @@ def test_large_answers_are_looked_at_one_by_one():
     watch = Watch()
     watch.checks = (OutputCheck("invalid", "bounds"),)
     large = (tensor("p", np.ones(MOST_NUMBERS)),)
-    assert watch.are_fine([large]) and not watch.are_fine([large, p([1.0])])
-    assert not watch.are_fine([p([math.inf])])
+    assert watch.are_fine([told(large)]) and not watch.are_fine([told(large), told(p([1.0]))])
+    assert not watch.are_fine([told(p([math.inf]))])
     watch.checks = (BINS,)
-    assert not watch.are_fine([p([1.0])])
+    assert not watch.are_fine([told(p([1.0]))])
+
+
+TEXTS = OutputCheck("label", "bins", "t", bins=3)
+
+
+def text(*values):
+    return (tensor("t", np.array(values, object)),)
+
+
+def test_of_texts_the_most_frequent_ones_of_the_stable_version_have_bins_of_their_own():
+    watch = Watch()
+    watch.checks = (TEXTS,)
+    for number in range(200):
+        said = [b"cat", b"dog", b"cat", b"%d" % number][number % 4]
+        assert happened(watch, text(said), is_control=True) == []
+    (bounds,) = watch.bounds().values()
+    assert bounds == (code(b"cat"), code(b"dog"))
+    watch.checks = (msgspec.structs.replace(TEXTS, bounds=bounds),)
+    assert happened(watch, text(b"dog", b"yak", b"dog")) == ["label.1", "label.2"]
+    assert happened(watch, text(b"cat")) == ["label.0"]
+    assert happened(watch, (tensor("t", np.array([1.5])),)) == ["label.0"]  # no text: it is noticed elsewhere
+    assert happened(watch, text()) == []
+
+
+def test_texts_that_are_very_long_or_many_are_told_apart_by_their_beginning():
+    long = b"x" * 100_000
+    assert code(long) != code(long + b"x") != code(b"x")
+    assert code(long) == code(long[:-1] + b"y")
+    many = (tensor("t", np.array([b"%d" % number for number in range(1000)], object)),)
+    bounds = tuple(code(b"%d" % number) for number in range(1000))
+    assert len(places(msgspec.structs.replace(TEXTS, bins=1001, bounds=bounds), many)) == 64
+
+
+def test_lengths_of_texts_and_numbers_of_rows():
+    short = OutputCheck("short", "bounds", "t", "length", least=3)
+    assert is_beyond(short, text(b"abc", b"ab")) and not is_beyond(short, text(b"abc"))
+    assert is_beyond(OutputCheck("none", "bounds", "p", "length", least=1), (tensor("p", np.empty((0, 3))),))
+    assert places(OutputCheck("rows", "bins", "p", "length", bounds=(2.0,)), p([1, 2], [3, 4])) == [1]
+    watch = Watch()
+    watch.checks = (short,)
+    said = (*text(b"a"), *text(b"bc"))  # in two pieces
+    assert happened(watch, said) == []
+    assert happened(watch, said[:1]) == ["short"]
+
+
+def test_an_output_that_is_not_there_or_holds_no_numbers_breaks_a_rule_unless_the_caller_did_not_want_it():
+    watch = Watch()
+    rule, bins = OutputCheck("rule", "bounds", "p", least=0), OutputCheck("s", "bins", "p", bounds=(1.0,))
+    watch.checks = (rule, OutputCheck("invalid", "bounds"), bins)
+    renamed = (tensor("q", np.ones(3)),)
+    assert happened(watch, renamed) == ["rule", "s.unseen"]
+    assert happened(watch, renamed, are_chosen=True) == ["rule.unseen", "s.unseen"]
+    assert happened(watch, (tensor("p", [b"text"]),)) == ["rule", "s.1"]
+    assert happened(watch, (tensor("p", np.ones(0)),)) == []
+    assert happened(watch, None) == ["rule.unseen", "invalid.unseen", "s.unseen"]
+    watch.checks = (rule,)
+    fine, none = told(p([1.0])), told(renamed)
+    assert watch.are_fine([fine]) and not watch.are_fine([fine, none]) and not watch.are_fine([told(None)])
+    assert not watch.are_fine([told((tensor("p", [b"text"]),))])
+
+
+def test_a_row_that_is_too_wide_to_be_summed_up_is_not_looked_at_and_that_is_said():
+    watch = Watch()
+    watch.checks = (
+        OutputCheck("sum", "bounds", "p", "sum", most=1e9),
+        OutputCheck("first", "bounds", "p", "first"),
+    )
+    wide = (tensor("p", np.full((1, (1 << 20) + 1), math.inf, np.float32)),)
+    assert happened(watch, wide) == ["sum.unseen", "first"]
+
+
+def test_numbers_that_a_handler_wrote_in_json():
+    watch = Watch()
+    watch.checks = (
+        OutputCheck("rule", "bounds", "body.numbers", most=1),
+        OutputCheck("s", "bins", "body", bins=2),
+    )
+    body = Tensor("body", DataType.UINT8, np.frombuffer(b'[{"score": 2.5, "of": "cat"}]', np.uint8))
+    assert happened(watch, (body,), is_control=True) == ["rule"]
+    fine = Tensor("body", DataType.UINT8, np.frombuffer(b'[{"score": 0.5}]', np.uint8))
+    assert happened(watch, (fine,)) == []
+    assert not watch.are_fine([told((fine,))])
+    other = Tensor("body", DataType.UINT8, np.frombuffer(b"a cat", np.uint8))
+    assert happened(watch, (other,)) == ["rule"]

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.cache import CacheConfig
+from salver.events import Served
 from salver.experiments.shadows import ShadowReport
 from salver.releases import Shadow, Split
 
@@ -33,6 +35,14 @@ class Model:
         while Path("GATE").exists():
             time.sleep(0.01)
         return {"y": inputs["x"] * 2 + (inputs["x"] > 100)}
+"""
+GRAPH = """
+platform: "ensemble" max_batch_size: 0
+input { name: "X" data_type: TYPE_FP32 dims: [1, 1] }
+output { name: "Y" data_type: TYPE_FP32 dims: [1, 1] }
+version_policy { all {} }
+ensemble_scheduling { step { model_name: "m" model_version: -1
+  input_map { key: "x" value: "X" } output_map { key: "y" value: "Y" } } }
 """
 SPLIT = Split(
     "r1",
@@ -63,6 +73,8 @@ async def server(tmp_path: Path, gate: Path) -> AsyncIterator[Server]:
     for version, code in ((1, STABLE), (2, CANARY.replace("GATE", str(gate)))):
         (root / "m" / str(version)).mkdir(parents=True)
         (root / "m" / str(version) / "model.py").write_text(code)
+        (root / "graph" / str(version)).mkdir(parents=True)
+    (root / "graph" / "config.pbtxt").write_text(GRAPH)
     (root / "m" / "salver.toml").write_text("response_cache = true\n[versions]\nall = true\n")
     config = ServeConfig(
         paths=(str(root),),
@@ -119,3 +131,30 @@ async def test_a_shadow_that_hangs_changes_nothing(server: Server, gate: Path) -
     shut(gate, False)
     report = await until(server, lambda report: report.asked == 2)
     assert report.agreed == 2
+
+
+async def test_what_an_ensemble_asks_for_a_copy_leaves_no_trace_in_its_models(server: Server) -> None:
+    of_graph = msgspec.structs.replace(SPLIT, model="graph")
+    of_model = msgspec.structs.replace(SPLIT, release="r2", weight=1.0, shadow=None)
+    server.splits.router.replace([of_graph, of_model])
+    seen = Watch()
+    server._bus.join(seen)
+    body = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 1], "data": [3]}]}
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        said = await client.post("/v2/models/graph/infer", content=json.dumps(body))
+    assert said.json()["outputs"][0]["data"] == [6.0]
+    assert (await until(server, lambda report: report.asked == 1)).agreed == 1
+    server.metrics("")
+    assert [(event.model, event.version) for event in seen.served] == [("m", "2"), ("graph", "1")]
+    use = server.cache()
+    assert use is not None and (use.hits, use.misses) == (0, 1)
+
+
+class Watch:
+    """An observer that keeps what was served."""
+
+    def __init__(self) -> None:
+        self.served: list[Served] = []
+
+    def observe(self, events: Any) -> None:
+        self.served += [event for event in events if isinstance(event, Served)]

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -79,11 +80,12 @@ class Canary:
 
 async def test_a_copy_has_its_own_version_and_goes_behind_the_canarys_callers():
     canary = Canary()
-    canary.offer(asked=request(user="ada"))
+    canary.offer(asked=request(user="ada", timeout=1, priority=1, tenant="t"))
     assert canary.seen == []  # not on the caller's time
     report = await canary.over()
     ((asked, deadline, standing),) = canary.seen
-    assert (asked.model, asked.version, asked.trace) == ("m", "2", "")
+    assert (asked.model, asked.version) == ("m", "2")
+    assert asked.trace not in ("", "span")
     assert (asked.parameters, deadline, standing.service) == ({"user": "ada"}, 0.2, "bulk")
     assert (report.asked, report.agreed) == (1, 1)
     (event,) = canary.events
@@ -143,7 +145,9 @@ async def test_sequences_are_not_copied():
     canary = Canary()
     canary.offer(asked=request(sequence_id=7))
     report = await canary.over()
-    assert (report.asked, report.skipped, canary.seen) == (0, 1, [])
+    assert (report.asked, report.skipped, canary.seen) == (0, {"sequence": 1}, [])
+    canary.offer(asked=request(sequence_id=0))  # of none
+    assert (await canary.over()).agreed == 1
 
 
 async def test_kept_answers_are_neither_asked_nor_made():
@@ -182,11 +186,96 @@ async def test_answers_in_pieces_are_compared_whole():
     assert (await canary.over()).failed == {"model_failed": 1}
 
 
-async def test_a_version_of_any_number_of_responses_is_no_shadow():
+async def test_of_any_number_of_responses_the_number_counts_and_all_of_them_are_compared():
     canary = Speaker()
     canary.gives_parts = False
     canary.offer()
-    assert (await canary.over()).failed == {"unsupported": 1}
+    report = await canary.over()
+    assert (report.differed, report.notes) == (1, {"there are 2 responses, not 1": 1})
+    canary.offer(response(1), response(2))
+    assert (await canary.over()).agreed == 1
+    canary.offer(response(1), response(3))
+    assert (await canary.over()).differed == 2
+    at_all = msgspec.structs.replace(SPLIT, shadow=Shadow(compare="length", tolerance=0.5))
+    canary.offer(split=at_all)
+    canary.offer(response(1), split=at_all)
+    assert (await canary.over()).agreed == 2
+
+
+async def test_a_version_that_says_nothing_differs():
+    canary = Speaker()
+
+    async def nothing(request, deadline=None, standing=ANYBODY):
+        for piece in ():
+            yield piece
+
+    canary.stream = nothing
+    canary.offer()
+    assert (await canary.over()).notes == {"there is no response": 1}
+
+
+@pytest.mark.parametrize("pieces", [None, (), (InferResponse("m", "1", (), error=ModelFailed("no")),)])
+async def test_what_cannot_be_compared_is_not_asked_and_counted(pieces):
+    canary = Canary()
+    canary.shadowing.offer(SPLIT, ASSIGNED, request(), pieces, CALL)
+    report = await canary.over()
+    assert (canary.seen, report.skipped) == ([], {"too_large" if pieces is None else "no_answer": 1})
+
+
+async def test_memory_of_copies_under_way_is_bounded(monkeypatch):
+    monkeypatch.setattr("salver.serving.shadow._MOST_BYTES", 100)
+    canary = Canary()
+    canary.gate.clear()
+    canary.offer(response(*range(100)))
+    canary.offer(response(*range(15)))
+    canary.offer(response(*range(15)))
+    await asyncio.sleep(0)
+    assert len(canary.seen) == 1
+    canary.gate.set()
+    report = await canary.over()
+    assert (report.skipped, report.dropped) == ({"too_large": 1}, 1)
+    canary.offer(response(*range(15)))
+    assert (await canary.over()).asked == 2
+
+
+async def test_an_answer_that_began_when_there_was_room_finds_none():
+    canary = Canary()
+    canary.gate.clear()
+    for _ in range(3):
+        canary.offer()
+    await asyncio.sleep(0)
+    assert len(canary.seen) == 2
+    canary.gate.set()
+    assert (await canary.over()).dropped == 1
+
+
+async def test_an_answer_of_endless_pieces_is_given_up(monkeypatch):
+    monkeypatch.setattr("salver.experiments.answers.MOST_BYTES", 10_000)
+    canary = Speaker()
+    asked = []
+
+    async def endless(request, deadline=None, standing=ANYBODY):
+        while True:
+            asked.append(1)
+            yield response(1)
+
+    canary.stream = endless
+    canary.offer()
+    report = await canary.over()
+    assert (report.notes, len(asked)) == ({"the answer is too large to be looked at": 1}, 10)
+
+
+async def test_what_is_asked_in_the_service_of_a_copy_is_known_by_its_trace_as_long_as_it_lasts():
+    canary = Canary()
+    carried = {}
+    canary.shadowing.join(carried)
+    canary.gate.clear()
+    canary.offer()
+    await asyncio.sleep(0)
+    assert carried == {canary.seen[0][0].trace: {"copy": "true"}}
+    canary.gate.set()
+    await canary.over()
+    assert carried == {}
 
 
 async def test_large_answers_are_compared_on_another_thread():

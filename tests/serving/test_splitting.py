@@ -295,6 +295,9 @@ class Mirror:
 
     is_full = False
 
+    def join(self, carried):
+        self.carried = carried
+
     def has_room(self, split):
         return not self.is_full
 
@@ -340,3 +343,107 @@ async def test_many_at_once_each_find_their_arm():
         world.door.infer(world, {"user": unit}, "m", "", Call("test", 0.0, request_id=unit)) for unit in alone
     ]
     assert await asyncio.gather(*asks) == list(alone.values())
+
+
+@pytest.mark.parametrize("units", [("request",), ("header:x-user-id", "parameter:user", "tenant", "request")])
+async def test_requests_of_a_sequence_are_one_unit_where_they_name_no_other(units):
+    world = World(having(weight=0.5, units=units))
+    for version in "123":
+        world.versions[version].sequences = Known()
+    met = set()
+    for id in range(1, 21):
+        await world.ask({"sequence_id": id, "sequence_start": True})
+        began = world.sent
+        world.versions[began.version].sequences = Known(id)
+        for _ in range(5):
+            assert await world.ask({"sequence_id": id}) == began.version
+            assert world.sent == began  # each of them counts, in the arm of the first
+        met.add(began.version)
+    assert (met, began.unit, began.has_unit) == ({"1", "2"}, "sequence:20", True)
+
+
+@pytest.mark.parametrize("how", ["infer", "stream"])
+async def test_what_another_version_answers_is_neither_watched_nor_copied(how):
+    mirror = Mirror()
+    split = having(weight=0.0, is_watched=True, shadow=Shadow())
+    world = World(split, mirror=mirror)
+    world.absent = {"1"}
+    assert await world.ask({"user": "ada"}, how=how) == "3"
+    world.router.replace([having(weight=1.0, is_watched=True)])
+    world.absent = {"2"}
+    assert await world.ask({"user": "ada"}, how=how) == "1"
+    assert not mirror.offered and not [event for event in world.events if type(event) is Responded]
+
+
+class Speaker(Version):
+    """Answers in many pieces."""
+
+    pieces = 3
+
+    async def stream(self, request, deadline=None, standing=ANYBODY):
+        for _ in range(self.pieces):
+            yield InferResponse("m", self.id.version, (tensor("p", [1.0]),))
+
+
+@pytest.mark.parametrize("pieces", [3, 5000])
+async def test_of_an_answer_in_pieces_so_many_are_kept_as_fit(pieces):
+    mirror = Mirror()
+    world = World(having(weight=0.0, is_watched=True, shadow=Shadow()), mirror=mirror)
+    world.versions["1"] = Speaker("1")
+    world.versions["1"].pieces = pieces
+    written = []
+
+    async def write(reply):
+        written.append(reply)
+
+    call = Call("test", 0.0, request_id="q1", traits=USER)
+    assert await world.door.stream(world, None, "m", "", call, write) is None
+    world.bus.flush()
+    (told,) = [event for event in world.events if type(event) is Responded]
+    ((_, _, _, offered, _),) = mirror.offered
+    assert len(written) == pieces
+    if pieces == 3:
+        assert (len(offered), len(told.outputs), told.are_chosen) == (3, 3, False)
+    else:
+        assert (offered, told.outputs) == (None, None)
+
+
+class Member(Version):
+    """One that keeps its answers."""
+
+    logging = None
+    kept = 0
+
+    async def infer(self, request, deadline=None, sender=None, standing=ANYBODY):
+        self.kept += 1
+        return await super().infer(request, deadline, sender, standing)
+
+    uncached = Version.infer
+
+
+async def test_what_is_asked_in_the_service_of_a_copy_leaves_no_trace():
+    mirror = Mirror()
+    world = World(having(weight=1.0, is_watched=True), mirror=mirror)
+    world.versions["3"] = Member("3")
+    inner = Inner(lambda: world.door)
+    request = InferRequest("m", (tensor("x", np.zeros((1, 1))),))
+    mirror.carried[PARENT] = {"copy": "true"}
+    call = Call("ensemble", 0.0, request_id="q", parent=PARENT)
+    said = await inner.infer(request, call)
+    world.bus.flush()
+    assert said.version == "3"  # not split
+    assert (world.events, world.versions["3"].kept) == ([], 0)
+    below = Call("bls", 0.0, request_id="q", parent=call.traceparent)
+    world.splitting.carry(call, request)  # it asks others itself
+    await inner.infer(request, below)
+    assert world.events == []
+    del mirror.carried[PARENT]
+    held = inner.hold([("m", "3")])
+    mirror.carried[PARENT] = {"copy": "true"}
+    await held.infer(msgspec.structs.replace(request, version="3"), Call("e", 0.0, parent=PARENT))
+    world.bus.flush()
+    assert world.events == []
+    await held.infer(request, Call("e", 0.0, request_id="q"))
+    world.bus.flush()
+    assert len(world.events) == 2
+    held.release()

@@ -114,7 +114,7 @@ async def test_how_copies_of_its_requests_compare(world: World) -> None:
     none = await world.ask("GET", f"/releases/{RUNNING}/shadow")
     assert none.status == 404 and "traffic.shadow" in str(none.json)
     worst = Example(0.5, "order-7", "price: 1.0 and 1.5")
-    world.shadows[RUNNING] = ShadowReport(10, 9, 1, {}, 2, 0, (worst,), (0.01, 0.02), 0.0)
+    world.shadows[RUNNING] = ShadowReport(10, 9, 1, {}, 2, {}, {}, (worst,), (0.01, 0.02), 0.0)
     told = (await world.ask("GET", f"/releases/{RUNNING}/shadow")).json
     assert (told["asked"], told["agreed"], told["differed"], told["dropped"]) == (10, 9, 1, 2)
     assert told["examples"][0]["request_id"] == "order-7"

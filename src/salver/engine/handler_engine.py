@@ -26,7 +26,7 @@ from salver.engine.sequence_queue import SequenceQueue
 from salver.engine.spawn import HostPlan
 from salver.errors import DeadlineExceeded, HandlerFailed, NotReady, SalverError, WaitedTooLong
 from salver.events import BatchRan, WorkerReady
-from salver.handlers import SIGNATURE, Form, Metadata, Workers, WorkerStatus, as_request
+from salver.handlers import SEQUENCE, SIGNATURE, Form, Metadata, Workers, WorkerStatus, as_request
 from salver.messages import ANYBODY, InferRequest, InferResponse, Insight, ModelId, Standing
 
 #: Takes an answer, or the first piece of one and those that follow, or the error.
@@ -106,6 +106,16 @@ class HandlerEngine:
     def running(self) -> int:
         """Batches that run."""
         return len(self._runs) + sum([flow.open for flow in self._flows.values()])
+
+    @property
+    def remembers(self) -> bool:
+        """Its requests may belong to sequences, of which a worker has the state."""
+        return isinstance(self._queue, SequenceQueue)
+
+    def knows(self, request: InferRequest) -> bool:
+        """Does the request go on with a sequence that is under way here?"""
+        queue, id = self._queue, request.parameters.get(SEQUENCE[0])
+        return isinstance(queue, SequenceQueue) and id is not None and queue.knows(str(id))
 
     def now(self) -> float:
         """The engine's clock, in which deadlines are given."""

@@ -76,6 +76,10 @@ class SequenceQueue(JobQueue[T]):
         """Those that are under way."""
         return len(self._sequences)
 
+    def knows(self, sequence: str) -> bool:
+        """Is it under way?"""
+        return sequence in self._sequences
+
     def holds(self, worker: int) -> int:
         """Sequences of that worker."""
         return self._hosts[worker].sequences if worker in self._hosts else 0

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from salver.errors import InvalidInput
-from salver.releases import HEADER, REQUEST, Arm, Assignment, Source, Split, check_traffic
+from salver.releases import HEADER, REQUEST, SEQUENCE, Arm, Assignment, Source, Split, check_traffic
 from salver.stats.assignment import fraction
 
 #: Salts of other questions than "which arm", so that their answers are independent of it.
@@ -34,6 +34,8 @@ def assign(split: Split, traits: Mapping[Source, str]) -> Assignment:
     """
     for source in split.units:
         if source in traits:
+            if source == REQUEST and SEQUENCE in traits:
+                return assigned_to(split, traits[SEQUENCE], traits)
             return assigned_to(split, traits[source], traits, has_unit=source != REQUEST)
     return assigned_to(split, "", traits, has_unit=False)
 

@@ -333,7 +333,7 @@ class Collector:
         good: list[float] = []  # seconds of the stable version's answers
         recent, slow, quick, tally = followed.recent, followed.slow, followed.quick, None
         if followed.watch.checks:
-            answers = [event.outputs for event, _ in events if type(event) is Responded]
+            answers = [event for event, _ in events if type(event) is Responded]
             if followed.watch.are_fine(answers):
                 events = [told for told in events if type(told[0]) is Served]
         for event, assigned in events:
@@ -357,7 +357,7 @@ class Collector:
                         continue
                 found = happened(event, slow)
             elif type(event) is Responded:
-                found = followed.watch.happened(event.outputs, is_control=bool(place))
+                found = followed.watch.happened(event, is_control=bool(place))
             for metric in found:
                 tally.raw.setdefault(metric, [0, 0, 0])[place] += 1
                 if has_unit:

@@ -1,9 +1,11 @@
 """How far apart are two versions' answers to one question?
 
-Exactly, within a tolerance, by the order of their best classes, or as distributions over many questions.
-Pure. Whose answers they are is not known here.
+Exactly, within a tolerance, by the order of their best classes, by how far they begin alike or how long they
+are, or as distributions over many questions. Of answers that are very large the beginning is looked at. Pure.
+Whose answers they are is not known here.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -13,7 +15,10 @@ import numpy.typing as npt
 
 from salver.tensor import Array, DataType, Tensor
 
-How = Literal["exact", "tolerance", "ranking", "distribution"]
+How = Literal["exact", "tolerance", "ranking", "prefix", "length", "distribution"]
+#: Elements of a tensor, and bytes of one text, that are looked at.
+MOST_ELEMENTS: Final = 1 << 20
+_MOST_ROWS: Final = 4096  # of a ranking
 _TOP: Final = 10  # of which the order counts
 _TENTHS: Final = 10
 _BINS: Final = _TENTHS + 2
@@ -29,13 +34,16 @@ class Comparison(msgspec.Struct, frozen=True):
         distance: 0 = not at all; infinite = they cannot be compared. Of ``exact``: the part of the elements
             that differ; of ``tolerance``: the largest absolute or relative difference (whichever is less) of
             an element; of ``ranking``: the part of the pairs among the best ten that have another order, of
-            the row that has most.
+            the row that has most; of ``prefix``: the part that follows the first difference, of the element
+            that has most; of ``length``: the part by which the shorter one is shorter.
         what: The output that differs most, and how; empty = none does.
+        notes: What is odd about it whether it agrees or not: other datatypes, only the beginning looked at.
     """
 
     agrees: bool
     distance: float = 0.0
     what: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def compare(how: How, tolerance: float, stable: Sequence[Tensor], canary: Sequence[Tensor]) -> Comparison:
@@ -46,47 +54,119 @@ def compare(how: How, tolerance: float, stable: Sequence[Tensor], canary: Sequen
     >>> from salver.tensor import tensor
     >>> one, other = [tensor("y", [1.0, 100.0])], [tensor("y", [1.0, 101.0])]
     >>> compare("tolerance", 0.02, one, other)
-    Comparison(agrees=True, distance=0.01, what='')
+    Comparison(agrees=True, distance=0.01, what='', notes=())
     >>> compare("exact", 0.02, one, other)
-    Comparison(agrees=False, distance=0.5, what="'y' differs by 0.5")
+    Comparison(agrees=False, distance=0.5, what="'y' differs by 0.5", notes=())
+    >>> compare("prefix", 0.5, [tensor("t", [b"a red fox"])], [tensor("t", [b"a red hen"])])
+    Comparison(agrees=True, distance=0.33333333333333337, what='', notes=())
     """
     theirs = {tensor.name: tensor for tensor in canary}
     if missing := [tensor.name for tensor in stable if tensor.name not in theirs]:
-        return Comparison(False, np.inf, f"there is no '{missing[0]}'")
+        return _unlike(f"there is no '{missing[0]}'")
     if len(theirs) > len(stable):
         more = theirs.keys() - {tensor.name for tensor in stable}
-        return Comparison(False, np.inf, f"there is '{min(more)}', too")
-    worst, what = 0.0, ""
+        return _unlike(f"there is '{min(more)}', too")
+    worst, what, notes = 0.0, "", []
     for tensor in stable:
         other = theirs[tensor.name]
-        if tensor.shape != other.shape:
-            return Comparison(
-                False, np.inf, f"'{tensor.name}' is {list(other.shape)}, not {list(tensor.shape)}"
-            )
-        if how == "exact" and tensor.datatype is not other.datatype:
-            kinds = f"{other.datatype.value}, not {tensor.datatype.value}"
-            return Comparison(False, np.inf, f"'{tensor.name}' is {kinds}")
+        if odd := _oddity(how, tensor, other):
+            return _unlike(odd)
+        if tensor.datatype is not other.datatype:
+            notes.append(_types(tensor, other))
+        if tensor.array.size > MOST_ELEMENTS:
+            notes.append(f"of '{tensor.name}' the first {MOST_ELEMENTS} elements were looked at")
         distance = _distance(how, tensor, other)
         if distance > worst:
             worst, what = distance, f"'{tensor.name}' differs by {distance:.3g}"
     agrees = worst == 0 if how == "exact" else worst <= tolerance
-    return Comparison(agrees, worst, "" if agrees else what)
+    return Comparison(agrees, worst, "" if agrees else what, tuple(notes))
+
+
+def _unlike(what: str) -> Comparison:
+    return Comparison(False, np.inf, what)
+
+
+def _oddity(how: How, tensor: Tensor, other: Tensor) -> str:
+    """Why two outputs cannot be compared; empty = they can."""
+    is_text = tensor.datatype is DataType.BYTES
+    if (tensor.datatype is not other.datatype and how == "exact") or (
+        other.datatype is DataType.BYTES
+    ) != is_text:
+        return _types(tensor, other)
+    mine, theirs = tensor.shape, other.shape
+    if how in ("prefix", "length") and not is_text:  # a row more or less is what they look at
+        mine, theirs = mine[1:], theirs[1:]
+    if len(tensor.shape) != len(other.shape) or mine != theirs:
+        return f"'{tensor.name}' is {list(other.shape)}, not {list(tensor.shape)}"
+    return ""
+
+
+def _types(tensor: Tensor, other: Tensor) -> str:
+    return f"'{tensor.name}' is {other.datatype.value}, not {tensor.datatype.value}"
 
 
 def _distance(how: How, tensor: Tensor, other: Tensor) -> float:
-    one, two = numbers(tensor), numbers(other)
-    if how == "distribution" or not tensor.array.size:
+    if how == "distribution" or not tensor.array.size + other.array.size:
         return 0.0
+    if how in ("prefix", "length"):
+        return _of_sequences(how, tensor, other)
+    one, two = numbers(tensor), numbers(other)
     if one is None or two is None or how == "exact":
-        return float(np.mean(_unequal(tensor.array, other.array)))
+        return float(np.mean(_unequal(_beginning(tensor), _beginning(other))))
     if how == "ranking" and tensor.array.ndim:
-        return max(map(_kendall, one.reshape(-1, one.shape[-1]), two.reshape(-1, two.shape[-1])))
+        width = tensor.shape[-1]
+        rows = slice(min(_MOST_ROWS, max(1, MOST_ELEMENTS // width)))
+        both = (
+            (each.array.reshape(-1, width)[rows, :MOST_ELEMENTS], each.datatype) for each in (tensor, other)
+        )
+        return max(map(_kendall, *itertools.starmap(_values, both)))
     same = (one == two) | (np.isnan(one) & np.isnan(two))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         off = np.abs(one - two)
         near = np.fmin(off, off / np.abs(one))
     near[~np.isfinite(near)] = np.inf
     return float(np.max(np.where(same, 0.0, near)))
+
+
+def _of_sequences(how: How, tensor: Tensor, other: Tensor) -> float:
+    """Of texts, element by element; of other tensors, as one sequence of rows."""
+    if tensor.datatype is DataType.BYTES:
+        pairs = zip(_beginning(tensor).tolist(), _beginning(other).tolist(), strict=True)
+        return max((_apart(how, len(a), len(b), _texts, a, b) for a, b in pairs), default=0.0)
+    one, two = tensor.array, other.array
+    lengths = (len(one), len(two)) if one.ndim else (1, 1)
+    return _apart(how, *lengths, _rows, one, two)
+
+
+def _apart(how: How, one: int, two: int, alike: Any, *pair: Any) -> float:
+    longest = max(one, two)
+    if not longest:
+        return 0.0
+    shortest = min(one, two) if how == "length" else min(alike(*pair), one, two)
+    return 1 - shortest / longest
+
+
+def _texts(one: bytes, two: bytes) -> int:
+    """Bytes with which both begin."""
+    size = min(len(one), len(two))
+    if one[:size] == two[:size]:
+        return size
+    bits = [np.frombuffer(text, np.uint8, min(size, MOST_ELEMENTS)) for text in (one, two)]
+    return _first(bits[0] != bits[1])
+
+
+def _rows(one: Array, two: Array) -> int:
+    """Rows with which both begin."""
+    if not one.ndim:
+        return int(not _unequal(one, two).any())
+    size = min(len(one), len(two), max(1, MOST_ELEMENTS * len(one) // max(1, one.size)))
+    differs = _unequal(one[:size], two[:size]).reshape(size, -1) if size else np.zeros((0, 1), np.bool_)
+    alike = _first(np.asarray(differs.any(axis=1), np.bool_))
+    return alike if alike < size else min(len(one), len(two))
+
+
+def _first(differs: npt.NDArray[np.bool_]) -> int:
+    return int(differs.argmax()) if differs.any() else len(differs)
 
 
 def _unequal(one: Array, two: Array) -> npt.NDArray[np.bool_]:
@@ -96,23 +176,33 @@ def _unequal(one: Array, two: Array) -> npt.NDArray[np.bool_]:
 
 
 def _kendall(one: _Floats, two: _Floats) -> float:
-    """Part of the pairs of classes that have another order; Kendall 1938, of the best ones of either."""
+    """Part of the pairs of classes that have another order; Kendall 1938, of the best ones of either.
+
+    What is no number is in no order with anything.
+    """
     if len(one) > 2 * _TOP:
         best = np.unique([np.argsort(-row, kind="stable")[:_TOP] for row in (one, two)])
         one, two = one[best], two[best]
     first, second = np.triu_indices(len(one), 1)
     if not len(first):
         return 0.0
-    orders = np.sign(one[first] - one[second]) - np.sign(two[first] - two[second])
-    return float(np.mean(np.abs(orders)) / 2)
+    orders = [
+        np.subtract(row[first] > row[second], row[first] < row[second], dtype=np.int8) for row in (one, two)
+    ]
+    return float(np.mean(np.abs(orders[0] - orders[1])) / 2)
 
 
 def numbers(tensor: Tensor) -> _Floats | None:
-    """The values of a tensor; None = they are no numbers."""
-    if tensor.datatype is DataType.BYTES:
-        return None
-    array = tensor.array
-    if tensor.datatype is DataType.BF16:
+    """The values of a tensor, in one row, as far as they are looked at; None = they are no numbers."""
+    return None if tensor.datatype is DataType.BYTES else _values(_beginning(tensor), tensor.datatype)
+
+
+def _beginning(tensor: Tensor, most: int = MOST_ELEMENTS) -> Array:
+    return tensor.array.ravel()[:most]
+
+
+def _values(array: Array, datatype: DataType) -> _Floats:
+    if datatype is DataType.BF16:
         array = (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float64)
 
@@ -120,7 +210,8 @@ def numbers(tensor: Tensor) -> _Floats | None:
 class Distributions:
     """Counts of the numbers of two versions' answers, in bins of a tenth of the stable version's first ones.
 
-    What is less, more or not finite has bins of its own. All outputs of numbers are counted together.
+    What is less, more or not finite has bins of its own. Of texts their lengths are counted. All outputs are
+    counted together.
     """
 
     def __init__(self) -> None:
@@ -176,5 +267,12 @@ class Distributions:
 
 
 def _flat(outputs: Sequence[Tensor]) -> _Floats:
-    found: list[Any] = [values.ravel() for tensor in outputs if (values := numbers(tensor)) is not None]
+    """Numbers, and the lengths of texts."""
+    found: list[Any] = []
+    for tensor in outputs:
+        some = _beginning(tensor, _MOST_NUMBERS)
+        is_text = tensor.datatype is DataType.BYTES
+        found.append(
+            np.array([len(text) for text in some], float) if is_text else _values(some, tensor.datatype)
+        )
     return np.concatenate(found)[:_MOST_NUMBERS] if found else np.zeros(0)

@@ -14,16 +14,22 @@ INVALID: Final = "invalid"  # its outputs are not those that it promises
 TIMEOUTS: Final = "timeouts"  # no answer before the caller's deadline, or before the caller hung up
 FALLBACKS: Final = "fallbacks"  # another version than the arm's has answered
 REFUSED: Final = "refused"  # there were more requests than it can answer
-REJECTED: Final = "rejected"  # it found the request wrong: the caller's fault, unless the version is stricter
+#: It found the request wrong, or takes none of its kind: the caller's fault, which all arms meet alike,
+#: unless the version is stricter than the one before.
+REJECTED: Final = "rejected"
 
 _BY_OUTCOME: Final[Mapping[str, str]] = {
     Code.MODEL_FAILED.value: ERRORS,
     Code.UNKNOWN.value: ERRORS,
     Code.INTERNAL.value: ERRORS,
+    Code.NOT_READY.value: ERRORS,  # it has no worker, and will have none
     Code.DEADLINE_EXCEEDED.value: TIMEOUTS,
     Code.CANCELLED.value: TIMEOUTS,  # callers of all arms leave; of a version that hangs they do nothing else
     Code.OVERLOADED.value: REFUSED,
     Code.INVALID_INPUT.value: REJECTED,
+    Code.NOT_FOUND.value: REJECTED,  # a signature, a LoRA
+    Code.TOO_LARGE.value: REJECTED,
+    Code.UNSUPPORTED.value: REJECTED,  # one response, of a version that gives any number
 }
 OK: Final = "ok"
 
@@ -36,7 +42,7 @@ def happened(event: Served, slow: Mapping[str, float]) -> list[str]:
         slow: By metric, seconds from which on an answer is slow.
     """
     outcome, found = event.outcome, []
-    metric = _BY_OUTCOME.get(outcome)
+    metric = _BY_OUTCOME.get(outcome) if event.version else None  # nobody's, where nobody was there
     if metric is not None:
         found.append(INVALID if event.why == "output" else metric)
     if is_fallback(event):

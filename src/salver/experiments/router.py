@@ -15,6 +15,7 @@ from salver.releases import (
     HEADER,
     PARAMETER,
     REQUEST,
+    SEQUENCE,
     TENANT,
     Arm,
     Assignment,
@@ -173,4 +174,6 @@ class Router:
                     traits.setdefault(PARAMETER + name, value)
             if value := trait(request.parameters.get(TENANT, "")):
                 traits.setdefault(TENANT, value)
+            if id := request.parameters.get("sequence_id"):
+                traits.setdefault(SEQUENCE, f"sequence:{trait(id)}")
         return traits

@@ -4,6 +4,7 @@ Counts, and a few examples of those answers that differ most; bounded, whatever 
 """
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -17,6 +18,13 @@ from salver.stats.histogram import DURATION_BOUNDS, Histogram
 from salver.tensor import Tensor
 
 _MOST_EXAMPLES: Final = 20
+_MOST_NOTES: Final = 20  # different ones; what else there is counts as ``others``
+
+#: Why a request was not copied: it belongs to a sequence, whose state is the version's own; it and its answer
+#: are too large to be kept until the canary has answered, or came in too many pieces; none of them is good.
+SEQUENCE: Final = "sequence"
+TOO_LARGE: Final = "too_large"
+NO_ANSWER: Final = "no_answer"
 
 
 class Example(msgspec.Struct, frozen=True, order=True):
@@ -35,7 +43,8 @@ class ShadowReport(msgspec.Struct, frozen=True):
         agreed, differed: Of those that both versions have answered.
         failed: By the error's code.
         dropped: Not copied, since as many were under way as may be.
-        skipped: Not copied, since they belong to a sequence.
+        skipped: Not copied, by why: ``sequence``, ``too_large``, ``no_answer``.
+        notes: What is odd about the canary's answers, or could not be looked at, and how often.
         examples: Those that differ most, the worst one first.
         seconds: Median of the model's own time: the stable version's, and the canary's.
         shift: Part of the answers that lies elsewhere, of ``distribution``; see
@@ -47,7 +56,8 @@ class ShadowReport(msgspec.Struct, frozen=True):
     differed: int
     failed: Mapping[str, int]
     dropped: int
-    skipped: int
+    skipped: Mapping[str, int]
+    notes: Mapping[str, int]
     examples: tuple[Example, ...]
     seconds: tuple[float, float]
     shift: float
@@ -58,7 +68,9 @@ class ShadowTally:
 
     def __init__(self, shadow: Shadow) -> None:
         self.shadow = shadow
-        self.dropped = self.skipped = 0
+        self.dropped = 0
+        self.skipped: Counter[str] = Counter()
+        self._notes: Counter[str] = Counter()
         self._asked = self._agreed = self._differed = 0
         self._failed: Counter[str] = Counter()
         self._examples: list[Example] = []
@@ -85,6 +97,9 @@ class ShadowTally:
             self._failed[event.outcome] += 1
             return
         self._seconds[1].add_all([event.seconds])
+        for note in found.notes or ([found.what] if found.distance == math.inf else ()):
+            is_known = note in self._notes or len(self._notes) < _MOST_NOTES
+            self._notes[note if is_known else "others"] += 1
         if found.agrees:
             self._agreed += 1
             return
@@ -103,7 +118,8 @@ class ShadowTally:
             self._differed,
             dict(self._failed),
             self.dropped,
-            self.skipped,
+            dict(self.skipped),
+            dict(self._notes),
             tuple(sorted(self._examples, reverse=True)),
             (self._seconds[0].quantile(0.5), self._seconds[1].quantile(0.5)),
             self._distributions.shift if self._distributions else 0.0,

@@ -19,8 +19,8 @@ from salver.rollout.rules import Rule
 #: the release begins; that fall into a bin; what callers posted later.
 Kind = Literal["errors", "timeouts", "invalid", "fallbacks", "rule", "latency", "output", "outcome"]
 #: Of each row of an output: each number, the first, the last, their sum, mean or greatest, or the place of
-#: the greatest.
-Take = Literal["each", "first", "last", "sum", "mean", "max", "argmax"]
+#: the greatest; of texts each one, or the length of each; of other outputs their number of rows.
+Take = Literal["each", "first", "last", "sum", "mean", "max", "argmax", "length"]
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,7 +57,8 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         quantile: Of ``latency``: slower than this quantile of the stable version is slow.
         bins: Of ``output``: as many quantiles of the stable version's numbers, frozen as the release begins.
         output: Of ``output``, ``rule`` and ``invalid``: the output that is looked at; empty = each that holds
-            floating numbers.
+            floating numbers. Of texts the most frequent ones of the stable version have bins of their own,
+            and all others the last one.
         take: What of each of its rows.
         least, most: Of ``rule`` and ``invalid``: numbers beyond these are events, as are those that are not
             finite. Of ``outcome``: values from the one to the other are, or, without both, those above 0.

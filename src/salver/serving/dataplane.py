@@ -27,6 +27,7 @@ from salver.errors import (
     SalverError,
 )
 from salver.events import Predicted, Served
+from salver.experiments.answers import Pieces
 from salver.experiments.router import Plan, Router
 from salver.messages import (
     Call,
@@ -49,6 +50,7 @@ from salver.wire.standing import from_parameters
 
 _LOG = logging.getLogger("salver.dataplane")
 _NO_TIME = Timing()
+_UNSEEN = Pieces()  # by nobody who takes them
 _NOBODY = ModelId("", "")  # unknown models never become labels
 
 #: As of :class:`salver.serving.ports.Streaming`.
@@ -197,8 +199,17 @@ class DataPlane(Generic[BodyT, ReplyT]):
             NotFound, NotReady: one of them does not answer.
         """
         held = Held(self._lessor, models)
-        rules = DoorRules(keeps_timeouts=self._keeps_timeouts, splits=self._splits)
-        return DataPlane(held, self._bus, self._clock, self.new_id, rules), held
+        return self.through(lambda lessor: held), held
+
+    def through(
+        self,
+        lessor: Callable[[Lessor[Inferring]], Lessor[Inferring]],
+        bus: Bus | None = None,
+        splits: Callable[[Splitting], Splitting] = lambda splits: splits,
+    ) -> "DataPlane[BodyT, ReplyT]":
+        """The same door with another lessor, bus or splits behind it; no request begins a trace there."""
+        rules = DoorRules(keeps_timeouts=self._keeps_timeouts, splits=splits(self._splits))
+        return DataPlane(lessor(self._lessor), bus or self._bus, self._clock, self.new_id, rules)
 
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
         """What a model expects and gives.
@@ -275,7 +286,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 if (logging := getattr(servable, "logging", None)) is not None and logging.takes():
                     key = request.signature or servable.signature.name
                     self._emit(Predicted(request, response, call.api, key, logging.wish))
-                for take in self._splits.takers(plan, servable) if plan else ():
+                for take in self._splits.takers(plan, served) if plan else ():
                     take(request, (response,), call)
             finally:
                 lease.release()
@@ -311,12 +322,10 @@ class DataPlane(Generic[BodyT, ReplyT]):
             error too has been written.
         """
         outcome, why, timing, standing = "ok", "", _NO_TIME, call.standing
-        rows = size = 0
-        first = 0.0
+        rows, size, first = 0, 0, 0.0
         served = _NOBODY
         plan = self._begun(model, version, call)
-        has_begun = False
-        pieces: list[InferResponse] = []
+        has_begun, pieces = False, list[InferResponse]()
         reply: ReplyT | None = None
         try:
             lease, refusal = self._lease(model, version, plan)
@@ -332,19 +341,21 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 are_parts = getattr(servable, "gives_parts", False)
                 request, deadline, standing = self.amended(request, call, servable)
                 rows, size = extent(request, servable.signature)
-                takers = self._splits.takers(plan, servable) if plan else ()
+                takers = self._splits.takers(plan, served) if plan else ()
+                seen = Pieces() if takers else _UNSEEN
                 # To ask it whether it is Streaming would take its time.
                 stream: _Stream = getattr(servable, "stream", None) or functools.partial(_alone, servable)
                 async with aclosing(stream(request, deadline, standing)) as answer:
                     async for response in answer:
                         timing = response.timing
                         first = first or self._clock() - call.arrival
-                        if write is None or takers:
-                            pieces.append(response)
                         if write is None:
+                            pieces.append(response)
                             if len(pieces) == 1 or are_parts:
                                 continue
                             break
+                        if takers:
+                            seen.add(response)
                         if response.error is not None:
                             outcome, why = response.error.code.value, response.error.why
                         piece = codec.encode(request, response)
@@ -353,7 +364,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 if write is None:
                     reply = codec.encode(request, _whole(pieces, are_parts))
                 for take in takers:
-                    take(request, pieces, call)
+                    take(request, pieces if write is None else seen.kept, call)
             finally:
                 lease.release()
         except Exception as error:
@@ -398,7 +409,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         except SalverError:
             return None
         post = getattr(lease.servable, "post", None)
-        if post is None:
+        if post is None or _has_sequences(lease.servable):  # which may be under way in another version
             lease.release()
             return None
         posted = Posted(self, codec, lease, call, version, tell)
@@ -444,12 +455,15 @@ class DataPlane(Generic[BodyT, ReplyT]):
         What goes on with a sequence that began elsewhere is in no release.
         """
         other: Lease[Inferring] | None = None
+        is_sequence = "sequence_id" in request.parameters
         try:
-            if plan is not None and plan.assignment is None:
+            known = None if plan is None else plan.assignment
+            # A sequence that says nothing of its caller is a unit; else each of its requests would be one.
+            if plan is not None and (known is None or (is_sequence and not known.has_unit)):
                 plan = self._splits.settle(plan, call, request)
                 if plan.versions[0] != lease.id.version:
                     other = self._lease(*asked, plan)[0]
-            if refusal is not None or "sequence_id" in request.parameters:
+            if refusal is not None or is_sequence:
                 began = self._where_it_began(other or lease, refusal, request, *asked)
                 if began is not None:
                     if other is not None:

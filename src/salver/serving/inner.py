@@ -9,6 +9,7 @@ from salver.errors import NotReady, SalverError
 from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
 from salver.serving.dataplane import DataPlane, Held
 from salver.serving.ports import Inferring
+from salver.serving.quiet import is_copy, quiet
 from salver.wire import traceparent as w3c
 
 #: The door as :class:`Inner` uses it.
@@ -113,7 +114,7 @@ class Inner:
         if call.parent and not call.traceparent:
             call.traceparent = w3c.below(call.parent, door.new_id())
         door.inherit(call)
-        return door
+        return quiet(door) if is_copy(call) else door
 
 
 class HeldInner(Inner):

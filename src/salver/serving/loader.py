@@ -162,8 +162,9 @@ class Servable:
                 self.infer = in_order(self.infer)
         self.stream: _Stream | None = getattr(engine, "stream", None)
         self.post = getattr(engine, "post", None)  # of one that calls back
-        self.sequences = engine if isinstance(engine, SequenceEngine) else None
-        self.leave = self.sequences.leave if self.sequences else None
+        self.leave = engine.leave if isinstance(engine, SequenceEngine) else None
+        remembers = isinstance(engine, SequenceEngine) or getattr(engine, "remembers", False)
+        self.sequences = engine if remembers else None
         self.asks_others = isinstance(engine, Ensemble)
         self.placed: Callable[[Manifest], Placement] | None = None  # of another number of instances
         self.sampled: Callable[[Manifest], Sampling | None] = lambda manifest: None  # of another wish to log

@@ -1,32 +1,45 @@
 """How is a new version asked what others are asked, with nobody noticing?
 
 After the caller's answer is determined a copy goes to the canary, behind the canary's own callers and past
-every place that would remember it: no response cache, no prediction log, no sequences, no counts of requests
-served. As many are under way at a time as the split says; what comes beyond is dropped and counted. The two
-answers are held against each other (``experiments/compare.py``).
+every place that would remember it: no response cache, no prediction log, no counts of requests served. As
+many are under way at a time as the split says, and hold so much memory; what comes beyond is dropped and
+counted. Sequences are not copied: a version remembers its own, and a copy that comes in the middle would meet
+a state that no caller has. The two answers are held against each other (``experiments/compare.py``).
 """
 
 import asyncio
+import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
 import msgspec
 
-from salver.errors import Code, DeadlineExceeded, SalverError, Unsupported
+from salver.errors import Code, DeadlineExceeded, SalverError
 from salver.events import Event, Shadowed
-from salver.experiments.compare import Comparison, compare
-from salver.experiments.shadows import ShadowReport, ShadowTally
+from salver.experiments.answers import Pieces, read, size_of, strung
+from salver.experiments.compare import Comparison, How, compare
+from salver.experiments.shadows import NO_ANSWER, SEQUENCE, TOO_LARGE, ShadowReport, ShadowTally
 from salver.messages import Call, InferRequest, InferResponse, Standing
-from salver.releases import Assignment, Split
-from salver.serving.dataplane import Lessor, joined
+from salver.releases import Assignment, Source, Split
+from salver.serving.dataplane import Lessor
 from salver.serving.ports import Inferring
+from salver.serving.quiet import COPY
+from salver.tensor import Tensor
+from salver.wire import traceparent as w3c
+from salver.wire.standing import PARAMETERS as STANDING_PARAMETERS
 
 _LOG: Final = logging.getLogger("salver.shadow")
 _PATIENCE_S: Final = 60.0  # whoever takes longer gives its place to another
 _LARGE: Final = 1 << 16  # bytes of outputs from which comparing them would keep others waiting
+_MOST_BYTES: Final = 64 << 20  # of requests and answers that a release's copies keep from being forgotten
+#: Of any number of responses these ask what they are together; the others, whether there are as many.
+_STRUNG: Final[tuple[How, ...]] = ("prefix", "length", "distribution")
 _BEHIND: Final = Standing(service="bulk")
+#: Of a request, that are for its caller and not for the model.
+_CALLERS: Final = STANDING_PARAMETERS | {"timeout"}
 
 
 class Shadowing:
@@ -50,7 +63,8 @@ class Shadowing:
         self._emit = emit
         self._clock = clock
         self._patience = patience
-        self._under_way: dict[str, set[asyncio.Task[None]]] = {}
+        self._under_way: dict[str, dict[asyncio.Task[None], int]] = {}  # with the bytes that each one holds
+        self._carried: dict[str, Mapping[Source, str]] = {}
         self._tallies: dict[str, ShadowTally] = {}
 
     def __repr__(self) -> str:
@@ -74,6 +88,10 @@ class Shadowing:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def join(self, carried: dict[str, Mapping[Source, str]]) -> None:
+        """See :class:`~salver.serving.splitting.Mirror`."""
+        self._carried = carried
+
     def has_room(self, split: Split) -> bool:
         """See :class:`~salver.serving.splitting.Mirror`."""
         most = split.shadow.most_inflight if split.shadow is not None else 0
@@ -87,18 +105,30 @@ class Shadowing:
         split: Split,
         assignment: Assignment,
         request: InferRequest,
-        answer: Sequence[InferResponse],
+        answer: Sequence[InferResponse] | None,
         call: Call,
     ) -> None:
         """See :class:`~salver.serving.splitting.Mirror`."""
-        if "sequence_id" in request.parameters:
-            self._tally(split).skipped += 1
+        if request.parameters.get("sequence_id"):
+            self._tally(split).skipped[SEQUENCE] += 1
+            return
+        size = size_of(request.inputs) + sum(size_of(piece.outputs) for piece in answer or ())
+        if answer is None or size > _MOST_BYTES:
+            self._tally(split).skipped[TOO_LARGE] += 1
+            return
+        if not answer or any(piece.error for piece in answer):
+            self._tally(split).skipped[NO_ANSWER] += 1
+            return
+        under_way = self._under_way.setdefault(split.release, {})
+        if sum(under_way.values()) + size > _MOST_BYTES:
+            self._tally(split).dropped += 1
+            return
+        if not self.has_room(split):  # there was when the first piece of an answer came
             return
         work = self._copy(split, assignment, request, answer, call.request_id)
         task = asyncio.get_running_loop().create_task(work, name=f"shadow of {split.model}")
-        under_way = self._under_way.setdefault(split.release, set())
-        under_way.add(task)
-        task.add_done_callback(under_way.discard)
+        under_way[task] = size
+        task.add_done_callback(lambda task: under_way.pop(task, None))
 
     def _tally(self, split: Split) -> ShadowTally:
         tally = self._tallies.get(split.release)
@@ -116,19 +146,19 @@ class Shadowing:
         request_id: str,
     ) -> None:
         tally, found, seconds = self._tally(split), None, 0.0
+        trace = _mark(request_id)
+        self._carried[trace] = COPY
         try:
-            stable = joined(answer)
-            asked = msgspec.structs.replace(
-                request, model=split.model, version=split.canary, trace="", is_gone=None, deadline=None
-            )
-            canary = await self._ask(split, asked)
-            seconds, outcome = canary.timing.inference, "ok"
-            found = await self._compare(tally, stable, canary)
+            canary, are_parts = await self._ask(split, _copied(request, split, trace))
+            seconds, outcome = canary[-1].timing.inference if canary else 0.0, "ok"
+            found = await self._compare(tally, answer, canary, are_parts=are_parts)
         except SalverError as error:
             outcome = error.code.value
         except Exception:
             outcome = Code.INTERNAL.value
             _LOG.exception("a copy for %s:%s failed", split.model, split.canary)
+        finally:
+            self._carried.pop(trace, None)
         event = Shadowed(
             split.model,
             split.canary,
@@ -144,12 +174,17 @@ class Shadowing:
         tally.count(event, found)
         self._emit(event)
 
-    async def _ask(self, split: Split, request: InferRequest) -> InferResponse:
-        """The canary's own answer. Raises SalverError."""
+    async def _ask(self, split: Split, request: InferRequest) -> tuple[Sequence[InferResponse] | None, bool]:
+        """The canary's own answer, None if it is too large to be kept; and is it one, in parts?
+
+        Raises:
+            SalverError: there is none.
+        """
         lease = self._lessor.acquire(split.model, split.canary)
         try:
             async with asyncio.timeout(self._patience):
-                return await _whole(lease.servable, request, self._clock() + self._patience)
+                pieces = await _all_of_it(lease.servable, request, self._clock() + self._patience)
+                return pieces, bool(getattr(lease.servable, "gives_parts", False))
         except TimeoutError:
             raise DeadlineExceeded(
                 f"{split.model}:{split.canary} took more than {self._patience:g} s"
@@ -157,26 +192,71 @@ class Shadowing:
         finally:
             lease.release()
 
-    async def _compare(self, tally: ShadowTally, stable: InferResponse, canary: InferResponse) -> Comparison:
-        def work() -> Comparison:
-            tally.weigh(stable.outputs, canary.outputs)
-            return compare(tally.shadow.compare, tally.shadow.tolerance, stable.outputs, canary.outputs)
+    async def _compare(
+        self,
+        tally: ShadowTally,
+        answer: Sequence[InferResponse],
+        canary: Sequence[InferResponse] | None,
+        *,
+        are_parts: bool,
+    ) -> Comparison:
+        how, tolerance = tally.shadow.compare, tally.shadow.tolerance
+        if canary is None:
+            return Comparison(False, math.inf, "the answer is too large to be looked at")
+        if not canary:
+            return Comparison(False, math.inf, "there is no response")
+        if not are_parts and len(canary) != len(answer) and how not in _STRUNG:
+            return Comparison(False, math.inf, f"there are {len(canary)} responses, not {len(answer)}")
 
-        size = sum(tensor.array.nbytes for tensor in stable.outputs)
-        return await asyncio.to_thread(work) if size >= _LARGE else work()
+        def work() -> tuple[Comparison, tuple[Tensor, ...], tuple[Tensor, ...]]:
+            stable, other = (
+                read(strung([output for piece in pieces for output in piece.outputs]))
+                for pieces in (answer, canary)
+            )
+            return compare(how, tolerance, stable, other), stable, other
+
+        size = sum(size_of(piece.outputs) for pieces in (answer, canary) for piece in pieces)
+        takes_long = size >= _LARGE or (how == "ranking" and size >= _LARGE >> 4)
+        found, stable, other = await asyncio.to_thread(work) if takes_long else work()
+        tally.weigh(stable, other)
+        return found
 
 
-async def _whole(servable: Inferring, request: InferRequest, deadline: float) -> InferResponse:
-    """Its one answer, by the engine itself."""
+def _copied(request: InferRequest, split: Split, trace: str) -> InferRequest:
+    """For the canary, in a trace by which all is known that is asked in its service."""
+    parameters = request.parameters
+    if not _CALLERS.isdisjoint(parameters):
+        parameters = {name: value for name, value in parameters.items() if name not in _CALLERS}
+    return msgspec.structs.replace(
+        request,
+        model=split.model,
+        version=split.canary,
+        trace=trace,
+        parameters=parameters,
+        is_gone=None,
+        deadline=None,
+    )
+
+
+def _mark(request_id: str) -> str:
+    """The trace of a copy, which nobody records."""
+    digits = hashlib.blake2b(request_id.encode(errors="surrogatepass"), digest_size=24).hexdigest()
+    return w3c.format(w3c.TraceContext(digits[:32], digits[32:]))
+
+
+async def _all_of_it(
+    servable: Inferring, request: InferRequest, deadline: float
+) -> Sequence[InferResponse] | None:
+    """Its responses, by the engine itself."""
     if getattr(servable, "stream", None) is None:
         infer: Callable[..., Awaitable[InferResponse]] = getattr(servable, "uncached", servable.infer)
-        return await infer(request, deadline, None, _BEHIND)
-    if not getattr(servable, "gives_parts", False):
-        raise Unsupported("a version that gives any number of responses is no shadow of one that gives one")
-    pieces = []
+        return [await infer(request, deadline, None, _BEHIND)]
+    pieces = Pieces()
     async with aclosing(servable.stream(request, deadline, _BEHIND)) as answer:  # type: ignore[attr-defined]
         async for piece in answer:
             if piece.error is not None:
                 raise piece.error
-            pieces.append(piece)
-    return joined(pieces)
+            pieces.add(piece)
+            if pieces.kept is None:
+                return None
+    return pieces.kept

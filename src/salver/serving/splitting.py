@@ -10,17 +10,22 @@ from typing import Protocol
 
 from salver.events import Event, Responded
 from salver.experiments.router import Plan, Router, settled
-from salver.messages import Call, InferRequest, InferResponse
+from salver.messages import Call, InferRequest, InferResponse, ModelId
 from salver.releases import Assignment, Source, Split
-from salver.serving.ports import Inferring
+from salver.tensor import Tensor
 
-#: Takes a request and the pieces of its answer; returns at once, and never raises.
-Taker = Callable[[InferRequest, Sequence[InferResponse], Call], None]
+#: Takes a request and the pieces of its answer, or None where they were too much to keep; returns at once,
+#: and never raises.
+Taker = Callable[[InferRequest, Sequence[InferResponse] | None, Call], None]
 _MOST_CARRIED = 65_536  # requests under way; a thousand times as many as run at once
 
 
 class Mirror(Protocol):
     """Asks other versions, too (serving/shadow.py)."""
+
+    def join(self, carried: dict[str, Mapping[Source, str]]) -> None:
+        """What is known by span of requests under way, as :attr:`Splitting.carried`: copies are, too."""
+        ...
 
     def has_room(self, split: Split) -> bool:
         """May one more copy be under way? Counts those that may not."""
@@ -31,10 +36,10 @@ class Mirror(Protocol):
         split: Split,
         assignment: Assignment,
         request: InferRequest,
-        answer: Sequence[InferResponse],
+        answer: Sequence[InferResponse] | None,
         call: Call,
     ) -> None:
-        """An answer is there; returns at once, and never raises."""
+        """An answer is there, or was too large to keep; returns at once, and never raises."""
         ...
 
 
@@ -56,6 +61,8 @@ class Splitting:
         self.carried: dict[str, Mapping[Source, str]] = {}
         self._mirror = mirror
         self._emit = emit
+        if mirror is not None:
+            mirror.join(self.carried)
 
     def __repr__(self) -> str:
         return f"<Splitting by {self.router!r}>"
@@ -81,28 +88,31 @@ class Splitting:
         if call.parent and call.traits is None:
             call.traits = self.carried.get(call.parent)
 
-    def takers(self, plan: Plan, servable: Inferring) -> tuple[Taker, ...]:
-        """Who is to be handed the answer; nobody one of any number of responses."""
-        if not (plan.is_watched or plan.is_shadowed) or not _gives_one(servable):
+    def takers(self, plan: Plan, served: ModelId) -> tuple[Taker, ...]:
+        """Who is to be handed the answer; nobody that of a version that stands in for another."""
+        if not (plan.is_watched or plan.is_shadowed) or served.version != plan.versions[0]:
             return ()
         tell = (functools.partial(self._tell, plan),) if plan.is_watched and self._emit is not None else ()
         if plan.is_shadowed and self._mirror is not None and self._mirror.has_room(plan.split):
             return (*tell, functools.partial(self._copy, plan))
         return tell
 
-    def _copy(self, plan: Plan, request: InferRequest, answer: Sequence[InferResponse], call: Call) -> None:
+    def _copy(
+        self, plan: Plan, request: InferRequest, answer: Sequence[InferResponse] | None, call: Call
+    ) -> None:
         """Ask the canary, too, what was just answered, by so many pieces."""
         if self._mirror is not None and plan.assignment is not None:
             self._mirror.offer(plan.split, plan.assignment, request, answer, call)
 
-    def _tell(self, plan: Plan, request: InferRequest, answer: Sequence[InferResponse], call: Call) -> None:
+    def _tell(
+        self, plan: Plan, request: InferRequest, answer: Sequence[InferResponse] | None, call: Call
+    ) -> None:
         """What was just answered is looked at off the path."""
         if self._emit is not None and plan.assignment is not None:
-            outputs = answer[0].outputs
-            if len(answer) > 1:
-                outputs = tuple(output for piece in answer for output in piece.outputs)
-            self._emit(Responded(plan.assignment, outputs))
-
-
-def _gives_one(servable: Inferring) -> bool:
-    return getattr(servable, "stream", None) is None or getattr(servable, "gives_parts", False)
+            if answer is not None and len(answer) == 1:
+                outputs: tuple[Tensor, ...] | None = answer[0].outputs
+            else:
+                outputs = (
+                    None if answer is None else tuple([each for piece in answer for each in piece.outputs])
+                )
+            self._emit(Responded(plan.assignment, outputs, bool(request.outputs)))
