@@ -180,11 +180,9 @@ def test_a_release_without_a_server_waits(shell: Shell) -> None:
 
 def test_a_script_waits_for_the_end_and_no_longer_than_it_says(shell: Shell) -> None:
     start = ["rollout", "start", "mlp", "2", "--policy", "policy.toml", "--rate", "10"]
-    forecast = json.loads(shell.say(*start, "--dry-run", "--json").splitlines()[-1])
+    (forecast,) = shell.told(*start, "--dry-run")
     assert forecast["metrics"][0]["name"] == "errors"
-    waited = shell.say(
-        *start, "--wait", "--timeout", "0.1", "--json", status=4
-    )  # no server is there to begin
-    release = json.loads(waited.splitlines()[-1])
+    waited = shell.say(*start, "--wait", "--timeout", "0.1", "--json", status=4)  # no server begins it
+    (release,) = [json.loads(line) for line in waited.splitlines() if line.startswith("{")]
     assert release["state"] == "PROPOSED"
     assert release["id"] in shell.say("rollout", "status", release["id"], "-w", "--timeout", "0.1", status=4)
