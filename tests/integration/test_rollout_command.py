@@ -123,7 +123,8 @@ def test_a_move_of_an_alias_is_a_release_that_people_may_hasten_and_take_back(sh
         shell.say("rollout", "promote", release, "--why", "seen enough")
         comes(shell, release, "PROMOTED")
         assert {answers(server) for _ in range(50)} == {"2"}
-        assert shell.told("registry", "history", "mlp")[0]["subject"] == "champion"
+        moved = [one for one in shell.told("registry", "history", "mlp") if one["action"] == "alias.moved"]
+        assert (moved[0]["subject"], moved[0]["after"]) == ("champion", "2")
         shell.say("rollout", "abort", release, "--why", "users complain")
         comes(shell, release, "ROLLED_BACK")
         assert {answers(server) for _ in range(50)} == {"1"}
