@@ -76,6 +76,7 @@ lint: .venv/dev.stamp
 
 bench: .venv/dev.stamp
 	$(PY) benchmarks/throughput.py $(ARGS)
+	$(PY) benchmarks/split_overhead.py --alone
 
 bench-judge: .venv/dev.stamp
 	$(PY) benchmarks/judge.py --publish $(ARGS)

@@ -1,18 +1,19 @@
 """Claim: a split and its exposure log take at most 5 % of the requests per second of a tiny model.
 
     python benchmarks/split_overhead.py [--rounds 100] [--connections 16,64] [--publish]
+    python benchmarks/split_overhead.py --alone                       # half a minute, as `make bench` does
     python benchmarks/split_overhead.py units [--units 10000000]      # memory of the collector
 
 Twice, since the effect is smaller than the noise of most machines:
 
-- *By itself* (``steps``): the door with a model that costs nothing, in one process, with a release and
-  without one; the best of many repetitions, divided by the CPU time of a request in ``throughput.py``'s
-  published run. Of a unit that was seen before (``known``), and of units that never were (``new``).
+- *By itself* (``split_steps.py``): the door with a model that costs nothing, in one process, divided by the
+  CPU time of a request in ``throughput.py``'s published run. Of units that were seen before, of a mix in
+  which every fifth request comes from one that never was, and of such units alone.
 - *In a server* of two versions of one model, which changes over every tenth of a second, in an order drawn
   anew for each round: no release (``none``, and ``again``, whose difference from it is noise); one whose
   canary meets nobody yet (``log``); one that meets a quarter of the units (``quarter``: what it takes more is
-  the price of two batches in the place of one). Every request names one of a thousand users in a header.
-  Ratios are of the process's CPU time a request, over all turns.
+  the price of two batches in the place of one). Every request names one of a thousand users in a header, or
+  one that nobody has seen. Ratios are of the process's CPU time a request, over all turns.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from typing import Any
 import host
 import load
 import page
+import split_steps
 from processes import Launch, free_port, running
 
 import models
@@ -38,11 +40,11 @@ from models import MODELS, ROOT
 
 PAGE = ROOT / "docs" / "explanation" / "split-benchmarks.md"
 MODEL = MODELS["tiny"]
-USERS = 1000
 VARIANTS = {"none": None, "again": None, "log": 0.0, "quarter": 0.25}
 TURN_S = 0.1
 WARM = 10  # rounds that do not count
 MOST = 0.05
+EYES = {"split": "split and logged", "judged": "judged by the default policy, too"}
 _LUA = """
 local file = io.open("%(body)s", "rb")
 local body = file:read("*a")
@@ -50,9 +52,13 @@ file:close()
 local asked, at = {}, 0
 request = function()
   at = at + 1
-  local user = at %% %(users)d
-  asked[user] = asked[user] or wrk.format("POST", nil, {["x-user-id"] = "user-" .. user}, body)
-  return asked[user]
+  local user = at
+  if %(users)d > 0 then
+    user = at %% %(users)d
+    asked[user] = asked[user] or wrk.format("POST", nil, {["x-user-id"] = "user-" .. user}, body)
+    return asked[user]
+  end
+  return wrk.format("POST", nil, {["x-user-id"] = "guest-" .. at}, body)
 end
 done = function(summary, latency)
   local e = summary.errors
@@ -92,16 +98,18 @@ async def serve(root: str, port: int, rounds: int, seed: int) -> None:
     from salver.releases import Split
 
     chance, turns = random.Random(seed), []
-    async with App(ServeConfig(paths=(root,), front=FrontConfig(port=port))) as server:
-        collector, counter = Collector(Sink(), time.time), Counter()
-        collector.follow("log")
-        collector.follow("quarter")
+    async with (
+        split_steps.kept() as ledger,
+        App(ServeConfig(paths=(root,), front=FrontConfig(port=port))) as server,
+    ):
+        collector, counter = Collector(ledger.pending, time.time), Counter()
+        collector.follow("r0")
         server._bus.join(collector)
         server._bus.join(counter)
         await asyncio.to_thread(Path(root, f"ready-{port}").touch)
         router, tables = server.splits.router, {}
         for name, weight in VARIANTS.items():
-            router.replace([] if weight is None else [Split(name, "tiny", "2", "1", weight, "bench")])
+            router.replace([] if weight is None else [Split("r0", "tiny", "2", "1", weight, "bench")])
             tables[name] = dict(vars(router))
         for number in range(rounds + WARM):
             for name in chance.sample(list(VARIANTS), len(VARIANTS)):
@@ -110,6 +118,8 @@ async def serve(root: str, port: int, rounds: int, seed: int) -> None:
                 cpu, began, served = time.process_time(), time.monotonic(), counter.served
                 await asyncio.sleep(TURN_S)
                 server._bus.flush()
+                collector.flush()
+                await ledger.keep()
                 count = counter.served - served
                 if number >= WARM:
                     turns.append((name, count, time.monotonic() - began, time.process_time() - cpu))
@@ -125,8 +135,14 @@ def repository(folder: Path) -> Path:
     return folder
 
 
-def drive(root: Path, connections: int, given: argparse.Namespace) -> dict[str, list[list[float]]]:
-    """Requests, seconds and CPU seconds of each turn, by variant."""
+def drive(
+    root: Path, connections: int, users: int, given: argparse.Namespace
+) -> dict[str, list[list[float]]]:
+    """Requests, seconds and CPU seconds of each turn, by variant.
+
+    Args:
+        users: That come again and again; 0 = nobody ever does.
+    """
     port = free_port()
     row = MODEL.samples[0][0].tolist()
     body = {"inputs": [{"name": "x", "shape": [1, 16], "datatype": "FP32", "data": row}]}
@@ -135,7 +151,7 @@ def drive(root: Path, connections: int, given: argparse.Namespace) -> dict[str, 
     with tempfile.TemporaryDirectory(prefix="salver-bench-") as folder:
         (Path(folder) / "body").write_text(json.dumps(body))
         script = Path(folder) / "load.lua"
-        script.write_text(_LUA % {"body": Path(folder) / "body", "users": USERS})
+        script.write_text(_LUA % {"body": Path(folder) / "body", "users": users})
         with running(launch, root / "log", (root / f"ready-{port}").exists) as server:
             seconds = int((given.rounds + WARM) * len(VARIANTS) * TURN_S * 1.1) + 3
             load.wrk(script, f"http://127.0.0.1:{port}/v2/models/tiny/infer", connections, seconds)
@@ -148,89 +164,16 @@ def drive(root: Path, connections: int, given: argparse.Namespace) -> dict[str, 
 
 
 def summary(turns: Mapping[str, Any]) -> dict[str, Any]:
-    """Of all turns together, by connections and variant. Pure."""
+    """Of all turns together, by connections and users, and by variant. Pure."""
     found: dict[str, Any] = {}
-    for connections, cells in turns.items():
-        found[connections] = {}
+    for load_, cells in turns.items():
+        found[load_] = {}
         for name, rounds in cells.items():
             requests, seconds, cpu = map(sum, zip(*rounds, strict=True))
-            found[connections][name] = {"rate": requests / seconds, "cpu_us": cpu * 1e6 / requests}
-        for cell in found[connections].values():
-            cell["ratio"] = cell["cpu_us"] / found[connections]["none"]["cpu_us"]
+            found[load_][name] = {"rate": requests / seconds, "cpu_us": cpu * 1e6 / requests}
+        for cell in found[load_].values():
+            cell["ratio"] = cell["cpu_us"] / found[load_]["none"]["cpu_us"]
     return found
-
-
-def steps() -> dict[str, float]:
-    """Microseconds of CPU that a request takes at the door, with a model that costs none."""
-    from salver.experiments.collector import Collector
-    from salver.experiments.router import Router
-    from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
-    from salver.releases import Split
-    from salver.serving.bus import Bus
-    from salver.serving.dataplane import DataPlane, DoorRules
-    from salver.serving.splitting import Splitting
-    from salver.transport.calls import take_traits
-
-    class Nothing:
-        """Lessor, lease, model and codec."""
-
-        id, signature, protocol = ModelId("tiny", "1"), Signature((), ()), "none"
-        request, response = InferRequest("tiny", ()), InferResponse("tiny", "1", ())
-
-        @property
-        def servable(self) -> Any:
-            return self
-
-        def acquire(self, name: str, version: str = "") -> Any:
-            return self
-
-        def other(self, *_: Any) -> None:
-            return None
-
-        def release(self) -> None:
-            pass
-
-        async def infer(self, *_: Any) -> Any:
-            return self.response
-
-        def decode(self, *_: Any) -> Any:
-            return self.request
-
-        def encode(self, *_: Any) -> Any:
-            return b""
-
-        def fault(self, error: Exception) -> Any:
-            raise error
-
-    async def timed(splits: list[Split], count: int, is_new: bool) -> float:
-        model, router, collector = Nothing(), Router(), Collector(Sink(), time.time)
-        router.replace(splits)
-        collector.follow("bench")
-        bus = Bus([collector])
-        door: Any = DataPlane(
-            model, bus, time.monotonic, lambda: "0" * 16, DoorRules(splits=Splitting(router))
-        )
-        best, user = float("inf"), 0
-        for _ in range(9):
-            names = [b"user-%d" % (user + n if is_new else n % USERS) for n in range(count)]
-            user += count
-            began = time.process_time()
-            for n, name in enumerate(names):
-                call = Call("none", 0.0, request_id="q")
-                if wanted := router.headers:
-                    take_traits(call, {b"x-user-id": name}, wanted)
-                await door.infer(model, b"", "tiny", "", call)
-                if n % 100 == 99:
-                    bus.flush()
-            best = min(best, (time.process_time() - began) / count)
-        return best * 1e6
-
-    split = [Split("bench", "tiny", "1", "2", 0.0, "bench")]
-    without = asyncio.run(timed([], 20_000, False))
-    return {
-        "known": asyncio.run(timed(split, 20_000, False)) - without,
-        "new": asyncio.run(timed(split, 20_000, True)) - without,
-    }
 
 
 def published() -> dict[str, float]:
@@ -248,27 +191,36 @@ def text(result: Mapping[str, Any]) -> str:
     lines = [
         page.provenance(result),
         "",
-        "| unit | CPU µs | of a request at 1, 16 and 64 connections |",
-        "|---|---|---|",
+        "| units | of the release is | CPU µs | of a request at 1, 16 and 64 connections |",
+        "|---|---|---|---|",
     ]
-    whole = result["published"]
-    for name, micros in result["steps"].items():
-        parts = ", ".join(f"{micros / whole[connections]:.1%}" for connections in ("1", "16", "64"))
-        lines.append(f"| {name} | {micros:.2f} | {parts} |")
-    lines += [
-        "",
-        "| connections | release | requests/s | CPU µs a request | ratio |",
-        "|---|---|---|---|---|",
-    ]
-    for connections, cells in result["summary"].items():
+    whole, verdicts = result["published"], []
+    for kind, by_eyes in result["steps"].items():
+        for eyes, micros in by_eyes.items():
+            shares = {connections: micros / whole[connections] for connections in ("1", "16", "64")}
+            told = ", ".join(f"{share:.1%}" for share in shares.values())
+            lines.append(f"| {kind} | {EYES[eyes]} | {micros:.2f} | {told} |")
+            if eyes == "split":
+                claim = f"split and exposure log, units {kind}: of a request's CPU time"
+                verdicts += [
+                    (
+                        f"{claim}, {connections} connections",
+                        f"{MOST:.0%} at most",
+                        f"{share:.1%}",
+                        share <= MOST,
+                    )
+                    for connections, share in shares.items()
+                ]
+    if result["summary"]:
+        lines += [
+            "",
+            "| connections | units | release | requests/s | CPU µs a request | ratio |",
+            "|---|---|---|---|---|---|",
+        ]
+    for load_, cells in result["summary"].items():
         for name, cell in cells.items():
             figures = f"{cell['rate']:.0f} | {cell['cpu_us']:.1f} | {cell['ratio']:.3f}"
-            lines.append(f"| {connections} | {name} | {figures} |")
-    verdicts = []
-    for connections in ("1", "16", "64"):
-        more = result["steps"]["known"] / whole[connections]
-        claim = f"split and exposure log of a known unit, {connections} connections: of a request's CPU time"
-        verdicts.append((claim, f"{MOST:.0%} at most", f"{more:.1%}", more <= MOST))
+            lines.append(f"| {load_.replace(' ', ' | ')} | {name} | {figures} |")
     return "\n".join([*lines, "", *page.targets(verdicts)])
 
 
@@ -327,12 +279,14 @@ def main() -> int:
         "--connections", type=lambda said: [int(n) for n in said.split(",")], default=[16, 64]
     )
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--alone", action="store_true", help="without a server")
     page.add_arguments(parser, "split")
     given = parser.parse_args()
-    quiet, turns, alone = host.Quiet(), {}, steps()
-    for connections in given.connections:
-        with page.scratch("split") as folder:
-            turns[connections] = drive(repository(folder), int(connections), given)
+    quiet, turns, alone = host.Quiet(), {}, split_steps.steps()
+    for connections in [] if given.alone else given.connections:
+        for kind, users in (("known", split_steps.USERS), ("new", 0)):
+            with page.scratch("split") as folder:
+                turns[f"{connections} {kind}"] = drive(repository(folder), connections, users, given)
     result = {
         "host": host.facts(),
         "noise": quiet.verdict(),

@@ -23,6 +23,8 @@ from salver.wire import traceparent as w3c
 from salver.wire.regions import NO_REGIONS
 from salver.wire.tfs_rules import TfsRules
 
+_SHORT = 200  # characters: so much is a name as it stands
+
 
 class HeaderRules(msgspec.Struct, frozen=True):
     """Which calls need a secret, and which headers become parameters; None = nothing to look at."""
@@ -89,25 +91,23 @@ def join_trace(call: Call, header: bytes, new_id: Callable[[], str]) -> None:
 
 
 def take_traits(call: Call, headers: Mapping[bytes, bytes], wanted: Mapping[bytes, str]) -> None:
-    """Note what of the headers somebody wants to know.
+    """Note what of the headers somebody wants to know: UTF-8, or else Latin-1, in which names that differ
+    stay different.
 
     Args:
         wanted: Lower-case names, with the source that each is.
     """
     found: dict[str, str] = {}
-    for name, source in wanted.items():
-        if (value := headers.get(name)) and (text := _text(value).strip()):
-            found[source] = trait(text)
+    for name in wanted:
+        if value := headers.get(name):
+            try:
+                text = value.decode().strip()
+            except UnicodeDecodeError:
+                text = value.decode("latin-1").strip()
+            if text:
+                found[wanted[name]] = text if len(text) < _SHORT else trait(text)
     if found:
         call.traits = found if call.traits is None else {**found, **call.traits}
-
-
-def _text(value: bytes) -> str:
-    """A header's value: UTF-8, or else Latin-1, in which names that differ stay different."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
 
 
 def is_shutting_down() -> bool:

@@ -1,0 +1,182 @@
+"""What does a request cost at the door while a release runs, by itself?
+
+In one process, with a model that costs nothing: all that the release adds, from the look at the headers to
+the rows of a real ledger (SQLite, in a file), as CPU time of the process, its threads included. Rounds with a
+release and without one take turns; what is told is the difference of their medians.
+"""
+
+import asyncio
+import contextlib
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from salver.experiments.collector import Collector
+from salver.experiments.outputs import OutputCheck
+from salver.experiments.pending import Pending
+from salver.experiments.router import Router
+from salver.ledger import Ledger
+from salver.lifecycle.memory import tune_interpreter
+from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
+from salver.registry.records import Actor
+from salver.releases import Split
+from salver.rollout.policy import Policy
+from salver.rollout.record import proposed
+from salver.serving.bus import Bus
+from salver.serving.dataplane import DataPlane, DoorRules
+from salver.serving.release_store import ReleaseStore, Step
+from salver.serving.splitting import Splitting
+from salver.tensor import tensor
+from salver.transport.calls import take_traits
+
+USERS = 1000
+REQUESTS = 20_000  # of a round: ten seconds of a busy server, which are one bucket
+FLUSHED = 100  # requests whose events are handed over together
+#: Every so-manieth request comes from a unit that was never seen before; the others from one of ``USERS``.
+KINDS = {"known": 0, "one in five new": 5, "new": 1}
+
+
+class Nothing:
+    """Lessor, lease, model and codec."""
+
+    id, signature, protocol = ModelId("tiny", "1"), Signature((), ()), "none"
+    request = InferRequest("tiny", ())
+    response = InferResponse("tiny", "1", (tensor("y", [[0.25] * 4]),))
+
+    @property
+    def servable(self) -> Any:
+        return self
+
+    def acquire(self, name: str, version: str = "") -> Any:
+        return self
+
+    def other(self, *_: Any) -> None:
+        return None
+
+    def release(self) -> None:
+        pass
+
+    async def infer(self, *_: Any) -> Any:
+        return self.response
+
+    def decode(self, *_: Any) -> Any:
+        return self.request
+
+    def encode(self, *_: Any) -> Any:
+        return b""
+
+    def fault(self, error: Exception) -> Any:
+        raise error
+
+
+class Kept:
+    """A ledger with one release that is under way, ``r0``, of which all is written down."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._store = ReleaseStore(ledger)
+        self._release = proposed("r0", "tiny", ("1", "2"), Policy(), time.time())
+        self.pending = Pending()
+
+    async def begin(self) -> None:
+        await self._store.propose(self._release, Actor("bench"))
+
+    async def keep(self) -> None:
+        if seen := self.pending.of("r0"):
+            await self._store.commit(Step(self._release, self._release, seen=tuple(seen)), time.time())
+            self.pending.kept("r0", len(seen))
+
+
+@contextlib.asynccontextmanager
+async def kept() -> AsyncIterator[Kept]:
+    """One in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="salver-bench-") as folder:
+        async with await Ledger.open(f"sqlite:///{Path(folder) / 'salver.db'}") as ledger:
+            found = Kept(ledger)
+            await found.begin()
+            yield found
+
+
+class Door:
+    """A door, perhaps with a release behind it.
+
+    Args:
+        splits: One of the release ``r0``, or none.
+        is_judged: As by the default policy: answers are looked at, and late ones are told.
+    """
+
+    def __init__(self, splits: Sequence[Split], ledger: Kept, is_judged: bool) -> None:
+        self._ledger = ledger
+        self._collector = Collector(ledger.pending, time.time)
+        if splits:
+            self._collector.follow("r0")
+            if is_judged:
+                self._collector.watch("r0", (OutputCheck("invalid", "bounds"),), keeps_requests=False)
+                self._collector.slow_from("r0", {"latency_p99": 1.0})
+        self._model, self._router = Nothing(), Router()
+        self._router.replace(splits)
+        self._bus = Bus([self._collector])
+        rules = DoorRules(splits=Splitting(self._router, None, self._bus.emit))
+        self._plane: Any = DataPlane(self._model, self._bus, time.monotonic, lambda: "0" * 16, rules)
+
+    async def timed(self, names: Sequence[bytes]) -> float:
+        """CPU microseconds of each request, of units of these names."""
+        model, plane, bus, router = self._model, self._plane, self._bus, self._router
+        began = time.process_time()
+        for number, name in enumerate(names):
+            call = Call("none", time.monotonic(), request_id="q")
+            if wanted := router.headers:
+                take_traits(call, {b"x-user-id": name}, wanted)
+            await plane.infer(model, b"", "tiny", "", call)
+            if number % FLUSHED == FLUSHED - 1:
+                bus.flush()
+        self._collector.flush()
+        await self._ledger.keep()
+        return (time.process_time() - began) / len(names) * 1e6
+
+
+def namer(every: int) -> Callable[[], list[bytes]]:
+    """Makes the names of a round's units, of which one in ``every`` comes for the first time."""
+    chance, made = random.Random(1), 0
+
+    def names() -> list[bytes]:
+        nonlocal made
+        found = []
+        for number in range(REQUESTS):
+            if every and number % every == 0:
+                made += 1
+                found.append(b"guest-%d" % made)
+            else:
+                found.append(b"user-%d" % chance.randrange(USERS))
+        return found
+
+    return names
+
+
+async def _measured(rounds: int, is_judged: bool, every: int) -> float:
+    split = Split("r0", "tiny", "1", "2", 0.0, "bench", is_watched=is_judged)
+    async with kept() as ledger:
+        without, with_it = (Door(some, ledger, is_judged) for some in ((), (split,)))
+        names, taken = namer(every), []
+        for _ in range(rounds + 1):
+            some = names()
+            taken.append((await without.timed(some), await with_it.timed(some)))
+    bare, full = zip(*taken[1:], strict=True)  # the first one warms up
+    return statistics.median(full) - statistics.median(bare)
+
+
+def steps(rounds: int = 15) -> dict[str, dict[str, float]]:
+    """CPU microseconds that a release adds to a request, by its unit: with its split and log alone, and with
+    a judge's eyes, too.
+    """
+    tune_interpreter()
+    return {
+        kind: {
+            name: round(asyncio.run(_measured(rounds, is_judged, every)), 2)
+            for name, is_judged in (("split", False), ("judged", True))
+        }
+        for kind, every in KINDS.items()
+    }
