@@ -67,6 +67,10 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     shell.push("champion")
     shell.push()
     (shell.folder / "policy.toml").write_text(POLICY)
+    (shell.folder / "typo.toml").write_text("alpa = 0.1")
+    (shell.folder / "other.toml").write_text(
+        '[[metrics]]\nname = "z"\nkind = "rule"\nseverity = "severe"\noutput = "z"\nleast = 0'
+    )
     return shell
 
 
@@ -155,7 +159,18 @@ def test_before_it_starts_it_says_what_the_traffic_can_show(filled: Shell) -> No
     [
         (["start", "mlp", "9"], "9"),
         (["start", "mlp", "1"], "its own place"),
-        (["start", "nobody", "2"], "--stable"),
+        (["start", "nobody", "2"], "'nobody' is not in the registry"),
+        (["start", "mlp@gold", "2"], "no alias 'gold'"),
+        (["start", "mlp", "2", "--event", "eror=0.1"], "no metric 'eror'. It has: errors"),
+        (
+            ["start", "mlp", "2", "--policy", "other.toml"],
+            "output 'z', which mlp/1 does not have",
+        ),
+        (["policy", "mlp", "other.toml"], "looks at the output 'z'"),
+        (
+            ["policy", "mlp", "typo.toml"],
+            "typo.toml: this is no policy of a release: Object",
+        ),
         (["start", "mlp", "2", "--alias", "gold"], "no alias 'gold'"),
         (["start", "mlp", "2", "--policy", "nowhere.toml"], "is no policy"),
         (["start", "mlp", "2", "--event", "errors"], "METRIC=SHARE"),

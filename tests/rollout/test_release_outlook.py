@@ -145,7 +145,7 @@ def test_events_that_never_happen_are_found_by_their_first() -> None:
 def test_sparse_traffic_and_gates_that_cannot_be_passed_are_advised_upon() -> None:
     [sparse, *slow] = outlook(Policy(), Forecast(0.5, {"errors": 0.005})).advice
     assert sparse.startswith("at 0.5 requests a second a stage of 1% sees nothing: begin at 25%")
-    assert slow and all("to prove no harm, and a hold ends after 1440" in advice for advice in slow)
+    assert slow and all("to prove no harm, and a hold ends after 24.0 h" in advice for advice in slow)
     found = outlook(with_policy(metrics=(ERRORS,)), Forecast(100))
     assert found.minutes[0] is None
     assert "nothing can prove errors harmless at stage 0" in found.advice[0]
@@ -176,15 +176,28 @@ def test_before_a_release_it_is_told_what_can_be_seen_and_what_not() -> None:
     assert "timeouts: cannot see ×10" in text
     assert "invalid: none foreseen; 6 buckets with some of the canary alone roll" in text
     assert "never" in text
+    assert text.splitlines()[-3].split() == [
+        "invalid",
+        *"––––––",
+    ]  # none, so no twice as many
     text = foretell(POLICY, outlook(with_policy(metrics=(ERRORS, MATCHED)), Forecast(0.1)))
     assert "is not left by itself" in text and "Note: " in text
+    text = foretell(Policy(), outlook(Policy(), Forecast(1, {"errors": 0.01})))
+    assert "Note: stage 0 takes 37.6 h to prove no harm, and a hold ends after 24.0 h" in text
+    small = with_policy(stages=(Stage(0.025, 1),))
+    text = foretell(small, outlook(small, Forecast(1)))
+    assert "Stage 0 (2.5%)" in text
 
 
 def test_a_decision_is_told_with_its_evidence() -> None:
     _, verdicts = judged(buckets(ratios={"errors": 10.0}, number=30))
     text = explain(POLICY, verdicts[-1])
-    assert text.startswith("ROLLBACK at stage 0 (10%)\n  because errors: the canary has 10.00 times")
+    assert text.startswith("ROLLBACK at stage 0 (10% of the units)\n  because errors: the canary has 10.0")
     assert "×10.00" in text and "All metrics together: evidence of harm" in text
+    assert "lacks" not in text  # it is over
+    (row,) = (line for line in text.splitlines() if line.startswith("errors "))
+    new, old = verdicts[-1].metrics[0].events, verdicts[-1].metrics[0].units
+    assert f"{new.canary:,} of {old.canary:,} (" in row and f"{new.control:,} of {old.control:,} (" in row
     _, verdicts = judged(buckets(events={"errors": 100}, number=30))
     text = explain(POLICY, verdicts[-1])
     assert "slow lacks evidence 1 of 20 that it is within its margin." in text

@@ -73,6 +73,12 @@ def test_a_policy_survives_its_json() -> None:
         ('{"rules": [{"type": "blackout", "days": [7]}]}', "no days of the week"),
         ('{"rules": [{"type": "blackout", "since": 5, "until": 3}]}', "ends before it begins"),
         ('{"rules": [{"type": "coverage", "stage": 1, "hours": [168]}]}', "no hours of a week"),
+        ('{"alpa": 1}', "unknown field `alpa`.*Fields: stages, metrics, alpha, "),
+        ('{"stages": [{"weight": 1}]}', "missing required field `minutes`.*Fields: weight, minutes, "),
+        ('{"metrics": [{"name": "a", "kind": "error", "severity": "soft"}]}', "Say one of: errors, timeouts"),
+        ('{"traffic": {"unit": 1}}', "unknown field `unit`.*Fields: units, layer"),
+        ('{"traffic": {"units": ["x-user-id"]}}', "'x-user-id' is no source of units.*Say header:NAME"),
+        ('{"rules": [{"type": "horoscope"}]}', "Say one of: .*approval"),
         ("[", "no policy"),
     ],
 )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from salver.registry.records import Actor
     from salver.rollout.outlook import Forecast
     from salver.rollout.policy import Policy
-    from salver.rollout.record import What
+    from salver.rollout.record import Release, What
     from salver.rollout.replay import Entry
     from salver.serving.release_store import ReleaseStore
 
@@ -71,7 +71,7 @@ def start(
     With --wait the exit status is that of status --watch.
 
     Args:
-        model: The model's name.
+        model: The model's name, or NAME@ALIAS.
         version: The version that is to meet its traffic.
     """
 
@@ -83,13 +83,14 @@ def start(
         from salver.serving.proposing import Proposal, proposal
         from salver.serving.release_store import ReleaseStore
 
-        said = Proposal(model, version, stable, alias, policy_of(policy))
+        name, _, meant = model.partition("@")
+        said = Proposal(name, version, stable, alias or meant, policy_of(policy))
         release = await proposal(registry, said, new_id(), time.time())
         release = msgspec.structs.replace(release, by=actor.name, why=why)
         if not release.policy.immediate:
-            forecast = await _foreseen(model, rate, event, url)
-            if forecast is None:
-                remark("what this traffic can show is not known: say --rate, or let a server answer at --url")
+            forecast = await _foreseen(release, rate, event, url)
+            if isinstance(forecast, str):
+                remark(f"what this traffic can show is not known, as {forecast}: say --rate")
             else:
                 seen = outlook(release.policy, forecast)
                 remark(foretell(release.policy, seen))
@@ -134,9 +135,12 @@ def policy(
         import msgspec
 
         from salver.rollout.policy import Policy
+        from salver.serving.proposing import check_outputs
 
         said = policy_of(file) or (Policy() if usual else None)
         if said is not None:
+            for newest in await registry.versions(model, most=1):
+                check_outputs(said, newest)
             await registry.set_policy(model, msgspec.json.decode(said.to_json()), actor, why)
         elif immediate:
             await registry.set_policy(model, "immediate", actor, why)
@@ -381,31 +385,41 @@ def policy_of(path: str) -> "Policy | None":
             text = msgspec.json.encode(tomllib.loads(text.decode()))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidInput(f"{path} is no policy: {error}", fix="Give a TOML or JSON file.") from error
-    return Policy.from_json(text)
+    try:
+        return Policy.from_json(text)
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error.message}", field=error.field, fix=error.fix) from error
 
 
-async def _foreseen(model: str, rate: float, events: Sequence[str], url: str) -> "Forecast | None":
-    """As somebody says, or as a server tells of the last seconds; None = neither."""
+async def _foreseen(release: "Release", rate: float, events: Sequence[str], url: str) -> "Forecast | str":
+    """As somebody says, or as a server tells of the last seconds; or why neither does."""
     from salver.client import Client
-    from salver.errors import InvalidInput, SalverError
+    from salver.errors import InvalidInput, NotFound, SalverError
     from salver.rollout.outlook import Forecast
 
     try:
         rates = numbers_of(events, "--event")
     except InvalidInput as error:
         raise InvalidInput(error.message, fix="Write METRIC=SHARE, as errors=0.005.") from None
+    names = [metric.name for metric in release.policy.metrics]
+    if unknown := [name for name in rates if name not in names]:
+        raise InvalidInput(
+            f"--event: the policy has no metric '{unknown[0]}'", fix=f"It has: {', '.join(names)}."
+        )
     if rate:
         return Forecast(rate, rates)
     try:
         async with Client(url, timeout=5) as client:
-            before = _served(await client.statistics(model))
+            before = _served(await client.statistics(release.model))
             await asyncio.sleep(_SAMPLE_SECONDS)
-            after = _served(await client.statistics(model))
-    except SalverError:
-        return None
+            after = _served(await client.statistics(release.model))
+    except NotFound:
+        return f"the server at {url} has no model '{release.model}' (--url names another)"
+    except SalverError as error:
+        return f"no server tells ({error.message}; --url names another)"
     good, bad = (late - soon for soon, late in zip(before, after, strict=True))
     if not good + bad:
-        return None
+        return f"nobody asked '{release.model}' for {_SAMPLE_SECONDS:g} seconds"
     total = sum(after)
     return Forecast((good + bad) / _SAMPLE_SECONDS, {"errors": after[1] / total, **rates})
 

@@ -6,12 +6,14 @@ Words and tables, as text. The numbers are the verdict's own; nothing is judged 
 import math
 from collections.abc import Iterator, Sequence
 
-from salver.rollout.outlook import MetricOutlook, Outlook
+from salver.rollout.outlook import MetricOutlook, Outlook, spoken
 from salver.rollout.policy import Policy
-from salver.rollout.verdict import MetricVerdict, Verdict, number
+from salver.rollout.verdict import Decision, MetricVerdict, Verdict, number
 
 _HEAD = (
     "metric",
+    "new version",
+    "old version",
     "effect",
     "interval",
     "evidence of harm",
@@ -19,25 +21,30 @@ _HEAD = (
     "evidence of none",
     "of",
     "tempered",
-    "events",
-    "units",
+)
+_LEGEND = (
+    "New and old version: so many of their units had it, each counted once; for slow answers, of the old "
+    "version's share beside the new one. Evidence of 500 comes by chance to one good release in 500."
 )
 
 
 def explain(policy: Policy, verdict: Verdict) -> str:
     """A decision with the evidence behind it: reasons, a line for each metric, what is missing."""
     weight = policy.stages[verdict.stage].weight
-    lines = [f"{verdict.decision.value.upper()} at stage {verdict.stage} ({weight:.0%})"]
+    lines = [f"{verdict.decision.value.upper()} at stage {verdict.stage} ({100 * weight:.4g}% of the units)"]
     lines += [
         f"  because {reason}" if index == 0 else f"      and {reason}"
         for index, reason in enumerate(verdict.reasons)
     ]
-    lines += ["", *table([_HEAD, *(_row(metric) for metric in verdict.metrics)]), ""]
+    matched = {metric.name for metric in policy.metrics if metric.is_matched}
+    rows = [_row(metric, is_matched=metric.name in matched) for metric in verdict.metrics]
+    lines += ["", *table([_HEAD, *rows]), "", _LEGEND]
     lines.append(
         f"All metrics together: evidence of harm {number(verdict.log_e)} of {number(verdict.threshold)}; "
         f"that the split is broken: {number(verdict.split_log_e)} of {number(-math.log(policy.split_alpha))}."
     )
-    lines += [f"{metric.name} lacks {metric.missing}." for metric in verdict.metrics if metric.missing]
+    if weight < 1 and verdict.decision in (Decision.CONTINUE, Decision.HOLD):  # it may still go on
+        lines += [f"{metric.name} lacks {metric.missing}." for metric in verdict.metrics if metric.missing]
     return "\n".join(lines)
 
 
@@ -46,13 +53,16 @@ def foretell(policy: Policy, outlook: Outlook) -> str:
     lines = []
     for index, minutes in enumerate(outlook.minutes):
         weight = policy.stages[index].weight
-        lasts = "is not left by itself" if minutes is None else f"lasts {_time(minutes)} if all is well"
-        lines.append(f"Stage {index} ({weight:.0%}) {lasts}.")
+        lasts = "is not left by itself" if minutes is None else f"lasts {spoken(minutes)} if all is well"
+        lines.append(f"Stage {index} ({100 * weight:.4g}%) {lasts}.")
         if weight < 1:
             lines += [f"  {metric.name}: {_sight(metric, index, minutes)}" for metric in outlook.metrics]
     ratios = list(outlook.metrics[0].detects)
     rows = [("found after", *(f"×{ratio:g}" for ratio in ratios))]
-    rows += [(metric.name, *(_time(metric.detects[ratio]) for ratio in ratios)) for metric in outlook.metrics]
+    rows += [
+        (metric.name, *(spoken(metric.detects[ratio]) if metric.rate else "–" for ratio in ratios))
+        for metric in outlook.metrics
+    ]
     return "\n".join([*lines, "", *table(rows), *(f"Note: {advice}." for advice in outlook.advice)])
 
 
@@ -67,13 +77,17 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join([first, *rest]).rstrip()
 
 
-def _row(metric: MetricVerdict) -> tuple[str, ...]:
+def _row(metric: MetricVerdict, *, is_matched: bool) -> tuple[str, ...]:
+    events, units = metric.events, metric.units
+    old = (events.baseline, units.baseline) if is_matched else (events.control, units.control)
     low, high = (
         "0" if metric.low is None else f"{metric.low:.2f}",
         "∞" if metric.high is None else f"{metric.high:.2f}",
     )
     return (
         metric.name,
+        _part(events.canary, units.canary),
+        _part(*old),
         "–" if metric.effect is None else f"×{metric.effect:.2f}",
         f"{low} to {high}",
         number(metric.log_e),
@@ -81,16 +95,24 @@ def _row(metric: MetricVerdict) -> tuple[str, ...]:
         "–" if metric.gate is None else number(metric.log_gate),
         "–" if metric.gate is None else number(metric.gate),
         f"{metric.dispersion:.2f}",
-        f"{metric.events.canary}/{metric.events.total}",
-        f"{metric.units.canary}/{metric.units.total}",
     )
+
+
+def _part(some: int, whole: int) -> str:
+    """For people.
+
+    >>> _part(17, 545), _part(0, 0)
+    ('17 of 545 (3.1%)', '0 of 0')
+    """
+    return f"{some:,} of {whole:,}" + (f" ({100 * some / whole:.2g}%)" if whole else "")
 
 
 def _sight(metric: MetricOutlook, index: int, minutes: float | None) -> str:
     """What a stage can see, and what not."""
     if not metric.rate:
-        enough = f"{metric.alone} buckets with some" if metric.alone else "no number"
-        return f"none foreseen; {enough} of the canary alone rolls it back"
+        if not metric.alone:
+            return "none foreseen; however many there are of the canary alone, they prove nothing"
+        return f"none foreseen; {metric.alone} buckets with some of the canary alone roll it back"
     until = math.inf if minutes is None else minutes
     detects = metric.stages[index].detects
     seen = {ratio: time for ratio, time in detects.items() if time <= until}
@@ -98,18 +120,5 @@ def _sight(metric: MetricOutlook, index: int, minutes: float | None) -> str:
     if not seen:
         return f"cannot see ×{max(detects):g}"
     least = min(seen)
-    words = f"can see ×{least:g} in {_time(seen[least])}"
+    words = f"can see ×{least:g} in {spoken(seen[least])}"
     return f"{words} and cannot see ×{max(unseen):g}" if unseen else words
-
-
-def _time(minutes: float) -> str:
-    """For people.
-
-    >>> _time(19.2), _time(0.4), _time(300.0), _time(math.inf)
-    ('19 min', '0.4 min', '5.0 h', 'never')
-    """
-    if math.isinf(minutes):
-        return "never"
-    if minutes >= 180:
-        return f"{minutes / 60:.1f} h" if minutes < 2880 else f"{minutes / 1440:.1f} d"
-    return f"{minutes:.0f} min" if minutes >= 9.5 else f"{minutes:.1f} min"

@@ -303,9 +303,22 @@ def _advice(
             )
         elif lasts - policy.stages[index].minutes > policy.hold_minutes:
             yield (
-                f"stage {index} takes {lasts:.0f} minutes to prove no harm, and a hold ends after "
-                f"{policy.hold_minutes:g}: widen its margins, raise its weight, or ship on the budget"
+                f"stage {index} takes {spoken(lasts)} to prove no harm, and a hold ends after "
+                f"{spoken(policy.hold_minutes)}: widen its margins, raise its weight, or ship on the budget"
             )
+
+
+def spoken(minutes: float) -> str:
+    """Minutes, for people.
+
+    >>> spoken(19.2), spoken(0.4), spoken(300.0), spoken(math.inf)
+    ('19 min', '0.4 min', '5.0 h', 'never')
+    """
+    if math.isinf(minutes):
+        return "never"
+    if minutes >= 180:
+        return f"{minutes / 60:.1f} h" if minutes < 2880 else f"{minutes / 1440:.1f} d"
+    return f"{minutes:.0f} min" if minutes >= 9.5 else f"{minutes:.1f} min"
 
 
 def _divergence(true: float, other: float) -> float:

@@ -6,7 +6,8 @@ can see of a traffic.
 """
 
 import math
-from typing import Literal, Self
+import re
+from typing import Literal, Self, get_args
 
 import msgspec
 
@@ -248,12 +249,32 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return msgspec.json.decode(text, type=cls)
         except msgspec.MsgspecError as error:
             raise InvalidInput(
-                f"this is no policy of a release: {error}", fix="See the reference of policies."
+                f"this is no policy of a release: {error}", fix=_fix(str(error), cls)
             ) from error
 
     def to_json(self) -> bytes:
         """To be kept; what is at its default is written, too, so that a default may change."""
         return msgspec.json.encode(self)
+
+
+def _fix(error: str, policy: type["Policy"]) -> str:
+    """Which fields there are, or which values, of what msgspec found wrong."""
+    place = re.sub(r"\[\d+\]", "", error.partition("`$.")[2].rstrip("`"))
+    kinds: dict[str, type[msgspec.Struct]] = {
+        "": policy,
+        "stages": Stage,
+        "metrics": Metric,
+        "traffic": Traffic,
+    }
+    if "field" in error and place in kinds:
+        return f"Fields: {', '.join(kinds[place].__struct_fields__)}."
+    parent, _, field = place.rpartition(".")
+    known = {each.name: each.type for each in msgspec.structs.fields(kinds.get(parent, policy))}
+    if "enum" in error and (values := get_args(known.get(field))):
+        return f"Say one of: {', '.join(values)}."
+    if place == "rules.type":
+        return f"Say one of: {', '.join(str(rule.__struct_config__.tag) for rule in get_args(Rule))}."
+    return "See the reference of policies."
 
 
 def _check_stages(stages: tuple[Stage, ...]) -> None:

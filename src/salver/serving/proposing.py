@@ -11,7 +11,7 @@ import msgspec
 from salver.errors import InvalidInput, NotFound
 from salver.registry.aliases import IMMEDIATE
 from salver.registry.names import CHAMPION, Reference
-from salver.registry.records import Model
+from salver.registry.records import Model, Version
 from salver.registry.registry import ModelRegistry
 from salver.rollout.policy import Policy
 from salver.rollout.record import Release, proposed
@@ -37,7 +37,7 @@ async def proposal(registry: ModelRegistry, said: Proposal, id: str, now: float)
 
     Raises:
         NotFound: the registry knows the model, and not such a version or alias.
-        InvalidInput: the stable version is not known.
+        InvalidInput: the stable version is not known, or the policy looks at an output that is not there.
     """
     try:
         model = await registry.model(said.model)
@@ -48,14 +48,36 @@ async def proposal(registry: ModelRegistry, said: Proposal, id: str, now: float)
         raise NotFound(
             f"the model '{model.name}' has no alias '{alias}', so that there is nothing to take the place of",
             field="alias",
-            fix=f"Let it mean a version first: salver registry alias {model.name} {alias} {said.version}",
+            fix=f"Let it mean a version first: salver registry alias {model.name}@{alias} VERSION",
         )
     stable = said.stable or (str(model.aliases[alias]) if alias else "")
     if not stable:
-        raise _unknown(said)
+        raise InvalidInput(
+            f"no alias of '{model.name}' says which version {said.version} shall take the place of",
+            field="stable",
+            fix=f"Say --stable VERSION, or: salver registry alias {model.name}@{CHAMPION} VERSION",
+        )
+    policy = said.policy or _policy(model)
     for version in (stable, said.version):
-        await registry.version(Reference(model.name, _number(version)))
-    return proposed(id, model.name, (stable, said.version), said.policy or _policy(model), now, alias=alias)
+        check_outputs(policy, await registry.version(Reference(model.name, _number(version))))
+    return proposed(id, model.name, (stable, said.version), policy, now, alias=alias)
+
+
+def check_outputs(policy: Policy, version: Version) -> None:
+    """Has a version the outputs that a policy looks at? One that is not there would never break a rule.
+
+    Raises:
+        InvalidInput: it has not. Nothing is said of versions whose outputs are not known.
+    """
+    names = [output["name"] for output in version.description.signature.get("outputs", ())]
+    for metric in policy.metrics:
+        if names and metric.output and metric.output not in names:
+            raise InvalidInput(
+                f"metric '{metric.name}' looks at the output '{metric.output}', which "
+                f"{version.model}/{version.number} does not have",
+                field="policy.metrics",
+                fix=f"It has: {', '.join(names)}.",
+            )
 
 
 def _unregistered(said: Proposal, id: str, now: float) -> Release:
@@ -64,16 +86,13 @@ def _unregistered(said: Proposal, id: str, now: float) -> Release:
             f"the model '{said.model}' is not in the registry, and only there are aliases", field="model"
         )
     if not said.stable:
-        raise _unknown(said)
+        raise NotFound(
+            f"the model '{said.model}' is not in the registry",
+            field="model",
+            fix="`salver registry list` has those that are. Of one that is served from a folder say --stable "
+            "VERSION, whose place is to be taken.",
+        )
     return proposed(id, said.model, (said.stable, said.version), said.policy or Policy(), now)
-
-
-def _unknown(said: Proposal) -> InvalidInput:
-    return InvalidInput(
-        f"which version of '{said.model}' shall version {said.version} take the place of?",
-        field="stable",
-        fix="Say --stable VERSION, or push the model into the registry with an alias.",
-    )
 
 
 def _policy(model: Model) -> Policy:

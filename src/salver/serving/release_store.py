@@ -286,11 +286,11 @@ def _commit(connection: Connection, step: Step, now: float) -> None:
         _keep(connection, seen)
     for wish, answer in step.answers:
         connection.execute(update(WISH).where(WISH.c.id == wish).values(done=now, answer=answer))
-    if step.aliases is not None:
-        step.aliases.move(connection, after, now)
     if (before.state, before.stage) != (after.state, after.stage):
         change = Change(Actor(step.by or f"release {id}"), now, after.reason)
         record(connection, change, _ACTIONS[after.state], after.model, id, _stand(before), _stand(after))
+    if step.aliases is not None:
+        step.aliases.move(connection, after, now)
 
 
 def _stand(release: Release) -> str:
