@@ -225,6 +225,11 @@ def test_no_data_is_said_and_held() -> None:
         evidence, verdicts = judged(seen)
         assert [one.decision for one in verdicts] == [Decision.CONTINUE] * 5 + [Decision.HOLD]
         assert verdicts[-1].cause == "no_data" and verdicts[-1].reasons[0].startswith(f"no data: {who}")
+        assert (
+            verdicts[-1]
+            .reasons[0]
+            .endswith("has answered nobody for 60 seconds; units seen so far, by all versions: 0")
+        )
         assert last(buckets(begin=60, number=20), evidence=evidence).decision is Decision.PROMOTE
 
 

@@ -135,7 +135,10 @@ def _blind(policy: Policy, evidence: Evidence, bucket: Bucket) -> _Opinion | Non
         return _Opinion(Decision.HOLD, (reason,), "split")
     if evidence.idle_seconds >= policy.no_data_seconds:
         who = "the canary" if not bucket.requests.canary else "the stable version beside it"
-        reason = f"no data: {who} was not asked for {evidence.idle_seconds:.0f} seconds"
+        reason = (
+            f"no data: {who} has answered nobody for {evidence.idle_seconds:.0f} seconds; units seen so far, "
+            f"by all versions: {evidence.units.total}"
+        )
         return _Opinion(Decision.HOLD, (reason,), "no_data")
     has_outcomes = any(metric.kind == "outcome" for metric in policy.metrics)
     if has_outcomes and evidence.late_seconds > policy.most_late_seconds:
