@@ -242,6 +242,32 @@ class Counts(msgspec.Struct, frozen=True):
         return self.canary + self.baseline + self.stable
 
 
+class Sums(msgspec.Struct, frozen=True):
+    """Of what units of an arm brought, as money: enough for their mean, its error, and what their past tells.
+
+    Attributes:
+        units: How many.
+        events: Those that brought anything.
+        total, squares, cubes: Of the first three powers of each unit's value.
+        past, past_squares: Of what each brought before it was exposed, and of its square.
+        products: Of each one's value and past.
+    """
+
+    units: int = 0
+    events: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    cubes: float = 0.0
+    past: float = 0.0
+    past_squares: float = 0.0
+    products: float = 0.0
+
+    def plus(self, other: "Sums") -> "Sums":
+        """With more units of the arm."""
+        pairs = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)
+        return Sums(*(one + more for one, more in pairs))
+
+
 class Matured(msgspec.Struct, frozen=True):
     """Outcomes of units that were exposed together, and are old enough for theirs to be known.
 
@@ -251,6 +277,7 @@ class Matured(msgspec.Struct, frozen=True):
         share: The canary's, when they were exposed.
         units: All of them, by the arm in which they were exposed.
         events: Those in whom it happened.
+        sums: Of what they brought, the canary's and its control's; of a metric that counts, none.
     """
 
     metric: str
@@ -258,6 +285,7 @@ class Matured(msgspec.Struct, frozen=True):
     share: float
     units: Counts
     events: Counts
+    sums: tuple[Sums, Sums] = (Sums(), Sums())
 
 
 class Bucket(msgspec.Struct, frozen=True):

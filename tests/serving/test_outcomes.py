@@ -22,7 +22,7 @@ from salver.errors import InvalidInput
 from salver.ledger import Ledger
 from salver.ledger.schema import EXPOSURE, OUTCOME, PREDICTION
 from salver.registry.records import Actor
-from salver.releases import Counts, Matured, Outcome, Receipt, ReleaseState, unit_number
+from salver.releases import Counts, Matured, Outcome, Receipt, ReleaseState, Sums, unit_number
 from salver.rollout import procedure
 from salver.rollout.policy import Metric, Policy
 from salver.rollout.record import Release, proposed
@@ -199,6 +199,67 @@ async def test_a_release_that_nobody_has_met_waits_for_no_outcomes(shop: Shop) -
     shop.clock.now += 10_000
     found = await shop.store.matured(shop.release, shop.clock.now, NEVER)
     assert (found.outcomes, dict(found.watermarks), found.late_seconds) == ((), {}, 0.0)
+
+
+REVENUE = Metric("sale", "mean", "soft", worse="less", matures_minutes=1, cap=10.0)
+
+
+async def test_what_units_bring_is_added_up_capped_and_held_beside_their_past(ledger: Ledger) -> None:
+    """Of each unit all outcomes of its time, by its name and by its requests, as they were corrected."""
+    shop = await Shop.open(ledger, REVENUE)
+    day, now = 86_400, shop.clock.now
+    for unit, arm in (
+        ("ada", "canary"),
+        ("bo", "canary"),
+        ("cy", "baseline"),
+        ("di", "stable"),
+        ("ed", "stable"),
+    ):
+        await shop.meets(unit, arm)
+    await shop.meets("cy", "canary", first=0)
+    await shop.asks("q1", unit="ada")
+    await shop.asks("q2", "stable")
+    await shop.asks("q3", "canary")
+    shop.clock.now += 60
+    await shop.post(
+        sale("1", "ada", 3.0, time=now + 5),
+        sale("2", request="q1", value=1.5, time=now + 6),
+        sale("3", "ada", 100.0, time=now - 20 * day),  # too long ago
+        sale("4", "ada", 2.0, time=now - 10 * day),
+        sale("5", "bo", 4.0, time=now + 1),
+        sale("6", "bo", 8.0, time=now + 2),
+        sale("7", "bo", 30.0, time=now - day),
+        sale("8", "cy", -50.0, time=now + 1),
+        sale("9", "di", 7.0, time=now + 1),
+        sale("10", "di", 2.0, time=now + 1, supersedes="9"),
+        sale("11", request="q2", value=5.0, time=now + 1),
+        sale("12", "ed", 6.0, time=now + 61),  # too late
+        complete("all"),
+    )
+    [matured] = await shop.harvest()
+    assert (matured.units, matured.events) == (Counts(3, 1, 3), Counts(2, 1, 2))
+    canary, control = matured.sums
+    assert canary == Sums(3, 2, 14.5, 4.5**2 + 100, 4.5**3 + 1000, 2.0 + 10, 4.0 + 100, 4.5 * 2 + 100)
+    assert control == Sums(4, 3, -10.0 + 2 + 5, 100 + 4 + 25.0, -1000 + 8 + 125.0)
+
+
+async def test_a_mean_keeps_shares_and_cohorts_apart_and_counts_each_once(shop: Shop, ledger: Ledger) -> None:
+    shop.release = msgspec.structs.replace(shop.release, policy=Policy(metrics=(REVENUE,)))
+    await shop.meets("ada", share=0.1)
+    await shop.meets("bo", "stable", share=0.5)
+    await shop.post(sale("1", "bo", 2.0), sale("2", "ada", 4.0))
+    shop.clock.now += 60
+    await shop.post(complete("all"))
+    first, second = await shop.harvest()
+    assert [(m.share, m.sums[0].total, m.sums[1].total) for m in (first, second)] == [
+        (0.1, 4.0, 0.0),
+        (0.5, 0.0, 2.0),
+    ]
+    await shop.meets("cy")
+    shop.clock.now += 60
+    await shop.post(complete("more"))
+    [third] = await shop.harvest()
+    assert (third.units, third.sums) == (Counts(1), (Sums(1), Sums()))
 
 
 async def test_the_same_again_is_a_duplicate_and_something_else_is_not(shop: Shop) -> None:

@@ -56,7 +56,11 @@ def start(
         float, Parameter(help="Requests a second that are foreseen; else the server is asked.")
     ] = 0,
     event: Annotated[
-        tuple[str, ...], Parameter(help="METRIC=SHARE of requests in which it happens now.")
+        tuple[str, ...],
+        Parameter(
+            help="METRIC=SHARE of requests in which it happens now; of a mean, how many times it the units' "
+            "standard deviation is."
+        ),
     ] = (),
     dry_run: Annotated[bool, Parameter(help="Only tell what the traffic can and cannot show.")] = False,
     wait: Annotated[bool, Parameter(name=("--wait", "-w"), help="Show it until it is over.")] = False,
@@ -406,8 +410,10 @@ async def _foreseen(release: "Release", rate: float, events: Sequence[str], url:
         raise InvalidInput(
             f"--event: the policy has no metric '{unknown[0]}'", fix=f"It has: {', '.join(names)}."
         )
+    means = [metric.name for metric in release.policy.metrics if metric.kind == "mean"]
+    spreads = {name: rates.pop(name) for name in means if name in rates}
     if rate:
-        return Forecast(rate, rates)
+        return Forecast(rate, rates, spreads)
     try:
         async with Client(url, timeout=5) as client:
             before = _served(await client.statistics(release.model))
@@ -421,7 +427,7 @@ async def _foreseen(release: "Release", rate: float, events: Sequence[str], url:
     if not good + bad:
         return f"nobody asked '{release.model}' for {_SAMPLE_SECONDS:g} seconds"
     total = sum(after)
-    return Forecast((good + bad) / _SAMPLE_SECONDS, {"errors": after[1] / total, **rates})
+    return Forecast((good + bad) / _SAMPLE_SECONDS, {"errors": after[1] / total, **rates}, spreads)
 
 
 def _served(statistics: dict[str, Any]) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import msgspec
 
 from salver.errors import InvalidInput
 from salver.releases import Bucket, Counts, Matured
+from salver.rollout.means import Means
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.rules import Never, hour_of_week
 from salver.rollout.strand import Strand, Weight, plus, strands
@@ -30,28 +31,35 @@ class MetricEvidence(msgspec.Struct, frozen=True):
         units: Whose outcome is known; empty for what is known at once.
         rare: Since the stage began, for each bet, the logarithm of its likelihood ratio to the greatest rate
             that is negligible.
+        means: Of what units bring, which has no strands.
     """
 
     strands: tuple[Strand, ...]
     units: Counts = Counts()
     rare: tuple[float, ...] = (0.0,) * len(BETS)
+    means: Means = Means()
 
     @property
     def log_harm(self) -> float:
-        """The logarithm of the binomial evidence of harm."""
+        """The logarithm of the binomial evidence of harm, or of that of means."""
+        if not self.strands:
+            return self.means.log_harm
         return log_mean([strand.harm.log_e for strand in self.strands])
 
     @property
     def log_flip(self) -> float:
-        """The logarithm of the sign-flip evidence of harm."""
-        return log_mean([strand.flip.log_e for strand in self.strands])
+        """The logarithm of the sign-flip evidence of harm; of means there is none, and 0."""
+        return log_mean([strand.flip.log_e for strand in self.strands]) if self.strands else 0.0
 
     def log_e(self, metric: Metric) -> float:
-        """What counts for a rollback: of a soft metric, the weaker of both."""
-        return self.log_harm if metric.severity == "severe" else min(self.log_harm, self.log_flip)
+        """What counts for a rollback: of a soft metric that counts events, the weaker of both."""
+        is_enough = metric.severity == "severe" or not self.strands
+        return self.log_harm if is_enough else min(self.log_harm, self.log_flip)
 
     def log_gate(self, metric: Metric) -> float:
         """The logarithm of the evidence that it may pass: that it is within its margin, or negligible."""
+        if not self.strands:
+            return self.means.log_gate
         gate = min(strand.gate.log_e for strand in self.strands)
         return log_mean([gate, log_mean(self.rare)]) if metric.negligible else gate
 
@@ -110,6 +118,7 @@ class Evidence(msgspec.Struct, frozen=True):
                 known,
                 strands=tuple(strand.at_new_stage() for strand in known.strands),
                 rare=(0.0,) * len(BETS),
+                means=known.means.at_new_stage(),
             )
             for known in self.metrics
         )
@@ -185,10 +194,10 @@ def _observed(
     if stage is not None and metric.promotion_margin is not None:
         margin = metric.promotion_margin * stage.margin_times
         weight = weight._replace(gate_margin=min(margin, MOST_LESS) if metric.worse == "less" else margin)
-    if metric.kind == "outcome":
+    if metric.is_posted:
         for matured in bucket.outcomes:
             if matured.metric == metric.name:
-                known = _with_outcomes(known, metric, matured, weight)
+                known = _with_outcomes(known, metric, matured, weight, is_recent=stage is not None)
         return known
     names = [metric.name]
     if metric.kind == "output":
@@ -212,10 +221,16 @@ _UNEVEN = 0.05
 MOST_LESS, MOST_NEGLIGIBLE = 0.9, 0.5
 
 
-def _with_outcomes(known: MetricEvidence, metric: Metric, matured: Matured, weight: Weight) -> MetricEvidence:
+def _with_outcomes(
+    known: MetricEvidence, metric: Metric, matured: Matured, weight: Weight, *, is_recent: bool
+) -> MetricEvidence:
+    units = plus(known.units, matured.units)
+    if metric.kind == "mean":
+        means = known.means.add(metric, matured, weight.gate_margin, is_recent=is_recent)
+        return msgspec.structs.replace(known, means=means, units=units)
     [strand] = known.strands
     grown = strand.add(metric, matured.events, matured.share, weight._replace(is_warm=True, is_whole=False))
-    return msgspec.structs.replace(known, strands=(grown,), units=plus(known.units, matured.units))
+    return msgspec.structs.replace(known, strands=(grown,), units=units)
 
 
 def _rare(
@@ -260,9 +275,7 @@ def _check(policy: Policy, evidence: Evidence, bucket: Bucket) -> None:
             f"the bucket from {bucket.start} was counted before, or is older than that from {evidence.since}",
             fix="Judge each bucket once, in the order of their starts.",
         )
-    mature = {
-        metric.name: 60 * metric.matures_minutes for metric in policy.metrics if metric.kind == "outcome"
-    }
+    mature = {metric.name: 60 * metric.matures_minutes for metric in policy.metrics if metric.is_posted}
     for matured in bucket.outcomes:
         if matured.exposed + mature.get(matured.metric, 0.0) > bucket.start + bucket.seconds + 1e-6:
             raise InvalidInput(

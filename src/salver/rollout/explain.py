@@ -43,6 +43,9 @@ def explain(policy: Policy, verdict: Verdict) -> str:
         f"All metrics together: evidence of harm {number(verdict.log_e)} of {number(verdict.threshold)}; "
         f"that the split is broken: {number(verdict.split_log_e)} of {number(-math.log(policy.split_alpha))}."
     )
+    lines += [
+        f"{metric.name} is undecided: {metric.undecided}." for metric in verdict.metrics if metric.undecided
+    ]
     if weight < 1 and verdict.decision in (Decision.CONTINUE, Decision.HOLD):  # it may still go on
         lines += [f"{metric.name} lacks {metric.missing}." for metric in verdict.metrics if metric.missing]
     return "\n".join(lines)

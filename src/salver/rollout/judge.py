@@ -19,6 +19,7 @@ from salver.releases import Bucket, ReleaseState
 from salver.rollout import rules
 from salver.rollout.evidence import Evidence, MetricEvidence, observe
 from salver.rollout.policy import Metric, Policy
+from salver.rollout.strand import Strand
 from salver.rollout.verdict import Cause, Decision, MetricVerdict, Verdict, number
 
 #: Evidence of harm from which on nothing ships on its budget.
@@ -140,7 +141,7 @@ def _blind(policy: Policy, evidence: Evidence, bucket: Bucket) -> _Opinion | Non
             f"by all versions: {evidence.units.total}"
         )
         return _Opinion(Decision.HOLD, (reason,), "no_data")
-    has_outcomes = any(metric.kind == "outcome" for metric in policy.metrics)
+    has_outcomes = any(metric.is_posted for metric in policy.metrics)
     if has_outcomes and evidence.late_seconds > policy.most_late_seconds:
         reason = f"outcomes lag {evidence.late_seconds:.0f} s behind; {policy.most_late_seconds:.0f} s may be"
         return _Opinion(Decision.HOLD, (reason,), "late")
@@ -248,11 +249,12 @@ def _verdict(policy: Policy, evidence: Evidence, bucket: Bucket, opinion: _Opini
 def _metric_verdict(
     policy: Policy, evidence: Evidence, known: MetricEvidence, metric: Metric, share: float, bucket: Bucket
 ) -> MetricVerdict:
-    strand = max(known.strands, key=lambda one: one.harm.log_e)
-    low, high = strand.ratio.interval(policy.beta)
+    effect, low, high = _bounds(known, policy.beta)
+    is_mean = metric.kind == "mean"
+    strand = None if is_mean else _worst(known)
     return MetricVerdict(
         name=metric.name,
-        effect=strand.ratio.estimate,
+        effect=effect,
         low=low,
         high=high,
         log_e=known.log_e(metric),
@@ -261,19 +263,33 @@ def _metric_verdict(
         threshold=-math.log(policy.alpha * share),
         log_gate=known.log_gate(metric),
         gate=None if metric.promotion_margin is None else -math.log(policy.beta),
-        dispersion=strand.wildness.factor(bucket.share),
-        units=known.units if metric.kind == "outcome" else evidence.units,
-        events=strand.events,
+        dispersion=strand.wildness.factor(bucket.share) if strand else 1.0,
+        units=known.units if metric.is_posted else evidence.units,
+        events=strand.events if strand else known.means.events,
         missing=_lacks(policy, known, metric),
+        undecided=known.means.unknown if is_mean else "",
     )
 
 
+def _bounds(known: MetricEvidence, chance: float) -> tuple[float | None, float | None, float | None]:
+    """The effect, and between which bounds it lies."""
+    if known.strands:
+        ratio = _worst(known).ratio
+        return ratio.estimate, *ratio.interval(chance)
+    found = known.means.estimate(chance)
+    return (None, None, None) if found is None else (found.value, found.low, found.high)
+
+
+def _worst(known: MetricEvidence) -> Strand:
+    return max(known.strands, key=lambda one: one.harm.log_e)
+
+
 def _effect(metric: Metric, known: MetricEvidence) -> str:
-    strand = max(known.strands, key=lambda one: one.harm.log_e)
-    estimate = strand.ratio.estimate
+    estimate, _, _ = _bounds(known, 0.5)
+    what = "mean" if metric.kind == "mean" else "rate"
     times = (
         "events where its control has none"
         if estimate is None
-        else f"{estimate:.2f} times its control's rate"
+        else f"{estimate:.2f} times its control's {what}"
     )
     return f"{metric.name}: the canary has {times}"

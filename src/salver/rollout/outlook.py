@@ -12,7 +12,8 @@ import msgspec
 
 from salver.errors import InvalidInput
 from salver.releases import Counts
-from salver.rollout.evidence import MOST_NEGLIGIBLE, MetricEvidence
+from salver.rollout import mean_outlook
+from salver.rollout.evidence import MOST_LESS, MOST_NEGLIGIBLE, MetricEvidence
 from salver.rollout.policy import Metric, Policy
 from salver.rollout.rules import may_ship_on_budget
 from salver.rollout.strand import Weight, strands
@@ -37,10 +38,15 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         requests_per_second: All arms together.
         rates: By metric, the share of requests in which it happens to the stable version; of latencies it
             follows from their quantile. One that is not there is not foreseen.
+        spreads: By metric of the kind ``mean``, the standard deviation of what a unit brings, as a multiple
+            of the mean, less what its past explains. Likewise.
+        units_per_second: That were not seen before, all arms together; 0 = each request is one's.
     """
 
     requests_per_second: float
     rates: Mapping[str, float] = msgspec.field(default_factory=dict)
+    spreads: Mapping[str, float] = msgspec.field(default_factory=dict)
+    units_per_second: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.requests_per_second < math.inf:
@@ -54,10 +60,28 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise InvalidInput(
                     f"the rate of '{name}' is {rate}", field=f"rates.{name}", fix="Give a part of 1."
                 )
+        for name, spread in self.spreads.items():
+            if not 0 < spread < math.inf:
+                raise InvalidInput(
+                    f"the spread of '{name}' is {spread}",
+                    field=f"spreads.{name}",
+                    fix="Give a number above 0.",
+                )
+        if not 0 <= self.units_per_second <= self.requests_per_second:
+            raise InvalidInput(
+                f"{self.units_per_second} new units a second cannot be",
+                field="units_per_second",
+                fix="Give 0 or more, and no more than there are requests.",
+            )
 
     def rate(self, metric: Metric) -> float:
         """Of the metric's events; 0 = none are foreseen."""
         return 1 - metric.quantile if metric.kind == "latency" else self.rates.get(metric.name, 0.0)
+
+    def brings(self, metric: Metric) -> dict[str, float]:
+        """What is foreseen of a mean, as ``mean_outlook.py`` wants it."""
+        units = 60 * (self.units_per_second or self.requests_per_second)
+        return {"spread": self.spreads.get(metric.name, 0.0), "per_minute": units}
 
 
 class StageOutlook(msgspec.Struct, frozen=True):
@@ -87,7 +111,7 @@ class MetricOutlook(msgspec.Struct, frozen=True):
     """Of one metric.
 
     Attributes:
-        rate: Of its events under the stable version; 0 = none are foreseen.
+        rate: Of its events under the stable version; 0 = none are foreseen. Of a mean it is its spread.
         alone: Buckets with an event of the canary, and none of its control, that roll it back; 0 = none do.
         detects: By ratio, the minutes from the start of the release until it is rolled back as a rule, while
             every stage lasts as long as it has to; infinite = not before all of the traffic is the canary's.
@@ -128,7 +152,7 @@ def outlook(policy: Policy, forecast: Forecast) -> Outlook:
     metrics = tuple(
         MetricOutlook(
             metric.name,
-            forecast.rate(metric),
+            forecast.brings(metric)["spread"] if metric.kind == "mean" else forecast.rate(metric),
             _alone(policy, metric),
             seen,
             _whole(policy, metric, seen, lasting),
@@ -142,10 +166,12 @@ def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, 
     """Until a canary whose rate is ``ratio`` times its control's is rolled back at a stage, as a rule."""
     weight, rate = policy.stages[index].weight, forecast.rate(metric)
     tolerated = 1 + metric.rollback_margin
+    needed = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])
+    if metric.kind == "mean":
+        return mean_outlook.detection_minutes(metric, weight, ratio, needed, **forecast.brings(metric))
     if rate <= 0 or ratio <= tolerated or weight >= 1:
         return math.inf
     alone = weight + matched_share(weight)  # with its baseline, of all units
-    needed = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])
     per_request = _information(rate, weight, alone if metric.is_matched else 1.0, ratio, tolerated)
     seconds = _DETECTION * needed / (per_request * forecast.requests_per_second)
     lost = float(math.ceil(needed / MOST))  # buckets, until rates are known to be steady
@@ -201,6 +227,10 @@ def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Fore
     if metric.promotion_margin is None or stage.weight >= 1:
         return 0.0
     margin, information = metric.promotion_margin * stage.margin_times, 0.0  # of a request to the canary
+    if metric.kind == "mean":
+        margin = min(margin, MOST_LESS) if metric.worse == "less" else margin
+        enough, brings = -math.log(policy.beta), forecast.brings(metric)
+        return mean_outlook.promotion_minutes(metric, stage.weight, margin, enough, **brings)
     enrolled = stage.weight + matched_share(stage.weight) if metric.is_matched else 1.0
     share, needed = stage.weight / enrolled, math.log(1 / policy.beta)
     if rate > 0:
@@ -218,6 +248,8 @@ def _alone(policy: Policy, metric: Metric) -> int:
     """How many buckets, of the first stage, are enough for this judge, with an event of the canary in each
     and none of its control; 0 = no number of them is.
     """
+    if metric.kind == "mean":
+        return 0
     known, share = MetricEvidence(strands(metric)), policy.stages[0].weight
     enough = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])
     for count in range(1, _PATIENCE):
@@ -299,7 +331,7 @@ def _advice(
             ]
             yield (
                 f"nothing can prove {', '.join(stuck)} harmless at stage {index}, as no events are foreseen: "
-                "give a negligible rate, no promotion_margin, or ship on the budget"
+                "give a negligible rate (of a mean, its spread), no promotion_margin, or ship on the budget"
             )
         elif lasts - policy.stages[index].minutes > policy.hold_minutes:
             yield (

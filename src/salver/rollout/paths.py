@@ -83,7 +83,7 @@ def paths(policy: Policy, schedule: Schedule, requests: Arms, events: Mapping[st
 
 
 def _paths(policy: Policy, metric: Metric, schedule: Schedule, requests: Arms, events: Arms) -> MetricPaths:
-    if metric.kind in ("output", "outcome"):
+    if metric.kind == "output" or metric.is_posted:
         raise InvalidInput(
             f"paths of '{metric.name}' are not simulated", fix="Leave outputs and outcomes out."
         )

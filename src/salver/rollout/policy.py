@@ -17,8 +17,9 @@ from salver.rollout.rules import Rule
 
 #: What a metric counts: answers that failed; that came too late for their deadline; that fit no schema; that
 #: came from a fallback; that break a rule; that were slower than a quantile of the stable version, frozen as
-#: the release begins; that fall into a bin; what callers posted later.
-Kind = Literal["errors", "timeouts", "invalid", "fallbacks", "rule", "latency", "output", "outcome"]
+#: the release begins; that fall into a bin; what callers posted later. And ``mean``: what they posted, as
+#: values that are summed for each unit.
+Kind = Literal["errors", "timeouts", "invalid", "fallbacks", "rule", "latency", "output", "outcome", "mean"]
 #: Of each row of an output: each number, the first, the last, their sum, mean or greatest, or the place of
 #: the greatest; of texts each one, or the length of each; of other outputs their number of rows.
 Take = Literal["each", "first", "last", "sum", "mean", "max", "argmax", "length"]
@@ -63,8 +64,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         take: What of each of its rows.
         least, most: Of ``rule`` and ``invalid``: numbers beyond these are events, as are those that are not
             finite. Of ``outcome``: values from the one to the other are, or, without both, those above 0.
-        worse: Of what it is worse to have: ``less`` for sales and clicks.
-        matures_minutes: Of ``outcome``: how long after an exposure its outcome is known for sure.
+        worse: Of what it is worse to have: ``less`` for sales, clicks and revenue.
+        matures_minutes: Of ``outcome`` and ``mean``: how long after an exposure its outcome is known for
+            sure.
+        cap: Of ``mean``: a unit's sum counts as this much at most, either way.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most: float | None = None
     worse: Literal["more", "less"] = "more"
     matures_minutes: float = 0.0
+    cap: float = 0.0
 
     def __post_init__(self) -> None:
         for wrong, field, what, fix in (
@@ -100,7 +104,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ),
             (not 0 <= self.negligible < 1, "negligible", f"its negligible rate is {self.negligible}", _PART),
             (
-                self.negligible > 0 and self.kind in ("output", "outcome"),
+                self.negligible > 0 and (self.kind == "output" or self.is_posted),
                 "negligible",
                 f"of '{self.kind}' no rate is negligible",
                 "Leave it out.",
@@ -126,20 +130,37 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "Give finite ones that grow, to a rule, to invalid answers or to an outcome.",
             ),
             (
-                self.matures_minutes < 0 or (self.matures_minutes > 0 and self.kind != "outcome"),
+                self.matures_minutes < 0 or (self.matures_minutes > 0 and not self.is_posted),
                 "matures_minutes",
                 f"it matures after {self.matures_minutes} minutes",
                 "Only outcomes mature; give 0 or more.",
             ),
             (
-                self.worse == "less" and self.kind != "outcome",
+                self.worse == "less" and not self.is_posted,
                 "worse",
                 f"less of '{self.kind}' is not worse",
                 "Only outcomes may be good.",
             ),
+            (
+                (self.kind == "mean") != (0 < self.cap < math.inf),
+                "cap",
+                f"its cap is {self.cap}",
+                "Give a mean the most that one unit's sum may count, above 0, and nothing else one.",
+            ),
+            (
+                self.kind == "mean" and self.worse == "less" and (self.promotion_margin or 0.0) >= 1,
+                "promotion_margin",
+                f"its promotion margin is {self.promotion_margin}",
+                "Give less than 1 where less is worse: no mean falls by more than all of it.",
+            ),
         ):
             if wrong:
                 raise InvalidInput(f"metric '{self.name}': {what}", field=field, fix=fix)
+
+    @property
+    def is_posted(self) -> bool:
+        """It is known from what callers post later."""
+        return self.kind in ("outcome", "mean")
 
     @property
     def is_of_outputs(self) -> bool:

@@ -100,7 +100,7 @@ class Release(msgspec.Struct, frozen=True):
     @property
     def asks_for_outcomes(self) -> bool:
         """It is judged by what callers post later, too."""
-        return any(metric.kind == "outcome" for metric in self.policy.metrics)
+        return any(metric.is_posted for metric in self.policy.metrics)
 
     @property
     def split(self) -> Split | None:

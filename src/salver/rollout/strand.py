@@ -106,7 +106,9 @@ class Strand(msgspec.Struct, frozen=True):
 
 
 def strands(metric: Metric) -> tuple[Strand, ...]:
-    """Without evidence: for an output, up and down of each bin in turn."""
+    """Without evidence: for an output, up and down of each bin in turn; for a mean none."""
+    if metric.kind == "mean":
+        return ()
     if metric.kind == "output":
         return tuple(Strand(is_good=is_down) for _ in range(metric.bins) for is_down in (False, True))
     return (Strand(is_good=metric.worse == "less"),)

@@ -47,11 +47,11 @@ class MetricVerdict(msgspec.Struct, frozen=True):
     """What is known of one metric.
 
     Attributes:
-        effect: The canary's rate as a multiple of its control's; None = it cannot be told yet.
+        effect: The canary's rate, or mean, as a multiple of its control's; None = it cannot be told yet.
         low, high: Between which it lies, at every look at once, with 1 - beta; None = without a bound.
         log_e: Logarithm of the evidence that it is worse than its margin allows, as it counts.
-        log_harm, log_flip: Of which the first is the binomial evidence, tempered; the second the sign-flip
-            evidence, against the matched baseline.
+        log_harm, log_flip: Of which the first is the binomial evidence, tempered, or that of means; the
+            second the sign-flip evidence, against the matched baseline, which means have not.
         threshold: Of ``log_e``, beyond which this metric alone rolls back.
         log_gate: Logarithm of the evidence of this stage that it is within its promotion margin.
         gate: Of ``log_gate``, from which on the metric passes; None = it is no gate.
@@ -59,6 +59,7 @@ class MetricVerdict(msgspec.Struct, frozen=True):
         units: Seen for the first time, by arm.
         events: Which counted, by arm.
         missing: What it lacks to promote, in words; empty = nothing.
+        undecided: Why nothing can be said of a mean yet, in words; empty = it can.
     """
 
     name: str
@@ -75,6 +76,7 @@ class MetricVerdict(msgspec.Struct, frozen=True):
     units: Counts
     events: Counts
     missing: str
+    undecided: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -1,41 +1,28 @@
-"""What became of requests and units, as others post it later, and which of it counts for a release now?
+"""What became of requests and units, as others post it later?
 
 Rows of the ledger: an outcome is taken with its neighbours in one transaction, before anybody is told so, and
-is never changed; what corrects it is another row. A unit counts once, in the arm that it met first, when its
-time is over. What the counts prove is not known here.
+is never changed; what corrects it is another row. Which of it counts when is ``maturing.py``'s question.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    FromClause,
-    Select,
-    case,
-    exists,
-    func,
-    insert,
-    or_,
-    select,
-)
+from sqlalchemy import ColumnElement, Connection, insert, select
 
 from salver.errors import InvalidInput
 from salver.ledger import Ledger
 from salver.ledger.schema import EXPOSURE, OUTCOME, PREDICTION, RELEASE
-from salver.releases import Arm, Counts, Matured, Outcome, Receipt, Refused, trait, unit_number
-from salver.rollout.policy import Metric
+from salver.releases import Outcome, Receipt, Refused, trait, unit_number
 from salver.rollout.record import Release
 from salver.rollout.states import ENDED
+from salver.serving import maturing
+from salver.serving.maturing import SKEW_SECONDS
 from salver.serving.releases import Harvest
 
 #: Outcomes of one batch.
 MOST: Final = 5000
 _MOST_LETTERS: Final = 256
-#: By how much the clocks of others may differ from ours: what happens at once seems to happen before.
-SKEW_SECONDS: Final = 60.0
 _AT_ONCE: Final = 500  # parameters of one query
 _T = TypeVar("_T")
 _Row = dict[str, Any]
@@ -81,7 +68,9 @@ class OutcomeStore:
         Outcomes of a name are taken to be complete up to the latest of that name; nobody is counted whose
         time ends after it.
         """
-        return await self._ledger.read(lambda connection: _matured(connection, release, until, written))
+        return await self._ledger.read(
+            lambda connection: maturing.matured(connection, release, until, written)
+        )
 
 
 def _fault(outcome: Outcome, now: float) -> str:
@@ -208,107 +197,3 @@ def _chunks(things: Iterable[_T]) -> Iterator[list[_T]]:
     some = list(dict.fromkeys(things))
     for start in range(0, len(some), _AT_ONCE):
         yield some[start : start + _AT_ONCE]
-
-
-def _matured(connection: Connection, release: Release, until: float, written: float) -> Harvest:
-    began = _began(connection, release.id)
-    outcomes: list[Matured] = []
-    watermarks: dict[str, float] = {}
-    late = 0.0
-    for metric in release.policy.metrics:
-        if metric.kind != "outcome" or began is None:
-            continue
-        window = 60 * metric.matures_minutes
-        newest = connection.scalar(
-            select(func.max(OUTCOME.c.event_time)).where(OUTCOME.c.name == metric.name)
-        )
-        newest = -math.inf if newest is None else newest
-        late = max(late, until - max(newest, began + window))
-        after = release.progress.watermarks.get(metric.name, -math.inf)
-        through = min(until - window, newest - window, math.nextafter(written, -math.inf))
-        if through > after:
-            outcomes += _of_cohort(connection, release.id, metric, (max(after, began - 1), through))
-            watermarks[metric.name] = through
-    return Harvest(tuple(outcomes), watermarks, late)
-
-
-def _began(connection: Connection, release: str) -> float | None:
-    """When its first unit, or request without one, was seen."""
-    found = [
-        connection.scalar(select(func.min(table.c.time)).where(table.c.release == release))
-        for table in (EXPOSURE, PREDICTION)
-    ]
-    return min((time for time in found if time is not None), default=None)
-
-
-def _of_cohort(
-    connection: Connection, release: str, metric: Metric, between: tuple[float, float]
-) -> list[Matured]:
-    """Units that were seen first in (after, through], by the share that was in force."""
-    of_request = exists().where(*_happened(metric, "prediction", PREDICTION.c.request, EXPOSURE.c.time))
-    by_request = exists().where(
-        PREDICTION.c.release == release,
-        PREDICTION.c.unit == EXPOSURE.c.unit,
-        of_request.correlate(PREDICTION, EXPOSURE),
-    )
-    by_unit = exists().where(*_happened(metric, "unit", EXPOSURE.c.unit, EXPOSURE.c.time))
-    alone = exists().where(*_happened(metric, "prediction", PREDICTION.c.request, PREDICTION.c.time))
-    is_alone = PREDICTION.c.unit == PREDICTION.c.request
-    units: dict[float, dict[str, int]] = {}
-    events: dict[float, dict[str, int]] = {}
-    latest: dict[float, float] = {}
-    for query in (
-        _counted(EXPOSURE, release, between, or_(by_unit, by_request)).where(EXPOSURE.c.is_first == 1),
-        _counted(PREDICTION, release, between, alone).where(is_alone),
-    ):
-        for arm, share, time, of_arm, met in connection.execute(query):
-            latest[share] = max(latest.get(share, time), time)
-            for counts, more in ((units, of_arm), (events, met)):
-                by_arm = counts.setdefault(share, {})
-                by_arm[arm] = by_arm.get(arm, 0) + int(more)
-    return [
-        Matured(metric.name, latest[share], share, _counts(units[share]), _counts(events[share]))
-        for share in sorted(units)
-    ]
-
-
-def _counted(
-    table: FromClause, release: str, between: tuple[float, float], happened: ColumnElement[bool]
-) -> Select[Any]:
-    columns = table.c
-    return (
-        select(
-            columns.arm,
-            columns.propensity,
-            func.max(columns.time),
-            func.count(),
-            func.sum(case((happened, 1), else_=0)),
-        )
-        .where(columns.release == release, columns.time > between[0], columns.time <= between[1])
-        .group_by(columns.arm, columns.propensity)
-    )
-
-
-def _happened(
-    metric: Metric, kind: str, key: ColumnElement[int], since: ColumnElement[float]
-) -> list[ColumnElement[bool]]:
-    """Of an outcome of the key: it is an event, came in time, and is the last word on it."""
-    outcome, later = OUTCOME.alias(), OUTCOME.alias()
-    least, most = metric.least, metric.most
-    value = outcome.c.value
-    conditions = [value > 0] if least is None and most is None else []
-    conditions += [] if least is None else [value >= least]
-    conditions += [] if most is None else [value <= most]
-    return [
-        outcome.c.key_kind == kind,
-        outcome.c.key == key,
-        outcome.c.name == metric.name,
-        outcome.c.event_time >= since - SKEW_SECONDS,
-        outcome.c.event_time <= since + 60 * metric.matures_minutes,
-        *conditions,
-        ~exists().where(later.c.supersedes == outcome.c.id),
-    ]
-
-
-def _counts(by_arm: Mapping[str, int]) -> Counts:
-    return Counts(*(by_arm.get(arm.value, 0) for arm in (Arm.CANARY, Arm.BASELINE, Arm.STABLE)))
