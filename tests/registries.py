@@ -1,14 +1,15 @@
 """Registries that tests use: on either database, with a clock that stands and ids that count."""
 
 import itertools
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from databases import migrated_ledger
 from salver.ledger import Ledger
-from salver.registry import Artifacts, ModelRegistry
+from salver.registry import Artifacts, ArtifactsFailed, ModelRegistry
 from salver.registry.ports import Found
-from salver.registry.records import Actor, Description
+from salver.registry.records import Actor, Description, FileEntry
 
 KINDS = ("sqlite", "postgresql")
 ANN = Actor("ann")
@@ -53,3 +54,29 @@ def found(folder: Path, files: Mapping[str, bytes] | None = None, **said: object
         paths[path] = source
     about = {"framework": "onnx", "format": "onnx", "signature": SIGNATURE, **said}
     return Found(paths, Description(**about))  # type: ignore[arg-type]
+
+
+class Distant(Artifacts):
+    """A folder that says that it is far away, and what it was asked."""
+
+    is_distant = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.asked: list[str] = []
+        self.left: frozenset[tuple[str, int]] = frozenset()
+        self.is_away = False
+        self.may_come = threading.Event()
+        self.may_come.set()
+
+    def bring(self, model: str, number: int, files: tuple[FileEntry, ...]) -> None:  # type: ignore[override]
+        assert self.may_come.wait(20)
+        self.asked.append(f"bring {model}/{number} {len(files)}")
+        if self.is_away:
+            raise ArtifactsFailed("nobody answers")
+
+    def brought(self) -> frozenset[tuple[str, int]]:
+        return self.left
+
+    def forget(self, model: str, number: int) -> None:
+        self.asked.append(f"forget {model}/{number}")

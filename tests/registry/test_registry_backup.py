@@ -104,7 +104,7 @@ async def test_files_that_are_there_are_not_written_over(backed_up: Path, tmp_pa
     own = tmp_path / "two" / "models" / "fraud" / "1"
     own.mkdir(parents=True)
     (own / "mine").write_bytes(b"mine")
-    with pytest.raises(Conflict, match="is there already"):
+    with pytest.raises(Conflict, match="has another fraud/1"):
         await restore(backed_up, registry, "aside")
     assert (own / "mine").read_bytes() == b"mine"
     assert await registry.models() == ()
@@ -225,7 +225,7 @@ async def test_a_damaged_file_is_found_when_it_is_backed_up_not_when_it_is_neede
     file = registry.artifacts.path_of("fraud", 1) / "model.onnx"
     file.chmod(0o644)
     file.write_bytes(b"weighty")
-    with pytest.raises(ArtifactsFailed, match=r"fraud/1/model\.onnx is not what was pushed"):
+    with pytest.raises(ArtifactsFailed, match=r"models/fraud/1/model\.onnx is not"):
         await back_up(registry, tmp_path / "backup.tar", 5.0)
     assert left_of(tmp_path) == ["new", "one"]
     await registry.ledger.close()

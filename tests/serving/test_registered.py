@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from sqlalchemy import insert, text, update
 
-from registries import ANN, KINDS, Clock, found, open_registry
+from registries import ANN, KINDS, Clock, Distant, found, open_registry
 from salver.artifacts import Versions
 from salver.errors import Conflict
 from salver.ledger.schema import RELEASE
@@ -86,6 +86,30 @@ async def test_aliases_say_which_versions_are_served_and_which_is_the_default(
     seen = len(plane.lists)
     await served.look()
     assert len(plane.lists) == seen  # nothing is new
+
+
+async def test_a_model_means_what_it_meant_until_its_files_have_been_brought(tmp_path: Path) -> None:
+    registry = await open_registry("sqlite", tmp_path / "registry")
+    await push(registry, tmp_path, "fraud", "champion")
+    await push(registry, tmp_path)
+    artifacts = Distant(tmp_path / "registry")
+    registry.artifacts = artifacts
+    served, plane = followed(registry)
+    await served.look(waits=True)
+    first = (("1",), {"champion": "1"}, "champion")
+    assert plane.last == {"fraud": first}
+    artifacts.may_come.clear()
+    await registry.set_alias("fraud", "champion", 2, ANN)
+    await registry.push(NewVersion("other"), found(tmp_path / "new"), ANN)
+    await served.look()
+    assert plane.last == {"fraud": first}
+    artifacts.may_come.set()
+    await served.look(waits=True)
+    await served.look()
+    assert plane.last["fraud"] == (("2",), {"champion": "2", "latest": "2"}, "champion")
+    assert set(plane.last) == {"fraud", "other"}
+    await served.stop()
+    await registry.ledger.close()
 
 
 async def test_both_versions_of_a_release_are_served_until_it_ends(

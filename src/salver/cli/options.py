@@ -32,7 +32,7 @@ Artifacts = Annotated[
     Parameter(
         name="--artifacts",
         env_var="SALVER_ARTIFACTS",
-        help="Folder of the registry's files, where they do not lie beside its ledger.",
+        help="Folder of the registry's files, or s3://bucket/path, where they do not lie beside its ledger.",
     ),
 ]
 

@@ -46,6 +46,9 @@ class Artifacts:
         folder: Has ``models/`` and ``incoming/``; is made when the first version comes.
     """
 
+    #: They lie elsewhere, and are brought onto this machine to be served.
+    is_distant = False
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.models = folder / "models"
@@ -57,6 +60,10 @@ class Artifacts:
     def path_of(self, model: str, number: int) -> Path:
         """The folder of a version."""
         return self.models / model / str(number)
+
+    def aside(self, id: str) -> Path:
+        """A folder for what is not there yet, on the same file system."""
+        return self._incoming / id
 
     def take_in(self, files: Mapping[str, Path], id: str) -> tuple[FileEntry, ...]:
         """Copy files aside, whole and onto the disk; what they are.
@@ -97,30 +104,50 @@ class Artifacts:
             for folder in (home.parent, self.models, self._incoming):
                 onto_disk(folder)
 
-    def move_to(self, home: Path, model: str, number: int) -> None:
-        """Let a version be in another folder, of the same file system.
+    def adopt(self, unpacked: "Artifacts", model: str, number: int) -> None:
+        """Take a version over from a folder below :meth:`aside`.
 
         Raises:
             ArtifactsFailed: it cannot be renamed.
         """
+        home, source = self.path_of(model, number), unpacked.path_of(model, number)
+        self.finish(source)
         with _told(home):
             home.parent.mkdir(parents=True, exist_ok=True)
-            self.path_of(model, number).rename(home)
+            source.rename(home)
             onto_disk(home.parent)
 
-    def finish(self, model: str, number: int) -> None:
-        """A version that was not copied here by :meth:`take_in`: onto the disk, for all to read.
+    def bring(self, model: str, number: int, files: Sequence[FileEntry]) -> None:
+        """A version's folder is on this machine from now on, whole.
+
+        Raises:
+            ArtifactsFailed: it cannot be had, or is not what was pushed.
+        """
+
+    def brought(self) -> frozenset[tuple[str, int]]:
+        """What :meth:`bring` has brought, before the last restart, too."""
+        return frozenset()
+
+    def forget(self, model: str, number: int) -> None:
+        """What was brought onto this machine is not needed any more."""
+
+    def open(self, model: str, number: int, path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """A file of a version, to be read. Raises OSError, ArtifactsFailed."""
+        return (self.path_of(model, number) / path).open("rb")
+
+    @staticmethod
+    def finish(folder: Path) -> None:
+        """What was not copied by :meth:`take_in`: onto the disk, for all to read.
 
         Raises:
             ArtifactsFailed: it cannot be.
         """
-        home = self.path_of(model, number)
-        with _told(home):
-            for path in home.rglob("*"):
+        with _told(folder):
+            for path in folder.rglob("*"):
                 if path.is_file():
                     path.chmod(_READABLE)
                 onto_disk(path)
-            onto_disk(home)
+            onto_disk(folder)
 
     def drop(self, id: str) -> None:
         """What was taken in is not needed."""
@@ -146,17 +173,28 @@ class Artifacts:
         Raises:
             ArtifactsFailed: the folder cannot be read.
         """
-        home = self.path_of(model, number)
+        return self.entries_in(self.path_of(model, number))
+
+    @staticmethod
+    def entries_in(home: Path) -> tuple[FileEntry, ...]:
+        """The same of any folder."""
         with _told(home):
             paths = sorted(path for path in home.rglob("*") if not path.is_dir())
             return tuple(_entry(path, path.relative_to(home).as_posix()) for path in paths)
 
     def sweep(self, known: Collection[tuple[str, int]], before: float) -> tuple[str, ...]:
         """Remove what lies aside or in the place of no known version, and has not changed since then."""
+        unknown = [self.path_of(*version) for version in self.numbers() if version not in known]
+        return (*self.sweep_aside(before), *self._swept(unknown, before))
+
+    def sweep_aside(self, before: float) -> tuple[str, ...]:
+        """Only what lies aside."""
+        with _told(self._incoming):
+            return self._swept(list(self._incoming.iterdir()) if self._incoming.exists() else [], before)
+
+    def _swept(self, paths: Sequence[Path], before: float) -> tuple[str, ...]:
         with _told(self.folder):
-            aside = list(self._incoming.iterdir()) if self._incoming.exists() else []
-            unknown = [self.path_of(*version) for version in self.numbers() if version not in known]
-            old = [path for path in (*aside, *unknown) if path.stat().st_mtime < before]
+            old = [path for path in paths if path.stat().st_mtime < before]
             for path in old:
                 shutil.rmtree(path)
             return tuple(path.relative_to(self.folder).as_posix() for path in old)
@@ -182,7 +220,7 @@ def _copy(source: Path, aside: Path, path: str) -> FileEntry:
     with _told(source):
         target.parent.mkdir(parents=True, exist_ok=True)
         with source.open("rb") as read, target.open("xb") as write:
-            for piece in _pieces(read):
+            for piece in pieces_of(read):
                 found.update(piece)
                 write.write(piece)
                 size += len(piece)
@@ -198,7 +236,7 @@ def _entry(path: Path, name: str) -> FileEntry:
             return FileEntry(name, 0, "")
         with path.open("rb") as read:
             found, size = hashlib.sha256(), 0
-            for piece in _pieces(read):
+            for piece in pieces_of(read):
                 found.update(piece)
                 size += len(piece)
             return FileEntry(name, size, found.hexdigest())
@@ -206,7 +244,8 @@ def _entry(path: Path, name: str) -> FileEntry:
         return FileEntry(name, 0, "")
 
 
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+def pieces_of(file: IO[bytes]) -> Iterator[bytes]:
+    """Its content, a little at a time."""
     while piece := file.read(_PIECE):
         yield piece
 

@@ -87,7 +87,7 @@ async def restore(file: Path, registry: ModelRegistry, id: str) -> Backup:
     """
     if await registry.ledger.read(_is_used):
         raise Conflict(f"{registry!r} is not empty", fix="Restore into a new one: --registry DIR.")
-    aside = registry.artifacts.folder / "incoming" / id
+    aside = registry.artifacts.aside(id)
     try:
         about = await asyncio.to_thread(_unpack, file, aside)
         versions = await _versions_of(aside / _LEDGER)
@@ -129,7 +129,7 @@ def _write(artifacts: Artifacts, copy: Path, versions: _Versions, file: Path, no
                 archive.add(copy, _LEDGER)
                 for (model, number), entries in versions.items():
                     for entry in entries:
-                        _add(archive, artifacts.path_of(model, number), model, number, entry)
+                        _add(archive, artifacts, model, number, entry)
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(file)
@@ -142,16 +142,17 @@ def _write(artifacts: Artifacts, copy: Path, versions: _Versions, file: Path, no
     return about
 
 
-def _add(archive: tarfile.TarFile, home: Path, model: str, number: int, entry: FileEntry) -> None:
+def _add(archive: tarfile.TarFile, artifacts: Artifacts, model: str, number: int, entry: FileEntry) -> None:
     """A file, hashed while it is read: a backup of one that was damaged could not be restored."""
-    path = home / entry.path
-    with path.open("rb") as file:
-        about = archive.gettarinfo(arcname=f"models/{model}/{number}/{entry.path}", fileobj=file)
+    about = tarfile.TarInfo(f"models/{model}/{number}/{entry.path}")
+    about.size, about.mode = entry.size, 0o444
+    with artifacts.open(model, number, entry.path) as file:
         hashed = _Hashed(file)
         archive.addfile(about, hashed)
-    if (about.size, hashed.sha256.hexdigest()) != (entry.size, entry.sha256):
+        is_whole = not hashed.read(1) and hashed.sha256.hexdigest() == entry.sha256
+    if not is_whole:
         raise ArtifactsFailed(
-            f"{path} is not what was pushed, and nothing is backed up",
+            f"{about.name} is not what was pushed, and nothing is backed up",
             fix=f"Bring the file back from an older backup, or remove {model}/{number}.",
         )
 
@@ -197,10 +198,11 @@ def _take(artifacts: Artifacts, unpacked: Artifacts, versions: _Versions) -> Non
         if unpacked.entries(model, number) != tuple(sorted(files)):
             raise InvalidInput(f"the backup's files of {model}/{number} are not what was pushed")
     for (model, number), files in versions.items():
-        home = artifacts.path_of(model, number)
-        if home.exists() and artifacts.entries(model, number) == tuple(sorted(files)):
-            continue  # of a restore that ended before its last step
-        if home.exists():
-            raise Conflict(f"{home} is there already", fix="Restore into an empty folder: --registry DIR.")
-        unpacked.finish(model, number)
-        unpacked.move_to(home, model, number)
+        there = artifacts.entries(model, number)
+        if there and there != tuple(sorted(files)):
+            raise Conflict(
+                f"{artifacts!r} has another {model}/{number}",
+                fix="Restore into an empty place.",
+            )
+        if not there:  # else of a restore that ended before its last step
+            artifacts.adopt(unpacked, model, number)

@@ -1,9 +1,10 @@
 """Where is a registry, and how is it opened?
 
 A folder, with the ledger ``salver.db`` and the files in ``models/``; or the URL of a ledger, with the folder
-of the files beside it.
+of the files beside it, or of an object store.
 """
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,10 @@ from salver.errors import InvalidInput, NotFound
 from salver.ledger import Ledger
 from salver.ledger.databases import address_of, path_of
 from salver.registry.artifacts import Artifacts, ArtifactsFailed
+from salver.registry.bucket import BucketArtifacts
 from salver.registry.registry import ModelRegistry
+from salver.stores.address import SCHEMES, is_address, mount_of, parse_address
+from salver.stores.opening import open_files
 
 FILE: Final = "salver.db"
 
@@ -25,11 +29,13 @@ class Home(msgspec.Struct, frozen=True):
 
     Attributes:
         url: Of the ledger.
-        folder: Of the files.
+        folder: Of the files; where they lie in a bucket, of those that are on this machine.
+        bucket: URL of an object store; empty = the files are in the folder.
     """
 
     url: str
     folder: Path
+    bucket: str = ""
 
 
 def default_folder() -> str:
@@ -45,19 +51,41 @@ def home_of(registry: str, artifacts: str = "") -> Home:
 
     Args:
         registry: A folder, or the URL of a ledger.
-        artifacts: Folder of the files; empty = beside the ledger, where that is a file.
+        artifacts: Folder of the files, or URL of an object store; empty = beside the ledger, where that is a
+            file.
 
     Raises:
         InvalidInput: it is neither, or the files' folder is not said.
     """
     if "://" not in registry:
         folder = Path(registry).absolute()
-        return Home(f"sqlite:///{folder / FILE}", Path(artifacts).absolute() if artifacts else folder)
+        return _with_files(f"sqlite:///{folder / FILE}", artifacts or str(folder))
+    if registry.partition("://")[0] in SCHEMES:
+        raise InvalidInput(
+            f"{registry} can hold a registry's files, and its rows need a database",
+            fix=f"Say: --registry postgresql://user@host/database --artifacts {registry}",
+        )
     beside = path_of(address_of(registry))
     if beside is None and not artifacts:
-        raise InvalidInput("a registry in PostgreSQL has its files in a folder", fix="Say --artifacts DIR.")
-    assert beside is not None or artifacts
-    return Home(registry, Path(artifacts).absolute() if artifacts else beside.absolute().parent)  # type: ignore[union-attr]
+        raise InvalidInput(
+            "a registry in PostgreSQL has its files elsewhere",
+            fix="Say --artifacts DIR, or s3://bucket/path.",
+        )
+    return _with_files(registry, artifacts or str(beside and beside.absolute().parent))
+
+
+def _with_files(url: str, artifacts: str) -> Home:
+    if not is_address(artifacts):
+        return Home(url, Path(artifacts).absolute())
+    address = parse_address(artifacts)
+    mark = hashlib.sha256(address.url.encode()).hexdigest()[:16]
+    return Home(url, (mount_of(address, os.environ) or _cache()) / f"registry-{mark}", address.url)
+
+
+def _cache() -> Path:
+    """``$XDG_CACHE_HOME/salver``, by default ``~/.cache/salver``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "salver"
 
 
 async def open_registry(
@@ -73,7 +101,12 @@ async def open_registry(
         SalverError: as :meth:`Ledger.open` does.
     """
     _prepare(home, makes=makes)
-    return ModelRegistry(await Ledger.open(home.url), Artifacts(home.folder), clock, new_id)
+    artifacts = Artifacts(home.folder)
+    if home.bucket:
+        address = parse_address(home.bucket)
+        open_files(address)  # what is wrong shows at once
+        artifacts = BucketArtifacts(address, home.folder, lambda: open_files(address))
+    return ModelRegistry(await Ledger.open(home.url), artifacts, clock, new_id)
 
 
 def _prepare(home: Home, *, makes: bool) -> None:

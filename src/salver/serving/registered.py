@@ -8,7 +8,8 @@ of releases.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -23,6 +24,7 @@ from salver.registry.registry import ModelRegistry
 from salver.registry.rows import in_force
 from salver.releases import ReleaseState
 from salver.repository import Place
+from salver.serving.bringing import Bringing
 
 _LOG: Final = logging.getLogger("salver.registered")
 OWNER: Final = "registry"
@@ -42,6 +44,7 @@ class Registered:
     Args:
         seconds: Between two looks.
         sleep: Waits that many seconds.
+        clock: Seconds that only grow.
     """
 
     def __init__(
@@ -51,25 +54,27 @@ class Registered:
         deliverer: Deliverer,
         seconds: float = 1.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry = registry
         self._plane = plane
         self._deliverer = deliverer
         self._seconds = seconds
         self._sleep = sleep
-        self._places: tuple[Place, ...] | None = None
+        self._bringing = Bringing(registry, clock)
+        self._places: Mapping[str, Place] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
         return f"<Registered {self.registry!r}, {len(self._places or ())} models>"
 
     async def start(self) -> None:
-        """The first look; the others follow. Loads go on when it returns.
+        """The first look, when what it wants has been brought here; the others follow. Loads go on then.
 
         Raises:
             SalverError: the registry cannot be read, or a model of it has the name of another list's.
         """
-        await self.look()
+        await self.look(waits=True)
         self.follow()
 
     def follow(self) -> None:
@@ -87,29 +92,42 @@ class Registered:
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._tasks = []
+        await self._bringing.stop()
 
-    async def look(self) -> None:
-        """Serve what the registry means now.
+    async def look(self, *, waits: bool = False) -> None:
+        """Serve what the registry means now; of a model whose files are not here yet, what it meant before.
 
         Raises:
             SalverError: it cannot be read, or not be served; all stays as it is.
         """
-        folder = self.registry.artifacts.models
         wanted = await self.registry.ledger.read(wanted_of)
-        places = tuple(
-            Place(
-                each.name,
-                str(folder / each.name),
-                Versions(specific=tuple(map(str, sorted(each.numbers)))),
-                {label: str(number) for label, number in each.labels.items()},
-                each.default_label,
-                is_exact=True,
-            )
+        versions = {(each.name, number) for each in wanted for number in each.numbers}
+        before = self._places or {}
+        served = {
+            (place.name, int(number))
+            for place in before.values()
+            if place.versions
+            for number in place.versions.specific
+        }
+        late = {model for model, _ in await self._bringing.want(versions, served, waits=waits)}
+        places = {
+            each.name: before[each.name] if each.name in late else self._place(each)
             for each in wanted
-        )
+            if each.name not in late or each.name in before
+        }
         if places != self._places:
-            await self._plane.replace(places, OWNER)
+            await self._plane.replace(tuple(places.values()), OWNER)
             self._places = places
+
+    def _place(self, wanted: "Wanted") -> Place:
+        return Place(
+            wanted.name,
+            str(self.registry.artifacts.models / wanted.name),
+            Versions(specific=tuple(map(str, sorted(wanted.numbers)))),
+            {label: str(number) for label, number in wanted.labels.items()},
+            wanted.default_label,
+            is_exact=True,
+        )
 
     async def _again(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         told = ""

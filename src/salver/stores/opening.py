@@ -45,6 +45,16 @@ def open_store(path: Path | str, copies: Copies, environment: Mapping[str, str] 
     return store
 
 
+def open_files(address: Address, environment: Mapping[str, str] = os.environ) -> Any:
+    """What ``fsspec`` has for an object store, to read and write it.
+
+    Raises:
+        InvalidInput: what the environment says of it is wrong.
+        MissingExtra: the package for such a store is not installed.
+    """
+    return _objects(address, environment)
+
+
 def _objects(address: Address, environment: Mapping[str, str]) -> Objects:
     options = filesystem_options(address, environment, _credentials(environment))
     made: Objects = getattr(_module(address), _CLASSES[address.scheme])(**options)
