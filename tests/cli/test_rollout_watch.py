@@ -60,6 +60,7 @@ def test_a_release_under_way_shows_its_share_and_a_line_a_metric() -> None:
 
 
 def test_a_proposal_shows_what_it_waits_for() -> None:
+    assert "no server that serves this registry has taken it up yet" in shown(release(), None)
     waiting = release(progress=msgspec.structs.replace(release().progress, waits_for="version 8 is LOADING"))
     text = shown(waiting, None)
     assert "PROPOSED" in text and "version 8 is LOADING" in text and "metric" not in text

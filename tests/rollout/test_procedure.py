@@ -39,7 +39,7 @@ def test_a_proposal_starts_with_its_first_stage() -> None:
 def test_a_proposal_waits_and_says_for_what() -> None:
     after = procedure.started(release(ReleaseState.PROPOSED), 200.0, "version 2 is LOADING")
     assert (after.state, after.progress.waits_for) == (ReleaseState.PROPOSED, "version 2 is LOADING")
-    assert procedure.started(after, 201.0, "").progress.waits_for == ""
+    assert procedure.started(after, 201.0, "").waits_for == ""
 
 
 def test_an_immediate_policy_switches_at_once() -> None:

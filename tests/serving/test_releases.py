@@ -465,4 +465,4 @@ async def test_each_move_is_written_into_the_history(world: World) -> None:
     ]
     assert lines[0].why == (await world.one()).reason != ""
     assert {line.subject for line in lines} == {"r0"}
-    assert (await world.one()).progress.waits_for == ""
+    assert (await world.one()).waits_for == ""

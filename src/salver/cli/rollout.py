@@ -260,10 +260,7 @@ def explain(
             f"{found.reason}"
         )
         if not entries:
-            line(
-                "nothing was counted yet"
-                + (f"; {found.progress.waits_for}" if found.progress.waits_for else "")
-            )
+            line("nothing was counted yet" + (f"; {found.waits_for}" if found.waits_for else ""))
         for entry in chosen:
             line()
             line(f"{clock(entry.verdict.at)}  {told(found.policy, entry.verdict)}")

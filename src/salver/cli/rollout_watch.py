@@ -47,7 +47,7 @@ def row(release: "Release") -> list[str]:
         _stage(release),
         f"{100 * release.weight:g} %",
         clock(release.changed),
-        release.progress.waits_for or release.reason,
+        release.waits_for or release.reason,
     ]
 
 
@@ -174,7 +174,7 @@ def _heading(release: "Release") -> list[Any]:
     head.append(f" {100 * release.weight:g} % of the units")
     alias = f"@{release.alias}, " if release.alias else ""
     where = f"{release.id}: {alias}stage {_stage(release)}, since {clock(release.changed)}"
-    return [head, Text(where, style="dim"), Text(release.progress.waits_for or release.reason)]
+    return [head, Text(where, style="dim"), Text(release.waits_for or release.reason)]
 
 
 def _stage(release: "Release") -> str:

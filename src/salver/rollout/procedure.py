@@ -127,7 +127,6 @@ def _forward(release: Release, stage: int, now: float, reason: str) -> Release:
 
 def _moved(release: Release, state: ReleaseState, now: float, reason: str, **fields: float | None) -> Release:
     after = advance(release.state, state)
-    release = _with_progress(release, waits_for="")  # whatever it waited for, it waits no more
     return msgspec.structs.replace(release, state=after, changed=now, reason=reason, **fields)
 
 

@@ -53,7 +53,7 @@ class Progress(msgspec.Struct, frozen=True):
     bins: Mapping[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
     watermarks: Mapping[str, float] = msgspec.field(default_factory=dict)
     approvals: tuple[Approved, ...] = ()
-    waits_for: str = ""
+    waits_for: str = "no server that serves this registry has taken it up yet"
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -96,6 +96,11 @@ class Release(msgspec.Struct, frozen=True):
     def is_live(self) -> bool:
         """It has not ended."""
         return self.state not in ENDED
+
+    @property
+    def waits_for(self) -> str:
+        """What keeps it from its start, in words; empty = it has begun, or nothing does."""
+        return self.progress.waits_for if self.state is ReleaseState.PROPOSED else ""
 
     @property
     def asks_for_outcomes(self) -> bool:

@@ -341,7 +341,9 @@ async def _tell(ledger: Ledger, asked: Asked) -> Answer:
 async def _explain(ledger: Ledger, asked: Asked) -> Answer:
     release = await ledger.releases.get(asked.names["release"])
     look = await last_look(ledger.releases, release)
-    return Answer(Explained(explain(release.policy, look.verdict) if look else release.progress.waits_for))
+    return Answer(
+        Explained(explain(release.policy, look.verdict) if look else release.waits_for or release.reason)
+    )
 
 
 async def _shadow(ledger: Ledger, asked: Asked) -> Answer:
@@ -384,7 +386,7 @@ def shown(release: Release) -> ReleaseView:
     """A release, in short."""
     return ReleaseView(
         stages=len(release.policy.stages),
-        waits_for=release.progress.waits_for,
+        waits_for=release.waits_for,
         **{name: getattr(release, name) for name in _SHOWN},
     )
 
