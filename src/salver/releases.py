@@ -288,6 +288,22 @@ class Matured(msgspec.Struct, frozen=True):
     sums: tuple[Sums, Sums] = (Sums(), Sums())
 
 
+class Copies(msgspec.Struct, frozen=True):
+    """What a canary made of copies, of which nobody gets the answers; a unit counts once, for the worst.
+
+    Attributes:
+        asked: All of them.
+        differed: Its answer is not alike.
+        failed: It gave none.
+        slower: It gave one, and took longer than the stable version had taken.
+    """
+
+    asked: int = 0
+    differed: int = 0
+    failed: int = 0
+    slower: int = 0
+
+
 class Bucket(msgspec.Struct, frozen=True):
     """What was seen of a release in a stretch of time, ten seconds as a rule.
 
@@ -301,6 +317,7 @@ class Bucket(msgspec.Struct, frozen=True):
         raw: By metric, all requests in which it happened.
         outcomes: That matured in it, of exposures long before.
         late_seconds: By how much what is posted later lags behind: everything older has come.
+        copies: That were answered in it (serving/shadow.py).
     """
 
     start: float
@@ -313,6 +330,7 @@ class Bucket(msgspec.Struct, frozen=True):
     raw: Mapping[str, Counts] = msgspec.field(default_factory=dict)
     outcomes: tuple[Matured, ...] = ()
     late_seconds: float = 0.0
+    copies: Copies = Copies()
 
 
 class Met(msgspec.Struct, frozen=True, eq=False):

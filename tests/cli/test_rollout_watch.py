@@ -9,11 +9,12 @@ import pytest
 from rich.console import Console
 
 from salver.cli import output, rollout_watch
-from salver.releases import Bucket, Counts, ReleaseState
+from salver.releases import Bucket, Copies, Counts, ReleaseState
 from salver.rollout.judge import judge
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import Release, proposed
 from salver.rollout.replay import Entry
+from salver.rollout.shadowing import Alike, CopyEvidence, verdict
 
 POLICY = Policy(
     stages=(Stage(0.1, 10), Stage(0.5, 10)),
@@ -46,6 +47,16 @@ def shown(of: Release, entry: Entry | None) -> str:
     for part in rollout_watch.picture(of, entry):
         console.print(part)
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_release_of_copies_alone_shows_how_alike_they_are() -> None:
+    entry = look(errors=0)
+    seen = verdict(CopyEvidence().add(Copies(300, 2, 1, 40), Alike()), Alike(), 0.01, 0.05)
+    copies = msgspec.structs.replace(entry, verdict=msgspec.structs.replace(entry.verdict, copies=seen))
+    text = shown(running(), copies)
+    assert "copies are alike ─" in text and "99% of the copies are alike" in text
+    assert "of 300 copies 2 differ and 1 failed; 40 took the canary longer" in text
+    assert "errors" not in text
 
 
 def test_a_release_under_way_shows_its_share_and_a_line_a_metric() -> None:

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salver.errors import Code
-from salver.events import Served, StateChanged
+from salver.events import Served, Shadowed, StateChanged
 from salver.experiments.assign import assign
 from salver.experiments.collector import Collector
 from salver.experiments.config import CollectorConfig
 from salver.experiments.happenings import happened
 from salver.messages import ModelId, State, Timing
-from salver.releases import ARMS, NO_STAGE, Arm, Assignment, Counts, Split, unit_number
+from salver.releases import ARMS, NO_STAGE, Arm, Assignment, Copies, Counts, Split, unit_number
 from salver.stats.exact import clopper_pearson
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.25, salt="s1")
@@ -331,3 +331,50 @@ def test_what_is_kept_is_bounded_whatever_comes():
         world.serve(*(served(f"u{n}", outcome="model_failed") for n in range(start, start + 10_000)))
         assert followed.pending <= 65_536 + 20_000
         assert len(followed.recent) <= 65_536
+
+
+def copied(unit, outcome="ok", agrees=True, seconds=0.01, release="r1"):
+    return Shadowed("m", "2", release, unit, "q", outcome, 0.02, seconds, agrees, 0.0)
+
+
+def test_copies_are_counted_by_unit_for_the_worst_of_them():
+    world = World()
+    world.serve(
+        served("bo", Arm.STABLE, propensity=0.0),
+        copied("ada"),
+        copied("ada", agrees=False, seconds=0.5),
+        copied("ada"),
+        copied("bo", outcome="model_failed", agrees=False, seconds=9.0),
+        copied("bo", agrees=False),
+        copied("cy"),
+        copied("di", release="r2"),
+    )
+    (seen,) = world.close()
+    assert seen.bucket.copies == Copies(asked=3, differed=1, failed=1, slower=1)
+    (after,) = world.close()
+    assert after.bucket.copies == Copies()
+
+
+def test_copies_of_a_bucket_in_which_nobody_else_came_are_told_too():
+    world = World()
+    world.collector.observe([copied("ada")])
+    (seen,) = world.close()
+    assert (seen.bucket.stage, seen.bucket.copies) == (NO_STAGE, Copies(1))
+
+
+def test_where_nobody_meets_the_canary_no_unit_is_used_up():
+    world = World()
+    world.collector.watch("r1", (), keeps_requests=True)
+    failed = served("ada", Arm.STABLE, outcome="model_failed", propensity=0.0)
+    world.serve(failed, served("ada", Arm.STABLE, latency=0.3, propensity=0.0))
+    (seen,) = world.close()
+    assert (seen.bucket.share, seen.bucket.requests, seen.bucket.raw) == (
+        0.0,
+        Counts(0, 0, 2),
+        {"errors": Counts(0, 0, 1)},
+    )
+    assert not seen.rows
+    world.serve(served("ada", outcome="model_failed"))
+    (seen,) = world.close()
+    assert (seen.bucket.exposures, seen.bucket.events) == (Counts(1), {"errors": Counts(1)})
+    assert world.collector.thresholds("r1", {"p50": 0.2}) != {}

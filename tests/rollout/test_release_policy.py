@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from salver.errors import InvalidInput
 from salver.rollout.policy import DEFAULT_METRICS, Kind, Metric, Policy, Stage
 from salver.rollout.rules import Approval, Blackout, Coverage, Never, Rule
+from salver.rollout.shadowing import Alike
 
 
 def test_the_defaults_are_a_policy_that_spends_all_of_its_alpha() -> None:
@@ -64,7 +65,9 @@ def test_a_policy_survives_its_json() -> None:
         ('{"stages": []}', "the stages have the weights"),
         ('{"stages": [{"weight": 0.5, "minutes": 1}, {"weight": 0.1, "minutes": 1}]}', "Let them grow"),
         ('{"stages": [{"weight": 0.5, "minutes": 1}, {"weight": 0.5, "minutes": 1}]}', "Let them grow"),
-        ('{"stages": [{"weight": 0, "minutes": 1}]}', "above 0 and up to 1"),
+        ('{"stages": [{"weight": 0, "minutes": 1}]}', "Say in traffic.shadow"),
+        ('{"stages": [{"weight": -0.1, "minutes": 1}]}', "above 0 and up to 1"),
+        ('{"alike": {"least": 1}}', "alike.least"),
         ('{"stages": [{"weight": 1.5, "minutes": 1}]}', "above 0 and up to 1"),
         ('{"stages": [{"weight": 0.5, "minutes": -1}]}', "stage 0 lasts -1.0 minutes"),
         ('{"metrics": []}', "Name one or more"),
@@ -134,7 +137,9 @@ def section(title: str) -> str:
     return PAGE.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-@pytest.mark.parametrize(("title", "kind"), [("Policy", Policy), ("Stages", Stage), ("Metrics", Metric)])
+@pytest.mark.parametrize(
+    ("title", "kind"), [("Policy", Policy), ("Stages", Stage), ("Metrics", Metric), ("Alike", Alike)]
+)
 def test_the_reference_has_every_field_with_its_default(title: str, kind: type[msgspec.Struct]) -> None:
     rows = [line.split(" | ") for line in section(title).splitlines() if line.startswith("| `")]
     assert [row[0].strip("| `") for row in rows] == list(kind.__struct_fields__)

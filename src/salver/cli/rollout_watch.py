@@ -149,8 +149,15 @@ def picture(release: "Release", entry: "Entry | None") -> list[Any]:
     from rich.table import Table
     from rich.text import Text
 
+    from salver.rollout.shadowing import told
+
     parts = _heading(release)
-    if entry is not None:
+    if entry is not None and (copies := entry.verdict.copies) is not None:
+        alike = bar(copies.log_alike, copies.gate, "green")
+        unlike = bar(copies.log_unlike, copies.threshold, "red")
+        parts.append(Text.assemble("copies are alike ", alike, "  or not ", unlike, "  ", copies.missing))
+        parts.append(Text(told(copies.copies)))
+    elif entry is not None:
         shown = Table(box=None, pad_edge=False, header_style="bold")
         for title in ("metric", "effect", "evidence of harm", "evidence of none", "it lacks"):
             shown.add_column(title, overflow="fold")

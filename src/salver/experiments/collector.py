@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from salver.events import Event, Responded, Served
+from salver.events import Event, Responded, Served, Shadowed
 from salver.experiments.config import CollectorConfig
 from salver.experiments.happenings import OK, happened
 from salver.experiments.outputs import OutputCheck, Watch
@@ -27,6 +27,7 @@ from salver.releases import (
     Arm,
     Assignment,
     Bucket,
+    Copies,
     Counts,
     Exposures,
     Met,
@@ -43,6 +44,7 @@ _CANARY, _BASELINE = Arm.CANARY, Arm.BASELINE  # to look them up in an enum take
 _MARKS: Final = np.uint64(0x9E3779B97F4A7C15) * np.arange(1, len(ARMS) + 1, dtype=np.uint64)
 _BOUNDS: Final = tuple(50e-6 * 10 ** (step / 20) for step in range(122))  # seconds, to a minute
 _MOST_RECENT: Final = 65_536
+_ALIKE, _DIFFERS, _FAILED = 0, 1, 2  # of copies, from the best to the worst
 _AT_ONCE: Final = 8192  # units that are restored in one go
 #: Units, happenings and requests that wait to be looked up together, which costs a tenth of one at a time.
 _MOST_WAITING: Final = 1024
@@ -135,13 +137,13 @@ class _Tally:
         self.news.date(now)
         self.asked.date(now)
 
-    def closed(self, release: str, end: float) -> Seen:
+    def closed(self, release: str, end: float, copies: Copies) -> Seen:
         events = {name: Counts(*counts) for name, counts in self.events.items()}
         raw = {name: Counts(*counts) for name, counts in self.raw.items()}
         counted = (Counts(*self.requests), Counts(*self.exposed), events, raw)
         return Seen(
             release,
-            Bucket(self.start, end - self.start, self.stage, self.share, *counted),
+            Bucket(self.start, end - self.start, self.stage, self.share, *counted, copies=copies),
             _joined(self.exposures) or NO_EXPOSURES,
             {metric: met for metric, parts in self.firsts.items() if (met := _joined(parts)) is not None},
             _joined(self.predictions) or NO_PREDICTIONS,
@@ -162,6 +164,7 @@ class _Followed:
         latencies: Of good answers of the stable version.
         watch: What is looked at in answers.
         keeps_requests: Outcomes may be posted by the ids of requests.
+        copies: By unit, how its worst copy of this bucket fared, and was one slower than the original?
         pending: Rows that the open buckets have for the ledger.
     """
 
@@ -176,6 +179,7 @@ class _Followed:
         self.latencies = Histogram(_BOUNDS)
         self.watch = Watch()
         self.keeps_requests = False
+        self.copies: dict[str, tuple[int, bool]] = {}
         self.pending = 0
         self.is_crowded = False
         self._units = Bloom(2 * config.units, config.error)  # units, and units in an arm
@@ -195,6 +199,23 @@ class _Followed:
         """Which of these different happenings are the first of their kind for their unit."""
         kinds = np.fromiter(map(hash, metrics), np.int64, len(units))
         return self._happenings.add((units ^ kinds).view(np.uint64))
+
+    def copied(self, event: Shadowed) -> None:
+        """A copy is over: how it fared, for the worst copy of its unit."""
+        fared = _FAILED if event.outcome != OK else _ALIKE if event.agrees else _DIFFERS
+        is_slower = fared != _FAILED and event.seconds > event.stable_seconds
+        known = self.copies.get(event.unit)
+        if known is not None:
+            self.copies[event.unit] = max(known[0], fared), known[1] or is_slower
+        elif len(self.copies) < _MOST_RECENT:
+            self.copies[event.unit] = fared, is_slower
+
+    def taken(self) -> Copies:
+        """Those since the last bucket."""
+        fared = [how for how, _ in self.copies.values()]
+        slower = sum(is_slower for _, is_slower in self.copies.values())
+        self.copies = {}
+        return Copies(len(fared), fared.count(_DIFFERS), fared.count(_FAILED), slower)
 
     @property
     def is_over(self) -> bool:
@@ -314,6 +335,8 @@ class Collector:
         groups: dict[str, list[_Seen]] = {}
         for event in events:
             if type(event) is not Served and type(event) is not Responded:
+                if type(event) is Shadowed and event.release in self._followed:
+                    self._followed[event.release].copied(event)
                 continue
             if (assigned := event.assignment) is None:
                 continue
@@ -340,7 +363,8 @@ class Collector:
             if tally is None or tally.share != assigned.propensity or tally.stage != assigned.stage:
                 tally = self._tally(followed, assigned, now)
                 fresh, news, asked = tally.fresh.places, tally.news.places, tally.asked.places
-            arm, unit, has_unit = assigned.arm, assigned.unit, assigned.has_unit
+                is_compared = tally.share > 0  # else nobody meets the canary, and units keep for later
+            arm, unit, has_unit = assigned.arm, assigned.unit, is_compared and assigned.has_unit
             place = 0 if arm is _CANARY else 1 if arm is _BASELINE else 2
             if type(event) is Served:
                 tally.requests[place] += 1
@@ -348,7 +372,7 @@ class Collector:
                     tally.exposed[place] += 1
                 elif recent.get(unit) != place and unit not in fresh:
                     fresh[unit] = place
-                if followed.keeps_requests:
+                if followed.keeps_requests and is_compared:
                     asked[event.request_id, unit if has_unit else ""] = place
                 if event.outcome == OK:
                     if place and not slow:
@@ -429,11 +453,12 @@ class Collector:
         """Hand over what was seen; that nothing was, too, is told, at no stage and without a share."""
         self._look_up(followed)
         if not followed.tallies and end > followed.since:
-            nothing = Bucket(followed.since, end - followed.since, NO_STAGE, 0.0)
+            nothing = Bucket(followed.since, end - followed.since, NO_STAGE, 0.0, copies=followed.taken())
             self._sink.write(Seen(release, nothing))
         tallies = list(followed.tallies.values())  # what began a stage before it ends where that begins
         for tally, its_end in zip(tallies, [*(t.start for t in tallies[1:]), end], strict=False):
-            self._sink.write(tally.closed(release, its_end))
+            # Copies count with the stage that was there first, which is the one that asked for them.
+            self._sink.write(tally.closed(release, its_end, followed.taken()))
         followed.tallies.clear()
         followed.pending = 0
         followed.since = max(end, followed.since)

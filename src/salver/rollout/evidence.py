@@ -15,6 +15,7 @@ from salver.releases import Bucket, Counts, Matured
 from salver.rollout.means import Means
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.rules import Never, hour_of_week
+from salver.rollout.shadowing import CopyEvidence
 from salver.rollout.strand import Strand, Weight, plus, strands
 from salver.rollout.wildness import matched_share
 from salver.stats import sample_ratio
@@ -80,6 +81,7 @@ class Evidence(msgspec.Struct, frozen=True):
         never: Events that a rule forbids, of the canary, by name.
         held_since: Unix seconds; None = it is not held.
         is_over: It was rolled back.
+        copies: Of a first stage without weight.
     """
 
     metrics: tuple[MetricEvidence, ...]
@@ -98,6 +100,7 @@ class Evidence(msgspec.Struct, frozen=True):
     never: Mapping[str, int] = msgspec.field(default_factory=dict)
     held_since: float | None = None
     is_over: bool = False
+    copies: CopyEvidence = CopyEvidence()
 
     @property
     def split_log_e(self) -> float:
@@ -147,6 +150,8 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
     """
     _check(policy, evidence, bucket)
     is_late = bucket.stage < evidence.stage
+    if not policy.stages[bucket.stage].weight:
+        return _of_copies(policy, evidence, bucket, is_late)
     evidence = evidence if is_late else evidence.at_stage(bucket.stage)
     is_warm = is_late or evidence.stage_seconds >= policy.warm_up_seconds
     is_whole = not is_late and abs(bucket.seconds - policy.bucket_seconds) < _UNEVEN * policy.bucket_seconds
@@ -172,6 +177,24 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
         },
     )
     return evidence if is_late else _of_stage(evidence, bucket, is_warm)
+
+
+def _of_copies(policy: Policy, evidence: Evidence, bucket: Bucket, is_late: bool) -> Evidence:
+    """Of a stage without weight: nobody meets the canary, and nothing is compared but copies."""
+    evidence = msgspec.structs.replace(
+        evidence,
+        since=bucket.start,
+        until=bucket.start + bucket.seconds,
+        late_seconds=bucket.late_seconds,
+        copies=evidence.copies.add(bucket.copies, policy.alike),
+    )
+    if is_late:
+        return evidence
+    return msgspec.structs.replace(
+        evidence,
+        stage_seconds=evidence.stage_seconds + bucket.seconds,
+        idle_seconds=0.0 if bucket.copies.asked else evidence.idle_seconds + bucket.seconds,
+    )
 
 
 def _of_stage(evidence: Evidence, bucket: Bucket, is_warm: bool) -> Evidence:
@@ -265,7 +288,7 @@ def _check(policy: Policy, evidence: Evidence, bucket: Bucket) -> None:
         raise InvalidInput(
             f"stage {bucket.stage} is none of {len(policy.stages)}", fix="Judge by the policy of the release."
         )
-    if not 0 < bucket.share <= 1:
+    if not 0 < bucket.share <= 1 and (bucket.share or policy.stages[bucket.stage].weight):
         raise InvalidInput(
             f"the canary's share is {bucket.share}",
             fix="Judge buckets in which it had one: above 0, up to 1.",

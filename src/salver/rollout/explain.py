@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from salver.rollout.outlook import MetricOutlook, Outlook, spoken
 from salver.rollout.policy import Policy
-from salver.rollout.verdict import Decision, MetricVerdict, Verdict, number
+from salver.rollout.shadowing import told
+from salver.rollout.verdict import CopyVerdict, Decision, MetricVerdict, Verdict, number
 
 _HEAD = (
     "metric",
@@ -36,6 +37,8 @@ def explain(policy: Policy, verdict: Verdict) -> str:
         f"  because {reason}" if index == 0 else f"      and {reason}"
         for index, reason in enumerate(verdict.reasons)
     ]
+    if verdict.copies is not None:
+        return "\n".join([*lines, "", *_of_copies(verdict.copies)])
     matched = {metric.name for metric in policy.metrics if metric.is_matched}
     rows = [_row(metric, is_matched=metric.name in matched) for metric in verdict.metrics]
     lines += ["", *table([_HEAD, *rows]), "", _LEGEND]
@@ -58,7 +61,9 @@ def foretell(policy: Policy, outlook: Outlook) -> str:
         weight = policy.stages[index].weight
         lasts = "is not left by itself" if minutes is None else f"lasts {spoken(minutes)} if all is well"
         lines.append(f"Stage {index} ({100 * weight:.4g}%) {lasts}.")
-        if weight < 1:
+        if not weight:
+            lines.append("  Nobody meets it: copies of requests are answered, too, and compared.")
+        elif weight < 1:
             lines += [f"  {metric.name}: {_sight(metric, index, minutes)}" for metric in outlook.metrics]
     ratios = list(outlook.metrics[0].detects)
     rows = [("found after", *(f"×{ratio:g}" for ratio in ratios))]
@@ -78,6 +83,18 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
             for at, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         yield "  ".join([first, *rest]).rstrip()
+
+
+def _of_copies(copies: CopyVerdict) -> Iterator[str]:
+    """Of a stage at which nobody meets the canary."""
+    counts = told(copies.copies)
+    yield counts[0].upper() + counts[1:] + "."
+    yield (
+        f"Evidence that enough are alike: {number(copies.log_alike)} of {number(copies.gate)}; that fewer "
+        f"are: {number(copies.log_unlike)} of {number(copies.threshold)}."
+    )
+    if copies.missing:
+        yield f"It lacks {copies.missing}."
 
 
 def _row(metric: MetricVerdict, *, is_matched: bool) -> tuple[str, ...]:

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import msgspec
 
 from salver.releases import Bucket, ReleaseState
-from salver.rollout import rules
+from salver.rollout import rules, shadowing
 from salver.rollout.evidence import Evidence, MetricEvidence, observe
 from salver.rollout.policy import Metric, Policy
 from salver.rollout.strand import Strand
-from salver.rollout.verdict import Cause, Decision, MetricVerdict, Verdict, number
+from salver.rollout.verdict import Cause, CopyVerdict, Decision, MetricVerdict, Verdict, number
 
 #: Evidence of harm from which on nothing ships on its budget.
 _SUSPICION = math.log(3)
@@ -69,6 +69,8 @@ def _harm(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts
     """What rolls back at once."""
     objections = rules.objections(policy.rules, facts, _moment(evidence, bucket))
     reasons = [each.reason for each in objections if each.decision is Decision.ROLLBACK]
+    if policy.alike.rolls_back and (objection := _unlike(policy, evidence)):
+        reasons.append(objection)
     if evidence.log_e(policy) >= -math.log(policy.alpha):
         reasons.append(_proof(policy, evidence))
         if _is_split_broken(policy, evidence):
@@ -106,6 +108,8 @@ def _without_harm(
     if blind:
         return blind
     stage = policy.stages[evidence.stage]
+    if objection := _unlike(policy, evidence):
+        return _Opinion(Decision.HOLD, (objection,), "unlike")
     left = 60 * stage.minutes - (evidence.stage_seconds - policy.warm_up_seconds)
     if left > 0:
         return _Opinion(
@@ -124,6 +128,19 @@ def _without_harm(
     return opinion
 
 
+def _of_copies(policy: Policy, evidence: Evidence) -> CopyVerdict | None:
+    """What copies show; None = it is a stage at which callers meet the canary."""
+    if policy.stages[evidence.stage].weight:
+        return None
+    return shadowing.verdict(evidence.copies, policy.alike, policy.alpha, policy.beta)
+
+
+def _unlike(policy: Policy, evidence: Evidence) -> str:
+    """Why nobody shall meet the canary; empty = nothing is proven."""
+    found = _of_copies(policy, evidence)
+    return shadowing.objection(found) if found else ""
+
+
 def _blind(policy: Policy, evidence: Evidence, bucket: Bucket) -> _Opinion | None:
     """Why nothing can be said at all."""
     if _is_split_broken(policy, evidence):
@@ -140,6 +157,8 @@ def _blind(policy: Policy, evidence: Evidence, bucket: Bucket) -> _Opinion | Non
             f"no data: {who} has answered nobody for {evidence.idle_seconds:.0f} seconds; units seen so far, "
             f"by all versions: {evidence.units.total}"
         )
+        if not policy.stages[evidence.stage].weight:
+            reason = f"no data: the canary has answered no copies for {evidence.idle_seconds:.0f} seconds"
         return _Opinion(Decision.HOLD, (reason,), "no_data")
     has_outcomes = any(metric.is_posted for metric in policy.metrics)
     if has_outcomes and evidence.late_seconds > policy.most_late_seconds:
@@ -151,6 +170,8 @@ def _blind(policy: Policy, evidence: Evidence, bucket: Bucket) -> _Opinion | Non
 def _unproven(policy: Policy, evidence: Evidence, bucket: Bucket, lacking: list[str]) -> _Opinion:
     """What is to be done where a gate is not passed, nor anything proven against the canary."""
     stage, seen = policy.stages[evidence.stage], evidence.stage_requests.canary
+    if not stage.weight:
+        seen = evidence.copies.copies.asked
     if not stage.sample or seen < stage.sample:
         return _Opinion(Decision.CONTINUE, tuple(lacking))
     suspected = [
@@ -158,6 +179,8 @@ def _unproven(policy: Policy, evidence: Evidence, bucket: Bucket, lacking: list[
         for known, metric in zip(evidence.metrics, policy.metrics, strict=True)
         if known.log_e(metric) >= _SUSPICION
     ]
+    if evidence.copies.log_unlike >= _SUSPICION:
+        suspected.append("copies")
     may_ship = policy.ships_on_budget or rules.may_ship_on_budget(policy.rules, evidence.stage)
     if may_ship and not suspected:
         reason = f"{seen} requests were the budget, and nothing speaks against it; not proven: "
@@ -186,8 +209,9 @@ def _held(policy: Policy, evidence: Evidence, opinion: _Opinion) -> tuple[Eviden
 
 def _is_severe(policy: Policy, evidence: Evidence, opinion: _Opinion) -> bool:
     """Whether what holds it is a fault, or a severe metric that is not proven harmless."""
-    return opinion.cause == "split" or (
+    return opinion.cause in ("split", "unlike") or (
         opinion.cause == "inconclusive"
+        and policy.stages[evidence.stage].weight > 0
         and any(
             metric.severity == "severe" and _lacks(policy, known, metric)
             for known, metric in zip(evidence.metrics, policy.metrics, strict=True)
@@ -197,7 +221,10 @@ def _is_severe(policy: Policy, evidence: Evidence, opinion: _Opinion) -> bool:
 
 def _lacking(policy: Policy, evidence: Evidence, bucket: Bucket) -> Iterator[tuple[str, str]]:
     """Which gates are not passed, and what they lack. Alone, with all of the traffic, there are none."""
-    if policy.stages[evidence.stage].weight < 1:
+    if (copies := _of_copies(policy, evidence)) is not None:
+        if copies.missing:
+            yield "copies", copies.missing
+    elif policy.stages[evidence.stage].weight < 1:
         for known, metric in zip(evidence.metrics, policy.metrics, strict=True):
             what = _lacks(policy, known, metric)
             if what:
@@ -243,6 +270,7 @@ def _verdict(policy: Policy, evidence: Evidence, bucket: Bucket, opinion: _Opini
             _metric_verdict(policy, evidence, known, metric, share, bucket)
             for known, metric, share in zip(evidence.metrics, policy.metrics, policy.shares, strict=True)
         ),
+        copies=_of_copies(policy, evidence),
     )
 
 

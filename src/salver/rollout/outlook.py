@@ -16,6 +16,7 @@ from salver.rollout import mean_outlook
 from salver.rollout.evidence import MOST_LESS, MOST_NEGLIGIBLE, MetricEvidence
 from salver.rollout.policy import Metric, Policy
 from salver.rollout.rules import may_ship_on_budget
+from salver.rollout.shadowing import fewest
 from salver.rollout.strand import Weight, strands
 from salver.rollout.wildness import MOST, PRIOR_BUCKETS, PRIOR_EVENTS, PRIOR_VARIATION, matched_share
 
@@ -166,6 +167,8 @@ def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, 
     """Until a canary whose rate is ``ratio`` times its control's is rolled back at a stage, as a rule."""
     weight, rate = policy.stages[index].weight, forecast.rate(metric)
     tolerated = 1 + metric.rollback_margin
+    if not weight:
+        return math.inf
     needed = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])
     if metric.kind == "mean":
         return mean_outlook.detection_minutes(metric, weight, ratio, needed, **forecast.brings(metric))
@@ -175,7 +178,7 @@ def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, 
     per_request = _information(rate, weight, alone if metric.is_matched else 1.0, ratio, tolerated)
     seconds = _DETECTION * needed / (per_request * forecast.requests_per_second)
     lost = float(math.ceil(needed / MOST))  # buckets, until rates are known to be steady
-    if index == 0:
+    if index == _first(policy):
         events = rate * forecast.requests_per_second * policy.bucket_seconds
         lost = max(lost, _lost_buckets(weight, events, seconds / policy.bucket_seconds))
     seconds += lost * policy.bucket_seconds
@@ -250,7 +253,7 @@ def _alone(policy: Policy, metric: Metric) -> int:
     """
     if metric.kind == "mean":
         return 0
-    known, share = MetricEvidence(strands(metric)), policy.stages[0].weight
+    known, share = MetricEvidence(strands(metric)), policy.stages[_first(policy)].weight
     enough = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])
     for count in range(1, _PATIENCE):
         grown = known.strands[0].add(metric, Counts(canary=1), share, Weight())
@@ -267,6 +270,8 @@ def _part(share: float, ratio: float) -> float:
 
 def _stage(policy: Policy, forecast: Forecast, metric: Metric, index: int) -> StageOutlook:
     stage, warm_up = policy.stages[index], policy.warm_up_seconds / 60
+    if not stage.weight:
+        return _without_weight(policy, forecast, index)
     blind = 0.0 if metric.severity == "severe" else warm_up
     promotes = promotion_minutes(policy, index, metric, forecast)
     has_gate = metric.promotion_margin is not None and math.isfinite(promotes)
@@ -284,9 +289,30 @@ def _stage(policy: Policy, forecast: Forecast, metric: Metric, index: int) -> St
     )
 
 
+def _without_weight(policy: Policy, forecast: Forecast, index: int) -> StageOutlook:
+    """Of a stage whose gate is how alike the answers to copies are; no metric sees anything there."""
+    stage, warm_up, shadow = policy.stages[index], policy.warm_up_seconds / 60, policy.traffic.shadow
+    copies = 60 * forecast.requests_per_second * (shadow.share if shadow else 0.0)  # a minute
+    return StageOutlook(
+        stage=index,
+        weight=0.0,
+        minutes=stage.minutes + warm_up,
+        detects=dict.fromkeys(RATIOS, math.inf),
+        promotes=fewest(policy.alike, policy.beta) / copies if copies else None,
+        budget=stage.sample / copies if stage.sample and copies else None,
+    )
+
+
+def _first(policy: Policy) -> int:
+    """The first stage at which callers meet the canary."""
+    return next(index for index, stage in enumerate(policy.stages) if stage.weight)
+
+
 def _lasts(policy: Policy, index: int, seen: Sequence[StageOutlook]) -> float | None:
     """Minutes of a stage, for a canary that is no worse; None = its gates cannot be passed."""
     least, budget, proven = seen[0].minutes, seen[0].budget, 0.0
+    if not policy.stages[index].weight:
+        return max(least, seen[0].promotes or 0.0)
     for one, metric in zip(seen, policy.metrics, strict=True):
         if metric.promotion_margin is not None:
             proven = max(proven, math.inf if one.promotes is None else one.promotes)
@@ -316,7 +342,7 @@ def _whole(
 def _advice(
     policy: Policy, forecast: Forecast, metrics: Sequence[MetricOutlook], lasting: Sequence[float | None]
 ) -> Iterator[str]:
-    first, per_second = policy.stages[0], forecast.requests_per_second
+    first, per_second = policy.stages[_first(policy)], forecast.requests_per_second
     if per_second < _SPARSE and first.weight < _LARGE:
         yield (
             f"at {per_second:g} requests a second a stage of {first.weight:.0%} sees nothing: begin at "

@@ -12,8 +12,9 @@ from typing import Literal, Self, get_args
 import msgspec
 
 from salver.errors import InvalidInput
-from salver.releases import Traffic
+from salver.releases import Shadow, Traffic
 from salver.rollout.rules import Rule
+from salver.rollout.shadowing import Alike
 
 #: What a metric counts: answers that failed; that came too late for their deadline; that fit no schema; that
 #: came from a fallback; that break a rule; that were slower than a quantile of the stable version, frozen as
@@ -29,7 +30,8 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A share of the traffic, and what has to be seen there.
 
     Attributes:
-        weight: Share of the units that meet the canary, in (0, 1].
+        weight: Share of the units that meet the canary, in (0, 1]. 0 = of a first stage in which it answers
+            nothing but copies (``traffic.shadow``), and the comparison is the gate.
         minutes: It lasts at least, without the warm-up.
         sample: Requests to the canary after which enough was seen: if its metrics are not proven to be
             within their margins by then, the release is held as inconclusive, or goes on where it
@@ -216,6 +218,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             or the split is broken, and waits for a person otherwise.
         immediate: The new version gets everything at once, and is not judged.
         rules: Of the owner's business (rollout/rules.py).
+        alike: What copies have to show at a first stage without weight.
         traffic: Who takes part, and by what units are told apart; the judge does not ask.
     """
 
@@ -233,10 +236,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     after_hold: Literal["by_severity", "rollback", "wait"] = "by_severity"
     immediate: bool = False
     rules: tuple[Rule, ...] = ()
+    alike: Alike = Alike()
     traffic: Traffic = Traffic()
 
     def __post_init__(self) -> None:
-        _check_stages(self.stages)
+        _check_stages(self.stages, self.traffic.shadow)
         _check_metrics(self.metrics)
         for name in ("alpha", "beta", "split_alpha"):
             if not 0 < getattr(self, name) < 1:
@@ -286,6 +290,7 @@ def _fix(error: str, policy: type["Policy"]) -> str:
         "stages": Stage,
         "metrics": Metric,
         "traffic": Traffic,
+        "alike": Alike,
     }
     if "field" in error and place in kinds:
         return f"Fields: {', '.join(kinds[place].__struct_fields__)}."
@@ -298,13 +303,19 @@ def _fix(error: str, policy: type["Policy"]) -> str:
     return "See the reference of policies."
 
 
-def _check_stages(stages: tuple[Stage, ...]) -> None:
+def _check_stages(stages: tuple[Stage, ...], shadow: Shadow | None) -> None:
     weights = [stage.weight for stage in stages]
-    if not stages or sorted(set(weights)) != weights or not 0 < weights[0] <= weights[-1] <= 1:
+    if not stages or sorted(set(weights)) != weights or not 0 <= weights[0] <= weights[-1] <= 1:
         raise InvalidInput(
             f"the stages have the weights {weights}",
             field="stages",
             fix="Let them grow, above 0 and up to 1.",
+        )
+    if not weights[0] and (shadow is None or not shadow.share or len(stages) == 1):
+        raise InvalidInput(
+            "the first stage has no weight, and there is nothing to be seen of the canary",
+            field="stages[0].weight",
+            fix="Say in traffic.shadow what it is to answer, too, and let a stage with weight follow.",
         )
     for index, stage in enumerate(stages):
         if not (0 <= stage.minutes < math.inf and stage.sample >= 0 and 0 < stage.margin_times < math.inf):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from salver.releases import Counts
+from salver.releases import Copies, Counts
 
 #: Logarithms of numbers that are easier to read as powers of ten are larger.
 _READABLE = 11.0
@@ -39,8 +39,8 @@ class Decision(enum.StrEnum):
 
 
 #: Why a release is held: no requests; the arms have not the units they should have; late outcomes; enough was
-#: seen, and proves neither; a rule of the owner's; a person.
-Cause = Literal["no_data", "split", "late", "inconclusive", "rule", "person"]
+#: seen, and proves neither; copies are not alike; a rule of the owner's; a person.
+Cause = Literal["no_data", "split", "late", "inconclusive", "unlike", "rule", "person"]
 
 
 class MetricVerdict(msgspec.Struct, frozen=True):
@@ -79,6 +79,26 @@ class MetricVerdict(msgspec.Struct, frozen=True):
     undecided: str = ""
 
 
+class CopyVerdict(msgspec.Struct, frozen=True):
+    """What is known of copies.
+
+    Attributes:
+        copies: Of the release; a unit counts once in a bucket.
+        log_alike: Logarithm of the evidence that as many are alike as have to be.
+        gate: Of ``log_alike``, from which on the stage may be left.
+        log_unlike: Logarithm of the evidence that fewer are.
+        threshold: Of ``log_unlike``, from which on the stage is held or the release rolled back.
+        missing: What it lacks, in words; empty = nothing.
+    """
+
+    copies: Copies
+    log_alike: float
+    gate: float
+    log_unlike: float
+    threshold: float
+    missing: str
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """One look.
 
@@ -92,6 +112,7 @@ class Verdict(msgspec.Struct, frozen=True):
         log_e: Logarithm of all metrics' evidence together.
         threshold: At which it rolls back: log(1 / alpha).
         split_log_e: Logarithm of the evidence that the split is broken.
+        copies: What they show, at a stage without weight; None = it has some.
     """
 
     decision: Decision
@@ -105,6 +126,7 @@ class Verdict(msgspec.Struct, frozen=True):
     threshold: float
     split_log_e: float
     metrics: tuple[MetricVerdict, ...]
+    copies: CopyVerdict | None = None
 
 
 def strictest(decisions: Sequence[Decision]) -> Decision:

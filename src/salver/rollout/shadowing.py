@@ -1,0 +1,144 @@
+"""Are the answers to copies alike enough for a canary to meet its first callers?
+
+The evidence of a first stage without weight, where nobody meets the canary: copies of what the stable
+version was asked, answered by both (experiments/compare.py). Bets on the part of them that is not alike,
+looked at any time (Ville 1939; Waudby-Smith and Ramdas 2024): against its being as large as may just be, to
+go on; against its being no larger, to be held or rolled back. What decides, and when, is ``judge.py``'s
+question. Pure.
+"""
+
+import math
+from typing import Final, Self
+
+import msgspec
+
+from salver.errors import InvalidInput
+from salver.releases import Copies
+from salver.rollout.verdict import CopyVerdict, number
+from salver.stats.combine import log_mean
+
+#: Parts of copies that are not alike, on which the evidence bets, as multiples of the greatest that may be.
+FEWER: Final = (0.5, 0.2, 0.05)
+MORE: Final = (1.5, 2.0, 5.0, 20.0)
+
+
+class Alike(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the comparison has to show.
+
+    Attributes:
+        least: Part of the copies that the canary answers, and alike, which has to be proven; in (0, 1).
+        rolls_back: Where it is proven that fewer are, the release is rolled back; else it is held.
+    """
+
+    least: float = 0.99
+    rolls_back: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.least < 1:
+            raise InvalidInput(
+                f"the part of copies that have to be alike is {self.least}",
+                field="alike.least",
+                fix="Give a number between 0 and 1; that all are, nobody can prove.",
+            )
+
+
+class CopyEvidence(msgspec.Struct, frozen=True):
+    """What copies have shown; grows by copies of itself.
+
+    Args:
+        fewer, more: For each bet, the logarithm of its likelihood ratio to the greatest part that may differ.
+    """
+
+    copies: Copies = Copies()
+    fewer: tuple[float, ...] = (0.0,) * len(FEWER)
+    more: tuple[float, ...] = (0.0,) * len(MORE)
+
+    @property
+    def log_alike(self) -> float:
+        """The logarithm of the evidence that enough are alike."""
+        return log_mean(self.fewer)
+
+    @property
+    def log_unlike(self) -> float:
+        """The logarithm of the evidence that fewer are."""
+        return log_mean(self.more)
+
+    def add(self, copies: Copies, alike: Alike) -> Self:
+        """With those of one more bucket."""
+        most = 1 - alike.least
+        bad = copies.differed + copies.failed
+        known = self.copies
+        return msgspec.structs.replace(
+            self,
+            copies=Copies(
+                known.asked + copies.asked,
+                known.differed + copies.differed,
+                known.failed + copies.failed,
+                known.slower + copies.slower,
+            ),
+            fewer=_grown(self.fewer, [most * times for times in FEWER], most, bad, copies.asked - bad),
+            more=_grown(self.more, _worse(most), most, bad, copies.asked - bad),
+        )
+
+
+def verdict(evidence: CopyEvidence, alike: Alike, alpha: float, beta: float) -> CopyVerdict:
+    """How the evidence stands against what decides.
+
+    >>> seen = CopyEvidence().add(Copies(asked=600), Alike())
+    >>> verdict(seen, Alike(), 0.01, 0.05).missing
+    ''
+    >>> verdict(CopyEvidence(), Alike(), 0.01, 0.05).missing
+    'evidence 1 of 20 that 99% of the copies are alike'
+    """
+    gate, missing = -math.log(beta), ""
+    if evidence.log_alike < gate:
+        part = f"{100 * alike.least:.4g}%"
+        missing = (
+            f"evidence {number(evidence.log_alike)} of {number(gate)} that {part} of the copies are alike"
+        )
+    return CopyVerdict(
+        evidence.copies, evidence.log_alike, gate, evidence.log_unlike, -math.log(alpha), missing
+    )
+
+
+def told(copies: Copies) -> str:
+    """Counts in words.
+
+    >>> told(Copies(asked=200, differed=3, failed=1, slower=50))
+    'of 200 copies 3 differ and 1 failed; 50 took the canary longer'
+    """
+    return (
+        f"of {copies.asked} copies {copies.differed} differ and {copies.failed} failed; "
+        f"{copies.slower} took the canary longer"
+    )
+
+
+def objection(found: CopyVerdict) -> str:
+    """Why the canary shall meet nobody; empty = nothing is proven against it."""
+    if found.log_unlike < found.threshold:
+        return ""
+    return (
+        f"the copies are not alike enough: {told(found.copies)}; evidence {number(found.log_unlike)}, where "
+        f"{number(found.threshold)} is enough"
+    )
+
+
+def fewest(alike: Alike, beta: float) -> float:
+    """Copies after which a canary whose answers are all alike may go on."""
+    most = 1 - alike.least
+    gain = math.log1p(-most * FEWER[-1]) - math.log1p(-most)
+    return (-math.log(beta) + math.log(len(FEWER))) / gain
+
+
+def _worse(most: float) -> list[float]:
+    """Parts on which it is bet, above the greatest that may be and below all."""
+    return [min(most * times, (1 + most) / 2) for times in MORE]
+
+
+def _grown(
+    log_sums: tuple[float, ...], bets: list[float], most: float, bad: int, good: int
+) -> tuple[float, ...]:
+    return tuple(
+        total + bad * math.log(bet / most) + good * (math.log1p(-bet) - math.log1p(-most))
+        for total, bet in zip(log_sums, bets, strict=True)
+    )
