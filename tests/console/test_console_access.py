@@ -64,7 +64,7 @@ def test_a_walk_by_keyboard_alone(opened: Open) -> None:
     page.reload()
     page.locator("main h1").wait_for()
     order = []
-    for _ in range(8):
+    for _ in range(9):
         page.keyboard.press("Tab")
         order.append(focused(page))
     assert order == [
@@ -74,6 +74,7 @@ def test_a_walk_by_keyboard_alone(opened: Open) -> None:
         "Releases",
         "Plan",
         "Audit",
+        "Webhooks",
         "Who am I",
         "Dark",
     ]

@@ -1,11 +1,13 @@
 """Are the console's files whole, small, and at home here?"""
 
 import re
+from typing import get_args
 from urllib.parse import urljoin
 
 import pytest
 
 from salver import console
+from salver.registry.records import Action
 
 FILES = console.read()
 ABROAD = re.compile(r"(?:https?:)?//(?!www\.w3\.org/2000/svg)[a-z0-9.-]+\.[a-z]{2,}", re.I)
@@ -29,6 +31,12 @@ def test_what_a_file_names_is_there(name: str) -> None:
         r'(?:src|href)="([\w.-]+\.\w+)"', text
     )
     assert {urljoin("/", path).lstrip("/") for path in named} <= set(FILES)
+
+
+def test_every_change_of_the_audit_can_be_chosen() -> None:
+    listed = re.search(r"ACTIONS = \[(.*?)\]", FILES["audit.js"].body.decode(), re.S)
+    assert listed
+    assert set(re.findall(r'"([\w.]+)"', listed[1])) == set(get_args(Action))
 
 
 def test_the_policy_lets_the_pages_run() -> None:

@@ -20,6 +20,8 @@ PAGES = {
     "over": f"#/releases/{OVER}",
     "plan": "#/plan?model=fraud",
     "audit": "#/audit",
+    "policy": "#/models/fraud/policy",
+    "webhooks": "#/webhooks",
 }
 EVERY = pytest.mark.parametrize("path", PAGES.values(), ids=PAGES.keys())
 
@@ -112,6 +114,115 @@ def test_what_was_planned_is_started(opened: Open) -> None:
     expect(page.get_by_role("table", name="Stages", exact=True)).to_contain_text("7 min")
 
 
+def test_webhooks_are_made_tried_again_and_removed(opened: Open, served: ServerProcess) -> None:
+    page = opened("#/webhooks")
+    page.get_by_role("button", name="New webhook").click()
+    dialog = page.get_by_role("dialog", name="A new webhook")
+    dialog.get_by_label("URL").fill("http://127.0.0.1:9/sesame")
+    dialog.get_by_label("Events").select_option(["tag.set", "release.rolled_back"])
+    dialog.get_by_label("Why?").fill("the pager")
+    dialog.get_by_role("button", name="Add").click()
+    secret = page.get_by_role("dialog", name="Its secret")
+    expect(secret.get_by_role("textbox")).to_have_value(re.compile("^whsec_"))
+    secret.get_by_role("button", name="I have it").click()
+    receiver = page.get_by_role("table", name="Receivers").get_by_role("row").filter(has_text="127.0.0.1")
+    expect(receiver).to_contain_text("http://127.0.0.1:9/…")
+    expect(receiver).to_contain_text("release.rolled_back, tag.set")
+    tag = f"{served.url}/api/v1/models/ranker/versions/1/tags/seen"
+    assert page.request.put(tag, data={"value": "yes"}).ok
+    told = page.get_by_role("table", name="Deliveries").get_by_role("row").filter(has_text="tag.set")
+    expect(told).to_contain_text("failing")
+    expect(told).to_contain_text("next try")
+    with page.expect_response(lambda reply: reply.url.endswith("/again")) as again:
+        told.get_by_role("button", name="Tell tag.set again").click()
+    assert again.value.json()["attempts"] == 0
+    expect(page.locator("#news")).to_have_text("tag.set is told anew.")
+    page.get_by_role("navigation", name="Deliveries by state").get_by_role("link", name="given up").click()
+    expect(page.locator("main")).to_contain_text("There are none of these.")
+    page.get_by_role("button", name="Remove").click()
+    page.get_by_role("dialog").get_by_label("Why?").fill("moved away")
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(page.locator("main")).to_contain_text("Nobody is told yet.")
+
+
+def test_a_policy_is_checked_before_it_is_saved(opened: Open) -> None:
+    page = opened("#/models/churn/policy")
+    editor = page.get_by_label("JSON")
+    expect(editor).to_have_value(re.compile('"stages"'))
+    save = page.get_by_role("button", name="Save it")
+    expect(save).to_be_disabled()
+    for text, words in (
+        ("{", "That is no JSON"),
+        ('{"alpha": 2}', "alpha: alpha is 2.0"),
+        (
+            '{"metrics": [{"name": "e", "kind": "nonsense", "severity": "soft"}]}',
+            "body.policy.metrics[0].kind",
+        ),
+    ):
+        editor.fill(text)
+        page.get_by_role("button", name="Check it").click()
+        expect(page.get_by_role("alert")).to_contain_text(words)
+        expect(editor).to_have_attribute("aria-invalid", "true")
+        expect(save).to_be_disabled()
+    editor.fill('{"alpha": 0.02, "stages": [{"weight": 0.1, "minutes": 5}, {"weight": 1, "minutes": 0}]}')
+    page.get_by_role("button", name="Check it").click()
+    assert "10 %" in row(page, "Stages for a version that is no worse", "1")
+    editor.press("End")
+    editor.press("Space")
+    expect(page.locator("main")).to_contain_text("is of the text that was checked last")
+    expect(save).to_be_disabled()
+    page.get_by_role("button", name="Check it").click()
+    save.click()
+    dialog = page.get_by_role("dialog", name="Judge releases of churn by this?")
+    dialog.get_by_label("Why?").fill("careful")
+    dialog.get_by_role("button", name="Save").click()
+    expect(page.locator("main")).to_contain_text("an alias moves by a release")
+    page.get_by_role("link", name="Policy").click()
+    expect(page.get_by_label("JSON")).to_have_value(re.compile('"alpha": 0.02'))
+    page.get_by_role("button", name="Judge no more").click()
+    page.get_by_role("dialog").get_by_label("Why?").fill("as it was")
+    page.get_by_role("dialog").get_by_role("button", name="Move at once").click()
+    expect(page.locator("main")).to_contain_text("an alias moves at once")
+
+
+def test_who_saves_what_another_has_changed_meanwhile_is_told(opened: Open, served: ServerProcess) -> None:
+    page = opened("#/models/ranker/policy")
+    expect(page.get_by_label("JSON")).to_have_value(re.compile('"stages"'))
+    page.get_by_role("button", name="Check it").click()
+    changed = page.request.put(
+        f"{served.url}/api/v1/models/ranker/policy", data={"policy": "immediate", "reason": "somebody else"}
+    )
+    default = page.request.put(f"{served.url}/api/v1/models/ranker/default", data={"alias": "champion"})
+    assert changed.ok and default.ok
+    hear(page)
+    page.get_by_role("button", name="Save it").click()
+    page.get_by_role("dialog").get_by_label("Why?").fill("mine")
+    page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("is not as it was seen")
+
+
+def test_an_alias_is_protected_by_a_role_that_somebody_has(opened: Open) -> None:
+    page = opened("#/models/fraud")
+    page.get_by_role("button", name="Protect champion").click()
+    dialog = page.get_by_role("dialog", name="Who may move champion?")
+    dialog.get_by_label("Roles").fill("release, on-call")
+    dialog.get_by_label("Why?").fill("after last week")
+    dialog.get_by_role("button", name="Keep").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("no token has the role release or on-call")
+
+
+def test_a_chart_shows_the_whole_of_a_release_and_goes_on(opened: Open) -> None:
+    """From the log, and then what came since."""
+    page = opened()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/evidence" in request.url else None)
+    page.evaluate(f"location.hash = '#/releases/{OVER}'")
+    hear(page, "/evidence")
+    hear(page, "/evidence")
+    first, second = (re.search(r"after=(-?\d+)", url) for url in asked[:2])
+    assert first and second and first[1] == "-1" and int(second[1]) > 0
+
+
 def test_the_audit_and_its_filters(opened: Open) -> None:
     page = opened("#/audit")
     page.get_by_role("combobox", name="Model", exact=True).select_option("churn")
@@ -124,6 +235,28 @@ def test_the_audit_and_its_filters(opened: Open) -> None:
 def test_what_is_not_there(opened: Open) -> None:
     expect(opened("#/nowhere").get_by_role("heading", level=1)).to_have_text("There is no such page")
     expect(opened("#/models/none").get_by_text("There is no such model.")).to_be_visible()
+    for place in ("#/models/%", "#/releases/%E0%A4%A", "#/models//policy"):
+        expect(opened(place).get_by_role("heading", level=1)).to_have_text("There is no such page")
+
+
+def test_what_others_wrote_is_text_and_nothing_else(opened: Open, served: ServerProcess) -> None:
+    """In reasons, tags and names: a script in them is shown."""
+    page = opened("#/models/ranker")
+    script = "<img src=x onerror=document.title='taken'><b>"
+    put = page.request.put
+    assert put(f"{served.url}/api/v1/models/ranker/versions/2/tags/note", data={"value": script}).ok
+    move = {"version": 3, "reason": script}
+    named = {"x-salver-actor": "<script>document.title='taken'</script>"}
+    assert put(f"{served.url}/api/v1/models/ranker/aliases/x", data=move, headers=named).ok
+    for path in ("#/models/ranker", "#/audit", "#/audit?actor=a%26b%25<b>"):
+        page.goto(f"{served.url}/console/{path}")
+        hear(page)
+        page.locator("main h1").wait_for()
+        assert page.locator("main img, main script, main b > b").count() == 0
+        assert "taken" not in page.title()
+    expect(page.get_by_label("By")).to_have_value("a&b%<b>")
+    page.goto(f"{served.url}/console/#/models/ranker")
+    expect(page.locator("main")).to_contain_text(script)
 
 
 def test_a_release_is_paused_and_goes_on(opened: Open) -> None:

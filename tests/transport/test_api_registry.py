@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from asgi_calls import Reply, asked
 
 from registries import ANN, Clock, counted, found, open_registry
 from salver.registry import ModelRegistry
+from salver.registry.deliveries import Deliverer
 from salver.registry.records import NewVersion
 from salver.registry.tokens import Tokens
 from salver.registry.webhooks import Webhooks
@@ -242,6 +243,29 @@ async def test_who_is_told_of_changes(world: World) -> None:
     id = made.json["webhook"]["id"]
     assert (await world.ask("DELETE", f"/webhooks/{id}", {"reason": "moved away"})).status == 200
     assert (await world.ask("GET", "/webhooks")).json["items"] == []
+
+
+async def test_what_they_were_told_and_what_failed_is_told_anew(world: World) -> None:
+    await world.ask("POST", "/webhooks", {"url": "https://hooks.example.org/x"})
+    for number in (2, 3):
+        await world.ask("PUT", "/models/fraud/aliases/champion", {"version": number})
+
+    async def away(url: str, headers: Mapping[str, str], body: bytes) -> int:
+        raise OSError("nobody answers")
+
+    await Deliverer(world.registry.ledger, away, lambda: 2e9).once()
+    failing = (await world.ask("GET", "/deliveries?state=failing")).json["items"]
+    assert [(one["attempts"], one["error"]) for one in failing] == [(1, "OSError: nobody answers")]
+    again = await world.ask("POST", f"/deliveries/{failing[0]['id']}/again", {})
+    assert (again.status, again.json["state"], again.json["error"]) == (200, "waiting", "")
+    assert (await world.ask("GET", "/deliveries?state=failing")).json == {"items": [], "next": 0}
+    first = (await world.ask("GET", "/deliveries?limit=1")).json
+    rest = (await world.ask("GET", f"/deliveries?before={first['next']}")).json
+    assert first["items"][0]["id"] == first["next"] > rest["items"][0]["id"]
+    assert rest["next"] == 0
+    for id in ("0", "x", "9" * 30, "%00", "-1"):
+        missing = await world.ask("POST", f"/deliveries/{id}/again", {})
+        assert missing.status == 404, id
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Releases over HTTP: a real ledger, a real judge, no socket."""
 
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, get_args
@@ -25,7 +26,7 @@ from salver.serving.release_store import ReleaseStore, Step
 from salver.transport.api import Access, Api, Management
 from salver.transport.api.kept import Kept, Stores
 from salver.transport.api.plugs import Hook, judged, says_yes
-from salver.transport.api.releases import Ledger, release_operations, thinned
+from salver.transport.api.releases import Ledger, release_operations, stride
 
 NOW = 1_800_000_000.0
 
@@ -138,6 +139,11 @@ async def test_its_evidence_over_time(world: World) -> None:
     assert few[-1] == whole["items"][-1]
     rest = (await world.ask("GET", f"/releases/{RUNNING}/evidence?after={numbers[-3]}")).json["items"]
     assert [point["seq"] for point in rest] == numbers[-2:]
+    for points in (1, 7, 39, 40):
+        path = f"/releases/{RUNNING}/evidence?points={points}"
+        taken = [one["seq"] for one in (await world.ask("GET", path)).json["items"]]
+        assert len(taken) <= points and taken[-1] == numbers[-1]
+        assert len({after - before for before, after in itertools.pairwise(taken)}) <= 1
     assert (await world.ask("GET", f"/releases/{RUNNING}/evidence?points=0")).status == 400
 
 
@@ -309,9 +315,9 @@ def test_the_last_gate_of_a_release_that_runs_confirms_its_promotion() -> None:
 
 
 @given(st.integers(0, 500), st.integers(1, 50))
-def test_thinned_looks_keep_the_last(number: int, most: int) -> None:
-    looks: Any = tuple(range(number))
-    kept = thinned(looks, most)
-    assert len(kept) == min(number, most)
-    assert sorted(set(kept)) == list(kept)
-    assert kept[-1:] == looks[-1:]
+def test_of_many_looks_few_are_taken_evenly_and_the_last_among_them(number: int, most: int) -> None:
+    every = stride(number, most)
+    kept = [look for look in range(number) if look % every == (number - 1) % every]
+    assert len(kept) <= most
+    assert kept[-1:] == list(range(number))[-1:]
+    assert len(kept) * every >= number  # none between them could be told as well

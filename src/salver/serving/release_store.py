@@ -198,11 +198,14 @@ class ReleaseStore:
         before, after = step.before, step.after
         return msgspec.structs.replace(after, revision=before.revision + (before != after))
 
-    async def looks(self, release: str, after: int = -1, most: int = 100_000) -> tuple[Look, ...]:
+    async def looks(
+        self, release: str, after: int = -1, most: int = 100_000, *, every: int = 1, last: int = 0
+    ) -> tuple[Look, ...]:
         """Buckets with their verdicts, in their order.
 
         Args:
             after: Those that come after this one.
+            every, last: Of them each so-many-th, this one among them.
         """
         joined = BUCKET.join(
             DECISION, (BUCKET.c.release == DECISION.c.release) & (BUCKET.c.seq == DECISION.c.seq)
@@ -210,7 +213,7 @@ class ReleaseStore:
         query = (
             select(BUCKET.c.seq, BUCKET.c.body, DECISION.c.body)
             .select_from(joined)
-            .where(BUCKET.c.release == release, BUCKET.c.seq > after)
+            .where(BUCKET.c.release == release, BUCKET.c.seq > after, BUCKET.c.seq % every == last % every)
             .order_by(BUCKET.c.seq)
             .limit(most)
         )

@@ -6,19 +6,23 @@ import { audit } from "./audit.js";
 import { model } from "./model.js";
 import { models } from "./models.js";
 import { plan } from "./plan.js";
+import { policy } from "./policy.js";
 import { release } from "./release.js";
 import { releases } from "./releases.js";
+import { webhooks } from "./webhooks.js";
 
 const main = document.getElementById("main");
 const link = document.getElementById("link");
 const news = document.getElementById("news");
 const ROUTES = [
   [/^#?\/?$/, models, "#/"],
-  [/^#\/models\/([^/?]+)$/, model, "#/"],
+  [/^#\/models\/([^/]+)$/, model, "#/"],
+  [/^#\/models\/([^/]+)\/policy$/, policy, "#/"],
   [/^#\/releases$/, releases, "#/releases"],
-  [/^#\/releases\/([^/?]+)$/, release, "#/releases"],
-  [/^#\/plan(?:\?(.*))?$/, plan, "#/plan"],
-  [/^#\/audit(?:\?(.*))?$/, audit, "#/audit"],
+  [/^#\/releases\/([^/]+)$/, release, "#/releases"],
+  [/^#\/plan$/, plan, "#/plan"],
+  [/^#\/audit$/, audit, "#/audit"],
+  [/^#\/webhooks$/, webhooks, "#/webhooks"],
 ];
 
 let polling = null;
@@ -41,10 +45,21 @@ function show(...children) {
   document.title = `${main.querySelector("h1")?.textContent ?? "Console"} · Salver`;
 }
 
+/** The page that an address means, the names in it, and its tab; undefined = there is none. */
+function meant(place) {
+  try {
+    const names = (match) => match.slice(1).map(decodeURIComponent);
+    return ROUTES.map(([pattern, page, tab]) => [pattern.exec(place), page, tab]).filter(([match]) => match)
+      .map(([match, page, tab]) => [names(match), page, tab])[0];
+  } catch {
+    return undefined; // a percent sign with nothing behind it
+  }
+}
+
 async function open(event) {
   polling?.stop();
-  const hash = location.hash || "#/";
-  const found = ROUTES.map(([pattern, page, tab]) => [pattern.exec(hash), page, tab]).find(([match]) => match);
+  const [place, query = ""] = (location.hash || "#/").split(/\?(.*)/s);
+  const found = meant(place);
   for (const anchor of document.querySelectorAll(".bar nav a")) {
     if (anchor.getAttribute("href") === found?.[2]) anchor.setAttribute("aria-current", "page");
     else anchor.removeAttribute("aria-current");
@@ -54,7 +69,7 @@ async function open(event) {
     show(h("h1", { tabindex: "-1" }, "There is no such page"), h("p", {}, h("a", { href: "#/" }, "All models")));
     return;
   }
-  const page = found[1](...found[0].slice(1).map((part) => decodeURIComponent(part ?? "")), { announce, again: () => polling.again(), draw });
+  const page = found[1](...found[0], { announce, again: () => polling.again(), draw, query: new URLSearchParams(query) });
   let values = [];
   let first = true;
   function draw() {
@@ -70,7 +85,10 @@ async function open(event) {
     const more = await Promise.all((page.more?.(...first) ?? []).map(get));
     return [told, ...first, ...more];
   }, page.seconds ?? 2, {
-    tell,
+    tell(words, kind) {
+      tell(words, kind);
+      if (kind === "away" && first) show(h("h1", { tabindex: "-1" }, "The server does not answer"), h("p", { class: "notice warn" }, `${words}.`));
+    },
     done([told, ...rest]) {
       server = told;
       values = rest;

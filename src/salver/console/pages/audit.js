@@ -1,14 +1,14 @@
 // What has changed, when, why and by whom. Nobody can change it.
 import { at } from "./api.js";
-import { card, h, head, moment, table } from "./dom.js";
+import { card, h, head, moment, short, table } from "./dom.js";
 import { needsRegistry } from "./dialogs.js";
 
-const ACTIONS = ["version.pushed", "version.removed", "alias.moved", "alias.proposed", "alias.deleted", "alias.protected", "alias.unprotected",
+export const ACTIONS = ["version.pushed", "version.removed", "alias.moved", "alias.proposed", "alias.deleted", "alias.protected", "alias.unprotected",
+  "release.proposed", "release.running", "release.held", "release.paused", "release.promoted", "release.rolled_back",
   "release.proposed", "release.running", "release.held",
   "release.paused", "release.promoted", "release.rolled_back", "tag.set", "tag.removed", "metric.set", "model.changed", "webhook.added", "webhook.removed", "token.made", "token.revoked"];
 
-export function audit(query) {
-  const asked = new URLSearchParams(query);
+export function audit({ query: asked }) {
   const want = { model: asked.get("model") ?? "", action: asked.get("action") ?? "", actor: asked.get("actor") ?? "" };
   const before = asked.get("before") ?? "";
   const link = (more) => {
@@ -53,5 +53,3 @@ export function lines(items) {
     moment(one.time), one.action, one.model ? h("a", { href: at`#/models/${one.model}` }, one.model) : "–",
     short(one.subject), short(one.before), short(one.after), one.actor, one.why]), { empty: "Nothing has changed yet.", hidden: true });
 }
-
-const short = (text) => (text.length > 24 ? h("span", { title: text }, `${text.slice(0, 23)}…`) : text || "–");

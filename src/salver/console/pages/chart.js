@@ -25,11 +25,11 @@ function ticks(low, high, about) {
  * @param name of the chart; its heading for screen readers
  * @param about one sentence that tells what is to be seen in it now
  * @param series [{name, points: [[x, y | null], …], band?: [[x, low, high], …]}]
- * @param limits [{name, at, kind: "pass" | "fail"}]
+ * @param limits [{name, at, kind: "pass" | "fail"}]; marks [{name, at}] across time
  * @param span columns of the page that it takes
  * @param across (x) => text of the horizontal axis; `up`: (y) => text of the vertical one
  */
-export function chart({ key, name, about, series, limits = [], across, up = digits, floor = null, most = null, span = 1 }) {
+export function chart({ key, name, about, series, limits = [], marks = [], across, up = digits, floor = null, most = null, span = 1 }) {
   const WIDTH = room(span);
   const drawn = series.filter((one) => one.points.length);
   const xs = drawn.flatMap((one) => one.points.map(([x]) => x));
@@ -78,6 +78,9 @@ export function chart({ key, name, about, series, limits = [], across, up = digi
       x: x(left + part * (right - left)), y: HEIGHT - 8,
       "text-anchor": part === 0 ? "start" : part === 1 ? "end" : "middle" }, across(left + part * (right - left)))),
     h("line", { class: "axis", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: HEIGHT - EDGE.bottom, y2: HEIGHT - EDGE.bottom }),
+    marks.map((mark) => [
+      h("line", { class: "mark", x1: x(mark.at), x2: x(mark.at), y1: EDGE.top, y2: HEIGHT - EDGE.bottom }),
+      h("text", { x: x(mark.at) + 4, y: EDGE.top + 4 }, mark.name)]),
     drawn.map((one, index) => one.band?.length ? h("path", { class: `band s${index + 1}`, d: band(one.band, x, y) }) : null),
     limits.map((limit) => [
       h("line", { class: `limit ${limit.kind}`, x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(limit.at), y2: y(limit.at) }),

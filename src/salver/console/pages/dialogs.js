@@ -32,7 +32,7 @@ export function askIdentity(server) {
 
 /**
  * Ask for a reason, do it, and stay open with the problem if it does not go.
- * @param fields further elements of the form; `body` makes the request's body of the form's values
+ * @param fields further elements of the form; `body` makes the request's body of the form's values, or of its FormData
  */
 export function askReason({ title, about, verb, kind, path, method = "POST", fields = [], body = (values) => ({ reason: values.reason }), headers, done }) {
   const problem = h("p", { class: "notice bad", role: "alert", hidden: true });
@@ -46,7 +46,7 @@ export function askReason({ title, about, verb, kind, path, method = "POST", fie
     submit.disabled = true;
     try {
       const values = Object.fromEntries(new FormData(form));
-      const answer = await send(method, typeof path === "function" ? path(values) : path, body(values), headers);
+      const answer = await send(method, typeof path === "function" ? path(values) : path, body(values, new FormData(form)), headers);
       box.close("yes");
       done(answer);
     } catch (error) {
@@ -56,6 +56,13 @@ export function askReason({ title, about, verb, kind, path, method = "POST", fie
       submit.disabled = false;
     }
   });
+}
+
+/** Show something that is not shown again. */
+export function tellOnce(title, about, text) {
+  const field = h("input", { readonly: true, value: text, class: "mono", autofocus: true, onfocus: (event) => event.target.select() });
+  dialog(title, h("p", { class: "hint" }, about), h("label", {}, title, field),
+    h("div", { class: "buttons" }, h("button", { class: "main", type: "submit" }, "I have it")));
 }
 
 /** What a page shows of a server that keeps nothing. */

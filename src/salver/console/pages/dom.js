@@ -86,9 +86,9 @@ export function facts(pairs) {
 }
 
 const KINDS = {
-  good: ["READY", "PROMOTED", "RUNNING", "promote", "pass"],
-  warn: ["LOADING", "WARMING", "DRAINING", "UNLOADING", "HELD", "PAUSED", "PROPOSED", "hold"],
-  bad: ["FAILED", "ROLLED_BACK", "rollback", "fail"],
+  good: ["READY", "PROMOTED", "RUNNING", "promote", "pass", "told"],
+  warn: ["LOADING", "WARMING", "DRAINING", "UNLOADING", "HELD", "PAUSED", "PROPOSED", "hold", "failing"],
+  bad: ["FAILED", "ROLLED_BACK", "rollback", "fail", "given_up"],
 };
 const KIND_OF = new Map(Object.entries(KINDS).flatMap(([kind, words]) => words.map((word) => [word, kind])));
 
@@ -120,5 +120,10 @@ export function bytes(size) {
 }
 const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const hour = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
 export const timeOfDay = (at) => hour.format(at * 1000);
+/** How moments between these are told: with their day, where there are several. */
+export const timesFrom = (first, last) => (last - first < 86400 ? timeOfDay : (at) => day.format(at * 1000));
+/** A text that may be long; whole where one points. */
+export const short = (text) => (text.length > 24 ? h("span", { title: text }, `${text.slice(0, 23)}…`) : text || "–");
 export const moment = (at) => h("time", { datetime: new Date(at * 1000).toISOString() }, clock.format(at * 1000));

@@ -38,7 +38,7 @@ export function model(name, { announce, again, draw }) {
         head({
           crumb: ["All models", "#/"], title: name,
           about: registered ? `${registered.versions} versions in the registry; an alias moves ${registered.policy === "immediate" ? "at once" : "by a release"}.` : "",
-          actions: server.has_registry ? [h("a", { class: "button", href: `#/plan?${of}` }, "Plan a release")] : [],
+          actions: registered ? [h("a", { class: "button", href: at`#/models/${name}/policy` }, "Policy"), h("a", { class: "button", href: `#/plan?${of}` }, "Plan a release")] : [],
         }),
         live.length ? traffics(live) : null,
         registered ? names(registered, versions?.items ?? [], path, server, { announce, again }) : null,
@@ -90,12 +90,24 @@ function names(registered, versions, path, server, page) {
       },
     });
   };
+  const protect = (alias) => () => askReason({
+    title: `Who may move ${alias}?`, verb: "Keep", method: "PUT", path: `${path}/aliases/${encodeURIComponent(alias)}/protection`,
+    about: "Whoever has one of these roles by a token of the registry's; without any, whoever may change something.",
+    fields: [h("label", {}, "Roles", h("input", { name: "roles", value: registered.protected[alias]?.join(", ") ?? "", maxlength: 500, autocomplete: "off" }), h("small", {}, "With commas between them; some token has to have one."))],
+    body: (values) => ({ roles: values.roles.split(",").map((role) => role.trim()).filter(Boolean), reason: values.reason }),
+    done(view) {
+      page.announce(view.protected.length ? `${alias} is moved by ${view.protected.join(", ")} alone.` : `${alias} is protected no more.`);
+      page.again();
+    },
+  });
   const button = (words, alias, number) => h("button", {
     type: "button", "aria-haspopup": "dialog", disabled: server.changes === "refused" || !versions.length, onclick: move(alias, number),
     "aria-label": alias ? `Move ${alias}` : false }, words);
   return card("Aliases", "A name that means a version, and may move.",
     table("Aliases", ["Alias", "#Version", "Who may move it", "Change"], taken.map(([alias, number]) => [
-      alias, number, registered.protected[alias]?.join(", ") || "whoever may change something", button("Move", alias, number)]),
+      alias, number, registered.protected[alias]?.join(", ") || "whoever may change something",
+      h("div", { class: "buttons" }, button("Move", alias, number), h("button", {
+        type: "button", "aria-haspopup": "dialog", disabled: server.changes === "refused", "aria-label": `Protect ${alias}`, onclick: protect(alias) }, "Protect"))]),
     { empty: "It has none yet.", hidden: true }),
     h("div", { class: "buttons" }, button("New alias", "", 0)));
 }

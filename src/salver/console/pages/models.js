@@ -9,12 +9,11 @@ export function models() {
     learn: (served, counts) => traffic.learn(counts),
     draw(server, served, counts, known) {
       const loaded = served.items.filter((one) => one.state !== "NEW" && one.state !== "GONE");
-      const rate = loaded.reduce((sum, one) => sum + (traffic.now(one.model, one.version).rate ?? 0), 0);
       const models = new Set(loaded.map((one) => one.model)).size;
       return [
         head({
           title: "Models",
-          about: `${loaded.length} versions of ${models} models are loaded, and asked ${digits(rate)} times a second.`,
+          about: `${loaded.length} versions of ${models} models are loaded, and asked ${digits(traffic.rate(counts))} times a second.`,
         }),
         known ? card("Registered", `${known.items.length} in the registry`, registered(known.items)) : null,
         card("Served", "What this server holds in memory, or was to.", inMemory(served, counts)),

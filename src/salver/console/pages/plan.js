@@ -4,11 +4,11 @@ import { card, digits, duration, h, head, percent, table } from "./dom.js";
 import { askReason, needsRegistry } from "./dialogs.js";
 import * as traffic from "./traffic.js";
 
-const METRICS = [["errors", "Answers that fail", 0.5], ["timeouts", "Too late", 0.1], ["invalid", "Fit no schema", 0.1], ["fallbacks", "From a fallback", 1]];
+export const METRICS = [["errors", "Answers that fail", 0.5], ["timeouts", "Too late", 0.1], ["invalid", "Fit no schema", 0.1], ["fallbacks", "From a fallback", 1]];
 const STAGES = [[1, 10, 2000, 4], [5, 30, 10000, 2], [25, 60, 50000, 1], [100, 0, 0, 1]];
 
-export function plan(query, { announce, draw }) {
-  const model = new URLSearchParams(query).get("model") ?? "";
+export function plan({ announce, draw, query }) {
+  const model = query.get("model") ?? "";
   let answer = null;
   let problem = "";
   async function submit(event) {
@@ -39,8 +39,7 @@ export function plan(query, { announce, draw }) {
     learn: traffic.learn,
     draw(server, counts, known, versions) {
       if (!counts) return needsRegistry("Plan a release");
-      const asked = counts.items.filter((one) => !model || one.model === model);
-      const rate = asked.reduce((sum, one) => sum + (traffic.now(one.model, one.version).rate ?? 0), 0);
+      const rate = traffic.rate(counts, model);
       return [
         head({ title: model ? `Plan a release of ${model}` : "Plan a release", about: "What a policy would notice of your traffic, and when. Nothing is started." }),
         card("Traffic and policy", rate ? `Asked now: ${digits(rate)} requests a second.` : null, whose(known.items, model), form(submit, rate), problem ? h("p", { class: "notice bad", role: "alert" }, problem) : null),
@@ -78,7 +77,7 @@ function form(submit, rate) {
   const field = (name, label, value, more = {}, note = "") => h("label", {}, label, note ? h("small", {}, note) : null,
     h("input", { name, type: "number", step: "any", min: 0, value, required: true, ...more }));
   return h("form", { onsubmit: submit, "data-key": "plan-form" },
-    h("div", { class: "fields" }, field("rate", "Requests a second", rate ? digits(rate).replace(/[^\d.]/g, "") : 10, { min: 0.001 }),
+    h("div", { class: "fields" }, field("rate", "Requests a second", rate || 10, { min: 0.001 }),
       METRICS.map(([name, label, usual]) => field(name, `${label}, %`, usual, { max: 100 }))),
     h("div", { class: "fields" },
       field("alpha", "Good ones rolled back, %", 1, { min: 0.0001, max: 50 }), field("warm", "Warm-up, seconds", 120)),
@@ -90,7 +89,8 @@ function form(submit, rate) {
     h("div", { class: "buttons" }, h("button", { class: "main", type: "submit" }, "What would it see?")));
 }
 
-function shown(answer) {
+/** What a policy would see. */
+export function shown(answer) {
   const ratios = [...new Set(answer.metrics.flatMap((metric) => metric.detects.map((one) => one.ratio)))].sort((a, b) => a - b);
   const when = (minutes) => (minutes == null ? "not" : duration(minutes * 60));
   const whole = answer.minutes.every((minutes) => minutes != null) ? answer.minutes.reduce((sum, minutes) => sum + minutes, 0) : null;

@@ -1,27 +1,30 @@
 // One release: how it stands, on which evidence, and what a person may do about it.
 import { at } from "./api.js";
-import { card, count, digits, duration, facts, h, head, moment, percent, state, table, timeOfDay } from "./dom.js";
+import { card, count, digits, duration, facts, h, head, moment, percent, state, table, timesFrom } from "./dom.js";
 import { chart } from "./chart.js";
 import { askReason, needsRegistry } from "./dialogs.js";
 import { stage } from "./releases.js";
 
 const WORDS = { promote: "may go on", continue: "goes on watching", hold: "is held", rollback: "rolls back" };
-const MOST = 600;
+const POINTS = 300; // of all that was seen, evenly taken
+const MOST = 600; // with what came since; then all of it is taken anew
 
 export function release(id, { announce, again, draw }) {
   const path = at`/releases/${id}`;
   const seen = new Map(); // number of a look -> point
+  let whole = true;
   let lines = [];
   let chosen = 0;
   let told = "";
   return {
     needsRegistry: true,
     seconds: 3,
-    paths: () => [path, `${path}/evidence?points=300&after=${Math.max(-1, ...seen.keys())}`],
+    paths: () => [path, `${path}/evidence?points=${POINTS}&after=${whole ? -1 : Math.max(-1, ...seen.keys())}`],
     learn(detail, evidence) {
       lines = evidence.metrics;
+      if (whole) seen.clear();
       for (const point of evidence.items) seen.set(point.seq, point);
-      for (const key of [...seen.keys()].slice(0, -MOST)) seen.delete(key);
+      whole = seen.size > MOST;
       const now = `${detail.release.state} ${detail.release.stage}`;
       if (told && told !== now) announce(`The release is ${detail.release.state.toLowerCase().replace("_", " ")}, stage ${stage(detail.release)}. ${detail.release.reason}`);
       told = now;
@@ -141,15 +144,20 @@ function evidenceCards(points, lines) {
   const up = (value) => (value == null ? "–" : `${Math.round(value * 100)} %`);
   const most = (series) => series.map((one) => `${one.name} ${up(one.points.at(-1)?.[1])}`).join(", ");
   const harm = drawn((at, line) => part(at.log_e, line.threshold));
+  const [marks, across] = [stages(points), timesFrom(points[0].at, points.at(-1).at)];
   const gates = drawn((at, line) => part(at.log_gate, line.gate)).filter((_, index) => lines[index].gate != null);
   return h("div", { class: "columns" },
     card("Evidence of harm", "As a part of what rolls back.",
       chart({ key: "harm", name: "Evidence of harm over time", about: `Now: ${most(harm)}; at 100 % it rolls back.`, series: harm,
-        limits: [{ name: "rolls back", at: 1, kind: "fail" }], across: timeOfDay, up, floor: 0, most: 1.5 })),
+        limits: [{ name: "rolls back", at: 1, kind: "fail" }], marks, across, up, floor: 0, most: 1.5 })),
     card("Evidence of no harm", "As a part of what its gate asks for; anew at each stage.",
       chart({ key: "gates", name: "Evidence of no harm over time", about: `Now: ${most(gates)}; at 100 % the gate is passed.`, series: gates,
-        limits: [{ name: "gate passed", at: 1, kind: "pass" }], across: timeOfDay, up, floor: 0, most: 1.5 })));
+        limits: [{ name: "gate passed", at: 1, kind: "pass" }], marks, across, up, floor: 0, most: 1.5 })));
 }
+
+/** Where a stage begins, but for the first. */
+const stages = (points) => points.filter((point, index) => index && point.stage !== points[index - 1].stage)
+  .map((point) => ({ at: point.at, name: `stage ${point.stage + 1}` }));
 
 function effect(points, lines, policy, chosen, choose) {
   const line = lines[chosen];
@@ -167,7 +175,7 @@ function effect(points, lines, policy, chosen, choose) {
         { name: `tolerated: × ${digits(1 + metric.rollback_margin)}`, at: 1 + metric.rollback_margin, kind: "fail" },
         ...(metric.promotion_margin == null ? [] : [{ name: `to be ruled out: × ${digits(1 + metric.promotion_margin)}`, at: 1 + metric.promotion_margin, kind: "pass" }]),
       ],
-      across: timeOfDay, up: (value) => (value == null ? "–" : `× ${digits(value)}`), floor: 0, most, span: 2,
+      marks: stages(points), across: timesFrom(points[0].at, points.at(-1).at), up: (value) => (value == null ? "–" : `× ${digits(value)}`), floor: 0, most, span: 2,
     }));
 }
 

@@ -33,6 +33,12 @@ function pairs(model, version, tell) {
   return samples.slice(1).map((now, index) => [now.at, tell(now, samples[index])]);
 }
 
+/** Requests a second of all versions of a model, or of all models, to three digits; 0 = none are known. */
+export function rate({ items }, model = "") {
+  const asked = items.filter((one) => !model || one.model === model);
+  return Number(asked.reduce((sum, one) => sum + (now(one.model, one.version).rate ?? 0), 0).toPrecision(3));
+}
+
 export function now(model, version) {
   return { rate: rates(model, version).at(-1)?.[1] ?? null, time: times(model, version).at(-1)?.[1] ?? null };
 }

@@ -1,4 +1,4 @@
-"""What has happened, and who is told of it? The operations over the audit and the webhooks."""
+"""What has happened, who is told of it, and did they hear? The operations over the audit and the webhooks."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -6,11 +6,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from salver.errors import NotFound
 from salver.registry import ModelRegistry
-from salver.registry.records import Entry, Webhook
+from salver.registry.records import Delivery, DeliveryState, Entry, Webhook
 from salver.registry.webhooks import Webhooks
 from salver.transport.api.registry import actor
-from salver.transport.api.table import MOST_NUMBER, Answer, Asked, Done, Operation, Why
+from salver.transport.api.table import MOST_NUMBER, Answer, Asked, Done, NoBody, Operation, Why
 
 _READ_AT_ONCE = 1000
 #: Lines that one request looks through; where they hold too few, it says where to go on.
@@ -70,6 +71,32 @@ class MadeWebhook(msgspec.Struct, frozen=True):
     secret: str
 
 
+class DeliveriesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which deliveries.
+
+    Attributes:
+        webhook: Only its own; empty = those of all.
+        state: None = in any.
+        before: Deliveries with a smaller number; 0 = from the newest on.
+    """
+
+    webhook: _Name = ""
+    state: DeliveryState | None = None
+    before: Annotated[int, msgspec.Meta(ge=0, le=MOST_NUMBER)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+
+
+class Deliveries(msgspec.Struct, frozen=True):
+    """What webhooks were told, or are to be, the newest first.
+
+    Attributes:
+        next: ``before`` of the next part; 0 = this is the last one.
+    """
+
+    items: Sequence[Delivery]
+    next: int
+
+
 def audit_operations(registry: ModelRegistry, webhooks: Webhooks) -> list[Operation]:
     """Those rows of the table."""
 
@@ -87,6 +114,14 @@ def audit_operations(registry: ModelRegistry, webhooks: Webhooks) -> list[Operat
     async def remove_webhook(asked: Asked) -> Answer:
         await webhooks.remove(asked.names["webhook"], actor(asked.caller), asked.body.reason)
         return Answer(Done())
+
+    async def list_deliveries(asked: Asked) -> Answer:
+        query = asked.query
+        found = await webhooks.deliveries(query.webhook, query.state, query.before, query.limit)
+        return Answer(Deliveries(found, found[-1].id if len(found) == query.limit else 0))
+
+    async def redeliver(asked: Asked) -> Answer:
+        return Answer(await webhooks.redeliver(_number(asked.names["delivery"])))
 
     return [
         Operation(
@@ -119,7 +154,32 @@ def audit_operations(registry: ModelRegistry, webhooks: Webhooks) -> list[Operat
             Why,
             changes=True,
         ),
+        Operation(
+            "list_deliveries",
+            "GET",
+            "/deliveries",
+            "What webhooks were told, and what failed",
+            list_deliveries,
+            Deliveries,
+            query=DeliveriesQuery,
+        ),
+        Operation(
+            "redeliver",
+            "POST",
+            "/deliveries/{delivery}/again",
+            "Tell it anew, whether it was told, failed or was given up",
+            redeliver,
+            Delivery,
+            NoBody,
+            changes=True,
+        ),
     ]
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise NotFound(f"there is no delivery {text!r}", field="delivery")
+    return int(text)
 
 
 def _public(webhook: Webhook) -> Webhook:

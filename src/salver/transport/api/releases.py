@@ -53,8 +53,10 @@ class ReleaseStore(Protocol):
         """Of a model, or all; the newest first."""
         ...
 
-    async def looks(self, release: str, after: int = -1) -> tuple[Look, ...]:
-        """Buckets with their verdicts, in their order."""
+    async def looks(
+        self, release: str, after: int = -1, *, every: int = 1, last: int = 0
+    ) -> tuple[Look, ...]:
+        """Buckets with their verdicts, in their order; each so-many-th, that one among them."""
         ...
 
 
@@ -359,8 +361,11 @@ async def _shadow(ledger: Ledger, asked: Asked) -> Answer:
 
 async def _tell_evidence(ledger: Ledger, asked: Asked) -> Answer:
     release = await ledger.releases.get(asked.names["release"])
-    looks = await ledger.releases.looks(release.id, asked.query.after)
-    return Answer(evidence(release.policy, thinned(looks, asked.query.points)))
+    after, last = asked.query.after, release.progress.buckets - 1
+    looks = await ledger.releases.looks(
+        release.id, after, every=stride(last - after, asked.query.points), last=max(last, 0)
+    )
+    return Answer(evidence(release.policy, looks[-asked.query.points :]))  # one may have come meanwhile
 
 
 async def _wish(ledger: Ledger, what: What, asked: Asked) -> Answer:
@@ -424,13 +429,10 @@ def _point(look: Look) -> Point:
     )
 
 
-def thinned(looks: tuple[Look, ...], most: int) -> tuple[Look, ...]:
-    """So many at most, evenly taken, the last one among them.
+def stride(number: int, most: int) -> int:
+    """Of so many looks each so-many-th is taken, for there to be that many at most.
 
-    >>> thinned((1, 2, 3, 4, 5), 2)
-    (2, 5)
+    >>> [stride(number, 300) for number in (0, 300, 301, 10_000)]
+    [1, 1, 2, 34]
     """
-    if len(looks) <= most:
-        return looks
-    step = len(looks) / most
-    return tuple(looks[round((index + 1) * step) - 1] for index in range(most))
+    return max(1, -(-number // most))

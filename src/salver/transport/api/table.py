@@ -37,6 +37,10 @@ class Done(msgspec.Struct, frozen=True):
     is_done: bool = True
 
 
+class NoBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nothing more has to be said: ``{}``."""
+
+
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Nothing may stand behind the path."""
 
