@@ -28,7 +28,7 @@ from salver.rollout.policy import Policy
 from salver.rollout.record import proposed
 from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane, DoorRules
-from salver.serving.release_store import ReleaseStore, Step
+from salver.serving.release_store import ReleaseStore
 from salver.serving.splitting import Splitting
 from salver.tensor import tensor
 from salver.transport.calls import take_traits
@@ -79,14 +79,17 @@ class Kept:
     def __init__(self, ledger: Ledger) -> None:
         self._store = ReleaseStore(ledger)
         self._release = proposed("r0", "tiny", ("1", "2"), Policy(), time.time())
+        self._told = 0
         self.pending = Pending()
 
     async def begin(self) -> None:
         await self._store.propose(self._release, Actor("bench"))
+        await self._store.attend("r0", "bench", time.time())
 
     async def keep(self) -> None:
         if seen := self.pending.of("r0"):
-            await self._store.commit(Step(self._release, self._release, seen=tuple(seen)), time.time())
+            await self._store.hand_in("bench", "r0", self._told, seen)
+            self._told += len(seen)
             self.pending.kept("r0", len(seen))
 
 

@@ -5,6 +5,7 @@ imports. Nothing starts in a constructor.
 """
 
 import os
+import platform
 import time
 from collections.abc import Callable
 
@@ -41,7 +42,9 @@ class Ledgered:
         releases: Who sees to them.
     """
 
-    def __init__(self, registry: ModelRegistry, traffic: Traffic, loaded: Loaded, plane: Replacing) -> None:
+    def __init__(
+        self, registry: ModelRegistry, traffic: Traffic, loaded: Loaded, plane: Replacing, server: str
+    ) -> None:
         self.registry = registry
         self.registered = Registered(
             registry, plane, Deliverer(registry.ledger, post, time.time), TICK_SECONDS
@@ -49,7 +52,7 @@ class Ledgered:
         self.store = ReleaseStore(registry.ledger)
         self.outcomes = OutcomeStore(registry.ledger, time.time)
         self._shadows = traffic.shadows
-        self.releases = Releases(self.store, traffic, Fleet(loaded), self.outcomes, time.time)
+        self.releases = Releases(self.store, traffic, Fleet(loaded), self.outcomes, time.time, server)
 
     def __repr__(self) -> str:
         return f"<Ledgered {self.registry!r}>"
@@ -68,7 +71,8 @@ class Ledgered:
             SalverError: it cannot be opened.
         """
         registry = await open_registry(home, time.time, new_id, makes=True)
-        return cls(registry, Traffic(*traffic), *served)
+        server = f"{platform.node()}-{new_id()}"  # of two in one place, and of one before and after a restart
+        return cls(registry, Traffic(*traffic), *served, server)
 
     def kept(self, new_id: Callable[[], str]) -> Kept:
         """What is managed over HTTP."""

@@ -3,18 +3,27 @@
 Not a suite itself.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert, select
 
-from salver.experiments.assign import check
+from salver.errors import Code
+from salver.events import Served
+from salver.experiments.assign import assign, check
+from salver.experiments.collector import Collector
+from salver.experiments.config import CollectorConfig
 from salver.experiments.outputs import OutputCheck
 from salver.experiments.pending import Pending
 from salver.ledger import Ledger
+from salver.ledger.schema import MODEL, VERSION
+from salver.messages import Timing
+from salver.registry import aliases
+from salver.registry.audit import Change
 from salver.registry.records import Actor
-from salver.releases import Bucket, Counts, Exposures, Met, Seen, Split, unit_numbers
+from salver.releases import Arm, Bucket, Counts, Exposures, Met, ReleaseState, Seen, Split, unit_numbers
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import Release, proposed
 from salver.serving.release_store import ReleaseStore
@@ -31,6 +40,9 @@ POLICY = Policy(
     warm_up_seconds=0,
     no_data_seconds=60,
 )
+
+
+_SERVERS = itertools.count()
 
 
 class Clock:
@@ -101,6 +113,9 @@ class Told:
 
     def move(self, connection: Connection, release: Release, now: float) -> None:
         self.moved.append((release.id, release.state.value))
+        registered(connection, release.model)
+        number = release.canary if release.state is ReleaseState.PROMOTED else release.stable
+        aliases.move(connection, Change(ADA, now), release.model, release.alias or "-", int(number))
 
 
 class World:
@@ -112,7 +127,8 @@ class World:
         self.traffic = Told()
         self.pending = Pending()
         told = self.traffic
-        self.releases = Releases(self.store, Traffic(told, told, self.pending, told), told, None, clock)
+        traffic = Traffic(told, told, self.pending, told)
+        self.releases = Releases(self.store, traffic, told, None, clock, f"server {next(_SERVERS)}")
 
     async def propose(self, model: str = "fraud", policy: Policy = POLICY, alias: str = "") -> Release:
         number = len(await self.store.listed())
@@ -142,6 +158,37 @@ class World:
 
 def in_canary(units: Sequence[str], at: float) -> Met:
     return Met(unit_numbers(units), np.zeros(len(units), np.uint8), np.full(len(units), at))
+
+
+class Server(World):
+    """One that counts what it is asked itself, and dies without a word when the test forgets it."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        super().__init__(ledger, clock)
+        told = self.traffic
+        self.collector = Collector(self.pending, clock, CollectorConfig(units=10_000))
+        traffic = Traffic(told, self.collector, self.pending, told)
+        self.releases = Releases(self.store, traffic, told, None, clock, f"server {next(_SERVERS)}")
+
+    def serve(self, users: Iterable[str], failing: Collection[str] = ()) -> None:
+        """Each of these asks once; the canary fails those."""
+        events = []
+        for user in users:
+            for split in self.traffic.splits:
+                where = assign(split, {"header:x-user-id": user, "request": "1"})
+                fails = user in failing and where.arm is Arm.CANARY
+                outcome = Code.MODEL_FAILED.value if fails else "ok"
+                events.append(Served("fraud", where.version, "x", outcome, 0.01, Timing(), assignment=where))
+        self.collector.observe(events)
+
+
+def registered(connection: Connection, model: str) -> None:
+    """A model of two versions, and of no alias, in the registry."""
+    if connection.scalar(select(MODEL.c.name).where(MODEL.c.name == model)) is None:
+        by = {"created": 1.0, "by": ""}
+        connection.execute(insert(MODEL), {"name": model, "last_number": 2, **by})
+        version = {"model": model, "digest": "", "size": 0, "framework": "", "format": "", **by}
+        connection.execute(insert(VERSION), [{"number": n, **version} for n in (1, 2, 3)])
 
 
 def healthy(share: float, requests: int = 2000) -> Counts:

@@ -1,11 +1,18 @@
 """What releases ask of the versions that are loaded."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from releasing import registered
+from sqlalchemy import Connection, insert, select
 
 from salver.ledger import Ledger
+from salver.ledger.schema import ALIAS, AUDIT
 from salver.messages import ModelId, State, VersionStatus
+from salver.registry import aliases
+from salver.registry.audit import Change
+from salver.registry.records import Actor
 from salver.rollout.policy import Policy
 from salver.rollout.procedure import promoted, rolled_back
 from salver.rollout.record import proposed
@@ -61,47 +68,60 @@ def test_a_pin_of_somebody_else_s_stays() -> None:
     assert loaded.pins == {"fraud": "2"}
 
 
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    """With three versions of a model, the first of which is the champion."""
+
+    def fill(connection: Connection) -> None:
+        registered(connection, "fraud")
+        connection.execute(insert(ALIAS), {"model": "fraud", "name": "champion", "number": 1, "moved": 1.0})
+
+    async with await Ledger.open(f"sqlite:///{tmp_path / 'salver.db'}") as opened:
+        await opened.write(fill)
+        yield opened
+
+
+async def champion(ledger: Ledger) -> int | None:
+    return await ledger.read(lambda connection: connection.scalar(select(ALIAS.c.number)))
+
+
+PROMOTED = promoted(
+    proposed("r", "fraud", ("1", "2"), Policy(), 1.0, alias="champion"), 2.0, "every gate is passed"
+)
+
+
 @pytest.mark.parametrize("is_taken_back", [False, True])
-async def test_an_alias_moves_with_its_line_in_the_audit(tmp_path: Path, is_taken_back: bool) -> None:
-    from sqlalchemy import insert, select
+async def test_an_alias_moves_with_its_line_in_the_audit(ledger: Ledger, is_taken_back: bool) -> None:
+    fleet = Fleet(Loaded())
+    await ledger.write(lambda connection: fleet.move(connection, PROMOTED, 2.0))
+    if is_taken_back:
+        back = rolled_back(PROMOTED, 3.0, "ada wished it")
+        await ledger.write(lambda connection: fleet.move(connection, back, 3.0))
+    query = select(AUDIT.c.actor, AUDIT.c.before, AUDIT.c.after, AUDIT.c.why)
+    lines = await ledger.read(lambda connection: connection.execute(query).all())
+    assert await champion(ledger) == (1 if is_taken_back else 2)
+    assert lines[0] == ("release r", "1", "2", "every gate is passed")
+    assert len(lines) == 1 + is_taken_back
 
-    from salver.ledger.schema import ALIAS, AUDIT, MODEL, VERSION
 
-    version = {
-        "model": "fraud",
-        "digest": "d",
-        "size": 1,
-        "framework": "",
-        "format": "",
-        "created": 1.0,
-        "by": "",
-    }
-    async with await Ledger.open(f"sqlite:///{tmp_path / 'salver.db'}") as ledger:
+@pytest.mark.parametrize("means", [3, None])
+async def test_an_alias_that_somebody_has_moved_since_stays(
+    ledger: Ledger, means: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet, change = Fleet(Loaded()), Change(Actor("ada"), 3.0)
 
-        def fill(connection):
-            connection.execute(insert(MODEL), {"name": "fraud", "last_number": 2, "created": 1.0, "by": ""})
-            connection.execute(insert(VERSION), [{**version, "number": number} for number in (1, 2)])
-            connection.execute(
-                insert(ALIAS), {"model": "fraud", "name": "champion", "number": 1, "moved": 1.0}
-            )
+    def meddle(connection: Connection) -> None:
+        fleet.move(connection, PROMOTED, 2.0)
+        if means is None:
+            aliases.delete_alias(connection, change, "fraud", "champion")
+        else:
+            aliases.move(connection, change, "fraud", "champion", means)
+        fleet.move(connection, rolled_back(PROMOTED, 4.0, "ada wished it"), 4.0)
 
-        await ledger.write(fill)
-        release = proposed("r", "fraud", ("1", "2"), Policy(), 1.0, alias="champion")
-        release = promoted(release, 2.0, "every gate is passed")
-        fleet = Fleet(Loaded())
-        await ledger.write(lambda connection: fleet.move(connection, release, 2.0))
-        if is_taken_back:
-            back = rolled_back(release, 3.0, "ada wished it")
-            await ledger.write(lambda connection: fleet.move(connection, back, 3.0))
-        number, lines = await ledger.read(
-            lambda connection: (
-                connection.scalar(select(ALIAS.c.number)),
-                connection.execute(select(AUDIT.c.actor, AUDIT.c.before, AUDIT.c.after, AUDIT.c.why)).all(),
-            )
-        )
-        assert number == (1 if is_taken_back else 2)
-        assert lines[0] == ("release r", "1", "2", "every gate is passed")
-        assert len(lines) == 1 + is_taken_back
+    await ledger.write(meddle)
+    assert await champion(ledger) == means
+    told = "version 3" if means else "nothing"
+    assert f"release r is ROLLED_BACK, and fraud@champion stays: it means {told} by now" in caplog.text
 
 
 async def test_a_release_without_an_alias_moves_none() -> None:

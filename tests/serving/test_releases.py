@@ -14,7 +14,8 @@ from salver.errors import Conflict, Forbidden, InvalidInput, NotFound
 from salver.experiments.outputs import OutputCheck
 from salver.ledger import Ledger, LedgerFailed
 from salver.ledger.schema import EXPOSURE, FIRST_EVENT, PREDICTION
-from salver.registry.audit import history
+from salver.registry import aliases
+from salver.registry.audit import Change, history
 from salver.registry.records import Actor
 from salver.releases import (
     Bucket,
@@ -231,20 +232,6 @@ async def test_every_decision_can_be_computed_again_bit_by_bit(world: World) -> 
     assert msgspec.json.encode(last.evidence) == msgspec.json.encode(release.evidence)
 
 
-async def test_two_servers_that_decide_at_once_lose_nothing(world: World) -> None:
-    await world.propose()
-    await world.ticks()
-    other = World(world.store._ledger, world.clock)
-    await other.ticks()
-    stale = await world.one()
-    await world.saw("r0", healthy(0.05), Counts(0, 1, 2))
-    step = await other.releases._next(stale, (), (), (stale,), world.clock.now)
-    assert step.is_nothing
-    other.clock.now += 1
-    await other.saw("r0", healthy(0.05), Counts(0, 0, 3))
-    assert (await world.one()).progress.buckets == 2
-
-
 async def test_unknown_releases_are_told(world: World) -> None:
     with pytest.raises(NotFound, match="no release 'r9'"):
         await world.store.wish("r9", "pause", ADA, "", 1.0)
@@ -369,7 +356,7 @@ async def test_of_many_releases_only_those_are_read_that_matter_now(world: World
             await world.propose(model, policy=Policy(immediate=True))
             await world.ticks()
     await world.propose("fraud")
-    assert [release.id for release in await world.store.live()] == ["r2", "r5", "r6"]
+    assert [release.id for release in (await world.store.picture()).releases] == ["r2", "r5", "r6"]
     assert len(await world.store.listed()) == 7
 
 
@@ -389,7 +376,7 @@ async def test_what_was_seen_lies_in_the_ledger_row_by_row(world: World) -> None
     await world.ticks()
     units, requests, times = unit_numbers(["ada", "bob"]), unit_numbers(["q2", "q1"]), np.array([2.5, 1.5])
     arms = np.array([2, 0], np.uint8)
-    bucket = Bucket(world.clock.now, 10, 1, 0.25, Counts(1, 1, 1))
+    bucket = Bucket(world.clock.now, 10, 1, 0.25, Counts(1, 1, 1), Counts(0, 0, 1))
     exposures = Exposures(units, arms, times, np.array([1, 0], np.uint8))
     firsts = {"errors": Met(units[:1], arms[:1], times[:1])}
     world.pending.write(Seen("r0", bucket, exposures, firsts, Predictions(units, arms, times, requests)))
@@ -466,3 +453,47 @@ async def test_each_move_is_written_into_the_history(world: World) -> None:
     assert lines[0].why == (await world.one()).reason != ""
     assert {line.subject for line in lines} == {"r0"}
     assert (await world.one()).waits_for == ""
+
+
+@pytest.mark.parametrize("means", [3, None])
+async def test_a_promotion_is_not_taken_back_once_somebody_has_moved_its_alias(
+    world: World, means: int | None
+) -> None:
+    await world.propose(policy=Policy(immediate=True), alias="champion")
+    await world.ticks()
+
+    def meddle(connection: Connection) -> None:
+        change = Change(ADA, world.clock.now)
+        if means is None:
+            aliases.delete_alias(connection, change, "fraud", "champion")
+        else:
+            aliases.move(connection, change, "fraud", "champion", means)
+
+    await world.store._ledger.write(meddle)
+    wish = await world.store.wish("r0", "abort", ADA, "users complain", world.clock.now)
+    await world.ticks()
+    told = "version 3" if means else "nothing"
+    assert f"fraud@champion means {told} by now" in (await world.store.answer(wish) or "")
+    assert (await world.one()).state is ReleaseState.PROMOTED
+    assert world.traffic.moved == [("r0", "PROMOTED")]
+
+
+async def test_old_units_go_a_few_at_a_time_so_that_nobody_waits_for_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.propose()
+    await world.ticks()
+    await world.saw("r0", healthy(0.05), Counts(1, 0, 1), units=[f"user-{n}" for n in range(25)])
+    await world.store.wish("r0", "abort", ADA, "", world.clock.now)
+    await world.ticks()
+    gone, prune = [], ReleaseStore.prune
+
+    async def some(store: ReleaseStore, before: float) -> int:
+        gone.append(await prune(store, before, most=10))
+        return gone[-1]
+
+    monkeypatch.setattr(ReleaseStore, "prune", some)
+    await world.ticks(31 * 86_400)
+    for _ in range(5):
+        await world.ticks()
+    assert gone == [11, 10, 5, 0]

@@ -51,7 +51,8 @@ class World:
 
     async def tick(self, seconds: float) -> None:
         """A server sees to what is wished, unless it is down."""
-        for wish in await self.store.open_wishes() if self.is_up else ():
+        waiting = (await self.store.picture()).waiting.values() if self.is_up else ()
+        for wish in [wish for each in waiting for wish in each.wishes]:
             release = await self.store.get(wish.release)
             after, answer = release, ""
             try:

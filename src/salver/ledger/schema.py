@@ -28,7 +28,7 @@ Rows = Literal["free", "unchanged", "kept"]
 
 METADATA: Final = MetaData()
 #: The version of the schema that this Salver writes.
-NEWEST: Final = 2
+NEWEST: Final = 3
 #: SQLite counts only in a column of this very type.
 _COUNTED: Final = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -367,6 +367,32 @@ PREDICTION: Final = _table(
     Index("prediction_of_unit", "release", "unit"),
     since=2,
     rows="unchanged",
+)
+
+#: A server that counts a release: how many parts it has told, and up to when (Unix seconds) it told all that
+#: it saw. Nobody waits for one that has left.
+WITNESS: Final = _table(
+    "witness",
+    ["release", "server"],
+    _text("release"),
+    _text("server"),
+    _whole("parts"),
+    _number("until"),
+    Column("has_left", Integer, nullable=False, server_default="0"),
+    _of_release(),
+    since=3,
+)
+
+#: What a server counted in a stretch of time, until it is judged, in a bucket with the others' parts.
+PART: Final = _table(
+    "part",
+    ["release", "server", "number"],
+    _text("release"),
+    _text("server"),
+    _whole("number"),
+    _json("body"),
+    _of_release(),
+    since=3,
 )
 
 #: ``key_kind``: ``prediction``, ``unit``, or ``all`` where it says that everything up to ``event_time`` has

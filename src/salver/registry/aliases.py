@@ -60,15 +60,22 @@ def set_alias(
 
 def move(connection: Connection, change: Change, model: str, alias: str, number: int) -> Move:
     """Let an alias mean a version from now on, whoever it is protected from, and write it down."""
-    mine = (ALIAS.c.model == model, ALIAS.c.name == alias)
-    before = connection.scalar(select(ALIAS.c.number).where(*mine))
+    before = meant(connection, model, alias)
     values = {"number": number, "moved": change.time}
     if before is None:
         connection.execute(insert(ALIAS), {"model": model, "name": alias, **values})
     else:
+        mine = (ALIAS.c.model == model, ALIAS.c.name == alias)
         connection.execute(update(ALIAS).where(*mine).values(values))
     record(connection, change, "alias.moved", model, alias, before, number)
     return Move(model, alias, number, before)
+
+
+def meant(connection: Connection, model: str, alias: str) -> int | None:
+    """The version that an alias means; None = there is none of that name."""
+    mine = (ALIAS.c.model == model, ALIAS.c.name == alias)
+    number: int | None = connection.scalar(select(ALIAS.c.number).where(*mine))
+    return number
 
 
 def delete_alias(

@@ -1,7 +1,8 @@
 """What do releases need to know of what is loaded, and whom do requests without a version mean?"""
 
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from sqlalchemy import Connection
 
@@ -11,6 +12,8 @@ from salver.registry.audit import Change
 from salver.registry.records import Actor
 from salver.releases import ReleaseState
 from salver.rollout.record import Release
+
+_LOG: Final = logging.getLogger("salver.releases")
 
 
 class Loaded(Protocol):
@@ -69,11 +72,28 @@ class Fleet:
         self._pinned = wanted
 
     def move(self, connection: Connection, release: Release, now: float) -> None:
-        """Its alias, if it has one, means its canary, or the stable version once that is taken back."""
-        if release.alias:
-            number = release.canary if release.state is ReleaseState.PROMOTED else release.stable
-            change = Change(Actor(f"release {release.id}"), now, release.reason)
-            aliases.move(connection, change, release.model, release.alias, int(number))
+        """Its alias, if it has one, means its canary; or the stable version again, once that is taken back.
+
+        What somebody else has moved since stays where it is.
+        """
+        if not release.alias:
+            return
+        number = release.canary
+        if release.state is not ReleaseState.PROMOTED:
+            number = release.stable
+            means = aliases.meant(connection, release.model, release.alias)
+            if str(means) != release.canary:
+                _LOG.warning(
+                    "release %s is %s, and %s@%s stays: it means %s by now",
+                    release.id,
+                    release.state.value,
+                    release.model,
+                    release.alias,
+                    "nothing" if means is None else f"version {means}",
+                )
+                return
+        change = Change(Actor(f"release {release.id}"), now, release.reason)
+        aliases.move(connection, change, release.model, release.alias, int(number))
 
     def _status(self, model: str, version: str) -> VersionStatus | None:
         return next(

@@ -2,7 +2,7 @@
 
 Rows of the ledger, and back. What belongs to one step is one transaction: the bucket, the evidence after it,
 the decision, the new weight, the alias that moves. After a kill the last step is whole, and nothing is
-counted twice. It decides nothing.
+counted twice; of several servers that take the same step, one does. It decides nothing.
 """
 
 import hashlib
@@ -11,24 +11,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
-import numpy as np
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, tuple_, update
 
 from salver.errors import Conflict, NotFound
-from salver.ledger import Ledger, rows
-from salver.ledger.schema import BUCKET, DECISION, EXPOSURE, FIRST_EVENT, MODEL, PREDICTION, RELEASE, WISH
-from salver.registry.aliases import check_guard, under_way
+from salver.experiments.windows import Part, Witness
+from salver.ledger import Ledger
+from salver.ledger.schema import (
+    BUCKET,
+    DECISION,
+    EXPOSURE,
+    FIRST_EVENT,
+    MODEL,
+    PREDICTION,
+    RELEASE,
+    WISH,
+)
+from salver.registry.aliases import check_guard, meant, under_way
 from salver.registry.audit import Change, record
 from salver.registry.names import CHAMPION
 from salver.registry.records import Action, Actor
 from salver.registry.rows import in_force
-from salver.releases import ARMS, Bucket, Met, ReleaseState, Seen
+from salver.releases import Bucket, ReleaseState, Seen
 from salver.rollout.evidence import Evidence, start
 from salver.rollout.policy import Policy
 from salver.rollout.record import Progress, Release, What, Wish
 from salver.rollout.replay import Entry
 from salver.rollout.rules import Facts
 from salver.rollout.verdict import Verdict
+from salver.serving import handing_in
 
 _encode: Final = msgspec.json.Encoder().encode
 _AT_ONCE: Final = 10_000  # rows that are read in one go
@@ -73,7 +83,7 @@ class Step(msgspec.Struct, frozen=True):
     Attributes:
         before, after: The release; they may be equal.
         looks: Buckets with their verdicts, in their order.
-        seen: Units, and what happened to them, in these buckets.
+        parts: Of what these are made.
         answers: To wishes, by their ids; empty = done as wished.
         aliases: Who moves the alias, in the same transaction; None = it stays.
         by: Who wished the move; empty = nobody did, it came of what was counted or loaded.
@@ -82,7 +92,7 @@ class Step(msgspec.Struct, frozen=True):
     before: Release
     after: Release
     looks: tuple[Look, ...] = ()
-    seen: tuple[Seen, ...] = ()
+    parts: tuple[Part, ...] = ()
     answers: tuple[tuple[int, str], ...] = ()
     aliases: Aliases | None = None
     by: str = ""
@@ -90,7 +100,35 @@ class Step(msgspec.Struct, frozen=True):
     @property
     def is_nothing(self) -> bool:
         """It need not be written."""
-        return self.before == self.after and not (self.looks or self.answers)
+        return self.before == self.after and not (self.parts or self.answers)
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """What there is to do about one release.
+
+    Attributes:
+        wishes: That nobody has seen to yet, in their order.
+        parts: That servers have counted, and nobody has judged yet.
+        witnesses: Who counts it.
+        elsewhere: What its alias means, if somebody has moved that since it was promoted; empty = nobody has.
+    """
+
+    wishes: tuple[Wish, ...] = ()
+    parts: Sequence[Part] = ()
+    witnesses: Sequence[Witness] = ()
+    elsewhere: str = ""
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """One state of all releases.
+
+    Attributes:
+        releases: Those that go on, and the last of each model and alias, oldest first.
+        waiting: By release; of others there are only wishes.
+    """
+
+    releases: tuple[Release, ...]
+    waiting: Mapping[str, Waiting]
 
 
 class ReleaseStore:
@@ -112,19 +150,9 @@ class ReleaseStore:
         change = Change(actor, release.created, release.why)
         await self._ledger.write(lambda connection: propose(connection, release, change))
 
-    async def live(self) -> tuple[Release, ...]:
-        """Those that go on, and the last of each model and alias, oldest first."""
-
-        def read(connection: Connection) -> tuple[Release, ...]:
-            rows = connection.execute(in_force(RELEASE.c))
-            said = connection.execute(select(MODEL.c.name, MODEL.c.default_alias))
-            defaults = {name: alias or CHAMPION for name, alias in said}
-            return tuple(
-                msgspec.structs.replace(r, is_default=not r.alias or r.alias == defaults.get(r.model))
-                for r in map(_release, rows.mappings())
-            )
-
-        return await self._ledger.read(read)
+    async def picture(self) -> Picture:
+        """What there is to do, all of it from one state of the ledger."""
+        return await self._ledger.read(_picture)
 
     async def get(self, release: str) -> Release:
         """One; raises NotFound."""
@@ -173,17 +201,19 @@ class ReleaseStore:
 
         return await self._ledger.read(read)
 
-    async def open_wishes(self) -> tuple[Wish, ...]:
-        """That nobody has seen to yet, in their order."""
-        query = select(WISH).where(WISH.c.done.is_(None)).order_by(WISH.c.id)
+    async def attend(self, release: str, server: str, now: float) -> None:
+        """A server counts a release from now on; see :func:`salver.serving.handing_in.attend`."""
+        await self._ledger.write(lambda connection: handing_in.attend(connection, release, server, now))
 
-        def read(connection: Connection) -> tuple[Wish, ...]:
-            return tuple(
-                Wish(row.id, row.release, row.what, row.by, row.why, row.time)
-                for row in connection.execute(query)
-            )
+    async def hand_in(self, server: str, release: str, first: int, seen: Sequence[Seen]) -> None:
+        """What a server has counted of a release; see :func:`salver.serving.handing_in.hand_in`."""
+        await self._ledger.write(
+            lambda connection: handing_in.hand_in(connection, server, release, first, seen)
+        )
 
-        return await self._ledger.read(read)
+    async def leave(self, server: str) -> None:
+        """A server tells no more; see :func:`salver.serving.handing_in.leave`."""
+        await self._ledger.write(lambda connection: handing_in.leave(connection, server))
 
     async def commit(self, step: Step, now: float) -> Release:
         """Write down what a step changes: all of it, or nothing.
@@ -225,8 +255,11 @@ class ReleaseStore:
 
         return await self._ledger.read(read)
 
-    async def prune(self, before: float) -> int:
-        """Forget the units of releases that ended before that time; what was counted and decided stays.
+    async def prune(self, before: float, most: int = 10_000) -> int:
+        """Forget units of releases that ended before that time; what was counted and decided stays.
+
+        Args:
+            most: Rows of a table that go at once, so that others need not wait for long.
 
         Returns:
             Rows that are gone.
@@ -236,7 +269,9 @@ class ReleaseStore:
         def write(connection: Connection) -> int:
             gone = 0
             for table in (PREDICTION, FIRST_EVENT, EXPOSURE):
-                gone += connection.execute(delete(table).where(table.c.release.in_(over))).rowcount
+                key = tuple(table.primary_key)
+                some = select(*key).where(table.c.release.in_(over)).limit(most)
+                gone += connection.execute(delete(table).where(tuple_(*key).in_(some))).rowcount
             return gone
 
         return await self._ledger.write(write)
@@ -285,10 +320,13 @@ def _commit(connection: Connection, step: Step, now: float) -> None:
     if step.looks:
         connection.execute(insert(BUCKET), [_bucket(id, look) for look in step.looks])
         connection.execute(insert(DECISION), [_decision(id, look, now) for look in step.looks])
-    for seen in step.seen:
-        _keep(connection, seen)
+    handing_in.judged(connection, id, step.parts)
+    if not after.is_live:
+        handing_in.forget(connection, id)
     for wish, answer in step.answers:
-        connection.execute(update(WISH).where(WISH.c.id == wish).values(done=now, answer=answer))
+        mine = (WISH.c.id == wish, WISH.c.done.is_(None))
+        if connection.execute(update(WISH).where(*mine).values(done=now, answer=answer)).rowcount != 1:
+            raise Conflict(f"a wish for release '{id}' was seen to by another server meanwhile")
     if (before.state, before.stage) != (after.state, after.stage):
         change = Change(Actor(step.by or f"release {id}"), now, after.reason)
         record(connection, change, _ACTIONS[after.state], after.model, id, _stand(before), _stand(after))
@@ -301,26 +339,35 @@ def _stand(release: Release) -> str:
     return f"{release.state.value} {100 * release.weight:.4g} %"
 
 
-def _keep(connection: Connection, seen: Seen) -> None:
-    """Rows of units and requests; some may be there already, by another server."""
-    release = {"release": seen.release}
-    share = {**release, "stage": seen.bucket.stage, "propensity": seen.bucket.share}
-    rows.add(connection, EXPOSURE, {**_met(seen.exposures, "units"), **share})
-    for metric, first in seen.firsts.items():
-        rows.add(connection, FIRST_EVENT, {**_met(first, "units"), **release, "metric": metric})
-    rows.add(connection, PREDICTION, {**_met(seen.predictions, "requests"), **share})
+def _picture(connection: Connection) -> Picture:
+    said = connection.execute(select(MODEL.c.name, MODEL.c.default_alias))
+    defaults = {name: alias or CHAMPION for name, alias in said}
+    releases = tuple(
+        msgspec.structs.replace(r, is_default=not r.alias or r.alias == defaults.get(r.model))
+        for r in map(_release, connection.execute(in_force(RELEASE.c)).mappings())
+    )
+    wishes: dict[str, list[Wish]] = {}
+    for row in connection.execute(select(WISH).where(WISH.c.done.is_(None)).order_by(WISH.c.id)):
+        wish = Wish(row.id, row.release, row.what, row.by, row.why, row.time)
+        wishes.setdefault(wish.release, []).append(wish)
+    told = handing_in.waiting(connection)
+    waiting = {name: Waiting(tuple(some)) for name, some in wishes.items()}
+    for release in releases:
+        parts, witnesses = told.get(release.id, ((), ()))
+        its = tuple(wishes.get(release.id, ()))
+        elsewhere = _elsewhere(connection, release) if its else ""
+        waiting[release.id] = Waiting(its, parts, witnesses, elsewhere)
+    return Picture(releases, waiting)
 
 
-_COLUMNS: Final = {"units": "unit", "are_first": "is_first", "times": "time", "requests": "request"}
-
-
-def _met(met: Met, key: str) -> dict[str, list[Any]]:
-    """Columns of the tables, in the order of the key, which their index is in."""
-    order = np.argsort(getattr(met, key))
-    found = {
-        name: getattr(met, field)[order].tolist() for field, name in _COLUMNS.items() if hasattr(met, field)
-    }
-    return {**found, "arm": [ARMS[place].value for place in met.arms[order].tolist()]}
+def _elsewhere(connection: Connection, release: Release) -> str:
+    """See :attr:`Waiting.elsewhere`."""
+    if release.state is not ReleaseState.PROMOTED or not release.alias:
+        return ""
+    number = meant(connection, release.model, release.alias)
+    if str(number) == release.canary:
+        return ""
+    return "nothing" if number is None else f"version {number}"
 
 
 def _columns(release: Release) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """Who sees to it that releases go on?
 
-A shell, told by the clock: on each tick it reads what people wish and what was counted, lets the pure rooms
-decide (``rollout/``), writes all of it in one transaction, and only then moves traffic. The state is the
-ledger's: after a kill the next tick goes on from there. It counts nothing and judges nothing itself.
+A shell, told by the clock: on each tick it hands in what was counted here, reads what people wish and what
+all servers have counted, lets the pure rooms decide (``rollout/``), writes all of it in one transaction, and
+only then moves traffic. The state is the ledger's: after a kill the next tick goes on from there, here or on
+another server. It counts nothing and judges nothing itself.
 """
 
 import asyncio
+import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -19,12 +22,13 @@ from salver.experiments.outputs import OutputCheck
 from salver.experiments.pending import Pending
 from salver.experiments.router import Router
 from salver.experiments.shadows import ShadowReport
-from salver.releases import NO_STAGE, Matured, ReleaseState, Seen, Split
+from salver.experiments.windows import Judged, Merged, Part, due, silent
+from salver.releases import NO_STAGE, Matured, ReleaseState, Split
 from salver.rollout import procedure, rules
 from salver.rollout.judge import judge
-from salver.rollout.record import Release, Wish
+from salver.rollout.record import Release
 from salver.rollout.replay import Entry
-from salver.serving.release_store import Aliases, Look, ReleaseStore, Step
+from salver.serving.release_store import Aliases, Look, Picture, ReleaseStore, Step, Waiting
 
 _LOG: Final = logging.getLogger("salver.releases")
 _LOAD_MINUTES: Final = 30.0
@@ -98,6 +102,7 @@ class Releases:
     Args:
         outcomes: None = there are none.
         clock: Unix seconds.
+        server: By which the others on the same ledger know this one; no other, and none before, has it.
     """
 
     def __init__(
@@ -107,13 +112,17 @@ class Releases:
         fleet: Fleet,
         outcomes: Outcomes | None,
         clock: Callable[[], float],
+        server: str,
     ) -> None:
         self._store = store
         self._router, self._collector, self._pending, self._shadows = traffic
         self._fleet = fleet
         self._outcomes = outcomes
         self._clock = clock
-        self._followed: set[str] = set()
+        self._server = server
+        self._followed: dict[str, int] = {}  # by release, how many parts were handed in
+        self._hears_since: float | None = -math.inf  # None = the ledger is away
+        self._silent: set[tuple[str, str]] = set()
         self._pruned = 0.0
         self._buckets: list[float] = []  # their lengths, in seconds
         self._missing_since: dict[str, float] = {}
@@ -138,92 +147,100 @@ class Releases:
             await asyncio.wait([self._running])
             self._running = None
             self._collector.flush()
-            await self._try()
+            await self._try(is_last=True)
 
-    async def tick(self) -> None:
+    async def tick(self, *, is_last: bool = False) -> None:
         """Each release takes the step that is due.
+
+        Args:
+            is_last: Nobody needs to wait for this server any more.
 
         Raises:
             SalverError: the ledger cannot be read or written; what was counted is kept for the next tick.
         """
         self._collector.tick()
         now = self._clock()
-        releases = await self._store.live()
-        wishes: dict[str, list[Wish]] = {}
-        for wish in await self._store.open_wishes():
-            wishes.setdefault(wish.release, []).append(wish)
+        try:
+            await self._hand_in()
+            if is_last:
+                await self._store.leave(self._server)
+            picture = await self._store.picture()
+        except SalverError:
+            self._hears_since = None
+            raise
+        if self._hears_since is None:
+            self._hears_since = now
         after: list[Release] = []
-        for release in releases:
-            known = (*after, *releases[len(after) :])  # as this tick has left them
-            after.append(await self._step(release, wishes.pop(release.id, []), known, now))
-        for name, late in wishes.items():
-            await self._refuse(await self._store.get(name), late, now)
-        await self._apply(after)
-        if now - self._pruned >= _DAY_SECONDS:
+        for number, release in enumerate(picture.releases):
+            known = (*after, *picture.releases[number:])  # as this tick has left them
+            after.append(await self._step(release, msgspec.structs.replace(picture, releases=known), now))
+        for name in picture.waiting.keys() - {release.id for release in after}:
+            await self._refuse(await self._store.get(name), picture.waiting[name], now)
+        if not is_last:
+            await self._apply(after, now)
+        if now - self._pruned >= _DAY_SECONDS and not await self._store.prune(
+            now - _KEPT_DAYS * _DAY_SECONDS
+        ):
             self._pruned = now
-            if gone := await self._store.prune(now - _KEPT_DAYS * _DAY_SECONDS):
-                _LOG.info("%d rows of units of releases that ended long ago are gone", gone)
 
     async def _run(self, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
         while True:
             await sleep(min([seconds, *self._buckets]))
             await self._try()
 
-    async def _try(self) -> None:
+    async def _try(self, *, is_last: bool = False) -> None:
         try:
-            await self.tick()
+            await self.tick(is_last=is_last)
         except SalverError as error:
             _LOG.error("releases stay as they are until the next tick: %s", error)
         except Exception:
             _LOG.exception("releases stay as they are until the next tick")
 
-    async def _step(
-        self, release: Release, wishes: Sequence[Wish], all_of_them: Sequence[Release], now: float
-    ) -> Release:
-        """Decide, write, and only then forget what it was decided from."""
+    async def _hand_in(self) -> None:
+        """What was counted here goes to where all servers see it."""
+        for name, told in self._followed.items():
+            if seen := self._pending.of(name):
+                await self._store.hand_in(self._server, name, told, seen)
+                self._followed[name] = told + len(seen)
+                self._pending.kept(name, len(seen))
+
+    async def _step(self, release: Release, picture: Picture, now: float) -> Release:
+        """Decide, write, and see what is there then."""
         for _ in range(_TRIES):
-            pending = self._pending.of(release.id)
-            step = await self._next(release, pending, wishes, all_of_them, now)
+            step = await self._next(release, picture, now)
             if step.is_nothing:
                 return step.after
             try:
                 after = await self._store.commit(step, now)
             except Conflict as error:
-                _LOG.info("%s; it is read anew", error)
-                release = await self._store.get(release.id)
+                _LOG.debug("%s; it is read anew", error)
+                picture = await self._store.picture()
+                release = next((one for one in picture.releases if one.id == release.id), release)
                 continue
-            self._pending.kept(release.id, len(pending))
             _tell(step)
             return after
         return release
 
-    async def _refuse(self, release: Release, wishes: Sequence[Wish], now: float) -> None:
+    async def _refuse(self, release: Release, waiting: Waiting, now: float) -> None:
         """What another release came after has nothing to give back, and its alias is not its own any more."""
         answer = f"release '{release.id}' is {release.state.value}, and another came after it"
-        await self._store.commit(
-            Step(release, release, answers=tuple((wish.id, answer) for wish in wishes)), now
-        )
+        answers = tuple((wish.id, answer) for wish in waiting.wishes)
+        with contextlib.suppress(Conflict):  # another server said so
+            await self._store.commit(Step(release, release, answers=answers), now)
 
-    async def _next(
-        self,
-        release: Release,
-        pending: Sequence[Seen],
-        wishes: Sequence[Wish],
-        all_of_them: Sequence[Release],
-        now: float,
-    ) -> Step:
-        after, looks, kept = release, [], []
-        facts = _facts(release, all_of_them)
-        for seen in pending:
+    async def _next(self, release: Release, picture: Picture, now: float) -> Step:
+        waiting, facts = picture.waiting[release.id], _facts(release, picture.releases)
+        after, looks = release, []
+        parts: list[Part] = []
+        until = self._told_until(release, waiting, now)
+        for bucket, made_of in _due(release, waiting, until):
             if not after.is_live:
                 break
-            bucket = seen.bucket
+            parts += made_of
             if bucket.stage == NO_STAGE:
                 bucket = msgspec.structs.replace(bucket, stage=after.stage, share=after.weight)
             if self._outcomes is not None and release.asks_for_outcomes:
-                harvest = await self._outcomes.matured(
-                    after, bucket.start + bucket.seconds, pending[0].bucket.start
-                )
+                harvest = await self._outcomes.matured(after, bucket.start + bucket.seconds, min(until, now))
                 bucket = msgspec.structs.replace(
                     bucket, outcomes=harvest.outcomes, late_seconds=harvest.late_seconds
                 )
@@ -236,21 +253,39 @@ class Releases:
                 continue
             looks.append(Look(seq, Entry(bucket, after.state, verdict, facts)))
             after = procedure.judged(msgspec.structs.replace(after, evidence=evidence), verdict, now)
-            kept.append(seen)
         answers, by = [], ""
-        for wish in wishes:
+        for wish in waiting.wishes:
             before = after
             try:
+                if wish.what == "abort" and waiting.elsewhere:
+                    raise Conflict(
+                        f"the alias {release.model}@{release.alias} means {waiting.elsewhere} by now, which "
+                        f"somebody else saw to: there is nothing to take back"
+                    )
                 after = procedure.wished(after, wish, now)
                 answers.append((wish.id, ""))
             except Conflict as error:
                 answers.append((wish.id, str(error)))
             if (before.state, before.stage) != (after.state, after.stage):
                 by = wish.by
-        after = self._settled(after, all_of_them, now)
+        after = self._settled(after, picture.releases, now)
         has_switched = ReleaseState.PROMOTED in (release.state, after.state) and release.state != after.state
         aliases = self._fleet if has_switched else None
-        return Step(release, after, tuple(looks), tuple(kept), tuple(answers), aliases, by)
+        return Step(release, after, tuple(looks), tuple(parts), tuple(answers), aliases, by)
+
+    def _told_until(self, release: Release, waiting: Waiting, now: float) -> float:
+        """Up to when all servers have told what they saw, but for others of which nothing is heard."""
+        seconds, since = release.policy.bucket_seconds, self._hears_since
+        others = [each for each in waiting.witnesses if each.server != self._server]
+        gone = silent(others, now, seconds, now if since is None else since)
+        for each in gone:
+            if (key := (release.id, each.server)) not in self._silent:
+                silence = now - each.until
+                _LOG.warning("release %s goes on without %s, silent for %.0f seconds", *key, silence)
+                self._silent.add(key)
+        heard = [each for each in waiting.witnesses if each not in gone]
+        self._silent -= {(release.id, each.server) for each in heard}
+        return min((each.until for each in heard), default=math.inf)
 
     def _settled(self, release: Release, all_of_them: Sequence[Release], now: float) -> Release:
         """With what is loaded, who else is under way, and how fast the stable version is."""
@@ -274,18 +309,20 @@ class Releases:
             release = procedure.binned(release, self._collector.bins(release.id))
         return release
 
-    async def _apply(self, releases: Sequence[Release]) -> None:
+    async def _apply(self, releases: Sequence[Release], now: float) -> None:
         """Traffic goes where the ledger says."""
         has_begun = [release for release in releases if release.state is not ReleaseState.PROPOSED]
         live = {release.id: release for release in has_begun if release.is_live}
-        for name in self._followed - live.keys():
+        for name in self._followed.keys() - live.keys():
+            del self._followed[name]
             self._collector.leave(name)
             self._pending.forget(name)
             self._shadows.forget(name)
-        for name in live.keys() - self._followed:
+        for name in live.keys() - self._followed.keys():
+            await self._store.attend(name, self._server, now)
             units, events = await self._store.known_units(name)
             self._collector.follow(name, units, events, live[name].policy.bucket_seconds)
-        self._followed = set(live)
+            self._followed[name] = 0
         self._buckets = [release.policy.bucket_seconds for release in live.values()]
         for name, release in live.items():
             self._collector.slow_from(name, release.progress.thresholds)
@@ -343,6 +380,15 @@ def _compatible(splits: Iterable[Split]) -> list[Split]:
         else:
             kept.append(split)
     return kept
+
+
+def _due(release: Release, waiting: Waiting, until: float) -> list[Merged]:
+    """Buckets that may be judged now, after the last one that was."""
+    evidence, seconds = release.evidence, release.policy.bucket_seconds
+    last = None
+    if evidence.since is not None and evidence.until is not None:
+        last = Judged(evidence.stage, evidence.since, evidence.until)
+    return due(waiting.parts, seconds, until, last)
 
 
 def _meant(release: Release) -> str:

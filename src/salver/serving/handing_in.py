@@ -1,0 +1,139 @@
+"""How do servers tell one another what they have counted of a release?
+
+Rows of the ledger. A part of a window comes with the units in it, in one transaction. A unit that another
+server has met before is not counted again: the ledger has one row of a unit in an arm, and of the first of
+its events, whoever tells it. What parts add up to is ``experiments/windows.py``'s question.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import BigInteger, Connection, Table, any_, bindparam, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql
+
+from salver.experiments.windows import Part, Witness
+from salver.ledger import rows
+from salver.ledger.schema import EXPOSURE, FIRST_EVENT, PART, PREDICTION, RELEASE, WITNESS
+from salver.releases import ARMS, Bucket, Counts, Met, Seen
+
+_encode: Final = msgspec.json.Encoder().encode
+_buckets: Final = msgspec.json.Decoder(Bucket)
+_Numbers = npt.NDArray[np.int64]
+_Flags = npt.NDArray[np.bool_]
+
+
+def attend(connection: Connection, release: str, server: str, now: float) -> None:
+    """A server counts a release from now on, so that others wait for what it tells."""
+    rows.add(connection, WITNESS, {"release": [release], "server": server, "parts": 0, "until": now})
+
+
+def leave(connection: Connection, server: str) -> None:
+    """It tells no more, of no release."""
+    connection.execute(update(WITNESS).where(WITNESS.c.server == server).values(has_left=1))
+
+
+def hand_in(connection: Connection, server: str, release: str, first: int, seen: Sequence[Seen]) -> None:
+    """Parts that a server has counted, with the units in them, unless the release is over.
+
+    Args:
+        first: Number of the first one; those that were told before are told once.
+    """
+    if not _goes_on(connection, release):
+        return
+    mine = (WITNESS.c.release == release, WITNESS.c.server == server)
+    told = connection.scalar(select(WITNESS.c.parts).where(*mine))
+    parts = []
+    for number, each in enumerate(seen, first):
+        if told is not None and number >= told:
+            body = _encode(_told_apart(connection, each)).decode()
+            parts.append({"release": release, "server": server, "number": number, "body": body})
+    if parts:
+        connection.execute(insert(PART), parts)
+        until = max(each.bucket.start + each.bucket.seconds for each in seen)
+        connection.execute(update(WITNESS).where(*mine).values(parts=first + len(seen), until=until))
+
+
+def waiting(connection: Connection) -> dict[str, tuple[list[Part], list[Witness]]]:
+    """By release, parts that are not judged yet, and who tells more."""
+    found: dict[str, tuple[list[Part], list[Witness]]] = {}
+    for row in connection.execute(select(WITNESS).where(WITNESS.c.has_left == 0)):
+        found.setdefault(row.release, ([], []))[1].append(Witness(row.server, row.until))
+    for row in connection.execute(select(PART)):
+        part = Part(row.server, row.number, _buckets.decode(row.body))
+        found.setdefault(row.release, ([], []))[0].append(part)
+    return found
+
+
+def judged(connection: Connection, release: str, parts: Iterable[Part]) -> None:
+    """These parts wait no more."""
+    keys = [{"server_": part.server, "number_": part.number} for part in parts]
+    if keys:
+        its = (PART.c.release == release, PART.c.server == bindparam("server_"))
+        connection.execute(delete(PART).where(*its, PART.c.number == bindparam("number_")), keys)
+
+
+def forget(connection: Connection, release: str) -> None:
+    """It is over: nothing more is told of it."""
+    for table in (PART, WITNESS):
+        connection.execute(delete(table).where(table.c.release == release))
+
+
+def _goes_on(connection: Connection, release: str) -> bool:
+    going = (RELEASE.c.id == release, RELEASE.c.ended.is_(None))
+    return connection.scalar(select(RELEASE.c.id).where(*going)) is not None
+
+
+def _told_apart(connection: Connection, seen: Seen) -> Bucket:
+    """Write down the units that are new, and count no others."""
+    bucket, release, exposures = seen.bucket, {"release": seen.release}, seen.exposures
+    share = {**release, "stage": bucket.stage, "propensity": bucket.share}
+    known = _known(connection, EXPOSURE, release, exposures.units)
+    again = _in_arms(exposures, known & (exposures.are_first == 1))
+    exposures = msgspec.structs.replace(exposures, are_first=exposures.are_first * ~known)
+    rows.add(connection, EXPOSURE, {**_columns(exposures, "units"), **share})
+    happened: dict[str, Counts] = {}
+    for metric, first in seen.firsts.items():
+        its = {**release, "metric": metric}
+        happened[metric] = _in_arms(first, _known(connection, FIRST_EVENT, its, first.units))
+        rows.add(connection, FIRST_EVENT, {**_columns(first, "units"), **its})
+    rows.add(connection, PREDICTION, {**_columns(seen.predictions, "requests"), **share})
+    events = {metric: _less(some, happened.get(metric, Counts())) for metric, some in bucket.events.items()}
+    return msgspec.structs.replace(bucket, exposures=_less(bucket.exposures, again), events=events)
+
+
+def _known(connection: Connection, table: Table, same: Mapping[str, Any], units: _Numbers) -> _Flags:
+    """Which of these units have a row already, in whatever arm."""
+    chosen = [table.c[name] == value for name, value in same.items()]
+    if connection.dialect.name == "sqlite":  # either way they are one parameter
+        numbers = msgspec.json.encode(units.tolist()).decode()
+        chosen.append(table.c.unit.in_(select(func.json_each(numbers).table_valued("value").c.value)))
+    else:
+        array = bindparam(None, units.tolist(), type_=postgresql.ARRAY(BigInteger))
+        chosen.append(table.c.unit == any_(array))
+    found = list(connection.scalars(select(table.c.unit).where(*chosen))) if len(units) else []
+    return np.isin(units, np.array(found, np.int64))
+
+
+def _in_arms(met: Met, chosen: _Flags) -> Counts:
+    return Counts(*np.bincount(met.arms[chosen], minlength=len(ARMS)).tolist())
+
+
+def _less(counts: Counts, fewer: Counts) -> Counts:
+    return Counts(
+        counts.canary - fewer.canary, counts.baseline - fewer.baseline, counts.stable - fewer.stable
+    )
+
+
+_COLUMNS: Final = {"units": "unit", "are_first": "is_first", "times": "time", "requests": "request"}
+
+
+def _columns(met: Met, key: str) -> dict[str, list[Any]]:
+    """Columns of the tables, in the order of the key, which their index is in."""
+    order = np.argsort(getattr(met, key))
+    found = {
+        name: getattr(met, field)[order].tolist() for field, name in _COLUMNS.items() if hasattr(met, field)
+    }
+    return {**found, "arm": [ARMS[place].value for place in met.arms[order].tolist()]}

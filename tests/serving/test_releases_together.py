@@ -1,0 +1,297 @@
+"""Several servers on one ledger judge as one: each unit once, each window once, whoever stays away."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from releasing import ADA, POLICY, Clock, Server
+from sqlalchemy import Connection, select
+
+from databases import empty_ledger
+from salver.errors import Conflict
+from salver.ledger import Ledger, LedgerFailed
+from salver.ledger.schema import EXPOSURE, FIRST_EVENT, PART, WITNESS
+from salver.releases import ReleaseState
+from salver.rollout.policy import Stage
+from salver.rollout.replay import replay
+from salver.serving.release_store import ReleaseStore
+
+#: It stays in its first stage.
+LONG = msgspec.structs.replace(POLICY, stages=(Stage(0.5, 1000),), no_data_seconds=1e9)
+
+
+class Fleet:
+    """Servers on one ledger and one clock."""
+
+    def __init__(self, ledgers: tuple[Ledger, Ledger]) -> None:
+        self._ledgers = ledgers
+        self.clock = Clock()
+        self.servers: list[Server] = []
+
+    def start(self) -> Server:
+        """One more."""
+        server = Server(self._ledgers[len(self.servers) % 2], self.clock)
+        self.servers.append(server)
+        return server
+
+    async def wait(self, seconds: int, ticking: Callable[[], list[Server]] | None = None) -> None:
+        """A tick of each server a second."""
+        for _ in range(seconds):
+            self.clock.now += 1
+            for server in ticking() if ticking else self.servers:
+                await server.releases.tick()
+
+    async def rows(self, *columns) -> list:
+        def read(connection: Connection) -> list:
+            return [tuple(row) for row in connection.execute(select(*columns))]
+
+        return await self._ledgers[0].read(read)
+
+    async def check(self) -> list:
+        """Each unit was counted once, and every verdict follows from the log; the buckets."""
+        store = self.servers[0].store
+        release = await store.get("r0")
+        looks = await store.looks("r0")
+        assert [look.seq for look in looks] == list(range(release.progress.buckets))
+        *_, last = steps = list(replay(release.policy, [look.entry for look in looks]))
+        assert all(step.is_same for step in steps)
+        assert msgspec.json.encode(last.evidence) == msgspec.json.encode(release.evidence)
+        buckets = [look.entry.bucket for look in looks]
+        units = {unit for (unit,) in await self.rows(EXPOSURE.c.unit)}
+        firsts = await self.rows(EXPOSURE.c.unit, EXPOSURE.c.is_first)
+        if not await self.rows(PART.c.number):
+            assert sum(bucket.exposures.total for bucket in buckets) == len(units)
+            events = await self.rows(FIRST_EVENT.c.unit)
+            assert sum(bucket.events["errors"].total for bucket in buckets if bucket.events) == len(events)
+        assert sorted(unit for unit, is_first in firsts if is_first) == sorted(units)
+        return buckets
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Fleet]:
+    url = empty_ledger(request.param, tmp_path)
+    async with await Ledger.open(url) as one, await Ledger.open(url) as other:
+        yield Fleet((one, other))
+
+
+async def two(fleet: Fleet, policy=LONG) -> tuple[Server, Server]:
+    """Two that are both in a release, as a window begins."""
+    one, other = fleet.start(), fleet.start()
+    await one.propose(policy=policy)
+    await fleet.wait(10)
+    return one, other
+
+
+async def test_a_window_is_one_bucket_and_a_unit_counts_once_whoever_meets_it(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = await two(fleet)
+    users = [f"user-{number}" for number in range(30)]
+    for _ in range(2):
+        one.serve(users[:20], failing=users)
+        other.serve(users[10:], failing=users)
+        await fleet.wait(10)
+    *_, first, second = await fleet.check()
+    assert (first.seconds, first.requests.total, first.exposures.total) == (10, 40, 30)
+    assert (second.seconds, second.requests.total, second.exposures.total) == (10, 40, 0)
+    failed = len(await fleet.rows(FIRST_EVENT.c.unit))
+    assert first.events["errors"].canary == failed < first.raw["errors"].canary
+    assert await fleet.rows(PART.c.number) == []
+    assert caplog.text == ""
+
+
+async def test_who_moves_to_the_canary_on_another_server_was_met_before(fleet: Fleet) -> None:
+    grows = msgspec.structs.replace(LONG, stages=(Stage(0.1, 1000), Stage(0.9, 1000)))
+    one, other = await two(fleet, grows)
+    users = [f"user-{number}" for number in range(40)]
+    one.serve(users)
+    await one.store.wish("r0", "promote", ADA, "", fleet.clock.now)
+    await fleet.wait(10)
+    other.serve(users)
+    await fleet.wait(10)
+    buckets = await fleet.check()
+    assert sum(bucket.exposures.total for bucket in buckets) == 40
+    moved = await fleet.rows(EXPOSURE.c.arm, EXPOSURE.c.is_first)
+    assert 20 < moved.count(("canary", 0)) == len(moved) - 40 - moved.count(("baseline", 0))
+
+
+async def test_a_server_that_dies_is_waited_for_three_windows_and_what_it_told_counts(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = await two(fleet)
+    buckets = len(await fleet.check())
+    for _ in range(5):
+        one.serve(["ada"])
+        await fleet.wait(10, lambda: [one])
+        buckets_then = len(await fleet.check())
+        assert buckets_then - buckets in (0, 3, 4, 5)
+    assert buckets_then - buckets == 5
+    assert caplog.text.count(f"goes on without {other.releases._server}") == 1
+
+
+async def test_what_a_server_tells_after_its_window_was_judged_counts_all_the_same(fleet: Fleet) -> None:
+    one, other = await two(fleet)
+    other.serve(["ada", "bob"])
+    for _ in range(5):
+        one.serve(["cy"])
+        await fleet.wait(10, lambda: [one])
+    before = await fleet.check()
+    assert sum(bucket.exposures.total for bucket in before) == 1
+    for expected in (3, 4):
+        other.serve(["dee"])
+        one.serve(["cy"])
+        await fleet.wait(10)
+        after = await fleet.check()
+        assert sum(bucket.exposures.total for bucket in after) == expected
+    assert all(bucket.seconds == 10 for bucket in after[1:])
+    assert len(after) == len(before) + 2
+
+
+async def test_while_the_ledger_is_away_nobody_is_taken_for_dead(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = await two(fleet)
+    before = await fleet.check()
+
+    async def fails(*_: object) -> None:
+        raise LedgerFailed("no connection")
+
+    with monkeypatch.context() as patched:
+        for name in ("hand_in", "picture"):
+            patched.setattr(ReleaseStore, name, fails)
+        for window in range(6):
+            for number, server in enumerate((one, other)):
+                server.serve([f"user-{window}-{number}", "ada"])
+            for _ in range(10):
+                fleet.clock.now += 1
+                for server in (one, other):
+                    with pytest.raises(LedgerFailed):
+                        await server.releases.tick()
+    assert one.traffic.splits  # it goes on serving as before
+    await fleet.wait(1)
+    after = (await fleet.check())[len(before) :]
+    assert [(bucket.seconds, bucket.requests.total) for bucket in after] == [(10, 4)] * 6
+    assert sum(bucket.exposures.total for bucket in after) == 13
+    assert "goes on without" not in caplog.text
+
+
+async def test_who_leaves_is_not_waited_for(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    one, other = await two(fleet)
+    one.serve(["ada"])
+    other.serve(["ada", "bob"])
+    await fleet.wait(4)
+    await other.releases.tick(is_last=False)
+    other.collector.flush()
+    await other.releases.tick(is_last=True)
+    await fleet.wait(6, lambda: [one])
+    assert (await fleet.check())[-1].exposures.total == 2
+    one.serve(["cy"])
+    fleet.clock.now += 3
+    one.collector.flush()
+    await one.releases.tick(is_last=True)  # the last one judges what there is
+    last = (await fleet.check())[-1]
+    assert (last.seconds, last.exposures.total) == (3, 1)
+    assert caplog.text == ""
+
+
+async def test_a_wish_is_done_once_by_whoever_comes_first(fleet: Fleet) -> None:
+    one, other = await two(fleet, POLICY)
+    wish = await one.store.wish("r0", "promote", ADA, "", fleet.clock.now)
+    stale = await other.store.picture()
+    await one.releases.tick()
+    (release,) = stale.releases
+    after = await other.releases._step(release, stale, fleet.clock.now)
+    assert (after.stage, after.state) == (1, ReleaseState.RUNNING)
+    assert await one.store.answer(wish) == ""
+    await other.releases.tick()
+    assert [server.traffic.splits[0].weight for server in (one, other)] == [0.5, 0.5]
+
+
+async def test_a_wish_that_changes_nothing_is_answered_once(fleet: Fleet) -> None:
+    one, other = await two(fleet, POLICY)
+    await one.store.wish("r0", "resume", ADA, "", fleet.clock.now)
+    stale = await other.store.picture()
+    step = await other.releases._next(stale.releases[0], stale, fleet.clock.now)
+    await one.releases.tick()
+    with pytest.raises(Conflict, match="another server"):
+        await other.store.commit(step, fleet.clock.now)
+
+
+async def test_a_rollback_by_one_server_is_everybodys(fleet: Fleet) -> None:
+    one, other = await two(fleet)
+    sick = [f"user-{number}" for number in range(500)]
+    for window in range(20):
+        some = sick[25 * window : 25 * window + 25]
+        one.serve(some, failing=sick)
+        other.serve(some[:10], failing=sick)
+        await fleet.wait(10)
+        if not one.traffic.splits:
+            break
+    await fleet.wait(1)
+    release = await one.one()
+    assert (release.state, other.traffic.splits) == (ReleaseState.ROLLED_BACK, ())
+    assert await fleet.rows(PART.c.number) == await fleet.rows(WITNESS.c.server) == []
+    other.serve(["late"])
+    await fleet.wait(20)
+    assert await one.one() == release
+    await fleet.check()
+
+
+async def test_what_may_have_been_written_is_handed_in_again_and_counts_once(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection breaks while it commits: nobody knows whether it did."""
+    one, other = await two(fleet)
+    hand_in, broken = ReleaseStore.hand_in, []
+
+    async def breaks(store: ReleaseStore, *what: object) -> None:
+        await hand_in(store, *what)
+        if len(broken) < 2:
+            broken.append(what)
+            raise LedgerFailed("the connection is gone")
+
+    monkeypatch.setattr(ReleaseStore, "hand_in", breaks)
+    one.serve(["ada", "bob"])
+    other.serve(["cy"])
+    for _ in range(12):
+        fleet.clock.now += 1
+        for server in (one, other):
+            try:
+                await server.releases.tick()
+            except LedgerFailed:
+                server.serve(["dee"])
+    assert len(broken) == 2
+    await fleet.wait(10)
+    *_, first, second = await fleet.check()
+    assert (first.requests.total, first.exposures.total) == (3, 3)
+    assert (second.requests.total, second.exposures.total) == (2, 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_servers_come_and_go_and_nothing_counts_twice(fleet: Fleet, seed: int) -> None:
+    chance = random.Random(seed)
+    await fleet.start().propose(policy=LONG)
+    await fleet.wait(2)
+    living, asked = set(fleet.servers), 0
+    for _ in range(60):
+        fleet.clock.now += chance.choice([1, 3, 5])
+        if chance.random() < 0.1 and len(living) > 1:
+            living.remove(chance.choice(sorted(living, key=id)))  # killed
+        if chance.random() < 0.1 and len(living) < 4:
+            living.add(fleet.start())
+        for server in living:
+            users = [f"user-{chance.randrange(300)}" for _ in range(chance.randrange(20))]
+            asked += len(users) if server.traffic.splits else 0
+            server.serve(users, failing=[f"user-{number}" for number in range(3)])
+        awake = [server for server in living if chance.random() < 0.8]
+        await asyncio.gather(*(server.releases.tick() for server in awake))
+    await fleet.wait(70, lambda: sorted(living, key=id))
+    buckets = await fleet.check()
+    assert asked / 2 < sum(bucket.requests.total for bucket in buckets) <= asked
+    assert await fleet.rows(PART.c.number) == []
+    starts = [bucket.start for bucket in buckets]
+    assert starts == sorted(set(starts))
+    assert sum(bucket.seconds for bucket in buckets) <= fleet.clock.now - 1_000_000 + 0.1
