@@ -11,7 +11,7 @@ from release_load import Callers, bodies, digits, until, write_digits
 from salver.ledger import Ledger
 from salver.registry.records import Actor
 from salver.releases import ReleaseState, Shadow, Traffic
-from salver.rollout.policy import Metric, Policy, Stage
+from salver.rollout.policy import DEFAULT_METRICS, Metric, Policy, Stage
 from salver.rollout.record import Release, proposed
 from salver.rollout.replay import replay
 from salver.rollout.shadowing import Alike
@@ -32,6 +32,8 @@ POLICY = Policy(
 def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
     write_digits(tmp_path / "models", 1)
     write_digits(tmp_path / "models", 2, **request.param)
+    code = tmp_path / "models" / "digits" / "2" / "model.py"
+    code.write_text(code.read_text().replace("pixels", request.param.get("input", "pixels")))
     options = ["--registry", str(tmp_path / "registry")]
     with ServerProcess([tmp_path / "models"], tmp_path / "log", options) as server:
         yield server.wait_ready()
@@ -92,3 +94,18 @@ async def test_one_whose_answers_are_not_alike_meets_nobody(
     assert set(callers.statuses) == {200}
     assert {tuple(seen) for seen in callers.versions.values()} == {("1",)}
     assert {look.entry.bucket.requests.canary for look in looks} == {0}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("served", [{"input": "image"}], indirect=True, ids=["its input is called otherwise"])
+async def test_one_that_takes_other_inputs_is_rolled_back(served: ServerProcess, tmp_path: Path) -> None:
+    rejected = DEFAULT_METRICS[5]
+    policy = Policy(
+        stages=(Stage(0.2, 0.1), Stage(0.5, 0.1)),
+        metrics=(*POLICY.metrics, rejected),
+        warm_up_seconds=0,
+        bucket_seconds=0.5,
+    )
+    release, _, callers = await released(served, tmp_path, policy)
+    assert (release.state, release.reason.partition(":")[0]) == (ReleaseState.ROLLED_BACK, "rejected")
+    assert set(callers.statuses) == {200, 400}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from salver.errors import Conflict, InvalidInput
 from salver.releases import ReleaseState, Shadow, Traffic
 from salver.rollout import procedure
-from salver.rollout.policy import Policy, Stage
+from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import Release, Wish, proposed
 from salver.rollout.verdict import Decision, Verdict
 
@@ -173,3 +173,12 @@ def test_a_promoted_release_keeps_those_that_it_holds_back() -> None:
 def test_an_alias_is_asked_by_its_name_and_by_none() -> None:
     split = release(alias="champion").split
     assert split is not None and split.asked == ("", "champion")
+
+
+@pytest.mark.parametrize("kind", ["errors", "timeouts", "fallbacks"])
+def test_a_metric_by_a_name_under_which_nothing_is_counted_is_refused(kind):
+    policy = Policy(metrics=(Metric("mine", kind, "severe"),))
+    with pytest.raises(InvalidInput, match=f"Call the metric {kind}"):
+        proposed("r", "fraud", ("1", "2"), policy, 100.0)
+    named = Policy(metrics=(Metric("mine", "rule", "severe"),))
+    assert proposed("r", "fraud", ("1", "2"), named, 100.0).policy == named

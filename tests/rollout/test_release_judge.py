@@ -460,3 +460,28 @@ def test_a_bucket_that_was_cut_short_says_nothing_of_jumps() -> None:
     assert wildness.variation == evidence.metrics[0].strands[0].wildness.variation
     assert wildness.last is None
     assert after.stage_seconds == evidence.stage_seconds + 2
+
+
+@pytest.mark.parametrize("name", ["rejected", "refused"])
+def test_by_the_usual_policy_a_version_that_takes_less_than_the_other_is_rolled_back(name: str) -> None:
+    usual = Policy(warm_up_seconds=0)
+    evidence, said = start(usual), []
+    for number in range(60):
+        canary, rest = Counts(20, 0, 0), Counts(20, 20, 1960)
+        events = {name: canary}
+        bucket = Bucket(10.0 * number, 10.0, 0, 0.01, rest, rest, events, events)
+        evidence, verdict = judge(usual, evidence, bucket, ReleaseState.RUNNING)
+        said.append(verdict.decision)
+    assert Decision.PROMOTE not in said and said[-1] is Decision.ROLLBACK
+
+
+def test_by_the_usual_policy_mistakes_of_callers_hold_nobody_up() -> None:
+    usual = Policy(warm_up_seconds=0)
+    evidence, said = start(usual), []
+    for number in range(60):
+        rest, events = Counts(20, 20, 1960), {"rejected": Counts(1, 1, 98)}  # a twentieth of all requests
+        bucket = Bucket(10.0 * number, 10.0, 0, 0.01, rest, rest, events, events)
+        evidence, verdict = judge(usual, evidence, bucket, ReleaseState.RUNNING)
+        said.append(verdict.metrics[5].missing)
+        assert verdict.decision is not Decision.ROLLBACK
+    assert set(said) == {""}

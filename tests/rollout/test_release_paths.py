@@ -116,13 +116,13 @@ def looked_at_each_second(releases: int, hours: float, ratio: float, seed: int) 
     none = np.zeros((releases, len(schedule.shares)), np.int64)
     events = {
         metric.name: simulated(rng, schedule, releases, 100 * rate, ratio if metric.name == "errors" else 1.0)
-        for metric, rate in zip(policy.metrics, (0.005, 0.001, 0.002, 0.01, 0.01), strict=True)
+        for metric, rate in zip(policy.metrics, (0.005, 0.001, 0.002, 0.01, 0.01, 0.02, 0.001), strict=True)
     }
     return policy, paths(policy, schedule, Arms(none, none, none), events)
 
 
 def test_a_thousand_good_releases_looked_at_each_second_keep_alpha() -> None:
-    """All five metrics, three stages, every second a look: alpha is what one look may spend."""
+    """All seven metrics, three stages, every second a look: alpha is what one look may spend."""
     rolled_back = 0
     for part in range(10):
         policy, found = looked_at_each_second(100, 0.5, 1.0, seed=100 + part)

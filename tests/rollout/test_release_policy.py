@@ -20,7 +20,7 @@ def test_the_defaults_are_a_policy_that_spends_all_of_its_alpha() -> None:
     assert [stage.weight for stage in policy.stages] == [0.01, 0.05, 0.25, 1.0]
     assert [stage.minutes for stage in policy.stages] == [10, 30, 60, 0]
     assert math.fsum(policy.shares) == pytest.approx(1)
-    assert policy.shares == (0.2,) * 5
+    assert policy.shares == pytest.approx((*(0.18,) * 5, 0.05, 0.05))
     assert {metric.severity for metric in DEFAULT_METRICS} == {"severe", "soft"}
 
 

@@ -7,7 +7,8 @@ can see of a traffic.
 
 import math
 import re
-from typing import Literal, Self, get_args
+from collections.abc import Mapping
+from typing import Final, Literal, Self, get_args
 
 import msgspec
 
@@ -21,6 +22,13 @@ from salver.rollout.shadowing import Alike
 #: the release begins; that fall into a bin; what callers posted later. And ``mean``: what they posted, as
 #: values that are summed for each unit.
 Kind = Literal["errors", "timeouts", "invalid", "fallbacks", "rule", "latency", "output", "outcome", "mean"]
+#: What is counted whatever the policy, by kind (experiments/happenings.py): ``rejected`` are requests that a
+#: version found wrong, ``refused`` those that were too many for it.
+COUNTED: Final[Mapping[str, tuple[str, ...]]] = {
+    "errors": ("errors", "rejected", "refused"),
+    "timeouts": ("timeouts",),
+    "fallbacks": ("fallbacks",),
+}
 #: Of each row of an output: each number, the first, the last, their sum, mean or greatest, or the place of
 #: the greatest; of texts each one, or the length of each; of other outputs their number of rows.
 Take = Literal["each", "first", "last", "sum", "mean", "max", "argmax", "length"]
@@ -196,6 +204,9 @@ DEFAULT_METRICS = (
     Metric("invalid", "invalid", "severe", negligible=0.001),
     Metric("fallbacks", "fallbacks", "soft", rollback_margin=0.1, negligible=0.001),
     Metric("latency_p99", "latency", "soft", rollback_margin=0.25, quantile=0.99),
+    # Callers' own mistakes come to all versions alike, and are no gate; one that takes what others take is.
+    Metric("rejected", "errors", "severe", promotion_margin=None, share=0.05),
+    Metric("refused", "errors", "soft", rollback_margin=0.1, promotion_margin=None, share=0.05),
 )
 
 

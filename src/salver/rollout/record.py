@@ -11,7 +11,7 @@ import msgspec
 from salver.errors import InvalidInput
 from salver.releases import ReleaseState, Split
 from salver.rollout.evidence import Evidence, start
-from salver.rollout.policy import Policy
+from salver.rollout.policy import COUNTED, Policy
 from salver.rollout.rules import Approved
 from salver.rollout.states import ENDED
 
@@ -141,8 +141,16 @@ def proposed(
         now: Unix seconds.
 
     Raises:
-        InvalidInput: both are the same.
+        InvalidInput: both are the same, or a metric has a name under which nothing is counted.
     """
+    for metric in policy.metrics:
+        names = COUNTED.get(metric.kind, (metric.name,))
+        if metric.name not in names:
+            raise InvalidInput(
+                f"'{metric.kind}' are not counted as '{metric.name}'",
+                field="metrics",
+                fix=f"Call the metric {' or '.join(names)}.",
+            )
     stable, canary = versions
     if stable == canary:
         raise InvalidInput(
