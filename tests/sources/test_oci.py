@@ -26,7 +26,6 @@ from sites import Asked, Page, Site
 from salver.errors import InvalidInput, LoadFailed, SalverError
 from salver.sources import Fetched, Options, open_source, silent
 from salver.sources.distribution import descriptor, parse_reference
-from salver.sources.opening import docker_credentials
 from salver.stores import StoreFailed
 
 EMPTY = "application/vnd.oci.empty.v1+json"
@@ -415,22 +414,6 @@ def test_references(text: str, base: str, pinned: str) -> None:
 def test_what_is_no_reference(text: str) -> None:
     with pytest.raises(InvalidInput, match="names nothing in a registry"):
         parse_reference(text)
-
-
-def test_passwords_of_docker_hub(tmp_path: Path) -> None:
-    environment = config_with(tmp_path / "docker", "https://index.docker.io/v1/", ("ann", "pass:word"))
-    known = docker_credentials(environment)
-    assert (known("docker.io"), known("other.example")) == (("ann", "pass:word"), None)
-    assert docker_credentials({"HOME": str(tmp_path)})("docker.io") is None
-
-
-@pytest.mark.parametrize(
-    "content", [b"{", b"[]", b'{"auths": []}', b'{"auths": {"h": {"auth": "!"}}}', b"\xff"]
-)
-def test_a_file_of_passwords_that_is_none(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(InvalidInput, match="cannot be read"):
-        docker_credentials({"DOCKER_CONFIG": str(tmp_path)})("h")
 
 
 def test_a_description_keeps_what_it_says() -> None:

@@ -1,5 +1,6 @@
 """Archives from outside: what is fine, and what would do harm (TR-A4)."""
 
+import gzip
 import io
 import tarfile
 from collections.abc import Callable
@@ -121,3 +122,15 @@ def test_tr_a4_what_is_no_archive_is_refused(
     archive.write_bytes(spoil(archive.read_bytes()))
     with pytest.raises(LoadFailed, match="cannot be unpacked"):
         unpack(archive, target)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME], ids=["pax", "gnu"])
+def test_a_header_that_says_it_is_huge_is_not_read_into_memory(tmp_path: Path, kind: bytes) -> None:
+    """A few kilobytes would come to as much memory as they say."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, 64 << 20
+    archive = tmp_path / "m.tar.gz"
+    archive.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(65 << 20), 1))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(LoadFailed, match="no honest archive"):
+        unpack(archive, tmp_path / "out", takes_links=False)

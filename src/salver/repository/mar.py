@@ -5,9 +5,11 @@ model it is, and whose program runs it. It comes from outside: what it says is c
 unpacked into an empty folder or not at all. It loads nothing.
 """
 
+import contextlib
 import os
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ import msgspec
 
 from salver.errors import BadArchive, LoadFailed
 from salver.stores import unpack, unzip
+from salver.stores.tars import open_tar
 from salver.stores.unpack import BROKEN, honest_bytes
 from salver.stores.unzip import is_zip, read_member
 
@@ -227,10 +230,19 @@ def _of_folder(file: Path, most: int) -> bytes | None:
     return _checked(content, most, file.name)
 
 
+@contextlib.contextmanager
+def _opened(path: Path, room: int) -> Iterator[tarfile.TarFile]:
+    try:
+        with open_tar(path, room, path.name) as (tar, _):
+            yield tar
+    except LoadFailed as error:
+        raise BadArchive(error.message) from error
+
+
 def _of_tar(path: Path, name: str, most: int) -> bytes | None:
     """A member, be it below the archive's only folder."""
     room = honest_bytes(path.stat().st_size)
-    with tarfile.open(path, "r:*") as tar:
+    with _opened(path, room) as tar:
         for count, member in enumerate(tar):
             room -= member.size
             inner = PurePosixPath(member.name)

@@ -5,25 +5,21 @@ remove what earlier ones have. What comes is from outside: there are no links, n
 folder, and it is no more than an honest archive of its size. It knows no registry.
 """
 
-import contextlib
-import gzip
 import os
 import shutil
 import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from salver.errors import LoadFailed
+from salver.stores.tars import open_tar
 from salver.stores.unpack import BROKEN, MOST_MEMBERS, room_in
 
 _PIECE: Final = 1 << 20
-_MOST_AT_ONCE: Final = 16 << 20  # of one read: a header that says it is larger is none
 _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
-_GZIP: Final = b"\x1f\x8b"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
 
 
 class Layers:
@@ -54,7 +50,7 @@ class Layers:
         """
         mine: set[Path] = set()
         try:
-            with _opened(layer, min(self._most, room_in(self._folder)), what) as (tar, plain):
+            with open_tar(layer, min(self._most, room_in(self._folder)), what) as (tar, plain):
                 for member in _members(tar):
                     self._members += 1
                     if self._members > MOST_MEMBERS:
@@ -179,46 +175,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _opened(layer: Path, most: int, what: str) -> Iterator[tuple[tarfile.TarFile, "_Bounded"]]:
-    with layer.open("rb") as file:
-        magic = file.read(4)
-        file.seek(0)
-        if magic == _ZSTD:
-            raise LoadFailed(f"{what} is compressed by zstd, which is not read", fix="Push it with gzip.")
-        plain: Any = gzip.GzipFile(fileobj=file) if magic.startswith(_GZIP) else file
-        bounded = _Bounded(plain, most, what)
-        with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]
-            yield tar, bounded
-
-
-class _Bounded:
-    """A file of which no more is read than it may have; what tar asks of one."""
-
-    def __init__(self, file: IO[bytes], most: int, what: str) -> None:
-        self._file = file
-        self._most = most
-        self._what = what
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _MOST_AT_ONCE:
-            raise LoadFailed(f"{self._what} has a header of {size} bytes; no honest archive does")
-        found = self._file.read(size)
-        if self._file.tell() > self._most:
-            raise LoadFailed(
-                f"{self._what} is larger, unpacked, than an honest archive, or than there is room"
-            )
-        return found
-
-    def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_SET and to > self._most:
-            raise LoadFailed(f"{self._what} says that it is larger than {self._most} bytes, unpacked")
-        return self._file.seek(to, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
 
 
 def _write(content: IO[bytes], target: Path, size: int) -> None:

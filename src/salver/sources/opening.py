@@ -1,6 +1,5 @@
 """Which source does a word of the command line name?"""
 
-import base64
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,8 @@ import msgspec
 
 from salver.errors import InvalidInput
 from salver.sources.bucket import BucketSource, open_bucket
-from salver.sources.distribution import DOCKER_IO, Credentials, Distribution, parse_reference
+from salver.sources.distribution import Distribution, parse_reference
+from salver.sources.docker import docker_credentials
 from salver.sources.fetched import Source
 from salver.sources.huggingface import by_name, cache_of, of_folder
 from salver.sources.mlflow import MlflowFolder, is_mlflow
@@ -24,8 +24,6 @@ _SCHEMES: Final = (
     "https://host/file#sha256=…, s3://bucket/path, models:/name@alias (MLflow), oci://host/name:tag, "
     "hf://org/name@revision, a file or a folder"
 )
-_MOST_CONFIG: Final = 1 << 20
-_DOCKER_HUB: Final = "https://index.docker.io/v1/"  # as ``docker login`` calls it
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -83,25 +81,3 @@ def _of_mlflow(place: str, options: Options) -> Source:
         f"the MLflow server has the artefacts at {place[:200]!r}, which is not read",
         fix="Start it with --serve-artifacts, or import the folder itself where it can be seen.",
     )
-
-
-def docker_credentials(environment: Mapping[str, str]) -> Credentials:
-    """Names and passwords as ``docker login`` keeps them in ``config.json``, where no helper has them."""
-
-    def of(host: str) -> tuple[str, str] | None:
-        folder = environment.get("DOCKER_CONFIG") or Path(environment.get("HOME", "")) / ".docker"
-        try:
-            with Path(folder, "config.json").open("rb") as file:
-                said = msgspec.json.decode(file.read(_MOST_CONFIG))
-            known = said.get("auths", {})
-            entry = known.get(host) or (known.get(_DOCKER_HUB) if host == DOCKER_IO else None) or {}
-            name, colon, password = (
-                base64.b64decode(entry.get("auth", ""), validate=True).decode().partition(":")
-            )
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, AttributeError, TypeError, msgspec.DecodeError) as error:
-            raise InvalidInput(f"{Path(folder, 'config.json')} cannot be read: {error}") from error
-        return (name, password) if colon else None
-
-    return of

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from salver.errors import LoadFailed
+from salver.stores.tars import open_tar
 
 MOST_MEMBERS: Final = 500_000
 MOST_BYTES: Final = 64 << 30
@@ -23,6 +24,7 @@ _SPARE_PART: Final = 16
 #: What an archive of any size may be, unpacked, though nobody has vouched for it: weights may be zeros.
 _FREE: Final = 2 << 30
 _MOST_RATIO: Final = 100  # beyond that, by how much it may grow
+_MOST_HEADERS: Final = 1 << 30  # of all members, beside their contents
 _PIECE: Final = 1 << 20
 #: What reading a tar file raises that is broken, or is none.
 BROKEN: Final = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
@@ -57,7 +59,7 @@ def unpack(archive: Path, folder: Path, *, takes_links: bool = True, most: int =
     """
     room = min(most or MOST_BYTES, room_in(folder))
     root = Path(os.path.realpath(folder))
-    with _opened(archive) as tar:
+    with _opened(archive, room) as tar:
         for member in _checked(tar, archive, room, takes_links=takes_links):
             _place(tar, member, root, archive)
 
@@ -68,15 +70,15 @@ def check(archive: Path, most: int) -> None:
     Raises:
         LoadFailed: it may not; as :func:`unpack`.
     """
-    with _opened(archive) as tar:
+    with _opened(archive, most) as tar:
         for _ in _checked(tar, archive, most, takes_links=False):
             pass
 
 
 @contextlib.contextmanager
-def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
+def _opened(archive: Path, room: int) -> Iterator[tarfile.TarFile]:
     try:
-        with tarfile.open(archive, "r:*") as tar:
+        with open_tar(archive, room + _MOST_HEADERS, archive.name) as (tar, _):
             yield tar
     except BROKEN as error:
         raise LoadFailed(f"{archive} cannot be unpacked: {error}") from error
