@@ -55,4 +55,5 @@ def test_every_answer_keeps_scripts_and_requests_at_home() -> None:
         assert "default-src 'self'" in policy
         assert "unsafe" not in policy
         assert "frame-ancestors 'none'" in policy
+        assert "require-trusted-types-for 'script'" in policy
         assert reply.headers["x-content-type-options"] == "nosniff"

@@ -99,7 +99,12 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         for wrong, field, what, fix in (
-            (not self.name, "name", "it has no name", "Name it."),
+            (
+                not (self.name and self.name.isprintable()),
+                "name",
+                "it has no name that can be read",
+                "Name it, in letters that can be read.",
+            ),
             (
                 not 0 <= self.rollback_margin < (1 if self.worse == "less" else math.inf),
                 "rollback_margin",

@@ -12,7 +12,8 @@ from salver.transport.doors import Receive, Scope, Send, say
 from salver.wire.bodies import HttpReply
 
 _POLICY: Final = (
-    b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+    b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; "
+    b"require-trusted-types-for 'script'; trusted-types 'none'"  # no text becomes markup or a script
 )
 _ALWAYS: Final = (
     (b"cache-control", b"no-cache"),  # a browser keeps them, and asks each time whether they are the newest

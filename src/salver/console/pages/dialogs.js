@@ -36,9 +36,10 @@ export function askIdentity(server) {
  */
 export function askReason({ title, about, verb, kind, path, method = "POST", fields = [], body = (values) => ({ reason: values.reason }), headers, done }) {
   const problem = h("p", { class: "notice bad", role: "alert", hidden: true });
+  const token = h("label", { hidden: true }, "Token", h("input", { name: "token", type: "password", autocomplete: "off" }), h("small", {}, "The server's or one of the registry's; forgotten when this tab closes."));
   const reason = h("textarea", { name: "reason", required: true, maxlength: 1000, autofocus: true });
   const box = dialog(title, about ? h("p", { class: "hint" }, about) : null, ...fields,
-    h("label", {}, "Why?", reason, h("small", {}, "It is kept in the audit.")), problem, buttons(verb, kind));
+    h("label", {}, "Why?", reason, h("small", {}, "It is kept in the audit.")), problem, token, buttons(verb, kind));
   const form = box.querySelector("form");
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -46,14 +47,18 @@ export function askReason({ title, about, verb, kind, path, method = "POST", fie
     submit.disabled = true;
     try {
       const values = Object.fromEntries(new FormData(form));
+      if (!token.hidden) identity.set(identity.name, values.token.trim());
       const answer = await send(method, typeof path === "function" ? path(values) : path, body(values, new FormData(form)), headers);
       box.close("yes");
       done(answer);
     } catch (error) {
       problem.textContent = error instanceof Problem ? error.message : "The server does not answer. Nothing is known to have changed.";
-      if (error.status === 401) problem.textContent += " The console sends the one that stands under “Who am I”.";
       problem.hidden = false;
       submit.disabled = false;
+      if (error.status === 401) {
+        token.hidden = false;
+        token.querySelector("input").focus();
+      }
     }
   });
 }

@@ -11,12 +11,12 @@ from salver.registry import ModelRegistry
 from salver.registry.records import Delivery, DeliveryState, Entry, Webhook
 from salver.registry.webhooks import Webhooks
 from salver.transport.api.registry import actor
-from salver.transport.api.table import MOST_NUMBER, Answer, Asked, Done, NoBody, Operation, Why
+from salver.transport.api.table import MOST_NUMBER, STORABLE, Answer, Asked, Done, NoBody, Operation, Why
 
 _READ_AT_ONCE = 1000
 #: Lines that one request looks through; where they hold too few, it says where to go on.
 _MOST_READ = 20_000
-_Name = Annotated[str, msgspec.Meta(max_length=128)]
+_Name = Annotated[str, msgspec.Meta(max_length=128, pattern=STORABLE)]
 
 
 class AuditQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.transport.api.table import ROOT, Operation
+from salver.transport.api.table import ROOT, STORABLE, Operation
 
 _REF: Final = "#/components/schemas/{name}"
 _PROBLEM: Final = {
@@ -88,7 +88,7 @@ def _described(operation: Operation, of: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_path(path: str) -> list[dict[str, Any]]:
-    schema = {"type": "string", "minLength": 1}
+    schema = {"type": "string", "minLength": 1, "pattern": STORABLE}
     return [
         {"name": n, "in": "path", "required": True, "schema": schema} for n in re.findall(r"{(\w+)}", path)
     ]

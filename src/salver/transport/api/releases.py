@@ -27,6 +27,7 @@ from salver.transport.api.planning import check_size
 from salver.transport.api.registry import actor
 from salver.transport.api.table import (
     MOST_NUMBER,
+    STORABLE,
     Answer,
     Asked,
     NoQuery,
@@ -132,7 +133,7 @@ class ReleasesQuery(PageQuery, frozen=True, forbid_unknown_fields=True):
         state: None = in any.
     """
 
-    model: str = ""
+    model: Annotated[str, msgspec.Meta(max_length=128, pattern=STORABLE)] = ""
     state: ReleaseState | None = None
 
 
@@ -226,7 +227,7 @@ class NewRelease(Why, frozen=True, forbid_unknown_fields=True):
         policy: None = the model's own, or the usual one.
     """
 
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=STORABLE)]
     version: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     stable: Annotated[str, msgspec.Meta(max_length=64)] = ""
     alias: Annotated[str, msgspec.Meta(max_length=64)] = ""

@@ -18,6 +18,8 @@ from salver.transport.api.access import Caller, Changing, Group
 
 #: Where the interface begins.
 ROOT: Final = "/api/v1"
+#: A text that every database can keep: PostgreSQL knows no letter 0.
+STORABLE: Final = r"^[^\x00]*$"
 #: That a database can count.
 MOST_NUMBER: Final = 10**18
 _MOST_FIELDS: Final = 32
@@ -28,7 +30,7 @@ _Item = TypeVar("_Item")
 class Why(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why somebody wishes it; it is kept."""
 
-    reason: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    reason: Annotated[str, msgspec.Meta(max_length=1000, pattern=STORABLE)] = ""
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -220,11 +222,14 @@ def _fit(segments: Sequence[str], parts: Sequence[str]) -> dict[str, str] | None
 
 def _decoded(part: str) -> str:
     try:
-        return unquote_to_bytes(part).decode()
+        name = unquote_to_bytes(part).decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(
             "a name in the path is not valid UTF-8", field="path", fix="Percent-encode its UTF-8 bytes."
         ) from error
+    if "\x00" in name:
+        raise InvalidInput("a name in the path holds the letter 0", field="path", fix="Leave %00 out.")
+    return name
 
 
 def read_query(operation: Operation, text: bytes) -> Any:
