@@ -1,6 +1,7 @@
 """One heap for all threads, and memory that is given back."""
 
 import ctypes
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -50,3 +51,28 @@ def test_memory_is_given_back_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
     for thread in threads:
         thread.join(10)
     assert most == 1
+
+
+def test_what_a_program_around_us_has_frozen_stays_frozen() -> None:
+    """As of these tests: to walk them all takes seconds, each time that a model is unloaded."""
+    before = memory.gc.get_freeze_count()
+    assert before  # see conftest.py
+    memory.give_back_memory()
+    assert memory.gc.get_freeze_count() == before
+
+
+@pytest.mark.parametrize("is_tuned", [True, False])
+def test_what_was_frozen_here_is_looked_at_again(monkeypatch: pytest.MonkeyPatch, is_tuned: bool) -> None:
+    said: list[str] = []
+    names = ("collect", "freeze", "unfreeze", "set_threshold")
+    calls = {name: lambda *_, name=name: said.append(name) for name in names}
+    monkeypatch.setattr(memory, "gc", SimpleNamespace(**calls))
+    monkeypatch.setattr(memory, "_tuned", threading.Event())
+    interval = sys.getswitchinterval()
+    if is_tuned:
+        memory.tune_interpreter()
+        sys.setswitchinterval(interval)
+        assert said == ["collect", "freeze", "set_threshold"]
+        said.clear()
+    memory.give_back_memory()
+    assert said == (["unfreeze", "collect", "freeze"] if is_tuned else ["collect"])

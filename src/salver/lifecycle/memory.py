@@ -9,6 +9,7 @@ import threading
 
 _ONE_AT_A_TIME = threading.Lock()
 _M_ARENA_MAX = -8  # malloc.h
+_tuned = threading.Event()  # what is frozen in this process was frozen here
 
 
 def tune_interpreter() -> None:
@@ -21,6 +22,7 @@ def tune_interpreter() -> None:
     """
     gc.collect()
     gc.freeze()
+    _tuned.set()
     gc.set_threshold(20_000, 50, 100)
     sys.setswitchinterval(0.0005)
 
@@ -41,13 +43,14 @@ def keep_one_heap() -> None:
 def give_back_memory() -> None:
     """Collect cycles, then have the C library return its free pages, where it knows how to.
 
-    Blocking (tens of milliseconds in a large process); glibc keeps freed memory otherwise.
+    Blocking (tens of milliseconds in a large process); glibc keeps freed memory otherwise. What a program
+    around us has frozen stays so: to walk all of a large one takes seconds.
     """
     with _ONE_AT_A_TIME:  # a second collection would find the first one at work, and do nothing
-        is_frozen = gc.get_freeze_count() > 0
-        gc.unfreeze()  # what was frozen may be what was unloaded
+        if _tuned.is_set():
+            gc.unfreeze()  # what was frozen may be what was unloaded
         gc.collect()
-        if is_frozen:
+        if _tuned.is_set():
             gc.freeze()
         try:
             trim = ctypes.CDLL(None).malloc_trim
