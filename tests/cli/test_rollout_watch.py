@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from salver.cli import output, rollout_watch
+from salver.errors import NotReady
 from salver.releases import Bucket, Copies, Counts, ReleaseState
 from salver.rollout.judge import judge
 from salver.rollout.policy import Metric, Policy, Stage
@@ -96,17 +97,22 @@ def test_a_row_has_a_cell_a_column() -> None:
 class Story:
     """A store that tells the next chapter each time."""
 
-    def __init__(self, *chapters: list[Release]) -> None:
+    def __init__(self, *chapters: list[Release] | NotReady) -> None:
         self.chapters = list(chapters)
         self.asked: list[str] = []
 
     async def get(self, name: str) -> Release:
         self.asked.append(name)
-        return self.chapters.pop(0)[0]
+        chapter = self.chapters.pop(0)
+        if isinstance(chapter, NotReady):
+            raise chapter
+        return chapter[0]
 
     async def listed(self, model: str) -> list[Release]:
         self.asked.append(model)
-        return self.chapters.pop(0)
+        chapter = self.chapters.pop(0)
+        assert isinstance(chapter, list)
+        return chapter
 
     async def looks(self, name: str, after: int) -> list[Any]:
         return []
@@ -157,6 +163,16 @@ async def test_a_script_learns_by_the_exit_status_how_it_stands(
     story = Story(*[[release(state=state, ended=ended)]] * 2)
     told = await rollout_watch.watched(story, "r1", "", seconds=10, now=now)  # type: ignore[arg-type]
     assert told == status
+
+
+async def test_who_waits_goes_on_when_the_ledger_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout_watch, "_LOOK_SECONDS", 0.0)
+    over = release(state=ReleaseState.PROMOTED, ended=2_000.0)
+    away = NotReady("the ledger does not answer")
+    story = Story([running()], away, away, [over])
+    assert await rollout_watch.watched(story, "r1", "") == 0  # type: ignore[arg-type]
+    with pytest.raises(NotReady):
+        await rollout_watch.watched(Story(away), "r1", "")  # type: ignore[arg-type]
 
 
 async def test_of_several_it_learns_whether_any_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

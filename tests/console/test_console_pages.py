@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browsing import Open, hear
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from console_world import OVER, RUNNING, prepare
 from salver.testing.process import ServerProcess
@@ -75,6 +75,32 @@ def test_a_release_under_way_with_its_evidence(opened: Open) -> None:
     assert "%" in row(page, "Metrics with their evidence", "errors")
     page.get_by_role("combobox", name="Metric", exact=True).select_option("slow")
     expect(page.get_by_role("img", name=re.compile("Ratio of slow"))).to_be_visible()
+
+
+def test_a_release_shows_copies_means_and_what_is_worse_when_it_is_less(opened: Open) -> None:
+    def told(route: Route) -> None:
+        """The same release, had its policy and its last look been these."""
+        detail = route.fetch().json()
+        detail["look"]["verdict"]["copies"] = {
+            "copies": {"asked": 300, "differed": 3, "failed": 0, "slower": 30},
+            **{"log_alike": 1.0, "gate": 4.0, "log_unlike": 0.0, "threshold": 4.6},
+            "missing": "copies that are alike",
+        }
+        detail["policy"]["metrics"][0] |= {"kind": "mean", "worse": "less", "rollback_margin": 0.2}
+        detail["look"]["verdict"]["metrics"][0]["undecided"] = "too few units have brought anything"
+        route.fulfill(json=detail)
+
+    page = opened()
+    page.route(f"**/api/v1/releases/{RUNNING}", told)
+    page.evaluate(f"location.hash = '#/releases/{RUNNING}'")
+    main = page.locator("main")
+    expect(main).to_contain_text("Nobody meets the new version yet")
+    expect(main).to_contain_text("It lacks copies that are alike.")
+    expect(main).to_contain_text("25 %")
+    errors = row(page, "Metrics with their evidence", "errors")
+    assert "too few units have brought anything" in errors
+    assert "\t–\t–\t" in errors  # of a mean there are no events to tell
+    expect(page.get_by_role("img", name=re.compile("Ratio of errors"))).to_contain_text("tolerated: × 0.8")
 
 
 def test_a_release_that_was_rolled_back_says_why(opened: Open) -> None:

@@ -301,6 +301,13 @@ def test_what_is_not_known_is_no_reason_to_go_on_nor_back(hook: Hook, state: Rel
         assert says_yes(hook, release(state), verdict(decision)) == goes_on
 
 
+def test_traffic_is_not_raised_while_nobody_meets_the_canary() -> None:
+    copying = msgspec.structs.replace(release(ReleaseState.RUNNING), weight=0.0)
+    met = msgspec.structs.replace(copying, weight=0.01)
+    assert [says_yes("confirm-traffic-increase", one, None) for one in (copying, met)] == [False, True]
+    assert says_yes("confirm-rollout", copying, None)
+
+
 def test_what_one_stage_has_shown_is_not_the_whole() -> None:
     running = release(ReleaseState.RUNNING)
     assert judged(running, verdict(Decision.PROMOTE, next_stage=1)).verdict == "inconclusive"

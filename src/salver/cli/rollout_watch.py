@@ -96,11 +96,18 @@ async def watched(
     Returns:
         The exit status: of one release by its state, of several 0 when none is under way.
     """
+    from salver.errors import NotReady
+
     end = now() + seconds if seconds else float("inf")
+    found: Sequence[Release] | None = None
     with _shown(json=json) as tell:
         while True:
-            found = await _found(store, release, model)
-            await tell(store, found)
+            try:
+                found = await _found(store, release, model)
+                await tell(store, found)
+            except NotReady:  # its ledger is away, which ends no release
+                if found is None:
+                    raise
             goes_on = any(each.is_live for each in found)
             if not goes_on or now() >= end:
                 break
@@ -165,7 +172,11 @@ def picture(release: "Release", entry: "Entry | None") -> list[Any]:
             effect = "–" if metric.effect is None else f"×{metric.effect:.2f}"
             none = Text("–") if metric.gate is None else bar(metric.log_gate, metric.gate, "green")
             shown.add_row(
-                metric.name, effect, bar(metric.log_e, metric.threshold, "red"), none, metric.missing
+                metric.name,
+                effect,
+                bar(metric.log_e, metric.threshold, "red"),
+                none,
+                metric.undecided or metric.missing,
             )
         parts.append(shown)
     return [*parts, Text()]

@@ -42,6 +42,7 @@ export function release(id, { announce, again, draw }) {
         }),
         standing(one, look, policy),
         points.length ? evidenceCards(points, lines) : null,
+        look?.verdict.copies ? copies(look.verdict.copies) : null,
         look ? metrics(look, policy) : null,
         points.length ? effect(points, lines, policy, chosen, (next) => { chosen = next; draw(); }) : null,
         look ? arms(one, look) : null,
@@ -112,6 +113,20 @@ function arms(one, look) {
       rows.map(([arm, version]) => [arm, version, count(units[arm]), all ? percent(units[arm] / all) : "–", count(requests[arm])]), { hidden: true }));
 }
 
+/** Of a stage without weight: what the new version makes of copies, of which nobody gets the answers. */
+function copies({ copies: of, log_alike, gate, log_unlike, threshold, missing }) {
+  const part = (value, whole) => percent(Math.max(0, value / whole));
+  const share = (number) => [count(number), of.asked ? percent(number / of.asked) : null];
+  return card("Copies", "Nobody meets the new version yet: it answers copies of requests, which are compared.", facts([
+    ["Answered twice", count(of.asked)], ["Differed", ...share(of.differed)], ["Failed", ...share(of.failed)], ["Took longer", ...share(of.slower)],
+    ["Evidence that they are alike", part(log_alike, gate), "at 100 % the stage may end"],
+    ["Evidence that they are not", part(log_unlike, threshold), "at 100 % it is held, or rolled back"],
+  ]), missing ? h("p", { class: "hint" }, `It lacks ${missing}.`) : null);
+}
+
+/** The multiple of its control's rate that a metric may have, by a margin. */
+const bound = (metric, margin) => (metric.worse === "less" ? 1 - margin : 1 + margin);
+
 const total = (counts) => counts.canary + counts.baseline + counts.stable;
 const rate = (events, units) => (units ? percent(events / units) : "–");
 
@@ -122,17 +137,19 @@ function metrics(look, policy) {
       look.verdict.metrics.map((metric) => {
         const control = metric.units.baseline + metric.units.stable;
         const isHarm = metric.log_e >= metric.threshold;
+        const kind = kinds.get(metric.name) ?? {};
+        const isMean = kind.kind === "mean"; // values that are summed, and no events
         const isPassed = metric.gate != null && metric.log_gate >= metric.gate;
         return [
-          [metric.name, " ", h("span", { class: "tag" }, kinds.get(metric.name)?.severity ?? "")],
+          [metric.name, " ", h("span", { class: "tag" }, kind.severity ?? "")],
           state(isHarm ? "fail" : isPassed ? "pass" : "open"),
-          rate(metric.events.canary, metric.units.canary),
-          rate(metric.events.baseline + metric.events.stable, control),
+          isMean ? "–" : rate(metric.events.canary, metric.units.canary),
+          isMean ? "–" : rate(metric.events.baseline + metric.events.stable, control),
           metric.effect == null ? "–" : `× ${digits(metric.effect)}`,
           metric.low == null ? "0" : digits(metric.low), metric.high == null ? "∞" : digits(metric.high),
           percent(Math.max(0, metric.log_e / metric.threshold)),
           metric.gate == null ? "no gate" : percent(Math.max(0, Math.min(1, metric.log_gate / metric.gate))),
-          metric.missing || "nothing",
+          metric.undecided || metric.missing || "nothing",
         ];
       }), { hidden: true }),
     h("p", { class: "hint" }, "Harm and no harm are evidence, as a part of what decides: at 100 % harm rolls back, and no harm lets the stage end."));
@@ -164,7 +181,7 @@ function effect(points, lines, policy, chosen, choose) {
   const line = lines[chosen];
   const metric = policy.metrics[chosen];
   const rows = points.map((point) => [point.at, point.lines[chosen]]).filter(([, one]) => one);
-  const most = Math.max(3, 2 * (1 + (metric.promotion_margin ?? 0)));
+  const most = Math.max(3, 2 * bound(metric, metric.promotion_margin ?? 0));
   return card("Size of the effect", "The canary's rate as a multiple of its control's, with its confidence sequence.",
     h("label", {}, "Metric", h("select", { onchange: (event) => choose(Number(event.target.value)) },
       lines.map((one, index) => h("option", { value: index, selected: index === chosen }, one.name)))),
@@ -173,8 +190,9 @@ function effect(points, lines, policy, chosen, choose) {
       series: [{ name: line.name, points: rows.map(([when, one]) => [when, one.effect]),
         band: rows.map(([when, one]) => [when, one.low ?? 0, Math.min(most, one.high ?? most)]) }],
       limits: [
-        { name: `tolerated: × ${digits(1 + metric.rollback_margin)}`, at: 1 + metric.rollback_margin, kind: "fail" },
-        ...(metric.promotion_margin == null ? [] : [{ name: `to be ruled out: × ${digits(1 + metric.promotion_margin)}`, at: 1 + metric.promotion_margin, kind: "pass" }]),
+        { name: `tolerated: × ${digits(bound(metric, metric.rollback_margin))}`, at: bound(metric, metric.rollback_margin), kind: "fail" },
+        ...(metric.promotion_margin == null ? [] : [{
+          name: `to be ruled out: × ${digits(bound(metric, metric.promotion_margin))}`, at: bound(metric, metric.promotion_margin), kind: "pass" }]),
       ],
       marks: stages(points), across: timesFrom(points[0].at, points.at(-1).at), up: (value) => (value == null ? "–" : `× ${digits(value)}`), floor: 0, most, span: 2,
     }));
@@ -185,7 +203,7 @@ function terms(policy) {
     h("details", {}, h("summary", {}, "Stages and metrics"),
       table("Stages", ["Stage", "#Weight", "#At least", "#Requests", "#Margins"], policy.stages.map((one, index) => [
         String(index + 1), percent(one.weight), duration(one.minutes * 60), one.sample ? count(one.sample) : "–", `× ${digits(one.margin_times)}`])),
-      table("Metrics", ["Metric", "Counts", "Severity", "#Rolls back above", "#Goes on below", "#Negligible"], policy.metrics.map((one) => [
-        one.name, one.kind, one.severity, `× ${digits(1 + one.rollback_margin)}`,
-        one.promotion_margin == null ? "no gate" : `× ${digits(1 + one.promotion_margin)}`, percent(one.negligible)]))));
+      table("Metrics", ["Metric", "Counts", "Severity", "Worse is", "#Tolerated", "#To be ruled out", "#Negligible"], policy.metrics.map((one) => [
+        one.name, one.kind, one.severity, one.worse, `× ${digits(bound(one, one.rollback_margin))}`,
+        one.promotion_margin == null ? "no gate" : `× ${digits(bound(one, one.promotion_margin))}`, percent(one.negligible)]))));
 }

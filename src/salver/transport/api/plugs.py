@@ -145,8 +145,11 @@ def says_yes(hook: Hook, release: Release, verdict: Verdict | None) -> bool:
             return release.state is ReleaseState.ROLLED_BACK
         case "pre-rollout" | "rollout":  # a no counts towards Flagger's own threshold, so only harm is one
             return release.state is not ReleaseState.ROLLED_BACK
-        case "confirm-rollout" | "confirm-traffic-increase":
+        case "confirm-rollout":
             return release.state in (ReleaseState.RUNNING, ReleaseState.PROMOTED)
+        case "confirm-traffic-increase":  # and not while it answers nothing but copies
+            is_met = release.state is ReleaseState.RUNNING and release.weight > 0
+            return is_met or release.state is ReleaseState.PROMOTED
         case "confirm-promotion":
             return _is_through(release, verdict)
         case "post-rollout" | "event":
