@@ -572,3 +572,13 @@ def test_dimensions_that_a_model_does_not_give() -> None:
     vector = Tensor("embedding", DataType.FP32, np.zeros((1, 3), np.float32))
     with pytest.raises(InvalidInput, match="gives embeddings of 3 dimensions"):
         one.encode(ASKED, InferResponse("m", "1", (vector,)))
+
+
+def test_a_version_of_another_signature_is_spoken_to_by_its_own_voice() -> None:
+    """In a release; the template of the one that a name meant would make another prompt of it."""
+    mine, other = Signature((), ()), Signature((), ())
+    voices = {id(mine): Voice(tools="llama3"), id(other): Voice(tools="mistral")}
+    spoken = Spoken("m", voices[id(mine)], voice_of=lambda signature: voices.get(id(signature)))
+    assert spoken.by(mine) is spoken
+    assert spoken.by(other).voice.tools == "mistral"
+    assert spoken.by(Signature((), ())) is spoken and Spoken("m").by(mine) == Spoken("m")

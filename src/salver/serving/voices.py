@@ -5,6 +5,7 @@ and the LoRAs that a model of Triton's vLLM backend lists. :class:`Voices` finds
 means. It knows no request.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 
 from salver.artifacts import Manifest
 from salver.errors import InvalidInput, LoadFailed, NotFound
+from salver.messages import Signature
 from salver.serving.dataplane import Lessor
 from salver.wire.chat_template import ChatTemplate, of_tokenizer
 from salver.wire.openai_tools import Parser
@@ -79,6 +81,7 @@ class Speaking(Protocol):
     """A loaded version."""
 
     voice: Voice
+    signature: Signature
 
 
 class Voices:
@@ -129,7 +132,17 @@ class Voices:
         config = self._config
         loras = (voice.loras or ()) if config.lora_separator else ()
         names = (model, *(f"{model}{config.lora_separator}{each}" for each in loras))
-        return Spoken(model, voice, lora, names, config.max_tokens, config.max_call_bytes)
+        spoken = Spoken(model, voice, lora, names, config.max_tokens, config.max_call_bytes)
+        return msgspec.structs.replace(spoken, voice_of=functools.partial(self._voice_of, model))
+
+    def _voice_of(self, model: str, signature: Signature) -> Voice | None:
+        lease = self._lessor.other(model, "", lambda servable: servable.signature is signature)
+        if lease is None:
+            return None
+        try:
+            return lease.servable.voice
+        finally:
+            lease.release()
 
 
 def _beside(manifest: Manifest, name: str) -> Path:

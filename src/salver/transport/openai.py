@@ -78,7 +78,7 @@ class OpenAiOperations:
         )
         if fault is not None or codec.failed is not None:
             return None if is_stream and codec.has_begun else codec.failed or fault
-        counted = await _count(codec.uncounted, spoken.voice)
+        counted = await _count(codec.uncounted, codec.voice)
         if not is_stream:
             return codec.whole(counted)
         with contextlib.suppress(Cancelled):  # the answer is there, and its reader is gone

@@ -5,6 +5,7 @@ Codecs of one request each, for ``dataplane.stream``: :class:`Generating` of ``/
 """
 
 import base64
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from salver.wire.json_text import dumps, loads
 from salver.wire.openai_answers import Answer, Usage, number_in, text_in
 from salver.wire.openai_inputs import fill, tensors_of
 from salver.wire.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest
-from salver.wire.voice import Spoken
+from salver.wire.voice import Spoken, Voice
 
 _NOTHING = HttpReply(200, b"")
 
@@ -47,7 +48,8 @@ class Generating:
         self.failed: HttpReply | None = None
         self.prompt: str | None = None
         self._spoken = spoken
-        self._answer = Answer(request, spoken, id, created, new_id)
+        self._made = functools.partial(Answer, request, id=id, created=created, new_id=new_id)
+        self._answer = self._made(spoken)
         self.has_begun = False
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
@@ -56,7 +58,10 @@ class Generating:
         Raises:
             InvalidInput: naming the field.
         """
-        asked = fill(signature, self.request, self._spoken)
+        spoken = self._spoken.by(signature)
+        if spoken is not self._spoken:
+            self._spoken, self._answer = spoken, self._made(spoken)
+        asked = fill(signature, self.request, spoken)
         self.prompt = asked.prompt
         return InferRequest(self._spoken.model, asked.inputs, http.version)
 
@@ -78,6 +83,11 @@ class Generating:
         if self.request.stream and self.has_begun:
             return HttpReply(200, b"data: %s\n\n" % self.failed.body)
         return self.failed
+
+    @property
+    def voice(self) -> Voice:
+        """Of the version that was asked last."""
+        return self._spoken.voice
 
     @property
     def uncounted(self) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from salver.messages import Signature
 from salver.wire.chat_template import ChatTemplate
 from salver.wire.openai_tools import Parser
 
@@ -36,6 +37,8 @@ class Spoken(msgspec.Struct, frozen=True):
         names: All under which it may be asked, its own first.
         max_tokens: Of an answer, where the request says nothing.
         max_call_bytes: Most text that is kept until it is a tool's call.
+        voice_of: The voice of the version that has this signature, which may be another one of a model in a
+            release; None = nobody knows.
     """
 
     model: str
@@ -44,3 +47,9 @@ class Spoken(msgspec.Struct, frozen=True):
     names: tuple[str, ...] = ()
     max_tokens: int = 16
     max_call_bytes: int = 1 << 20
+    voice_of: Callable[[Signature], Voice | None] | None = None
+
+    def by(self, signature: Signature) -> "Spoken":
+        """The same, as the version that has this signature is spoken to."""
+        voice = None if self.voice_of is None else self.voice_of(signature)
+        return self if voice is None or voice is self.voice else msgspec.structs.replace(self, voice=voice)
