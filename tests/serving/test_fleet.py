@@ -68,6 +68,21 @@ def test_a_pin_of_somebody_else_s_stays() -> None:
     assert loaded.pins == {"fraud": "2"}
 
 
+def test_who_names_another_version_is_obeyed_until_a_release_decides() -> None:
+    loaded = Loaded(*((version, State.READY, "") for version in "123"))
+    fleet = Fleet(loaded)
+    fleet.settle({"fraud": "1"})
+    loaded.pin("fraud", "3")
+    fleet.settle({"fraud": "1"})
+    assert loaded.pins == {"fraud": "3"}
+    loaded.unpin("fraud")
+    fleet.settle({"fraud": "1"})
+    assert loaded.pins == {"fraud": "1"}
+    loaded.pin("fraud", "3")
+    fleet.settle({"fraud": "2"})
+    assert loaded.pins == {"fraud": "2"}
+
+
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     """With three versions of a model, the first of which is the champion."""

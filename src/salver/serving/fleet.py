@@ -60,14 +60,16 @@ class Fleet:
     def settle(self, versions: Mapping[str, str]) -> None:
         """Requests that name no version go to these, by model, as long as these versions are there.
 
-        A version that its owner has taken away pins nothing: its model answers with the newest again.
+        A version that its owner has taken away pins nothing: its model answers with the newest again. Whoever
+        says meanwhile that another one is meant (TorchServe's set-default) is obeyed until a release decides.
         """
         wanted = {name: version for name, version in versions.items() if self._status(name, version)}
         for name in self._pinned.keys() - wanted.keys():
             if self._loaded.pinned(name) == self._pinned[name]:
                 self._loaded.unpin(name)
         for name, version in wanted.items():
-            if self._loaded.pinned(name) != version:
+            pinned = self._loaded.pinned(name)
+            if pinned != version and (not pinned or self._pinned.get(name) != version):
                 self._loaded.pin(name, version)
         self._pinned = wanted
 
