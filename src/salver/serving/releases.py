@@ -22,7 +22,7 @@ from salver.experiments.outputs import OutputCheck
 from salver.experiments.pending import Pending
 from salver.experiments.router import Router
 from salver.experiments.shadows import ShadowReport
-from salver.experiments.windows import Judged, Merged, Part, due, silent
+from salver.experiments.windows import PATIENCE, Judged, Merged, Part, due, silent
 from salver.releases import NO_STAGE, Matured, ReleaseState, Split
 from salver.rollout import procedure, rules
 from salver.rollout.judge import judge
@@ -121,7 +121,9 @@ class Releases:
         self._clock = clock
         self._server = server
         self._followed: dict[str, int] = {}  # by release, how many parts were handed in
-        self._hears_since: float | None = -math.inf  # None = the ledger is away
+        self._hears_since = -math.inf  # Unix seconds
+        self._is_deaf = False  # the ledger is away
+        self._trouble = ""  # that the log has told
         self._silent: set[tuple[str, str]] = set()
         self._pruned = 0.0
         self._buckets: list[float] = []  # their lengths, in seconds
@@ -159,17 +161,18 @@ class Releases:
             SalverError: the ledger cannot be read or written; what was counted is kept for the next tick.
         """
         self._collector.tick()
-        now = self._clock()
+        asked = self._clock()
         try:
             await self._hand_in()
             if is_last:
                 await self._store.leave(self._server)
             picture = await self._store.picture()
         except SalverError:
-            self._hears_since = None
+            self._is_deaf = True
             raise
-        if self._hears_since is None:
-            self._hears_since = now
+        now = self._clock()
+        if self._is_deaf or now - asked > PATIENCE * min(self._buckets, default=math.inf):
+            self._is_deaf, self._hears_since = False, now
         after: list[Release] = []
         for number, release in enumerate(picture.releases):
             known = (*after, *picture.releases[number:])  # as this tick has left them
@@ -192,9 +195,15 @@ class Releases:
         try:
             await self.tick(is_last=is_last)
         except SalverError as error:
-            _LOG.error("releases stay as they are until the next tick: %s", error)
+            if str(error) != self._trouble:
+                _LOG.error("releases stay as they are until this is mended: %s", error)
+            self._trouble = str(error)
         except Exception:
             _LOG.exception("releases stay as they are until the next tick")
+        else:
+            if self._trouble:
+                _LOG.info("releases go on")
+            self._trouble = ""
 
     async def _hand_in(self) -> None:
         """What was counted here goes to where all servers see it."""
@@ -275,9 +284,8 @@ class Releases:
 
     def _told_until(self, release: Release, waiting: Waiting, now: float) -> float:
         """Up to when all servers have told what they saw, but for others of which nothing is heard."""
-        seconds, since = release.policy.bucket_seconds, self._hears_since
         others = [each for each in waiting.witnesses if each.server != self._server]
-        gone = silent(others, now, seconds, now if since is None else since)
+        gone = silent(others, now, release.policy.bucket_seconds, self._hears_since)
         for each in gone:
             if (key := (release.id, each.server)) not in self._silent:
                 silence = now - each.until
