@@ -4,7 +4,6 @@ Pure: from the statuses and signatures to words, among them calls that truly wor
 does not know how they are shown.
 """
 
-import ipaddress
 import json
 import shlex
 from collections.abc import Sequence
@@ -89,12 +88,10 @@ def as_record(info: "ReadyInfo") -> dict[str, Any]:
 
 def exposure(host: str) -> str:
     """A warning when others than this machine can connect, else empty."""
-    try:
-        if ipaddress.ip_address(host).is_loopback:
-            return ""
-    except ValueError:
-        if host == "localhost":
-            return ""
+    from salver.transport.api.access import is_loopback
+
+    if is_loopback(host):
+        return ""
     return f"warning: listening on {host}: whoever reaches this machine can use and unload these models"
 
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 #: Whose options and keys these are.
 VERSION: Final = "0.12.0"
-_LOCAL: Final = ("127.0.0.1", "localhost", "::1")
 _ONLY_HERE: Final = "only this machine can connect; inference_address=http://0.0.0.0:8080 changes that"
 _NO_CPP: Final = "there is no C++ backend"
 _NO_JAVA: Final = "there is no Java"
@@ -113,6 +112,7 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
     from salver.app import ServeConfig
     from salver.serving.profiles import default_state_dir
     from salver.serving.snapshots import SnapshotConfig, last
+    from salver.transport.api.access import is_loopback
 
     logs = environment.get("LOG_LOCATION", "logs")
     folder = Path(logs) / "config"
@@ -140,7 +140,7 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
         first_worker=settings.number("initial_worker_port"),
     )
     notices = (*settings.notices, *_notices(options), *otel.notices(environment))
-    return Start(config, notices, _ONLY_HERE if first.host in _LOCAL else "", options.json)
+    return Start(config, notices, _ONLY_HERE if is_loopback(first.host) else "", options.json)
 
 
 def _fronts(settings: Settings, grace: float) -> list["FrontConfig"]:

@@ -3,7 +3,7 @@
 Each says since which version of the schema (``since``), and whether its rows may be changed (``rows``):
 ``kept`` = neither changed nor removed, and a correction supersedes; ``unchanged`` = not changed, but removed
 when they are old. ``migrations.py`` makes a database of it. Times are Unix seconds; JSON is text, written by
-msgspec, so that floats come back bit by bit; hashes of 64 bits are stored signed (:func:`signed`).
+msgspec, so that floats come back bit by bit; hashes of 64 bits are stored signed.
 """
 
 from collections.abc import Sequence
@@ -31,20 +31,6 @@ METADATA: Final = MetaData()
 NEWEST: Final = 3
 #: SQLite counts only in a column of this very type.
 _COUNTED: Final = BigInteger().with_variant(Integer(), "sqlite")
-
-
-def signed(value: int) -> int:
-    """An unsigned number of 64 bits as the databases store it; of arrays, ``.view("i8")`` is the same.
-
-    >>> signed(2**64 - 1), unsigned(signed(2**63)) == 2**63
-    (-1, True)
-    """
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def unsigned(value: int) -> int:
-    """The number that :func:`signed` was told."""
-    return value & ((1 << 64) - 1)
 
 
 def _table(name: str, key: Sequence[str], *items: SchemaItem, since: int, rows: Rows = "free") -> Table:
