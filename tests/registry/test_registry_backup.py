@@ -248,7 +248,8 @@ async def test_what_a_killed_backup_left_goes_with_a_later_one(tmp_path: Path) -
     await push(registry, tmp_path / "new", b"weights")
     left, young = tmp_path / ".backup.tar.0a.part", tmp_path / ".backup.tar.0b.part"
     for path in (left, young, tmp_path / ".other.tar.0a.part"):
-        path.write_bytes(b"half of it")
+        path.mkdir()
+        (path / "0.tar").write_bytes(b"half of it")
     os.utime(left, (1000, 1000))
     await back_up(registry, tmp_path / "backup.tar", young.stat().st_mtime)
     assert [path.exists() for path in (left, young, tmp_path / ".other.tar.0a.part")] == [False, True, True]

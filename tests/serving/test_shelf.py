@@ -165,6 +165,16 @@ def test_ts_m1_downloads_are_bounded(name: str, store: Path, remote: str) -> Non
     assert left(store) == ["below", "noop.mar"]
 
 
+def test_ts_m1_what_a_killed_download_left_goes_with_a_later_one(store: Path, remote: str) -> None:
+    old, young, other = (store / f".x.mar-{c * 16}.part" for c in "abx")
+    for path in (old, young, other):
+        path.write_bytes(b"half of it")
+        os.utime(path, (1000, 1000))
+    os.utime(young)
+    shelf(store).find(f"{remote}/x.mar")
+    assert [path.exists() for path in (old, young, other)] == [False, True, True]
+
+
 def test_ts_m1_a_file_that_came_meanwhile_is_not_replaced(
     store: Path, remote: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,11 @@ class Artifacts:
     def __repr__(self) -> str:
         return f"<Artifacts {self.folder}>"
 
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return str(self.folder)
+
     def path_of(self, model: str, number: int) -> Path:
         """The folder of a version."""
         return self.models / model / str(number)

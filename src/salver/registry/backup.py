@@ -5,14 +5,14 @@ made while others push, and comes back into either kind of ledger, with every di
 """
 
 import asyncio
+import contextlib
 import glob
 import hashlib
 import os
 import secrets
 import shutil
 import tarfile
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Final
 
@@ -31,6 +31,7 @@ from salver.stores.unpack import room_in
 
 _LEDGER: Final = "salver.db"
 _ABOUT: Final = "backup.json"
+_PART: Final = ".part"
 _LEFT_SECONDS: Final = 86_400.0
 _TRIES: Final = 3  # where versions are removed while they are copied
 
@@ -60,18 +61,24 @@ async def back_up(registry: ModelRegistry, file: Path, now: float) -> Backup:
         ArtifactsFailed: a file cannot be read or written, or is gone.
         LedgerFailed: the ledger cannot be read.
     """
-    with tempfile.TemporaryDirectory(prefix="salver-backup-") as folder:
+    aside = file.with_name(f".{file.name}.{secrets.token_hex(8)}{_PART}")
+    await asyncio.to_thread(_prepare, aside, file, now)
+    try:
         for number in range(_TRIES):
-            copy = Path(folder) / f"{number}.db"
+            copy = aside / f"{number}.db"
             await copy_out(registry.ledger, copy)
             versions = await _versions_of(copy)
             try:
-                return await asyncio.to_thread(_write, registry.artifacts, copy, versions, file, now)
+                about = await asyncio.to_thread(_write, registry.artifacts, copy, versions, now)
+                await asyncio.to_thread(_replace, copy.with_suffix(".tar"), file)
+                return about
             except ArtifactsFailed:
                 is_last = number == _TRIES - 1
                 if is_last or await registry.ledger.read(_versions) == versions:
                     raise
         raise AssertionError("unreachable")
+    finally:
+        await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
 
 
 async def restore(file: Path, registry: ModelRegistry, id: str) -> Backup:
@@ -86,7 +93,10 @@ async def restore(file: Path, registry: ModelRegistry, id: str) -> Backup:
         ArtifactsFailed, LedgerFailed: it cannot be written.
     """
     if await registry.ledger.read(_is_used):
-        raise Conflict(f"{registry!r} is not empty", fix="Restore into a new one: --registry DIR.")
+        raise Conflict(
+            f"the registry {registry.artifacts.where} is not empty",
+            fix="Restore into a new one: --registry DIR.",
+        )
     aside = registry.artifacts.aside(id)
     try:
         about = await asyncio.to_thread(_unpack, file, aside)
@@ -112,18 +122,23 @@ async def _versions_of(copy: Path) -> _Versions:
         return await ledger.read(_versions)
 
 
-def _write(artifacts: Artifacts, copy: Path, versions: _Versions, file: Path, now: float) -> Backup:
+def _prepare(aside: Path, file: Path, now: float) -> None:
+    """A folder beside the file for what is not whole yet; those of backups that were killed go."""
+    with _told(file):
+        aside.mkdir(0o700)
+        for left in file.parent.glob(f".{glob.escape(file.name)}.*{_PART}"):
+            if left.stat().st_mtime < now - _LEFT_SECONDS:
+                shutil.rmtree(left)
+
+
+def _write(artifacts: Artifacts, copy: Path, versions: _Versions, now: float) -> Backup:
     files = [entry for entries in versions.values() for entry in entries]
     about = Backup(NEWEST, now, len(versions), len(files), sum(entry.size for entry in files))
-    note = copy.with_suffix(".json")
-    part = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
-    try:
-        for left in file.parent.glob(f".{glob.escape(file.name)}.*.part"):  # of backups that were killed
-            if left.stat().st_mtime < now - _LEFT_SECONDS:
-                left.unlink(missing_ok=True)
+    note, tar = copy.with_suffix(".json"), copy.with_suffix(".tar")
+    with _told(tar):
         note.write_bytes(msgspec.json.encode(about))
-        with part.open("xb") as stream:
-            part.chmod(0o600)  # secrets of webhooks are in it
+        with tar.open("xb") as stream:
+            tar.chmod(0o600)  # secrets of webhooks are in it
             with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
                 archive.add(note, _ABOUT)
                 archive.add(copy, _LEDGER)
@@ -132,14 +147,22 @@ def _write(artifacts: Artifacts, copy: Path, versions: _Versions, file: Path, no
                         _add(archive, artifacts, model, number, entry)
             stream.flush()
             os.fsync(stream.fileno())
-        part.replace(file)
-        onto_disk(file.parent)
-    except OSError as error:
-        where = error.filename or file
-        raise ArtifactsFailed(f"{where}: {error.strerror or error}", fix="Is there room for it?") from error
-    finally:
-        part.unlink(missing_ok=True)
     return about
+
+
+def _replace(tar: Path, file: Path) -> None:
+    with _told(file):
+        tar.replace(file)
+        onto_disk(file.parent)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise ArtifactsFailed(f"{where}: {error.strerror or error}", fix="Is there room for it?") from error
 
 
 def _add(archive: tarfile.TarFile, artifacts: Artifacts, model: str, number: int, entry: FileEntry) -> None:
@@ -172,6 +195,11 @@ class _Hashed:
 
 
 def _unpack(file: Path, aside: Path) -> Backup:
+    with _told(aside):
+        return _unpacked(file, aside)
+
+
+def _unpacked(file: Path, aside: Path) -> Backup:
     try:
         aside.mkdir(parents=True)
         room = room_in(aside)
@@ -187,9 +215,6 @@ def _unpack(file: Path, aside: Path) -> Backup:
         raise InvalidInput(
             f"{file} is no whole backup of a registry: {error}", fix="Name another."
         ) from error
-    except OSError as error:
-        where = error.filename or aside
-        raise ArtifactsFailed(f"{where}: {error.strerror or error}", fix="Is there room for it?") from error
 
 
 def _take(artifacts: Artifacts, unpacked: Artifacts, versions: _Versions) -> None:
@@ -201,7 +226,7 @@ def _take(artifacts: Artifacts, unpacked: Artifacts, versions: _Versions) -> Non
         there = artifacts.entries(model, number)
         if there and there != tuple(sorted(files)):
             raise Conflict(
-                f"{artifacts!r} has another {model}/{number}",
+                f"{artifacts.where} has another {model}/{number}",
                 fix="Restore into an empty place.",
             )
         if not there:  # else of a restore that ended before its last step

@@ -43,6 +43,11 @@ class BucketArtifacts(Artifacts):
     def __repr__(self) -> str:
         return f"<BucketArtifacts {self._address.url}>"
 
+    @property
+    def where(self) -> str:
+        """See :attr:`Artifacts.where`."""
+        return self._address.url
+
     def place(self, id: str, model: str, number: int) -> None:
         """See :meth:`Artifacts.place`."""
         aside, home = self.aside(id), self._home(model, number)

@@ -56,7 +56,7 @@ class ModelRegistry:
         self._new_id = new_id
 
     def __repr__(self) -> str:
-        return f"<ModelRegistry {self.artifacts!r}>"
+        return f"<ModelRegistry {self.artifacts.where}>"
 
     # -- versions ------------------------------------------------------------------------------
 

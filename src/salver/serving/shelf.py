@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import secrets
+import time
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -166,6 +167,7 @@ class Shelf:
                 f"Model file already exists {name}", field="url", fix=f"Register url={name}, or remove it."
             )
         aside = target.with_name(f".{name[:100]}-{secrets.token_hex(8)}{_PART}")
+        self._sweep(target.parent)
         try:
             self._web.download(
                 url, aside, headers=headers, most=self._config.most_bytes, seconds=self._config.download_s
@@ -186,6 +188,13 @@ class Shelf:
         finally:
             aside.unlink(missing_ok=True)
         return Found(target, is_ours=True)
+
+    def _sweep(self, store: Path) -> None:
+        """Downloads that were killed go, when they can be under way no more."""
+        for left in store.glob(f".*-{'[0-9a-f]' * 16}{_PART}"):
+            with contextlib.suppress(OSError):
+                if left.stat().st_mtime < time.time() - 2 * self._config.download_s:
+                    left.unlink()
 
     def _follows(self, here: str, there: str) -> bool:
         return self.is_allowed(there)
