@@ -274,6 +274,7 @@ async def test_a_file_that_is_not_as_it_was_pushed_is_found(registry: ModelRegis
     ("said", "problem"),
     [
         ({"model": "../fraud"}, "cannot be called"),
+        ({"model": "7"}, "by a number, 7"),
         ({"alias": "7"}, "cannot be called"),
         ({"tags": {"": "x"}}, "a tag cannot be called"),
         ({"tags": {"a": "x" * 5000}}, "too long"),
@@ -281,7 +282,7 @@ async def test_a_file_that_is_not_as_it_was_pushed_is_found(registry: ModelRegis
         ({"why": "a\0b"}, "has a NUL"),
         ({"card": "---\n- a\n---\n"}, "holds no keys"),
     ],
-    ids=["model", "alias", "tag", "value", "metric", "reason", "card"],
+    ids=["model", "number", "alias", "tag", "value", "metric", "reason", "card"],
 )
 async def test_what_cannot_be_kept_is_refused_before_anything_is_copied(
     registry: ModelRegistry, tmp_path: Path, said: dict[str, object], problem: str

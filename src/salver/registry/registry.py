@@ -309,7 +309,8 @@ def _checked(order: NewVersion) -> Mapping[str, Any]:
         InvalidInput: a name, tag, metric, parent or the card cannot be.
         MissingExtra: nothing here reads the front matter.
     """
-    check_model(order.model)
+    if check_model(order.model).isdecimal():  # its folder would be taken for a version of the folder above
+        raise InvalidInput(f"a model cannot be called by a number, {order.model}", fix="Begin with a letter.")
     if order.alias:
         check_alias(order.alias)
     for key, value in order.tags.items():
