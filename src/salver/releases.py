@@ -41,6 +41,8 @@ Source = str
 #: Of a bucket in which nobody came: who counts does not know at which stage.
 NO_STAGE: Final = -1
 HEADER, PARAMETER, TENANT, REQUEST = "header:", "parameter:", "tenant", "request"
+#: Behind a metric's name, in the counts: of answers in which it found nothing to look at.
+UNSEEN: Final = ".unseen"
 #: Known of requests of a sequence, and the unit of those that say nothing else of themselves.
 SEQUENCE: Final = "sequence"
 _MOST_CHARACTERS: Final = 256

@@ -13,7 +13,7 @@ from salver.errors import InvalidInput
 from salver.releases import Bucket, Copies, Counts, ReleaseState, Shadow, Traffic
 from salver.rollout import procedure
 from salver.rollout.evidence import observe, start
-from salver.rollout.explain import explain, foretell
+from salver.rollout.explain import explain, foretell, unseen
 from salver.rollout.judge import judge
 from salver.rollout.outlook import Forecast, detection_minutes, outlook
 from salver.rollout.policy import Metric, Policy, Stage
@@ -201,3 +201,15 @@ def test_chances_of_a_wrong_step_are_kept_at_every_look(least):
         passed, rejected = passed + has[0], rejected + has[1]
     may_be(passed, releases, at_most=0.05)
     may_be(rejected, releases, at_most=0.01)
+
+
+def test_what_no_metric_could_look_at_is_told():
+    policy = msgspec.structs.replace(
+        POLICY, metrics=(Metric("rule", "rule", "soft", output="p"), *POLICY.metrics)
+    )
+    raw = {"rule.unseen": Counts(3, 0, 1000), "errors": Counts(5)}
+    seen = [msgspec.structs.replace(bucket(number), raw=raw) for number in range(2)]
+    assert list(unseen(policy, seen)) == [
+        "rule could not look at 2,006 answers: its output is not there, or too large."
+    ]
+    assert list(unseen(policy, [bucket(0)])) == []

@@ -246,6 +246,7 @@ def explain(
 
     async def tell(store: "ReleaseStore") -> int:
         from salver.rollout.explain import explain as told
+        from salver.rollout.explain import unseen
 
         found = await store.get(release)
         looks = await store.looks(release)
@@ -264,6 +265,8 @@ def explain(
         for entry in chosen:
             line()
             line(f"{clock(entry.verdict.at)}  {told(found.policy, entry.verdict)}")
+        for words in unseen(found.policy, [entry.bucket for entry in entries]):
+            line(words)
         return 0
 
     return run(where, _with_store(tell))

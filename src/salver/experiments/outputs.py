@@ -19,6 +19,7 @@ import numpy.typing as npt
 from salver.events import Responded
 from salver.experiments.answers import read, strung
 from salver.handlers import BODY
+from salver.releases import UNSEEN
 from salver.tensor import DataType, Tensor
 
 #: Numbers of one output that are looked at; what lies behind is not.
@@ -30,8 +31,6 @@ _MOST_TEXTS, _MOST_TEXT_BYTES = 64, 65_536
 #: Numbers in each bin that its bounds are made of, and answers that give them at least.
 _NUMBERS_A_BIN, _LEAST_ANSWERS = 50, 50
 _MOST_OF_AN_ANSWER: Final = 16
-#: Behind a metric's name: of answers in which it found nothing to look at.
-UNSEEN: Final = ".unseen"
 
 _BF16: Final = DataType.BF16
 _FLOATING: Final = tuple(datatype for datatype in DataType if datatype.is_float)  # an enum's hash is slow

@@ -4,8 +4,10 @@ Words and tables, as text. The numbers are the verdict's own; nothing is judged 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
+from salver.releases import UNSEEN, Bucket
 from salver.rollout.outlook import MetricOutlook, Outlook, spoken
 from salver.rollout.policy import Policy
 from salver.rollout.shadowing import told
@@ -52,6 +54,17 @@ def explain(policy: Policy, verdict: Verdict) -> str:
     if weight < 1 and verdict.decision in (Decision.CONTINUE, Decision.HOLD):  # it may still go on
         lines += [f"{metric.name} lacks {metric.missing}." for metric in verdict.metrics if metric.missing]
     return "\n".join(lines)
+
+
+def unseen(policy: Policy, buckets: Iterable[Bucket]) -> Iterator[str]:
+    """Of how many answers metrics could say nothing, since what they look at was not there, or too large."""
+    found: Counter[str] = Counter()
+    for bucket in buckets:
+        found.update({name: counts.total for name, counts in bucket.raw.items() if name.endswith(UNSEEN)})
+    for metric in policy.metrics:
+        if count := found[metric.name + UNSEEN]:
+            what = "its output is not there, or too large"
+            yield f"{metric.name} could not look at {count:,} answers: {what}."
 
 
 def foretell(policy: Policy, outlook: Outlook) -> str:
