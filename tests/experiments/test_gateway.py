@@ -81,6 +81,8 @@ def test_conditions_on_headers_are_matches_and_all_others_meet_the_stable_versio
         ({"only": (Condition("header:x", tuple(map(str, range(65)))),)}, "only"),
         ({"only": (Condition("header:x", ()),)}, "only"),
         ({"only": (Condition("header:x", ("1",)), Condition("header:x", ("2",)))}, "only"),
+        ({"only": (Condition("header:x", ("",)),)}, "only"),
+        ({"only": (Condition("header:x", ("a\nb",)),)}, "only"),
         ({"weight": 1.5}, "weight"),
     ],
 )
@@ -98,7 +100,13 @@ def test_what_a_gateway_cannot_do_is_refused(changes, field):
         ({"canary": "a" * 64}, "canary"),
         ({"namespace": "-x"}, "namespace"),
         ({"port": 0}, "port"),
-        ({"path": "v2"}, "port"),
+        ({"path": "v2"}, "path"),
+        ({"path": "/v2//models"}, "path"),
+        ({"path": "/v2/.."}, "path"),
+        ({"path": "/a%2Fb"}, "path"),
+        ({"path": "/" + "a" * 1024}, "path"),
+        ({"hostnames": ("Not A Host",)}, "hostnames"),
+        ({"hostnames": ("a." * 127 + "example",)}, "hostnames"),
         ({"hostnames": tuple(f"h{n}.example.com" for n in range(17))}, "only"),
     ],
 )
@@ -106,6 +114,26 @@ def test_names_that_are_none_are_refused(changes, field):
     with pytest.raises(InvalidInput) as caught:
         http_route(SPLIT, msgspec.structs.replace(PLACE, **changes))
     assert caught.value.field == field
+
+
+@given(
+    st.lists(st.text("aB.-*1_ ", max_size=12), max_size=2),
+    st.text("/a.%2fF#", max_size=8),
+    st.lists(st.text(max_size=3), min_size=1, max_size=3),
+)
+def test_whatever_is_not_refused_is_within_the_schema(hosts, path, values):
+    place = msgspec.structs.replace(PLACE, hostnames=tuple(hosts), path=path)
+    split = having(only=(Condition("header:x", tuple(values)),))
+    try:
+        route = http_route(split, place)
+    except InvalidInput:
+        return
+    SCHEMA.validate(json.loads(json.dumps(route)))
+
+
+def test_a_value_that_is_said_twice_is_one_match():
+    (first, _) = rendered(having(only=(Condition("header:x", ("eu", "eu")),)))
+    assert len(first["matches"]) == 1
 
 
 def test_the_schema_refuses_what_the_reference_does():

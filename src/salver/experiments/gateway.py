@@ -18,6 +18,10 @@ from salver.releases import HEADER, Split
 _PARTS: Final = 10_000
 _MOST_MATCHES: Final = 64
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_HOST: Final = re.compile(rf"(\*\.)?{_LABEL.pattern}(\.{_LABEL.pattern})*")
+_PATH: Final = re.compile(r"/(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|%[0-9a-fA-F]{2}){0,1023}")
+#: That no prefix of a path may have, as the Gateway API's own rules say.
+_NOT_IN_PATHS: Final = re.compile(r"//|/\.\.?(/|$)|%2f", re.IGNORECASE)
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]{1,256}")
 
 
@@ -80,7 +84,7 @@ def http_route(split: Split, place: RoutePlace) -> dict[str, Any]:
 def _matches(split: Split, path: dict[str, str]) -> list[dict[str, Any]]:
     """One for each combination of values."""
     found = []
-    for values in itertools.product(*(condition.values for condition in split.only)):
+    for values in itertools.product(*(dict.fromkeys(condition.values) for condition in split.only)):
         names = [condition.source.removeprefix(HEADER) for condition in split.only]
         headers = [
             {"type": "Exact", "name": name, "value": value} for name, value in zip(names, values, strict=True)
@@ -119,9 +123,21 @@ def _check(split: Split, place: RoutePlace) -> None:
                 field=field,
                 fix="Use small letters, digits and hyphens.",
             )
-    if not 1 <= place.port <= 65535 or not place.path.startswith("/") or len(place.path) > 1024:
-        raise InvalidInput(f"{place.port} is no port, or '{place.path}' no path", field="port")
-    sizes = [len(condition.values) for condition in split.only]
+    for host in place.hostnames:
+        if not _HOST.fullmatch(host) or len(host) > 253:
+            raise InvalidInput(
+                f"'{host}' is no hostname",
+                field="hostnames",
+                fix="Use small letters, digits, hyphens and dots.",
+            )
+    if not 1 <= place.port <= 65535:
+        raise InvalidInput(f"{place.port} is no port", field="port")
+    if not _PATH.fullmatch(place.path) or _NOT_IN_PATHS.search(place.path):
+        raise InvalidInput(f"'{place.path}' is no prefix of a path", field="path")
+    sizes = [len(set(condition.values)) for condition in split.only]
+    values = [value for condition in split.only for value in condition.values]
+    if bad := [value for value in values if not 1 <= len(value) <= 4096 or not value.isprintable()]:
+        raise InvalidInput(f"'{bad[0][:64]}' is no value of a header", field="only")
     headers = [condition.source.removeprefix(HEADER) for condition in split.only]
     wrong = [name for name in headers if not _HEADER.fullmatch(name)]
     if wrong or len(set(headers)) < len(headers) or len(headers) > 16 or len(place.hostnames) > 16:

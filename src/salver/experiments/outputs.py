@@ -32,7 +32,7 @@ _MOST_TEXTS, _MOST_TEXT_BYTES = 64, 65_536
 _NUMBERS_A_BIN, _LEAST_ANSWERS = 50, 50
 _MOST_OF_AN_ANSWER: Final = 16
 
-_BF16: Final = DataType.BF16
+_BF16, _TEXT = DataType.BF16, DataType.BYTES
 _FLOATING: Final = tuple(datatype for datatype in DataType if datatype.is_float)  # an enum's hash is slow
 _Numbers = npt.NDArray[Any]
 _NONE: Final[_Numbers] = np.empty(0)
@@ -85,8 +85,10 @@ class Watch:
         outputs = [output for answer in answers for output in answer.outputs or ()]
         if sum([output.array.size for output in outputs]) > MOST_NUMBERS:
             return False
-        for check in self.checks:  # a named output is there, and of numbers, in each
-            if check.output and sum(_holds(check, output) for output in outputs) != len(answers):
+        for name in [
+            check.output for check in self.checks if check.output
+        ]:  # it is there, in numbers, in each
+            if sum([each.name == name and each.datatype is not _TEXT for each in outputs]) != len(answers):
                 return False
         return not any(_are_beyond(check, _all_numbers(check, outputs)) for check in self.checks)
 
