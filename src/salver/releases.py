@@ -35,6 +35,9 @@ class Arm(enum.StrEnum):
 
 #: The arms that are compared, in the order of :class:`Counts`.
 ARMS: Final = (Arm.CANARY, Arm.BASELINE, Arm.STABLE)
+#: Why a unit is in its arm, where that is by chance alone, so that it counts as evidence. Those held back are
+#: of the control from the first stage on, and all of it once the canary has everything else.
+COUNTED: Final = frozenset({"hash", "holdback"})
 #: Where something is known of a request from: ``header:x-user-id`` (gRPC: metadata of that name),
 #: ``parameter:user``, ``tenant``, or ``request`` (its id, so that each request is a unit).
 Source = str
@@ -211,8 +214,8 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         unit: Its name, as the source told it.
-        reason: ``hash``, or what went before it. Only ``hash`` counts as evidence.
-        propensity: Probability of the canary for a unit that is assigned by ``hash``.
+        reason: ``hash``, or what went before it. What counts as evidence: :data:`COUNTED`.
+        propensity: Probability of the canary for a unit that counts.
         has_unit: False = there was no name but the request's own.
     """
 

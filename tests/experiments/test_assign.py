@@ -130,6 +130,7 @@ def test_who_is_held_back_is_so_at_every_weight(unit, weight):
     assert (later.arm is Arm.HOLDBACK) is held
     promoted = assign(having(holdback=0.2, weight=1.0), of(unit))
     assert promoted.version == ("1" if held else "2")
+    assert (later.propensity, promoted.propensity) == (weight * 0.8, 0.8)
 
 
 def test_the_holdback_is_independent_of_the_arm():

@@ -80,7 +80,7 @@ def test_a_bucket_has_requests_and_first_exposures_by_arm():
 
 def test_only_what_the_hash_has_assigned_counts_and_only_of_releases_that_are_followed():
     world = World()
-    others = ("always", "never", "excluded", "holdback")
+    others = ("always", "never", "excluded")
     world.serve(*(served(reason=reason) for reason in others), served(release="r2"))
     plain = msgspec.structs.replace(served(), assignment=None)
     world.serve(plain, StateChanged(ModelId("m", "1"), State.NEW, State.LOADING))
@@ -95,6 +95,19 @@ def test_only_what_the_hash_has_assigned_counts_and_only_of_releases_that_are_fo
     assert world.seen[-1].bucket.requests == Counts(1)
     world.serve(served())
     assert [seen.release for seen in world.close()] == ["r2"]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.2, Counts(1, 1, 1)), (0.9, Counts(1, 2, 0))])
+def test_those_held_back_are_of_the_control_and_of_the_baseline_of_a_large_canary(share, expected):
+    world = World()
+    said = {"propensity": share}
+    world.serve(
+        served("ada", **said),
+        served("bo", Arm.BASELINE, **said),
+        served("cy", Arm.HOLDBACK, reason="holdback", **said),
+    )
+    (seen,) = world.close()
+    assert (seen.bucket.requests, seen.bucket.exposures, seen.bucket.share) == (expected, expected, share)
 
 
 def test_that_nobody_came_is_told_too():

@@ -13,7 +13,7 @@ from salver.events import Responded
 from salver.experiments.outputs import MOST_NUMBERS, OutputCheck, Watch, code, is_beyond, places
 from salver.releases import ARMS, Arm, Counts, Traffic, unit_number
 from salver.rollout.policy import Policy
-from salver.rollout.procedure import promoted, started
+from salver.rollout.procedure import promoted, started, watched
 from salver.rollout.record import proposed
 from salver.tensor import DataType, Tensor, tensor
 
@@ -182,8 +182,9 @@ def test_nobody_looks_at_answers_of_a_release_that_is_over():
     policy = Policy(traffic=Traffic(holdback=0.1))
     release = started(proposed("r1", "m", ("1", "2"), policy, 1.0), 2.0, "")
     assert release.split.is_watched
-    held_back = promoted(release, 3.0, "it is good").split
-    assert held_back.holdback == 0.1 and not held_back.is_watched
+    held_back = promoted(release, 3.0, "it is good")
+    assert held_back.split.holdback == 0.1 and held_back.split.is_watched  # it goes on being compared
+    assert watched(held_back, 4.0, "another one comes").split is None
 
 
 def test_one_odd_answer_among_many_is_found():

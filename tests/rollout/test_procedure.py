@@ -26,9 +26,10 @@ def wish(what: str, by: str = "ada", why: str = "") -> Wish:
     return Wish(1, "r", what, by, why, 150.0)
 
 
-def verdict(decision: Decision, stage: int = 0) -> Verdict:
+def verdict(decision: Decision, *reasons: str, stage: int = 0) -> Verdict:
     follows = stage + 1 if stage < 2 and decision is Decision.PROMOTE else None
-    return Verdict(decision, 160.0, stage, follows, (f"so says {decision.value}",), None, None, 0, 4.6, 0, ())
+    reasons = reasons or (f"so says {decision.value}",)
+    return Verdict(decision, 160.0, stage, follows, reasons, None, None, 0, 4.6, 0, ())
 
 
 def test_a_proposal_starts_with_its_first_stage() -> None:
@@ -164,10 +165,53 @@ def test_whatever_happens_the_weight_is_the_stage_s_and_an_end_is_one(moves: lis
 
 def test_a_promoted_release_keeps_those_that_it_holds_back() -> None:
     policy = msgspec.structs.replace(POLICY, traffic=Traffic(holdback=0.02, shadow=Shadow(share=0.5)))
-    held = msgspec.structs.replace(release(ReleaseState.PROMOTED, stage=2, ended=1.0), policy=policy, stage=3)
+    running = msgspec.structs.replace(release(ReleaseState.RUNNING, stage=2), policy=policy)
+    held = procedure.promoted(running, 50.0, "it is good")
     split = held.split
     assert split is not None and (split.holdback, split.stage, split.asked) == (0.02, 2, ("",))
+    assert held.is_judged and not held.is_live and held.stand == (2, 0.98)
+    assert held.bucket_seconds == 60 * running.bucket_seconds
+    assert held.progress.watched_until == 50 + 14 * 86_400
     assert release(ReleaseState.PROMOTED, stage=2, ended=1.0).split is None
+    unwatched = msgspec.structs.replace(running, policy=msgspec.structs.replace(policy, watch_days=0.0))
+    assert procedure.promoted(unwatched, 50.0, "").split is None
+
+
+def watched_one(**traffic: float) -> Release:
+    sales = Metric("sale", "outcome", "soft", worse="less", matures_minutes=10)
+    policy = msgspec.structs.replace(POLICY, metrics=(sales,), traffic=Traffic(**traffic))
+    running = msgspec.structs.replace(release(ReleaseState.RUNNING, stage=2), policy=policy)
+    return procedure.promoted(running, 50.0, "it is good")
+
+
+def test_the_watch_ends_with_its_days_a_successor_or_its_last_outcome() -> None:
+    held, plain = watched_one(holdback=0.02), watched_one()
+    for one in (held, plain):
+        assert procedure.watched(one, 51.0, "") == one
+        for now, ends in ((14 * 86_400 + 50.0, ""), (51.0, "release 'r9' comes after it")):
+            over = procedure.watched(one, now, ends)
+            assert not over.is_judged and over.split is None and over.state is ReleaseState.PROMOTED
+            assert over.reason == f"it is good; it is watched no more: {ends or '14 days are over'}"
+            assert procedure.watched(over, now, ends) == over
+    for counted, is_over in ((49.0, False), (50.0, True)):
+        told = procedure.harvested(plain, {"sale": counted})
+        assert procedure.watched(told, 51.0, "").is_judged is not is_over
+        assert procedure.watched(procedure.harvested(held, {"sale": counted}), 51.0, "").is_judged
+    running = release(ReleaseState.RUNNING)
+    assert procedure.watched(running, 51.0, "whatever") == running
+
+
+def test_after_a_promotion_proof_rolls_back_or_is_told_once() -> None:
+    held = watched_one(holdback=0.02)
+    assert procedure.judged(held, verdict(Decision.CONTINUE), 60.0).reason == "it is good"
+    told = procedure.judged(held, verdict(Decision.HOLD, "harm 118", "a person has to decide"), 60.0)
+    assert (told.state, told.reason) == (ReleaseState.PROMOTED, "harm 118; a person has to decide")
+    again = procedure.judged(told, verdict(Decision.HOLD, "harm 120", "a person has to decide"), 70.0)
+    assert again.reason == told.reason and again.progress.buckets == told.progress.buckets + 1
+    back = procedure.judged(told, verdict(Decision.ROLLBACK, "harm"), 80.0)
+    assert (back.state, back.weight, back.progress.watched_until) == (ReleaseState.ROLLED_BACK, 0.0, None)
+    over = procedure.watched(held, 51.0, "enough")
+    assert procedure.judged(over, verdict(Decision.ROLLBACK, "harm"), 80.0).state is ReleaseState.PROMOTED
 
 
 def test_an_alias_is_asked_by_its_name_and_by_none() -> None:

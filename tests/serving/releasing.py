@@ -71,6 +71,7 @@ class Told:
         self.moved: list[tuple[str, str]] = []
         self.ticked = 0
         self.forgotten: list[str] = []
+        self.paces: dict[str, float] = {}
 
     def replace(self, splits: Sequence[Split]) -> None:
         check(splits)
@@ -94,6 +95,9 @@ class Told:
 
     def slow_from(self, release: str, thresholds: Mapping[str, float]) -> None:
         self.slow[release] = thresholds
+
+    def pace(self, release: str, seconds: float) -> None:
+        self.paces[release] = seconds
 
     def thresholds(self, release: str, quantiles: Mapping[str, float]) -> Mapping[str, float]:
         return {name: seconds for name, seconds in self.found.items() if name in quantiles}

@@ -260,6 +260,8 @@ def explain(
             f"{found.id}: {found.model} {found.stable} → {found.canary} is {found.state.value}: "
             f"{found.reason}"
         )
+        if found.watched_until is not None:
+            line(f"it goes on being compared until {clock(found.watched_until)}")
         if not entries:
             line("nothing was counted yet" + (f"; {found.waits_for}" if found.waits_for else ""))
         for entry in chosen:

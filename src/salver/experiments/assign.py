@@ -50,7 +50,8 @@ def assigned_to(
     """
     arm, reason = _placed(split, unit, traits)
     version = split.canary if arm is _CANARY else split.stable
-    return Assignment(split.release, arm, version, unit, reason, split.weight, split.stage, has_unit)
+    share = split.weight * (1 - split.holdback)
+    return Assignment(split.release, arm, version, unit, reason, share, split.stage, has_unit)
 
 
 def _placed(split: Split, unit: str, traits: Mapping[Source, str]) -> tuple[Arm, _Reason]:

@@ -21,6 +21,7 @@ from salver.experiments.outputs import OutputCheck, Watch
 from salver.experiments.ports import Sink
 from salver.releases import (
     ARMS,
+    COUNTED,
     NO_EXPOSURES,
     NO_PREDICTIONS,
     NO_STAGE,
@@ -39,9 +40,11 @@ from salver.stats.bloom import Bloom
 from salver.stats.histogram import Histogram
 
 _LOG = logging.getLogger("salver.experiments")
-_CANARY, _BASELINE = Arm.CANARY, Arm.BASELINE  # to look them up in an enum takes time
+#: To look them up in an enum takes time.
+_CANARY, _BASELINE, _HOLDBACK = Arm.CANARY, Arm.BASELINE, Arm.HOLDBACK
 #: Tells a unit's number in an arm from the number itself.
 _MARKS: Final = np.uint64(0x9E3779B97F4A7C15) * np.arange(1, len(ARMS) + 1, dtype=np.uint64)
+_HALF: Final = 0.5
 _BOUNDS: Final = tuple(50e-6 * 10 ** (step / 20) for step in range(122))  # seconds, to a minute
 _MOST_RECENT: Final = 65_536
 _ALIKE, _DIFFERS, _FAILED = 0, 1, 2  # of copies, from the best to the worst
@@ -277,6 +280,10 @@ class Collector:
         followed.slow = dict(seconds)
         followed.quick = min(seconds.values(), default=math.inf)
 
+    def pace(self, release: str, seconds: float) -> None:
+        """Buckets of a release are so long, from the next one on."""
+        self._followed[release].seconds = seconds
+
     def thresholds(self, release: str, quantiles: Mapping[str, float]) -> dict[str, float]:
         """Quantiles of the seconds that the stable version's answers took so far.
 
@@ -340,7 +347,7 @@ class Collector:
                 continue
             if (assigned := event.assignment) is None:
                 continue
-            if assigned.reason == "hash":
+            if assigned.reason in COUNTED:
                 group = groups.get(assigned.release)
                 if group is None:
                     group = groups[assigned.release] = []
@@ -365,7 +372,7 @@ class Collector:
                 fresh, news, asked = tally.fresh.places, tally.news.places, tally.asked.places
                 is_compared = tally.share > 0  # else nobody meets the canary, and units keep for later
             arm, unit, has_unit = assigned.arm, assigned.unit, is_compared and assigned.has_unit
-            place = 0 if arm is _CANARY else 1 if arm is _BASELINE else 2
+            place = 0 if arm is _CANARY else 1 if arm is _BASELINE or _is_matched(assigned) else 2
             if type(event) is Served:
                 tally.requests[place] += 1
                 if not has_unit:
@@ -462,6 +469,11 @@ class Collector:
         followed.tallies.clear()
         followed.pending = 0
         followed.since = max(end, followed.since)
+
+
+def _is_matched(assigned: Assignment) -> bool:
+    """Beside a canary of more than half all of the control is its baseline, those held back with it."""
+    return assigned.propensity > _HALF and assigned.arm is _HOLDBACK
 
 
 def _add(counts: list[int], places: _Places) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from salver.experiments.assign import assign, assigned_to, check, is_shadowed, is_told
 from salver.messages import Call, InferRequest
 from salver.releases import (
+    COUNTED,
     HEADER,
     PARAMETER,
     REQUEST,
@@ -108,15 +109,15 @@ def settled(splits: tuple[Split, ...], traits: Mapping[Source, str]) -> Plan:
 
 
 def _plan(splits: tuple[Split, ...], split: Split, assigned: Assignment) -> Plan:
-    stable, reason = split.stable, assigned.reason
+    stable, counts = split.stable, assigned.reason in COUNTED
     versions = (stable,) if assigned.version == stable else (assigned.version, stable)
     shadowed = (
         split.shadow is not None
-        and reason in ("hash", "holdback")
+        and counts
         and assigned.arm is not Arm.CANARY
         and is_shadowed(split, assigned.unit)
     )
-    return Plan(splits, split, assigned, versions, shadowed, split.is_watched and reason == "hash")
+    return Plan(splits, split, assigned, versions, shadowed, split.is_watched and counts)
 
 
 class Router:

@@ -176,7 +176,8 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
             if isinstance(rule, Never)
         },
     )
-    return evidence if is_late else _of_stage(evidence, bucket, is_warm)
+    is_alone = policy.stages[bucket.stage].weight >= 1
+    return evidence if is_late else _of_stage(evidence, bucket, is_warm, is_alone=is_alone)
 
 
 def _of_copies(policy: Policy, evidence: Evidence, bucket: Bucket, is_late: bool) -> Evidence:
@@ -197,9 +198,9 @@ def _of_copies(policy: Policy, evidence: Evidence, bucket: Bucket, is_late: bool
     )
 
 
-def _of_stage(evidence: Evidence, bucket: Bucket, is_warm: bool) -> Evidence:
-    """What is counted for the stage."""
-    asked = bucket.requests.canary and (bucket.requests.control or bucket.share >= 1)
+def _of_stage(evidence: Evidence, bucket: Bucket, is_warm: bool, *, is_alone: bool) -> Evidence:
+    """What is counted for the stage; beside a canary that is alone, a few at most are held back."""
+    asked = bucket.requests.canary and (bucket.requests.control or is_alone)
     hours = {hour_of_week(bucket.start)} if bucket.requests.canary else set()
     return msgspec.structs.replace(
         evidence,

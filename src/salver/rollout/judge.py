@@ -60,6 +60,8 @@ def judge(
         return evidence, _verdict(policy, evidence, bucket, over)
     evidence = observe(policy, evidence, bucket)
     opinion = _harm(policy, evidence, bucket, facts) or _without_harm(policy, evidence, bucket, state, facts)
+    if state is ReleaseState.PROMOTED and opinion.decision is Decision.ROLLBACK:
+        opinion = _after_promotion(policy, evidence, opinion)
     evidence, opinion = _held(policy, evidence, opinion)
     evidence = msgspec.structs.replace(evidence, is_over=opinion.decision is Decision.ROLLBACK)
     return evidence, _verdict(policy, evidence, bucket, opinion)
@@ -80,8 +82,7 @@ def _harm(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts
 
 def _proof(policy: Policy, evidence: Evidence) -> str:
     """What the evidence of harm is: one metric's, or of several that are not enough each for itself."""
-    found = zip(evidence.metrics, policy.metrics, policy.shares, strict=True)
-    known, metric, share = max(found, key=lambda one: one[0].log_e(one[1]) + math.log(one[2]))
+    known, metric, share = _weightiest(policy, evidence)
     log_e, enough = known.log_e(metric), -math.log(policy.alpha * share)
     who = _effect(metric, known)
     if log_e < enough:
@@ -94,6 +95,22 @@ def _proof(policy: Policy, evidence: Evidence) -> str:
         f"{who}: evidence {number(log_e)}, where {number(enough)} is enough; so much meets one "
         f"good release in {number(log_e)} at most"
     )
+
+
+def _weightiest(policy: Policy, evidence: Evidence) -> tuple[MetricEvidence, Metric, float]:
+    """The metric with most of the evidence of harm, and its part of alpha."""
+    found = zip(evidence.metrics, policy.metrics, policy.shares, strict=True)
+    return max(found, key=lambda one: one[0].log_e(one[1]) + math.log(one[2]))
+
+
+def _after_promotion(policy: Policy, evidence: Evidence, opinion: _Opinion) -> _Opinion:
+    """What harm does that is proven then; what must never happen is severe."""
+    _, metric, _ = _weightiest(policy, evidence)
+    is_soft = evidence.log_e(policy) >= -math.log(policy.alpha) and metric.severity == "soft"
+    if policy.after_promotion == "rollback" or (policy.after_promotion == "by_severity" and not is_soft):
+        return opinion
+    who = "it is promoted: a person has to decide, who may abort it"
+    return _Opinion(Decision.HOLD, (*opinion.reasons, who), "person")
 
 
 def _without_harm(

@@ -194,6 +194,9 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.kind == "latency"
 
 
+_HALF = 0.5
+#: That units of a release are kept after its end.
+MOST_DAYS = 30.0  # for outcomes that come late
 _PART = "Give a number from 0 to 1."
 
 DEFAULT_STAGES = (
@@ -232,7 +235,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         hold_minutes: Deadline of a hold.
         after_hold: What happens then. ``by_severity``: it is rolled back if a severe metric is not proven
             or the split is broken, and waits for a person otherwise.
-        immediate: The new version gets everything at once, and is not judged.
+        watch_days: After its promotion, for which it goes on being compared with those that are held back,
+            and outcomes of the stages count that come late. Another release ends that, too. 0 = it does not.
+        after_promotion: What harm does that is proven then. ``by_severity``: of a severe metric it rolls
+            back, of a soft one it is said, and a person decides.
+        immediate: The new version gets everything at once, and is judged by those alone that are held back.
         rules: Of the owner's business (rollout/rules.py).
         alike: What copies have to show at a first stage without weight.
         traffic: Who takes part, and by what units are told apart; the judge does not ask.
@@ -250,6 +257,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most_late_seconds: float = 3600.0
     hold_minutes: float = 1440.0
     after_hold: Literal["by_severity", "rollback", "wait"] = "by_severity"
+    watch_days: float = 14.0
+    after_promotion: Literal["by_severity", "rollback", "wait"] = "by_severity"
     immediate: bool = False
     rules: tuple[Rule, ...] = ()
     alike: Alike = Alike()
@@ -258,6 +267,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         _check_stages(self.stages, self.traffic.shadow)
         _check_metrics(self.metrics)
+        _check_holdback(self.traffic.holdback, self.stages)
         for name in ("alpha", "beta", "split_alpha"):
             if not 0 < getattr(self, name) < 1:
                 raise InvalidInput(
@@ -268,7 +278,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise InvalidInput(
                     f"{name} is {getattr(self, name)}", field=name, fix="Give a number above 0."
                 )
-        for name in ("warm_up_seconds", "most_late_seconds"):
+        if self.watch_days > MOST_DAYS:
+            raise InvalidInput(
+                f"watch_days is {self.watch_days}", field="watch_days", fix=f"Give {MOST_DAYS:g} at most."
+            )
+        for name in ("warm_up_seconds", "most_late_seconds", "watch_days"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidInput(f"{name} is {getattr(self, name)}", field=name, fix="Give 0 or more.")
 
@@ -340,6 +354,19 @@ def _check_stages(stages: tuple[Stage, ...], shadow: Shadow | None) -> None:
                 f"{stage.margin_times} times the margins",
                 field=f"stages[{index}]",
                 fix="Give 0 or more minutes and requests, and a factor above 0.",
+            )
+
+
+def _check_holdback(holdback: float, stages: tuple[Stage, ...]) -> None:
+    if holdback >= 1:
+        raise InvalidInput("all units are held back", field="traffic.holdback", fix="Give less than 1.")
+    for index, stage in enumerate(stages):
+        if stage.weight > _HALF >= stage.weight * (1 - holdback):
+            raise InvalidInput(
+                f"stage {index} has {stage.weight:.2%} of those that are not held back: more than half of "
+                "them, and not of all, beside which no baseline is as large",
+                field=f"stages[{index}]",
+                fix=f"Give {_HALF:g}, or more than {_HALF / (1 - holdback):.4g}.",
             )
 
 

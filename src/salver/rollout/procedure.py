@@ -4,6 +4,7 @@ Each answer is the release as it is afterwards, with a reason in words. Pure: wh
 moves traffic is not known here.
 """
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from salver.releases import ReleaseState
 from salver.rollout.record import Progress, Release, Wish
 from salver.rollout.rules import Approved
-from salver.rollout.states import ENDED, advance
+from salver.rollout.states import advance
 from salver.rollout.verdict import Decision, Verdict
 
 _PROPOSED, _RUNNING, _HELD, _PAUSED = (
@@ -82,15 +83,21 @@ def binned(release: Release, bins: Mapping[str, tuple[float, ...]]) -> Release:
 
 
 def judged(release: Release, verdict: Verdict, now: float) -> Release:
-    """What the judge says of one more bucket. Of a paused release only a rollback counts."""
-    progress = msgspec.structs.replace(release.progress, buckets=release.progress.buckets + 1)
-    release = msgspec.structs.replace(release, progress=progress)
-    if release.state in ENDED or release.state is _PROPOSED:
+    """What the judge says of one more bucket. Of a paused release only a rollback counts; of a promoted one
+    that, and proof that a person has to look at.
+    """
+    release = _with_progress(release, buckets=release.progress.buckets + 1)
+    if not release.is_judged or release.state is _PROPOSED:
         return release
     reason = verdict.reasons[0] if verdict.reasons else ""
     match verdict.decision:
         case Decision.ROLLBACK:
             return rolled_back(release, now, reason)
+        case Decision.HOLD if release.state is ReleaseState.PROMOTED:
+            is_told = verdict.reasons[-1] in release.reason  # once, whatever becomes of the numbers
+            return release if is_told else msgspec.structs.replace(release, reason="; ".join(verdict.reasons))
+        case _ if release.state is ReleaseState.PROMOTED:
+            return release
         case _ if release.state is _PAUSED or verdict.stage != release.stage:
             return release
         case Decision.PROMOTE:
@@ -109,13 +116,43 @@ def rolled_back(release: Release, now: float, reason: str) -> Release:
     """From every state, and a second time the same."""
     if release.state is ReleaseState.ROLLED_BACK:
         return release
+    release = _with_progress(release, watched_until=None)
     return _moved(release, ReleaseState.ROLLED_BACK, now, reason, weight=0.0, ended=now)
 
 
 def promoted(release: Release, now: float, reason: str) -> Release:
     """The canary has everything, but for those who are held back."""
-    stages = len(release.policy.stages)
+    policy, stages = release.policy, len(release.policy.stages)
+    asks = policy.traffic.holdback > 0 or release.asks_for_outcomes
+    if asks and policy.watch_days:
+        release = _with_progress(release, watched_until=now + 86_400 * policy.watch_days)
     return _moved(release, ReleaseState.PROMOTED, now, reason, stage=stages, weight=1.0, ended=now)
+
+
+def watched(release: Release, now: float, ends: str) -> Release:
+    """A promoted release, as long as it goes on being judged.
+
+    Args:
+        ends: What ends that before its time, in words; empty = nothing does.
+    """
+    until = release.watched_until
+    if until is None:
+        return release
+    if not ends and now >= until:
+        ends = f"{release.policy.watch_days:g} days are over"
+    elif not (ends or release.policy.traffic.holdback) and _is_all_counted(release):
+        ends = "all outcomes of its stages have been counted"
+    if not ends:
+        return release
+    reason = f"{release.reason}; it is watched no more: {ends}"
+    return msgspec.structs.replace(_with_progress(release, watched_until=None), reason=reason)
+
+
+def _is_all_counted(release: Release) -> bool:
+    """Of all units that were exposed before its promotion."""
+    ended, counted = release.ended or 0.0, release.progress.watermarks
+    names = [metric.name for metric in release.policy.metrics if metric.is_posted]
+    return all(counted.get(name, -math.inf) >= ended for name in names)
 
 
 def _forward(release: Release, stage: int, now: float, reason: str) -> Release:

@@ -15,6 +15,8 @@ from salver.rollout.policy import COUNTED, Policy
 from salver.rollout.rules import Approved
 from salver.rollout.states import ENDED
 
+#: Times as long as before are the buckets of a release that is promoted.
+_UNHURRIED = 60
 #: What people, and what speaks for them, may ask of a release.
 What = Literal["start", "pause", "resume", "promote", "abort"]
 
@@ -46,6 +48,7 @@ class Progress(msgspec.Struct, frozen=True):
         watermarks: By metric, the time of exposure up to which outcomes have been counted.
         approvals: Steps that somebody approved.
         waits_for: What keeps a proposed release from its start, in words; empty = nothing.
+        watched_until: Of a promoted one: Unix seconds, up to which it goes on being judged; None = it is not.
     """
 
     buckets: int = 0
@@ -54,6 +57,7 @@ class Progress(msgspec.Struct, frozen=True):
     watermarks: Mapping[str, float] = msgspec.field(default_factory=dict)
     approvals: tuple[Approved, ...] = ()
     waits_for: str = "no server that serves this registry has taken it up yet"
+    watched_until: float | None = None
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -103,6 +107,27 @@ class Release(msgspec.Struct, frozen=True):
         return self.progress.waits_for if self.state is ReleaseState.PROPOSED else ""
 
     @property
+    def watched_until(self) -> float | None:
+        """Unix seconds, up to which a promoted one goes on being judged; None = it does not."""
+        return self.progress.watched_until if self.state is ReleaseState.PROMOTED else None
+
+    @property
+    def is_judged(self) -> bool:
+        """What is seen of it counts: it has not ended, or is promoted and still watched."""
+        return self.is_live or self.watched_until is not None
+
+    @property
+    def bucket_seconds(self) -> float:
+        """Length of a bucket of counts: after its promotion there is no hurry, and much to write down."""
+        return self.policy.bucket_seconds * (1 if self.is_live else _UNHURRIED)
+
+    @property
+    def stand(self) -> tuple[int, float]:
+        """The stage that it is judged by now, and the canary's share of all units that count."""
+        stage = min(self.stage, len(self.policy.stages) - 1)
+        return stage, self.weight * (1 - self.policy.traffic.holdback)
+
+    @property
     def asks_for_outcomes(self) -> bool:
         """It is judged by what callers post later, too."""
         return any(metric.is_posted for metric in self.policy.metrics)
@@ -111,10 +136,10 @@ class Release(msgspec.Struct, frozen=True):
     def split(self) -> Split | None:
         """Who meets which version now; None = all meet the one that they ask for.
 
-        Of a release that is promoted those units are kept that it holds back.
+        Of a release that is promoted those units are kept that it holds back, while it is watched.
         """
         traffic = self.policy.traffic
-        is_kept = self.state is ReleaseState.PROMOTED and traffic.holdback > 0
+        is_kept = self.is_judged and traffic.holdback > 0
         if self.state is ReleaseState.PROPOSED or not (self.is_live or is_kept):
             return None
         return Split(
@@ -124,9 +149,9 @@ class Release(msgspec.Struct, frozen=True):
             canary=self.canary,
             weight=self.weight,
             salt=self.salt,
-            stage=min(self.stage, len(self.policy.stages) - 1),
+            stage=self.stand[0],
             asked=(*([""] if self.is_default else []), *([self.alias] if self.alias else [])),
-            is_watched=self.is_live and any(metric.is_of_outputs for metric in self.policy.metrics),
+            is_watched=self.is_judged and any(metric.is_of_outputs for metric in self.policy.metrics),
             **msgspec.structs.asdict(traffic),
         )
 

@@ -18,9 +18,11 @@ from salver.experiments.windows import Part, Witness
 from salver.ledger import rows
 from salver.ledger.schema import EXPOSURE, FIRST_EVENT, PART, PREDICTION, RELEASE, WITNESS
 from salver.releases import ARMS, Bucket, Counts, Met, Seen
+from salver.rollout.record import Progress
 
 _encode: Final = msgspec.json.Encoder().encode
 _buckets: Final = msgspec.json.Decoder(Bucket)
+_progress: Final = msgspec.json.Decoder(Progress)
 _Numbers = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.bool_]
 
@@ -82,8 +84,11 @@ def forget(connection: Connection, release: str) -> None:
 
 
 def _goes_on(connection: Connection, release: str) -> bool:
-    going = (RELEASE.c.id == release, RELEASE.c.ended.is_(None))
-    return connection.scalar(select(RELEASE.c.id).where(*going)) is not None
+    """It has not ended, or is watched after its promotion."""
+    row = connection.execute(
+        select(RELEASE.c.ended, RELEASE.c.progress).where(RELEASE.c.id == release)
+    ).first()
+    return row is not None and (row.ended is None or _progress.decode(row.progress).watched_until is not None)
 
 
 def _told_apart(connection: Connection, seen: Seen) -> Bucket:

@@ -189,7 +189,7 @@ def _released(connection: Connection) -> Iterable[tuple[str, tuple[str, ...]]]:
     """Models with the versions that releases need: of those under way both; of the last one of an alias the
     stable one, too, as long as it holds units back; of the last one without an alias the one that it left.
     """
-    names = ("model", "alias", "stable", "canary", "state", "ended", "policy")
+    names = ("model", "alias", "stable", "canary", "state", "ended", "policy", "progress")
     rows = list(connection.execute(in_force(RELEASE.c[name] for name in names)))
     last = {(row.model, row.alias): row for row in rows if row.state != ReleaseState.PROPOSED}
     for row in rows:
@@ -197,10 +197,16 @@ def _released(connection: Connection) -> Iterable[tuple[str, tuple[str, ...]]]:
             yield row.model, (row.stable, row.canary)
     for (model, alias), row in last.items():
         is_promoted = row.state == ReleaseState.PROMOTED
-        if is_promoted and _holds_back(row.policy):
+        if is_promoted and _holds_back(row.policy) and _is_watched(row.progress):
             yield model, (row.stable, row.canary)
         elif not alias:
             yield model, (row.canary if is_promoted else row.stable,)
+
+
+def _is_watched(progress: str) -> bool:
+    """It is not said that this is over."""
+    said = msgspec.json.decode(progress)
+    return not isinstance(said, dict) or said.get("watched_until", 0.0) is not None
 
 
 def _holds_back(policy: str) -> bool:

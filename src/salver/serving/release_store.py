@@ -321,7 +321,7 @@ def _commit(connection: Connection, step: Step, now: float) -> None:
         connection.execute(insert(BUCKET), [_bucket(id, look) for look in step.looks])
         connection.execute(insert(DECISION), [_decision(id, look, now) for look in step.looks])
     handing_in.judged(connection, id, step.parts)
-    if not after.is_live:
+    if not after.is_judged:
         handing_in.forget(connection, id)
     for wish, answer in step.answers:
         mine = (WISH.c.id == wish, WISH.c.done.is_(None))
@@ -355,7 +355,8 @@ def _picture(connection: Connection) -> Picture:
     for release in releases:
         parts, witnesses = told.get(release.id, ((), ()))
         its = tuple(wishes.get(release.id, ()))
-        elsewhere = _elsewhere(connection, release) if its else ""
+        is_asked = bool(its) or release.progress.watched_until is not None
+        elsewhere = _elsewhere(connection, release) if is_asked else ""
         waiting[release.id] = Waiting(its, parts, witnesses, elsewhere)
     return Picture(releases, waiting)
 

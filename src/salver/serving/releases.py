@@ -26,13 +26,13 @@ from salver.experiments.windows import PATIENCE, Judged, Merged, Part, due, sile
 from salver.releases import NO_STAGE, Matured, ReleaseState, Split
 from salver.rollout import procedure, rules
 from salver.rollout.judge import judge
+from salver.rollout.policy import MOST_DAYS
 from salver.rollout.record import Release
 from salver.rollout.replay import Entry
 from salver.serving.release_store import Aliases, Look, Picture, ReleaseStore, Step, Waiting
 
 _LOG: Final = logging.getLogger("salver.releases")
 _LOAD_MINUTES: Final = 30.0
-_KEPT_DAYS: Final = 30.0  # that units of a release are kept after its end, for outcomes that come late
 _DAY_SECONDS: Final = 86_400.0
 _TRIES: Final = 3  # of a step that another server was ahead of; then the next tick takes it
 
@@ -181,9 +181,7 @@ class Releases:
             await self._refuse(await self._store.get(name), picture.waiting[name], now)
         if not is_last:
             await self._apply(after, now)
-        if now - self._pruned >= _DAY_SECONDS and not await self._store.prune(
-            now - _KEPT_DAYS * _DAY_SECONDS
-        ):
+        if now - self._pruned >= _DAY_SECONDS and not await self._store.prune(now - MOST_DAYS * _DAY_SECONDS):
             self._pruned = now
 
     async def _run(self, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -243,17 +241,20 @@ class Releases:
         parts: list[Part] = []
         until = self._told_until(release, waiting, now)
         for bucket, made_of in _due(release, waiting, until):
-            if not after.is_live:
+            if not after.is_judged:
                 break
             parts += made_of
-            if bucket.stage == NO_STAGE:
-                bucket = msgspec.structs.replace(bucket, stage=after.stage, share=after.weight)
+            if is_quiet := bucket.stage == NO_STAGE:
+                stage, share = after.stand
+                bucket = msgspec.structs.replace(bucket, stage=stage, share=share)
             if self._outcomes is not None and release.asks_for_outcomes:
                 harvest = await self._outcomes.matured(after, bucket.start + bucket.seconds, min(until, now))
                 bucket = msgspec.structs.replace(
                     bucket, outcomes=harvest.outcomes, late_seconds=harvest.late_seconds
                 )
                 after = procedure.harvested(after, harvest.watermarks)
+            if is_quiet and not after.is_live and not bucket.outcomes:
+                continue  # of those who are promoted silence is no news
             seq = after.progress.buckets
             try:
                 evidence, verdict = judge(after.policy, after.evidence, bucket, after.state, facts)
@@ -277,7 +278,7 @@ class Releases:
                 answers.append((wish.id, str(error)))
             if (before.state, before.stage) != (after.state, after.stage):
                 by = wish.by
-        after = self._settled(after, picture.releases, now)
+        after = self._settled(after, picture.releases, waiting.elsewhere, now)
         has_switched = ReleaseState.PROMOTED in (release.state, after.state) and release.state != after.state
         aliases = self._fleet if has_switched else None
         return Step(release, after, tuple(looks), tuple(parts), tuple(answers), aliases, by)
@@ -285,7 +286,7 @@ class Releases:
     def _told_until(self, release: Release, waiting: Waiting, now: float) -> float:
         """Up to when all servers have told what they saw, but for others of which nothing is heard."""
         others = [each for each in waiting.witnesses if each.server != self._server]
-        gone = silent(others, now, release.policy.bucket_seconds, self._hears_since)
+        gone = silent(others, now, release.bucket_seconds, self._hears_since)
         for each in gone:
             if (key := (release.id, each.server)) not in self._silent:
                 silence = now - each.until
@@ -295,9 +296,14 @@ class Releases:
         self._silent -= {(release.id, each.server) for each in heard}
         return min((each.until for each in heard), default=math.inf)
 
-    def _settled(self, release: Release, all_of_them: Sequence[Release], now: float) -> Release:
+    def _settled(
+        self, release: Release, all_of_them: Sequence[Release], elsewhere: str, now: float
+    ) -> Release:
         """With what is loaded, who else is under way, and how fast the stable version is."""
-        if not release.is_live:
+        if release.state is ReleaseState.PROMOTED:
+            ends = f"its alias means {elsewhere}" if elsewhere else _successor(release, all_of_them)
+            release = procedure.watched(release, now, ends)
+        if not release.is_live and release.split is None:
             self._missing_since.pop(release.id, None)
             return release
         versions = (release.stable, release.canary)
@@ -305,7 +311,9 @@ class Releases:
         if lacks:
             since = self._missing_since.setdefault(release.id, now)
             if now - since > 60 * _LOAD_MINUTES:
-                return procedure.rolled_back(release, now, f"after {_LOAD_MINUTES:.0f} minutes: {lacks}")
+                gone = f"after {_LOAD_MINUTES:.0f} minutes: {lacks}"
+                ended = procedure.rolled_back if release.is_live else procedure.watched
+                return ended(release, now, gone)
         else:
             self._missing_since.pop(release.id, None)
         if release.state is ReleaseState.PROPOSED:
@@ -320,7 +328,7 @@ class Releases:
     async def _apply(self, releases: Sequence[Release], now: float) -> None:
         """Traffic goes where the ledger says."""
         has_begun = [release for release in releases if release.state is not ReleaseState.PROPOSED]
-        live = {release.id: release for release in has_begun if release.is_live}
+        live = {release.id: release for release in has_begun if release.is_judged}
         for name in self._followed.keys() - live.keys():
             del self._followed[name]
             self._collector.leave(name)
@@ -329,10 +337,11 @@ class Releases:
         for name in live.keys() - self._followed.keys():
             await self._store.attend(name, self._server, now)
             units, events = await self._store.known_units(name)
-            self._collector.follow(name, units, events, live[name].policy.bucket_seconds)
+            self._collector.follow(name, units, events, live[name].bucket_seconds)
             self._followed[name] = 0
-        self._buckets = [release.policy.bucket_seconds for release in live.values()]
+        self._buckets = [release.bucket_seconds for release in live.values()]
         for name, release in live.items():
+            self._collector.pace(name, release.bucket_seconds)
             self._collector.slow_from(name, release.progress.thresholds)
             self._collector.watch(name, checks(release), keeps_requests=release.asks_for_outcomes)
         splits = [
@@ -377,6 +386,14 @@ def _clash(release: Release, all_of_them: Iterable[Release]) -> str:
     return ""
 
 
+def _successor(release: Release, all_of_them: Iterable[Release]) -> str:
+    """Who is to take the place of one that is promoted, in words; empty = nobody yet."""
+    for other in all_of_them:
+        if (other.model, other.alias) == (release.model, release.alias) and other.id != release.id:
+            return f"release '{other.id}' comes after it"
+    return ""
+
+
 def _compatible(splits: Iterable[Split]) -> list[Split]:
     """Without those that cannot be in force beside the ones before them."""
     kept: list[Split] = []
@@ -392,7 +409,7 @@ def _compatible(splits: Iterable[Split]) -> list[Split]:
 
 def _due(release: Release, waiting: Waiting, until: float) -> list[Merged]:
     """Buckets that may be judged now, after the last one that was."""
-    evidence, seconds = release.evidence, release.policy.bucket_seconds
+    evidence, seconds = release.evidence, release.bucket_seconds
     last = None
     if evidence.since is not None and evidence.until is not None:
         last = Judged(evidence.stage, evidence.since, evidence.until)
@@ -416,8 +433,10 @@ def _facts(release: Release, all_of_them: Iterable[Release]) -> rules.Facts:
 
 def _tell(step: Step) -> None:
     before, after = step.before, step.after
-    if (before.state, before.stage) != (after.state, after.stage):
-        level = logging.WARNING if after.state is ReleaseState.ROLLED_BACK else logging.INFO
+    is_news = before.state is after.state is ReleaseState.PROMOTED and before.reason != after.reason
+    if is_news or (before.state, before.stage) != (after.state, after.stage):
+        is_grave = is_news or after.state is ReleaseState.ROLLED_BACK
+        level = logging.WARNING if is_grave else logging.INFO
         _LOG.log(
             level,
             "release %s of %s: %s, stage %d, %.4g%% of the units meet version %s: %s",

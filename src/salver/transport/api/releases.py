@@ -89,6 +89,7 @@ class ReleaseView(msgspec.Struct, frozen=True):
         weight: Share of the units that meet the canary now.
         reason: Why it is in this state.
         waits_for: What keeps a proposed one from its start.
+        watched_until: Of a promoted one that goes on being compared: until when, in Unix seconds.
     """
 
     id: str
@@ -107,6 +108,7 @@ class ReleaseView(msgspec.Struct, frozen=True):
     by: str
     why: str
     waits_for: str
+    watched_until: float | None
 
 
 class LastLook(msgspec.Struct, frozen=True):
