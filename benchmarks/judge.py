@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import judge_more
 import judge_report
 import msgspec
 import numpy as np
@@ -224,6 +225,9 @@ def run(releases: int) -> dict[str, Any]:
         "families": families(max(100, 2 * releases)),
         "gates": gates(max(100, 2 * releases)),
         "foretold": foretold(),
+        "large": list(judge_more.large(releases)),
+        "held": list(judge_more.held(releases)),
+        "money": list(judge_more.money(max(20, releases // 4))),
     }
 
 

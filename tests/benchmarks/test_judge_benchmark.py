@@ -13,7 +13,7 @@ from chances import may_be
 from salver.rollout.paths import Arms, Schedule
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ("models", "page", "judge_peers", "judge_traffic", "judge_report", "judge")
+NAMES = ("models", "page", "judge_peers", "judge_traffic", "judge_more", "judge_report", "judge")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,8 @@ def test_the_bad_times_are_what_they_are_called(bench: Any) -> None:
 def test_the_benchmark_in_small_keeps_its_claims(bench: Any, result: Any) -> None:
     found = bench.judge_report.targets(result)
     assert len(found) > 20
-    chances = [target for target in found if "rolled back ≤" in target.claim or "passes" in target.claim]
+    chances = [target for target in found if "≤" in target.claim and "req" not in target.measured]
+    chances = [target for target in chances if "good releases" in target.claim or "passes" in target.claim]
     assert [target for target in chances if not target.holds] == []
 
 
@@ -156,6 +157,17 @@ def test_good_releases_survive_where_others_lose_them(result: Any) -> None:
     may_be(worst["salver"], number, at_most=0.01)
     assert worst["Flagger 99"] > number / 2
     assert worst["E1"] > 10 * max(1, worst["salver"])
+
+
+def test_harm_is_found_where_the_canary_is_large_and_after_its_promotion(result: Any) -> None:
+    for row in [*result["large"], *result["held"]]:
+        if row["ratio"] >= 1.5 and row.get("scene") != "bursts":
+            assert row["found"] == 20, row
+    decided = {
+        row["plan"]: row for row in result["money"] if row["kind"].startswith("all") and row["ratio"] < 1
+    }
+    assert decided["1, 5, 25 %"]["less"] == 20
+    assert max(row["more"] for row in decided.values()) == 0
 
 
 def test_the_page_is_made_of_the_figures(bench: Any, result: Any, tmp_path: Path) -> None:
