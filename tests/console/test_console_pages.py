@@ -64,6 +64,22 @@ def test_a_model_with_its_aliases_versions_differences_and_history(opened: Open)
     assert "ann" in row(page, "Changes", "version.pushed")
 
 
+def test_older_releases_are_a_page_further(opened: Open) -> None:
+    page = opened()
+    page.route(
+        "**/api/v1/releases?limit=*",
+        lambda route: route.continue_(url=route.request.url.replace("=50", "=1")),
+    )
+    page.evaluate("location.hash = '#/releases'")
+    expect(page.get_by_role("table", name="Releases under way")).to_contain_text(RUNNING)
+    while page.get_by_role("link", name=OVER).count() == 0:
+        page.get_by_role("link", name="Older").click()
+        page.wait_for_load_state()
+        hear(page, "/releases?")
+    page.get_by_role("link", name="Newest").click()
+    expect(page.get_by_role("table", name="Releases under way")).to_contain_text(RUNNING)
+
+
 def test_a_release_under_way_with_its_evidence(opened: Open) -> None:
     page = opened("#/releases")
     page.get_by_role("link", name=RUNNING).click()
@@ -337,15 +353,15 @@ def test_a_change_needs_the_token_where_there_is_one(tmp_path: Path, opened: Ope
         expect(dialog.get_by_label("Why?")).to_have_value("the weekend")
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Who am I").click()
-        page.get_by_role("dialog").get_by_label("Name").fill("ada")
+        page.get_by_role("dialog").get_by_label("Name").fill("Zoë 李")
         page.get_by_role("dialog").get_by_label("Token").fill("an-example-token-of-a-test")
         page.get_by_role("dialog").get_by_role("button", name="Keep").click()
-        expect(page.get_by_role("button", name="ada")).to_be_visible()
+        expect(page.get_by_role("button", name="Zoë 李")).to_be_visible()
         page.get_by_role("button", name="Pause").click()
         page.get_by_role("dialog").get_by_label("Why?").fill("the weekend")
         page.get_by_role("dialog").get_by_role("button", name="Pause").click()
         standing = page.get_by_role("region", name="How it stands")
-        expect(standing).to_contain_text("api:ada wished it: the weekend")
+        expect(standing).to_contain_text("api:Zoë 李 wished it: the weekend")
 
 
 def test_no_request_leaves_the_origin_and_every_page_has_a_name(opened: Open, served: ServerProcess) -> None:

@@ -77,6 +77,14 @@ def test_who_says_a_name_has_not_proven_it() -> None:
     assert check(Access("127.0.0.1"), JSON) == Caller("api")
     assert check(Access("127.0.0.1"), JSON | {b"x-salver-actor": b"ada"}) == Caller("api:ada")
     assert check(Access("127.0.0.1"), JSON | {b"x-salver-actor": b"a\nb"}) == Caller("api")
+    for sent, name in (
+        (b"Zo%C3%AB", "Zoë"),
+        (b"100%", "100%"),
+        (b"%FF", "%FF"),
+        (b"a%0Ab", "a%0Ab"),
+        (b"%E2%80%AEx", "%E2%80%AEx"),
+    ):
+        assert check(Access("127.0.0.1"), JSON | {b"x-salver-actor": sent}) == Caller(f"api:{name}")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from registries import counted, open_registry
 from salver.errors import Conflict
 from salver.experiments.shadows import Example, ShadowReport
 from salver.registry import ModelRegistry
+from salver.registry.records import Actor
 from salver.releases import Counts, ReleaseState
 from salver.rollout import procedure
 from salver.rollout.record import Release, proposed
@@ -127,6 +128,28 @@ async def test_why_it_stands_as_it_does(world: World) -> None:
     assert "errors: the canary has" in told
     await world.ask("POST", "/releases", {"model": "ranker", "version": "2"})
     assert "no server" in (await world.ask("GET", "/releases/new-1/explain")).json["text"]
+
+
+async def test_releases_are_read_in_parts_however_many_there_are(world: World) -> None:
+    for number in range(5):
+        old = proposed(
+            f"old-{number}", "ranker", ("1", "3"), PATIENT, 1000.0 + number // 2, alias=f"a{number}"
+        )
+        await world.store.propose(old, Actor("ann"))
+    whole = [one["id"] for one in (await world.ask("GET", "/releases")).json["items"]]
+    assert whole[-5:] == ["old-4", "old-2", "old-3", "old-0", "old-1"]  # alike in time: by their ids
+    read, after = [], ""
+    for _ in whole:
+        part = (await world.ask("GET", f"/releases?limit=2&after={after}")).json
+        read += [one["id"] for one in part["items"]]
+        if not (after := part["next"]):
+            break
+    assert read == whole
+    waiting = (await world.ask("GET", "/releases?state=PROPOSED&model=ranker&limit=3")).json
+    assert [one["id"] for one in waiting["items"]] == ["old-4", "old-2", "old-3"] and waiting["next"]
+    assert (await world.ask("GET", "/releases?after=none")).json["field"] == "query.after"
+    newest = await world.ask("GET", "/models/ranker/versions/3/verdict")
+    assert (newest.status, newest.json["state"]) == (200, "PROPOSED")
 
 
 async def test_its_evidence_over_time(world: World) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, and_, delete, insert, or_, select, tuple_, update
 
 from salver.errors import Conflict, NotFound
 from salver.experiments.windows import Part, Witness
@@ -165,11 +165,33 @@ class ReleaseStore:
 
         return await self._ledger.read(read)
 
-    async def listed(self, model: str = "") -> tuple[Release, ...]:
-        """Of a model, or all; the newest first, a thousand at most."""
-        query = select(RELEASE).order_by(RELEASE.c.created.desc(), RELEASE.c.id).limit(_MOST_LISTED)
+    async def listed(
+        self,
+        model: str = "",
+        *,
+        canary: str = "",
+        state: ReleaseState | None = None,
+        after: str = "",
+        most: int = _MOST_LISTED,
+    ) -> tuple[Release, ...]:
+        """Of a model, or all; the newest first.
+
+        Args:
+            canary: Only of this new version; empty = of all.
+            state: Only in this one; None = in any.
+            after: Only those that stand behind this one, which there has to be; empty = from the newest on.
+        """
+        query = select(RELEASE).order_by(RELEASE.c.created.desc(), RELEASE.c.id).limit(most)
         if model:
             query = query.where(RELEASE.c.model == model)
+        if canary:
+            query = query.where(RELEASE.c.canary == canary)
+        if state is not None:
+            query = query.where(RELEASE.c.state == state.value)
+        if after:
+            made = select(RELEASE.c.created).where(RELEASE.c.id == after).scalar_subquery()
+            is_older = or_(RELEASE.c.created < made, and_(RELEASE.c.created == made, RELEASE.c.id > after))
+            query = query.where(is_older)
         return await self._ledger.read(
             lambda connection: tuple(_release(row) for row in connection.execute(query).mappings())
         )

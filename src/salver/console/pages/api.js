@@ -37,7 +37,7 @@ async function ask(verb, path, body, extra = {}) {
   const headers = { ...extra };
   if (body !== undefined) headers["content-type"] = "application/json";
   if (verb !== "GET") {
-    if (identity.name) headers["x-salver-actor"] = identity.name.replace(/[^\x20-\x7e]/g, "?");
+    if (identity.name) headers["x-salver-actor"] = encodeURIComponent(identity.name.replace(/\p{Surrogate}/gu, "?"));
     if (identity.token) headers.authorization = `Bearer ${identity.token}`;
   }
   const reply = await fetch(ROOT + path, {

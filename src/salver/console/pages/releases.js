@@ -5,10 +5,12 @@ import { needsRegistry } from "./dialogs.js";
 
 const LIVE = new Set(["PROPOSED", "RUNNING", "HELD", "PAUSED"]);
 
-export function releases() {
+export function releases({ query }) {
+  const after = query.get("after") ?? "";
   return {
     needsRegistry: true,
-    paths: () => ["/releases?limit=200"],
+    seconds: 5,
+    paths: () => [`/releases?limit=50&after=${encodeURIComponent(after)}`],
     draw(server, page) {
       if (!page) return needsRegistry("Releases");
       const live = page.items.filter((one) => LIVE.has(one.state));
@@ -19,8 +21,11 @@ export function releases() {
           about: "A release brings a new version to a little of the traffic, looks at what it does there, and goes on, waits or goes back.",
           actions: [h("a", { class: "button", href: "#/plan" }, "Plan one")],
         }),
-        card("Under way", `${live.length} now`, list("Releases under way", live, "No release is under way.")),
-        card("Over", null, list("Releases that are over", over, "None has ended yet.")),
+        after && !live.length ? null : card("Under way", `${live.length} now`, list("Releases under way", live, "No release is under way.")),
+        card("Over", null, list("Releases that are over", over, "None has ended yet."),
+          h("div", { class: "buttons" },
+            after ? h("a", { class: "button", href: "#/releases" }, "Newest") : null,
+            page.next ? h("a", { class: "button", href: `#/releases?after=${encodeURIComponent(page.next)}` }, "Older") : null)),
       ];
     },
   };

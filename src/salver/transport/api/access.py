@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -27,7 +27,7 @@ Group = Literal["metadata", "statistics", "model-repository"]
 _KNOWN_AS: Final = {"metadata": "server_metadata", "statistics": "statistics", "model-repository": "load"}
 _LEAST_LETTERS: Final = 16
 _MOST_LETTERS: Final = 128
-#: Says who asks, where no token does.
+#: Says who asks, where no token does; other letters than ASCII's percent-encoded.
 ACTOR: Final = b"x-salver-actor"
 #: A token that has this role and no other posts outcomes, and changes nothing else: for applications.
 OUTCOMES: Final = "outcomes"
@@ -161,7 +161,7 @@ class Access:
             Unauthenticated: it does not prove that it may.
             Forbidden: nobody may.
         """
-        said = printable(headers.get(ACTOR, b"")).strip()
+        said = _unquoted(printable(headers.get(ACTOR, b""))).strip()
         unproven = Caller(f"api:{said}"[:_MOST_LETTERS] if said else "api")
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() == b"bearer" and self.changing != "refused":
@@ -187,6 +187,15 @@ class Access:
         raise Unauthenticated(
             "that is not the token", field="authorization", fix="It stands in the --api-token-file."
         )
+
+
+def _unquoted(name: str) -> str:
+    """Of letters that no header carries, such as Zo%C3%AB; as it is where it is no such text."""
+    try:
+        text = unquote(name, errors="strict")
+    except UnicodeDecodeError:
+        return name
+    return text if text.isprintable() else name
 
 
 def _check_origin(headers: Mapping[bytes, bytes]) -> None:

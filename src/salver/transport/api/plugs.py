@@ -70,9 +70,8 @@ def plug_operations(releases: ReleaseStore) -> list[Operation]:
         if "release" in asked.names:
             return await releases.get(asked.names["release"])
         model, version = asked.names["model"], asked.names["version"]
-        for release in await releases.listed(model):  # the newest first
-            if release.canary == version:
-                return release
+        if newest := await releases.listed(model, canary=version, most=1):
+            return newest[0]
         raise NotFound(
             f"version {version} of model '{model}' has met no traffic in a release",
             field="version",

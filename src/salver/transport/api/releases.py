@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 
-from salver.errors import Conflict, NotFound
+from salver.errors import Conflict, InvalidInput, NotFound
 from salver.experiments.shadows import ShadowReport
 from salver.registry.records import Actor
 from salver.releases import Bucket, Counts, ReleaseState
@@ -35,7 +35,6 @@ from salver.transport.api.table import (
     Page,
     PageQuery,
     Why,
-    paged,
 )
 
 _WAIT_SECONDS = 3.0
@@ -50,7 +49,15 @@ class ReleaseStore(Protocol):
         """One; raises NotFound."""
         ...
 
-    async def listed(self, model: str = "") -> tuple[Release, ...]:
+    async def listed(
+        self,
+        model: str = "",
+        *,
+        canary: str = "",
+        state: ReleaseState | None = None,
+        after: str = "",
+        most: int = 1000,
+    ) -> tuple[Release, ...]:
         """Of a model, or all; the newest first."""
         ...
 
@@ -330,12 +337,18 @@ async def _start(ledger: Ledger, asked: Asked) -> Answer:
 
 async def _list(ledger: Ledger, asked: Asked) -> Answer:
     query = asked.query
-    found = [
-        shown(release)
-        for release in await ledger.releases.listed(query.model)
-        if query.state in (None, release.state)
-    ]
-    return Answer(paged(found, query, key=lambda view: view.id))
+    if query.after:
+        try:
+            await ledger.releases.get(query.after)
+        except NotFound as error:
+            raise InvalidInput(
+                error.message, field="query.after", fix="Read it from the beginning."
+            ) from error
+    found = await ledger.releases.listed(
+        query.model, state=query.state, after=query.after, most=query.limit + 1
+    )
+    part = found[: query.limit]
+    return Answer(Page([shown(one) for one in part], part[-1].id if len(found) > len(part) else ""))
 
 
 async def _tell(ledger: Ledger, asked: Asked) -> Answer:
