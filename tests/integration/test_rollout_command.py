@@ -1,16 +1,17 @@
 """The command line of releases: a server serves a registry, people push, let aliases move, and decide."""
 
+import contextlib
+import io
 import json
-import os
 import shutil
-import subprocess
-import sys
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from salver.cli import main
 from salver.testing.process import ServerProcess
 from zoo import write_mlp
 
@@ -34,17 +35,21 @@ class Shell:
         self.registry = folder / "registry"
 
     def say(self, *words: str, status: int = 0) -> str:
-        """What a command prints on both streams."""
-        done = subprocess.run(
-            [sys.executable, "-c", "import sys; from salver.cli import main; sys.exit(main())", *words],
-            cwd=self.folder,
-            env={**os.environ, "SALVER_REGISTRY": str(self.registry)},
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        """What a command prints on both streams, its result first. It runs here: a process of its own starts
+        for longer than most of them take.
+        """
+        result, remarks = io.StringIO(), io.StringIO()
+        with (
+            contextlib.chdir(self.folder),
+            contextlib.redirect_stdout(result),
+            contextlib.redirect_stderr(remarks),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setenv("SALVER_REGISTRY", str(self.registry))
+            code = main(words)
+        text = result.getvalue() + remarks.getvalue()
+        assert code == status, text
+        return text
 
     def told(self, *words: str) -> list[dict[str, Any]]:
         """The same as JSON, without what is beside the result."""
@@ -88,13 +93,26 @@ def answers(server: ServerProcess, name: str = "mlp") -> str:
     return version
 
 
+def turns(server: ServerProcess, version: str) -> None:
+    """It is written down first, and traffic moves then, within a look at the registry."""
+    for _ in range(200):
+        if answers(server) == version:
+            break
+        time.sleep(0.05)
+    assert {answers(server) for _ in range(50)} == {version}
+
+
 def comes(shell: Shell, release: str, state: str) -> dict[str, Any]:
-    for _ in range(100):
-        (found,) = shell.told("rollout", "status", release)
-        if found["state"] == state:
-            return found
-        time.sleep(0.2)
-    raise AssertionError(found)
+    """Looked for in the ledger: a command takes longer to start than a release to move."""
+    with contextlib.closing(sqlite3.connect(shell.registry / "salver.db")) as ledger:
+        for _ in range(400):
+            found = ledger.execute("SELECT state FROM release WHERE id = ?", [release]).fetchone()
+            if found == (state,):
+                break
+            time.sleep(0.05)
+    (told,) = shell.told("rollout", "status", release)
+    assert told["state"] == state, told
+    return told
 
 
 @pytest.mark.timeout(300)
@@ -126,12 +144,12 @@ def test_a_move_of_an_alias_is_a_release_that_people_may_hasten_and_take_back(sh
         assert "bit by bit" in shell.say("rollout", "replay", release)
         shell.say("rollout", "promote", release, "--why", "seen enough")
         comes(shell, release, "PROMOTED")
-        assert {answers(server) for _ in range(50)} == {"2"}
+        turns(server, "2")
         moved = [one for one in shell.told("registry", "history", "mlp") if one["action"] == "alias.moved"]
         assert (moved[0]["subject"], moved[0]["after"]) == ("champion", "2")
         shell.say("rollout", "abort", release, "--why", "users complain")
         comes(shell, release, "ROLLED_BACK")
-        assert {answers(server) for _ in range(50)} == {"1"}
+        turns(server, "1")
         assert "final" in shell.say("rollout", "promote", release, status=1)
 
 
