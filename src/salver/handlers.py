@@ -241,6 +241,12 @@ def reply_of(body: Array | None, parameters: Mapping[str, Parameter]) -> Handler
     )
 
 
+def status_of(parameters: Mapping[str, Parameter]) -> int:
+    """The status that a handler gave its reply; 200 of whatever says nothing."""
+    text = parameters.get(_REPLY)
+    return 200 if text is None else _read_said(str(text)).status
+
+
 # What is told of handlers, and wanted of them, by their operators.
 
 

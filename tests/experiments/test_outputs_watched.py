@@ -293,3 +293,10 @@ def test_numbers_that_a_handler_wrote_in_json():
     assert not watch.are_fine([told((fine,))])
     other = Tensor("body", DataType.UINT8, np.frombuffer(b"a cat", np.uint8))
     assert happened(watch, (other,)) == ["rule"]
+
+
+def test_an_answer_whose_status_says_that_it_failed_is_an_error_and_nothing_else():
+    watch = Watch()
+    watch.checks = (OutputCheck("invalid", "bounds"), OutputCheck("s", "bins", "p", bounds=(1.0,)))
+    assert happened(watch, p([math.nan]), has_failed=True) == ["errors"]
+    assert not watch.are_fine([told(p([1.0]), has_failed=True)])

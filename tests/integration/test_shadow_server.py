@@ -13,6 +13,7 @@ import pytest
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.cache import CacheConfig
 from salver.events import Served
+from salver.experiments.assign import assign
 from salver.experiments.shadows import ShadowReport
 from salver.releases import Shadow, Split
 
@@ -148,6 +149,24 @@ async def test_what_an_ensemble_asks_for_a_copy_leaves_no_trace_in_its_models(se
     assert [(event.model, event.version) for event in seen.served] == [("m", "2"), ("graph", "1")]
     use = server.cache()
     assert use is not None and (use.hits, use.misses) == (0, 1)
+
+
+async def test_an_answer_that_is_kept_is_given_by_its_own_version(server: Server) -> None:
+    split = msgspec.structs.replace(SPLIT, weight=0.5, shadow=None)
+    server.splits.router.replace([split])
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [200]}]}
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        for _ in range(2):
+            for user in map(str, range(8)):
+                version = assign(split, {"header:x-user-id": user, "request": ""}).version
+                said = await client.post("/v2/models/m/infer", json=body, headers={"x-user-id": user})
+                found = said.json()
+                assert (found["model_version"], found["outputs"][0]["data"]) == (
+                    version,
+                    [400.0 if version == "1" else 401.0],
+                )
+    use = server.cache()
+    assert use is not None and (use.hits, use.misses) == (14, 2)
 
 
 class Watch:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from salver.app import FrontConfig, ServeConfig, Server
+from salver.events import Responded
 from salver.experiments.assign import assign
 from salver.releases import Shadow, Split
 from salver.serving.registering import AtStart, HandlerStoreConfig
@@ -29,6 +30,8 @@ def handle(data, context):
     out = []
     for index, row in enumerate(data or []):
         number = int(bytes(row.get("data") or row.get("body") or b"0"))
+        if number == 13 and VERSION == 2:
+            context.set_response_status(500, "bad luck", index)
         sequence = context.get_sequence_id(index) if SEQUENCES else ""
         sums[sequence] = sums.get(sequence, 0) + number
         out.append({"version": VERSION, "sum": sums[sequence] if sequence else number})
@@ -130,3 +133,26 @@ async def test_a_shadow_compares_the_numbers_of_json(it: Any) -> None:
     if it.is_stateful:
         await by_rest(it, "ada", **{"ts_request_sequence_id": "mine"})
         assert it.server.shadows.report("r1").skipped == {"sequence": 1}
+
+
+async def test_a_status_that_a_handler_sets_is_an_error_of_its_version(it: Any) -> None:
+    seen: list[Responded] = []
+
+    class Watch:
+        def observe(self, events: Any) -> None:
+            seen.extend(event for event in events if isinstance(event, Responded))
+
+    it.server._bus.join(Watch())
+    router = it.server.splits.router
+    router.replace([msgspec.structs.replace(SPLIT, weight=1.0, is_watched=True)])
+    url = f"http://127.0.0.1:{it.ports[1]}/predictions/m"
+    for number, status in (("1", 200), ("13", 500)):
+        said = await it.http.post(url, content=number, headers={"x-user-id": "ada"})
+        assert said.status_code == status
+    it.server._bus.flush()
+    assert [event.has_failed for event in seen] == [False, True]
+    router.replace([msgspec.structs.replace(SPLIT, weight=0.0, shadow=Shadow(compare="length", tolerance=1))])
+    assert await by_rest(it, "ada", 13) == {"version": 1, "sum": 13}
+    while (report := it.server.shadows.report("r1")) is None or not report.asked:
+        await asyncio.sleep(0.01)
+    assert report.notes == {"the status is 500, not 200": 1}

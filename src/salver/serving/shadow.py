@@ -22,6 +22,7 @@ from salver.events import Event, Shadowed
 from salver.experiments.answers import Pieces, read, size_of, strung
 from salver.experiments.compare import Comparison, How, compare
 from salver.experiments.shadows import NO_ANSWER, SEQUENCE, TOO_LARGE, ShadowReport, ShadowTally
+from salver.handlers import status_of
 from salver.messages import Call, InferRequest, InferResponse, Standing
 from salver.releases import Assignment, Source, Split
 from salver.serving.dataplane import Lessor
@@ -205,6 +206,9 @@ class Shadowing:
             return Comparison(False, math.inf, "the answer is too large to be looked at")
         if not canary:
             return Comparison(False, math.inf, "there is no response")
+        statuses = [{status_of(piece.parameters) for piece in pieces} for pieces in (answer, canary)]
+        if statuses[0] != statuses[1]:
+            return Comparison(False, math.inf, f"the status is {max(statuses[1])}, not {max(statuses[0])}")
         if not are_parts and len(canary) != len(answer) and how not in _STRUNG:
             return Comparison(False, math.inf, f"there are {len(canary)} responses, not {len(answer)}")
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from salver.events import Event, Responded
 from salver.experiments.router import Plan, Router, settled
+from salver.handlers import status_of
 from salver.messages import Call, InferRequest, InferResponse, ModelId
 from salver.releases import Assignment, Source, Split
 from salver.tensor import Tensor
@@ -115,4 +116,5 @@ class Splitting:
                 outputs = (
                     None if answer is None else tuple([each for piece in answer for each in piece.outputs])
                 )
-            self._emit(Responded(plan.assignment, outputs, bool(request.outputs)))
+            has_failed = any(status_of(piece.parameters) >= 500 for piece in answer or () if piece.parameters)
+            self._emit(Responded(plan.assignment, outputs, bool(request.outputs), has_failed))
