@@ -66,6 +66,9 @@ def test_pieces_are_kept_until_they_are_too_many():
 def test_the_size_of_texts_is_their_bytes():
     assert size_of([tensor("t", [b"abc", b"d"])]) == 4 + 2 * 8
     assert size_of([tensor("p", np.ones(3, np.float32))]) == 12
+    assert size_of([tensor("t", np.empty(0, object))]) == 0
+    many = np.array([b"abc"] * 100_000, object)
+    assert size_of([tensor("t", many.reshape(10, -1))]) == 100_000 * (8 + 3)
 
 
 JSON = st.recursive(

@@ -17,16 +17,20 @@ from salver.tensor import DataType, Tensor, as_bytes
 #: Of one answer that is kept until it is looked at; a piece counts for so much besides its tensors.
 MOST_BYTES: Final = 4 << 20
 _PIECE_BYTES: Final = 1024
+_MOST_COUNTED: Final = 1024  # texts, whose lengths are looked at while the caller waits
 #: Of a body that is read as JSON, which keeps others waiting.
 _MOST_JSON: Final = 1 << 17
 
 
 def size_of(outputs: Sequence[Tensor]) -> int:
-    """Bytes of tensors, those of texts included."""
-    return sum(
-        tensor.array.nbytes + (sum(map(len, tensor.array.flat)) if tensor.datatype is DataType.BYTES else 0)
-        for tensor in outputs
-    )
+    """Bytes of tensors, those of texts included; of very many texts by the first ones' length."""
+    size = 0
+    for tensor in outputs:
+        size += tensor.array.nbytes
+        if tensor.datatype is DataType.BYTES and (count := tensor.array.size):
+            some = tensor.array.ravel()[:_MOST_COUNTED]
+            size += sum(map(len, some)) * count // len(some)
+    return size
 
 
 class Pieces:
