@@ -112,6 +112,29 @@ async def test_a_model_means_what_it_meant_until_its_files_have_been_brought(tmp
     await registry.ledger.close()
 
 
+async def test_at_the_start_a_model_whose_files_cannot_be_had_is_shown_until_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the server would be ready without it."""
+    registry = await open_registry("sqlite", tmp_path / "registry")
+    await push(registry, tmp_path)
+    registry.artifacts = artifacts = Distant(tmp_path / "registry")
+    monkeypatch.setattr("salver.serving.bringing._AGAIN_SECONDS", 0.0)
+    served, plane = followed(registry)
+    artifacts.is_away = True
+    for waits in (True, False, False):
+        await served.look(waits=waits)
+        await asyncio.sleep(0.05)
+    assert [set(plane.last), len(plane.lists)] == [{"fraud"}, 1]
+    artifacts.is_away = False
+    while not len(plane.lists) > 1:
+        await served.look()
+        await asyncio.sleep(0.01)
+    assert plane.lists[1] == plane.lists[0]  # it is looked at again
+    await served.stop()
+    await registry.ledger.close()
+
+
 async def test_both_versions_of_a_release_are_served_until_it_ends(
     registry: ModelRegistry, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ of releases.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence, Set
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -28,6 +28,8 @@ from salver.serving.bringing import Bringing
 
 _LOG: Final = logging.getLogger("salver.registered")
 OWNER: Final = "registry"
+_STAYS: Final = "the registry's models stay as they are"
+_WAITS: Final = "webhooks are told later"
 
 
 class Replacing(Protocol):
@@ -63,6 +65,7 @@ class Registered:
         self._sleep = sleep
         self._bringing = Bringing(registry, clock)
         self._places: Mapping[str, Place] | None = None
+        self._late: Set[str] = frozenset()
         self._tasks: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
@@ -81,8 +84,8 @@ class Registered:
         """Look again and again, and tell webhooks."""
         loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(self._again(self.look), name="follow registry"),
-            loop.create_task(self._again(self._deliverer.once), name="tell webhooks"),
+            loop.create_task(self._again(self.look, _STAYS), name="follow registry"),
+            loop.create_task(self._again(self._deliverer.once, _WAITS), name="tell webhooks"),
         ]
 
     async def stop(self) -> None:
@@ -96,6 +99,10 @@ class Registered:
 
     async def look(self, *, waits: bool = False) -> None:
         """Serve what the registry means now; of a model whose files are not here yet, what it meant before.
+
+        Args:
+            waits: For the files; a model whose files cannot be had is shown as failed then, so that nobody is
+                ready without it. Later ones are not shown before they are here.
 
         Raises:
             SalverError: it cannot be read, or not be served; all stays as it is.
@@ -111,13 +118,13 @@ class Registered:
         }
         late = {model for model, _ in await self._bringing.want(versions, served, waits=waits)}
         places = {
-            each.name: before[each.name] if each.name in late else self._place(each)
+            each.name: before[each.name] if each.name in late and each.name in before else self._place(each)
             for each in wanted
-            if each.name not in late or each.name in before
+            if waits or each.name not in late or each.name in before
         }
-        if places != self._places:
+        if (places, late) != (self._places, self._late):  # what came late is looked at when it is here
             await self._plane.replace(tuple(places.values()), OWNER)
-            self._places = places
+            self._places, self._late = places, late
 
     def _place(self, wanted: "Wanted") -> Place:
         return Place(
@@ -129,7 +136,7 @@ class Registered:
             is_exact=True,
         )
 
-    async def _again(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    async def _again(self, work: Callable[[], Coroutine[Any, Any, object]], so: str) -> None:
         told = ""
         while True:
             await self._sleep(self._seconds)
@@ -138,10 +145,10 @@ class Registered:
                 told = ""
             except SalverError as error:
                 if str(error) != told:
-                    _LOG.error("the registry's models stay as they are: %s", error)
+                    _LOG.error("%s: %s", so, error)
                 told = str(error)
             except Exception:
-                _LOG.exception("following the registry failed, its models stay as they are")
+                _LOG.exception("%s, since that failed", so)
 
 
 class Wanted:
