@@ -15,6 +15,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from salver.experiments.collector import Collector
 from salver.experiments.outputs import OutputCheck
 from salver.experiments.pending import Pending
@@ -28,6 +31,7 @@ from salver.rollout.policy import Policy
 from salver.rollout.record import proposed
 from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane, DoorRules
+from salver.serving.handing_in import Told
 from salver.serving.release_store import ReleaseStore
 from salver.serving.splitting import Splitting
 from salver.tensor import tensor
@@ -76,11 +80,22 @@ class Nothing:
 class Kept:
     """A ledger with one release that is under way, ``r0``, of which all is written down."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, file: Path) -> None:
+        self._file = file
         self._store = ReleaseStore(ledger)
         self._release = proposed("r0", "tiny", ("1", "2"), Policy(), time.time())
-        self._told = 0
+        self._told = Told()
         self.pending = Pending()
+
+    @property
+    def bytes(self) -> int:
+        """Of its file."""
+        return self._file.stat().st_size
+
+    async def met(self) -> npt.NDArray[np.int64]:
+        """Numbers of the units that are in it."""
+        crowd, _ = await self._store.known_units("r0")
+        return crowd.units
 
     async def begin(self) -> None:
         await self._store.propose(self._release, Actor("bench"))
@@ -88,8 +103,8 @@ class Kept:
 
     async def keep(self) -> None:
         if seen := self.pending.of("r0"):
-            await self._store.hand_in("bench", "r0", self._told, seen)
-            self._told += len(seen)
+            crowd = await self._store.hand_in("bench", "r0", self._told, seen)
+            self._told = Told(self._told.parts + len(seen), crowd.last)
             self.pending.kept("r0", len(seen))
 
 
@@ -97,8 +112,9 @@ class Kept:
 async def kept() -> AsyncIterator[Kept]:
     """One in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="salver-bench-") as folder:
-        async with await Ledger.open(f"sqlite:///{Path(folder) / 'salver.db'}") as ledger:
-            found = Kept(ledger)
+        file = Path(folder) / "salver.db"
+        async with await Ledger.open(f"sqlite:///{file}") as ledger:
+            found = Kept(ledger, file)
             await found.begin()
             yield found
 

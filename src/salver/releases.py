@@ -395,6 +395,8 @@ class Seen(msgspec.Struct, frozen=True, eq=False):
         exposures: Of units; requests without one are in the bucket's counts alone.
         firsts: By metric, as in :attr:`Bucket.events`, units in which it happened for the first time.
         predictions: All requests, of a release whose policy asks for outcomes.
+        heard: Up to what units that other servers have met were known when the first of these was taken for a
+            new one (:attr:`salver.serving.crowds.Crowd.last`).
     """
 
     release: str
@@ -402,6 +404,7 @@ class Seen(msgspec.Struct, frozen=True, eq=False):
     exposures: Exposures = NO_EXPOSURES
     firsts: Mapping[str, Met] = msgspec.field(default_factory=dict)
     predictions: Predictions = NO_PREDICTIONS
+    heard: int = 0
 
     @property
     def rows(self) -> int:
@@ -446,8 +449,9 @@ class Receipt(msgspec.Struct, frozen=True):
     Attributes:
         accepted: Taken now.
         duplicates: That were there already, the same.
-        unmatched: Ids of those taken now whose request or unit no release has met that is not over. They are
-            kept, and count once it is known: a server writes down whom it has met every ten seconds.
+        unmatched: Ids of those taken now whose request or unit no release has met that is not over and asks
+            for outcomes. They are kept, and count once it is known: a server writes down whom it has met
+            every ten seconds.
         refused: Wrong ones, which will be refused again.
     """
 

@@ -268,7 +268,8 @@ def test_after_a_restart_what_is_known_is_not_counted_again():
     (seen,) = world.close()
     again = World(follows=())
     events = [(metric, unit) for metric, met in seen.firsts.items() for unit in met.units.tolist()]
-    again.collector.follow("r1", seen.exposures.units.tolist(), events)
+    again.collector.follow("r1", events)
+    again.collector.know("r1", seen.exposures.units, 0)
     again.serve(served(), served("bo", Arm.STABLE, "model_failed"), served("bo", Arm.STABLE, "internal"))
     again.serve(served("bo", Arm.STABLE, "deadline_exceeded"), served("cy"))
     (bucket,) = [seen.bucket for seen in again.close()]

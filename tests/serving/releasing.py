@@ -77,10 +77,11 @@ class Told:
         check(splits)
         self.splits = tuple(splits)
 
-    def follow(
-        self, release: str, units: Iterable[int], happenings: Iterable[tuple[str, int]], seconds: float
-    ) -> None:
-        self.followed[release] = (list(units), list(happenings))
+    def follow(self, release: str, happenings: Iterable[tuple[str, int]], seconds: float) -> None:
+        self.followed[release] = ([], list(happenings))
+
+    def know(self, release: str, units: Iterable[int], heard: int) -> None:
+        self.followed[release][0].extend(units)
 
     def forget(self, release: str) -> None:
         self.forgotten.append(release)

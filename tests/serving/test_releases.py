@@ -33,6 +33,9 @@ from salver.rollout.record import proposed
 from salver.rollout.replay import replay
 from salver.serving.release_store import ReleaseStore
 
+SALES = Metric("sales", "outcome", "soft", promotion_margin=None)
+SELLING = msgspec.structs.replace(POLICY, metrics=(*POLICY.metrics, SALES))
+
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
@@ -343,10 +346,10 @@ async def test_units_of_a_release_that_ended_long_ago_are_forgotten_and_its_deci
     await world.store.wish("r0", "abort", ADA, "", world.clock.now)
     await world.ticks()
     await world.ticks(29 * 86_400)
-    assert len((await world.store.known_units("r0"))[0]) == 2
+    assert len((await world.store.known_units("r0"))[0].units) == 2
     await world.ticks(2 * 86_400)
     units, events = await world.store.known_units("r0")
-    assert (list(units), events) == ([], [])
+    assert (units.units.tolist(), events) == ([], [])
     assert len(await world.store.looks("r0")) == 1
 
 
@@ -371,16 +374,16 @@ async def test_what_another_release_came_after_cannot_take_its_alias_back(world:
     assert world.traffic.moved == [("r0", "PROMOTED"), ("r1", "PROMOTED")]
 
 
-async def test_what_was_seen_lies_in_the_ledger_row_by_row(world: World) -> None:
-    await world.propose()
+async def test_where_outcomes_are_posted_what_was_seen_lies_in_the_ledger_row_by_row(world: World) -> None:
+    await world.propose(policy=SELLING)
     await world.ticks()
     units, requests, times = unit_numbers(["ada", "bob"]), unit_numbers(["q2", "q1"]), np.array([2.5, 1.5])
     arms = np.array([2, 0], np.uint8)
-    bucket = Bucket(world.clock.now, 10, 1, 0.25, Counts(1, 1, 1), Counts(0, 0, 1))
+    one = Counts(0, 0, 1)
+    bucket = Bucket(world.clock.now, 10, 1, 0.25, Counts(1, 1, 1), one, {"errors": one}, {"errors": one})
     exposures = Exposures(units, arms, times, np.array([1, 0], np.uint8))
     firsts = {"errors": Met(units[:1], arms[:1], times[:1])}
     world.pending.write(Seen("r0", bucket, exposures, firsts, Predictions(units, arms, times, requests)))
-    world.pending.write(Seen("r0", bucket, exposures))  # another server's, for instance
     await world.ticks()
 
     def rows(connection: Connection) -> list[list[tuple[object, ...]]]:
@@ -403,6 +406,8 @@ async def test_what_was_seen_lies_in_the_ledger_row_by_row(world: World) -> None
         [(ada, 2.5, "stable", "errors")],
         [(bob, 1.5, "canary", q1), (ada, 2.5, "stable", q2)],
     ]
+    known, events = await world.store.known_units("r0")
+    assert (set(known.units.tolist()), events) == ({ada, bob}, [("errors", ada)])
 
 
 async def test_who_wants_the_units_of_another_waits_and_keeps_no_rollback_waiting(
@@ -481,7 +486,7 @@ async def test_a_promotion_is_not_taken_back_once_somebody_has_moved_its_alias(
 async def test_old_units_go_a_few_at_a_time_so_that_nobody_waits_for_long(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await world.propose()
+    await world.propose(policy=SELLING)
     await world.ticks()
     await world.saw("r0", healthy(0.05), Counts(1, 0, 1), units=[f"user-{n}" for n in range(25)])
     await world.store.wish("r0", "abort", ADA, "", world.clock.now)
@@ -496,4 +501,4 @@ async def test_old_units_go_a_few_at_a_time_so_that_nobody_waits_for_long(
     await world.ticks(31 * 86_400)
     for _ in range(5):
         await world.ticks()
-    assert gone == [11, 10, 5, 0]
+    assert gone == [12, 10, 5, 0]  # of the units together, of each, and of what happened to one

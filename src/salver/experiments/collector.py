@@ -105,6 +105,7 @@ class _Tally:
         "exposures",
         "firsts",
         "fresh",
+        "heard",
         "news",
         "predictions",
         "raw",
@@ -114,8 +115,9 @@ class _Tally:
         "start",
     )
 
-    def __init__(self, start: float, assigned: Assignment) -> None:
+    def __init__(self, start: float, assigned: Assignment, heard: int) -> None:
         self.start = start
+        self.heard = heard
         self.stage = assigned.stage
         self.share = assigned.propensity
         self.requests = [0, 0, 0]
@@ -150,6 +152,7 @@ class _Tally:
             _joined(self.exposures) or NO_EXPOSURES,
             {metric: met for metric, parts in self.firsts.items() if (met := _joined(parts)) is not None},
             _joined(self.predictions) or NO_PREDICTIONS,
+            self.heard,
         )
 
 
@@ -164,6 +167,7 @@ class _Followed:
         quick: Seconds up to which an answer is slow by no metric.
         recent: Units of which it is known for sure in which arm they were seen last, by its place.
         since: Unix seconds up to which everything has been handed over.
+        heard: See :attr:`salver.releases.Seen.heard`.
         latencies: Of good answers of the stable version.
         watch: What is looked at in answers.
         keeps_requests: Outcomes may be posted by the ids of requests.
@@ -179,6 +183,7 @@ class _Followed:
         self.quick = math.inf
         self.recent: dict[str, int] = {}
         self.since = 0.0
+        self.heard = 0
         self.latencies = Histogram(_BOUNDS)
         self.watch = Watch()
         self.keeps_requests = False
@@ -252,27 +257,29 @@ class Collector:
     def __repr__(self) -> str:
         return f"<Collector of {', '.join(self._followed) or 'nothing'}>"
 
-    def follow(
-        self,
-        release: str,
-        units: Sequence[int] = (),
-        happenings: Iterable[_Happening] = (),
-        seconds: float = 10.0,
-    ) -> None:
+    def follow(self, release: str, happenings: Iterable[_Happening] = (), seconds: float = 10.0) -> None:
         """Count a release from now on; events of others are not.
 
         Args:
-            units: Numbers of those that were exposed before, as the ledger has them.
-            happenings: Metric and unit of what has happened before.
+            happenings: Metric and unit of what has happened before, as the ledger has them.
             seconds: Length of its buckets.
         """
         followed = self._followed[release] = _Followed(self._config, seconds)
         followed.since = self._clock()
-        numbers = np.asarray(units, np.int64)
-        for first in range(0, len(numbers), _AT_ONCE):
-            followed.know(numbers[first : first + _AT_ONCE])
-        for more in _chunks(happenings):
-            followed.happened(np.array([unit for _, unit in more], np.int64), (metric for metric, _ in more))
+        for some in _chunks(happenings):
+            followed.happened(np.array([unit for _, unit in some], np.int64), (metric for metric, _ in some))
+
+    def know(self, release: str, units: Sequence[int] | _Numbers, heard: int) -> None:
+        """Units of these numbers were met before, or by another server.
+
+        Args:
+            heard: What comes with what is seen of others from now on (:attr:`~salver.releases.Seen.heard`).
+        """
+        if (followed := self._followed.get(release)) is not None:
+            numbers = np.asarray(units, np.int64)
+            for first in range(0, len(numbers), _AT_ONCE):
+                followed.know(numbers[first : first + _AT_ONCE])
+            followed.heard = heard
 
     def slow_from(self, release: str, seconds: Mapping[str, float]) -> None:
         """Answers of a release are slow from so many seconds on, by metric."""
@@ -453,7 +460,8 @@ class Collector:
         tally = followed.tallies.get(key)
         if tally is None:
             start = max(followed.end - followed.seconds, followed.since)
-            tally = followed.tallies[key] = _Tally(now if followed.tallies else start, assigned)
+            start = now if followed.tallies else start
+            tally = followed.tallies[key] = _Tally(start, assigned, followed.heard)
         return tally
 
     def _close(self, release: str, followed: _Followed, end: float) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
@@ -28,7 +29,7 @@ Rows = Literal["free", "unchanged", "kept"]
 
 METADATA: Final = MetaData()
 #: The version of the schema that this Salver writes.
-NEWEST: Final = 3
+NEWEST: Final = 4
 #: SQLite counts only in a column of this very type.
 _COUNTED: Final = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -303,8 +304,8 @@ DECISION: Final = _table(
     rows="kept",
 )
 
-#: The first of a unit in an arm. ``unit``: its hash; ``is_first``: it had met no other arm before, so that
-#: its outcome counts here, and nowhere else.
+#: The first of a unit in an arm, of a release that asks for outcomes. ``unit``: its hash; ``is_first``: it
+#: had met no other arm before, so that its outcome counts here, and nowhere else.
 EXPOSURE: Final = _table(
     "exposure",
     ["release", "unit", "arm"],
@@ -319,6 +320,20 @@ EXPOSURE: Final = _table(
     _of_release(),
     Index("exposure_of_release", "release", "time"),
     since=2,
+    rows="unchanged",
+)
+
+#: Units that a server has met before all others, in one row for each time that it tells: their hashes, eight
+#: bytes each (little endian, signed).
+CROWD: Final = _table(
+    "crowd",
+    ["id"],
+    _counted("id"),
+    _text("release"),
+    Column("units", LargeBinary, nullable=False),
+    _of_release(),
+    Index("crowd_of_release", "release", "id"),
+    since=4,
     rows="unchanged",
 )
 

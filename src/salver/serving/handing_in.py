@@ -1,12 +1,12 @@
 """How do servers tell one another what they have counted of a release?
 
 Rows of the ledger. A part of a window comes with the units in it, in one transaction. A unit that another
-server has met before is not counted again: the ledger has one row of a unit in an arm, and of the first of
-its events, whoever tells it. What parts add up to is ``experiments/windows.py``'s question.
+server has met before is not counted again (``crowds.py``), nor is the first of its events, of which there is
+one row, whoever tells it. What parts add up to is ``experiments/windows.py``'s question.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ from salver.ledger import rows
 from salver.ledger.schema import EXPOSURE, FIRST_EVENT, PART, PREDICTION, RELEASE, WITNESS
 from salver.releases import ARMS, Bucket, Counts, Met, Seen
 from salver.rollout.record import Progress
+from salver.serving.crowds import NO_UNITS, Crowd, meet
 
 _encode: Final = msgspec.json.Encoder().encode
 _buckets: Final = msgspec.json.Decoder(Bucket)
@@ -37,25 +38,49 @@ def leave(connection: Connection, server: str) -> None:
     connection.execute(update(WITNESS).where(WITNESS.c.server == server).values(has_left=1))
 
 
-def hand_in(connection: Connection, server: str, release: str, first: int, seen: Sequence[Seen]) -> None:
+class Told(NamedTuple):
+    """How far a server has told of a release, and heard of it.
+
+    Attributes:
+        parts: That it has told.
+        crowd: See :attr:`salver.serving.crowds.Crowd.last`.
+        keeps_units: Each unit has a row of its own, as outcomes may be posted of it.
+    """
+
+    parts: int = 0
+    crowd: int = 0
+    keeps_units: bool = False
+
+
+def hand_in(connection: Connection, server: str, release: str, told: Told, seen: Sequence[Seen]) -> Crowd:
     """Parts that a server has counted, with the units in them, unless the release is over.
 
     Args:
-        first: Number of the first one; those that were told before are told once.
+        told: Before these; those that were told nevertheless, are told once.
+
+    Returns:
+        What others have told meanwhile.
     """
-    if not _goes_on(connection, release):
-        return
     mine = (WITNESS.c.release == release, WITNESS.c.server == server)
-    told = connection.scalar(select(WITNESS.c.parts).where(*mine))
-    parts = []
-    for number, each in enumerate(seen, first):
-        if told is not None and number >= told:
-            body = _encode(_told_apart(connection, each)).decode()
+    known = connection.scalar(select(WITNESS.c.parts).where(*mine))
+    if known is None or not _goes_on(connection, release):
+        return Crowd(NO_UNITS, told.crowd)
+    parts, others, last = [], [NO_UNITS], told.crowd
+    for number, each in enumerate(seen, told.parts):
+        if number >= known:
+            is_first = each.exposures.are_first == 1
+            units = each.exposures.units[is_first]
+            are_new, crowd = meet(connection, release, units, each.heard, last)
+            others, last = [*others, crowd.units], crowd.last
+            is_first[is_first] = are_new
+            bucket = _told_apart(connection, each, is_first, keeps_units=told.keeps_units)
+            body = _encode(bucket).decode()
             parts.append({"release": release, "server": server, "number": number, "body": body})
     if parts:
         connection.execute(insert(PART), parts)
         until = max(each.bucket.start + each.bucket.seconds for each in seen)
-        connection.execute(update(WITNESS).where(*mine).values(parts=first + len(seen), until=until))
+        connection.execute(update(WITNESS).where(*mine).values(parts=told.parts + len(seen), until=until))
+    return Crowd(np.concatenate(others), last)
 
 
 def waiting(connection: Connection) -> dict[str, tuple[list[Part], list[Witness]]]:
@@ -91,22 +116,27 @@ def _goes_on(connection: Connection, release: str) -> bool:
     return row is not None and (row.ended is None or _progress.decode(row.progress).watched_until is not None)
 
 
-def _told_apart(connection: Connection, seen: Seen) -> Bucket:
-    """Write down the units that are new, and count no others."""
+def _told_apart(connection: Connection, seen: Seen, is_first: _Flags, *, keeps_units: bool) -> Bucket:
+    """Write down what is new, and count no more than that.
+
+    Args:
+        is_first: Of the exposures, those of units that nobody had met before.
+    """
     bucket, release, exposures = seen.bucket, {"release": seen.release}, seen.exposures
     share = {**release, "stage": bucket.stage, "propensity": bucket.share}
-    known = _known(connection, EXPOSURE, release, exposures.units)
-    again = _in_arms(exposures, known & (exposures.are_first == 1))
-    exposures = msgspec.structs.replace(exposures, are_first=exposures.are_first * ~known)
-    rows.add(connection, EXPOSURE, {**_columns(exposures, "units"), **share})
+    if keeps_units:
+        each = msgspec.structs.replace(exposures, are_first=is_first.view(np.uint8))
+        rows.add(connection, EXPOSURE, {**_columns(each, "units"), **share})
     happened: dict[str, Counts] = {}
     for metric, first in seen.firsts.items():
         its = {**release, "metric": metric}
         happened[metric] = _in_arms(first, _known(connection, FIRST_EVENT, its, first.units))
         rows.add(connection, FIRST_EVENT, {**_columns(first, "units"), **its})
     rows.add(connection, PREDICTION, {**_columns(seen.predictions, "requests"), **share})
+    again = (exposures.are_first == 1) & ~is_first
     events = {metric: _less(some, happened.get(metric, Counts())) for metric, some in bucket.events.items()}
-    return msgspec.structs.replace(bucket, exposures=_less(bucket.exposures, again), events=events)
+    fewer = _less(bucket.exposures, _in_arms(exposures, again))
+    return msgspec.structs.replace(bucket, exposures=fewer, events=events)
 
 
 def _known(connection: Connection, table: Table, same: Mapping[str, Any], units: _Numbers) -> _Flags:

@@ -174,7 +174,7 @@ def _found(connection: Connection, column: ColumnElement[Any], values: Iterable[
 
 
 def _unmatched(connection: Connection, rows: Sequence[_Row]) -> tuple[str, ...]:
-    """Ids of those whose request or unit no release that is not over has met."""
+    """Ids of those whose request or unit no release has met that is not over and keeps a row of each."""
     ended = [state.value for state in ENDED]
     live = list(connection.scalars(select(RELEASE.c.id).where(RELEASE.c.state.not_in(ended))))
     missing = []

@@ -6,11 +6,11 @@ counted twice; of several servers that take the same step, one does. It decides 
 """
 
 import hashlib
-from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
+import numpy as np
 from sqlalchemy import Connection, and_, delete, insert, or_, select, tuple_, update
 
 from salver.errors import Conflict, NotFound
@@ -18,6 +18,7 @@ from salver.experiments.windows import Part, Witness
 from salver.ledger import Ledger
 from salver.ledger.schema import (
     BUCKET,
+    CROWD,
     DECISION,
     EXPOSURE,
     FIRST_EVENT,
@@ -39,6 +40,8 @@ from salver.rollout.replay import Entry
 from salver.rollout.rules import Facts
 from salver.rollout.verdict import Verdict
 from salver.serving import handing_in
+from salver.serving.crowds import Crowd, met
+from salver.serving.handing_in import Told
 
 _encode: Final = msgspec.json.Encoder().encode
 _AT_ONCE: Final = 10_000  # rows that are read in one go
@@ -227,10 +230,10 @@ class ReleaseStore:
         """A server counts a release from now on; see :func:`salver.serving.handing_in.attend`."""
         await self._ledger.write(lambda connection: handing_in.attend(connection, release, server, now))
 
-    async def hand_in(self, server: str, release: str, first: int, seen: Sequence[Seen]) -> None:
+    async def hand_in(self, server: str, release: str, told: Told, seen: Sequence[Seen]) -> Crowd:
         """What a server has counted of a release; see :func:`salver.serving.handing_in.hand_in`."""
-        await self._ledger.write(
-            lambda connection: handing_in.hand_in(connection, server, release, first, seen)
+        return await self._ledger.write(
+            lambda connection: handing_in.hand_in(connection, server, release, told, seen)
         )
 
     async def leave(self, server: str) -> None:
@@ -290,7 +293,7 @@ class ReleaseStore:
 
         def write(connection: Connection) -> int:
             gone = 0
-            for table in (PREDICTION, FIRST_EVENT, EXPOSURE):
+            for table in (PREDICTION, FIRST_EVENT, EXPOSURE, CROWD):
                 key = tuple(table.primary_key)
                 some = select(*key).where(table.c.release.in_(over)).limit(most)
                 gone += connection.execute(delete(table).where(tuple_(*key).in_(some))).rowcount
@@ -298,15 +301,17 @@ class ReleaseStore:
 
         return await self._ledger.write(write)
 
-    async def known_units(self, release: str) -> tuple[Sequence[int], list[tuple[str, int]]]:
-        """Numbers of the units that were seen, and metric and number of each first event."""
+    async def known_units(self, release: str) -> tuple[Crowd, list[tuple[str, int]]]:
+        """Units that were met, some perhaps twice, and metric and number of each first event."""
         units = select(EXPOSURE.c.unit).where(EXPOSURE.c.release == release)
         events = select(FIRST_EVENT.c.metric, FIRST_EVENT.c.unit).where(FIRST_EVENT.c.release == release)
 
-        def read(connection: Connection) -> tuple[Sequence[int], list[tuple[str, int]]]:
-            streamed = connection.execution_options(yield_per=_AT_ONCE)
-            seen = array("q", streamed.execute(units).scalars())
-            return seen, [(str(metric), int(unit)) for metric, unit in connection.execute(events)]
+        def read(connection: Connection) -> tuple[Crowd, list[tuple[str, int]]]:
+            told, last = met(connection, release)
+            rows = connection.execute(units.execution_options(yield_per=_AT_ONCE))
+            kept = np.fromiter(rows.scalars(), np.int64)
+            found = [(str(metric), int(unit)) for metric, unit in connection.execute(events)]
+            return Crowd(np.concatenate((told, kept)) if len(kept) else told, last), found
 
         return await self._ledger.read(read)
 

@@ -29,6 +29,7 @@ from salver.rollout.judge import judge
 from salver.rollout.policy import MOST_DAYS
 from salver.rollout.record import Release
 from salver.rollout.replay import Entry
+from salver.serving.handing_in import Told
 from salver.serving.release_store import Aliases, Look, Picture, ReleaseStore, Step, Waiting
 
 _LOG: Final = logging.getLogger("salver.releases")
@@ -120,7 +121,7 @@ class Releases:
         self._outcomes = outcomes
         self._clock = clock
         self._server = server
-        self._followed: dict[str, int] = {}  # by release, how many parts were handed in
+        self._followed: dict[str, Told] = {}
         self._hears_since = -math.inf  # Unix seconds
         self._is_deaf = False  # the ledger is away
         self._trouble = ""  # that the log has told
@@ -207,9 +208,10 @@ class Releases:
         """What was counted here goes to where all servers see it."""
         for name, told in self._followed.items():
             if seen := self._pending.of(name):
-                await self._store.hand_in(self._server, name, told, seen)
-                self._followed[name] = told + len(seen)
+                others = await self._store.hand_in(self._server, name, told, seen)
+                self._followed[name] = told._replace(parts=told.parts + len(seen), crowd=others.last)
                 self._pending.kept(name, len(seen))
+                self._collector.know(name, *others)
 
     async def _step(self, release: Release, picture: Picture, now: float) -> Release:
         """Decide, write, and see what is there then."""
@@ -336,9 +338,10 @@ class Releases:
             self._shadows.forget(name)
         for name in live.keys() - self._followed.keys():
             await self._store.attend(name, self._server, now)
-            units, events = await self._store.known_units(name)
-            self._collector.follow(name, units, events, live[name].bucket_seconds)
-            self._followed[name] = 0
+            known, events = await self._store.known_units(name)
+            self._collector.follow(name, events, live[name].bucket_seconds)
+            self._collector.know(name, *known)
+            self._followed[name] = Told(0, known.last, live[name].asks_for_outcomes)
         self._buckets = [release.bucket_seconds for release in live.values()]
         for name, release in live.items():
             self._collector.pace(name, release.bucket_seconds)
