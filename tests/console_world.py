@@ -14,7 +14,7 @@ from rollout_releases import POLICY, buckets
 from salver.registry import ModelRegistry
 from salver.registry.opening import home_of, open_registry
 from salver.registry.ports import Found
-from salver.registry.records import Actor, Description, NewVersion
+from salver.registry.records import Actor, Description, NewVersion, Parent
 from salver.rollout import procedure
 from salver.rollout.judge import judge
 from salver.rollout.record import Release, proposed
@@ -24,6 +24,8 @@ from zoo import write_mlp
 
 #: Under way, and rolled back.
 RUNNING, OVER = "fraud-2", "churn-2"
+#: As somebody might write it who wants more than to be read.
+CARD = "# Fraud\n\n<img src=x onerror=document.title='taken'> [more](javascript:document.title='taken')\n"
 PATIENT = msgspec.structs.replace(POLICY, no_data_seconds=86_400.0, hold_minutes=1440.0)
 
 
@@ -53,6 +55,8 @@ async def push(registry: ModelRegistry, sources: Path, model: str) -> None:
             tags={"team": "risk"},
             metrics={"auc": 0.9 + number / 100},
             why=f"retrained, try {number}",
+            card=CARD,
+            parents=(Parent("data", "transactions of October"),),
         )
         await registry.push(said, found, ANN)
 

@@ -181,6 +181,13 @@ async def test_of_several_it_learns_whether_any_goes_on(monkeypatch: pytest.Monk
     assert await rollout_watch.watched(Story([over]), "", "fraud") == 0  # type: ignore[arg-type]
 
 
+async def test_where_there_is_none_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await rollout_watch.watched(Story([]), "", "fraud") == 0  # type: ignore[arg-type]
+    assert "no release is under way" in capsys.readouterr().out
+    assert await rollout_watch.watched(Story([]), "", "fraud", json=True) == 0  # type: ignore[arg-type]
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("width", [80, 119, 120, 200])
 def test_releases_fit_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int

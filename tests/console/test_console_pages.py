@@ -9,7 +9,7 @@ import pytest
 from browsing import Open, hear
 from playwright.sync_api import Page, Route, expect
 
-from console_world import OVER, RUNNING, prepare
+from console_world import CARD, OVER, RUNNING, prepare
 from salver.testing.process import ServerProcess
 
 PAGES = {
@@ -21,6 +21,7 @@ PAGES = {
     "plan": "#/plan?model=fraud",
     "audit": "#/audit",
     "policy": "#/models/fraud/policy",
+    "version": "#/models/fraud/versions/2",
     "webhooks": "#/webhooks",
 }
 EVERY = pytest.mark.parametrize("path", PAGES.values(), ids=PAGES.keys())
@@ -62,6 +63,21 @@ def test_a_model_with_its_aliases_versions_differences_and_history(opened: Open)
     page.get_by_role("button", name="Compare").click()
     assert "0.93" in row(page, "From version 1 to 3", "auc")
     assert "ann" in row(page, "Changes", "version.pushed")
+
+
+def test_a_version_with_its_signature_and_its_card_as_text(opened: Open) -> None:
+    page = opened("#/models/fraud")
+    page.get_by_role("table", name="Versions of fraud in the registry").get_by_role("link", name="2").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("fraud: version 2")
+    assert "[any, 4]" in row(page, "Tensors", "input")
+    assert "0.92" in row(page, "Numbers", "auc")
+    assert "October" in row(page, "Origins", "data")
+    expect(page.get_by_role("region", name="Card")).to_have_text(CARD)
+    assert page.locator("main img, main a[href^='javascript']").count() == 0
+    assert page.title() == "fraud: version 2 · Salver"
+    expect(opened("#/models/fraud/versions/9").get_by_role("heading", level=1)).to_have_text(
+        "That is not there"
+    )
 
 
 def test_older_releases_are_a_page_further(opened: Open) -> None:

@@ -112,6 +112,8 @@ async def watched(
             if not goes_on or now() >= end:
                 break
             await asyncio.sleep(_LOOK_SECONDS)
+    if not found and not json:
+        line("no release is under way, and none has ended lately")
     if release:
         return exit_status(found[0])
     return GOES_ON if goes_on else 0

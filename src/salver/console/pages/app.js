@@ -9,6 +9,7 @@ import { plan } from "./plan.js";
 import { policy } from "./policy.js";
 import { release } from "./release.js";
 import { releases } from "./releases.js";
+import { version } from "./version.js";
 import { webhooks } from "./webhooks.js";
 
 const main = document.getElementById("main");
@@ -18,6 +19,7 @@ const ROUTES = [
   [/^#?\/?$/, models, "#/"],
   [/^#\/models\/([^/]+)$/, model, "#/"],
   [/^#\/models\/([^/]+)\/policy$/, policy, "#/"],
+  [/^#\/models\/([^/]+)\/versions\/([^/]+)$/, version, "#/"],
   [/^#\/releases$/, releases, "#/releases"],
   [/^#\/releases\/([^/]+)$/, release, "#/releases"],
   [/^#\/plan$/, plan, "#/plan"],

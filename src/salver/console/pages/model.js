@@ -116,12 +116,12 @@ function pushed(name, versions) {
   return card("Versions", null,
     table(`Versions of ${name} in the registry`, ["Version", "Aliases", "Framework", "#Size", "Pushed", "By", "Tags", "Metrics", "~Why"],
       versions.map((one) => [
-        String(one.number), one.aliases.join(", ") || "–", one.format || one.framework || "–", bytes(one.size), moment(one.created), one.by,
+        h("a", { href: at`#/models/${name}/versions/${one.number}` }, one.number), one.aliases.join(", ") || "–", one.format || one.framework || "–", bytes(one.size), moment(one.created), one.by,
         pairs(one.tags), pairs(Object.fromEntries(Object.entries(one.metrics).map(([key, value]) => [key, digits(value)]))), one.why,
       ]), { empty: "None is pushed yet.", hidden: true }));
 }
 
-const pairs = (named) => Object.keys(named).length
+export const pairs = (named) => Object.keys(named).length
   ? h("ul", { class: "tags" }, Object.entries(named).sort().map(([key, value]) => h("li", { class: "tag" }, `${key}: ${value}`))) : "–";
 
 function compared(versions, compare, difference, problem) {

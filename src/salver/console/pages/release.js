@@ -83,11 +83,10 @@ function standing(one, look, policy) {
     h("header", {}, h("h2", { id: "standing" }, "How it stands"), look ? h("p", {}, "Looked at last ", moment(look.verdict.at)) : null),
     facts([
       ["State", state(one.state)],
-      ["Model", h("a", { href: at`#/models/${one.model}` }, one.model)],
       ["Stage", stage(one), policy.stages[one.stage] ? `${duration(policy.stages[one.stage].minutes * 60)} at least` : null],
       ["Meets the new version", percent(one.weight), "of the units"],
       decision ? ["The judge", state(decision), `It ${WORDS[decision]}.`] : null,
-      one.alias ? ["Alias", one.alias, "moves when it is promoted"] : null,
+      ["Model", [h("a", { href: at`#/models/${one.model}` }, one.model), one.alias ? `@${one.alias}` : null], one.alias ? "moves when it is promoted" : null],
       [one.ended ? "Lasted" : "Since", one.ended ? duration(one.ended - one.created) : moment(one.created)],
     ]),
     h("ol", { class: "steps", "aria-label": "Stages" }, policy.stages.map((each, index) =>
