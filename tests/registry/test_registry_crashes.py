@@ -1,9 +1,11 @@
 """Whenever a push or a removal is killed: what is served is whole, and the next one is not disturbed."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +15,15 @@ from salver.errors import NotFound
 from salver.registry.names import parse
 from salver.registry.records import NewVersion
 
-#: Kills itself, as a loss of power would, at the n-th of all calls that reach the disk or the database.
+#: For each number that it is told, a fork kills itself, as a loss of power would, at that one of all calls to
+#: the disk or the database. A process of its own for each would import for longer than it lives.
 PROGRAM = """
 import asyncio, os, sys
 from pathlib import Path
 from registries import ANN, found, open_registry
 from salver.registry.records import NewVersion
 
-folder, verb, left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+folder, verb = Path(sys.argv[1]), sys.argv[2]
 
 def dying(name):
     def hook(event, arguments):
@@ -42,14 +45,34 @@ async def main():
         await registry.remove("fraud", 2, ANN)
     await registry.ledger.close()
 
-asyncio.run(main())
+for line in sys.stdin:
+    left = int(line)
+    if not (child := os.fork()):
+        try:
+            asyncio.run(main())
+        except Exception:
+            os._exit(1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def killed_at(folder: Path, verb: str, step: int) -> int:
+@contextlib.contextmanager
+def killing(folder: Path, verb: str) -> Iterator[Callable[[int], int]]:
+    """How it ended that was to be killed at a step."""
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", PROGRAM, str(folder), verb, str(step)]
-    return subprocess.run(command, env=paths, timeout=100).returncode
+    command = [sys.executable, "-c", PROGRAM, str(folder), verb]
+    with subprocess.Popen(
+        command, env=paths, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def killed_at(step: int) -> int:
+            process.stdin.write(f"{step}\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield killed_at
 
 
 @pytest.mark.parametrize("verb", ["push", "remove"])
@@ -60,18 +83,19 @@ async def test_a_kill_at_any_step_leaves_whole_versions_only(tmp_path: Path, ver
         await registry.push(NewVersion("fraud", alias=alias), found(tmp_path / "first"), ANN)
     await registry.ledger.close()
     outcomes = []
-    for step in (0, 1, 2, 4, 6, 9, 12, 15, 18, 22, 26, 32, 40, 99):
-        outcomes.append(killed_at(folder, verb, step))
-        registry = await open_registry("sqlite", folder)
-        faults = await registry.verify()
-        assert {fault.problem for fault in faults} <= {"no such version"}, (step, faults)
-        versions = await registry.versions("fraud")
-        champion = await registry.version(parse("fraud@champion"))
-        assert champion.number in {version.number for version in versions}
-        assert len({version.number for version in versions}) == len(versions)
-        await registry.ledger.close()
-        if outcomes[-1] == 0 or (verb == "remove" and outcomes[-1] == 1):
-            break
+    with killing(folder, verb) as killed_at:
+        for step in (0, 1, 2, 4, 6, 9, 12, 15, 18, 22, 26, 32, 40, 99):
+            outcomes.append(killed_at(step))
+            registry = await open_registry("sqlite", folder)
+            faults = await registry.verify()
+            assert {fault.problem for fault in faults} <= {"no such version"}, (step, faults)
+            versions = await registry.versions("fraud")
+            champion = await registry.version(parse("fraud@champion"))
+            assert champion.number in {version.number for version in versions}
+            assert len({version.number for version in versions}) == len(versions)
+            await registry.ledger.close()
+            if outcomes[-1] == 0 or (verb == "remove" and outcomes[-1] == 1):
+                break
     assert 9 in outcomes  # it was killed in between
     assert outcomes[-1] in (0, 1)  # and in the end it was not
     registry = await open_registry("sqlite", folder)
