@@ -67,6 +67,7 @@ class Told:
         self.keeps_requests = False
         self.found_bins: dict[str, tuple[float, ...]] = {}
         self.lacks: dict[tuple[str, str], str] = {}
+        self.unknown: set[str] = set()
         self.meant: Mapping[str, str] = {}
         self.moved: list[tuple[str, str]] = []
         self.ticked = 0
@@ -109,6 +110,9 @@ class Told:
 
     def bins(self, release: str) -> Mapping[str, tuple[float, ...]]:
         return self.found_bins
+
+    def knows(self, model: str) -> bool:
+        return model not in self.unknown
 
     def missing(self, model: str, version: str) -> str:
         return self.lacks.get((model, version), "")

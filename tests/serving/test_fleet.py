@@ -139,6 +139,11 @@ async def test_an_alias_that_somebody_has_moved_since_stays(
     assert f"release r is ROLLED_BACK, and fraud@champion stays: it means {told} by now" in caplog.text
 
 
+def test_models_of_which_any_version_is_there_are_known() -> None:
+    fleet = Fleet(Loaded(("1", State.FAILED, "no such file")))
+    assert (fleet.knows("fraud"), fleet.knows("other")) == (True, False)
+
+
 async def test_a_release_without_an_alias_moves_none() -> None:
     release = promoted(proposed("r", "fraud", ("1", "2"), Policy(), 1.0), 2.0, "")
     Fleet(Loaded()).move(None, release, 2.0)  # type: ignore[arg-type]

@@ -340,3 +340,68 @@ async def test_servers_come_and_go_and_nothing_counts_twice(fleet: Fleet, seed: 
     starts = [bucket.start for bucket in buckets]
     assert starts == sorted(set(starts))
     assert sum(bucket.seconds for bucket in buckets) <= fleet.clock.now - 1_000_000 + 0.1
+
+
+async def test_a_server_of_other_models_keeps_out_of_it_and_does_what_is_wished(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = fleet.start(), fleet.start()
+    other.traffic.unknown = {"fraud"}
+    other.traffic.lacks["fraud", "2"] = "version 2 of 'fraud' is not there"
+    await one.propose(policy=LONG)
+    await fleet.wait(10)
+    assert (other.traffic.splits, other.collector._followed) == ((), {})
+    one.serve(["ada"])
+    fleet.clock.now += 10
+    await one.releases.tick()
+    assert (await fleet.check())[-1].requests.total == 1  # nobody else is waited for
+    for _ in range(40):
+        await fleet.wait(1)
+        fleet.clock.now += 59
+    assert (await one.one()).state is ReleaseState.RUNNING
+    await one.store.wish("r0", "abort", ADA, "", fleet.clock.now)
+    await fleet.wait(1, lambda: [other])
+    assert (await one.one()).state is ReleaseState.ROLLED_BACK
+
+
+async def test_a_model_that_no_server_has_any_more_is_rolled_back(fleet: Fleet) -> None:
+    one, other = await two(fleet)
+    for server in (one, other):
+        server.traffic.unknown = {"fraud"}
+        server.traffic.lacks["fraud", "2"] = "version 2 of 'fraud' is not there"
+    for _ in range(40):
+        await fleet.wait(1)
+        fleet.clock.now += 59
+    assert (await one.one()).state is ReleaseState.ROLLED_BACK
+
+
+async def test_a_server_that_has_its_model_again_goes_on_with_what_it_told(fleet: Fleet) -> None:
+    other = (await two(fleet))[1]
+    other.serve(["ada"])
+    await fleet.wait(10)
+    other.traffic.unknown = {"fraud"}
+    await fleet.wait(5)
+    other.traffic.unknown = set()
+    await fleet.wait(15)
+    other.serve(["ada", "bob"])
+    await fleet.wait(50)
+    buckets = await fleet.check()
+    assert sum(bucket.requests.total for bucket in buckets) == 3
+
+
+async def test_trouble_with_one_release_keeps_no_rollback_of_another_waiting(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = fleet.start()
+    await one.propose("fraud", policy=LONG)
+    await fleet.wait(1)
+    await one.propose("score", policy=LONG)
+
+    async def fails(*_: object) -> None:
+        raise LedgerFailed("the disk is full")
+
+    await one.store.wish("r0", "abort", ADA, "", fleet.clock.now)
+    monkeypatch.setattr(ReleaseStore, "attend", fails)
+    with pytest.raises(LedgerFailed):
+        await one.releases.tick()
+    assert one.traffic.splits == ()

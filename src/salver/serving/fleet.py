@@ -46,6 +46,10 @@ class Fleet:
     def __repr__(self) -> str:
         return f"<Fleet, {len(self._pinned)} models pinned by releases>"
 
+    def knows(self, model: str) -> bool:
+        """Whether any version of a model is there; one ledger may have servers of other models, too."""
+        return any(status.id.name == model for status in self._loaded.statuses())
+
     def missing(self, model: str, version: str) -> str:
         """Why a version cannot answer now, in words; empty = it can."""
         status = self._status(model, version)

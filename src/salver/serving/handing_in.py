@@ -28,9 +28,15 @@ _Numbers = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.bool_]
 
 
-def attend(connection: Connection, release: str, server: str, now: float) -> None:
-    """A server counts a release from now on, so that others wait for what it tells."""
+def attend(connection: Connection, release: str, server: str, now: float) -> int:
+    """A server counts a release from now on, so that others wait for what it tells.
+
+    Returns:
+        How many parts it has told before.
+    """
     rows.add(connection, WITNESS, {"release": [release], "server": server, "parts": 0, "until": now})
+    mine = (WITNESS.c.release == release, WITNESS.c.server == server)
+    return int(connection.execute(select(WITNESS.c.parts).where(*mine)).scalar_one())
 
 
 def leave(connection: Connection, server: str) -> None:
@@ -86,12 +92,25 @@ def hand_in(connection: Connection, server: str, release: str, told: Told, seen:
 def waiting(connection: Connection) -> dict[str, tuple[list[Part], list[Witness]]]:
     """By release, parts that are not judged yet, and who tells more."""
     found: dict[str, tuple[list[Part], list[Witness]]] = {}
-    for row in connection.execute(select(WITNESS).where(WITNESS.c.has_left == 0)):
-        found.setdefault(row.release, ([], []))[1].append(Witness(row.server, row.until))
-    for row in connection.execute(select(PART)):
-        part = Part(row.server, row.number, _buckets.decode(row.body))
-        found.setdefault(row.release, ([], []))[0].append(part)
+    last = None
+    for release, server, until, has_left, number, body in connection.execute(_TOLD):
+        parts, witnesses = found.setdefault(release, ([], []))
+        if not has_left and (release, server) != last:
+            witnesses.append(Witness(server, until))
+        if number is not None:
+            parts.append(Part(server, number, _buckets.decode(body)))
+        last = release, server
     return found
+
+
+_ITS_PARTS: Final = (PART.c.release == WITNESS.c.release) & (PART.c.server == WITNESS.c.server)
+_TOLD: Final = (
+    select(
+        WITNESS.c.release, WITNESS.c.server, WITNESS.c.until, WITNESS.c.has_left, PART.c.number, PART.c.body
+    )
+    .select_from(WITNESS.outerjoin(PART, _ITS_PARTS))
+    .order_by(WITNESS.c.release, WITNESS.c.server, PART.c.number)
+)
 
 
 def judged(connection: Connection, release: str, parts: Iterable[Part]) -> None:

@@ -226,9 +226,11 @@ class ReleaseStore:
 
         return await self._ledger.read(read)
 
-    async def attend(self, release: str, server: str, now: float) -> None:
+    async def attend(self, release: str, server: str, now: float) -> int:
         """A server counts a release from now on; see :func:`salver.serving.handing_in.attend`."""
-        await self._ledger.write(lambda connection: handing_in.attend(connection, release, server, now))
+        return await self._ledger.write(
+            lambda connection: handing_in.attend(connection, release, server, now)
+        )
 
     async def hand_in(self, server: str, release: str, told: Told, seen: Sequence[Seen]) -> Crowd:
         """What a server has counted of a release; see :func:`salver.serving.handing_in.hand_in`."""
@@ -377,7 +379,7 @@ def _picture(connection: Connection) -> Picture:
     for row in connection.execute(select(WISH).where(WISH.c.done.is_(None)).order_by(WISH.c.id)):
         wish = Wish(row.id, row.release, row.what, row.by, row.why, row.time)
         wishes.setdefault(wish.release, []).append(wish)
-    told = handing_in.waiting(connection)
+    told = handing_in.waiting(connection) if any(one.is_judged for one in releases) else {}
     waiting = {name: Waiting(tuple(some)) for name, some in wishes.items()}
     for release in releases:
         parts, witnesses = told.get(release.id, ((), ()))

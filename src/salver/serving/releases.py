@@ -22,7 +22,7 @@ from salver.experiments.outputs import OutputCheck
 from salver.experiments.pending import Pending
 from salver.experiments.router import Router
 from salver.experiments.shadows import ShadowReport
-from salver.experiments.windows import PATIENCE, Judged, Merged, Part, due, silent
+from salver.experiments.windows import PATIENCE, Judged, Merged, Part, Witness, due, silent
 from salver.releases import NO_STAGE, Matured, ReleaseState, Split
 from salver.rollout import procedure, rules
 from salver.rollout.judge import judge
@@ -40,6 +40,10 @@ _TRIES: Final = 3  # of a step that another server was ahead of; then the next t
 
 class Fleet(Aliases, Protocol):
     """What is loaded, and who is asked (serving/fleet.py)."""
+
+    def knows(self, model: str) -> bool:
+        """Whether any version of a model is there."""
+        ...
 
     def missing(self, model: str, version: str) -> str:
         """Why a version cannot answer now, in words; empty = it can."""
@@ -241,7 +245,8 @@ class Releases:
         waiting, facts = picture.waiting[release.id], _facts(release, picture.releases)
         after, looks = release, []
         parts: list[Part] = []
-        until = self._told_until(release, waiting, now)
+        heard = self._heard(release, waiting, now)
+        until = min((each.until for each in heard), default=math.inf)
         for bucket, made_of in _due(release, waiting, until):
             if not after.is_judged:
                 break
@@ -280,14 +285,16 @@ class Releases:
                 answers.append((wish.id, str(error)))
             if (before.state, before.stage) != (after.state, after.stage):
                 by = wish.by
-        after = self._settled(after, picture.releases, waiting.elsewhere, now)
+        if self._fleet.knows(release.model) or not heard:  # else it is the business of those who do
+            after = self._settled(after, picture.releases, waiting.elsewhere, now)
         has_switched = ReleaseState.PROMOTED in (release.state, after.state) and release.state != after.state
         aliases = self._fleet if has_switched else None
         return Step(release, after, tuple(looks), tuple(parts), tuple(answers), aliases, by)
 
-    def _told_until(self, release: Release, waiting: Waiting, now: float) -> float:
-        """Up to when all servers have told what they saw, but for others of which nothing is heard."""
-        others = [each for each in waiting.witnesses if each.server != self._server]
+    def _heard(self, release: Release, waiting: Waiting, now: float) -> list[Witness]:
+        """Who counts it, without others that have told nothing for long."""
+        mine = self._server if release.id in self._followed else ""
+        others = [each for each in waiting.witnesses if each.server != mine]
         gone = silent(others, now, release.bucket_seconds, self._hears_since)
         for each in gone:
             if (key := (release.id, each.server)) not in self._silent:
@@ -296,7 +303,7 @@ class Releases:
                 self._silent.add(key)
         heard = [each for each in waiting.witnesses if each not in gone]
         self._silent -= {(release.id, each.server) for each in heard}
-        return min((each.until for each in heard), default=math.inf)
+        return heard
 
     def _settled(
         self, release: Release, all_of_them: Sequence[Release], elsewhere: str, now: float
@@ -330,33 +337,46 @@ class Releases:
     async def _apply(self, releases: Sequence[Release], now: float) -> None:
         """Traffic goes where the ledger says."""
         has_begun = [release for release in releases if release.state is not ReleaseState.PROPOSED]
-        live = {release.id: release for release in has_begun if release.is_judged}
+        live = {each.id: each for each in has_begun if each.is_judged and self._fleet.knows(each.model)}
         for name in self._followed.keys() - live.keys():
             del self._followed[name]
             self._collector.leave(name)
             self._pending.forget(name)
             self._shadows.forget(name)
+        trouble: SalverError | None = None  # which must not keep the others' traffic where it is
         for name in live.keys() - self._followed.keys():
-            await self._store.attend(name, self._server, now)
-            known, events = await self._store.known_units(name)
-            self._collector.follow(name, events, live[name].bucket_seconds)
-            self._collector.know(name, *known)
-            self._followed[name] = Told(0, known.last, live[name].asks_for_outcomes)
+            try:
+                await self._follow(live[name], now)
+            except SalverError as error:
+                trouble = error
         self._buckets = [release.bucket_seconds for release in live.values()]
-        for name, release in live.items():
+        for name in self._followed:
+            release = live[name]
             self._collector.pace(name, release.bucket_seconds)
             self._collector.slow_from(name, release.progress.thresholds)
             self._collector.watch(name, checks(release), keeps_requests=release.asks_for_outcomes)
         splits = [
             split
             for release in releases
-            if (split := release.split) is not None and release.id not in self._missing_since
+            if (split := release.split) is not None
+            and release.id not in self._missing_since
+            and (release.id in self._followed or not release.is_live)
         ]
         try:
             self._router.replace(splits)
         except InvalidInput:  # a fault of one, which must not keep the others' traffic where it is
             self._router.replace(_compatible(splits))
         self._fleet.settle({release.model: _meant(release) for release in releases if not release.alias})
+        if trouble is not None:
+            raise trouble
+
+    async def _follow(self, release: Release, now: float) -> None:
+        """Count it from now on, after what is known of it."""
+        parts = await self._store.attend(release.id, self._server, now)
+        known, events = await self._store.known_units(release.id)
+        self._collector.follow(release.id, events, release.bucket_seconds)
+        self._collector.know(release.id, *known)
+        self._followed[release.id] = Told(parts, known.last, release.asks_for_outcomes)
 
 
 def checks(release: Release) -> tuple[OutputCheck, ...]:
