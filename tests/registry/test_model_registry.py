@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import stat
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from salver.ledger import LedgerFailed
 from salver.ledger.schema import RELEASE
 from salver.registry import ArtifactsFailed, ModelRegistry
 from salver.registry.names import Reference, parse
+from salver.registry.ports import Found
 from salver.registry.records import Actor, NewVersion, Parent
 from salver.registry.tokens import Tokens
 
@@ -328,6 +330,23 @@ async def test_who_may_not_move_the_alias_after_all_leaves_no_files(tmp_path: Pa
         await push(registry, tmp_path, alias="champion")
     assert [path.name for path in (tmp_path / "registry" / "models" / "fraud").iterdir()] == ["1"]
     assert await registry.verify() == ()
+    await registry.ledger.close()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+async def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    registry = await open_registry("sqlite", tmp_path / "registry")
+    what = found(tmp_path / "new")
+    odd = tmp_path / "new" / "odd"
+    if kind == "pipe":
+        os.mkfifo(odd)
+    elif kind == "folder":
+        odd.mkdir()
+    else:
+        odd.symlink_to("/dev/zero")
+    with pytest.raises(InvalidInput, match="odd is no file"):
+        await registry.push(NewVersion("fraud"), Found({**what.files, "odd": odd}, what.description), ANN)
+    assert await registry.models() == ()
     await registry.ledger.close()
 
 

@@ -223,6 +223,8 @@ def _copy(source: Path, aside: Path, path: str) -> FileEntry:
     target = aside / pure
     found, size = hashlib.sha256(), 0
     with _told(source):
+        if not stat.S_ISREG(source.stat().st_mode):  # a pipe would never end, nor a device
+            raise InvalidInput(f"{source} is no file", fix="Leave it out of the model's folder.")
         target.parent.mkdir(parents=True, exist_ok=True)
         with source.open("rb") as read, target.open("xb") as write:
             for piece in pieces_of(read):
