@@ -134,3 +134,12 @@ def test_a_header_that_says_it_is_huge_is_not_read_into_memory(tmp_path: Path, k
     (tmp_path / "out").mkdir()
     with pytest.raises(LoadFailed, match="no honest archive"):
         unpack(archive, tmp_path / "out", takes_links=False)
+
+
+def test_a_path_without_end_is_refused(tmp_path: Path) -> None:
+    """Python makes folders one within the other by calling itself."""
+    with tarfile.open(tmp_path / "m.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("d/" * 2000 + "x"))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(LoadFailed, match="has no end"):
+        unpack(tmp_path / "m.tar", tmp_path / "out", takes_links=False)

@@ -19,6 +19,7 @@ from salver.stores.tars import open_tar
 
 MOST_MEMBERS: Final = 500_000
 MOST_BYTES: Final = 64 << 30
+MOST_PATH: Final = 1024  # letters
 _SPARE: Final = 1 << 30  # bytes that stay free on the disk, of a small one a part
 _SPARE_PART: Final = 16
 #: What an archive of any size may be, unpacked, though nobody has vouched for it: weights may be zeros.
@@ -127,8 +128,8 @@ def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, archive: P
 def _inside(name: str, archive: Path) -> Path:
     """A member's path below the folder."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise LoadFailed(f"{archive}: '{name}' lies outside of it")
+    if path.is_absolute() or ".." in path.parts or "\0" in name or len(name) > MOST_PATH:
+        raise LoadFailed(f"{archive}: '{name[:MOST_PATH]}' lies outside of it, or has no end")
     return Path(path)
 
 

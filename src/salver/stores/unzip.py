@@ -13,10 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from salver.errors import BadArchive, LoadFailed
-from salver.stores.unpack import MOST_MEMBERS, honest_bytes, room_in
+from salver.stores.unpack import MOST_MEMBERS, MOST_PATH, honest_bytes, room_in
 
 _PIECE: Final = 1 << 20
-_MOST_PATH: Final = 1024
 _ENCRYPTED: Final = 0x1
 _KINDS: Final = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 _BROKEN: Final = (
@@ -154,8 +153,8 @@ def _inside(name: str, archive: Path) -> Path:
     """A member's path below the folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     is_fine = not path.is_absolute() and ".." not in path.parts and ":" not in (path.parts or ("",))[0]
-    if not is_fine or not name.isprintable() or len(name) > _MOST_PATH or not path.parts:
-        raise LoadFailed(f"{archive.name}: '{name[:_MOST_PATH]}' lies outside of it")
+    if not is_fine or not name.isprintable() or len(name) > MOST_PATH or not path.parts:
+        raise LoadFailed(f"{archive.name}: '{name[:MOST_PATH]}' lies outside of it")
     return Path(path)
 
 
