@@ -305,10 +305,17 @@ def test_members_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         put(tmp_path, (file("a"), file("b")), (file("c"), file("d")))
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "", ".", "a\\b"])
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "", ".", "a\\b", "x" * 300, "d/" * 600])
 def test_a_file_is_moved_to_no_path_outside(tmp_path: Path, name: str) -> None:
     (tmp_path / "blob").write_bytes(b"x")
     (tmp_path / "out").mkdir()
     with pytest.raises(LoadFailed):
         Layers(tmp_path / "out", ROOM).add_file(tmp_path / "blob", name, "layer 1")
     assert (tmp_path / "blob").exists()
+
+
+def test_a_member_whose_path_has_no_end_is_refused(tmp_path: Path) -> None:
+    """It could be neither listed nor removed by calls that call themselves."""
+    with pytest.raises(LoadFailed, match="has no end"):
+        put(tmp_path, (file("models/" + "d/" * 1500 + "x"),))
+    assert list((tmp_path / "out").iterdir()) == []

@@ -15,7 +15,7 @@ from typing import IO, Final
 
 from salver.errors import LoadFailed
 from salver.stores.tars import open_tar
-from salver.stores.unpack import BROKEN, MOST_MEMBERS, room_in
+from salver.stores.unpack import BROKEN, MOST_MEMBERS, MOST_PATH, room_in
 
 _PIECE: Final = 1 << 20
 _WHITEOUT: Final = ".wh."
@@ -69,8 +69,11 @@ class Layers:
         if path is None or not path.parts:
             raise LoadFailed(f"{what}: {name!r} cannot be the path of a file")
         target = self._folder / path
-        self._make_way(target)
-        file.rename(target)
+        try:
+            self._make_way(target)
+            file.rename(target)
+        except OSError as error:
+            raise LoadFailed(f"{what} cannot be called {name[:200]!r}: {error.strerror}") from error
 
     def _below(self, name: str, what: str) -> PurePosixPath | None:
         """A member's path in the folder; None = it is not asked for."""
@@ -79,6 +82,8 @@ class Layers:
             return None  # the rest of an image has names of every kind
         if path.is_absolute() or ".." in path.parts or not name.isprintable() or "\\" in name:
             raise LoadFailed(f"{what}: {name[:200]!r} lies outside of it")
+        if len(name) > MOST_PATH:
+            raise LoadFailed(f"{what}: the path {name[:200]!r}… has no end")
         return PurePosixPath(*path.parts[len(self._prefix) :])
 
     def _hides(self, name: str) -> bool:
