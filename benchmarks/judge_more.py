@@ -55,16 +55,16 @@ def large(releases: int) -> Iterator[dict[str, Any]]:
 
 
 def held(releases: int) -> Iterator[dict[str, Any]]:
-    """After a promotion, beside 5 % that are held back: three days, in buckets of ten minutes, 10 req/s."""
-    stages, buckets = (Stage(HELD, 60),), 3 * 144
+    """After a promotion, beside 5 % that are held back: a day, in buckets of a minute, 10 req/s."""
+    stages, buckets = (Stage(HELD, 60),), 24 * 60
     schedule = Schedule(np.zeros(buckets, np.int64), np.full(buckets, HELD))
     for severity in ("severe", "soft"):
         metric = msgspec.structs.replace(FALLBACKS, severity=severity)
-        policy = Policy(stages=stages, metrics=(metric,), bucket_seconds=600.0, warm_up_seconds=0.0)
-        for ratio in (1.0, 1.1, 1.25, 1.5, 2.0):
+        policy = Policy(stages=stages, metrics=(metric,), bucket_seconds=60.0, warm_up_seconds=0.0)
+        for ratio in (1.0, 1.25, 1.5, 2.0, 5.0):
             rng = np.random.default_rng([7, int(100 * ratio), len(severity)])
             at = _found(rng, policy, schedule, releases, ratio, 0.0, per_second=10)
-            yield {"severity": severity, "ratio": ratio} | _told(at, 600.0)
+            yield {"severity": severity, "ratio": ratio} | _told(at, 60.0)
 
 
 def money(releases: int) -> Iterator[dict[str, Any]]:

@@ -184,7 +184,7 @@ def tables(result: Mapping[str, Any]) -> str:
         "",
         "### After the promotion",
         "",
-        "Beside 5 % that are held back, 10 requests a second, three days, 1 % of requests. Rolled back %, "
+        "Beside 5 % that are held back, 10 requests a second, a day, 1 % of requests. Rolled back %, "
         "after so many minutes (median).",
         "",
         *_held(result),
@@ -253,7 +253,7 @@ def _large(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _held(result: Mapping[str, Any]) -> Iterator[str]:
-    yield "| metric | ×1 | ×1.1 | ×1.25 | ×1.5 | ×2 |"
+    yield "| metric | ×1 | ×1.25 | ×1.5 | ×2 | ×5 |"
     yield "|---|---:|---:|---:|---:|---:|"
     for severity in ("severe", "soft"):
         cells = [_cell(row) for row in result["held"] if row["severity"] == severity]

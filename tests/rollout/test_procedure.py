@@ -170,7 +170,7 @@ def test_a_promoted_release_keeps_those_that_it_holds_back() -> None:
     split = held.split
     assert split is not None and (split.holdback, split.stage, split.asked) == (0.02, 2, ("",))
     assert held.is_judged and not held.is_live and held.stand == (2, 0.98)
-    assert held.bucket_seconds == 60 * running.bucket_seconds
+    assert held.bucket_seconds == 6 * running.bucket_seconds
     assert held.progress.watched_until == 50 + 14 * 86_400
     assert release(ReleaseState.PROMOTED, stage=2, ended=1.0).split is None
     unwatched = msgspec.structs.replace(running, policy=msgspec.structs.replace(policy, watch_days=0.0))

@@ -82,6 +82,15 @@ def test_where_more_is_worse_the_other_side_is_harm() -> None:
         assert verdicts[-1].decision is decision
 
 
+def test_where_more_is_worse_a_margin_is_what_may_be_added() -> None:
+    refunds = msgspec.structs.replace(REVENUE, worse="more", rollback_margin=0.3, promotion_margin=None)
+    policy = msgspec.structs.replace(POLICY, metrics=(refunds,))
+    for ratio, is_harm in ((1.15, False), (1.6, True)):
+        verdict = judged(selling(3, ratio, number=120), policy)[1][-1]
+        assert (verdict.decision is Decision.ROLLBACK) == is_harm
+        assert (verdict.metrics[0].log_harm > 0) == is_harm
+
+
 def test_a_margin_is_what_may_be_lost() -> None:
     """A loss of 10 % is harm, unless 15 % are tolerated."""
     tolerant = msgspec.structs.replace(

@@ -16,7 +16,7 @@ from salver.rollout.rules import Approved
 from salver.rollout.states import ENDED
 
 #: Times as long as before are the buckets of a release that is promoted.
-_UNHURRIED = 60
+_UNHURRIED = 6
 #: What people, and what speaks for them, may ask of a release.
 What = Literal["start", "pause", "resume", "promote", "abort"]
 
