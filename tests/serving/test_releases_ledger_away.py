@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 from releasing import POLICY, Clock, Server
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 
 from databases import own_server
 from salver.ledger import Ledger, LedgerFailed
-from salver.ledger.schema import EXPOSURE
 from salver.rollout.policy import Stage
+from salver.serving.crowds import met
 from salver.serving.release_store import Picture
 
 LONG = msgspec.structs.replace(POLICY, stages=(Stage(0.5, 1000),), no_data_seconds=1e9)
@@ -52,9 +52,8 @@ async def check(server: Server, windows: int, asked: int) -> None:
     buckets = [look.entry.bucket for look in looks][-windows:]
     assert [bucket.seconds for bucket in buckets] == [10.0] * windows
     assert sum(bucket.requests.total for bucket in buckets) == asked
-    query = select(func.count(EXPOSURE.c.unit.distinct()))
-    units = await server.store._ledger.read(lambda connection: connection.scalar(query))
-    assert sum(bucket.exposures.total for bucket in buckets) == units
+    units = (await server.store._ledger.read(lambda connection: met(connection, "r0"))).units.tolist()
+    assert sum(bucket.exposures.total for bucket in buckets) == len(units) == len(set(units))
 
 
 def users(window: int, count: int = 2000) -> list[str]:
