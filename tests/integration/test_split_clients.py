@@ -202,6 +202,19 @@ async def test_a_unit_meets_one_version_over_every_protocol(server: Server) -> N
     assert {expected(user) for user in USERS} == {1, 2}
 
 
+async def test_a_tenant_is_a_unit_over_every_protocol(tmp_path: Path) -> None:
+    write(tmp_path)
+    split = msgspec.structs.replace(SPLIT, units=("tenant", "request"))
+    config = ServeConfig(paths=(str(tmp_path),), front=FrontConfig(port=0), tenant_header="x-user-id")
+    async with Server(config) as server:
+        server.splits.router.replace([split])
+        for user in USERS:
+            by_header = [ask for ask in CLIENTS if ask not in (by_parameter, by_openai)]
+            said = {ask.__name__: await asyncio.to_thread(ask, server.port, user) for ask in by_header}
+            version = int(assign(split, {"tenant": user, "request": ""}).version)
+            assert said == dict.fromkeys(said, version), user
+
+
 @pytest.mark.parametrize("model", ["graph", "caller"])
 async def test_a_split_inside_a_graph_and_inside_a_model_that_calls_others(
     server: Server, tmp_path: Path, model: str

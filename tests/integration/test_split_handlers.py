@@ -105,6 +105,19 @@ async def test_a_unit_meets_one_version_over_rest_and_grpc(it: Any) -> None:
     assert (await by_rest(it, USERS[0]))["version"] == 1
 
 
+async def test_a_tenant_is_a_unit_over_rest_and_grpc(it: Any) -> None:
+    split = msgspec.structs.replace(SPLIT, units=("tenant", "request"))
+    it.server.splits.router.replace([split])
+    url = f"http://127.0.0.1:{it.ports[1]}/predictions/m"
+    for user in USERS:
+        version = int(assign(split, {"tenant": user, "request": ""}).version[0])
+        said = await it.http.post(url, content="1", headers={"x-tenant": user})
+        assert said.json()["version"] == version
+        asked = inference("PredictionsRequest", model_name="m", input={"data": b"1"})
+        replied = await it.stub.Predictions(asked, metadata=(("x-tenant", user),))
+        assert json.loads(replied.prediction)["version"] == version
+
+
 async def test_a_sequence_stays_with_its_state_when_the_weight_moves_and_when_the_release_ends(
     it: Any,
 ) -> None:
