@@ -13,7 +13,6 @@ from salver.experiments.router import Plan, Router, settled
 from salver.handlers import status_of
 from salver.messages import Call, InferRequest, InferResponse, ModelId
 from salver.releases import Assignment, Source, Split
-from salver.tensor import Tensor
 
 #: Takes a request and the pieces of its answer, or None where they were too much to keep; returns at once,
 #: and never raises.
@@ -110,11 +109,17 @@ class Splitting:
     ) -> None:
         """What was just answered is looked at off the path."""
         if self._emit is not None and plan.assignment is not None:
+            are_chosen = bool(request.outputs)
             if answer is not None and len(answer) == 1:
-                outputs: tuple[Tensor, ...] | None = answer[0].outputs
+                event = Responded(plan.assignment, answer[0].outputs, are_chosen, _has_failed(answer[0]))
+            elif answer is not None:
+                outputs = tuple([output for piece in answer for output in piece.outputs])
+                event = Responded(plan.assignment, outputs, are_chosen, any(map(_has_failed, answer)))
             else:
-                outputs = (
-                    None if answer is None else tuple([each for piece in answer for each in piece.outputs])
-                )
-            has_failed = any(status_of(piece.parameters) >= 500 for piece in answer or () if piece.parameters)
-            self._emit(Responded(plan.assignment, outputs, bool(request.outputs), has_failed))
+                event = Responded(plan.assignment, None, are_chosen)
+            self._emit(event)
+
+
+def _has_failed(piece: InferResponse) -> bool:
+    """A handler says so by its status."""
+    return bool(piece.parameters) and status_of(piece.parameters) >= 500
