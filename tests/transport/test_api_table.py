@@ -109,6 +109,10 @@ def test_the_error_names_the_fields_that_there_are() -> None:
     with pytest.raises(InvalidInput) as caught:
         read_body(SET, b'{"cause":"x"}')
     assert caught.value.fix == "Fields: reason, inner."
+    with pytest.raises(InvalidInput) as caught:
+        read_body(SET, b'{"reason":"x","inner":{"alpa":1}}')
+    assert caught.value.field == "body.inner"
+    assert caught.value.fix == "See /api/openapi.json for its form."
 
 
 def test_an_operation_without_a_body_takes_none() -> None:

@@ -281,7 +281,7 @@ def _unfit(error: msgspec.ValidationError, kind: Any, where: str) -> InvalidInpu
     field = place[1].removeprefix("$").lstrip(".") if place else ""
     names = getattr(kind, "__struct_encode_fields__", ())
     known = f"Fields: {', '.join(names)}." if names else "It takes none."
-    is_top = "." not in field
+    is_top = "." not in field and (not field or "field" not in text)  # a field of the field is another's
     return InvalidInput(
         text[: place.start()] if place else text,
         field=f"{where}.{field}" if field else where,
