@@ -1,6 +1,7 @@
 """``salver registry``: what it takes, what it prints, and how it ends."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,20 @@ def test_what_a_webhook_was_not_told_is_seen_and_told_anew(say) -> None:  # type
     assert say("webhook", "redeliver", str(delivery["id"])).endswith("is told anew of alias.moved\n")
     assert json.loads(say("webhook", "deliveries", "--json"))["attempts"] == 1
     assert "no delivery 99" in say("webhook", "redeliver", "99", ends=1)
+
+
+def test_a_webhook_that_hangs_has_failed_when_the_command_ends(  # type: ignore[no-untyped-def]
+    say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or each later command would wait for it again."""
+    monkeypatch.setattr("salver.cli.registry_options._ANSWER_SECONDS", 0.2)
+    push(say)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        say("webhook", "add", f"http://127.0.0.1:{listener.getsockname()[1]}/", "--event", "alias.moved")
+        say("alias", "fraud@champion", "1")
+        delivery = json.loads(say("webhook", "deliveries", "--json"))
+    assert (delivery["state"], delivery["attempts"]) == ("failing", 1)
+    assert "no answer within 0.2 s" in delivery["error"]
 
 
 def test_backup_and_restore_are_one_command_each(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import getpass
 import os
 import secrets
@@ -25,6 +26,7 @@ Why = Annotated[str, Parameter(help="The reason, for the history.")]
 Pairs = Annotated[tuple[str, ...], Parameter(help="KEY=VALUE, any number of times.")]
 #: Within which webhooks are told after a change; the rest is told by a server, or after the next change.
 _TELLING_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 4.0  # so that one that hangs has failed before that, and is not tried each time
 
 
 @Parameter(name="*")
@@ -94,7 +96,8 @@ async def _tell(registry: "ModelRegistry") -> None:
 
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_TELLING_SECONDS):
-            await Deliverer(registry.ledger, post, time.time).once()
+            soon = functools.partial(post, seconds=_ANSWER_SECONDS)
+            await Deliverer(registry.ledger, soon, time.time).once()
 
 
 def pairs_of(given: Iterable[str], flag: str) -> dict[str, str]:
