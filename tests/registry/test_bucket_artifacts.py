@@ -1,6 +1,7 @@
 """A registry whose files lie in an object store: a real S3 server of this process, without a common disk."""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -79,6 +80,16 @@ async def test_a_version_goes_there_and_comes_back_whole(
     assert registry.artifacts.brought() == {("fraud", 1)}
     await asyncio.to_thread(registry.artifacts.forget, "fraud", 1)
     assert files_of(registry.artifacts.folder) == []
+
+
+async def test_what_a_killed_server_had_half_of_goes(registry: ModelRegistry) -> None:
+    old, young = (registry.artifacts.aside(name) for name in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(b"half")
+    os.utime(old, (1000, 1000))
+    assert registry.artifacts.brought() == frozenset()
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 async def test_what_was_brought_is_not_brought_again_unless_it_is_damaged(

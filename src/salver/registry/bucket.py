@@ -9,6 +9,7 @@ brings it into a folder of this machine, whole, and only if it is what was pushe
 import contextlib
 import hashlib
 import secrets
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from salver.stores.address import Address
 
 T = TypeVar("T")
 _PARALLEL: Final = 8
+_LEFT_SECONDS: Final = 86_400.0
 
 
 class BucketArtifacts(Artifacts):
@@ -122,7 +124,8 @@ class BucketArtifacts(Artifacts):
             self.drop(id)
 
     def brought(self) -> frozenset[tuple[str, int]]:
-        """See :meth:`Artifacts.brought`."""
+        """See :meth:`Artifacts.brought`; what a killed server had half of goes."""
+        self.sweep_aside(time.time() - _LEFT_SECONDS)
         return frozenset(super().numbers())
 
     def forget(self, model: str, number: int) -> None:
