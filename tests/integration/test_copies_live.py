@@ -28,12 +28,23 @@ POLICY = Policy(
 )
 
 
+WORDS = """        words = np.array("zero one two three four five six seven eight nine".split())
+        return {"word": words[odds.argmax(axis=1)][:, None].astype(object)}
+"""
+
+
 @pytest.fixture
 def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
     write_digits(tmp_path / "models", 1)
     write_digits(tmp_path / "models", 2, **request.param)
     code = tmp_path / "models" / "digits" / "2" / "model.py"
     code.write_text(code.read_text().replace("pixels", request.param.get("input", "pixels")))
+    if "words" in request.param:  # both versions say the digit in a word
+        for version in "12":
+            code = tmp_path / "models" / "digits" / version / "model.py"
+            head, _, _ = code.read_text().partition("        return {")
+            head = head.replace('"probabilities": ("FP32", [-1, 10])', '"word": ("BYTES", [-1, 1])')
+            code.write_text(head + WORDS)
     options = ["--registry", str(tmp_path / "registry")]
     with ServerProcess([tmp_path / "models"], tmp_path / "log", options) as server:
         yield server.wait_ready()
@@ -109,3 +120,19 @@ async def test_one_that_takes_other_inputs_is_rolled_back(served: ServerProcess,
     release, _, callers = await released(served, tmp_path, policy)
     assert (release.state, release.reason.partition(":")[0]) == (ReleaseState.ROLLED_BACK, "rejected")
     assert set(callers.statuses) == {200, 400}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("served", [{"merge": True, "words": True}], indirect=True, ids=["nines are fours"])
+async def test_one_that_says_other_words_is_rolled_back(served: ServerProcess, tmp_path: Path) -> None:
+    word = Metric("word", "output", "severe", output="word", promotion_margin=None)
+    policy = Policy(
+        stages=(Stage(0.2, 5), Stage(0.5, 5)),
+        metrics=(*POLICY.metrics, word),
+        warm_up_seconds=0,
+        bucket_seconds=0.5,
+    )
+    release, _, callers = await released(served, tmp_path, policy)
+    assert (release.state, release.reason.partition(":")[0]) == (ReleaseState.ROLLED_BACK, "word")
+    assert len(release.progress.bins["word"]) == 9
+    assert set(callers.statuses) == {200}
