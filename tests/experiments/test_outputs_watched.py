@@ -11,7 +11,7 @@ from test_collector import World, served
 
 from salver.events import Responded
 from salver.experiments.outputs import MOST_NUMBERS, OutputCheck, Watch, code, is_beyond, places
-from salver.releases import ARMS, Arm, Counts, Traffic, unit_number
+from salver.releases import ARMS, Arm, Counts, Shadow, Traffic, unit_number
 from salver.rollout.policy import Policy
 from salver.rollout.procedure import promoted, started, watched
 from salver.rollout.record import proposed
@@ -179,11 +179,12 @@ def test_requests_are_noted_where_outcomes_may_be_posted_by_their_ids():
 
 
 def test_nobody_looks_at_answers_of_a_release_that_is_over():
-    policy = Policy(traffic=Traffic(holdback=0.1))
+    policy = Policy(traffic=Traffic(holdback=0.1, shadow=Shadow()))
     release = started(proposed("r1", "m", ("1", "2"), policy, 1.0), 2.0, "")
-    assert release.split.is_watched
+    assert release.split.is_watched and release.split.shadow == Shadow()
     held_back = promoted(release, 3.0, "it is good")
     assert held_back.split.holdback == 0.1 and held_back.split.is_watched  # it goes on being compared
+    assert held_back.split.shadow is None, "callers meet it, which needs no copies"
     assert watched(held_back, 4.0, "another one comes").split is None
 
 

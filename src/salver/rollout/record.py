@@ -152,7 +152,7 @@ class Release(msgspec.Struct, frozen=True):
             stage=self.stand[0],
             asked=(*([""] if self.is_default else []), *([self.alias] if self.alias else [])),
             is_watched=self.is_judged and any(metric.is_of_outputs for metric in self.policy.metrics),
-            **msgspec.structs.asdict(traffic),
+            **{**msgspec.structs.asdict(traffic), "shadow": traffic.shadow if self.is_live else None},
         )
 
 
