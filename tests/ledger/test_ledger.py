@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from databases import empty_ledger
+from databases import empty_database, empty_ledger
 from salver.errors import Conflict, InvalidInput, MissingExtra
 from salver.ledger import Ledger, LedgerFailed
 from salver.ledger.schema import AUDIT, BUCKET, EXPOSURE, MODEL, RELEASE, TAG, VERSION
@@ -245,3 +246,12 @@ async def test_a_connection_that_breaks_in_a_work_costs_a_try_and_no_row(tmp_pat
         assert await ledger.write(cut) == 0
         assert await ledger.read(names) == ["m0000"]
     assert tries == [0, 0]
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("", "30000"), ("tcp_user_timeout=5000", "5000")])
+async def test_a_postgresql_that_is_gone_without_a_word_is_given_up(said: str, seconds: str) -> None:
+    address = make_url(empty_database()).update_query_string(said)
+    async with await Ledger.open(address.render_as_string(hide_password=False)) as ledger:
+        told = await ledger.read(lambda c: c.connection.driver_connection.info.get_parameters())
+    assert told["tcp_user_timeout"] == seconds
+    assert int(told["keepalives_idle"]) + 4 * int(told["keepalives_interval"]) == 30

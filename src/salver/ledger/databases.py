@@ -15,6 +15,15 @@ from sqlalchemy.exc import ArgumentError
 
 from salver.errors import InvalidInput, MissingExtra
 
+#: Of connections to PostgreSQL. One whose other end is gone without a word is given up after half a minute;
+#: the system itself would wait for a quarter of an hour, or two hours.
+_NETWORK: Final = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
 #: Whom PostgreSQL's advisory lock is for: "salver" in ASCII.
 _LOCK: Final = 0x73616C766572
 _FIX: Final = "Name sqlite:////folder/salver.db or postgresql://user@host/database."
@@ -81,7 +90,7 @@ def _postgres(address: URL, patience: float, is_reader: bool) -> Engine:
         address,
         pool_pre_ping=True,
         isolation_level="REPEATABLE READ" if is_reader else "READ COMMITTED",
-        connect_args={"connect_timeout": 10},
+        connect_args={name: value for name, value in _NETWORK.items() if name not in address.query},
     )
 
     def begin(connection: Connection) -> None:
