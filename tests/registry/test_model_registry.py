@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from registries import ANN, KINDS, SIGNATURE, Clock, found, open_registry
-from salver.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
+from salver.errors import Conflict, Forbidden, InvalidInput, NotFound, Outdated, Unauthenticated
 from salver.ledger import LedgerFailed
 from salver.ledger.schema import RELEASE
 from salver.registry import ArtifactsFailed, ModelRegistry
@@ -121,6 +121,17 @@ async def test_an_alias_means_one_version_and_moves_at_once_without_a_policy(
     await registry.delete_alias("fraud", "champion", ANN)
     with pytest.raises(NotFound, match="no version fraud@champion"):
         await registry.version(parse("fraud@champion"))
+
+
+async def test_a_policy_is_set_of_a_model_that_is_as_it_was_seen(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    await push(registry, tmp_path)
+    seen = await registry.model("fraud")
+    await registry.set_policy("fraud", {"alpha": 0.02}, ANN, expected=seen)
+    with pytest.raises(Outdated, match="not as it was seen"):
+        await registry.set_policy("fraud", {"alpha": 0.03}, ANN, expected=seen)
+    assert (await registry.model("fraud")).policy == {"alpha": 0.02}
 
 
 async def test_under_a_policy_a_move_is_a_proposal(registry: ModelRegistry, tmp_path: Path) -> None:

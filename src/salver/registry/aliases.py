@@ -15,7 +15,7 @@ from salver.ledger.schema import ALIAS, MODEL, PROTECTION, RELEASE, TOKEN
 from salver.registry import rows
 from salver.registry.audit import Change, record
 from salver.registry.names import Reference, check_alias
-from salver.registry.records import Action, Move
+from salver.registry.records import Action, Model, Move
 from salver.releases import ReleaseState
 
 IMMEDIATE: Final = "immediate"
@@ -143,9 +143,15 @@ def check_guard(connection: Connection, change: Change, model: str, alias: str) 
         )
 
 
-def set_policy(connection: Connection, change: Change, model: str, policy: object) -> None:
+def set_policy(
+    connection: Connection, change: Change, model: str, policy: object, expected: Model | None
+) -> None:
     """What the move of an alias sets off: ``immediate``, or a rollout policy, which is not read here."""
     known = rows.model(connection, model)
+    if expected is not None and known != expected:
+        raise Outdated(
+            f"the model {model!r} is not as it was seen", field="model", fix="Look again, and decide anew."
+        )
     text = msgspec.json.encode(policy).decode()
     connection.execute(update(MODEL).where(MODEL.c.name == model).values(policy=text))
     before = msgspec.json.encode(known.policy).decode()

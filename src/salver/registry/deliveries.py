@@ -94,9 +94,10 @@ def _record(row: RowMapping) -> Delivery:
 
 
 def host_of(url: str) -> str:
-    """What may be shown of a URL: neither its user and password, nor its query."""
+    """What may be shown of a URL: its host and port, since its path is the password of some receivers."""
     parts = urllib.parse.urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "") + parts.path
+    hidden = "/…" if parts.path.strip("/") or parts.query else "/"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{hidden}"
 
 
 def signature(secret: str, id: str, time: int, body: bytes) -> str:

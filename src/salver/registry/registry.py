@@ -242,10 +242,20 @@ class ModelRegistry:
         change, wanted = self._change(actor, why), tuple(check_key(role, "role") for role in roles)
         await self.ledger.write(lambda c: aliases.protect(c, change, model, alias, wanted))
 
-    async def set_policy(self, model: str, policy: Any, actor: Actor, why: str = "") -> None:
-        """What the move of an alias sets off: ``immediate``, or a rollout policy. Raises NotFound."""
+    async def set_policy(
+        self, model: str, policy: Any, actor: Actor, why: str = "", *, expected: Model | None = None
+    ) -> None:
+        """What the move of an alias sets off: ``immediate``, or a rollout policy.
+
+        Args:
+            expected: As the model is to be before; None = however it is.
+
+        Raises:
+            NotFound: there is no such model.
+            Outdated: it is not as expected.
+        """
         change = self._change(actor, why)
-        await self.ledger.write(lambda c: aliases.set_policy(c, change, model, policy))
+        await self.ledger.write(lambda c: aliases.set_policy(c, change, model, policy, expected))
 
     async def set_default(self, model: str, alias: str, actor: Actor, why: str = "") -> None:
         """Requests that name no version go to this alias; empty = to ``champion``. Raises NotFound."""

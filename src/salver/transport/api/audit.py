@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import msgspec
 
 from salver.errors import NotFound
 from salver.registry import ModelRegistry
+from salver.registry.deliveries import host_of
 from salver.registry.records import Delivery, DeliveryState, Entry, Webhook
 from salver.registry.webhooks import Webhooks
 from salver.transport.api.registry import actor
@@ -183,10 +183,7 @@ def _number(text: str) -> int:
 
 
 def _public(webhook: Webhook) -> Webhook:
-    parts = urlsplit(webhook.url)
-    host = parts.netloc.rpartition("@")[2]
-    hidden = "/…" if parts.path.strip("/") or parts.query else "/"
-    return msgspec.structs.replace(webhook, url=f"{parts.scheme}://{host}{hidden}")
+    return msgspec.structs.replace(webhook, url=host_of(webhook.url))
 
 
 async def _found(registry: ModelRegistry, query: AuditQuery) -> Audit:

@@ -314,15 +314,16 @@ async def _policy(registry: ModelRegistry, asked: Asked) -> Answer:
     policy = msgspec.to_builtins(asked.body.policy)
     if asked.body.policy != "immediate":
         check_size(asked.body.policy)
-    if asked.expected:
-        known = msgspec.json.encode(await registry.model(asked.names["model"]))
-        if not asked.expected & {"*", tag_of(known)}:
+    name, seen = asked.names["model"], None
+    if asked.expected and "*" not in asked.expected:
+        seen = await registry.model(name)
+        if tag_of(msgspec.json.encode(seen)) not in asked.expected:
             raise Outdated(
-                f"the model '{asked.names['model']}' is not as it was seen",
+                f"the model '{name}' is not as it was seen",
                 field="if-match",
                 fix="Look again, and send the etag of its GET.",
             )
-    await registry.set_policy(asked.names["model"], policy, actor(asked.caller), asked.body.reason)
+    await registry.set_policy(name, policy, actor(asked.caller), asked.body.reason, expected=seen)
     return await _model(registry, asked)
 
 
