@@ -360,6 +360,17 @@ async def test_a_release_that_is_over_is_not_asked_whom_it_met(shop: Shop) -> No
     assert (await shop.post(sale("1", "ada"))).unmatched == ("1",)
 
 
+async def test_one_that_is_promoted_and_watched_is_asked_whom_it_met(shop: Shop) -> None:
+    await shop.meets("ada")
+    good = procedure.promoted(shop.release, 1.0, "it is good")
+    over = procedure.watched(good, 2.0, "enough")
+    for before, after, unmatched in ((shop.release, good, ()), (good, over, ("2",))):
+        store = ReleaseStore(shop.ledger)
+        before = msgspec.structs.replace(before, revision=(await store.get("r0")).revision)
+        await store.commit(Step(before, after), 1.0)
+        assert (await shop.post(sale(str(1 + bool(unmatched)), "ada"))).unmatched == unmatched
+
+
 WRITER = """
 import asyncio, sys, time
 from salver.ledger import Ledger

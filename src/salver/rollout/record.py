@@ -133,6 +133,11 @@ class Release(msgspec.Struct, frozen=True):
         return any(metric.is_posted for metric in self.policy.metrics)
 
     @property
+    def keeps_requests(self) -> bool:
+        """Outcomes find whom each request was sent to: in its stages; days of all of them are too many."""
+        return self.is_live and self.asks_for_outcomes
+
+    @property
     def split(self) -> Split | None:
         """Who meets which version now; None = all meet the one that they ask for.
 

@@ -8,14 +8,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, insert, select
 
 from salver.errors import InvalidInput
 from salver.ledger import Ledger
 from salver.ledger.schema import EXPOSURE, OUTCOME, PREDICTION, RELEASE
+from salver.registry.rows import in_force
 from salver.releases import Outcome, Receipt, Refused, trait, unit_number
-from salver.rollout.record import Release
-from salver.rollout.states import ENDED
+from salver.rollout.record import Progress, Release
 from salver.serving import maturing
 from salver.serving.maturing import SKEW_SECONDS
 from salver.serving.releases import Harvest
@@ -24,6 +25,7 @@ from salver.serving.releases import Harvest
 MOST: Final = 5000
 _MOST_LETTERS: Final = 256
 _AT_ONCE: Final = 500  # parameters of one query
+_progress: Final = msgspec.json.Decoder(Progress)
 _T = TypeVar("_T")
 _Row = dict[str, Any]
 
@@ -174,9 +176,15 @@ def _found(connection: Connection, column: ColumnElement[Any], values: Iterable[
 
 
 def _unmatched(connection: Connection, rows: Sequence[_Row]) -> tuple[str, ...]:
-    """Ids of those whose request or unit no release has met that is not over and keeps a row of each."""
-    ended = [state.value for state in ENDED]
-    live = list(connection.scalars(select(RELEASE.c.id).where(RELEASE.c.state.not_in(ended))))
+    """Ids of those whose request or unit no release has met that is not over and keeps a row of each. One
+    that is promoted and still watched is not over.
+    """
+    columns = (RELEASE.c.id, RELEASE.c.ended, RELEASE.c.progress)
+    live = [
+        row.id
+        for row in connection.execute(in_force(columns))
+        if row.ended is None or _progress.decode(row.progress).watched_until is not None
+    ]
     missing = []
     for kind, table, column in (
         ("unit", EXPOSURE, EXPOSURE.c.unit),

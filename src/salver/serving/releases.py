@@ -354,7 +354,7 @@ class Releases:
             release = live[name]
             self._collector.pace(name, release.bucket_seconds)
             self._collector.slow_from(name, release.progress.thresholds)
-            self._collector.watch(name, checks(release), keeps_requests=release.asks_for_outcomes)
+            self._collector.watch(name, checks(release), keeps_requests=release.keeps_requests)
         splits = [
             split
             for release in releases
