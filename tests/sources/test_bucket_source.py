@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from salver.errors import InvalidInput
-from salver.sources import Fetched, Options, open_source
+from salver.sources import Fetched
+from salver.sources.opening import Options, open_source
 from salver.stores import ObjectStore, StoreFailed
 
 sys.path.append(str(Path(__file__).parents[1] / "stores"))

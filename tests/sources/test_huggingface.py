@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from salver.errors import InvalidInput
-from salver.sources import Fetched, Options, is_source, open_source, silent
+from salver.sources import Fetched, silent
 from salver.sources.huggingface import cache_of
+from salver.sources.opening import Options, is_source, open_source
 
 COMMIT, OLDER = "a" * 40, "b" * 40
 FILES = {"README.md": b"---\nlicense: mit\n---\n# Card", "onnx/model.onnx": b"weights", "config.json": b"{}"}

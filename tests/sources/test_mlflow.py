@@ -12,8 +12,9 @@ from mlflow_server import PLACE, an_mlflow, log_models
 from sites import Asked, Page, Site
 
 from salver.errors import InvalidInput, LoadFailed, SalverError
-from salver.sources import Fetched, Options, is_source, open_source, silent
+from salver.sources import Fetched, silent
 from salver.sources.mlflow_registry import authorization, parse_uri
+from salver.sources.opening import Options, is_source, open_source
 from salver.stores import StoreFailed
 from zoo import write_constant
 

@@ -24,8 +24,9 @@ from docker_registry import (
 from sites import Asked, Page, Site
 
 from salver.errors import InvalidInput, LoadFailed, SalverError
-from salver.sources import Fetched, Options, open_source, silent
+from salver.sources import Fetched, silent
 from salver.sources.distribution import descriptor, parse_reference
+from salver.sources.opening import Options, open_source
 from salver.stores import StoreFailed
 
 EMPTY = "application/vnd.oci.empty.v1+json"

@@ -11,7 +11,8 @@ import pytest
 from sites import Page, Site
 
 from salver.errors import InvalidInput, LoadFailed
-from salver.sources import Options, open_source, silent
+from salver.sources import silent
+from salver.sources.opening import Options, open_source
 from salver.stores import StoreFailed
 
 WEIGHTS = b"weights"

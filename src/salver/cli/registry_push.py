@@ -85,8 +85,9 @@ def push(
 @contextlib.contextmanager
 def _at_hand(source: str, take: str, *, is_unverified: bool) -> Iterator[tuple["Fetched", Path]]:
     """The model on this machine, until the version is made; and where it is."""
-    from salver.sources import Fetched, Options, is_source, open_source
+    from salver.sources import Fetched
     from salver.sources.archives import card_of
+    from salver.sources.opening import Options, is_source, open_source
 
     if not is_source(source):
         path = Path(source)

@@ -2,10 +2,9 @@
 
 One small protocol over the places that models are imported from: object stores, URLs, MLflow, OCI registries,
 snapshots of Hugging Face. Each brings the files onto this machine, whole and checked, and says to which
-immutable state they belong. What is done with them is not known here.
+immutable state they belong. What is done with them is not known here. ``opening.py`` knows all of them.
 """
 
 from salver.sources.fetched import Fetched, Progress, Source, silent
-from salver.sources.opening import Options, is_source, open_source
 
-__all__ = ["Fetched", "Options", "Progress", "Source", "is_source", "open_source", "silent"]
+__all__ = ["Fetched", "Progress", "Source", "silent"]
