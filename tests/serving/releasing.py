@@ -26,6 +26,7 @@ from salver.registry.records import Actor
 from salver.releases import Arm, Bucket, Counts, Exposures, Met, ReleaseState, Seen, Split, unit_numbers
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import Release, proposed
+from salver.serving.outcomes import OutcomeStore
 from salver.serving.release_store import ReleaseStore
 from salver.serving.releases import Releases, Traffic
 
@@ -177,7 +178,8 @@ class Server(World):
         told = self.traffic
         self.collector = Collector(self.pending, clock, CollectorConfig(units=100_000, error=1e-6))
         traffic = Traffic(told, self.collector, self.pending, told)
-        self.releases = Releases(self.store, traffic, told, None, clock, f"server {next(_SERVERS)}")
+        self.outcomes = OutcomeStore(ledger, clock)
+        self.releases = Releases(self.store, traffic, told, self.outcomes, clock, f"server {next(_SERVERS)}")
 
     def serve(self, users: Iterable[str], failing: Collection[str] = ()) -> None:
         """Each of these asks once; the canary fails those."""

@@ -14,7 +14,7 @@ from databases import empty_ledger
 from salver.errors import Conflict
 from salver.ledger import Ledger, LedgerFailed
 from salver.ledger.schema import EXPOSURE, FIRST_EVENT, PART, WITNESS
-from salver.releases import ReleaseState
+from salver.releases import Outcome, ReleaseState
 from salver.rollout.policy import Metric, Stage
 from salver.rollout.replay import replay
 from salver.serving.crowds import Crowd, met
@@ -405,3 +405,19 @@ async def test_trouble_with_one_release_keeps_no_rollback_of_another_waiting(
     with pytest.raises(LedgerFailed):
         await one.releases.tick()
     assert one.traffic.splits == ()
+
+
+async def test_an_outcome_counts_once_whoever_met_its_unit_and_whoever_is_told(fleet: Fleet) -> None:
+    sale = Metric("sale", "outcome", "soft", promotion_margin=None, matures_minutes=1)
+    one, other = await two(fleet, msgspec.structs.replace(LONG, metrics=(*LONG.metrics, sale)))
+    users = [f"user-{number}" for number in range(30)]
+    one.serve(users[:20])
+    other.serve(users[10:])
+    await fleet.wait(10)
+    for server, some in ((one, users[:15]), (other, users[5:])):
+        await server.outcomes.accept([Outcome(f"of {user}", "sale", unit=user, value=1) for user in some])
+    await fleet.wait(80, lambda: [fleet.servers[int(fleet.clock.now) % 2]])  # each is behind by turns
+    await one.outcomes.accept([Outcome("all", "sale")])
+    await fleet.wait(20)
+    matured = [each for bucket in await fleet.check() for each in bucket.outcomes]
+    assert sum(each.units.total for each in matured) == sum(each.events.total for each in matured) == 30
