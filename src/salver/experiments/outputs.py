@@ -145,7 +145,7 @@ class Watch:
         numbers = _finite(_numbers(check, outputs))
         if len(numbers) and len(sample) < 4 * _NUMBERS_A_BIN * check.bins:
             step = -(-len(numbers) // _MOST_OF_AN_ANSWER)
-            sample += numbers[::step].tolist()
+            sample += numbers[::step].astype(np.float64).tolist()
             self._answers[check.metric] = self._answers.get(check.metric, 0) + 1
             if any(_is_meant(check, output) and _is_coded(check, output) for output in outputs):
                 self._of_texts.add(check.metric)
