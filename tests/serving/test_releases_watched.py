@@ -2,10 +2,13 @@
 
 import msgspec
 import pytest
-from releasing import ADA, POLICY, Clock, Server, address
+from releasing import ADA, POLICY, Clock, Server
 
+from databases import empty_ledger
+from salver.errors import InvalidInput
 from salver.ledger import Ledger
-from salver.releases import Outcome, ReleaseState, Traffic
+from salver.releases import Bucket, Outcome, ReleaseState, Traffic
+from salver.rollout.judge import judge
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import Release
 from salver.serving.outcomes import OutcomeStore
@@ -17,9 +20,9 @@ USERS = [f"u{number}" for number in range(600)]
 COMPLAINT = Metric("complaint", "outcome", "severe", promotion_margin=None, matures_minutes=30)
 
 
-@pytest.fixture
-async def server(tmp_path):
-    async with await Ledger.open(address(tmp_path)) as ledger:
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def server(request, tmp_path):
+    async with await Ledger.open(empty_ledger(request.param, tmp_path)) as ledger:
         yield Server(ledger, Clock())
 
 
@@ -137,6 +140,37 @@ async def test_outcomes_of_the_stages_that_come_late_still_count(server: Server)
     assert release.reason.startswith("complaint: the canary has events where its control has none")
     assert release.evidence.metrics[0].units.total >= 400
     assert len(await server.store.looks("r0")) <= looks + 6
+
+
+async def test_outcomes_of_a_bucket_that_cannot_be_judged_count_with_the_next(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[Bucket] = []
+
+    def once(policy, evidence, bucket, *more):
+        if bucket.outcomes and not refused:
+            refused.append(bucket)
+            raise InvalidInput("a defect")
+        return judge(policy, evidence, bucket, *more)
+
+    monkeypatch.setattr("salver.serving.releases.judge", once)
+    policy = msgspec.structs.replace(POLICY, metrics=(COMPLAINT,), stages=(Stage(0.5, 60),))
+    outcomes = OutcomeStore(server.store._ledger, server.clock)
+    told = server.traffic
+    wires = Wires(told, server.collector, server.pending, told)
+    server.releases = Releases(server.store, wires, told, outcomes, server.clock, "server b")
+    await server.propose(policy=policy)
+    await server.ticks()
+    await server.ticks()
+    server.serve(USERS)
+    await server.ticks(10)
+    await server.ticks(10)
+    server.clock.now += 1800
+    await outcomes.accept([Outcome("all", "complaint", time=server.clock.now)])
+    for _ in range(3):
+        await server.ticks(10)
+    release = await server.one()
+    assert len(refused) == 1 and release.evidence.metrics[0].units.total == len(USERS)
 
 
 def _met(server: Server) -> set[str]:

@@ -254,6 +254,7 @@ class Releases:
             if is_quiet := bucket.stage == NO_STAGE:
                 stage, share = after.stand
                 bucket = msgspec.structs.replace(bucket, stage=stage, share=share)
+            before = after  # whose outcomes wait for the next one, if this cannot be judged
             if self._outcomes is not None and release.asks_for_outcomes:
                 harvest = await self._outcomes.matured(after, bucket.start + bucket.seconds, min(until, now))
                 bucket = msgspec.structs.replace(
@@ -267,6 +268,7 @@ class Releases:
                 evidence, verdict = judge(after.policy, after.evidence, bucket, after.state, facts)
             except InvalidInput as error:  # a defect, of one bucket, which must not keep the others waiting
                 _LOG.error("release %s: a bucket is left out of the evidence: %s", release.id, error)
+                after = before
                 continue
             looks.append(Look(seq, Entry(bucket, after.state, verdict, facts)))
             after = procedure.judged(msgspec.structs.replace(after, evidence=evidence), verdict, now)
