@@ -421,3 +421,29 @@ async def test_an_outcome_counts_once_whoever_met_its_unit_and_whoever_is_told(f
     await fleet.wait(20)
     matured = [each for bucket in await fleet.check() for each in bucket.outcomes]
     assert sum(each.units.total for each in matured) == sum(each.events.total for each in matured) == 30
+
+
+async def test_servers_that_wait_for_different_things_do_not_contradict_each_other_for_ever(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = fleet.start(), fleet.start()
+    one.traffic.lacks["fraud", "2"] = "version 2 is LOADING"
+    other.traffic.lacks["fraud", "2"] = "version 2 is DOWNLOADING"
+    await one.propose(policy=LONG)
+
+    async def fails(*_: object) -> None:
+        raise LedgerFailed("the disk is full")
+
+    with monkeypatch.context() as patched, pytest.raises(LedgerFailed):
+        patched.setattr(ReleaseStore, "commit", fails)
+        await one.releases.tick()
+    await fleet.wait(10)
+    waiting = await one.one()
+    assert (waiting.revision, waiting.waits_for) == (2, "version 2 is DOWNLOADING")
+    one.traffic.lacks["fraud", "2"] = "version 2 is WARMING"
+    await fleet.wait(10)
+    assert (await one.one()).waits_for == "version 2 is WARMING"
+    one.traffic.lacks.clear()
+    await fleet.wait(1)
+    assert (await one.one()).state is ReleaseState.RUNNING
+    assert (len(one.traffic.splits), other.traffic.splits) == (1, ())

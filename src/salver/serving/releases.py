@@ -133,6 +133,7 @@ class Releases:
         self._pruned = 0.0
         self._buckets: list[float] = []  # their lengths, in seconds
         self._missing_since: dict[str, float] = {}
+        self._said: dict[str, str] = {}  # by release, what it waits for here
         self._running: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -166,15 +167,19 @@ class Releases:
             SalverError: the ledger cannot be read or written; what was counted is kept for the next tick.
         """
         self._collector.tick()
-        asked = self._clock()
         try:
-            await self._hand_in()
-            if is_last:
-                await self._store.leave(self._server)
-            picture = await self._store.picture()
+            await self._go_on(is_last)
         except SalverError:
             self._is_deaf = True
+            self._said.clear()
             raise
+
+    async def _go_on(self, is_last: bool) -> None:
+        asked = self._clock()
+        await self._hand_in()
+        if is_last:
+            await self._store.leave(self._server)
+        picture = await self._store.picture()
         now = self._clock()
         if self._is_deaf or now - asked > PATIENCE * min(self._buckets, default=math.inf):
             self._is_deaf, self._hears_since = False, now
@@ -316,6 +321,7 @@ class Releases:
             release = procedure.watched(release, now, ends)
         if not release.is_live and release.split is None:
             self._missing_since.pop(release.id, None)
+            self._said.pop(release.id, None)
             return release
         versions = (release.stable, release.canary)
         lacks = "; ".join(filter(None, (self._fleet.missing(release.model, each) for each in versions)))
@@ -328,7 +334,12 @@ class Releases:
         else:
             self._missing_since.pop(release.id, None)
         if release.state is ReleaseState.PROPOSED:
-            release = procedure.started(release, now, lacks or _clash(release, all_of_them))
+            waits_for = lacks or _clash(release, all_of_them)
+            if not waits_for or waits_for != self._said.get(
+                release.id
+            ):  # others may have said otherwise since
+                release = procedure.started(release, now, waits_for)
+            self._said[release.id] = waits_for
         quantiles = {m.name: m.quantile for m in release.policy.metrics if m.kind == "latency"}
         if quantiles and release.id in self._followed and not release.progress.thresholds:
             release = procedure.measured(release, self._collector.thresholds(release.id, quantiles))
