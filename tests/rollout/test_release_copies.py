@@ -140,11 +140,11 @@ def test_a_release_goes_from_copies_to_callers():
 def test_it_is_told_in_words():
     _, said = followed([GOOD])
     words = explain(POLICY, said[-1])
-    assert words.startswith("CONTINUE at stage 0 (0% of the units)")
+    assert words.startswith("CONTINUE at stage 1 of 2 (0% of the units)")
     assert "Of 100 copies 0 differ and 0 failed; 10 took the canary longer." in words
     assert "It lacks evidence" in words
     told = foretell(POLICY, outlook(POLICY, Forecast(10, {"errors": 0.005})))
-    assert "Stage 0 (0%) lasts 1.0 min if all is well.\n  Nobody meets it: copies" in told
+    assert "Stage 1 (0%) lasts 1.0 min if all is well.\n  Nobody meets it: copies" in told
 
 
 def test_the_outlook_knows_how_many_copies_are_enough():

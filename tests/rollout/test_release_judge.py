@@ -79,7 +79,7 @@ def test_evidence_does_not_shorten_a_stage() -> None:
     _, verdicts = judged(plenty, policy, until=lambda verdict: verdict.decision is Decision.PROMOTE)
     assert len(verdicts) == 30
     assert not any(metric.missing for metric in verdicts[20].metrics)
-    assert verdicts[20].reasons == ("stage 0 lasts another 1.5 minutes at least",)
+    assert verdicts[20].reasons == ("stage 1 lasts another 1.5 minutes at least",)
 
 
 def test_with_all_of_the_traffic_nobody_is_missed() -> None:
@@ -349,7 +349,7 @@ def test_a_rule_holds_what_evidence_would_promote() -> None:
     policy = with_policy(rules=(Approval(1, by=("ann",)),))
     verdict = last(buckets(policy, number=20), policy)
     assert (verdict.decision, verdict.cause) == (Decision.HOLD, "rule")
-    assert verdict.reasons == ("the step into stage 1 waits for the approval of ann",)
+    assert verdict.reasons == ("the step into stage 2 waits for the approval of ann",)
     facts = Facts(approvals=(Approved(1, "ann"),))
     assert last(buckets(policy, number=20), policy, facts=facts).decision is Decision.PROMOTE
 

@@ -148,7 +148,7 @@ def test_sparse_traffic_and_gates_that_cannot_be_passed_are_advised_upon() -> No
     assert slow and all("to prove no harm, and a hold ends after 24.0 h" in advice for advice in slow)
     found = outlook(with_policy(metrics=(ERRORS,)), Forecast(100))
     assert found.minutes[0] is None
-    assert "nothing can prove errors harmless at stage 0" in found.advice[0]
+    assert "nothing can prove errors harmless at stage 1" in found.advice[0]
     ships = with_policy(metrics=(ERRORS,), ships_on_budget=True)
     assert outlook(ships, Forecast(100)).minutes[0] is not None
 
@@ -171,7 +171,7 @@ def test_traffic_that_cannot_be_is_refused(per_second: float, rates: dict[str, f
 
 def test_before_a_release_it_is_told_what_can_be_seen_and_what_not() -> None:
     text = foretell(Policy(), outlook(Policy(), Forecast(100, {"errors": 0.005, "timeouts": 0.0002})))
-    assert "Stage 0 (1%) lasts 27 min if all is well." in text
+    assert "Stage 1 (1%) lasts 27 min if all is well." in text
     assert "errors: can see ×3 in 20 min and cannot see ×2" in text
     assert "timeouts: cannot see ×10" in text
     assert "invalid: none foreseen; 6 buckets with some of the canary alone roll" in text
@@ -181,16 +181,18 @@ def test_before_a_release_it_is_told_what_can_be_seen_and_what_not() -> None:
     text = foretell(POLICY, outlook(with_policy(metrics=(ERRORS, MATCHED)), Forecast(0.1)))
     assert "is not left by itself" in text and "Note: " in text
     text = foretell(Policy(), outlook(Policy(), Forecast(1, {"errors": 0.01})))
-    assert "Note: stage 0 takes 37.6 h to prove no harm, and a hold ends after 24.0 h" in text
+    assert "Note: stage 1 takes 37.6 h to prove no harm, and a hold ends after 24.0 h" in text
     small = with_policy(stages=(Stage(0.025, 1),))
     text = foretell(small, outlook(small, Forecast(1)))
-    assert "Stage 0 (2.5%)" in text
+    assert "Stage 1 (2.5%)" in text
 
 
 def test_a_decision_is_told_with_its_evidence() -> None:
     _, verdicts = judged(buckets(ratios={"errors": 10.0}, number=30))
     text = explain(POLICY, verdicts[-1])
-    assert text.startswith("ROLLBACK at stage 0 (10% of the units)\n  because errors: the canary has 10.0")
+    assert text.startswith(
+        "ROLLBACK at stage 1 of 3 (10% of the units)\n  because errors: the canary has 10.0"
+    )
     assert "×10.00" in text and "All metrics together: evidence of harm" in text
     assert "lacks" not in text  # it is over
     (row,) = (line for line in text.splitlines() if line.startswith("errors "))

@@ -69,7 +69,7 @@ def test_a_policy_survives_its_json() -> None:
         ('{"stages": [{"weight": -0.1, "minutes": 1}]}', "above 0 and up to 1"),
         ('{"alike": {"least": 1}}', "alike.least"),
         ('{"stages": [{"weight": 1.5, "minutes": 1}]}', "above 0 and up to 1"),
-        ('{"stages": [{"weight": 0.5, "minutes": -1}]}', "stage 0 lasts -1.0 minutes"),
+        ('{"stages": [{"weight": 0.5, "minutes": -1}]}', r"stages\[0\] lasts -1.0 minutes"),
         ('{"metrics": []}', "Name one or more"),
         ('{"rules": [{"type": "horoscope"}]}', "rules"),
         ('{"rules": [{"type": "blackout", "start": "25:00"}]}', "no time of day"),

@@ -84,7 +84,7 @@ def test_costs_are_capped() -> None:
 
 def test_the_step_into_a_stage_waits_for_who_may_approve_it() -> None:
     rule = Approval(1, by=("ann", "bob"))
-    assert told(rule) == "the step into stage 1 waits for the approval of ann or bob"
+    assert told(rule) == "the step into stage 2 waits for the approval of ann or bob"
     assert told(rule, stage=2) == ""
     assert told(rule, Facts(approvals=(Approved(1, "eve"), Approved(0, "ann")))) != ""
     assert told(rule, Facts(approvals=(Approved(1, "bob"),))) == ""

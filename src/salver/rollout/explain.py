@@ -34,7 +34,8 @@ _LEGEND = (
 def explain(policy: Policy, verdict: Verdict) -> str:
     """A decision with the evidence behind it: reasons, a line for each metric, what is missing."""
     weight = policy.stages[verdict.stage].weight
-    lines = [f"{verdict.decision.value.upper()} at stage {verdict.stage} ({100 * weight:.4g}% of the units)"]
+    where = f"stage {verdict.stage + 1} of {len(policy.stages)}"
+    lines = [f"{verdict.decision.value.upper()} at {where} ({100 * weight:.4g}% of the units)"]
     lines += [
         f"  because {reason}" if index == 0 else f"      and {reason}"
         for index, reason in enumerate(verdict.reasons)
@@ -73,7 +74,7 @@ def foretell(policy: Policy, outlook: Outlook) -> str:
     for index, minutes in enumerate(outlook.minutes):
         weight = policy.stages[index].weight
         lasts = "is not left by itself" if minutes is None else f"lasts {spoken(minutes)} if all is well"
-        lines.append(f"Stage {index} ({100 * weight:.4g}%) {lasts}.")
+        lines.append(f"Stage {index + 1} ({100 * weight:.4g}%) {lasts}.")
         if not weight:
             lines.append("  Nobody meets it: copies of requests are answered, too, and compared.")
         elif weight < 1:

@@ -130,7 +130,7 @@ def _without_harm(
     left = 60 * stage.minutes - (evidence.stage_seconds - policy.warm_up_seconds)
     if left > 0:
         return _Opinion(
-            Decision.CONTINUE, (f"stage {evidence.stage} lasts another {left / 60:.1f} minutes at least",)
+            Decision.CONTINUE, (f"stage {evidence.stage + 1} lasts another {left / 60:.1f} minutes at least",)
         )
     lacking = list(_lacking(policy, evidence, bucket))
     if lacking:

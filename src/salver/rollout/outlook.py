@@ -356,12 +356,13 @@ def _advice(
                 if metric.promotion_margin is not None and one.stages[index].promotes is None
             ]
             yield (
-                f"nothing can prove {', '.join(stuck)} harmless at stage {index}, as no events are foreseen: "
-                "give a negligible rate (of a mean, its spread), no promotion_margin, or ship on the budget"
+                f"nothing can prove {', '.join(stuck)} harmless at stage {index + 1}, as no events are "
+                "foreseen: give a negligible rate (of a mean, its spread), no promotion_margin, or ship on "
+                "the budget"
             )
         elif lasts - policy.stages[index].minutes > policy.hold_minutes:
             yield (
-                f"stage {index} takes {spoken(lasts)} to prove no harm, and a hold ends after "
+                f"stage {index + 1} takes {spoken(lasts)} to prove no harm, and a hold ends after "
                 f"{spoken(policy.hold_minutes)}: widen its margins, raise its weight, or ship on the budget"
             )
 

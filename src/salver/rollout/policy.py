@@ -350,7 +350,7 @@ def _check_stages(stages: tuple[Stage, ...], shadow: Shadow | None) -> None:
     for index, stage in enumerate(stages):
         if not (0 <= stage.minutes < math.inf and stage.sample >= 0 and 0 < stage.margin_times < math.inf):
             raise InvalidInput(
-                f"stage {index} lasts {stage.minutes} minutes, for {stage.sample} requests, at "
+                f"stages[{index}] lasts {stage.minutes} minutes, for {stage.sample} requests, at "
                 f"{stage.margin_times} times the margins",
                 field=f"stages[{index}]",
                 fix="Give 0 or more minutes and requests, and a factor above 0.",
@@ -363,7 +363,7 @@ def _check_holdback(holdback: float, stages: tuple[Stage, ...]) -> None:
     for index, stage in enumerate(stages):
         if stage.weight > _HALF >= stage.weight * (1 - holdback):
             raise InvalidInput(
-                f"stage {index} has {stage.weight:.2%} of those that are not held back: more than half of "
+                f"stages[{index}] has {stage.weight:.2%} of those that are not held back: more than half of "
                 "them, and not of all, beside which no baseline is as large",
                 field=f"stages[{index}]",
                 fix=f"Give {_HALF:g}, or more than {_HALF / (1 - holdback):.4g}.",

@@ -475,11 +475,12 @@ def _tell(step: Step) -> None:
         level = logging.WARNING if is_grave else logging.INFO
         _LOG.log(
             level,
-            "release %s of %s: %s, stage %d, %.4g%% of the units meet version %s: %s",
+            "release %s of %s: %s, stage %d of %d, %.4g%% of the units meet version %s: %s",
             after.id,
             after.model,
             after.state.value,
-            after.stage,
+            min(after.stage + 1, len(after.policy.stages)),
+            len(after.policy.stages),
             100 * after.weight,
             after.canary,
             after.reason,
