@@ -5,10 +5,11 @@ something already is a proposal: a release begins, and the alias moves when it i
 transaction, so that whoever promotes moves the alias in the very transaction in which it decides.
 """
 
+import math
 from typing import Final
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from salver.errors import Conflict, Forbidden, InvalidInput, NotFound, Outdated
 from salver.ledger.schema import ALIAS, MODEL, PROTECTION, RELEASE, TOKEN
@@ -182,6 +183,12 @@ def under_way(connection: Connection, model: str, alias: str) -> str | None:
     return id
 
 
+def latest(connection: Connection, model: str, now: float) -> float:
+    """When a release of the model begins that is to be its last, however clocks were set since the others."""
+    last = connection.scalar(select(func.max(RELEASE.c.created)).where(RELEASE.c.model == model))
+    return now if last is None or last < now else math.nextafter(last, math.inf)
+
+
 def _check_free(connection: Connection, model: str, alias: str) -> None:
     if (id := under_way(connection, model, alias)) is not None:
         raise Conflict(
@@ -199,7 +206,7 @@ def _propose(connection: Connection, change: Change, policy: object, wish: Move)
         "salt": wish.release,
         "policy": msgspec.json.encode(policy).decode(),
         "state": ReleaseState.PROPOSED.value,
-        "created": change.time,
+        "created": latest(connection, wish.model, change.time),
         "by": change.actor.name,
         "why": change.why,
         "changed": change.time,

@@ -73,6 +73,8 @@ class Release(msgspec.Struct, frozen=True):
         ended: None = it has not.
         revision: How often it was written down since it was proposed.
         is_default: Requests that name no version mean its alias, or it has none.
+        fault: Why what lies there cannot be read, in words: another version of Salver wrote it. Then policy,
+            evidence and progress are not its own.
     """
 
     id: str
@@ -95,6 +97,7 @@ class Release(msgspec.Struct, frozen=True):
     progress: Progress = Progress()
     revision: int = 0
     is_default: bool = True
+    fault: str = ""
 
     @property
     def is_live(self) -> bool:
@@ -114,7 +117,7 @@ class Release(msgspec.Struct, frozen=True):
     @property
     def is_judged(self) -> bool:
         """What is seen of it counts: it has not ended, or is promoted and still watched."""
-        return self.is_live or self.watched_until is not None
+        return not self.fault and (self.is_live or self.watched_until is not None)
 
     @property
     def bucket_seconds(self) -> float:
@@ -145,7 +148,7 @@ class Release(msgspec.Struct, frozen=True):
         """
         traffic = self.policy.traffic
         is_kept = self.is_judged and traffic.holdback > 0
-        if self.state is ReleaseState.PROPOSED or not (self.is_live or is_kept):
+        if self.fault or self.state is ReleaseState.PROPOSED or not (self.is_live or is_kept):
             return None
         return Split(
             release=self.id,

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from sqlalchemy import Connection, and_, delete, insert, or_, select, tuple_, update
 
-from salver.errors import Conflict, NotFound
+from salver.errors import Conflict, InvalidInput, NotFound
 from salver.experiments.windows import Part, Witness
 from salver.ledger import Ledger
 from salver.ledger.schema import (
@@ -27,7 +27,7 @@ from salver.ledger.schema import (
     RELEASE,
     WISH,
 )
-from salver.registry.aliases import check_guard, meant, under_way
+from salver.registry.aliases import check_guard, latest, meant, under_way
 from salver.registry.audit import Change, record
 from salver.registry.names import CHAMPION
 from salver.registry.records import Action, Actor
@@ -327,7 +327,8 @@ def propose(connection: Connection, release: Release, change: Change) -> None:
             f"model '{release.model}' is in release '{other}', which is not over",
             fix=f"Wait for its end, or abort it: salver rollout abort {other}",
         )
-    connection.execute(insert(RELEASE).values({"id": release.id, **_columns(release)}))
+    created = latest(connection, release.model, release.created)
+    connection.execute(insert(RELEASE).values({**_columns(release), "id": release.id, "created": created}))
     versions = release.stable, release.canary
     if release.alias:
         record(connection, change, "alias.proposed", release.model, release.alias, *versions)
@@ -401,11 +402,14 @@ def _elsewhere(connection: Connection, release: Release) -> str:
 
 
 def _columns(release: Release) -> dict[str, Any]:
-    """All but its id."""
+    """All that was read of it, but its id."""
     fields = ("model", "stable", "canary", "alias", "salt", "stage", "weight", "reason", "created", "by")
+    plain = {name: getattr(release, name) for name in (*fields, "why", "changed", "ended")}
+    plain["state"] = release.state.value
+    if release.fault:
+        return plain
     return {
-        **{name: getattr(release, name) for name in (*fields, "why", "changed", "ended")},
-        "state": release.state.value,
+        **plain,
         "policy": release.policy.to_json().decode(),
         "evidence": _encode(release.evidence).decode(),
         "progress": _encode(release.progress).decode(),
@@ -413,15 +417,20 @@ def _columns(release: Release) -> dict[str, Any]:
 
 
 def _release(row: Any) -> Release:
-    policy = Policy.from_json(row["policy"])
-    has_begun = row["evidence"] != "{}"  # a proposal of the registry's
-    decoded = {
-        "state": ReleaseState(row["state"]),
-        "policy": policy,
-        "evidence": msgspec.json.decode(row["evidence"], type=Evidence) if has_begun else start(policy),
-        "progress": msgspec.json.decode(row["progress"], type=Progress),
-    }
-    plain = {name: row[name] for name in Release.__struct_fields__ if name != "is_default"}
+    """One that cannot be read has a fault, so that it keeps no other from being read."""
+    decoded: dict[str, Any] = {"state": ReleaseState(row["state"])}
+    try:
+        policy = Policy.from_json(row["policy"])
+        has_begun = row["evidence"] != "{}"  # a proposal of the registry's
+        decoded |= {
+            "policy": policy,
+            "evidence": msgspec.json.decode(row["evidence"], type=Evidence) if has_begun else start(policy),
+            "progress": msgspec.json.decode(row["progress"], type=Progress),
+        }
+    except (InvalidInput, msgspec.MsgspecError) as error:
+        nothing = {"policy": Policy(), "evidence": start(Policy()), "progress": Progress()}
+        decoded |= {**nothing, "fault": str(error)}
+    plain = {name: row[name] for name in Release.__struct_fields__ if name in row}
     return Release(**{**plain, **decoded})
 
 

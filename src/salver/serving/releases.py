@@ -249,6 +249,9 @@ class Releases:
     async def _next(self, release: Release, picture: Picture, now: float) -> Step:
         waiting, facts = picture.waiting[release.id], _facts(release, picture.releases)
         after, looks = release, []
+        if release.fault and release.is_live:  # nobody is to meet a canary that cannot be judged
+            why = f"this version of Salver cannot read it: {release.fault}"
+            after = procedure.rolled_back(release, now, why)
         parts: list[Part] = []
         heard = self._heard(release, waiting, now)
         until = min((each.until for each in heard), default=math.inf)
