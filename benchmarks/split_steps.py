@@ -101,10 +101,12 @@ class Kept:
         await self._store.propose(self._release, Actor("bench"))
         await self._store.attend("r0", "bench", time.time())
 
-    async def keep(self) -> None:
+    async def keep(self, collector: Collector) -> None:
+        """What the collector has seen, as the shell does it."""
         if seen := self.pending.of("r0"):
             crowd = await self._store.hand_in("bench", "r0", self._told, seen)
             self._told = Told(self._told.parts + len(seen), crowd.last)
+            collector.know("r0", *crowd)
             self.pending.kept("r0", len(seen))
 
 
@@ -153,7 +155,7 @@ class Door:
             if number % FLUSHED == FLUSHED - 1:
                 bus.flush()
         self._collector.flush()
-        await self._ledger.keep()
+        await self._ledger.keep(self._collector)
         return (time.process_time() - began) / len(names) * 1e6
 
 
