@@ -112,9 +112,7 @@ async def serve(root: str, port: int, rounds: int, seed: int) -> None:
                 count = counter.served - served
                 if number >= WARM:
                     turns.append((name, count, time.monotonic() - began, time.process_time() - cpu))
-            await (
-                ledger.keep()
-            )  # as rarely as in earnest, once in many seconds: its cost is in split_steps.py
+            await ledger.keep(collector)  # as rarely as in earnest; split_steps.py tells its cost
     print(json.dumps(turns))
 
 
@@ -148,7 +146,7 @@ def drive(
             seconds = int((given.rounds + WARM) * len(VARIANTS) * TURN_S * 1.5) + 3
             load.wrk(script, f"http://127.0.0.1:{port}/v2/models/tiny/infer", connections, seconds)
             server.process.wait(60)
-            told = server.tail(1)
+            told = next(line for line in server.tail(50).splitlines() if line.startswith("[["))
     turns: dict[str, list[list[float]]] = {name: [] for name in VARIANTS}
     for name, *turn in json.loads(told):
         turns[name].append(turn)
