@@ -249,7 +249,7 @@ def test_who_we_are_is_told(site: Site, tmp_path: Path) -> None:
         ({"listing": [{"path": "MLmodel", "file_size": "x"}]}, "has no size"),
         ({"listing": [{"path": "MLmodel", "file_size": 1 << 50}]}, "there is room for"),
         ({"listing": [{"path": "MLmodel", "file_size": 3}]}, "more than 3 bytes|bytes, and"),
-        ({"listing": [{"path": "MLmodel", "file_size": 3000}]}, "ended after"),
+        ({"listing": [{"path": "MLmodel", "file_size": 3000}]}, "bytes, and should have"),
         ({"listing": [{"path": "gone", "file_size": 3}]}, "404"),
         ({"listing": [{"path": "a", "file_size": 3}, {"path": "a", "is_dir": True}]}, "names a twice"),
     ],

@@ -268,7 +268,7 @@ def test_one_that_answers_as_it_should(site: Site, tmp_path: Path) -> None:
             {**GOOD, "layers": [{**described(BLOB), "size": len(BLOB) - 1}]},
             "more than|bytes, and there is room",
         ),
-        ({**GOOD, "layers": [{**described(BLOB), "size": len(BLOB) + 1}]}, "ended after"),
+        ({**GOOD, "layers": [{**described(BLOB), "size": len(BLOB) + 1}]}, "bytes, and should have"),
         ({**GOOD, "layers": [described(BLOB, "text/plain")]}, "is not known"),
         ({**GOOD, "layers": [described(BLOB, f"{PACK}.weight.v1.raw")]}, "without a name"),
         ({**GOOD, "layers": [described(BLOB, annotations={FILE_PATH: "../m"})]}, "lies outside"),

@@ -110,7 +110,7 @@ class Download:
 
         Raises:
             TooLarge: it says that it has more than may come.
-            StoreFailed: it is another part than was asked for.
+            StoreFailed: it is another part than was asked for, or less than there should be.
         """
         if status == _PARTIAL:
             said = _RANGE.fullmatch(headers.get("Content-Range") or "")
@@ -121,8 +121,11 @@ class Download:
         self._restart()
         mark, told = headers.get("ETag") or "", headers.get("Content-Length") or ""
         self._mark = mark if mark.startswith('"') else ""  # a weak one says nothing of bytes
+        length = int(told) if told.isdecimal() and len(told) < 30 else None
         if self._wanted.size is None:
-            self._whole = int(told) if told.isdecimal() and len(told) < 30 else None
+            self._whole = length
+        elif length is not None and length < self._wanted.size and not headers.get("Content-Encoding"):
+            raise StoreFailed(f"{self._wanted.what} has {length} bytes, and should have {self._wanted.size}")
         if (self._whole or 0) > self._wanted.most:
             raise self._too_large(f"{self._whole} bytes")
 
