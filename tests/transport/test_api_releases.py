@@ -136,8 +136,10 @@ async def test_releases_are_read_in_parts_however_many_there_are(world: World) -
             f"old-{number}", "ranker", ("1", "3"), PATIENT, 1000.0 + number // 2, alias=f"a{number}"
         )
         await world.store.propose(old, Actor("ann"))
+    other = proposed("old-5", "other", ("1", "3"), PATIENT, 1002.0, alias="a5")
+    await world.store.propose(other, Actor("ann"))
     whole = [one["id"] for one in (await world.ask("GET", "/releases")).json["items"]]
-    assert whole[-5:] == ["old-4", "old-2", "old-3", "old-0", "old-1"]  # alike in time: by their ids
+    assert whole[-6:] == ["old-4", "old-5", "old-3", "old-2", "old-1", "old-0"]  # alike in time: by their ids
     read, after = [], ""
     for _ in whole:
         part = (await world.ask("GET", f"/releases?limit=2&after={after}")).json
@@ -146,7 +148,7 @@ async def test_releases_are_read_in_parts_however_many_there_are(world: World) -
             break
     assert read == whole
     waiting = (await world.ask("GET", "/releases?state=PROPOSED&model=ranker&limit=3")).json
-    assert [one["id"] for one in waiting["items"]] == ["old-4", "old-2", "old-3"] and waiting["next"]
+    assert [one["id"] for one in waiting["items"]] == ["old-4", "old-3", "old-2"] and waiting["next"]
     assert (await world.ask("GET", "/releases?after=none")).json["field"] == "query.after"
     newest = await world.ask("GET", "/models/ranker/versions/3/verdict")
     assert (newest.status, newest.json["state"]) == (200, "PROPOSED")
