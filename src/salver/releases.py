@@ -8,7 +8,7 @@ assigned where is ``experiments/``' question, what counts prove is ``rollout/``'
 import enum
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -267,11 +267,6 @@ class Sums(msgspec.Struct, frozen=True):
     past_squares: float = 0.0
     products: float = 0.0
 
-    def plus(self, other: "Sums") -> "Sums":
-        """With more units of the arm."""
-        pairs = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)
-        return Sums(*(one + more for one, more in pairs))
-
 
 class Matured(msgspec.Struct, frozen=True):
     """Outcomes of units that were exposed together, and are old enough for theirs to be known.
@@ -307,6 +302,19 @@ class Copies(msgspec.Struct, frozen=True):
     differed: int = 0
     failed: int = 0
     slower: int = 0
+
+
+_N = TypeVar("_N", Counts, Sums, Copies)
+
+
+def plus(some: _N, more: _N) -> _N:
+    """Both together, each number by itself.
+
+    >>> plus(Counts(1, 2), Counts(stable=3))
+    Counts(canary=1, baseline=2, stable=3)
+    """
+    pairs = zip(msgspec.structs.astuple(some), msgspec.structs.astuple(more), strict=True)
+    return type(some)(*(one + other for one, other in pairs))
 
 
 class Bucket(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from registries import ANN, KINDS, Clock, counted, found, open_registry
+from registries import ANN, Clock, counted, found
 from salver.errors import InvalidInput, NotFound
 from salver.ledger.schema import DELIVERY
 from salver.registry import ModelRegistry
@@ -34,18 +34,6 @@ class Receivers:
         if isinstance(answer, Exception):
             raise answer
         return answer
-
-
-@pytest.fixture(params=KINDS)
-async def registry(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock):  # type: ignore[no-untyped-def]
-    opened = await open_registry(request.param, tmp_path / "registry", clock)
-    yield opened
-    await opened.ledger.close()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

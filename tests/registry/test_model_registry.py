@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from sqlalchemy import select, text, update
 
-from registries import ANN, KINDS, SIGNATURE, Clock, found, open_registry
+from registries import ANN, SIGNATURE, Clock, found, open_registry
 from salver.errors import Conflict, Forbidden, InvalidInput, NotFound, Outdated, Unauthenticated
 from salver.ledger import LedgerFailed
 from salver.ledger.schema import RELEASE
@@ -19,13 +19,6 @@ from salver.registry.names import Reference, parse
 from salver.registry.ports import Found
 from salver.registry.records import Actor, NewVersion, Parent
 from salver.registry.tokens import Tokens
-
-
-@pytest.fixture(params=KINDS)
-async def registry(request: pytest.FixtureRequest, tmp_path: Path):  # type: ignore[no-untyped-def]
-    opened = await open_registry(request.param, tmp_path / "registry")
-    yield opened
-    await opened.ledger.close()
 
 
 async def push(registry: ModelRegistry, tmp_path: Path, model: str = "fraud", **said: object) -> int:

@@ -1,23 +1,14 @@
 """Does a token prove who somebody is, and nothing else?"""
 
-from pathlib import Path
-
 import pytest
 from sqlalchemy import select
 
-from registries import ANN, KINDS, counted, open_registry
+from registries import ANN, counted
 from salver.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
 from salver.ledger.schema import TOKEN
 from salver.registry import ModelRegistry
 from salver.registry.records import Actor
 from salver.registry.tokens import Tokens
-
-
-@pytest.fixture(params=KINDS)
-async def registry(request: pytest.FixtureRequest, tmp_path: Path):  # type: ignore[no-untyped-def]
-    opened = await open_registry(request.param, tmp_path / "registry")
-    yield opened
-    await opened.ledger.close()
 
 
 def tokens(registry: ModelRegistry) -> Tokens:

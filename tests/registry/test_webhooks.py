@@ -14,7 +14,7 @@ from typing import ClassVar
 import pytest
 from sqlalchemy import select
 
-from registries import ANN, KINDS, Clock, counted, found, open_registry
+from registries import ANN, Clock, counted, found
 from salver.errors import InvalidInput, NotFound
 from salver.ledger.schema import DELIVERY, WEBHOOK
 from salver.registry import ModelRegistry
@@ -40,18 +40,6 @@ class Receiver:
     @property
     def types(self) -> list[str]:
         return [json.loads(body)["type"] for _, _, body in self.told]
-
-
-@pytest.fixture(params=KINDS)
-async def registry(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock):  # type: ignore[no-untyped-def]
-    opened = await open_registry(request.param, tmp_path / "registry", clock)
-    yield opened
-    await opened.ledger.close()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def webhooks(registry: ModelRegistry, clock: Clock) -> Webhooks:

@@ -104,13 +104,18 @@ async def test_a_version_that_is_gone_for_long_ends_the_watch(server: Server) ->
     assert "version 1 of 'fraud' is not there" in release.reason
 
 
+def asking_for_outcomes(server: Server, name: str) -> OutcomeStore:
+    """Its releases are judged by outcomes, too, from now on."""
+    outcomes, told = OutcomeStore(server.store._ledger, server.clock), server.traffic
+    wires = Wires(told, server.collector, server.pending, told)
+    server.releases = Releases(server.store, wires, told, outcomes, server.clock, name)
+    return outcomes
+
+
 async def test_outcomes_of_the_stages_that_come_late_still_count(server: Server) -> None:
     """Without anybody held back; nothing is written while nothing is new, and it ends when all has come."""
     policy = msgspec.structs.replace(POLICY, metrics=(COMPLAINT,), stages=(Stage(0.5, 1),))
-    outcomes = OutcomeStore(server.store._ledger, server.clock)
-    told = server.traffic
-    wires = Wires(told, server.collector, server.pending, told)
-    server.releases = Releases(server.store, wires, told, outcomes, server.clock, "server o")
+    outcomes = asking_for_outcomes(server, "server o")
     await server.propose(policy=policy)
     await server.ticks()
     await server.ticks()
@@ -155,10 +160,7 @@ async def test_outcomes_of_a_bucket_that_cannot_be_judged_count_with_the_next(
 
     monkeypatch.setattr("salver.serving.releases.judge", once)
     policy = msgspec.structs.replace(POLICY, metrics=(COMPLAINT,), stages=(Stage(0.5, 60),))
-    outcomes = OutcomeStore(server.store._ledger, server.clock)
-    told = server.traffic
-    wires = Wires(told, server.collector, server.pending, told)
-    server.releases = Releases(server.store, wires, told, outcomes, server.clock, "server b")
+    outcomes = asking_for_outcomes(server, "server b")
     await server.propose(policy=policy)
     await server.ticks()
     await server.ticks()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chances import may_be
-from salver.releases import Sums
+from salver.releases import Sums, plus
 from salver.stats.mean_evidence import (
     Contrast,
     Phase,
@@ -37,7 +37,7 @@ def grown(values: Floats, past: Floats, looks: int) -> list[Sums]:
     """An arm at each of its looks."""
     found = [Sums()]
     for some, before in zip(np.array_split(values, looks), np.array_split(past, looks), strict=True):
-        found.append(found[-1].plus(sums(some, before)))
+        found.append(plus(found[-1], sums(some, before)))
     return found[1:]
 
 
@@ -219,7 +219,7 @@ def test_who_comes_when_the_canary_is_large_deceives_nobody() -> None:
         for level, n, m in ((10.0, 3000, 27_000), (100.0, 15_000, 15_000))
     ]
     assert abs(contrast(phases, 1.0).score) < 3
-    together = tuple(first.plus(second) for first, second in zip(*phases, strict=True))
+    together = tuple(plus(first, second) for first, second in zip(*phases, strict=True))
     assert contrast([(together[0], together[1])], 1.0).score > 50
 
 
@@ -261,6 +261,6 @@ def test_skew_does_not_matter_where_arms_are_of_one_size_and_a_small_phase_waits
 def test_parts_add_up_and_are_written_down_to_the_bit(rows: list[tuple[float, float]], at: int) -> None:
     values, past = np.array(rows).T
     whole = sums(values, past)
-    parts = sums(values[:at], past[:at]).plus(sums(values[at:], past[at:]))
+    parts = plus(sums(values[:at], past[:at]), sums(values[at:], past[at:]))
     assert msgspec.structs.astuple(parts) == pytest.approx(msgspec.structs.astuple(whole), abs=1e-9)
     assert msgspec.json.decode(msgspec.json.encode(parts), type=Sums) == parts

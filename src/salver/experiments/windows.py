@@ -5,13 +5,14 @@ window, at one stage and share, is one bucket, once every server that is still t
 where parts lie meanwhile, and what a bucket proves, is not known here.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import msgspec
 
-from salver.releases import NO_STAGE, Bucket, Copies, Counts
+from salver.releases import NO_STAGE, Bucket, Counts, plus
 
 #: Windows that a server may be behind: one is always open, and then it is waited for two more.
 PATIENCE: Final = 3
@@ -21,7 +22,6 @@ _NEAR: Final = 1e-3
 #: A stage, and the canary's share in it; and those of a stretch of time in which nobody came.
 Stand = tuple[int, float]
 _QUIET: Final[Stand] = (NO_STAGE, 0.0)
-_C = TypeVar("_C", Counts, Copies)
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -150,26 +150,20 @@ def _sum(buckets: Sequence[Bucket], stand: Stand, start: float, end: float) -> B
         seconds=end - start,
         stage=stage,
         share=share,
-        requests=_total(bucket.requests for bucket in buckets),
-        exposures=_total(bucket.exposures for bucket in buckets),
+        requests=functools.reduce(plus, (bucket.requests for bucket in buckets)),
+        exposures=functools.reduce(plus, (bucket.exposures for bucket in buckets)),
         events=_totals(bucket.events for bucket in buckets),
         raw=_totals(bucket.raw for bucket in buckets),
-        copies=_total(bucket.copies for bucket in buckets),
+        copies=functools.reduce(plus, (bucket.copies for bucket in buckets)),
     )
 
 
-def _total(counts: Iterable[_C]) -> _C:
-    first, *others = counts
-    fields = zip(*map(msgspec.structs.astuple, (first, *others)), strict=True)
-    return type(first)(*map(sum, fields))
-
-
 def _totals(by_metric: Iterable[Mapping[str, Counts]]) -> dict[str, Counts]:
-    found: dict[str, list[Counts]] = {}
+    found: dict[str, Counts] = {}
     for each in by_metric:
         for metric, counts in each.items():
-            found.setdefault(metric, []).append(counts)
-    return {metric: _total(counts) for metric, counts in found.items()}
+            found[metric] = plus(found.get(metric, Counts()), counts)
+    return found
 
 
 def _stand(part: Part) -> Stand:

@@ -227,7 +227,7 @@ def _copy(source: Path, aside: Path, path: str) -> FileEntry:
             raise InvalidInput(f"{source} is no file", fix="Leave it out of the model's folder.")
         target.parent.mkdir(parents=True, exist_ok=True)
         with source.open("rb") as read, target.open("xb") as write:
-            for piece in pieces_of(read):
+            for piece in _pieces(read):
                 found.update(piece)
                 write.write(piece)
                 size += len(piece)
@@ -242,17 +242,21 @@ def _entry(path: Path, name: str) -> FileEntry:
         if not stat.S_ISREG(path.lstat().st_mode):  # a link, too, since nobody pushed one
             return FileEntry(name, 0, "")
         with path.open("rb") as read:
-            found, size = hashlib.sha256(), 0
-            for piece in pieces_of(read):
-                found.update(piece)
-                size += len(piece)
-            return FileEntry(name, size, found.hexdigest())
+            return entry_of(read, name)
     except OSError:
         return FileEntry(name, 0, "")
 
 
-def pieces_of(file: IO[bytes]) -> Iterator[bytes]:
-    """Its content, a little at a time."""
+def entry_of(file: IO[bytes], name: str) -> FileEntry:
+    """What a file of that name is, read to its end."""
+    found, size = hashlib.sha256(), 0
+    for piece in _pieces(file):
+        found.update(piece)
+        size += len(piece)
+    return FileEntry(name, size, found.hexdigest())
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
     while piece := file.read(_PIECE):
         yield piece
 

@@ -7,7 +7,6 @@ brings it into a folder of this machine, whole, and only if it is what was pushe
 """
 
 import contextlib
-import hashlib
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
 from salver.errors import SalverError
-from salver.registry.artifacts import Artifacts, ArtifactsFailed, pieces_of
+from salver.registry.artifacts import Artifacts, ArtifactsFailed, entry_of
 from salver.registry.records import FileEntry
 from salver.stores.address import Address
 
@@ -145,12 +144,8 @@ class BucketArtifacts(Artifacts):
             self._each(put, [path for path in sorted(folder.rglob("*")) if path.is_file()])
 
     def _entry(self, key: str, name: str) -> FileEntry:
-        found, size = hashlib.sha256(), 0
         with self._asking(key) as files, files.open(key, "rb") as read:
-            for piece in pieces_of(read):
-                found.update(piece)
-                size += len(piece)
-        return FileEntry(name, size, found.hexdigest())
+            return entry_of(read, name)
 
     def _each(self, work: Callable[[Any], T], some: Sequence[Any]) -> list[T]:
         with ThreadPoolExecutor(_PARALLEL, "bucket") as pool:

@@ -11,12 +11,12 @@ from typing import Self
 import msgspec
 
 from salver.errors import InvalidInput
-from salver.releases import Bucket, Counts, Matured
+from salver.releases import Bucket, Counts, Matured, plus
 from salver.rollout.means import Means
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.rules import Never, hour_of_week
 from salver.rollout.shadowing import CopyEvidence
-from salver.rollout.strand import Strand, Weight, plus, strands
+from salver.rollout.strand import Strand, Weight, strands
 from salver.rollout.wildness import matched_share
 from salver.stats import sample_ratio
 from salver.stats.combine import log_mean

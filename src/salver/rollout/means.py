@@ -10,7 +10,7 @@ from typing import Self
 
 import msgspec
 
-from salver.releases import Counts, Matured, Sums
+from salver.releases import Counts, Matured, Sums, plus
 from salver.rollout.policy import Metric
 from salver.stats.interval import Estimate
 from salver.stats.mean_evidence import contrast, estimate, log_less, log_more, undecided
@@ -96,5 +96,5 @@ def _with(phases: tuple[Phase, ...], matured: Matured) -> tuple[Phase, ...]:
     canary, control = matured.sums
     known = {phase.share: phase for phase in phases}
     before = known.get(matured.share, Phase(matured.share, Sums(), Sums()))
-    known[matured.share] = Phase(matured.share, before.canary.plus(canary), before.control.plus(control))
+    known[matured.share] = Phase(matured.share, plus(before.canary, canary), plus(before.control, control))
     return tuple(known.values())

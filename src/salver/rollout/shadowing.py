@@ -13,7 +13,7 @@ from typing import Final, Self
 import msgspec
 
 from salver.errors import InvalidInput
-from salver.releases import Copies
+from salver.releases import Copies, plus
 from salver.rollout.verdict import CopyVerdict, number
 from salver.stats.combine import log_mean
 
@@ -67,15 +67,9 @@ class CopyEvidence(msgspec.Struct, frozen=True):
         """With those of one more bucket."""
         most = 1 - alike.least
         bad = copies.differed + copies.failed
-        known = self.copies
         return msgspec.structs.replace(
             self,
-            copies=Copies(
-                known.asked + copies.asked,
-                known.differed + copies.differed,
-                known.failed + copies.failed,
-                known.slower + copies.slower,
-            ),
+            copies=plus(self.copies, copies),
             fewer=_grown(self.fewer, [most * times for times in FEWER], most, bad, copies.asked - bad),
             more=_grown(self.more, _worse(most), most, bad, copies.asked - bad),
         )

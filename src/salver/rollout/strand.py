@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from salver.errors import InvalidInput
-from salver.releases import Counts
+from salver.releases import Counts, plus
 from salver.rollout.policy import Metric
 from salver.rollout.ratio import Ratio
 from salver.rollout.wildness import Wildness, matched_share
@@ -112,11 +112,6 @@ def strands(metric: Metric) -> tuple[Strand, ...]:
     if metric.kind == "output":
         return tuple(Strand(is_good=is_down) for _ in range(metric.bins) for is_down in (False, True))
     return (Strand(is_good=metric.worse == "less"),)
-
-
-def plus(some: Counts, more: Counts) -> Counts:
-    """Arm by arm."""
-    return Counts(some.canary + more.canary, some.baseline + more.baseline, some.stable + more.stable)
 
 
 def _margin(metric: Metric, margin: float) -> float:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, case, exists, func, literal, or_, select
 
 from salver.ledger.schema import EXPOSURE, OUTCOME, PREDICTION
-from salver.releases import Arm, Counts, Matured, Sums
+from salver.releases import ARMS, Counts, Matured, Sums, plus
 from salver.rollout.policy import Metric
 from salver.rollout.record import Release
 from salver.serving.releases import Harvest
@@ -154,12 +154,12 @@ def _units(
 
 def _summed(name: str, latest: float, share: float, by_arm: Mapping[str, Sequence[float]]) -> Matured:
     found = []
-    for arm in (Arm.CANARY, Arm.BASELINE, Arm.STABLE):
+    for arm in ARMS:
         units, events, *totals = by_arm.get(arm.value, [0.0] * 8)
         found.append(Sums(int(units), int(events), *totals))
     canary, baseline, stable = found
     units_of, events_of = Counts(*(arm.units for arm in found)), Counts(*(arm.events for arm in found))
-    return Matured(name, latest, share, units_of, events_of, (canary, baseline.plus(stable)))
+    return Matured(name, latest, share, units_of, events_of, (canary, plus(baseline, stable)))
 
 
 def _counted(
@@ -201,4 +201,4 @@ def _happened(
 
 
 def _counts(by_arm: Mapping[str, int]) -> Counts:
-    return Counts(*(by_arm.get(arm.value, 0) for arm in (Arm.CANARY, Arm.BASELINE, Arm.STABLE)))
+    return Counts(*(by_arm.get(arm.value, 0) for arm in ARMS))

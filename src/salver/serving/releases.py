@@ -338,9 +338,8 @@ class Releases:
             self._missing_since.pop(release.id, None)
         if release.state is ReleaseState.PROPOSED:
             waits_for = lacks or _clash(release, all_of_them)
-            if not waits_for or waits_for != self._said.get(
-                release.id
-            ):  # others may have said otherwise since
+            said = self._said.get(release.id)  # by this server; others may have said otherwise since
+            if not waits_for or waits_for != said:
                 release = procedure.started(release, now, waits_for)
             self._said[release.id] = waits_for
         quantiles = {m.name: m.quantile for m in release.policy.metrics if m.kind == "latency"}
