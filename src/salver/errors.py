@@ -11,8 +11,9 @@ from typing import Final, Literal, get_args
 #: Why a request was given up before it ran (a label of the metrics): as many wait as may; the limit on
 #: the queue's delay; the model's objective, or the request's own deadline, cannot be met.
 Refusal = Literal["queue_full", "limit", "objective", "deadline"]
-#: Why else a request has failed, where its code does not tell: outputs are not those that a model promises.
-Fault = Literal["output"]
+#: Why else a request has failed, where its code does not tell: outputs are not those that a model promises; a
+#: handler has answered with a status of 500 or more, which is the caller's to see (the code is ``ok``).
+Fault = Literal["output", "status"]
 NO_REFUSAL: Final = frozenset(("", *get_args(Fault)))
 
 

@@ -58,13 +58,11 @@ class Responded(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         outputs: Of all pieces of the answer, in their order; None = they were too large to be kept.
         are_chosen: The caller has said which outputs it wants.
-        has_failed: It is a handler's, that says by its status (500 or more) that it failed.
     """
 
     assignment: Assignment
     outputs: tuple[Tensor, ...] | None
     are_chosen: bool = False
-    has_failed: bool = False
 
 
 class Shadowed(msgspec.Struct, frozen=True, gc=False):

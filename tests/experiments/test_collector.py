@@ -172,6 +172,15 @@ def test_outputs_that_fit_nothing_are_told_from_other_errors():
     assert happened(served(outcome="model_failed", why="output"), {}) == ["invalid"]
 
 
+def test_an_answer_whose_status_says_that_it_failed_is_an_error_and_neither_good_nor_slow():
+    assert happened(served(why="status", latency=9.0), {"slow": 1.0}) == ["errors"]
+    world = World()
+    world.serve(served(why="status"), *[served("bo", Arm.STABLE, why="status")] * 100)
+    assert world.collector.thresholds("r1", {"slow": 0.5}) == {}
+    (seen,) = world.close()
+    assert seen.bucket.events == {"errors": Counts(1, 0, 1)}
+
+
 def test_an_answer_of_another_version_is_a_fallback_and_may_be_an_error_too():
     assert happened(served(answered="1"), {}) == ["fallbacks"]
     assert happened(served(answered="1", outcome="model_failed"), {}) == ["errors", "fallbacks"]

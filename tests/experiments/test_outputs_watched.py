@@ -296,13 +296,6 @@ def test_numbers_that_a_handler_wrote_in_json():
     assert happened(watch, (other,)) == ["rule"]
 
 
-def test_an_answer_whose_status_says_that_it_failed_is_an_error_and_nothing_else():
-    watch = Watch()
-    watch.checks = (OutputCheck("invalid", "bounds"), OutputCheck("s", "bins", "p", bounds=(1.0,)))
-    assert happened(watch, p([math.nan]), has_failed=True) == ["errors"]
-    assert not watch.are_fine([told(p([1.0]), has_failed=True)])
-
-
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16"])
 def test_numbers_of_every_type_have_bins(dtype):
     watch = Watch()

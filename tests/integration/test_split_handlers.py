@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.events import Responded
+from salver.events import Responded, Served
 from salver.experiments.assign import assign
 from salver.releases import Shadow, Split
 from salver.serving.registering import AtStart, HandlerStoreConfig
@@ -149,21 +149,25 @@ async def test_a_shadow_compares_the_numbers_of_json(it: Any) -> None:
 
 
 async def test_a_status_that_a_handler_sets_is_an_error_of_its_version(it: Any) -> None:
-    seen: list[Responded] = []
+    seen: list[Served | Responded] = []
 
     class Watch:
         def observe(self, events: Any) -> None:
-            seen.extend(event for event in events if isinstance(event, Responded))
+            seen.extend(event for event in events if isinstance(event, Served | Responded))
 
     it.server._bus.join(Watch())
     router = it.server.splits.router
-    router.replace([msgspec.structs.replace(SPLIT, weight=1.0, is_watched=True)])
     url = f"http://127.0.0.1:{it.ports[1]}/predictions/m"
-    for number, status in (("1", 200), ("13", 500)):
-        said = await it.http.post(url, content=number, headers={"x-user-id": "ada"})
-        assert said.status_code == status
-    it.server._bus.flush()
-    assert [event.has_failed for event in seen] == [False, True]
+    for is_watched in (False, True):
+        router.replace([msgspec.structs.replace(SPLIT, weight=1.0, is_watched=is_watched)])
+        for number, status in (("1", 200), ("13", 500)):
+            said = await it.http.post(url, content=number, headers={"x-user-id": "ada"})
+            assert said.status_code == status
+        it.server._bus.flush()
+        found = [(event.outcome, event.why) for event in seen if isinstance(event, Served)]
+        assert found == [("ok", ""), ("ok", "status")]
+        assert len(seen) - len(found) == is_watched  # what has failed is no answer to be looked at
+        seen.clear()
     router.replace([msgspec.structs.replace(SPLIT, weight=0.0, shadow=Shadow(compare="length", tolerance=1))])
     assert await by_rest(it, "ada", 13) == {"version": 1, "sum": 13}
     while (report := it.server.shadows.report("r1")) is None or not report.asked:

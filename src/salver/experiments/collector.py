@@ -388,7 +388,7 @@ class Collector:
                     fresh[unit] = place
                 if followed.keeps_requests and is_compared:
                     asked[event.request_id, unit if has_unit else ""] = place
-                if event.outcome == OK:
+                if event.outcome == OK and not event.why:
                     if place and not slow:
                         good.append(event.latency)
                     if event.version == assigned.version and event.latency <= quick:

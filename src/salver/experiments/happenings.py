@@ -9,7 +9,7 @@ from typing import Final
 from salver.errors import Code
 from salver.events import Served
 
-ERRORS: Final = "errors"  # the model raised, or its process died
+ERRORS: Final = "errors"  # the model raised, its process died, or a handler gave a status of 500 or more
 INVALID: Final = "invalid"  # its outputs are not those that it promises
 TIMEOUTS: Final = "timeouts"  # no answer before the caller's deadline, or before the caller hung up
 FALLBACKS: Final = "fallbacks"  # another version than the arm's has answered
@@ -43,11 +43,13 @@ def happened(event: Served, slow: Mapping[str, float]) -> list[str]:
     """
     outcome, found = event.outcome, []
     metric = _BY_OUTCOME.get(outcome) if event.version else None  # nobody's, where nobody was there
+    if event.why == "status":
+        metric = ERRORS
     if metric is not None:
         found.append(INVALID if event.why == "output" else metric)
     if is_fallback(event):
         found.append(FALLBACKS)
-    if slow and (outcome == OK or metric == TIMEOUTS):
+    if slow and ((outcome == OK and metric is None) or metric == TIMEOUTS):
         found += [name for name, seconds in slow.items() if event.latency > seconds]
     return found
 

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from salver.events import Responded
 from salver.experiments.answers import read, strung
-from salver.experiments.happenings import ERRORS
 from salver.handlers import BODY
 from salver.releases import UNSEEN
 from salver.tensor import DataType, Tensor
@@ -81,7 +80,7 @@ class Watch:
         """
         if not all(check.kind == "bounds" and check.take == "each" for check in self.checks):
             return False
-        if any(answer.outputs is None or answer.has_failed for answer in answers):
+        if any(answer.outputs is None for answer in answers):
             return False
         outputs = [output for answer in answers for output in answer.outputs or ()]
         if sum([output.array.size for output in outputs]) > MOST_NUMBERS:
@@ -99,8 +98,6 @@ class Watch:
         Args:
             is_control: It is the stable version's.
         """
-        if answer.has_failed:
-            return [ERRORS]
         if answer.outputs is None:
             return [check.metric + UNSEEN for check in self.checks]
         outputs, found = answer.outputs, []

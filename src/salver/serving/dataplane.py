@@ -42,7 +42,7 @@ from salver.messages import (
 from salver.serving.bus import Bus
 from salver.serving.ports import Codec, Inferring
 from salver.serving.posted import Posted, Tell, extent
-from salver.serving.splitting import Splitting
+from salver.serving.splitting import Splitting, has_failed
 from salver.tensor import DataType, Tensor
 from salver.wire import traceparent as w3c
 from salver.wire.standing import PARAMETERS as STANDING_PARAMETERS
@@ -279,6 +279,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 rows, size = extent(request, servable.signature)
                 response = await servable.infer(request, deadline, sender, standing)
                 timing = response.timing
+                if plan and response.parameters and has_failed(response):
+                    why = "status"
                 if (takes_long := getattr(codec, "takes_long", None)) is not None and takes_long(response):
                     reply = await asyncio.to_thread(codec.encode, request, response)
                 else:
@@ -322,8 +324,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             error too has been written.
         """
         outcome, why, timing, standing = "ok", "", _NO_TIME, call.standing
-        rows, size, first = 0, 0, 0.0
-        served = _NOBODY
+        rows, size, first, served = 0, 0, 0.0, _NOBODY
         plan = self._begun(model, version, call)
         has_begun, pieces = False, list[InferResponse]()
         reply: ReplyT | None = None
@@ -348,6 +349,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 async with aclosing(stream(request, deadline, standing)) as answer:
                     async for response in answer:
                         timing = response.timing
+                        why = "status" if plan and response.parameters and has_failed(response) else why
                         first = first or self._clock() - call.arrival
                         if write is None:
                             pieces.append(response)

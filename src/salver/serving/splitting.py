@@ -110,16 +110,17 @@ class Splitting:
         """What was just answered is looked at off the path."""
         if self._emit is not None and plan.assignment is not None:
             are_chosen = bool(request.outputs)
-            if answer is not None and len(answer) == 1:
-                event = Responded(plan.assignment, answer[0].outputs, are_chosen, _has_failed(answer[0]))
-            elif answer is not None:
-                outputs = tuple([output for piece in answer for output in piece.outputs])
-                event = Responded(plan.assignment, outputs, are_chosen, any(map(_has_failed, answer)))
-            else:
-                event = Responded(plan.assignment, None, are_chosen)
-            self._emit(event)
+            outputs = None
+            if answer is not None:
+                if any(piece.parameters and has_failed(piece) for piece in answer):
+                    return  # an error, and no output of the model's
+                if len(answer) == 1:
+                    outputs = answer[0].outputs
+                else:
+                    outputs = tuple([output for piece in answer for output in piece.outputs])
+            self._emit(Responded(plan.assignment, outputs, are_chosen))
 
 
-def _has_failed(piece: InferResponse) -> bool:
+def has_failed(piece: InferResponse) -> bool:
     """A handler says so by its status."""
-    return bool(piece.parameters) and status_of(piece.parameters) >= 500
+    return status_of(piece.parameters) >= 500
