@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from salver.releases import Split
-
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 NAMES = ("frames", "models", "forms", "processes", "load", "host", "page", "split_steps", "split_overhead")
 
@@ -46,8 +44,7 @@ def test_so_many_units_come_for_the_first_time(bench: Any, every: int, new: int)
 def test_each_unit_behind_the_door_is_written_down_once(bench: Any, is_judged: bool) -> None:
     async def ask() -> Any:
         async with bench.split_steps.kept() as ledger:
-            split = Split("r0", "tiny", "1", "2", 0.5, "s", is_watched=is_judged)
-            door = bench.split_steps.Door((split,), ledger, is_judged)
+            door = bench.split_steps.Door((bench.split_steps.quarter(is_judged),), ledger, is_judged)
             names = bench.split_steps.namer(5)
             for _ in range(3):
                 assert await door.timed(names()) > 0
