@@ -86,7 +86,10 @@ def test_any_json_is_numbers_and_the_rest(value):
     assert [each.array.tolist() for each in found] == [each.array.tolist() for each in again]
 
 
-@pytest.mark.parametrize("text", [b"a cat", b"", b"\xff\x00", b"[NaN]", b"[" * 100_000, b"1" * 200_000])
+@pytest.mark.parametrize(
+    "text",
+    [b"a cat", b"", b"\xff\x00", b'"\xff"', b"[NaN]", b"[" * 100_000, b"1" * 400, b"1" * 200_000],
+)
 def test_a_body_that_is_no_json_is_a_text(text):
     (found,) = read([body(text)])
     assert found.array.tolist() == [text]

@@ -269,6 +269,8 @@ def test_an_output_that_is_not_there_or_holds_no_numbers_breaks_a_rule_unless_th
     fine, none = told(p([1.0])), told(renamed)
     assert watch.are_fine([fine]) and not watch.are_fine([fine, none]) and not watch.are_fine([told(None)])
     assert not watch.are_fine([told((tensor("p", [b"text"]),))])
+    twice = told((*p([1.0]), *p([1.0])))  # in two pieces
+    assert not watch.are_fine([twice, none])
 
 
 def test_a_row_that_is_too_wide_to_be_summed_up_is_not_looked_at_and_that_is_said():
@@ -294,6 +296,9 @@ def test_numbers_that_a_handler_wrote_in_json():
     assert not watch.are_fine([told((fine,))])
     other = Tensor("body", DataType.UINT8, np.frombuffer(b"a cat", np.uint8))
     assert happened(watch, (other,)) == ["rule"]
+    watch.checks = (OutputCheck("rule", "bounds", "body"),)
+    assert happened(watch, (other,)) == ["rule"]  # it is a text
+    assert not watch.are_fine([told((other,))])
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16"])
@@ -303,3 +308,12 @@ def test_numbers_of_every_type_have_bins(dtype):
     for number in range(100):
         happened(watch, (tensor("p", np.array([number % 2], dtype)),), is_control=True)
     assert watch.bounds() == {"score": (0.5,)}
+
+
+def test_numbers_as_far_apart_as_floats_can_be_have_bins():
+    watch = Watch()
+    watch.checks = (BINS,)
+    for number in range(200):
+        far = tensor("p", np.array([1.7e308 * (-1) ** number]))
+        happened(watch, (far,), is_control=True)
+    assert watch.bounds() == {"score": (-1.7e308, 0.0, 1.7e308)}

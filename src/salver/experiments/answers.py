@@ -102,7 +102,7 @@ def read(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if len(text) <= _MOST_JSON:
             try:
                 text = msgspec.json.encode(_without(msgspec.json.decode(text), numbers))
-            except (msgspec.MsgspecError, RecursionError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, RecursionError):
                 numbers = []
         found.append(Tensor(BODY, DataType.BYTES, as_bytes([text])))
         if numbers:

@@ -251,7 +251,7 @@ class Distributions:
         values = np.concatenate([stable for stable, _ in self._first])
         values = values[np.isfinite(values)]
         values = values if len(values) else np.zeros(1)
-        self._edges = np.quantile(values, np.linspace(0, 1, _TENTHS + 1))
+        self._edges = 2 * np.quantile(values / 2, np.linspace(0, 1, _TENTHS + 1))  # no difference overflows
         self._edges[-1] = np.nextafter(self._edges[-1], np.inf)
         for pair in self._first:
             self._count(pair)
