@@ -86,6 +86,25 @@ def test_what_must_never_happen_is_severe_then_too() -> None:
     assert verdict.decision is Decision.ROLLBACK
 
 
+def test_what_is_severe_rolls_back_though_a_soft_metric_proves_more() -> None:
+    """And though a person has been told of that before."""
+    soft = Metric("fallbacks", "fallbacks", "soft", promotion_margin=None)
+    policy = msgspec.structs.replace(policy_of(rules=(Never("leak"),)), metrics=(ERRORS, soft))
+    evidence, decisions = start(policy), []
+    for at in range(40):
+        counts = {"fallbacks": Counts(300, 2)} | ({"errors": Counts(40)} if at >= 20 else {})
+        bucket = Bucket(600.0 * at, 600.0, 1, 1 - HOLDBACK, Counts(9500, 500), Counts(1900, 100), counts)
+        evidence, verdict = judge(policy, evidence, bucket, ReleaseState.PROMOTED)
+        decisions.append(verdict.decision)
+        if at == 19:
+            leak = msgspec.structs.replace(bucket, start=bucket.start + 1, raw={"leak": Counts(canary=1)})
+            assert judge(policy, evidence, leak, ReleaseState.PROMOTED)[1].decision is Decision.ROLLBACK
+        if verdict.decision is Decision.ROLLBACK:
+            break
+    assert decisions[19] is Decision.HOLD and decisions[-1] is Decision.ROLLBACK
+    assert verdict.reasons[0].startswith("errors: the canary has")
+
+
 def test_few_who_are_held_back_are_not_missed_at_the_last_stage() -> None:
     policy, evidence = policy_of(), None
     for at in range(20):

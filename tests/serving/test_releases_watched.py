@@ -7,6 +7,7 @@ from releasing import ADA, POLICY, Clock, Server
 from databases import empty_ledger
 from salver.errors import InvalidInput
 from salver.ledger import Ledger
+from salver.registry.audit import history
 from salver.releases import Bucket, Outcome, ReleaseState, Traffic
 from salver.rollout.judge import judge
 from salver.rollout.policy import Metric, Policy, Stage
@@ -63,6 +64,10 @@ async def test_harm_that_a_soft_metric_shows_waits_for_a_person_who_may_take_it_
     release = await server.one()
     assert (release.state, release.is_judged) == (ReleaseState.PROMOTED, True)
     assert release.reason.endswith("a person has to decide, who may abort it")
+    lines = await server.store._ledger.read(lambda connection: history(connection, "fraud"))
+    (line,) = [line for line in lines if line.action == "release.harmful"]
+    assert (line.subject, line.actor, line.after) == ("r0", "release r0", "PROMOTED 100 %")
+    assert line.why == release.reason
     await server.store.wish("r0", "abort", ADA, "they are right", server.clock.now)
     await server.ticks()
     assert (await server.one()).state is ReleaseState.ROLLED_BACK

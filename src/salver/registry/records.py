@@ -21,6 +21,7 @@ Action = Literal[
     "release.held",
     "release.paused",
     "release.promoted",
+    "release.harmful",
     "release.rolled_back",
     "tag.set",
     "tag.removed",

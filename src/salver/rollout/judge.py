@@ -20,7 +20,7 @@ from salver.rollout import rules, shadowing
 from salver.rollout.evidence import Evidence, MetricEvidence, observe
 from salver.rollout.policy import Metric, Policy
 from salver.rollout.strand import Strand
-from salver.rollout.verdict import Cause, CopyVerdict, Decision, MetricVerdict, Verdict, number
+from salver.rollout.verdict import TELLS, Cause, CopyVerdict, Decision, MetricVerdict, Verdict, number
 
 #: Evidence of harm from which on nothing ships on its budget.
 _SUSPICION = math.log(3)
@@ -98,19 +98,25 @@ def _proof(policy: Policy, evidence: Evidence) -> str:
 
 
 def _weightiest(policy: Policy, evidence: Evidence) -> tuple[MetricEvidence, Metric, float]:
-    """The metric with most of the evidence of harm, and its part of alpha."""
-    found = zip(evidence.metrics, policy.metrics, policy.shares, strict=True)
-    return max(found, key=lambda one: one[0].log_e(one[1]) + math.log(one[2]))
+    """The metric with most of the evidence of harm, and its part of alpha; a severe one that proves it alone
+    goes before all soft ones.
+    """
+
+    def weight(one: tuple[MetricEvidence, Metric, float]) -> tuple[bool, float]:
+        known, metric, share = one
+        log_e = known.log_e(metric) + math.log(share)
+        return metric.severity == "severe" and log_e >= -math.log(policy.alpha), log_e
+
+    return max(zip(evidence.metrics, policy.metrics, policy.shares, strict=True), key=weight)
 
 
 def _after_promotion(policy: Policy, evidence: Evidence, opinion: _Opinion) -> _Opinion:
     """What harm does that is proven then; what must never happen is severe."""
     _, metric, _ = _weightiest(policy, evidence)
-    is_soft = evidence.log_e(policy) >= -math.log(policy.alpha) and metric.severity == "soft"
+    is_soft = metric.severity == "soft" and not any(evidence.never.values())
     if policy.after_promotion == "rollback" or (policy.after_promotion == "by_severity" and not is_soft):
         return opinion
-    who = "it is promoted: a person has to decide, who may abort it"
-    return _Opinion(Decision.HOLD, (*opinion.reasons, who), "person")
+    return _Opinion(Decision.HOLD, (*opinion.reasons, TELLS), "person")
 
 
 def _without_harm(

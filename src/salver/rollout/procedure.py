@@ -13,7 +13,7 @@ from salver.releases import ReleaseState
 from salver.rollout.record import Progress, Release, Wish
 from salver.rollout.rules import Approved
 from salver.rollout.states import advance
-from salver.rollout.verdict import Decision, Verdict
+from salver.rollout.verdict import TELLS, Decision, Verdict
 
 _PROPOSED, _RUNNING, _HELD, _PAUSED = (
     ReleaseState.PROPOSED,
@@ -94,8 +94,9 @@ def judged(release: Release, verdict: Verdict, now: float) -> Release:
         case Decision.ROLLBACK:
             return rolled_back(release, now, reason)
         case Decision.HOLD if release.state is ReleaseState.PROMOTED:
-            is_told = verdict.reasons[-1] in release.reason  # once, whatever becomes of the numbers
-            return release if is_told else msgspec.structs.replace(release, reason="; ".join(verdict.reasons))
+            if is_told(release):  # once, whatever becomes of the numbers
+                return release
+            return msgspec.structs.replace(release, reason="; ".join(verdict.reasons))
         case _ if release.state is ReleaseState.PROMOTED:
             return release
         case _ if release.state is _PAUSED or verdict.stage != release.stage:
@@ -110,6 +111,11 @@ def judged(release: Release, verdict: Verdict, now: float) -> Release:
             return _moved(release, _HELD, now, reason)
         case Decision.CONTINUE:
             return release if release.state is _RUNNING else _moved(release, _RUNNING, now, reason)
+
+
+def is_told(release: Release) -> bool:
+    """Was a person told of harm that was proven after its promotion?"""
+    return TELLS in release.reason
 
 
 def rolled_back(release: Release, now: float, reason: str) -> Release:

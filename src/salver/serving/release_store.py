@@ -33,6 +33,7 @@ from salver.registry.names import CHAMPION
 from salver.registry.records import Action, Actor
 from salver.registry.rows import in_force
 from salver.releases import Bucket, ReleaseState, Seen
+from salver.rollout import procedure
 from salver.rollout.evidence import Evidence, start
 from salver.rollout.policy import Policy
 from salver.rollout.record import Progress, Release, What, Wish
@@ -357,9 +358,12 @@ def _commit(connection: Connection, step: Step, now: float) -> None:
         mine = (WISH.c.id == wish, WISH.c.done.is_(None))
         if connection.execute(update(WISH).where(*mine).values(done=now, answer=answer)).rowcount != 1:
             raise Conflict(f"a wish for release '{id}' was seen to by another server meanwhile")
-    if (before.state, before.stage) != (after.state, after.stage):
+    action = _ACTIONS[after.state] if (before.state, before.stage) != (after.state, after.stage) else None
+    if action is None and procedure.is_told(after) and not procedure.is_told(before):
+        action = "release.harmful"
+    if action is not None:
         change = Change(Actor(step.by or f"release {id}"), now, after.reason)
-        record(connection, change, _ACTIONS[after.state], after.model, id, _stand(before), _stand(after))
+        record(connection, change, action, after.model, id, _stand(before), _stand(after))
     if step.aliases is not None:
         step.aliases.move(connection, after, now)
 
