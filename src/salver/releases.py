@@ -327,7 +327,7 @@ class Bucket(msgspec.Struct, frozen=True):
         requests: All of them.
         exposures: Units that were seen for the first time.
         events: By metric, units (or, without units, requests) in which it happened for the first time.
-        raw: By metric, all requests in which it happened.
+        raw: By metric, all requests in which it happened; a latency that was not measured yet is not there.
         outcomes: That matured in it, of exposures long before.
         late_seconds: By how much what is posted later lags behind: everything older has come.
         copies: That were answered in it (serving/shadow.py).

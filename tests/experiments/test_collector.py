@@ -222,6 +222,21 @@ def test_thresholds_are_quantiles_of_the_stable_versions_answers_once_there_are_
     found = world.collector.thresholds("r1", quantiles)
     assert found["slow"] == pytest.approx(np.quantile(seconds, 0.5), rel=0.08)
     assert found["very_slow"] == pytest.approx(np.quantile(seconds, 0.99), rel=0.12)
+    world.collector.slow_from("r1", {"slow": 10.0, "very_slow": 20.0})  # as if they had come on a bad day
+    assert world.collector.thresholds("r1", quantiles) == {}
+    world.serve(*events, *events, *events, *events)
+    again = world.collector.thresholds("r1", quantiles)
+    assert again == pytest.approx(found, rel=0.05)
+
+
+def test_a_latency_is_in_the_bucket_once_it_is_measured_and_nobody_was_slow():
+    world = World()
+    world.serve(served(latency=9.0))
+    (before,) = world.close()
+    world.collector.slow_from("r1", {"p99": 0.5})
+    world.serve(served(latency=0.1))
+    (since,) = world.close()
+    assert (before.bucket.raw, since.bucket.raw) == ({}, {"p99": Counts()})
 
 
 def test_a_unit_that_moves_as_the_canary_grows_is_exposed_there_but_not_for_the_first_time():

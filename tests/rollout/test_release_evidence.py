@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from chances import may_be
 from rollout_releases import ERRORS, buckets, judged
-from salver.releases import Counts
-from salver.rollout.evidence import start
-from salver.rollout.policy import Metric, Policy
+from salver.releases import Bucket, Counts
+from salver.rollout.evidence import observe, start
+from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.ratio import GRID, Ratio
 from salver.rollout.strand import Strand, Weight, strands
 from salver.rollout.wildness import MOST, PRIOR_VARIATION, Wildness, matched_share
@@ -228,3 +228,57 @@ def test_there_is_no_evidence_at_the_start() -> None:
     policy = Policy(metrics=(ERRORS, output, sales))
     assert start(policy).log_e(policy) == pytest.approx(0, abs=1e-12)
     assert start(policy).split_log_e == 0
+
+
+# What is slow
+
+
+SLOW = Metric("slow", "latency", "soft", quantile=0.99)
+
+
+def gate(rows: list[Counts], raw: list[Counts], number: int = 200) -> float:
+    """Evidence of one stage, of as many requests to the canary in each bucket, and none to compare."""
+    policy = Policy(stages=(Stage(0.05, 30), Stage(1, 0)), metrics=(SLOW,), warm_up_seconds=0.0)
+    evidence = start(policy)
+    for index, (events, all_of_them) in enumerate(zip(rows, raw, strict=True)):
+        counts = {"requests": Counts(number, number, 18 * number), "events": {"slow": events}}
+        bucket = Bucket(10.0 * index, 10.0, 0, 0.05, **counts, raw={"slow": all_of_them})
+        evidence = observe(policy, evidence, bucket)
+    return evidence.metrics[0].log_gate(SLOW)
+
+
+def test_where_every_unit_was_slow_once_a_canary_as_fast_as_the_stable_version_was_passes() -> None:
+    """There are no first events any more, and one in a hundred answers is slow in both arms."""
+    assert gate([Counts()] * 60, [Counts(2, 2, 36)] * 60) > math.log(20)
+    assert gate([Counts()] * 60, [Counts(4, 4, 72)] * 60) < 0
+
+
+def test_before_it_is_known_what_is_slow_nothing_passes_for_quick() -> None:
+    policy = Policy(stages=(Stage(0.05, 30), Stage(1, 0)), metrics=(SLOW,), warm_up_seconds=0.0)
+    evidence = start(policy)
+    for index in range(100):
+        evidence = observe(policy, evidence, Bucket(10.0 * index, 10.0, 0, 0.05, Counts(200, 200, 3600)))
+    assert evidence.metrics[0].log_gate(SLOW) == 0
+
+
+@pytest.mark.parametrize("times", [1.0, 4.0])
+def test_a_canary_that_is_slow_more_often_by_the_margin_passes_no_gate(times: float) -> None:
+    """Its rate is what the margin forbids, and what is slow was measured in 16,000 answers."""
+    rng, passed, worst = np.random.default_rng(11), 0, 1 + 0.5 * times
+    policy = Policy(
+        stages=(Stage(0.05, 30, margin_times=times), Stage(1, 0)), metrics=(SLOW,), warm_up_seconds=0.0
+    )
+    for _ in range(500):
+        rate = rng.beta(160, 15_841)  # of answers beyond the quantile that was found
+        share, evidence, best = 0.05, start(policy), -math.inf
+        events = rng.poisson(np.array([share * worst, share, 1 - 2 * share]) * rate * 4000, (100, 3))
+        for index, row in enumerate(events):
+            counts = Counts(*map(int, row))
+            asked = Counts(200, 200, 3600)
+            bucket = Bucket(
+                10.0 * index, 10.0, 0, share, asked, events={"slow": counts}, raw={"slow": counts}
+            )
+            evidence = observe(policy, evidence, bucket)
+            best = max(best, evidence.metrics[0].log_gate(SLOW))
+        passed += best >= math.log(20)
+    may_be(passed, 500, at_most=policy.beta)

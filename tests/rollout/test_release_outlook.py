@@ -181,7 +181,7 @@ def test_before_a_release_it_is_told_what_can_be_seen_and_what_not() -> None:
     text = foretell(POLICY, outlook(with_policy(metrics=(ERRORS, MATCHED)), Forecast(0.1)))
     assert "is not left by itself" in text and "Note: " in text
     text = foretell(Policy(), outlook(Policy(), Forecast(1, {"errors": 0.01})))
-    assert "Note: stage 1 takes 37.6 h to prove no harm, and a hold ends after 24.0 h" in text
+    assert "Note: stage 1 takes 33.3 h to prove no harm, and a hold ends after 24.0 h" in text
     small = with_policy(stages=(Stage(0.025, 1),))
     text = foretell(small, outlook(small, Forecast(1)))
     assert "Stage 1 (2.5%)" in text

@@ -80,6 +80,7 @@ def test_arrays_say_what_the_judge_says(
                 share=float(share),
                 requests=row(requests, release, index),
                 events={name: row(arms, release, index) for name, arms in events.items()},
+                raw={"slow": row(events["slow"], release, index)},
             )
             evidence, verdict = judge(policy, evidence, bucket, ReleaseState.RUNNING)
             if verdict.decision is Decision.ROLLBACK:

@@ -153,14 +153,18 @@ async def test_while_a_version_cannot_answer_nobody_is_sent_there(world: World) 
     assert len(world.traffic.splits) == 1
 
 
-async def test_thresholds_are_frozen_once(world: World) -> None:
+async def test_what_is_slow_stays_until_it_is_measured_anew(world: World) -> None:
     await world.propose()
     await world.ticks()
-    world.traffic.found = {"latency_p99": 0.2}
-    await world.ticks()
-    world.traffic.found = {"latency_p99": 9.9}
-    await world.ticks()
-    assert (await world.one()).progress.thresholds == world.traffic.slow["r0"] == {"latency_p99": 0.2}
+    for found, slow in (
+        ({}, {}),
+        ({"latency_p99": 0.2},) * 2,
+        ({}, {"latency_p99": 0.2}),
+        ({"latency_p99": 0.1},) * 2,
+    ):
+        world.traffic.found = found
+        await world.ticks()
+        assert (await world.one()).progress.thresholds == world.traffic.slow["r0"] == slow
 
 
 async def test_bins_of_an_output_are_frozen_once(world: World) -> None:

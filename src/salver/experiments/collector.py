@@ -19,6 +19,7 @@ from salver.experiments.config import CollectorConfig
 from salver.experiments.happenings import OK, happened
 from salver.experiments.outputs import OutputCheck, Watch
 from salver.experiments.ports import Sink
+from salver.experiments.speed import Speed
 from salver.releases import (
     ARMS,
     COUNTED,
@@ -37,7 +38,6 @@ from salver.releases import (
     unit_numbers,
 )
 from salver.stats.bloom import Bloom
-from salver.stats.histogram import Histogram
 
 _LOG = logging.getLogger("salver.experiments")
 #: To look them up in an enum takes time.
@@ -45,7 +45,6 @@ _CANARY, _BASELINE, _HOLDBACK = Arm.CANARY, Arm.BASELINE, Arm.HOLDBACK
 #: Tells a unit's number in an arm from the number itself.
 _MARKS: Final = np.uint64(0x9E3779B97F4A7C15) * np.arange(1, len(ARMS) + 1, dtype=np.uint64)
 _HALF: Final = 0.5
-_BOUNDS: Final = tuple(50e-6 * 10 ** (step / 20) for step in range(122))  # seconds, to a minute
 _MOST_RECENT: Final = 65_536
 _ALIKE, _DIFFERS, _FAILED = 0, 1, 2  # of copies, from the best to the worst
 _AT_ONCE: Final = 8192  # units that are restored in one go
@@ -115,7 +114,7 @@ class _Tally:
         "start",
     )
 
-    def __init__(self, start: float, assigned: Assignment, heard: int) -> None:
+    def __init__(self, start: float, assigned: Assignment, heard: int, slow: Iterable[str]) -> None:
         self.start = start
         self.heard = heard
         self.stage = assigned.stage
@@ -123,7 +122,7 @@ class _Tally:
         self.requests = [0, 0, 0]
         self.exposed = [0, 0, 0]
         self.events: dict[str, list[int]] = {}
-        self.raw: dict[str, list[int]] = {}
+        self.raw: dict[str, list[int]] = {metric: [0, 0, 0] for metric in slow}  # none is known, too
         self.fresh: _Waiting[str] = _Waiting()
         self.news: _Waiting[tuple[str, str]] = _Waiting()
         self.asked: _Waiting[tuple[str, str]] = _Waiting()
@@ -168,7 +167,7 @@ class _Followed:
         recent: Units of which it is known for sure in which arm they were seen last, by its place.
         since: Unix seconds up to which everything has been handed over.
         heard: See :attr:`salver.releases.Seen.heard`.
-        latencies: Of good answers of the stable version.
+        speed: Of good answers of the stable version.
         watch: What is looked at in answers.
         keeps_requests: Outcomes may be posted by the ids of requests.
         copies: By unit, how its worst copy of this bucket fared, and was one slower than the original?
@@ -184,7 +183,7 @@ class _Followed:
         self.recent: dict[str, int] = {}
         self.since = 0.0
         self.heard = 0
-        self.latencies = Histogram(_BOUNDS)
+        self.speed = Speed()
         self.watch = Watch()
         self.keeps_requests = False
         self.copies: dict[str, tuple[int, bool]] = {}
@@ -292,20 +291,11 @@ class Collector:
         self._followed[release].seconds = seconds
 
     def thresholds(self, release: str, quantiles: Mapping[str, float]) -> dict[str, float]:
-        """Quantiles of the seconds that the stable version's answers took so far.
-
-        Args:
-            quantiles: By metric, in (0, 1).
-
-        Returns:
-            Seconds by metric; nothing while the answers are too few for the outermost quantile to be known
-            (Hahn and Meeker 1991: fewer than 4 p / (1 - p)).
+        """Seconds from which on answers are slow, by metric, where that is not what they are slow from now
+        (:meth:`~salver.experiments.speed.Speed.thresholds`).
         """
-        latencies = self._followed[release].latencies
-        outermost = max([*quantiles.values(), 0.0])
-        if latencies.count < 4 * outermost / (1 - outermost) or not latencies.count:
-            return {}
-        return {metric: latencies.quantile(quantile) for metric, quantile in quantiles.items()}
+        followed = self._followed[release]
+        return followed.speed.thresholds(quantiles, followed.slow)
 
     def watch(self, release: str, checks: Sequence[OutputCheck], *, keeps_requests: bool) -> None:
         """Look at answers of a release so, and note whom each request was sent to, or do not."""
@@ -389,7 +379,7 @@ class Collector:
                 if followed.keeps_requests and is_compared:
                     asked[event.request_id, unit if has_unit else ""] = place
                 if event.outcome == OK and not event.why:
-                    if place and not slow:
+                    if place:
                         good.append(event.latency)
                     if event.version == assigned.version and event.latency <= quick:
                         continue
@@ -402,7 +392,7 @@ class Collector:
                     news.setdefault((metric, unit), place)
                 else:
                     tally.events.setdefault(metric, [0, 0, 0])[place] += 1
-        followed.latencies.add_all(good)
+        followed.speed.add_all(good)
         for tally in followed.tallies.values():
             tally.date(now)
         if sum(tally.waiting for tally in followed.tallies.values()) >= _MOST_WAITING:
@@ -461,7 +451,7 @@ class Collector:
         if tally is None:
             start = max(followed.end - followed.seconds, followed.since)
             start = now if followed.tallies else start
-            tally = followed.tallies[key] = _Tally(start, assigned, followed.heard)
+            tally = followed.tallies[key] = _Tally(start, assigned, followed.heard, followed.slow)
         return tally
 
     def _close(self, release: str, followed: _Followed, end: float) -> None:

@@ -62,7 +62,7 @@ class MetricEvidence(msgspec.Struct, frozen=True):
         if not self.strands:
             return self.means.log_gate
         gate = min(strand.gate.log_e for strand in self.strands)
-        return log_mean([gate, log_mean(self.rare)]) if metric.negligible else gate
+        return log_mean([gate, log_mean(self.rare)]) if metric.negligible_at(1.0) else gate
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -231,8 +231,8 @@ def _observed(
         for strand, name in zip(known.strands, names, strict=True)
     )
     rare = known.rare
-    if metric.negligible and stage is not None and weight.is_warm:
-        most = min(metric.negligible * stage.margin_times, MOST_NEGLIGIBLE)
+    most = metric.negligible_at(stage.margin_times) if stage is not None and weight.is_warm else 0.0
+    if most and (metric.kind != "latency" or metric.name in bucket.raw):
         factor = known.strands[0].wildness.factor(bucket.share)
         rare = _rare(rare, _all_of(bucket, metric.name).canary, bucket.requests.canary, most, factor)
     return msgspec.structs.replace(known, strands=grown, rare=rare)
@@ -240,9 +240,8 @@ def _observed(
 
 #: A bucket that is shorter or longer by more than this part says nothing of how far counts jump.
 _UNEVEN = 0.05
-#: However wide the margins of a stage are: more than this part of what is good may not be lost, and a rate
-#: beyond this one is not negligible.
-MOST_LESS, MOST_NEGLIGIBLE = 0.9, 0.5
+#: However wide the margins of a stage are: more than this part of what is good may not be lost.
+MOST_LESS = 0.9
 
 
 def _with_outcomes(

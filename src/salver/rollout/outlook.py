@@ -13,7 +13,7 @@ import msgspec
 from salver.errors import InvalidInput
 from salver.releases import Counts
 from salver.rollout import mean_outlook
-from salver.rollout.evidence import MOST_LESS, MOST_NEGLIGIBLE, MetricEvidence
+from salver.rollout.evidence import MOST_LESS, MetricEvidence
 from salver.rollout.policy import Metric, Policy
 from salver.rollout.rules import may_ship_on_budget
 from salver.rollout.shadowing import fewest
@@ -238,8 +238,7 @@ def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Fore
     share, needed = stage.weight / enrolled, math.log(1 / policy.beta)
     if rate > 0:
         information = rate / share * _divergence(share, _part(share, 1 + margin))
-    if metric.negligible:
-        most = min(MOST_NEGLIGIBLE, metric.negligible * stage.margin_times)
+    if most := metric.negligible_at(stage.margin_times):
         information = max(information, _divergence(rate, most) if rate < most else 0.0)
         needed += math.log(2)  # half of the bet is on either
     if information <= 0:

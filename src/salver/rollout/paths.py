@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from salver.errors import InvalidInput
-from salver.rollout.evidence import BETS, MOST_NEGLIGIBLE
+from salver.rollout.evidence import BETS
 from salver.rollout.policy import Metric, Policy
 from salver.rollout.wildness import MOST, PRIOR_BUCKETS, PRIOR_EVENTS, PRIOR_VARIATION
 from salver.stats import sign_flip
@@ -106,8 +106,7 @@ def _paths(policy: Policy, metric: Metric, schedule: Schedule, requests: Arms, e
             here, shift = sides.at(inside), 1 + metric.promotion_margin * times
             steps = _steps(here, [ratio / shift for ratio in NO_HARM], shift)
             gate[:, inside] = _log_mean(steps, (warm & (share < 1))[inside])
-            if metric.negligible:
-                worst = min(metric.negligible * times, MOST_NEGLIGIBLE)
+            if worst := metric.negligible_at(times):
                 rare = _log_mean(_rare(here, requests.canary[:, inside], worst), warm[inside])
                 gate[:, inside] = np.logaddexp(gate[:, inside], rare) - np.log(2)
     return MetricPaths(harm if metric.severity == "severe" else np.minimum(harm, flip), harm, flip, gate)

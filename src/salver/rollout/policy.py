@@ -18,9 +18,9 @@ from salver.rollout.rules import Rule
 from salver.rollout.shadowing import Alike
 
 #: What a metric counts: answers that failed; that came too late for their deadline; that fit no schema; that
-#: came from a fallback; that break a rule; that were slower than a quantile of the stable version, frozen as
-#: the release begins; that fall into a bin; what callers posted later. And ``mean``: what they posted, as
-#: values that are summed for each unit.
+#: came from a fallback; that break a rule; that were slower than a quantile of the stable version's, taken as
+#: it begins and anew where those have changed by much; that fall into a bin; what callers posted later. And
+#: ``mean``: what they posted, as values that are summed for each unit.
 Kind = Literal["errors", "timeouts", "invalid", "fallbacks", "rule", "latency", "output", "outcome", "mean"]
 #: What is counted whatever the policy, by kind (experiments/happenings.py): ``rejected`` are requests that a
 #: version found wrong, ``refused`` those that were too many for it.
@@ -64,7 +64,8 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rollback_margin: Excess of the canary's rate that is tolerated, as a part of the control's.
         promotion_margin: Excess that has to be ruled out before each step; None = the metric is no gate.
         negligible: Rate of events below which the canary passes, whatever the control's. Without it a metric
-            that never happens could prove nothing.
+            that never happens could prove nothing. Of ``latency`` at least as many as the stable version
+            itself had when its quantile was taken, and the promotion margin.
         share: Of alpha, that this metric may spend; 0 = an equal part of what the others leave.
         quantile: Of ``latency``: slower than this quantile of the stable version is slow.
         bins: Of ``output``: as many quantiles of the stable version's numbers, frozen as the release begins.
@@ -172,6 +173,15 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if wrong:
                 raise InvalidInput(f"metric '{self.name}': {what}", field=field, fix=fix)
 
+    def negligible_at(self, times: float) -> float:
+        """Rate of events below which the canary passes a gate whose margins are so many times the metric's;
+        0 = there is none.
+        """
+        rate = self.negligible * times
+        if self.kind == "latency" and self.promotion_margin is not None:
+            rate = max(rate, (1 - self.quantile) * (1 + self.promotion_margin * times))
+        return min(rate, _MOST_NEGLIGIBLE)
+
     @property
     def is_posted(self) -> bool:
         """It is known from what callers post later."""
@@ -195,6 +205,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _HALF = 0.5
+_MOST_NEGLIGIBLE = 0.5  # however wide the margins of a stage are
 #: That units of a release are kept after its end.
 MOST_DAYS = 30.0  # for outcomes that come late
 _PART = "Give a number from 0 to 1."

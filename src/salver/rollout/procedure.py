@@ -72,7 +72,7 @@ def harvested(release: Release, watermarks: Mapping[str, float]) -> Release:
 
 
 def measured(release: Release, thresholds: Mapping[str, float]) -> Release:
-    """From so many seconds on an answer is slow; that stays."""
+    """From so many seconds on an answer is slow."""
     return _with_progress(release, thresholds=dict(thresholds)) if thresholds else release
 
 

@@ -42,9 +42,10 @@ class Progress(msgspec.Struct, frozen=True):
 
     Attributes:
         buckets: Counted and judged so far.
-        thresholds: Seconds beyond which an answer is slow, by metric; frozen once enough of the stable
-            version's answers were seen.
-        bins: By metric, the inner bounds of an output's bins; frozen likewise.
+        thresholds: Seconds beyond which an answer is slow, by metric: quantiles of the stable version's
+            answers, and again where those have become slower or faster.
+        bins: By metric, the inner bounds of an output's bins; frozen once enough of the stable version's
+            answers were seen.
         watermarks: By metric, the time of exposure up to which outcomes have been counted.
         approvals: Steps that somebody approved.
         waits_for: What keeps a proposed release from its start, in words; empty = nothing.

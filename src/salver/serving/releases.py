@@ -343,7 +343,7 @@ class Releases:
                 release = procedure.started(release, now, waits_for)
             self._said[release.id] = waits_for
         quantiles = {m.name: m.quantile for m in release.policy.metrics if m.kind == "latency"}
-        if quantiles and release.id in self._followed and not release.progress.thresholds:
+        if quantiles and release.id in self._followed:
             release = procedure.measured(release, self._collector.thresholds(release.id, quantiles))
         if release.id in self._followed:
             release = procedure.binned(release, self._collector.bins(release.id))
