@@ -87,7 +87,8 @@ async def test_what_a_killed_server_had_half_of_goes(registry: ModelRegistry) ->
     for folder in (old, young):
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes(b"half")
-    os.utime(old, (1000, 1000))
+    for path in (old / "model.onnx", old):
+        os.utime(path, (1000, 1000))
     assert registry.artifacts.brought() == frozenset()
     assert (old.exists(), young.exists()) == (False, True)
 

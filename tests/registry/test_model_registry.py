@@ -4,16 +4,17 @@ import asyncio
 import hashlib
 import os
 import stat
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import Connection, insert, select, text, update
 
 from registries import ANN, SIGNATURE, Clock, found, open_registry
 from salver.errors import Conflict, Forbidden, InvalidInput, NotFound, Outdated, Unauthenticated
 from salver.ledger import LedgerFailed
-from salver.ledger.schema import RELEASE
+from salver.ledger.schema import MODEL, RELEASE
 from salver.registry import ArtifactsFailed, ModelRegistry
 from salver.registry.names import Reference, parse
 from salver.registry.ports import Found
@@ -150,6 +151,10 @@ async def test_under_a_policy_a_move_is_a_proposal(registry: ModelRegistry, tmp_
         await registry.set_alias("fraud", "champion", 3, ANN)
     with pytest.raises(Conflict, match="is under way"):
         await registry.delete_alias("fraud", "champion", ANN)
+    with pytest.raises(Conflict, match="is under way"):  # before its files are looked at
+        await registry.push(
+            NewVersion("fraud", alias="champion"), Found({}, found(tmp_path).description), ANN
+        )
     await registry.ledger.write(lambda c: c.execute(update(RELEASE).values(ended=2.0)) and None)
     assert (await registry.set_alias("fraud", "champion", 3, ANN)).release not in ("", move.release)
 
@@ -401,6 +406,63 @@ async def test_a_model_whose_first_push_has_not_ended_is_not_there(
         await registry.model("fraud")
     assert await push(registry, tmp_path) == 2
     assert [model.name for model in await registry.models()] == ["fraud"]
+
+
+async def test_a_push_that_is_given_up_copies_no_more_and_leaves_nothing(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    take_in, is_over = registry.artifacts.take_in, threading.Event()
+    loop, pushing = asyncio.get_running_loop(), asyncio.create_task(push(registry, tmp_path))
+
+    def slowly(files, id, stop):  # type: ignore[no-untyped-def]
+        loop.call_soon_threadsafe(pushing.cancel)
+        assert stop.wait(20)
+        try:
+            return take_in(files, id, stop)
+        finally:
+            is_over.set()
+
+    registry.artifacts.take_in = slowly  # type: ignore[method-assign]
+    with pytest.raises(asyncio.CancelledError):
+        await pushing
+    assert await asyncio.to_thread(is_over.wait, 20)
+    assert list((tmp_path / "registry" / "incoming").iterdir()) == []
+    assert await registry.models() == ()
+
+
+async def test_what_killed_pushes_left_aside_goes_with_a_later_one(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    old, slow, placed = (tmp_path / "registry" / path for path in ("incoming/a", "incoming/b", "models/m/1"))
+    for folder in (old, slow, placed):
+        (folder / "labels").mkdir(parents=True)
+        (folder / "labels" / "a.txt").write_bytes(b"cat")
+        for path in (folder / "labels" / "a.txt", folder / "labels", folder):
+            os.utime(path, (1000, 1000))
+    os.utime(slow / "labels" / "a.txt")  # somebody is still writing
+    await push(registry, tmp_path)
+    assert [folder.exists() for folder in (old, slow, placed)] == [False, True, True]
+
+
+async def test_names_that_differ_in_case_alone_would_be_one_folder_on_some_disks(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    both = [push(registry, tmp_path / name, model=name) for name in ("Fraud", "fraud")]
+    first, second = await asyncio.gather(*both, return_exceptions=True)
+    assert sorted([first == 1, second == 1]) == [False, True]
+    (there,) = await registry.models()
+    other = there.name.swapcase()
+    with pytest.raises(Conflict, match=f"'{there.name}', which differs .* Push it as {there.name}"):
+        await push(registry, tmp_path, model=other, files={})
+    assert await push(registry, tmp_path, model=there.name) == 2
+    assert await push(registry, tmp_path, model=f"{other}s") == 1
+
+    def as_it_was(connection: Connection) -> None:  # of a Salver that let both in
+        rows = [{"name": "OLD", "last_number": 1, "created": 1.0, "by": "ann"}]
+        connection.execute(insert(MODEL), [*rows, {**rows[0], "name": "old"}])
+
+    await registry.ledger.write(as_it_was)
+    assert await push(registry, tmp_path, model="old") == 2
 
 
 async def test_verify_is_not_misled_by_others_that_push_and_remove_meanwhile(

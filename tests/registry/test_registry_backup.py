@@ -218,16 +218,36 @@ def _age(old: Path, newer: Path, folder: Path) -> None:
                 archive.add(path, path.relative_to(folder))
 
 
-async def test_a_damaged_file_is_found_when_it_is_backed_up_not_when_it_is_needed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [b"weighty", b"weight", b"weights!", None])
+async def test_a_damaged_file_is_found_when_it_is_backed_up_not_when_it_is_needed(
+    tmp_path: Path, left: bytes | None
+) -> None:
     """Such a backup would be refused when it is to be restored, which is too late."""
     registry = await open_registry("sqlite", tmp_path / "one")
     await push(registry, tmp_path / "new", b"weights")
     file = registry.artifacts.path_of("fraud", 1) / "model.onnx"
-    file.chmod(0o644)
-    file.write_bytes(b"weighty")
-    with pytest.raises(ArtifactsFailed, match=r"models/fraud/1/model\.onnx is not"):
+    file.unlink()
+    if left is not None:
+        file.write_bytes(left)
+    with pytest.raises(ArtifactsFailed, match=r"models/fraud/1/model\.onnx is not.* from an older backup"):
         await back_up(registry, tmp_path / "backup.tar", 5.0)
     assert left_of(tmp_path) == ["new", "one"]
+    await registry.ledger.close()
+
+
+async def test_nobody_else_reads_the_secrets_of_what_is_being_restored(
+    backed_up: Path, tmp_path: Path
+) -> None:
+    registry = await open_registry("sqlite", tmp_path / "two")
+    adopt, modes = registry.artifacts.adopt, set()
+
+    def seen(*arguments):  # type: ignore[no-untyped-def]
+        modes.add(registry.artifacts.aside("aside").stat().st_mode & 0o077)
+        adopt(*arguments)
+
+    registry.artifacts.adopt = seen  # type: ignore[method-assign]
+    await restore(backed_up, registry, "aside")
+    assert modes == {0}
     await registry.ledger.close()
 
 

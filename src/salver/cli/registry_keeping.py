@@ -57,7 +57,10 @@ def sweep(
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
-    """Remove what pushes left behind that were killed."""
+    """Remove what pushes left behind that were killed: all files that this registry knows nothing of.
+
+    Another registry with its files in the same place would lose them.
+    """
     removed = run(where, lambda registry, _: registry.sweep(hours * 3600))
     if json:
         record({"removed": removed})

@@ -51,7 +51,7 @@ def set_alias(
     _check_expected(model, alias, before, expected)
     if before == number:
         return Move(model, alias, number, before)
-    _check_free(connection, model, alias)
+    check_free(connection, model, alias)
     if before is None or known.policy == IMMEDIATE:
         return move(connection, change, model, alias, number)
     _propose(connection, change, known.policy, Move(model, alias, number, before, release))
@@ -91,7 +91,7 @@ def delete_alias(
         Conflict: a release of it is under way.
     """
     check_guard(connection, change, model, alias)
-    _check_free(connection, model, alias)
+    check_free(connection, model, alias)
     before = rows.model(connection, model).aliases.get(alias)
     if before is None:
         raise NotFound(f"the model {model!r} has no alias {alias!r}", field="alias")
@@ -189,7 +189,12 @@ def latest(connection: Connection, model: str, now: float) -> float:
     return now if last is None or last < now else math.nextafter(last, math.inf)
 
 
-def _check_free(connection: Connection, model: str, alias: str) -> None:
+def check_free(connection: Connection, model: str, alias: str) -> None:
+    """May the alias be moved by hand?
+
+    Raises:
+        Conflict: a release of it is under way.
+    """
     if (id := under_way(connection, model, alias)) is not None:
         raise Conflict(
             f"the release {id} of {model}@{alias} is under way", field="alias", fix="Abort it, or let it end."

@@ -10,6 +10,8 @@ import hashlib
 import os
 import shutil
 import stat
+import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
@@ -21,6 +23,8 @@ from salver.registry.records import FileEntry
 _PIECE: Final = 1 << 20
 _MOST_FILES: Final = 20_000
 _READABLE: Final = 0o444
+#: What lies aside and has not changed for so long was left by somebody who was killed.
+LEFT_SECONDS: Final = 86_400.0
 
 
 class ArtifactsFailed(NotReady):
@@ -70,27 +74,31 @@ class Artifacts:
         """A folder for what is not there yet, on the same file system."""
         return self._incoming / id
 
-    def take_in(self, files: Mapping[str, Path], id: str) -> tuple[FileEntry, ...]:
-        """Copy files aside, whole and onto the disk; what they are.
+    def take_in(self, files: Mapping[str, Path], id: str, stop: threading.Event) -> tuple[FileEntry, ...]:
+        """Copy files aside, whole and onto the disk; what they are. What killed pushes left there goes.
 
         Args:
             files: By the path that each is to have in its version.
             id: Of the attempt; names the folder that :meth:`place` takes.
+            stop: Set to give up; nothing stays then.
 
         Raises:
             InvalidInput: a path leads out of the version, or there are too many files, or none.
-            ArtifactsFailed: one cannot be read or written.
+            ArtifactsFailed: one cannot be read or written, or ``stop`` was set.
         """
         if not files or len(files) > _MOST_FILES:
             raise InvalidInput(f"a version has 1 to {_MOST_FILES} files, not {len(files)}", fix="Pack them.")
         aside = self._incoming / id
+        with contextlib.suppress(ArtifactsFailed):  # of another user, for instance: no reason not to push
+            self.sweep_aside(time.time() - LEFT_SECONDS)
         with _told(aside):
             aside.mkdir(parents=True)
         try:
-            entries = tuple(_copy(source, aside, path) for path, source in sorted(files.items()))
+            entries = tuple(_copy(source, aside, path, stop) for path, source in sorted(files.items()))
             with _told(aside):
                 for folder in (*filter(Path.is_dir, aside.rglob("*")), aside):
                     onto_disk(folder)
+            _check_wanted(stop)
             return entries
         except BaseException:
             self.drop(id)
@@ -198,11 +206,13 @@ class Artifacts:
             return self._swept(list(self._incoming.iterdir()) if self._incoming.exists() else [], before)
 
     def _swept(self, paths: Sequence[Path], before: float) -> tuple[str, ...]:
-        with _told(self.folder):
-            old = [path for path in paths if path.stat().st_mtime < before]
-            for path in old:
-                shutil.rmtree(path)
-            return tuple(path.relative_to(self.folder).as_posix() for path in old)
+        gone = []
+        for path in paths:
+            with _told(self.folder), contextlib.suppress(FileNotFoundError):  # others push and sweep, too
+                if max(each.lstat().st_mtime for each in (path, *path.rglob("*"))) < before:
+                    shutil.rmtree(path)
+                    gone.append(path.relative_to(self.folder).as_posix())
+        return tuple(gone)
 
     def numbers(self) -> Iterator[tuple[str, int]]:
         """Every folder of a version that there is, whether the ledger knows it or not."""
@@ -212,7 +222,12 @@ class Artifacts:
                     yield home.parent.name, int(home.name)
 
 
-def _copy(source: Path, aside: Path, path: str) -> FileEntry:
+def _check_wanted(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise ArtifactsFailed("the push was given up")
+
+
+def _copy(source: Path, aside: Path, path: str, stop: threading.Event) -> FileEntry:
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\\" in path:
         raise InvalidInput(f"{path!r} leads out of the version", fix="Name files by relative paths.")
@@ -228,6 +243,7 @@ def _copy(source: Path, aside: Path, path: str) -> FileEntry:
         target.parent.mkdir(parents=True, exist_ok=True)
         with source.open("rb") as read, target.open("xb") as write:
             for piece in _pieces(read):
+                _check_wanted(stop)
                 found.update(piece)
                 write.write(piece)
                 size += len(piece)

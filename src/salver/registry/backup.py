@@ -24,7 +24,7 @@ from salver.ledger import Ledger
 from salver.ledger.copying import copy_in, copy_out
 from salver.ledger.schema import AUDIT, MODEL, NEWEST
 from salver.registry import rows
-from salver.registry.artifacts import Artifacts, ArtifactsFailed, onto_disk
+from salver.registry.artifacts import LEFT_SECONDS, Artifacts, ArtifactsFailed, onto_disk
 from salver.registry.records import FileEntry
 from salver.registry.registry import ModelRegistry
 from salver.stores.unpack import room_in
@@ -32,7 +32,6 @@ from salver.stores.unpack import room_in
 _LEDGER: Final = "salver.db"
 _ABOUT: Final = "backup.json"
 _PART: Final = ".part"
-_LEFT_SECONDS: Final = 86_400.0
 _TRIES: Final = 3  # where versions are removed while they are copied
 
 _Versions = Mapping[tuple[str, int], tuple[FileEntry, ...]]
@@ -127,7 +126,7 @@ def _prepare(aside: Path, file: Path, now: float) -> None:
     with _told(file):
         aside.mkdir(0o700)
         for left in file.parent.glob(f".{glob.escape(file.name)}.*{_PART}"):
-            if left.stat().st_mtime < now - _LEFT_SECONDS:
+            if left.stat().st_mtime < now - LEFT_SECONDS:
                 shutil.rmtree(left)
 
 
@@ -169,10 +168,13 @@ def _add(archive: tarfile.TarFile, artifacts: Artifacts, model: str, number: int
     """A file, hashed while it is read: a backup of one that was damaged could not be restored."""
     about = tarfile.TarInfo(f"models/{model}/{number}/{entry.path}")
     about.size, about.mode = entry.size, 0o444
-    with artifacts.open(model, number, entry.path) as file:
-        hashed = _Hashed(file)
-        archive.addfile(about, hashed)
-        is_whole = not hashed.read(1) and hashed.sha256.hexdigest() == entry.sha256
+    try:
+        with artifacts.open(model, number, entry.path) as file:
+            hashed = _Hashed(file)
+            archive.addfile(about, hashed)
+            is_whole = not file.read(1) and hashed.sha256.hexdigest() == entry.sha256
+    except (EOFError, FileNotFoundError):
+        is_whole = False
     if not is_whole:
         raise ArtifactsFailed(
             f"{about.name} is not what was pushed, and nothing is backed up",
@@ -181,15 +183,17 @@ def _add(archive: tarfile.TarFile, artifacts: Artifacts, model: str, number: int
 
 
 class _Hashed:
-    """A file that is hashed while it is read."""
+    """A file that is hashed while it is read, and has as many bytes as are asked for."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.sha256 = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
-        """What comes next."""
+        """What comes next. Raises EOFError where that is less."""
         piece = self._file.read(size)
+        if len(piece) < size:
+            raise EOFError
         self.sha256.update(piece)
         return piece
 
@@ -201,7 +205,7 @@ def _unpack(file: Path, aside: Path) -> Backup:
 
 def _unpacked(file: Path, aside: Path) -> Backup:
     try:
-        aside.mkdir(parents=True)
+        aside.mkdir(0o700, parents=True)  # secrets of webhooks are in it
         room = room_in(aside)
         with tarfile.open(file) as archive:
             for member in archive:

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
 from salver.errors import SalverError
-from salver.registry.artifacts import Artifacts, ArtifactsFailed, entry_of
+from salver.registry.artifacts import LEFT_SECONDS, Artifacts, ArtifactsFailed, entry_of
 from salver.registry.records import FileEntry
 from salver.stores.address import Address
 
 T = TypeVar("T")
 _PARALLEL: Final = 8
-_LEFT_SECONDS: Final = 86_400.0
 
 
 class BucketArtifacts(Artifacts):
@@ -124,7 +123,7 @@ class BucketArtifacts(Artifacts):
 
     def brought(self) -> frozenset[tuple[str, int]]:
         """See :meth:`Artifacts.brought`; what a killed server had half of goes."""
-        self.sweep_aside(time.time() - _LEFT_SECONDS)
+        self.sweep_aside(time.time() - LEFT_SECONDS)
         return frozenset(super().numbers())
 
     def forget(self, model: str, number: int) -> None:

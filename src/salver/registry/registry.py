@@ -2,23 +2,25 @@
 
 Every change is one transaction of the ledger, with its line in the audit. Files come first and the row after
 them, so that a row means files that are whole. What a push that was killed leaves behind has no row: it is
-not served, its number is not given again, and :meth:`ModelRegistry.sweep` takes it away. It knows no server,
-no framework and no wire.
+not served, and its number is not given again. Later pushes take away what was only copied aside; what is in
+its place already waits for :meth:`ModelRegistry.sweep`, since it may be another registry's. It knows no
+server, no framework and no wire.
 """
 
 import asyncio
 import math
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
 
 from salver.errors import Conflict, InvalidInput, SalverError
 from salver.ledger import Ledger, LedgerFailed
 from salver.ledger.schema import ALIAS, METRIC, MODEL, PARENT, RELEASE, TAG, VERSION
 from salver.registry import aliases, audit, rows
-from salver.registry.artifacts import Artifacts, digest_of
+from salver.registry.artifacts import LEFT_SECONDS, Artifacts, digest_of
 from salver.registry.audit import Change, record
 from salver.registry.card import front_matter
 from salver.registry.differences import differences
@@ -66,13 +68,19 @@ class ModelRegistry:
         Raises:
             InvalidInput: a name, tag, metric or the card cannot be kept.
             Forbidden: its alias is protected from this actor; nothing is pushed.
+            Conflict: a release of its alias is under way, or another model's name differs in case alone.
             ArtifactsFailed: the files cannot be copied; nothing is pushed.
             LedgerFailed: the row cannot be written; the files are not served.
         """
         keys = _checked(order)
         change, id = self._change(actor, order.why), self._new_id()
         await self.ledger.read(lambda c: _check_wish(c, change, order))
-        files = await asyncio.to_thread(self.artifacts.take_in, found.files, id)
+        stop = threading.Event()
+        try:
+            files = await asyncio.to_thread(self.artifacts.take_in, found.files, id, stop)
+        except asyncio.CancelledError:
+            stop.set()  # else the thread would copy all of it, for nobody
+            raise
         try:
             number = await self.ledger.write(lambda c: _next_number(c, order.model, change))
             await asyncio.to_thread(self.artifacts.place, id, order.model, number)
@@ -183,7 +191,7 @@ class ModelRegistry:
             if ((fault.model, fault.number) in pushed) == ((fault.model, fault.number) in later)
         )
 
-    async def sweep(self, seconds: float = 86_400.0) -> tuple[str, ...]:
+    async def sweep(self, seconds: float = LEFT_SECONDS) -> tuple[str, ...]:
         """Remove what killed pushes left behind, and is older than so many seconds; what was removed."""
 
         def work(connection: Connection) -> set[tuple[str, int]]:
@@ -340,14 +348,29 @@ def _check_metrics(metrics: Mapping[str, float]) -> None:
 
 
 def _check_wish(connection: Connection, change: Change, order: NewVersion) -> None:
-    """May this actor let the alias mean it?"""
+    """Is the name free, and may this actor let the alias mean it now?"""
+    _check_name(connection, order.model)
     if order.alias:
         aliases.check_guard(connection, change, order.model, order.alias)
+        aliases.check_free(connection, order.model, order.alias)
+
+
+def _check_name(connection: Connection, model: str) -> None:
+    """Some file systems would keep two models in one folder whose names differ in case alone."""
+    alike = select(MODEL.c.name).where(func.lower(MODEL.c.name) == func.lower(model))
+    names = connection.scalars(alike.order_by(MODEL.c.name)).all()
+    if names and model not in names:
+        raise Conflict(
+            f"the registry has a model {names[0]!r}, which differs from {model!r} in case alone",
+            field="model",
+            fix=f"Push it as {names[0]}, or by another name.",
+        )
 
 
 def _next_number(connection: Connection, model: str, change: Change) -> int:
     last = connection.scalar(select(MODEL.c.last_number).where(MODEL.c.name == model))
     if last is None:
+        _check_name(connection, model)
         row = {"name": model, "last_number": 1, "created": change.time, "by": change.actor.name}
         connection.execute(insert(MODEL), row)
         return 1
