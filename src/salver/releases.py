@@ -428,7 +428,7 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         name: Of the metric.
         request, unit: Whose it is, one of both: the request's id, or the unit's name. Without either it says
             that all outcomes of this name up to its time have been posted.
-        value: Any finite number.
+        value: Any number up to 1e100, either way.
         time: Unix seconds, when it happened; None = now.
         source: Who knows of it.
         supersedes: Id of the outcome that it corrects; empty = none.

@@ -243,6 +243,23 @@ async def test_what_units_bring_is_added_up_capped_and_held_beside_their_past(le
     assert control == Sums(4, 3, -10.0 + 2 + 5, 100 + 4 + 25.0, -1000 + 8 + 125.0)
 
 
+async def test_the_largest_values_that_there_are_add_up(ledger: Ledger) -> None:
+    shop = await Shop.open(ledger, REVENUE)
+    now = shop.clock.now
+    await shop.meets("ada")
+    await shop.asks("q", unit="ada")
+    shop.clock.now += 60
+    for size in (1.7e308, 1e100):
+        receipt = await shop.post(
+            *(sale(f"{size} {n}", "ada", size, time=now + n) for n in (1, 2)),
+            *(sale(f"{size} {n}", request="q", value=-size, time=now + n) for n in (3, 4, 5)),
+        )
+    assert receipt.accepted == 5
+    await shop.post(complete("all"))
+    [matured] = await shop.harvest()
+    assert matured.sums[0].total == -10.0
+
+
 async def test_a_mean_keeps_shares_and_cohorts_apart_and_counts_each_once(shop: Shop, ledger: Ledger) -> None:
     shop.release = msgspec.structs.replace(shop.release, policy=Policy(metrics=(REVENUE,)))
     await shop.meets("ada", share=0.1)
@@ -327,6 +344,7 @@ async def test_wrong_corrections_are_refused_by_themselves(shop: Shop) -> None:
         ({"value": None}, "no value"),
         ({"value": math.nan}, "not finite"),
         ({"value": math.inf}, "not finite"),
+        ({"value": -1.1e100}, "beyond 1e+100"),
         ({"time": 1_700_000_000_000.0}, "Unix seconds"),
         ({"time": -1.0}, "Unix seconds"),
         ({"time": math.nan}, "Unix seconds"),

@@ -90,7 +90,7 @@ class Watch:
             return False
         for name in [check.output for check in self.checks if check.output]:
             for answer in answers:  # it is there, in numbers, in each
-                if not any([o.name == name and o.datatype is not _TEXT for o in answer.outputs or ()]):
+                if name not in [o.name for o in answer.outputs or () if o.datatype is not _TEXT]:
                     return False
         return not any(_are_beyond(check, _all_numbers(check, outputs)) for check in self.checks)
 

@@ -132,7 +132,12 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"its quantile is {self.quantile}",
                 "Latencies have one between 0 and 1, and nothing else has.",
             ),
-            (self.kind == "output" and self.bins < 2, "bins", f"it has {self.bins} bins", "Give 2 or more."),
+            (
+                self.kind == "output" and not 2 <= self.bins <= _MOST_BINS,
+                "bins",
+                f"it has {self.bins} bins",
+                f"Give 2 to {_MOST_BINS}.",
+            ),
             (
                 (bool(self.output) or self.take != "each") and not self.is_of_outputs,
                 "output" if self.output else "take",
@@ -158,10 +163,11 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "Only outcomes may be good.",
             ),
             (
-                (self.kind == "mean") != (0 < self.cap < math.inf),
+                not 0 < self.cap <= _MOST_CAP if self.kind == "mean" else self.cap != 0,
                 "cap",
                 f"its cap is {self.cap}",
-                "Give a mean the most that one unit's sum may count, above 0, and nothing else one.",
+                f"Give a mean the most that one unit's sum may count, above 0 and up to {_MOST_CAP:g}, and "
+                "nothing else one.",
             ),
             (
                 self.kind == "mean" and self.worse == "less" and (self.promotion_margin or 0.0) >= 1,
@@ -206,6 +212,12 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _HALF = 0.5
 _MOST_NEGLIGIBLE = 0.5  # however wide the margins of a stage are
+#: Evidence has two strands a bin, and is written down after each bucket; of what units bring also cubes are
+#: summed.
+_MOST_BINS, _MOST_CAP = 100, 1e15
+_MOST_SAMPLE = 10**15
+#: Seconds of a bucket: shorter ones keep the ledger busy.
+_LEAST_BUCKET, _MOST_BUCKET = 0.1, 86_400.0
 #: That units of a release are kept after its end.
 MOST_DAYS = 30.0  # for outcomes that come late
 _PART = "Give a number from 0 to 1."
@@ -284,7 +296,13 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise InvalidInput(
                     f"{name} is {getattr(self, name)}", field=name, fix="Give a chance, in (0, 1)."
                 )
-        for name in ("bucket_seconds", "no_data_seconds", "hold_minutes"):
+        if not _LEAST_BUCKET <= self.bucket_seconds <= _MOST_BUCKET:
+            raise InvalidInput(
+                f"bucket_seconds is {self.bucket_seconds}",
+                field="bucket_seconds",
+                fix=f"Give seconds from {_LEAST_BUCKET:g} to {_MOST_BUCKET:g}.",
+            )
+        for name in ("no_data_seconds", "hold_minutes"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidInput(
                     f"{name} is {getattr(self, name)}", field=name, fix="Give a number above 0."
@@ -359,12 +377,13 @@ def _check_stages(stages: tuple[Stage, ...], shadow: Shadow | None) -> None:
             fix="Say in traffic.shadow what it is to answer, too, and let a stage with weight follow.",
         )
     for index, stage in enumerate(stages):
-        if not (0 <= stage.minutes < math.inf and stage.sample >= 0 and 0 < stage.margin_times < math.inf):
+        is_right = 0 <= stage.minutes < math.inf and 0 < stage.margin_times < math.inf
+        if not (is_right and 0 <= stage.sample <= _MOST_SAMPLE):
             raise InvalidInput(
                 f"stages[{index}] lasts {stage.minutes} minutes, for {stage.sample} requests, at "
                 f"{stage.margin_times} times the margins",
                 field=f"stages[{index}]",
-                fix="Give 0 or more minutes and requests, and a factor above 0.",
+                fix=f"Give 0 or more minutes, requests up to {_MOST_SAMPLE:.0e}, and a factor above 0.",
             )
 
 

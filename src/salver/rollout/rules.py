@@ -13,7 +13,7 @@ import msgspec
 from salver.errors import InvalidInput
 from salver.rollout.verdict import Decision
 
-_DAY_SECONDS, _WEEK_HOURS = 86_400, 168
+_DAY_SECONDS, _DAY_MINUTES, _WEEK_HOURS = 86_400, 1440, 168
 _TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)|24:00")
 
 
@@ -41,6 +41,12 @@ class Blackout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bla
         if not all(0 <= day <= 6 for day in self.days):
             raise InvalidInput(
                 f"{list(self.days)} are no days of the week", field="days", fix="0 is Monday, 6 Sunday."
+            )
+        if abs(self.utc_offset_minutes) > _DAY_MINUTES:
+            raise InvalidInput(
+                f"no clock is {self.utc_offset_minutes} minutes from UTC",
+                field="utc_offset_minutes",
+                fix="Give the minutes that it is ahead: 60 for Berlin in winter, -300 for New York.",
             )
         if self.until < self.since:
             raise InvalidInput("the blackout ends before it begins", field="until", fix="Exchange them.")

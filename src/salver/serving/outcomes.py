@@ -4,7 +4,6 @@ Rows of the ledger: an outcome is taken with its neighbours in one transaction, 
 is never changed; what corrects it is another row. Which of it counts when is ``maturing.py``'s question.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -24,6 +23,7 @@ from salver.serving.releases import Harvest
 #: Outcomes of one batch.
 MOST: Final = 5000
 _MOST_LETTERS: Final = 256
+_LARGEST: Final = 1e100  # a value, either way, so that sums of them are finite
 _AT_ONCE: Final = 500  # parameters of one query
 _progress: Final = msgspec.json.Decoder(Progress)
 _T = TypeVar("_T")
@@ -95,7 +95,10 @@ def _fault(outcome: Outcome, now: float) -> str:
         ),
         (is_of_all and bool(outcome.supersedes), "what is said of all is not corrected"),
         (not is_of_all and outcome.value is None, "it has no value"),
-        (outcome.value is not None and not math.isfinite(outcome.value), "its value is not finite"),
+        (
+            outcome.value is not None and not abs(outcome.value) <= _LARGEST,
+            f"its value is not finite, or beyond {_LARGEST:g}",
+        ),
         (outcome.supersedes == outcome.id != "", "it corrects itself"),
         (
             outcome.time is not None and not 0 <= outcome.time <= now + SKEW_SECONDS,

@@ -10,7 +10,7 @@ import msgspec
 
 from salver.errors import InvalidInput, NotFound
 from salver.registry.aliases import IMMEDIATE
-from salver.registry.names import CHAMPION, Reference
+from salver.registry.names import CHAMPION, parse
 from salver.registry.records import Model, Version
 from salver.registry.registry import ModelRegistry
 from salver.rollout.policy import Policy
@@ -59,7 +59,7 @@ async def proposal(registry: ModelRegistry, said: Proposal, id: str, now: float)
         )
     policy = said.policy or _policy(model)
     for version in (stable, said.version):
-        check_outputs(policy, await registry.version(Reference(model.name, _number(version))))
+        check_outputs(policy, await registry.version(parse(f"{model.name}/{version}")))
     return proposed(id, model.name, (stable, said.version), policy, now, alias=alias)
 
 
@@ -99,11 +99,3 @@ def _policy(model: Model) -> Policy:
     """The model's own, where it has one; with the usual one a release is asked for by name."""
     own: Any = model.policy
     return Policy() if own == IMMEDIATE else Policy.from_json(msgspec.json.encode(own))
-
-
-def _number(version: str) -> int:
-    if not version.isdecimal():
-        raise InvalidInput(
-            f"'{version}' is no version of a registry", field="version", fix="Give its number."
-        )
-    return int(version)
