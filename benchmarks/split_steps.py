@@ -144,7 +144,7 @@ class Door:
         self._model, self._router = Nothing(), Router()
         self._router.replace(splits)
         self._bus = Bus([self._collector])
-        rules = DoorRules(splits=Splitting(self._router, None, self._bus.emit))
+        rules = DoorRules(splits=Splitting(self._router, None, self._collector.answers.append))
         self._plane: Any = DataPlane(self._model, self._bus, time.monotonic, lambda: "0" * 16, rules)
 
     async def timed(self, names: Sequence[bytes]) -> float:

@@ -204,7 +204,7 @@ class Server:
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
         samples = self._spans.samples if self._spans else None
         self.shadows = Shadowing(self._manager, self._bus.emit, clock)
-        self.splits = Splitting(Router(), self.shadows, self._bus.emit)
+        self.splits = Splitting(Router(), self.shadows, self._collector.answers.append)
         rules = DoorRules(samples, config.keeps_timeouts, self.splits)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id, rules)
         self.signature = door.signature

@@ -53,7 +53,8 @@ class Served(msgspec.Struct, frozen=True, gc=False):
 
 
 class Responded(msgspec.Struct, frozen=True, gc=False):
-    """What a version answered, in a release that wants to know; :class:`Served` tells of the request.
+    """What a version answered, in a release that wants to know; :class:`Served` tells of the request. It is
+    no event, as those who count requests keep some of their events, and outputs may be large.
 
     Attributes:
         outputs: Of all pieces of the answer, in their order; None = they were too large to be kept.
@@ -229,7 +230,6 @@ class Lineage(msgspec.Struct, frozen=True):
 
 Event = (
     Served
-    | Responded
     | Shadowed
     | Answered
     | WorkerReady

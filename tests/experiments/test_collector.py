@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salver.errors import Code
-from salver.events import Served, Shadowed, StateChanged
+from salver.events import Responded, Served, Shadowed, StateChanged
 from salver.experiments.assign import assign
 from salver.experiments.collector import Collector
 from salver.experiments.config import CollectorConfig
@@ -36,8 +36,10 @@ class World:
     def write(self, seen):
         self.seen.append(seen)
 
-    def serve(self, *events):
-        self.collector.observe(events)
+    def serve(self, *told):
+        """Events, and what versions answered."""
+        self.collector.answers.extend(one for one in told if type(one) is Responded)
+        self.collector.observe([one for one in told if type(one) is not Responded])
 
     def close(self):
         """Ten seconds later, the buckets that are over."""

@@ -195,11 +195,28 @@ def test_one_odd_answer_among_many_is_found():
         for number in range(64):
             value = math.nan if number == odd else 1.0
             unit = f"u{number}"
-            world.collector.observe([answered(unit, Arm.CANARY, 1.0), served(unit)])
-            world.collector.observe([answered(unit, Arm.CANARY, value), answered("bo", Arm.STABLE, 2.0)])
+            world.serve(answered(unit, Arm.CANARY, 1.0), served(unit))
+            world.serve(answered(unit, Arm.CANARY, value), answered("bo", Arm.STABLE, 2.0))
     (seen,) = world.close()
     assert (seen.bucket.requests.canary, seen.bucket.raw) == (128, {"invalid": Counts(1)})
     assert seen.firsts["invalid"].units.tolist() == [unit_number("u17")]
+
+
+def test_answers_that_nobody_wants_to_know_any_more_are_not_kept():
+    world = World()
+    world.collector.leave("r1")
+    world.serve(answered("ada", Arm.CANARY, math.nan))
+    assert not world.collector.answers
+    world.collector.answers.extend([answered("ada", Arm.CANARY, math.nan)] * 65_637)
+    assert len(world.collector.answers) == 65_536  # and never more, if nobody tells it anything
+
+
+def test_answers_alone_have_a_time():
+    world = World()
+    world.collector.watch("r1", (OutputCheck("invalid", "bounds"),), keeps_requests=False)
+    world.serve(answered("ada", Arm.CANARY, math.nan))
+    (seen,) = world.close()
+    assert seen.firsts["invalid"].times.tolist() == [1000.0]
 
 
 def test_large_answers_are_looked_at_one_by_one():

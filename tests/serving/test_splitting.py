@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from salver.errors import InvalidInput, ModelFailed, NotReady
-from salver.events import Responded, Served
+from salver.events import Served
 from salver.experiments.router import Router
 from salver.messages import ANYBODY, Call, InferRequest, InferResponse, ModelId, Signature, Standing
 from salver.releases import Arm, Condition, Shadow, Split
@@ -66,11 +66,12 @@ class World:
         self.absent = set()
         self.acquired = []
         self.events = []
+        self.answers = []
         self.decoded = []
         self.bus = Bus([self])
         self.router = Router()
         self.router.replace(splits)
-        self.splitting = Splitting(self.router, mirror, self.bus.emit)
+        self.splitting = Splitting(self.router, mirror, self.answers.append)
         rules = DoorRules(splits=self.splitting)
         self.door = DataPlane(self, self.bus, lambda: 1.0, lambda: "0" * 16, rules)
 
@@ -330,9 +331,8 @@ async def test_a_release_that_wants_to_know_is_told_what_was_answered(how, chang
     world = World(having(weight=1.0, **{"is_watched": True, **change}))
     await world.ask({"user": "ada"}, how=how)
     world.bus.flush()
-    told = [event for event in world.events if type(event) is Responded]
-    assert [event.assignment.version for event in told] == ["2"] * is_told
-    assert all(event.outputs[0].name == "p" for event in told)
+    assert [answer.assignment.version for answer in world.answers] == ["2"] * is_told
+    assert all(answer.outputs[0].name == "p" for answer in world.answers)
     assert sum(type(event) is Served for event in world.events) == 1
 
 
@@ -372,7 +372,7 @@ async def test_what_another_version_answers_is_neither_watched_nor_copied(how):
     world.router.replace([having(weight=1.0, is_watched=True)])
     world.absent = {"2"}
     assert await world.ask({"user": "ada"}, how=how) == "1"
-    assert not mirror.offered and not [event for event in world.events if type(event) is Responded]
+    assert not mirror.offered and not world.answers
 
 
 class Speaker(Version):
@@ -399,7 +399,7 @@ async def test_of_an_answer_in_pieces_so_many_are_kept_as_fit(pieces):
     call = Call("test", 0.0, request_id="q1", traits=USER)
     assert await world.door.stream(world, None, "m", "", call, write) is None
     world.bus.flush()
-    (told,) = [event for event in world.events if type(event) is Responded]
+    (told,) = world.answers
     ((_, _, _, offered, _),) = mirror.offered
     assert len(written) == pieces
     if pieces == 3:
@@ -432,18 +432,18 @@ async def test_what_is_asked_in_the_service_of_a_copy_leaves_no_trace():
     said = await inner.infer(request, call)
     world.bus.flush()
     assert said.version == "3"  # not split
-    assert (world.events, world.versions["3"].kept) == ([], 0)
+    assert (world.events, world.answers, world.versions["3"].kept) == ([], [], 0)
     below = Call("bls", 0.0, request_id="q", parent=call.traceparent)
     world.splitting.carry(call, request)  # it asks others itself
     await inner.infer(request, below)
-    assert world.events == []
+    assert (world.events, world.answers) == ([], [])
     del mirror.carried[PARENT]
     held = inner.hold([("m", "3")])
     mirror.carried[PARENT] = {"copy": "true"}
     await held.infer(msgspec.structs.replace(request, version="3"), Call("e", 0.0, parent=PARENT))
     world.bus.flush()
-    assert world.events == []
+    assert (world.events, world.answers) == ([], [])
     await held.infer(request, Call("e", 0.0, request_id="q"))
     world.bus.flush()
-    assert len(world.events) == 2
+    assert (len(world.events), len(world.answers)) == (1, 1)
     held.release()

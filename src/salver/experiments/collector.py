@@ -8,6 +8,7 @@ arm nor with its salt. What the counts prove, and where they are kept, is not kn
 import itertools
 import logging
 import math
+from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
@@ -40,8 +41,10 @@ from salver.releases import (
 from salver.stats.bloom import Bloom
 
 _LOG = logging.getLogger("salver.experiments")
-#: To look them up in an enum takes time.
-_CANARY, _BASELINE, _HOLDBACK = Arm.CANARY, Arm.BASELINE, Arm.HOLDBACK
+#: Places of arms in :data:`ARMS`. Beside a canary of more than half all of the control is its baseline, those
+#: held back with it.
+_PLACES: Final = {Arm.CANARY: 0, Arm.BASELINE: 1, Arm.STABLE: 2, Arm.HOLDBACK: 2}
+_PLACES_BESIDE_MOST: Final = {**_PLACES, Arm.HOLDBACK: 1}
 #: Tells a unit's number in an arm from the number itself.
 _MARKS: Final = np.uint64(0x9E3779B97F4A7C15) * np.arange(1, len(ARMS) + 1, dtype=np.uint64)
 _HALF: Final = 0.5
@@ -50,6 +53,7 @@ _ALIKE, _DIFFERS, _FAILED = 0, 1, 2  # of copies, from the best to the worst
 _AT_ONCE: Final = 8192  # units that are restored in one go
 #: Units, happenings and requests that wait to be looked up together, which costs a tenth of one at a time.
 _MOST_WAITING: Final = 1024
+_MOST_ANSWERS: Final = 65_536  # that wait to be looked at, as many as events that wait on their road
 
 _Numbers = npt.NDArray[np.int64]
 _Places = npt.NDArray[np.uint8]
@@ -59,7 +63,6 @@ _Flags = npt.NDArray[np.bool_]
 _Happening = tuple[str, int]
 _T = TypeVar("_T", bound=Hashable)
 _M = TypeVar("_M", bound=Met)
-_Seen = tuple[Served | Responded, Assignment]
 
 
 class _Waiting(Generic[_T]):
@@ -95,6 +98,7 @@ class _Tally:
         fresh: Units.
         news: Metrics and units.
         asked: Ids of requests and their units; empty = it has none.
+        places: Of arms in :data:`ARMS`.
     """
 
     __slots__ = (
@@ -106,6 +110,7 @@ class _Tally:
         "fresh",
         "heard",
         "news",
+        "places",
         "predictions",
         "raw",
         "requests",
@@ -119,6 +124,7 @@ class _Tally:
         self.heard = heard
         self.stage = assigned.stage
         self.share = assigned.propensity
+        self.places = _PLACES_BESIDE_MOST if self.share > _HALF else _PLACES
         self.requests = [0, 0, 0]
         self.exposed = [0, 0, 0]
         self.events: dict[str, list[int]] = {}
@@ -140,6 +146,15 @@ class _Tally:
         self.fresh.date(now)
         self.news.date(now)
         self.asked.date(now)
+
+    def note(self, metrics: Iterable[str], assigned: Assignment, place: int) -> None:
+        """Something has happened to a request."""
+        for metric in metrics:
+            self.raw.setdefault(metric, [0, 0, 0])[place] += 1
+            if self.share and assigned.has_unit:
+                self.news.places.setdefault((metric, assigned.unit), place)
+            else:
+                self.events.setdefault(metric, [0, 0, 0])[place] += 1
 
     def closed(self, release: str, end: float, copies: Copies) -> Seen:
         events = {name: Counts(*counts) for name, counts in self.events.items()}
@@ -252,6 +267,8 @@ class Collector:
         self._clock = clock
         self._config = config
         self._followed: dict[str, _Followed] = {}
+        #: What versions answered, which is looked at when events come; of too many the newest.
+        self.answers: deque[Responded] = deque(maxlen=_MOST_ANSWERS)
 
     def __repr__(self) -> str:
         return f"<Collector of {', '.join(self._followed) or 'nothing'}>"
@@ -332,71 +349,69 @@ class Collector:
 
     def observe(self, events: Sequence[Event]) -> None:
         """See :class:`~salver.serving.ports.Observer`."""
+        answers = list(self.answers)
+        self.answers.clear()
         if not self._followed:
             return
         self.tick()
         now = self._clock()
-        groups: dict[str, list[_Seen]] = {}
+        served: defaultdict[str, list[Served]] = defaultdict(list)
         for event in events:
-            if type(event) is not Served and type(event) is not Responded:
-                if type(event) is Shadowed and event.release in self._followed:
-                    self._followed[event.release].copied(event)
-                continue
-            if (assigned := event.assignment) is None:
-                continue
-            if assigned.reason in COUNTED:
-                group = groups.get(assigned.release)
-                if group is None:
-                    group = groups[assigned.release] = []
-                group.append((event, assigned))
-        for release, group in groups.items():
-            followed = self._followed.get(release)
-            if followed is not None:
-                self._count(followed, group, now)
-                if followed.pending >= self._config.most_pending:
-                    self._close(release, followed, now)
+            if type(event) is Served:
+                if (assigned := event.assignment) is not None and assigned.reason in COUNTED:
+                    served[assigned.release].append(event)
+            elif type(event) is Shadowed and event.release in self._followed:
+                self._followed[event.release].copied(event)
+        responded: defaultdict[str, list[Responded]] = defaultdict(list)
+        for answer in answers:
+            responded[answer.assignment.release].append(answer)
+        for release, followed in self._followed.items():
+            if release in responded:
+                self._look_at(followed, responded[release], now)
+            if release in served:
+                self._count(followed, served[release], now)
+            for tally in followed.tallies.values():
+                tally.date(now)
+            if sum(tally.waiting for tally in followed.tallies.values()) >= _MOST_WAITING:
+                self._look_up(followed)
+            if followed.pending >= self._config.most_pending:
+                self._close(release, followed, now)
 
-    def _count(self, followed: _Followed, events: Sequence[_Seen], now: float) -> None:
+    def _look_at(self, followed: _Followed, answers: Sequence[Responded], now: float) -> None:
+        if not followed.watch.are_fine(answers):
+            for answer in answers:
+                assigned = answer.assignment
+                if assigned.reason in COUNTED:
+                    tally = self._tally(followed, assigned, now)
+                    place = tally.places[assigned.arm]
+                    found = followed.watch.happened(answer, is_control=bool(place))
+                    tally.note(found, assigned, place)
+
+    def _count(self, followed: _Followed, events: Sequence[Served], now: float) -> None:
         good: list[float] = []  # seconds of the stable version's answers
         recent, slow, quick, tally = followed.recent, followed.slow, followed.quick, None
-        if followed.watch.checks:
-            answers = [event for event, _ in events if type(event) is Responded]
-            if followed.watch.are_fine(answers):
-                events = [told for told in events if type(told[0]) is Served]
-        for event, assigned in events:
+        for event in events:
+            assigned = event.assignment
+            assert assigned is not None
             if tally is None or tally.share != assigned.propensity or tally.stage != assigned.stage:
                 tally = self._tally(followed, assigned, now)
-                fresh, news, asked = tally.fresh.places, tally.news.places, tally.asked.places
+                requests, places, fresh = tally.requests, tally.places, tally.fresh.places
                 is_compared = tally.share > 0  # else nobody meets the canary, and units keep for later
-            arm, unit, has_unit = assigned.arm, assigned.unit, is_compared and assigned.has_unit
-            place = 0 if arm is _CANARY else 1 if arm is _BASELINE or _is_matched(assigned) else 2
-            if type(event) is Served:
-                tally.requests[place] += 1
-                if not has_unit:
-                    tally.exposed[place] += 1
-                elif recent.get(unit) != place and unit not in fresh:
-                    fresh[unit] = place
-                if followed.keeps_requests and is_compared:
-                    asked[event.request_id, unit if has_unit else ""] = place
-                if event.outcome == OK and not event.why:
-                    if place:
-                        good.append(event.latency)
-                    if event.version == assigned.version and event.latency <= quick:
-                        continue
-                found = happened(event, slow)
-            elif type(event) is Responded:
-                found = followed.watch.happened(event, is_control=bool(place))
-            for metric in found:
-                tally.raw.setdefault(metric, [0, 0, 0])[place] += 1
-                if has_unit:
-                    news.setdefault((metric, unit), place)
-                else:
-                    tally.events.setdefault(metric, [0, 0, 0])[place] += 1
+            place, unit = places[assigned.arm], assigned.unit
+            requests[place] += 1
+            if not (is_compared and assigned.has_unit):
+                tally.exposed[place] += 1
+            elif recent.get(unit) != place and unit not in fresh:
+                fresh[unit] = place
+            if followed.keeps_requests and is_compared:
+                tally.asked.places[event.request_id, unit if assigned.has_unit else ""] = place
+            if event.outcome == OK and not event.why:
+                if place:
+                    good.append(event.latency)
+                if event.version == assigned.version and event.latency <= quick:
+                    continue
+            tally.note(happened(event, slow), assigned, place)
         followed.speed.add_all(good)
-        for tally in followed.tallies.values():
-            tally.date(now)
-        if sum(tally.waiting for tally in followed.tallies.values()) >= _MOST_WAITING:
-            self._look_up(followed)
 
     def _look_up(self, followed: _Followed) -> None:
         """Count those that are new; what was seen at an earlier stage goes first."""
@@ -467,11 +482,6 @@ class Collector:
         followed.tallies.clear()
         followed.pending = 0
         followed.since = max(end, followed.since)
-
-
-def _is_matched(assigned: Assignment) -> bool:
-    """Beside a canary of more than half all of the control is its baseline, those held back with it."""
-    return assigned.propensity > _HALF and assigned.arm is _HOLDBACK
 
 
 def _add(counts: list[int], places: _Places) -> None:

@@ -33,7 +33,8 @@ _NUMBERS_A_BIN, _LEAST_ANSWERS = 50, 50
 _MOST_OF_AN_ANSWER: Final = 16
 
 _BF16, _TEXT = DataType.BF16, DataType.BYTES
-_FLOATING: Final = tuple(datatype for datatype in DataType if datatype.is_float)  # an enum's hash is slow
+#: The usual one first, and no set, as to compare members of an enum, or hash them, takes time.
+_FLOATING: Final = (DataType.FP32, DataType.FP64, DataType.FP16, _BF16)
 _Numbers = npt.NDArray[Any]
 _NONE: Final[_Numbers] = np.empty(0)
 
@@ -83,14 +84,17 @@ class Watch:
             for check in self.checks
         ):
             return False
-        if any(answer.outputs is None for answer in answers):
-            return False
-        outputs = [output for answer in answers for output in answer.outputs or ()]
+        outputs: list[Tensor] = []
+        for answer in answers:
+            if answer.outputs is None:
+                return False
+            outputs += answer.outputs
         if sum([output.array.size for output in outputs]) > MOST_NUMBERS:
             return False
         for name in [check.output for check in self.checks if check.output]:
             for answer in answers:  # it is there, in numbers, in each
-                if name not in [o.name for o in answer.outputs or () if o.datatype is not _TEXT]:
+                named = [output.datatype for output in answer.outputs or () if output.name == name]
+                if not named or _TEXT in named:
                     return False
         return not any(_are_beyond(check, _all_numbers(check, outputs)) for check in self.checks)
 
@@ -229,8 +233,17 @@ def _numbers(check: OutputCheck, outputs: Sequence[Tensor]) -> _Numbers:
 
 def _all_numbers(check: OutputCheck, outputs: Sequence[Tensor]) -> _Numbers:
     """As :func:`_numbers`, each of them, of very many small outputs."""
-    found = [_floating(tensor) for tensor in outputs if _is_wanted(check, tensor)]
-    return np.concatenate(found, axis=None) if found else np.empty(0)
+    found = [
+        tensor.array if tensor.datatype is not _BF16 else _floating(tensor)
+        for tensor in outputs
+        if (tensor.name == check.output if check.output else tensor.datatype in _FLOATING)
+    ]
+    if not found:
+        return _NONE
+    dtypes = {array.dtype for array in found}
+    if len(dtypes) > 1:
+        return np.concatenate(found, axis=None)
+    return np.frombuffer(b"".join([array.tobytes() for array in found]), dtypes.pop())  # in half the time
 
 
 def _is_wanted(check: OutputCheck, tensor: Tensor) -> bool:

@@ -288,8 +288,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 if (logging := getattr(servable, "logging", None)) is not None and logging.takes():
                     key = request.signature or servable.signature.name
                     self._emit(Predicted(request, response, call.api, key, logging.wish))
-                for take in self._splits.takers(plan, served) if plan else ():
-                    take(request, (response,), call)
+                if plan and self._splits.wants(plan, served):
+                    self._splits.answered(plan, request, (response,), call)
             finally:
                 lease.release()
         except Exception as error:
@@ -342,8 +342,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 are_parts = getattr(servable, "gives_parts", False)
                 request, deadline, standing = self.amended(request, call, servable)
                 rows, size = extent(request, servable.signature)
-                takers = self._splits.takers(plan, served) if plan else ()
-                seen = Pieces() if takers else _UNSEEN
+                wanted = plan if plan and self._splits.wants(plan, served) else None
+                seen = Pieces() if wanted else _UNSEEN
                 # To ask it whether it is Streaming would take its time.
                 stream: _Stream = getattr(servable, "stream", None) or functools.partial(_alone, servable)
                 async with aclosing(stream(request, deadline, standing)) as answer:
@@ -356,7 +356,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                             if len(pieces) == 1 or are_parts:
                                 continue
                             break
-                        if takers:
+                        if wanted:
                             seen.add(response)
                         if response.error is not None:
                             outcome, why = response.error.code.value, response.error.why
@@ -365,8 +365,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
                         await write(piece)
                 if write is None:
                     reply = codec.encode(request, _whole(pieces, are_parts))
-                for take in takers:
-                    take(request, pieces if write is None else seen.kept, call)
+                if wanted:
+                    self._splits.answered(wanted, request, pieces if write is None else seen.kept, call)
             finally:
                 lease.release()
         except Exception as error:

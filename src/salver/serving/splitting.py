@@ -4,19 +4,15 @@ To the version of its arm, and to the stable one where that is not ready. What i
 ensemble or by a model that calls others, is the same unit's. The rules are ``experiments/``'s.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from salver.events import Event, Responded
+from salver.events import Responded
 from salver.experiments.router import Plan, Router, settled
 from salver.handlers import status_of
 from salver.messages import Call, InferRequest, InferResponse, ModelId
 from salver.releases import Assignment, Source, Split
 
-#: Takes a request and the pieces of its answer, or None where they were too much to keep; returns at once,
-#: and never raises.
-Taker = Callable[[InferRequest, Sequence[InferResponse] | None, Call], None]
 _MOST_CARRIED = 65_536  # requests under way; a thousand times as many as run at once
 
 
@@ -48,19 +44,20 @@ class Splitting:
 
     Args:
         mirror: None = nothing is copied.
-        emit: Told what versions answered, of releases that want to know; None = nobody is.
+        tell: Takes what versions answered, of releases that want to know, and returns at once; None = nobody
+            does.
 
     Attributes:
         carried: What is known of requests under way that others may be asked in the service of, by span.
     """
 
     def __init__(
-        self, router: Router, mirror: Mirror | None = None, emit: Callable[[Event], None] | None = None
+        self, router: Router, mirror: Mirror | None = None, tell: Callable[[Responded], None] | None = None
     ) -> None:
         self.router = router
         self.carried: dict[str, Mapping[Source, str]] = {}
         self._mirror = mirror
-        self._emit = emit
+        self._tell = tell
         if mirror is not None:
             mirror.join(self.carried)
 
@@ -88,37 +85,38 @@ class Splitting:
         if call.parent and call.traits is None:
             call.traits = self.carried.get(call.parent)
 
-    def takers(self, plan: Plan, served: ModelId) -> tuple[Taker, ...]:
-        """Who is to be handed the answer; nobody that of a version that stands in for another."""
-        if not (plan.is_watched or plan.is_shadowed) or served.version != plan.versions[0]:
-            return ()
-        tell = (functools.partial(self._tell, plan),) if plan.is_watched and self._emit is not None else ()
-        if plan.is_shadowed and self._mirror is not None and self._mirror.has_room(plan.split):
-            return (*tell, functools.partial(self._copy, plan))
-        return tell
+    def wants(self, plan: Plan, served: ModelId) -> bool:
+        """Is the answer to be handed over? That of a version that stands in for another is not."""
+        if served.version != plan.versions[0]:
+            return False
+        return plan.is_watched or (
+            plan.is_shadowed and self._mirror is not None and self._mirror.has_room(plan.split)
+        )
 
-    def _copy(
+    def answered(
         self, plan: Plan, request: InferRequest, answer: Sequence[InferResponse] | None, call: Call
     ) -> None:
-        """Ask the canary, too, what was just answered, by so many pieces."""
-        if self._mirror is not None and plan.assignment is not None:
+        """An answer that is wanted is there, by so many pieces; returns at once, and never raises.
+
+        Args:
+            answer: None = it was too much to keep.
+        """
+        if plan.assignment is None:
+            return
+        if plan.is_shadowed and self._mirror is not None:
             self._mirror.offer(plan.split, plan.assignment, request, answer, call)
-
-    def _tell(
-        self, plan: Plan, request: InferRequest, answer: Sequence[InferResponse] | None, call: Call
-    ) -> None:
-        """What was just answered is looked at off the path."""
-        if self._emit is not None and plan.assignment is not None:
-            are_chosen = bool(request.outputs)
-            outputs = None
-            if answer is not None:
-                if any(piece.parameters and has_failed(piece) for piece in answer):
+        if not plan.is_watched or self._tell is None:
+            return
+        outputs = None
+        if answer is not None:
+            for piece in answer:
+                if piece.parameters and has_failed(piece):
                     return  # an error, and no output of the model's
-                if len(answer) == 1:
-                    outputs = answer[0].outputs
-                else:
-                    outputs = tuple([output for piece in answer for output in piece.outputs])
-            self._emit(Responded(plan.assignment, outputs, are_chosen))
+            if len(answer) == 1:
+                outputs = answer[0].outputs
+            else:
+                outputs = tuple([output for piece in answer for output in piece.outputs])
+        self._tell(Responded(plan.assignment, outputs, bool(request.outputs)))
 
 
 def has_failed(piece: InferResponse) -> bool:
