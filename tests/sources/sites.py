@@ -19,7 +19,7 @@ Route = Page | Callable[[str, Asked], Page]
 
 
 class Site:
-    """Pages by path; what was asked stands in ``asked``, with headers in lower case."""
+    """Pages by path; what was asked stands in ``asked``: headers in lower case, and a form as a query."""
 
     def __init__(self) -> None:
         self.pages: dict[str, Route] = {}
@@ -30,10 +30,17 @@ class Site:
             protocol_version = "HTTP/1.0"
 
             def do_GET(self) -> None:
+                self._answer(self.path)
+
+            def do_POST(self) -> None:
+                form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                self._answer(f"{self.path}?{form}")
+
+            def _answer(self, path: str) -> None:
                 asked = {name.lower(): value for name, value in self.headers.items()}
-                site.asked.append((self.path, asked))
-                route = site.pages.get(self.path.partition("?")[0], Page(b"nothing here", 404))
-                page = route if isinstance(route, Page) else route(self.path, asked)
+                site.asked.append((path, asked))
+                route = site.pages.get(path.partition("?")[0], Page(b"nothing here", 404))
+                page = route if isinstance(route, Page) else route(path, asked)
                 self.send_response(page.status)
                 for name, value in page.headers.items():
                     self.send_header(name, value)

@@ -1,5 +1,6 @@
 """Models from snapshots of Hugging Face: by name and revision, and no link leads out."""
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from salver.errors import InvalidInput
 from salver.sources import Fetched, silent
 from salver.sources.huggingface import cache_of
 from salver.sources.opening import Options, is_source, open_source
+from salver.stores import StoreFailed
 
 COMMIT, OLDER = "a" * 40, "b" * 40
 FILES = {"README.md": b"---\nlicense: mit\n---\n# Card", "onnx/model.onnx": b"weights", "config.json": b"{}"}
@@ -121,6 +123,19 @@ def test_links_that_lead_out(cache: Path, name: str, to: str, words: str) -> Non
     (cache.parent / "secret").write_text("secret")
     (cache / "models--org--name" / "snapshots" / COMMIT / name).symlink_to(to)
     with pytest.raises(InvalidInput, match=words):
+        fetch("hf://org/name", cache)
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refusing(path: str = ".") -> object:  # as another user's folder is, but for root
+        if Path(path).name == "onnx":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(StoreFailed, match="onnx cannot be read: Permission denied"):
         fetch("hf://org/name", cache)
 
 

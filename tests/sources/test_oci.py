@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -186,11 +187,11 @@ def test_what_is_not_there_is_told(registry: Registry, tmp_path: Path) -> None:
         fetch(f"oci://{registry.host}/no/such:v1", tmp_path)
 
 
-def config_with(folder: Path, host: str, login: tuple[str, str]) -> Mapping[str, str]:
+def config_with(folder: Path, host: str, login: tuple[str, str], identity: str = "") -> Mapping[str, str]:
     """What ``docker login`` leaves."""
     folder.mkdir()
-    auth = base64.b64encode(":".join(login).encode()).decode()
-    (folder / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+    kept = {"auth": base64.b64encode(":".join(login).encode()).decode(), "identitytoken": identity}
+    (folder / "config.json").write_text(json.dumps({"auths": {host: kept}}))
     return {"DOCKER_CONFIG": str(folder)}
 
 
@@ -220,6 +221,49 @@ def test_a_registry_that_wants_a_token(tmp_path: Path, site: Site) -> None:
     assert "service=tests" in path
     assert headers["authorization"] == f"Basic {base64.b64encode(b'ann:secret').decode()}"
     assert len(site.asked) == 1
+
+
+@real
+def test_a_registry_that_gives_tokens_for_that_of_an_identity(tmp_path: Path, site: Site) -> None:
+    with one_with_tokens(tmp_path / "registry", site) as registry:
+        push_car(registry, "mine/m", "v1", {"models/m": b"x"})
+        known = config_with(tmp_path / "docker", registry.host, ("00000000-0000", ""), "to+ken/=")
+        assert files(fetch(f"oci://{registry.host}/mine/m:v1", tmp_path, known)) == {"m": b"x"}
+    ((path, headers),) = site.asked
+    assert urllib.parse.parse_qs(urllib.parse.urlsplit(path).query) == {
+        "grant_type": ["refresh_token"],
+        "refresh_token": ["to+ken/="],
+        "client_id": ["salver"],
+        "service": ["tests"],
+        "scope": ["repository:mine/m:pull"],
+    }
+    assert headers["content-type"] == "application/x-www-form-urlencoded"  # not a query
+    assert "authorization" not in headers
+
+
+@pytest.mark.parametrize(
+    ("challenge", "words"),
+    [
+        ('Bearer realm="{site}/elsewhere"', "307"),
+        ('Bearer realm="{site}/refused"', "400 .*expired"),
+        ('Bearer realm="{site}/text"', "no JSON"),
+        ('Basic realm="x"', "401.*docker login"),
+    ],
+)
+def test_a_token_of_an_identity_goes_nowhere_else(
+    site: Site, tmp_path: Path, challenge: str, words: str
+) -> None:
+    url = offer(site, GOOD)
+    site.pages["/elsewhere"] = Page(b"", 307, {"Location": f"{site.url}/other"})
+    site.pages["/refused"] = Page(b'{"error": "expired"}', 400)
+    site.pages["/text"] = Page(b"fine")
+    refused = Page(b"", 401, {"WWW-Authenticate": challenge.format(site=site.url)})
+    site.pages["/v2/m/manifests/latest"] = refused
+    known = config_with(tmp_path / "docker", site.host, ("", ""), "secret")
+    with pytest.raises(StoreFailed, match=words) as raised:
+        fetch(url, tmp_path, known)
+    assert "secret" not in str(raised.value)
+    assert "/other" not in {path.partition("?")[0] for path, _ in site.asked}
 
 
 # -- registries that answer as they should not -----------------------------------------------------

@@ -1,7 +1,8 @@
 """How are manifests and blobs had from an OCI registry?
 
 By the distribution specification, v1.1: a manifest by tag or digest, blobs by digest, each of them hashed; a
-registry that wants to know who asks is told by Basic or by a token of whom it names. It knows no model.
+registry that wants to know who asks is told by Basic or by a token of whom it names, who gives it for a
+password or for a token of an identity (OAuth 2.0). It knows no model.
 """
 
 import base64
@@ -108,6 +109,8 @@ def descriptor(value: Any, where: str) -> Descriptor:
     return Descriptor(kind, digest, int(said["size"]), annotations, platform)
 
 
+#: In place of a name: the password is a token of an identity.
+IDENTITY: Final = "<token>"
 #: Name and password for a registry's host, or None.
 Credentials = Callable[[str], tuple[str, str] | None]
 
@@ -172,8 +175,10 @@ class Distribution:
 
     def _answer(self, refused: Refused) -> str:
         scheme, _, rest = refused.challenge.partition(" ")
-        known = self._credentials(self.reference.host)
-        basic = f"Basic {base64.b64encode(':'.join(known).encode()).decode()}" if known else ""
+        name, password = self._credentials(self.reference.host) or ("", "")
+        identity = password if name == IDENTITY else ""
+        pair = base64.b64encode(f"{name}:{password}".encode()).decode()
+        basic = f"Basic {pair}" if (name or password) and not identity else ""
         if scheme.lower() == "basic":
             if not basic:
                 raise Refused(
@@ -183,15 +188,19 @@ class Distribution:
         said = dict(_PARAMETER.findall(rest))
         if scheme.lower() != "bearer" or not said.get("realm"):
             raise Refused(f"{refused.message}; it asks for {scheme[:40]!r}, which is not known") from refused
-        return f"Bearer {self._token(said, basic)}"
+        return f"Bearer {self._token(said, basic, identity)}"
 
-    def _token(self, said: Mapping[str, str], basic: str) -> str:
+    def _token(self, said: Mapping[str, str], basic: str, identity: str) -> str:
         realm = said["realm"]
         if origin(realm)[0] != "https" and not self.reference.base.startswith("http:"):
             raise Refused(f"{self.reference.host} sends who asks to {realm[:200]}, which is not https")
         query = {"service": said.get("service", ""), "scope": f"repository:{self.reference.name}:pull"}
-        url = f"{realm}{'&' if '?' in realm else '?'}{urllib.parse.urlencode(query)}"
-        found = self._web.json(url, {"Authorization": basic} if basic else {})
+        if identity:
+            form = {"grant_type": "refresh_token", "refresh_token": identity, "client_id": "salver"}
+            found = self._web.posted(realm, {**form, **query})
+        else:
+            url = f"{realm}{'&' if '?' in realm else '?'}{urllib.parse.urlencode(query)}"
+            found = self._web.json(url, {"Authorization": basic} if basic else {})
         token = found.get("token") or found.get("access_token")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise StoreFailed(f"{realm[:200]} gives no token")

@@ -1,7 +1,8 @@
 """Who are we, to an OCI registry? What ``docker login`` has kept, in its file or with a helper.
 
 By docker's documentation: of a host its own helper is asked first (``credHelpers``), then the one for all
-(``credsStore``), and then the file itself (``auths``) counts.
+(``credsStore``), and then the file itself (``auths``) counts. Some registries give a token of an identity at
+the login, in place of a password.
 """
 
 import base64
@@ -15,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from salver.errors import InvalidInput
-from salver.sources.distribution import DOCKER_IO, Credentials
+from salver.sources.distribution import DOCKER_IO, IDENTITY, Credentials
 
 _MOST_CONFIG: Final = 1 << 20
 _DOCKER_HUB: Final = "https://index.docker.io/v1/"  # as ``docker login`` calls it
@@ -25,7 +26,7 @@ _NOTHING: Final = "credentials not found in native keychain"  # what a helper sa
 
 
 def docker_credentials(environment: Mapping[str, str], seconds: float = _SECONDS) -> Credentials:
-    """Names and passwords by a registry's host.
+    """Names and passwords, or tokens of identities, by a registry's host.
 
     Args:
         seconds: That a helper has to answer.
@@ -42,6 +43,7 @@ def docker_credentials(environment: Mapping[str, str], seconds: float = _SECONDS
             asked = [(helpers.get(name) or said.get("credsStore", ""), name) for name in names]
             entry: Any = next((known[name] for name in names if known.get(name)), {})
             pair = base64.b64decode(entry.get("auth", ""), validate=True).decode()
+            identity = entry.get("identitytoken")
         except FileNotFoundError:
             return None
         except (OSError, ValueError, AttributeError, TypeError, msgspec.DecodeError) as error:
@@ -49,6 +51,8 @@ def docker_credentials(environment: Mapping[str, str], seconds: float = _SECONDS
         for helper, name in asked:
             if helper and (found := _helped(str(helper), name, environment, seconds)):
                 return found
+        if identity:
+            return IDENTITY, str(identity)
         user, colon, password = pair.partition(":")
         return (user, password) if colon else None
 
@@ -89,9 +93,4 @@ def _helped(helper: str, host: str, environment: Mapping[str, str], seconds: flo
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{program} gives no name and password for {host}") from error
-    if user == "<token>":
-        raise InvalidInput(
-            f"{program} keeps a token of an identity for {host}, which is not read",
-            fix=f"Log in with a password or an access token: docker login -u NAME {host}",
-        )
     return (str(user), str(secret)) if secret else None

@@ -31,7 +31,7 @@ def stage(source: Path, target: Path, root: Path) -> None:
             _stage(source, target / source.name if target.is_dir() else target, owned)
             return
         count = 0
-        for folder, folders, files in os.walk(source):
+        for folder, folders, files in os.walk(source, onerror=_fail):
             here = target / Path(folder).relative_to(source)
             here.mkdir(exist_ok=True)
             folders[:] = [name for name in folders if name not in (".git", ".cache")]
@@ -47,6 +47,10 @@ def stage(source: Path, target: Path, root: Path) -> None:
                 _stage(Path(folder) / name, here / name, owned)
     except OSError as error:
         raise StoreFailed(f"{error.filename or source} cannot be read: {error.strerror or error}") from error
+
+
+def _fail(error: OSError) -> None:
+    raise error  # else what cannot be read would be left out without a word
 
 
 def _stage(source: Path, target: Path, owned: Path) -> None:

@@ -109,6 +109,19 @@ class Web:
         content, _ = self.content(url, headers)
         return parse_object(content, _shown(url))
 
+    def posted(self, url: str, form: Mapping[str, str]) -> Mapping[str, Any]:
+        """A small answer to a form, that is an object; nobody is followed, since forms hold secrets.
+
+        Raises:
+            Refused: the answer is an error, or leads elsewhere.
+            StoreFailed: nobody answers.
+        """
+        body = urllib.parse.urlencode(form).encode()
+        with _told(url), Line(_QUIET_S).ask(url, _NOTHING, body) as answer:
+            if answer.status != http.HTTPStatus.OK:
+                raise _refusal(url, answer)
+            return parse_object(answer.read(_MOST_JSON), _shown(url))
+
     def download(
         self,
         url: str,
