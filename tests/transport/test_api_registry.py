@@ -90,6 +90,18 @@ async def test_a_model_and_its_versions(world: World) -> None:
     assert (await world.ask("GET", "/models/none")).status == 404
 
 
+async def test_versions_page_by_page_though_others_remove_some(world: World) -> None:
+    first = (await world.ask("GET", "/models/fraud/versions?limit=2")).json
+    assert ([line["number"] for line in first["items"]], first["next"]) == ([3, 2], "2")
+    assert (await world.ask("DELETE", "/models/fraud/versions/2", {})).status == 200
+    second = (await world.ask("GET", "/models/fraud/versions?limit=1&after=2")).json
+    assert ([line["number"] for line in second["items"]], second["next"]) == ([1], "")
+    for odd in ("two", "-1", "9" * 30):
+        refused = await world.ask("GET", f"/models/fraud/versions?after={odd}")
+        assert (refused.status, refused.json["field"]) == (400, "query.after")
+    assert (await world.ask("GET", "/models/none/versions?limit=1")).status == 404
+
+
 @pytest.mark.parametrize(("name", "number"), [("2", 2), ("champion", 1), ("latest", 3)])
 async def test_a_version_by_number_or_alias(world: World, name: str, number: int) -> None:
     version = (await world.ask("GET", f"/models/fraud/versions/{name}")).json

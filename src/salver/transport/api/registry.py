@@ -3,13 +3,14 @@
 Each change is the registry's own, with who wished it and why; nothing is decided here.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from salver.errors import NotFound, Outdated
+from salver.errors import InvalidInput, NotFound, Outdated
 from salver.registry import ModelRegistry
 from salver.registry.names import LATEST, Reference, check_alias
 from salver.registry.records import Actor, Difference, Model, Move, Version
@@ -31,6 +32,7 @@ from salver.transport.api.table import (
 
 #: Changes that are made only of the state that the caller has seen, where it says so.
 _CONDITIONAL = frozenset({"set_alias", "delete_alias", "set_policy"})
+_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _Run = Callable[[ModelRegistry, Asked], Awaitable[Answer]]
 
 
@@ -207,7 +209,7 @@ def named(model: str, version: str) -> Reference:
     Raises:
         InvalidInput: an alias cannot be called so.
     """
-    if version.isascii() and version.isdecimal() and len(version) < 19:
+    if _NUMBER.fullmatch(version):
         return Reference(model, number=int(version))
     return Reference(model, alias="" if version == LATEST else check_alias(version))
 
@@ -221,9 +223,12 @@ async def _model(registry: ModelRegistry, asked: Asked) -> Answer:
 
 
 async def _versions(registry: ModelRegistry, asked: Asked) -> Answer:
-    found: Sequence[Version] = await registry.versions(asked.names["model"])
-    lines = [_line(version) for version in found]
-    return Answer(paged(lines, asked.query, key=lambda line: str(line.number)))
+    after, most = asked.query.after, asked.query.limit
+    if after and not _NUMBER.fullmatch(after):
+        raise InvalidInput("after which version?", field="query.after", fix="Say what next was.")
+    found = await registry.versions(asked.names["model"], int(after) if after else None, most + 1)
+    lines = [_line(version) for version in found[:most]]
+    return Answer(Page(lines, str(lines[-1].number) if len(found) > most else ""))
 
 
 def _line(version: Version) -> VersionLine:
