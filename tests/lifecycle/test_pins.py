@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from salver.artifacts import Manifest, ModelConfig, Versions
@@ -87,6 +88,25 @@ async def test_ts_m6_a_pinned_version_that_cannot_answer_has_no_stand_in() -> No
     with pytest.raises(SalverError):
         lives.acquire("m")
     assert asked(lives, "2.0") == "2.0"
+    await lives.drain(1)
+
+
+async def test_a_pinned_version_that_its_owner_wants_no_more_makes_way_until_it_is_wanted_again() -> None:
+    def only(*versions: str) -> list[Manifest]:
+        config = ModelConfig(versions=Versions(specific=versions))
+        return [msgspec.structs.replace(handler(v, kind="onnx"), config=config) for v in ("1", "2")]
+
+    lives, _ = manager()
+    lives.pin("m", "1")
+    lives.apply(only("1"))
+    await lives.settled()
+    lives.apply(only("2"))
+    assert asked(lives) == "1"  # until the other one can answer
+    await lives.load("m")
+    assert asked(lives) == "2"
+    lives.apply(only("1", "2"))
+    await lives.settled()
+    assert asked(lives) == "1"
     await lives.drain(1)
 
 

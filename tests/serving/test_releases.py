@@ -153,6 +153,50 @@ async def test_while_a_version_cannot_answer_nobody_is_sent_there(world: World) 
     assert len(world.traffic.splits) == 1
 
 
+async def test_that_a_version_cannot_answer_for_long_is_said_until_it_can(world: World) -> None:
+    await world.propose()
+    await world.ticks()
+    world.traffic.lacks["fraud", "2"] = "version 2 is LOADING"
+    await world.ticks(0)
+    for _ in range(2):
+        await world.saw("r0", Counts(), Counts())
+        assert (await world.one()).state is ReleaseState.RUNNING
+    await world.saw("r0", Counts(), Counts())
+    release = await world.one()
+    assert (release.state, release.reason) == (ReleaseState.HELD, "no data: version 2 is LOADING")
+    await world.saw("r0", healthy(0.05), Counts())  # another server has it
+    assert (await world.one()).state is ReleaseState.RUNNING
+    await world.saw("r0", Counts(), Counts())
+    assert (await world.one()).state is ReleaseState.HELD
+    world.traffic.lacks.clear()
+    await world.saw("r0", Counts(), Counts())
+    assert (await world.one()).state is ReleaseState.RUNNING
+    looks = await world.store.looks("r0")
+    assert all(step.is_same for step in replay(POLICY, [look.entry for look in looks]))
+
+
+async def test_that_a_model_is_on_no_server_any_more_is_said(world: World) -> None:
+    await world.propose()
+    await world.ticks()
+    await world.saw("r0", healthy(0.05), Counts())
+    world.traffic.unknown.add("fraud")
+    lacks = world.traffic.lacks
+    lacks["fraud", "1"], lacks["fraud", "2"] = "version 1 is not there", "version 2 is not there"
+    for _ in range(8):
+        await world.ticks(10)
+    release = await world.one()
+    assert (release.state, release.weight) == (ReleaseState.HELD, 0.05)
+    assert release.reason == "no data: version 1 is not there; version 2 is not there"
+    revision = release.revision
+    await world.ticks(10)
+    assert (await world.one()).revision == revision
+    world.traffic.unknown.clear()
+    lacks.clear()
+    await world.ticks()
+    await world.saw("r0", healthy(0.05), Counts())
+    assert (await world.one()).state is ReleaseState.RUNNING
+
+
 async def test_what_is_slow_stays_until_it_is_measured_anew(world: World) -> None:
     await world.propose()
     await world.ticks()

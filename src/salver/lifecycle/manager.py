@@ -254,7 +254,10 @@ class Manager(Generic[ServableT]):
         return version
 
     def pin(self, name: str, version: str) -> None:
-        """Requests that name no version of a model go to this one from now on, and to no other (X-12)."""
+        """Requests that name no version of a model go to this one from now on, and to no other (X-12).
+
+        As long as its version policy wants it.
+        """
         self._pins[name] = version
         self._publish(name)
 
@@ -671,8 +674,18 @@ class Manager(Generic[ServableT]):
 
     def _default_version(self, name: str, newest: str) -> str:
         """The version that requests mean that name none, where it is settled; else the newest."""
-        labels = self._labels.get(name, {})
-        return self._pins.get(name) or labels.get(self._default_labels.get(name, ""), newest)
+        pin, labels = self._pins.get(name), self._labels.get(name, {})
+        if pin and not self._is_let_go(ModelId(name, pin)):
+            return pin
+        return labels.get(self._default_labels.get(name, ""), newest)
+
+    def _is_let_go(self, id: ModelId) -> bool:
+        """Does its version policy not want it, and has it gone? Then its pin waits until it is wanted again."""
+        if id in self._targets or id in self._bound.waiting:
+            return False
+        if any(copy.id == id and copy.state is State.READY for copy in self._copies.values()):
+            return False
+        return any(m.id == id and not m.problem for m in self._bound.known)
 
     def _move(self, copy: _Copy[ServableT], after: State) -> None:
         before, copy.state = copy.state, advance(copy.state, after)

@@ -127,7 +127,7 @@ def _without_harm(
         return _Opinion(Decision.HOLD, ("a person has paused it",), "person")
     if state is ReleaseState.PROMOTED:
         return _Opinion(Decision.CONTINUE, ("it is promoted",))
-    blind = _blind(policy, evidence, bucket)
+    blind = _blind(policy, evidence, bucket, facts.missing)
     if blind:
         return blind
     stage = policy.stages[evidence.stage]
@@ -164,8 +164,10 @@ def _unlike(policy: Policy, evidence: Evidence) -> str:
     return shadowing.objection(found) if found else ""
 
 
-def _blind(policy: Policy, evidence: Evidence, bucket: Bucket) -> _Opinion | None:
+def _blind(policy: Policy, evidence: Evidence, bucket: Bucket, missing: str) -> _Opinion | None:
     """Why nothing can be said at all."""
+    if missing and not (bucket.requests.canary or bucket.copies.asked):
+        return _Opinion(Decision.HOLD, (f"no data: {missing}",), "no_data")
     if _is_split_broken(policy, evidence):
         split = max(evidence.split, evidence.matched, key=lambda one: one.log_e)
         whose = "all units" if split is evidence.split else "units of the canary and its baseline"

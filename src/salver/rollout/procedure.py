@@ -118,6 +118,14 @@ def is_told(release: Release) -> bool:
     return TELLS in release.reason
 
 
+def stranded(release: Release, now: float, missing: str) -> Release:
+    """Its versions cannot answer, and nobody counts what others do: there is nothing to be judged."""
+    reason = f"no data: {missing}"
+    if release.state not in (_RUNNING, _HELD) or release.reason == reason:
+        return release
+    return _moved(release, _HELD, now, reason)
+
+
 def rolled_back(release: Release, now: float, reason: str) -> Release:
     """From every state, and a second time the same."""
     if release.state is ReleaseState.ROLLED_BACK:

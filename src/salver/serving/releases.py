@@ -247,14 +247,16 @@ class Releases:
             await self._store.commit(Step(release, release, answers=answers), now)
 
     async def _next(self, release: Release, picture: Picture, now: float) -> Step:
-        waiting, facts = picture.waiting[release.id], _facts(release, picture.releases)
-        after, looks = release, []
+        waiting, after, looks = picture.waiting[release.id], release, []
         if release.fault and release.is_live:  # nobody is to meet a canary that cannot be judged
             why = f"this version of Salver cannot read it: {release.fault}"
             after = procedure.rolled_back(release, now, why)
         parts: list[Part] = []
         heard = self._heard(release, waiting, now)
         until = min((each.until for each in heard), default=math.inf)
+        is_here = self._fleet.knows(release.model) or not heard  # else it is the business of those who do
+        lacks, missing = self._lacking(release, now) if is_here else ("", "")
+        facts = _facts(release, picture.releases, missing)
         for bucket, made_of in _due(release, waiting, until):
             if not after.is_judged:
                 break
@@ -295,8 +297,10 @@ class Releases:
                 answers.append((wish.id, str(error)))
             if (before.state, before.stage) != (after.state, after.stage):
                 by = wish.by
-        if self._fleet.knows(release.model) or not heard:  # else it is the business of those who do
-            after = self._settled(after, picture.releases, waiting.elsewhere, now)
+        if is_here:
+            after = self._settled(after, picture.releases, waiting.elsewhere, now, lacks)
+            if missing and not heard:
+                after = procedure.stranded(after, now, missing)
         has_switched = ReleaseState.PROMOTED in (release.state, after.state) and release.state != after.state
         aliases = self._fleet if has_switched else None
         return Step(release, after, tuple(looks), tuple(parts), tuple(answers), aliases, by)
@@ -307,7 +311,7 @@ class Releases:
         others = [each for each in waiting.witnesses if each.server != mine]
         gone = silent(others, now, release.bucket_seconds, self._hears_since)
         for each in gone:
-            if (key := (release.id, each.server)) not in self._silent:
+            if (key := (release.id, each.server)) not in self._silent and each.server != self._server:
                 silence = now - each.until
                 _LOG.warning("release %s goes on without %s, silent for %.0f seconds", *key, silence)
                 self._silent.add(key)
@@ -315,27 +319,32 @@ class Releases:
         self._silent -= {(release.id, each.server) for each in heard}
         return heard
 
+    def _lacking(self, release: Release, now: float) -> tuple[str, str]:
+        """Why its versions cannot answer here, in words; and the same if that is so for long already."""
+        lacks = ""
+        if release.is_live or release.split is not None:
+            versions = (release.stable, release.canary)
+            lacks = "; ".join(filter(None, (self._fleet.missing(release.model, each) for each in versions)))
+        if not lacks:
+            self._missing_since.pop(release.id, None)
+            return "", ""
+        since = self._missing_since.setdefault(release.id, now)
+        return lacks, lacks if now - since >= PATIENCE * release.bucket_seconds else ""
+
     def _settled(
-        self, release: Release, all_of_them: Sequence[Release], elsewhere: str, now: float
+        self, release: Release, all_of_them: Sequence[Release], elsewhere: str, now: float, lacks: str
     ) -> Release:
         """With what is loaded, who else is under way, and how fast the stable version is."""
         if release.state is ReleaseState.PROMOTED:
             ends = f"its alias means {elsewhere}" if elsewhere else _successor(release, all_of_them)
             release = procedure.watched(release, now, ends)
         if not release.is_live and release.split is None:
-            self._missing_since.pop(release.id, None)
             self._said.pop(release.id, None)
             return release
-        versions = (release.stable, release.canary)
-        lacks = "; ".join(filter(None, (self._fleet.missing(release.model, each) for each in versions)))
-        if lacks:
-            since = self._missing_since.setdefault(release.id, now)
-            if now - since > 60 * _LOAD_MINUTES:
-                gone = f"after {_LOAD_MINUTES:.0f} minutes: {lacks}"
-                ended = procedure.rolled_back if release.is_live else procedure.watched
-                return ended(release, now, gone)
-        else:
-            self._missing_since.pop(release.id, None)
+        if lacks and now - self._missing_since[release.id] > 60 * _LOAD_MINUTES:
+            gone = f"after {_LOAD_MINUTES:.0f} minutes: {lacks}"
+            ended = procedure.rolled_back if release.is_live else procedure.watched
+            return ended(release, now, gone)
         if release.state is ReleaseState.PROPOSED:
             waits_for = lacks or _clash(release, all_of_them)
             said = self._said.get(release.id)  # by this server; others may have said otherwise since
@@ -459,14 +468,14 @@ def _meant(release: Release) -> str:
     return release.canary if release.state is ReleaseState.PROMOTED else release.stable
 
 
-def _facts(release: Release, all_of_them: Iterable[Release]) -> rules.Facts:
+def _facts(release: Release, all_of_them: Iterable[Release], missing: str) -> rules.Facts:
     layer = release.policy.traffic.layer
     others = tuple(
         other.id
         for other in all_of_them
         if layer and other.id != release.id and other.is_live and other.policy.traffic.layer == layer
     )
-    return rules.Facts(release.progress.approvals, others)
+    return rules.Facts(release.progress.approvals, others, missing=missing)
 
 
 def _tell(step: Step) -> None:

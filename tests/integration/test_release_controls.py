@@ -1,0 +1,186 @@
+"""Versions are unloaded and loaded in a release, by the real clients of Triton and TensorFlow Serving."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
+
+from release_load import until
+from salver.app import FrontConfig, ServeConfig, Server
+from salver.artifacts import Versions
+from salver.registry.records import Actor
+from salver.repository import Place
+from salver.rollout.policy import Metric, Policy, Stage
+from salver.rollout.record import proposed
+from salver.serving.reloading import Served
+
+pytestmark = pytest.mark.timeout(120)
+MODEL = """
+import time
+import numpy as np
+class Model:
+    inputs = {"x": ("FP32", [-1, 1])}
+    outputs = {"y": ("FP32", [-1, 1])}
+    def predict(self, inputs):
+        time.sleep(0.005)
+        return {"y": np.full((len(inputs["x"]), 1), VERSION, "f4")}
+"""
+#: A long stage of short buckets, by what unloading does not touch.
+POLICY = Policy(
+    stages=(Stage(0.5, 60), Stage(1.0, 0)),
+    metrics=(Metric("errors", "errors", "severe"),),
+    warm_up_seconds=0.0,
+    bucket_seconds=0.2,
+)
+
+
+class Callers:
+    """Ask all the time, by Triton's client.
+
+    Attributes:
+        said: Versions that answered, and the errors, with how often since :meth:`hear` began.
+        failed: All errors.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.said: Counter[str] = Counter()
+        self.failed: list[str] = []
+        self._tasks = [asyncio.create_task(self._ask(number)) for number in range(3)]
+
+    async def _ask(self, number: int) -> None:
+        given = triton.InferInput("x", [1, 1], "FP32")
+        given.set_data_from_numpy(np.zeros((1, 1), np.float32))
+        while True:
+            for user in range(40):
+                try:
+                    said = await self._client.infer("m", [given], headers={"x-user-id": f"{number}-{user}"})
+                    self.said[str(int(said.as_numpy("y")[0, 0]))] += 1
+                except InferenceServerException as error:
+                    self.said[str(error)] += 1
+                    self.failed.append(str(error))
+                    await asyncio.sleep(0.01)
+
+    async def hear(self, seconds: float = 0.3) -> set[str]:
+        """What is answered from now on."""
+        self.said.clear()
+        await asyncio.sleep(seconds)
+        return set(self.said)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class World(NamedTuple):
+    """A server with a release of version 2 of ``m``, and its callers.
+
+    Attributes:
+        serve: Lets these versions of it be served, and no others; none = takes it out.
+    """
+
+    server: Server
+    callers: Callers
+    serve: Callable[[Sequence[int]], Awaitable[None]]
+
+    async def comes(self, state: str, reason: str = "") -> None:
+        assert self.server.ledgered is not None
+        store = self.server.ledgered.store
+
+        async def is_so() -> bool | None:
+            release = await store.get("r1")
+            return (release.state.value == state and release.reason.startswith(reason)) or None
+
+        await until(is_so, pause=0.05)
+
+
+async def by_triton(client: Any, versions: Sequence[int]) -> None:
+    if versions:
+        policy = {"specific": {"versions": versions}}
+        await client.load_model("m", config=json.dumps({"version_policy": policy}))
+    else:
+        await client.unload_model("m")
+
+
+async def by_tensorflow(channel: grpc.aio.Channel, path: Path, versions: Sequence[int]) -> None:
+    from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
+
+    request = model_management_pb2.ReloadConfigRequest()
+    listed = request.config.model_config_list.config.add()
+    listed.name, listed.base_path, listed.model_platform = (
+        "m" if versions else "other",
+        str(path),
+        "tensorflow",
+    )
+    listed.model_version_policy.specific.versions.extend(versions or [1])
+    said = await model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(request)
+    assert not said.status.error_code, said
+
+
+@pytest.fixture(params=["triton", "tensorflow"])
+async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    models = tmp_path / "models"
+    for version in (1, 2):
+        (models / "m" / str(version)).mkdir(parents=True)
+        (models / "m" / str(version) / "model.py").write_text(MODEL.replace("VERSION", str(version)))
+    (models / "m" / "salver.toml").write_text("[versions]\nall = true\n")
+    if request.param == "triton":
+        named: dict[str, Any] = {"paths": (str(models),), "control": "explicit", "load": ("m",)}
+    else:
+        import tensorflow_serving.apis.model_service_pb2_grpc  # noqa: F401 - takes seconds: before callers wait
+
+        place = Place("m", str(models / "m"), Versions(specific=("1", "2")), is_exact=True)
+        named = {"served": Served((place,))}
+    config = ServeConfig(front=FrontConfig(port=0), registry=str(tmp_path / "registry"), **named)
+    async with Server(config) as server:
+        address = f"127.0.0.1:{server.port}"
+        async with (
+            triton.InferenceServerClient(address) as client,
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            serve = partial(by_triton, client)
+            if request.param == "tensorflow":
+                serve = partial(by_tensorflow, channel, models / "m")
+            assert server.ledgered is not None
+            new = proposed("r1", "m", ("1", "2"), POLICY, time.time())
+            await server.ledgered.store.propose(new, Actor("ada"))
+            callers = Callers(client)
+            world = World(server, callers, serve)
+            await world.comes("RUNNING")
+            yield world
+            await callers.stop()
+
+
+async def test_versions_that_are_taken_out_cost_no_answer_and_their_release_waits_for_them(
+    world: World,
+) -> None:
+    assert await world.callers.hear() == {"1", "2"}
+    for kept, other in ((1, 2), (2, 1)):
+        await world.serve([kept])
+        await world.comes("HELD", f"no data: version {other} of 'm' is ")
+        assert await world.callers.hear() == {str(kept)}
+        await world.serve([1, 2])
+        await world.comes("RUNNING")
+        assert await world.callers.hear() == {"1", "2"}
+    assert world.callers.failed == []
+
+
+async def test_a_model_that_is_taken_out_is_asked_again_when_it_is_back(world: World) -> None:
+    await world.serve([])
+    await world.comes("HELD", "no data: version 1 of 'm' is not there; version 2 of 'm' is not there")
+    (error,) = await world.callers.hear()
+    assert "Request for unknown model: 'm'" in error
+    await world.serve([1, 2])
+    await world.comes("RUNNING")
+    assert await world.callers.hear() == {"1", "2"}
