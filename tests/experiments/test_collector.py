@@ -261,6 +261,24 @@ def test_a_change_of_the_split_within_a_bucket_makes_two_of_it():
     assert (second.bucket.start, second.bucket.stage, second.bucket.share) == (1004.0, 1, 0.5)
 
 
+@pytest.mark.parametrize("order", [("new", "old"), ("old", "new"), ("old", "new", "old", "new")])
+def test_a_request_that_the_stage_before_has_left_behind_takes_no_time_of_the_next(order):
+    world = World()
+    next_one = {"stage": 1, "propensity": 0.5}
+    world.serve(served("ada"))
+    world.now += 4
+    world.serve(served("bo", **next_one))
+    assert [(seen.bucket.start, seen.bucket.seconds) for seen in world.close()] == [(1000.0, 4.0), (1004.0, 6.0)]
+    for what in order:
+        world.now += 1
+        world.serve(served("cy", **(next_one if what == "new" else {})))
+    world.now -= len(order)
+    first, second = (seen.bucket for seen in world.close())
+    assert (first.stage, first.start, first.seconds) == (0, 1010.0, 0.0)
+    assert (second.stage, second.start, second.seconds) == (1, 1010.0, 10.0)
+    assert first.requests == second.requests == Counts(len(order) // 2)
+
+
 def test_nothing_is_handed_over_twice_and_nothing_lost_at_the_end():
     world = World()
     world.serve(served())

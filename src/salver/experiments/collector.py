@@ -178,6 +178,7 @@ class _Followed:
         end: Of the window that is open, in Unix seconds.
         slow: By metric, seconds from which on an answer is slow.
         tallies: The open buckets, by stage and share: several only where one of them has just changed.
+        newest: The last stage that has begun, with its share.
         quick: Seconds up to which an answer is slow by no metric.
         recent: Units of which it is known for sure in which arm they were seen last, by its place.
         since: Unix seconds up to which everything has been handed over.
@@ -194,6 +195,7 @@ class _Followed:
         self.end = 0.0
         self.slow: Mapping[str, float] = {}
         self.tallies: dict[tuple[int, float], _Tally] = {}
+        self.newest = (NO_STAGE, 0.0)
         self.quick = math.inf
         self.recent: dict[str, int] = {}
         self.since = 0.0
@@ -415,7 +417,7 @@ class Collector:
 
     def _look_up(self, followed: _Followed) -> None:
         """Count those that are new; what was seen at an earlier stage goes first."""
-        for tally in followed.tallies.values():
+        for _, tally in sorted(followed.tallies.items()):
             if tally.fresh.places:
                 self._expose(followed, tally)
             if tally.news.places:
@@ -465,7 +467,9 @@ class Collector:
         tally = followed.tallies.get(key)
         if tally is None:
             start = max(followed.end - followed.seconds, followed.since)
-            start = now if followed.tallies else start
+            if followed.tallies and key > followed.newest:
+                start = now
+            followed.newest = max(followed.newest, key)
             tally = followed.tallies[key] = _Tally(start, assigned, followed.heard, followed.slow)
         return tally
 
@@ -475,7 +479,8 @@ class Collector:
         if not followed.tallies and end > followed.since:
             nothing = Bucket(followed.since, end - followed.since, NO_STAGE, 0.0, copies=followed.taken())
             self._sink.write(Seen(release, nothing))
-        tallies = list(followed.tallies.values())  # what began a stage before it ends where that begins
+        # A stage ends where the next begins; what is left of one before takes no time.
+        tallies = [followed.tallies[key] for key in sorted(followed.tallies)]
         for tally, its_end in zip(tallies, [*(t.start for t in tallies[1:]), end], strict=False):
             # Copies count with the stage that was there first, which is the one that asked for them.
             self._sink.write(tally.closed(release, its_end, followed.taken()))
