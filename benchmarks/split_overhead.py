@@ -258,8 +258,7 @@ async def units(count: int) -> dict[str, Any]:
         began = time.monotonic()
         known = await ledger.met()
         collector = Collector(ledger.pending, time.time)
-        collector.follow("r0")
-        collector.know("r0", known, 0)
+        collector.follow("r0", memory=collector.remembered(known))
         return {
             "units": count,
             "us_each": round(spent / count * 1e6, 2),

@@ -268,7 +268,10 @@ def test_a_request_that_the_stage_before_has_left_behind_takes_no_time_of_the_ne
     world.serve(served("ada"))
     world.now += 4
     world.serve(served("bo", **next_one))
-    assert [(seen.bucket.start, seen.bucket.seconds) for seen in world.close()] == [(1000.0, 4.0), (1004.0, 6.0)]
+    assert [(seen.bucket.start, seen.bucket.seconds) for seen in world.close()] == [
+        (1000.0, 4.0),
+        (1004.0, 6.0),
+    ]
     for what in order:
         world.now += 1
         world.serve(served("cy", **(next_one if what == "new" else {})))
@@ -312,8 +315,7 @@ def test_after_a_restart_what_is_known_is_not_counted_again():
     (seen,) = world.close()
     again = World(follows=())
     events = [(metric, unit) for metric, met in seen.firsts.items() for unit in met.units.tolist()]
-    again.collector.follow("r1", events)
-    again.collector.know("r1", seen.exposures.units, 0)
+    again.collector.follow("r1", memory=again.collector.remembered(seen.exposures.units, events))
     again.serve(served(), served("bo", Arm.STABLE, "model_failed"), served("bo", Arm.STABLE, "internal"))
     again.serve(served("bo", Arm.STABLE, "deadline_exceeded"), served("cy"))
     (bucket,) = [seen.bucket for seen in again.close()]

@@ -4,6 +4,7 @@ Not a suite itself.
 """
 
 import itertools
+import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -62,6 +63,7 @@ class Told:
     def __init__(self) -> None:
         self.splits: tuple[Split, ...] = ()
         self.followed: dict[str, tuple[list[int], list[tuple[str, int]]]] = {}
+        self.remembers_on: set[int] = set()  # threads
         self.slow: dict[str, Mapping[str, float]] = {}
         self.found: dict[str, float] = {}
         self.checks: dict[str, tuple[OutputCheck, ...]] = {}
@@ -79,8 +81,12 @@ class Told:
         check(splits)
         self.splits = tuple(splits)
 
-    def follow(self, release: str, happenings: Iterable[tuple[str, int]], seconds: float) -> None:
-        self.followed[release] = ([], list(happenings))
+    def remembered(self, units: Iterable[int], happenings: Iterable[tuple[str, int]]) -> tuple:
+        self.remembers_on.add(threading.get_ident())
+        return list(units), list(happenings)
+
+    def follow(self, release: str, seconds: float, memory: tuple, heard: int) -> None:
+        self.followed[release] = memory
 
     def know(self, release: str, units: Iterable[int], heard: int) -> None:
         self.followed[release][0].extend(units)

@@ -1,5 +1,6 @@
 """Releases on a real ledger, tick by tick, with a clock that the test winds."""
 
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -249,6 +250,7 @@ async def test_another_server_goes_on_where_one_was_killed(world: World) -> None
     assert other.traffic.splits == world.traffic.splits
     units, events = other.traffic.followed["r0"]
     assert len(units) == 3 and [metric for metric, _ in events] == ["errors"]
+    assert threading.get_ident() not in other.traffic.remembers_on  # of millions it takes seconds
 
 
 async def test_counts_wait_for_a_ledger_that_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

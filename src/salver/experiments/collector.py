@@ -170,10 +170,41 @@ class _Tally:
         )
 
 
+class Memory:
+    """Who was seen of one release, and what has happened to whom."""
+
+    def __init__(self, config: CollectorConfig) -> None:
+        self._units = Bloom(2 * config.units, config.error)  # units, and units in an arm
+        self._happenings = Bloom(config.units, config.error)
+        self._most = config.units
+
+    def exposed(self, units: _Numbers, places: _Places) -> tuple[_Flags, _Flags]:
+        """Which of these different units are new, and which are new in their arm."""
+        numbers = units.view(np.uint64)
+        return self._units.add(numbers), self._units.add(numbers ^ _MARKS[places])
+
+    def know(self, units: Sequence[int] | _Numbers) -> None:
+        """Units of these numbers were seen before, in whatever arm."""
+        numbers = np.asarray(units, np.int64).view(np.uint64)
+        for first in range(0, len(numbers), _AT_ONCE):
+            self._units.add(numbers[first : first + _AT_ONCE])
+
+    def happened(self, units: _Numbers, metrics: Iterable[str]) -> _Flags:
+        """Which of these different happenings are the first of their kind for their unit."""
+        kinds = np.fromiter(map(hash, metrics), np.int64, len(units))
+        return self._happenings.add((units ^ kinds).view(np.uint64))
+
+    @property
+    def is_over(self) -> bool:
+        """It has met more units than it can tell apart well."""
+        return len(self._units) > 2 * self._most
+
+
 class _Followed:
     """One release.
 
     Attributes:
+        memory: Who was seen, and what has happened.
         seconds: Length of a bucket.
         end: Of the window that is open, in Unix seconds.
         slow: By metric, seconds from which on an answer is slow.
@@ -190,7 +221,8 @@ class _Followed:
         pending: Rows that the open buckets have for the ledger.
     """
 
-    def __init__(self, config: CollectorConfig, seconds: float) -> None:
+    def __init__(self, memory: Memory, seconds: float) -> None:
+        self.memory = memory
         self.seconds = seconds
         self.end = 0.0
         self.slow: Mapping[str, float] = {}
@@ -206,23 +238,6 @@ class _Followed:
         self.copies: dict[str, tuple[int, bool]] = {}
         self.pending = 0
         self.is_crowded = False
-        self._units = Bloom(2 * config.units, config.error)  # units, and units in an arm
-        self._happenings = Bloom(config.units, config.error)
-        self._most = config.units
-
-    def exposed(self, units: _Numbers, places: _Places) -> tuple[_Flags, _Flags]:
-        """Which of these different units are new, and which are new in their arm."""
-        numbers = units.view(np.uint64)
-        return self._units.add(numbers), self._units.add(numbers ^ _MARKS[places])
-
-    def know(self, units: _Numbers) -> None:
-        """These units were seen before, in whatever arm."""
-        self._units.add(units.view(np.uint64))
-
-    def happened(self, units: _Numbers, metrics: Iterable[str]) -> _Flags:
-        """Which of these different happenings are the first of their kind for their unit."""
-        kinds = np.fromiter(map(hash, metrics), np.int64, len(units))
-        return self._happenings.add((units ^ kinds).view(np.uint64))
 
     def copied(self, event: Shadowed) -> None:
         """A copy is over: how it fared, for the worst copy of its unit."""
@@ -240,11 +255,6 @@ class _Followed:
         slower = sum(is_slower for _, is_slower in self.copies.values())
         self.copies = {}
         return Copies(len(fared), fared.count(_DIFFERS), fared.count(_FAILED), slower)
-
-    @property
-    def is_over(self) -> bool:
-        """It has met more units than it can tell apart well."""
-        return len(self._units) > 2 * self._most
 
     def keep(self, recent: Mapping[str, int]) -> None:
         """These were seen just now."""
@@ -275,28 +285,43 @@ class Collector:
     def __repr__(self) -> str:
         return f"<Collector of {', '.join(self._followed) or 'nothing'}>"
 
-    def follow(self, release: str, happenings: Iterable[_Happening] = (), seconds: float = 10.0) -> None:
+    def remembered(
+        self, units: Sequence[int] | _Numbers = (), happenings: Iterable[_Happening] = ()
+    ) -> Memory:
+        """What is known of a release that was counted before. Of millions it takes seconds; on any thread.
+
+        Args:
+            units: Numbers of those that were met.
+            happenings: Metric and unit of what has happened, as the ledger has them.
+        """
+        memory = Memory(self._config)
+        memory.know(units)
+        for some in _chunks(happenings):
+            memory.happened(np.array([unit for _, unit in some], np.int64), (metric for metric, _ in some))
+        return memory
+
+    def follow(
+        self, release: str, seconds: float = 10.0, memory: Memory | None = None, heard: int = 0
+    ) -> None:
         """Count a release from now on; events of others are not.
 
         Args:
-            happenings: Metric and unit of what has happened before, as the ledger has them.
             seconds: Length of its buckets.
+            memory: What is known of it; None = nothing.
+            heard: As in :meth:`know`.
         """
-        followed = self._followed[release] = _Followed(self._config, seconds)
+        followed = self._followed[release] = _Followed(memory or self.remembered(), seconds)
         followed.since = self._clock()
-        for some in _chunks(happenings):
-            followed.happened(np.array([unit for _, unit in some], np.int64), (metric for metric, _ in some))
+        followed.heard = heard
 
     def know(self, release: str, units: Sequence[int] | _Numbers, heard: int) -> None:
-        """Units of these numbers were met before, or by another server.
+        """Units of these numbers were met by another server.
 
         Args:
             heard: What comes with what is seen of others from now on (:attr:`~salver.releases.Seen.heard`).
         """
         if (followed := self._followed.get(release)) is not None:
-            numbers = np.asarray(units, np.int64)
-            for first in range(0, len(numbers), _AT_ONCE):
-                followed.know(numbers[first : first + _AT_ONCE])
+            followed.memory.know(units)
             followed.heard = heard
 
     def slow_from(self, release: str, seconds: Mapping[str, float]) -> None:
@@ -433,13 +458,13 @@ class Collector:
     def _expose(self, followed: _Followed, tally: _Tally) -> None:
         fresh, places, times = tally.fresh.taken()
         units = unit_numbers(fresh)
-        is_new, is_new_there = followed.exposed(units, places)
+        is_new, is_new_there = followed.memory.exposed(units, places)
         _add(tally.exposed, places[is_new])
         kept = is_new | is_new_there
         tally.exposures.append(Exposures(units[kept], places[kept], times[kept], is_new[kept].view(np.uint8)))
         followed.pending += int(kept.sum())
         followed.keep(fresh)
-        if followed.is_over and not followed.is_crowded:
+        if followed.memory.is_over and not followed.is_crowded:
             followed.is_crowded = True
             _LOG.warning(
                 "a release has met more than %d units: of new ones ever more are taken for known ones, in "
@@ -450,7 +475,7 @@ class Collector:
     def _note(self, followed: _Followed, tally: _Tally) -> None:
         news, places, times = tally.news.taken()
         units = unit_numbers(unit for _, unit in news)
-        are_first = followed.happened(units, (metric for metric, _ in news))
+        are_first = followed.memory.happened(units, (metric for metric, _ in news))
         followed.pending += int(are_first.sum())
         by_metric: dict[str, list[int]] = {}
         for index, (metric, _) in enumerate(news):

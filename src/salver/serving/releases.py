@@ -398,8 +398,8 @@ class Releases:
         """Count it from now on, after what is known of it."""
         parts = await self._store.attend(release.id, self._server, now)
         known, events = await self._store.known_units(release.id)
-        self._collector.follow(release.id, events, release.bucket_seconds)
-        self._collector.know(release.id, *known)
+        memory = await asyncio.to_thread(self._collector.remembered, known.units, events)
+        self._collector.follow(release.id, release.bucket_seconds, memory, known.last)
         self._followed[release.id] = Told(parts, known.last, release.asks_for_outcomes)
 
 
