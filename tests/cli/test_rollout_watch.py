@@ -2,6 +2,9 @@
 
 import io
 import json
+import re
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +13,7 @@ from rich.console import Console
 
 from salver.cli import output, rollout_watch
 from salver.errors import NotReady
+from salver.experiments.windows import Witness
 from salver.releases import Bucket, Copies, Counts, ReleaseState
 from salver.rollout.judge import judge
 from salver.rollout.policy import Metric, Policy, Stage
@@ -43,9 +47,9 @@ def look(errors: int) -> Entry:
     return Entry(bucket, now.state, verdict)
 
 
-def shown(of: Release, entry: Entry | None) -> str:
-    console = Console(file=io.StringIO(), width=150)
-    for part in rollout_watch.picture(of, entry):
+def shown(of: Release, entry: Entry | None, width: int = 150) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    for part in rollout_watch.picture(of, entry, rollout_watch.Servers(1, (40.0,))):
         console.print(part)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -71,6 +75,22 @@ def test_a_release_under_way_shows_its_share_and_a_line_a_metric() -> None:
     assert "━" not in latency and "–" in latency
 
 
+def test_it_is_told_who_counts_and_who_does_not_any_more() -> None:
+    assert "counted by 1 server; 1 silent, for 40 s" in shown(running(), None)
+
+
+def test_a_line_a_metric_fits_a_terminal_of_80_columns() -> None:
+    text = shown(running(), look(errors=9), width=80)
+    (errors,) = (line for line in text.splitlines() if line.startswith("errors"))
+    assert len(re.findall("[━─]+", errors)) == 2  # both bars, and each is whole
+    assert sum("━" in line or "─" in line for line in text.splitlines()) == 3
+
+
+def test_of_a_release_that_is_over_nothing_lacks() -> None:
+    assert "margin" in shown(running(), look(errors=0))
+    assert "margin" not in shown(release(state=ReleaseState.ROLLED_BACK, ended=2_000.0), look(errors=0))
+
+
 def test_a_proposal_shows_what_it_waits_for() -> None:
     assert "no server that serves this registry has taken it up yet" in shown(release(), None)
     waiting = release(progress=msgspec.structs.replace(release().progress, waits_for="version 8 is LOADING"))
@@ -80,18 +100,18 @@ def test_a_proposal_shows_what_it_waits_for() -> None:
 
 @pytest.mark.parametrize(
     ("value", "most", "full"),
-    [(0.0, 1.0, 0), (0.5, 1.0, 10), (1.0, 1.0, 20), (7.0, 1.0, 20), (-3.0, 1.0, 0), (0.0, 0.0, 20)],
+    [(0.0, 1.0, 0), (0.5, 1.0, 8), (1.0, 1.0, 16), (7.0, 1.0, 16), (-3.0, 1.0, 0), (0.0, 0.0, 16)],
 )
 def test_a_bar_is_as_long_as_its_part(value: float, most: float, full: int) -> None:
-    assert rollout_watch.bar(value, most, "red").plain == "━" * full + "─" * (20 - full)
+    assert rollout_watch.bar(value, most, "red").plain == "━" * full + "─" * (16 - full)
 
 
 def test_a_row_has_a_cell_a_column() -> None:
-    cells = rollout_watch.row(running())
+    cells = rollout_watch.row(running(), rollout_watch.Servers(1, (40.0,)))
     assert len(cells) == len(rollout_watch.COLUMNS)
-    assert cells[:7] == ["r1", "fraud@champion", "7", "8", "RUNNING", "1 of 2", "10 %"]
+    assert cells[:8] == ["r1", "fraud@champion", "7", "8", "RUNNING", "1 of 2", "10 %", "1 of 2"]
     done = release(state=ReleaseState.PROMOTED, stage=2, weight=1.0)
-    assert rollout_watch.row(done)[5:7] == ["2 of 2", "100 %"]
+    assert rollout_watch.row(done, None)[5:7] == ["2 of 2", "100 %"]
 
 
 class Story:
@@ -117,6 +137,11 @@ class Story:
     async def looks(self, name: str, after: int) -> list[Any]:
         return []
 
+    async def witnesses(self, releases: Sequence[str]) -> dict[str, tuple[Witness, ...]]:
+        """Two servers, of which one died long ago."""
+        told = (Witness("a", time.time()), Witness("b", time.time() - 100.0))
+        return dict.fromkeys(releases, told)
+
 
 async def test_a_pipe_gets_a_line_each_time_that_something_changes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -141,6 +166,8 @@ async def test_a_program_gets_an_object_each_time_that_something_changes(
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["state"] for one in told] == ["PROPOSED", "RUNNING", "PROMOTED"]
     assert "policy" not in told[0]
+    assert told[0]["servers"] is told[2]["servers"] is None  # it has not begun, and is over
+    assert told[1]["servers"]["heard"] == 1 == len(told[1]["servers"]["silent"])
 
 
 @pytest.mark.parametrize(
@@ -189,7 +216,7 @@ async def test_where_there_is_none_it_says_so(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("width", [80, 119, 120, 200])
-def test_releases_fit_a_terminal(
+async def test_releases_fit_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     """On a narrow one the reason stands below; no state and no id is broken in two."""
@@ -198,7 +225,7 @@ def test_releases_fit_a_terminal(
     monkeypatch.setenv("COLUMNS", str(width))
     long = "errors: the canary has 2.57 times its control's rate, which is more than is enough for that"
     over = release(id="25a65d57c77fd484", state=ReleaseState.ROLLED_BACK, ended=1.0, reason=long)
-    rollout_watch.show([over], json=False)
+    await rollout_watch.show(Story(), [over], json=False)  # type: ignore[arg-type]
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
     for whole in ("25a65d57c77fd484", "ROLLED_BACK", "1 of 2"):

@@ -80,22 +80,6 @@ def test_a_version_with_its_signature_and_its_card_as_text(opened: Open) -> None
     )
 
 
-def test_older_releases_are_a_page_further(opened: Open) -> None:
-    page = opened()
-    page.route(
-        "**/api/v1/releases?limit=*",
-        lambda route: route.continue_(url=route.request.url.replace("=50", "=1")),
-    )
-    page.evaluate("location.hash = '#/releases'")
-    expect(page.get_by_role("table", name="Releases under way")).to_contain_text(RUNNING)
-    while page.get_by_role("link", name=OVER).count() == 0:
-        page.get_by_role("link", name="Older").click()
-        page.wait_for_load_state()
-        hear(page, "/releases?")
-    page.get_by_role("link", name="Newest").click()
-    expect(page.get_by_role("table", name="Releases under way")).to_contain_text(RUNNING)
-
-
 def test_a_release_under_way_with_its_evidence(opened: Open) -> None:
     page = opened("#/releases")
     page.get_by_role("link", name=RUNNING).click()
@@ -410,22 +394,6 @@ def test_the_theme_follows_the_system_until_the_button_says_otherwise(opened: Op
     page.reload()
     page.locator("main h1").wait_for()
     assert ground(page) == light
-
-
-def test_it_says_when_the_server_is_away_and_comes_back(tmp_path: Path, opened: Open) -> None:
-    from zoo import write_mlp
-
-    write_mlp(tmp_path / "models" / "mlp", 1)
-    with ServerProcess([tmp_path / "models"], tmp_path / "log") as server:
-        server.wait_ready()
-        page = opened(url=server.url)
-        status = page.locator("#link")
-        expect(status).to_have_text("Live")
-        page.context.set_offline(True)
-        expect(status).to_contain_text("Server is away; next try in")
-        expect(page.get_by_role("heading", level=1)).to_have_text("Models")
-        page.context.set_offline(False)
-        expect(status).to_have_text("Live")
 
 
 def test_without_a_registry_it_says_what_is_missing(tmp_path: Path, opened: Open) -> None:

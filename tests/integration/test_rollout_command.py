@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from salver.cli import main
+from salver.cli import main, output
 from salver.testing.process import ServerProcess
 from zoo import write_mlp
 
@@ -141,6 +141,12 @@ def test_a_move_of_an_alias_is_a_release_that_people_may_hasten_and_take_back(sh
         (found,) = shell.told("rollout", "status", release)
         assert (found["stage"], found["weight"]) == (1, 0.5)
         assert "CONTINUE at stage" in shell.say("rollout", "explain", release, "--all")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(output, "on_terminal", lambda: True)
+            patch.setenv("COLUMNS", "80")
+            told = shell.say("rollout", "explain", release).splitlines()
+        assert "counted by 1 server" in told
+        assert max(map(len, told)) <= 80 and any(line.startswith("errors: ") for line in told)
         assert "bit by bit" in shell.say("rollout", "replay", release)
         shell.say("rollout", "promote", release, "--why", "seen enough")
         comes(shell, release, "PROMOTED")

@@ -187,6 +187,17 @@ def test_before_a_release_it_is_told_what_can_be_seen_and_what_not() -> None:
     assert "Stage 1 (2.5%)" in text
 
 
+def test_where_a_line_for_each_metric_is_too_wide_it_has_some() -> None:
+    _, verdicts = judged(buckets(ratios={"errors": 10.0}, number=30))
+    assert explain(POLICY, verdicts[-1], 200) == explain(POLICY, verdicts[-1])
+    lines = explain(POLICY, verdicts[-1], 80).splitlines()
+    shown = lines[(first := lines.index("") + 1) : lines.index("", first)]
+    assert len(shown) == 3 * len(POLICY.metrics) and max(map(len, shown)) <= 80
+    assert shown[0].startswith("errors: ") and "of the new version" in shown[0]
+    assert shown[1].startswith("  effect ×10.00, within ")
+    assert shown[2].startswith("  evidence of harm ") and shown[2].endswith(" of 20")
+
+
 def test_a_decision_is_told_with_its_evidence() -> None:
     _, verdicts = judged(buckets(ratios={"errors": 10.0}, number=30))
     text = explain(POLICY, verdicts[-1])

@@ -151,6 +151,8 @@ async def test_a_server_that_dies_is_waited_for_three_windows_and_what_it_told_c
         assert buckets_then - buckets in (0, 3, 4, 5)
     assert buckets_then - buckets == 5
     assert caplog.text.count(f"goes on without {other.releases._server}") == 1
+    told = {each.server: fleet.clock.now - each.until for each in (await one.store.witnesses(["r0"]))["r0"]}
+    assert told[one.releases._server] < 10 < 50 <= told[other.releases._server]
 
 
 async def test_what_a_server_tells_after_its_window_was_judged_counts_all_the_same(fleet: Fleet) -> None:

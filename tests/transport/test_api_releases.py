@@ -92,7 +92,13 @@ async def test_the_newest_first_by_model_and_state(world: World) -> None:
     assert [one["id"] for one in whole["items"]] == [RUNNING, OVER]
     fraud = whole["items"][0]
     assert (fraud["stable"], fraud["canary"], fraud["stages"], fraud["by"]) == ("1", "2", 3, "ann")
-    for query, ids in (("model=churn", [OVER]), ("state=RUNNING", [RUNNING]), ("state=PAUSED", [])):
+    for query, ids in (
+        ("model=churn", [OVER]),
+        ("state=RUNNING", [RUNNING]),
+        ("state=PAUSED", []),
+        ("is_live=true", [RUNNING]),
+        ("is_live=false", [OVER]),
+    ):
         found = (await world.ask("GET", f"/releases?{query}")).json["items"]
         assert [one["id"] for one in found] == ids
     assert (await world.ask("GET", "/releases?state=running")).status == 400
@@ -111,6 +117,18 @@ async def test_one_with_its_policy_and_the_last_look(world: World) -> None:
     )
     assert told["policy"]["metrics"][0]["name"] == "errors"
     assert (await world.ask("GET", "/releases/none")).status == 404
+
+
+async def test_one_tells_which_servers_count_it_and_who_has_fallen_silent(world: World) -> None:
+    await world.store.attend(RUNNING, "one", NOW - 1)
+    await world.store.attend(RUNNING, "two", NOW - 40)
+    await world.store.attend(RUNNING, "gone", NOW)
+    await world.store.leave("gone")
+    assert (await world.ask("GET", f"/releases/{RUNNING}")).json["servers"] == [
+        {"server": "one", "silent_seconds": 1.0, "is_heard": True},
+        {"server": "two", "silent_seconds": 40.0, "is_heard": False},
+    ]
+    assert (await world.ask("GET", f"/releases/{OVER}")).json["servers"] == []
 
 
 async def test_how_copies_of_its_requests_compare(world: World) -> None:

@@ -6,6 +6,7 @@ where ``--json`` asks for it. It knows no command.
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -33,6 +34,21 @@ def on_terminal() -> bool:
 def line(text: str = "") -> None:
     """One line of the result."""
     sys.stdout.write(f"{text}\n")
+
+
+def prose(text: str) -> None:
+    """Lines of the result that a terminal breaks between words; indented ones stay indented."""
+    width = width_of_terminal()
+    for each in text.splitlines() or [""]:
+        indent = len(each) - len(each.lstrip())
+        parts = textwrap.wrap(each, width, subsequent_indent=" " * (indent + 2)) if width else []
+        for part in parts or [each]:
+            line(part)
+
+
+def width_of_terminal() -> int:
+    """Columns that somebody sees; 0 = nobody looks, and lines may be long."""
+    return shutil.get_terminal_size((100, 24)).columns if on_terminal() else 0
 
 
 def remark(text: str) -> None:
@@ -94,7 +110,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    Console(width=shutil.get_terminal_size((100, 24)).columns).print(shown)
+    Console(width=width_of_terminal()).print(shown)
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

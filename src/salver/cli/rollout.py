@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from cyclopts import App, Parameter
 
 from salver.cli.options import DEFAULT_URL, Json, Url
-from salver.cli.output import line, record, remark
+from salver.cli.output import line, prose, record, remark, width_of_terminal
 from salver.cli.registry_options import USUAL, Where, Why, new_id, numbers_of, run
-from salver.cli.rollout_watch import clock, show, watched
+from salver.cli.rollout_watch import clock, servers_of, show, watched
 
 if TYPE_CHECKING:
     from salver.registry import ModelRegistry
@@ -106,7 +106,7 @@ def start(
         await store.propose(release, actor)
         if wait:
             return await watched(store, release.id, "", seconds=timeout, json=json)
-        show([release], json=json)
+        await show(store, [release], json=json)
         return 0
 
     return run(where, work, makes=True)
@@ -181,7 +181,8 @@ def status(
     async def tell(store: "ReleaseStore") -> int:
         if watch:
             return await watched(store, release, model, seconds=timeout, json=json)
-        show([await store.get(release)] if release else await store.listed(model), json=json)
+        found = [await store.get(release)] if release else await store.listed(model)
+        await show(store, found, json=json)
         return 0
 
     return run(where, _with_store(tell))
@@ -256,19 +257,22 @@ def explain(
             for entry in chosen:
                 record(entry.verdict)
             return 0
-        line(
+        prose(
             f"{found.id}: {found.model} {found.stable} → {found.canary} is {found.state.value}: "
             f"{found.reason}"
         )
         if found.watched_until is not None:
-            line(f"it goes on being compared until {clock(found.watched_until)}")
+            prose(f"it goes on being compared until {clock(found.watched_until)}")
+        for servers in (await servers_of(store, [found])).values():
+            prose(servers.words)
         if not entries:
-            line("nothing was counted yet" + (f"; {found.waits_for}" if found.waits_for else ""))
+            prose("nothing was counted yet" + (f"; {found.waits_for}" if found.waits_for else ""))
         for entry in chosen:
             line()
-            line(f"{clock(entry.verdict.at)}  {told(found.policy, entry.verdict)}")
+            text = told(found.policy, entry.verdict, width_of_terminal())
+            prose(f"{clock(entry.verdict.at)}  {text}")
         for words in unseen(found.policy, [entry.bucket for entry in entries]):
-            line(words)
+            prose(words)
         return 0
 
     return run(where, _with_store(tell))
@@ -357,7 +361,7 @@ def _wish(release: str, what: "What", where: Where, why: str, *, json: bool) -> 
             remark("it is written down; no server has seen to it yet: is one running with this registry?")
         elif answer:
             raise Conflict(answer)
-        show([await store.get(release)], json=json)
+        await show(store, [await store.get(release)], json=json)
         return 0
 
     return run(where, ask)

@@ -7,18 +7,19 @@ changes nothing.
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from salver.cli.output import line, on_terminal, record, table
 
 if TYPE_CHECKING:
+    from salver.experiments.windows import Witness
     from salver.rollout.record import Release
     from salver.rollout.replay import Entry
     from salver.serving.release_store import ReleaseStore
 
-COLUMNS = ("release", "model", "from", "to", "state", "stage", "traffic", "since", "reason")
+COLUMNS = ("release", "model", "from", "to", "state", "stage", "traffic", "servers", "since", "reason")
 #: What a script learns by the exit status of whoever watched one release; 1 and 2 are errors.
 PROMOTED, ROLLED_BACK, GOES_ON, WAITS = 0, 3, 4, 5
 _STATUSES: Final = {"PROMOTED": PROMOTED, "ROLLED_BACK": ROLLED_BACK, "HELD": WAITS, "PAUSED": WAITS}
@@ -26,9 +27,13 @@ _STATUSES: Final = {"PROMOTED": PROMOTED, "ROLLED_BACK": ROLLED_BACK, "HELD": WA
 _NARROW: Final = 120
 _LOOK_SECONDS = 1.0
 _RECENT_SECONDS = 600.0
-_WIDTH = 20
+#: A server that has been silent for longer is no news, where others are heard.
+_MISSED_SECONDS: Final = 3600.0
+_SOON_SECONDS: Final = 120.0  # that are told as seconds
+_WIDTH = 16  # characters of a bar
 _STYLES = {"ROLLED_BACK": "bold red", "PROMOTED": "bold green", "HELD": "yellow", "PAUSED": "yellow"}
 _Show = Callable[["ReleaseStore", "Sequence[Release]"], Awaitable[None]]
+_Servers = Mapping[str, "Servers"]
 
 
 def clock(seconds: float) -> str:
@@ -36,7 +41,51 @@ def clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def row(release: "Release") -> list[str]:
+class Servers(NamedTuple):
+    """Who counts a release: those that are heard, and the seconds since the others were."""
+
+    heard: int
+    silent: tuple[float, ...]
+
+    def __str__(self) -> str:
+        """In a table: how many of them are heard."""
+        return f"{self.heard} of {self.heard + len(self.silent)}" if self.silent else str(self.heard)
+
+    @property
+    def words(self) -> str:
+        """For people.
+
+        >>> Servers(2, ()).words, Servers(1, (40.0, 900.0)).words
+        ('counted by 2 servers', 'counted by 1 server; 2 silent, for 40 s or more')
+        >>> Servers(0, (18_000.0,)).words
+        'counted by no server; 1 silent, for 5.0 h'
+        """
+        from salver.rollout.outlook import spoken
+
+        text = f"counted by {self.heard or 'no'} server{'s' * (self.heard > 1)}"
+        missed = [each for each in self.silent if not self.heard or each < _MISSED_SECONDS]
+        if not missed:
+            return text
+        least = min(missed)
+        since = f"{least:.0f} s" if least < _SOON_SECONDS else spoken(least / 60)
+        return f"{text}; {len(missed)} silent, for {since}{' or more' * (len(missed) > 1)}"
+
+
+async def servers_of(store: "ReleaseStore", releases: "Sequence[Release]") -> _Servers:
+    """Who counts each of them that has begun and still counts."""
+    counted = [each for each in releases if each.is_judged and each.state.value != "PROPOSED"]
+    told, now = await store.witnesses([each.id for each in counted]), time.time()
+    return {each.id: _servers(told[each.id], now, each.bucket_seconds) for each in counted}
+
+
+def _servers(witnesses: "Sequence[Witness]", now: float, seconds: float) -> Servers:
+    from salver.experiments.windows import silent
+
+    gone = silent(witnesses, now, seconds)
+    return Servers(len(witnesses) - len(gone), tuple(now - each.until for each in gone))
+
+
+def row(release: "Release", servers: Servers | None) -> list[str]:
     """A release under :data:`COLUMNS`."""
     return [
         release.id,
@@ -46,32 +95,34 @@ def row(release: "Release") -> list[str]:
         release.state.value,
         _stage(release),
         f"{100 * release.weight:g} %",
+        "–" if servers is None else str(servers),
         clock(release.changed),
         release.waits_for or release.reason,
     ]
 
 
-def plain(release: "Release") -> dict[str, Any]:
+def plain(release: "Release", servers: Servers | None) -> dict[str, Any]:
     """What programs are told of a release."""
     import msgspec
 
     fields = msgspec.to_builtins(release)
     del fields["evidence"], fields["policy"], fields["salt"]
-    return fields  # type: ignore[no-any-return]
+    return {**fields, "servers": servers and servers._asdict()}
 
 
-def show(releases: "Sequence[Release]", *, json: bool) -> None:
+async def show(store: "ReleaseStore", releases: "Sequence[Release]", *, json: bool) -> None:
     """As they stand now."""
+    servers = await servers_of(store, releases)
     if json:
         for release in releases:
-            record(plain(release))
+            record(plain(release, servers.get(release.id)))
     elif not releases:
         line("there are no releases")
     elif on_terminal() and (console := _console()).width < _NARROW:
         for release in releases:
-            console.print(*_heading(release), sep="\n")
+            console.print(*_heading(release, servers.get(release.id)), sep="\n")
     else:
-        table(COLUMNS, [row(release) for release in releases])
+        table(COLUMNS, [row(release, servers.get(release.id)) for release in releases])
 
 
 def exit_status(release: "Release") -> int:
@@ -131,9 +182,10 @@ def _shown(*, json: bool) -> Iterator[_Show]:
 
         async def draw(store: "ReleaseStore", found: "Sequence[Release]") -> None:
             parts: list[Any] = []
+            servers = await servers_of(store, found)
             for each in found:
                 looks = await store.looks(each.id, after=each.progress.buckets - 2)
-                parts += picture(each, looks[-1].entry if looks else None)
+                parts += picture(each, looks[-1].entry if looks else None, servers.get(each.id))
             live.update(Group(*parts), refresh=True)
 
         yield draw
@@ -144,23 +196,25 @@ def _lines(*, json: bool) -> _Show:
     told: dict[str, list[str]] = {}
 
     async def tell(store: "ReleaseStore", found: "Sequence[Release]") -> None:
+        servers = await servers_of(store, found)
         for each in found:
-            if told.get(each.id) != row(each):
-                told[each.id] = row(each)
-                record(plain(each)) if json else line("  ".join(told[each.id]))
+            its = servers.get(each.id)
+            if told.get(each.id) != row(each, its):
+                told[each.id] = row(each, its)
+                record(plain(each, its)) if json else line("  ".join(told[each.id]))
                 sys.stdout.flush()  # whoever reads waits for it
 
     return tell
 
 
-def picture(release: "Release", entry: "Entry | None") -> list[Any]:
+def picture(release: "Release", entry: "Entry | None", servers: Servers | None) -> list[Any]:
     """What rich shows of a release: where it stands, and for each metric how far its evidence has come."""
     from rich.table import Table
     from rich.text import Text
 
     from salver.rollout.shadowing import told
 
-    parts = _heading(release)
+    parts = _heading(release, servers)
     if entry is not None and (copies := entry.verdict.copies) is not None:
         alike = bar(copies.log_alike, copies.gate, "green")
         unlike = bar(copies.log_unlike, copies.threshold, "red")
@@ -169,7 +223,7 @@ def picture(release: "Release", entry: "Entry | None") -> list[Any]:
     elif entry is not None:
         shown = Table(box=None, pad_edge=False, header_style="bold")
         for title in ("metric", "effect", "evidence of harm", "evidence of none", "it lacks"):
-            shown.add_column(title, overflow="fold")
+            shown.add_column(title, overflow="fold", no_wrap=title.startswith("ev"))
         for metric in entry.verdict.metrics:
             effect = "–" if metric.effect is None else f"×{metric.effect:.2f}"
             none = Text("–") if metric.gate is None else bar(metric.log_gate, metric.gate, "green")
@@ -178,13 +232,13 @@ def picture(release: "Release", entry: "Entry | None") -> list[Any]:
                 effect,
                 bar(metric.log_e, metric.threshold, "red"),
                 none,
-                metric.undecided or metric.missing,
+                (metric.undecided or metric.missing) if release.is_judged else "",
             )
         parts.append(shown)
     return [*parts, Text()]
 
 
-def _heading(release: "Release") -> list[Any]:
+def _heading(release: "Release", servers: Servers | None) -> list[Any]:
     from rich.text import Text
 
     head = Text(f"{release.model} {release.stable} → {release.canary}  ")
@@ -194,7 +248,10 @@ def _heading(release: "Release") -> list[Any]:
     head.append(f" {100 * release.weight:g} % of the units")
     alias = f"@{release.alias}, " if release.alias else ""
     where = f"{release.id}: {alias}stage {_stage(release)}, since {clock(release.changed)}"
-    return [head, Text(where, style="dim"), Text(release.waits_for or release.reason)]
+    parts = [head, Text(where, style="dim"), Text(release.waits_for or release.reason)]
+    if servers is not None:
+        parts.append(Text(servers.words, style="yellow" if servers.silent or not servers.heard else "dim"))
+    return parts
 
 
 def _stage(release: "Release") -> str:

@@ -31,8 +31,12 @@ _LEGEND = (
 )
 
 
-def explain(policy: Policy, verdict: Verdict) -> str:
-    """A decision with the evidence behind it: reasons, a line for each metric, what is missing."""
+def explain(policy: Policy, verdict: Verdict, columns: int = 0) -> str:
+    """A decision with the evidence behind it: reasons, a line for each metric, what is missing.
+
+    Args:
+        columns: Of whoever looks: where a line for each metric is wider, it has some; 0 = lines may be long.
+    """
     weight = policy.stages[verdict.stage].weight
     where = f"stage {verdict.stage + 1} of {len(policy.stages)}"
     lines = [f"{verdict.decision.value.upper()} at {where} ({100 * weight:.4g}% of the units)"]
@@ -44,7 +48,10 @@ def explain(policy: Policy, verdict: Verdict) -> str:
         return "\n".join([*lines, "", *_of_copies(verdict.copies)])
     matched = {metric.name for metric in policy.metrics if metric.is_matched}
     rows = [_row(metric, is_matched=metric.name in matched) for metric in verdict.metrics]
-    lines += ["", *table([_HEAD, *rows]), "", _LEGEND]
+    shown = list(table([_HEAD, *rows]))
+    if columns and len(max(shown, key=len)) > columns:
+        shown = [part for row in rows for part in _stacked(row)]
+    lines += ["", *shown, "", _LEGEND]
     lines.append(
         f"All metrics together: evidence of harm {number(verdict.log_e)} of {number(verdict.threshold)}; "
         f"that the split is broken: {number(verdict.split_log_e)} of {number(-math.log(policy.split_alpha))}."
@@ -130,6 +137,14 @@ def _row(metric: MetricVerdict, *, is_matched: bool) -> tuple[str, ...]:
         "–" if metric.gate is None else number(metric.gate),
         f"{metric.dispersion:.2f}",
     )
+
+
+def _stacked(row: Sequence[str]) -> Iterator[str]:
+    """The same below one another."""
+    metric, new, old, effect, interval, harm, enough, none, gate, tempered = row
+    yield f"{metric}: {new} of the new version, {old} of the old one"
+    yield f"  effect {effect}, within {interval}; tempered {tempered}"
+    yield f"  evidence of harm {harm} of {enough}, of none {none}" + (f" of {gate}" if gate != "–" else "")
 
 
 def _part(some: int, whole: int) -> str:

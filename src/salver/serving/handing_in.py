@@ -44,6 +44,19 @@ def leave(connection: Connection, server: str) -> None:
     connection.execute(update(WITNESS).where(WITNESS.c.server == server).values(has_left=1))
 
 
+def witnesses(connection: Connection, releases: Sequence[str]) -> dict[str, tuple[Witness, ...]]:
+    """By release, who counts it; nobody counts one that has not begun, or is over."""
+    query = (
+        select(WITNESS.c.release, WITNESS.c.server, WITNESS.c.until)
+        .where(WITNESS.c.release.in_(releases), WITNESS.c.has_left == 0)
+        .order_by(WITNESS.c.release, WITNESS.c.server)
+    )
+    found: dict[str, tuple[Witness, ...]] = dict.fromkeys(releases, ())
+    for release, server, until in connection.execute(query):
+        found[release] += (Witness(server, until),)
+    return found
+
+
 class Told(NamedTuple):
     """How far a server has told of a release, and heard of it.
 

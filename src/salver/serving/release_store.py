@@ -175,6 +175,7 @@ class ReleaseStore:
         *,
         canary: str = "",
         state: ReleaseState | None = None,
+        is_live: bool | None = None,
         after: str = "",
         most: int = _MOST_LISTED,
     ) -> tuple[Release, ...]:
@@ -183,6 +184,7 @@ class ReleaseStore:
         Args:
             canary: Only of this new version; empty = of all.
             state: Only in this one; None = in any.
+            is_live: Only those that have not ended, or those that have; None = both.
             after: Only those that stand behind this one, which there has to be; empty = from the newest on.
         """
         query = select(RELEASE).order_by(RELEASE.c.created.desc(), RELEASE.c.id).limit(most)
@@ -192,6 +194,8 @@ class ReleaseStore:
             query = query.where(RELEASE.c.canary == canary)
         if state is not None:
             query = query.where(RELEASE.c.state == state.value)
+        if is_live is not None:
+            query = query.where(RELEASE.c.ended.is_(None) if is_live else RELEASE.c.ended.is_not(None))
         if after:
             made = select(RELEASE.c.created).where(RELEASE.c.id == after).scalar_subquery()
             is_older = or_(RELEASE.c.created < made, and_(RELEASE.c.created == made, RELEASE.c.id > after))
@@ -232,6 +236,10 @@ class ReleaseStore:
         return await self._ledger.write(
             lambda connection: handing_in.attend(connection, release, server, now)
         )
+
+    async def witnesses(self, releases: Sequence[str]) -> dict[str, tuple[Witness, ...]]:
+        """Who counts them; see :func:`salver.serving.handing_in.witnesses`."""
+        return await self._ledger.read(lambda connection: handing_in.witnesses(connection, releases))
 
     async def hand_in(self, server: str, release: str, told: Told, seen: Sequence[Seen]) -> Crowd:
         """What a server has counted of a release; see :func:`salver.serving.handing_in.hand_in`."""

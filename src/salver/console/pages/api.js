@@ -52,9 +52,14 @@ async function ask(verb, path, body, extra = {}) {
 /** The answer to a GET. */
 export async function get(path) {
   const reply = await ask("GET", path);
-  tags.set(path, reply.headers.get("etag") ?? "");
+  if (!path.includes("?")) tags.set(path, reply.headers.get("etag") ?? ""); // lists are not changed by their tags
   return reply.json();
 }
+/** The same of what may not be there: then null. */
+export const maybe = (path) => () => get(path).catch((error) => {
+  if (error.status === 404) return null;
+  throw error;
+});
 /** The state that was told last, for `if-match`. */
 export const tagOf = (path) => tags.get(path) ?? "";
 export const send = async (verb, path, body = {}, extra = {}) => (await ask(verb, path, body, extra)).json();
@@ -62,8 +67,9 @@ export const send = async (verb, path, body = {}, extra = {}) => (await ask(verb
 export const at = (strings, ...parts) => strings.reduce((path, text, index) => path + encodeURIComponent(parts[index - 1]) + text);
 
 /**
- * Ask again and again, while the page is seen; the pauses grow while the server is away.
- * `tell(words, kind)` hears how it stands; `done` is called with what `read` gives, `failed` with what a server refuses.
+ * Ask again and again, while the page is seen; the pauses grow while the server is away, or cannot tell.
+ * `tell(trouble, pause)` hears how it stands, in words and seconds; `done` is called with what `read` gives, `failed`
+ * with what a server refuses.
  */
 export function poll(read, seconds, { done, failed, tell }) {
   let stopped = false;
@@ -78,17 +84,17 @@ export function poll(read, seconds, { done, failed, tell }) {
       const values = await read();
       if (stopped || mine !== turn) return;
       misses = 0;
-      tell("Live", "live");
+      tell("");
       done(values);
     } catch (error) {
       if (stopped || mine !== turn) return;
       if (error instanceof Problem && error.status < 500) {
-        tell("Live", "live");
+        tell("");
         failed(error);
       } else {
         misses += 1;
         const pause = Math.min(30, 2 ** misses);
-        tell(`Server is away; next try in ${pause} s`, "away");
+        tell(error instanceof Problem ? error.message : "The server does not answer.", pause);
         timer = setTimeout(once, pause * 1000);
         return;
       }

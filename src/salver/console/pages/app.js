@@ -1,6 +1,6 @@
 // Which page is meant, and how does the server stand?
 import { get, identity, poll } from "./api.js";
-import { h, morph } from "./dom.js";
+import { h, morph, timeOfDay } from "./dom.js";
 import { askIdentity } from "./dialogs.js";
 import { audit } from "./audit.js";
 import { model } from "./model.js";
@@ -29,11 +29,13 @@ const ROUTES = [
 
 let polling = null;
 let server = null;
+let stale = ""; // that what is shown is old, in words
+let isNew = false; // somebody came here, and is to be told where that is
 
-/** Say it to those who do not see it. */
+/** Say it, to those who see it and to those who do not. */
 export function announce(text) {
-  news.textContent = "";
-  requestAnimationFrame(() => { news.textContent = text; });
+  news.replaceChildren();
+  requestAnimationFrame(() => news.replaceChildren(h("span", {}, text)));
 }
 
 function tell(words, kind) {
@@ -43,8 +45,17 @@ function tell(words, kind) {
 }
 
 function show(...children) {
-  morph(main, h("main", { id: "main", tabindex: "-1" }, children));
-  document.title = `${main.querySelector("h1")?.textContent ?? "Console"} · Salver`;
+  const before = document.activeElement;
+  const isHere = before !== main && main.contains(before);
+  morph(main, h("main", { id: "main", tabindex: "-1" },
+    stale ? h("p", { class: "notice warn stale", "data-key": "stale" }, stale) : null,
+    server?.has_registry && server.changes === "refused" ? h("p", { class: "hint", "data-key": "refused" },
+      "Here one may only look: other machines reach this port, and the server has no token for changes (", h("code", {}, "--api-token-file"), ").") : null,
+    children));
+  const title = main.querySelector("h1");
+  document.title = `${title?.textContent ?? "Console"} · Salver`;
+  if (isNew || (isHere && !main.contains(document.activeElement))) title?.focus(); // what had it is gone
+  isNew = false;
 }
 
 /** The page that an address means, the names in it, and its tab; undefined = there is none. */
@@ -67,29 +78,30 @@ async function open(event) {
     else anchor.removeAttribute("aria-current");
   }
   main.replaceChildren(h("p", { class: "hint" }, "Loading …"));
+  stale = "";
+  isNew = Boolean(event);
   if (!found) {
     show(h("h1", { tabindex: "-1" }, "There is no such page"), h("p", {}, h("a", { href: "#/" }, "All models")));
     return;
   }
   const page = found[1](...found[0], { announce, again: () => polling.again(), draw, query: new URLSearchParams(query) });
-  let values = [];
-  let first = true;
+  let values = null;
+  let heard = 0;
   function draw() {
-    if (polling !== mine) return;
-    show(page.draw(server, ...values));
-    if (first && event) main.querySelector("h1")?.focus();
-    first = false;
+    if (polling === mine && values) show(page.draw(server, ...values));
   }
   const mine = poll(async () => {
     const told = await get("/server");
     const isBlind = page.needsRegistry && !told.has_registry;
-    const first = isBlind ? [] : await Promise.all(page.paths(told).map(get));
-    const more = await Promise.all((page.more?.(...first) ?? []).map(get));
-    return [told, ...first, ...more];
+    const ask = (path) => (typeof path === "function" ? path() : get(path));
+    return [told, ...(isBlind ? [] : await Promise.all(page.paths(told).map(ask)))];
   }, page.seconds ?? 2, {
-    tell(words, kind) {
-      tell(words, kind);
-      if (kind === "away" && first) show(h("h1", { tabindex: "-1" }, "The server does not answer"), h("p", { class: "notice warn" }, `${words}.`));
+    tell(trouble, pause) {
+      tell(trouble ? "No answer" : "Live", trouble ? "away" : "live");
+      stale = trouble && `${trouble} ${values ? `What stands here is of ${timeOfDay(heard)}. ` : ""}The next try is in ${pause} s.`;
+      if (!trouble) heard = Date.now() / 1000;
+      else if (values) draw();
+      else show(h("h1", { tabindex: "-1" }, "There is no answer"));
     },
     done([told, ...rest]) {
       server = told;
@@ -110,11 +122,13 @@ function dark() {
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 const theme = document.getElementById("theme");
-theme.setAttribute("aria-pressed", dark());
+const darkness = () => theme.setAttribute("aria-pressed", dark());
+darkness();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", darkness);
 theme.addEventListener("click", () => {
   const next = dark() ? "light" : "dark";
   document.documentElement.dataset.theme = next;
-  theme.setAttribute("aria-pressed", next === "dark");
+  darkness();
   try {
     localStorage.setItem("salver-theme", next);
   } catch {

@@ -47,8 +47,10 @@ function choice(name, label, values, chosen) {
     values.map((value) => h("option", { value, selected: value === chosen }, value))));
 }
 
-export function lines(items) {
-  return table("Changes", ["When", "Change", "Model", "What", "Before", "After", "By", "~Why"], items.map((one) => [
-    moment(one.time), one.action, one.model ? h("a", { href: at`#/models/${one.model}` }, one.model) : "–",
-    short(one.subject), short(one.before), short(one.after), one.actor, one.why]), { empty: "Nothing has changed yet.", hidden: true });
+/** Of one model, or of all; then each with its own. */
+export function lines(items, { ofOne = false } = {}) {
+  return table("Changes", ["When", "Change", ...(ofOne ? [] : ["Model"]), "What", "Before", "After", "By", "~Why"], items.map((one) => [
+    moment(one.time), one.action, ...(ofOne ? [] : [one.model ? h("a", { href: at`#/models/${one.model}` }, one.model) : "–"]),
+    short(one.subject), short(one.before), short(one.after), short(one.actor), one.why]),
+  { empty: "Nothing has changed yet.", hidden: true, keys: items.map((one) => one.seq) });
 }

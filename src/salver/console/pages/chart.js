@@ -4,6 +4,8 @@ import { digits, h, table } from "./dom.js";
 const HEIGHT = 220;
 const EDGE = { left: 52, right: 16, top: 14, bottom: 28 };
 const TABLE_ROWS = 30;
+/** How a series is drawn: those beyond the eighth begin anew, and are told apart by the table alone. */
+const look = (index) => `s${(index % 8) + 1}`;
 
 /** Pixels that a chart has, so that its letters are as large as the page's. */
 function room(span) {
@@ -81,14 +83,14 @@ export function chart({ key, name, about, series, limits = [], marks = [], acros
     marks.map((mark) => [
       h("line", { class: "mark", x1: x(mark.at), x2: x(mark.at), y1: EDGE.top, y2: HEIGHT - EDGE.bottom }),
       h("text", { x: x(mark.at) + 4, y: EDGE.top + 4 }, mark.name)]),
-    drawn.map((one, index) => one.band?.length ? h("path", { class: `band s${index + 1}`, d: band(one.band, x, y) }) : null),
+    drawn.map((one, index) => one.band?.length ? h("path", { class: `band ${look(index)}`, d: band(one.band, x, y) }) : null),
     limits.map((limit) => [
       h("line", { class: `limit ${limit.kind}`, x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(limit.at), y2: y(limit.at) }),
       h("text", { class: `limit-name ${limit.kind}`, x: EDGE.left + 6, y: y(limit.at) - 5 }, limit.name)]),
-    drawn.map((one, index) => h("path", { class: `line s${index + 1}`, d: path(one.points, x, y) })),
+    drawn.map((one, index) => h("path", { class: `line ${look(index)}`, d: path(one.points, x, y) })),
     h("line", { class: "cursor", y1: EDGE.top, y2: HEIGHT - EDGE.bottom, visibility: "hidden" }));
   const legend = h("ul", { class: "legend" }, drawn.map((one, index) => h("li", {},
-    h("svg", { viewBox: "0 0 28 8", "aria-hidden": "true" }, h("path", { class: `line s${index + 1}`, d: "M1 4H27" })),
+    h("svg", { viewBox: "0 0 28 8", "aria-hidden": "true" }, h("path", { class: `line ${look(index)}`, d: "M1 4H27" })),
     h("span", {}, one.name), h("b", { "data-last": index }, last(one)))));
   return h("figure", { class: "chart", "data-key": key ?? name }, legend, svg,
     h("figcaption", { class: "unseen" }, name), twin(name, drawn, limits, across, up));

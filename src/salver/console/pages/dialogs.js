@@ -6,7 +6,10 @@ function dialog(title, ...children) {
   const id = "dialog-title";
   const box = h("dialog", { "aria-labelledby": id }, h("form", { method: "dialog" }, h("h2", { id }, title), ...children));
   document.body.append(box);
-  box.addEventListener("close", () => box.remove());
+  box.addEventListener("close", () => {
+    box.remove();
+    if (document.activeElement === document.body) document.querySelector("h1")?.focus(); // what it was opened by is gone
+  });
   box.showModal();
   return box;
 }
@@ -32,12 +35,12 @@ export function askIdentity(server) {
 
 /**
  * Ask for a reason, do it, and stay open with the problem if it does not go.
- * @param fields further elements of the form; `body` makes the request's body of the form's values, or of its FormData
+ * @param still tells in words why it may not be done any more, if so; `fields` are further elements of the form, `body` makes the request's body of the form's values, or of its FormData
  */
-export function askReason({ title, about, verb, kind, path, method = "POST", fields = [], body = (values) => ({ reason: values.reason }), headers, done }) {
+export function askReason({ title, about, verb, kind, path, method = "POST", still = () => "", fields = [], body = (values) => ({ reason: values.reason }), headers, done }) {
   const problem = h("p", { class: "notice bad", role: "alert", hidden: true });
   const token = h("label", { hidden: true }, "Token", h("input", { name: "token", type: "password", autocomplete: "off" }), h("small", {}, "The server's or one of the registry's; forgotten when this tab closes."));
-  const reason = h("textarea", { name: "reason", required: true, maxlength: 1000, autofocus: true });
+  const reason = h("textarea", { name: "reason", required: true, maxlength: 1000, autofocus: !fields.some(Boolean) });
   const box = dialog(title, about ? h("p", { class: "hint" }, about) : null, ...fields,
     h("label", {}, "Why?", reason, h("small", {}, "It is kept in the audit.")), problem, token, buttons(verb, kind));
   const form = box.querySelector("form");
@@ -46,6 +49,8 @@ export function askReason({ title, about, verb, kind, path, method = "POST", fie
     const submit = form.querySelector("[type=submit]");
     submit.disabled = true;
     try {
+      const moved = still();
+      if (moved) throw new Problem(409, { detail: moved });
       const values = Object.fromEntries(new FormData(form));
       if (!token.hidden) identity.set(identity.name, values.token.trim());
       const answer = await send(method, typeof path === "function" ? path(values) : path, body(values, new FormData(form)), headers);
@@ -55,6 +60,7 @@ export function askReason({ title, about, verb, kind, path, method = "POST", fie
       problem.textContent = error instanceof Problem ? error.message : "The server does not answer. Nothing is known to have changed.";
       problem.hidden = false;
       submit.disabled = false;
+      if (!box.contains(document.activeElement)) submit.focus(); // a button that is disabled loses it
       if (error.status === 401) {
         token.hidden = false;
         token.querySelector("input").focus();

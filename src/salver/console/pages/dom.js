@@ -32,6 +32,8 @@ export function morph(old, wanted) {
   for (const [kind, deed] of Object.entries(wanted.deeds ?? {})) hear(old, kind, deed);
   const before = [...old.childNodes];
   const keyed = new Map(before.filter((node) => node.dataset?.key).map((node) => [node.dataset.key, node]));
+  const kept = new Set([...wanted.children].map((child) => child.dataset.key));
+  for (const [key, node] of keyed) if (!kept.has(key)) node.remove(); // first, so that others need not move
   let place = old.firstChild;
   for (const child of [...wanted.childNodes]) {
     const key = child.dataset?.key;
@@ -52,8 +54,11 @@ export function morph(old, wanted) {
   }
 }
 
-/** A table of rows, each a list of cells; the first cell names the row. */
-export function table(caption, columns, rows, { empty = "Nothing yet.", hidden = false } = {}) {
+/**
+ * A table of rows, each a list of cells; the first cell names the row.
+ * @param keys of the rows, by which each stays itself when others come before it
+ */
+export function table(caption, columns, rows, { empty = "Nothing yet.", hidden = false, keys = [] } = {}) {
   if (!rows.length) return h("p", { class: "hint" }, empty);
   const kinds = columns.map((column) => (column.startsWith("#") ? "number" : column.startsWith("~") ? "wide" : ""));
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
@@ -61,7 +66,7 @@ export function table(caption, columns, rows, { empty = "Nothing yet.", hidden =
       h("caption", { class: hidden ? "unseen" : false }, caption),
       h("thead", {}, h("tr", {}, columns.map((column, index) =>
         h("th", { scope: "col", class: kinds[index] === "number" && "number" }, column.replace(/^[#~]/, ""))))),
-      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, index) =>
+      h("tbody", {}, rows.map((row, at) => h("tr", { "data-key": keys[at] }, row.map((cell, index) =>
         index ? h("td", { class: kinds[index] || false }, cell) : h("th", { scope: "row" }, cell)))))));
 }
 
@@ -124,6 +129,13 @@ const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric",
 export const timeOfDay = (at) => hour.format(at * 1000);
 /** How moments between these are told: with their day, where there are several. */
 export const timesFrom = (first, last) => (last - first < 86400 ? timeOfDay : (at) => day.format(at * 1000));
-/** A text that may be long; whole where one points. */
-export const short = (text) => (text.length > 24 ? h("span", { title: text }, `${text.slice(0, 23)}…`) : text || "–");
-export const moment = (at) => h("time", { datetime: new Date(at * 1000).toISOString() }, clock.format(at * 1000));
+/** A text that may be long; cut off for the eye alone, and whole where one points. */
+export const short = (text) => (text ? h("span", { class: "short", title: text }, text) : "–");
+const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+/** A time of this place; of UTC where one points. */
+export const moment = (at, form = clock) => {
+  const told = new Date(at * 1000).toISOString();
+  return h("time", { datetime: told, title: told }, form.format(at * 1000));
+};
+/** To the second. */
+export const instant = (at) => moment(at, exact);

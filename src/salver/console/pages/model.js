@@ -1,6 +1,6 @@
 // One model: its versions, live; what its aliases mean, and what became of them.
-import { Problem, at, get, tagOf } from "./api.js";
-import { bytes, card, digits, duration, h, head, moment, state, table, timeOfDay } from "./dom.js";
+import { Problem, at, get, maybe, tagOf } from "./api.js";
+import { bytes, card, count, digits, duration, h, head, moment, state, table, timeOfDay } from "./dom.js";
 import { chart } from "./chart.js";
 import { lines } from "./audit.js";
 import { askReason } from "./dialogs.js";
@@ -26,11 +26,9 @@ export function model(name, { announce, again, draw }) {
   }
   return {
     paths: (server) => ["/served", "/traffic", ...(server?.has_registry
-      ? [`/models?limit=1000`, `/audit?limit=20&${of}`, `/releases?limit=20&${of}`] : [])],
-    more: (served, counts, known) => (known?.items.some((one) => one.name === name) ? [`${path}/versions?limit=200`] : []),
+      ? [maybe(path), maybe(`${path}/versions?limit=200`), `/audit?limit=20&${of}`, `/releases?limit=20&${of}`] : [])],
     learn: (served, counts) => traffic.learn(counts),
-    draw(server, served, counts, known, audit, releases, versions) {
-      const registered = known?.items.find((one) => one.name === name);
+    draw(server, served, counts, registered, versions, audit, releases) {
       const live = counts.items.filter((one) => one.model === name);
       const mine = served.items.filter((one) => one.model === name);
       if (!registered && !mine.length) return head({ crumb: ["All models", "#/"], title: name, about: "There is no such model." });
@@ -44,12 +42,12 @@ export function model(name, { announce, again, draw }) {
         registered ? names(registered, versions?.items ?? [], path, server, { announce, again }) : null,
         releases?.items.length ? card("Releases", null, table(`Releases of ${name}`, ["Release", "Versions", "State", "Stage", "Changed", "~Why"],
           releases.items.map((one) => [h("a", { href: at`#/releases/${one.id}` }, one.id), `${one.stable} → ${one.canary}`, state(one.state), stage(one), moment(one.changed), one.reason]), { hidden: true })) : null,
-        versions ? pushed(name, versions.items) : null,
+        versions ? pushed(name, versions) : null,
         versions?.items.length > 1 ? compared(versions.items, compare, difference, problem) : null,
         card("In memory", null, table(`Versions of ${name} in memory`, ["Version", "State", "Framework", "#Load", "~Note"],
           mine.map((one) => [one.version, state(one.state), one.backend, duration(one.load_seconds || null), one.reason]),
           { empty: "This server holds no version of it.", hidden: true })),
-        audit ? card("History", null, lines(audit.items), h("p", {}, h("a", { href: `#/audit?${of}` }, "All of its history"))) : null,
+        audit ? card("History", null, lines(audit.items, { ofOne: true }), h("p", {}, h("a", { href: `#/audit?${of}` }, "All of its history"))) : null,
       ];
     },
   };
@@ -112,8 +110,8 @@ function names(registered, versions, path, server, page) {
     h("div", { class: "buttons" }, button("New alias", "", 0)));
 }
 
-function pushed(name, versions) {
-  return card("Versions", null,
+function pushed(name, { items: versions, next }) {
+  return card("Versions", next ? `The newest ${count(versions.length)}.` : null,
     table(`Versions of ${name} in the registry`, ["Version", "Aliases", "Framework", "#Size", "Pushed", "By", "Tags", "Metrics", "~Why"],
       versions.map((one) => [
         h("a", { href: at`#/models/${name}/versions/${one.number}` }, one.number), one.aliases.join(", ") || "–", one.format || one.framework || "–", bytes(one.size), moment(one.created), one.by,

@@ -10,12 +10,13 @@ export function models() {
     draw(server, served, counts, known) {
       const loaded = served.items.filter((one) => one.state !== "NEW" && one.state !== "GONE");
       const models = new Set(loaded.map((one) => one.model)).size;
+      const rate = traffic.rate(counts);
       return [
         head({
           title: "Models",
-          about: `${loaded.length} versions of ${models} models are loaded, and asked ${digits(traffic.rate(counts))} times a second.`,
+          about: `${loaded.length} versions of ${models} models are loaded${rate == null ? "" : `, and asked ${digits(rate)} times a second`}.`,
         }),
-        known ? card("Registered", `${known.items.length} in the registry`, registered(known.items)) : null,
+        known ? card("Registered", `${count(known.items.length)}${known.next ? " and more" : ""} in the registry`, registered(known.items)) : null,
         card("Served", "What this server holds in memory, or was to.", inMemory(served, counts)),
       ];
     },
@@ -29,7 +30,7 @@ function registered(items) {
       Object.keys(one.aliases).length ? aliases(one.aliases) : "–",
       one.latest ?? "–", one.versions,
       one.policy === "immediate" ? "at once" : `over ${one.policy.stages?.length ?? "some"} stages`,
-    ]), { empty: "Nothing is registered yet: salver registry push.", hidden: true });
+    ]), { empty: "Nothing is registered yet: salver registry push.", hidden: true, keys: items.map((one) => one.name) });
 }
 
 export function aliases(means) {
@@ -47,5 +48,5 @@ function inMemory(served, counts) {
         now.rate == null ? "–" : digits(now.rate), duration(now.time),
         sums ? count(sums.ok) : "–", sums ? count(sums.failed) : "–", one.reason || one.backend,
       ];
-    }), { empty: "This server serves nothing yet.", hidden: true });
+    }), { empty: "This server serves nothing yet.", hidden: true, keys: served.items.map((one) => `${one.model}/${one.version}`) });
 }

@@ -2,12 +2,13 @@
 import { Problem, at, send, tagOf } from "./api.js";
 import { card, h, head } from "./dom.js";
 import { askReason, needsRegistry } from "./dialogs.js";
-import { METRICS, shown } from "./plan.js";
+import { METRICS, fields, foreseen, shown } from "./plan.js";
 import * as traffic from "./traffic.js";
 
 export function policy(name, { announce, draw }) {
   const path = at`/models/${name}`;
   let text = null; // what stands in the editor
+  let metrics = METRICS; // of what stood there last and could be read
   let tag = ""; // of the model, when the editor was filled
   let edition = 0;
   let checked = null; // {text, answer} of the last check that went well
@@ -26,8 +27,8 @@ export function policy(name, { announce, draw }) {
     const given = new FormData(event.target);
     const written = given.get("policy");
     try {
-      const rates = Object.fromEntries(METRICS.map(([metric]) => [metric, Number(given.get(metric)) / 100]));
-      const answer = await send("POST", "/plan", { traffic: { requests_per_second: Number(given.get("rate")), rates }, policy: JSON.parse(written) });
+      const policy = JSON.parse(written);
+      const answer = await send("POST", "/plan", { traffic: { requests_per_second: Number(given.get("rate")), ...foreseen(metrics, given) }, policy });
       checked = { text: written, answer };
       problem = "";
       announce("It is a policy; what it would see is below.");
@@ -57,6 +58,7 @@ export function policy(name, { announce, draw }) {
       if (!model) return needsRegistry("Policy");
       const isRefused = server.changes === "refused";
       const isFresh = checked?.text === text;
+      metrics = metricsOf(text) ?? metrics;
       return [
         head({ crumb: [name, at`#/models/${name}`], title: `Policy of ${name}`, about: model.policy === "immediate"
           ? "An alias moves at once. With a policy its move begins a release, which is judged; the usual one stands below."
@@ -67,7 +69,7 @@ export function policy(name, { announce, draw }) {
           problem ? h("p", { class: "notice bad", role: "alert", id: "policy-problem" }, problem) : null,
           h("fieldset", {}, h("legend", {}, "Traffic that it would see"), h("div", { class: "fields" },
             h("label", {}, "Requests a second", h("input", { name: "rate", type: "number", step: "any", min: 0.001, required: true, value: traffic.rate(counts, name) || 10 })),
-            METRICS.map(([metric, label, now]) => h("label", {}, `${label}, %`, h("input", { name: metric, type: "number", step: "any", min: 0, max: 100, required: true, value: now }))))),
+            fields(metrics))),
           h("div", { class: "buttons" }, h("button", { class: isFresh ? false : "main", type: "submit" }, "Check it"),
             h("button", { class: isFresh ? "main" : false, type: "button", "aria-haspopup": "dialog", disabled: isRefused || !isFresh,
               onclick: isFresh ? save(checked.answer.policy, { title: `Judge releases of ${name} by this?`, verb: "Save" }) : null }, "Save it"),
@@ -79,4 +81,14 @@ export function policy(name, { announce, draw }) {
       ];
     },
   };
+}
+
+/** Of a policy as text: its metrics, the usual ones, or undefined where it cannot be read. */
+function metricsOf(text) {
+  try {
+    const given = JSON.parse(text).metrics ?? METRICS;
+    return Array.isArray(given) && given.every((metric) => typeof metric?.name === "string") ? given : undefined;
+  } catch {
+    return undefined;
+  }
 }

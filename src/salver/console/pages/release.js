@@ -1,6 +1,6 @@
 // One release: how it stands, on which evidence, and what a person may do about it.
 import { at } from "./api.js";
-import { card, count, digits, duration, facts, h, head, moment, percent, state, table, timesFrom } from "./dom.js";
+import { card, count, digits, duration, facts, h, head, instant, moment, percent, state, table, timesFrom } from "./dom.js";
 import { chart } from "./chart.js";
 import { askReason, needsRegistry } from "./dialogs.js";
 import { stage } from "./releases.js";
@@ -8,6 +8,7 @@ import { stage } from "./releases.js";
 const WORDS = { promote: "may go on", continue: "goes on watching", hold: "is held", rollback: "rolls back" };
 const POINTS = 300; // of all that was seen, evenly taken
 const MOST = 600; // with what came since; then all of it is taken anew
+const MISSED_SECONDS = 3600; // a server that was silent for longer is no news, where others are heard
 
 export function release(id, { announce, again, draw }) {
   const path = at`/releases/${id}`;
@@ -16,6 +17,11 @@ export function release(id, { announce, again, draw }) {
   let lines = [];
   let chosen = 0;
   let told = "";
+  let stand = "";
+  const still = () => {
+    const then = stand; // of which a person decides
+    return () => (stand === then ? "" : "It has gone on meanwhile, and stands otherwise than when you asked; look again");
+  };
   return {
     needsRegistry: true,
     seconds: 3,
@@ -25,25 +31,25 @@ export function release(id, { announce, again, draw }) {
       if (whole) seen.clear();
       for (const point of evidence.items) seen.set(point.seq, point);
       whole = seen.size > MOST;
-      const now = `${detail.release.state} ${detail.release.stage}`;
-      if (told && told !== now) announce(`The release is ${detail.release.state.toLowerCase().replace("_", " ")}, stage ${stage(detail.release)}. ${detail.release.reason}`);
-      told = now;
+      stand = `${detail.release.state} ${detail.release.stage}`;
+      if (told && told !== stand) announce(`The release is ${detail.release.state.toLowerCase().replace("_", " ")}, stage ${stage(detail.release)}. ${detail.release.reason}`);
+      told = stand;
     },
     draw(server, detail) {
       if (!detail) return needsRegistry("Release");
-      const { release: one, look, policy } = detail;
+      const { release: one, look, policy, servers } = detail;
       const points = [...seen.values()];
       return [
         head({
           crumb: ["All releases", "#/releases"],
           title: `${one.model}: version ${one.canary} in place of ${one.stable}`,
           about: one.why ? `${one.by || "Somebody"}: “${one.why}”` : one.by ? `Proposed by ${one.by}.` : "",
-          actions: actions(one, path, server, { announce, again }),
+          actions: actions(one, policy, path, server, { announce, again, still }),
         }),
-        standing(one, look, policy),
+        standing(one, look, policy, servers),
         points.length ? evidenceCards(points, lines) : null,
         look?.verdict.copies ? copies(look.verdict.copies) : null,
-        look ? metrics(look, policy) : null,
+        look ? metrics(one, look, policy) : null,
         points.length ? effect(points, lines, policy, chosen, (next) => { chosen = next; draw(); }) : null,
         look ? arms(one, look) : null,
         terms(policy),
@@ -52,45 +58,66 @@ export function release(id, { announce, again, draw }) {
   };
 }
 
-function actions(one, path, server, { announce, again }) {
+function actions(one, policy, path, server, { announce, again, still }) {
   const ask = (what, words) => h("button", {
     type: "button", class: words.kind ?? false, disabled: server.changes === "refused",
+    "data-key": what, // another that comes or goes leaves the focus where it is
     "aria-haspopup": "dialog", onclick: () => askReason({
-      title: `${words.verb} this release?`, about: words.about, verb: words.verb, kind: words.kind === "danger" ? "danger" : "main",
-      path: `${path}/${what}`,
+      title: `${words.verb} this release?`, about: `${one.model}, ${one.stable} → ${one.canary}: ${words.about}`, verb: words.verb,
+      kind: words.kind === "danger" ? "danger" : "main", path: `${path}/${what}`, still: what === "promote" ? still() : undefined,
       done(answer) {
         announce(answer.is_done ? `Done: ${answer.release.state.toLowerCase()}` : "Asked; the server sees to it on its next tick.");
         again();
       },
     }) }, words.verb);
   const shown = [];
-  if (["PROPOSED", "RUNNING", "HELD"].includes(one.state)) shown.push(ask("pause", { verb: "Pause", about: "It keeps its weight and goes no further. Proven harm still rolls it back." }));
-  if (["PAUSED", "HELD"].includes(one.state)) shown.push(ask("resume", { verb: "Resume", about: "It is judged again, and goes on as its policy says." }));
+  if (["PROPOSED", "RUNNING", "HELD"].includes(one.state)) shown.push(ask("pause", { verb: "Pause", about: "it keeps its weight and goes no further. Proven harm still rolls it back." }));
+  if (["PAUSED", "HELD"].includes(one.state)) shown.push(ask("resume", { verb: "Resume", about: "it is judged again, and goes on as its policy says." }));
   if (!["PROMOTED", "ROLLED_BACK"].includes(one.state)) {
-    shown.push(ask("promote", { verb: "Promote", about: `It takes its next step, whatever is not proven yet: stage ${one.stage + 2} of ${one.stages}, or all of the traffic after the last.` }));
+    shown.push(ask("promote", { verb: "Promote", about: `it takes its next step, whatever is not proven yet: ${nextStep(one, policy)}.` }));
   }
   if (one.state !== "ROLLED_BACK") {
-    shown.push(ask("abort", { verb: one.state === "PROMOTED" ? "Roll back" : "Abort", kind: "danger", about: `Version ${one.stable} takes all of the traffic back, at once. That is final.` }));
+    shown.push(ask("abort", { verb: one.state === "PROMOTED" ? "Roll back" : "Abort", kind: "danger", about: `version ${one.stable} takes all of the traffic back, at once. That is final.` }));
   }
   return shown;
 }
 
-function standing(one, look, policy) {
+/** Where a promotion leads from here. */
+function nextStep(one, policy) {
+  const next = one.state === "PROPOSED" ? 0 : one.stage + 1;
+  return next < one.stages ? `stage ${next + 1} of ${one.stages}, in which ${percent(policy.stages[next].weight)} of the units meet version ${one.canary}`
+    : `version ${one.canary} gets all of the traffic${one.alias ? `, and @${one.alias} moves to it` : ""}`;
+}
+
+/** Who counts it, in two parts of a fact; null = nobody is to. */
+function counted(one, servers) {
+  if (one.state === "PROPOSED" || (one.ended && !one.watched_until)) return null;
+  const heard = servers.filter((each) => each.is_heard).length;
+  const silent = servers.filter((each) => !each.is_heard && (!heard || each.silent_seconds < MISSED_SECONDS)).map((each) => each.silent_seconds);
+  return [heard === 1 ? "1 server" : `${heard || "no"} servers`,
+    silent.length ? `${silent.length} silent for ${duration(Math.round(Math.min(...silent)))}${silent.length > 1 ? " or more" : ""}` : null];
+}
+
+function standing(one, look, policy, servers) {
   const decision = look?.verdict.decision;
   const judged = look && look.verdict.at >= one.changed ? look.verdict.reasons : []; // older ones are of another state
   const reasons = [...new Set([one.waits_for, one.reason, ...judged].filter(Boolean))];
+  const counts = counted(one, servers);
   return h("section", { class: "card", "aria-labelledby": "standing" },
-    h("header", {}, h("h2", { id: "standing" }, "How it stands"), look ? h("p", {}, "Looked at last ", moment(look.verdict.at)) : null),
+    h("header", {}, h("h2", { id: "standing" }, "How it stands"), look ? h("p", {}, "Looked at last ", instant(look.verdict.at)) : null),
+    counts?.[0].startsWith("no") ? h("p", { class: "notice warn" }, `No server counts it now, so nothing is decided: start one that serves ${one.model} with this registry.`) : null,
     facts([
       ["State", state(one.state)],
-      ["Stage", stage(one), policy.stages[one.stage] ? `${duration(policy.stages[one.stage].minutes * 60)} at least` : null],
+      ["Stage", stage(one), policy.stages[one.stage] && !one.ended ? `${duration(policy.stages[one.stage].minutes * 60)} at least` : null],
       ["Meets the new version", percent(one.weight), "of the units"],
-      decision ? ["The judge", state(decision), `It ${WORDS[decision]}.`] : null,
-      ["Model", [h("a", { href: at`#/models/${one.model}` }, one.model), one.alias ? `@${one.alias}` : null], one.alias ? "moves when it is promoted" : null],
+      decision ? [one.ended ? "The judge said" : "The judge", state(decision), one.ended ? null : `It ${WORDS[decision]}.`] : null,
+      counts ? ["Counted by", ...counts] : null,
+      ["Model", h("a", { href: at`#/models/${one.model}` }, one.model), one.alias ? (one.ended ? `by @${one.alias}` : `@${one.alias} moves when it is promoted`) : null],
+      one.watched_until ? ["Goes on being compared", ["until ", moment(one.watched_until)], "Proven harm takes it back, or asks a person."] : null,
       [one.ended ? "Lasted" : "Since", one.ended ? duration(one.ended - one.created) : moment(one.created)],
     ]),
     h("ol", { class: "steps", "aria-label": "Stages" }, policy.stages.map((each, index) =>
-      h("li", { class: index < one.stage && "done", "aria-current": index === one.stage && "step" }, percent(each.weight)))),
+      h("li", { class: index < one.stage && "done", "aria-current": index === one.stage && !one.ended && "step" }, percent(each.weight)))),
     reasons.length ? h("ul", { class: "reasons" }, reasons.map((text) => h("li", {}, text))) : null);
 }
 
@@ -127,14 +154,18 @@ function copies({ copies: of, log_alike, gate, log_unlike, threshold, missing })
 const bound = (metric, margin) => (metric.worse === "less" ? 1 - margin : 1 + margin);
 
 const total = (counts) => counts.canary + counts.baseline + counts.stable;
-const rate = (events, units) => (units ? percent(events / units) : "–");
+const rate = (events, units) => (units ? [percent(events / units), h("small", { class: "next" }, `${count(events)} of ${count(units)}`)] : "–");
 
-function metrics(look, policy) {
+/** Events and units of whom the canary is held against: latencies by the matched baseline alone. */
+function control({ events, units }, isMatched) {
+  return isMatched ? [events.baseline, units.baseline] : [events.baseline + events.stable, units.baseline + units.stable];
+}
+
+function metrics(one, look, policy) {
   const kinds = new Map(policy.metrics.map((metric) => [metric.name, metric]));
   return card("Metrics", "How often each happened, and what that proves.",
     table("Metrics with their evidence", ["Metric", "Says", "#Canary", "#Control", "#Ratio", "#From", "#To", "#Harm", "#No harm", "~Lacks"],
       look.verdict.metrics.map((metric) => {
-        const control = metric.units.baseline + metric.units.stable;
         const isHarm = metric.log_e >= metric.threshold;
         const kind = kinds.get(metric.name) ?? {};
         const isMean = kind.kind === "mean"; // values that are summed, and no events
@@ -143,19 +174,19 @@ function metrics(look, policy) {
           [metric.name, " ", h("span", { class: "tag" }, kind.severity ?? "")],
           state(isHarm ? "fail" : isPassed ? "pass" : "open"),
           isMean ? "–" : rate(metric.events.canary, metric.units.canary),
-          isMean ? "–" : rate(metric.events.baseline + metric.events.stable, control),
+          isMean ? "–" : rate(...control(metric, kind.kind === "latency")),
           metric.effect == null ? "–" : `× ${digits(metric.effect)}`,
           metric.low == null ? "0" : digits(metric.low), metric.high == null ? "∞" : digits(metric.high),
           percent(Math.max(0, metric.log_e / metric.threshold)),
-          metric.gate == null ? "no gate" : percent(Math.max(0, Math.min(1, metric.log_gate / metric.gate))),
-          metric.undecided || metric.missing || "nothing",
+          metric.gate == null ? "no gate" : percent(Math.max(0, metric.log_gate / metric.gate)),
+          one.ended && !one.watched_until ? "–" : metric.undecided || metric.missing || "nothing",
         ];
       }), { hidden: true }),
     h("p", { class: "hint" }, "Harm and no harm are evidence, as a part of what decides: at 100 % harm rolls back, and no harm lets the stage end."));
 }
 
 function evidenceCards(points, lines) {
-  const part = (value, whole) => (whole ? Math.max(0, Math.min(1.5, value / whole)) : null);
+  const part = (value, whole) => (whole ? Math.max(0, value / whole) : null);
   const drawn = (pick) => lines.map((line, index) => ({
     name: line.name, points: points.map((point) => [point.at, point.lines[index] ? pick(point.lines[index], line) : null]) }));
   const up = (value) => (value == null ? "–" : `${Math.round(value * 100)} %`);
@@ -167,7 +198,7 @@ function evidenceCards(points, lines) {
     card("Evidence of harm", "As a part of what rolls back.",
       chart({ key: "harm", name: "Evidence of harm over time", about: `Now: ${most(harm)}; at 100 % it rolls back.`, series: harm,
         limits: [{ name: "rolls back", at: 1, kind: "fail" }], marks, across, up, floor: 0, most: 1.5 })),
-    card("Evidence of no harm", "As a part of what its gate asks for; anew at each stage.",
+    card("Evidence of no harm", "As a part of its gate, anew at each stage.",
       chart({ key: "gates", name: "Evidence of no harm over time", about: `Now: ${most(gates)}; at 100 % the gate is passed.`, series: gates,
         limits: [{ name: "gate passed", at: 1, kind: "pass" }], marks, across, up, floor: 0, most: 1.5 })));
 }
@@ -180,7 +211,7 @@ function effect(points, lines, policy, chosen, choose) {
   const line = lines[chosen];
   const metric = policy.metrics[chosen];
   const rows = points.map((point) => [point.at, point.lines[chosen]]).filter(([, one]) => one);
-  const most = Math.max(3, 2 * bound(metric, metric.promotion_margin ?? 0));
+  const most = Math.max(3, 2 * bound(metric, metric.promotion_margin ?? 0), ...rows.map(([, one]) => 1.5 * (one.low ?? 0))); // what is proven is seen
   return card("Size of the effect", "The canary's rate as a multiple of its control's, with its confidence sequence.",
     h("label", {}, "Metric", h("select", { onchange: (event) => choose(Number(event.target.value)) },
       lines.map((one, index) => h("option", { value: index, selected: index === chosen }, one.name)))),

@@ -33,10 +33,10 @@ function pairs(model, version, tell) {
   return samples.slice(1).map((now, index) => [now.at, tell(now, samples[index])]);
 }
 
-/** Requests a second of all versions of a model, or of all models, to three digits; 0 = none are known. */
+/** Requests a second of all versions of a model, or of all models, to three digits; null = nothing is known yet. */
 export function rate({ items }, model = "") {
-  const asked = items.filter((one) => !model || one.model === model);
-  return Number(asked.reduce((sum, one) => sum + (now(one.model, one.version).rate ?? 0), 0).toPrecision(3));
+  const found = items.filter((one) => !model || one.model === model).map((one) => now(one.model, one.version).rate).filter((each) => each != null);
+  return found.length ? Number(found.reduce((sum, each) => sum + each, 0).toPrecision(3)) : null;
 }
 
 export function now(model, version) {

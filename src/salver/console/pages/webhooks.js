@@ -41,7 +41,7 @@ export function webhooks({ announce, again, draw, query }) {
           ["Receiver", "Id", "Model", "~Events", "Since", "By", "Change"], hooks.items.map((one) => [
             one.url, h("a", { href: link({ webhook: one.id, before: "" }) }, one.id), one.model || "all", one.events.join(", ") || "all", moment(one.created), one.by,
             h("button", { class: "danger", type: "button", "aria-haspopup": "dialog", disabled: isRefused, "aria-label": `Remove ${one.id}`, onclick: () => remove(one, { announce, again }) }, "Remove")]),
-          { empty: "Nobody is told yet.", hidden: true })),
+          { empty: "Nobody is told yet.", hidden: true, keys: hooks.items.map((one) => one.id) })),
         card("Deliveries", want.webhook ? `To ${names.get(want.webhook) ?? want.webhook}` : want.before ? "Older ones" : "The newest first.",
           h("nav", { "aria-label": "Deliveries by state" }, h("ul", { class: "buttons" }, STATES.map(([word, words]) => h("li", {},
             h("a", { class: "button", href: link({ state: word, before: "" }), "aria-current": want.state === word && "true" }, words))))),
@@ -62,7 +62,7 @@ function deliveries(items, names, tellAgain, isRefused) {
     names.has(one.webhook) ? h("button", { type: "button", disabled: isRefused, "aria-label": `Tell ${one.action} again`, onclick: () => tellAgain(one) }, "Tell again") : "–",
     names.get(one.webhook) ?? "removed", [one.model ? [h("a", { href: at`#/models/${one.model}` }, one.model), " "] : null, short(one.subject)],
     [one.error || "–", one.error && one.next ? h("small", { class: "next" }, "next try ", moment(one.next)) : null],
-  ]), { empty: "There are none of these.", hidden: true });
+  ]), { empty: "There are none of these.", hidden: true, keys: items.map((one) => one.id) });
 }
 
 function add(models, { announce, again }) {

@@ -7,7 +7,7 @@ little. Nothing is decided here.
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Literal, Protocol
 
@@ -15,6 +15,7 @@ import msgspec
 
 from salver.errors import Conflict, InvalidInput, NotFound
 from salver.experiments.shadows import ShadowReport
+from salver.experiments.windows import Witness, silent
 from salver.registry.records import Actor
 from salver.releases import Bucket, Counts, ReleaseState
 from salver.rollout.explain import explain
@@ -55,6 +56,7 @@ class ReleaseStore(Protocol):
         *,
         canary: str = "",
         state: ReleaseState | None = None,
+        is_live: bool | None = None,
         after: str = "",
         most: int = 1000,
     ) -> tuple[Release, ...]:
@@ -65,6 +67,10 @@ class ReleaseStore(Protocol):
         self, release: str, after: int = -1, *, every: int = 1, last: int = 0
     ) -> tuple[Look, ...]:
         """Buckets with their verdicts, in their order; each so-many-th, that one among them."""
+        ...
+
+    async def witnesses(self, releases: Sequence[str]) -> Mapping[str, Sequence[Witness]]:
+        """By release, who counts it."""
         ...
 
 
@@ -126,12 +132,31 @@ class LastLook(msgspec.Struct, frozen=True):
     verdict: Verdict
 
 
+class CountedBy(msgspec.Struct, frozen=True):
+    """A server that counts a release.
+
+    Attributes:
+        server: As logs name it; new each time that a server starts.
+        silent_seconds: Since it last told all that it had counted; up to a bucket and a second is usual.
+        is_heard: The judge waits for it; else it has been silent for three buckets, and is not waited for.
+    """
+
+    server: str
+    silent_seconds: float
+    is_heard: bool
+
+
 class ReleaseDetail(msgspec.Struct, frozen=True):
-    """A release, what it is judged by, and the last look at it; None = there was none."""
+    """A release, what it is judged by, and the last look at it; None = there was none.
+
+    Attributes:
+        servers: Who counts it; none before it begins, nor once it is over.
+    """
 
     release: ReleaseView
     policy: Policy
     look: LastLook | None
+    servers: tuple[CountedBy, ...]
 
 
 class ReleasesQuery(PageQuery, frozen=True, forbid_unknown_fields=True):
@@ -140,10 +165,12 @@ class ReleasesQuery(PageQuery, frozen=True, forbid_unknown_fields=True):
     Attributes:
         model: Empty = of all.
         state: None = in any.
+        is_live: Those that have not ended, or those that have; None = both.
     """
 
     model: Annotated[str, msgspec.Meta(max_length=128, pattern=STORABLE)] = ""
     state: ReleaseState | None = None
+    is_live: bool | None = None
 
 
 class Explained(msgspec.Struct, frozen=True):
@@ -345,7 +372,7 @@ async def _list(ledger: Ledger, asked: Asked) -> Answer:
                 error.message, field="query.after", fix="Read it from the beginning."
             ) from error
     found = await ledger.releases.listed(
-        query.model, state=query.state, after=query.after, most=query.limit + 1
+        query.model, state=query.state, is_live=query.is_live, after=query.after, most=query.limit + 1
     )
     part = found[: query.limit]
     return Answer(Page([shown(one) for one in part], part[-1].id if len(found) > len(part) else ""))
@@ -353,7 +380,10 @@ async def _list(ledger: Ledger, asked: Asked) -> Answer:
 
 async def _tell(ledger: Ledger, asked: Asked) -> Answer:
     release = await ledger.releases.get(asked.names["release"])
-    return Answer(ReleaseDetail(shown(release), release.policy, await last_look(ledger.releases, release)))
+    told = await ledger.releases.witnesses([release.id])
+    servers = counted_by(told[release.id], ledger.wall(), release.bucket_seconds)
+    look = await last_look(ledger.releases, release)
+    return Answer(ReleaseDetail(shown(release), release.policy, look, servers))
 
 
 async def _explain(ledger: Ledger, asked: Asked) -> Answer:
@@ -395,6 +425,14 @@ async def _wish(ledger: Ledger, what: What, asked: Asked) -> Answer:
     if answer:
         raise Conflict(answer)
     return Answer(Wished(wish, answer is not None, shown(await ledger.releases.get(name))))
+
+
+def counted_by(witnesses: Sequence[Witness], now: float, seconds: float) -> tuple[CountedBy, ...]:
+    """How long each has been silent; who is behind by no more than a clock's difference is not."""
+    gone = silent(witnesses, now, seconds)
+    return tuple(
+        CountedBy(each.server, max(0.0, now - each.until), is_heard=each not in gone) for each in witnesses
+    )
 
 
 async def last_look(releases: ReleaseStore, release: Release) -> LastLook | None:
