@@ -1,6 +1,7 @@
 """``salver registry``: what it takes, what it prints, and how it ends."""
 
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def test_a_version_from_push_to_removal(say, tmp_path: Path) -> None:  # type: i
         if "alias.moved" in line and "better" in line
     ]
     assert [(row[2], row[-3], row[-2], row[-1]) for row in moved] == [("ann", "1", "2", "better")]
+    assert max(map(len, re.findall(r"sha256:\S*", say("history", "fraud")))) == 19  # fits beside the rest
     assert say("verify") == "every file is as it was pushed\n"
     assert say("remove", "fraud/1", "--why", "old") == "fraud/1 is removed\n"
     assert say("diff", "fraud", "fraud/2") == "fraud and fraud/2 are the same model\n"

@@ -148,6 +148,29 @@ async def test_removal_and_sweeping(registry: ModelRegistry, s3: S3, tmp_path: P
     assert "other/file" in keys(registry, s3)
 
 
+async def test_a_push_that_fails_half_way_leaves_nothing_there(
+    registry: ModelRegistry, s3: S3, tmp_path: Path
+) -> None:
+    await push(registry, tmp_path)
+    before = keys(registry, s3)
+    artifacts = registry.artifacts
+    files = artifacts._open_files()  # type: ignore[attr-defined]
+    put_file = files.put_file
+
+    def put(path: str, key: str) -> None:
+        if key.endswith("model.onnx"):  # the last one
+            raise ConnectionResetError("the network is gone")
+        put_file(path, key)
+
+    files.put_file = put
+    artifacts._opened, artifacts._open_files = files, lambda: files  # type: ignore[attr-defined]
+    with pytest.raises(ArtifactsFailed, match="the network is gone"):
+        await push(registry, tmp_path)
+    assert keys(registry, s3) == before
+    assert await registry.verify() == ()
+    assert files_of(artifacts.folder) == []
+
+
 async def test_two_registries_do_not_write_over_one_another(
     registry: ModelRegistry, s3: S3, tmp_path: Path
 ) -> None:

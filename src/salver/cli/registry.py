@@ -202,7 +202,8 @@ def history(
 
     def row(e: "Entry") -> list[str]:
         of = f"{e.model} {e.subject}".strip()
-        return [cell[:_WIDE] for cell in (moment(e.time), e.actor, e.action, of, e.before, e.after, e.why)]
+        after = e.after[:_SHORT] if e.action == "version.pushed" else e.after
+        return [cell[:_WIDE] for cell in (moment(e.time), e.actor, e.action, of, e.before, after, e.why)]
 
     listed(entries, ("when", "who", "what", "of", "from", "to", "why"), row, json=json)
     return 0

@@ -55,7 +55,12 @@ class BucketArtifacts(Artifacts):
             raise ArtifactsFailed(
                 f"{self._url(home)} is taken already", fix="Does another registry keep its files there, too?"
             )
-        self._send(aside, home)
+        try:
+            self._send(aside, home)
+        except ArtifactsFailed:
+            with contextlib.suppress(ArtifactsFailed):  # then a sweep finds it
+                self.remove(model, number, id)
+            raise
         self.drop(id)
 
     def adopt(self, unpacked: Artifacts, model: str, number: int) -> None:

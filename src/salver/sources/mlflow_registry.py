@@ -30,6 +30,7 @@ _API: Final = "api/2.0/mlflow"
 _ARTIFACTS: Final = "api/2.0/mlflow-artifacts/artifacts"
 _MOST_FILES: Final = 10_000
 _MOST_DEPTH: Final = 16
+_MOST_NAME: Final = 255  # bytes
 _MOST_TAGS: Final = 200
 _MOST_WORDS: Final = 4000
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/ -]{0,127}", re.ASCII)
@@ -141,7 +142,8 @@ class MlflowServer:
         said = self._get(_ARTIFACTS, path=f"{folder}/{below}".strip("/")).get("files") or []
         for entry in said if isinstance(said, list) else ():
             name = str(entry.get("path", "")).rpartition("/")[2] if isinstance(entry, dict) else ""
-            if not name or name in (".", "..") or not checked(name).isprintable():
+            is_none = name in ("", ".", "..") or len(name.encode(errors="replace")) > _MOST_NAME
+            if is_none or not checked(name).isprintable():
                 raise StoreFailed(f"{self.url} names a file that cannot be one: {str(entry)[:200]}")
             path = f"{below}/{name}" if below else name
             if path in found:
