@@ -110,6 +110,7 @@ def test_a_row_has_a_cell_a_column() -> None:
     cells = rollout_watch.row(running(), rollout_watch.Servers(1, (40.0,)))
     assert len(cells) == len(rollout_watch.COLUMNS)
     assert cells[:8] == ["r1", "fraud@champion", "7", "8", "RUNNING", "1 of 2", "10 %", "1 of 2"]
+    assert cells[8] == "1970-01-01 00:16:40Z"  # as all commands tell times
     done = release(state=ReleaseState.PROMOTED, stage=2, weight=1.0)
     assert rollout_watch.row(done, None)[5:7] == ["2 of 2", "100 %"]
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from cyclopts import App, Parameter
 
 from salver.cli.options import DEFAULT_URL, Json, Url
-from salver.cli.output import line, prose, record, remark, width_of_terminal
+from salver.cli.output import line, moment, prose, record, remark, width_of_terminal
 from salver.cli.registry_options import USUAL, Where, Why, new_id, numbers_of, run
-from salver.cli.rollout_watch import clock, servers_of, show, watched
+from salver.cli.rollout_watch import servers_of, show, watched
 
 if TYPE_CHECKING:
     from salver.registry import ModelRegistry
@@ -262,7 +262,7 @@ def explain(
             f"{found.reason}"
         )
         if found.watched_until is not None:
-            prose(f"it goes on being compared until {clock(found.watched_until)}")
+            prose(f"it goes on being compared until {moment(found.watched_until)}")
         for servers in (await servers_of(store, [found])).values():
             prose(servers.words)
         if not entries:
@@ -270,7 +270,7 @@ def explain(
         for entry in chosen:
             line()
             text = told(found.policy, entry.verdict, width_of_terminal())
-            prose(f"{clock(entry.verdict.at)}  {text}")
+            prose(f"{moment(entry.verdict.at)}  {text}")
         for words in unseen(found.policy, [entry.bucket for entry in entries]):
             prose(words)
         return 0
@@ -338,7 +338,7 @@ def replay(release: str, /, *, where: Where = USUAL, json: Json = False) -> int:
         elif step is None:
             line(f"{len(entries)} looks give the same verdicts, bit by bit")
         else:
-            line(f"the look of {clock(step.entry.verdict.at)} differs: {'; '.join(step.differences())}")
+            line(f"the look of {moment(step.entry.verdict.at)} differs: {'; '.join(step.differences())}")
         return 0 if step is None else 1
 
     return run(where, _with_store(check))
@@ -419,7 +419,12 @@ async def _foreseen(release: "Release", rate: float, events: Sequence[str], url:
     means = [metric.name for metric in release.policy.metrics if metric.kind == "mean"]
     spreads = {name: rates.pop(name) for name in means if name in rates}
     if rate:
-        return Forecast(rate, rates, spreads)
+        try:
+            return Forecast(rate, rates, spreads)
+        except InvalidInput as error:
+            of, _, name = error.field.partition(".")
+            flag = f"--event {name}" if name else "--rate"
+            raise InvalidInput(error.message, field=flag, fix=error.fix) from error
     try:
         async with Client(url, timeout=5) as client:
             before = _served(await client.statistics(release.model))

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from salver.cli.output import line, on_terminal, record, table
+from salver.cli.output import line, moment, on_terminal, record, table
 
 if TYPE_CHECKING:
     from salver.experiments.windows import Witness
@@ -34,11 +34,6 @@ _WIDTH = 16  # characters of a bar
 _STYLES = {"ROLLED_BACK": "bold red", "PROMOTED": "bold green", "HELD": "yellow", "PAUSED": "yellow"}
 _Show = Callable[["ReleaseStore", "Sequence[Release]"], Awaitable[None]]
 _Servers = Mapping[str, "Servers"]
-
-
-def clock(seconds: float) -> str:
-    """Unix seconds, as a clock of this place has them."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 class Servers(NamedTuple):
@@ -96,7 +91,7 @@ def row(release: "Release", servers: Servers | None) -> list[str]:
         _stage(release),
         f"{100 * release.weight:g} %",
         "–" if servers is None else str(servers),
-        clock(release.changed),
+        moment(release.changed),
         release.waits_for or release.reason,
     ]
 
@@ -247,7 +242,7 @@ def _heading(release: "Release", servers: Servers | None) -> list[Any]:
     head.append_text(bar(release.weight, 1.0, "cyan"))
     head.append(f" {100 * release.weight:g} % of the units")
     alias = f"@{release.alias}, " if release.alias else ""
-    where = f"{release.id}: {alias}stage {_stage(release)}, since {clock(release.changed)}"
+    where = f"{release.id}: {alias}stage {_stage(release)}, since {moment(release.changed)}"
     parts = [head, Text(where, style="dim"), Text(release.waits_for or release.reason)]
     if servers is not None:
         parts.append(Text(servers.words, style="yellow" if servers.silent or not servers.heard else "dim"))

@@ -10,7 +10,7 @@ import msgspec
 
 from salver.errors import InvalidInput, NotFound
 from salver.registry.aliases import IMMEDIATE
-from salver.registry.names import CHAMPION, parse
+from salver.registry.names import CHAMPION, Reference, parse
 from salver.registry.records import Model, Version
 from salver.registry.registry import ModelRegistry
 from salver.rollout.policy import Policy
@@ -59,7 +59,7 @@ async def proposal(registry: ModelRegistry, said: Proposal, id: str, now: float)
         )
     policy = said.policy or _policy(model)
     for version in (stable, said.version):
-        check_outputs(policy, await registry.version(parse(f"{model.name}/{version}")))
+        check_outputs(policy, await registry.version(_named(model, version)))
     return proposed(id, model.name, (stable, said.version), policy, now, alias=alias)
 
 
@@ -78,6 +78,17 @@ def check_outputs(policy: Policy, version: Version) -> None:
                 field="policy.metrics",
                 fix=f"It has: {', '.join(names)}.",
             )
+
+
+def _named(model: Model, version: str) -> Reference:
+    try:
+        return parse(f"{model.name}/{version}")
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"{version[:200]!r} is no version of '{model.name}', which are numbers",
+            field="version",
+            fix=f"List: salver registry list {model.name}.",
+        ) from error
 
 
 def _unregistered(said: Proposal, id: str, now: float) -> Release:

@@ -76,6 +76,7 @@ export function poll(read, seconds, { done, failed, tell }) {
   let timer = 0;
   let misses = 0;
   let turn = 0;
+  let took = 0; // milliseconds of the last drawing
   async function once() {
     clearTimeout(timer);
     const mine = ++turn; // whoever asks anew takes the place of the one who still waits
@@ -85,7 +86,9 @@ export function poll(read, seconds, { done, failed, tell }) {
       if (stopped || mine !== turn) return;
       misses = 0;
       tell("");
+      const since = performance.now();
       done(values);
+      took = performance.now() - since;
     } catch (error) {
       if (stopped || mine !== turn) return;
       if (error instanceof Problem && error.status < 500) {
@@ -99,7 +102,7 @@ export function poll(read, seconds, { done, failed, tell }) {
         return;
       }
     }
-    timer = setTimeout(once, seconds * 1000);
+    timer = setTimeout(once, Math.max(seconds * 1000, 10 * took)); // a page of thousands of rows leaves time to use it
   }
   const seen = () => { if (!document.hidden) once(); };
   document.addEventListener("visibilitychange", seen);

@@ -107,8 +107,12 @@ export function state(word) {
 const compact = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1, notation: "compact" });
 const plain = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
 export const count = (value) => (Math.abs(value) < 1e6 ? plain : compact).format(value);
-export const digits = (value, most = 3) =>
-  value == null || !Number.isFinite(value) ? "–" : new Intl.NumberFormat(undefined, { maximumSignificantDigits: most }).format(value);
+const significant = new Map(); // by their most digits: to make one costs more than to use it
+export function digits(value, most = 3) {
+  if (value == null || !Number.isFinite(value)) return "–";
+  if (!significant.has(most)) significant.set(most, new Intl.NumberFormat(undefined, { maximumSignificantDigits: most }));
+  return significant.get(most).format(value);
+}
 export const percent = (share, most = 3) => `${digits(share * 100, most)} %`;
 export function duration(seconds) {
   if (seconds == null || !Number.isFinite(seconds)) return "–";

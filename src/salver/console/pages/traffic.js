@@ -20,13 +20,16 @@ export function learn({ at, items }) {
 
 /** [[time, requests a second], …] of a version. */
 export function rates(model, version) {
-  return pairs(model, version, (now, before) => (now.ok + now.failed - before.ok - before.failed) / (now.at - before.at));
+  return pairs(model, version, often);
 }
 
 /** [[time, seconds a good request took on average | null], …]. */
 export function times(model, version) {
-  return pairs(model, version, (now, before) => now.ok > before.ok ? (now.seconds - before.seconds) / (now.ok - before.ok) : null);
+  return pairs(model, version, long);
 }
+
+const often = (now, before) => (now.ok + now.failed - before.ok - before.failed) / (now.at - before.at);
+const long = (now, before) => (now.ok > before.ok ? (now.seconds - before.seconds) / (now.ok - before.ok) : null);
 
 function pairs(model, version, tell) {
   const samples = seen.get(`${model}\n${version}`) ?? [];
@@ -40,5 +43,6 @@ export function rate({ items }, model = "") {
 }
 
 export function now(model, version) {
-  return { rate: rates(model, version).at(-1)?.[1] ?? null, time: times(model, version).at(-1)?.[1] ?? null };
+  const [before, last] = (seen.get(`${model}\n${version}`) ?? []).slice(-2);
+  return last ? { rate: often(last, before), time: long(last, before) } : { rate: null, time: null };
 }
