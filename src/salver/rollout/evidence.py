@@ -150,11 +150,11 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
     """
     _check(policy, evidence, bucket)
     is_late = bucket.stage < evidence.stage
+    is_whole = not is_late and abs(bucket.seconds - policy.bucket_seconds) < _UNEVEN * policy.bucket_seconds
     if not policy.stages[bucket.stage].weight:
-        return _of_copies(policy, evidence, bucket, is_late)
+        return _of_copies(policy, evidence, bucket, is_late, is_whole)
     evidence = evidence if is_late else evidence.at_stage(bucket.stage)
     is_warm = is_late or evidence.stage_seconds >= policy.warm_up_seconds
-    is_whole = not is_late and abs(bucket.seconds - policy.bucket_seconds) < _UNEVEN * policy.bucket_seconds
     weight, stage = Weight(None, is_warm, is_whole), None if is_late else policy.stages[bucket.stage]
     split, matched = _split(evidence, bucket)
     evidence = msgspec.structs.replace(
@@ -180,14 +180,14 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
     return evidence if is_late else _of_stage(evidence, bucket, is_warm, is_alone=is_alone)
 
 
-def _of_copies(policy: Policy, evidence: Evidence, bucket: Bucket, is_late: bool) -> Evidence:
+def _of_copies(policy: Policy, evidence: Evidence, bucket: Bucket, is_late: bool, is_whole: bool) -> Evidence:
     """Of a stage without weight: nobody meets the canary, and nothing is compared but copies."""
     evidence = msgspec.structs.replace(
         evidence,
         since=bucket.start,
         until=bucket.start + bucket.seconds,
         late_seconds=bucket.late_seconds,
-        copies=evidence.copies.add(bucket.copies, policy.alike),
+        copies=evidence.copies.add(bucket.copies, policy.alike, is_whole=is_whole),
     )
     if is_late:
         return evidence

@@ -3,8 +3,9 @@
 The evidence of a first stage without weight, where nobody meets the canary: copies of what the stable
 version was asked, answered by both (experiments/compare.py). Bets on the part of them that is not alike,
 looked at any time (Ville 1939; Waudby-Smith and Ramdas 2024): against its being as large as may just be, to
-go on; against its being no larger, to be held or rolled back. What decides, and when, is ``judge.py``'s
-question. Pure.
+go on; against its being no larger, to be held or rolled back. Answers that differ come in bursts, as a
+replica that hiccups: how wild they are tempers the evidence, as that of events (``wildness.py``), and no
+bucket proves harm alone. What decides, and when, is ``judge.py``'s question. Pure.
 """
 
 import math
@@ -13,13 +14,16 @@ from typing import Final, Self
 import msgspec
 
 from salver.errors import InvalidInput
-from salver.releases import Copies, plus
+from salver.releases import Copies, Counts, plus
 from salver.rollout.verdict import CopyVerdict, number
+from salver.rollout.wildness import Wildness
 from salver.stats.combine import log_mean
 
 #: Parts of copies that are not alike, on which the evidence bets, as multiples of the greatest that may be.
 FEWER: Final = (0.5, 0.2, 0.05)
 MORE: Final = (1.5, 2.0, 5.0, 20.0)
+#: A share of the units at which wildness divides evidence by the variance of a count, in Poisson's.
+_HALF: Final = 0.5
 
 
 class Alike(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,11 +51,13 @@ class CopyEvidence(msgspec.Struct, frozen=True):
 
     Args:
         fewer, more: For each bet, the logarithm of its likelihood ratio to the greatest part that may differ.
+        wildness: Of copies that are not alike; of one arm alone, as of a control.
     """
 
     copies: Copies = Copies()
     fewer: tuple[float, ...] = (0.0,) * len(FEWER)
     more: tuple[float, ...] = (0.0,) * len(MORE)
+    wildness: Wildness = Wildness()
 
     @property
     def log_alike(self) -> float:
@@ -63,15 +69,21 @@ class CopyEvidence(msgspec.Struct, frozen=True):
         """The logarithm of the evidence that fewer are."""
         return log_mean(self.more)
 
-    def add(self, copies: Copies, alike: Alike) -> Self:
-        """With those of one more bucket."""
-        most = 1 - alike.least
-        bad = copies.differed + copies.failed
+    def add(self, copies: Copies, alike: Alike, *, is_whole: bool = True) -> Self:
+        """With those of one more bucket, which may be as long as all."""
+        most, bad = 1 - alike.least, copies.differed + copies.failed
+        good, factor = copies.asked - bad, self.wildness.factor(_HALF)
+        fewer = _steps([most * times for times in FEWER], most, bad, good)
+        more = _steps(_worse(most), most, bad, good)
         return msgspec.structs.replace(
             self,
             copies=plus(self.copies, copies),
-            fewer=_grown(self.fewer, [most * times for times in FEWER], most, bad, copies.asked - bad),
-            more=_grown(self.more, _worse(most), most, bad, copies.asked - bad),
+            fewer=tuple(total + step / factor for total, step in zip(self.fewer, fewer, strict=True)),
+            more=tuple(
+                total + min(step / factor, self.wildness.most)
+                for total, step in zip(self.more, more, strict=True)
+            ),
+            wildness=self.wildness.add(Counts(baseline=bad), _HALF, is_whole),
         )
 
 
@@ -129,10 +141,7 @@ def _worse(most: float) -> list[float]:
     return [min(most * times, (1 + most) / 2) for times in MORE]
 
 
-def _grown(
-    log_sums: tuple[float, ...], bets: list[float], most: float, bad: int, good: int
-) -> tuple[float, ...]:
-    return tuple(
-        total + bad * math.log(bet / most) + good * (math.log1p(-bet) - math.log1p(-most))
-        for total, bet in zip(log_sums, bets, strict=True)
-    )
+def _steps(bets: list[float], most: float, bad: int, good: int) -> list[float]:
+    """What a bucket brings for each bet."""
+    calm = math.log1p(-most)
+    return [bad * math.log(bet / most) + good * (math.log1p(-bet) - calm) for bet in bets]
