@@ -46,3 +46,10 @@ def test_a_flood_of_units_is_bounded_too_and_what_is_small_still_fits(
         pending.write(each)
     assert [each.rows for each in pending.of("a")] == [3, 0]
     assert caplog.text.count("a bucket is lost") == 1
+    pending.kept("a", 1)
+    pending.write(large)
+    assert [each.rows for each in pending.of("a")] == [0, 3]
+    pending.forget("a")
+    pending.write(large)
+    assert [each.rows for each in pending.of("a")] == [3]
+    assert caplog.text.count("a bucket is lost") == 1

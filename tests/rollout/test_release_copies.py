@@ -5,8 +5,6 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from chances import may_be
 from salver.errors import InvalidInput

@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from releasing import ADA, Clock, World
+from releasing import ADA, Clock, World, healthy
 from sqlalchemy import update
 
 from databases import empty_ledger
 from salver.ledger import Ledger
 from salver.ledger.schema import RELEASE
-from salver.releases import ReleaseState
+from salver.releases import Counts, ReleaseState
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -59,6 +59,32 @@ async def test_what_cannot_be_read_is_rolled_back_and_keeps_no_other_waiting(
         lambda c: c.execute(RELEASE.select().where(RELEASE.c.id == "r0")).mappings().all()
     )
     assert {name: kept[name] for name in columns} == columns  # for the version that can read it
+
+
+async def test_a_defect_of_one_release_keeps_no_other_waiting_nor_a_person(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.propose("fraud")
+    await world.propose("spam")
+    await world.ticks()
+    await world.ticks()
+
+    def breaks(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("salver.serving.releases.judge", breaks)
+        await world.saw("r0", healthy(0.05), Counts(0, 0, 1))
+    assert (await world.one("r0")).progress.buckets == 0
+    assert "a bucket is left out of the evidence: a defect" in caplog.text
+    with monkeypatch.context() as patched:
+        patched.setattr(world.traffic, "missing", breaks)
+        patched.setattr(world.traffic, "knows", lambda model: model == "fraud")
+        await world.store.wish("r1", "abort", ADA, "", world.clock.now)
+        await world.ticks()
+    assert (await world.one("r0")).state is ReleaseState.RUNNING
+    assert (await world.one("r1")).state is ReleaseState.ROLLED_BACK
+    assert "release r0 stays as it is until the next tick" in caplog.text
 
 
 async def test_what_has_ended_stays_as_it_is(world: World, ledger: Ledger) -> None:

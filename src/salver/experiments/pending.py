@@ -4,6 +4,7 @@ A sink of the collector's that keeps each bucket until somebody says that it is 
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -25,6 +26,7 @@ class Pending:
         self._most = most
         self._most_rows = most_rows
         self._seen: dict[str, list[Seen]] = {}
+        self._rows: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         return f"<Pending {sum(map(len, self._seen.values()))} buckets>"
@@ -32,8 +34,9 @@ class Pending:
     def write(self, seen: Seen) -> None:
         """See :class:`salver.experiments.ports.Sink`."""
         waiting = self._seen.setdefault(seen.release, [])
-        if len(waiting) < self._most and sum(each.rows for each in (*waiting, seen)) <= self._most_rows:
+        if len(waiting) < self._most and self._rows[seen.release] + seen.rows <= self._most_rows:
             waiting.append(seen)
+            self._rows[seen.release] += seen.rows
         else:
             _LOG.error(
                 "release %s: a bucket is lost, since nobody has written down those before", seen.release
@@ -46,8 +49,11 @@ class Pending:
     def kept(self, release: str, count: int) -> None:
         """The first so many of a release are kept elsewhere."""
         if count:
-            del self._seen[release][:count]
+            waiting = self._seen[release]
+            self._rows[release] -= sum(seen.rows for seen in waiting[:count])
+            del waiting[:count]
 
     def forget(self, release: str) -> None:
         """Nobody wants those of this release."""
         self._seen.pop(release, None)
+        self._rows.pop(release, None)

@@ -186,7 +186,13 @@ class Releases:
         after: list[Release] = []
         for number, release in enumerate(picture.releases):
             known = (*after, *picture.releases[number:])  # as this tick has left them
-            after.append(await self._step(release, msgspec.structs.replace(picture, releases=known), now))
+            try:
+                release = await self._step(release, msgspec.structs.replace(picture, releases=known), now)
+            except SalverError:  # the ledger's, which all need
+                raise
+            except Exception:  # a defect, which must not keep the others where they are
+                _LOG.exception("release %s stays as it is until the next tick", release.id)
+            after.append(release)
         for name in picture.waiting.keys() - {release.id for release in after}:
             await self._refuse(await self._store.get(name), picture.waiting[name], now)
         if not is_last:
@@ -276,8 +282,9 @@ class Releases:
             seq = after.progress.buckets
             try:
                 evidence, verdict = judge(after.policy, after.evidence, bucket, after.state, facts)
-            except InvalidInput as error:  # a defect, of one bucket, which must not keep the others waiting
-                _LOG.error("release %s: a bucket is left out of the evidence: %s", release.id, error)
+            except Exception as error:  # a defect, of one bucket, which must not keep the others waiting
+                what = "release %s: a bucket is left out of the evidence: %s"
+                _LOG.error(what, release.id, error, exc_info=not isinstance(error, InvalidInput))
                 after = before
                 continue
             looks.append(Look(seq, Entry(bucket, after.state, verdict, facts)))
