@@ -22,6 +22,7 @@ SKEW_SECONDS: Final = 60.0
 #: What a unit brought in so long before its first exposure explains some of what it brings after.
 PAST_DAYS: Final = 14.0
 _AT_ONCE: Final = 10_000  # rows that are read in one go
+_Keys = Sequence[ColumnElement[int]] | Select[Any]
 
 
 def matured(connection: Connection, release: Release, until: float, written: float) -> Harvest:
@@ -122,21 +123,11 @@ def _brought(
 
 
 def _total(
-    metric: Metric,
-    kind: str,
-    keys: Sequence[ColumnElement[int]] | Select[Any],
-    between: tuple[ColumnElement[float], ColumnElement[float]],
+    metric: Metric, kind: str, keys: _Keys, between: tuple[ColumnElement[float], ColumnElement[float]]
 ) -> Select[Any]:
-    """Of outcomes of these keys that happened in (first, last], and are the last word."""
-    outcome, later = OUTCOME.alias(), OUTCOME.alias()
-    return select(func.coalesce(func.sum(outcome.c.value), 0.0)).where(
-        outcome.c.key_kind == kind,
-        outcome.c.key.in_(keys),
-        outcome.c.name == metric.name,
-        outcome.c.event_time > between[0],
-        outcome.c.event_time <= between[1],
-        ~exists().where(later.c.supersedes == outcome.c.id),
-    )
+    """What the values of these outcomes add up to."""
+    outcome, are_meant = _outcomes(metric, kind, keys, between)
+    return select(func.coalesce(func.sum(outcome.c.value), 0.0)).where(*are_meant)
 
 
 def _units(
@@ -182,20 +173,27 @@ def _counted(
 def _happened(
     metric: Metric, kind: str, key: ColumnElement[int], since: ColumnElement[float]
 ) -> list[ColumnElement[bool]]:
-    """Of an outcome of the key: it is an event, came in time, and is the last word on it."""
+    """Of an outcome of the key: it is an event, and came in time."""
+    between = since - SKEW_SECONDS, since + 60 * metric.matures_minutes
+    outcome, are_meant = _outcomes(metric, kind, [key], between)
+    value, least, most = outcome.c.value, metric.least, metric.most
+    are_meant += [value > 0] if least is None and most is None else []
+    are_meant += [] if least is None else [value >= least]
+    are_meant += [] if most is None else [value <= most]
+    return are_meant
+
+
+def _outcomes(
+    metric: Metric, kind: str, keys: _Keys, between: tuple[ColumnElement[float], ColumnElement[float]]
+) -> tuple[FromClause, list[ColumnElement[bool]]]:
+    """Of these keys: those that happened in (first, last], and are the last word."""
     outcome, later = OUTCOME.alias(), OUTCOME.alias()
-    least, most = metric.least, metric.most
-    value = outcome.c.value
-    conditions = [value > 0] if least is None and most is None else []
-    conditions += [] if least is None else [value >= least]
-    conditions += [] if most is None else [value <= most]
-    return [
+    return outcome, [
         outcome.c.key_kind == kind,
-        outcome.c.key == key,
+        outcome.c.key.in_(keys),
         outcome.c.name == metric.name,
-        outcome.c.event_time >= since - SKEW_SECONDS,
-        outcome.c.event_time <= since + 60 * metric.matures_minutes,
-        *conditions,
+        outcome.c.event_time > between[0],
+        outcome.c.event_time <= between[1],
         ~exists().where(later.c.supersedes == outcome.c.id),
     ]
 
