@@ -218,7 +218,7 @@ def test_a_release_without_a_server_waits(shell: Shell) -> None:
     assert "nothing was counted yet" in shell.say("rollout", "explain", new["id"])
     services = ["--gateway", "web", "--stable", "a", "--canary", "b"]
     assert "shares no traffic out" in shell.say("rollout", "route", new["id"], *services, status=1)
-    assert "which is not over" in shell.say("rollout", "start", "mlp", "2", "--rate", "1", status=1)
+    assert "is under way" in shell.say("rollout", "start", "mlp", "2", "--rate", "1", status=1)
 
 
 def test_a_script_waits_for_the_end_and_no_longer_than_it_says(shell: Shell) -> None:

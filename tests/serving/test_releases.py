@@ -129,7 +129,7 @@ async def test_a_release_that_ended_long_ago_still_answers(world: World) -> None
 
 async def test_a_model_has_one_release_at_a_time(world: World) -> None:
     await world.propose()
-    with pytest.raises(Conflict, match="'r0', which is not over"):
+    with pytest.raises(Conflict, match="the release r0 of fraud is under way"):
         await world.propose()
     await world.propose(model="other")
 

@@ -422,7 +422,7 @@ async def _foreseen(release: "Release", rate: float, events: Sequence[str], url:
         try:
             return Forecast(rate, rates, spreads)
         except InvalidInput as error:
-            of, _, name = error.field.partition(".")
+            _, _, name = error.field.partition(".")
             flag = f"--event {name}" if name else "--rate"
             raise InvalidInput(error.message, field=flag, fix=error.fix) from error
     try:

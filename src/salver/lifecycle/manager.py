@@ -680,7 +680,7 @@ class Manager(Generic[ServableT]):
         return labels.get(self._default_labels.get(name, ""), newest)
 
     def _is_let_go(self, id: ModelId) -> bool:
-        """Does its version policy not want it, and has it gone? Then its pin waits until it is wanted again."""
+        """Does its version policy not want it, and has it gone? Its pin waits until it is wanted again."""
         if id in self._targets or id in self._bound.waiting:
             return False
         if any(copy.id == id and copy.state is State.READY for copy in self._copies.values()):

@@ -176,13 +176,6 @@ def _check_expected(model: str, alias: str, before: int | None, expected: int | 
         )
 
 
-def under_way(connection: Connection, model: str, alias: str) -> str | None:
-    """The release of that alias which is not over; None = there is none."""
-    mine = (RELEASE.c.model == model, RELEASE.c.alias == alias, RELEASE.c.ended.is_(None))
-    id: str | None = connection.scalar(select(RELEASE.c.id).where(*mine))
-    return id
-
-
 def latest(connection: Connection, model: str, now: float) -> float:
     """When a release of the model begins that is to be its last, however clocks were set since the others."""
     last = connection.scalar(select(func.max(RELEASE.c.created)).where(RELEASE.c.model == model))
@@ -190,14 +183,20 @@ def latest(connection: Connection, model: str, now: float) -> float:
 
 
 def check_free(connection: Connection, model: str, alias: str) -> None:
-    """May the alias be moved by hand?
+    """May the alias be moved by hand, or by a new release?
+
+    Args:
+        alias: Empty = the version that requests mean which name none.
 
     Raises:
         Conflict: a release of it is under way.
     """
-    if (id := under_way(connection, model, alias)) is not None:
+    mine = (RELEASE.c.model == model, RELEASE.c.alias == alias, RELEASE.c.ended.is_(None))
+    if (id := connection.scalar(select(RELEASE.c.id).where(*mine))) is not None:
         raise Conflict(
-            f"the release {id} of {model}@{alias} is under way", field="alias", fix="Abort it, or let it end."
+            f"the release {id} of {model}{alias and '@'}{alias} is under way",
+            field="alias",
+            fix=f"Wait for its end, or abort it: salver rollout abort {id}",
         )
 
 

@@ -27,7 +27,7 @@ from salver.ledger.schema import (
     RELEASE,
     WISH,
 )
-from salver.registry.aliases import check_guard, latest, meant, under_way
+from salver.registry.aliases import check_free, check_guard, latest, meant
 from salver.registry.audit import Change, record
 from salver.registry.names import CHAMPION
 from salver.registry.records import Action, Actor
@@ -331,11 +331,7 @@ def propose(connection: Connection, release: Release, change: Change) -> None:
     """As :meth:`ReleaseStore.propose`, in a transaction that is under way."""
     if release.alias:
         check_guard(connection, change, release.model, release.alias)
-    if (other := under_way(connection, release.model, release.alias)) is not None:
-        raise Conflict(
-            f"model '{release.model}' is in release '{other}', which is not over",
-            fix=f"Wait for its end, or abort it: salver rollout abort {other}",
-        )
+    check_free(connection, release.model, release.alias)
     created = latest(connection, release.model, release.created)
     connection.execute(insert(RELEASE).values({**_columns(release), "id": release.id, "created": created}))
     versions = release.stable, release.canary
