@@ -1,15 +1,17 @@
 """Models from an object store: an S3 server of this process."""
 
 import io
+import json
 import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sites import Page, Site
 
 from salver.errors import InvalidInput
-from salver.sources import Fetched
+from salver.sources import Fetched, silent
 from salver.sources.opening import Options, open_source
 from salver.stores import ObjectStore, StoreFailed
 
@@ -68,6 +70,22 @@ def test_one_object_and_its_pointer(s3: S3, tmp_path: Path) -> None:
 def test_an_archive_is_unpacked(s3: S3, tmp_path: Path) -> None:
     found = fetch(s3.url("models/m.tgz"), tmp_path / "in")
     assert [path.name for path in found.path.iterdir()] == ["model.onnx"]
+
+
+def test_what_an_mlflow_server_has_in_a_bucket(
+    s3: S3, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.put("models", {"lin/MLmodel": b"flavors: {onnx: {data: lin.onnx}}", "lin/lin.onnx": b"weights"})
+    for path, said in {
+        "get": {"model_version": {"name": "lin", "version": "7"}},
+        "get-download-uri": {"artifact_uri": "s3://models/lin"},
+    }.items():
+        site.pages[f"/api/2.0/mlflow/model-versions/{path}"] = Page(json.dumps(said).encode())
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3.host}")
+    (tmp_path / "in").mkdir()
+    source = open_source("models:/lin/7", Options(environment={**KEYS, "MLFLOW_TRACKING_URI": site.url}))
+    found = source.fetch(tmp_path / "in", silent)
+    assert (found.source, (found.path / "lin.onnx").read_bytes()) == ("models:/lin/7", b"weights")
 
 
 def test_nothing_there_is_told(s3: S3, tmp_path: Path) -> None:

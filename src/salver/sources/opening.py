@@ -18,6 +18,7 @@ from salver.sources.mlflow_registry import MlflowServer, MlflowSource, authoriza
 from salver.sources.oci import OciSource
 from salver.sources.url import UrlSource
 from salver.sources.web import Web
+from salver.stores.address import parse_address
 
 _BUCKETS: Final = ("s3://", "gs://", "as://")
 _SCHEMES: Final = (
@@ -74,8 +75,11 @@ def open_source(text: str, options: Options) -> Source:
 
 
 def _of_mlflow(place: str, options: Options) -> Source:
-    """Where an MLflow server says that artefacts lie, if it does not hand them out itself."""
-    if place.startswith(_BUCKETS):
+    """Where an MLflow server says that artefacts lie, if it does not hand them out itself.
+
+    Whoever makes a run says that, and nobody is led to a host of theirs, or one that only we can reach.
+    """
+    if place.startswith(("s3://", "gs://")) and not parse_address(place).endpoint:
         return open_source(place, options)
     raise InvalidInput(
         f"the MLflow server has the artefacts at {place[:200]!r}, which is not read",
