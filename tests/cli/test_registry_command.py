@@ -9,6 +9,8 @@ import pytest
 
 import zoo
 from salver.cli import main
+from salver.ledger import LedgerFailed
+from salver.registry.deliveries import Deliverer
 
 
 @pytest.fixture
@@ -188,6 +190,19 @@ def test_a_webhook_that_hangs_has_failed_when_the_command_ends(  # type: ignore[
         delivery = json.loads(say("webhook", "deliveries", "--json"))
     assert (delivery["state"], delivery["attempts"]) == ("failing", 1)
     assert "no answer within 0.2 s" in delivery["error"]
+
+
+def test_a_push_has_been_made_though_webhooks_cannot_be_told(  # type: ignore[no-untyped-def]
+    say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or whoever is told of an error would push once more."""
+
+    async def locked(_: Deliverer) -> int:
+        raise LedgerFailed("database is locked")
+
+    monkeypatch.setattr(Deliverer, "once", locked)
+    assert push(say).startswith("fraud/1 ")
+    assert say("list").split()[-3:] == ["fraud", "1", "1"]
 
 
 def test_backup_and_restore_are_one_command_each(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

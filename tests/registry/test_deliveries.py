@@ -106,6 +106,25 @@ async def test_what_was_given_up_is_told_anew_when_somebody_asks(
         await hooks.redeliver(given_up.id)
 
 
+async def test_what_was_told_is_kept_for_thirty_days_though_its_webhook_is_removed(
+    registry: ModelRegistry, hooks: Webhooks, clock: Clock
+) -> None:
+    deliverer = Deliverer(registry.ledger, Receivers(bad=503), clock)
+    await alias(registry, "first")
+    await deliverer.once()
+    for id in ("hook1", "hook2"):
+        await hooks.remove(id, ANN)
+    assert [(each.webhook, each.state) for each in await hooks.deliveries()] == [("hook1", "told")]
+    await hooks.add("http://good/", "", [], ANN)
+    left = {}
+    for name, days in (("second", 29), ("third", 2)):
+        clock.now += days * 86_400
+        await alias(registry, name)
+        await deliverer.once()
+        left[name] = [each.subject for each in await hooks.deliveries()]
+    assert left == {"second": ["second", "first"], "third": ["third", "second"]}
+
+
 async def test_of_a_dead_receiver_one_delivery_a_round_is_tried_and_the_others_are_told_all(
     registry: ModelRegistry, hooks: Webhooks, clock: Clock
 ) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 from cyclopts import Parameter
 
 from salver.cli.options import Artifacts
-from salver.errors import InvalidInput
+from salver.errors import InvalidInput, SalverError
 
 if TYPE_CHECKING:
     from salver.registry import ModelRegistry
@@ -94,7 +94,7 @@ async def _tell(registry: "ModelRegistry") -> None:
     from salver.registry.deliveries import Deliverer
     from salver.serving.posting import post
 
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(TimeoutError, SalverError):  # what was asked for is done, whoever hears of it
         async with asyncio.timeout(_TELLING_SECONDS):
             soon = functools.partial(post, seconds=_ANSWER_SECONDS)
             await Deliverer(registry.ledger, soon, time.time).once()
