@@ -64,8 +64,11 @@ def test_a_mark_of_byte_order_and_carriage_returns_do_no_harm() -> None:
         ("a: &x [1]\nb: " + "[" * 40 + "]" * 40, "nested deeper than 32"),
         (BOMB, "than 20000 values"),
         ("x: " + "y" * 70_000, "larger than 64 KiB"),
+        (r'x: ["\ud800"]', "is no text"),
+        (r'"\ud800": 1', "is no text"),
+        (r'x: "\0"', "has a NUL"),
     ],
-    ids=["list", "broken", "code", "deep", "bomb", "long"],
+    ids=["list", "broken", "code", "deep", "bomb", "long", "half", "key", "nul"],
 )  # fmt: skip
 def test_what_is_dangerous_or_no_keys_is_refused(matter: str, problem: str) -> None:
     with pytest.raises(InvalidInput, match=problem):

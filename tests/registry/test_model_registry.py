@@ -342,6 +342,15 @@ async def test_who_may_not_move_the_alias_after_all_leaves_no_files(tmp_path: Pa
     await registry.ledger.close()
 
 
+async def test_a_push_whose_row_cannot_be_written_leaves_no_files(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    with pytest.raises(UnicodeEncodeError):  # a backend has read it of a file, and JSON cannot hold it
+        await registry.push(NewVersion("fraud"), found(tmp_path / "new", format="\ud800"), ANN)
+    assert await registry.verify() == ()
+    assert await registry.models() == ()
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 async def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
     registry = await open_registry("sqlite", tmp_path / "registry")

@@ -56,11 +56,13 @@ def _plain(value: Any, depth: int) -> Any:
     if depth > _MOST_DEPTH:
         raise ValueError(f"it is nested deeper than {_MOST_DEPTH}")
     if isinstance(value, dict):
-        return {str(key): _plain(each, depth + 1) for key, each in value.items()}
+        return {_plain(str(key), depth): _plain(each, depth + 1) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each, depth + 1) for each in value]
     if isinstance(value, datetime.date):
         return value.isoformat()
+    if isinstance(value, str) and not is_text(value):  # escapes of YAML make what the card itself has not
+        raise ValueError(f"{value[:40]!r} has a NUL in it, or is no text")
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int) and abs(value) < 1 << 63:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
 
-from salver.errors import Conflict, InvalidInput, SalverError
+from salver.errors import Conflict, InvalidInput
 from salver.ledger import Ledger, LedgerFailed
 from salver.ledger.schema import ALIAS, METRIC, MODEL, PARENT, RELEASE, TAG, VERSION
 from salver.registry import aliases, audit, rows
@@ -99,7 +99,7 @@ class ModelRegistry:
             return await self.ledger.write(work)
         except LedgerFailed:
             raise  # of a connection that broke as it committed nobody knows whether the row is there
-        except SalverError:
+        except Exception:
             await asyncio.to_thread(self.artifacts.remove, order.model, number, id)
             raise
 
