@@ -74,6 +74,17 @@ async def test_deliveries_are_listed_with_what_became_of_them(
     assert await hooks.deliveries(state="failing") == await hooks.deliveries(state="waiting") == []
 
 
+async def test_the_words_of_a_failure_are_kept_as_text(
+    registry: ModelRegistry, hooks: Webhooks, clock: Clock
+) -> None:
+    """Or PostgreSQL would refuse them, and whoever answers so would be told again and again."""
+    await alias(registry, "champion")
+    receivers = Receivers(bad=OSError("no answer in HTTP: BadStatusLine \0\x1b[31m"))
+    assert await Deliverer(registry.ledger, receivers, clock).once() == 1
+    (failing,) = await hooks.deliveries(state="failing")
+    assert (failing.attempts, failing.error) == (1, "OSError: no answer in HTTP: BadStatusLine ??[31m")
+
+
 async def test_pages_of_deliveries_are_turned(registry: ModelRegistry, hooks: Webhooks) -> None:
     await alias(registry, *(f"a{number}" for number in range(5)))
     whole = await hooks.deliveries("hook1")

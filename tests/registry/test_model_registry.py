@@ -157,6 +157,7 @@ async def test_under_a_policy_a_move_is_a_proposal(registry: ModelRegistry, tmp_
         )
     await registry.ledger.write(lambda c: c.execute(update(RELEASE).values(ended=2.0)) and None)
     assert (await registry.set_alias("fraud", "champion", 3, ANN)).release not in ("", move.release)
+    await registry.remove("fraud", 2, ANN)  # its release is over
 
 
 async def test_a_protected_alias_is_moved_by_its_roles_alone(registry: ModelRegistry, tmp_path: Path) -> None:

@@ -176,7 +176,8 @@ class Deliverer:
             if not _FEWEST_OK <= status <= _MOST_OK:
                 problem = f"status {status}"
         except (OSError, ValueError) as error:
-            problem = f"{type(error).__name__}: {error}"[:300]
+            words = f"{type(error).__name__}: {error}"[:300]  # some of them may be the receiver's
+            problem = "".join(each if each.isprintable() else "?" for each in words)
         tries = due.attempts + 1
         values = {"attempts": tries, "error": problem}
         if not problem or tries >= _MOST_TRIES:
