@@ -217,6 +217,32 @@ def test_what_is_not_known_yet_is_not_told_as_nothing(opened: Open) -> None:
     expect(about).not_to_contain_text("asked")
 
 
+def test_a_browser_that_keeps_nothing_shows_and_changes_as_others_do(opened: Open) -> None:
+    """One that blocks cookies refuses to name its stores."""
+    page = opened()
+    for store in ("localStorage", "sessionStorage"):
+        page.add_init_script(f"Object.defineProperty(window, '{store}', {{ get() {{ throw Error(); }} }})")
+    sent: list[str | None] = []
+
+    def pause(route: Route) -> None:
+        sent.append(route.request.headers.get("authorization"))
+        problem = {"title": "Unauthorized", "status": 401, "detail": "a change needs a token"}
+        answer = {"is_done": False, "wish": 1, "release": {}}
+        route.fulfill(json=answer) if sent[-1] else route.fulfill(status=401, json=problem)
+
+    page.route("**/pause", pause)
+    page.goto(f"{page.url.partition('#')[0]}#/releases/{RUNNING}")
+    page.reload()
+    page.get_by_role("button", name="Pause").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Why?").fill("lunch")
+    dialog.get_by_role("button", name="Pause").click()
+    dialog.get_by_label("Token").fill("secret")
+    dialog.get_by_role("button", name="Pause").click()
+    expect(dialog).to_have_count(0)
+    assert sent == [None, "Bearer secret"]
+
+
 def test_what_has_become_of_a_wish_is_seen_as_well_as_heard(opened: Open) -> None:
     page = opened("#/plan")
     page.get_by_role("button", name="What would it see?").click()
