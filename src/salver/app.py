@@ -28,6 +28,7 @@ from salver.errors import SalverError
 from salver.experiments.collector import Collector
 from salver.experiments.pending import Pending
 from salver.experiments.router import Router
+from salver.experiments.underway import UnderWay
 from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import keep_one_heap, tune_interpreter
 from salver.messages import ModelId, Signature, VersionStatus
@@ -204,7 +205,7 @@ class Server:
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
         samples = self._spans.samples if self._spans else None
         self.shadows = Shadowing(self._manager, self._bus.emit, clock)
-        self.splits = Splitting(Router(), self.shadows, self._collector.answers.append)
+        self.splits = Splitting(Router(), self.shadows, self._collector.answers.append, self._under_way)
         rules = DoorRules(samples, config.keeps_timeouts, self.splits)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id, rules)
         self.signature = door.signature
@@ -324,7 +325,8 @@ class Server:
         observers += [observer for observer in optional if observer is not None]
         observers += self._view.observers if self._view else ()
         self._pending = Pending()
-        self._collector = Collector(self._pending, time.time)
+        self._under_way = UnderWay(clock)
+        self._collector = Collector(self._pending, time.time, under_way=self._under_way)
         if config.registry:
             observers.append(self._collector)
         self._bus = Bus(observers)

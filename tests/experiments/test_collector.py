@@ -15,7 +15,9 @@ from salver.experiments.assign import assign
 from salver.experiments.collector import Collector
 from salver.experiments.config import CollectorConfig
 from salver.experiments.happenings import happened
-from salver.messages import ModelId, State, Timing
+from salver.experiments.router import Router
+from salver.experiments.underway import UnderWay
+from salver.messages import Call, ModelId, State, Timing
 from salver.releases import ARMS, NO_STAGE, Arm, Assignment, Copies, Counts, Split, unit_number
 from salver.stats.exact import clopper_pearson
 
@@ -29,7 +31,8 @@ class World:
     def __init__(self, config=SMALL, follows=("r1",)):
         self.now = 1000.0
         self.seen = []
-        self.collector = Collector(self, lambda: self.now, config)
+        self.under_way = UnderWay(lambda: self.now)
+        self.collector = Collector(self, lambda: self.now, config, self.under_way)
         for release in follows:
             self.collector.follow(release)
 
@@ -438,3 +441,53 @@ def test_where_nobody_meets_the_canary_no_unit_is_used_up():
     (seen,) = world.close()
     assert (seen.bucket.exposures, seen.bucket.events) == (Counts(1), {"errors": Counts(1)})
     assert world.collector.thresholds("r1", {"p50": 0.2}) != {}
+
+
+def test_who_waits_for_far_longer_than_others_ever_did_has_a_time_out():
+    world = World()
+    router = Router()
+    router.replace([SPLIT])
+    everybody = [f"user-{number}" for number in range(40)]
+
+    def begin():
+        for unit in everybody:
+            call = Call("x", world.now, traits={"header:x-user-id": unit})
+            world.under_way.begin(call, router.find("m", "").recall(call.traits))
+            calls.append(call)
+
+    calls = []
+    world.serve(served("bo", Arm.STABLE, latency=2.0), served("cy"))
+    assert world.collector.waiting("r1", 1) == ""
+    world.close()
+    assert not world.under_way.is_on  # it has answered as many
+    assert world.collector.waiting("r1", 10) == ""
+    world.close()
+    assert world.under_way.is_on
+    assert world.collector.waiting("r1", 10) == "it has 10 requests under way"
+    begin()
+    world.close()
+    world.close()
+    assert world.seen[-1].bucket.events == {}  # they wait for twenty seconds; ten times two are not over
+    world.now += 1
+    begin()  # the same users ask again
+    late, again = world.close()[0].bucket, [world.close()[0].bucket for _ in range(2)][-1]
+    arms = [assign(SPLIT, {"header:x-user-id": unit, "request": ""}).arm for unit in everybody]
+    waiting = Counts(*(arms.count(arm) for arm in ARMS))
+    assert (late.requests, late.exposures, late.events, late.raw) == (
+        waiting,
+        waiting,
+        *[{"timeouts": waiting}] * 2,
+    )
+    assert (again.requests, again.exposures, again.events, again.raw) == (
+        waiting,
+        Counts(),
+        {},
+        {"timeouts": waiting},
+    )
+    words = "it has 10 requests under way, the oldest for 51 seconds at least"
+    assert world.collector.waiting("r1", 10) == words
+    for call in calls:
+        assert world.under_way.end(call)
+    assert world.collector.waiting("r1", 0) == ""
+    world.collector.leave("r1")
+    assert not world.under_way.is_on

@@ -9,6 +9,7 @@ import pytest
 from salver.errors import InvalidInput, ModelFailed, NotReady
 from salver.events import Served
 from salver.experiments.router import Router
+from salver.experiments.underway import UnderWay
 from salver.messages import ANYBODY, Call, InferRequest, InferResponse, ModelId, Signature, Standing
 from salver.releases import Arm, Condition, Shadow, Split
 from salver.serving.bus import Bus
@@ -31,6 +32,8 @@ class Version:
         self.seen = []
         self.error = None
         self.sequences = None
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     @property
     def servable(self):
@@ -41,6 +44,7 @@ class Version:
 
     async def infer(self, request, deadline=None, sender=None, standing=ANYBODY):
         self.seen.append(request)
+        await self.may_answer.wait()
         if self.error is not None:
             raise self.error
         return InferResponse("m", self.id.version, (tensor("p", [1.0]),))
@@ -71,7 +75,8 @@ class World:
         self.bus = Bus([self])
         self.router = Router()
         self.router.replace(splits)
-        self.splitting = Splitting(self.router, mirror, self.answers.append)
+        self.under_way = UnderWay(lambda: 1.0)
+        self.splitting = Splitting(self.router, mirror, self.answers.append, self.under_way)
         rules = DoorRules(splits=self.splitting)
         self.door = DataPlane(self, self.bus, lambda: 1.0, lambda: "0" * 16, rules)
 
@@ -447,3 +452,48 @@ async def test_what_is_asked_in_the_service_of_a_copy_leaves_no_trace():
     world.bus.flush()
     assert (len(world.events), len(world.answers)) == (1, 1)
     held.release()
+
+
+@pytest.mark.parametrize("units", [SPLIT.units, ("parameter:user", "request")], ids=["early", "by the body"])
+async def test_who_waits_for_too_long_is_told_once_whatever_becomes_of_it(units):
+    world = World(msgspec.structs.replace(SPLIT, units=units))
+    canary, under_way = world.versions["2"], world.under_way
+    canary.may_answer.clear()
+
+    def ask():
+        call = Call("test", 0.0, request_id="q1")
+        return asyncio.create_task(world.door.infer(world, None, "m", "", call))
+
+    before = ask()
+    await asyncio.sleep(0)
+    assert under_way.ways == {}  # nobody looks yet
+    under_way.is_on = True
+    waits, leaves = (ask() for _ in range(2))
+    await asyncio.sleep(0)
+    assert (under_way.overdue("r1", 1.0), under_way.overdue("r2", 0.5)) == ([], [])
+    told = under_way.overdue("r1", 0.5)
+    assert [(one.outcome, one.latency, one.version, one.assignment.arm) for one in told] == [
+        ("deadline_exceeded", 1.0, "2", Arm.CANARY)
+    ] * 2
+    assert (under_way.overdue("r1", 0.5), under_way.oldest("r1"), under_way.oldest("r2")) == ([], 1.0, 0.0)
+    leaves.cancel()
+    canary.may_answer.set()
+    assert await before == await waits == "2"
+    with pytest.raises(asyncio.CancelledError):
+        await leaves
+    await world.ask()
+    world.bus.flush()
+    counted = [event.assignment is not None for event in world.events]
+    assert sorted(counted) == [False, False, True, True]
+    assert under_way.ways == {}
+
+
+async def test_a_request_that_goes_on_elsewhere_waits_for_nothing():
+    world = World(SPLIT)
+    world.under_way.is_on = True
+    world.versions["1"].sequences = Known(7)
+    world.versions["2"].sequences = Known()
+    assert await world.ask({"sequence_id": 7}) == "1"  # where it began, in no release
+    call = Call("test", 0.0, request_id="q1")
+    assert world.door.post(world, None, "m", "", call, None) is None
+    assert world.under_way.ways == {}

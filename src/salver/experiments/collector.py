@@ -21,6 +21,7 @@ from salver.experiments.happenings import OK, happened
 from salver.experiments.outputs import OutputCheck, Watch
 from salver.experiments.ports import Sink
 from salver.experiments.speed import Speed
+from salver.experiments.underway import UnderWay
 from salver.releases import (
     ARMS,
     COUNTED,
@@ -50,6 +51,7 @@ _MARKS: Final = np.uint64(0x9E3779B97F4A7C15) * np.arange(1, len(ARMS) + 1, dtyp
 _HALF: Final = 0.5
 _MOST_RECENT: Final = 65_536
 _ALIKE, _DIFFERS, _FAILED = 0, 1, 2  # of copies, from the best to the worst
+_FAR: Final = 10  # times as long as the slowest answer of the stable version is far too long
 _AT_ONCE: Final = 8192  # units that are restored in one go
 #: Units, happenings and requests that wait to be looked up together, which costs a tenth of one at a time.
 _MOST_WAITING: Final = 1024
@@ -219,6 +221,9 @@ class _Followed:
         keeps_requests: Outcomes may be posted by the ids of requests.
         copies: By unit, how its worst copy of this bucket fared, and was one slower than the original?
         pending: Rows that the open buckets have for the ledger.
+        slowest: Seconds that the slowest good answer of the stable version took.
+        under_way: Requests that the canary had not answered lately.
+        is_stuck: There were more of them once than it answers in a bucket.
     """
 
     def __init__(self, memory: Memory, seconds: float) -> None:
@@ -237,6 +242,9 @@ class _Followed:
         self.keeps_requests = False
         self.copies: dict[str, tuple[int, bool]] = {}
         self.pending = 0
+        self.slowest = 0.0
+        self.under_way = 0
+        self.is_stuck = False
         self.is_crowded = False
 
     def copied(self, event: Shadowed) -> None:
@@ -272,9 +280,17 @@ class Collector:
     Args:
         sink: Takes each bucket that is over.
         clock: Unix seconds.
+        under_way: Knows of what has no answer yet, once it is told to look.
     """
 
-    def __init__(self, sink: Sink, clock: Callable[[], float], config: CollectorConfig = _USUAL) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        clock: Callable[[], float],
+        config: CollectorConfig = _USUAL,
+        under_way: UnderWay | None = None,
+    ) -> None:
+        self._under_way = under_way or UnderWay(clock)
         self._sink = sink
         self._clock = clock
         self._config = config
@@ -353,19 +369,45 @@ class Collector:
         """
         return self._followed[release].watch.bounds()
 
+    def waiting(self, release: str, under_way: int) -> str:
+        """Who waits for the canary in vain, in words; empty = nobody is known to.
+
+        Args:
+            under_way: Requests that it has not answered now.
+        """
+        followed = self._followed[release]
+        followed.under_way = under_way
+        if not (followed.is_stuck and under_way):
+            return ""
+        oldest = self._under_way.oldest(release)
+        since = f", the oldest for {oldest:.0f} seconds at least" if oldest >= 1 else ""
+        return f"it has {under_way} requests under way{since}"
+
     def leave(self, release: str) -> None:
         """It is over: hand over what is left of it."""
         if followed := self._followed.pop(release, None):
             self._close(release, followed, self._clock())
+            self._under_way.is_on = any(other.is_stuck for other in self._followed.values())
 
     def tick(self) -> None:
         """Hand over the buckets that are over."""
         now = self._clock()
         for release, followed in self._followed.items():
             if now >= followed.end:
+                self._look_for_waiting(release, followed, now)
                 last = now // followed.seconds * followed.seconds
                 self._close(release, followed, followed.end if followed.tallies else last)
                 followed.end = last + followed.seconds
+
+    def _look_for_waiting(self, release: str, followed: _Followed, now: float) -> None:
+        """Requests without an answer are time-outs once they wait for far longer than others ever did."""
+        if followed.under_way > sum(tally.requests[0] for tally in followed.tallies.values()):
+            followed.is_stuck = self._under_way.is_on = True
+        if followed.slowest:
+            seconds = max(followed.seconds, _FAR * followed.slowest)
+            self._count(followed, self._under_way.overdue(release, seconds), now)
+            for tally in followed.tallies.values():
+                tally.date(now)
 
     def flush(self) -> None:
         """Hand over all that there is, as at the end of the server."""
@@ -439,6 +481,7 @@ class Collector:
                     continue
             tally.note(happened(event, slow), assigned, place)
         followed.speed.add_all(good)
+        followed.slowest = max([followed.slowest, *good])
 
     def _look_up(self, followed: _Followed) -> None:
         """Count those that are new; what was seen at an earlier stage goes first."""

@@ -127,7 +127,7 @@ def _without_harm(
         return _Opinion(Decision.HOLD, ("a person has paused it",), "person")
     if state is ReleaseState.PROMOTED:
         return _Opinion(Decision.CONTINUE, ("it is promoted",))
-    blind = _blind(policy, evidence, bucket, facts.missing)
+    blind = _blind(policy, evidence, bucket, facts)
     if blind:
         return blind
     stage = policy.stages[evidence.stage]
@@ -164,23 +164,25 @@ def _unlike(policy: Policy, evidence: Evidence) -> str:
     return shadowing.objection(found) if found else ""
 
 
-def _blind(policy: Policy, evidence: Evidence, bucket: Bucket, missing: str) -> _Opinion | None:
+def _blind(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts) -> _Opinion | None:
     """Why nothing can be said at all."""
-    if missing and not (bucket.requests.canary or bucket.copies.asked):
-        return _Opinion(Decision.HOLD, (f"no data: {missing}",), "no_data")
+    if facts.missing and not (bucket.requests.canary or bucket.copies.asked):
+        return _Opinion(Decision.HOLD, (f"no data: {facts.missing}",), "no_data")
+    waiting = f"; {facts.waiting}" if facts.waiting else ""
     if _is_split_broken(policy, evidence):
         split = max(evidence.split, evidence.matched, key=lambda one: one.log_e)
         whose = "all units" if split is evidence.split else "units of the canary and its baseline"
+        what = "the canary keeps units waiting, or the split" if facts.waiting else "the split"
         reason = (
-            f"the split is broken: of {sum(split.counts)}, {whose}, {split.counts[0]} have met the canary, "
-            f"where {split.expected[0]:.1f} were to be expected"
+            f"{what} is broken: of {sum(split.counts)}, {whose}, {split.counts[0]} have met the canary, "
+            f"where {split.expected[0]:.1f} were to be expected{waiting}"
         )
         return _Opinion(Decision.HOLD, (reason,), "split")
     if evidence.idle_seconds >= policy.no_data_seconds:
         who = "the canary" if not bucket.requests.canary else "the stable version beside it"
         reason = (
             f"no data: {who} has answered nobody for {evidence.idle_seconds:.0f} seconds; units seen so far, "
-            f"by all versions: {evidence.units.total}"
+            f"by all versions: {evidence.units.total}{waiting}"
         )
         if not policy.stages[evidence.stage].weight:
             reason = f"no data: the canary has answered no copies for {evidence.idle_seconds:.0f} seconds"

@@ -143,12 +143,14 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         others_in_layer: Releases that run in the same layer; None = not known.
         cost: Up to now; None = not known.
         missing: Why one of its versions cannot answer, for long already, in words; empty = both can.
+        waiting: Who waits for the canary in vain, in words; empty = nobody is known to.
     """
 
     approvals: tuple[Approved, ...] = ()
     others_in_layer: tuple[str, ...] | None = None
     cost: float | None = None
     missing: str = ""
+    waiting: str = ""
 
 
 class Moment(msgspec.Struct, frozen=True):

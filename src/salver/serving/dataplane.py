@@ -405,6 +405,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             be asked, since it is another kind of model or there is more to say of it.
         """
         if self._begun(model, version, call) is not None:
+            self._splits.under_way.end(call)  # it begins again
             return None
         try:
             lease = self._acquire(model, version)
@@ -471,6 +472,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                     if other is not None:
                         other.release()
                     other, plan = began, None
+                    self._splits.under_way.end(call)
             if other is None:
                 return lease, request, plan
             request = decode(other.servable.signature)
@@ -562,6 +564,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
         """Tell observers that a request has its answer."""
         if self._splits.carried:
             self._splits.carried.pop(call.traceparent, None)
+        if plan is not None and self._splits.under_way.ways and self._splits.under_way.end(call):
+            plan = None  # the release has counted it
         self._emit(
             Served(
                 served.name,

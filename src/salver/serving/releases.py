@@ -49,6 +49,10 @@ class Fleet(Aliases, Protocol):
         """Why a version cannot answer now, in words; empty = it can."""
         ...
 
+    def under_way(self, model: str, version: str) -> int:
+        """Requests that a version is answering, or has waiting."""
+        ...
+
     def settle(self, versions: Mapping[str, str]) -> None:
         """Requests that name no version go to these, by model."""
         ...
@@ -262,7 +266,13 @@ class Releases:
         until = min((each.until for each in heard), default=math.inf)
         is_here = self._fleet.knows(release.model) or not heard  # else it is the business of those who do
         lacks, missing = self._lacking(release, now) if is_here else ("", "")
-        facts = _facts(release, picture.releases, missing)
+        waiting_for_it = ""
+        if release.id in self._followed:
+            under_way = self._fleet.under_way(release.model, release.canary)
+            waiting_for_it = self._collector.waiting(release.id, under_way)
+        facts = msgspec.structs.replace(
+            _facts(release, picture.releases), missing=missing, waiting=waiting_for_it
+        )
         for bucket, made_of in _due(release, waiting, until):
             if not after.is_judged:
                 break
@@ -475,14 +485,14 @@ def _meant(release: Release) -> str:
     return release.canary if release.state is ReleaseState.PROMOTED else release.stable
 
 
-def _facts(release: Release, all_of_them: Iterable[Release], missing: str) -> rules.Facts:
+def _facts(release: Release, all_of_them: Iterable[Release]) -> rules.Facts:
     layer = release.policy.traffic.layer
     others = tuple(
         other.id
         for other in all_of_them
         if layer and other.id != release.id and other.is_live and other.policy.traffic.layer == layer
     )
-    return rules.Facts(release.progress.approvals, others, missing=missing)
+    return rules.Facts(release.progress.approvals, others)
 
 
 def _tell(step: Step) -> None:

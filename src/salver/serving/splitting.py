@@ -9,6 +9,7 @@ from typing import Protocol
 
 from salver.events import Responded
 from salver.experiments.router import Plan, Router, settled
+from salver.experiments.underway import UnderWay
 from salver.handlers import status_of
 from salver.messages import Call, InferRequest, InferResponse, ModelId
 from salver.releases import Assignment, Source, Split
@@ -46,15 +47,21 @@ class Splitting:
         mirror: None = nothing is copied.
         tell: Takes what versions answered, of releases that want to know, and returns at once; None = nobody
             does.
+        under_way: Keeps what has begun, while somebody wants to know.
 
     Attributes:
         carried: What is known of requests under way that others may be asked in the service of, by span.
     """
 
     def __init__(
-        self, router: Router, mirror: Mirror | None = None, tell: Callable[[Responded], None] | None = None
+        self,
+        router: Router,
+        mirror: Mirror | None = None,
+        tell: Callable[[Responded], None] | None = None,
+        under_way: UnderWay | None = None,
     ) -> None:
         self.router = router
+        self.under_way = under_way or UnderWay(lambda: 0.0)
         self.carried: dict[str, Mapping[Source, str]] = {}
         self._mirror = mirror
         self._tell = tell
@@ -69,11 +76,17 @@ class Splitting:
         route = self.router.find(model, version)
         if route is None:
             return None
-        return route.recall(call.traits) or route.early(self.router.traits(call))
+        plan = route.recall(call.traits) or route.early(self.router.traits(call))
+        if self.under_way.is_on:
+            self.under_way.begin(call, plan)
+        return plan
 
     def settle(self, plan: Plan, call: Call, request: InferRequest) -> Plan:
         """The parameters of the request are known."""
-        return settled(plan.splits, self.router.traits(call, request))
+        plan = settled(plan.splits, self.router.traits(call, request))
+        if self.under_way.is_on:
+            self.under_way.begin(call, plan)
+        return plan
 
     def carry(self, call: Call, request: InferRequest) -> None:
         """What is asked in the service of this request, below its span, shall be its unit's, too."""
