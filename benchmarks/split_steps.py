@@ -152,9 +152,9 @@ class Door:
         model, plane, bus, router = self._model, self._plane, self._bus, self._router
         began = time.process_time()
         for number, name in enumerate(names):
-            call = Call("none", time.monotonic(), request_id="q")
+            call, headers = Call("none", time.monotonic(), request_id="q"), {b"x-user-id": name}
             if wanted := router.headers:
-                take_traits(call, {b"x-user-id": name}, wanted)
+                take_traits(call, headers, wanted)
             await plane.infer(model, b"", "tiny", "", call)
             if number % FLUSHED == FLUSHED - 1:
                 bus.flush()

@@ -244,14 +244,17 @@ def test_a_latency_is_in_the_bucket_once_it_is_measured_and_nobody_was_slow():
     assert (before.bucket.raw, since.bucket.raw) == ({}, {"p99": Counts()})
 
 
-def test_a_unit_that_moves_as_the_canary_grows_is_exposed_there_but_not_for_the_first_time():
+@pytest.mark.parametrize("keeps_arms", [True, False])
+def test_a_unit_that_moves_as_the_canary_grows_is_exposed_there_but_not_for_the_first_time(keeps_arms):
     world = World()
+    world.collector.follow("r1", memory=world.collector.remembered(keeps_arms=keeps_arms))
     world.serve(served(arm=Arm.STABLE))
     world.close()
     world.serve(served(stage=1, propensity=0.5), served(stage=1, propensity=0.5))
     (seen,) = world.close()
     assert (seen.bucket.requests, seen.bucket.exposures) == (Counts(2), Counts())
-    assert (arms_of(seen.exposures), seen.exposures.are_first.tolist()) == ([Arm.CANARY], [0])
+    moved = [Arm.CANARY] * keeps_arms  # of which nobody wants to know where no outcomes are posted
+    assert (arms_of(seen.exposures), seen.exposures.are_first.tolist()) == (moved, [0] * keeps_arms)
 
 
 def test_a_change_of_the_split_within_a_bucket_makes_two_of_it():

@@ -67,7 +67,7 @@ class Told:
         self.slow: dict[str, Mapping[str, float]] = {}
         self.found: dict[str, float] = {}
         self.checks: dict[str, tuple[OutputCheck, ...]] = {}
-        self.keeps_requests = False
+        self.keeps_requests = self.keeps_arms = False
         self.found_bins: dict[str, tuple[float, ...]] = {}
         self.lacks: dict[tuple[str, str], str] = {}
         self.unknown: set[str] = set()
@@ -81,8 +81,11 @@ class Told:
         check(splits)
         self.splits = tuple(splits)
 
-    def remembered(self, units: Iterable[int], happenings: Iterable[tuple[str, int]]) -> tuple:
+    def remembered(
+        self, units: Iterable[int], happenings: Iterable[tuple[str, int]], *, keeps_arms: bool
+    ) -> tuple:
         self.remembers_on.add(threading.get_ident())
+        self.keeps_arms = keeps_arms
         return list(units), list(happenings)
 
     def follow(self, release: str, seconds: float, memory: tuple, heard: int) -> None:

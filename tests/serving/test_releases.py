@@ -223,7 +223,8 @@ async def test_bins_of_an_output_are_frozen_once(world: World) -> None:
     rule, score = world.traffic.checks["r0"]
     assert rule == OutputCheck("negative", "bounds", "p", least=0)
     assert score == OutputCheck("score", "bins", "p", "max", bins=3)
-    assert world.traffic.splits[0].is_watched and world.traffic.keeps_requests
+    assert world.traffic.splits[0].is_watched
+    assert world.traffic.keeps_requests and world.traffic.keeps_arms
     world.traffic.found_bins = {"score": (0.1, 0.2)}
     await world.ticks()
     world.traffic.found_bins = {"score": (7.0, 8.0)}
@@ -235,7 +236,8 @@ async def test_bins_of_an_output_are_frozen_once(world: World) -> None:
 async def test_nothing_is_looked_at_where_no_metric_asks(world: World) -> None:
     await world.propose()
     await world.ticks()
-    assert not world.traffic.splits[0].is_watched and not world.traffic.keeps_requests
+    assert not world.traffic.splits[0].is_watched
+    assert not world.traffic.keeps_requests and not world.traffic.keeps_arms
     assert world.traffic.checks["r0"] == ()
 
 

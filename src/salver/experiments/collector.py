@@ -173,17 +173,23 @@ class _Tally:
 
 
 class Memory:
-    """Who was seen of one release, and what has happened to whom."""
+    """Who was seen of one release, and what has happened to whom.
 
-    def __init__(self, config: CollectorConfig) -> None:
-        self._units = Bloom(2 * config.units, config.error)  # units, and units in an arm
+    Args:
+        keeps_arms: Not only whom, but also in which arms, which a unit may change.
+    """
+
+    def __init__(self, config: CollectorConfig, *, keeps_arms: bool) -> None:
+        self._units = Bloom(config.units, config.error)
+        self._arms = Bloom(config.units, config.error) if keeps_arms else None
         self._happenings = Bloom(config.units, config.error)
         self._most = config.units
 
     def exposed(self, units: _Numbers, places: _Places) -> tuple[_Flags, _Flags]:
-        """Which of these different units are new, and which are new in their arm."""
+        """Which of these different units are new, and which are new in their arm, as far as that is kept."""
         numbers = units.view(np.uint64)
-        return self._units.add(numbers), self._units.add(numbers ^ _MARKS[places])
+        is_new = self._units.add(numbers)
+        return is_new, is_new if self._arms is None else self._arms.add(numbers ^ _MARKS[places])
 
     def know(self, units: Sequence[int] | _Numbers) -> None:
         """Units of these numbers were seen before, in whatever arm."""
@@ -199,7 +205,7 @@ class Memory:
     @property
     def is_over(self) -> bool:
         """It has met more units than it can tell apart well."""
-        return len(self._units) > 2 * self._most
+        return len(self._units) > self._most
 
 
 class _Followed:
@@ -302,15 +308,20 @@ class Collector:
         return f"<Collector of {', '.join(self._followed) or 'nothing'}>"
 
     def remembered(
-        self, units: Sequence[int] | _Numbers = (), happenings: Iterable[_Happening] = ()
+        self,
+        units: Sequence[int] | _Numbers = (),
+        happenings: Iterable[_Happening] = (),
+        *,
+        keeps_arms: bool = False,
     ) -> Memory:
         """What is known of a release that was counted before. Of millions it takes seconds; on any thread.
 
         Args:
             units: Numbers of those that were met.
             happenings: Metric and unit of what has happened, as the ledger has them.
+            keeps_arms: A unit that moves to another arm is a row of the ledger, too.
         """
-        memory = Memory(self._config)
+        memory = Memory(self._config, keeps_arms=keeps_arms)
         memory.know(units)
         for some in _chunks(happenings):
             memory.happened(np.array([unit for _, unit in some], np.int64), (metric for metric, _ in some))

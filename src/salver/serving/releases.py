@@ -415,9 +415,12 @@ class Releases:
         """Count it from now on, after what is known of it."""
         parts = await self._store.attend(release.id, self._server, now)
         known, events = await self._store.known_units(release.id)
-        memory = await asyncio.to_thread(self._collector.remembered, known.units, events)
+        keeps_units = release.asks_for_outcomes
+        memory = await asyncio.to_thread(
+            self._collector.remembered, known.units, events, keeps_arms=keeps_units
+        )
         self._collector.follow(release.id, release.bucket_seconds, memory, known.last)
-        self._followed[release.id] = Told(parts, known.last, release.asks_for_outcomes)
+        self._followed[release.id] = Told(parts, known.last, keeps_units)
 
 
 def checks(release: Release) -> tuple[OutputCheck, ...]:

@@ -98,14 +98,14 @@ def take_traits(call: Call, headers: Mapping[bytes, bytes], wanted: Mapping[byte
         wanted: Lower-case names, with the source that each is.
     """
     found: dict[str, str] = {}
-    for name in wanted:
+    for name, source in wanted.items():
         if value := headers.get(name):
             try:
                 text = value.decode().strip()
             except UnicodeDecodeError:
                 text = value.decode("latin-1").strip()
             if text:
-                found[wanted[name]] = text if len(text) < _SHORT else trait(text)
+                found[source] = text if len(text) < _SHORT else trait(text)
     if found:
         call.traits = found if call.traits is None else {**found, **call.traits}
 
