@@ -91,6 +91,18 @@ def test_of_a_release_that_is_over_nothing_lacks() -> None:
     assert "margin" not in shown(release(state=ReleaseState.ROLLED_BACK, ended=2_000.0), look(errors=0))
 
 
+def test_it_is_told_until_when_it_is_held_or_compared() -> None:
+    entry = look(errors=0)
+    held = msgspec.structs.replace(entry, verdict=msgspec.structs.replace(entry.verdict, held_since=0.0))
+    words = "its hold ends at 1970-01-02 00:00:00Z"
+    assert list(rollout_watch.until(release(state=ReleaseState.HELD), held)) == [words]
+    assert list(rollout_watch.until(running(), held)) == list(rollout_watch.until(running(), None)) == []
+    progress = msgspec.structs.replace(release().progress, watched_until=86_400.0)
+    over = release(state=ReleaseState.PROMOTED, ended=1.0, progress=progress)
+    words = "it goes on being compared until 1970-01-02 00:00:00Z"
+    assert list(rollout_watch.until(over, entry)) == [words]
+
+
 def test_a_proposal_shows_what_it_waits_for() -> None:
     assert "no server that serves this registry has taken it up yet" in shown(release(), None)
     waiting = release(progress=msgspec.structs.replace(release().progress, waits_for="version 8 is LOADING"))

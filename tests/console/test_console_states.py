@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from browsing import Open
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from console_world import OVER, RUNNING
 from salver.testing.process import ServerProcess
@@ -53,6 +53,20 @@ def test_a_promoted_release_tells_until_when_it_is_compared(opened: Open) -> Non
     standing = page.get_by_role("region", name="How it stands")
     expect(standing).to_contain_text("Goes on being compared")
     expect(standing.locator("[aria-current]")).to_have_count(0)
+
+
+def test_a_release_that_is_held_tells_until_when_and_what_comes_then(opened: Open) -> None:
+    def held(detail: Any) -> None:
+        detail["release"].update(state="HELD")
+        detail["look"]["verdict"].update(held_since=1.8e9)
+        detail["policy"].update(hold_minutes=60.0, after_hold="rollback")
+
+    page = opened()
+    told_otherwise(page, DETAIL, held)
+    go(page, f"#/releases/{RUNNING}")
+    standing = page.get_by_role("region", name="How it stands")
+    expect(standing).to_contain_text(re.compile("Held until.*Then it is rolled back."))
+    expect(standing.locator("time[datetime='2027-01-15T09:00:00.000Z']")).to_be_visible()
 
 
 def test_each_metric_of_a_usual_policy_has_a_line_of_its_own(opened: Open) -> None:
@@ -203,10 +217,58 @@ def test_what_is_not_known_yet_is_not_told_as_nothing(opened: Open) -> None:
     expect(about).not_to_contain_text("asked")
 
 
+def test_a_browser_that_keeps_nothing_shows_and_changes_as_others_do(opened: Open) -> None:
+    """One that blocks cookies refuses to name its stores."""
+    page = opened()
+    for store in ("localStorage", "sessionStorage"):
+        page.add_init_script(f"Object.defineProperty(window, '{store}', {{ get() {{ throw Error(); }} }})")
+    sent: list[str | None] = []
+
+    def pause(route: Route) -> None:
+        sent.append(route.request.headers.get("authorization"))
+        problem = {"title": "Unauthorized", "status": 401, "detail": "a change needs a token"}
+        answer = {"is_done": False, "wish": 1, "release": {}}
+        route.fulfill(json=answer) if sent[-1] else route.fulfill(status=401, json=problem)
+
+    page.route("**/pause", pause)
+    page.goto(f"{page.url.partition('#')[0]}#/releases/{RUNNING}")
+    page.reload()
+    page.get_by_role("button", name="Pause").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Why?").fill("lunch")
+    dialog.get_by_role("button", name="Pause").click()
+    dialog.get_by_label("Token").fill("secret")
+    dialog.get_by_role("button", name="Pause").click()
+    expect(dialog).to_have_count(0)
+    assert sent == [None, "Bearer secret"]
+
+
 def test_what_has_become_of_a_wish_is_seen_as_well_as_heard(opened: Open) -> None:
     page = opened("#/plan")
     page.get_by_role("button", name="What would it see?").click()
     expect(page.get_by_text("The plan is below the form.")).to_be_in_viewport()
+
+
+@pytest.mark.parametrize(("place", "hours"), [("de-DE", "21:45"), ("en-US", r"9:45\sPM")])
+def test_numbers_are_written_as_the_words_around_them_and_hours_as_people_count(
+    browser: Browser, served: ServerProcess, place: str, hours: str
+) -> None:
+    """The server's reasons have 2.7 where German numbers would have 2,7."""
+    with browser.new_context(locale=place, timezone_id="Asia/Kolkata") as context:
+        page = context.new_page()
+        begun = {"created": 1_800_029_700.0}
+        told_otherwise(page, DETAIL, lambda detail: detail["release"].update(begun))
+        page.goto(f"{served.url}/console/#/releases/{RUNNING}")
+        standing = page.get_by_role("region", name="How it stands")
+        expect(standing).to_contain_text(re.compile(rf"Since ?Jan 15, 2027, {hours}"))
+        page.get_by_text("Stages and metrics").click()
+        expect(page.get_by_role("table", name="Metrics", exact=True)).to_contain_text("× 1.5")
+
+
+def test_the_audit_of_a_release_leads_to_it(opened: Open) -> None:
+    page = opened("#/audit?action=release.rolled_back")
+    page.get_by_role("table", name="Changes").get_by_role("link", name=OVER).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("churn: version 2 in place of 1")
 
 
 def test_the_button_of_the_theme_follows_the_system(opened: Open) -> None:

@@ -117,6 +117,10 @@ def test_of_many_classes_the_best_ten_of_either_are_ranked():
     assert compare("ranking", 0.0, of(*scores), of(*shuffled)).agrees
     new_best = np.concatenate([[5000.0], scores[1:]])
     assert 0 < compare("ranking", 0.0, of(*scores), of(*new_best)).distance < 0.3
+    for place, agrees in ((10, False), (11, True)):  # of which two change places with the next ones
+        swapped = scores.copy()
+        swapped[[-place, -place - 1]] = swapped[[-place - 1, -place]]
+        assert compare("ranking", 0.0, of(*scores), of(*swapped)).agrees is agrees
 
 
 def test_distributions_need_a_thousand_numbers_and_tell_a_shift():
@@ -150,6 +154,10 @@ def test_distributions_of_texts_and_of_constants():
         texts.add([tensor("y", [b"a"])], [tensor("y", [b"b"])])
         constant.add(of(5), of(5))
     assert texts.shift == constant.shift == 0.0
+    nothing = Distributions()
+    for _ in range(1000):
+        nothing.add([], [])
+    assert nothing._first == []
 
 
 def event(number, outcome="ok", agrees=True, distance=0.0):
@@ -161,14 +169,16 @@ def test_a_report_counts_and_keeps_the_worst_examples():
     for number in range(100):
         found = Comparison(number % 2 == 0, number / 10, "" if number % 2 == 0 else "'y' differs")
         tally.count(event(number), found)
+    tally.count(event(100), Comparison(False, 0.01, "'y' differs"))
     for _ in range(3):
         tally.count(event(0, "model_failed"), None)
     tally.dropped += 7
     report = tally.report()
-    assert (report.asked, report.agreed, report.differed, report.dropped) == (103, 50, 50, 7)
+    assert (report.asked, report.agreed, report.differed, report.dropped) == (104, 50, 51, 7)
     assert report.failed == {"model_failed": 3}
     assert [example.request_id for example in report.examples[:3]] == ["q99", "q97", "q95"]
     assert len(report.examples) == 20
+    assert report.examples[-1].request_id == "q61"
     assert report.seconds[0] < report.seconds[1]
     assert report.shift == 0.0
 

@@ -1,5 +1,6 @@
 """A split as an HTTPRoute: within the Gateway API's schema, and nothing left out in silence."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def weights(rule):
     return {ref["name"]: ref["weight"] for ref in rule["backendRefs"]}
 
 
-@given(st.floats(0, 1))
+@given(st.sampled_from([0.0, 1.0]) | st.floats(1e-4, 1 - 1e-4))
 def test_the_weights_are_the_splits(weight):
     (rule,) = rendered(having(weight=weight))
     found = weights(rule)
@@ -107,7 +108,7 @@ def test_what_a_gateway_cannot_do_is_refused(changes, field):
         ({"path": "/" + "a" * 1024}, "path"),
         ({"hostnames": ("Not A Host",)}, "hostnames"),
         ({"hostnames": ("a." * 127 + "example",)}, "hostnames"),
-        ({"hostnames": tuple(f"h{n}.example.com" for n in range(17))}, "only"),
+        ({"hostnames": tuple(f"h{n}.example.com" for n in range(17))}, "hostnames"),
     ],
 )
 def test_names_that_are_none_are_refused(changes, field):
@@ -129,6 +130,20 @@ def test_whatever_is_not_refused_is_within_the_schema(hosts, path, values):
     except InvalidInput:
         return
     SCHEMA.validate(json.loads(json.dumps(route)))
+
+
+@pytest.mark.parametrize(("headers", "is_taken"), [(16, True), (17, False)])
+def test_a_route_takes_sixteen_headers(headers, is_taken):
+    split = having(only=tuple(Condition(f"header:x-{n}", ("eu",)) for n in range(headers)))
+    with contextlib.nullcontext() if is_taken else pytest.raises(InvalidInput, match="16 different headers"):
+        rendered(split)
+
+
+@pytest.mark.parametrize("weight", [4e-5, 1 - 4e-5])
+def test_a_weight_that_no_gateway_can_keep_to_is_refused(weight):
+    with pytest.raises(InvalidInput, match="none of them") as caught:
+        rendered(having(weight=weight))
+    assert caught.value.field == "weight"
 
 
 def test_a_value_that_is_said_twice_is_one_match():

@@ -290,6 +290,25 @@ def test_an_output_that_is_not_there_or_holds_no_numbers_breaks_a_rule_unless_th
     assert not watch.are_fine([twice, none])
 
 
+def test_of_wide_rows_as_many_are_summed_up_as_hold_those_numbers():
+    rows = np.zeros((3, MOST_NUMBERS // 2))
+    rows[2] = math.inf
+    check = OutputCheck("r", "bounds", take="max")
+    assert not is_beyond(check, (tensor("p", rows),))
+    assert is_beyond(check, (tensor("p", rows[1:]),))
+
+
+def test_bins_are_those_of_many_answers_and_of_the_first_ones():
+    watch = Watch()
+    watch.checks = (BINS,)
+    for answers in range(50):
+        assert watch.bounds() == {}, answers
+        happened(watch, p([1.0] * 16), is_control=True)
+    for _ in range(200):
+        happened(watch, p([9.0] * 16), is_control=True)
+    assert watch.bounds() == {"score": (1.0, 1.0, 1.0)}  # 800 of 16 numbers were kept, and no more
+
+
 def test_a_row_that_is_too_wide_to_be_summed_up_is_not_looked_at_and_that_is_said():
     watch = Watch()
     watch.checks = (

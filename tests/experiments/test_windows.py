@@ -107,6 +107,8 @@ def test_windows_whose_length_is_no_binary_fraction_are_told_apart() -> None:
 def test_nobody_is_waited_for_longer_than_three_windows() -> None:
     witnesses = [Witness("a", T), Witness("b", T - 25), Witness("c", T - 31)]
     assert [each.server for each in silent(witnesses, T, 10)] == ["c"]
+    assert silent(witnesses, T, 10, since=T - 30) == ()  # before, nobody could tell anything
+    assert [each.server for each in silent(witnesses, T + 1, 10, since=T - 30)] == ["c"]
 
 
 def test_every_field_of_a_bucket_is_added_up_or_set_by_whoever_judges() -> None:

@@ -15,7 +15,7 @@ from cyclopts import App, Parameter
 from salver.cli.options import DEFAULT_URL, Json, Url
 from salver.cli.output import line, moment, prose, record, remark, width_of_terminal
 from salver.cli.registry_options import USUAL, Where, Why, new_id, numbers_of, run
-from salver.cli.rollout_watch import servers_of, show, watched
+from salver.cli.rollout_watch import servers_of, show, until, watched
 
 if TYPE_CHECKING:
     from salver.registry import ModelRegistry
@@ -261,10 +261,10 @@ def explain(
             f"{found.id}: {found.model} {found.stable} → {found.canary} is {found.state.value}: "
             f"{found.reason}"
         )
-        if found.watched_until is not None:
-            prose(f"it goes on being compared until {moment(found.watched_until)}")
         for servers in (await servers_of(store, [found])).values():
             prose(servers.words)
+        for words in until(found, entries[-1] if entries else None):
+            prose(words)
         if not entries:
             prose("nothing was counted yet" + (f"; {found.waits_for}" if found.waits_for else ""))
         for entry in chosen:

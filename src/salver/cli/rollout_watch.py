@@ -120,6 +120,15 @@ async def show(store: "ReleaseStore", releases: "Sequence[Release]", *, json: bo
         table(COLUMNS, [row(release, servers.get(release.id)) for release in releases])
 
 
+def until(release: "Release", entry: "Entry | None") -> Iterator[str]:
+    """Until when it stays as it is, if nothing else comes."""
+    if release.watched_until is not None:
+        yield f"it goes on being compared until {moment(release.watched_until)}"
+    since = entry.verdict.held_since if entry is not None else None
+    if release.state.value == "HELD" and since is not None:
+        yield f"its hold ends at {moment(since + 60 * release.policy.hold_minutes)}"
+
+
 def exit_status(release: "Release") -> int:
     """What a script is told of it."""
     return _STATUSES.get(release.state.value, GOES_ON)

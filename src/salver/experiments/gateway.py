@@ -6,6 +6,7 @@ units: what it cannot do is refused, and not left out.
 """
 
 import itertools
+import math
 import re
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from salver.releases import HEADER, Split
 #: Parts into which traffic is divided; a weight is at most a million.
 _PARTS: Final = 10_000
 _MOST_MATCHES: Final = 64
+_MOST_NAMES: Final = 16  # of hosts, and of headers
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _HOST: Final = re.compile(rf"(\*\.)?{_LABEL.pattern}(\.{_LABEL.pattern})*")
 _PATH: Final = re.compile(r"/(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|%[0-9a-fA-F]{2}){0,1023}")
@@ -114,6 +116,12 @@ def _check(split: Split, place: RoutePlace) -> None:
             )
     if not 0 <= split.weight <= 1:
         raise InvalidInput(f"weight of release '{split.release}' is {split.weight}, no share", field="weight")
+    if round(split.weight * _PARTS) in (0, _PARTS) and split.weight not in (0, 1):
+        raise InvalidInput(
+            f"a gateway shares out {_PARTS} parts, and a weight of {split.weight} is none of them",
+            field="weight",
+            fix="Let Salver split requests, or give a weight of a part at least.",
+        )
     names = {"name": place.name, "gateway": place.gateway, "stable": place.stable, "canary": place.canary}
     names |= {"namespace": place.namespace or "x", "gateway_namespace": place.gateway_namespace or "x"}
     for field, name in names.items():
@@ -123,6 +131,10 @@ def _check(split: Split, place: RoutePlace) -> None:
                 field=field,
                 fix="Use small letters, digits and hyphens.",
             )
+    if len(place.hostnames) > _MOST_NAMES:
+        raise InvalidInput(
+            f"a route takes {_MOST_NAMES} hostnames, not {len(place.hostnames)}", field="hostnames"
+        )
     for host in place.hostnames:
         if not _HOST.fullmatch(host) or len(host) > 253:
             raise InvalidInput(
@@ -140,13 +152,9 @@ def _check(split: Split, place: RoutePlace) -> None:
         raise InvalidInput(f"'{bad[0][:64]}' is no value of a header", field="only")
     headers = [condition.source.removeprefix(HEADER) for condition in split.only]
     wrong = [name for name in headers if not _HEADER.fullmatch(name)]
-    if wrong or len(set(headers)) < len(headers) or len(headers) > 16 or len(place.hostnames) > 16:
-        raise InvalidInput(
-            f"a route takes sixteen hostnames and sixteen different headers, not {headers}", field="only"
-        )
-    matches = 1
-    for size in sizes:
-        matches *= size
+    if wrong or len(set(headers)) < len(headers) or len(headers) > _MOST_NAMES:
+        raise InvalidInput(f"a route takes {_MOST_NAMES} different headers, not {headers}", field="only")
+    matches = math.prod(sizes)
     if not 1 <= matches <= _MOST_MATCHES:
         raise InvalidInput(
             f"the conditions of release '{split.release}' have {matches} combinations of values, and a rule "

@@ -13,23 +13,35 @@ export class Problem extends Error {
   }
 }
 
-const kept = (store, key) => {
-  try {
-    return store.getItem(key) ?? "";
-  } catch {
-    return "";
-  }
-};
+/** A text that a browser keeps in `store()`; one that keeps nothing, and may refuse to name its store, has it while the page is open. */
+function kept(store, key) {
+  let here = "";
+  return {
+    get() {
+      try {
+        return store().getItem(key) ?? "";
+      } catch {
+        return here;
+      }
+    },
+    set(text) {
+      here = text;
+      try {
+        store().setItem(key, text);
+      } catch {
+        // then it is gone with the page
+      }
+    },
+  };
+}
+const actor = kept(() => localStorage, "salver-actor");
+const token = kept(() => sessionStorage, "salver-token"); // gone with the tab
 export const identity = {
-  get name() { return kept(localStorage, "salver-actor"); },
-  get token() { return kept(sessionStorage, "salver-token"); },
-  set(name, token) {
-    try {
-      localStorage.setItem("salver-actor", name);
-      sessionStorage.setItem("salver-token", token); // gone with the tab
-    } catch {
-      // a browser that keeps nothing asks again
-    }
+  get name() { return actor.get(); },
+  get token() { return token.get(); },
+  set(name, text) {
+    actor.set(name);
+    token.set(text);
   },
 };
 

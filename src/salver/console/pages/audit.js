@@ -49,8 +49,9 @@ function choice(name, label, values, chosen) {
 
 /** Of one model, or of all; then each with its own. */
 export function lines(items, { ofOne = false } = {}) {
-  return table("Changes", ["When", "Change", ...(ofOne ? [] : ["Model"]), "What", "Before", "After", "By", "~Why"], items.map((one) => [
+  return table("Changes", ["When", "Change", ...(ofOne ? [] : ["Model"]), "What", "Before", "After", "~Why", "By"], items.map((one) => [
     moment(one.time), one.action, ...(ofOne ? [] : [one.model ? h("a", { href: at`#/models/${one.model}` }, one.model) : "–"]),
-    short(one.subject), short(one.before), short(one.after), short(one.actor), one.why]),
+    one.action.startsWith("release.") ? h("a", { href: at`#/releases/${one.subject}` }, short(one.subject)) : short(one.subject),
+    short(one.before), short(one.after), one.why, short(one.actor)]),
   { empty: "Nothing has changed yet.", hidden: true, keys: items.map((one) => one.seq) });
 }

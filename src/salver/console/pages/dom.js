@@ -103,14 +103,18 @@ export function state(word) {
   return h("span", { class: `state ${KIND_OF.get(word) ?? ""}` }, shown);
 }
 
-// Numbers and times, as people of the browser's language write them.
-const compact = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1, notation: "compact" });
-const plain = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
+// Numbers and times as the page's own language writes them, since they stand among words of it and of the server, which
+// are in English: 1.5 beside 1,5 would be read as something else. Whether a day has 24 hours or twice 12 is the browser's.
+const LANGUAGE = document.documentElement.lang;
+const { hourCycle } = new Intl.DateTimeFormat(undefined, { hour: "numeric" }).resolvedOptions();
+const timeForm = (form) => new Intl.DateTimeFormat(LANGUAGE, { ...form, hourCycle });
+const compact = new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 1, notation: "compact" });
+const plain = new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 0 });
 export const count = (value) => (Math.abs(value) < 1e6 ? plain : compact).format(value);
 const significant = new Map(); // by their most digits: to make one costs more than to use it
 export function digits(value, most = 3) {
   if (value == null || !Number.isFinite(value)) return "–";
-  if (!significant.has(most)) significant.set(most, new Intl.NumberFormat(undefined, { maximumSignificantDigits: most }));
+  if (!significant.has(most)) significant.set(most, new Intl.NumberFormat(LANGUAGE, { maximumSignificantDigits: most }));
   return significant.get(most).format(value);
 }
 export const percent = (share, most = 3) => `${digits(share * 100, most)} %`;
@@ -127,15 +131,15 @@ export function bytes(size) {
   while (size >= 1024 && unit < units.length - 1) (size /= 1024), unit++;
   return `${digits(size)} ${units[unit]}`;
 }
-const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-const hour = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+const clock = timeForm({ dateStyle: "medium", timeStyle: "short" });
+const hour = timeForm({ hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const day = timeForm({ month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
 export const timeOfDay = (at) => hour.format(at * 1000);
 /** How moments between these are told: with their day, where there are several. */
 export const timesFrom = (first, last) => (last - first < 86400 ? timeOfDay : (at) => day.format(at * 1000));
 /** A text that may be long; cut off for the eye alone, and whole where one points. */
 export const short = (text) => (text ? h("span", { class: "short", title: text }, text) : "–");
-const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const exact = timeForm({ dateStyle: "medium", timeStyle: "medium" });
 /** A time of this place; of UTC where one points. */
 export const moment = (at, form = clock) => {
   const told = new Date(at * 1000).toISOString();

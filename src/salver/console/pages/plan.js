@@ -6,7 +6,8 @@ import * as traffic from "./traffic.js";
 
 /** Of the usual policy, what nobody but its owner can foresee. */
 export const METRICS = ["errors", "timeouts", "invalid", "fallbacks"].map((name) => ({ name, kind: name }));
-const USUAL = { errors: ["Answers that fail", 0.5], timeouts: ["Too late", 0.1], invalid: ["Fit no schema", 0.1], fallbacks: ["From a fallback", 1] };
+const USUAL = { errors: ["Answers that fail", 0.5], timeouts: ["Too late", 0.1], invalid: ["Fit no schema", 0.1], fallbacks: ["From a fallback", 1],
+  rejected: ["Rejected as wrong", 0], refused: ["Refused as too many", 0] };
 const STAGES = [[0.01, 10, 2000, 4], [0.05, 30, 10000, 2], [0.25, 60, 50000, 1], [1, 0, 0, 1]]
   .map(([weight, minutes, sample, margin_times]) => ({ weight, minutes, sample, margin_times }));
 /** What is known without being foreseen: a quantile's share, and that of a bin. */

@@ -6,6 +6,10 @@ import { askReason, needsRegistry } from "./dialogs.js";
 import { stage } from "./releases.js";
 
 const WORDS = { promote: "may go on", continue: "goes on watching", hold: "is held", rollback: "rolls back" };
+const AFTER_HOLD = {
+  by_severity: "Then it is rolled back if something severe is not proven, and waits for a person otherwise.",
+  rollback: "Then it is rolled back.", wait: "Then it waits for a person.",
+};
 const POINTS = 300; // of all that was seen, evenly taken
 const MOST = 600; // with what came since; then all of it is taken anew
 const MISSED_SECONDS = 3600; // a server that was silent for longer is no news, where others are heard
@@ -113,6 +117,7 @@ function standing(one, look, policy, servers) {
       decision ? [one.ended ? "The judge said" : "The judge", state(decision), one.ended ? null : `It ${WORDS[decision]}.`] : null,
       counts ? ["Counted by", ...counts] : null,
       ["Model", h("a", { href: at`#/models/${one.model}` }, one.model), one.alias ? (one.ended ? `by @${one.alias}` : `@${one.alias} moves when it is promoted`) : null],
+      one.state === "HELD" && look?.verdict.held_since ? ["Held until", moment(look.verdict.held_since + 60 * policy.hold_minutes), AFTER_HOLD[policy.after_hold]] : null,
       one.watched_until ? ["Goes on being compared", ["until ", moment(one.watched_until)], "Proven harm takes it back, or asks a person."] : null,
       [one.ended ? "Lasted" : "Since", one.ended ? duration(one.ended - one.created) : moment(one.created)],
     ]),
