@@ -52,6 +52,17 @@ def test_evidence_is_never_multiplied(rows: list[Counts], share: float) -> None:
     assert wildness.variation >= 0
 
 
+@pytest.mark.parametrize(
+    ("seconds", "buckets"), [(10.0, 2), (10.4, 2), (9.6, 2), (10.6, 1), (9.4, 1), (0.0, 1)]
+)
+def test_a_bucket_of_another_length_says_nothing_of_jumps(seconds: float, buckets: int) -> None:
+    policy = Policy(warm_up_seconds=0.0)
+    first = Bucket(0.0, 10.0, 0, 0.01, Counts(1, 1, 98), events={"errors": Counts(0, 0, 5)})
+    evidence = observe(policy, start(policy), first)
+    after = observe(policy, evidence, msgspec.structs.replace(first, start=10.0, seconds=seconds))
+    assert after.metrics[0].strands[0].wildness.buckets == buckets
+
+
 def test_a_control_that_is_calmer_than_chance_strengthens_nothing() -> None:
     calm = seen([Counts(baseline=10, stable=80)] * 200, 0.1)
     assert calm.squares == 0 and calm.expected > 1000

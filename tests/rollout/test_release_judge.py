@@ -15,7 +15,7 @@ from salver.releases import Bucket, Counts, Matured, ReleaseState
 from salver.rollout.evidence import Evidence, observe, start
 from salver.rollout.judge import judge
 from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.rules import Approval, Approved, Facts, Never, ShipOnBudget
+from salver.rollout.rules import Approval, Approved, CostCap, Facts, Never, ShipOnBudget
 from salver.rollout.verdict import Decision, Verdict
 
 
@@ -366,6 +366,13 @@ def test_a_rule_holds_what_evidence_would_promote() -> None:
     assert verdict.reasons == ("the step into stage 2 waits for the approval of ann",)
     facts = Facts(approvals=(Approved(1, "ann"),))
     assert last(buckets(policy, number=20), policy, facts=facts).decision is Decision.PROMOTE
+
+
+@pytest.mark.parametrize(("most", "decision"), [(39.9, Decision.HOLD), (40.0, Decision.PROMOTE)])
+def test_a_release_goes_as_far_as_its_cost_may(most: float, decision: Decision) -> None:
+    """Of 4,000 requests to the canary, for a hundredth each."""
+    policy = with_policy(rules=(CostCap(most, request=0.01),))
+    assert last(buckets(policy, number=20), policy).decision is decision
 
 
 # What is told

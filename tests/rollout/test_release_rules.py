@@ -26,8 +26,8 @@ from salver.rollout.rules import (
 )
 from salver.rollout.verdict import Decision, strictest
 
-MOMENT = Moment(at=0.0, stage=1, canary_units=10, canary_events={}, hours=frozenset())
-FACTS = Facts(others_in_layer=(), cost=1.0)
+MOMENT = Moment(at=0.0, stage=1, canary_units=10, canary_requests=40, canary_events={}, hours=frozenset())
+FACTS = Facts(others_in_layer=())
 
 
 def told(rule: Rule, facts: Facts = FACTS, **changes: object) -> str:
@@ -77,9 +77,8 @@ def test_one_release_a_layer() -> None:
 
 
 def test_costs_are_capped() -> None:
-    assert told(CostCap(1)) == ""
-    assert told(CostCap(0.5)) == "the release has cost 1, of 0.5"
-    assert "not known" in told(CostCap(0.5), Facts())
+    assert told(CostCap(20, request=0.5)) == ""
+    assert told(CostCap(20, request=0.5), canary_requests=41) == "the release has cost 20.5, of 20"
 
 
 def test_the_step_into_a_stage_waits_for_who_may_approve_it() -> None:
@@ -120,7 +119,7 @@ ANY = (
     Blackout(),
     MostUnits(1),
     OnePerLayer(),
-    CostCap(0),
+    CostCap(20, 0.5),
     Approval(1),
     Never("leak"),
     Coverage(1, (1,)),

@@ -272,9 +272,8 @@ def _split(evidence: Evidence, bucket: Bucket) -> tuple[sample_ratio.SampleRatio
     split, matched, units, share = evidence.split, evidence.matched, bucket.exposures, bucket.share
     if share < 1 and units.total:
         split = split.add((units.canary, units.control), (share, 1 - share))
-        if units.canary + units.baseline:
-            part = share / (share + matched_share(share))
-            matched = matched.add((units.canary, units.baseline), (part, 1 - part))
+        part = share / (share + matched_share(share))
+        matched = matched.add((units.canary, units.baseline), (part, 1 - part))
     return split, matched
 
 

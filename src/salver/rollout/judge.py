@@ -275,6 +275,7 @@ def _moment(evidence: Evidence, bucket: Bucket) -> rules.Moment:
         at=bucket.start + bucket.seconds,
         stage=evidence.stage + 1,
         canary_units=evidence.units.canary,
+        canary_requests=evidence.requests.canary,
         canary_events=evidence.never,
         hours=frozenset(evidence.hours),
     )

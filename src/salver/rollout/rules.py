@@ -5,6 +5,7 @@ it cannot touch. What a rule needs to know and nobody told, it takes for the wor
 here. Pure.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -77,9 +78,20 @@ class OnePerLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
 
 class CostCap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cost_cap"):
-    """No step forward once the release has cost more, in whatever unit its costs are told."""
+    """No step forward once the canary's answers to callers have cost more.
+
+    Attributes:
+        most: In whatever currency.
+        request: What each of them costs.
+    """
 
     most: float
+    request: float
+
+    def __post_init__(self) -> None:
+        for name, cost in (("most", self.most), ("request", self.request)):
+            if not 0 < cost < math.inf:
+                raise InvalidInput(f"a cost of {cost:g} caps nothing", field=name, fix="Give one above 0.")
 
 
 class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="approval"):
@@ -141,14 +153,12 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         others_in_layer: Releases that run in the same layer; None = not known.
-        cost: Up to now; None = not known.
         missing: Why one of its versions cannot answer, for long already, in words; empty = both can.
         waiting: Who waits for the canary in vain, in words; empty = nobody is known to.
     """
 
     approvals: tuple[Approved, ...] = ()
     others_in_layer: tuple[str, ...] | None = None
-    cost: float | None = None
     missing: str = ""
     waiting: str = ""
 
@@ -160,6 +170,7 @@ class Moment(msgspec.Struct, frozen=True):
         at: Unix seconds.
         stage: The one that a step forward would lead into.
         canary_units: That have met the canary up to now.
+        canary_requests: That it was asked up to now.
         canary_events: Of the canary up to now, by name.
         hours: Of the week, in UTC, in which the canary was asked.
     """
@@ -167,6 +178,7 @@ class Moment(msgspec.Struct, frozen=True):
     at: float
     stage: int
     canary_units: int
+    canary_requests: int
     canary_events: Mapping[str, int]
     hours: frozenset[int]
 
@@ -216,10 +228,9 @@ def _objection(rule: Rule, facts: Facts, moment: Moment) -> str:
             if others is None:
                 return "it is not known which releases run in the same layer"
             return f"in the same layer runs {', '.join(others)}" if others else ""
-        case CostCap(most):
-            if facts.cost is None:
-                return f"it is not known what the release has cost, which is capped at {most:g}"
-            return f"the release has cost {facts.cost:g}, of {most:g}" if facts.cost > most else ""
+        case CostCap(most, request):
+            cost = request * moment.canary_requests
+            return f"the release has cost {cost:g}, of {most:g}" if cost > most else ""
         case Approval(stage, by):
             return "" if stage != moment.stage else _not_approved(stage, by, facts)
         case Never(event):
