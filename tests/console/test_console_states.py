@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from browsing import Open
+from browsing import Open, hear
 from playwright.sync_api import Browser, Page, Route, expect
 
 from console_world import OVER, RUNNING
@@ -133,6 +133,34 @@ def test_a_button_that_comes_leaves_the_focus_where_it_is(opened: Open) -> None:
     page.get_by_role("button", name="Resume").focus()
     expect(page.get_by_role("button", name="Resume")).to_have_count(0)
     expect(page.get_by_role("heading", level=1)).to_be_focused()  # what had it is gone
+
+
+def test_who_does_not_wait_for_an_answer_hears_that_it_did_not_go(opened: Open) -> None:
+    page = opened(f"#/releases/{RUNNING}")
+    asked: list[Route] = []
+    page.route("**/pause", lambda route: asked.append(route))
+    page.get_by_role("button", name="Pause").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Why?").fill("lunch")
+    with page.expect_request("**/pause"):
+        dialog.get_by_role("button", name="Pause").click()
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    asked[0].fulfill(status=409, json={"title": "Conflict", "status": 409, "detail": "it is over"})
+    expect(dialog.get_by_role("alert")).to_contain_text("it is over")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+
+
+def test_what_is_pointed_at_is_told_while_numbers_change(opened: Open) -> None:
+    page = opened(f"#/releases/{RUNNING}")
+    chart = page.get_by_role("img", name=re.compile("Evidence of harm"))
+    chart.hover()
+    for _ in range(2):
+        hear(page, "/evidence")
+    expect(page.locator("figure").filter(has=chart).locator("li").first).to_contain_text(" at ")
+    page.get_by_role("heading", level=1).hover()
+    expect(page.locator("figure").filter(has=chart).locator("li").first).not_to_contain_text(" at ")
 
 
 def test_who_comes_to_what_is_not_there_hears_so(opened: Open) -> None:

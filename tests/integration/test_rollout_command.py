@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import sqlite3
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,15 @@ def test_a_release_without_a_server_waits(shell: Shell) -> None:
     services = ["--gateway", "web", "--stable", "a", "--canary", "b"]
     assert "shares no traffic out" in shell.say("rollout", "route", new["id"], *services, status=1)
     assert "is under way" in shell.say("rollout", "start", "mlp", "2", "--rate", "1", status=1)
+
+
+def test_whoever_waits_for_a_server_that_is_not_there_is_told(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["salver.cli.rollout"], "_PAUSE_SECONDS", 0.0)
+    (new,) = shell.told("rollout", "start", "mlp", "2", "--rate", "1", "--policy", "policy.toml")
+    told = shell.say("rollout", "abort", new["id"])
+    assert told.index("it is written down") < told.index("is one running with this registry?")
 
 
 def test_a_script_waits_for_the_end_and_no_longer_than_it_says(shell: Shell) -> None:

@@ -32,6 +32,7 @@ rollout = App(
     default_parameter=Parameter(negative=()),
 )
 _TRIES, _PAUSE_SECONDS = 75, 0.2
+_SOON = 10  # tries, after which somebody wonders
 Timeout = Annotated[
     float, Parameter(help="Seconds after which nobody waits any more; 0 = as long as it takes.")
 ]
@@ -352,13 +353,15 @@ def _wish(release: str, what: "What", where: Where, why: str, *, json: bool) -> 
         store = ReleaseStore(registry.ledger)
         wish = await store.wish(release, what, actor, why, time.time())
         answer = None
-        for _ in range(_TRIES):
+        for number in range(_TRIES):
             answer = await store.answer(wish)
             if answer is not None:
                 break
+            if number == _SOON:
+                remark("it is written down, and a server usually sees to it within a second; waiting for one")
             await asyncio.sleep(_PAUSE_SECONDS)
         if answer is None:
-            remark("it is written down; no server has seen to it yet: is one running with this registry?")
+            remark("no server has seen to it yet: is one running with this registry?")
         elif answer:
             raise Conflict(answer)
         await show(store, [await store.get(release)], json=json)

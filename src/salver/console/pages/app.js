@@ -3,6 +3,7 @@ import { get, identity, poll } from "./api.js";
 import { h, morph, timeOfDay } from "./dom.js";
 import { askIdentity } from "./dialogs.js";
 import { audit } from "./audit.js";
+import { pointAgain } from "./chart.js";
 import { model } from "./model.js";
 import { models } from "./models.js";
 import { plan } from "./plan.js";
@@ -52,6 +53,7 @@ function show(...children) {
     server?.has_registry && server.changes === "refused" ? h("p", { class: "hint", "data-key": "refused" },
       "Here one may only look: other machines reach this port, and the server has no token for changes (", h("code", {}, "--api-token-file"), ").") : null,
     children));
+  pointAgain(main);
   const title = main.querySelector("h1");
   document.title = `${title?.textContent ?? "Console"} · Salver`;
   if (isNew || (isHere && !main.contains(document.activeElement))) title?.focus(); // what had it is gone

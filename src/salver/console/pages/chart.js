@@ -51,6 +51,7 @@ export function chart({ key, name, about, series, limits = [], marks = [], acros
   const y = (value) => HEIGHT - EDGE.bottom - ((clip(value) - low) / (high - low)) * (HEIGHT - EDGE.top - EDGE.bottom);
   const tell = (chosen) => (event) => {
     const figure = event.currentTarget.closest("figure");
+    event.currentTarget.pointed = event.type === "pointermove" ? event.clientX : null;
     drawn.forEach((one, index) => {
       figure.querySelector(`[data-last="${index}"]`).textContent = chosen(one);
     });
@@ -94,6 +95,13 @@ export function chart({ key, name, about, series, limits = [], marks = [], acros
     h("span", {}, one.name), h("b", { "data-last": index }, last(one)))));
   return h("figure", { class: "chart", "data-key": key ?? name }, legend, svg,
     h("figcaption", { class: "unseen" }, name), twin(name, drawn, limits, across, up));
+}
+
+/** What a pointer that rests on a chart is told, once it is drawn anew. */
+export function pointAgain(page) {
+  for (const svg of page.querySelectorAll("figure > svg")) {
+    if (svg.pointed != null) svg.dispatchEvent(new PointerEvent("pointermove", { clientX: svg.pointed }));
+  }
 }
 
 function path(points, x, y) {

@@ -48,24 +48,30 @@ export function askReason({ title, about, verb, kind, path, method = "POST", sti
     event.preventDefault();
     const submit = form.querySelector("[type=submit]");
     submit.disabled = true;
+    let answer;
     try {
       const moved = still();
       if (moved) throw new Problem(409, { detail: moved });
       const values = Object.fromEntries(new FormData(form));
       if (!token.hidden) identity.set(identity.name, values.token.trim());
-      const answer = await send(method, typeof path === "function" ? path(values) : path, body(values, new FormData(form)), headers);
-      box.close("yes");
-      done(answer);
+      answer = await send(method, typeof path === "function" ? path(values) : path, body(values, new FormData(form)), headers);
     } catch (error) {
       problem.textContent = error instanceof Problem ? error.message : "The server does not answer. Nothing is known to have changed.";
       problem.hidden = false;
       submit.disabled = false;
+      if (!box.open) { // it was closed meanwhile; whoever asked for something hears that it did not go
+        document.body.append(box);
+        box.showModal();
+      }
       if (!box.contains(document.activeElement)) submit.focus(); // a button that is disabled loses it
       if (error.status === 401) {
         token.hidden = false;
         token.querySelector("input").focus();
       }
+      return;
     }
+    box.close("yes");
+    done(answer);
   });
 }
 
