@@ -41,6 +41,23 @@ def test_axe_finds_nothing_wrong_and_nothing_is_cut_off(opened: Open, path: str)
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
 
 
+def test_axe_finds_nothing_wrong_where_something_is_wrong(opened: Open) -> None:
+    """A server that is away, after something was said, at a port where nothing may be changed."""
+    page = opened("#/plan")
+    look = {"name": "salver", "version": "1", "changes": "refused", "has_registry": True}
+    page.route("**/api/v1/server", lambda route: route.fulfill(json=look))
+    hear(page)
+    page.get_by_role("button", name="What would it see?").click()
+    expect(page.locator("#news")).to_have_text("The plan is below the form.")
+    page.context.set_offline(True)
+    expect(page.locator(".stale")).to_be_visible()
+    assert violations(page) == []
+    page.emulate_media(color_scheme="dark")
+    assert violations(page) == []
+    page.set_viewport_size({"width": 320, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
 def test_axe_finds_nothing_wrong_with_a_dialog(opened: Open) -> None:
     page = opened(f"#/releases/{RUNNING}")
     page.get_by_role("button", name="Abort").click()
@@ -101,6 +118,20 @@ def test_focus_is_seen(opened: Open) -> None:
         page.keyboard.press("Tab")
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
         assert outline == "3px", focused(page)
+
+
+def test_where_one_is_can_be_told_without_the_pages_own_colours(opened: Open) -> None:
+    page = opened(f"#/releases/{RUNNING}")
+    page.emulate_media(forced_colors="active")
+    here, other = (
+        page.get_by_role("navigation", name="Main").get_by_role("link", name=name)
+        for name in ("Releases", "Audit")
+    )
+    expect(here).to_have_css("text-decoration-line", "underline")
+    expect(other).to_have_css("text-decoration-line", "none")
+    steps = page.get_by_role("list", name="Stages").get_by_role("listitem")
+    expect(steps.first).to_have_css("border-top-width", "3px")
+    expect(steps.last).to_have_css("border-top-width", "1px")
 
 
 def test_focus_stays_while_numbers_change(opened: Open) -> None:

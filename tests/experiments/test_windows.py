@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.experiments.windows import Judged, Merged, Part, Witness, due, silent
+from salver.experiments.windows import Judged, Merged, Part, Witness, due, missed, silent
 from salver.releases import NO_STAGE, Bucket, Copies, Counts
 
 T = 1_000_000.0
@@ -109,6 +109,13 @@ def test_nobody_is_waited_for_longer_than_three_windows() -> None:
     assert [each.server for each in silent(witnesses, T, 10)] == ["c"]
     assert silent(witnesses, T, 10, since=T - 30) == ()  # before, nobody could tell anything
     assert [each.server for each in silent(witnesses, T + 1, 10, since=T - 30)] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "late", "is_missed"), [(0.5, 9, 0), (0.5, 11, 1), (10, 29, 0), (10, 31, 1)]
+)
+def test_people_are_not_told_of_servers_that_come_late(seconds: float, late: float, is_missed: int) -> None:
+    assert len(missed([Witness("a", T - late)], T, seconds)) == is_missed
 
 
 def test_every_field_of_a_bucket_is_added_up_or_set_by_whoever_judges() -> None:

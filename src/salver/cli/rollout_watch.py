@@ -74,9 +74,9 @@ async def servers_of(store: "ReleaseStore", releases: "Sequence[Release]") -> _S
 
 
 def _servers(witnesses: "Sequence[Witness]", now: float, seconds: float) -> Servers:
-    from salver.experiments.windows import silent
+    from salver.experiments.windows import missed
 
-    gone = silent(witnesses, now, seconds)
+    gone = missed(witnesses, now, seconds)
     return Servers(len(witnesses) - len(gone), tuple(now - each.until for each in gone))
 
 

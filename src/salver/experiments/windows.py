@@ -16,6 +16,7 @@ from salver.releases import NO_STAGE, Bucket, Counts, plus
 
 #: Windows that a server may be behind: one is always open, and then it is waited for two more.
 PATIENCE: Final = 3
+_LEAST_MISSED: Final = 10.0  # seconds
 #: Times that differ by less than this part of a window are the same.
 _NEAR: Final = 1e-3
 
@@ -78,6 +79,11 @@ def silent(
         since: Unix seconds; before, nobody could tell anything.
     """
     return tuple(each for each in witnesses if now - max(each.until, since) > PATIENCE * seconds)
+
+
+def missed(witnesses: Iterable[Witness], now: float, seconds: float) -> tuple[Witness, ...]:
+    """Likewise, for people: of short windows a few are no news, as busy servers come late."""
+    return silent(witnesses, now, max(seconds, _LEAST_MISSED / PATIENCE))
 
 
 def due(parts: Iterable[Part], seconds: float, until: float, judged: Judged | None) -> list[Merged]:

@@ -85,7 +85,7 @@ def _named(model: Model, version: str) -> Reference:
         return parse(f"{model.name}/{version}")
     except InvalidInput as error:
         raise InvalidInput(
-            f"{version[:200]!r} is no version of '{model.name}', which are numbers",
+            f"{version[:200]!r} is no version of '{model.name}', which are numbers as they are listed",
             field="version",
             fix=f"List: salver registry list {model.name}.",
         ) from error

@@ -15,7 +15,7 @@ import msgspec
 
 from salver.errors import Conflict, InvalidInput, NotFound
 from salver.experiments.shadows import ShadowReport
-from salver.experiments.windows import Witness, silent
+from salver.experiments.windows import Witness, missed
 from salver.registry.records import Actor
 from salver.releases import Bucket, Counts, ReleaseState
 from salver.rollout.explain import explain
@@ -138,7 +138,8 @@ class CountedBy(msgspec.Struct, frozen=True):
     Attributes:
         server: As logs name it; new each time that a server starts.
         silent_seconds: Since it last told all that it had counted; up to a bucket and a second is usual.
-        is_heard: The judge waits for it; else it has been silent for three buckets, and is not waited for.
+        is_heard: It goes on telling; else it has been silent for three buckets and ten seconds at least, and
+            the judge does not wait for it.
     """
 
     server: str
@@ -429,7 +430,7 @@ async def _wish(ledger: Ledger, what: What, asked: Asked) -> Answer:
 
 def counted_by(witnesses: Sequence[Witness], now: float, seconds: float) -> tuple[CountedBy, ...]:
     """How long each has been silent; who is behind by no more than a clock's difference is not."""
-    gone = silent(witnesses, now, seconds)
+    gone = missed(witnesses, now, seconds)
     return tuple(
         CountedBy(each.server, max(0.0, now - each.until), is_heard=each not in gone) for each in witnesses
     )
