@@ -119,6 +119,12 @@ def test_a_bucket_without_a_share_is_for_a_stage_without_weight_alone():
         observe(POLICY, start(POLICY), bucket(0, stage=1))
 
 
+@pytest.mark.parametrize(("seconds", "buckets"), [(10.4, 1), (10.6, 0), (9.4, 0)])
+def test_a_bucket_of_another_length_says_nothing_of_how_wild_copies_are(seconds, buckets):
+    uneven = msgspec.structs.replace(bucket(0, BAD), seconds=seconds)
+    assert observe(POLICY, start(POLICY), uneven).copies.wildness.buckets == buckets
+
+
 def test_decisions_are_computed_again_bit_by_bit():
     evidence, log = start(POLICY), []
     for number, copies in enumerate([GOOD, BAD, GOOD, Copies(), GOOD]):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from chances import may_be
 from rollout_releases import ERRORS, buckets, judged
 from salver.releases import Bucket, Counts
-from salver.rollout.evidence import observe, start
+from salver.rollout.evidence import BETS, observe, start
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.ratio import GRID, Ratio
 from salver.rollout.strand import Strand, Weight, strands
@@ -61,6 +61,22 @@ def test_a_bucket_of_another_length_says_nothing_of_jumps(seconds: float, bucket
     evidence = observe(policy, start(policy), first)
     after = observe(policy, evidence, msgspec.structs.replace(first, start=10.0, seconds=seconds))
     assert after.metrics[0].strands[0].wildness.buckets == buckets
+
+
+def test_only_hours_in_which_the_canary_was_asked_are_covered() -> None:
+    policy = Policy(warm_up_seconds=0.0)
+    silent = Bucket(0.0, 10.0, 0, 0.01, Counts(0, 1, 98))
+    evidence = observe(policy, start(policy), silent)
+    assert evidence.hours == ()
+    asked = msgspec.structs.replace(silent, start=3600.0, requests=Counts(1, 1, 98))
+    assert observe(policy, evidence, asked).hours == (73,)  # 1 January 1970 was a Thursday
+
+
+def test_an_event_that_comes_before_its_request_is_no_request_the_less() -> None:
+    policy = Policy(warm_up_seconds=0.0, metrics=(ERRORS,))
+    early = Bucket(0.0, 10.0, 0, 0.01, Counts(0, 1, 98), events={"errors": Counts(1)})
+    (known,) = observe(policy, start(policy), early).metrics
+    assert known.rare == pytest.approx([math.log(bet) for bet in BETS])
 
 
 def test_a_control_that_is_calmer_than_chance_strengthens_nothing() -> None:

@@ -4,8 +4,8 @@ The evidence of a first stage without weight, where nobody meets the canary: cop
 version was asked, answered by both (experiments/compare.py). Bets on the part of them that is not alike,
 looked at any time (Ville 1939; Waudby-Smith and Ramdas 2024): against its being as large as may just be, to
 go on; against its being no larger, to be held or rolled back. Answers that differ come in bursts, as a
-replica that hiccups: how wild they are tempers the evidence, as that of events (``wildness.py``), and no
-bucket proves harm alone. What decides, and when, is ``judge.py``'s question. Pure.
+replica that hiccups: how wild they are tempers the evidence of harm, as that of events (``wildness.py``), and
+no bucket proves it alone. What decides, and when, is ``judge.py``'s question. Pure.
 """
 
 import math
@@ -72,16 +72,15 @@ class CopyEvidence(msgspec.Struct, frozen=True):
     def add(self, copies: Copies, alike: Alike, *, is_whole: bool = True) -> Self:
         """With those of one more bucket, which may be as long as all."""
         most, bad = 1 - alike.least, copies.differed + copies.failed
-        good, factor = copies.asked - bad, self.wildness.factor(_HALF)
-        fewer = _steps([most * times for times in FEWER], most, bad, good)
-        more = _steps(_worse(most), most, bad, good)
+        fewer = _steps([most * times for times in FEWER], most, bad, copies.asked - bad)
+        more = _steps(_worse(most), most, bad, copies.asked - bad)
+        factor, bound = self.wildness.factor(_HALF), self.wildness.most
         return msgspec.structs.replace(
             self,
             copies=plus(self.copies, copies),
-            fewer=tuple(total + step / factor for total, step in zip(self.fewer, fewer, strict=True)),
+            fewer=tuple(total + step for total, step in zip(self.fewer, fewer, strict=True)),
             more=tuple(
-                total + min(step / factor, self.wildness.most)
-                for total, step in zip(self.more, more, strict=True)
+                total + min(step / factor, bound) for total, step in zip(self.more, more, strict=True)
             ),
             wildness=self.wildness.add(Counts(baseline=bad), _HALF, is_whole),
         )
