@@ -304,6 +304,17 @@ async def test_what_was_restored_is_for_all_to_read_and_for_nobody_to_write(
     await registry.ledger.close()
 
 
+async def test_a_backup_that_there_is_no_room_for_is_not_unpacked(
+    backed_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("salver.registry.backup.room_in", lambda folder: 4096)
+    registry = await open_registry("sqlite", tmp_path / "two")
+    with pytest.raises(InvalidInput, match="there is no room for it"):
+        await restore(backed_up, registry, "aside")
+    assert not registry.artifacts.aside("aside").exists()
+    await registry.ledger.close()
+
+
 @pytest.mark.parametrize("kind", ["link", "above"])
 async def test_a_backup_of_somebody_else_brings_no_links_and_leads_nowhere(tmp_path: Path, kind: str) -> None:
     member = tarfile.TarInfo("models/x/1/a" if kind == "link" else "../../../a")

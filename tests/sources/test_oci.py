@@ -26,8 +26,9 @@ from sites import Asked, Page, Site
 
 from salver.errors import InvalidInput, LoadFailed, SalverError
 from salver.sources import Fetched, silent
-from salver.sources.distribution import descriptor, parse_reference
+from salver.sources.distribution import Distribution, descriptor, parse_reference
 from salver.sources.opening import Options, open_source
+from salver.sources.web import Refused, Web
 from salver.stores import StoreFailed
 
 EMPTY = "application/vnd.oci.empty.v1+json"
@@ -419,6 +420,19 @@ def test_challenges_that_lead_nowhere(site: Site, tmp_path: Path, challenge: str
     with pytest.raises(StoreFailed, match=words):
         fetch(url, tmp_path)
     assert len([path for path, _ in site.asked if "manifests" in path]) <= 2
+
+
+@pytest.mark.parametrize(("name", "password"), [("ann", "secret"), ("<token>", "secret")])
+def test_who_we_are_is_told_over_https_alone(site: Site, name: str, password: str) -> None:
+    """A registry that is asked over TLS may send us to another server, but not without it."""
+    repository = Distribution(Web(), parse_reference("r.example/m"), lambda host: (name, password))
+
+    def refusing(_: Mapping[str, str]) -> None:
+        raise Refused("no", 401, f'Bearer realm="{site.url}/token"')
+
+    with pytest.raises(Refused, match="which is not https"):
+        repository._authorized(refusing)
+    assert site.asked == []
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from sites import Page, Site, a_site
 
 from salver.sources.downloading import Digest, parse_digest
 from salver.sources.fetched import silent
-from salver.sources.web import Refused, Web
+from salver.sources.web import Refused, Web, may_follow
 from salver.stores import StoreFailed
 
 BODY = b"weights" * 1000
@@ -85,6 +85,23 @@ def test_redirects_that_lead_nowhere_are_not_followed(site: Site, to: str, words
     with pytest.raises(StoreFailed, match=words):
         Web().content(f"{site.url}/a")
     assert len(site.asked) <= 6
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "may"),
+    [
+        ("https://a.example/x", "https://b.example/", True),
+        (
+            "https://a.example/x",
+            "http://a.example/x",
+            False,
+        ),  # which others could read
+        ("http://127.0.0.1/x", "http://b.example/", True),
+        ("http://127.0.0.1/x", "https://b.example/", True),
+    ],
+)
+def test_from_https_one_is_led_to_https_alone(here: str, there: str, may: bool) -> None:
+    assert may_follow(here, there) is may
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "data:,x", "http", "", "https://[::1"])

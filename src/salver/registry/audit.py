@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, insert, or_, select
+from sqlalchemy import Connection, insert, select
 
 from salver.ledger.schema import AUDIT, DELIVERY, WEBHOOK
 from salver.registry.records import Action, Actor, Entry
@@ -57,7 +57,7 @@ def _tell(connection: Connection, entry: Entry) -> None:
     """Those who want to know of it."""
     if entry.action.startswith(("webhook.", "token.")):  # nobody else's business
         return
-    wanting = select(WEBHOOK.c.id, WEBHOOK.c.events).where(or_(WEBHOOK.c.model.in_(["", entry.model])))
+    wanting = select(WEBHOOK.c.id, WEBHOOK.c.events).where(WEBHOOK.c.model.in_(["", entry.model]))
     body = msgspec.json.encode({"type": entry.action, "timestamp": entry.time, "data": entry}).decode()
     rows = [
         {"webhook": id, "audit": entry.seq, "body": body, "due": entry.time}

@@ -23,8 +23,10 @@ _METADATA: Final = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.10
 def is_harmful(address: str) -> bool:
     """An address that no honest server of others has?
 
-    >>> [is_harmful(each) for each in ("169.254.169.254", "::ffff:169.254.0.1", "10.0.0.1", "::1")]
-    [True, True, False, False]
+    >>> [is_harmful(each) for each in ("169.254.169.254", "::ffff:169.254.0.1", "ff02::1")]
+    [True, True, True]
+    >>> [is_harmful(each) for each in ("10.0.0.1", "::1")]
+    [False, False]
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     plain = getattr(ip, "ipv4_mapped", None) or ip
