@@ -7,17 +7,15 @@ folder, and it is no more than an honest archive of its size. It knows no regist
 
 import os
 import shutil
-import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO, Final
+from typing import Final
 
 from salver.errors import LoadFailed
 from salver.stores.tars import open_tar
-from salver.stores.unpack import BROKEN, MOST_MEMBERS, MOST_PATH, room_in
+from salver.stores.unpack import BROKEN, MOST_MEMBERS, MOST_PATH, room_in, write_new
 
-_PIECE: Final = 1 << 20
 _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
 
@@ -106,7 +104,7 @@ class Layers:
             self._make_way(target)
             content = tar.extractfile(member)
             assert content is not None
-            _write(content, target, member.size)
+            write_new(content, target, member.size)
         elif member.islnk() and path.parts:
             self._link(member, target, what)
         else:
@@ -142,7 +140,7 @@ class Layers:
         """A second name of a file of the image; it becomes a file of its own."""
         source = self._below(member.linkname, what)
         there = None if source is None else self._folder / source
-        if there is None or not there.is_file() or there == target:
+        if there is None or not there.is_file():
             to = member.linkname[:200]
             raise LoadFailed(f"{what}: {member.name!r} is a link to {to!r}, which is no file")
         self._make_way(target)
@@ -180,13 +178,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _write(content: IO[bytes], target: Path, size: int) -> None:
-    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, stat.S_IRUSR | stat.S_IWUSR)
-    with os.fdopen(fd, "wb") as file:
-        while size > 0 and (piece := content.read(min(size, _PIECE))):
-            size -= len(piece)
-            file.write(piece)
-    if size:
-        raise EOFError("it ends too soon")

@@ -122,7 +122,7 @@ def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, archive: P
     else:
         content = tar.extractfile(member)
         assert content is not None
-        _write(content, target, member.size, 0o700 if member.mode & 0o100 else 0o600)
+        write_new(content, target, member.size, 0o700 if member.mode & 0o100 else 0o600)
 
 
 def _inside(name: str, archive: Path) -> Path:
@@ -146,7 +146,8 @@ def _check_link(member: tarfile.TarInfo, root: Path, target: Path, archive: Path
         raise LoadFailed(f"{archive}: the link '{member.name}' leads out of it, to '{member.linkname}'")
 
 
-def _write(content: IO[bytes], target: Path, size: int, mode: int) -> None:
+def write_new(content: IO[bytes], target: Path, size: int, mode: int = 0o600) -> None:
+    """So many bytes, into a file that is not there yet. Raises OSError, EOFError where there are fewer."""
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(fd, "wb") as file:
         while size > 0 and (piece := content.read(min(size, _PIECE))):
