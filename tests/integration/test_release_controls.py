@@ -31,9 +31,12 @@ import numpy as np
 class Model:
     inputs = {"x": ("FP32", [-1, 1])}
     outputs = {"y": ("FP32", [-1, 1])}
+    if VERSION == 2:
+        outputs["more"] = ("FP32", [-1, 1])
     def predict(self, inputs):
         time.sleep(0.005)
-        return {"y": np.full((len(inputs["x"]), 1), VERSION, "f4")}
+        answer = np.full((len(inputs["x"]), 1), VERSION, "f4")
+        return {name: answer for name in self.outputs}
 """
 #: A long stage of short buckets, by what unloading does not touch.
 POLICY = Policy(
@@ -91,6 +94,7 @@ class World(NamedTuple):
     """
 
     server: Server
+    client: Any
     callers: Callers
     serve: Callable[[Sequence[int]], Awaitable[None]]
 
@@ -156,7 +160,7 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
             new = proposed("r1", "m", ("1", "2"), POLICY, time.time())
             await server.ledgered.store.propose(new, Actor("ada"))
             callers = Callers(client)
-            world = World(server, callers, serve)
+            world = World(server, client, callers, serve)
             await world.comes("RUNNING")
             yield world
             await callers.stop()
@@ -184,3 +188,24 @@ async def test_a_model_that_is_taken_out_is_asked_again_when_it_is_back(world: W
     await world.serve([1, 2])
     await world.comes("RUNNING")
     assert await world.callers.hear() == {"1", "2"}
+
+
+@pytest.mark.parametrize("world", ["triton"], indirect=True)
+async def test_what_is_told_of_a_model_without_a_version_is_of_the_stable_one(world: World) -> None:
+    client = world.client
+    await world.callers.hear()
+    assert list((await client.get_model_metadata("m")).versions) == ["1", "2"]
+    for version, outputs in (("", ["y"]), ("1", ["y"]), ("2", ["y", "more"])):
+        told = await client.get_model_metadata("m", version)
+        assert [each.name for each in told.outputs] == outputs
+        config = (await client.get_model_config("m", version)).config
+        assert [each.name for each in config.output] == outputs
+        assert await client.is_model_ready("m", version)
+    stats = (await client.get_inference_statistics("m")).model_stats
+    assert [each.version for each in stats] == ["1", "2"]
+    assert all(each.inference_count > 0 for each in stats)
+    index = (await client.get_model_repository_index()).models
+    assert {(each.name, each.version, each.state) for each in index} == {
+        ("m", "1", "READY"),
+        ("m", "2", "READY"),
+    }
