@@ -13,7 +13,7 @@ from rich.console import Console
 
 from salver.cli import output, rollout_watch
 from salver.errors import NotReady
-from salver.experiments.windows import Witness
+from salver.experiments.windows import CountedBy, Witness
 from salver.releases import Bucket, Copies, Counts, ReleaseState
 from salver.rollout.judge import judge
 from salver.rollout.policy import Metric, Policy, Stage
@@ -28,6 +28,9 @@ POLICY = Policy(
         Metric("latency_p99", "latency", "soft", quantile=0.99, promotion_margin=None),
     ),
 )
+
+
+SERVERS = (CountedBy("a", 1.0, is_heard=True), CountedBy("b", 40.0, is_heard=False))
 
 
 def release(**fields: Any) -> Release:
@@ -49,7 +52,7 @@ def look(errors: int) -> Entry:
 
 def shown(of: Release, entry: Entry | None, width: int = 150) -> str:
     console = Console(file=io.StringIO(), width=width)
-    for part in rollout_watch.picture(of, entry, rollout_watch.Servers(1, (40.0,))):
+    for part in rollout_watch.picture(of, entry, SERVERS):
         console.print(part)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -77,6 +80,24 @@ def test_a_release_under_way_shows_its_share_and_a_line_a_metric() -> None:
 
 def test_it_is_told_who_counts_and_who_does_not_any_more() -> None:
     assert "counted by 1 server; 1 silent, for 40 s" in shown(running(), None)
+
+
+@pytest.mark.parametrize(
+    ("silent", "heard", "words"),
+    [
+        ((), 2, "counted by 2 servers"),
+        ((40.0, 900.0), 1, "counted by 1 server; 2 silent, for 40 s or more"),
+        ((9000.0,), 1, "counted by 1 server"),  # long ago
+        ((18_000.0,), 0, "counted by no server; 1 silent, for 5.0 h"),
+        ((), 0, "counted by no server"),
+    ],
+)
+def test_of_servers_it_is_told_how_many_and_how_long_they_are_silent(
+    silent: tuple[float, ...], heard: int, words: str
+) -> None:
+    servers = [CountedBy("a", 1.0, is_heard=True)] * heard
+    servers += [CountedBy("b", seconds, is_heard=False) for seconds in silent]
+    assert rollout_watch.counted(servers) == words
 
 
 def test_a_line_a_metric_fits_a_terminal_of_80_columns() -> None:
@@ -119,7 +140,7 @@ def test_a_bar_is_as_long_as_its_part(value: float, most: float, full: int) -> N
 
 
 def test_a_row_has_a_cell_a_column() -> None:
-    cells = rollout_watch.row(running(), rollout_watch.Servers(1, (40.0,)))
+    cells = rollout_watch.row(running(), SERVERS)
     assert len(cells) == len(rollout_watch.COLUMNS)
     assert cells[:8] == ["r1", "fraud@champion", "7", "8", "RUNNING", "1 of 2", "10 %", "1 of 2"]
     assert cells[8] == "1970-01-01 00:16:40Z"  # as all commands tell times
@@ -179,8 +200,8 @@ async def test_a_program_gets_an_object_each_time_that_something_changes(
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["state"] for one in told] == ["PROPOSED", "RUNNING", "PROMOTED"]
     assert "policy" not in told[0]
-    assert told[0]["servers"] is told[2]["servers"] is None  # it has not begun, and is over
-    assert told[1]["servers"]["heard"] == 1 == len(told[1]["servers"]["silent"])
+    assert told[0]["servers"] == told[2]["servers"] == []  # it has not begun, and is over
+    assert [(one["server"], one["is_heard"]) for one in told[1]["servers"]] == [("a", True), ("b", False)]
 
 
 @pytest.mark.parametrize(

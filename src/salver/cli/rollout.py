@@ -15,7 +15,7 @@ from cyclopts import App, Parameter
 from salver.cli.options import DEFAULT_URL, Json, Url
 from salver.cli.output import line, moment, prose, record, remark, width_of_terminal
 from salver.cli.registry_options import USUAL, Where, Why, new_id, numbers_of, run
-from salver.cli.rollout_watch import servers_of, show, until, watched
+from salver.cli.rollout_watch import counted, servers_of, show, until, watched
 
 if TYPE_CHECKING:
     from salver.registry import ModelRegistry
@@ -263,7 +263,7 @@ def explain(
             f"{found.reason}"
         )
         for servers in (await servers_of(store, [found])).values():
-            prose(servers.words)
+            prose(counted(servers))
         for words in until(found, entries[-1] if entries else None):
             prose(words)
         if not entries:

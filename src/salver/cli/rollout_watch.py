@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from salver.cli.output import line, moment, on_terminal, record, table
 
 if TYPE_CHECKING:
-    from salver.experiments.windows import Witness
+    from salver.experiments.windows import CountedBy
     from salver.rollout.record import Release
     from salver.rollout.replay import Entry
     from salver.serving.release_store import ReleaseStore
@@ -33,54 +33,42 @@ _SOON_SECONDS: Final = 120.0  # that are told as seconds
 _WIDTH = 16  # characters of a bar
 _STYLES = {"ROLLED_BACK": "bold red", "PROMOTED": "bold green", "HELD": "yellow", "PAUSED": "yellow"}
 _Show = Callable[["ReleaseStore", "Sequence[Release]"], Awaitable[None]]
-_Servers = Mapping[str, "Servers"]
-
-
-class Servers(NamedTuple):
-    """Who counts a release: those that are heard, and the seconds since the others were."""
-
-    heard: int
-    silent: tuple[float, ...]
-
-    def __str__(self) -> str:
-        """In a table: how many of them are heard."""
-        return f"{self.heard} of {self.heard + len(self.silent)}" if self.silent else str(self.heard)
-
-    @property
-    def words(self) -> str:
-        """For people.
-
-        >>> Servers(2, ()).words, Servers(1, (40.0, 900.0)).words
-        ('counted by 2 servers', 'counted by 1 server; 2 silent, for 40 s or more')
-        >>> Servers(0, (18_000.0,)).words
-        'counted by no server; 1 silent, for 5.0 h'
-        """
-        from salver.rollout.outlook import spoken
-
-        text = f"counted by {self.heard or 'no'} server{'s' * (self.heard > 1)}"
-        missed = [each for each in self.silent if not self.heard or each < _MISSED_SECONDS]
-        if not missed:
-            return text
-        least = min(missed)
-        since = f"{least:.0f} s" if least < _SOON_SECONDS else spoken(least / 60)
-        return f"{text}; {len(missed)} silent, for {since}{' or more' * (len(missed) > 1)}"
+_Servers = Mapping[str, "Sequence[CountedBy]"]
 
 
 async def servers_of(store: "ReleaseStore", releases: "Sequence[Release]") -> _Servers:
     """Who counts each of them that has begun and still counts."""
+    from salver.experiments.windows import counted_by
+
     counted = [each for each in releases if each.is_judged and each.state.value != "PROPOSED"]
     told, now = await store.witnesses([each.id for each in counted]), time.time()
-    return {each.id: _servers(told[each.id], now, each.bucket_seconds) for each in counted}
+    return {each.id: counted_by(told[each.id], now, each.bucket_seconds) for each in counted}
 
 
-def _servers(witnesses: "Sequence[Witness]", now: float, seconds: float) -> Servers:
-    from salver.experiments.windows import missed
+def counted(servers: "Sequence[CountedBy]") -> str:
+    """Who counts it, for people."""
+    from salver.rollout.outlook import spoken
 
-    gone = missed(witnesses, now, seconds)
-    return Servers(len(witnesses) - len(gone), tuple(now - each.until for each in gone))
+    heard = sum(each.is_heard for each in servers)
+    text = f"counted by {heard or 'no'} server{'s' * (heard > 1)}"
+    silent = [each.silent_seconds for each in servers if not each.is_heard]
+    missed = [seconds for seconds in silent if not heard or seconds < _MISSED_SECONDS]
+    if not missed:
+        return text
+    least = min(missed)
+    since = f"{least:.0f} s" if least < _SOON_SECONDS else spoken(least / 60)
+    return f"{text}; {len(missed)} silent, for {since}{' or more' * (len(missed) > 1)}"
 
 
-def row(release: "Release", servers: Servers | None) -> list[str]:
+def _heard(servers: "Sequence[CountedBy] | None") -> str:
+    """In a table: how many of them are heard."""
+    if servers is None:
+        return "–"
+    heard = sum(each.is_heard for each in servers)
+    return str(heard) if heard == len(servers) else f"{heard} of {len(servers)}"
+
+
+def row(release: "Release", servers: "Sequence[CountedBy] | None") -> list[str]:
     """A release under :data:`COLUMNS`."""
     return [
         release.id,
@@ -90,19 +78,19 @@ def row(release: "Release", servers: Servers | None) -> list[str]:
         release.state.value,
         _stage(release),
         f"{100 * release.weight:g} %",
-        "–" if servers is None else str(servers),
+        _heard(servers),
         moment(release.changed),
         release.waits_for or release.reason,
     ]
 
 
-def plain(release: "Release", servers: Servers | None) -> dict[str, Any]:
+def plain(release: "Release", servers: "Sequence[CountedBy] | None") -> dict[str, Any]:
     """What programs are told of a release."""
     import msgspec
 
     fields = msgspec.to_builtins(release)
     del fields["evidence"], fields["policy"], fields["salt"]
-    return {**fields, "servers": servers and servers._asdict()}
+    return {**fields, "servers": servers or ()}
 
 
 async def show(store: "ReleaseStore", releases: "Sequence[Release]", *, json: bool) -> None:
@@ -211,7 +199,7 @@ def _lines(*, json: bool) -> _Show:
     return tell
 
 
-def picture(release: "Release", entry: "Entry | None", servers: Servers | None) -> list[Any]:
+def picture(release: "Release", entry: "Entry | None", servers: "Sequence[CountedBy] | None") -> list[Any]:
     """What rich shows of a release: where it stands, and for each metric how far its evidence has come."""
     from rich.table import Table
     from rich.text import Text
@@ -242,7 +230,7 @@ def picture(release: "Release", entry: "Entry | None", servers: Servers | None) 
     return [*parts, Text()]
 
 
-def _heading(release: "Release", servers: Servers | None) -> list[Any]:
+def _heading(release: "Release", servers: "Sequence[CountedBy] | None") -> list[Any]:
     from rich.text import Text
 
     head = Text(f"{release.model} {release.stable} → {release.canary}  ")
@@ -254,7 +242,8 @@ def _heading(release: "Release", servers: Servers | None) -> list[Any]:
     where = f"{release.id}: {alias}stage {_stage(release)}, since {moment(release.changed)}"
     parts = [head, Text(where, style="dim"), Text(release.waits_for or release.reason)]
     if servers is not None:
-        parts.append(Text(servers.words, style="yellow" if servers.silent or not servers.heard else "dim"))
+        is_well = servers and all(each.is_heard for each in servers)
+        parts.append(Text(counted(servers), style="dim" if is_well else "yellow"))
     return parts
 
 

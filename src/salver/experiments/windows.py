@@ -48,6 +48,21 @@ class Witness(msgspec.Struct, frozen=True):
     until: float
 
 
+class CountedBy(msgspec.Struct, frozen=True):
+    """A server that counts a release.
+
+    Attributes:
+        server: As logs name it; new each time that a server starts.
+        silent_seconds: Since it last told all that it had counted; up to a bucket and a second is usual.
+        is_heard: It goes on telling; else it has been silent for three buckets and ten seconds at least, and
+            the judge does not wait for it.
+    """
+
+    server: str
+    silent_seconds: float
+    is_heard: bool
+
+
 class Judged(NamedTuple):
     """The last bucket that was judged.
 
@@ -81,9 +96,13 @@ def silent(
     return tuple(each for each in witnesses if now - max(each.until, since) > PATIENCE * seconds)
 
 
-def missed(witnesses: Iterable[Witness], now: float, seconds: float) -> tuple[Witness, ...]:
-    """Likewise, for people: of short windows a few are no news, as busy servers come late."""
-    return silent(witnesses, now, max(seconds, _LEAST_MISSED / PATIENCE))
+def counted_by(witnesses: Sequence[Witness], now: float, seconds: float) -> tuple[CountedBy, ...]:
+    """What people are told of them; arguments as for :func:`silent`.
+
+    Of short windows a few are no news, as busy servers come late; nor is a clock that is behind.
+    """
+    gone = silent(witnesses, now, max(seconds, _LEAST_MISSED / PATIENCE))
+    return tuple(CountedBy(w.server, max(0.0, now - w.until), is_heard=w not in gone) for w in witnesses)
 
 
 def due(parts: Iterable[Part], seconds: float, until: float, judged: Judged | None) -> list[Merged]:

@@ -15,7 +15,7 @@ import msgspec
 
 from salver.errors import Conflict, InvalidInput, NotFound
 from salver.experiments.shadows import ShadowReport
-from salver.experiments.windows import Witness, missed
+from salver.experiments.windows import CountedBy, Witness, counted_by
 from salver.registry.records import Actor
 from salver.releases import Bucket, Counts, ReleaseState
 from salver.rollout.explain import explain
@@ -130,21 +130,6 @@ class LastLook(msgspec.Struct, frozen=True):
     seq: int
     bucket: Bucket
     verdict: Verdict
-
-
-class CountedBy(msgspec.Struct, frozen=True):
-    """A server that counts a release.
-
-    Attributes:
-        server: As logs name it; new each time that a server starts.
-        silent_seconds: Since it last told all that it had counted; up to a bucket and a second is usual.
-        is_heard: It goes on telling; else it has been silent for three buckets and ten seconds at least, and
-            the judge does not wait for it.
-    """
-
-    server: str
-    silent_seconds: float
-    is_heard: bool
 
 
 class ReleaseDetail(msgspec.Struct, frozen=True):
@@ -426,14 +411,6 @@ async def _wish(ledger: Ledger, what: What, asked: Asked) -> Answer:
     if answer:
         raise Conflict(answer)
     return Answer(Wished(wish, answer is not None, shown(await ledger.releases.get(name))))
-
-
-def counted_by(witnesses: Sequence[Witness], now: float, seconds: float) -> tuple[CountedBy, ...]:
-    """How long each has been silent; who is behind by no more than a clock's difference is not."""
-    gone = missed(witnesses, now, seconds)
-    return tuple(
-        CountedBy(each.server, max(0.0, now - each.until), is_heard=each not in gone) for each in witnesses
-    )
 
 
 async def last_look(releases: ReleaseStore, release: Release) -> LastLook | None:
