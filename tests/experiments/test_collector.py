@@ -421,6 +421,24 @@ def test_copies_are_counted_by_unit_for_the_worst_of_them():
     assert after.bucket.copies == Copies()
 
 
+def test_copies_of_more_units_than_can_be_kept_are_left_out():
+    world = World()
+    world.serve(*(copied(f"u{number}") for number in range(65_600)))
+    (seen,) = world.close()
+    assert seen.bucket.copies == Copies(65_536)
+
+
+def test_of_the_time_before_a_release_is_followed_nothing_is_told():
+    world = World(follows=())
+    world.now = 1003.0
+    world.collector.follow("r1")
+    world.collector.tick()
+    world.now = 1010.0
+    world.collector.tick()
+    (bucket,) = [seen.bucket for seen in world.seen]
+    assert (bucket.start, bucket.seconds, bucket.stage) == (1003.0, 7.0, NO_STAGE)
+
+
 def test_copies_of_a_bucket_in_which_nobody_else_came_are_told_too():
     world = World()
     world.collector.observe([copied("ada")])

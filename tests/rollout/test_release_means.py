@@ -19,6 +19,7 @@ from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.replay import Entry, first_difference
 from salver.rollout.verdict import Decision, Verdict
 
+RUNNING = ReleaseState.RUNNING
 REVENUE = Metric("revenue", "mean", "soft", worse="less", matures_minutes=1, cap=20.0, promotion_margin=0.1)
 POLICY = with_policy(metrics=(REVENUE,), stages=(Stage(0.25, 1), Stage(0.5, 1)))
 
@@ -99,6 +100,19 @@ def test_a_margin_is_what_may_be_lost() -> None:
     assert last(selling(4, 0.9, number=150)).decision is Decision.ROLLBACK
     assert judged(selling(4, 0.9, number=150), tolerant)[1][-1].decision is not Decision.ROLLBACK
     assert judged(selling(4, 0.7, number=150), tolerant)[1][-1].decision is Decision.ROLLBACK
+
+
+def test_where_all_bring_the_same_nothing_is_proven_and_the_log_says_that_again() -> None:
+    counts = Counts(1000, 1000, 2000)
+    sums = tuple(Sums(n, n, 5.0 * n, 25.0 * n, 125.0 * n) for n in (1000, 3000))
+    told = Matured("revenue", 0.0, 0.25, counts, counts, sums)  # type: ignore[arg-type]
+    bucket = Bucket(60.0, 10.0, 0, 0.25, counts, counts, outcomes=(told,))
+    verdict = last([bucket])
+    [metric] = verdict.metrics
+    assert (metric.effect, metric.low, metric.high, metric.undecided) == (1.0, None, None, "")
+    assert metric.log_e == 0
+    log = msgspec.json.decode(msgspec.json.encode([Entry(bucket, RUNNING, verdict)]), type=list[Entry])
+    assert first_difference(POLICY, log) is None
 
 
 def test_too_few_units_are_undecided_and_pass_no_gate() -> None:

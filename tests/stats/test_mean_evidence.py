@@ -241,6 +241,7 @@ def test_an_arm_whose_large_values_are_still_missing_is_not_believed_to_vary_les
         (np.ones(999), np.ones(5000), "999 units of the smaller arm"),
         (np.r_[np.ones(49), np.zeros(2000)], np.ones(5000), "49 units of an arm have a value"),
         (-np.ones(2000), -np.ones(2000), "the control's mean is not above 0"),
+        (np.ones(2000), np.r_[np.ones(1000), -np.ones(1000)], "the control's mean is not above 0"),
         (np.r_[np.ones(60), np.zeros(3000)], np.r_[1e4 * np.ones(60), np.zeros(60_000)], "too skewed"),
     ],
 )

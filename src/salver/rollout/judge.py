@@ -333,7 +333,10 @@ def _bounds(known: MetricEvidence, chance: float) -> tuple[float | None, float |
         ratio = _worst(known).ratio
         return ratio.estimate, *ratio.interval(chance)
     found = known.means.estimate(chance)
-    return (None, None, None) if found is None else (found.value, found.low, found.high)
+    if found is None:
+        return None, None, None
+    low, high = (bound if math.isfinite(bound) else None for bound in (found.low, found.high))
+    return found.value, low, high
 
 
 def _worst(known: MetricEvidence) -> Strand:
