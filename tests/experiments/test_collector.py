@@ -484,7 +484,7 @@ def test_who_waits_for_far_longer_than_others_ever_did_has_a_time_out():
     assert world.collector.waiting("r1", 10) == ""
     world.close()
     assert world.under_way.is_on
-    assert world.collector.waiting("r1", 10) == "it has 10 requests under way"
+    assert world.collector.waiting("r1", 10) == "requests to the canary that have no answer yet: 10"
     begin()
     world.close()
     world.close()
@@ -505,7 +505,7 @@ def test_who_waits_for_far_longer_than_others_ever_did_has_a_time_out():
         {},
         {"timeouts": waiting},
     )
-    words = "it has 10 requests under way, the oldest for 51 seconds at least"
+    words = "requests to the canary that have no answer yet: 10, the oldest for 51 seconds at least"
     assert world.collector.waiting("r1", 10) == words
     for call in calls:
         assert world.under_way.end(call)

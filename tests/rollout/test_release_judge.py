@@ -234,7 +234,7 @@ def test_no_data_is_said_and_held() -> None:
 
 
 def test_who_waits_for_the_canary_in_vain_is_told_with_what_is_missed_by_that() -> None:
-    waits = Facts(waiting="it has 7 requests under way")
+    waits = Facts(waiting="requests that have no answer yet: 7")
     silence = {"requests": Counts(stable=900), "exposures": Counts(), "events": {}}
     few = {"exposures": counts(2000, 0.05)}
     for changes, begins in (
@@ -244,7 +244,7 @@ def test_who_waits_for_the_canary_in_vain_is_told_with_what_is_missed_by_that() 
         seen = [msgspec.structs.replace(one, **changes) for one in buckets(number=6)]
         _, verdicts = judged(seen, facts=waits)
         assert verdicts[-1].reasons[0].startswith(begins)
-        assert verdicts[-1].reasons[0].endswith("; it has 7 requests under way")
+        assert verdicts[-1].reasons[0].endswith("; requests that have no answer yet: 7")
 
 
 def test_a_broken_split_is_held_and_then_rolled_back() -> None:

@@ -228,7 +228,7 @@ class _Followed:
         copies: By unit, how its worst copy of this bucket fared, and was one slower than the original?
         pending: Rows that the open buckets have for the ledger.
         slowest: Seconds that the slowest good answer of the stable version took.
-        under_way: Requests that the canary had not answered lately.
+        under_way: Requests to the canary that had no answer lately.
         is_stuck: There were more of them once than it answers in a bucket.
     """
 
@@ -384,7 +384,7 @@ class Collector:
         """Who waits for the canary in vain, in words; empty = nobody is known to.
 
         Args:
-            under_way: Requests that it has not answered now.
+            under_way: Requests to it that have no answer now.
         """
         followed = self._followed[release]
         followed.under_way = under_way
@@ -392,7 +392,7 @@ class Collector:
             return ""
         oldest = self._under_way.oldest(release)
         since = f", the oldest for {oldest:.0f} seconds at least" if oldest >= 1 else ""
-        return f"it has {under_way} requests under way{since}"
+        return f"requests to the canary that have no answer yet: {under_way}{since}"
 
     def leave(self, release: str) -> None:
         """It is over: hand over what is left of it."""
