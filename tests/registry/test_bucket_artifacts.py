@@ -1,6 +1,7 @@
 """A registry whose files lie in an object store: a real S3 server of this process, without a common disk."""
 
 import asyncio
+import io
 import os
 import sys
 import time
@@ -169,6 +170,26 @@ async def test_a_push_that_fails_half_way_leaves_nothing_there(
     assert keys(registry, s3) == before
     assert await registry.verify() == ()
     assert files_of(artifacts.folder) == []
+
+
+async def test_a_bucket_that_fails_while_a_backup_reads_it_is_told_as_such(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    class NoOSError(Exception):
+        """As those of the clouds' own libraries are."""
+
+    class Cut(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise NoOSError("the network is gone")
+
+    await push(registry, tmp_path)
+    artifacts = registry.artifacts
+    files = artifacts._open_files()  # type: ignore[attr-defined]
+    files.open = lambda key, mode: Cut()
+    artifacts._opened, artifacts._open_files = files, lambda: files  # type: ignore[attr-defined]
+    with pytest.raises(ArtifactsFailed, match=r"s3://.*/fraud/1/.*NoOSError: the network is gone"):
+        await back_up(registry, tmp_path / "backup.tar", 5.0)
+    assert not (tmp_path / "backup.tar").exists()
 
 
 async def test_two_registries_do_not_write_over_one_another(

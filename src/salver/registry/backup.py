@@ -170,16 +170,25 @@ def _add(archive: tarfile.TarFile, artifacts: Artifacts, model: str, number: int
     about.size, about.mode = entry.size, 0o444
     try:
         with artifacts.open(model, number, entry.path) as file:
-            hashed = _Hashed(file)
-            archive.addfile(about, hashed)
-            is_whole = not file.read(1) and hashed.sha256.hexdigest() == entry.sha256
-    except (EOFError, FileNotFoundError):
+            is_whole = _is_added(archive, about, file, entry.sha256)
+    except FileNotFoundError:
         is_whole = False
     if not is_whole:
         raise ArtifactsFailed(
             f"{about.name} is not what was pushed, and nothing is backed up",
             fix=f"Bring the file back from an older backup, or remove {model}/{number}.",
         )
+
+
+def _is_added(archive: tarfile.TarFile, about: tarfile.TarInfo, file: IO[bytes], sha256: str) -> bool:
+    """Had it as many bytes as it should, and these?"""
+    hashed = _Hashed(file)
+    try:
+        with _told(Path(str(archive.name))):  # or whoever reads it would take our disk's errors for its own
+            archive.addfile(about, hashed)
+    except EOFError:
+        return False
+    return not file.read(1) and hashed.sha256.hexdigest() == sha256
 
 
 class _Hashed:

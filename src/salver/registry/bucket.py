@@ -78,12 +78,12 @@ class BucketArtifacts(Artifacts):
         names = sorted(key.removeprefix(f"{home}/") for key in self._listed(home))
         return tuple(self._each(lambda name: self._entry(f"{home}/{name}", name), names))
 
-    def open(self, model: str, number: int, path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """See :meth:`Artifacts.open`."""
+    @contextlib.contextmanager
+    def open(self, model: str, number: int, path: str) -> Iterator[IO[bytes]]:
+        """See :meth:`Artifacts.open`; what fails while it is read, too."""
         key = f"{self._home(model, number)}/{path}"
-        with self._asking(key) as files:
-            opened: contextlib.AbstractContextManager[IO[bytes]] = files.open(key, "rb")
-            return opened
+        with self._asking(key) as files, files.open(key, "rb") as opened:
+            yield opened
 
     def numbers(self) -> Iterator[tuple[str, int]]:
         """See :meth:`Artifacts.numbers`."""
