@@ -14,7 +14,7 @@ from databases import empty_ledger
 from salver.errors import Conflict
 from salver.ledger import Ledger, LedgerFailed
 from salver.ledger.schema import EXPOSURE, FIRST_EVENT, PART, WITNESS
-from salver.releases import Outcome, ReleaseState
+from salver.releases import Counts, Outcome, ReleaseState
 from salver.rollout.policy import Metric, Stage
 from salver.rollout.replay import replay
 from salver.serving.crowds import Crowd, met
@@ -137,6 +137,22 @@ async def test_who_moves_to_the_canary_on_another_server_was_met_before(fleet: F
     assert sum(bucket.exposures.total for bucket in buckets) == 40
     moved = await fleet.rows(EXPOSURE.c.arm, EXPOSURE.c.is_first)
     assert 20 < moved.count(("canary", 0)) == len(moved) - 40 - moved.count(("baseline", 0))
+
+
+async def test_who_moves_to_the_canary_on_the_same_server_was_met_before(fleet: Fleet) -> None:
+    policy = msgspec.structs.replace(LONG, stages=(Stage(0.1, 1000), Stage(0.5, 1000)))
+    one, _ = await two(fleet, policy)
+    users = [f"u{number}" for number in range(200)]
+    one.serve(users)
+    await fleet.wait(10)
+    await one.store.wish("r0", "promote", ADA, "", fleet.clock.now)
+    await fleet.wait(10)
+    one.serve(users)
+    await fleet.wait(11)
+    buckets = [bucket for bucket in await fleet.check() if bucket.requests.total]
+    assert [bucket.stage for bucket in buckets] == [0, 1]
+    assert buckets[0].requests.canary < buckets[1].requests.canary
+    assert buckets[1].exposures == Counts()
 
 
 async def test_a_server_that_dies_is_waited_for_three_windows_and_what_it_told_counts(
