@@ -11,9 +11,8 @@ from salver.events import Served
 
 ERRORS: Final = "errors"  # the model raised, its process died, or a handler gave a status of 500 or more
 INVALID: Final = "invalid"  # its outputs are not those that it promises
-TIMEOUTS: Final = (
-    "timeouts"  # no answer before the caller's deadline, before the caller hung up, or for far too long
-)
+#: No answer before the caller's deadline, before the caller hung up, or for far too long.
+TIMEOUTS: Final = "timeouts"
 FALLBACKS: Final = "fallbacks"  # another version than the arm's has answered
 REFUSED: Final = "refused"  # there were more requests than it can answer
 #: It found the request wrong, or takes none of its kind: the caller's fault, which all arms meet alike,
