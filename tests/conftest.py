@@ -4,6 +4,10 @@ import gc
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("salver", deadline=None)  # a busy machine is no fault of the code's
+settings.load_profile("salver")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

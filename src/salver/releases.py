@@ -331,6 +331,8 @@ class Bucket(msgspec.Struct, frozen=True):
         outcomes: That matured in it, of exposures long before.
         late_seconds: By how much what is posted later lags behind: everything older has come.
         copies: That were answered in it (serving/shadow.py).
+        in_hour, in_stage: As ``events``, for the first time in this hour, and at this stage. A metric that is
+            not there is as in ``events``.
     """
 
     start: float
@@ -344,6 +346,35 @@ class Bucket(msgspec.Struct, frozen=True):
     outcomes: tuple[Matured, ...] = ()
     late_seconds: float = 0.0
     copies: Copies = Copies()
+    in_hour: Mapping[str, Counts] = msgspec.field(default_factory=dict)
+    in_stage: Mapping[str, Counts] = msgspec.field(default_factory=dict)
+
+
+#: Fields of a bucket whose events are the first ones of units.
+FIRSTS: Final = ("events", "in_hour", "in_stage")
+
+
+def first_in(metric: str, field: str, number: int) -> str:
+    """Name of the first events of a metric in one hour, or at one stage.
+
+    >>> [kept_in(name) for name in ("errors", first_in("errors", "in_hour", 7))]
+    [('errors', 'events', 0), ('errors', 'in_hour', 7)]
+    """
+    return f"{metric}{_IN}{field}{_IN}{number}"
+
+
+def hour_of(seconds: float) -> int:
+    """Of Unix seconds, counted from 1970 on: the same for all servers."""
+    return int(seconds // 3600)
+
+
+def kept_in(first: str) -> tuple[str, str, int]:
+    """The metric of such a name, the field of a bucket that counts it, and of which hour or stage."""
+    metric, *rest = first.split(_IN)
+    return (metric, rest[0], int(rest[1])) if rest else (metric, "events", 0)
+
+
+_IN: Final = "\x1f"  # no name of a metric has it, as it cannot be read
 
 
 class Met(msgspec.Struct, frozen=True, eq=False):
@@ -401,7 +432,7 @@ class Seen(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         exposures: Of units; requests without one are in the bucket's counts alone.
-        firsts: By metric, as in :attr:`Bucket.events`, units in which it happened for the first time.
+        firsts: By metric, or :func:`first_in`, units in which it happened for the first time.
         predictions: All requests, of a release whose policy asks for outcomes.
         heard: Up to what units that other servers have met were known when the first of these was taken for a
             new one (:attr:`salver.serving.crowds.Crowd.last`).

@@ -18,7 +18,7 @@ from salver.experiments.happenings import happened
 from salver.experiments.router import Router
 from salver.experiments.underway import UnderWay
 from salver.messages import Call, ModelId, State, Timing
-from salver.releases import ARMS, NO_STAGE, Arm, Assignment, Copies, Counts, Split, unit_number
+from salver.releases import ARMS, NO_STAGE, Arm, Assignment, Copies, Counts, Split, first_in, unit_number
 from salver.stats.exact import clopper_pearson
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.25, salt="s1")
@@ -135,16 +135,51 @@ def test_something_happens_to_a_unit_for_the_first_time_once_whenever_it_comes_a
     assert seen.bucket.events == {"errors": Counts(1, 0, 1), "timeouts": Counts(1)}
     assert seen.bucket.raw == {"errors": Counts(3, 0, 1), "timeouts": Counts(1)}
     ada, bo = unit_number("ada"), unit_number("bo")
-    assert {
-        metric: list(zip(met.units, arms_of(met), strict=True)) for metric, met in seen.firsts.items()
-    } == {
-        "errors": [(ada, Arm.CANARY), (bo, Arm.STABLE)],
-        "timeouts": [(ada, Arm.CANARY)],
+    assert seen.bucket.in_hour == seen.bucket.events and not seen.bucket.in_stage
+    errors, timeouts = [(ada, Arm.CANARY), (bo, Arm.STABLE)], [(ada, Arm.CANARY)]
+    assert {name: list(zip(met.units, arms_of(met), strict=True)) for name, met in seen.firsts.items()} == {
+        "errors": errors,
+        "timeouts": timeouts,
+        first_in("errors", "in_hour", 0): errors,
+        first_in("timeouts", "in_hour", 0): timeouts,
     }
     world.serve(*bad)
     (again,) = world.close()
-    assert (again.bucket.events, again.firsts) == ({}, {})
+    assert (again.bucket.events, again.bucket.in_hour, again.firsts) == ({}, {}, {})
     assert again.bucket.raw == {"errors": Counts(3, 0, 1)}
+
+
+def test_each_hour_and_each_stage_has_first_events_of_its_own():
+    world = World()
+    bad = [served(outcome="model_failed"), served("bo", Arm.STABLE, "model_failed")]
+    later = [served(outcome="model_failed", stage=1), served("cy", outcome="model_failed", stage=1)]
+    world.serve(*bad)
+    world.close()
+    world.serve(*bad, *later)
+    (_, moved) = world.close()
+    assert (moved.bucket.stage, moved.bucket.events, moved.bucket.in_hour, moved.bucket.in_stage) == (
+        1,
+        {"errors": Counts(1)},
+        {"errors": Counts(1)},
+        {"errors": Counts(2)},
+    )
+    world.now = 3600.0
+    world.close()
+    for in_hour in ({"errors": Counts(2)}, {}):
+        world.serve(*later, *later)
+        (after,) = world.close()
+        assert (after.bucket.events, after.bucket.in_hour, after.bucket.in_stage) == ({}, in_hour, {})
+
+
+def test_what_happened_in_this_hour_and_at_this_stage_is_known_after_a_restart():
+    names = ["errors", first_in("errors", "in_hour", 0), first_in("errors", "in_stage", 1)]
+    world = World(follows=())
+    world.collector.follow(
+        "r1", memory=world.collector.remembered((), [(name, unit_number("ada")) for name in names])
+    )
+    world.serve(*[served(who, outcome="model_failed", stage=1) for who in ("ada", "bo")])
+    (seen,) = world.close()
+    assert seen.bucket.events == seen.bucket.in_hour == seen.bucket.in_stage == {"errors": Counts(1)}
 
 
 def test_without_units_every_request_counts_and_none_is_kept():

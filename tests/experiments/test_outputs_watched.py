@@ -11,7 +11,7 @@ from test_collector import World, served
 
 from salver.events import Responded
 from salver.experiments.outputs import MOST_NUMBERS, OutputCheck, Watch, code, is_beyond, places
-from salver.releases import ARMS, Arm, Counts, Shadow, Traffic, unit_number
+from salver.releases import ARMS, Arm, Counts, Shadow, Traffic, first_in, unit_number
 from salver.rollout.policy import Policy
 from salver.rollout.procedure import promoted, started, watched
 from salver.rollout.record import proposed
@@ -147,6 +147,7 @@ def test_units_with_odd_answers_count_once_and_their_requests_each_time():
     assert seen.bucket.events == {"negative": Counts(1), "score.0": Counts(1), "score.1": Counts(0, 1)}
     assert {metric: met.units.tolist() for metric, met in seen.firsts.items()} == {
         "negative": [unit_number("ada")],
+        first_in("negative", "in_hour", 0): [unit_number("ada")],
         "score.0": [unit_number("ada")],
         "score.1": [unit_number("bo")],
     }

@@ -55,13 +55,14 @@ METRICS = (
     weights=st.lists(st.floats(0.01, 0.95), min_size=1, max_size=3, unique=True),
     per_bucket=st.sampled_from([0.3, 5.0, 200.0]),
     warm_up=st.sampled_from([0.0, 25.0]),
+    seconds=st.sampled_from([10.0, 900.0]),
     alone=st.booleans(),
 )
 def test_arrays_say_what_the_judge_says(
-    seed: int, weights: list[float], per_bucket: float, warm_up: float, alone: bool
+    seed: int, weights: list[float], per_bucket: float, warm_up: float, seconds: float, alone: bool
 ) -> None:
     stages = tuple(Stage(weight, 1, margin_times=2) for weight in sorted(weights)) + (Stage(1.0, 0),) * alone
-    policy = Policy(stages=stages, metrics=METRICS, warm_up_seconds=warm_up)
+    policy = Policy(stages=stages, metrics=METRICS, warm_up_seconds=warm_up, bucket_seconds=seconds)
     rng, schedule = np.random.default_rng(seed), schedule_of(policy, 7)
     requests = simulated(rng, schedule, 2, 50 * per_bucket)
     events = {
@@ -74,8 +75,8 @@ def test_arrays_say_what_the_judge_says(
         evidence = start(policy)
         for index, (stage, share) in enumerate(zip(schedule.stages, schedule.shares, strict=True)):
             bucket = Bucket(
-                start=10.0 * index,
-                seconds=10.0,
+                start=seconds * index,
+                seconds=seconds,
                 stage=int(stage),
                 share=float(share),
                 requests=row(requests, release, index),

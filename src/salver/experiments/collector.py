@@ -25,9 +25,11 @@ from salver.experiments.underway import UnderWay
 from salver.releases import (
     ARMS,
     COUNTED,
+    FIRSTS,
     NO_EXPOSURES,
     NO_PREDICTIONS,
     NO_STAGE,
+    UNSEEN,
     Arm,
     Assignment,
     Bucket,
@@ -37,6 +39,9 @@ from salver.releases import (
     Met,
     Predictions,
     Seen,
+    first_in,
+    hour_of,
+    kept_in,
     unit_numbers,
 )
 from salver.stats.bloom import Bloom
@@ -61,7 +66,7 @@ _Numbers = npt.NDArray[np.int64]
 _Places = npt.NDArray[np.uint8]
 _Times = npt.NDArray[np.float64]
 _Flags = npt.NDArray[np.bool_]
-#: What happened to a unit: the name of a metric, and the unit's number.
+#: What happened to a unit: the name under which it counts, and the unit's number.
 _Happening = tuple[str, int]
 _T = TypeVar("_T", bound=Hashable)
 _M = TypeVar("_M", bound=Met)
@@ -97,8 +102,11 @@ class _Tally:
     """A bucket while it is open.
 
     Attributes:
+        hour: That it is of (:func:`~salver.releases.hour_of`).
+        is_in_each: A metric that happens in each answer.
+        names: By metric, under which names its first events are counted.
         fresh: Units.
-        news: Metrics and units.
+        news: Such names and units.
         asked: Ids of requests and their units; empty = it has none.
         places: Of arms in :data:`ARMS`.
     """
@@ -111,6 +119,9 @@ class _Tally:
         "firsts",
         "fresh",
         "heard",
+        "hour",
+        "is_in_each",
+        "names",
         "news",
         "places",
         "predictions",
@@ -121,16 +132,19 @@ class _Tally:
         "start",
     )
 
-    def __init__(self, start: float, assigned: Assignment, heard: int, slow: Iterable[str]) -> None:
+    def __init__(self, followed: "_Followed", assigned: Assignment, start: float) -> None:
         self.start = start
-        self.heard = heard
+        self.heard = followed.heard
+        self.hour = hour_of(followed.end - followed.seconds)
+        self.is_in_each = followed.watch.is_bin
+        self.names: dict[str, tuple[str, ...]] = {}
         self.stage = assigned.stage
         self.share = assigned.propensity
         self.places = _PLACES_BESIDE_MOST if self.share > _HALF else _PLACES
         self.requests = [0, 0, 0]
         self.exposed = [0, 0, 0]
         self.events: dict[str, list[int]] = {}
-        self.raw: dict[str, list[int]] = {metric: [0, 0, 0] for metric in slow}  # none is known, too
+        self.raw: dict[str, list[int]] = {metric: [0, 0, 0] for metric in followed.slow}  # none is known, too
         self.fresh: _Waiting[str] = _Waiting()
         self.news: _Waiting[tuple[str, str]] = _Waiting()
         self.asked: _Waiting[tuple[str, str]] = _Waiting()
@@ -154,17 +168,41 @@ class _Tally:
         for metric in metrics:
             self.raw.setdefault(metric, [0, 0, 0])[place] += 1
             if self.share and assigned.has_unit:
-                self.news.places.setdefault((metric, assigned.unit), place)
+                for name in self.names.get(metric) or self._names_of(metric):
+                    self.news.places.setdefault((name, assigned.unit), place)
             else:
                 self.events.setdefault(metric, [0, 0, 0])[place] += 1
 
+    def _names_of(self, metric: str) -> tuple[str, ...]:
+        """What happens in each answer is no news of an hour; of the first stage it is the first of all."""
+        names = [metric]
+        if not metric.endswith(UNSEEN):
+            names += [] if self.is_in_each(metric) else [first_in(metric, "in_hour", self.hour)]
+            names += [first_in(metric, "in_stage", self.stage)] if self.stage else []
+        self.names[metric] = tuple(names)
+        return self.names[metric]
+
     def closed(self, release: str, end: float, copies: Copies) -> Seen:
-        events = {name: Counts(*counts) for name, counts in self.events.items()}
-        raw = {name: Counts(*counts) for name, counts in self.raw.items()}
-        counted = (Counts(*self.requests), Counts(*self.exposed), events, raw)
+        events: dict[str, dict[str, Counts]] = {field: {} for field in FIRSTS}
+        for name, counts in self.events.items():
+            metric, field, _ = kept_in(name)
+            events[field][metric] = Counts(*counts)
+        bucket = Bucket(
+            start=self.start,
+            seconds=end - self.start,
+            stage=self.stage,
+            share=self.share,
+            requests=Counts(*self.requests),
+            exposures=Counts(*self.exposed),
+            events=events["events"],
+            in_hour=events["in_hour"],
+            in_stage=events["in_stage"],
+            raw={name: Counts(*counts) for name, counts in self.raw.items()},
+            copies=copies,
+        )
         return Seen(
             release,
-            Bucket(self.start, end - self.start, self.stage, self.share, *counted, copies=copies),
+            bucket,
             _joined(self.exposures) or NO_EXPOSURES,
             {metric: met for metric, parts in self.firsts.items() if (met := _joined(parts)) is not None},
             _joined(self.predictions) or NO_PREDICTIONS,
@@ -182,8 +220,8 @@ class Memory:
     def __init__(self, config: CollectorConfig, *, keeps_arms: bool) -> None:
         self._units = Bloom(config.units, config.error)
         self._arms = Bloom(config.units, config.error) if keeps_arms else None
-        self._happenings = Bloom(config.units, config.error)
-        self._most = config.units
+        self._happenings: dict[str, tuple[int, Bloom]] = {}  # by field of a bucket, those of its last number
+        self._most, self._error = config.units, config.error
 
     def exposed(self, units: _Numbers, places: _Places) -> tuple[_Flags, _Flags]:
         """Which of these different units are new, and which are new in their arm, as far as that is kept."""
@@ -197,10 +235,14 @@ class Memory:
         for first in range(0, len(numbers), _AT_ONCE):
             self._units.add(numbers[first : first + _AT_ONCE])
 
-    def happened(self, units: _Numbers, metrics: Iterable[str]) -> _Flags:
-        """Which of these different happenings are the first of their kind for their unit."""
-        kinds = np.fromiter(map(hash, metrics), np.int64, len(units))
-        return self._happenings.add((units ^ kinds).view(np.uint64))
+    def happened(self, units: _Numbers, name: str) -> _Flags:
+        """For which of these different units it is the first event of this name (:func:`first_in`)."""
+        _, field, number = kept_in(name)
+        known = self._happenings.get(field)
+        if known is None or number > known[0]:  # another hour, or stage: those before count no more
+            capacity = self._most if field == "events" else self._most // 2
+            known = self._happenings[field] = number, Bloom(capacity, self._error)
+        return known[1].add((units ^ np.int64(hash(name))).view(np.uint64))
 
     @property
     def is_over(self) -> bool:
@@ -318,13 +360,15 @@ class Collector:
 
         Args:
             units: Numbers of those that were met.
-            happenings: Metric and unit of what has happened, as the ledger has them.
+            happenings: Name (:func:`~salver.releases.first_in`) and unit of what has happened, as the ledger
+                has them.
             keeps_arms: A unit that moves to another arm is a row of the ledger, too.
         """
         memory = Memory(self._config, keeps_arms=keeps_arms)
         memory.know(units)
         for some in _chunks(happenings):
-            memory.happened(np.array([unit for _, unit in some], np.int64), (metric for metric, _ in some))
+            for name, chosen in _by_name(some).items():
+                memory.happened(np.array([some[index][1] for index in chosen], np.int64), name)
         return memory
 
     def follow(
@@ -529,17 +573,14 @@ class Collector:
     def _note(self, followed: _Followed, tally: _Tally) -> None:
         news, places, times = tally.news.taken()
         units = unit_numbers(unit for _, unit in news)
-        are_first = followed.memory.happened(units, (metric for metric, _ in news))
-        followed.pending += int(are_first.sum())
-        by_metric: dict[str, list[int]] = {}
-        for index, (metric, _) in enumerate(news):
-            by_metric.setdefault(metric, []).append(index)
-        for metric, indices in by_metric.items():
-            chosen = np.array(indices)[are_first[indices]]
+        for name, indices in _by_name(news).items():
+            chosen = np.array(indices)
+            chosen = chosen[followed.memory.happened(units[chosen], name)]
             if len(chosen):
-                _add(tally.events.setdefault(metric, [0, 0, 0]), places[chosen])
+                followed.pending += len(chosen)
+                _add(tally.events.setdefault(name, [0, 0, 0]), places[chosen])
                 met = Met(units[chosen], places[chosen], times[chosen])
-                tally.firsts.setdefault(metric, []).append(met)
+                tally.firsts.setdefault(name, []).append(met)
 
     def _tally(self, followed: _Followed, assigned: Assignment, now: float) -> _Tally:
         key = assigned.stage, assigned.propensity
@@ -549,7 +590,7 @@ class Collector:
             if followed.tallies and key > followed.newest:
                 start = now
             followed.newest = max(followed.newest, key)
-            tally = followed.tallies[key] = _Tally(start, assigned, followed.heard, followed.slow)
+            tally = followed.tallies[key] = _Tally(followed, assigned, start)
         return tally
 
     def _close(self, release: str, followed: _Followed, end: float) -> None:
@@ -580,6 +621,14 @@ def _joined(parts: Sequence[_M]) -> _M | None:
         return parts[0] if parts else None
     fields = parts[0].__struct_fields__
     return type(parts[0])(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
+
+
+def _by_name(happenings: Iterable[tuple[str, object]]) -> Mapping[str, Sequence[int]]:
+    """Their indices."""
+    found: dict[str, list[int]] = {}
+    for index, (name, _) in enumerate(happenings):
+        found.setdefault(name, []).append(index)
+    return found
 
 
 def _chunks(things: Iterable[_T]) -> Iterator[list[_T]]:

@@ -127,6 +127,10 @@ class Watch:
                 self._learn(check, outputs)
         return found
 
+    def is_bin(self, metric: str) -> bool:
+        """It counts into which bin answers fall, so that it happens in each."""
+        return metric.rpartition(".")[0] in {check.metric for check in self.checks if check.kind == "bins"}
+
     def bounds(self) -> Mapping[str, tuple[float, ...]]:
         """Of the bins, by metric, where enough was seen to tell them."""
         found = {}

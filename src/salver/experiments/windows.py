@@ -178,6 +178,8 @@ def _sum(buckets: Sequence[Bucket], stand: Stand, start: float, end: float) -> B
         requests=functools.reduce(plus, (bucket.requests for bucket in buckets)),
         exposures=functools.reduce(plus, (bucket.exposures for bucket in buckets)),
         events=_totals(bucket.events for bucket in buckets),
+        in_hour=_totals(bucket.in_hour for bucket in buckets),
+        in_stage=_totals(bucket.in_stage for bucket in buckets),
         raw=_totals(bucket.raw for bucket in buckets),
         copies=functools.reduce(plus, (bucket.copies for bucket in buckets)),
     )

@@ -11,12 +11,12 @@ from typing import Self
 import msgspec
 
 from salver.errors import InvalidInput
-from salver.releases import Bucket, Counts, Matured, plus
+from salver.releases import Bucket, Counts, Matured, hour_of, plus
 from salver.rollout.means import Means
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.rules import Never, hour_of_week
 from salver.rollout.shadowing import CopyEvidence
-from salver.rollout.strand import Strand, Weight, strands
+from salver.rollout.strand import Lately, Strand, Weight, strands
 from salver.rollout.wildness import matched_share
 from salver.stats import sample_ratio
 from salver.stats.combine import log_mean
@@ -45,12 +45,12 @@ class MetricEvidence(msgspec.Struct, frozen=True):
         """The logarithm of the binomial evidence of harm, or of that of means."""
         if not self.strands:
             return self.means.log_harm
-        return log_mean([strand.harm.log_e for strand in self.strands])
+        return log_mean([strand.log_harm for strand in self.strands])
 
     @property
     def log_flip(self) -> float:
         """The logarithm of the sign-flip evidence of harm; of means there is none, and 0."""
-        return log_mean([strand.flip.log_e for strand in self.strands]) if self.strands else 0.0
+        return log_mean([strand.log_flip for strand in self.strands]) if self.strands else 0.0
 
     def log_e(self, metric: Metric) -> float:
         """What counts for a rollback: of a soft metric that counts events, the weaker of both."""
@@ -156,11 +156,13 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
     evidence = evidence if is_late else evidence.at_stage(bucket.stage)
     is_warm = is_late or evidence.stage_seconds >= policy.warm_up_seconds
     weight, stage = Weight(None, is_warm, is_whole), None if is_late else policy.stages[bucket.stage]
+    units = evidence.units.total
+    returning = units if evidence.requests.total > _COMES_BACK * units else 0
     split, matched = _split(evidence, bucket)
     evidence = msgspec.structs.replace(
         evidence,
         metrics=tuple(
-            _observed(known, metric, bucket, stage, weight)
+            _observed(known, metric, bucket, stage, weight, returning)
             for known, metric in zip(evidence.metrics, policy.metrics, strict=True)
         ),
         split=split,
@@ -212,22 +214,34 @@ def _of_stage(evidence: Evidence, bucket: Bucket, is_warm: bool, *, is_alone: bo
 
 
 def _observed(
-    known: MetricEvidence, metric: Metric, bucket: Bucket, stage: Stage | None, weight: Weight
+    known: MetricEvidence, metric: Metric, bucket: Bucket, stage: Stage | None, weight: Weight, units: int
 ) -> MetricEvidence:
-    """With a bucket of a stage; None = of one that has been left."""
+    """With a bucket of a stage; None = of one that has been left. So many units were met that come again."""
     if stage is not None and metric.promotion_margin is not None:
         margin = metric.promotion_margin * stage.margin_times
         weight = weight._replace(gate_margin=min(margin, MOST_LESS) if metric.worse == "less" else margin)
     if metric.is_posted:
         for matured in bucket.outcomes:
             if matured.metric == metric.name:
-                known = _with_outcomes(known, metric, matured, weight, is_recent=stage is not None)
+                is_recent, hour = stage is not None, hour_of(bucket.start)
+                known = _with_outcomes(known, metric, matured, weight, hour, is_recent=is_recent)
         return known
     names = [metric.name]
     if metric.kind == "output":
         names = [f"{metric.name}.{index // 2}" for index in range(2 * metric.bins)]
     grown = tuple(
-        strand.add(metric, bucket.events.get(name, Counts()), bucket.share, weight)
+        strand.add(
+            metric,
+            events := bucket.events.get(name, Counts()),
+            bucket.share,
+            weight,
+            Lately(
+                hour=hour_of(bucket.start),
+                in_hour=bucket.in_hour.get(name, events),
+                in_stage=Counts() if stage is None else bucket.in_stage.get(name, events),
+                units=units,
+            ),
+        )
         for strand, name in zip(known.strands, names, strict=True)
     )
     rare = known.rare
@@ -240,19 +254,23 @@ def _observed(
 
 #: A bucket that is shorter or longer by more than this part says nothing of how far counts jump.
 _UNEVEN = 0.05
+#: Who sends more requests than this, in the mean, comes again.
+_COMES_BACK = 2
 #: However wide the margins of a stage are: more than this part of what is good may not be lost.
 MOST_LESS = 0.9
 
 
 def _with_outcomes(
-    known: MetricEvidence, metric: Metric, matured: Matured, weight: Weight, *, is_recent: bool
+    known: MetricEvidence, metric: Metric, matured: Matured, weight: Weight, hour: int, *, is_recent: bool
 ) -> MetricEvidence:
     units = plus(known.units, matured.units)
     if metric.kind == "mean":
         means = known.means.add(metric, matured, weight.gate_margin, is_recent=is_recent)
         return msgspec.structs.replace(known, means=means, units=units)
     [strand] = known.strands
-    grown = strand.add(metric, matured.events, matured.share, weight._replace(is_warm=True, is_whole=False))
+    lately = Lately(hour, matured.events, matured.events if is_recent else Counts())
+    weight = weight._replace(is_warm=True, is_whole=False)
+    grown = strand.add(metric, matured.events, matured.share, weight, lately)
     return msgspec.structs.replace(known, strands=(grown,), units=units)
 
 

@@ -340,11 +340,15 @@ def _bounds(known: MetricEvidence, chance: float) -> tuple[float | None, float |
 
 
 def _worst(known: MetricEvidence) -> Strand:
-    return max(known.strands, key=lambda one: one.harm.log_e)
+    return max(known.strands, key=lambda one: one.log_harm)
 
 
 def _effect(metric: Metric, known: MetricEvidence) -> str:
     estimate, _, _ = _bounds(known, 0.5)
+    if known.strands and (worst := _worst(known)).is_of_this_hour:
+        events = worst.hourly.events
+        had = f"{events.canary} units of the canary had it, and {events.control} of its control"
+        return f"{metric.name}: in this hour {had}"
     what = "mean" if metric.kind == "mean" else "rate"
     times = (
         "events where its control has none"

@@ -4,7 +4,7 @@ The evidence of ``evidence.py`` on arrays, for benchmarks and tests: a property 
 equal. For metrics that are known at once and of which more is worse; who simulates is not known here. Pure.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from salver.errors import InvalidInput
 from salver.rollout.evidence import BETS
+from salver.rollout.hourly import ON_FIRST
 from salver.rollout.policy import Metric, Policy
 from salver.rollout.wildness import MOST, PRIOR_BUCKETS, PRIOR_EVENTS, PRIOR_VARIATION
 from salver.stats import sign_flip
@@ -95,9 +96,17 @@ def _paths(policy: Policy, metric: Metric, schedule: Schedule, requests: Arms, e
     if metric.is_matched:
         other, part = events.baseline, share / (share + np.minimum(share, 1 - share))
     sides = _Sides(events.canary, events.canary + other, np.broadcast_to(part, factor.shape), factor, most)
-    harm = _log_mean(_steps(sides, HARM, 1 + metric.rollback_margin), counted)
     keep = np.where(share < 1, np.minimum(share, 1 - share) / share, 1.0)
-    flip = sign_flip.log_e_paths(sign_flip.start(), events.canary * counted, events.baseline * counted, keep)
+
+    def harms(inside: Bools) -> Floats:
+        return _log_mean(_steps(sides.at(inside), HARM, 1 + metric.rollback_margin), counted[inside])
+
+    def flips(inside: Bools) -> Floats:
+        canary, baseline = (arm[:, inside] * counted[inside] for arm in (events.canary, events.baseline))
+        return sign_flip.log_e_paths(sign_flip.start(), canary, baseline, keep[inside])
+
+    hours: Ints = (np.arange(len(share)) * policy.bucket_seconds // 3600).astype(np.int64)
+    harm, flip = (_with_hours(each, hours, share < 1) for each in (harms, flips))
     gate = np.zeros_like(harm)
     if metric.promotion_margin is not None:
         for stage in np.unique(schedule.stages):
@@ -110,6 +119,22 @@ def _paths(policy: Policy, metric: Metric, schedule: Schedule, requests: Arms, e
                 rare = _log_mean(_rare(here, requests.canary[:, inside], worst), warm[inside])
                 gate[:, inside] = np.logaddexp(gate[:, inside], rare) - np.log(2)
     return MetricPaths(harm if metric.severity == "severe" else np.minimum(harm, flip), harm, flip, gate)
+
+
+def _with_hours(log_e: Callable[[Bools], Floats], hours: Ints, compared: Bools) -> Floats:
+    """Evidence of all buckets, and of those of each hour by itself."""
+    first = log_e(np.ones(len(hours), bool))
+    again, past = np.zeros_like(first), np.full(len(first), -np.inf)
+    numbered = np.unique(hours[compared])
+    for number, hour in enumerate(numbered, 1):
+        inside = (hours == hour) if number > 1 else hours <= hour
+        here = log_e(inside) - np.log(number * (number + 1))
+        total = np.logaddexp(here, past[:, None])
+        again[:, inside] = np.logaddexp(total, -np.log(number + 1))
+        past = total[:, -1]
+        again[:, hours > hour] = again[:, inside][:, -1:]
+    together: Floats = np.logaddexp(first + np.log(ON_FIRST), again + np.log(1 - ON_FIRST))
+    return together
 
 
 class _Sides(NamedTuple):

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql
 from salver.experiments.windows import Part, Witness
 from salver.ledger import rows
 from salver.ledger.schema import EXPOSURE, FIRST_EVENT, PART, PREDICTION, RELEASE, WITNESS
-from salver.releases import ARMS, Bucket, Counts, Met, Seen
+from salver.releases import ARMS, FIRSTS, Bucket, Counts, Met, Seen, kept_in
 from salver.rollout.record import Progress
 from salver.serving.crowds import NO_UNITS, Crowd, meet
 
@@ -159,16 +159,23 @@ def _told_apart(connection: Connection, seen: Seen, is_first: _Flags, *, keeps_u
     if keeps_units:
         each = msgspec.structs.replace(exposures, are_first=is_first.view(np.uint8))
         rows.add(connection, EXPOSURE, {**_columns(each, "units"), **share})
-    happened: dict[str, Counts] = {}
-    for metric, first in seen.firsts.items():
-        its = {**release, "metric": metric}
-        happened[metric] = _in_arms(first, _known(connection, FIRST_EVENT, its, first.units))
+    happened: dict[tuple[str, str], Counts] = {}
+    for name, first in seen.firsts.items():
+        its = {**release, "metric": name}
+        metric, field, _ = kept_in(name)
+        happened[metric, field] = _in_arms(first, _known(connection, FIRST_EVENT, its, first.units))
         rows.add(connection, FIRST_EVENT, {**_columns(first, "units"), **its})
     rows.add(connection, PREDICTION, {**_columns(seen.predictions, "requests"), **share})
     again = (exposures.are_first == 1) & ~is_first
-    events = {metric: _less(some, happened.get(metric, Counts())) for metric, some in bucket.events.items()}
+    events = {
+        field: {
+            metric: _less(some, happened.get((metric, field), Counts()))
+            for metric, some in getattr(bucket, field).items()
+        }
+        for field in FIRSTS
+    }
     fewer = _less(bucket.exposures, _in_arms(exposures, again))
-    return msgspec.structs.replace(bucket, exposures=fewer, events=events)
+    return msgspec.structs.replace(bucket, exposures=fewer, **events)
 
 
 def _known(connection: Connection, table: Table, same: Mapping[str, Any], units: _Numbers) -> _Flags:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
-from sqlalchemy import Connection, and_, delete, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, or_, select, tuple_, update
 
 from salver.errors import Conflict, InvalidInput, NotFound
 from salver.experiments.windows import Part, Witness
@@ -32,10 +32,10 @@ from salver.registry.audit import Change, record
 from salver.registry.names import CHAMPION
 from salver.registry.records import Action, Actor
 from salver.registry.rows import in_force
-from salver.releases import Bucket, ReleaseState, Seen
+from salver.releases import Bucket, ReleaseState, Seen, first_in, hour_of
 from salver.rollout import procedure
 from salver.rollout.evidence import Evidence, start
-from salver.rollout.policy import Policy
+from salver.rollout.policy import MOST_DAYS, Policy
 from salver.rollout.record import Progress, Release, What, Wish
 from salver.rollout.replay import Entry
 from salver.rollout.rules import Facts
@@ -47,6 +47,8 @@ from salver.serving.handing_in import Told
 _encode: Final = msgspec.json.Encoder().encode
 _AT_ONCE: Final = 10_000  # rows that are read in one go
 _MOST_LISTED: Final = 1000
+_DAY_SECONDS: Final = 86_400.0
+_IS_HOURLY: Final = FIRST_EVENT.c.metric.contains(first_in("", "in_hour", 0)[:-1], autoescape=True)
 #: What the audit calls a move, by where it leads.
 _ACTIONS: Final[Mapping[ReleaseState, Action]] = {
     ReleaseState.PROPOSED: "release.proposed",
@@ -291,8 +293,9 @@ class ReleaseStore:
 
         return await self._ledger.read(read)
 
-    async def prune(self, before: float, most: int = 10_000) -> int:
-        """Forget units of releases that ended before that time; what was counted and decided stays.
+    async def prune(self, now: float, most: int = 10_000) -> int:
+        """Forget units of releases that ended long ago, and what happened to them in an hour of days before;
+        what was counted and decided stays.
 
         Args:
             most: Rows of a table that go at once, so that others need not wait for long.
@@ -300,22 +303,31 @@ class ReleaseStore:
         Returns:
             Rows that are gone.
         """
-        over = select(RELEASE.c.id).where(RELEASE.c.ended < before)
+        over = select(RELEASE.c.id).where(RELEASE.c.ended < now - MOST_DAYS * _DAY_SECONDS)
+        old: list[tuple[Table, ColumnElement[bool]]] = [
+            *((table, table.c.release.in_(over)) for table in (PREDICTION, FIRST_EVENT, EXPOSURE, CROWD)),
+            (FIRST_EVENT, _IS_HOURLY & (FIRST_EVENT.c.time < now - _DAY_SECONDS)),
+        ]
 
         def write(connection: Connection) -> int:
             gone = 0
-            for table in (PREDICTION, FIRST_EVENT, EXPOSURE, CROWD):
+            for table, is_old in old:
                 key = tuple(table.primary_key)
-                some = select(*key).where(table.c.release.in_(over)).limit(most)
+                some = select(*key).where(is_old).limit(most)
                 gone += connection.execute(delete(table).where(tuple_(*key).in_(some))).rowcount
             return gone
 
         return await self._ledger.write(write)
 
-    async def known_units(self, release: str) -> tuple[Crowd, list[tuple[str, int]]]:
-        """Units that were met, some perhaps twice, and metric and number of each first event."""
+    async def known_units(self, release: str, now: float) -> tuple[Crowd, list[tuple[str, int]]]:
+        """Units that were met, some perhaps twice, and name and number of each first event, without those of
+        hours that are over.
+        """
         units = select(EXPOSURE.c.unit).where(EXPOSURE.c.release == release)
-        events = select(FIRST_EVENT.c.metric, FIRST_EVENT.c.unit).where(FIRST_EVENT.c.release == release)
+        counts = ~_IS_HOURLY | (FIRST_EVENT.c.time >= 3600 * hour_of(now))
+        events = select(FIRST_EVENT.c.metric, FIRST_EVENT.c.unit).where(
+            FIRST_EVENT.c.release == release, counts
+        )
 
         def read(connection: Connection) -> tuple[Crowd, list[tuple[str, int]]]:
             told, last = met(connection, release)

@@ -26,7 +26,6 @@ from salver.experiments.windows import PATIENCE, Judged, Merged, Part, Witness, 
 from salver.releases import NO_STAGE, Matured, ReleaseState, Split
 from salver.rollout import procedure, rules
 from salver.rollout.judge import judge
-from salver.rollout.policy import MOST_DAYS
 from salver.rollout.record import Release
 from salver.rollout.replay import Entry
 from salver.serving.handing_in import Told
@@ -201,7 +200,7 @@ class Releases:
             await self._refuse(await self._store.get(name), picture.waiting[name], now)
         if not is_last:
             await self._apply(after, now)
-        if now - self._pruned >= _DAY_SECONDS and not await self._store.prune(now - MOST_DAYS * _DAY_SECONDS):
+        if now - self._pruned >= _DAY_SECONDS and not await self._store.prune(now):
             self._pruned = now
 
     async def _run(self, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -414,7 +413,7 @@ class Releases:
     async def _follow(self, release: Release, now: float) -> None:
         """Count it from now on, after what is known of it."""
         parts = await self._store.attend(release.id, self._server, now)
-        known, events = await self._store.known_units(release.id)
+        known, events = await self._store.known_units(release.id, now)
         keeps_units = release.asks_for_outcomes
         memory = await asyncio.to_thread(
             self._collector.remembered, known.units, events, keeps_arms=keeps_units
