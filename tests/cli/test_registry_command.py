@@ -84,6 +84,18 @@ def test_a_version_from_push_to_removal(say, tmp_path: Path) -> None:  # type: i
     assert say("sweep", "--hours", "0") == ""
 
 
+def test_a_terminal_obeys_nothing_that_others_have_written(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Cards, tags and reasons come from elsewhere with a model."""
+    card = tmp_path / "card.md"
+    card.write_text('---\nlicense: "mit\\e[2J"\n---\n# Fraud\x1b[2J\n\tFinds\x9b it.\n')
+    push(say, "--card", str(card), "--tag", "team=\x1b[2Jrisk", "--why", "first\x07\nof\tall\x1b]0;x")
+    shown = say("show", "fraud")
+    assert "\n# Fraud?[2J\n        Finds? it.\n" in shown
+    for told in (shown, say("list", "fraud"), say("history"), say("tag", "fraud", "a=b")):
+        assert told.replace("\n", "").isprintable()
+    assert "\x1b" in json.loads(say("show", "fraud", "--json"))["card"]
+
+
 def test_results_are_json_where_asked_for(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     pushed = json.loads(push(say, "--alias", "champion", "--json"))
     assert (pushed["number"], pushed["aliases"]) == (1, ["champion", "latest"])

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from cyclopts import Parameter
 
 from salver.cli.options import DEFAULT_URL, Json, Url, Version
-from salver.cli.output import line, on_terminal, record, table
+from salver.cli.output import line, on_terminal, printable, record, table
 
 _PHASES: Final = ("queue", "formation", "inference", "rest")
 _COLOURS: Final = ("yellow", "magenta", "cyan", "blue")
@@ -55,7 +55,7 @@ async def _ask(url: str, model: str, version: str, request: str) -> dict[str, An
 
 
 def _show_model(found: dict[str, Any]) -> None:
-    title = f"{_printable(found['model'])}:{_printable(found['version'])}"
+    title = f"{printable(found['model'])}:{printable(found['version'])}"
     answers = ", ".join(f"{count} {outcome}" for outcome, count in found["outcomes"].items())
     if not answers:
         line(f"{title}: no request in the last three minutes")
@@ -78,14 +78,14 @@ def _show_model(found: dict[str, Any]) -> None:
         line()
         _show_rows(
             [
-                (f"{_printable(entry['request_id'])} ({entry['seconds_ago']:.0f} s ago)", entry)
+                (f"{printable(entry['request_id'])} ({entry['seconds_ago']:.0f} s ago)", entry)
                 for entry in found["slowest"]
             ]
         )
 
 
 def _show_request(found: dict[str, Any]) -> None:
-    title = f"request {_printable(found['request_id'])} to {_printable(found['model'])}:{found['version']}"
+    title = f"request {printable(found['request_id'])} to {printable(found['model'])}:{found['version']}"
     line(f"{title} over {found['protocol']}: {found['outcome']} after {found['latency_ms']:.3g} ms")
     if "verdict" not in found:
         if found["why"]:
@@ -146,8 +146,3 @@ def widths(split: dict[str, Any], longest: float, bar: int) -> list[int]:
 def _cells(name: str, split: dict[str, Any]) -> tuple[str, ...]:
     times = [f"{split[f'{phase}_ms']:.2f}" for phase in ("latency", *_PHASES)]
     return (name, *times, *(f"{split[key]:.0f}" for key in ("rows", "batch_rows", "ahead")))
-
-
-def _printable(text: object) -> str:
-    """Names and ids come from callers; a terminal must not obey them."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))

@@ -57,6 +57,15 @@ def remark(text: str) -> None:
     sys.stderr.flush()
 
 
+def printable(text: object) -> str:
+    """What others have written; a terminal must not obey it.
+
+    >>> printable("fraud\\x1b[31m")
+    'fraud?[31m'
+    """
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
 def moment(seconds: float) -> str:
     """A time in Unix seconds, of UTC.
 
@@ -97,6 +106,7 @@ def listed(
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Rows under headings: rich on a terminal, plain in a pipe."""
+    rows = [["\n".join(map(printable, cell.split("\n"))) for cell in row] for row in rows]
     if not on_terminal():
         for text in plain_table(columns, rows):
             line(text)

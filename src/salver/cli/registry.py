@@ -6,7 +6,7 @@ from cyclopts import App, Parameter
 
 from salver.cli import registry_access, registry_keeping, registry_push
 from salver.cli.options import Json
-from salver.cli.output import line, listed, moment, record
+from salver.cli.output import line, listed, moment, printable, record
 from salver.cli.registry_options import USUAL, Where, Why, numbers_of, pairs_of, run
 from salver.errors import InvalidInput
 
@@ -126,10 +126,11 @@ def show(reference: str, /, *, where: Where = USUAL, json: Json = False) -> int:
     line(f"{version.model}/{version.number}")
     for name, text in facts:
         if text:
-            line(f"  {name:<10}{text}")
+            line(f"  {name:<10}{printable(text)}")
     if version.card:
         line()
-        line(version.card.rstrip())
+        for text in version.card.rstrip().splitlines():
+            line(printable(text.expandtabs()))
     return 0
 
 
@@ -324,5 +325,5 @@ def _tensor(spec: Any) -> str:
 
 def _first(text: str) -> str:
     """A cell of a table."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     return text if len(text) <= _WIDE else f"{text[: _WIDE - 1]}…"
