@@ -143,8 +143,9 @@ async def test_who_moves_to_the_canary_on_another_server_was_met_before(fleet: F
 
 
 async def test_who_moves_to_the_canary_on_the_same_server_was_met_before(fleet: Fleet) -> None:
-    policy = msgspec.structs.replace(LONG, stages=(Stage(0.1, 1000), Stage(0.5, 1000)))
-    one, _ = await two(fleet, policy)
+    sales = Metric("sales", "outcome", "soft", promotion_margin=None)  # for which arms are remembered
+    stages = (Stage(0.1, 1000), Stage(0.5, 1000))
+    one, _ = await two(fleet, msgspec.structs.replace(LONG, stages=stages, metrics=(*LONG.metrics, sales)))
     users = [f"u{number}" for number in range(200)]
     one.serve(users)
     await fleet.wait(10)
