@@ -137,6 +137,10 @@ def test_alpha_is_spent_once(shares: tuple[float, ...]) -> None:
 def test_two_metrics_have_two_names() -> None:
     with pytest.raises(InvalidInput, match="each once"):
         Policy(metrics=(Metric("a", "rule", "soft"), Metric("a", "errors", "soft")))
+    score = Metric("a", "output", "soft", bins=3)
+    with pytest.raises(InvalidInput, match="none as a bin"):  # their counts would be one
+        Policy(metrics=(score, Metric("a.2", "rule", "soft")))
+    assert Policy(metrics=(score, Metric("a.3", "rule", "soft")))
 
 
 def test_latency_is_held_against_the_matched_baseline_and_nothing_else_is() -> None:

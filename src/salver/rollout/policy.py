@@ -402,8 +402,13 @@ def _check_holdback(holdback: float, stages: tuple[Stage, ...]) -> None:
 
 def _check_metrics(metrics: tuple[Metric, ...]) -> None:
     names = [metric.name for metric in metrics]
-    if not metrics or len(set(names)) != len(names):
-        raise InvalidInput(f"the metrics are {names}", field="metrics", fix="Name one or more, each once.")
+    keys = [*names, *(f"{m.name}.{bin}" for m in metrics if m.kind == "output" for bin in range(m.bins))]
+    if not metrics or len(set(keys)) != len(keys):
+        raise InvalidInput(
+            f"the metrics are {names}",
+            field="metrics",
+            fix="Name one or more, each once, and none as a bin of an output (its name, a dot and a number).",
+        )
     given = math.fsum(metric.share for metric in metrics)
     silent = sum(not metric.share for metric in metrics)
     if given > 1 + 1e-9 or (silent and given >= 1):
