@@ -59,5 +59,6 @@ def opened(browser: Browser, served: ServerProcess) -> Iterator[Open]:
 
     yield go
     for page in pages:
+        page.unroute_all(behavior="ignoreErrors")  # what a route still fetches would fail the next test
         page.context.close()
     assert wrong == []

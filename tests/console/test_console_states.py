@@ -291,6 +291,7 @@ def test_numbers_are_written_as_the_words_around_them_and_hours_as_people_count(
         expect(standing).to_contain_text(re.compile(rf"Since ?Jan 15, 2027, {hours}"))
         page.get_by_text("Stages and metrics").click()
         expect(page.get_by_role("table", name="Metrics", exact=True)).to_contain_text("× 1.5")
+        page.unroute_all(behavior="ignoreErrors")
 
 
 def test_the_audit_of_a_release_leads_to_it(opened: Open) -> None:
