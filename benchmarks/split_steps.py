@@ -135,10 +135,11 @@ class Door:
 
     def __init__(self, splits: Sequence[Split], ledger: Kept, is_judged: bool) -> None:
         self._ledger = ledger
+        self._is_judged = bool(splits) and is_judged
         self._collector = Collector(ledger.pending, time.time)
         if splits:
             self._collector.follow("r0")
-            if is_judged:
+            if self._is_judged:
                 self._collector.watch("r0", (OutputCheck("invalid", "bounds"),), keeps_requests=False)
                 self._collector.slow_from("r0", {"latency_p99": 1.0})
         self._model, self._router = Nothing(), Router()
@@ -159,6 +160,8 @@ class Door:
             if number % FLUSHED == FLUSHED - 1:
                 bus.flush()
         self._collector.flush()
+        if self._is_judged:
+            self._collector.thresholds("r0", {"latency_p99": 0.99})
         await self._ledger.keep(self._collector)
         return (time.process_time() - began) / len(names) * 1e6
 

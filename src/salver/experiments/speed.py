@@ -15,13 +15,17 @@ _BOUNDS: Final = tuple(50e-6 * 10 ** (step / 20) for step in range(122))  # seco
 _SLOW_ONES: Final = 160
 #: Less or more often than so many times, by its odds, an answer is slow where it was measured long ago.
 _OFF: Final = 1.5
+#: Looks, a second each as a rule, for which nothing is measured after a window that was as it should be: what
+#: stays so for a minute costs little to know.
+_REST: Final = 60
 
 
 class Speed:
-    """How long answers take: those since the last quantiles were taken, and of one window at most."""
+    """How long answers take: those since the last quantiles were taken, once somebody has asked."""
 
     def __init__(self) -> None:
         self._seconds = Histogram(_BOUNDS)
+        self._rests = 1  # looks, before more is measured
         self._is_rough = True  # there was no whole window yet
 
     def __repr__(self) -> str:
@@ -29,7 +33,8 @@ class Speed:
 
     def add_all(self, seconds: Sequence[float]) -> None:
         """Answers that came, and how long they took."""
-        self._seconds.add_all(seconds)
+        if not self._rests:
+            self._seconds.add_all(seconds)
 
     def thresholds(self, quantiles: Mapping[str, float], known: Mapping[str, float]) -> dict[str, float]:
         """Seconds from which on an answer is slow, by metric.
@@ -45,6 +50,7 @@ class Speed:
         """
         if not quantiles:
             return {}
+        self._rests = max(0, self._rests - 1)
         outermost = max(quantiles.values())
         fewest = round((_SLOW_ONES if known else 4 * outermost) / (1 - outermost))
         if self._seconds.count < max(1, fewest):
@@ -53,7 +59,7 @@ class Speed:
         is_kept = not self._is_rough and all(
             _holds(window, known.get(name, 0.0), quantile) for name, quantile in quantiles.items()
         )
-        self._is_rough = not known
+        self._is_rough, self._rests = not known, _REST if is_kept else 0
         return {} if is_kept else {name: window.quantile(quantile) for name, quantile in quantiles.items()}
 
 
