@@ -62,7 +62,7 @@ def test_what_is_described_holds(kept: ServerProcess, label: str) -> None:
     examples = itertools.count()
 
     @given(case=operation.as_strategy())
-    @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15, derandomize=True, suppress_health_check=list(HealthCheck))
     def holds(case: schemathesis.Case) -> None:
         if next(examples) % 2:  # of things that there are, as well as of any
             case.path_parameters |= {name: NAMES[name] for name in case.path_parameters if name in NAMES}

@@ -35,7 +35,7 @@ def test_the_served_description_holds(strict: ServerProcess, label: str, model: 
     (operation,) = [operation for operation in operations if operation.label == label]
 
     @given(case=operation.as_strategy())
-    @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=30, derandomize=True, suppress_health_check=list(HealthCheck))
     def holds(case: schemathesis.Case) -> None:
         if model:
             case.path_parameters |= {"model": model} | ({"version": "1"} if "{version}" in label else {})

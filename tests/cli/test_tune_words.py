@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.artifacts import Cost, Objective
@@ -126,7 +126,6 @@ def test_without_batches_there_is_no_rule_to_compare() -> None:
     assert gains(Setting(1, 1, 8, BatchLaw(0.0, 0.0), 1.0)) == {}
 
 
-@settings(deadline=None)
 @given(st.floats(1e-5, 0.1), st.floats(0, 0.1), st.sampled_from((2, 4, 8, 16, 32)))
 def test_no_gain_is_negative_or_more_than_all(a: float, t0: float, rows: int) -> None:
     assert all(0 <= gain < 1 for gain in gains(Setting(1, 1, rows, BatchLaw(a, t0), 1.0)).values())

@@ -23,7 +23,7 @@ from salver.messages import TensorSpec
 from salver.tensor import Array, DataType
 
 START = Place()
-HYPO = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+HYPO = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SUFFIXES = ("jsonl", "csv", "tsv", "parquet", "npz")
 
 

@@ -170,7 +170,7 @@ POLICIES = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(POLICIES, STEPS)
 def test_every_request_leaves_exactly_once_and_in_order(policy, steps):
     batcher = Batcher(policy)

@@ -332,7 +332,7 @@ async def test_the_parts_of_a_latency_add_up():
             assert t.queue + t.formation + t.inference <= whole
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=12), st.integers(1, 16))
 def test_split_after_merge_is_the_identity(rows, max_rows):
     """Whatever the row counts, everybody gets exactly his own rows back."""

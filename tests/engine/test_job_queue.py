@@ -359,7 +359,7 @@ ACTS = st.one_of(
     ticket=st.booleans(),
     idle=st.sampled_from([0, 30]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_ts_b1_ts_b2_ts_b4_ts_b6_whatever_happens_each_job_has_one_fate_and_none_overtakes(
     acts: list[tuple[Any, ...]], size: int, stateful: bool, ticket: bool, idle: int
 ) -> None:

@@ -181,7 +181,7 @@ class Log:
         assert [w.arrived for w in batcher.newest()] == sorted((w.arrived for w in normal), reverse=True)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(CONFIGS, STEPS)
 def test_every_request_leaves_exactly_once_in_order_and_is_counted(
     config: ModelConfig,
@@ -245,7 +245,7 @@ BACKLOGS = st.lists(
 )  # sizes, repeated
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(BACKLOGS, st.integers(8, 32), st.randoms(use_true_random=False))
 def test_who_always_waits_lags_by_one_batch_and_one_quantum_at_most(
     sizes: list[list[int]], limit: int, random: "object"
@@ -266,7 +266,7 @@ def test_who_always_waits_lags_by_one_batch_and_one_quantum_at_most(
         assert served["0"] >= total / len(sizes) - (limit + 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(BACKLOGS, st.lists(st.sampled_from([0.25, 1.0, 2.0, 5.0]), min_size=4, max_size=4), st.integers(8, 32))
 def test_shares_are_by_weight_up_to_a_round_and_a_request(
     sizes: list[list[int]], weights: list[float], limit: int
@@ -287,7 +287,7 @@ def test_shares_are_by_weight_up_to_a_round_and_a_request(
                 assert max(normalised) - min(normalised) <= bound
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=6), st.integers(1, 40))
 def test_nobody_waits_longer_than_the_quanta_of_all_others(quanta: list[int], limit: int) -> None:
     flow = round_robin({str(i): float(weight) for i, weight in enumerate(quanta)})
@@ -305,7 +305,7 @@ def test_nobody_waits_longer_than_the_quanta_of_all_others(quanta: list[int], li
                     assert since[str(index)] <= sum(quanta) - quantum
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 4), st.integers(1, 16), st.integers(4, 16))
 def test_keys_that_cannot_share_a_batch_share_the_batches(tenants: int, rows: int, limit: int) -> None:
     rows = min(rows, limit)
@@ -352,7 +352,7 @@ LEVELLED = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(LEVELLED, st.integers(1, 4), st.integers(1, 8))
 def test_no_level_is_passed_over_more_often_than_its_bound(
     steps: list[tuple[int, str, int, str] | None], max_passes: int, max_rows: int
@@ -375,7 +375,7 @@ def test_no_level_is_passed_over_more_often_than_its_bound(
         waits -= got
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(LEVELLED, st.integers(1, 8))
 def test_without_a_bound_the_higher_level_always_goes_first(
     steps: list[tuple[int, str, int, str] | None], max_rows: int
@@ -447,7 +447,7 @@ def test_what_goes_before_a_request_is_of_its_level_and_those_above() -> None:
             assert ahead[2] == 114
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.integers(1, 4)), max_size=60), st.sampled_from("xyz"))
 def test_a_request_that_is_told_nothing_goes_before_it_is_in_the_next_batch(
     offers: list[tuple[str, int]], tenant: str

@@ -194,7 +194,7 @@ def test_across_a_load_step_the_rule_stays_within_two_per_cent_of_clairvoyance(
     assert rule.mode == "learned"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     gaps=st.lists(st.floats(0, 0.05), min_size=1, max_size=80),
     rows=st.lists(st.integers(1, 6), min_size=80, max_size=80),

@@ -144,7 +144,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(STEPS, st.integers(1, 5))
 def test_tr_c8_nothing_is_lost_or_doubled_and_only_deadlines_end_the_delayed(
     steps: list[tuple[object, ...]], max_rows: int
@@ -342,7 +342,7 @@ async def test_tr_s1_one_queue_of_which_instances_take_by_themselves() -> None:
 # -- preserve_ordering ------------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.permutations(range(6)), st.sets(st.integers(0, 5)), st.sets(st.integers(0, 5)))
 def test_tr_c8_answers_go_out_in_the_order_of_their_requests(
     done: list[int], fail: set[int], cancel: set[int]

@@ -48,7 +48,7 @@ def test_tr_c6_what_a_model_is_told_of_a_run(kind: str, expected: list[object], 
     assert said.tolist() == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SHAPES)
 def test_tr_s3_what_was_put_together_comes_apart_unswapped(shapes: list[tuple[int, int, int]]) -> None:
     signature = Signature(

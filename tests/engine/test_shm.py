@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -41,7 +41,6 @@ def byte_arrays(draw: st.DrawFn) -> Array:
     return out.reshape(shape)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=5), plain_arrays() | byte_arrays(), max_size=5))
 def test_what_is_written_is_read(arrays: dict[str, Array]) -> None:
     writer = Arena.create("test")
@@ -60,7 +59,6 @@ def test_what_is_written_is_read(arrays: dict[str, Array]) -> None:
         reader.close()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.sampled_from([*PLAIN, "O"]))
 def test_pieces_are_joined_on_their_way(rows: list[int], dtype: str) -> None:
     pieces = [np.full((count, 3), b"%d" % count if dtype == "O" else 1, dtype) for count in rows]

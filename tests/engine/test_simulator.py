@@ -112,7 +112,7 @@ def test_a_full_queue_refuses_and_the_impatient_leave() -> None:
     assert done.rows.tolist() == [1, 2]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     gaps=st.lists(st.floats(0, 3), max_size=60),
     largest=st.integers(1, 6),

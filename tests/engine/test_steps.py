@@ -175,7 +175,7 @@ moves = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(moves, st.integers(1, 4), st.integers(18, 40), st.booleans())
 def test_no_slot_leaks_no_budget_is_exceeded_and_nobody_is_lost_or_doubled(moves, slots, budget, known):
     scheduler = scheduler_of(Steps(max_sequences=slots, max_context=18, max_tokens=budget, max_chunk=4), 8)

@@ -126,7 +126,7 @@ def test_who_leaves_while_waiting_holds_up_nobody() -> None:
     assert (second.begun, third.begun) == (0, 1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.lists(

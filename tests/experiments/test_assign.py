@@ -42,7 +42,7 @@ def test_nor_the_baseline_while_there_is_room_for_both(unit, one, other):
         assert assign(having(weight=large), of(unit)).arm is Arm.BASELINE
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(WEIGHT, WEIGHT)
 def test_exactly_the_units_between_two_weights_move(one, other):
     small, large = sorted((one, other))

@@ -364,7 +364,7 @@ def test_after_a_restart_what_is_known_is_not_counted_again():
     assert (bucket.events, bucket.raw["errors"]) == ({"timeouts": Counts(0, 0, 1)}, Counts(0, 0, 2))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.integers(0, 15), st.sampled_from(["ok", "model_failed", "overloaded"])), max_size=80
@@ -484,6 +484,7 @@ def test_copies_of_a_bucket_in_which_nobody_else_came_are_told_too():
 def test_where_nobody_meets_the_canary_no_unit_is_used_up():
     world = World()
     world.collector.watch("r1", (), keeps_requests=True)
+    assert world.collector.thresholds("r1", {"p50": 0.2}) == {}
     failed = served("ada", Arm.STABLE, outcome="model_failed", propensity=0.0)
     world.serve(failed, served("ada", Arm.STABLE, latency=0.3, propensity=0.0))
     (seen,) = world.close()

@@ -4,7 +4,7 @@ import math
 import typing
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from test_collector import served
@@ -46,7 +46,6 @@ CHECKS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(OUTPUTS, OUTPUTS, st.sampled_from(typing.get_args(How)), st.sampled_from([0.0, 0.5]))
 def test_any_two_answers_are_compared(one, other, how, tolerance):
     stable, canary = read(strung(one)), read(strung(other))
@@ -59,7 +58,6 @@ def test_any_two_answers_are_compared(one, other, how, tolerance):
     assert 0 <= distributions.shift <= 1
 
 
-@settings(deadline=None)
 @given(OUTPUTS, st.lists(CHECKS, min_size=1, max_size=3), st.booleans(), st.booleans())
 def test_any_answer_is_looked_at(outputs, checks, are_chosen, is_control):
     watch = Watch()

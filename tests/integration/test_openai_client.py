@@ -437,7 +437,7 @@ FIELDS = (
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["chat/completions", "completions", "embeddings"]),
     st.sampled_from(["letters", "parrot", "scribe"]),
@@ -454,7 +454,7 @@ def test_tr_v6_no_body_makes_the_server_fail(
         assert reply.json()["error"]["message"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
 def test_bytes_that_are_no_json_are_refused(talking: ServerProcess, body: bytes) -> None:
     status, answer = talking.ask("POST", "/v1/completions", body)

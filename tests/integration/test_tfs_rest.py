@@ -301,7 +301,7 @@ _BODIES = st.dictionaries(
 ).map(lambda value: json.dumps(value).encode())
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(
     body=_BODIES | st.binary(max_size=40),
     model=st.sampled_from(["half_plus_two", "words", "pair", "mlp", "identity_fp32"]),

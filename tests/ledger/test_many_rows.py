@@ -33,7 +33,7 @@ def exposed(units: list[int], at: float = 1.5) -> dict[str, object]:
     return SAME | {"unit": units, "arm": ["canary"] * len(units), "time": [at] * len(units), "is_first": 1}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(batches=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 9)), max_size=5))
 def test_each_is_there_once_and_how_many_were_new_is_told(engine: Engine, batches: list[list[int]]) -> None:
     known: set[int] = set()

@@ -339,7 +339,7 @@ MADE_OF = {"a": (), "b": (), "e": ("a", "b"), "f": ("e", "a"), "g": ("b:1",)}
 lists = st.dictionaries(st.sampled_from(sorted(MADE_OF)), st.sampled_from("xyz"))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.lists(lists, min_size=1, max_size=6), st.sets(st.sampled_from(["ax", "by"])), st.data())
 def test_tr_s6_whatever_comes_and_goes_ensembles_follow(changes, failing, data) -> None:
     async def walk() -> None:

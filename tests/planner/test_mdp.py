@@ -170,7 +170,7 @@ def feasible(rng: np.random.Generator, solver: Chain) -> Policy:
     return rows[None, :]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     t0=st.floats(0.0, 20.0),
     largest=st.integers(1, 12),

@@ -58,7 +58,7 @@ def searched(seed: int, cores: int, noise: float = 0.0) -> tuple[Search, float]:
 
 
 @given(st.integers(0, 2**32), st.sampled_from((2, 4, 8)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_without_noise_the_choice_is_within_two_percent_of_the_best_cell(seed: int, cores: int) -> None:
     search, short = searched(seed, cores)
     assert short <= 0.02

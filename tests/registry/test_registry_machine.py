@@ -114,7 +114,6 @@ def test_any_order_of_changes(kind: str) -> None:
     few = settings(
         max_examples=12 if kind == "sqlite" else 3,
         stateful_step_count=20,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(OfKind, settings=few)

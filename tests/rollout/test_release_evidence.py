@@ -5,7 +5,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chances import may_be
@@ -43,7 +43,6 @@ def poisson(
 # Wildness
 
 
-@settings(deadline=None)
 @given(st.lists(ARMS, max_size=12), SHARES)
 def test_evidence_is_never_multiplied(rows: list[Counts], share: float) -> None:
     wildness = seen(rows, share)
@@ -128,7 +127,6 @@ def test_a_new_stage_forgets_its_arms_and_keeps_its_rates() -> None:
     assert jump.jumps == fresh.jumps
 
 
-@settings(deadline=None)
 @given(SHARES)
 def test_a_baseline_is_as_large_as_its_canary_or_what_is_left(share: float) -> None:
     assert matched_share(share) == share
@@ -138,7 +136,6 @@ def test_a_baseline_is_as_large_as_its_canary_or_what_is_left(share: float) -> N
 # Strands
 
 
-@settings(deadline=None)
 @given(st.lists(ARMS, max_size=10), st.floats(0.001, 0.999))
 def test_tempering_only_ever_takes(rows: list[Counts], share: float) -> None:
     strand, plain = Strand(), harm()
@@ -200,7 +197,6 @@ def test_an_output_has_two_strands_a_bin() -> None:
 # Ratios
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, st.floats(0.01, 0.99)), min_size=1, max_size=10))
 def test_an_interval_holds_the_likeliest_ratio(rows: list[tuple[int, int, float]]) -> None:
     ratio = Ratio()
@@ -237,7 +233,6 @@ def test_without_events_nothing_is_known_of_a_ratio() -> None:
 # A restart
 
 
-@settings(deadline=None)
 @given(st.integers(0, 12), st.sampled_from([msgspec.json, msgspec.msgpack]))
 def test_a_restart_in_between_changes_not_a_bit(at: int, codec: object) -> None:
     rows = list(buckets(ratios={"errors": 1.3}, number=12))

@@ -426,7 +426,7 @@ def test_buckets_that_cannot_follow_are_refused(changes: dict[str, object], word
     assert caught.value.fix
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_any_counts_give_a_verdict(data: st.DataObject) -> None:
     number = st.integers(0, 50)

@@ -5,7 +5,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout_releases import POLICY, buckets, judged, with_policy
@@ -122,7 +122,6 @@ def test_warming_up_delays_what_is_soft() -> None:
         assert found.detects[10.0] == pytest.approx(told) or told > found.stages[0].minutes
 
 
-@settings(deadline=None)
 @given(st.sampled_from([0.5, 5.0, 50.0, 500.0]), st.floats(1e-5, 0.3))
 def test_more_traffic_and_more_harm_are_seen_sooner(per_second: float, rate: float) -> None:
     for metric in (ERRORS, MATCHED):

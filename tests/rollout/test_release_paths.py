@@ -49,7 +49,7 @@ METRICS = (
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     weights=st.lists(st.floats(0.01, 0.95), min_size=1, max_size=3, unique=True),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.errors import InvalidInput
@@ -24,7 +24,6 @@ def test_the_defaults_are_a_policy_that_spends_all_of_its_alpha() -> None:
     assert {metric.severity for metric in DEFAULT_METRICS} == {"severe", "soft"}
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 0.2), min_size=1, max_size=5))
 def test_what_metrics_leave_of_alpha_is_shared_out(given_shares: list[float]) -> None:
     metrics = [Metric(f"m{n}", "rule", "soft", share=share) for n, share in enumerate(given_shares)]

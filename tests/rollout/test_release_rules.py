@@ -4,7 +4,7 @@ import datetime
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.rollout.rules import (
@@ -39,7 +39,6 @@ def told(rule: Rule, facts: Facts = FACTS, **changes: object) -> str:
 moments = st.datetimes(datetime.datetime(1971, 1, 1), datetime.datetime(2100, 1, 1))
 
 
-@settings(deadline=None)
 @given(moments, st.sets(st.integers(0, 6)), st.integers(0, 23), st.integers(0, 23), st.integers(-720, 840))
 def test_a_blackout_is_what_a_calendar_says(
     moment: datetime.datetime, days: set[int], first: int, last: int, offset: int
@@ -52,7 +51,6 @@ def test_a_blackout_is_what_a_calendar_says(
     assert rule.covers(at) == (inside and (not days or begun in days))
 
 
-@settings(deadline=None)
 @given(moments)
 def test_the_hour_of_the_week_is_the_calendars(moment: datetime.datetime) -> None:
     at = moment.replace(tzinfo=datetime.UTC).timestamp()
@@ -127,7 +125,6 @@ ANY = (
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(ANY)), st.sampled_from(list(Decision)))
 def test_rules_never_make_a_decision_milder(rules: list[Rule], decision: Decision) -> None:
     found = objections(rules, Facts(), msgspec.structs.replace(MOMENT, canary_events={"leak": 1}))

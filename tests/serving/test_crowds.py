@@ -55,7 +55,7 @@ class Server:
         return told
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 2), UNITS, st.booleans(), st.integers(0, 2)), max_size=14))
 def test_each_unit_is_told_once_whoever_meets_it_and_however_long_it_waits(
     engine: Engine, story: list[tuple[int, list[int], bool, int]]

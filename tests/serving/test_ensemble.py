@@ -212,7 +212,7 @@ def sums(index, count):
     return function
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(graphs())
 def test_tr_s6_any_graph_answers_as_its_models_do_one_by_one(graph):
     made, order, random = graph

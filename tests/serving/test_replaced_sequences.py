@@ -335,7 +335,7 @@ class Watched:
             assert self.world.now < self.replaced[version] + BOUND_S
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ACTION, min_size=10, max_size=40))
 def test_tr_s4_no_sequence_is_cut_by_a_change_of_version(actions):
     """Requests, silences and replacements in any order: each sum is its own, and answered where it began."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from backports import zstd
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.errors import LoadFailed, MissingExtra
@@ -135,7 +135,6 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None)  # it writes to a disk
 @given(st.lists(STEPS, min_size=1, max_size=5))
 def test_layers_come_to_what_a_dictionary_comes_to(some: list[list[tuple[str, str]]]) -> None:
     import tempfile

@@ -114,7 +114,7 @@ def test_nothing_known_is_no_time() -> None:
 
 
 @given(laws)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_without_a_profile_the_law_is_learned(law: BatchLaw) -> None:
     live = LiveLaw()
     feed(live, law, (1, 3, 7, 20), 50)
@@ -133,7 +133,7 @@ def test_the_first_run_already_gives_a_law() -> None:
     st.floats(0.2, 5),
     st.sampled_from(SIZES),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_one_size_of_batch_scales_the_known_law(law: BatchLaw, factor: float, rows: int) -> None:
     live = LiveLaw(law)
     feed(live, law.scaled(factor), (rows,), 1500)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.errors import InvalidInput
@@ -16,7 +16,6 @@ def hashes_of(numbers):
     return np.array(numbers, np.uint64)
 
 
-@settings(deadline=None)
 @given(_HASHES, _HASHES)
 def test_what_was_added_is_never_new_again(first, second):
     bloom = Bloom(100, 0.01)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chances import may_be
@@ -88,7 +88,6 @@ def test_an_empirical_distribution_stays_inside_over_all_values_at_once() -> Non
 
 
 @given(st.floats(0.02, 0.98), st.floats(1, 1e5))
-@settings(deadline=None)
 def test_over_all_quantiles_at_once_is_wider_than_for_one(p: float, count: float) -> None:
     assert double_stitching(p, count, 0.05, 100) > 0
     v = p * (1 - p) * max(count, 100)
@@ -96,7 +95,6 @@ def test_over_all_quantiles_at_once_is_wider_than_for_one(p: float, count: float
 
 
 @given(st.floats(1, 1e5), st.floats(0.001, 0.3))
-@settings(deadline=None)
 def test_less_alpha_and_more_time_are_wider(v: float, alpha: float) -> None:
     for bound in (
         lambda time, alpha: normal_mixture(time, alpha, v),

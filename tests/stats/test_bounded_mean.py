@@ -41,7 +41,7 @@ def test_whoever_bets_in_vain_keeps_the_mean_of_capital_at_one() -> None:
 
 
 @given(VALUES.filter(bool), st.floats(0.01, 0.99))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_arrays_say_the_same(values: list[float], mean: float) -> None:
     evidence, above, below = start([mean]), [], []
     for value in values:
@@ -55,7 +55,7 @@ def test_arrays_say_the_same(values: list[float], mean: float) -> None:
 
 
 @given(VALUES, st.integers(0, 30))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_at_once_or_with_a_restart_in_between_is_the_same_bit_by_bit(values: list[float], at: int) -> None:
     half = start(alpha=0.1).add(values[:at])
     again = msgspec.json.decode(msgspec.json.encode(half), type=MeanEvidence)

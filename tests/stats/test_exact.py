@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
@@ -12,7 +12,6 @@ from salver.stats.exact import clopper_pearson
 
 
 @given(st.integers(1, 2000), st.data(), st.floats(0.5, 0.9999))
-@settings(deadline=None)
 def test_it_is_that_of_scipy(trials: int, data: st.DataObject, confidence: float) -> None:
     successes = data.draw(st.integers(0, trials))
     other = binomtest(successes, trials).proportion_ci(confidence, method="exact")

@@ -90,7 +90,7 @@ def test_fourteen_looks_cost_little_power_and_bonferroni_much() -> None:
 
 
 @given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=6, unique=True), st.floats(0.001, 0.2))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_looks_spend_no_more_than_alpha_and_earlier_bounds_stay(parts: list[float], alpha: float) -> None:
     times = sorted({round(part, 2) for part in parts})
     bounds = spent_bounds(times, alpha)

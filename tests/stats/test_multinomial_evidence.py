@@ -6,7 +6,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chances import may_be
@@ -51,7 +51,6 @@ COUNTS = st.lists(st.integers(0, 300), min_size=2, max_size=5)
 
 
 @given(COUNTS, st.sampled_from(["none_higher", "none_lower"]))
-@settings(deadline=None)
 def test_a_composite_null_is_fitted_as_well_as_can_be(counts: list[int], null: Null) -> None:
     shares = np.linspace(1, 2, len(counts))
     shares /= shares.sum()

@@ -67,7 +67,7 @@ def test_latencies_that_differ_are_found_and_equal_ones_are_not() -> None:
     st.lists(st.integers(0, 20), min_size=1, max_size=40),
     st.floats(0.05, 0.95),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_place_of_the_common_quantile_is_less_refuted(a: list[int], b: list[int], p: float) -> None:
     """By trying them all: values, the gaps between them, and beyond."""
     mixture = BetaBinomial.tuned(100 * p * (1 - p), 0.05, p, 1 - p)
@@ -82,7 +82,7 @@ def test_no_place_of_the_common_quantile_is_less_refuted(a: list[int], b: list[i
 
 
 @given(st.integers(1, 300), st.data(), st.floats(0.001, 0.2))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_watched_proportion_is_inside_its_bounds(trials: int, data: st.DataObject, alpha: float) -> None:
     hits = data.draw(st.integers(0, trials))
     low, high = proportion(hits, trials, alpha)
@@ -105,7 +105,7 @@ def test_a_watched_proportion_is_covered_at_every_look() -> None:
 
 
 @given(st.integers(1, 400), st.floats(0.02, 0.98))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_bounds_are_the_outermost_values_that_may_be_the_quantile(count: int, p: float) -> None:
     mixture = BetaBinomial.tuned(100 * p * (1 - p), 0.05, p, 1 - p)
     log_e = mixture.log_e(np.arange(count + 1) - p * count, p * (1 - p) * count)

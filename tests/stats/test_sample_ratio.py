@@ -5,7 +5,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import gammaln
 from scipy.stats import chi2, chisquare
@@ -129,7 +129,6 @@ def test_chi_squared_gives_the_published_values(counts: tuple[int, int], statist
 
 
 @given(st.lists(st.integers(1, 1000), min_size=2, max_size=12))
-@settings(deadline=None)
 def test_chi_squared_is_that_of_scipy(counts: list[int]) -> None:
     shares = [1 / len(counts)] * len(counts)
     other = chisquare(counts)

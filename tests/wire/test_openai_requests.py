@@ -203,7 +203,7 @@ FIELDS = sorted(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4),
     st.sampled_from([chat, completion, embedding]),

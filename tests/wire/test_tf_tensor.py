@@ -71,7 +71,6 @@ _arrays = st.sampled_from(_TYPES).flatmap(
 
 
 @given(_arrays)
-@settings(deadline=None)
 def test_tf_g7_what_tensorflows_client_sends_is_read(values: np.ndarray) -> None:
     tf = _tensorflow()
     sent = tf.make_tensor_proto(values, dtype=tf.string if values.dtype == object else None)
@@ -79,7 +78,6 @@ def test_tf_g7_what_tensorflows_client_sends_is_read(values: np.ndarray) -> None
 
 
 @given(_arrays)
-@settings(deadline=None)
 def test_tf_g7_what_tensorflow_serializes_is_read(values: np.ndarray) -> None:
     tf = _tensorflow()
     given = tf.constant(values, dtype=tf.string if values.dtype == object else None)
@@ -87,7 +85,6 @@ def test_tf_g7_what_tensorflow_serializes_is_read(values: np.ndarray) -> None:
 
 
 @given(_arrays, st.booleans())
-@settings(deadline=None)
 def test_tf_g7_answers_are_read_by_tensorflow(values: np.ndarray, as_content: bool) -> None:
     ours = tensor("y", values)
     message = to_bytes(ours.datatype, ours.array, as_content=as_content)
@@ -122,7 +119,7 @@ _FIELDS = {
 
 
 @given(st.data(), st.sampled_from(sorted(_FIELDS)), st.lists(st.integers(0, 3), max_size=3))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_tf_g7_typed_fields_are_filled_up_and_cut_as_tensorflow_does(
     data: Any, dtype: str, dims: list[int]
 ) -> None:
@@ -143,7 +140,7 @@ def test_tf_g7_typed_fields_are_filled_up_and_cut_as_tensorflow_does(
     st.lists(st.integers(-1, 3), max_size=3),
     st.binary(),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_tf_g7_content_is_taken_and_refused_as_tensorflow_does(
     dtype: str, dims: list[int], content: bytes
 ) -> None:

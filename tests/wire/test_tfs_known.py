@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.errors import SalverError
@@ -78,7 +78,6 @@ def _same(one: InferRequest, other: InferRequest) -> None:
     ),
     st.tuples(st.integers(0, 3), st.integers(1, 3)),
 )
-@settings(deadline=None)
 def test_other_numbers_of_a_known_form(
     names: list[str], count: int, as_fields: bool, spec: Any, shape: tuple[int, int]
 ) -> None:

@@ -74,7 +74,7 @@ def test_ts_a10_parts_of_a_batch_come_back_in_order(
     assert handler.context is context
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 99), max_size=9), st.integers(1, 4), st.integers(1, 3))
 def test_ts_a10_any_batch_any_part_any_number_of_threads(rows: list[int], size: int, threads: int) -> None:
     made: Any = Rows()
