@@ -148,7 +148,7 @@ class Strand(msgspec.Struct, frozen=True):
     @property
     def is_of_this_hour(self) -> bool:
         """First events of the hour say more than those of the release."""
-        return self.hourly.log_harm > self.harm.log_e
+        return self.hourly.harm.log_e > self.harm.log_e
 
     def _flipped(
         self, flip: sign_flip.SignFlipEvidence, counts: Counts, share: float
