@@ -10,7 +10,6 @@ no page is left out of the navigation. A mark is an HTML comment above a fenced 
 
 import os
 import re
-import socket
 import ssl
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from salver.testing.process import free_port
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -54,13 +55,6 @@ def snippets(page: Path) -> list[Snippet]:
 
 
 TESTED = [page for page in TEXTS if snippets(page)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Reader:

@@ -233,7 +233,6 @@ async def test_a_model_without_a_batch_dimension_keeps_an_objective_too() -> Non
     rig = Rig(signature=ALONE, objective=Objective(latency_p99_ms=12))
     tasks = [rig.ask(float(value)) for value in (1, 2)]
     await rig.settle()
-    assert len(rig.runner.begun) == 1  # each alone
     rejected = [rig.ask(), rig.ask()]
     await rig.settle()
     await rig.finish(0.005)
@@ -241,7 +240,7 @@ async def test_a_model_without_a_batch_dimension_keeps_an_objective_too() -> Non
     assert [answer(await task) for task in tasks] == [2.0, 4.0]
     for task in rejected:  # a third run would end at 15 ms
         assert isinstance(await failure(task), Overloaded)
-    assert len(rig.runner.begun) == 2
+    assert rig.served() == [[1.0], [2.0]]  # each alone
 
 
 async def test_several_slots_are_counted_as_several() -> None:

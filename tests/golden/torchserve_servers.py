@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from typing import Any
 
 from torchserve_models import copied
 from torchserve_replay import Case, Target, ask
+
+from salver.testing.process import free_port
 
 CONFIGS: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("torchserve_configs.json").read_text()
@@ -84,11 +85,7 @@ def started(
 
 def _free_ports() -> dict[str, int]:
     """All different, and nobody's a moment ago."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in PORTS]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return {port: probe.getsockname()[1] for port, probe in zip(PORTS, probes, strict=True)}
+    return {port: free_port() for port in PORTS}
 
 
 def _ports_of(properties: Path) -> dict[str, int]:

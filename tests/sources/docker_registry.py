@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import shutil
-import socket
 import ssl
 import subprocess
 import time
@@ -21,6 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sites import Asked, Page, Site
+
+from salver.testing.process import free_port
 
 PROGRAM = shutil.which("docker-registry")
 #: Name, password, and the password's bcrypt hash, as ``htpasswd -B`` writes it.
@@ -84,9 +85,7 @@ def a_registry(folder: Path, auth: str = "", authorization: str = "") -> Iterato
     """
     assert PROGRAM
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (folder / "config.yml").write_text(_CONFIG.format(root=folder, port=port, auth=auth))
     process = subprocess.Popen(
         [PROGRAM, "serve", str(folder / "config.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

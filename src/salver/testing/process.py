@@ -8,8 +8,10 @@ health route, and nothing of models.
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -267,9 +269,16 @@ class TensorFlowServingProcess(ServerProcess):
         return [str(program), "serve", "--compat=tensorflow-serving", *ports, level, *self._options]
 
 
+#: Below those that systems give to whoever connects (with Linux from 32768 on): one of these that was free a
+#: moment ago may be some connection's by the time that a server listens.
+_PORTS = range(10_000, 32_000)
+_tried = itertools.count(random.randrange(len(_PORTS)))  # each process in an order of its own
+
+
 def free_port() -> int:
     """A port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = _PORTS[next(_tried) % len(_PORTS)]
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
