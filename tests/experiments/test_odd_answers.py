@@ -4,7 +4,7 @@ import math
 import typing
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from test_collector import served
@@ -13,7 +13,7 @@ from salver.events import Responded
 from salver.experiments.answers import read, strung
 from salver.experiments.compare import Distributions, How, compare
 from salver.experiments.outputs import OutputCheck, Watch
-from salver.tensor import DataType, Tensor
+from salver.tensor import DataType, Tensor, tensor
 
 NUMERIC = [datatype for datatype in DataType if datatype is not DataType.BYTES]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
@@ -58,7 +58,12 @@ def test_any_two_answers_are_compared(one, other, how, tolerance):
     assert 0 <= distributions.shift <= 1
 
 
+#: Pieces of one output that are of two types.
+TWO_TYPES = [tensor("y", np.array(True)), tensor("y", np.empty(0, np.uint8))]
+
+
 @given(OUTPUTS, st.lists(CHECKS, min_size=1, max_size=3), st.booleans(), st.booleans())
+@example(TWO_TYPES, [OutputCheck("m", "bounds", "y")], False, False)
 def test_any_answer_is_looked_at(outputs, checks, are_chosen, is_control):
     watch = Watch()
     watch.checks = tuple(checks)

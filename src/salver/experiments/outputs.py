@@ -92,9 +92,9 @@ class Watch:
         if sum([output.array.size for output in outputs]) > MOST_NUMBERS:
             return False
         for name in [check.output for check in self.checks if check.output]:
-            for answer in answers:  # it is there, in numbers, in each
+            for answer in answers:  # it is there, in numbers of one type, in each
                 named = [output.datatype for output in answer.outputs or () if output.name == name]
-                if not named or _TEXT in named:
+                if not named or _TEXT in named or named.count(named[0]) < len(named):
                     return False
         return not any(_are_beyond(check, _all_numbers(check, outputs)) for check in self.checks)
 
