@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from browsing import Open, hear
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from console_world import OVER, RUNNING
 from salver.testing.process import ServerProcess
@@ -323,6 +323,11 @@ def valued(served: ServerProcess, opened: Open) -> Page:
     return page
 
 
+def foreseen(page: Page) -> Locator:
+    """Rows of what a policy would see, one a metric."""
+    return page.get_by_role("table", name=re.compile("Time until a worse")).get_by_role("row")
+
+
 def test_a_plan_begins_with_the_models_own_policy_and_foresees_its_means(valued: Page) -> None:
     go(valued, "#/plan?model=ranker")
     expect(valued.get_by_label("Weight of stage 1, %")).to_have_value("30")
@@ -332,7 +337,7 @@ def test_a_plan_begins_with_the_models_own_policy_and_foresees_its_means(valued:
     valued.get_by_label("Requests a second").fill("100")
     valued.get_by_label("Spread of revenue, × its mean").fill("2.5")
     valued.get_by_role("button", name="What would it see?").click()
-    seen = valued.get_by_role("table", name=re.compile("Time until a worse")).get_by_role("row")
+    seen = foreseen(valued)
     expect(seen.filter(has_text="revenue")).to_contain_text("spread × 2.5")
     expect(seen.filter(has_text="revenue")).to_contain_text(re.compile(r"\d (min|h)"))
 
@@ -346,6 +351,6 @@ def test_a_policy_that_is_written_asks_for_what_its_metrics_need(valued: Page) -
     valued.get_by_label("Spread of sales, × its mean").fill("3.5")
     valued.get_by_label("Answers that fail, %").fill("4")
     valued.get_by_role("button", name="Check it").click()
-    seen = valued.get_by_role("table", name=re.compile("Time until a worse")).get_by_role("row")
+    seen = foreseen(valued)
     expect(seen.filter(has_text="sales")).to_contain_text("spread × 3.5")
     expect(seen.filter(has_text="errors")).to_contain_text("4 %")

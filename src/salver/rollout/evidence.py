@@ -220,10 +220,10 @@ def _observed(
     if stage is not None and metric.promotion_margin is not None:
         margin = metric.promotion_margin * stage.margin_times
         weight = weight._replace(gate_margin=min(margin, MOST_LESS) if metric.worse == "less" else margin)
+    hour, is_recent = hour_of(bucket.start), stage is not None
     if metric.is_posted:
         for matured in bucket.outcomes:
             if matured.metric == metric.name:
-                is_recent, hour = stage is not None, hour_of(bucket.start)
                 known = _with_outcomes(known, metric, matured, weight, hour, is_recent=is_recent)
         return known
     names = [metric.name]
@@ -236,9 +236,9 @@ def _observed(
             bucket.share,
             weight,
             Lately(
-                hour=hour_of(bucket.start),
+                hour=hour,
                 in_hour=bucket.in_hour.get(name, events),
-                in_stage=Counts() if stage is None else bucket.in_stage.get(name, events),
+                in_stage=bucket.in_stage.get(name, events) if is_recent else Counts(),
                 units=units,
             ),
         )

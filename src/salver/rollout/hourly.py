@@ -7,14 +7,13 @@ n-th one 1 / n (n + 1), so that all of it together is evidence still, however ma
 """
 
 import math
-from collections.abc import Sequence
 from typing import Self
 
 import msgspec
 
 from salver.releases import Counts
 from salver.stats.binomial_evidence import BinomialEvidence, harm
-from salver.stats.combine import log_mean
+from salver.stats.combine import log_mean, log_sum
 from salver.stats.sign_flip import SignFlipEvidence, start
 
 #: Of what is bet on harm, this part is bet on the first events of all; what is left, on those of each hour.
@@ -47,8 +46,8 @@ class Hourly(msgspec.Struct, frozen=True):
         return type(self)(
             hour=hour,
             number=self.number + 1,
-            past_harm=_sum([self.past_harm, *self._bet(self.harm.log_e)]),
-            past_flip=_sum([self.past_flip, *self._bet(self.flip.log_e)]),
+            past_harm=log_sum([self.past_harm, *self._bet(self.harm.log_e)]),
+            past_flip=log_sum([self.past_flip, *self._bet(self.flip.log_e)]),
         )
 
     @property
@@ -66,14 +65,9 @@ class Hourly(msgspec.Struct, frozen=True):
 
     def _together(self, past: float, log_e: float) -> float:
         """With what is left for the hours to come."""
-        return _sum([past, *self._bet(log_e), -math.log(self.number + 1)])
+        return log_sum([past, *self._bet(log_e), -math.log(self.number + 1)])
 
 
 def with_first(first: float, hours: float) -> float:
     """The logarithm of the evidence of the first events of all, and of those of each hour."""
     return log_mean([first, hours], [ON_FIRST, 1 - ON_FIRST])
-
-
-def _sum(logs: Sequence[float]) -> float:
-    top = max(logs)
-    return top + math.log(math.fsum(math.exp(one - top) for one in logs))

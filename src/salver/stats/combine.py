@@ -42,10 +42,19 @@ def log_mean(log_es: Sequence[float], weights: Sequence[float] = ()) -> float:
     terms = [log_e + math.log(weight) for log_e, weight in zip(log_es, weights, strict=True) if weight]
     if rest > 1e-9:
         terms.append(math.log(rest))
-    top = max(terms)
+    return log_sum(terms)
+
+
+def log_sum(logs: Sequence[float]) -> float:
+    """The logarithm of the sum of numbers of which these are the logarithms, one or more; without overflow.
+
+    >>> round(math.exp(log_sum([math.log(30), math.log(2)])), 9), log_sum([-math.inf])
+    (32.0, -inf)
+    """
+    top = max(logs)
     if math.isinf(top):
         return top
-    return top + math.log(math.fsum(math.exp(term - top) for term in terms))
+    return top + math.log(math.fsum(math.exp(log - top) for log in logs))
 
 
 def e_bh(log_es: Sequence[float], rate: float) -> list[int]:

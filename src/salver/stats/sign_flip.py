@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from salver.errors import InvalidInput
+from salver.stats.combine import log_sum
 
 #: Bets, per unit of the difference; for counts of events.
 SCALES = (0.1, 0.3, 1.0, 3.0)
@@ -88,8 +89,7 @@ class SignFlipEvidence(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(
             self,
             log_sums=tuple(
-                total
-                + _log_sum([chance + _log_bet(sign * scale * (count - other)) for count, chance in kept])
+                total + log_sum([chance + _log_bet(sign * scale * (count - other)) for count, chance in kept])
                 for total, scale in zip(self.log_sums, self.scales, strict=True)
             ),
         )
@@ -97,7 +97,7 @@ class SignFlipEvidence(msgspec.Struct, frozen=True):
     @property
     def log_e(self) -> float:
         """The logarithm of the e-value, 0 before the first bucket: of the mean over the scales."""
-        return _log_sum(self.log_sums) - math.log(len(self.log_sums))
+        return log_sum(self.log_sums) - math.log(len(self.log_sums))
 
 
 def start(scales: Sequence[float] = SCALES) -> SignFlipEvidence:
@@ -173,11 +173,6 @@ def _kept(events: int, keep: float) -> list[tuple[int, float]]:
         )
         for count in counts
     ]
-
-
-def _log_sum(logs: Sequence[float]) -> float:
-    top = max(logs)
-    return top + math.log(math.fsum(math.exp(log - top) for log in logs))
 
 
 def _log_bet(x: float) -> float:
