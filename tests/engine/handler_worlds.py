@@ -107,8 +107,8 @@ async def failure(work: Any) -> SalverError:
     return caught.value
 
 
-async def all_there(world: World, but: int = 0) -> None:
-    """Each worker that is wanted can work, and none of them is that process."""
+async def all_there(world: World, *but: int) -> None:
+    """Each worker that is wanted can work, and none of them is one of those processes."""
     async with asyncio.timeout(20):
-        while {-1, but} & {status.pid for status in world.engine.workers()}:
+        while {-1, *but} & {status.pid for status in world.engine.workers()}:
             await asyncio.sleep(0.001)
