@@ -257,9 +257,9 @@ async def test_tr_s7_a_model_that_would_wait_for_its_own_load_is_told_so() -> No
 
 
 async def test_tr_a2_a_model_says_whether_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk, "_PROBE_S", 0.05)
     async with asking(World()) as runner:
         assert runner.has_opinion and await runner.is_ready()
         await do(runner, "fall_ill")
+        monkeypatch.setattr(desk, "_PROBE_S", 0.05)
         assert not await runner.is_ready()
         assert not await runner.is_ready()  # while the first question still hangs
