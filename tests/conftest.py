@@ -7,7 +7,7 @@ from collections.abc import Generator
 import pytest
 from hypothesis import settings
 
-# A busy machine is no fault of the code's, and what waits to land is held against the same examples each time;
+# A busy machine is no fault of the code's. What waits to land is held against the same examples each time;
 # a run by hand looks for new ones.
 settings.register_profile("salver", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("salver")
