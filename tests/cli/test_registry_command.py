@@ -1,7 +1,6 @@
 """``salver registry``: what it takes, what it prints, and how it ends."""
 
 import json
-import re
 import socket
 from pathlib import Path
 
@@ -77,7 +76,7 @@ def test_a_version_from_push_to_removal(say, tmp_path: Path) -> None:  # type: i
         if "alias.moved" in line and "better" in line
     ]
     assert [(row[2], row[-3], row[-2], row[-1]) for row in moved] == [("ann", "1", "2", "better")]
-    assert max(map(len, re.findall(r"sha256:\S*", say("history", "fraud")))) == 19  # fits beside the rest
+    assert version["digest"][7:19] in say("history", "fraud").split()
     assert say("verify") == "every file is as it was pushed\n"
     assert say("remove", "fraud/1", "--why", "old") == "fraud/1 is removed\n"
     assert say("diff", "fraud", "fraud/2") == "fraud and fraud/2 are the same model\n"
@@ -172,7 +171,7 @@ def test_webhooks_are_added_listed_and_removed(say) -> None:  # type: ignore[no-
     id = json.loads(say("webhook", "list", "--json"))["id"]
     assert push(say, "--alias", "champion")  # nobody answers there, which is no fault of the push
     assert say("webhook", "remove", id) == f"{id} is removed\n"
-    assert say("webhook", "list").split() == ["id", "url", "model", "events", "by"]
+    assert say("webhook", "list") == "there are no webhooks\n"
 
 
 def test_what_a_webhook_was_not_told_is_seen_and_told_anew(say) -> None:  # type: ignore[no-untyped-def]
@@ -182,7 +181,7 @@ def test_what_a_webhook_was_not_told_is_seen_and_told_anew(say) -> None:  # type
     say("alias", "fraud@champion", "1")
     said = say("webhook", "deliveries", "--state", "failing")
     assert "alias.moved fraud champion" in said
-    assert "refused" in said
+    assert said.rstrip().endswith("Z  Connection refused")
     delivery = json.loads(say("webhook", "deliveries", "--json"))
     assert (delivery["state"], delivery["attempts"], delivery["seq"]) == ("failing", 1, 3)
     assert say("webhook", "redeliver", str(delivery["id"])).endswith("is told anew of alias.moved\n")

@@ -82,7 +82,7 @@ async def test_the_words_of_a_failure_are_kept_as_text(
     receivers = Receivers(bad=OSError("no answer in HTTP: BadStatusLine \0\x1b[31m"))
     assert await Deliverer(registry.ledger, receivers, clock).once() == 1
     (failing,) = await hooks.deliveries(state="failing")
-    assert (failing.attempts, failing.error) == (1, "OSError: no answer in HTTP: BadStatusLine ??[31m")
+    assert (failing.attempts, failing.error) == (1, "no answer in HTTP: BadStatusLine ??[31m")
 
 
 async def test_pages_of_deliveries_are_turned(registry: ModelRegistry, hooks: Webhooks) -> None:

@@ -4,6 +4,7 @@ As tables in colour on a terminal, as aligned plain lines in a pipe, as one JSON
 where ``--json`` asks for it. It knows no command.
 """
 
+import re
 import shutil
 import sys
 import textwrap
@@ -16,6 +17,10 @@ import msgspec
 from salver.errors import SalverError
 
 T = TypeVar("T")
+_BETWEEN: Final = re.compile(r"(?<!\d) ")
+_FEW_LINES: Final = 3  # of one cell
+_GAP: Final = 2  # blanks between columns
+_MOST_WHOLE: Final = 40  # letters of a word that is not broken for want of room
 _STYLES: Final = {
     "READY": "green",
     "ok": "green",
@@ -88,11 +93,13 @@ def listed(
     *,
     json: bool,
     none: str = "",
+    needless: Sequence[str] = (),
 ) -> None:
     """Things under headings, or each as one line of JSON.
 
     Args:
         none: Is said in place of a table without rows; empty = the headings are.
+        needless: See :func:`fitted`.
     """
     found = list(items)
     if json:
@@ -101,11 +108,15 @@ def listed(
     elif none and not found:
         line(none)
     else:
-        table(columns, [row(item) for item in found])
+        table(columns, [row(item) for item in found], needless)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows under headings: rich on a terminal, plain in a pipe."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], needless: Sequence[str] = ()) -> None:
+    """Rows under headings: rich on a terminal, which has to be wide enough, plain and whole in a pipe.
+
+    Args:
+        needless: See :func:`fitted`.
+    """
     rows = [["\n".join(map(printable, cell.split("\n"))) for cell in row] for row in rows]
     if not on_terminal():
         for text in plain_table(columns, rows):
@@ -115,12 +126,53 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        shown.add_column(column, overflow="fold")
+    widths = fitted(columns, rows, width_of_terminal(), needless)
+    shown = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for index, width in widths.items():
+        shown.add_column(columns[index], overflow="fold", width=width)
     for row in rows:
-        shown.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    Console(width=width_of_terminal()).print(shown)
+        shown.add_row(*(Text(row[index], style=_STYLES.get(row[index], "")) for index in widths))
+    console = Console(width=width_of_terminal(), highlight=False)
+    console.print(shown)
+    if left_out := [name for index, name in enumerate(columns) if index not in widths]:
+        console.print(f"too narrow for: {', '.join(left_out)}", style="dim")
+
+
+def fitted(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, needless: Sequence[str] = ()
+) -> dict[int, int]:
+    """Which columns a terminal shows, by their index, and how wide each is.
+
+    A column is broken between words, but not after a number, which has its unit or a time behind it; so that
+    a row has few lines, no cell has much more than three.
+
+    Args:
+        needless: Columns that are left out where words would have to be broken, the first one first.
+
+    >>> rows = [("1", "latest, champion", "2026-11-27 00:28:29Z")]
+    >>> fitted(("version", "aliases", "pushed"), rows, 80)
+    {0: 7, 1: 16, 2: 20}
+    >>> fitted(("version", "aliases", "pushed"), rows, 24, ("pushed", "version"))
+    {0: 7, 1: 15}
+    """
+    cells = [
+        [text for cell in (name, *(row[i] for row in rows)) for text in cell.split("\n")]
+        for i, name in enumerate(columns)
+    ]
+    wish = [max(map(len, texts)) for texts in cells]
+    words = [max(len(word) for text in texts for word in _BETWEEN.split(text)) for texts in cells]
+    least = [min(max(word, most // _FEW_LINES), _MOST_WHOLE) for word, most in zip(words, wish, strict=True)]
+    shown = list(range(len(columns)))
+    for name in needless:
+        if sum(least[i] + _GAP for i in shown) <= width + _GAP:
+            break
+        shown.remove(columns.index(name))
+    room = width - _GAP * (len(shown) - 1)
+    widths = dict.fromkeys(shown, 1)
+    for most in (least, wish):
+        while sum(widths.values()) < room and (few := [i for i in shown if widths[i] < most[i]]):
+            widths[min(few, key=widths.__getitem__)] += 1
+    return widths
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -41,7 +41,8 @@ _COLUMNS: Final = (
     "metrics",
     "tags",
 )
-_SHORT: Final = 19  # of a digest, in a table
+#: What a narrow terminal does not show of them, the first one first.
+_NEEDLESS: Final = ("digest", "by", "framework", "size", "tags", "metrics")
 _WIDE: Final = 60  # of one side of a difference, in a table
 
 
@@ -61,7 +62,7 @@ def list_models(
     """
     if name:
         versions = run(where, lambda registry, _: registry.versions(name, most=max(limit, 1)))
-        listed(versions, _COLUMNS, _version, json=json)
+        listed(versions, _COLUMNS, _version, json=json, needless=_NEEDLESS)
         return 0
 
     def row(m: "Model") -> list[str]:
@@ -78,7 +79,7 @@ def _version(version: "Version") -> list[str]:
         str(version.number),
         ", ".join(version.aliases),
         version.description.framework,
-        version.digest[:_SHORT],
+        _digest(version.digest),
         _size(version.size),
         moment(version.created),
         version.by,
@@ -111,7 +112,7 @@ def show(reference: str, /, *, where: Where = USUAL, json: Json = False) -> int:
             for side in ("inputs", "outputs")
             for each in what.signature.get(side, ())
         ),
-        *(("file", f"{file.path}  {_size(file.size)}  {file.sha256[:12]}") for file in version.files),
+        *(("file", f"{file.path}  {_size(file.size)}  {_digest(file.sha256)}") for file in version.files),
         (
             "pushed",
             f"{moment(version.created)} by {version.by}" + (f": {version.why}" if version.why else ""),
@@ -203,10 +204,11 @@ def history(
 
     def row(e: "Entry") -> list[str]:
         of = f"{e.model} {e.subject}".strip()
-        after = e.after[:_SHORT] if e.action == "version.pushed" else e.after
+        after = _digest(e.after) if e.action == "version.pushed" else e.after
         return [cell[:_WIDE] for cell in (moment(e.time), e.actor, e.action, of, e.before, after, e.why)]
 
-    listed(entries, ("when", "who", "what", "of", "from", "to", "why"), row, json=json)
+    columns = ("when", "who", "what", "of", "from", "to", "why")
+    listed(entries, columns, row, json=json, needless=("from", "who"))
     return 0
 
 
@@ -306,6 +308,11 @@ def protect(
     told = f"{name} " + (f"is moved by {', '.join(role)}" if role else "may be moved by everybody")
     record({"model": said.model, "alias": said.alias, "roles": role}) if json else line(told)
     return 0
+
+
+def _digest(sha256: str) -> str:
+    """As much of it as tells versions, or files, apart."""
+    return sha256.removeprefix("sha256:")[:12]
 
 
 def _size(count: int) -> str:

@@ -72,7 +72,13 @@ def list_tokens(*, where: Where = USUAL, json: Json = False) -> int:
     """List the tokens' owners and roles."""
     found = run(where, lambda registry, _: _tokens(registry).list())
     columns = ("id", "name", "roles", "by")
-    listed(found, columns, lambda t: [t.id, t.name, ", ".join(t.roles), t.by], json=json)
+    listed(
+        found,
+        columns,
+        lambda t: [t.id, t.name, ", ".join(t.roles), t.by],
+        json=json,
+        none="there are no tokens",
+    )
     return 0
 
 
@@ -127,7 +133,8 @@ def list_webhooks(*, where: Where = USUAL, json: Json = False) -> int:
     def row(hook: "Webhook") -> list[str]:
         return [hook.id, hook.url, hook.model or "all", ", ".join(hook.events) or "all", hook.by]
 
-    listed(found, ("id", "url", "model", "events", "by"), row, json=json)
+    columns = ("id", "url", "model", "events", "by")
+    listed(found, columns, row, json=json, none="there are no webhooks", needless=("by",))
     return 0
 
 
@@ -169,7 +176,8 @@ def list_deliveries(
         return [str(each.id), each.webhook, what, moment(each.created), each.state, tried, then, each.error]
 
     columns = ("id", "webhook", "what", "when", "state", "tries", "next", "error")
-    listed(found, columns, row, json=json, none="there are no such deliveries")
+    none, needless = "there are no such deliveries", ("tries", "webhook", "next")
+    listed(found, columns, row, json=json, none=none, needless=needless)
     return 0
 
 

@@ -176,8 +176,8 @@ class Deliverer:
             if not _FEWEST_OK <= status <= _MOST_OK:
                 problem = f"status {status}"
         except (OSError, ValueError) as error:
-            words = f"{type(error).__name__}: {error}"[:300]  # some of them may be the receiver's
-            problem = "".join(each if each.isprintable() else "?" for each in words)
+            words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            problem = "".join(c if c.isprintable() else "?" for c in words[:300])  # it may be the receiver's
         tries = due.attempts + 1
         values = {"attempts": tries, "error": problem}
         if not problem or tries >= _MOST_TRIES:

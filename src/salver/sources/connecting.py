@@ -65,6 +65,9 @@ class Line:
             ).open(request, timeout=self._seconds)
         except urllib.error.HTTPError as error:
             return error  # type: ignore[return-value]  # it is an answer, too
+        except urllib.error.URLError as error:
+            reason = error.reason
+            raise reason if isinstance(reason, OSError) else OSError(reason) from None
         except http.client.HTTPException as error:
             raise OSError(f"no answer in HTTP: {type(error).__name__} {str(error)[:100]}".rstrip()) from error
         return answer

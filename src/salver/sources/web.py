@@ -256,7 +256,7 @@ def _told(url: str) -> Iterator[None]:
     except LoadFailed:
         raise
     except (OSError, EOFError, http.client.HTTPException, ValueError) as error:
-        reason = str(getattr(error, "reason", "") or error) or type(error).__name__
+        reason = str(error) or type(error).__name__
         if isinstance(error, OSError) and error.filename:
             reason = f"{os.fsdecode(error.filename)}: {error.strerror}"
         raise StoreFailed(f"{_shown(url)} cannot be read: {reason}") from error
