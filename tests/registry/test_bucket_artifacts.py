@@ -143,8 +143,10 @@ async def test_removal_and_sweeping(registry: ModelRegistry, s3: S3, tmp_path: P
     s3.put(bucket, {"some/place/models/fraud/77/model.onnx": b"of a push that was killed"})
     assert [(f.number, f.problem) for f in await registry.verify()] == [(77, "no such version")]
     assert await registry.sweep(10 * 365 * 86_400.0) == ()  # it is young
-    registry._clock = lambda: time.time() + 60  # type: ignore[method-assign]
-    assert await registry.sweep(0.0) == ("models/fraud/77",)
+    with pytest.raises(Conflict, match="nobody knows who is pushing"):
+        await registry.sweep(86_399.0)
+    registry._clock = lambda: time.time() + 86_460  # type: ignore[method-assign]
+    assert await registry.sweep() == ("models/fraud/77",)
     assert await registry.verify() == ()
     assert "other/file" in keys(registry, s3)
 

@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ from registries import ANN, SIGNATURE, Clock, found, open_registry
 from salver.errors import Conflict, Forbidden, InvalidInput, NotFound, Outdated, Unauthenticated
 from salver.ledger import LedgerFailed
 from salver.ledger.schema import MODEL, RELEASE
-from salver.registry import ArtifactsFailed, ModelRegistry
+from salver.registry import Artifacts, ArtifactsFailed, ModelRegistry
 from salver.registry.names import Reference, parse
 from salver.registry.ports import Found
 from salver.registry.records import Actor, NewVersion, Parent
@@ -452,6 +453,41 @@ async def test_what_killed_pushes_left_aside_goes_with_a_later_one(
     os.utime(slow / "labels" / "a.txt")  # somebody is still writing
     await push(registry, tmp_path)
     assert [folder.exists() for folder in (old, slow, placed)] == [False, True, True]
+
+
+@pytest.mark.parametrize("step", ["take_in", "place"])
+async def test_a_push_that_is_under_way_loses_nothing_to_a_sweep(tmp_path: Path, step: str) -> None:
+    """However young what may go is: its files have no row yet."""
+    loop = asyncio.get_running_loop()
+    other = await open_registry("sqlite", tmp_path / "registry")
+    problems = []
+
+    class Swept(Artifacts):
+        """Somebody sweeps after a step of a push."""
+
+        def sweep_now(self) -> None:
+            sweeping = asyncio.run_coroutine_threadsafe(other.sweep(0.0), loop)
+            problems.append(sweeping.exception(20))
+
+        def take_in(self, *given: Any) -> Any:
+            taken = super().take_in(*given)
+            if step == "take_in":
+                self.sweep_now()
+            return taken
+
+        def place(self, *given: Any) -> None:
+            super().place(*given)
+            if step == "place":
+                self.sweep_now()
+
+    registry = ModelRegistry(other.ledger, Swept(tmp_path / "registry"), Clock(), lambda: "id")
+    assert await push(registry, tmp_path) == 1
+    (problem,) = problems
+    assert isinstance(problem, Conflict) and "a push is under way" in str(problem)
+    assert await registry.verify() == ()
+    assert await other.sweep(86_400.0) == ()  # what is so old is of no push
+    assert await other.sweep(0.0) == ()
+    await other.ledger.close()
 
 
 async def test_names_that_differ_in_case_alone_would_be_one_folder_on_some_disks(

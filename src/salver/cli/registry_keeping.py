@@ -53,7 +53,9 @@ def verify(name: str = "", /, *, where: Where = USUAL, json: Json = False) -> in
 
 def sweep(
     *,
-    hours: Annotated[float, Parameter(help="Only what has not changed for so long.")] = 24.0,
+    hours: Annotated[
+        float, Parameter(help="Only what has not changed for so long; below 24, nobody may be pushing.")
+    ] = 24.0,
     where: Where = USUAL,
     json: Json = False,
 ) -> int:

@@ -6,6 +6,7 @@ ledger.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -14,9 +15,9 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Final
+from typing import IO, Any, Final
 
-from salver.errors import InvalidInput, NotReady
+from salver.errors import Conflict, InvalidInput, NotReady
 from salver.registry.names import is_text
 from salver.registry.records import FileEntry
 
@@ -25,6 +26,7 @@ _MOST_FILES: Final = 20_000
 _READABLE: Final = 0o444
 #: What lies aside and has not changed for so long was left by somebody who was killed.
 LEFT_SECONDS: Final = 86_400.0
+OF_NO_PUSH: Final = "Say --hours 24, or more: what has not changed for a day is of no push."
 
 
 class ArtifactsFailed(NotReady):
@@ -57,6 +59,7 @@ class Artifacts:
         self.folder = folder
         self.models = folder / "models"
         self._incoming = folder / "incoming"
+        self._lock = folder / "push.lock"
 
     def __repr__(self) -> str:
         return f"<Artifacts {self.folder}>"
@@ -73,6 +76,35 @@ class Artifacts:
     def aside(self, id: str) -> Path:
         """A folder for what is not there yet, on the same file system."""
         return self._incoming / id
+
+    def held(self) -> contextlib.AbstractContextManager[Any]:
+        """Meanwhile nothing that has no row yet is swept, however young; waits for who sweeps now.
+
+        Raises:
+            ArtifactsFailed: the folder cannot be written.
+        """
+        with _told(self._lock):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = os.fdopen(os.open(self._lock, os.O_RDONLY | os.O_CREAT, 0o644), "rb")
+            with contextlib.suppress(OSError):  # a disk that locks nothing is not swept so early, either
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            return lock
+
+    def alone(self) -> contextlib.AbstractContextManager[Any]:
+        """Meanwhile nobody pushes.
+
+        Raises:
+            Conflict: somebody does, or nobody knows.
+            ArtifactsFailed: the folder cannot be locked.
+        """
+        with _told(self._lock):
+            lock = os.fdopen(os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644), "rb")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.close()
+                raise Conflict("a push is under way", fix=f"Wait for its end. {OF_NO_PUSH}") from error
+            return lock
 
     def take_in(self, files: Mapping[str, Path], id: str, stop: threading.Event) -> tuple[FileEntry, ...]:
         """Copy files aside, whole and onto the disk; what they are. What killed pushes left there goes.

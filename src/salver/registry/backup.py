@@ -97,14 +97,15 @@ async def restore(file: Path, registry: ModelRegistry, id: str) -> Backup:
             fix="Restore into a new one: --registry DIR.",
         )
     aside = registry.artifacts.aside(id)
-    try:
-        about = await asyncio.to_thread(_unpack, file, aside)
-        versions = await _versions_of(aside / _LEDGER)
-        await asyncio.to_thread(_take, registry.artifacts, Artifacts(aside), versions)
-        await copy_in(aside / _LEDGER, registry.ledger)
-        return about
-    finally:
-        await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
+    with await asyncio.to_thread(registry.artifacts.held):
+        try:
+            about = await asyncio.to_thread(_unpack, file, aside)
+            versions = await _versions_of(aside / _LEDGER)
+            await asyncio.to_thread(_take, registry.artifacts, Artifacts(aside), versions)
+            await copy_in(aside / _LEDGER, registry.ledger)
+            return about
+        finally:
+            await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
 
 
 def _is_used(connection: Connection) -> bool:

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
-from salver.errors import SalverError
-from salver.registry.artifacts import LEFT_SECONDS, Artifacts, ArtifactsFailed, entry_of
+from salver.errors import Conflict, SalverError
+from salver.registry.artifacts import LEFT_SECONDS, OF_NO_PUSH, Artifacts, ArtifactsFailed, entry_of
 from salver.registry.records import FileEntry
 from salver.stores.address import Address
 
@@ -47,6 +47,14 @@ class BucketArtifacts(Artifacts):
     def where(self) -> str:
         """See :attr:`Artifacts.where`."""
         return self._address.url
+
+    def held(self) -> contextlib.AbstractContextManager[Any]:
+        """See :meth:`Artifacts.held`; nobody is told, and nobody is alone."""
+        return contextlib.nullcontext()
+
+    def alone(self) -> contextlib.AbstractContextManager[Any]:
+        """See :meth:`Artifacts.alone`."""
+        raise Conflict(f"nobody knows who is pushing to {self.where} now", fix=OF_NO_PUSH)
 
     def place(self, id: str, model: str, number: int) -> None:
         """See :meth:`Artifacts.place`."""

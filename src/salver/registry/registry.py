@@ -73,9 +73,15 @@ class ModelRegistry:
             LedgerFailed: the row cannot be written; the files are not served.
         """
         keys = _checked(order)
-        change, id = self._change(actor, order.why), self._new_id()
+        change = self._change(actor, order.why)
         await self.ledger.read(lambda c: _check_wish(c, change, order))
-        stop = threading.Event()
+        with await asyncio.to_thread(self.artifacts.held):
+            return await self._push(order, found, change, keys)
+
+    async def _push(
+        self, order: NewVersion, found: Found, change: Change, keys: Mapping[str, Any]
+    ) -> Version:
+        stop, id = threading.Event(), self._new_id()
         try:
             files = await asyncio.to_thread(self.artifacts.take_in, found.files, id, stop)
         except asyncio.CancelledError:
@@ -192,7 +198,17 @@ class ModelRegistry:
         )
 
     async def sweep(self, seconds: float = LEFT_SECONDS) -> tuple[str, ...]:
-        """Remove what killed pushes left behind, and is older than so many seconds; what was removed."""
+        """Remove what killed pushes left behind, and is older than so many seconds; what was removed.
+
+        Raises:
+            Conflict: it may be less than a day old, and of a push that is under way.
+        """
+        if seconds >= LEFT_SECONDS:
+            return await self._sweep(seconds)
+        with await asyncio.to_thread(self.artifacts.alone):
+            return await self._sweep(seconds)
+
+    async def _sweep(self, seconds: float) -> tuple[str, ...]:
 
         def work(connection: Connection) -> set[tuple[str, int]]:
             there = select(VERSION.c.model, VERSION.c.number).where(VERSION.c.removed.is_(None))
