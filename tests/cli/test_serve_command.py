@@ -54,7 +54,7 @@ def test_the_block_in_a_pipe_and_its_calls(path: Path) -> None:
             assert called.stdout == "[4]\n", called.stderr
         finally:
             server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 0
+        assert server.wait() == 0
 
 
 def test_the_block_as_json(path: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_block_as_json(path: Path) -> None:
         assert server.stdout is not None
         record = json.loads(server.stdout.readline())
         server.send_signal(signal.SIGTERM)
-        assert server.wait(20) == 0
+        assert server.wait() == 0
     assert record["event"] == "ready"
     assert [(m["name"], m["state"]) for m in record["models"]] == [("n", "READY")]
 

@@ -187,7 +187,7 @@ def broken(folder: Path) -> Path:
 
 def test_tr_f2_a_model_that_does_not_load_ends_the_server(tmp_path: Path) -> None:
     with Triton([broken(tmp_path)], tmp_path / "log") as server:
-        assert server.wait(60) == 1
+        assert server.wait() == 1
         assert "--exit-on-error=false" in server.output()
 
 

@@ -255,7 +255,7 @@ def test_tr_f11_with_tritonservers_flags(tmp_path: Path, segment: Segment) -> No
                 assert [s["name"] for s in statuses(client)] == ["r"]
         finally:
             server.terminate()
-        assert server.wait(20) == 0
+        assert server.wait() == 0
 
 
 def wait_for(is_there: Callable[[], bool], seconds: float = 30.0) -> None:

@@ -148,7 +148,7 @@ class ServerProcess:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def stop(self, timeout: float = 20.0) -> int:
+    def stop(self, timeout: float = 60.0) -> int:
         """End it by SIGTERM, or by force after ``timeout``; the exit status."""
         process = self._process
         assert process is not None
@@ -156,7 +156,7 @@ class ServerProcess:
             process.send_signal(signal.SIGTERM)
         return self.wait(timeout)
 
-    def wait(self, timeout: float = 20.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """The exit status; kills what does not end in time."""
         process = self._process
         assert process is not None
