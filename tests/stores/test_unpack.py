@@ -2,15 +2,24 @@
 
 import gzip
 import io
+import lzma
+import os
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from salver.errors import LoadFailed
+from salver.errors import BadArchive, LoadFailed
 from salver.stores import unpack as unpacking
+from salver.stores.tars import _Xz
 from salver.stores.unpack import unpack
+from salver.stores.unzip import check as check_zip
+from salver.stores.unzip import read_member, unzip
 
 
 def file(name: str, content: bytes = b"x", mode: int = 0o644) -> tuple[tarfile.TarInfo, bytes]:
@@ -143,3 +152,69 @@ def test_a_path_without_end_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(LoadFailed, match="has no end"):
         unpack(tmp_path / "m.tar", tmp_path / "out", takes_links=False)
+
+
+def xz_block(tar: bytes, window: int) -> bytes:
+    """A tar file packed by xz that says how much of it has to be kept, as in the format: 40 = 4 GiB."""
+    packed = bytearray(lzma.compress(tar, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 4096}]))
+    end = 12 + 4 * (packed[12] + 1)  # of the block's header, behind the stream's
+    packed[packed.index(b"\x21\x01", 12) + 2] = window
+    packed[end - 4 : end] = zlib.crc32(packed[12 : end - 4]).to_bytes(4, "little")
+    return bytes(packed)
+
+
+def zstd_frame(tar: bytes, window: int) -> bytes:
+    """The same by zstd, in one block as it is; so many bits count the bytes of its window."""
+    return b"".join(
+        (b"\x28\xb5\x2f\xfd\0", bytes([(window - 10) << 3]), (len(tar) << 3 | 1).to_bytes(3, "little"), tar)
+    )
+
+
+@pytest.mark.parametrize(
+    ("pack", "most", "too_much"), [(xz_block, 28, 40), (xz_block, 28, 31), (zstd_frame, 27, 28)]
+)
+def test_how_much_memory_an_archive_takes_is_not_for_it_to_say(
+    pack: Callable[[bytes, int], bytes], most: int, too_much: int, tmp_path: Path, target: Path
+) -> None:
+    tar = packed(tmp_path, file("a", b"x" * 1000), mode="w").read_bytes()
+    archive = tmp_path / "m.tar.x"
+    archive.write_bytes(pack(tar, most))
+    unpack(archive, target)
+    assert (target / "a").read_bytes() == b"x" * 1000
+    archive.write_bytes(pack(tar, too_much))
+    with pytest.raises(LoadFailed, match="takes more than 128 MiB of memory to be unpacked"):
+        unpack(archive, target)
+
+
+@given(st.lists(st.binary(max_size=3000), min_size=1, max_size=4), st.integers(0, 3), st.data())
+def test_xz_is_read_as_pythons_own_reads_it(parts: list[bytes], pads: int, data: st.DataObject) -> None:
+    """Streams behind one another, with what pads them, from wherever one looks."""
+    raw = (bytes(4 * pads)).join(map(lzma.compress, parts)) + bytes(4 * pads)
+    whole = b"".join(parts)
+    opened = _Xz(io.BytesIO(raw))
+    for _ in range(4):
+        at, size = data.draw(st.integers(0, len(whole) + 5)), data.draw(st.integers(0, 2000))
+        opened.seek(at, os.SEEK_SET)
+        assert opened.tell() == min(at, len(whole))
+        assert opened.read(size) == whole[at : at + size]
+    with pytest.raises((EOFError, lzma.LZMAError)):
+        cut = _Xz(io.BytesIO(lzma.compress(whole)[:-1]))
+        cut.read(len(whole) + 1)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_whose_members_are_unpacked_whole_in_memory_is_refused(
+    method: int, tmp_path: Path, target: Path
+) -> None:
+    """1 KiB of bzip2 may be as many gigabytes as somebody wants, whatever the directory says of it."""
+    with zipfile.ZipFile(tmp_path / "m.zip", "w", method) as archive:
+        archive.writestr("model.onnx", bytes(1 << 20))
+    for look in (
+        check_zip,
+        lambda path: unzip(path, target),
+        lambda path: read_member(path, "model.onnx", 9),
+    ):
+        with pytest.raises(
+            (LoadFailed, BadArchive), match=r"'model.onnx' is packed by (bzip2|lzma), and not"
+        ):
+            look(tmp_path / "m.zip")

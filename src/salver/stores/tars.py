@@ -18,6 +18,10 @@ from typing import IO, Any, Final
 from salver.errors import LoadFailed, MissingExtra
 
 _MOST_AT_ONCE: Final = 16 << 20
+_WINDOW_LOG: Final = 27
+#: Bytes of what came before that may be kept for what comes, which an archive says: up to 4 GiB.
+_MOST_WINDOW: Final = 1 << _WINDOW_LOG
+_PIECE: Final = 1 << 16
 _GZIP: Final = b"\x1f\x8b"
 _BZIP2: Final = b"BZh"
 _XZ: Final = b"\xfd7zXZ\0"
@@ -33,7 +37,7 @@ def open_tar(path: Path, most: int, what: str) -> Iterator[tuple[tarfile.TarFile
         what: It is called so in messages.
 
     Raises:
-        LoadFailed: it is larger, or not honest; also while its members are read.
+        LoadFailed: it is larger, wants too much memory, or is not honest; also while its members are read.
         MissingExtra: it is compressed by zstd, and nothing here reads that.
         BROKEN (``unpack.py``): it is no tar file, or a broken one.
     """
@@ -53,10 +57,11 @@ def _plain(file: IO[bytes]) -> tuple[Any, type[Exception]]:
     if magic.startswith(_BZIP2):
         return bz2.BZ2File(file), EOFError
     if magic == _XZ:
-        return lzma.LZMAFile(file), EOFError
+        return _Xz(file), lzma.LZMAError
     if magic.startswith(_ZSTD):
         zstd = _zstd()
-        return zstd.ZstdFile(file), zstd.ZstdError
+        bound = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
+        return zstd.ZstdFile(file, options=bound), zstd.ZstdError
     return file, EOFError
 
 
@@ -66,6 +71,53 @@ def _zstd() -> Any:
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
     raise MissingExtra("zstd", "registry", "backports.zstd")
+
+
+class _Xz:
+    """An xz file, unpacked as it is read; Python's own takes as much memory as the file asks for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._begin()
+
+    def _begin(self) -> None:
+        self._file.seek(0)
+        self._at = 0
+        self._stream = self._new()
+
+    @staticmethod
+    def _new() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_WINDOW)
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, to: int, whence: int) -> int:
+        if to < self._at:
+            self._begin()
+        while self._at < to and self.read(min(to - self._at, _PIECE)):
+            pass
+        return self._at
+
+    def read(self, size: int) -> bytes:
+        found = bytearray()
+        while len(found) < size and not (self._stream.eof and not self._goes_on()):
+            packed = b""
+            if self._stream.needs_input and not (packed := self._file.read(_PIECE)):
+                raise EOFError("it ends too soon")
+            found += self._stream.decompress(packed, size - len(found))
+        self._at += len(found)
+        return bytes(found)
+
+    def _goes_on(self) -> bool:
+        """Is another stream behind the one that ended, and what pads it?"""
+        left = self._stream.unused_data
+        while not (left := left.lstrip(b"\0")) and (left := self._file.read(_PIECE)):
+            pass
+        if left:
+            self._file.seek(-len(left), os.SEEK_CUR)
+            self._stream = self._new()
+        return bool(left)
 
 
 class Bounded:
@@ -81,10 +133,8 @@ class Bounded:
         """Raises LoadFailed where that is too much."""
         if not 0 <= size <= _MOST_AT_ONCE:
             raise LoadFailed(f"{self._what} has a header of {size} bytes; no honest archive does")
-        try:
+        with self._unpacking():
             found = self._file.read(size)
-        except self._broken as error:
-            raise EOFError(str(error)) from error
         if self._file.tell() > self._most:
             raise LoadFailed(
                 f"{self._what} is larger, unpacked, than an honest archive, or than there is room"
@@ -95,11 +145,21 @@ class Bounded:
         """Raises LoadFailed where that is beyond what it may have."""
         if whence == os.SEEK_SET and to > self._most:
             raise LoadFailed(f"{self._what} says that it is larger than {self._most} bytes, unpacked")
-        try:
+        with self._unpacking():
             return self._file.seek(to, whence)
-        except self._broken as error:
-            raise EOFError(str(error)) from error
 
     def tell(self) -> int:
         """Where one is in it, unpacked."""
         return self._file.tell()
+
+    @contextlib.contextmanager
+    def _unpacking(self) -> Iterator[None]:
+        try:
+            yield
+        except self._broken as error:
+            if "memory" not in str(error).lower():
+                raise EOFError(str(error)) from error
+            raise LoadFailed(
+                f"{self._what} takes more than {_MOST_WINDOW >> 20} MiB of memory to be unpacked",
+                fix="Pack it with a smaller window: xz -9 at most, zstd without --long.",
+            ) from error

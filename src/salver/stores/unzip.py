@@ -17,7 +17,8 @@ from salver.stores.unpack import MOST_MEMBERS, MOST_PATH, honest_bytes, room_in
 
 _PIECE: Final = 1 << 20
 _ENCRYPTED: Final = 0x1
-_KINDS: Final = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+#: Python unpacks what is packed otherwise a megabyte at a time, which may become all of the memory there is.
+_KINDS: Final = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _BROKEN: Final = (
     zipfile.BadZipFile,
     zlib.error,
@@ -143,9 +144,11 @@ def _check_kind(member: zipfile.ZipInfo, archive: Path) -> None:
             f"{archive.name}: '{member.filename}' is encrypted", fix="Pack it without a password."
         )
     if member.compress_type not in _KINDS:
+        names: dict[int, str] = zipfile.compressor_names  # type: ignore[attr-defined]
+        method = names.get(member.compress_type, f"method {member.compress_type}")
         raise LoadFailed(
-            f"{archive.name}: '{member.filename}' is packed by a method that is not known, "
-            f"{member.compress_type}"
+            f"{archive.name}: '{member.filename}' is packed by {method}, and not by deflate",
+            fix="Pack it as zip does by itself: only members that are deflated, or stored, are unpacked.",
         )
 
 
