@@ -287,6 +287,10 @@ class HostDied(ModelFailed):
     """The host process of a model ended while it was working; nothing is known of the answer."""
 
 
+class HostGone(HostDied):
+    """It ended before it had read what it was to do, so that another one may do it."""
+
+
 # Of models that are registered by name and version, and of workflows of them.
 
 

@@ -141,6 +141,34 @@ def test_ts_b7_what_waits_with_a_worker_that_goes_is_run_by_another_first() -> N
     assert taken(queue) == [(2, [0, 1, 2], "full")]
 
 
+def test_ts_b7_what_a_worker_did_not_see_is_run_by_another_first() -> None:
+    queue = queue_of(batch_size=2, max_batch_delay_ms=0, queue=4)
+    queue.rest(1)
+    offered(queue, 0, 1, 2, 3)
+    batch = queue.take(0.0)
+    assert batch is not None
+    assert queue.back(batch.jobs) == []
+    queue.rest(2)
+    queue.rest(3)
+    assert taken(queue) == [(2, [0, 1], "full"), (3, [2, 3], "full")]
+
+
+def test_ts_b7_ts_b6_a_worker_takes_its_sequences_with_it_though_it_did_not_see_a_request() -> None:
+    queue = sequences_of(batch_size=3, max_batch_delay_ms=0)
+    queue.rest(1)
+    offered(queue, 0)
+    offered(queue, 1, sequence="a")
+    offered(queue, 2)
+    batch = queue.take(0.0)
+    assert batch is not None
+    stay = queue.back(batch.jobs)
+    assert whats(stay) == [1]
+    queue.ended(stay, 0.0)
+    assert queue.leave(1) == []
+    queue.rest(2)
+    assert taken(queue) == [(2, [0, 2], "time")]
+
+
 def sequences_of(**settings: Any) -> SequenceQueue[int]:
     return SequenceQueue(Workers(is_stateful=True, **settings))
 
@@ -284,6 +312,7 @@ class _World:
         self.jobs: list[Job[int]] = []
         self.fate: dict[int, str] = {}
         self.order: list[int] = []
+        self.moved: set[int] = set()
         self.running: dict[int, list[Job[int]]] = {}
         self.alive: set[int] = set()
         self.next_worker = 0
@@ -321,8 +350,13 @@ class _World:
         except Overloaded:
             self.end(job, "refused")
 
-    def finish(self, worker: int, *, dies: bool) -> None:
+    def finish(self, worker: int, *, dies: bool, unseen: bool = False) -> None:
         jobs = self.running.pop(worker, [])
+        if unseen:
+            for job in jobs:
+                del self.fate[job.what]
+                self.moved.add(job.what)
+            jobs = self.queue.back(jobs)
         for job in jobs:
             self.end(job, "died" if dies else "done")
         self.queue.ended(jobs, self.now)
@@ -345,6 +379,7 @@ ACTS = st.one_of(
     ),
     st.tuples(st.just("pass"), st.sampled_from([0.001, 0.011, 0.05, 2.0])),
     st.tuples(st.just("finish"), st.integers(1, 6), st.booleans()),
+    st.tuples(st.just("gone"), st.integers(1, 6)),
     st.tuples(st.just("discard"), st.integers(0, 40)),
     st.tuples(st.just("retire"), st.integers(1, 6)),
     st.tuples(st.just("refill"), st.integers(1, 6)),
@@ -377,6 +412,8 @@ def test_ts_b1_ts_b2_ts_b4_ts_b6_whatever_happens_each_job_has_one_fate_and_none
             world.now += more[0]
         elif kind == "finish" and more[0] in world.alive:
             world.finish(more[0], dies=more[1])
+        elif kind == "gone" and more[0] in world.alive:
+            world.finish(more[0], dies=True, unseen=True)
         elif kind == "discard" and more[0] < len(world.jobs):
             job = world.jobs[more[0]]
             if world.queue.discard(job):
@@ -401,7 +438,7 @@ def test_ts_b1_ts_b2_ts_b4_ts_b6_whatever_happens_each_job_has_one_fate_and_none
     assert set(world.fate) == set(range(len(world.jobs))), "nothing is lost"
     assert "running" not in world.fate.values()
     for name in ("a", "b", "c", ""):
-        mine = [what for what in world.order if world.jobs[what].sequence == name]
+        mine = [what for what in world.order if world.jobs[what].sequence == name and what not in world.moved]
         if name or not stateful:
             assert mine == sorted(mine), "their order is kept"
 

@@ -30,6 +30,7 @@ from salver.engine.control import (
     Failed,
     Frames,
     GiveUp,
+    Handle,
     Load,
     Loaded,
     Next,
@@ -54,7 +55,7 @@ from salver.engine.ports import Gave
 from salver.engine.sharing import THREAD_VARIABLES
 from salver.engine.shm import Block
 from salver.engine.spawn import Ends, HostPlan, spawn
-from salver.errors import HostDied, LoadFailed, ModelFailed, SalverError
+from salver.errors import HostDied, HostGone, LoadFailed, ModelFailed, SalverError
 from salver.messages import InferRequest, Signature
 from salver.tensor import Array
 
@@ -106,6 +107,8 @@ class HostProcess:
         self._under_way: Sequence[Pieces] = ()  # of the run that has the model
         self._marks = itertools.count(1)
         self._leaving = bytearray()  # what the socket does not take yet
+        self._told: Order | None = None  # last; None = what it is to run is still being written
+        self._is_unread = False  # the child was gone before it had read the whole of that
         self._tasks: set[asyncio.Task[None]] = set()
         self._frames = Frames()
         self._why_killed = ""
@@ -285,8 +288,7 @@ class HostProcess:
         try:
             return self._ends.responses.read(blocks, copy=True)
         except (ValueError, TypeError, OverflowError, OSError) as error:
-            self._raise_if_dead()
-            raise self.broken(error) from error
+            raise self._died() if self.dead.done() else self.broken(error) from error
 
     def _watch(self) -> asyncio.TimerHandle | None:
         timeout = self.plan.run_timeout_s
@@ -353,7 +355,7 @@ class HostProcess:
 
     def _no_memory(self, size: int, error: Exception) -> SalverError:
         if self.dead.done():
-            return self._died()
+            return self._died(HostGone)
         return ModelFailed(f"no memory to hand {size} bytes to model '{self._model}': {error}")
 
     async def is_ready(self) -> bool:
@@ -426,7 +428,7 @@ class HostProcess:
         """Give an order, and descriptors beside it, and hear the reply; one at a time.
 
         Raises:
-            HostDied: the child is gone.
+            HostDied: the child is gone; HostGone where it has not read the order of a run.
         """
         self._raise_if_dead()
         future: asyncio.Future[Reply] = self._loop.create_future()
@@ -448,6 +450,7 @@ class HostProcess:
 
     def _tell_now(self, order: Order) -> None:
         if not self.dead.done():
+            self._told = order
             is_waiting = bool(self._leaving)
             self._leaving += frame(order)
             if not is_waiting:
@@ -466,7 +469,7 @@ class HostProcess:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:  # a dead child is noticed by its process descriptor
-            sent = len(self._leaving)
+            sent, self._is_unread = len(self._leaving), True
         del self._leaving[:sent]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -479,10 +482,10 @@ class HostProcess:
 
     def _raise_if_dead(self) -> None:
         if self.dead.done():
-            raise self._died()
+            raise self._died(HostGone)
 
-    def _died(self) -> HostDied:
-        return HostDied(
+    def _died(self, kind: type[HostDied] = HostDied) -> HostDied:
+        return kind(
             f"the host process of model '{self._model}' died ({self.dead.result()}); "
             "the request was not answered and may be retried"
         )
@@ -501,6 +504,8 @@ class HostProcess:
             data = self._ends.sock.recv(1 << 14)
         except (BlockingIOError, InterruptedError):
             return
+        except ConnectionResetError:  # its end was closed with something in it
+            data, self._is_unread = b"", True
         except OSError:
             data = b""
         if not data:
@@ -581,7 +586,8 @@ class HostProcess:
         if self._deaf_timer is not None:
             self._deaf_timer.cancel()
         self.dead.set_result(how)
-        self._hear(self._died())
+        is_gone = self._told is None or (self._is_unread and isinstance(self._told, Run | Handle))
+        self._hear(self._died(HostGone if is_gone else HostDied))
         while self._pieces:
             _, pieces = self._pieces.popitem()
             pieces.end(self._died())

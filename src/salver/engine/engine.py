@@ -34,6 +34,7 @@ from salver.engine.waiting import Batch, Waiting
 from salver.errors import (
     DeadlineExceeded,
     HostDied,
+    HostGone,
     InvalidInput,
     ModelFailed,
     NotReady,
@@ -565,15 +566,18 @@ class Engine:
         return is_whole
 
     async def _halve(self, dispatch: Dispatch, error: Exception, merge: float) -> bool:
-        """The model raised: run halves, unless there is nothing to halve."""
+        """It failed: run halves, unless there is nothing to halve."""
         batch = dispatch.batch
-        self._announce(batch.rows, len(batch.members), 0.0, merge, 0.0, batch.reason, ok=False)
         alive = [w for w in batch.members if not w.payload[1].done()]
-        if len(alive) < 2 or isinstance(error, HostDied | NotReady):
-            for waiting in alive:
-                fail(waiting, own(error, self.id))
-            return False
         middle = len(alive) // 2
+        if isinstance(error, HostGone):
+            middle = 0  # the model has seen none of them: they go to its next host as they are
+        else:
+            self._announce(batch.rows, len(batch.members), 0.0, merge, 0.0, batch.reason, ok=False)
+            if len(alive) < 2 or isinstance(error, HostDied | NotReady):
+                for waiting in alive:
+                    fail(waiting, own(error, self.id))
+                return False
         for half in (alive[:middle], alive[middle:]):
             here = [w for w in half if not w.payload[1].done()]  # some may have gone meanwhile
             if here:

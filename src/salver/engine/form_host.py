@@ -59,7 +59,7 @@ class FormHost(HostProcess):
             self._bit, self._done, self._heard = piece, done, self._hear_end
             self._begin(order)
         else:
-            self._bit, self._done, self._heard = piece, done, self._hear_end
+            self._bit, self._done, self._heard, self._told = piece, done, self._hear_end, None
             self._spawn(self._hand_over_forms(requests))
 
     def reap(self, pid: int) -> None:

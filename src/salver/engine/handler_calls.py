@@ -37,12 +37,13 @@ class HandlerCall(Job[InferRequest]):
             waits in a task.
         is_over: It has its answer, or nobody waits for it.
         on_end: Called then.
+        moves: How often it went to another worker, since the one that was to run it was gone.
         written: Lines that the handler's metrics have written, whoever takes them next.
     """
 
     __slots__ = (
-        "ahead", "came", "error", "is_over", "kept", "on_end", "pieces", "timer", "told", "version",
-        "wants_pieces", "written",
+        "ahead", "came", "error", "is_over", "kept", "moves", "on_end", "pieces", "timer", "told",
+        "version", "wants_pieces", "written",
     )  # fmt: skip
 
     def __init__(
@@ -67,7 +68,7 @@ class HandlerCall(Job[InferRequest]):
         self.pieces: deque[InferResponse] = deque()
         self.error: SalverError | None = None
         self.is_over = False
-        self.kept = 0
+        self.kept = self.moves = 0
         self.timer: asyncio.TimerHandle | None = None
         self.on_end: Callable[[], None] | None = None
         self.written: tuple[str, ...] = ()

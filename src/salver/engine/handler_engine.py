@@ -24,7 +24,7 @@ from salver.engine.job_queue import Batch, JobQueue, PlainQueue
 from salver.engine.refusals import LATE, closing, unloaded
 from salver.engine.sequence_queue import SequenceQueue
 from salver.engine.spawn import HostPlan
-from salver.errors import DeadlineExceeded, HandlerFailed, NotReady, SalverError, WaitedTooLong
+from salver.errors import DeadlineExceeded, HandlerFailed, HostGone, NotReady, SalverError, WaitedTooLong
 from salver.events import BatchRan, WorkerReady
 from salver.handlers import SEQUENCE, SIGNATURE, Form, Metadata, Workers, WorkerStatus, as_request
 from salver.messages import ANYBODY, InferRequest, InferResponse, Insight, ModelId, Standing
@@ -374,7 +374,7 @@ class HandlerEngine:
     def _ended(self, run: HandlerRun, said: Sequence[Answer] | SalverError, seconds: float) -> None:
         """Its worker is given the next one first, then callers are told."""
         now, id = self._clock(), run.worker.id
-        calls = run.calls
+        calls = self._go_back(run.calls) if isinstance(said, HostGone) and run.is_first else run.calls
         again: list[HandlerCall] = []
         if not isinstance(said, SalverError) and self._workers.is_continuous:
             again = [call for call, one in zip(calls, said, strict=True) if one.again and not call.is_over]
@@ -394,7 +394,16 @@ class HandlerEngine:
                 call.put(one, timing, is_last=not one.again)
                 if call.written:
                     self._pass_on(id, call)
-        self._announce(len(calls), seconds, run.reason, not isinstance(said, SalverError))
+        if calls:
+            self._announce(len(calls), seconds, run.reason, not isinstance(said, SalverError))
+
+    def _go_back(self, calls: list[HandlerCall]) -> list[HandlerCall]:
+        """Their worker was gone before it saw them; those that no other one runs."""
+        moved = [call for call in calls if not call.is_over and call.moves < self._crew.wanted]
+        for call in moved:
+            call.moves += 1
+        stay = self._queue.back(moved)
+        return [call for call in calls if call in stay or call not in moved]
 
     def _freed(self, flow: HandlerFlow) -> None:
         if flow.worker.id in self._flows:

@@ -12,7 +12,7 @@ from salver.backends.protocol import Answer
 from salver.engine.crew import Worker
 from salver.engine.handler_calls import HandlerCall
 from salver.engine.job_queue import Batch
-from salver.errors import HandlerFailed, HostDied, SalverError
+from salver.errors import HandlerFailed, HostDied, HostGone, SalverError
 from salver.messages import InferRequest, Timing
 
 #: Takes a run that is over, or one of its steps, what it gave, and the handler's own seconds.
@@ -28,15 +28,18 @@ class HandlerRun:
 
     Attributes:
         calls: Those of this step, or of the batch.
+        is_first: No step of it has run.
     """
 
     __slots__ = (
-        "_began", "_ended", "_has_steps", "_idle_since", "_ids", "_is_lone", "calls", "reason", "worker",
+        "_began", "_ended", "_has_steps", "_idle_since", "_ids", "_is_lone", "calls", "is_first", "reason",
+        "worker",
     )  # fmt: skip
 
     def __init__(self, worker: Worker, batch: Batch[InferRequest], has_steps: bool, ended: Ended) -> None:
         self.worker = worker
         self.calls: list[HandlerCall] = batch.jobs  # type: ignore[assignment]  # all jobs here are calls
+        self.is_first = True
         self.reason = batch.reason
         self._has_steps = has_steps
         self._ended = ended
@@ -65,7 +68,7 @@ class HandlerRun:
 
     def go_on(self, staying: Sequence[HandlerCall], new: Sequence[HandlerCall], now: float) -> None:
         """Another step: of those that stay the worker knows everything but that they do."""
-        self._is_lone = False
+        self._is_lone = self.is_first = False
         ids = {call: self._ids[call] for call in staying}
         ids |= _named(new, ids.values())
         self.calls, self._ids = [*staying, *new], ids
@@ -77,7 +80,7 @@ class HandlerRun:
         host = self.worker.host
         try:
             if host is None:
-                raise HostDied("its worker is gone")
+                raise HostGone("its worker is gone")
             host.handle(requests, self._piece, self._done, self._is_lone)
         except SalverError as error:
             self._done(error, 0.0)

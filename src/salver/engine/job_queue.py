@@ -9,7 +9,7 @@ Sequences of requests have rules of their own (:mod:`salver.engine.sequence_queu
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from salver.engine.refusals import full, so_many
@@ -90,6 +90,10 @@ class JobQueue(ABC, Generic[T]):
     @abstractmethod
     def ended(self, jobs: Iterable[Job[T]], now: float) -> None:
         """They are over."""
+
+    @abstractmethod
+    def back(self, jobs: Sequence[Job[T]]) -> list[Job[T]]:
+        """Their worker was gone before it saw them: they wait again, before all others; those that cannot."""
 
     @abstractmethod
     def rest(self, worker: int) -> None:
@@ -245,6 +249,11 @@ class PlainQueue(JobQueue[T]):
     def ended(self, jobs: Iterable[Job[T]], now: float) -> None:
         """See :class:`JobQueue`: nothing that is to be remembered."""
 
+    def back(self, jobs: Sequence[Job[T]]) -> list[Job[T]]:
+        """See :class:`JobQueue`."""
+        put_first(self._jobs, jobs)
+        return []
+
     def rest(self, worker: int) -> None:
         """See :class:`JobQueue`."""
         self._idle[worker] = None
@@ -259,9 +268,7 @@ class PlainQueue(JobQueue[T]):
         forming = self._forming
         if forming is not None and forming.worker == worker:
             self._forming = None
-            for job in reversed(forming.jobs):
-                self._jobs[job] = None
-                self._jobs.move_to_end(job, last=False)
+            put_first(self._jobs, forming.jobs)
         return []
 
     def due(self, now: float) -> float:
@@ -276,6 +283,13 @@ class PlainQueue(JobQueue[T]):
             found = self._forming.jobs + found
             self._give_up(self._forming)
         return found
+
+
+def put_first(waiting: OrderedDict[Job[T], None], jobs: Sequence[Job[T]]) -> None:
+    """They wait before all others, in their order."""
+    for job in reversed(jobs):
+        waiting[job] = None
+        waiting.move_to_end(job, last=False)
 
 
 def busy() -> Overloaded:

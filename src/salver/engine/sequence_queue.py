@@ -9,10 +9,10 @@ without a sequence go to any worker. Pure, as that module is.
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
-from salver.engine.job_queue import Batch, Forming, Job, JobQueue, busy
+from salver.engine.job_queue import Batch, Forming, Job, JobQueue, busy, put_first
 from salver.engine.refusals import full, so_many
 from salver.handlers import Workers
 
@@ -225,6 +225,11 @@ class SequenceQueue(JobQueue[T]):
             if job.ends:
                 one.began, one.has_run = now, False  # what follows is a new one of that name
             self._go_on(one)
+
+    def back(self, jobs: Sequence[Job[T]]) -> list[Job[T]]:
+        """See :class:`~salver.engine.job_queue.JobQueue`: a sequence is over with its worker."""
+        put_first(self._loose, [job for job in jobs if not job.sequence])
+        return [job for job in jobs if job.sequence]
 
     def rest(self, worker: int) -> None:
         """See :class:`~salver.engine.job_queue.JobQueue`."""
