@@ -222,7 +222,9 @@ def test_a_release_without_a_server_waits(shell: Shell) -> None:
     assert "nothing was counted yet" in shell.say("rollout", "explain", new["id"])
     services = ["--gateway", "web", "--stable", "a", "--canary", "b"]
     assert "shares no traffic out" in shell.say("rollout", "route", new["id"], *services, status=1)
-    assert "is under way" in shell.say("rollout", "start", "mlp", "2", "--rate", "1", status=1)
+    refused = shell.say("rollout", "start", "mlp", "2", "--rate", "1", status=1)
+    assert refused.startswith("error: the release ") and "is under way" in refused  # and foretells nothing
+    assert "stage 1" in shell.say("rollout", "start", "mlp", "2", "--rate", "1", "--dry-run")
 
 
 def test_whoever_waits_for_a_server_that_is_not_there_is_told(

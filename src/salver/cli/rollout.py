@@ -92,6 +92,9 @@ def start(
         said = Proposal(name, version, stable, alias or meant, policy_of(policy))
         release = await proposal(registry, said, new_id(), time.time())
         release = msgspec.structs.replace(release, by=actor.name, why=why)
+        store = ReleaseStore(registry.ledger)
+        if not dry_run:
+            await store.check(release, actor)  # before a server is asked, and it is told what cannot be
         if not release.policy.immediate:
             forecast = await _foreseen(release, rate, event, url)
             if isinstance(forecast, str):
@@ -103,7 +106,6 @@ def start(
                     record(seen)
         if dry_run:
             return 0
-        store = ReleaseStore(registry.ledger)
         await store.propose(release, actor)
         if wait:
             return await watched(store, release.id, "", seconds=timeout, json=json)

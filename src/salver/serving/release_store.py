@@ -156,6 +156,11 @@ class ReleaseStore:
         change = Change(actor, release.created, release.why)
         await self._ledger.write(lambda connection: propose(connection, release, change))
 
+    async def check(self, release: Release, actor: Actor) -> None:
+        """Could it be proposed now? Raises what :meth:`propose` does."""
+        change = Change(actor, release.created, release.why)
+        await self._ledger.read(lambda connection: _check(connection, release, change))
+
     async def picture(self) -> Picture:
         """What there is to do, all of it from one state of the ledger."""
         return await self._ledger.read(_picture)
@@ -341,9 +346,7 @@ class ReleaseStore:
 
 def propose(connection: Connection, release: Release, change: Change) -> None:
     """As :meth:`ReleaseStore.propose`, in a transaction that is under way."""
-    if release.alias:
-        check_guard(connection, change, release.model, release.alias)
-    check_free(connection, release.model, release.alias)
+    _check(connection, release, change)
     created = latest(connection, release.model, release.created)
     connection.execute(insert(RELEASE).values({**_columns(release), "id": release.id, "created": created}))
     versions = release.stable, release.canary
@@ -351,6 +354,12 @@ def propose(connection: Connection, release: Release, change: Change) -> None:
         record(connection, change, "alias.proposed", release.model, release.alias, *versions)
     else:
         record(connection, change, "release.proposed", release.model, release.id, *versions)
+
+
+def _check(connection: Connection, release: Release, change: Change) -> None:
+    if release.alias:
+        check_guard(connection, change, release.model, release.alias)
+    check_free(connection, release.model, release.alias)
 
 
 def _commit(connection: Connection, step: Step, now: float) -> None:
