@@ -10,7 +10,7 @@ from salver.releases import ReleaseState, Shadow, Traffic
 from salver.rollout import procedure
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import Release, Wish, proposed
-from salver.rollout.verdict import TELLS, Decision, Verdict
+from salver.rollout.verdict import Decision, Verdict
 
 POLICY = Policy(stages=(Stage(0.05, 10), Stage(0.25, 30), Stage(1.0, 0)))
 STATES = list(ReleaseState)
@@ -204,10 +204,12 @@ def test_the_watch_ends_with_its_days_a_successor_or_its_last_outcome() -> None:
 def test_after_a_promotion_proof_rolls_back_or_is_told_once() -> None:
     held = watched_one(holdback=0.02)
     assert procedure.judged(held, verdict(Decision.CONTINUE), 60.0).reason == "it is good"
-    told = procedure.judged(held, verdict(Decision.HOLD, "harm 118", TELLS), 60.0)
-    assert (told.state, told.reason) == (ReleaseState.PROMOTED, f"harm 118; {TELLS}")
-    assert procedure.is_told(told) and not procedure.is_told(held)
-    again = procedure.judged(told, verdict(Decision.HOLD, "harm 120", TELLS), 70.0)
+    person = "it is promoted: a person has to decide, who may abort it"
+    quoted = msgspec.structs.replace(held, reason=f"ann wished it: {person}")  # which tells nobody of harm
+    told = procedure.judged(quoted, verdict(Decision.HOLD, "harm 118", person), 60.0)
+    assert (told.state, told.reason) == (ReleaseState.PROMOTED, f"harm 118; {person}")
+    assert told.progress.is_told and not quoted.progress.is_told
+    again = procedure.judged(told, verdict(Decision.HOLD, "harm 120", person), 70.0)
     assert again.reason == told.reason and again.progress.buckets == told.progress.buckets + 1
     back = procedure.judged(told, verdict(Decision.ROLLBACK, "harm"), 80.0)
     assert (back.state, back.weight, back.progress.watched_until) == (ReleaseState.ROLLED_BACK, 0.0, None)

@@ -20,7 +20,7 @@ from salver.rollout import rules, shadowing
 from salver.rollout.evidence import Evidence, MetricEvidence, observe
 from salver.rollout.policy import Metric, Policy
 from salver.rollout.strand import Strand
-from salver.rollout.verdict import TELLS, Cause, CopyVerdict, Decision, MetricVerdict, Verdict, number
+from salver.rollout.verdict import Cause, CopyVerdict, Decision, MetricVerdict, Verdict, number
 
 #: Evidence of harm from which on nothing ships on its budget.
 _SUSPICION = math.log(3)
@@ -116,7 +116,8 @@ def _after_promotion(policy: Policy, evidence: Evidence, opinion: _Opinion) -> _
     is_soft = metric.severity == "soft" and not any(evidence.never.values())
     if policy.after_promotion == "rollback" or (policy.after_promotion == "by_severity" and not is_soft):
         return opinion
-    return _Opinion(Decision.HOLD, (*opinion.reasons, TELLS), "person")
+    told = "it is promoted: a person has to decide, who may abort it"
+    return _Opinion(Decision.HOLD, (*opinion.reasons, told), "person")
 
 
 def _without_harm(

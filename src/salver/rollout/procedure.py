@@ -13,7 +13,7 @@ from salver.releases import ReleaseState
 from salver.rollout.record import Progress, Release, Wish
 from salver.rollout.rules import Approved
 from salver.rollout.states import advance
-from salver.rollout.verdict import TELLS, Decision, Verdict
+from salver.rollout.verdict import Decision, Verdict
 
 _PROPOSED, _RUNNING, _HELD, _PAUSED = (
     ReleaseState.PROPOSED,
@@ -94,8 +94,9 @@ def judged(release: Release, verdict: Verdict, now: float) -> Release:
         case Decision.ROLLBACK:
             return rolled_back(release, now, reason)
         case Decision.HOLD if release.state is ReleaseState.PROMOTED:
-            if is_told(release):  # once, whatever becomes of the numbers
+            if release.progress.is_told:  # once, whatever becomes of the numbers
                 return release
+            release = _with_progress(release, is_told=True)
             return msgspec.structs.replace(release, reason="; ".join(verdict.reasons))
         case _ if release.state is ReleaseState.PROMOTED:
             return release
@@ -111,11 +112,6 @@ def judged(release: Release, verdict: Verdict, now: float) -> Release:
             return _moved(release, _HELD, now, reason)
         case Decision.CONTINUE:
             return release if release.state is _RUNNING else _moved(release, _RUNNING, now, reason)
-
-
-def is_told(release: Release) -> bool:
-    """Was a person told of harm that was proven after its promotion?"""
-    return TELLS in release.reason
 
 
 def stranded(release: Release, now: float, missing: str) -> Release:

@@ -50,6 +50,7 @@ class Progress(msgspec.Struct, frozen=True):
         approvals: Steps that somebody approved.
         waits_for: What keeps a proposed release from its start, in words; empty = nothing.
         watched_until: Of a promoted one: Unix seconds, up to which it goes on being judged; None = it is not.
+        is_told: Of a promoted one: a person was told of harm that was proven since.
     """
 
     buckets: int = 0
@@ -59,6 +60,7 @@ class Progress(msgspec.Struct, frozen=True):
     approvals: tuple[Approved, ...] = ()
     waits_for: str = "no server that serves this registry has taken it up yet"
     watched_until: float | None = None
+    is_told: bool = False
 
 
 class Release(msgspec.Struct, frozen=True):

@@ -6,14 +6,12 @@ Records only: how one comes about is ``judge.py``'s question.
 import enum
 import math
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
 from salver.releases import Copies, Counts
 
-#: What is said of a promoted release whose harm is proven, where it is not taken back.
-TELLS: Final = "it is promoted: a person has to decide, who may abort it"
 #: Logarithms of numbers that are easier to read as powers of ten are larger.
 _READABLE = 11.0
 

@@ -289,7 +289,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                     key = request.signature or servable.signature.name
                     self._emit(Predicted(request, response, call.api, key, logging.wish))
                 if plan and self._splits.wants(plan, served):
-                    self._splits.answered(plan, request, (response,), call)
+                    self._splits.answered(plan, request, (response,), call, why)
             finally:
                 lease.release()
         except Exception as error:
@@ -366,7 +366,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 if write is None:
                     reply = codec.encode(request, _whole(pieces, are_parts))
                 if wanted:
-                    self._splits.answered(wanted, request, pieces if write is None else seen.kept, call)
+                    self._splits.answered(wanted, request, pieces if write is None else seen.kept, call, why)
             finally:
                 lease.release()
         except Exception as error:

@@ -33,7 +33,6 @@ from salver.registry.names import CHAMPION
 from salver.registry.records import Action, Actor
 from salver.registry.rows import in_force
 from salver.releases import Bucket, ReleaseState, Seen, first_in, hour_of
-from salver.rollout import procedure
 from salver.rollout.evidence import Evidence, start
 from salver.rollout.policy import MOST_DAYS, Policy
 from salver.rollout.record import Progress, Release, What, Wish
@@ -384,7 +383,7 @@ def _commit(connection: Connection, step: Step, now: float) -> None:
         if connection.execute(update(WISH).where(*mine).values(done=now, answer=answer)).rowcount != 1:
             raise Conflict(f"a wish for release '{id}' was seen to by another server meanwhile")
     action = _ACTIONS[after.state] if (before.state, before.stage) != (after.state, after.stage) else None
-    if action is None and procedure.is_told(after) and not procedure.is_told(before):
+    if action is None and after.progress.is_told and not before.progress.is_told:
         action = "release.harmful"
     if action is not None:
         change = Change(Actor(step.by or f"release {id}"), now, after.reason)

@@ -107,24 +107,27 @@ class Splitting:
         )
 
     def answered(
-        self, plan: Plan, request: InferRequest, answer: Sequence[InferResponse] | None, call: Call
+        self,
+        plan: Plan,
+        request: InferRequest,
+        answer: Sequence[InferResponse] | None,
+        call: Call,
+        why: str,
     ) -> None:
         """An answer that is wanted is there, by so many pieces; returns at once, and never raises.
 
         Args:
             answer: None = it was too much to keep.
+            why: ``status`` = it is an error that a handler has written, and no output of the model's.
         """
         if plan.assignment is None:
             return
         if plan.is_shadowed and self._mirror is not None:
             self._mirror.offer(plan.split, plan.assignment, request, answer, call)
-        if not plan.is_watched or self._tell is None:
+        if why == "status" or not plan.is_watched or self._tell is None:
             return
         outputs = None
         if answer is not None:
-            for piece in answer:
-                if piece.parameters and has_failed(piece):
-                    return  # an error, and no output of the model's
             if len(answer) == 1:
                 outputs = answer[0].outputs
             else:
