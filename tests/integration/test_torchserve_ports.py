@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ssl
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import trustme
 
 from salver.errors import Conflict, SalverError
+from salver.transport.doors import Kind
 from salver.transport.server import FrontConfig, listen
 
 MUCH = 4 << 20
@@ -34,10 +36,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def serving(**config: Any) -> AsyncIterator[int]:
-    (listener,) = listen(
-        [app], [FrontConfig(port=0, serves="torchserve-management", grace_seconds=2, **config)], 1000
-    )
+async def serving(serves: Kind = "torchserve-management", **config: Any) -> AsyncIterator[int]:
+    (listener,) = listen([app], [FrontConfig(port=0, serves=serves, grace_seconds=2, **config)], 1000)
     running = asyncio.create_task(listener.run())
     await listener.started()
     try:
@@ -117,6 +117,20 @@ async def test_ts_p1_a_port_at_a_unix_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "own")
     async with serving(path=path):
         assert (await ask(*await asyncio.open_unix_connection(path))).endswith(b"http False")
+
+
+async def test_ts_p1_http_2_is_answered_however_long_the_path_of_temporary_files_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    async with serving("torchserve-inference") as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        settings = b"\0\0\0\x04\0\0\0\0\0"  # none, which both sides begin with
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+        assert (await reader.readexactly(9))[3:5] == settings[3:5]
+        writer.close()
 
 
 async def test_an_answer_in_pieces_waits_for_a_caller_who_reads_slowly() -> None:

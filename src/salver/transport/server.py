@@ -6,6 +6,7 @@ loop that is already there and end gracefully. One application may have several 
 
 import asyncio
 import contextlib
+import os
 import resource
 import socket
 import ssl
@@ -25,6 +26,8 @@ from salver.transport.relay import Relay
 from salver.transport.ts_front import SURFACES
 from salver.wire.ts_faults import NO_MESSAGE
 
+#: Bytes of a path below which a socket of ours has a name that systems take (104 on macOS, its end included).
+_LONGEST_FOLDER: Final = 70
 #: What TorchServe's operators call the addresses of its ports.
 _KEYS: Final = {
     "torchserve-inference": "inference_address",
@@ -129,7 +132,9 @@ def _beside(
     """A front for those who speak HTTP/2, as gRPC's clients do, and what passes them on to it (X-10)."""
     if config.server != "h2corn":
         return None, None
-    folder = tempfile.TemporaryDirectory(prefix="salver-front-")
+    where = tempfile.gettempdir()
+    fits = len(os.fsencode(where)) <= _LONGEST_FOLDER
+    folder = tempfile.TemporaryDirectory(prefix="salver-front-", dir=where if fits else "/tmp")
     path = str(Path(folder.name) / "h2")
     plain = msgspec.structs.replace(config, path=path, tls_cert="", tls_key="", tls_client_ca="")
     listener = _H2corn(app, plain, _bind_unix(path), most)
