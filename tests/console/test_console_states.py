@@ -55,6 +55,35 @@ def test_a_promoted_release_tells_until_when_it_is_compared(opened: Open) -> Non
     expect(standing.locator("[aria-current]")).to_have_count(0)
 
 
+def test_a_release_that_is_over_is_seldom_asked_for_and_leads_to_the_next_one(opened: Open) -> None:
+    page = opened()
+    page.evaluate("""() => {
+        const wait = window.setTimeout;
+        window.pauses = [];
+        window.setTimeout = (then, pause) => { window.pauses.push(pause); return wait(then, pause); };
+        window.look = () => { window.pauses = []; document.dispatchEvent(new Event("visibilitychange")); };
+    }""")
+
+    def pauses(milliseconds: int) -> None:
+        """Until it is asked for again after so many, when it has been asked for once more."""
+        page.evaluate("look()")
+        page.wait_for_function("pause => window.pauses.includes(pause)", arg=milliseconds)
+
+    go(page, f"#/releases/{RUNNING}")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("in place of")
+    pauses(3_000)
+    go(page, f"#/releases/{OVER}")
+    expect(page.get_by_role("region", name="How it stands")).to_contain_text("rolled back")
+    pauses(30_000)
+    expect(page.get_by_text("Another release of the model")).to_have_count(0)
+    nobody = page.request.get(page.url.split("/console")[0] + f"/api/v1/releases/{RUNNING}").json()
+    told_otherwise(page, "**/api/v1/releases?*", lambda found: found["items"].append(nobody["release"]))
+    page.evaluate("look()")
+    expect(page.get_by_text("Another release of the model")).to_be_visible()
+    page.get_by_role("main").get_by_role("link", name="1 → 2").click()
+    expect(page.get_by_role("region", name="How it stands")).to_contain_text("running")
+
+
 def test_a_release_that_is_held_tells_until_when_and_what_comes_then(opened: Open) -> None:
     def held(detail: Any) -> None:
         detail["release"].update(state="HELD")

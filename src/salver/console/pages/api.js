@@ -79,7 +79,7 @@ export const send = async (verb, path, body = {}, extra = {}) => (await ask(verb
 export const at = (strings, ...parts) => strings.reduce((path, text, index) => path + encodeURIComponent(parts[index - 1]) + text);
 
 /**
- * Ask again and again, while the page is seen; the pauses grow while the server is away, or cannot tell.
+ * Ask again and again, while the page is seen; the pauses grow while the server is away, or cannot tell. `seconds()` is the usual one.
  * `tell(trouble, pause)` hears how it stands, in words and seconds; `done` is called with what `read` gives, `failed`
  * with what a server refuses.
  */
@@ -114,7 +114,7 @@ export function poll(read, seconds, { done, failed, tell }) {
         return;
       }
     }
-    timer = setTimeout(once, Math.max(seconds * 1000, 10 * took)); // a page of thousands of rows leaves time to use it
+    timer = setTimeout(once, Math.max(seconds() * 1000, 10 * took)); // a page of thousands of rows leaves time to use it
   }
   const seen = () => { if (!document.hidden) once(); };
   document.addEventListener("visibilitychange", seen);

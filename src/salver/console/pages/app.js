@@ -97,7 +97,7 @@ async function open(event) {
     const isBlind = page.needsRegistry && !told.has_registry;
     const ask = (path) => (typeof path === "function" ? path() : get(path));
     return [told, ...(isBlind ? [] : await Promise.all(page.paths(told).map(ask)))];
-  }, page.seconds ?? 2, {
+  }, () => page.seconds ?? 2, {
     tell(trouble, pause) {
       tell(trouble ? "No answer" : "Live", trouble ? "away" : "live");
       stale = trouble && `${trouble} ${values ? `What stands here is of ${timeOfDay(heard)}. ` : ""}The next try is in ${pause} s.`;

@@ -22,22 +22,29 @@ export function release(id, { announce, again, draw }) {
   let chosen = 0;
   let told = "";
   let stand = "";
+  let ended = ""; // the model of a release of which nothing more comes, but for what a person asks
+  let isAsked = false;
+  let next = null; // another release of that model, if one is under way; null = not known
   const still = () => {
     const then = stand; // of which a person decides
     return () => (stand === then ? "" : "It has gone on meanwhile, and stands otherwise than when you asked; look again");
   };
   return {
     needsRegistry: true,
-    seconds: 3,
-    paths: () => [path, `${path}/evidence?points=${POINTS}&after=${whole ? -1 : Math.max(-1, ...seen.keys())}`],
-    learn(detail, evidence) {
+    get seconds() { return ended && next && !isAsked ? 30 : 3; },
+    paths: () => [path, `${path}/evidence?points=${POINTS}&after=${whole ? -1 : Math.max(-1, ...seen.keys())}`,
+      ...(ended ? [at`/releases?is_live=true&limit=1&model=${ended}`] : [])],
+    learn(detail, evidence, live) {
       lines = evidence.metrics;
       if (whole) seen.clear();
       for (const point of evidence.items) seen.set(point.seq, point);
       whole = seen.size > MOST;
       stand = `${detail.release.state} ${detail.release.stage}`;
       if (told && told !== stand) announce(`The release is ${detail.release.state.toLowerCase().replace("_", " ")}, stage ${stage(detail.release)}. ${detail.release.reason}`);
+      if (told !== stand) isAsked = false;
       told = stand;
+      ended = detail.release.ended && !detail.release.watched_until ? detail.release.model : "";
+      next = live?.items ?? null;
     },
     draw(server, detail) {
       if (!detail) return needsRegistry("Release");
@@ -48,8 +55,10 @@ export function release(id, { announce, again, draw }) {
           crumb: ["All releases", "#/releases"],
           title: `${one.model}: version ${one.canary} in place of ${one.stable}`,
           about: one.why ? `${one.by || "Somebody"}: “${one.why}”` : one.by ? `Proposed by ${one.by}.` : "",
-          actions: actions(one, policy, path, server, { announce, again, still }),
+          actions: actions(one, policy, path, server, { announce, still, again() { isAsked = true; again(); } }),
         }),
+        next?.length ? h("p", { class: "notice" }, "Another release of the model is under way: ",
+          h("a", { href: at`#/releases/${next[0].id}` }, `${next[0].stable} → ${next[0].canary}`)) : null,
         standing(one, look, policy, servers),
         points.length ? evidenceCards(points, lines) : null,
         look?.verdict.copies ? copies(look.verdict.copies) : null,
