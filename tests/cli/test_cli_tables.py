@@ -47,6 +47,12 @@ def test_columns_go_in_their_order_before_words_are_broken(width: int, shown: di
     assert {columns[index]: size for index, size in found.items()} == shown
 
 
+def test_a_time_is_broken_before_a_word() -> None:
+    rows = [["release.rolled_back", "2026-11-27 00:28:29Z"]]
+    assert fitted(("what", "when"), rows, 41) == {0: 19, 1: 20}
+    assert fitted(("what", "when"), rows, 34) == {0: 19, 1: 13}
+
+
 @pytest.fixture
 def versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A registry of a model with much that can be told of it."""

@@ -173,10 +173,10 @@ def test_before_a_release_it_is_told_what_can_be_seen_and_what_not() -> None:
     assert "Stage 1 (1%) lasts 27 min if all is well." in text
     assert "errors: can see ×3 in 20 min and cannot see ×2" in text
     assert "timeouts: cannot see ×10" in text
-    assert "invalid: none foreseen; 6 buckets with some of the canary alone roll" in text
+    assert "invalid: none foreseen; 6 buckets in which the canary alone has some roll it back" in text
     assert "never" in text
-    none = next(line for line in text.splitlines()[-8:] if line.startswith("invalid"))
-    assert none.split() == ["invalid", *"––––––"]  # so no twice as many
+    rows = [line.split()[0] for line in text.partition("\n\n")[2].splitlines()]
+    assert rows == ["found", "errors", "timeouts", "latency_p99"]  # of none there is no twice as many
     text = foretell(POLICY, outlook(with_policy(metrics=(ERRORS, MATCHED)), Forecast(0.1)))
     assert "is not left by itself" in text and "Note: " in text
     text = foretell(Policy(), outlook(Policy(), Forecast(1, {"errors": 0.01})))
@@ -184,6 +184,10 @@ def test_before_a_release_it_is_told_what_can_be_seen_and_what_not() -> None:
     small = with_policy(stages=(Stage(0.025, 1),))
     text = foretell(small, outlook(small, Forecast(1)))
     assert "Stage 1 (2.5%)" in text
+    two = with_policy(metrics=(ERRORS, msgspec.structs.replace(ERRORS, name="timeouts", kind="timeouts")))
+    text = foretell(two, outlook(two, Forecast(100)))
+    assert text.count("  errors, timeouts: none foreseen;") == text.count("\n  ")  # a line for both
+    assert "found after" not in text
 
 
 def test_where_a_line_for_each_metric_is_too_wide_it_has_some() -> None:

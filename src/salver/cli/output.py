@@ -17,7 +17,7 @@ import msgspec
 from salver.errors import SalverError
 
 T = TypeVar("T")
-_BETWEEN: Final = re.compile(r"(?<!\d) ")
+_BETWEEN: Final = r"(?<!\d) "
 _FEW_LINES: Final = 3  # of one cell
 _GAP: Final = 2  # blanks between columns
 _MOST_WHOLE: Final = 40  # letters of a word that is not broken for want of room
@@ -143,11 +143,11 @@ def fitted(
 ) -> dict[int, int]:
     """Which columns a terminal shows, by their index, and how wide each is.
 
-    A column is broken between words, but not after a number, which has its unit or a time behind it; so that
-    a row has few lines, no cell has much more than three.
+    A column is broken between words, and last of all after a number, which has its unit or a time behind it;
+    so that a row has few lines, no cell has much more than three.
 
     Args:
-        needless: Columns that are left out where words would have to be broken, the first one first.
+        needless: Columns that are left out where there is no room for that, the first one first.
 
     >>> rows = [("1", "latest, champion", "2026-11-27 00:28:29Z")]
     >>> fitted(("version", "aliases", "pushed"), rows, 80)
@@ -160,8 +160,11 @@ def fitted(
         for i, name in enumerate(columns)
     ]
     wish = [max(map(len, texts)) for texts in cells]
-    words = [max(len(word) for text in texts for word in _BETWEEN.split(text)) for texts in cells]
-    least = [min(max(word, most // _FEW_LINES), _MOST_WHOLE) for word, most in zip(words, wish, strict=True)]
+    words, parts = (
+        [max(len(word) for text in texts for word in re.split(between, text)) for texts in cells]
+        for between in (" ", _BETWEEN)
+    )
+    least = [min(max(part, most // _FEW_LINES), _MOST_WHOLE) for part, most in zip(parts, wish, strict=True)]
     shown = list(range(len(columns)))
     for name in needless:
         if sum(least[i] + _GAP for i in shown) <= width + _GAP:
@@ -169,7 +172,7 @@ def fitted(
         shown.remove(columns.index(name))
     room = width - _GAP * (len(shown) - 1)
     widths = dict.fromkeys(shown, 1)
-    for most in (least, wish):
+    for most in (words, least, wish):
         while sum(widths.values()) < room and (few := [i for i in shown if widths[i] < most[i]]):
             widths[min(few, key=widths.__getitem__)] += 1
     return widths

@@ -76,7 +76,7 @@ def unseen(policy: Policy, buckets: Iterable[Bucket]) -> Iterator[str]:
 
 
 def foretell(policy: Policy, outlook: Outlook) -> str:
-    """What the traffic can and cannot detect: a sentence a stage and metric, a table, advice."""
+    """What the traffic can and cannot detect: a line a stage and metrics that are alike, a table, advice."""
     lines = []
     for index, minutes in enumerate(outlook.minutes):
         weight = policy.stages[index].weight
@@ -85,14 +85,19 @@ def foretell(policy: Policy, outlook: Outlook) -> str:
         if not weight:
             lines.append("  Nobody meets it: copies of requests are answered, too, and compared.")
         elif weight < 1:
-            lines += [f"  {metric.name}: {_sight(metric, index, minutes)}" for metric in outlook.metrics]
+            alike: dict[str, list[str]] = {}
+            for metric in outlook.metrics:
+                alike.setdefault(_sight(metric, index, minutes), []).append(metric.name)
+            lines += [f"  {', '.join(names)}: {sight}" for sight, names in alike.items()]
     ratios = list(outlook.metrics[0].detects)
-    rows = [("found after", *(f"×{ratio:g}" for ratio in ratios))]
-    rows += [
-        (metric.name, *(spoken(metric.detects[ratio]) if metric.rate else "–" for ratio in ratios))
+    rows = [
+        (metric.name, *(spoken(metric.detects[ratio]) for ratio in ratios))
         for metric in outlook.metrics
+        if metric.rate  # of what never happens there is no twice as much
     ]
-    return "\n".join([*lines, "", *table(rows), *(f"Note: {advice}." for advice in outlook.advice)])
+    if rows:
+        lines += ["", *table([("found after", *(f"×{ratio:g}" for ratio in ratios)), *rows])]
+    return "\n".join([*lines, *(f"Note: {advice}." for advice in outlook.advice)])
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -150,10 +155,13 @@ def _stacked(row: Sequence[str]) -> Iterator[str]:
 def _part(some: int, whole: int) -> str:
     """For people.
 
-    >>> _part(17, 545), _part(0, 0)
-    ('17 of 545 (3.1%)', '0 of 0')
+    >>> _part(17, 545), _part(21, 21), _part(0, 0)
+    ('17 of 545 (3.1%)', '21 of 21 (100%)', '0 of 0')
     """
-    return f"{some:,} of {whole:,}" + (f" ({100 * some / whole:.2g}%)" if whole else "")
+    if not whole:
+        return f"{some:,} of 0"
+    percent = 100 * some / whole
+    return f"{some:,} of {whole:,} ({percent:.{2 if percent < 99 else 3}g}%)"
 
 
 def _sight(metric: MetricOutlook, index: int, minutes: float | None) -> str:
@@ -161,7 +169,7 @@ def _sight(metric: MetricOutlook, index: int, minutes: float | None) -> str:
     if not metric.rate:
         if not metric.alone:
             return "none foreseen; however many there are of the canary alone, they prove nothing"
-        return f"none foreseen; {metric.alone} buckets with some of the canary alone roll it back"
+        return f"none foreseen; {metric.alone} buckets in which the canary alone has some roll it back"
     until = math.inf if minutes is None else minutes
     detects = metric.stages[index].detects
     seen = {ratio: time for ratio, time in detects.items() if time <= until}

@@ -42,5 +42,5 @@ def advance(before: ReleaseState, after: ReleaseState) -> ReleaseState:
         )
     raise Conflict(
         f"a release that is {before.value} cannot become {after.value}",
-        fix=f"It may become {', '.join(sorted(state.value for state in MOVES[before]))}.",
+        fix=f"It may become {', '.join(sorted(state.value for state in MOVES[before] - {before}))}.",
     )
