@@ -61,6 +61,7 @@ def test_a_version_from_push_to_removal(say, tmp_path: Path) -> None:  # type: i
     assert say("alias", "fraud@champion", "latest", "--why", "better") == "fraud@champion means fraud/2\n"
     assert say("alias", "fraud@old", "1") == "fraud@old means fraud/1\n"
     assert say("alias", "fraud@old", "--default") == "fraud@old is the default\n"
+    assert "champion=2, old=1 (default)" in say("list")
     assert (
         say("alias", "fraud@old", "--default")
         and say("alias", "fraud@old", "--delete") == "fraud@old deleted\n"
@@ -80,7 +81,7 @@ def test_a_version_from_push_to_removal(say, tmp_path: Path) -> None:  # type: i
     assert say("verify") == "every file is as it was pushed\n"
     assert say("remove", "fraud/1", "--why", "old") == "fraud/1 is removed\n"
     assert say("diff", "fraud", "fraud/2") == "fraud and fraud/2 are the same model\n"
-    assert say("sweep", "--hours", "0") == ""
+    assert say("sweep", "--hours", "0") == "nothing was left behind\n"
 
 
 def test_a_terminal_obeys_nothing_that_others_have_written(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -231,9 +232,10 @@ def test_backup_and_restore_are_one_command_each(say, tmp_path: Path) -> None:  
     [
         (["list"], "there is no registry in"),
         (["show", "a b"], "cannot be called"),
-        (["alias", "fraud", "1"], "NAME@ALIAS VERSION"),
-        (["alias", "fraud@x"], "NAME@ALIAS VERSION"),
-        (["alias", "fraud@x", "1", "--delete"], "NAME@ALIAS VERSION"),
+        (["alias", "fraud", "1"], "fraud names no alias. Say: NAME@ALIAS VERSION"),
+        (["alias", "fraud@x"], "what shall become of fraud@x is not said"),
+        (["alias", "fraud@x", "1", "--delete"], "more than one thing. Say: NAME@ALIAS VERSION"),
+        (["alias", "fraud@x", "--default", "--delete"], "more than one thing"),
         (["protect", "fraud"], "names no alias"),
         (["remove", "fraud"], "names no version"),
         (["tag", "fraud", "team"], "is no KEY=VALUE"),
@@ -253,6 +255,8 @@ def test_what_is_wrong_is_said_with_what_to_do(  # type: ignore[no-untyped-def]
 def test_an_empty_registry_says_so(say, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     say("token", "add", "ann")
     assert say("list") == "the registry is empty\n"
+    assert say("history", "fraud") == "nothing was ever changed of fraud\n"
+    assert "there is no folder /nope. Make it first." in say("backup", "/nope/all.tar", ends=1)
     assert (tmp_path / "registry" / "salver.db").stat().st_mode & 0o077 == 0
 
 

@@ -195,7 +195,7 @@ async def test_a_version_that_an_alias_means_stays_and_others_go_with_their_file
     for _ in range(3):
         await push(registry, tmp_path)
     await registry.set_alias("fraud", "champion", 1, ANN)
-    with pytest.raises(Conflict, match="fraud/1 is what fraud@champion means"):
+    with pytest.raises(Conflict, match="fraud/1 is meant by fraud@champion"):
         await registry.remove("fraud", 1, ANN)
     await registry.remove("fraud", 3, ANN, "leaks")
     assert not registry.artifacts.path_of("fraud", 3).exists()

@@ -66,7 +66,11 @@ def list_models(
         return 0
 
     def row(m: "Model") -> list[str]:
-        return [m.name, str(m.latest or ""), str(m.versions), _pairs(m.aliases)]
+        aliases = {
+            name: f"{number} (default)" if name == m.default_alias else number
+            for name, number in m.aliases.items()
+        }
+        return [m.name, str(m.latest or ""), str(m.versions), _pairs(aliases)]
 
     models = run(where, lambda registry, _: registry.models())
     columns = ("model", "latest", "versions", "aliases")
@@ -158,8 +162,11 @@ def alias(
     from salver.registry.names import Reference, parse
 
     said = parse(name)
-    if not said.alias or bool(version) == (delete or default):
-        raise InvalidInput("one thing at a time", fix="Say: NAME@ALIAS VERSION, or NAME@ALIAS --delete.")
+    fix = "Say: NAME@ALIAS VERSION, NAME@ALIAS --delete, or NAME@ALIAS --default."
+    if not said.alias:
+        raise InvalidInput(f"{name} names no alias", fix=fix)
+    if bool(version) + delete + default != 1:
+        raise InvalidInput(f"what shall become of {name} is not said, or more than one thing", fix=fix)
 
     async def work(registry: "ModelRegistry", actor: "Actor") -> dict[str, Any]:
         if delete:
@@ -208,7 +215,8 @@ def history(
         return [cell[:_WIDE] for cell in (moment(e.time), e.actor, e.action, of, e.before, after, e.why)]
 
     columns = ("when", "who", "what", "of", "from", "to", "why")
-    listed(entries, columns, row, json=json, needless=("from", "who"))
+    none = f"nothing was ever changed of {name}" if name else "nothing was ever changed"
+    listed(entries, columns, row, json=json, none=none, needless=("from", "who"))
     return 0
 
 

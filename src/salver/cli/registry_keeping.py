@@ -69,6 +69,8 @@ def sweep(
     else:
         for path in removed:
             line(f"removed {path}")
+        if not removed:
+            line("nothing was left behind")
     return 0
 
 

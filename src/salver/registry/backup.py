@@ -124,6 +124,8 @@ async def _versions_of(copy: Path) -> _Versions:
 
 def _prepare(aside: Path, file: Path, now: float) -> None:
     """A folder beside the file for what is not whole yet; those of backups that were killed go."""
+    if not file.parent.is_dir():
+        raise ArtifactsFailed(f"there is no folder {file.parent}", fix="Make it first.")
     with _told(file):
         aside.mkdir(0o700)
         for left in file.parent.glob(f".{glob.escape(file.name)}.*{_PART}"):

@@ -444,8 +444,8 @@ def _check_unused(connection: Connection, model: str, number: int) -> None:
     meant = select(ALIAS.c.name).where(*_pair(ALIAS, model, number)).order_by(ALIAS.c.name)
     if names := list(connection.scalars(meant)):
         raise Conflict(
-            f"{model}/{number} is what {', '.join(f'{model}@{name}' for name in names)} means",
-            fix="Let the alias mean another version first.",
+            f"{model}/{number} is meant by {', '.join(f'{model}@{name}' for name in names)}",
+            fix="Let each alias mean another version first.",
         )
     means = or_(RELEASE.c.stable == str(number), RELEASE.c.canary == str(number))
     under_way = select(RELEASE.c.id).where(RELEASE.c.model == model, RELEASE.c.ended.is_(None), means)
