@@ -1,6 +1,7 @@
 """What a terminal shows of a table that is too wide for it, and what a pipe gets."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,6 +100,19 @@ def test_lists_of_the_registry_fit_a_terminal(
         assert set(table.split()) <= set(whole.split())
     if width == 120:
         assert not left_out
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_what_traffic_can_show_fits_a_terminal(
+    versions: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_seen: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_seen)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["rollout", "start", "fraud", "2", "--rate", "40", "--dry-run"]) == 0
+    told = capsys.readouterr().err
+    assert (max(map(len, told.splitlines())) <= 60) == is_seen
+    assert "in which the canary alone has some roll it back" in " ".join(told.split())
+    assert "\nfound after  ×1.25 " in told
 
 
 def test_a_pipe_gets_a_line_a_row() -> None:

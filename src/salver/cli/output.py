@@ -41,19 +41,24 @@ def line(text: str = "") -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def prose(text: str) -> None:
-    """Lines of the result that a terminal breaks between words; indented ones stay indented."""
-    width = width_of_terminal()
+def prose(text: str, *, beside: bool = False) -> None:
+    """Lines that a terminal breaks between words; indented ones stay indented.
+
+    Args:
+        beside: The result, as of :func:`remark`.
+    """
+    width, say = width_of_terminal(beside=beside), remark if beside else line
     for each in text.splitlines() or [""]:
         indent = len(each) - len(each.lstrip())
         parts = textwrap.wrap(each, width, subsequent_indent=" " * (indent + 2)) if width else []
         for part in parts or [each]:
-            line(part)
+            say(part)
 
 
-def width_of_terminal() -> int:
-    """Columns that somebody sees; 0 = nobody looks, and lines may be long."""
-    return shutil.get_terminal_size((100, 24)).columns if on_terminal() else 0
+def width_of_terminal(*, beside: bool = False) -> int:
+    """Columns that somebody sees of it; 0 = nobody looks, and lines may be long."""
+    is_seen = sys.stderr.isatty() if beside else on_terminal()
+    return shutil.get_terminal_size((100, 24)).columns if is_seen else 0
 
 
 def remark(text: str) -> None:

@@ -101,7 +101,7 @@ def start(
                 remark(f"what this traffic can show is not known, as {forecast}: say --rate")
             else:
                 seen = outlook(release.policy, forecast)
-                remark(foretell(release.policy, seen))
+                prose(foretell(release.policy, seen), beside=True)
                 if dry_run and json:
                     record(seen)
         if dry_run:
