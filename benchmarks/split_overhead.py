@@ -233,7 +233,7 @@ async def units(count: int) -> dict[str, Any]:
     from salver.messages import Timing
     from salver.releases import Arm, Assignment
 
-    now, timing = [0.0], Timing()
+    now, timing, where = [0.0], Timing(), Assignment("r0", Arm.STABLE, "1", "hash", 0.25, 0)
     async with split_steps.kept() as ledger:
         collector = Collector(ledger.pending, lambda: now[0])
         collector.follow("r0")
@@ -243,7 +243,7 @@ async def units(count: int) -> dict[str, Any]:
             events = [
                 Served(
                     "m", "1", "oip-http", "ok", 0.001, timing,
-                    assignment=Assignment("r0", Arm.STABLE, "1", f"user-{n}", "hash", 0.25, 0),
+                    assignment=where, unit=f"user-{n}",
                 )
                 for n in range(start, min(start + 256, count))
             ]  # fmt: skip

@@ -29,6 +29,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
         api: What was asked of the model (:class:`salver.messages.Call`).
         asked: The version that the caller named; empty = none.
         assignment: Where the request was sent, of a model in a release; None = it is not split.
+        unit: Who is assigned there.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     api: str = ""
     asked: str = ""
     assignment: Assignment | None = None
+    unit: str = ""
 
 
 class Responded(msgspec.Struct, frozen=True, gc=False):
@@ -57,11 +59,13 @@ class Responded(msgspec.Struct, frozen=True, gc=False):
     no event, as those who count requests keep some of their events, and outputs may be large.
 
     Attributes:
+        unit: As in :class:`Served`.
         outputs: Of all pieces of the answer, in their order; None = they were too large to be kept.
         are_chosen: The caller has said which outputs it wants.
     """
 
     assignment: Assignment
+    unit: str
     outputs: tuple[Tensor, ...] | None
     are_chosen: bool = False
 
@@ -71,7 +75,7 @@ class Shadowed(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         version: The canary; nobody got its answer.
-        unit: As in :class:`~salver.releases.Assignment`.
+        unit: As in :class:`Served`.
         request_id: Of the caller's request.
         outcome: ``ok``, or the error's code.
         stable_seconds, seconds: The models' own time, of the answer that the caller got and of this one.

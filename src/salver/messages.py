@@ -238,6 +238,7 @@ class Call(msgspec.Struct, gc=False):
             ``Classify``, ``Regress``, ``MultiInference``); else empty.
         traits: What splits want to know of its headers, by source (``header:x-user-id``); None = none
             of it came.
+        unit: Name of who is assigned, of a model in a release, as the router has found it.
     """
 
     protocol: str
@@ -251,6 +252,7 @@ class Call(msgspec.Struct, gc=False):
     origin: str = ""
     api: str = ""
     traits: Mapping[str, str] | None = None
+    unit: str = ""
 
 
 class State(enum.StrEnum):

@@ -209,11 +209,11 @@ def check_traffic(said: Traffic | Split) -> None:
         )
 
 
-class Assignment(msgspec.Struct, frozen=True, gc=False):
-    """Where one request was sent, and why.
+class Assignment(msgspec.Struct, frozen=True, eq=False):
+    """Where requests are sent, and why. All that are alike may share one, so that they are told apart, and
+    counted, by its identity.
 
     Attributes:
-        unit: Its name, as the source told it.
         reason: ``hash``, or what went before it. What counts as evidence: :data:`COUNTED`.
         propensity: Probability of the canary for a unit that counts.
         has_unit: False = there was no name but the request's own.
@@ -222,7 +222,6 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
     release: str
     arm: Arm
     version: str
-    unit: str
     reason: Literal["hash", "always", "never", "excluded", "holdback"]
     propensity: float
     stage: int

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salver.errors import InvalidInput
-from salver.experiments.assign import assign, check, is_shadowed, is_told
+from salver.experiments.assign import assign, check, is_shadowed, is_told, unit_of
 from salver.releases import Arm, Condition, Shadow, Split, Traffic, trait
 from salver.stats.assignment import fraction
 
@@ -64,7 +64,7 @@ def test_the_baseline_is_as_large_as_the_canary_until_they_meet():
 
 def test_an_assignment_says_why_and_how_likely_it_was():
     found = assign(having(weight=1.0, stage=3), of("ada"))
-    assert (found.release, found.version, found.unit, found.reason) == ("r1", "2", "ada", "hash")
+    assert (found.release, found.version, found.reason) == ("r1", "2", "hash")
     assert (found.propensity, found.stage, found.has_unit) == (1.0, 3, True)
 
 
@@ -77,10 +77,10 @@ def test_the_share_that_meets_the_canary_is_its_propensity():
 
 def test_the_first_source_that_tells_a_unit_is_taken():
     traits = {"parameter:user": "bo", "tenant": "acme", "request": "q7"}
-    assert assign(SPLIT, traits).unit == "bo"
-    assert assign(SPLIT, {"tenant": "acme", "request": "q7"}).unit == "acme"
-    alone = assign(SPLIT, {"request": "q7"})
-    assert (alone.unit, alone.has_unit) == ("q7", False)
+    assert unit_of(SPLIT, traits) == ("bo", True)
+    assert unit_of(SPLIT, {"tenant": "acme", "request": "q7"}) == ("acme", True)
+    assert unit_of(SPLIT, {"request": "q7"}) == ("q7", False)
+    assert not assign(SPLIT, {"request": "q7"}).has_unit
 
 
 @given(UNIT, WEIGHT)

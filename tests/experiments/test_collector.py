@@ -15,7 +15,7 @@ from salver.experiments.assign import assign
 from salver.experiments.collector import Collector
 from salver.experiments.config import CollectorConfig
 from salver.experiments.happenings import happened
-from salver.experiments.router import Router
+from salver.experiments.router import Route, Router
 from salver.experiments.underway import UnderWay
 from salver.messages import Call, ModelId, State, Timing
 from salver.releases import ARMS, NO_STAGE, Arm, Assignment, Copies, Counts, Split, first_in, unit_number
@@ -61,8 +61,10 @@ def served(unit="ada", arm=Arm.CANARY, outcome="ok", latency=0.01, **more):
     changes = {"reason": "hash", "stage": 0, "propensity": 0.25, "has_unit": True, "release": "r1", **more}
     answered, why = changes.pop("answered", version), changes.pop("why", "")
     release, reason = changes.pop("release"), changes.pop("reason")
-    assigned = Assignment(release, arm, version, unit, reason, changes.pop("propensity"), **changes)
-    return Served("m", answered, "oip-http", outcome, latency, Timing(), why=why, assignment=assigned)
+    assigned = Assignment(release, arm, version, reason, changes.pop("propensity"), **changes)
+    return Served(
+        "m", answered, "oip-http", outcome, latency, Timing(), why=why, assignment=assigned, unit=unit
+    )
 
 
 def test_a_bucket_has_requests_and_first_exposures_by_arm():
@@ -372,10 +374,11 @@ def test_after_a_restart_what_is_known_is_not_counted_again():
     st.integers(1, 20),
 )
 def test_however_events_are_handed_over_the_sums_are_the_same(story, size):
+    route = Route((SPLIT,))
     events = [
         msgspec.structs.replace(
             served(f"u{unit}", outcome=outcome),
-            assignment=assign(SPLIT, {"header:x-user-id": f"u{unit}", "request": "q"}),
+            assignment=route.recall(Call("x", 0.0, traits={"header:x-user-id": f"u{unit}"})).assignment,
         )
         for unit, outcome in story
     ]
@@ -405,12 +408,12 @@ def test_a_crowded_filter_loses_units_of_every_arm_alike_and_says_so_once(caplog
     arms = {}
     with caplog.at_level(logging.WARNING, "salver.experiments"):
         for start in range(0, 20_000, 1000):
-            found = [
-                assign(split, {"header:x-user-id": f"u{n}", "request": ""})
+            found = {
+                f"u{n}": assign(split, {"header:x-user-id": f"u{n}", "request": ""}).arm
                 for n in range(start, start + 1000)
-            ]
-            arms |= {one.unit: one.arm for one in found}
-            events = [served(one.unit, one.arm, propensity=0.5) for one in found]
+            }
+            arms |= found
+            events = [served(unit, arm, propensity=0.5) for unit, arm in found.items()]
             world.serve(*events)
     world.close()
     counts = list(arms.values())
@@ -509,7 +512,7 @@ def test_who_waits_for_far_longer_than_others_ever_did_has_a_time_out():
     def begin():
         for unit in everybody:
             call = Call("x", world.now, traits={"header:x-user-id": unit})
-            world.under_way.begin(call, router.find("m", "").recall(call.traits))
+            world.under_way.begin(call, router.find("m", "").recall(call))
             calls.append(call)
 
     calls = []

@@ -67,7 +67,7 @@ TWO_TYPES = [tensor("y", np.array(True)), tensor("y", np.empty(0, np.uint8))]
 def test_any_answer_is_looked_at(outputs, checks, are_chosen, is_control):
     watch = Watch()
     watch.checks = tuple(checks)
-    answer = Responded(served().assignment, tuple(outputs), are_chosen)
+    answer = Responded(served().assignment, "ada", tuple(outputs), are_chosen)
     found = watch.happened(answer, is_control=is_control)
     assert {name.partition(".")[0] for name in found} <= {"m"}
     if watch.are_fine([answer, answer]):

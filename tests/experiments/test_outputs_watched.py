@@ -25,7 +25,7 @@ def p(*rows):
 
 
 def told(outputs, **more):
-    return Responded(served("ada").assignment, outputs, **more)
+    return Responded(served("ada").assignment, "ada", outputs, **more)
 
 
 def happened(watch, outputs, *, is_control=False, **more):
@@ -130,7 +130,7 @@ def having_id(event, request_id):
 
 
 def answered(unit, arm, *numbers, **more):
-    return Responded(served(unit, arm, **more).assignment, p(numbers))
+    return Responded(served(unit, arm, **more).assignment, unit, p(numbers))
 
 
 def test_units_with_odd_answers_count_once_and_their_requests_each_time():

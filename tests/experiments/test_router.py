@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from salver.errors import InvalidInput
-from salver.experiments.router import Route, Router, settled
+from salver.experiments.router import Route, Router
 from salver.messages import Call, InferRequest, Standing
 from salver.releases import Arm, Condition, Shadow, Split
 
@@ -25,6 +25,10 @@ def unit(number):
 
 def call(**more):
     return Call("test", 0.0, request_id="q1", **more)
+
+
+def settled(route, traits):
+    return route.settled(call(), traits)
 
 
 def test_an_empty_table_wants_nothing():
@@ -93,14 +97,16 @@ def test_a_unit_outside_one_slice_is_in_the_next_ones():
     router = Router()
     router.replace(halves)
     found = router.find("m", "")
-    met = {settled(found.splits, unit(n)).assignment.version for n in range(50)}
+    met = {settled(found, unit(n)).assignment.version for n in range(50)}
     assert met == {"2", "3"}
 
 
 def test_a_unit_outside_every_slice_meets_the_stable_version():
-    quarters = (
-        having(layer="l", slice=(0.0, 0.1)),
-        having(release="r2", canary="3", layer="l", slice=(0.1, 0.2)),
+    quarters = Route(
+        (
+            having(layer="l", slice=(0.0, 0.1)),
+            having(release="r2", canary="3", layer="l", slice=(0.1, 0.2)),
+        )
     )
     found = [settled(quarters, unit(n)) for n in range(100)]
     out = [(one.split.release, one.versions) for one in found if one.assignment.reason == "excluded"]
@@ -110,20 +116,26 @@ def test_a_unit_outside_every_slice_meets_the_stable_version():
 
 def test_a_plan_is_open_while_the_body_may_change_it():
     told, open_ = having(units=("header:x-user-id", "request")), having(release="r2", layer="l")
-    assert Route((told,)).early({"request": "q"}).assignment.unit == "q"
-    plan = Route((told, open_)).early({"request": "q"})
+    asked = call()
+    assert not Route((told,)).early(asked, {"request": "q"}).assignment.has_unit
+    assert asked.unit == "q"
+    both = Route((told, open_))
+    plan = both.early(call(), {"request": "q"})
     assert (plan.assignment, plan.versions) == (None, ("1",))
-    assert Route((told, open_)).early(unit(1)).assignment == settled((told, open_), unit(1)).assignment
+    assert both.early(call(), unit(1)) is settled(both, unit(1))
 
 
 def test_the_plan_of_a_unit_is_made_once_where_nothing_else_matters():
     route = Route((SPLIT,))
     traits = {"header:x-user-id": "ada"}
-    plan = route.recall(traits)
-    assert plan == settled((SPLIT,), {**traits, "request": "q1"})
-    assert route.recall({**traits, "tenant": "acme"}) is plan
-    assert route.recall(None) is route.recall({"tenant": "ada"}) is route.recall({"request": "q"}) is None
-    assert Route((having(units=("request",)),)).recall({"request": "q"}) is None
+    asked = call(traits=traits)
+    plan = route.recall(asked)
+    assert asked.unit == "ada"
+    assert plan is settled(route, {**traits, "request": "q1"})
+    assert route.recall(call(traits={**traits, "tenant": "acme"})) is plan
+    for more in (None, {"tenant": "ada"}, {"request": "q"}):
+        assert route.recall(call(traits=more)) is None
+    assert Route((having(units=("request",)),)).recall(call(traits={"request": "q"})) is None
 
 
 def test_where_more_than_the_unit_matters_nothing_is_recalled():
@@ -131,8 +143,8 @@ def test_where_more_than_the_unit_matters_nothing_is_recalled():
     picky = Route((having(only=(Condition("header:x-region", ("eu",)),)),))
     halves = Route((having(layer="l", slice=(0.0, 0.5)), having(release="r2", layer="l", slice=(0.5, 1.0))))
     for route in (picky, halves):
-        assert route.early({**eu, "request": "q"}).assignment is not None
-        assert route.recall(eu) is None
+        assert route.early(call(), {**eu, "request": "q"}).assignment is not None
+        assert route.recall(call(traits=eu)) is None
 
 
 def test_a_split_that_stays_keeps_its_plans_and_one_that_changes_does_not():
@@ -148,16 +160,33 @@ def test_a_split_that_stays_keeps_its_plans_and_one_that_changes_does_not():
 def test_few_plans_are_kept():
     route = Route((SPLIT,))
     for number in range(33_000):
-        assert route.recall(unit(number)).assignment.unit == f"u{number}"
+        asked = call(traits=unit(number))
+        assert route.recall(asked).versions == ("2", "1")
+        assert asked.unit == f"u{number}"
     assert len(route._known) < 300
+
+
+def test_units_of_one_arm_share_a_plan_and_no_others_do():
+    route = Route((having(weight=0.25, holdback=0.2, always=frozenset({"u1"}), never=frozenset({"u2"})),))
+    plans = {}
+    for number in range(500):
+        asked = call(traits=unit(number))
+        where = route.recall(asked).assignment
+        assert where is plans.setdefault((where.arm, where.reason), where)
+        assert (asked.unit, where.version) == (f"u{number}", "2" if where.arm is Arm.CANARY else "1")
+    assert len(plans) == 6
+    nameless = route.settled(call(), {"request": "u1"})
+    assert (nameless.assignment.reason, nameless.assignment.has_unit) == ("always", False)
+    assert nameless.assignment is not plans[Arm.CANARY, "always"]
 
 
 def test_who_is_shadowed():
     def is_shadowed(name="ada", **changes):
         split = having(**{"weight": 0.5, "shadow": Shadow(), **changes})
-        return settled((split,), {"header:x-user-id": name, "request": "q"}).is_shadowed
+        return settled(Route((split,)), {"header:x-user-id": name, "request": "q"}).is_shadowed
 
-    arms = {settled((having(weight=0.5),), unit(n)).assignment.arm: f"u{n}" for n in range(20)}
+    halves = Route((having(weight=0.5),))
+    arms = {settled(halves, unit(n)).assignment.arm: f"u{n}" for n in range(20)}
     assert is_shadowed(arms[Arm.BASELINE])
     assert not is_shadowed(arms[Arm.CANARY])  # it has answered itself
     assert is_shadowed(holdback=1.0)

@@ -204,7 +204,10 @@ class Server(World):
                 where = assign(split, {"header:x-user-id": user, "request": "1"})
                 fails = user in failing and where.arm is Arm.CANARY
                 outcome = Code.MODEL_FAILED.value if fails else "ok"
-                events.append(Served("fraud", where.version, "x", outcome, 0.01, Timing(), assignment=where))
+                event = Served(
+                    "fraud", where.version, "x", outcome, 0.01, Timing(), assignment=where, unit=user
+                )
+                events.append(event)
         self.collector.observe(events)
 
 

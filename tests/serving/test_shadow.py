@@ -9,14 +9,13 @@ import pytest
 from salver.errors import InvalidInput, ModelFailed, NotReady
 from salver.events import Shadowed
 from salver.messages import ANYBODY, Call, InferRequest, InferResponse, ModelId, Signature, Timing
-from salver.releases import Arm, Assignment, Shadow, Split
+from salver.releases import Shadow, Split
 from salver.serving.shadow import Shadowing
 from salver.tensor import tensor
 
 SHADOW = Shadow(most_inflight=2)
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.0, salt="s", shadow=SHADOW)
-ASSIGNED = Assignment("r1", Arm.STABLE, "1", "ada", "hash", 0.0, 0)
-CALL = Call("test", 0.0, request_id="q1")
+CALL = Call("test", 0.0, request_id="q1", unit="ada")
 
 
 def response(*values, **more):
@@ -69,7 +68,7 @@ class Canary:
         return self.answer
 
     def offer(self, *pieces, asked=None, split=SPLIT):
-        self.shadowing.offer(split, ASSIGNED, asked or request(), pieces or (response(1, 2),), CALL)
+        self.shadowing.offer(split, asked or request(), pieces or (response(1, 2),), CALL)
 
     async def over(self):
         for tasks in list(self.shadowing._under_way.values()):
@@ -217,7 +216,7 @@ async def test_a_version_that_says_nothing_differs():
 @pytest.mark.parametrize("pieces", [None, (), (InferResponse("m", "1", (), error=ModelFailed("no")),)])
 async def test_what_cannot_be_compared_is_not_asked_and_counted(pieces):
     canary = Canary()
-    canary.shadowing.offer(SPLIT, ASSIGNED, request(), pieces, CALL)
+    canary.shadowing.offer(SPLIT, request(), pieces, CALL)
     report = await canary.over()
     assert (canary.seen, report.skipped) == ([], {"too_large" if pieces is None else "no_answer": 1})
 

@@ -134,7 +134,7 @@ async def test_the_arms_version_answers_and_the_event_says_why(how):
     world = World(SPLIT)
     assert await world.ask(how=how, traits=USER) == "2"
     assert world.decoded == ["2"]  # once, by the signature of the version that answers
-    assert (world.sent.arm, world.sent.unit, world.sent.reason) == (Arm.CANARY, "ada", "hash")
+    assert (world.sent.arm, world.events[-1].unit, world.sent.reason) == (Arm.CANARY, "ada", "hash")
     world.router.replace([having(weight=0.0)])
     assert await world.ask(how=how, traits=USER) == "1"
     assert world.sent.arm is Arm.STABLE
@@ -165,7 +165,7 @@ async def test_a_parameter_names_the_unit_and_the_request_is_read_as_its_version
     world = World(SPLIT)
     assert await world.ask({"user": "ada"}, how=how) == "2"
     assert world.decoded == ["1", "2"]
-    assert world.sent.unit == "ada"
+    assert world.events[-1].unit == "ada"
     world.router.replace([having(weight=0.0)])
     assert await world.ask({"user": "ada"}, how=how) == "1"
     assert world.decoded == ["1", "2", "1"]
@@ -188,7 +188,7 @@ async def test_the_same_unit_is_in_the_same_arm_however_it_is_named():
 async def test_a_request_without_a_name_is_a_unit_of_its_own():
     world = World(SPLIT)
     assert await world.ask() == "2"
-    assert (world.sent.unit, world.sent.has_unit) == ("q1", False)
+    assert (world.events[-1].unit, world.sent.has_unit) == ("q1", False)
 
 
 @pytest.mark.parametrize("how", ["infer", "stream"])
@@ -273,7 +273,7 @@ async def test_what_is_asked_in_a_requests_service_is_the_same_units():
         step = Call("ensemble", 0.0, request_id="other", parent=PARENT)
         said = await inner.infer(request, step)
         assert said.version == await world.ask(traits={"header:x-user-id": f"u{number}"})
-        assert world.events[-2].assignment.unit == f"u{number}"
+        assert world.events[-2].unit == f"u{number}"
         del world.splitting.carried[PARENT]
     late = Call("ensemble", 0.0, request_id="q9", parent=PARENT)
     await inner.infer(request, late)
@@ -316,8 +316,8 @@ async def test_an_answer_of_the_stable_version_is_offered_to_the_mirror(how):
     mirror = Mirror()
     world = World(having(weight=0.0, shadow=Shadow()), mirror=mirror)
     assert await world.ask({"user": "ada"}, how=how) == "1"
-    ((split, assignment, request, pieces, call),) = mirror.offered
-    assert (split.canary, assignment.unit, request.parameters) == ("2", "ada", {"user": "ada"})
+    ((split, request, pieces, call),) = mirror.offered
+    assert (split.canary, call.unit, request.parameters) == ("2", "ada", {"user": "ada"})
     assert ([piece.version for piece in pieces], call.request_id) == (["1"], "q1")
     world.versions["1"].error = ModelFailed("boom")
     await world.ask({"user": "ada"}, how=how)
@@ -362,9 +362,10 @@ async def test_requests_of_a_sequence_are_one_unit_where_they_name_no_other(unit
         world.versions[began.version].sequences = Known(id)
         for _ in range(5):
             assert await world.ask({"sequence_id": id}) == began.version
-            assert world.sent == began  # each of them counts, in the arm of the first
+            assert world.sent is began  # each of them counts, in the arm of the first
+            assert world.events[-1].unit == f"sequence:{id}"
         met.add(began.version)
-    assert (met, began.unit, began.has_unit) == ({"1", "2"}, "sequence:20", True)
+    assert (met, began.has_unit) == ({"1", "2"}, True)
 
 
 @pytest.mark.parametrize("how", ["infer", "stream"])
@@ -405,7 +406,7 @@ async def test_of_an_answer_in_pieces_so_many_are_kept_as_fit(pieces):
     assert await world.door.stream(world, None, "m", "", call, write) is None
     world.bus.flush()
     (told,) = world.answers
-    ((_, _, _, offered, _),) = mirror.offered
+    ((_, _, offered, _),) = mirror.offered
     assert len(written) == pieces
     if pieces == 3:
         assert (len(offered), len(told.outputs), told.are_chosen) == (3, 3, False)

@@ -18,7 +18,7 @@ _HOLDBACK, _SHADOW = "holdback:", "shadow:"
 _CANARY, _BASELINE, _STABLE = Arm.CANARY, Arm.BASELINE, Arm.STABLE  # to look them up in an enum takes time
 _NOTHING: Final[Mapping[Source, str]] = MappingProxyType({})
 
-_Reason = Literal["hash", "always", "never", "excluded", "holdback"]
+Reason = Literal["hash", "always", "never", "excluded", "holdback"]
 
 
 def assign(split: Split, traits: Mapping[Source, str]) -> Assignment:
@@ -32,29 +32,33 @@ def assign(split: Split, traits: Mapping[Source, str]) -> Assignment:
     >>> assign(split, {"header:x-user-id": "ada", "request": "1"}).arm
     <Arm.BASELINE: 'baseline'>
     """
+    unit, has_unit = unit_of(split, traits)
+    return assigned(split, *placed(split, unit, traits), has_unit=has_unit)
+
+
+def unit_of(split: Split, traits: Mapping[Source, str]) -> tuple[str, bool]:
+    """Who is assigned; and has it a name but the request's own?"""
     for source in split.units:
         if source in traits:
             if source == REQUEST and SEQUENCE in traits:
-                return assigned_to(split, traits[SEQUENCE], traits)
-            return assigned_to(split, traits[source], traits, has_unit=source != REQUEST)
-    return assigned_to(split, "", traits, has_unit=False)
+                return traits[SEQUENCE], True
+            return traits[source], source != REQUEST
+    return "", False
 
 
-def assigned_to(
-    split: Split, unit: str, traits: Mapping[Source, str] = _NOTHING, *, has_unit: bool = True
-) -> Assignment:
-    """Where a unit is sent, of which its name is known.
+def assigned(split: Split, arm: Arm, reason: Reason, *, has_unit: bool) -> Assignment:
+    """Where those of an arm are sent."""
+    version = split.canary if arm is _CANARY else split.stable
+    share = split.weight * (1 - split.holdback)
+    return Assignment(split.release, arm, version, reason, share, split.stage, has_unit)
+
+
+def placed(split: Split, unit: str, traits: Mapping[Source, str] = _NOTHING) -> tuple[Arm, Reason]:
+    """In which arm a unit is, and why.
 
     Args:
         traits: What else is known, where the split has conditions.
     """
-    arm, reason = _placed(split, unit, traits)
-    version = split.canary if arm is _CANARY else split.stable
-    share = split.weight * (1 - split.holdback)
-    return Assignment(split.release, arm, version, unit, reason, share, split.stage, has_unit)
-
-
-def _placed(split: Split, unit: str, traits: Mapping[Source, str]) -> tuple[Arm, _Reason]:
     if unit in split.never:
         return _STABLE, "never"
     if unit in split.always:

@@ -163,13 +163,13 @@ class _Tally:
         self.news.date(now)
         self.asked.date(now)
 
-    def note(self, metrics: Iterable[str], assigned: Assignment, place: int) -> None:
+    def note(self, metrics: Iterable[str], assigned: Assignment, unit: str, place: int) -> None:
         """Something has happened to a request."""
         for metric in metrics:
             self.raw.setdefault(metric, [0, 0, 0])[place] += 1
             if self.share and assigned.has_unit:
                 for name in self.names.get(metric) or self._names_of(metric):
-                    self.news.places.setdefault((name, assigned.unit), place)
+                    self.news.places.setdefault((name, unit), place)
             else:
                 self.events.setdefault(metric, [0, 0, 0])[place] += 1
 
@@ -460,7 +460,9 @@ class Collector:
             followed.is_stuck = self._under_way.is_on = True
         if followed.slowest:
             seconds = max(followed.seconds, _FAR * followed.slowest)
-            self._count(followed, self._under_way.overdue(release, seconds), now)
+            for event in self._under_way.overdue(release, seconds):
+                if event.assignment is not None:
+                    self._count(followed, event.assignment, (event,), now)
             for tally in followed.tallies.values():
                 tally.date(now)
 
@@ -479,11 +481,10 @@ class Collector:
             return
         self.tick()
         now = self._clock()
-        served: defaultdict[str, list[Served]] = defaultdict(list)
+        served: defaultdict[Assignment | None, list[Served]] = defaultdict(list)
         for event in events:
             if type(event) is Served:
-                if (assigned := event.assignment) is not None and assigned.reason in COUNTED:
-                    served[assigned.release].append(event)
+                served[event.assignment].append(event)
             elif type(event) is Shadowed and event.release in self._followed:
                 self._followed[event.release].copied(event)
         responded: defaultdict[str, list[Responded]] = defaultdict(list)
@@ -492,8 +493,9 @@ class Collector:
         for release, followed in self._followed.items():
             if release in responded:
                 self._look_at(followed, responded[release], now)
-            if release in served:
-                self._count(followed, served[release], now)
+            for assigned, some in served.items():
+                if assigned is not None and assigned.release == release and assigned.reason in COUNTED:
+                    self._count(followed, assigned, some, now)
             for tally in followed.tallies.values():
                 tally.date(now)
             if sum(tally.waiting for tally in followed.tallies.values()) >= _MOST_WAITING:
@@ -509,34 +511,37 @@ class Collector:
                     tally = self._tally(followed, assigned, now)
                     place = tally.places[assigned.arm]
                     found = followed.watch.happened(answer, is_control=bool(place))
-                    tally.note(found, assigned, place)
+                    tally.note(found, assigned, answer.unit, place)
 
-    def _count(self, followed: _Followed, events: Sequence[Served], now: float) -> None:
-        good: list[float] = []  # seconds of the stable version's answers
-        recent, slow, quick, tally = followed.recent, followed.slow, followed.quick, None
+    def _count(self, followed: _Followed, assigned: Assignment, events: Sequence[Served], now: float) -> None:
+        """All that were sent there."""
+        tally = self._tally(followed, assigned, now)
+        place = tally.places[assigned.arm]
+        tally.requests[place] += len(events)
+        is_compared = tally.share > 0  # else nobody meets the canary, and units keep for later
+        if is_compared and followed.keeps_requests:
+            asked = [(event.request_id, event.unit if assigned.has_unit else "") for event in events]
+            tally.asked.places.update(dict.fromkeys(asked, place))
+        if is_compared and assigned.has_unit:
+            recent, fresh = followed.recent, tally.fresh.places
+            for event in events:
+                unit = event.unit
+                if recent.get(unit) != place and unit not in fresh:
+                    fresh[unit] = place
+        else:
+            tally.exposed[place] += len(events)
+        good: list[float] = []
+        slow, quick, version = followed.slow, followed.quick, assigned.version
         for event in events:
-            assigned = event.assignment
-            assert assigned is not None
-            if tally is None or tally.share != assigned.propensity or tally.stage != assigned.stage:
-                tally = self._tally(followed, assigned, now)
-                requests, places, fresh = tally.requests, tally.places, tally.fresh.places
-                is_compared = tally.share > 0  # else nobody meets the canary, and units keep for later
-            place, unit = places[assigned.arm], assigned.unit
-            requests[place] += 1
-            if not (is_compared and assigned.has_unit):
-                tally.exposed[place] += 1
-            elif recent.get(unit) != place and unit not in fresh:
-                fresh[unit] = place
-            if followed.keeps_requests and is_compared:
-                tally.asked.places[event.request_id, unit if assigned.has_unit else ""] = place
             if event.outcome == OK and not event.why:
-                if place:
-                    good.append(event.latency)
-                if event.version == assigned.version and event.latency <= quick:
+                latency = event.latency
+                good.append(latency)
+                if event.version == version and latency <= quick:
                     continue
-            tally.note(happened(event, slow), assigned, place)
-        followed.speed.add_all(good)
-        followed.slowest = max([followed.slowest, *good])
+            tally.note(happened(event, slow), assigned, event.unit, place)
+        if place and good:  # of the stable version
+            followed.speed.add_all(good)
+            followed.slowest = max(followed.slowest, *good)
 
     def _look_up(self, followed: _Followed) -> None:
         """Count those that are new; what was seen at an earlier stage goes first."""

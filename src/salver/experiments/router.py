@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from salver.experiments.assign import assign, assigned_to, check, is_shadowed, is_told
+from salver.experiments.assign import Reason, assigned, check, is_shadowed, is_told, placed, unit_of
 from salver.messages import Call, InferRequest
 from salver.releases import (
     COUNTED,
@@ -25,25 +25,27 @@ from salver.releases import (
     trait,
 )
 
-_MOST_KNOWN: Final = 32_768  # units a model whose plans are kept: some ten megabytes
+_MOST_KNOWN: Final = 32_768  # units a model whose plans are kept: some four megabytes
 
 
-class Plan(msgspec.Struct, frozen=True, gc=False):
-    """Where a request of a model in a release goes.
+class Plan(msgspec.Struct, frozen=True, eq=False):
+    """Where requests of a model in a release go; all that are alike share one.
 
     Attributes:
-        splits: That it might be in.
+        route: That it is of.
         split: The one that it is in.
         assignment: None = not known before its parameters are read.
         versions: Whom to ask, and whom else if that one is not ready.
         is_watched: What is answered is to be looked at.
+        may_want: Is one of the next two.
         is_shadowed: The canary is to be asked, too, what the stable version has answered.
     """
 
-    splits: tuple[Split, ...]
+    route: "Route"
     split: Split
     assignment: Assignment | None
     versions: tuple[str, ...]
+    may_want: bool = False
     is_shadowed: bool = False
     is_watched: bool = False
 
@@ -58,7 +60,8 @@ class Route:
     def __init__(self, splits: tuple[Split, ...]) -> None:
         one = splits[0]
         self.splits = splits
-        self._open = Plan(splits, one, None, (one.stable,))
+        self._open = Plan(self, one, None, (one.stable,))
+        self._plans: dict[tuple[str, Arm, Reason, bool, bool], Plan] = {}
         self._known: dict[str, Plan] = {}
         is_plain = len(splits) == 1 and not one.only
         #: The source that settles everything, if a request tells it.
@@ -67,20 +70,24 @@ class Route:
     def __repr__(self) -> str:
         return f"<Route of {', '.join(split.release for split in self.splits)}>"
 
-    def recall(self, traits: Mapping[Source, str] | None) -> Plan | None:
-        """The plan of a unit that the first source names, where nothing else matters; None = look closer."""
-        unit = None if traits is None else traits.get(self._first)
+    def recall(self, call: Call) -> Plan | None:
+        """The plan of a unit that the first source names, where nothing else matters; None = look closer.
+
+        As the other ones do, it notes the unit in the call.
+        """
+        unit = None if (traits := call.traits) is None else traits.get(self._first)
         if unit is None:
             return None
+        call.unit = unit
         plan = self._known.get(unit)
         if plan is None:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             split = self.splits[0]
-            plan = self._known[unit] = _plan(self.splits, split, assigned_to(split, unit))
+            plan = self._known[unit] = self._plan(split, unit, *placed(split, unit))
         return plan
 
-    def early(self, traits: Mapping[Source, str]) -> Plan:
+    def early(self, call: Call, traits: Mapping[Source, str]) -> Plan:
         """Of a request whose body is not read yet: an open one where that may change it.
 
         Args:
@@ -89,35 +96,39 @@ class Route:
         for split in self.splits:
             if not is_told(split, traits):
                 return self._open
-        return settled(self.splits, traits)
+        return self.settled(call, traits)
 
+    def settled(self, call: Call, traits: Mapping[Source, str]) -> Plan:
+        """Into the release that does not exclude it, else to the first one's stable version.
 
-def settled(splits: tuple[Split, ...], traits: Mapping[Source, str]) -> Plan:
-    """Into the release that does not exclude it, else to the first one's stable version.
+        Args:
+            traits: All that is known of the request, always its own id.
+        """
+        for split in self.splits:
+            call.unit, has_unit = unit_of(split, traits)
+            arm, reason = placed(split, call.unit, traits)
+            if reason != "excluded":
+                return self._plan(split, call.unit, arm, reason, has_unit)
+        first = self.splits[0]
+        call.unit, has_unit = unit_of(first, traits)
+        return self._plan(first, call.unit, Arm.STABLE, "excluded", has_unit)
 
-    Args:
-        splits: One at least.
-        traits: All that is known of the request, always its own id.
-    """
-    assigned = assign(splits[0], traits)
-    if assigned.reason == "excluded":
-        for split in splits[1:]:
-            other = assign(split, traits)
-            if other.reason != "excluded":
-                return _plan(splits, split, other)
-    return _plan(splits, splits[0], assigned)
-
-
-def _plan(splits: tuple[Split, ...], split: Split, assigned: Assignment) -> Plan:
-    stable, counts = split.stable, assigned.reason in COUNTED
-    versions = (stable,) if assigned.version == stable else (assigned.version, stable)
-    shadowed = (
-        split.shadow is not None
-        and counts
-        and assigned.arm is not Arm.CANARY
-        and is_shadowed(split, assigned.unit)
-    )
-    return Plan(splits, split, assigned, versions, shadowed, split.is_watched and counts)
+    def _plan(self, split: Split, unit: str, arm: Arm, reason: Reason, has_unit: bool = True) -> Plan:
+        is_copied = (
+            split.shadow is not None
+            and reason in COUNTED
+            and arm is not Arm.CANARY
+            and is_shadowed(split, unit)
+        )
+        key = split.release, arm, reason, has_unit, is_copied
+        plan = self._plans.get(key)
+        if plan is None:
+            where = assigned(split, arm, reason, has_unit=has_unit)
+            versions = (where.version,) if where.version == split.stable else (where.version, split.stable)
+            is_watched = split.is_watched and reason in COUNTED
+            plan = Plan(self, split, where, versions, is_copied or is_watched, is_copied, is_watched)
+            self._plans[key] = plan
+        return plan
 
 
 class Router:

@@ -76,6 +76,7 @@ class UnderWay:
                         request_id=call.request_id,
                         arrival=call.arrival,
                         assignment=assigned,
+                        unit=call.unit,
                     )
                 )
         return found

@@ -288,7 +288,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 if (logging := getattr(servable, "logging", None)) is not None and logging.takes():
                     key = request.signature or servable.signature.name
                     self._emit(Predicted(request, response, call.api, key, logging.wish))
-                if plan and self._splits.wants(plan, served):
+                if plan and plan.may_want and self._splits.wants(plan, served):
                     self._splits.answered(plan, request, (response,), call, why)
             finally:
                 lease.release()
@@ -342,7 +342,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 are_parts = getattr(servable, "gives_parts", False)
                 request, deadline, standing = self.amended(request, call, servable)
                 rows, size = extent(request, servable.signature)
-                wanted = plan if plan and self._splits.wants(plan, served) else None
+                wanted = plan if plan and plan.may_want and self._splits.wants(plan, served) else None
                 seen = Pieces() if wanted else _UNSEEN
                 # To ask it whether it is Streaming would take its time.
                 stream: _Stream = getattr(servable, "stream", None) or functools.partial(_alone, servable)
@@ -587,6 +587,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 call.api,
                 asked,
                 None if plan is None else plan.assignment,
+                call.unit,
             )
         )
 

@@ -24,7 +24,7 @@ from salver.experiments.compare import Comparison, How, compare
 from salver.experiments.shadows import NO_ANSWER, SEQUENCE, TOO_LARGE, ShadowReport, ShadowTally
 from salver.handlers import status_of
 from salver.messages import Call, InferRequest, InferResponse, Standing
-from salver.releases import Assignment, Source, Split
+from salver.releases import Source, Split
 from salver.serving.dataplane import Lessor
 from salver.serving.ports import Inferring
 from salver.serving.quiet import COPY
@@ -104,7 +104,6 @@ class Shadowing:
     def offer(
         self,
         split: Split,
-        assignment: Assignment,
         request: InferRequest,
         answer: Sequence[InferResponse] | None,
         call: Call,
@@ -126,7 +125,7 @@ class Shadowing:
             return
         if not self.has_room(split):  # there was when the first piece of an answer came
             return
-        work = self._copy(split, assignment, request, answer, call.request_id)
+        work = self._copy(split, request, answer, call)
         task = asyncio.get_running_loop().create_task(work, name=f"shadow of {split.model}")
         under_way[task] = size
         task.add_done_callback(lambda task: under_way.pop(task, None))
@@ -141,13 +140,12 @@ class Shadowing:
     async def _copy(
         self,
         split: Split,
-        assignment: Assignment,
         request: InferRequest,
         answer: Sequence[InferResponse],
-        request_id: str,
+        call: Call,
     ) -> None:
         tally, found, seconds = self._tally(split), None, 0.0
-        trace = _mark(request_id)
+        trace = _mark(call.request_id)
         self._carried[trace] = COPY
         try:
             canary, are_parts = await self._ask(split, _copied(request, split, trace))
@@ -164,8 +162,8 @@ class Shadowing:
             split.model,
             split.canary,
             split.release,
-            assignment.unit,
-            request_id,
+            call.unit,
+            call.request_id,
             outcome,
             answer[-1].timing.inference,
             seconds,

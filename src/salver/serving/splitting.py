@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from salver.events import Responded
-from salver.experiments.router import Plan, Router, settled
+from salver.experiments.router import Plan, Router
 from salver.experiments.underway import UnderWay
 from salver.handlers import status_of
 from salver.messages import Call, InferRequest, InferResponse, ModelId
-from salver.releases import Assignment, Source, Split
+from salver.releases import Source, Split
 
 _MOST_CARRIED = 65_536  # requests under way; a thousand times as many as run at once
 
@@ -31,7 +31,6 @@ class Mirror(Protocol):
     def offer(
         self,
         split: Split,
-        assignment: Assignment,
         request: InferRequest,
         answer: Sequence[InferResponse] | None,
         call: Call,
@@ -76,14 +75,14 @@ class Splitting:
         route = self.router.find(model, version)
         if route is None:
             return None
-        plan = route.recall(call.traits) or route.early(self.router.traits(call))
+        plan = route.recall(call) or route.early(call, self.router.traits(call))
         if self.under_way.is_on:
             self.under_way.begin(call, plan)
         return plan
 
     def settle(self, plan: Plan, call: Call, request: InferRequest) -> Plan:
         """The parameters of the request are known."""
-        plan = settled(plan.splits, self.router.traits(call, request))
+        plan = plan.route.settled(call, self.router.traits(call, request))
         if self.under_way.is_on:
             self.under_way.begin(call, plan)
         return plan
@@ -123,7 +122,7 @@ class Splitting:
         if plan.assignment is None:
             return
         if plan.is_shadowed and self._mirror is not None:
-            self._mirror.offer(plan.split, plan.assignment, request, answer, call)
+            self._mirror.offer(plan.split, request, answer, call)
         if why == "status" or not plan.is_watched or self._tell is None:
             return
         outputs = None
@@ -132,7 +131,7 @@ class Splitting:
                 outputs = answer[0].outputs
             else:
                 outputs = tuple([output for piece in answer for output in piece.outputs])
-        self._tell(Responded(plan.assignment, outputs, bool(request.outputs)))
+        self._tell(Responded(plan.assignment, call.unit, outputs, bool(request.outputs)))
 
 
 def has_failed(piece: InferResponse) -> bool:
