@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import random
-import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -179,13 +178,3 @@ def bodies(pixels: np.ndarray) -> list[bytes]:
         ).encode()
         for row in pixels
     ]
-
-
-async def until(what, seconds: float = 60.0, pause: float = 0.2):
-    """The first answer that is one; fails loudly when none comes."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if (found := await what()) is not None:
-            return found
-        await asyncio.sleep(pause)
-    raise AssertionError(f"{what} did not come true in {seconds} s")

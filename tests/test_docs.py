@@ -22,6 +22,7 @@ from typing import NamedTuple
 import pytest
 
 from salver.testing.process import free_port
+from waiting import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -128,7 +129,7 @@ class Reader:
     def close(self) -> None:
         for server in self._servers:
             server.terminate()
-            server.wait(30)
+            server.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize("page", TESTED, ids=relative)

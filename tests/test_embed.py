@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from salver.errors import (
 )
 from salver.messages import State
 from salver.tensor import DataType, Tensor, tensor
+from waiting import PATIENCE_S, auntil, until
 from zoo import mlp_answer, write_identity, write_mlp, write_moody
 
 pytestmark = pytest.mark.timeout(90)
@@ -188,10 +188,7 @@ async def test_a_task_that_is_cancelled_gives_its_question_up(server: Server) ->
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    until = time.monotonic() + 20
-    while cancelled not in server.metrics() and time.monotonic() < until:
-        await asyncio.sleep(0.01)
-    assert cancelled in server.metrics()
+    await auntil(lambda: cancelled in server.metrics())
 
 
 def test_a_question_may_have_a_deadline_and_wanted_outputs(server: Server) -> None:
@@ -236,7 +233,7 @@ def test_questions_from_many_threads(server: Server) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_S)
     assert found == {number: float(number) for number in range(16)}
 
 
@@ -275,16 +272,26 @@ def test_a_question_under_way_when_the_server_stops_is_answered(tmp_path: Path) 
     server = Server(tmp_path)
     server.start()
     answers: list[Response] = []
+    gate = tmp_path / "gate"
     asking = threading.Thread(
-        target=lambda: answers.append(server.model("moody").infer({"do": [["sleep 0.5"]]}))
+        target=lambda: answers.append(server.model("moody").infer({"do": [[f"hold {gate}"]]}))
     )
     asking.start()
-    until = time.monotonic() + 20
-    while 'salver_running_batches{model="moody",version="1"} 1' not in server.metrics():
-        assert time.monotonic() < until
-        time.sleep(0.005)
-    server.stop()
-    asking.join(30)
+    until(lambda: 'salver_running_batches{model="moody",version="1"} 1' in server.metrics())
+    stopping = threading.Thread(target=server.stop)
+    stopping.start()
+
+    def is_told() -> bool:
+        try:
+            server.index()
+        except NotReady:
+            return True
+        return False
+
+    until(is_told)
+    gate.touch()
+    stopping.join(PATIENCE_S)
+    asking.join(PATIENCE_S)
     assert answers[0]["done"].numpy().tolist() == [[b"ok"]]
 
 

@@ -1,5 +1,8 @@
 """The models that integration and abuse tests serve, and what is asked of them."""
 
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,6 +12,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from salver.testing.process import ServerProcess
+from waiting import until
 
 #: One array of two dimensions for each datatype, edge values included.
 EXAMPLES: dict[str, np.ndarray] = {
@@ -109,6 +113,25 @@ def ask_moody(server: ServerProcess, command: str) -> tuple[int, Any]:
     return server.post("/v2/models/moody/infer", moody_body(command))
 
 
+def gauge(server: ServerProcess, model: str, name: str) -> float:
+    """One of a model's gauges, now: ``running_batches``, ``queue_depth``."""
+    page = server.get("/metrics")[1].decode()
+    wanted = f'salver_{name}{{model="{model}",'
+    return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(wanted))
+
+
+@contextlib.contextmanager
+def at_work(server: ServerProcess, gate: Path, model: str = "moody") -> Iterator[Future[tuple[int, Any]]]:
+    """``moody`` is in the middle of a run, and ends it when the file ``gate`` is made, at last at the end."""
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.post, f"/v2/models/{model}/infer", moody_body(f"hold {gate}"))
+        try:
+            until(lambda: answer.done() or gauge(server, model, "running_batches") == 1)
+            yield answer
+        finally:
+            gate.touch()
+
+
 def wide(triton: ModuleType) -> tuple[np.ndarray, Any]:
     """An input for ``two``, in tritonclient's form."""
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -140,8 +163,12 @@ def write_two(root: Path) -> None:
 
 
 def write_moody(root: Path, name: str = "moody", memory_limit_mb: int = 0) -> None:
-    """Does as it is told, in a host process; at most eight requests wait for it."""
+    """Does as it is told, in a host process; at most eight requests wait for it.
+
+    All of those are counted as waiting: where there are levels, no batch is made ready before a run ends.
+    """
     config = (
-        f'[batching]\nmax_queue = 8\n[instances]\nrunner = "process"\nmemory_limit_mb = {memory_limit_mb}\n'
+        "[batching]\nmax_queue = 8\n[priorities]\nlevels = 2\n"
+        f'[instances]\nrunner = "process"\nmemory_limit_mb = {memory_limit_mb}\n'
     )
     _write_python(root, name, (_SOURCES / "moody.py").read_text(), config)

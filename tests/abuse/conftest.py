@@ -1,13 +1,13 @@
 """A server with tight limits, and the check that nothing hurt it."""
 
 import resource
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from salver.testing.process import ServerProcess
+from waiting import until
 from zoo import ask_moody, infer_body, write_identity, write_mlp, write_moody
 
 MAX_BODY_MB = 4
@@ -48,8 +48,5 @@ def _healthy_afterwards(strict: ServerProcess) -> Iterator[None]:
 @pytest.fixture
 def well(strict: ServerProcess) -> ServerProcess:
     """The server, once ``moody`` answers."""
-    until = time.monotonic() + 40
-    while ask_moody(strict, "ok")[0] != 200:
-        assert time.monotonic() < until, "moody was not restarted"
-        time.sleep(0.05)
+    until(lambda: ask_moody(strict, "ok")[0] == 200, strict.output)
     return strict

@@ -23,6 +23,7 @@ from salver.testing.process import ServerProcess
 from salver.transport.api.kept import Kept, Stores
 from salver.transport.api.openapi import describe
 from salver.transport.api.serving import serving_operations
+from waiting import PATIENCE_S
 
 NOBODY: Any = None  # the operations are not run here
 OPERATIONS = [
@@ -68,7 +69,7 @@ def test_what_is_described_holds(kept: ServerProcess, label: str) -> None:
             case.path_parameters |= {name: NAMES[name] for name in case.path_parameters if name in NAMES}
         if isinstance(case.body, dict) and "url" in case.body:
             case.body["url"] = "http://127.0.0.1:9/"  # to which webhooks are posted in earnest
-        reply = case.call(timeout=20)
+        reply = case.call(timeout=PATIENCE_S)
         assert reply.status_code < 500 or reply.status_code in (501, 503), reply.text
         case.validate_response(reply, excluded_checks=NOT_HELD)
 

@@ -1,7 +1,7 @@
 """Models that raise, hang, leak, write nonsense or take their process with them."""
 
 import concurrent.futures
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +9,8 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess
-from zoo import ask_moody, infer_body
+from waiting import until
+from zoo import ask_moody, at_work, gauge, infer_body
 
 
 def ask(server: ServerProcess, command: str, model: str = "moody", **parameters: int) -> tuple[int, str]:
@@ -27,15 +28,17 @@ def test_a_model_that_raises(well: ServerProcess) -> None:
     assert ask(well, "ok") == (200, "ok")
 
 
-def test_a_model_that_raises_does_not_cost_its_batch_mates_their_answers(well: ServerProcess) -> None:
-    """While it sleeps, a good and a bad request wait; they run together."""
+def test_a_model_that_raises_does_not_cost_its_batch_mates_their_answers(
+    well: ServerProcess, tmp_path: Path
+) -> None:
+    """While it is at work, good requests and a bad one wait; they run together."""
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        sleeper = pool.submit(ask, well, "sleep 0.7")
-        time.sleep(0.2)
-        commands = ["ok", "raise ValueError mine alone", "ok", "ok", "ok"]
-        answers = [pool.submit(ask, well, command) for command in commands]
+        with at_work(well, tmp_path / "gate") as first:
+            commands = ["ok", "raise ValueError mine alone", "ok", "ok", "ok"]
+            answers = [pool.submit(ask, well, command) for command in commands]
+            until(lambda: gauge(well, "moody", "queue_depth") == len(commands))
         found = [answer.result() for answer in answers]
-        assert sleeper.result()[0] == 200
+        assert first.result()[0] == 200
     assert [status for status, _ in found] == [200, 500, 200, 200, 200]
     assert "mine alone" in found[1][1]
 
@@ -58,29 +61,30 @@ def test_a_model_that_takes_its_process_with_it(well: ServerProcess, command: st
     assert status == 200, reply
 
 
-def test_a_model_that_sleeps_past_the_deadline(well: ServerProcess) -> None:
-    began = time.monotonic()
-    status, error = ask(well, "sleep 1.5", timeout=200_000)
+def test_a_model_that_works_past_the_deadline(well: ServerProcess, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"  # each is answered while the model waits for this file
+    status, error = ask(well, f"hold {gate}", timeout=200_000)
     assert (status, error) == (503, "Request timeout expired")
-    assert time.monotonic() - began < 1.4
     with (
         triton.InferenceServerClient(well.address) as client,
         pytest.raises(InferenceServerException) as caught,
     ):
         given = triton.InferInput("do", [1, 1], "BYTES")
-        given.set_data_from_numpy(np.array([[b"sleep 1.5"]], dtype=object))
+        given.set_data_from_numpy(np.array([[f"hold {gate}".encode()]], dtype=object))
         client.infer("moody", [given], client_timeout=0.2)
     assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+    gate.touch()
     assert ask(well, "ok") == (200, "ok")
 
 
-def test_a_full_queue_is_refused_at_once_and_says_so(well: ServerProcess) -> None:
-    """The queue of moody holds eight requests (its salver.toml)."""
+def test_a_full_queue_is_refused_at_once_and_says_so(well: ServerProcess, tmp_path: Path) -> None:
+    """The queue of moody holds eight requests (its salver.toml); the others hear so while it is at work."""
     with concurrent.futures.ThreadPoolExecutor(40) as pool:
-        sleeper = pool.submit(ask, well, "sleep 1.0")
-        time.sleep(0.2)
-        found = [answer.result() for answer in [pool.submit(ask, well, "ok") for _ in range(30)]]
-        assert sleeper.result()[0] == 200
+        with at_work(well, tmp_path / "gate") as first:
+            answers = [pool.submit(ask, well, "ok") for _ in range(30)]
+            until(lambda: sum(answer.done() for answer in answers) == 22)
+        found = [answer.result() for answer in answers]
+        assert first.result()[0] == 200
     refused = [error for status, error in found if status == 503]
     assert len(refused) == 22
     assert all("Exceeds maximum queue size" in error for error in refused)

@@ -12,6 +12,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess
+from waiting import PATIENCE_S
 
 MLP = "/v2/models/mlp/infer"
 IDENTITY = "/v2/models/identity_fp32/infer"
@@ -308,5 +309,5 @@ def test_bytes_that_are_no_protobuf(strict: ServerProcess) -> None:
         ):
             call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
             with pytest.raises(grpc.RpcError) as caught:
-                call(b"\xff\xff\xff\xff", timeout=10)
+                call(b"\xff\xff\xff\xff", timeout=PATIENCE_S)
             assert caught.value.code() == status

@@ -12,6 +12,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from salver.testing.process import ServerProcess
 from salver.transport.openapi import describe
+from waiting import PATIENCE_S
 
 LABELS = [
     f"{verb.upper()} {path}"
@@ -39,7 +40,7 @@ def test_the_served_description_holds(strict: ServerProcess, label: str, model: 
     def holds(case: schemathesis.Case) -> None:
         if model:
             case.path_parameters |= {"model": model} | ({"version": "1"} if "{version}" in label else {})
-        reply = case.call(timeout=20)
+        reply = case.call(timeout=PATIENCE_S)
         assert reply.status_code < 500 or reply.status_code in (501, 503), reply.text
         case.validate_response(reply, excluded_checks=[not_a_server_error, positive_data_acceptance])
 
@@ -52,4 +53,4 @@ def test_every_path_of_the_description_exists(strict: ServerProcess) -> None:
     for path in document["paths"]:
         url = strict.url + path.replace("{model}", "mlp").replace("{version}", "1")
         wanted = {405, 400} if path.startswith("/v1/") else {405}  # TF-R7
-        assert requests.request("TRACE", url, timeout=20).status_code in wanted, path
+        assert requests.request("TRACE", url, timeout=PATIENCE_S).status_code in wanted, path

@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+
+from waiting import PATIENCE_S, until
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 NAMES = (
@@ -170,14 +171,11 @@ def test_stopping_a_server_ends_its_children_too(bench: Any, tmp_path: Path) -> 
     launch = bench.processes.Launch([sys.executable, "-c", code], cwd=tmp_path)
     written = tmp_path / "child"
     ready = lambda: written.exists() and bool(written.read_text())  # noqa: E731
-    with bench.processes.running(launch, tmp_path / "log", ready, 20, look_every=0.02) as server:
+    with bench.processes.running(launch, tmp_path / "log", ready, PATIENCE_S, look_every=0.02) as server:
         child = int(written.read_text())
         assert child in server.tree()
         assert server.cpu_seconds() >= 0
-    deadline = time.monotonic() + 5
-    while bench.processes._is_alive(child) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not bench.processes._is_alive(child)
+    until(lambda: not bench.processes._is_alive(child))
 
 
 def test_a_server_that_ends_says_why(bench: Any, tmp_path: Path) -> None:

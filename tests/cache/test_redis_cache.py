@@ -16,6 +16,7 @@ from salver.cache.redis import RedisCache, redis
 from salver.errors import InvalidInput
 from salver.testing.caches import CacheConformance, key
 from salver.testing.process import ServerProcess, free_port
+from waiting import PATIENCE_S
 from zoo import mlp_answer, write_mlp
 
 
@@ -60,7 +61,7 @@ def port() -> Iterator[int]:
     yield number
     server.shutdown()
     server.server_close()
-    serving.join(10)
+    serving.join(PATIENCE_S)
 
 
 def hits(server: ServerProcess) -> float:

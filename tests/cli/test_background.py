@@ -10,6 +10,7 @@ import pytest
 
 from salver.cli import background
 from salver.errors import Conflict
+from waiting import PATIENCE_S
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 
@@ -26,7 +27,7 @@ def process(*words: str) -> Iterator[subprocess.Popen[bytes]]:
     yield child
     child.stdout.close()
     child.kill()
-    child.wait(10)
+    child.wait(PATIENCE_S)
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_ts_k1_a_server_of_ours_is_found_and_stopped(ours: subprocess.Popen[byte
     background.note(ours.pid)
     assert background.running() == ours.pid
     assert background.stop(ours.pid)
-    assert ours.wait(10) == -15
+    assert ours.wait(PATIENCE_S) == -15
     assert not background.pid_file().exists()
     assert background.running() is None
 

@@ -12,6 +12,7 @@ from salver.app import ReadyInfo
 from salver.cli import banner
 from salver.messages import ModelId, Signature, State, TensorSpec, VersionStatus
 from salver.tensor import DATATYPES, DataType
+from waiting import PATIENCE_S
 
 IRIS = Signature(
     (TensorSpec("X", DataType.FP32, (-1, 4)),), (TensorSpec("label", DataType.INT64, (-1,)),), batched=True
@@ -77,7 +78,9 @@ def test_the_shortest_call_is_shown() -> None:
 def body_of(command: str) -> dict[str, object]:
     """The body that a shell would send, without sending it."""
     script = 'curl() { for last; do :; done; if [ "$last" = @- ]; then cat; else printf %s "$last"; fi; }\n'
-    done = subprocess.run(["bash", "-c", script + command], capture_output=True, check=True, timeout=20)
+    done = subprocess.run(
+        ["bash", "-c", script + command], capture_output=True, check=True, timeout=PATIENCE_S
+    )
     found: dict[str, object] = json.loads(done.stdout)
     return found
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from waiting import PATIENCE_S
+
 pytestmark = pytest.mark.timeout(90)
 SALVER = str(Path(sys.executable).with_name("salver"))
 
@@ -46,11 +48,11 @@ def test_the_block_in_a_pipe_and_its_calls(path: Path) -> None:
             assert "\x1b" not in shown
             assert re.search(r"^length  1 +READY  python +[\d.]+ s +text BYTES\[-1\]", shown, re.M)
             curl = next(line for line in shown.splitlines() if line.startswith("curl"))
-            answer = subprocess.run(["bash", "-c", curl], capture_output=True, timeout=20)
+            answer = subprocess.run(["bash", "-c", curl], capture_output=True, timeout=PATIENCE_S)
             assert json.loads(answer.stdout)["outputs"][0]["data"] == [4]
             snippet = shown[shown.index("import numpy") :]
             python = [sys.executable, "-c", snippet]
-            called = subprocess.run(python, capture_output=True, text=True, timeout=40)
+            called = subprocess.run(python, capture_output=True, text=True, timeout=PATIENCE_S)
             assert called.stdout == "[4]\n", called.stderr
         finally:
             server.send_signal(signal.SIGINT)
@@ -74,7 +76,7 @@ def test_the_block_as_json(path: Path) -> None:
 
 def test_a_path_that_does_not_exist_is_one_line_and_an_exit_status(tmp_path: Path) -> None:
     words = [SALVER, "serve", str(tmp_path / "nowhere"), "--port", "0"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=40)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
     assert "nowhere does not exist" in done.stderr
     assert "Traceback" not in done.stderr

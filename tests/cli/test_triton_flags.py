@@ -14,6 +14,7 @@ from salver.cli.triton_flags import IGNORED, OPENAI, OWN, TRITON, USED
 from salver.errors import InvalidInput, SalverError
 from salver.serving.voices import VoiceConfig
 from salver.transport.restrict import Restriction
+from waiting import PATIENCE_S
 
 REPOSITORY = "--model-repository=models"
 
@@ -302,7 +303,7 @@ def test_an_error_is_one_line_and_an_exit_status(tmp_path: Path) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 1
     assert "cannot name a configuration" in done.stderr

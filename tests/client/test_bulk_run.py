@@ -33,6 +33,7 @@ from salver.client.bulk.journal import Parts
 from salver.messages import Signature, TensorSpec
 from salver.tensor import Array, DataType
 from salver.testing.process import ServerProcess
+from waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.timeout(60)
 SALVER = str(Path(sys.executable).with_name("salver"))
@@ -100,10 +101,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     with capture_logs():
         thread.start()
-        assert started.wait(20)
+        assert started.wait(PATIENCE_S)
         yield told["url"]
         told["loop"].call_soon_threadsafe(told["stop"].set)
-        thread.join(20)
+        thread.join(PATIENCE_S)
 
 
 def rows_of(count: int, text: str = "t") -> list[dict[str, Any]]:
@@ -506,21 +507,19 @@ def test_kill_at_any_moment(url: str, tmp_path: Path, suffix: str) -> None:
     def size() -> int:
         return journal.stat().st_size if journal.exists() else 0
 
-    undisturbed = subprocess.run(command(whole), check=True, capture_output=True, timeout=50)
+    undisturbed = subprocess.run(command(whole), check=True, capture_output=True, timeout=PATIENCE_S)
     assert undisturbed.stdout == b"0\n"
     chance = random.Random(suffix)
     for _ in range(3):
         before = size()
         with subprocess.Popen(command(target), stdout=subprocess.PIPE) as process:
-            until = time.monotonic() + 20
-            while process.poll() is None and size() <= max(before, 600) and time.monotonic() < until:
-                time.sleep(0.005)
+            until(lambda: process.poll() is not None or size() > max(before, 600))  # noqa: B023
             time.sleep(chance.uniform(0, 0.2))
             process.kill()
             if process.wait() == 0 or (target.exists() and not journal.exists()):
                 break  # it was quicker than this test: done, if not yet gone
     else:
-        last = subprocess.run(command(target), capture_output=True, timeout=50)
+        last = subprocess.run(command(target), capture_output=True, timeout=PATIENCE_S)
         assert last.returncode == 0, last.stderr.decode()
         assert int(last.stdout) > 0
     assert target.read_bytes() == whole.read_bytes()
@@ -534,16 +533,14 @@ def test_a_ctrl_c_says_how_to_go_on(url: str, tmp_path: Path) -> None:
     part = tmp_path / "out.jsonl.part"
     default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs ignore it
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=default) as process:
-        until = time.monotonic() + 20
-        while time.monotonic() < until and not (part.exists() and part.stat().st_size):
-            time.sleep(0.02)
+        until(lambda: part.exists() and part.stat().st_size)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert said.splitlines()[-1].startswith("stopped after ")
     assert "The same command goes on from there" in said
     assert "Traceback" not in said
-    done = subprocess.run(words, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S)
     assert "going on after" in done.stderr
     assert done.stdout.startswith(f"4000 rows in {target}")
     assert len(read_jsonl(target)) == 4000

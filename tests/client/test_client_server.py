@@ -19,6 +19,7 @@ from salver.cli import main
 from salver.client import Client
 from salver.messages import Signature, TensorSpec
 from salver.tensor import Array, DataType
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -82,10 +83,10 @@ def url(tmp_path: Path) -> Iterator[str]:
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     with capture_logs():  # else the server's log stands among the commands' output
         thread.start()
-        assert started.wait(20)
+        assert started.wait(PATIENCE_S)
         yield told["url"]
         told["loop"].call_soon_threadsafe(told["stop"].set)
-        thread.join(20)
+        thread.join(PATIENCE_S)
 
 
 INPUTS = {"x": np.array([[1, 2], [3, 4]], "f4"), "text": ["a", "ä"]}

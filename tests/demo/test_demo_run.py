@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from waiting import PATIENCE_S
+
 MAIN = Path(__file__).parents[2] / "examples" / "demo" / "main.py"
 
 
@@ -43,7 +45,7 @@ def test_every_model_answers_right_and_the_calls_work_until_ctrl_c() -> None:
             assert 0.5 < float(paste(python).removeprefix("similarity: ")) < 1
         finally:
             demo.send_signal(signal.SIGINT)
-        assert demo.wait(30) == 0
+        assert demo.wait(PATIENCE_S) == 0
 
 
 def test_the_log_of_the_server_and_its_frameworks() -> None:

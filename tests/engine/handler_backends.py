@@ -69,12 +69,15 @@ class Obedient:
             case b"sleep":
                 time.sleep(float(rest))
                 return saying("slept")
+            case b"hold":
+                _wait_for_end_of(rest)
+                return saying("held")
             case b"raise":
                 raise ValueError(rest.decode())
             case b"fail":
                 return saying("as you wish", status=int(rest), is_error=True)
             case b"who":
-                time.sleep(float(rest or 0))
+                _wait_for_end_of(rest)
                 return saying(f"{os.getpid()} {self.gpu}")
             case b"pid":
                 return saying(str(os.getpid()))
@@ -119,6 +122,11 @@ class Obedient:
         return Answer(outputs, parameters, again=left > 0)
 
 
+def _wait_for_end_of(file: bytes) -> None:
+    while file and Path(os.fsdecode(file)).exists():
+        time.sleep(0.002)
+
+
 class Later:
     """Answers each request on a thread of its own."""
 
@@ -141,6 +149,8 @@ class Later:
             os._exit(3)
         if word == b"sleep":
             time.sleep(float(rest))
+        if word == b"hold":
+            _wait_for_end_of(rest)
         if word == b"stream":
             for piece in range(int(rest)):
                 listener.send(saying(f"{piece} "), False)

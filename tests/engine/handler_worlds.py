@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from salver.errors import SalverError
 from salver.events import BatchRan, WorkerReady
 from salver.handlers import Form, Workers, as_request, part
 from salver.messages import InferRequest, InferResponse, ModelId
+from waiting import auntil
 
 LIMIT_S = 60.0
 
@@ -109,6 +111,19 @@ async def failure(work: Any) -> SalverError:
 
 async def all_there(world: World, *but: int) -> None:
     """Each worker that is wanted can work, and none of them is one of those processes."""
-    async with asyncio.timeout(20):
-        while {-1, *but} & {status.pid for status in world.engine.workers()}:
-            await asyncio.sleep(0.001)
+    await auntil(
+        lambda: not {-1, *but} & {status.pid for status in world.engine.workers()}, world.engine.workers
+    )
+
+
+@contextlib.asynccontextmanager
+async def held(world: World, word: str = "hold", count: int = 1) -> AsyncIterator[list[asyncio.Task[str]]]:
+    """So many requests, ``hold`` or ``who``, are at work when this is entered, and end when it is left."""
+    with tempfile.NamedTemporaryFile() as gate:
+        try:
+            asked = [asyncio.create_task(world.ask(f"{word} {gate.name}")) for _ in range(count)]
+            await auntil(lambda: world.engine.running >= count)
+            yield asked
+        finally:
+            gate.close()
+            await asyncio.gather(*asked, return_exceptions=True)

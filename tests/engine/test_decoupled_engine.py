@@ -29,6 +29,7 @@ from salver.errors import (
 from salver.events import BatchRan
 from salver.messages import InferRequest, InferResponse, ModelId, RequestedOutput, TensorSpec
 from salver.tensor import DataType, tensor
+from waiting import PATIENCE_S
 
 SOURCE = """
 import json
@@ -181,7 +182,7 @@ class Rig:
 
     async def until_idle(self) -> None:
         """The instance answers again."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             assert texts(await self.ask("plain", 1)) == [b"piece 0"]
 
 
@@ -270,7 +271,7 @@ async def test_what_ends_a_request_early(
                 pieces.append(piece)
         assert len(pieces) == before
         assert [e.ok for e in talk.events] == [False]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 try:
                     assert len(await talk.ask("plain", 2)) == 2
@@ -384,7 +385,7 @@ async def test_a_last_piece_and_the_end_may_come_in_one_go_when_the_reader_has_l
         time.sleep(0.3)  # noqa: ASYNC251 - the loop hears nothing until both are there
         await asyncio.wait([waiting])
         await pieces.aclose()  # should the second have been there before its reader left
-        assert len(await asyncio.wait_for(talk.ask("plain", 1), 20)) == 1
+        assert len(await asyncio.wait_for(talk.ask("plain", 1), PATIENCE_S)) == 1
 
 
 async def test_a_deadline_ends_it(tmp_path: Path) -> None:
@@ -412,7 +413,7 @@ async def test_the_oldest_goes_first_and_the_queue_is_bounded(tmp_path: Path) ->
                 await asyncio.sleep(0)
             with pytest.raises(Overloaded, match="maximum queue size"):
                 await talk.ask("plain", 1)
-        await asyncio.wait_for(asyncio.gather(*waiting), 20)
+        await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE_S)
         assert order == ["a", "b"]
 
 
@@ -433,7 +434,7 @@ async def test_instances_answer_beside_each_other(tmp_path: Path) -> None:
         aclosing(talk.engine.stream(talk.request("endless", 1))) as one,
     ):
         await anext(one)
-        assert len(await asyncio.wait_for(talk.ask("plain", 5), 20)) == 5
+        assert len(await asyncio.wait_for(talk.ask("plain", 5), PATIENCE_S)) == 5
 
 
 async def test_what_it_refuses(tmp_path: Path) -> None:

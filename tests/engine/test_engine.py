@@ -23,6 +23,7 @@ from salver.errors import (
 )
 from salver.messages import InferRequest, ModelId, RequestedOutput, Signature, TensorSpec
 from salver.tensor import DataType, Tensor, tensor
+from waiting import PATIENCE_S
 
 SIGNATURE = Signature(
     (TensorSpec("x", DataType.FP32, (-1, 2)),),
@@ -44,7 +45,7 @@ class Doubler:
 
     def run(self, inputs):
         if self.gate is not None:
-            self.gate.wait(10)
+            self.gate.wait(PATIENCE_S)
         x = inputs["x"]
         self.batches.append(len(x))
         if np.isnan(x).any():

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import uvloop
-from handler_worlds import World, asking, failure, said, world_of
+from handler_worlds import World, asking, failure, held, said, world_of
 
 from salver.engine.form_host import FormHost
 from salver.engine.mother import Mother
 from salver.errors import DeadlineExceeded, HandlerFailed, NotReady, Overloaded, SalverError, WaitedTooLong
 from salver.messages import InferRequest
 from salver.tensor import tensor
+from waiting import PATIENCE_S, auntil
 
 
 async def test_ts_b2_ts_y1_a_batch_is_filled_by_those_that_come_in_time() -> None:
@@ -40,33 +41,36 @@ async def test_ts_b2_the_time_is_told_of() -> None:
 
 async def test_ts_b1_a_full_queue_refuses_and_what_waits_is_served() -> None:
     async with world_of(queue=1) as world:
-        running = asyncio.ensure_future(world.ask("sleep 0.3"))
-        await asyncio.sleep(0.05)
-        waiting = asyncio.ensure_future(world.ask("x"))
-        await asyncio.sleep(0)
-        assert (world.engine.queued, world.engine.running) == (1, 1)
-        assert isinstance(await failure(world.ask("y")), Overloaded)
-        assert (await running, await waiting, await world.ask("z")) == ("slept", "x", "z")
+        async with held(world) as (running,):
+            waiting = asyncio.ensure_future(world.ask("x"))
+            await asyncio.sleep(0)
+            assert (world.engine.queued, world.engine.running) == (1, 1)
+            assert isinstance(await failure(world.ask("y")), Overloaded)
+        assert (await running, await waiting, await world.ask("z")) == ("held", "x", "z")
 
 
 async def test_ts_b3_a_ticket_is_needed_while_the_worker_is_busy() -> None:
     async with world_of(needs_ticket=True) as world:
-        running = asyncio.ensure_future(world.ask("sleep 0.2"))
-        await asyncio.sleep(0.05)
-        assert isinstance(await failure(world.ask("y")), Overloaded)
-        assert await running == "slept"
+        async with held(world) as (running,):
+            assert isinstance(await failure(world.ask("y")), Overloaded)
+        assert await running == "held"
         assert await world.ask("y") == "y"
 
 
-async def test_ts_b4_a_caller_is_told_when_its_time_is_over_and_its_request_is_not_run() -> None:
-    async with world_of(client_timeout_ms=200) as world:
+async def test_ts_b4_a_caller_is_told_when_its_time_is_over_and_its_request_is_not_run(
+    tmp_path: Path,
+) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    async with world_of(client_timeout_ms=1500) as world:
         assert await world.ask("sleep 0.01") == "slept"
-        running = asyncio.ensure_future(failure(world.ask("sleep 0.6")))
+        running = asyncio.ensure_future(failure(world.ask(f"hold {gate}")))
         waiting = asyncio.ensure_future(failure(world.ask("exit")))
         assert isinstance(await running, WaitedTooLong)
         assert isinstance(await waiting, WaitedTooLong)
         assert world.engine.queued == 0
-        await asyncio.sleep(0.5)
+        gate.unlink()
+        await auntil(lambda: not world.engine.running)
         assert await world.ask("x") == "x"
         assert len(world.ran) == 3, "what was dropped has not run"
 
@@ -82,13 +86,13 @@ async def test_ts_b4_a_deadline_of_the_call_is_kept_too() -> None:
 
 async def test_ts_b1_a_caller_that_goes_leaves_the_queue() -> None:
     async with world_of() as world:
-        running = asyncio.ensure_future(world.ask("sleep 0.2"))
-        going = asyncio.ensure_future(world.ask("exit"))
-        await asyncio.sleep(0.05)
-        going.cancel()
-        await asyncio.wait([going])
-        assert world.engine.queued == 0
-        assert await running == "slept"
+        async with held(world) as (running,):
+            going = asyncio.ensure_future(world.ask("exit"))
+            await auntil(lambda: world.engine.queued == 1)
+            going.cancel()
+            await asyncio.wait([going])
+            assert world.engine.queued == 0
+        assert await running == "held"
         assert await world.ask("x") == "x"
 
 
@@ -176,13 +180,13 @@ async def test_ts_b7_ts_r19_a_worker_that_ends_fails_what_it_ran_and_comes_back(
 
 
 async def test_ts_b7_a_worker_that_hangs_is_killed_and_comes_back() -> None:
-    async with world_of(response_timeout_s=1) as world:
+    async with world_of(response_timeout_s=2) as world:
         error = await failure(world.ask("sleep 50"))
         assert isinstance(error, HandlerFailed)
         assert (error.message, error.status) == ("Worker died.", 500)
         assert await world.ask("x") == "x"
-        assert await world.ask("sleep 0.7") == "slept"
-        assert await world.ask("sleep 0.7") == "slept", "each run has its own time"
+        assert await world.ask("sleep 1.1") == "slept"
+        assert await world.ask("sleep 1.1") == "slept", "each run has its own time"
 
 
 async def test_ts_a9_what_metrics_write_is_heard_with_the_workers_number() -> None:
@@ -225,12 +229,12 @@ async def test_ts_m2_without_workers_requests_are_refused_and_with_some_again_se
         world.engine.scale(1, 1)
         assert not await world.engine.is_ready()
         assert await world.ask("x") == "x", "it waits for the worker"
-        running = asyncio.ensure_future(world.ask("sleep 0.2"))
-        waiting = asyncio.ensure_future(failure(world.ask("x")))
-        await asyncio.sleep(0.05)
-        world.engine.scale(0, 0)
-        assert isinstance(await waiting, NotReady)
-        assert await running == "slept"
+        async with held(world) as (running,):
+            waiting = asyncio.ensure_future(failure(world.ask("x")))
+            await auntil(lambda: world.engine.queued == 1)
+            world.engine.scale(0, 0)
+            assert isinstance(await waiting, NotReady)
+        assert await running == "held"
         assert isinstance(await failure(world.ask("x")), NotReady)
 
 
@@ -238,7 +242,7 @@ async def test_ts_b7_ts_r1_a_handler_that_does_not_start_is_given_up_and_unhealt
     async with world_of(at_start="fail", max_retry_s=0) as world:
         assert await world.engine.settled() == 0
         assert not world.engine.is_healthy(time.monotonic() + 1)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while not isinstance(error := await failure(world.ask("x")), NotReady):
                 pass
         assert "it does not start" in error.message
@@ -311,21 +315,21 @@ async def test_ts_b5_who_leaves_takes_part_in_no_further_step() -> None:
         assert said(await anext(pieces)) == "99999 "
         assert await world.pieces("count 2") == ["1 ", "0 "]
         await pieces.aclose()
-        async with asyncio.timeout(10):
-            while world.engine.running:
-                await asyncio.sleep(0.01)
+        await auntil(lambda: not world.engine.running)
         assert await world.pieces("count 1") == ["0 "]
 
 
 async def test_ts_b7_close_refuses_what_waits_and_ends_what_runs() -> None:
     async with world_of() as world:
-        running = asyncio.ensure_future(world.ask("sleep 0.2"))
-        waiting = asyncio.ensure_future(failure(world.ask("x")))
-        await asyncio.sleep(0.05)
-        pid = world.engine.workers()[0].pid
-        await world.engine.close()
-        assert await running == "slept"
-        assert isinstance(await waiting, NotReady)
+        async with held(world) as (running,):
+            waiting = asyncio.ensure_future(failure(world.ask("x")))
+            await auntil(lambda: world.engine.queued == 1)
+            pid = world.engine.workers()[0].pid
+            closing = asyncio.ensure_future(world.engine.close())
+            assert isinstance(await waiting, NotReady)
+            assert not closing.done()
+        await closing
+        assert await running == "held"
         assert isinstance(await failure(world.ask("x")), NotReady)
         with pytest.raises(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
@@ -336,17 +340,15 @@ async def test_ts_y1_a_handler_that_answers_when_it_likes_has_several_open() -> 
         engine = world.engine
         assert await world.ask("x") == "x done"
         assert await world.pieces("stream 3") == ["0 ", "1 ", "2 ", "stream done"]
-        asked = [asyncio.ensure_future(world.ask("sleep 0.2")) for _ in range(5)]
-        await asyncio.sleep(0.1)
-        assert (engine.running, engine.queued) == (3, 2)
-        assert await asyncio.gather(*asked) == ["sleep done"] * 5
+        async with held(world, count=3) as asked:
+            asked += [asyncio.create_task(world.ask("x")) for _ in range(2)]
+            await auntil(lambda: (engine.running, engine.queued) == (3, 2))
+        assert await asyncio.gather(*asked) == ["hold done"] * 3 + ["x done"] * 2
         assert (await failure(world.ask("nothing"))).message == "Prediction failed"
         pieces = engine.stream(asking("stream 1000"))
         assert said(await anext(pieces)) == "0 "
         await pieces.aclose()
-        async with asyncio.timeout(10):
-            while engine.running:
-                await asyncio.sleep(0.01)
+        await auntil(lambda: not engine.running)
         assert ("Lines:1",) in [lines for _, lines in world.heard]
 
 
@@ -386,7 +388,7 @@ async def test_ts_b7_a_defect_of_ours_keeps_nobody_waiting(
 
     monkeypatch.setattr(Mother, "launch", broken)
     world = World(max_retry_s=0)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         assert await world.engine.settled() == 0
     assert "worker 9000 cannot be started" in caplog.text
     assert "RuntimeError: by chance" in str(await failure(world.ask("x")))
@@ -401,7 +403,7 @@ async def test_ts_y1_what_cannot_be_handed_over_is_answered(
 
     async with world_of(at_start="async", is_async=True, batch_size=2) as world:
         monkeypatch.setattr(FormHost, "stream", broken)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             assert str(await failure(world.ask("x"))) == "Prediction failed"
 
 

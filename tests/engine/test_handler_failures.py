@@ -10,6 +10,7 @@ import pytest
 from handler_worlds import all_there, failure, kill, world_of
 
 from salver.errors import HandlerFailed, ModelFailed, SalverError
+from waiting import PATIENCE_S, auntil
 
 TIMES = 100
 LONG_S = 300.0  # a hundred processes may take minutes to start, where others start theirs
@@ -38,7 +39,7 @@ class _Load:
 
     async def end(self) -> "collections.Counter[str]":
         self._is_over = True
-        async with asyncio.timeout(30):  # nobody is left without an answer
+        async with asyncio.timeout(PATIENCE_S):  # nobody is left without an answer
             await asyncio.gather(*self._callers)
         assert sum(self.told.values()) == self._asked
         return self.told
@@ -55,9 +56,7 @@ async def test_ts_b7_a_worker_killed_a_hundred_times_costs_what_it_ran_and_nothi
             victim = chance.choice([status.pid for status in world.engine.workers() if status.pid > 0])
             pids.add(victim)
             kill(victim)
-            async with asyncio.timeout(20):
-                while victim in [status.pid for status in world.engine.workers()]:
-                    await asyncio.sleep(0.001)
+            await auntil(lambda: victim not in [status.pid for status in world.engine.workers()])  # noqa: B023
         told = await load.end()
         assert set(told) <= {"ok", "500 Worker died."}
         assert told["ok"] > told["500 Worker died."]

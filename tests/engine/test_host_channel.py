@@ -12,6 +12,7 @@ import pytest
 
 from salver.engine import host
 from salver.engine.control import GiveUp, Next, Stop, frame
+from waiting import PATIENCE_S
 
 
 class Socket:
@@ -105,10 +106,10 @@ def test_ts_b7_whoever_keeps_something_hears_once_that_nothing_comes() -> None:
     thread = threading.Thread(target=lambda: heard.extend(waiting.receive() for _ in range(2)))
     thread.start()
     for mark in (1, 2):
-        assert idle.acquire(timeout=10)
+        assert idle.acquire(timeout=PATIENCE_S)
         assert not idle.acquire(timeout=0.1)  # and not again until something has come
         ours.sendall(frame(Next(mark)))
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert heard == [Next(1), Next(2)]
     ours.close()
     assert waiting.receive() == Stop()

@@ -12,6 +12,7 @@ from salver.engine.control import Failed, GiveUp, Next, Over, Piece, Taken
 from salver.engine.outlets import Outlets
 from salver.engine.pieces import Pieces
 from salver.errors import ModelFailed
+from waiting import PATIENCE_S
 
 FIRST, SECOND = Answer({"x": np.zeros(1)}), ModelFailed("no second")
 
@@ -111,7 +112,7 @@ class Host:
 
     def wait_for(self, count: int) -> None:
         with self.came:
-            assert self.came.wait_for(lambda: len(self.said) >= count, 20)
+            assert self.came.wait_for(lambda: len(self.said) >= count, PATIENCE_S)
 
 
 def on_thread(work: Any, *args: Any) -> threading.Thread:
@@ -129,7 +130,7 @@ def test_a_sender_waits_until_its_response_was_taken() -> None:
     assert thread.is_alive()
     host.outlets.hear(Taken())
     host.outlets.hear(Next(3))
-    thread.join(20)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive() and not outlet.is_cancelled()
     outlet.end()
     outlet.end()
@@ -150,10 +151,10 @@ def test_a_response_of_another_waits_until_the_last_was_copied_and_not_until_it_
     host.wait_for(2)
     host.outlets.hear(Taken())
     host.outlets.hear(Next(2))
-    threads[1].join(20)
+    threads[1].join(PATIENCE_S)
     assert threads[0].is_alive() and not threads[1].is_alive()
     host.outlets.hear(GiveUp(1))
-    threads[0].join(20)
+    threads[0].join(PATIENCE_S)
     assert not threads[0].is_alive()
 
 

@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from salver.engine.process import ProcessRunner, Recovery
 from salver.errors import HostDied, InvalidInput, InvalidOutput, LoadFailed, ModelFailed, NotReady
 from salver.messages import ModelId
 from salver.tensor import Array
+from waiting import auntil, until
 
 MANIFEST = Manifest(ModelId("m", "7"), Path("/nowhere"), "test", "test")
 ROW = np.array([[1.5, 2.0]], "f4")
@@ -77,12 +77,6 @@ async def ask(runner: ProcessRunner, first: float = 1.5) -> Array:
     outputs, seconds = await runner.run({"x": np.array([[first, 2.0]], "f4")})
     assert seconds >= 0
     return outputs["y"]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def descriptors() -> int:
@@ -213,11 +207,11 @@ async def test_a_host_that_dies_in_a_run_fails_it_at_once_and_comes_back(mischie
         assert str(caught.value) == (
             f"the host process of model 'm' died ({how}); the request was not answered and may be retried"
         )
-        await until(lambda: gate.asked == [0.1])
+        await auntil(lambda: gate.asked == [0.1])
         with pytest.raises(NotReady, match=r"'m' died and is restarting \(next attempt in 0.1 s\)"):
             await ask(runner)
         gate.open.set()
-        await until(lambda: bool(runner.pids))
+        await auntil(lambda: bool(runner.pids))
         assert (await ask(runner)).tolist() == [[3.0, 4.0]]
 
 
@@ -225,7 +219,7 @@ async def test_a_host_that_dies_idle_comes_back() -> None:
     async with running() as runner:
         before = runner.pids
         os.kill(before[0], signal.SIGKILL)
-        await until(lambda: runner.pids not in ([], before))
+        await auntil(lambda: runner.pids not in ([], before))
         assert (await ask(runner)).tolist() == [[3.0, 4.0]]
 
 
@@ -241,7 +235,7 @@ async def test_the_other_host_does_not_notice() -> None:
         assert (await waits).tolist() == [[3.0, 4.0]]
         assert len(runner.pids) == 1
         gate.open.set()
-        await until(lambda: len(runner.pids) == 2)
+        await auntil(lambda: len(runner.pids) == 2)
 
 
 async def test_those_who_wait_are_told_when_the_last_host_dies() -> None:
@@ -258,7 +252,7 @@ async def test_a_hang_is_ended_by_the_run_timeout() -> None:
     async with running(run_timeout_s=0.1) as runner:
         with pytest.raises(HostDied, match=r"died \(SIGKILL: a run did not end within 0.1 s\)"):
             await ask(runner, CODES["hang"])
-        await until(lambda: bool(runner.pids))
+        await auntil(lambda: bool(runner.pids))
         assert (await ask(runner)).tolist() == [[3.0, 4.0]]
 
 
@@ -273,7 +267,7 @@ async def test_nonsense_on_the_control_channel_ends_the_host(mischief: str, how:
     async with running() as runner:
         with pytest.raises(HostDied, match=f"SIGKILL: {how}"):
             await ask(runner, CODES[mischief])
-        await until(lambda: bool(runner.pids))
+        await auntil(lambda: bool(runner.pids))
         assert (await ask(runner)).tolist() == [[3.0, 4.0]]
 
 
@@ -315,7 +309,7 @@ async def test_what_the_model_started_dies_with_it() -> None:
         nephew, host = map(int, (await ask(runner, CODES["nephew"]))[0])
         assert is_running(nephew)
         os.kill(host, signal.SIGKILL)
-        await until(lambda: not is_running(nephew))
+        await auntil(lambda: not is_running(nephew))
 
 
 @pytest.mark.parametrize(
@@ -399,7 +393,7 @@ async def test_failed_restarts_back_off(tmp_path: Path) -> None:
         flag.touch()
         with pytest.raises(HostDied):
             await ask(runner, CODES["kill"])
-        await until(lambda: bool(runner.pids))
+        await auntil(lambda: bool(runner.pids))
         assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8])
         assert (await ask(runner)).tolist() == [[3.0, 4.0]]
 
@@ -416,7 +410,7 @@ async def test_a_host_that_was_well_for_long_starts_the_count_anew() -> None:
             now += lived
             with pytest.raises(HostDied):
                 await ask(runner, CODES["kill"])
-            await until(lambda: bool(runner.pids))
+            await auntil(lambda: bool(runner.pids))
     assert waits == pytest.approx([0.1, 0.2, 0.4, 0.1])
 
 
@@ -468,7 +462,7 @@ def test_the_servers_own_event_loop_will_do() -> None:
             with pytest.raises(HostDied):
                 await ask(runner, CODES["kill"])
             assert (await ask(runner)).tolist() == [[3.0, 4.0]]
-            await until(lambda: len(runner.pids) == 2)
+            await auntil(lambda: len(runner.pids) == 2)
             x = np.ones((500_000, 2), "f4")
             assert (await runner.run({"x": x}))[0]["y"].sum() == 2_000_000
         assert (descriptors(), children()) == (before, [])
@@ -479,7 +473,7 @@ def test_the_servers_own_event_loop_will_do() -> None:
 
 _ORPHAN = """
 import asyncio, os, signal, sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {paths!r}
 from test_process import running
 async def main():
     async with running() as runner:
@@ -490,12 +484,8 @@ asyncio.run(main())
 
 
 def test_a_host_dies_with_its_parent() -> None:
-    script = _ORPHAN.format(tests=str(Path(__file__).parent))
+    script = _ORPHAN.format(paths=sys.path)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         host = int(parent.stdout.readline())
-    for _ in range(400):
-        if not is_running(host):
-            return
-        time.sleep(0.01)
-    pytest.fail(f"host {host} outlived its parent")
+    until(lambda: not is_running(host))

@@ -19,6 +19,7 @@ from salver.errors import HostDied, ModelFailed
 from salver.events import BatchRan
 from salver.messages import InferRequest, InferResponse, ModelId
 from salver.tensor import tensor
+from waiting import auntil
 
 SOURCE = """
 import os, pathlib, time
@@ -56,15 +57,10 @@ class Rig:
         return asyncio.ensure_future(self.engine.infer(InferRequest("talk", (tensor("say", say),))))
 
     async def until_held(self) -> int:
-        async with asyncio.timeout(20):
-            while not (self.started.exists() and self.started.read_text()):
-                await asyncio.sleep(0.005)
-        return int(self.started.read_text())
+        return int(await auntil(lambda: self.started.exists() and self.started.read_text()))
 
     async def until_alive(self) -> None:
-        async with asyncio.timeout(20):
-            while not self.runner.pids:
-                await asyncio.sleep(0.005)
+        await auntil(lambda: self.runner.pids)
 
 
 @asynccontextmanager

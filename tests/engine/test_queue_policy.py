@@ -21,6 +21,7 @@ from salver.engine.waiting import Waiting
 from salver.errors import DeadlineExceeded, Overloaded, WaitedTooLong
 from salver.messages import InferRequest, InferResponse, ModelId, Signature, Standing, TensorSpec
 from salver.tensor import DataType, tensor
+from waiting import PATIENCE_S
 
 DELAY = QueuePolicy(timeout_ms=100, timeout_action="delay")
 #: The policies of the recorded model ``prio``.
@@ -216,7 +217,7 @@ class Held:
         self.seen: list[list[int]] = []
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
-        self.gate.wait(10)
+        self.gate.wait(PATIENCE_S)
         self.seen.append(inputs["x"].ravel().tolist())
         return {"y": inputs["x"] + 1}
 

@@ -19,6 +19,7 @@ from salver.errors import HostDied, InvalidInput, ModelFailed
 from salver.events import BatchRan
 from salver.messages import InferRequest, InferResponse, ModelId, RequestedOutput, TensorSpec
 from salver.tensor import DataType, tensor
+from waiting import auntil
 
 SOURCE = '''
 import json
@@ -156,18 +157,14 @@ async def test_a_death_is_told_to_all_of_a_run_and_mourned(tmp_path: Path) -> No
     async with rig(tmp_path) as talk:
         asked = [talk.ask(-3), talk.ask(1)]
         assert [type(e) for e in await asyncio.gather(*asked, return_exceptions=True)] == [HostDied] * 2
-        async with asyncio.timeout(20):
-            while not talk.runner.pids:
-                await asyncio.sleep(0.005)
+        await auntil(lambda: talk.runner.pids)
         assert texts(await talk.ask(1), 1) == [[b"1 m_0"]]
 
 
 async def test_closing_waits_for_the_run_under_way(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         answer = asyncio.ensure_future(r.ask(-4, id="slow"))
-        async with asyncio.timeout(20):
-            while not r.engine.running:
-                await asyncio.sleep(0.001)
+        await auntil(lambda: r.engine.running)
         await r.engine.close()
         assert (await answer).id == "slow"
 
@@ -195,9 +192,7 @@ async def test_tr_a2_tr_a4_every_instance_has_a_name_of_its_own_and_keeps_it(tmp
         killed = set(talk.runner.pids)
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
-        async with asyncio.timeout(20):
-            while len(set(talk.runner.pids) - killed) < 2:
-                await asyncio.sleep(0.005)
+        await auntil(lambda: len(set(talk.runner.pids) - killed) == 2)
         assert await names() == {b"1 m_0", b"1 m_1"}
 
 

@@ -15,6 +15,7 @@ from salver.engine.thread import ThreadRunner
 from salver.errors import LoadFailed
 from salver.messages import InferRequest, ModelId, Signature, TensorSpec
 from salver.tensor import Array, DataType, tensor
+from waiting import PATIENCE_S, auntil
 
 SIGNATURE = Signature(
     (TensorSpec("x", DataType.FP32, (-1, 2)),), (TensorSpec("y", DataType.FP32, (-1, 2)),), batched=True
@@ -40,7 +41,7 @@ class Twice:
             Twice.most = max(Twice.most, Twice.now)
         self.runs += 1
         if Twice.gate is not None:
-            Twice.gate.wait(10)
+            Twice.gate.wait(PATIENCE_S)
         with Twice.lock:
             Twice.now -= 1
         return {"y": inputs["x"] * 2}
@@ -78,9 +79,7 @@ class Rig:
         assert answers == [2 * value for value in range(count)]
 
     async def until_running(self, count: int) -> None:
-        async with asyncio.timeout(10):
-            while Twice.now < count:
-                await asyncio.sleep(0)
+        await auntil(lambda: Twice.now >= count)
 
 
 @pytest.mark.parametrize("shared", [False, True])

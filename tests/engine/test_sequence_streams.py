@@ -18,6 +18,7 @@ from salver.errors import DeadlineExceeded, HostDied, InvalidInput, ModelFailed,
 from salver.events import BatchRan
 from salver.messages import InferRequest, ModelId, TensorSpec
 from salver.tensor import DataType, tensor
+from waiting import PATIENCE_S, auntil
 
 SOURCE = """
 import os
@@ -183,10 +184,8 @@ class Rig:
 
     async def until(self, slots: int = 0) -> None:
         """So many sequences are left, and the model wants more requests."""
-        async with asyncio.timeout(20):
-            await asyncio.sleep(0.01)
-            while self.engine.insight().sequences != slots or self.engine.running:
-                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        await auntil(lambda: self.engine.insight().sequences == slots and not self.engine.running)
 
 
 @asynccontextmanager
@@ -306,7 +305,7 @@ async def test_a_host_that_dies_ends_what_it_knew_and_a_slow_reader_nothing_afte
         for id in (2, 3):
             with pytest.raises(InvalidInput, match="The host process that knew it died"):
                 await talk.ask(id, 1)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 try:
                     assert (await talk.ask(4, 4, "s"))[0][0] == 4
@@ -345,7 +344,7 @@ async def test_an_unload_tells_the_model_at_once(tmp_path: Path) -> None:
         await talk.until(2)
         behind = asyncio.ensure_future(talk.ask(1, 1, "e"))
         await asyncio.sleep(0)
-        await asyncio.wait_for(talk.engine.close(), 20)
+        await asyncio.wait_for(talk.engine.close(), PATIENCE_S)
         for each in (*asked, behind):
             with pytest.raises(NotReady, match="was unloaded"):
                 await each

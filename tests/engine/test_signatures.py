@@ -22,6 +22,7 @@ from salver.serving.bus import Bus
 from salver.serving.caching import Caching
 from salver.serving.loader import Loader, Servable, Terms
 from salver.tensor import DataType, tensor
+from waiting import auntil
 
 ROOT = Signature(
     (TensorSpec("inputs", DataType.FP32, (-1,)),),
@@ -85,10 +86,11 @@ async def test_tf_b1_each_signature_answers_and_batches_by_itself() -> None:
     async with Rig() as rig:
         rig.model.gate = threading.Event()
         first = asyncio.ensure_future(rig.infer(request(1.0)))
-        await asyncio.sleep(0.05)  # it runs, and is held up: the others wait for it
+        await auntil(lambda: rig.model.asked)  # it runs, and is held up: the others wait for it
         asked = [rig.infer(r) for r in (root(4), request(2.0), root(9, 16), COUNTING, request(3.0, rows=2))]
         waiting = asyncio.gather(*asked)
-        await asyncio.sleep(0.05)
+        for _ in range(20):
+            await asyncio.sleep(0)  # they come in
         rig.model.gate.set()
         answers = [await first, *await waiting]
         values = [answer.outputs[0].array.ravel().tolist() for answer in answers]
@@ -131,7 +133,7 @@ async def test_more_instances_are_for_all() -> None:
         await rig.all.resize(3)
         rig.model.gate = threading.Event()
         runs = [asyncio.ensure_future(rig.infer(request(1.0)))]
-        await asyncio.sleep(0.05)
+        await auntil(lambda: rig.model.asked)
         assert (await rig.infer(root(4))).outputs[0].array.tolist() == [2]
         rig.model.gate.set()
         await asyncio.gather(*runs)

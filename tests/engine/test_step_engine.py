@@ -22,6 +22,7 @@ from salver.errors import (
 )
 from salver.messages import InferRequest, ModelId, Standing
 from salver.tensor import tensor
+from waiting import PATIENCE_S, auntil
 
 
 class Chain:
@@ -46,13 +47,13 @@ class Chain:
 
     def prefill(self, slot, tokens):
         self.threads.add(threading.get_ident())
-        self.gate.wait(20)
+        self.gate.wait(PATIENCE_S)
         return [self._after(slot, token) for token in tokens][-1]
 
     def step(self, slots, tokens):
         self.threads.add(threading.get_ident())
         self.entered.set()
-        self.gate.wait(20)
+        self.gate.wait(PATIENCE_S)
         self.steps.append(slots.tolist())
         if len(self.steps) == self.shuts_after:
             self.gate.clear()
@@ -118,14 +119,6 @@ async def text_of(engine, request, **options):
     return "".join(text for text, _ in await pieces(engine, request, **options))
 
 
-async def until(condition):
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not happen")
-
-
 async def test_tokens_come_one_by_one_and_the_last_says_why():
     async with engine_of() as engine:
         got = await pieces(engine, ask("hello", max_tokens=5))
@@ -142,7 +135,7 @@ async def test_an_answer_is_the_same_whoever_joins_and_leaves():
             return await text_of(engine, ask(text, max_tokens=3 + index % 11))
 
         got = await asyncio.gather(*(one(n, text) for n, text in enumerate(texts)))
-        await until(lambda: not engine.running)
+        await auntil(lambda: not engine.running)
         widths = {event.sequences for event in engine.events}
     assert got == [alone(text, 3 + n % 11) for n, text in enumerate(texts)]
     assert max(widths) > 1  # they did share steps
@@ -170,14 +163,14 @@ async def test_a_caller_who_leaves_frees_the_slot_at_the_next_step():
         leaver = engine.stream(ask("a", max_tokens=200))
         await anext(leaver)
         waiting = asyncio.ensure_future(text_of(engine, ask("b", max_tokens=2)))
-        await until(lambda: engine.queued)
+        await auntil(lambda: engine.queued)
         assert await asyncio.to_thread(model.entered.wait, 5)
         await leaver.aclose()  # in the middle of a step
         assert model.released == []
         model.gate.set()
         assert await waiting == alone("b", 2)
         assert model.steps == [[0]] * 4  # two of the leaver's, and at once the other's
-        await until(lambda: model.released == [0, 0])
+        await auntil(lambda: model.released == [0, 0])
 
 
 async def test_a_cancelled_task_gives_its_sequence_up():
@@ -185,13 +178,13 @@ async def test_a_cancelled_task_gives_its_sequence_up():
     async with engine_of(model) as engine:
         model.shuts_after = 1
         task = asyncio.ensure_future(text_of(engine, ask("a", max_tokens=250)))
-        await until(lambda: engine.running)
+        await auntil(lambda: engine.running)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert not engine.running
         model.gate.set()
-        await until(lambda: model.released == [0])
+        await auntil(lambda: model.released == [0])
 
 
 async def test_a_slow_reader_delays_nobody_and_loses_nothing():
@@ -199,7 +192,7 @@ async def test_a_slow_reader_delays_nobody_and_loses_nothing():
         slow = engine.stream(ask("slow", max_tokens=40))
         got = [(await anext(slow)).outputs[0].array[0].decode()]
         assert await text_of(engine, ask("quick", max_tokens=40)) == alone("quick", 40)
-        await until(lambda: not engine.running)  # the slow one's tokens wait, its slot is free
+        await auntil(lambda: not engine.running)  # the slow one's tokens wait, its slot is free
         async for response in slow:
             got.append(response.outputs[0].array[0].decode())
     assert "".join(got) == alone("slow", 40)
@@ -229,11 +222,11 @@ async def test_what_a_prompt_does_to_the_model_ends_that_sequence_alone():
             engine._scheduler.pace.stepped(rows, 1e9)  # a chunk may be as long as it likes
         engine._model.gate.clear()
         asked = [asyncio.ensure_future(text_of(engine, ask("steady", max_tokens=100)))]
-        await until(lambda: engine.running == 1)
+        await auntil(lambda: engine.running == 1)
         asked += [
             asyncio.ensure_future(text_of(engine, ask(text, max_tokens=100))) for text in ("no!", "?", "calm")
         ]
-        await until(lambda: engine.queued == 3)
+        await auntil(lambda: engine.queued == 3)
         engine._model.gate.set()
         steady, shout, odd, calm = await asyncio.gather(*asked, return_exceptions=True)
     assert (steady, calm) == (alone("steady", 100), alone("calm", 100))
@@ -248,7 +241,7 @@ async def test_a_step_that_raises_ends_its_sequences_and_the_next_ones_run():
     async with engine_of(model) as engine:
         model.gate.clear()
         asked = [asyncio.ensure_future(text_of(engine, ask("a", max_tokens=9))) for _ in range(3)]
-        await until(lambda: engine.running + engine.queued == 3)
+        await auntil(lambda: engine.running + engine.queued == 3)
         model.broken = True
         model.gate.set()
         for outcome in await asyncio.gather(*asked, return_exceptions=True):
@@ -290,7 +283,7 @@ async def test_a_full_queue_refuses_at_once():
         asked = []
         for n in range(3):
             asked.append(asyncio.ensure_future(text_of(engine, ask(f"{n}", max_tokens=2))))
-            await until(lambda n=n: engine.running and engine.queued == n)
+            await auntil(lambda n=n: engine.running and engine.queued == n)
         with pytest.raises(Overloaded):
             await text_of(engine, ask("4"))
         model.gate.set()
@@ -309,10 +302,10 @@ async def test_levels_of_priority_order_the_queue():
             order.append(name)
 
         asked = [asyncio.ensure_future(one("first", 0))]
-        await until(lambda: engine.running)
+        await auntil(lambda: engine.running)
         for name, priority in (("low", 3), ("middle", 0), ("high", 1), ("lower", 9)):
             asked.append(asyncio.ensure_future(one(name, priority)))
-        await until(lambda: engine.queued == 4)
+        await auntil(lambda: engine.queued == 4)
         model.gate.set()
         await asyncio.gather(*asked)
     assert order == ["first", "high", "middle", "low", "lower"]
@@ -342,7 +335,7 @@ async def test_closing_ends_what_is_there_and_refuses_what_comes():
     async with engine_of(model, max_sequences=1) as engine:
         model.gate.clear()
         asked = [asyncio.ensure_future(text_of(engine, ask("a", max_tokens=90))) for _ in range(2)]
-        await until(lambda: engine.queued == 1)
+        await auntil(lambda: engine.queued == 1)
         closing = asyncio.ensure_future(engine.close())
         for each in asked:
             with pytest.raises(NotReady, match="was unloaded"):
@@ -357,7 +350,7 @@ async def test_closing_ends_what_is_there_and_refuses_what_comes():
 async def test_events_tell_of_each_step():
     async with engine_of() as engine:
         await text_of(engine, ask("hello", max_tokens=4))
-        await until(lambda: not engine.running)
+        await auntil(lambda: not engine.running)
         events = engine.events
     assert sum(event.tokens for event in events) == 4
     assert sum(event.prompt_tokens for event in events) == 5

@@ -14,6 +14,7 @@ from salver.engine.thread import ThreadRunner
 from salver.errors import InvalidInput, ModelFailed
 from salver.messages import Signature, TensorSpec
 from salver.tensor import DataType
+from waiting import PATIENCE_S
 
 SIGNATURE = Signature(
     (TensorSpec("x", DataType.FP32, (-1,)),), (TensorSpec("x", DataType.FP32, (-1,)),), batched=True
@@ -33,7 +34,7 @@ class Model:
     def run(self, inputs):
         self.threads.append(threading.current_thread().name)
         if self.barrier:
-            self.barrier.wait(10)
+            self.barrier.wait(PATIENCE_S)
         if self.error:
             raise self.error
         return inputs

@@ -13,6 +13,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(180)
 BODY, MESSAGE = 300_000_000, 200_000_000
@@ -84,7 +85,7 @@ def test_tr_r29_a_body_of_300_megabytes(big: ServerProcess, way: str, tmp_path: 
 
 
 def test_tr_r37_a_body_over_the_limit_is_refused_before_it_is_sent(big: ServerProcess) -> None:
-    connection = http.client.HTTPConnection(big.host, big.port, timeout=30)
+    connection = http.client.HTTPConnection(big.host, big.port, timeout=PATIENCE_S)
     connection.putrequest("POST", "/v2/models/total/infer")
     connection.putheader("Content-Length", str(400 << 20))
     connection.endheaders()

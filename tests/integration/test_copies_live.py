@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from release_load import Callers, bodies, digits, until, write_digits
+from release_load import Callers, bodies, digits, write_digits
 from salver.ledger import Ledger
 from salver.registry.records import Actor
 from salver.releases import ReleaseState, Shadow, Traffic
@@ -17,6 +17,7 @@ from salver.rollout.replay import replay
 from salver.rollout.shadowing import Alike
 from salver.serving.release_store import Look, ReleaseStore
 from salver.testing.process import ServerProcess
+from waiting import auntil
 
 POLICY = Policy(
     stages=(Stage(0.0, 0.02), Stage(0.5, 0.02, margin_times=10)),
@@ -65,9 +66,9 @@ async def released(
     async def begun() -> bool | None:
         return True if (await store.get("r1")).state is not ReleaseState.PROPOSED else None
 
-    await until(begun)
+    await auntil(begun)
     async with Callers(server, bodies(digits().pixels), 20_000) as callers:
-        release = await until(settled, 60)
+        release = await auntil(settled)
     looks = list(await store.looks("r1"))
     assert all(step.is_same for step in replay(release.policy, [look.entry for look in looks]))
     await ledger.close()

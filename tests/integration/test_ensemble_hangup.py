@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -13,6 +13,8 @@ import tritonclient.grpc.service_pb2 as pb
 import tritonclient.grpc.service_pb2_grpc as pb_grpc
 
 from salver.testing.process import ServerProcess
+from waiting import PATIENCE_S, until
+from zoo import gauge
 
 pytestmark = pytest.mark.timeout(120)
 CONFIG = """
@@ -92,6 +94,8 @@ ensemble_scheduling { step [
   { model_name: "after" model_version: -1
     input_map { key: "NAME" value: "between" } output_map { key: "OUT" value: "OUT" } } ] }
 """
+#: With them all that wait are counted: no batch is made ready before a run ends.
+LEVELS = "dynamic_batching { priority_levels: 2 default_priority_level: 1 }"
 MODELS = ("gate", "after", "source", "chain", "many")
 
 
@@ -101,7 +105,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     (folder / "notes").mkdir()
     decoupled = CONFIG + "model_transaction_policy { decoupled: true }"
     for name, config, code in (
-        ("gate", CONFIG, GATE),
+        ("gate", CONFIG + LEVELS, GATE),
         ("after", CONFIG, AFTER),
         ("source", decoupled, SOURCE),
         ("chain", STEPS % "gate", ""),
@@ -122,13 +126,6 @@ def notes(server: ServerProcess) -> Iterator[Path]:
     yield folder
     for note in folder.iterdir():
         note.unlink()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < until, "it did not come about in time"
-        time.sleep(0.01)
 
 
 def message(model: str, name: str) -> pb.ModelInferRequest:
@@ -156,7 +153,7 @@ class Curl:
         self._process.communicate()
 
     def rest(self) -> bytes:
-        return self._process.communicate(timeout=30)[0]
+        return self._process.communicate(timeout=PATIENCE_S)[0]
 
 
 class Grpc:
@@ -179,9 +176,16 @@ class Grpc:
         self._channel.close()
 
     def rest(self) -> bytes:
-        said = self._call.result(30).raw_output_contents[0]
+        said = self._call.result(PATIENCE_S).raw_output_contents[0]
         self._channel.close()
         return bytes(said)
+
+
+def cancelled(server: ServerProcess) -> float:
+    """Requests to ``chain`` that were given up so far."""
+    page = server.get("/metrics")[1].decode()
+    wanted = 'salver_requests_total{model="chain",outcome="cancelled"'
+    return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(wanted))
 
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["--http1.1", "--http2-prior-knowledge", "grpc"])
@@ -199,12 +203,13 @@ def test_tr_s6_tr_r35_tr_g14_steps_of_who_has_left_never_run(
 ) -> None:
     """One leaves while its first step runs, one while it waits for that; one stays."""
     runs = caller(server, "chain", "runs", protocol)
-    eventually((notes / "gate began runs").exists)
+    until((notes / "gate began runs").exists)
     waits, stays = (caller(server, "chain", name, protocol) for name in ("waits", "stays"))
-    time.sleep(0.5)  # they stand behind it
+    until(lambda: gauge(server, "gate", "queue_depth") == 2)  # they stand behind it
+    before = cancelled(server)
     runs.leave()
     waits.leave()
-    time.sleep(1.0)  # long enough for whoever notices it by looking
+    until(lambda: cancelled(server) == before + 2)  # it may notice it by looking
     for name in ("runs", "waits", "stays"):
         (notes / f"go {name}").touch()
     assert b"stays" in stays.rest()
@@ -225,7 +230,7 @@ def test_tr_s6_tr_s8_a_decoupled_step_is_told_who_has_left(
     time.sleep(0.3)
     assert not (notes / f"source told {name}").exists()
     left.leave()
-    eventually((notes / f"source told {name}").exists)
+    until((notes / f"source told {name}").exists)
     ran = len(list(notes.glob("after began *")))
     time.sleep(0.3)
     assert len(list(notes.glob("after began *"))) <= ran + 1
@@ -241,5 +246,5 @@ def test_nothing_is_left_of_those_who_left(server: ServerProcess) -> None:
     def states() -> set[str]:
         return {row["state"] for row in server.post("/v2/repository/index", {})[1]}
 
-    eventually(lambda: states() == {"UNAVAILABLE"})
+    until(lambda: states() == {"UNAVAILABLE"})
     assert len(server.family()) == 1

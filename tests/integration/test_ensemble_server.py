@@ -6,7 +6,6 @@ import queue
 import re
 import shutil
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess, TritonProcess
+from waiting import PATIENCE_S, until
 from zoo import infer_body, mlp_answer, write_constant, write_mlp
 
 READER = """
@@ -240,17 +240,17 @@ def test_tr_o1_u_51_the_traces_of_steps_have_a_parent(server: TritonProcess) -> 
     http = triton_http.InferenceServerClient(f"127.0.0.1:{server.port}")
     http.infer("animal", [given(kind=triton_http)], headers={"x-request-id": "traced"})
     path = Path(server._log).parent / "trace.json"
-    end = time.monotonic() + 10
-    by_id: dict[int, dict] = {}
-    while time.monotonic() < end and not any(e.get("request_id") == "traced" for e in by_id.values()):
+
+    def traced() -> list[dict]:
         entries = json.loads(path.read_text()) if path.exists() else []
-        by_id = {e["id"]: e for e in entries if "model_name" in e}
-        time.sleep(0.05)
-    (whole,) = [
-        e["id"] for e in by_id.values() if e.get("request_id") == "traced" and e["model_name"] == "animal"
-    ]
-    steps = {e["model_name"] for e in by_id.values() if e.get("parent_id") == whole}
-    assert steps == {"reader", "mlp", "namer"}
+        return [entry for entry in entries if "model_name" in entry]
+
+    def steps() -> set[str]:
+        wanted = {"request_id": "traced", "model_name": "animal"}
+        wholes = [e["id"] for e in traced() if wanted.items() <= e.items()]
+        return {e["model_name"] for e in traced() if e.get("parent_id") in wholes}
+
+    until(lambda: steps() == {"reader", "mlp", "namer"}, traced)
 
 
 def stream(server: TritonProcess, model: str, texts: list[str]) -> list[str]:
@@ -262,7 +262,7 @@ def stream(server: TritonProcess, model: str, texts: list[str]) -> list[str]:
         for text in texts:
             client.async_stream_infer(model, [given((text,))], enable_empty_final_response=True)
             while True:
-                result, error = came.get(timeout=20)
+                result, error = came.get(timeout=PATIENCE_S)
                 if error is not None:
                     said.append(f"error: {error.message()}")
                     break
@@ -298,7 +298,7 @@ def test_tr_s4_sequences_go_through_an_ensemble_in_order(server: TritonProcess) 
         made.set_data_from_numpy(np.array([[number]], np.int32))
         flags = {"sequence_start": number == 0, "sequence_end": number == 49}
         client.async_stream_infer("total", [made], sequence_id=7, **flags)
-    answers = [came.get(timeout=20) for _ in range(50)]
+    answers = [came.get(timeout=PATIENCE_S) for _ in range(50)]
     client.stop_stream()
     client.close()
     assert [error for _, error in answers if error] == []
@@ -343,9 +343,7 @@ def test_tr_l4_a_model_is_replaced_under_an_ensemble_without_a_gap(tmp_path: Pat
         try:
             for version in (2, 3):
                 write_constant(root, version)
-                end = time.monotonic() + 20
-                while (not said or said[-1] != version) and time.monotonic() < end:
-                    time.sleep(0.02)
+                until(lambda: said and said[-1] == version)  # noqa: B023
         finally:
             stop.set()
             for caller in callers:
@@ -353,9 +351,7 @@ def test_tr_l4_a_model_is_replaced_under_an_ensemble_without_a_gap(tmp_path: Pat
         assert failed == []
         assert {number for number, _ in itertools.groupby(sorted(said))} == {1.0, 2.0, 3.0}
         shutil.rmtree(root / "constant")
-        end = time.monotonic() + 20
-        while server.post("/v2/models/over/infer", infer_body())[0] == 200 and time.monotonic() < end:
-            time.sleep(0.02)
+        until(lambda: server.post("/v2/models/over/infer", infer_body())[0] != 200)
         status, answer = server.post("/v2/models/over/infer", infer_body())
         assert status == 404
         assert (
@@ -376,15 +372,11 @@ def test_tr_r12_tr_r13_by_request(tmp_path: Path) -> None:
         with pytest.raises(InferenceServerException, match="not available or ambiguous: constant"):
             client.infer("over", [row()])
         client.load_model("constant")
-        end = time.monotonic() + 10
-        while not client.is_model_ready("over") and time.monotonic() < end:
-            time.sleep(0.02)
+        until(lambda: client.is_model_ready("over"))
         assert client.infer("over", [row()]).as_numpy("y").tolist() == [[1.0]]
         client.load_model("over")
         client.unload_model("over", unload_dependents=True)
-        end = time.monotonic() + 10
-        while client.is_model_ready("over") and time.monotonic() < end:
-            time.sleep(0.02)
+        until(lambda: not client.is_model_ready("over"))
         assert client.is_model_ready("constant"), "somebody named it"
         client.close()
 

@@ -6,12 +6,14 @@ import re
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from salver.cli import main
 from salver.testing.process import ServerProcess
-from zoo import ask_moody, infer_body, moody_body
+from waiting import PATIENCE_S
+from zoo import ask_moody, at_work, infer_body, moody_body
 
 PHASES = ("queue_ms", "formation_ms", "inference_ms", "rest_ms")
 #: Two readings of one clock may lie the wrong way round by rounding, in milliseconds.
@@ -20,7 +22,7 @@ CLOCK_ERROR = 1e-3
 
 def send(server: ServerProcess, names: list[str], took: dict[str, float]) -> None:
     """Requests one after another, each under its own id, and what each took the caller, in ms."""
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE_S)
     for index, name in enumerate(names):
         rows = 1 + index % 7
         body = json.dumps(infer_body(rows=rows))
@@ -103,19 +105,14 @@ def test_the_command_as_json_and_of_what_it_does_not_know(
 
 
 def test_a_request_that_was_given_up_says_so(
-    server: ServerProcess, capsys: pytest.CaptureFixture[str]
+    server: ServerProcess, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert ask_moody(server, "pid")[0] == 200  # nothing of an earlier test runs any more
-    blocker = threading.Thread(target=ask_moody, args=(server, "sleep 2"))
-    blocker.start()
-    running = b'salver_running_batches{model="moody",version="1"} 1.0'
-    while blocker.is_alive() and running not in server.get("/metrics")[1]:
-        time.sleep(0.01)
-    body = json.dumps({**moody_body("sleep 0"), "parameters": {"timeout": 1000}}).encode()
-    status, _ = server.ask("POST", "/v2/models/moody/infer", body, {"x-request-id": "too-late"})
-    assert (status, blocker.is_alive()) == (503, True)
-    assert main(["explain", "moody", "--request", "too-late", "--url", server.url]) == 0
-    blocker.join()
+    with at_work(server, tmp_path / "gate"):
+        body = json.dumps({**moody_body("sleep 0"), "parameters": {"timeout": 1000}}).encode()
+        status, _ = server.ask("POST", "/v2/models/moody/infer", body, {"x-request-id": "too-late"})
+        assert status == 503
+        assert main(["explain", "moody", "--request", "too-late", "--url", server.url]) == 0
     said = capsys.readouterr().out
     assert "deadline_exceeded after" in said
     assert "it was given up before it ran: deadline" in said

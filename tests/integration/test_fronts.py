@@ -4,7 +4,6 @@ import http.client
 import json
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import trustme
 
 from salver.testing.process import ServerProcess, TritonProcess
 from salver.wire.grpc_frames import FrameReader, frame
+from waiting import PATIENCE_S, until
 from zoo import mlp_answer, write_mlp
 
 ROW = np.linspace(-1, 1, 16, dtype=np.float32)[None]
@@ -71,16 +71,8 @@ def tls(tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA) -> Iter
     options = ["--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem")]
     options += ["--tls-client-ca", str(folder / "ca.pem")]
     with ServerProcess([folder / "repository"], folder / "log", options) as server:
-        wait_for(server, "ready in")
+        until(lambda: "ready in" in server.output(), server.output)
         yield server
-
-
-def wait_for(server: ServerProcess, text: str) -> None:
-    for _ in range(600):
-        if text in server.output():
-            return
-        time.sleep(0.05)
-    pytest.fail(f"{text!r} never appeared:\n{server.output()}")
 
 
 def caller(authority: trustme.CA, folder: Path) -> tuple[Path, Path, Path]:
@@ -96,7 +88,7 @@ def test_tr_r36_https_with_a_certificate(tls: ServerProcess, authority: trustme.
     root, key, chain = caller(authority, tmp_path)
     context = ssl.create_default_context(cafile=str(root))
     context.load_cert_chain(chain, key)
-    connection = http.client.HTTPSConnection(tls.host, tls.port, context=context, timeout=20)
+    connection = http.client.HTTPSConnection(tls.host, tls.port, context=context, timeout=PATIENCE_S)
     connection.request("POST", "/v2/models/mlp/infer", json.dumps(ASK))
     reply = json.loads(connection.getresponse().read())
     connection.close()
@@ -106,7 +98,7 @@ def test_tr_r36_https_with_a_certificate(tls: ServerProcess, authority: trustme.
 def test_tr_r36_https_without_is_refused(tls: ServerProcess, authority: trustme.CA, tmp_path: Path) -> None:
     root, _, _ = caller(authority, tmp_path)
     context = ssl.create_default_context(cafile=str(root))
-    connection = http.client.HTTPSConnection(tls.host, tls.port, context=context, timeout=20)
+    connection = http.client.HTTPSConnection(tls.host, tls.port, context=context, timeout=PATIENCE_S)
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
         connection.request("GET", "/v2")
         connection.getresponse()
@@ -123,7 +115,7 @@ def test_tr_g13_grpc_with_a_certificate(tls: ServerProcess, authority: trustme.C
 
 
 def curl(*flags: str) -> str:
-    done = subprocess.run(["curl", "-sS", *flags], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["curl", "-sS", *flags], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -186,7 +178,7 @@ def test_tr_r36_the_http_port_of_compat_triton(authority: trustme.CA, tmp_path: 
     cert, key = files_of(authority, tmp_path)
     options = [f"--tls-cert={cert}", f"--tls-key={key}", "--state-dir="]
     with TritonProcess([tmp_path / "models"], tmp_path / "log", options) as server:
-        wait_for(server, "ready in")
+        until(lambda: "ready in" in server.output(), server.output)
         flags = ["--cacert", str(tmp_path / "ca.pem"), "-d", json.dumps(ASK)]
         answer = json.loads(curl(*flags, f"https://{server.address}/v2/models/mlp/infer"))
         assert answer["model_name"] == "mlp"

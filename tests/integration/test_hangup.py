@@ -4,13 +4,14 @@ import json
 import shutil
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from salver.testing.process import ServerProcess
-from zoo import ask_moody, moody_body
+from waiting import until
+from zoo import ask_moody, at_work, gauge, moody_body
 
 
 def count(server: ServerProcess) -> int:
@@ -20,23 +21,27 @@ def count(server: ServerProcess) -> int:
 
 
 @pytest.mark.parametrize("leaving", ["curl is killed", "curl gives up"])
-def test_tr_r35_what_an_http2_caller_left_is_never_run(server: ServerProcess, leaving: str) -> None:
+def test_tr_r35_what_an_http2_caller_left_is_never_run(
+    server: ServerProcess, leaving: str, tmp_path: Path
+) -> None:
     program = shutil.which("curl")
     assert program
     command = [program, "-sS", "--http2-prior-knowledge", f"{server.url}/v2/models/moody/infer"]
-    command += ["-d", json.dumps(moody_body("ok")), "--max-time", "30" if "killed" in leaving else "0.3"]
+    command += ["-d", json.dumps(moody_body("ok"))]
     before = count(server)
-    sleeper = threading.Thread(target=ask_moody, args=(server, "sleep 1.2"))
-    sleeper.start()
-    time.sleep(0.2)
-    callers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)]
-    time.sleep(0.3)
-    for caller in callers:
+    with at_work(server, tmp_path / "gate"):
         if "killed" in leaving:
-            caller.kill()
-        caller.communicate()
-    sleeper.join()
-    assert count(server) - before == 2  # the sleeper and this question
+            callers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(4)]
+            until(lambda: gauge(server, "moody", "queue_depth") == 4)
+            for caller in callers:
+                caller.kill()
+        else:
+            command += ["--max-time", "0.3"]
+            callers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(4)]
+        for caller in callers:
+            caller.communicate()
+        until(lambda: gauge(server, "moody", "queue_depth") == 0)
+    assert count(server) - before == 2  # what was at work and this question
 
 
 def leave(server: ServerProcess, path: str, body: object, after: float) -> subprocess.CompletedProcess[bytes]:
@@ -47,20 +52,19 @@ def leave(server: ServerProcess, path: str, body: object, after: float) -> subpr
     return subprocess.run([*command, "--max-time", str(after)], capture_output=True, check=False)
 
 
-def test_tr_r35_what_an_http1_caller_left_is_never_run(server: ServerProcess) -> None:
+def test_tr_r35_what_an_http1_caller_left_is_never_run(server: ServerProcess, tmp_path: Path) -> None:
     before = count(server)
-    sleeper = threading.Thread(target=ask_moody, args=(server, "sleep 2.5"))
-    sleeper.start()
-    time.sleep(0.2)
-    callers = [
-        threading.Thread(target=leave, args=(server, "/v2/models/moody/infer", moody_body("ok"), 0.3))
-        for _ in range(4)
-    ]
-    for caller in callers:
-        caller.start()
-    for thread in (*callers, sleeper):
-        thread.join()
-    assert count(server) - before == 2  # the sleeper and this question
+    with at_work(server, tmp_path / "gate"):
+        callers = [
+            threading.Thread(target=leave, args=(server, "/v2/models/moody/infer", moody_body("ok"), 0.3))
+            for _ in range(4)
+        ]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        until(lambda: gauge(server, "moody", "queue_depth") == 0)
+    assert count(server) - before == 2  # what was at work and this question
 
 
 def test_tr_r35_who_waits_is_not_taken_for_gone(server: ServerProcess) -> None:

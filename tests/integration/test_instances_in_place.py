@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import tritonclient.grpc as grpc
 from tritonclient.grpc.aio import InferenceServerClient
 
 from salver.testing.process import ServerProcess
+from waiting import auntil
 
 MODEL = """
 import os
@@ -36,7 +36,6 @@ output [ {{ name: "SAID" data_type: TYPE_INT64 dims: [ 2 ] }} ]
 instance_group [ {{ count: {count} kind: KIND_CPU }} ]
 {more}
 """
-WITHIN_S = 20.0
 
 
 def configure(path: Path, count: int, more: str = "") -> None:
@@ -85,32 +84,29 @@ async def test_tr_l4_the_model_goes_on_with_what_it_knows(server: ServerProcess,
             runs[pid] = max(runs.get(pid, 0), count)
             await asyncio.sleep(0.002)
 
-    async def until(count: int) -> None:
-        begun = time.monotonic()
-        while await asyncio.to_thread(instances, server) != count:
-            assert time.monotonic() < begun + WITHIN_S, server.output()
-            await asyncio.sleep(0.05)
-        seen = dict(runs)
-        while sum(runs.values()) < sum(seen.values()) + 50:
-            await asyncio.sleep(0.01)
+    async def comes_to(count: int) -> None:
+        async def is_so() -> bool:
+            return await asyncio.to_thread(instances, server) == count
+
+        await auntil(is_so, server.output)
+        seen = sum(runs.values())
+        await auntil(lambda: sum(runs.values()) >= seen + 50, lambda: (failed, server.output()))
 
     async with InferenceServerClient(f"127.0.0.1:{server.port}") as client:
         callers = [asyncio.create_task(call(client)) for _ in range(4)]
-        await until(1)
+        await comes_to(1)
         (first,) = runs
         before = runs[first]
         for count in (3, 2):
             configure(config, count)
-            await until(count)
+            await comes_to(count)
         assert len(runs) == 3 and runs[first] >= before
         assert server.output().count('"event":"model ready"') == 1
         told = await client.get_model_config("counter")
         assert told.config.instance_group[0].count == 2
         configure(config, 2, "dynamic_batching { }")
-        begun = time.monotonic()
-        while server.output().count('"event":"model ready"') < 2:  # this is another model, and loaded anew
-            assert time.monotonic() < begun + WITHIN_S, server.output()
-            await asyncio.sleep(0.05)
+        # This is another model, and loaded anew.
+        await auntil(lambda: server.output().count('"event":"model ready"') == 2, server.output)
         is_over = True
         await asyncio.gather(*callers)
     assert not failed

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from salver.client.http import Http
 from salver.stats import batch_table
 from salver.testing.process import ServerProcess
+from waiting import auntil
 from zoo import infer_body
 
 #: Each run costs what a hundred rows do, on whatever machine: there is something to wait for.
@@ -76,10 +76,12 @@ async def test_it_answers_right_before_and_after_the_table_comes_and_a_restart_h
     with serve(repository, tmp_path, "first") as server:
         server.wait_ready()
         assert await asyncio.to_thread(rules, server) == ["drain"]  # nothing is known yet
-        until = time.monotonic() + 60
-        while not tables(tmp_path):
-            assert time.monotonic() < until, server.output()
+
+        async def is_learned() -> bool:
             await ask(server, 20)
+            return bool(tables(tmp_path))
+
+        await auntil(is_learned, server.output)
         await ask(server, 20)
     [kept] = tables(tmp_path)
     table = batch_table.from_bytes(kept.read_bytes())

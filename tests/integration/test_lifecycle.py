@@ -1,12 +1,14 @@
 """Versions that come, go and fail under a server that has callers."""
 
 import asyncio
+import contextlib
 import json
 import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -18,11 +20,12 @@ import tritonclient.http.aio as http_aio
 from tritonclient.utils import InferenceServerException
 
 from salver.client.http import Http
-from salver.client.load import Tally, drive, schedule
 from salver.testing.process import ServerProcess
-from zoo import ask_moody, infer_body, write_constant, write_mlp, write_moody
+from waiting import PATIENCE_S, auntil, until
+from zoo import ask_moody, at_work, infer_body, write_constant, write_mlp, write_moody
 
-RATE = 150.0
+CALLERS = 16
+PAUSE_S = 0.05  # of each caller between two requests
 #: What was sent just before an idle connection was closed is unread; callers send it again (RFC 9112, 9.6).
 UNREAD_S = 0.002
 
@@ -52,52 +55,45 @@ def index(server: ServerProcess) -> dict[tuple[str, str], dict[str, str]]:
     return {(row["name"], row.get("version", "")): row for row in rows}
 
 
-async def under_load(
-    server: ServerProcess, seconds: float, meanwhile: Callable[[], Awaitable[None]], rate: float = RATE
-) -> tuple[Tally, list[int]]:
-    """Open-loop requests of ``constant`` while something happens; each answer is its version."""
+@contextlib.asynccontextmanager
+async def under_load(server: ServerProcess) -> AsyncIterator[list[int]]:
+    """Callers of ``constant``, none of whom is refused; each answer is its version, in their order."""
     http = Http(server.url)
     seen: list[int] = []
+    is_over = False
     request = http.request("POST", "/v2/models/constant/infer", json.dumps(infer_body()).encode())
 
-    async def send() -> None:
-        reply = await http.send(request)
-        document = json.loads(reply.body)
-        assert reply.status == 200, document
-        seen.append(round(document["outputs"][0]["data"][0]))
+    async def call() -> None:
+        while not is_over:
+            reply = await http.send(request)
+            document = json.loads(reply.body)
+            assert reply.status == 200, document
+            seen.append(round(document["outputs"][0]["data"][0]))
+            await asyncio.sleep(PAUSE_S)
 
-    due = schedule(rate, seconds, "poisson", 1)
-    tally = Tally(len(due))
-    load = drive(send, due, seconds, 16, tally, clock=time.monotonic, sleep=asyncio.sleep)
-    await asyncio.gather(load, meanwhile())
+    async with asyncio.TaskGroup() as callers:
+        for _ in range(CALLERS):
+            callers.create_task(call())
+        try:
+            yield seen
+        finally:
+            is_over = True
     await http.close()
-    return tally, seen
-
-
-async def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    until = time.monotonic() + seconds
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < until, "it did not come about in time"
-        await asyncio.sleep(0.05)
 
 
 async def test_tr_l4_new_versions_take_over_without_one_failed_request(
     polling: ServerProcess, repository: Path, tmp_path: Path
 ) -> None:
-    async def meanwhile() -> None:
+    async with under_load(polling) as seen:
         for version in (2, 3, 4):
-            await asyncio.sleep(0.5)
+            await auntil(partial(seen.__contains__, version - 1))
             await asyncio.to_thread(publish, repository, version, tmp_path / "staging")
-            await eventually(
-                lambda v=str(version): index(polling).get(("constant", v), {}).get("state") == "READY"
-            )  # type: ignore[misc]
-
-    tally, seen = await under_load(polling, 6.0, meanwhile)
-    assert set(tally.outcome) == {"ok"}
-    assert len(seen) == len(tally.outcome) > 0.9 * tally.planned
+        await auntil(lambda: 4 in seen)
+        later = len(seen) + CALLERS  # by then who had asked before has been answered
+        await auntil(lambda: len(seen) > later)
+        assert set(seen[later:]) == {4}
     assert set(seen) == {1, 2, 3, 4}
-    assert seen[-1] == 4
-    await eventually(lambda: polling.get("/v2/models/constant/versions/1/ready")[0] == 400)
+    until(lambda: polling.get("/v2/models/constant/versions/1/ready")[0] == 400)
 
 
 async def test_tr_l4_a_version_that_fails_leaves_the_old_one_in_place(
@@ -106,15 +102,14 @@ async def test_tr_l4_a_version_that_fails_leaves_the_old_one_in_place(
     def failed() -> bool:
         return index(polling).get(("constant", "2"), {}).get("state") == "UNAVAILABLE"
 
-    async def meanwhile() -> None:
+    async with under_load(polling) as seen:
         broken = repository / "constant" / "2"
         good = (repository / "constant" / "1" / "model.onnx").read_bytes()
         broken.mkdir()
         (broken / "model.onnx").write_bytes(good[: len(good) // 2])
-        await eventually(failed)
-
-    tally, seen = await under_load(polling, 2.5, meanwhile)
-    assert set(tally.outcome) == {"ok"}
+        await auntil(lambda: asyncio.to_thread(failed))
+        later = len(seen) + CALLERS
+        await auntil(lambda: len(seen) > later)
     assert set(seen) == {1}
     reason = index(polling)["constant", "2"]["reason"]
     assert reason
@@ -124,13 +119,13 @@ async def test_tr_l4_a_version_that_fails_leaves_the_old_one_in_place(
     )
 
 
-async def test_a_version_that_is_taken_away_is_unloaded(
+def test_a_version_that_is_taken_away_is_unloaded(
     polling: ServerProcess, repository: Path, tmp_path: Path
 ) -> None:
     publish(repository, 2, tmp_path / "staging")
-    await eventually(lambda: polling.get("/v2/models/constant/versions/2/ready")[0] == 200)
+    until(lambda: polling.get("/v2/models/constant/versions/2/ready")[0] == 200)
     shutil.rmtree(repository / "constant" / "2")
-    await eventually(lambda: polling.get("/v2/models/constant/versions/1/ready")[0] == 200)
+    until(lambda: polling.get("/v2/models/constant/versions/1/ready")[0] == 200)
     status, reply = polling.post("/v2/models/constant/infer", infer_body())
     assert (status, reply["model_version"]) == (200, "1")
 
@@ -162,20 +157,14 @@ async def test_tr_r12_tr_r13_load_and_unload_on_request(explicit: ServerProcess,
         assert await triton.is_model_ready("mlp")
 
 
-def test_tr_r13_unloading_answers_what_is_in_flight(explicit: ServerProcess) -> None:
-    assert explicit.post("/v2/repository/models/moody/load", {})[0] == 200
-
-    async def both() -> tuple[int, object]:
-        sleeping = asyncio.create_task(asyncio.to_thread(ask_moody, explicit, "sleep 1"))
-        await asyncio.sleep(0.3)
-        status, _ = await asyncio.to_thread(explicit.post, "/v2/repository/models/moody/unload", {})
-        assert status == 200
-        return await sleeping
-
-    status, reply = asyncio.run(both())
-    assert status == 200, reply
+def test_tr_r13_unloading_answers_what_is_in_flight(explicit: ServerProcess, tmp_path: Path) -> None:
     family = len(explicit.family())
-    asyncio.run(eventually(lambda: len(explicit.family()) <= family))
+    assert explicit.post("/v2/repository/models/moody/load", {})[0] == 200
+    with at_work(explicit, tmp_path / "gate") as answer:
+        assert explicit.post("/v2/repository/models/moody/unload", {})[0] == 200
+    status, reply = answer.result()
+    assert status == 200, reply
+    until(lambda: len(explicit.family()) <= family)
 
 
 async def test_tr_l6_sigterm_under_load_loses_nothing_and_exits_0(repository: Path, tmp_path: Path) -> None:
@@ -205,15 +194,14 @@ async def test_tr_l6_sigterm_under_load_loses_nothing_and_exits_0(repository: Pa
                 return
             statuses[reply.split()[1]] += 1
 
-    callers = [asyncio.create_task(caller()) for _ in range(16)]
-    await asyncio.sleep(1.0)
+    callers = [asyncio.create_task(caller()) for _ in range(CALLERS)]
+    await auntil(lambda: statuses[b"200"] > 100)
     signalled[0] = time.monotonic()
     server.signal(signal.SIGTERM)
     code = await asyncio.to_thread(server.wait)
-    await asyncio.wait_for(asyncio.gather(*callers), 10)
+    await asyncio.wait_for(asyncio.gather(*callers), PATIENCE_S)
     assert lost == []
     assert code == 0, server.output()[-2000:]
-    assert statuses[b"200"] > 100
     assert set(statuses) <= {b"200", b"503"}
 
 
@@ -223,16 +211,12 @@ def test_tr_l6_sigterm_waits_for_a_slow_answer(tmp_path: Path) -> None:
     server.start()
     server.wait_ready()
 
-    async def both() -> tuple[int, object, int]:
-        sleeping = asyncio.create_task(asyncio.to_thread(ask_moody, server, "sleep 1.5"))
-        await asyncio.sleep(0.5)
+    with at_work(server, tmp_path / "gate") as answer:
         server.signal(signal.SIGTERM)
-        status, reply = await sleeping
-        return status, reply, await asyncio.to_thread(server.wait)
-
-    status, reply, code = asyncio.run(both())
+        until(lambda: "stopping: no new requests" in server.output(), server.output)
+    status, reply = answer.result()
     assert status == 200, reply
-    assert code == 0, server.output()[-2000:]
+    assert server.wait() == 0, server.output()[-2000:]
 
 
 def test_a_second_server_on_the_same_port_says_so(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from salver.testing.process import ServerProcess
+from waiting import PATIENCE_S
 from zoo import write_mlp
 
 pytestmark = pytest.mark.timeout(90)
@@ -37,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def told(server: ServerProcess, operation: str, form: str | None, model: str = "slow") -> str | None:
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE_S)
     headers = {"endpoint-load-metrics-format": form} if form is not None else {}
     connection.request("POST", f"/v2/models/{model}/{operation}", ASK, headers)
     reply = connection.getresponse()
@@ -58,7 +59,7 @@ def test_tr_r33_both_forms(server: ServerProcess, operation: str) -> None:
 
 
 def test_tr_r33_it_tells_of_others(server: ServerProcess) -> None:
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE_S)
     connection.request("POST", "/v2/models/slow/generate_stream", LONG)
     with connection.getresponse() as reply:
         reply.readline()  # it is under way

@@ -10,6 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from salver.testing.process import ServerProcess
+from waiting import PATIENCE_S, until
 from zoo import ask_moody, infer_body
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -88,7 +89,7 @@ def test_gauges_tell_the_present(server: ServerProcess) -> None:
 
 
 def headers_of(server: ServerProcess, **sent: str) -> dict[str, str]:
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE_S)
     try:
         body = json.dumps(infer_body())
         connection.request(
@@ -118,10 +119,7 @@ def test_the_trace_is_continued(server: ServerProcess) -> None:
 
 def test_tr_o2_logs_are_json_lines_with_request_and_trace(server: ServerProcess) -> None:
     headers_of(server, x_request_id="find-me", traceparent=TRACE)
-    deadline = 100
-    while "find-me" not in server.output() and deadline:
-        server.get("/metrics")  # hands waiting events to their observers
-        deadline -= 1
+    until(lambda: "find-me" in server.output(), server.output)
     lines = [json.loads(line) for line in server.output().splitlines() if line.startswith("{")]
     (line,) = [line for line in lines if line.get("request_id") == "find-me"]
     assert line["event"] == "request"

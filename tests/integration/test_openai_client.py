@@ -4,8 +4,7 @@ import asyncio
 import concurrent.futures
 import json
 import socket
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from salver.testing.process import ServerProcess
+from waiting import PATIENCE_S, until
+from zoo import gauge
 
 pytestmark = pytest.mark.timeout(120)
 MODELS = Path(__file__).parents[1] / "models"
@@ -361,19 +362,6 @@ def test_tr_v5_a_name_with_a_slash_is_found_quoted_or_not(tmp_path: Path) -> Non
         assert got.usage.prompt_tokens == 5
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < until, "it did not come about in time"
-        time.sleep(0.02)
-
-
-def running(server: ServerProcess, model: str) -> float:
-    page = server.get("/metrics")[1].decode()
-    (line,) = [x for x in page.splitlines() if x.startswith(f'salver_running_batches{{model="{model}"')]
-    return float(line.split()[-1])
-
-
 def test_tr_v5_who_leaves_a_stream_frees_its_slot(client: openai.OpenAI, talking: ServerProcess) -> None:
     streams = [
         client.chat.completions.create(model="slow", messages=SALV, max_tokens=1000, stream=True)
@@ -381,10 +369,10 @@ def test_tr_v5_who_leaves_a_stream_frees_its_slot(client: openai.OpenAI, talking
     ]
     for stream in streams:
         assert next(stream).choices
-    assert running(talking, "slow") == 2
+    assert gauge(talking, "slow", "running_batches") == 2
     for stream in streams:
         stream.close()
-    eventually(lambda: running(talking, "slow") == 0)
+    until(lambda: gauge(talking, "slow", "running_batches") == 0)
     assert (
         client.completions.create(model="slow", prompt="a", max_tokens=2, temperature=0).choices[0].text
         == "bc"
@@ -397,7 +385,7 @@ def test_tr_v5_who_leaves_a_stream_of_a_triton_model_stops_it(client: openai.Ope
     stream = client.completions.create(model="parrot", prompt=prompt, max_tokens=1000, stream=True)
     assert next(stream).choices[0].text == "#slow "
     stream.close()
-    eventually(notes.exists)
+    until(notes.exists)
     assert notes.read_text().startswith("stopped at")
 
 
@@ -406,8 +394,8 @@ def test_who_leaves_before_an_answer_that_is_no_stream_frees_its_slot(talking: S
     with socket.create_connection((talking.host, talking.port), 10) as raw:
         head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
         raw.sendall(head.encode() + body)
-        eventually(lambda: running(talking, "slow") == 1)
-    eventually(lambda: running(talking, "slow") == 0)
+        until(lambda: gauge(talking, "slow", "running_batches") == 1)
+    until(lambda: gauge(talking, "slow", "running_batches") == 0)
 
 
 ANYTHING = st.recursive(
@@ -448,7 +436,7 @@ def test_tr_v6_no_body_makes_the_server_fail(
 ) -> None:
     asked = {"model": model, "max_tokens": 1} | more
     asked.setdefault({"completions": "prompt", "embeddings": "input"}.get(path, "messages"), SALV)
-    reply = httpx.post(f"{talking.url}/v1/{path}", json=asked, timeout=30)
+    reply = httpx.post(f"{talking.url}/v1/{path}", json=asked, timeout=PATIENCE_S)
     assert reply.status_code in (200, 400, 404), (asked, reply.text)
     if reply.status_code != 200:
         assert reply.json()["error"]["message"]

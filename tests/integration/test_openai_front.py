@@ -12,6 +12,7 @@ import pytest
 
 from backends.packaged import packaged
 from salver.testing.process import ServerProcess, TritonProcess, free_port
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -362,7 +363,7 @@ def test_tr_v5_pages_of_other_origins_may_ask_where_the_owner_says_so(tmp_path: 
     with Plain([tmp_path / "models"], tmp_path / "log", options) as server:
         server.wait_ready()
         for origin, allowed in (("http://localhost", "http://localhost"), ("http://evil.example", None)):
-            line = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            line = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
             line.request("GET", "/v1/models", headers={"origin": origin})
             assert line.getresponse().getheader("access-control-allow-origin") == allowed
             line.close()

@@ -18,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from salver.testing.process import ServerProcess, TritonProcess
+from waiting import until
 from zoo import write_mlp
 
 pytestmark = pytest.mark.timeout(90)
@@ -70,10 +71,7 @@ class Collector:
         ]
 
     def wait(self, is_enough: Callable[[list[Any]], bool]) -> list[Any]:
-        until = time.monotonic() + 20
-        while not is_enough(self.spans()):
-            assert time.monotonic() < until, f"only {[s.name for s in self.spans()]} came"
-            time.sleep(0.02)
+        until(lambda: is_enough(self.spans()), lambda: [span.name for span in self.spans()])
         return self.spans()
 
 

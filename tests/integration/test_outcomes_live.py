@@ -1,6 +1,5 @@
 """Outcomes posted to a real server, by curl and by the client, reach the judge: each unit once."""
 
-import asyncio
 import json
 import time
 from pathlib import Path
@@ -9,16 +8,16 @@ import numpy as np
 import pytest
 from test_curl import HTTP, curl
 
-from release_load import until
 from salver.client import Client, Outcome
 from salver.errors import InvalidInput
 from salver.ledger import Ledger
 from salver.registry.records import Actor
-from salver.releases import Counts, ReleaseState
+from salver.releases import Bucket, Counts
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import proposed
 from salver.serving.release_store import ReleaseStore
 from salver.testing.process import ServerProcess
+from waiting import auntil
 
 MODEL = """
 class Model:
@@ -28,11 +27,11 @@ class Model:
     def predict(self, inputs):
         return {"y": inputs["x"] - %d}
 """
-#: Sales within three seconds; answers below zero are counted.
+#: Sales within nine seconds; answers below zero are counted.
 POLICY = Policy(
     stages=(Stage(0.5, 60),),
     metrics=(
-        Metric("sale", "outcome", "soft", worse="less", matures_minutes=0.05),
+        Metric("sale", "outcome", "soft", worse="less", matures_minutes=0.15),
         Metric("negative", "rule", "soft", output="y", least=0),
     ),
     bucket_seconds=0.5,
@@ -56,17 +55,19 @@ async def test_outcomes_by_unit_and_by_request_are_joined_once(folder: Path) -> 
         store = ReleaseStore(await Ledger.open(f"sqlite:///{folder / 'registry' / 'salver.db'}"))
         await store.propose(proposed("r1", "echo", ("1", "2"), POLICY, time.time()), Actor("ada"))
 
-        async def begun() -> bool | None:
-            return (await store.get("r1")).state is ReleaseState.RUNNING or None
-
-        await until(begun)
         async with Client(server.url) as client:
-            await asyncio.sleep(1.1)  # the tick after that moves the traffic
+
+            async def is_below(user: str, **more: str) -> bool:
+                x, names = np.array([0.5], np.float32), {"x-user-id": user, **more}
+                return bool((await client.infer("echo", {"x": x}, headers=names))["y"][0] < 0)
+
+            async def moved() -> bool:
+                return len({await is_below(f"u{number}") for number in range(20)}) == 2
+
+            await auntil(moved)
             below = 0
             for number in range(20):
-                names = {"x-user-id": f"u{number}", "x-request-id": f"q{number}"}
-                answer = await client.infer("echo", {"x": np.array([0.5], np.float32)}, headers=names)
-                below += bool(answer["y"][0] < 0)
+                below += await is_below(f"u{number}", **{"x-request-id": f"q{number}"})
             again = Outcome("o1", "sale", unit="u1", value=1.0)
             receipt = await client.outcomes([again, again, Outcome("o2", "sale", request="q1", value=1.0)])
             assert (receipt.accepted, receipt.duplicates) == (2, 1)
@@ -76,15 +77,19 @@ async def test_outcomes_by_unit_and_by_request_are_joined_once(folder: Path) -> 
             with pytest.raises(InvalidInput, match="another value"):
                 await client.outcome("sale", 2.0, request="q3", id="mine")
             units = events = Counts()
-            deadline = time.monotonic() + 40
+            buckets: list[Bucket] = []
             number = 0
-            while units.total < 20 and time.monotonic() < deadline:
-                await asyncio.sleep(0.5)
+
+            async def matured() -> bool:
+                nonlocal units, events, buckets, number
                 await client.outcomes([Outcome(f"all{(number := number + 1)}", "sale")])
                 buckets = [look.entry.bucket for look in await store.looks("r1")]
-                matured = [found for bucket in buckets for found in bucket.outcomes]
-                units = Counts(*map(sum, zip(*[_three(m.units) for m in matured], strict=True)))
-                events = Counts(*map(sum, zip(*[_three(m.events) for m in matured], strict=True)))
+                found = [found for bucket in buckets for found in bucket.outcomes]
+                units = Counts(*map(sum, zip(*[_three(m.units) for m in found], strict=True)))
+                events = Counts(*map(sum, zip(*[_three(m.events) for m in found], strict=True)))
+                return units.total >= 20
+
+            await auntil(matured, lambda: (units, events))
         assert (units.total, events.total) == (20, 3)
         negative = [bucket.events["negative"] for bucket in buckets if "negative" in bucket.events]
         assert sum(counts.canary for counts in negative) == below > 0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from salver.testing.process import TritonProcess, free_port
+from waiting import PATIENCE_S
 from zoo import mlp_answer, write_mlp
 
 pytestmark = pytest.mark.timeout(90)
@@ -21,7 +22,7 @@ ASK = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": RO
 def at(
     port: int, verb: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     try:
         connection.request(verb, path, body or None, dict(headers or {}))
         reply = connection.getresponse()

@@ -2,11 +2,11 @@
 
 import re
 import signal
-import time
 from contextlib import suppress
 from pathlib import Path
 
 from salver.testing.process import ServerProcess
+from waiting import until
 from zoo import ask_moody, infer_body, write_mlp, write_moody
 
 
@@ -57,10 +57,7 @@ def test_no_process_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
     family = server.family()
     assert len(family) > 1
     server.signal(signal.SIGKILL)
-    until = time.monotonic() + 10
-    while any(_runs(pid) for pid in family):
-        assert time.monotonic() < until, [pid for pid in family if _runs(pid)]
-        time.sleep(0.05)
+    until(lambda: not any(map(_runs, family)), lambda: [pid for pid in family if _runs(pid)])
     assert server.wait() == -signal.SIGKILL
 
 

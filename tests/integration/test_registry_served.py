@@ -24,6 +24,7 @@ from salver.registry.records import NewVersion
 from salver.registry.webhooks import Webhooks
 from salver.serving.inspecting import Inspector
 from salver.serving.profiles import ProfileStore
+from waiting import PATIENCE_S
 
 VALUES = np.arange(16, dtype=np.float32).reshape(1, 16) / 16
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": VALUES.tolist()}]}
@@ -65,7 +66,10 @@ async def test_aliases_are_names_over_every_protocol(folder: Path, tmp_path: Pat
     await push(registry, tmp_path / "mlp", "champion")
     await push(registry, tmp_path / "mlp", "candidate")
     await push(registry, tmp_path / "mlp")
-    async with Server(config(folder)) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+    async with (
+        Server(config(folder)) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client,
+    ):
         for name, version in {"fraud": "1", "fraud@champion": "1", "fraud@candidate": "2"}.items():
             answer = (await client.post(f"/v2/models/{name}/infer", json=BODY)).json()
             assert (answer["model_name"], answer["model_version"]) == (name, version)
@@ -102,7 +106,7 @@ async def test_an_alias_that_moves_is_followed_and_every_request_is_answered(
     registry = await registry_in(folder, url)
     await push(registry, tmp_path / "mlp", "champion")
     served = ServeConfig(registry=url, artifacts=str(folder), front=FrontConfig("127.0.0.1", 0))
-    async with Server(served) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+    async with Server(served) as server, httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
         answers: list[tuple[int, str]] = []
         is_over = asyncio.Event()
 
@@ -132,7 +136,7 @@ async def test_a_registry_stands_beside_models_of_paths(folder: Path, tmp_path: 
     both = ServeConfig(
         paths=(str(tmp_path / "models"),), registry=str(folder), front=FrontConfig("127.0.0.1", 0)
     )
-    async with Server(both) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+    async with Server(both) as server, httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
         for name in ("plain", "fraud"):
             assert (await client.post(f"/v2/models/{name}/infer", json=BODY)).status_code == 200
     await registry.ledger.close()
@@ -145,7 +149,10 @@ async def test_a_version_brings_its_own_configuration(folder: Path, tmp_path: Pa
     await push(registry, tmp_path / "mlp", "champion")
     files = [file.path for file in (await registry.versions("fraud"))[0].files]
     assert files == ["model.onnx", "salver.toml"]
-    async with Server(config(folder)) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+    async with (
+        Server(config(folder)) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client,
+    ):
         said = (await client.get("/v2/models/fraud/config")).json()
         assert said["max_batch_size"] == 3
     await registry.ledger.close()

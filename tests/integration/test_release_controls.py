@@ -15,7 +15,6 @@ import pytest
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
-from release_load import until
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.artifacts import Versions
 from salver.registry.records import Actor
@@ -23,6 +22,7 @@ from salver.repository import Place
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import proposed
 from salver.serving.reloading import Served
+from waiting import auntil
 
 pytestmark = pytest.mark.timeout(120)
 MODEL = """
@@ -51,7 +51,7 @@ class Callers:
     """Ask all the time, by Triton's client.
 
     Attributes:
-        said: Versions that answered, and the errors, with how often since :meth:`hear` began.
+        said: Versions that answered, and the errors, with how often since :meth:`come_to_hear` looked.
         failed: All errors.
     """
 
@@ -74,11 +74,15 @@ class Callers:
                     self.failed.append(str(error))
                     await asyncio.sleep(0.01)
 
-    async def hear(self, seconds: float = 0.3) -> set[str]:
-        """What is answered from now on."""
-        self.said.clear()
-        await asyncio.sleep(seconds)
-        return set(self.said)
+    async def come_to_hear(self, *wanted: str) -> None:
+        """Until answers have been these, or errors with these words, and no others for a while."""
+
+        async def is_so() -> bool:
+            self.said.clear()
+            await auntil(lambda: self.said.total() >= 60)
+            return len(self.said) == len(wanted) and all(any(w in s for s in self.said) for w in wanted)
+
+        await auntil(is_so, lambda: self.said)
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -102,11 +106,11 @@ class World(NamedTuple):
         assert self.server.ledgered is not None
         store = self.server.ledgered.store
 
-        async def is_so() -> bool | None:
+        async def is_so() -> bool:
             release = await store.get("r1")
-            return (release.state.value == state and release.reason.startswith(reason)) or None
+            return release.state.value == state and release.reason.startswith(reason)
 
-        await until(is_so, pause=0.05)
+        await auntil(is_so)
 
 
 async def by_triton(client: Any, versions: Sequence[int]) -> None:
@@ -169,31 +173,30 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
 async def test_versions_that_are_taken_out_cost_no_answer_and_their_release_waits_for_them(
     world: World,
 ) -> None:
-    assert await world.callers.hear() == {"1", "2"}
+    await world.callers.come_to_hear("1", "2")
     for kept, other in ((1, 2), (2, 1)):
         await world.serve([kept])
         await world.comes("HELD", f"no data: version {other} of 'm' is ")
-        assert await world.callers.hear() == {str(kept)}
+        await world.callers.come_to_hear(str(kept))
         await world.serve([1, 2])
         await world.comes("RUNNING")
-        assert await world.callers.hear() == {"1", "2"}
+        await world.callers.come_to_hear("1", "2")
     assert world.callers.failed == []
 
 
 async def test_a_model_that_is_taken_out_is_asked_again_when_it_is_back(world: World) -> None:
     await world.serve([])
     await world.comes("HELD", "no data: version 1 of 'm' is not there; version 2 of 'm' is not there")
-    (error,) = await world.callers.hear()
-    assert "Request for unknown model: 'm'" in error
+    await world.callers.come_to_hear("Request for unknown model: 'm'")
     await world.serve([1, 2])
     await world.comes("RUNNING")
-    assert await world.callers.hear() == {"1", "2"}
+    await world.callers.come_to_hear("1", "2")
 
 
 @pytest.mark.parametrize("world", ["triton"], indirect=True)
 async def test_what_is_told_of_a_model_without_a_version_is_of_the_stable_one(world: World) -> None:
     client = world.client
-    await world.callers.hear()
+    await world.callers.come_to_hear("1", "2")
     assert list((await client.get_model_metadata("m")).versions) == ["1", "2"]
     for version, outputs in (("", ["y"]), ("1", ["y"]), ("2", ["y", "more"])):
         told = await client.get_model_metadata("m", version)

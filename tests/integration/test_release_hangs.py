@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
 
-from release_load import until
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.registry.records import Actor
 from salver.releases import ReleaseState
 from salver.rollout.policy import Policy, Stage
 from salver.rollout.record import Release, proposed
+from waiting import auntil
 
 pytestmark = pytest.mark.timeout(240)
 #: The second version answers nobody for as long as a file is there.
@@ -63,11 +63,11 @@ async def test_a_version_that_hangs_is_rolled_back_and_who_waits_keeps_waiting(t
             release = await store.get("r1")
             return None if release.is_live else release
 
-        await until(begun)
+        await auntil(begun)
         hangs.touch()
         try:
             calling = asyncio.create_task(call())
-            release = await until(over, 120)
+            release = await auntil(over, patience_s=120)
             calling.cancel()
         finally:
             hangs.unlink()

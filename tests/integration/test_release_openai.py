@@ -12,12 +12,12 @@ from typing import Any
 import openai
 import pytest
 
-from release_load import until
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.experiments.assign import assign
 from salver.registry.records import Actor
 from salver.rollout.policy import Metric, Policy, Stage
 from salver.rollout.record import Release, proposed
+from waiting import auntil
 
 pytestmark = pytest.mark.timeout(120)
 #: The letter after each one, or the one after that; of a version that fails, not after the third.
@@ -121,7 +121,7 @@ async def comes(server: Server, is_so: Callable[[Release], bool]) -> Release:
         release = await store.get("r1")
         return release if is_so(release) else None
 
-    release: Release = await until(found, pause=0.05)
+    release: Release = await auntil(found)
     return release
 
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from release_load import Callers, bodies, digits, until, write_digits
+from release_load import Callers, bodies, digits, write_digits
 from salver.ledger import Ledger
 from salver.registry.records import Actor
 from salver.releases import ReleaseState
@@ -21,6 +21,7 @@ from salver.rollout.record import Release, proposed
 from salver.rollout.replay import replay
 from salver.serving.release_store import ReleaseStore
 from salver.testing.process import ServerProcess
+from waiting import auntil
 
 ADA = Actor("ada")
 #: As the usual one, in seconds for minutes: half-second buckets, and gates that some thousand requests pass.
@@ -107,15 +108,11 @@ async def released(
         release = await store.get("r1")
         return None if release.is_live else release
 
-    await until(begun)
+    await auntil(begun)
     async with who(server, bodies(digits().pixels), 20_000) as callers:
-        release = await until(over, seconds)
+        release = await auntil(over, patience_s=seconds)
         answered = callers.answered
-
-        async def goes_on() -> bool | None:
-            return True if callers.answered > answered + 1000 else None
-
-        await until(goes_on)
+        await auntil(lambda: callers.answered > answered + 1000)
     looks = await store.looks("r1")
     assert all(step.is_same for step in replay(release.policy, [look.entry for look in looks]))
     await ledger.close()

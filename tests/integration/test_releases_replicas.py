@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, func, select
 
 from databases import empty_database
-from release_load import Callers, bodies, digits, until, write_digits
+from release_load import Callers, bodies, digits, write_digits
 from salver.ledger import Ledger
 from salver.ledger.schema import FIRST_EVENT, PART, RELEASE
 from salver.registry.records import Actor
@@ -22,6 +23,7 @@ from salver.rollout.replay import replay
 from salver.serving.crowds import met
 from salver.serving.release_store import ReleaseStore
 from salver.testing.process import ServerProcess
+from waiting import auntil
 
 #: Half-second windows, and gates that some thousand requests pass.
 POLICY = Policy(
@@ -61,7 +63,7 @@ async def replicas(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncItera
 async def begin(replicas: Replicas, policy: Policy = POLICY) -> None:
     """Version 2 is released, and some of it is to be met everywhere."""
     await replicas.store.propose(proposed("r1", "digits", ("1", "2"), policy, 1.0), Actor("ada"))
-    await until(lambda: in_state(replicas, ReleaseState.RUNNING))
+    await auntil(lambda: in_state(replicas, ReleaseState.RUNNING))
 
 
 async def in_state(replicas: Replicas, *states: ReleaseState) -> Release | None:
@@ -78,6 +80,19 @@ async def answers(server: ServerProcess) -> str:
     )
     assert status == 200
     return reply["model_version"]
+
+
+async def turn(replicas: Replicas, version: str) -> int:
+    """How many were asked until on both that version was answered: traffic moves after it is written down."""
+    asked = 0
+
+    async def is_so() -> bool:
+        nonlocal asked
+        asked += len(replicas.servers)
+        return {await answers(server) for server in replicas.servers} == {version}
+
+    await auntil(is_so)
+    return asked
 
 
 async def check_counts(replicas: Replicas, asked: int) -> None:
@@ -110,16 +125,14 @@ async def test_a_worse_version_is_rolled_back_on_both(replicas: Replicas) -> Non
     one, other = replicas.servers
     some = bodies(digits().pixels)
     async with Callers(one, some, USERS, 2) as callers, Callers(other, some, USERS, 2) as others:
-        release = await until(lambda: in_state(replicas, ReleaseState.ROLLED_BACK))
+        release = await auntil(lambda: in_state(replicas, ReleaseState.ROLLED_BACK))
     assert "errors" in release.reason
-    await asyncio.sleep(1.5)
-    assert [await answers(server) for server in replicas.servers] == ["1", "1"]
+    asked = await turn(replicas, "1")
     async with Callers(one, some, USERS, 2) as later, Callers(other, some, USERS, 2) as latest:
-        await asyncio.sleep(1)
-    assert later.answered and latest.answered
+        await auntil(lambda: min(later.answered, latest.answered) > 100)
     for asking in (later, latest):
         assert {tuple(seen) for seen in asking.versions.values()} == {("1",)} and not asking.failed
-    await check_counts(replicas, callers.statuses.total() + others.statuses.total() + 4)
+    await check_counts(replicas, callers.statuses.total() + others.statuses.total() + asked)
 
 
 @pytest.mark.timeout(300)
@@ -129,12 +142,12 @@ async def test_an_equal_version_gets_everything_on_both(replicas: Replicas) -> N
     one, other = replicas.servers
     some = bodies(digits().pixels)
     async with Callers(one, some, USERS, 2) as callers, Callers(other, some, USERS, 2) as others:
-        await until(lambda: in_state(replicas, ReleaseState.PROMOTED, ReleaseState.ROLLED_BACK), 120)
-    assert (await replicas.store.get("r1")).state is ReleaseState.PROMOTED
-    await asyncio.sleep(1.5)
-    assert [await answers(server) for server in replicas.servers] == ["2", "2"]
+        over = partial(in_state, replicas, ReleaseState.PROMOTED, ReleaseState.ROLLED_BACK)
+        release = await auntil(over, patience_s=120)
+    assert release.state is ReleaseState.PROMOTED
+    asked = await turn(replicas, "2")
     assert set(callers.statuses) == set(others.statuses) == {200}
-    await check_counts(replicas, callers.answered + others.answered + 4)
+    await check_counts(replicas, callers.answered + others.answered + asked)
 
 
 @pytest.mark.timeout(300)
@@ -149,10 +162,10 @@ async def test_one_that_is_killed_keeps_the_other_waiting_for_a_moment(replicas:
             buckets = (await replicas.store.get("r1")).progress.buckets
             return buckets if buckets > beyond else None
 
-        before = await until(judged)
+        before = await auntil(judged)
         one.signal(9)
         await asyncio.to_thread(one.wait)
-        await until(lambda: judged(before + 8), 30)
+        await auntil(lambda: judged(before + 8))
     other.stop()  # it tells, and judges, what it has counted last
     assert "goes on without" in other.output()
 

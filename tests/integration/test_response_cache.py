@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess, TritonProcess
+from waiting import PATIENCE_S
 from zoo import mlp_answer, write_mlp
 
 pytestmark = pytest.mark.timeout(90)
@@ -106,7 +107,7 @@ def page(server: TritonProcess) -> dict[str, float]:
     """``name model`` (or ``name``) to value."""
     import http.client
 
-    connection = http.client.HTTPConnection(server.host, server.metrics_port, timeout=20)
+    connection = http.client.HTTPConnection(server.host, server.metrics_port, timeout=PATIENCE_S)
     connection.request("GET", "/metrics")
     body = connection.getresponse().read().decode()
     connection.close()

@@ -6,7 +6,6 @@ import json
 import shutil
 import sqlite3
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from salver.cli import main, output
 from salver.testing.process import ServerProcess
+from waiting import until
 from zoo import write_mlp
 
 POLICY = """
@@ -96,21 +96,19 @@ def answers(server: ServerProcess, name: str = "mlp") -> str:
 
 def turns(server: ServerProcess, version: str) -> None:
     """It is written down first, and traffic moves then, within a look at the registry."""
-    for _ in range(200):
-        if answers(server) == version:
-            break
-        time.sleep(0.05)
+    until(lambda: answers(server) == version)
     assert {answers(server) for _ in range(50)} == {version}
 
 
 def comes(shell: Shell, release: str, state: str) -> dict[str, Any]:
     """Looked for in the ledger: a command takes longer to start than a release to move."""
     with contextlib.closing(sqlite3.connect(shell.registry / "salver.db")) as ledger:
-        for _ in range(400):
-            found = ledger.execute("SELECT state FROM release WHERE id = ?", [release]).fetchone()
-            if found == (state,):
-                break
-            time.sleep(0.05)
+        until(
+            lambda: (
+                ledger.execute("SELECT state FROM release WHERE id = ?", [release]).fetchone() == (state,)
+            ),
+            lambda: shell.told("rollout", "status", release),
+        )
     (told,) = shell.told("rollout", "status", release)
     assert told["state"] == state, told
     return told

@@ -1,7 +1,6 @@
 """SavedModels in base paths as TensorFlow Serving has them, run by TensorFlow in processes of their own."""
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 import savedmodels
 from salver.testing.process import ServerProcess
+from waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,6 @@ def test_tensorflow_runs_elsewhere_unless_its_owner_says_so(server: ServerProces
 def test_an_unloaded_model_gives_its_memory_back(server: ServerProcess) -> None:
     before = hosts(server)
     assert server.post("/v2/repository/models/keras/unload", {})[0] == 200
-    until = time.monotonic() + 20
-    while len(hosts(server)) != len(before) - 1:
-        assert time.monotonic() < until, "the host lives on"
-        time.sleep(0.05)
+    until(lambda: len(hosts(server)) == len(before) - 1)
     assert server.post("/v2/repository/models/keras/load", {})[0] == 200
     assert len(ask(server, "keras", "features", [1, 8], [0.5] * 8)) == 3

@@ -4,7 +4,6 @@ import json
 import queue
 import random
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess
+from waiting import PATIENCE_S, until
 
 FLAGS = "\n".join(
     f'  control_input {{ name: "{kind}" '
@@ -242,17 +242,10 @@ def ask(client: Any, model: str, id: int | str, value: int, flags: str = "") -> 
 
 def sequences(server: ServerProcess, model: str) -> dict[str, float]:
     """By place: how many there are."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=PATIENCE_S) as reply:
         lines = reply.read().decode().splitlines()
     found = [x for x in lines if x.startswith("salver_sequences{") and f'model="{model}"' in x]
     return {place: float(x.split()[-1]) for x in found for place in ("slot", "backlog") if f'"{place}"' in x}
-
-
-def wait_until(condition: Any, seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 KINDS = ("kept_direct", "kept_oldest", "own_direct", "own_oldest")
@@ -281,7 +274,7 @@ def test_tr_r6_generate_knows_sequences(server: ServerProcess) -> None:
     url = f"http://127.0.0.1:{server.port}/v2/models/own_direct/generate"
     for value, told, total in ((5, {"sequence_start": True}, 5), (6, {"sequence_end": True}, 11)):
         body = json.dumps({"IN": value, "sequence_id": 41, **told}).encode()
-        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=30) as reply:
+        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=PATIENCE_S) as reply:
             assert json.load(reply)["SUM"] == total
 
 
@@ -374,13 +367,12 @@ def test_tr_s4_many_at_once_and_callers_that_die(server: ServerProcess, model: s
             job = _on_a_stream if worker % 2 else _over_http
             jobs.append(pool.submit(job, server, model, ids, random.Random(worker)))
         assert sum(job.result(timeout=120) for job in jobs) > 20
-    wait_until(lambda: sequences(server, model) == {"slot": 0, "backlog": 0})
+    until(lambda: sequences(server, model) == {"slot": 0, "backlog": 0})
 
 
 def test_tr_c9_silence_ends_a_sequence(server: ServerProcess, http: Any) -> None:
     assert ask(http, "kept_direct", 900, 5, "s") == 5
-    assert sequences(server, "kept_direct")["slot"] == 1
-    wait_until(lambda: sequences(server, "kept_direct")["slot"] == 0)
+    until(lambda: sequences(server, "kept_direct")["slot"] == 0)
     with pytest.raises(InferenceServerException, match="Nothing was heard of it for 1500 ms"):
         ask(http, "kept_direct", 900, 5)
 
@@ -397,9 +389,9 @@ def test_tr_s4_all_slots_taken(server: ServerProcess, http: Any) -> None:
 
     thread = threading.Thread(target=fifth)
     thread.start()
-    wait_until(lambda: sequences(server, "kept_direct") == {"slot": 4, "backlog": 1} or not done.empty())
+    until(lambda: sequences(server, "kept_direct") == {"slot": 4, "backlog": 1} or not done.empty())
     ask(http, "kept_direct", 1, 1, "e")
-    assert done.get(timeout=30) == 7
+    assert done.get(timeout=PATIENCE_S) == 7
     thread.join()
     for id in (2, 3, 4):
         ask(http, "kept_direct", id, 1, "e")
@@ -413,33 +405,33 @@ def test_tr_s8_decoupled_sequences(server: ServerProcess) -> None:
         stream.send("down", id, 3, "e", f"{id}b")
     got: dict[str, list[int]] = {}
     for _ in range(10):
-        result = stream.answers.get(timeout=30)
+        result = stream.answers.get(timeout=PATIENCE_S)
         assert not isinstance(result, Exception), result
         got.setdefault(result.get_response().id, []).append(int(result.as_numpy("SUM").item()))
     assert got == {"1a": [1, 2], "1b": [3, 4, 5], "2a": [1, 2], "2b": [3, 4, 5]}
     stream.die()
-    wait_until(lambda: sequences(server, "down") == {"slot": 0, "backlog": 0})
+    until(lambda: sequences(server, "down") == {"slot": 0, "backlog": 0})
 
 
 def test_tr_s4_a_host_that_dies_ends_its_sequences(server: ServerProcess) -> None:
     """Nothing is ever answered from a state that is gone."""
     stream = Stream(server)
     stream.send("down", 11, 1, "s")
-    assert stream.answers.get(timeout=30).as_numpy("SUM").item() == 1
+    assert stream.answers.get(timeout=PATIENCE_S).as_numpy("SUM").item() == 1
     stream.send("down", 12, -1, "s")
-    assert "died" in str(stream.answers.get(timeout=30))
+    assert "died" in str(stream.answers.get(timeout=PATIENCE_S))
     stream.send("down", 11, 1)
-    said = str(stream.answers.get(timeout=30))
+    said = str(stream.answers.get(timeout=PATIENCE_S))
     assert "sequence 11 to model 'down' must specify the START flag" in said
     assert "The host process that knew it died, which ended it." in said
 
     def is_back() -> bool:
         stream.send("down", 13, 1, "se")
-        return not isinstance(stream.answers.get(timeout=30), Exception)
+        return not isinstance(stream.answers.get(timeout=PATIENCE_S), Exception)
 
-    wait_until(is_back)
+    until(is_back)
     stream.die()
-    wait_until(lambda: sequences(server, "down") == {"slot": 0, "backlog": 0})
+    until(lambda: sequences(server, "down") == {"slot": 0, "backlog": 0})
 
 
 def test_tr_s5_requests_are_run_again_until_the_model_is_done(server: ServerProcess, http: Any) -> None:
@@ -456,7 +448,7 @@ def test_tr_s5_requests_are_run_again_until_the_model_is_done(server: ServerProc
     assert ask(http, "iterates", 77, 3, "s") == 1
     with pytest.raises(InferenceServerException, match="must specify the START flag"):
         ask(http, "iterates", 77, 3)
-    wait_until(lambda: sequences(server, "iterates") == {"slot": 0, "backlog": 0})
+    until(lambda: sequences(server, "iterates") == {"slot": 0, "backlog": 0})
 
 
 def test_tr_s5_what_a_model_may_not_say(http: Any) -> None:
@@ -471,15 +463,15 @@ def test_tr_s5_a_response_a_run(server: ServerProcess) -> None:
     stream = Stream(server)
     stream.send("generates", 0, 4)
     stream.send("generates", 0, 2)
-    seen = [int(stream.answers.get(timeout=30).as_numpy("SUM").item()) for _ in range(6)]
+    seen = [int(stream.answers.get(timeout=PATIENCE_S).as_numpy("SUM").item()) for _ in range(6)]
     assert sorted(seen) == [0, 0, 1, 1, 2, 3]
     stream.die()
     body = b'{"IN": 3}'
     url = f"http://127.0.0.1:{server.port}/v2/models/generates/generate_stream"
-    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=30) as reply:
+    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=PATIENCE_S) as reply:
         events = [line for line in reply.read().decode().splitlines() if line]
     assert [line.partition('"SUM":')[2][0] for line in events] == ["2", "1", "0"]
-    wait_until(lambda: sequences(server, "generates") == {"slot": 0, "backlog": 0})
+    until(lambda: sequences(server, "generates") == {"slot": 0, "backlog": 0})
 
 
 def test_tr_s7_a_model_that_asks_by_sequences(http: Any) -> None:

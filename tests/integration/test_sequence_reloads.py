@@ -1,7 +1,6 @@
 """Models that remember, loaded anew under callers in the middle of a sequence (TR-S4, TR-L4)."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess
+from waiting import until
 
 CONFIG = """
 backend: "python"
@@ -82,13 +82,6 @@ def ask(client: Any, id: int, value: int, flags: str = "", version: str = "") ->
     return int(answer.as_numpy("SUM").item())
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
 def test_tr_s4_sequences_outlive_reloads_of_their_model(server: ServerProcess, root: Path) -> None:
     """Of three generations at once, each sequence is answered by its own, over either protocol."""
     address = server.address
@@ -115,7 +108,7 @@ def test_tr_s4_sequences_outlive_reloads_of_their_model(server: ServerProcess, r
         assert ask(grpc, 12, 7, "e") == 2008
 
         ask(http, 10, 0, "e")
-        wait_until(lambda: len(server.family()) == one)  # the host processes of the others have ended
+        until(lambda: len(server.family()) == one)  # the host processes of the others have ended
         http.unload_model("sums")
         with pytest.raises(InferenceServerException, match="Request for unknown model: 'sums'"):
             ask(http, 10, 6)

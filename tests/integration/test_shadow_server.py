@@ -1,6 +1,5 @@
 """A real server asks a new version, too: callers notice nothing, and no number of theirs moves."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from salver.events import Served
 from salver.experiments.assign import assign
 from salver.experiments.shadows import ShadowReport
 from salver.releases import Shadow, Split
+from waiting import PATIENCE_S, auntil
 
 pytestmark = pytest.mark.timeout(60)
 STABLE = """
@@ -89,7 +89,7 @@ async def server(tmp_path: Path, gate: Path) -> AsyncIterator[Server]:
 
 
 async def ask(server: Server, *values: float) -> list[Any]:
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
         found = []
         for value in values:
             body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [value]}]}
@@ -100,20 +100,19 @@ async def ask(server: Server, *values: float) -> list[Any]:
         return found
 
 
-async def until(server: Server, is_so: Callable[[ShadowReport], bool]) -> ShadowReport:
-    while True:
-        report = server.shadows.report("r1")
-        if report is not None and is_so(report):
-            return report
-        await asyncio.sleep(0.01)
+async def comes(server: Server, is_so: Callable[[ShadowReport], bool]) -> ShadowReport:
+    await auntil(lambda: (report := server.shadows.report("r1")) and is_so(report))
+    found = server.shadows.report("r1")
+    assert found is not None
+    return found
 
 
 async def test_a_shadow_is_compared_and_leaves_no_trace(server: Server) -> None:
     assert await ask(server, 1.0, 1.0) == [(200, "1", 2.0)] * 2
-    report = await until(server, lambda report: report.asked == 2)
+    report = await comes(server, lambda report: report.asked == 2)
     assert (report.agreed, report.differed) == (2, 0)
     assert await ask(server, 200.0) == [(200, "1", 400.0)]
-    report = await until(server, lambda report: report.asked == 3)
+    report = await comes(server, lambda report: report.asked == 3)
     assert (report.differed, report.examples[0].what) == (1, "'y' differs by 0.0025")
     page = server.metrics("text/plain")[0].decode()
     assert not [
@@ -127,10 +126,10 @@ async def test_a_shadow_is_compared_and_leaves_no_trace(server: Server) -> None:
 async def test_a_shadow_that_hangs_changes_nothing(server: Server, gate: Path) -> None:
     shut(gate, True)
     assert await ask(server, *range(20)) == [(200, "1", 2.0 * value) for value in range(20)]
-    report = await until(server, lambda report: report.dropped == 18)
+    report = await comes(server, lambda report: report.dropped == 18)
     assert report.asked == 0
     shut(gate, False)
-    report = await until(server, lambda report: report.asked == 2)
+    report = await comes(server, lambda report: report.asked == 2)
     assert report.agreed == 2
 
 
@@ -141,10 +140,10 @@ async def test_what_an_ensemble_asks_for_a_copy_leaves_no_trace_in_its_models(se
     seen = Watch()
     server._bus.join(seen)
     body = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 1], "data": [3]}]}
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
         said = await client.post("/v2/models/graph/infer", content=json.dumps(body))
     assert said.json()["outputs"][0]["data"] == [6.0]
-    assert (await until(server, lambda report: report.asked == 1)).agreed == 1
+    assert (await comes(server, lambda report: report.asked == 1)).agreed == 1
     server.metrics("")
     assert [(event.model, event.version) for event in seen.served] == [("m", "2"), ("graph", "1")]
     use = server.cache()
@@ -155,7 +154,7 @@ async def test_an_answer_that_is_kept_is_given_by_its_own_version(server: Server
     split = msgspec.structs.replace(SPLIT, weight=0.5, shadow=None)
     server.splits.router.replace([split])
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [200]}]}
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
         for _ in range(2):
             for user in map(str, range(8)):
                 version = assign(split, {"header:x-user-id": user, "request": ""}).version

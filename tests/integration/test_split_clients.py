@@ -21,6 +21,7 @@ from salver.artifacts import LoadOrder
 from salver.events import Served
 from salver.experiments.assign import assign
 from salver.releases import Arm, Condition, Split
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(120)
 MODEL = """
@@ -143,7 +144,7 @@ def by_triton_stream(port: int, user: str) -> int:
     answers: queue.Queue[Any] = queue.Queue()
     client.start_stream(lambda result, error: answers.put((result, error)), headers={"x-user-id": user})
     client.async_stream_infer("m", [given])
-    result, error = answers.get(timeout=30)
+    result, error = answers.get(timeout=PATIENCE_S)
     client.stop_stream()
     client.close()
     assert error is None

@@ -1,6 +1,5 @@
 """Handlers of TorchServe's in a release: one unit, one version; state stays where it is."""
 
-import asyncio
 import json
 import zipfile
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from salver.serving.registering import AtStart, HandlerStoreConfig
 from salver.serving.shelf import ShelfConfig
 from salver.wire.ts_rules import TorchServeRules
 from torchserve_stubs import INFERENCE, Stub, inference
+from waiting import auntil
 
 pytestmark = pytest.mark.timeout(120)
 HANDLER = """
@@ -140,8 +140,7 @@ async def test_a_shadow_compares_the_numbers_of_json(it: Any) -> None:
     split = msgspec.structs.replace(SPLIT, weight=0.0, shadow=Shadow(tolerance=0.4))
     it.server.splits.router.replace([split])
     assert await by_rest(it, "ada") == {"version": 1, "sum": 1}
-    while (report := it.server.shadows.report("r1")) is None or not report.asked:
-        await asyncio.sleep(0.01)
+    report = await auntil(lambda: (report := it.server.shadows.report("r1")) and report.asked and report)
     assert (report.differed, report.examples[0].what) == (1, "'body.numbers' differs by 1")  # 2 for 1
     if it.is_stateful:
         await by_rest(it, "ada", **{"ts_request_sequence_id": "mine"})
@@ -172,6 +171,5 @@ async def test_a_status_that_a_handler_sets_is_an_error_of_its_version(it: Any) 
         answers.clear()
     router.replace([msgspec.structs.replace(SPLIT, weight=0.0, shadow=Shadow(compare="length", tolerance=1))])
     assert await by_rest(it, "ada", 13) == {"version": 1, "sum": 13}
-    while (report := it.server.shadows.report("r1")) is None or not report.asked:
-        await asyncio.sleep(0.01)
+    report = await auntil(lambda: (report := it.server.shadows.report("r1")) and report.asked and report)
     assert report.notes == {"the status is 500, not 200": 1}

@@ -14,6 +14,7 @@ import tritonclient.grpc as triton
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.experiments.shadows import ShadowReport
 from salver.releases import Shadow, Split
+from waiting import auntil
 
 pytestmark = pytest.mark.timeout(120)
 PIECES = """
@@ -144,12 +145,11 @@ class Asker:
         self.client.close()
 
 
-async def until(server: Server, model: str, is_so: Callable[[ShadowReport], bool]) -> ShadowReport:
-    while True:
-        report = server.shadows.report(f"of {model}")
-        if report is not None and is_so(report):
-            return report
-        await asyncio.sleep(0.01)
+async def comes(server: Server, model: str, is_so: Callable[[ShadowReport], bool]) -> ShadowReport:
+    await auntil(lambda: (report := server.shadows.report(f"of {model}")) and is_so(report))
+    found = server.shadows.report(f"of {model}")
+    assert found is not None
+    return found
 
 
 async def test_an_answer_of_many_pieces_stays_with_its_version_when_the_weight_moves(server: Server) -> None:
@@ -178,7 +178,7 @@ async def test_pieces_of_any_number_are_compared_together(
     asker.ask("tokens", "N", [1], 5)
     texts = [(await asker.next()).as_numpy("TEXT")[0] for _ in range(5)]
     assert b"".join(texts) == b"0 1 2 3 4 "
-    report = await until(server, "tokens", lambda report: report.asked == 1)
+    report = await comes(server, "tokens", lambda report: report.asked == 1)
     assert (report.agreed, report.differed, report.failed) == (int(agrees), int(not agrees), {})
     await asker.close()
 
@@ -212,7 +212,7 @@ async def test_odd_answers_are_found_and_told(server: Server) -> None:
     for kind in range(5):
         asker.ask("odd", "x", [1, 1], kind)
         assert (await asker.next()).as_numpy("y").shape == (1, 4)
-        report = await until(server, "odd", lambda report, kind=kind: report.asked == kind + 1)  # type: ignore[misc]
+        report = await comes(server, "odd", lambda report, kind=kind: report.asked == kind + 1)  # type: ignore[misc]
     assert (report.differed, report.failed) == (5, {})
     assert report.notes == {
         "'y' differs by inf": 2,
@@ -222,7 +222,7 @@ async def test_odd_answers_are_found_and_told(server: Server) -> None:
     }
     asker.ask("renamed", "x", [1, 1], 0)
     await asker.next()
-    report = await until(server, "renamed", lambda report: report.asked == 1)
+    report = await comes(server, "renamed", lambda report: report.asked == 1)
     assert report.notes == {"there is no 'y'": 1}
     await asker.close()
 

@@ -3,13 +3,13 @@
 import json
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from salver.testing.process import ServerProcess
+from waiting import until
 
 pytestmark = pytest.mark.timeout(90)
 CONFIG = """
@@ -32,6 +32,7 @@ class TritonPythonModel:
             threading.Thread(target=self.answer, args=(request.get_response_sender(), notes, pause)).start()
 
     def answer(self, sender, notes, pause):
+        open(notes + ".begun", "w").close()
         for number in range(400):
             until = time.monotonic() + pause
             while time.monotonic() < until and not sender.is_cancelled():
@@ -55,13 +56,6 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess
         yield server.wait_ready()
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < until, "it did not come about in time"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])
 @pytest.mark.parametrize(
     ("pause_ms", "first"), [(20, b"data: "), (60_000, b"")], ids=["streaming", "waiting"]
@@ -79,9 +73,9 @@ def test_tr_r35_who_leaves_a_stream_ends_it(
     if first:
         assert caller.stdout.readline().startswith(first)
     else:  # its request is under way before its caller leaves
-        time.sleep(0.6)
+        until(Path(f"{notes}.begun").exists)
     assert not notes.exists()
     caller.kill()
     caller.communicate()
-    eventually(notes.exists)
-    eventually(lambda: notes.read_text().startswith("stopped at "))
+    until(notes.exists)
+    until(lambda: notes.read_text().startswith("stopped at "))

@@ -14,6 +14,7 @@ import pytest
 import tritonclient.http as triton
 
 from salver.testing.process import TensorFlowServingProcess
+from waiting import PATIENCE_S, until
 from zoo import write_constant, write_identity
 
 EDITS = 200
@@ -80,7 +81,7 @@ class Callers:
         if label:
             request.model_spec.version_label = label
         request.inputs["x"].CopyFrom(self._tf.make_tensor_proto(ROW))
-        reply = self._stub.Predict(request, timeout=30)
+        reply = self._stub.Predict(request, timeout=PATIENCE_S)
         said = int(self._tf.make_ndarray(reply.outputs["y"])[0, 0])
         assert said == reply.model_spec.version.value
         return said
@@ -154,13 +155,6 @@ def server(models: Models, tmp_path: Path) -> Iterator[TensorFlowServingProcess]
         yield server
 
 
-def until(condition: Callable[[], bool], what: str, server: TensorFlowServingProcess) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, (what, server.output()[-3000:])
-        time.sleep(0.01)
-
-
 def edits(models: Models, callers: Callers, server: TensorFlowServingProcess) -> Iterator[None]:
     """One after the other; each is followed by what it is to bring about."""
 
@@ -178,25 +172,25 @@ def edits(models: Models, callers: Callers, server: TensorFlowServingProcess) ->
     for old, new in itertools.pairwise(itertools.cycle(VERSIONS)):
         models.has_extra = True
         yield write()
-        until(lambda: callers.is_there("extra"), "a model more", server)
+        until(lambda: callers.is_there("extra"), server.output)
         models.versions = [old, new]
         yield write()
-        until(lambda: callers.is_there("c", new), "a version more", server)  # noqa: B023
+        until(lambda: callers.is_there("c", new), server.output)  # noqa: B023
         models.labels["canary"] = new
         yield write()
-        until(lambda: canary(callers) == new, "a label more", server)  # noqa: B023
+        until(lambda: canary(callers) == new, server.output)  # noqa: B023
         yield refuse(models.text()[:-4])
         yield write()
         models.labels["stable"] = new
         yield write()
-        until(moved("stable"), "a label moved", server)
+        until(moved("stable"), server.output)
         models.versions, models.labels = [new], {"stable": new}
         yield write()
-        until(lambda: not callers.is_there("c", old), "a version less", server)  # noqa: B023
+        until(lambda: not callers.is_there("c", old), server.output)  # noqa: B023
         yield refuse(models.text().replace("keeper", "c"))
         models.has_extra = False
         yield write()
-        until(lambda: not callers.is_there("extra"), "a model less", server)
+        until(lambda: not callers.is_there("extra"), server.output)
         yield refuse(models.text().replace("key: 'stable' value:", "key: 'stable' value: 7"))
 
 
@@ -253,17 +247,17 @@ def test_tf_g12_tf_l6_tf_g11_a_list_by_request(models: Models, tmp_path: Path) -
 
             def refused(request: Any) -> tuple[str, str]:
                 with pytest.raises(grpc.RpcError) as caught:
-                    stub.HandleReloadConfigRequest(request, timeout=30)
+                    stub.HandleReloadConfigRequest(request, timeout=PATIENCE_S)
                 return caught.value.code().name, caught.value.details()
 
             def states(model: str) -> dict[int, int]:
                 request = GetModelStatusRequest()
                 request.model_spec.name = model
-                rows = stub.GetModelStatus(request, timeout=30).model_version_status
+                rows = stub.GetModelStatus(request, timeout=PATIENCE_S).model_version_status
                 return {row.version: row.state for row in rows}
 
             two = reload_request(("c", path, [4]), ("d", path, [1, 2]))
-            assert stub.HandleReloadConfigRequest(two, timeout=30).status.error_code == 0
+            assert stub.HandleReloadConfigRequest(two, timeout=PATIENCE_S).status.error_code == 0
             assert set(states("d").values()) == {30}, "the call has waited for the new model"
             code, text = refused(reload_request(("c", path, [4]), ("d", path, [1, 2]), stable=3))
             assert (code, text.partition(", which")[0]) == (
@@ -284,8 +278,5 @@ def test_tf_g12_tf_l6_tf_g11_a_list_by_request(models: Models, tmp_path: Path) -
             )
             assert code == "UNKNOWN"
             assert "is code in a base path that a request named" in text
-            end = time.monotonic() + 30
-            while states("d") != {1: 50, 2: 50}:
-                assert time.monotonic() < end, states("d")
-                time.sleep(0.02)
+            until(lambda: states("d") == {1: 50, 2: 50}, lambda: states("d"))
             assert states("c")[4] == 30

@@ -1,8 +1,8 @@
 """``salver serve --compat tensorflow-serving`` as a process: ports, files, base paths, labels, batching."""
 
+import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from zoo import mlp_answer, write_constant, write_mlp
 
 sys.path.append(str(Path(__file__).parents[1] / "stores"))
 from s3 import KEYS, s3_server
+
+from waiting import PATIENCE_S, until
+from zoo import gauge
 
 pytestmark = pytest.mark.timeout(120)
 ROW = np.linspace(-1, 1, 16, dtype=np.float32)[None]
@@ -65,13 +68,6 @@ def answer(server: TensorFlowServingProcess, model: str, version: str = "") -> t
     return reply["model_version"], reply["outputs"][0]["data"][0]
 
 
-def until(condition: Callable[[], bool], server: TensorFlowServingProcess) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, server.output()[-4000:]
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., TensorFlowServingProcess]]:
     running: list[TensorFlowServingProcess] = []
@@ -100,9 +96,11 @@ def test_tf_f4_tf_l1_a_model_by_name_and_base_path(start: Start, tmp_path: Path)
     assert (status, reply["model_version"]) == (200, "7")
     np.testing.assert_allclose(reply["outputs"][0]["data"], mlp_answer(ROW).ravel(), rtol=1e-5)
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
-        assert channel.unary_unary(LIVE)(b"", timeout=10) == b"\x08\x01"
+        assert channel.unary_unary(LIVE)(b"", timeout=PATIENCE_S) == b"\x08\x01"
     with grpc.insecure_channel(server.address) as channel:
-        assert channel.unary_unary(LIVE)(b"", timeout=10) == b"\x08\x01", "the REST port carries everything"
+        assert channel.unary_unary(LIVE)(b"", timeout=PATIENCE_S) == b"\x08\x01", (
+            "the REST port carries everything"
+        )
 
 
 def test_tf_f22_the_environment_names_the_model(start: Start, tmp_path: Path) -> None:
@@ -150,7 +148,7 @@ def test_tf_l3_a_model_whose_base_path_is_not_there_keeps_the_server_unready(
     assert server.get("/v2/health/ready")[0] == 400
     assert server.get("/v1/models/late")[0] == 404
     write_constant(tmp_path / "late", 1)
-    until(lambda: server.get("/v2/health/ready")[0] == 200, server)
+    until(lambda: server.get("/v2/health/ready")[0] == 200, server.output)
     assert answer(server, "late") == ("1", 1)
 
 
@@ -166,10 +164,7 @@ def test_a_signal_while_models_load_ends_it(tmp_path: Path) -> None:
     ]
     server = TensorFlowServingProcess(tmp_path / "log", options)
     server.start()
-    end = time.monotonic() + 30
-    while len(server.family()) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: len(server.family()) > 1)
     assert server.stop() == 0
 
 
@@ -180,8 +175,8 @@ def test_tf_l3_tf_l4_new_versions_are_found_and_take_over(start: Start, tmp_path
     )
     assert answer(server, "c") == ("1", 1)
     write_constant(tmp_path, 2)
-    until(lambda: answer(server, "c") == ("2", 2), server)
-    until(lambda: infer(server, "c", "1")[0] == 404, server)
+    until(lambda: answer(server, "c") == ("2", 2), server.output)
+    until(lambda: infer(server, "c", "1")[0] == 404, server.output)
 
 
 def test_tf_c3_tf_l7_tf_f8_policies_and_labels_of_a_file(start: Start, tmp_path: Path) -> None:
@@ -202,7 +197,7 @@ def test_tf_c3_tf_l7_tf_f8_policies_and_labels_of_a_file(start: Start, tmp_path:
     assert infer(server, "c", "2")[0] == 404
     assert infer(server, "c", "canary")[0] == 404, "there is no such label"
     file.write_text(listed(f"{model} {policy} version_labels {{ key: 'canary' value: 3 }}"))
-    until(lambda: infer(server, "c", "canary")[0] == 200, server)
+    until(lambda: infer(server, "c", "canary")[0] == 200, server.output)
     assert answer(server, "c", "canary") == ("3", 3)
     assert infer(server, "c", "stable")[0] == 404
 
@@ -246,7 +241,7 @@ def test_tf_f12_tf_c7_an_ssl_file_encrypts_grpc(start: Start, tmp_path: Path) ->
         root.encode(), mine.private_key_pem.bytes(), mine.cert_chain_pems[0].bytes()
     )
     with grpc.secure_channel(address, known) as channel:
-        assert channel.unary_unary(LIVE)(b"", timeout=10) == b"\x08\x01"
+        assert channel.unary_unary(LIVE)(b"", timeout=PATIENCE_S) == b"\x08\x01"
     stranger = grpc.ssl_channel_credentials(root.encode())
     with grpc.secure_channel(address, stranger) as channel, pytest.raises(grpc.RpcError):
         channel.unary_unary(LIVE)(b"", timeout=5)
@@ -260,7 +255,7 @@ def test_tf_f2_tf_g16_a_unix_socket_answers_grpc(start: Start, tmp_path: Path) -
     for _ in range(2):  # the second finds the socket of the first
         server = start(*flags)
         with grpc.insecure_channel(f"unix:{path}") as channel:
-            assert channel.unary_unary(LIVE)(b"", timeout=10) == b"\x08\x01"
+            assert channel.unary_unary(LIVE)(b"", timeout=PATIENCE_S) == b"\x08\x01"
         second = TensorFlowServingProcess(tmp_path / "second", [*flags, "--state_dir="])
         second.start()
         assert second.wait() == 1
@@ -341,9 +336,9 @@ def test_tf_l2_a_base_path_in_a_bucket(start: Start, tmp_path: Path) -> None:
         assert answer(server, "c") == ("1", 1)
         write_constant(tmp_path / "made", 2)
         s3.put_folder("bucket", "models/c/2", tmp_path / "made" / "constant" / "2")
-        until(lambda: answer(server, "c") == ("2", 2), server)
+        until(lambda: answer(server, "c") == ("2", 2), server.output)
         s3.stop()
-        until(lambda: "models/c" in server.output() and "cannot be read" in server.output(), server)
+        until(lambda: "models/c" in server.output() and "cannot be read" in server.output(), server.output)
         assert answer(server, "c") == ("2", 2), "a bucket that is away takes nothing away"
 
 
@@ -355,7 +350,7 @@ def test_tf_l8_tf_o3_nobody_loads_by_request_and_nobody_connects_from_elsewhere(
     status, reply = server.post("/v2/repository/models/mlp/load", {})
     assert status == 503
     assert "not allowed" in reply["error"]
-    until(lambda: "only this machine can connect" in server.output(), server)
+    until(lambda: "only this machine can connect" in server.output(), server.output)
     listening = {
         line.split()[1]
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
@@ -366,40 +361,39 @@ def test_tf_l8_tf_o3_nobody_loads_by_request_and_nobody_connects_from_elsewhere(
 
 
 GATED = """
-import numpy as np
 import time
+from pathlib import Path
 
 class Model:
     inputs = {"x": ("FP32", [-1, 1])}
     outputs = {"y": ("FP32", [-1, 1])}
     def predict(self, inputs):
-        time.sleep(float(inputs["x"].max()))
+        while Path("GATE").exists():
+            time.sleep(0.005)
         return {"y": inputs["x"]}
 """
 
 
-def write_slow(folder: Path) -> Path:
-    (folder / "slow" / "1").mkdir(parents=True)
-    (folder / "slow" / "1" / "model.py").write_text(GATED)
-    return folder / "slow"
-
-
-def nap(server: TensorFlowServingProcess, seconds: float) -> tuple[int, Any]:
-    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [seconds]}]}
-    return server.post("/v2/models/slow/infer", body)
+def write_gated(folder: Path) -> Path:
+    """No run of the model ends as long as there is a file ``gate`` in the folder."""
+    (folder / "gated" / "1").mkdir(parents=True)
+    (folder / "gated" / "1" / "model.py").write_text(GATED.replace("GATE", str(folder / "gate")))
+    return folder / "gated"
 
 
 def test_tf_l11_what_is_in_flight_ends_well_when_it_is_told_to_stop(start: Start, tmp_path: Path) -> None:
-    server = start("--model_name=slow", f"--model_base_path={write_slow(tmp_path)}")
-    assert nap(server, 0)[0] == 200
+    server = start("--model_name=gated", f"--model_base_path={write_gated(tmp_path)}")
+    gate = tmp_path / "gate"
+    gate.touch()
     found: list[int] = []
-    caller = threading.Thread(target=lambda: found.append(nap(server, 1.0)[0]))
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]}
+    caller = threading.Thread(target=lambda: found.append(server.post("/v2/models/gated/infer", body)[0]))
     caller.start()
-    until(
-        lambda: 'salver_running_batches{model="slow",version="1"} 1.0' in server.get("/metrics")[1].decode(),
-        server,
-    )
-    assert server.stop() == 0
+    until(lambda: gauge(server, "gated", "running_batches") == 1, server.output)
+    server.signal(signal.SIGTERM)
+    until(lambda: "stopping: no new requests" in server.output(), server.output)
+    gate.unlink()
+    assert server.wait() == 0
     caller.join()
     assert found == [200]
 
@@ -413,17 +407,21 @@ def test_tf_b1_a_queue_that_is_full_is_unavailable(start: Start, tmp_path: Path)
         "max_batch_size { value: 1 } max_enqueued_batches { value: 1 } num_batch_threads { value: 1 }"
     )
     server = start(
-        "--model_name=slow",
-        f"--model_base_path={write_slow(tmp_path)}",
+        "--model_name=gated",
+        f"--model_base_path={write_gated(tmp_path)}",
         "--enable_batching",
         f"--batching_parameters_file={file}",
     )
+    gate = tmp_path / "gate"
+    gate.touch()
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         request = predict_pb2.PredictRequest()
-        request.model_spec.name = "slow"
+        request.model_spec.name = "gated"
         request.inputs["x"].CopyFrom(tensorflow.make_tensor_proto(np.full((1, 1), 0.5, np.float32)))
-        calls = [stub.Predict.future(request, timeout=30) for _ in range(6)]
+        calls = [stub.Predict.future(request, timeout=PATIENCE_S) for _ in range(6)]
+        until(lambda: sum(call.done() for call in calls) >= 3)
+        gate.unlink()
         codes = [(call.code(), call.details()) for call in calls]
     refused = [details for code, details in codes if code is not grpc.StatusCode.OK]
     assert 3 <= len(refused) <= 5
@@ -432,11 +430,14 @@ def test_tf_b1_a_queue_that_is_full_is_unavailable(start: Start, tmp_path: Path)
     found: list[tuple[int, Any]] = []
 
     def ask() -> None:
-        found.append(server.post("/v1/models/slow:predict", {"instances": [[0.5]]}))
+        found.append(server.post("/v1/models/gated:predict", {"instances": [[0.5]]}))
 
+    gate.touch()
     callers = [threading.Thread(target=ask) for _ in range(6)]
     for caller in callers:
         caller.start()
+    until(lambda: len(found) >= 3)
+    gate.unlink()
     for caller in callers:
         caller.join()
     assert {status for status, _ in found} == {200, 503}

@@ -15,7 +15,7 @@ import pytest
 
 import savedmodels
 from salver.testing.process import ServerProcess
-from zoo import EXAMPLES, mlp_answer, write_identity, write_mlp, write_moody
+from zoo import EXAMPLES, at_work, mlp_answer, write_identity, write_mlp, write_moody
 
 REGRESS, CLASSIFY = "tensorflow/serving/regress", "tensorflow/serving/classify"
 _WAIT_S = 60.0
@@ -467,7 +467,7 @@ def test_tf_g15_large_messages(tf: Any, serving: ServerProcess) -> None:
 
 
 def test_tf_g17_who_waits_too_long_is_told_so_and_not_run(
-    tf: Any, predictions: Any, serving: ServerProcess
+    tf: Any, predictions: Any, serving: ServerProcess, tmp_path: Path
 ) -> None:
     def runs() -> int:
         status, body = serving.get("/v2/models/slow/stats")
@@ -479,10 +479,9 @@ def test_tf_g17_who_waits_too_long_is_told_so_and_not_run(
         return predict_request(tf, "slow", {"do": np.array([[command]], dtype=object)})
 
     before = runs()
-    running = predictions.Predict.future(ask(b"sleep 2"), timeout=_WAIT_S)
-    waiting = predictions.Predict.future(ask(b"sleep 0"), timeout=0.5)
-    assert waiting.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert running.code() is grpc.StatusCode.OK
+    with at_work(serving, tmp_path / "gate", "slow"):
+        waiting = predictions.Predict.future(ask(b"sleep 0"), timeout=0.5)
+        assert waiting.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert predictions.Predict(ask(b"sleep 0"), timeout=_WAIT_S)
     assert runs() == before + 2
 

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import savedmodels
 from salver.testing.process import ServerProcess, TensorFlowServingProcess
 from salver.wire.tf_schema import build
 from salver.wire.tfrecord import records
+from waiting import until
 from zoo import infer_body, write_mlp
 
 pytestmark = pytest.mark.timeout(120)
@@ -230,31 +230,18 @@ def test_tf_c4_tf_m1_the_list_says_what_is_written_down_and_its_place_stays_the_
         )
         return float(found[1]) if found else 0.0
 
-    def is_written() -> bool:
-        before = counted()
-        client.predict("mlp", x)
-        time.sleep(0.1)  # what is written is not waited for
-        return counted() > before
-
-    def until(wanted: bool) -> None:
-        end = time.monotonic() + 30
-        while is_written() is not wanted:
-            assert time.monotonic() < end, server.output()[-4000:]
-
-    until(True)
+    client.predict("mlp", x)
+    until(lambda: counted() == 1, server.output)  # what is written is not waited for
     loads = server.output().count("model ready")
     client.call("HandleReloadConfigRequest", _config(tmp_path, "mlp"), "ReloadConfigResponse")
-    until(False)
-    assert not _written(tmp_path / "log", "mlp")
+    client.predict("mlp", x)
     client.call("HandleReloadConfigRequest", _config(tmp_path, "mlp", rate=1.0), "ReloadConfigResponse")
-    until(True)
-    total = 0.0
-    while total != counted():  # of the last ones some may be on their way
-        total = counted()
-        time.sleep(0.3)
+    for _ in range(2):
+        client.predict("mlp", x)
+    until(lambda: counted() == 3, server.output)
     server.stop()
-    assert _written(tmp_path / "log", "mlp")
-    assert len(_written(tmp_path / "log", "mlp")) + len(_written(tmp_path / "log", "asked")) == total
+    assert len(_written(tmp_path / "log", "asked")) == 1
+    assert len(_written(tmp_path / "log", "mlp")) == 2
     assert server.output().count("model ready") == loads  # nothing was loaded anew
 
 

@@ -10,6 +10,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from salver.testing.process import ServerProcess
+from waiting import PATIENCE_S
 
 ALPHABET = """
 import numpy as np
@@ -106,7 +107,7 @@ def test_tr_s6_tr_g2_and_over_grpc(server: ServerProcess) -> None:
         given = triton.InferInput("text_input", [1, 1], "BYTES")
         given.set_data_from_numpy(np.array([[b"ABCxy"]], object))
         client.async_stream_infer("before", [given], parameters={"max_tokens": 4, "temperature": 0})
-        answers = [came.get(timeout=20).as_numpy("text_output").item().decode() for _ in TOKENS]
+        answers = [came.get(timeout=PATIENCE_S).as_numpy("text_output").item().decode() for _ in TOKENS]
         assert answers == TOKENS
 
 

@@ -7,7 +7,6 @@ import json
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,15 +17,20 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess
+from waiting import PATIENCE_S, until
+from zoo import gauge
 
 ROOT = Path(__file__).parents[2]
 BOTH = ["letters_onnx", "letters_torch"]
 SLOW = """
 import time
+from pathlib import Path
 import numpy as np
 class Model:
     def step(self, slots, tokens):
         time.sleep(0.02)
+        while (tokens == ord("m")).any() and Path("HOLD").exists():
+            time.sleep(0.005)
         return np.eye(256, dtype="f4")[np.where(tokens == 122, 97, tokens + 1) % 256]
     def release(self, slot):
         pass
@@ -59,9 +63,10 @@ def stepping(letters, network, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def write_slow(repository: Path) -> None:
+    """Says the alphabet; as long as there is a file ``hold`` beside the repository, nothing after an m."""
     slow = repository / "slow"
     (slow / "1").mkdir(parents=True)
-    (slow / "1" / "model.py").write_text(SLOW)
+    (slow / "1" / "model.py").write_text(SLOW.replace("HOLD", str(repository.parent / "hold")))
     (slow / "salver.toml").write_text('[steps]\nvocabulary = "bytes"\nmax_sequences = 2\n')
 
 
@@ -82,17 +87,8 @@ def events(body: bytes) -> list[dict]:
     return [json.loads(line[6:]) for line in body.split(b"\n\n") if line]
 
 
-def running(server: ServerProcess, model: str) -> float:
-    page = server.get("/metrics")[1].decode()
-    (line,) = [x for x in page.splitlines() if x.startswith(f'salver_running_batches{{model="{model}"')]
-    return float(line.split()[-1])
-
-
 def until_idle(server: ServerProcess, model: str) -> None:
-    end = time.monotonic() + 10
-    while running(server, model) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert running(server, model) == 0
+    until(lambda: gauge(server, model, "running_batches") == 0)
 
 
 @pytest.mark.parametrize("model", BOTH)
@@ -129,8 +125,10 @@ def test_a_seed_draws_the_same_text_on_both(stepping):
 
 
 def test_tokens_arrive_one_by_one(stepping):
-    connection = http.client.HTTPConnection(stepping.host, stepping.port, timeout=30)
-    body = json.dumps({"text_input": "a", "max_tokens": 80, "temperature": 0})
+    hold = Path(stepping._log).parent / "hold"
+    hold.touch()
+    connection = http.client.HTTPConnection(stepping.host, stepping.port, timeout=PATIENCE_S)
+    body = json.dumps({"text_input": "a", "max_tokens": 40, "temperature": 0})
     connection.request("POST", "/v2/models/slow/generate_stream", body)
     reply = connection.getresponse()
     assert (reply.status, reply.getheader("content-length")) == (200, None)
@@ -139,10 +137,10 @@ def test_tokens_arrive_one_by_one(stepping):
     while line := reply.readline():
         if line.startswith(b"data: "):
             texts.append(json.loads(line[6:])["text_output"])
-            if len(texts) == 1:
-                assert running(stepping, "slow") == 1  # the first one is here, and 79 are to come
+            if texts[-1] == "m":  # these are here, and no other has been made
+                hold.unlink(missing_ok=True)
     connection.close()
-    assert "".join(texts) == ("abcdefghijklmnopqrstuvwxyz" * 4)[1:81]
+    assert "".join(texts) == ("abcdefghijklmnopqrstuvwxyz" * 2)[1:41]
 
 
 @pytest.mark.parametrize("protocol", ["http/1.1", "http/2"])
@@ -155,7 +153,7 @@ def test_a_caller_who_leaves_frees_the_slot(stepping, protocol):
     caller = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert caller.stdout is not None
     caller.stdout.readline()
-    assert running(stepping, "slow") == 1
+    assert gauge(stepping, "slow", "running_batches") == 1
     caller.kill()
     caller.communicate()
     until_idle(stepping, "slow")
@@ -202,13 +200,15 @@ def test_unloading_lets_a_stream_end(tmp_path: Path):
     options = ["--control", "explicit", "--load", "slow"]
     with ServerProcess([tmp_path / "repository"], tmp_path / "log", options) as server:
         server.wait_ready()
-        connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+        (tmp_path / "hold").touch()
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE_S)
         ask = {"text_input": "a", "max_tokens": 60, "temperature": 0}
         connection.request("POST", "/v2/models/slow/generate_stream", json.dumps(ask))
         reply = connection.getresponse()
         body = reply.readline()
         assert server.post("/v2/repository/models/slow/unload", {})[0] == 200
         refused, _ = server.post("/v2/models/slow/generate", ask)
+        (tmp_path / "hold").unlink()
         body += reply.read()
         connection.close()
     assert refused in (404, 503)

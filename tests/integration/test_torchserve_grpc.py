@@ -28,6 +28,7 @@ from torchserve_stubs import (
     message,
     open_inference,
 )
+from waiting import auntil
 
 HANDLER = """
 import os
@@ -44,6 +45,9 @@ def handle(data, context):
             os._exit(3)
         if body.startswith("sleep"):
             time.sleep(float(body[5:]))
+        if body.startswith("hang "):
+            open(body[5:], "w").close()
+            time.sleep(60)
         if body == "pieces":
             for piece in ("one ", "two "):
                 send_intermediate_predict_response([piece], context.request_ids, "", 200, context)
@@ -170,13 +174,14 @@ async def test_ts_g5_what_goes_wrong_in_a_worker(store: Path) -> None:
         assert got[0] == "PERMISSION_DENIED"
 
 
-async def test_ts_g1_a_worker_that_is_killed_costs_its_request_alone(store: Path) -> None:
+async def test_ts_g1_a_worker_that_is_killed_costs_its_request_alone(store: Path, tmp_path: Path) -> None:
     async with serving(store, "echo_1.0.mar") as it:
         ask = it.inference.Predictions
         pid = int((await ask(asked("echo", b"pid"))).prediction)
-        waiting = [asyncio.ensure_future(ask(asked("echo", b"sleep3")))]
+        begun = tmp_path / "begun"
+        waiting = [asyncio.ensure_future(ask(asked("echo", f"hang {begun}".encode())))]
+        await auntil(begun.exists)
         waiting += [asyncio.ensure_future(ask(asked("echo", b"next"), timeout=60)) for _ in range(5)]
-        await asyncio.sleep(1)
         os.kill(pid, signal.SIGKILL)
         assert (await _failure(waiting[0]))[1].startswith("Worker died.")
         assert [reply.prediction for reply in await asyncio.gather(*waiting[1:])] == [b"next"] * 5
@@ -198,11 +203,11 @@ async def test_ts_b11_ts_g6_one_set_of_keys_for_all_interfaces(store: Path, tmp_
 async def test_ts_g4_it_is_there_where_it_is_wanted(store: Path) -> None:
     sent = open_inference("ModelReadyRequest", name="echo")
     async with serving(store, "echo_1.0.mar", rules=TorchServeRules(speaks_oip=True)) as it:
-        for _ in range(100):
-            if (await it.open_inference.ModelReady(sent)).ready:
-                break
-            await asyncio.sleep(0.1)
-        assert (await it.open_inference.ModelReady(sent)).ready
+
+        async def is_ready() -> bool:
+            return (await it.open_inference.ModelReady(sent)).ready
+
+        await auntil(is_ready)
         told = await it.open_inference.ModelMetadata(open_inference("ModelMetadataRequest", name="echo"))
         assert list(told.versions) == ["1.0"]
 

@@ -1,12 +1,12 @@
 """``salver torchserve`` as processes, as its operators see it: start, stop, files, metrics, snapshots."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ import pytest
 import salver
 from salver.cli import background
 from salver.testing.process import free_port
+from waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.timeout(120)
 PROGRAM = (sys.executable, "-c", "from salver.cli import main; raise SystemExit(main())", "torchserve")
@@ -82,23 +83,23 @@ class Deployment:
         data = None if body is None else body.encode()
         request = urllib.request.Request(url, data, headers, method=verb)
         try:
-            with urllib.request.urlopen(request, timeout=20) as reply:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
     def until(self, port: str, path: str, status: int = 200, **more: str) -> str:
         """Ask until that is the status."""
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            try:
+        found, text = 0, ""
+
+        def is_so() -> bool:
+            nonlocal found, text
+            with contextlib.suppress(OSError):
                 found, text = self.ask(port, path, **more)
-            except OSError:
-                found, text = 0, ""
-            if found == status:
-                return text
-            time.sleep(0.1)
-        pytest.fail(f"{path}: {found} {text}\n{self.out.read_text()}")
+            return found == status
+
+        until(is_so, lambda: (found, text, self.out.read_text()))
+        return text
 
 
 @pytest.fixture
@@ -214,10 +215,7 @@ def test_ts_c5_ts_c1_ts_p1_ports_may_be_encrypted_or_unix_sockets(deployment: De
     assert deployment.run("--start", "--ncs", "--dt")[0] == 0
     deployment.until("metrics", "/metrics")
     curl = ("curl", "-s", "--unix-socket", f"{deployment.folder}/i.sock", "-H", "Content-Type: text/plain")
-    end = time.monotonic() + 30
-    while (said := _output(*curl, "-d", "hello", "http://x/predictions/shout")) != "HELLO":
-        assert time.monotonic() < end, said
-        time.sleep(0.1)
+    until(lambda: _output(*curl, "-d", "hello", "http://x/predictions/shout") == "HELLO")
     url = f"https://localhost:{port}/models"
     assert '"shout"' in _output("curl", "-s", "--cacert", f"{deployment.folder}/cert.pem", url)
     assert deployment.run("--stop")[0] == 0

@@ -15,6 +15,7 @@ import trustme
 from salver.errors import Conflict, SalverError
 from salver.transport.doors import Kind
 from salver.transport.server import FrontConfig, listen
+from waiting import PATIENCE_S
 
 MUCH = 4 << 20
 
@@ -49,7 +50,7 @@ async def serving(serves: Kind = "torchserve-management", **config: Any) -> Asyn
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str = "/") -> bytes:
     writer.write(f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
-    raw = await asyncio.wait_for(reader.read(), 20)
+    raw = await asyncio.wait_for(reader.read(), PATIENCE_S)
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()

@@ -18,6 +18,7 @@ from salver.app import FrontConfig, ServeConfig, Server
 from salver.serving.registering import AtStart, HandlerStoreConfig
 from salver.serving.shelf import ShelfConfig
 from salver.wire.ts_rules import TokenRules, TorchServeRules
+from waiting import PATIENCE_S
 
 HANDLER = """
 import json
@@ -55,7 +56,7 @@ def archive(folder: Path, name: str, version: str = "1.0", source: str = HANDLER
 def ask(
     port: int, verb: str, path: str, body: str = "", **headers: str
 ) -> tuple[int, str, dict[str, str], str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     try:
         connection.request(
             verb, path, body or None, {key.replace("_", "-"): value for key, value in headers.items()}
@@ -213,7 +214,7 @@ async def test_x_10_grpc_and_http2_are_answered_at_the_inference_port(store: Pat
         async def live(kind: str) -> bool:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{ports[kind]}") as channel:
                 call = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
-                return bytes(await call(b"", timeout=10)) == b"\x08\x01"
+                return bytes(await call(b"", timeout=PATIENCE_S)) == b"\x08\x01"
 
         assert await live("torchserve-inference")
         with pytest.raises(grpc.aio.AioRpcError):

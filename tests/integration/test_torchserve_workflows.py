@@ -18,6 +18,7 @@ from salver.app import FrontConfig, ServeConfig, Server
 from salver.serving.registering import HandlerStoreConfig
 from salver.serving.shelf import ShelfConfig
 from salver.wire.ts_rules import TorchServeRules
+from waiting import auntil
 
 FUNCTIONS = """
 import os
@@ -70,8 +71,9 @@ def once(data, context):
 def pid(data, context):
     if data is None:
         return None
-    if _texts(data)[0] == "sleep":
-        time.sleep(2)
+    if _texts(data)[0].startswith("/") and not Path(_texts(data)[0]).exists():
+        Path(_texts(data)[0]).touch()
+        time.sleep(60)
     return [str(os.getpid())] * len(data)
 """
 COUNTING = """
@@ -274,12 +276,13 @@ async def test_ts_m9_workflows_of_the_stores_may_be_registered_while_models_may_
         assert (await manage("POST", "/workflows?url=http://127.0.0.1:1/a.war"))[0] == 404
 
 
-async def test_ts_a12_a_worker_that_is_killed_is_tried_again(stores: Path) -> None:
+async def test_ts_a12_a_worker_that_is_killed_is_tried_again(stores: Path, tmp_path: Path) -> None:
     async with serving(stores) as (manage, infer):
         await manage("POST", "/workflows?url=own.war")
         first = int((await infer("POST", "/wfpredict/own", "x"))[2])
-        running = asyncio.create_task(infer("POST", "/wfpredict/own", "sleep"))  # type: ignore[arg-type]
-        await asyncio.sleep(0.5)
+        begun = tmp_path / "begun"  # whoever finds it does not hang
+        running = asyncio.create_task(infer("POST", "/wfpredict/own", str(begun)))  # type: ignore[arg-type]
+        await auntil(begun.exists)
         os.kill(first, signal.SIGKILL)
         status, _, text = await running
         assert status == 200

@@ -3,7 +3,6 @@
 import http.client
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import TritonProcess, free_port
+from waiting import PATIENCE_S, until
 from zoo import mlp_answer, write_mlp
 
 pytestmark = pytest.mark.timeout(90)
@@ -42,7 +42,7 @@ class Triton(TritonProcess):
 
     def page(self, path: str = "/metrics", verb: str = "GET") -> tuple[int, str]:
         """Status and body at the metrics port."""
-        connection = http.client.HTTPConnection(self.host, self.metrics_port, timeout=20)
+        connection = http.client.HTTPConnection(self.host, self.metrics_port, timeout=PATIENCE_S)
         connection.request(verb, path)
         reply = connection.getresponse()
         body = reply.read().decode()
@@ -204,9 +204,7 @@ def test_strictly_it_is_not_ready(tmp_path: Path) -> None:
     options = ["--exit-on-error=false", "--model-control-mode=explicit", "--load-model=*"]
     with Triton([broken(tmp_path)], tmp_path / "log", [*options, "--load-model=none"]) as server:
         server.wait_for("/v2/models/mlp/ready")
-        until = time.monotonic() + 30
-        while "up, but not ready" not in server.output() and time.monotonic() < until:
-            time.sleep(0.05)
+        until(lambda: "up, but not ready" in server.output(), server.output)
         assert server.get("/v2/health/ready")[0] == 400
 
 
@@ -237,6 +235,6 @@ def test_one_port_alone(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_told_by_its_flag(triton: Triton, tmp_path: Path) -> None:
     other = Triton([tmp_path], tmp_path / "log")
     other.port, other.grpc_port, other.metrics_port = free_port(), triton.grpc_port, free_port()
-    done = subprocess.run(other.command(), capture_output=True, text=True, timeout=40)
+    done = subprocess.run(other.command(), capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
     assert "--grpc-port" in done.stderr

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from salver.testing.process import ServerProcess
+from waiting import until
 
 MODEL = """import os
 import sys
@@ -99,13 +99,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def has_settled(server: ServerProcess) -> bool:
     entries = server.post("/v2/repository/index", {})[1]
     return len(entries) == 9 and all(e["state"] == "READY" or e["reason"] for e in entries)
-
-
-def until(condition) -> None:  # type: ignore[no-untyped-def]
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def unpacked(server: ServerProcess) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import json
 import queue
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import TritonProcess
+from waiting import PATIENCE_S, until
 
 HEAD = """import asyncio
 import json
@@ -241,7 +241,7 @@ def stream(server: TritonProcess, model: str, value: int, id: str) -> list[Any]:
         tensor = given("IN", np.array([value], np.int32), triton_grpc)
         client.async_stream_infer(model, [tensor], request_id=id, enable_empty_final_response=True)
         while True:
-            reply = said.get(timeout=30)
+            reply = said.get(timeout=PATIENCE_S)
             if isinstance(reply, InferenceServerException):
                 return [*found, str(reply)]
             response = reply.get_response()
@@ -265,14 +265,15 @@ def test_tr_o1_tr_s7_calls_are_traced_below_the_request_that_they_serve(
     x = np.zeros(4, np.float32)
     client.infer("bls_async", [given("INPUT0", x), given("INPUT1", x)], headers={"x-request-id": "traced"})
     path = Path(server._log).parent / "trace.json"
-    end = time.monotonic() + 20
-    entries: list[dict[str, Any]] = []
-    while time.monotonic() < end and not any(e.get("request_id") == "traced" for e in entries):
-        entries = [e for e in json.loads(path.read_text()) if "model_name" in e] if path.exists() else []
-        time.sleep(0.05)
-    (whole,) = [e["id"] for e in entries if e.get("request_id") == "traced"]
-    below = {e["model_name"] for e in entries if e.get("parent_id") == whole}
-    assert below == {"add_sub", "torch_add_sub"}
+
+    def entries() -> list[dict[str, Any]]:
+        return [e for e in json.loads(path.read_text()) if "model_name" in e] if path.exists() else []
+
+    def below() -> set[str]:
+        wholes = [e["id"] for e in entries() if e.get("request_id") == "traced"]
+        return {e["model_name"] for e in entries() if e.get("parent_id") in wholes}
+
+    until(lambda: below() == {"add_sub", "torch_add_sub"}, entries)
 
 
 def test_tr_s8_as_many_responses_as_the_request_says(server: TritonProcess) -> None:

@@ -3,7 +3,6 @@
 import concurrent.futures
 import json
 import queue
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,17 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess
+from waiting import PATIENCE_S, until
+from zoo import gauge
 
-HEAD = "import json\nimport time\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n\n\n"
+HEAD = """import json
+import os
+import time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+"""
 MODELS = {
     "upper": (
         'input [ { name: "TEXT" data_type: TYPE_STRING dims: [ -1 ] } ]\n'
@@ -50,13 +58,22 @@ MODELS = {
     ),
     "together": (
         'input [ { name: "CODE" data_type: TYPE_INT32 dims: [ 1 ] } ]\n'
-        'output [ { name: "MATES" data_type: TYPE_INT32 dims: [ 1 ] } ]\n',
+        'output [ { name: "MATES" data_type: TYPE_INT32 dims: [ 1 ] } ]\n'
+        "dynamic_batching { priority_levels: 2 default_priority_level: 1 }\n",
         8,
         '''class TritonPythonModel:
-    """How many requests ran together; a negative CODE is an error of its own, the code of which it names."""
+    """How many requests ran together; a negative CODE is an error of its own, the code of which it names.
+
+    A CODE of 99 waits for a file.
+    """
+
+    def initialize(self, args):
+        self.gate = os.path.join(args["model_repository"], "gate")
 
     def execute(self, requests):
-        time.sleep(0.2)
+        codes = [pb_utils.get_input_tensor_by_name(r, "CODE").as_numpy()[0, 0] for r in requests]
+        while 99 in codes and not os.path.exists(self.gate):
+            time.sleep(0.005)
         out = []
         for r in requests:
             x = pb_utils.get_input_tensor_by_name(r, "CODE").as_numpy()
@@ -219,18 +236,23 @@ def test_tr_c4_an_optional_input_that_is_left_out(client: Any) -> None:
 
 def test_tr_a3_one_requests_error_costs_its_batch_mates_nothing(server: ServerProcess) -> None:
     """TR-A3: error objects inside a batch reach their own callers, with their own codes."""
-    barrier = threading.Barrier(6)
+    gate = Path(server._paths[0]) / "together" / "gate"
 
     def ask(code: int) -> Any:
-        barrier.wait(10)
         tensor = {"name": "CODE", "shape": [1, 1], "datatype": "INT32", "data": [code]}
         status, reply = server.post("/v2/models/together/infer", {"id": f"q{code}", "inputs": [tensor]})
         return (status, reply["error"]) if status != 200 else reply["outputs"][0]["data"][0]
 
-    with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        said = list(pool.map(ask, [1, -3, 2, -2, 3, -5]))
+    with concurrent.futures.ThreadPoolExecutor(7) as pool:
+        first = pool.submit(ask, 99)
+        until(lambda: gauge(server, "together", "running_batches") == 1)
+        others = [pool.submit(ask, code) for code in (1, -3, 2, -2, 3, -5)]
+        until(lambda: gauge(server, "together", "queue_depth") == 6)
+        gate.touch()
+        said = [other.result() for other in others]
+    assert first.result() == 1
     assert said[1::2] == [(400, "q-3 asked for -3"), (404, "q-2 asked for -2"), (501, "q-5 asked for -5")]
-    assert max(said[::2]) > 1, "nothing was batched, so nothing is shown"
+    assert said[::2] == [6] * 3
 
 
 @pytest.mark.parametrize(
@@ -308,7 +330,7 @@ def test_tr_s8_tr_g9_a_decoupled_model_over_a_grpc_stream(elements: list[int], s
         client.async_stream_infer("repeat", inputs, enable_empty_final_response=True)
         said: list[Any] = []
         for _ in [*elements, "last"]:
-            result, error = replies.get(timeout=20)
+            result, error = replies.get(timeout=PATIENCE_S)
             if error is not None:
                 said.append(error.message())
             elif (out := result.as_numpy("OUT")) is not None:

@@ -2,7 +2,6 @@
 
 import queue
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import TritonProcess
+from waiting import PATIENCE_S, until
 
 #: Counts its runs; with MS below 0 it waits until the gate is open.
 TURNS = """
@@ -112,40 +112,31 @@ class Asking:
         self._client.async_infer("turns", naps(milliseconds), done, **options)
 
     def answers(self, count: int) -> dict[str, Any]:
-        return dict(self.said.get(timeout=20) for _ in range(count))
+        return dict(self.said.get(timeout=PATIENCE_S) for _ in range(count))
 
 
 def waiting(server: TritonProcess) -> int:
     """Requests that wait, as Triton's metrics tell."""
-    with urlopen(f"http://127.0.0.1:{server.ports['metrics']}/metrics", timeout=10) as page:
+    with urlopen(f"http://127.0.0.1:{server.ports['metrics']}/metrics", timeout=PATIENCE_S) as page:
         text = page.read()
     found = re.search(rb'^nv_inference_pending_request_count{model="turns"[^}]*} (\d+)', text, re.M)
     assert found is not None
     return int(found[1])
 
 
-def until(server: TritonProcess, count: int) -> None:
-    for _ in range(2000):
-        if waiting(server) >= count:
-            return
-        threading.Event().wait(0.005)
-    raise AssertionError("they never came to wait")
-
-
 def test_tr_c8_priorities_sizes_and_times_over_grpc(server: TritonProcess, gate: Path) -> None:
     with grpc.InferenceServerClient(f"127.0.0.1:{server.ports['grpc']}") as client:
         asking = Asking(client)
         asking.ask("blocker", -1)
-        while not gate.with_name("open.begun").exists():  # calls of one client may overtake each other
-            threading.Event().wait(0.005)
+        until(gate.with_name("open.begun").exists)  # calls of one client may overtake each other
         for place in (1, 2, 3):
             asking.ask(f"low {place}", priority=2)
-            until(server, place)
+            until(lambda: waiting(server) >= place)  # noqa: B023
         with pytest.raises(InferenceServerException, match="Exceeds maximum queue size") as full:
             client.infer("turns", naps(1))
         assert full.value.status() == "StatusCode.UNAVAILABLE"
         asking.ask("high", priority=1)
-        until(server, 4)
+        until(lambda: waiting(server) >= 4)
         with pytest.raises(InferenceServerException, match="Request timeout expired") as late:
             client.infer("turns", naps(1), priority=1, timeout=50_000)
         assert late.value.status() == "StatusCode.UNAVAILABLE"

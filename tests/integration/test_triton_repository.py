@@ -1,8 +1,7 @@
 """tritonclient's control of the repository, against a server process (TR-R11 to TR-R13, TR-G3)."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +13,7 @@ import tritonclient.http as http_client
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess
+from waiting import until
 from zoo import write_constant
 
 CLIENTS = pytest.mark.parametrize("triton", [http_client, grpc_client], ids=["http", "grpc"])
@@ -52,13 +52,6 @@ def index(client: Any, triton: ModuleType) -> dict[tuple[str, str], tuple[str, s
     return {(r["name"], r["version"]): (r["state"], r.get("reason", "")) for r in rows}
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < until, "it did not come about in time"
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("explicit")
@@ -94,7 +87,7 @@ def test_a_configuration_takes_the_files_place_until_unload(
         assert batch_size(client, "constant") == 2
         client.load_model("constant", config=config(version_policy={"specific": {"versions": [1]}}))
         assert ask(client, triton, "constant", rows=3) == 1
-        eventually(lambda: not client.is_model_ready("constant", "2"))
+        until(lambda: not client.is_model_ready("constant", "2"))
         client.load_model("constant")
         assert ask(client, triton, "constant") == 1, "a load without parameters changes nothing"
         client.unload_model("constant")
@@ -113,11 +106,11 @@ def test_files_come_with_the_request_and_go_with_the_model(
             files = {"file:1/model.onnx": content(tmp_path, said)}
             client.load_model("sent", config=config(), files=files)
             assert ask(client, triton, "sent") == said
-            eventually(lambda: len(brought(place)) == 1)
+            until(lambda: len(brought(place)) == 1)
         assert index(client, triton)["sent", "1"] == ("READY", "")
         client.unload_model("sent", unload_dependents=True)
         assert not client.is_model_ready("sent")
-        eventually(lambda: brought(place) == [])
+        until(lambda: brought(place) == [])
         with pytest.raises(InferenceServerException, match="'sent', failed to poll from model repository"):
             client.load_model("sent")
 
@@ -131,12 +124,12 @@ def test_files_stand_beside_a_model_of_the_repository(
     with triton.InferenceServerClient(server.address) as client:
         client.load_model("constant", config=config(), files={"file:7/model.onnx": content(tmp_path, 43)})
         assert ask(client, triton, "constant") == 43
-        eventually(lambda: not client.is_model_ready("constant", "2"))
+        until(lambda: not client.is_model_ready("constant", "2"))
         client.unload_model("constant")
         client.load_model("constant")
         assert ask(client, triton, "constant") == 2
     assert {p: p.stat().st_mtime_ns for p in (place / "models").rglob("*")} == before
-    eventually(lambda: brought(place) == [])
+    until(lambda: brought(place) == [])
 
 
 @CLIENTS
@@ -155,7 +148,7 @@ def test_what_does_not_load_leaves_what_is_loaded(
             client.load_model("constant", config='{"nme": 1}')
         assert ask(client, triton, "constant", rows=8) == 2
         assert client.is_server_ready()
-    eventually(lambda: brought(place) == [])
+    until(lambda: brought(place) == [])
 
 
 @CLIENTS
@@ -177,7 +170,7 @@ def test_a_failed_load_makes_the_server_unready_until_it_is_taken_back(
         assert not client.is_server_ready()
         client.unload_model("torn")
         assert client.is_server_ready()
-    eventually(lambda: brought(place) == [])
+    until(lambda: brought(place) == [])
 
 
 @CLIENTS
@@ -205,7 +198,7 @@ def test_tr_r12_tr_r13_tr_r37_refusals(server: ServerProcess, place: Path, trito
                 client.load_model(name, **order)
             client.unload_model(name)
         client.unload_model("nobody")
-    eventually(lambda: brought(place) == [])
+    until(lambda: brought(place) == [])
 
 
 @CLIENTS
@@ -215,7 +208,7 @@ def test_the_index_tells_what_was_unloaded_and_what_never_came(
     """TR-R11."""
     with triton.InferenceServerClient(server.address) as client:
         client.unload_model("constant")
-        eventually(lambda: index(client, triton)["constant", "2"] == ("UNAVAILABLE", "unloaded"))
+        until(lambda: index(client, triton)["constant", "2"] == ("UNAVAILABLE", "unloaded"))
         with pytest.raises(
             InferenceServerException, match=r"unknown model: 'constant' has no available versions$"
         ):

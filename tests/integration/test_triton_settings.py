@@ -1,8 +1,7 @@
 """Log and trace settings of a running server, through unmodified tritonclient (TR-R9, TR-R10, TR-G3)."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import tritonclient.http as over_http
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess
+from waiting import until
 from zoo import ask_moody, infer_body, write_mlp, write_moody
 
 TRACE = {
@@ -47,16 +47,6 @@ def traced(folder: Path) -> Iterator[ServerProcess]:
     options = ["--log-format", "json", "--access-log", "all", "--trace-file", str(folder / "trace.json")]
     with ServerProcess([root], folder / "log", options) as server:
         yield server.wait_ready()
-
-
-def now(condition: Callable[[], bool]) -> bool:
-    """True once it holds; False after ten seconds."""
-    until = time.monotonic() + 10
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def objects(path: Path) -> list[dict[str, Any]]:
@@ -137,7 +127,7 @@ def test_tr_o1_requests_of_both_wires_are_traced(traced: ServerProcess, folder: 
         assert reply[0] == 400
         client.update_trace_settings("mlp", BACK)
         assert ask(traced, id="after") == 200
-    assert now(lambda: len(traces(path)) == 3), objects(path)
+    until(lambda: len(traces(path)) == 3, lambda: objects(path))
     found = traces(path)
     assert found.keys() == {"over-http", "over-grpc", "refused"}
     for id in ("over-http", "over-grpc"):
@@ -168,7 +158,7 @@ def test_tr_o1_the_time_in_the_model_stands_between_its_timestamps(
         assert client.get_trace_settings("moody")["trace_count"] == "0"
         client.update_trace_settings("moody", BACK)
     path = folder / "trace.json.0"
-    assert now(lambda: len(traces(path)) == 1)
+    until(lambda: len(traces(path)) == 1, lambda: objects(path))
     (found,) = traces(path).values()
     assert found["COMPUTE_OUTPUT_START"] - found["COMPUTE_INPUT_END"] >= 290_000_000
     assert not (folder / "trace.json.1").exists()
@@ -191,7 +181,7 @@ def test_tr_r10_the_logging_extension_over_http(traced: ServerProcess) -> None:
             assert client.update_log_settings({"log_info": True, "log_format": "ISO8601"})["log_info"]
         assert client.update_log_settings({"log_format": "default"}) == LOG
         assert ask(traced, id="heard-of") == 200
-        assert now(lambda: "heard-of" in traced.output().replace("unheard-of", ""))
+        until(lambda: "heard-of" in traced.output().replace("unheard-of", ""), traced.output)
         assert "unheard-of" not in traced.output()
         with pytest.raises(InferenceServerException, match="can not be updated through network protocol"):
             client.update_log_settings({"log_file": "/tmp/elsewhere.log"})

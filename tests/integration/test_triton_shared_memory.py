@@ -9,9 +9,8 @@ import os
 import queue
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from salver.testing.process import ServerProcess, free_port
+from waiting import PATIENCE_S, until
 from zoo import mlp_answer, wide, write_identity, write_mlp, write_two
 
 ROWS = 5
@@ -230,9 +230,9 @@ def test_over_a_stream(sharing: ServerProcess, segment: Segment) -> None:
             wanted = tritonclient.grpc.InferRequestedOutput("y")
             wanted.set_shared_memory(region, 60, 8192)
             client.async_stream_infer("mlp", [given], outputs=[wanted])
-        result, error = found.get(timeout=20)
+        result, error = found.get(timeout=PATIENCE_S)
         assert error is None and list(result.get_output("y").shape) == [ROWS, 3]
-        result, error = found.get(timeout=20)
+        result, error = found.get(timeout=PATIENCE_S)
         assert "Unable to find shared memory region: 'nosuch'" in str(error)
         client.stop_stream()
         client.unregister_system_shared_memory()
@@ -250,19 +250,15 @@ def test_tr_f11_with_tritonservers_flags(tmp_path: Path, segment: Segment) -> No
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             with tritonclient.http.InferenceServerClient(f"127.0.0.1:{port}") as client:
-                wait_for(client.is_server_ready)
+
+                def is_ready() -> bool:
+                    with contextlib.suppress(OSError):
+                        return bool(client.is_server_ready())
+                    return False
+
+                until(is_ready)
                 client.register_system_shared_memory("r", segment.key, 64)
                 assert [s["name"] for s in statuses(client)] == ["r"]
         finally:
             server.terminate()
         assert server.wait() == 0
-
-
-def wait_for(is_there: Callable[[], bool], seconds: float = 30.0) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        with contextlib.suppress(OSError):
-            if is_there():
-                return
-        time.sleep(0.05)
-    raise AssertionError("not in time")

@@ -21,14 +21,18 @@ import tritonclient.grpc.service_pb2_grpc as pb_grpc
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess
-from zoo import EXAMPLES, mlp_answer, write_identity, write_mlp, write_moody
+from waiting import PATIENCE_S, until
+from zoo import EXAMPLES, gauge, mlp_answer, write_identity, write_mlp, write_moody
 
 ALPHABET = """
 import time
+from pathlib import Path
 import numpy as np
 class Model:
     def step(self, slots, tokens):
         time.sleep(0.005)
+        while (tokens == ord("m")).any() and Path("HOLD").exists():
+            time.sleep(0.005)
         return np.eye(256, dtype="f4")[np.where(tokens == 122, 97, tokens + 1) % 256]
     def release(self, slot):
         pass
@@ -49,8 +53,9 @@ def streaming(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProces
 
 
 def write_alphabet(root: Path) -> None:
+    """As long as there is a file ``hold`` beside the repository, it says nothing after an m."""
     (root / "alphabet" / "1").mkdir(parents=True)
-    (root / "alphabet" / "1" / "model.py").write_text(ALPHABET)
+    (root / "alphabet" / "1" / "model.py").write_text(ALPHABET.replace("HOLD", str(root.parent / "hold")))
     (root / "alphabet" / "salver.toml").write_text('[steps]\nvocabulary = "bytes"\nmax_sequences = 4\n')
 
 
@@ -71,17 +76,8 @@ def tokens(most: int) -> dict[str, int]:
     return {"max_tokens": most, "temperature": 0}
 
 
-def running(server: ServerProcess, model: str) -> float:
-    page = server.get("/metrics")[1].decode()
-    (line,) = [x for x in page.splitlines() if x.startswith(f'salver_running_batches{{model="{model}"')]
-    return float(line.split()[-1])
-
-
 def until_idle(server: ServerProcess, model: str = "alphabet") -> None:
-    end = time.monotonic() + 10
-    while running(server, model) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert running(server, model) == 0
+    until(lambda: gauge(server, model, "running_batches") == 0)
 
 
 class Stream:
@@ -101,12 +97,12 @@ class Stream:
         self.client.close()
 
     def result(self) -> triton.InferResult:
-        result, error = self.came.get(timeout=20)
+        result, error = self.came.get(timeout=PATIENCE_S)
         assert error is None, error
         return result
 
     def error(self) -> InferenceServerException:
-        result, error = self.came.get(timeout=20)
+        result, error = self.came.get(timeout=PATIENCE_S)
         assert result is None
         assert error is not None
         return error
@@ -158,6 +154,8 @@ def test_tr_g9_an_error_as_a_status_ends_the_stream(streaming):
 
 @pytest.mark.parametrize("enabled", [False, True])
 def test_tr_g2_tr_g11_tokens_come_one_by_one_beside_other_answers(streaming, enabled):
+    hold = Path(streaming._log).parent / "hold"
+    hold.touch()
     with Stream(streaming) as stream:
         ask = stream.client.async_stream_infer
         ask(
@@ -170,9 +168,10 @@ def test_tr_g2_tr_g11_tokens_come_one_by_one_beside_other_answers(streaming, ena
         first = stream.result()
         assert (said(first), is_final(first)) == ("b", False)
         ask("mlp", [rows(1)[1]], request_id="short")
-        came = [stream.result() for _ in range(60)]
-        ids = [result.get_response().id for result in came]
-        assert "short" in ids[:-1]
+        came = [stream.result() for _ in range(12)]  # eleven letters are made by now
+        hold.unlink()
+        assert "short" in [result.get_response().id for result in came]
+        came += [stream.result() for _ in range(48)]
         pieces = [first, *(r for r in came if r.get_response().id == "long")]
         assert "".join(map(said, pieces)) == ("abcdefghijklmnopqrstuvwxyz" * 3)[1:61]
         assert [is_final(piece) for piece in pieces] == [False] * 59 + [True]
@@ -208,7 +207,7 @@ def test_a_client_that_sends_nothing_before_it_has_headers(streaming):
         may_end = threading.Event()
 
         def nothing() -> Iterator[pb.ModelInferRequest]:
-            may_end.wait(20)
+            may_end.wait(PATIENCE_S)
             yield from ()
 
         call = pb_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(nothing())
@@ -245,7 +244,7 @@ def test_tr_g14_cancelling_frees_the_slots(streaming):
             id = str(number)
             stream.client.async_stream_infer("alphabet", [text("a")], request_id=id, parameters=tokens(2000))
         stream.result()
-        assert running(streaming, "alphabet") > 0
+        assert gauge(streaming, "alphabet", "running_batches") > 0
         stream.client.stop_stream(cancel_requests=True)
         until_idle(streaming)
 
@@ -254,7 +253,7 @@ def test_tr_g14_a_stream_that_times_out_frees_the_slots(streaming):
     with Stream(streaming, stream_timeout=0.5) as stream:
         stream.client.async_stream_infer("alphabet", [text("a")], parameters=tokens(2000))
         while True:  # the server may notice it first, and say so in the stream
-            _, error = stream.came.get(timeout=20)
+            _, error = stream.came.get(timeout=PATIENCE_S)
             if error is not None and error.status() == "StatusCode.DEADLINE_EXCEEDED":
                 break
         until_idle(streaming)
@@ -280,7 +279,7 @@ def test_tr_g14_a_client_that_is_killed_frees_the_slots(streaming):
     with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == b"k\n"
-        assert running(streaming, "alphabet") == 1
+        assert gauge(streaming, "alphabet", "running_batches") == 1
         client.kill()
     until_idle(streaming)
 

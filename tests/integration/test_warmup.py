@@ -2,7 +2,6 @@
 
 import json
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess, TritonProcess
+from waiting import until
 from zoo import write_mlp
 
 pytestmark = pytest.mark.timeout(90)
@@ -183,9 +183,9 @@ def test_tr_s13_salvers_own_samples(shape: list[int], error: str, tmp_path: Path
         if not error:
             server.wait_ready()
             return
-        reason, until = "", time.monotonic() + 30
-        while not reason and time.monotonic() < until:
-            for row in json.loads(server.ask("POST", "/v2/repository/index")[1]):
-                reason = row.get("reason", "") if row["state"] == "UNAVAILABLE" else ""
-            time.sleep(0.02)
-        assert f"failed to run warmup sample 'own': {error}" in reason
+
+        def reason() -> str:
+            (row,) = json.loads(server.ask("POST", "/v2/repository/index")[1])
+            return row.get("reason", "") if row["state"] == "UNAVAILABLE" else ""
+
+        assert f"failed to run warmup sample 'own': {error}" in until(reason)

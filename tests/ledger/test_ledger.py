@@ -15,6 +15,7 @@ from databases import empty_database, empty_ledger
 from salver.errors import Conflict, InvalidInput, MissingExtra
 from salver.ledger import Ledger, LedgerFailed
 from salver.ledger.schema import AUDIT, BUCKET, EXPOSURE, MODEL, RELEASE, TAG, VERSION
+from waiting import PATIENCE_S
 
 KINDS = ("sqlite", "postgresql")
 
@@ -62,7 +63,7 @@ async def test_a_reader_sees_one_state_while_others_write(url: str) -> None:
             writing = asyncio.run_coroutine_threadsafe(
                 ledger.write(lambda c: c.execute(insert(MODEL), model("late")) and None), loop
             )
-            writing.result(20)
+            writing.result(PATIENCE_S)
             return before, names(connection)
 
         assert await ledger.read(twice) == ([], [])
@@ -120,7 +121,7 @@ async def test_whoever_holds_the_lock_too_long_is_named_as_the_reason(url: str) 
         def hold(_: Connection) -> None:
             asking = asyncio.run_coroutine_threadsafe(waiting.write(count_up), loop)
             with pytest.raises(LedgerFailed, match="Another process is writing"):
-                asking.result(20)
+                asking.result(PATIENCE_S)
 
         loop = asyncio.get_running_loop()
         await holder.write(hold)

@@ -1,7 +1,6 @@
 """Labels follow what can answer, and callers by label never wait for a load."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,6 +13,7 @@ from salver.errors import InvalidInput, LoadFailed, NotFound
 from salver.lifecycle import LifecycleConfig, Manager
 from salver.lifecycle.labels import Labels, labels_of, settle
 from salver.messages import ModelId, State
+from waiting import PATIENCE_S, auntil
 
 VERSIONS = st.sampled_from(["1", "2", "3"])
 LABELS = st.dictionaries(st.sampled_from(["stable", "canary"]), VERSIONS)
@@ -77,12 +77,6 @@ class Loader:
         return Servable()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0)
-
-
 def version(manager: Manager[Servable], label: str) -> str:
     lease = manager.acquire("m", label)
     lease.release()
@@ -104,7 +98,7 @@ async def test_tf_l7_a_label_moves_when_its_version_is_up_and_keeps_the_old_one_
     gate.set()
     await manager.settled()
     assert version(manager, "stable") == "2"
-    await until(lambda: {s.id.version for s in manager.statuses() if s.state is State.READY} == {"2", "3"})
+    await auntil(lambda: {s.id.version for s in manager.statuses() if s.state is State.READY} == {"2", "3"})
     manager.apply([m(v, moved, "2", "3") for v in ("2", "3")])
     assert version(manager, "stable") == "2"
     await manager.drain(1)
@@ -142,9 +136,9 @@ async def test_tf_g11_versions_that_ended_stay_listed() -> None:
 
     assert states() == {"1": "READY", "2": "FAILED", "3": "READY"}, "nobody wanted 4"
     manager.apply([m("3", {}, "3")])
-    await until(lambda: states() == {"1": "GONE", "2": "GONE", "3": "READY"})
+    await auntil(lambda: states() == {"1": "GONE", "2": "GONE", "3": "READY"})
     manager.apply([])
-    await until(lambda: states()["3"] == "GONE")
+    await auntil(lambda: states()["3"] == "GONE")
     assert {s.id.version for s in manager.statuses()} == set()
     manager.apply([m("1", {}, "1")])
     await manager.settled()
@@ -159,7 +153,7 @@ async def test_tf_l5_what_failed_once_is_not_waited_for_until_its_last_try() -> 
         Failing(), lambda: 0.0, lambda event: None, config, reclaim=lambda: None
     )
     manager.apply([m(v, {}, "1", "2") for v in ("1", "2")])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await manager.tried({"m"})
         await manager.tried({"other"})
     assert {s.id.version: s.state for s in manager.versions("m")} == {"1": State.READY, "2": State.FAILED}
@@ -183,7 +177,7 @@ async def test_requests_without_a_version_go_to_the_default_label_and_follow_it_
     await asyncio.sleep(0.01)
     assert version(manager, "") == "1"
     gate.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while version(manager, "") == "1":  # which raises where nobody answers
             await asyncio.sleep(0)
     assert version(manager, "") == "2"

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from salver.events import StateChanged
 from salver.lifecycle import LifecycleConfig, Manager
 from salver.lifecycle.memory import give_back_memory
 from salver.messages import ModelId, State
+from waiting import auntil
 
 
 class FakeServable:
@@ -94,11 +94,6 @@ class Rig:
 
     def reclaim(self) -> None:
         self.reclaimed += 1
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():
-                await asyncio.sleep(0)
 
     def states(self) -> dict[str, str]:
         return {str(s.id): s.state.value for s in self.manager.statuses()}
@@ -197,11 +192,11 @@ async def test_tf_g11_versions_that_have_ended_stay_listed(rig: Rig) -> None:
     await up(rig, m("1"), m("2"), m("1", name="other"))
     assert told("m") == {"2": "READY"}  # the policy never wanted the first one
     await up(rig, m("2"), m("3"), m("1", name="other"))
-    await rig.until(lambda: told("m") == {"2": "GONE", "3": "READY"})
+    await auntil(lambda: told("m") == {"2": "GONE", "3": "READY"})
     await up(rig, m("3"), m("1", name="other"))
     assert told("m") == {"2": "GONE", "3": "READY"}
     rig.manager.apply([m("1", name="other")])
-    await rig.until(lambda: told("m") == {"2": "GONE", "3": "GONE"})
+    await auntil(lambda: told("m") == {"2": "GONE", "3": "GONE"})
     assert told("other") == {"1": "READY"}
     assert told("nobody") == {}
     assert "m:3" not in rig.states()
@@ -218,7 +213,7 @@ async def test_releasing_twice_counts_once(rig: Rig) -> None:
     await asyncio.sleep(0)
     assert rig.states() == {"m:1": "DRAINING"}
     second.release()
-    await rig.until(lambda: rig.states() == {})
+    await auntil(lambda: rig.states() == {})
 
 
 # -- a change of version -----------------------------------------------------------------------
@@ -240,11 +235,11 @@ async def test_callers_always_find_a_version_during_a_swap(rig: Rig) -> None:
     callers = [asyncio.create_task(caller()) for _ in range(8)]
     for version in range(2, 8):
         await up(rig, m(str(version)))
-        await rig.until(lambda v=str(version): seen[-1:] == [v])  # type: ignore[misc]
+        await auntil(lambda v=str(version): seen[-1:] == [v])  # type: ignore[misc]
     stop.set()
     await asyncio.gather(*callers)
     assert seen == sorted(seen)
-    await rig.until(lambda: len(rig.states()) == 1)
+    await auntil(lambda: len(rig.states()) == 1)
     assert [s.closed for s in rig.loader.loaded] == [1] * 6 + [0]
 
 
@@ -252,7 +247,7 @@ async def test_the_new_version_takes_over_only_when_warm(rig: Rig) -> None:
     await up(rig, m("1"))
     gate = rig.loader.shut("warm m:2@a")
     rig.manager.apply([m("1"), m("2")])
-    await rig.until(lambda: rig.states()["m:2"] == "WARMING")
+    await auntil(lambda: rig.states()["m:2"] == "WARMING")
     assert rig.manager.acquire("m").id.version == "1"
     assert not rig.manager.ready()
     gate.set()
@@ -277,7 +272,7 @@ async def test_a_version_that_fails_leaves_the_running_one(rig: Rig, errors: str
     await up(rig, m("1"), m("2"))
     assert len(rig.loader.loaded) == tries, "not tried again while its files are the same"
     await up(rig, m("1"), m("2", "b"))
-    await rig.until(lambda: rig.states() == {"m:1": "NEW", "m:2": "READY"})
+    await auntil(lambda: rig.states() == {"m:1": "NEW", "m:2": "READY"})
 
 
 async def test_files_that_change_under_a_version_reload_it_beside(rig: Rig) -> None:
@@ -287,7 +282,7 @@ async def test_files_that_change_under_a_version_reload_it_beside(rig: Rig) -> N
     assert rig.manager.acquire("m", "1").servable.tag == "m:1@b"
     assert old.servable.closed == 0
     old.release()
-    await rig.until(lambda: old.servable.closed == 1)
+    await auntil(lambda: old.servable.closed == 1)
 
 
 async def test_a_failed_reload_tells_why_the_old_files_still_serve(rig: Rig) -> None:
@@ -313,7 +308,7 @@ async def test_draining_waits_for_the_last_lease(rig: Rig) -> None:
     for lease in leases:
         assert lease.servable.closed == 0
         lease.release()
-    await rig.until(lambda: rig.states() == {})
+    await auntil(lambda: rig.states() == {})
     assert leases[0].servable.closed == 1
     assert rig.reclaimed == 1
     with pytest.raises(NotFound, match=r"'m' has no available versions$"):
@@ -338,10 +333,10 @@ async def test_a_folder_is_vacated_when_the_last_copy_on_it_is_gone(rig: Rig) ->
 async def test_unwanted_while_it_loads_is_closed_when_it_has_loaded(rig: Rig) -> None:
     gate = rig.loader.shut("load m:1@a")
     rig.manager.apply([m("1")])
-    await rig.until(lambda: rig.states() == {"m:1": "LOADING"})
+    await auntil(lambda: rig.states() == {"m:1": "LOADING"})
     rig.manager.apply([])
     gate.set()
-    await rig.until(lambda: rig.states() == {})
+    await auntil(lambda: rig.states() == {})
     assert [s.closed for s in rig.loader.loaded] == [1]
     assert State.READY not in [e.after for e in rig.events]
 
@@ -349,7 +344,7 @@ async def test_unwanted_while_it_loads_is_closed_when_it_has_loaded(rig: Rig) ->
 async def test_wanted_again_before_it_has_loaded_goes_on(rig: Rig) -> None:
     gate = rig.loader.shut("load m:1@a")
     rig.manager.apply([m("1")])
-    await rig.until(lambda: rig.states() == {"m:1": "LOADING"})
+    await auntil(lambda: rig.states() == {"m:1": "LOADING"})
     rig.manager.apply([])
     rig.manager.apply([m("1")])
     gate.set()
@@ -361,7 +356,7 @@ async def test_wanted_again_before_it_has_loaded_goes_on(rig: Rig) -> None:
 async def test_unwanted_before_its_turn_never_loads(rig: Rig) -> None:
     gates = [rig.loader.shut(f"load {n}:1@a") for n in "abcd"]
     rig.manager.apply([m("1", name=n) for n in "abcde"])
-    await rig.until(lambda: rig.loader.loading == 4)
+    await auntil(lambda: rig.loader.loading == 4)
     rig.manager.apply([m("1", name=n) for n in "abcd"])
     for gate in gates:
         gate.set()
@@ -373,7 +368,7 @@ async def test_a_close_that_raises_is_logged_and_over(rig: Rig, caplog: pytest.L
     await up(rig, m("1"))
     rig.loader.close_errors["m:1@a"] = RuntimeError("stuck")
     rig.manager.apply([])
-    await rig.until(lambda: rig.states() == {})
+    await auntil(lambda: rig.states() == {})
     assert "m:1 did not close cleanly" in caplog.text
 
 
@@ -400,7 +395,7 @@ async def test_a_cancelled_wait_does_not_stop_the_load(rig: Rig) -> None:
     gate = rig.loader.shut("load m:1@a")
     rig.manager.apply([m("1")])
     waiting = asyncio.create_task(rig.manager.load("m"))
-    await rig.until(lambda: rig.loader.loading == 1)
+    await auntil(lambda: rig.loader.loading == 1)
     waiting.cancel()
     await asyncio.wait([waiting])
     gate.set()
@@ -450,7 +445,7 @@ async def test_retries_back_off_and_end() -> None:
     for now, expected in ((0.0, 1), (9.9, 1), (10.0, 2), (29.9, 2), (30.0, 3), (1e9, 3)):
         rig.now = now
         rig.manager.apply([m("1")])
-        await rig.until(lambda: rig.states() == {"m:1": "FAILED"})
+        await auntil(lambda: rig.states() == {"m:1": "FAILED"})
         tries = sum(e.after is State.LOADING for e in rig.events)
         assert tries == expected
     assert rig.states() == {"m:1": "FAILED"}
@@ -470,7 +465,7 @@ async def test_drain_waits_for_leases_then_closes_all(rig: Rig) -> None:
     await up(rig, m("1"), m("1", name="n"))
     lease = rig.manager.acquire("m")
     draining = asyncio.create_task(rig.manager.drain(60))
-    await rig.until(lambda: rig.states() == {"m:1": "DRAINING"})
+    await auntil(lambda: rig.states() == {"m:1": "DRAINING"})
     assert not rig.manager.ready()
     rig.manager.apply([m("1")])
     with pytest.raises(NotReady):
@@ -495,7 +490,7 @@ async def test_drain_cancels_a_load_that_hangs(rig: Rig) -> None:
     rig.loader.shut("load m:1@a")
     rig.loader.shut("warm m:2@a")
     rig.manager.apply([m("1", all=True), m("2", all=True)])
-    await rig.until(lambda: rig.states() == {"m:1": "LOADING", "m:2": "WARMING"})
+    await auntil(lambda: rig.states() == {"m:1": "LOADING", "m:2": "WARMING"})
     await rig.manager.drain(0)
     assert [s.closed for s in rig.loader.loaded] == [1]
     assert rig.states() == {}
@@ -513,7 +508,7 @@ async def test_nothing_keeps_an_unloaded_servable_alive(rig: Rig) -> None:
     await up(rig, m("1"))
     rig.manager.acquire("m").release()
     await up(rig)
-    await rig.until(lambda: rig.states() == {})
+    await auntil(lambda: rig.states() == {})
     rig.loader.loaded.clear()
     await asyncio.sleep(0)
     gc.collect()
@@ -559,7 +554,7 @@ async def test_tr_l4_what_cannot_change_in_place_is_loaded_anew(rig: Rig, raises
     await rig.manager.load("m")
     assert [servable.tag for servable in rig.loader.loaded] == [rig.loader.loaded[0].tag, "m:1@b"]
     assert rig.manager.acquire("m").servable is rig.loader.loaded[1]
-    await rig.until(lambda: rig.loader.loaded[0].closed == 1)
+    await auntil(lambda: rig.loader.loaded[0].closed == 1)
 
 
 async def test_tr_l4_a_model_that_is_unloaded_while_it_changes_goes(rig: Rig) -> None:
@@ -568,5 +563,5 @@ async def test_tr_l4_a_model_that_is_unloaded_while_it_changes_goes(rig: Rig) ->
     rig.manager.apply([sized("b")])
     rig.manager.apply([])
     gate.set()
-    await rig.until(lambda: not rig.states())
+    await auntil(lambda: not rig.states())
     assert rig.loader.loaded[0].closed == 1 and len(rig.loader.loaded) == 1

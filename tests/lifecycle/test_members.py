@@ -14,6 +14,7 @@ from salver.lifecycle import Manager
 from salver.lifecycle.members import Bound, bind, with_members
 from salver.lifecycle.policy import Drain, Load, Present, plan
 from salver.messages import ModelId, State
+from waiting import PATIENCE_S, auntil
 
 
 def m(name: str, *members: str, version: str = "1", fingerprint: str = "a", problem: str = "") -> Manifest:
@@ -199,7 +200,7 @@ def loaded(rig: Rig) -> list[str]:
 async def test_tr_s6_an_ensemble_is_loaded_after_its_models(rig: Rig) -> None:
     gate = rig.loader.shut("load b:1@a")
     rig.manager.apply([m("e", "a", "b"), m("a"), m("b")])
-    await rig.until(lambda: rig.states()["a:1"] == "READY")
+    await auntil(lambda: rig.states()["a:1"] == "READY")
     assert rig.states() == {"e:1": "NEW", "a:1": "READY", "b:1": "LOADING"}
     assert rig.reason("e:1") == "waits for its models b"
     assert not rig.manager.ready()
@@ -225,10 +226,10 @@ async def test_tr_s6_a_model_that_is_replaced_makes_another_ensemble_of_it(rig: 
     assert rig.manager.acquire("e").servable.tag == "e:1@a+3"
     assert old.servable.closed == 0
     old.release()
-    await rig.until(lambda: old.servable.closed == 1)
+    await auntil(lambda: old.servable.closed == 1)
     assert held.servable.closed == 0
     held.release()
-    await rig.until(lambda: held.servable.closed == 1)
+    await auntil(lambda: held.servable.closed == 1)
 
 
 async def test_tr_s6_an_ensemble_that_does_not_fit_the_new_model_stays_with_the_old_one(rig: Rig) -> None:
@@ -254,7 +255,7 @@ async def test_tr_r13_without_one_of_its_models_an_ensemble_goes_and_comes_back(
     assert rig.states()["e:1"] == "DRAINING"
     assert old.servable.closed == 0
     old.release()
-    await rig.until(lambda: rig.states() == {"e:1": "FAILED"})
+    await auntil(lambda: rig.states() == {"e:1": "FAILED"})
     text = "ensemble e contains models that are not available or ambiguous: a"
     assert rig.reason("e:1") == text
     assert not rig.manager.ready()
@@ -283,9 +284,9 @@ async def test_tr_s6_at_the_end_ensembles_go_first(rig: Rig) -> None:
     held = rig.manager.acquire("a")
     ensemble = rig.manager.acquire("e")
     ending = asyncio.create_task(rig.manager.drain(5))
-    await rig.until(lambda: rig.states() == {"e:1": "DRAINING", "a:1": "DRAINING"})
+    await auntil(lambda: rig.states() == {"e:1": "DRAINING", "a:1": "DRAINING"})
     ensemble.release()
-    await rig.until(lambda: ensemble.servable.closed == 1)
+    await auntil(lambda: ensemble.servable.closed == 1)
     held.release()
     await ending
     assert rig.states() == {}
@@ -351,7 +352,7 @@ def test_tr_s6_whatever_comes_and_goes_ensembles_follow(changes, failing, data) 
             manager.apply([m(name, *MADE_OF[name], fingerprint=mark) for name, mark in change.items()])
             for _ in range(data.draw(st.integers(0, 8))):
                 await asyncio.sleep(0)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await manager.settled()
             wanted = changes[-1]
             up = {s.id.name for s in manager.statuses() if s.state is State.READY}

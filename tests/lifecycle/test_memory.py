@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from salver.lifecycle import memory
+from waiting import PATIENCE_S
 
 
 @pytest.mark.parametrize(("wish", "asked"), [(None, [(-8, 1)]), ("4", [])])
@@ -49,7 +50,7 @@ def test_memory_is_given_back_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert most == 1
 
 

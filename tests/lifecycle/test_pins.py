@@ -11,6 +11,7 @@ from salver.errors import LoadFailed, SalverError
 from salver.handlers import FORMAT, Workers
 from salver.lifecycle import Manager
 from salver.messages import ModelId, State
+from waiting import PATIENCE_S
 
 
 class Loaded:
@@ -142,7 +143,7 @@ async def test_ts_m5_a_handler_that_is_taken_out_goes_though_no_other_is_ready()
     await asyncio.sleep(0)
     assert not ending.done()  # a request is in flight
     lease.release()
-    await asyncio.wait_for(ending, 5)
+    await asyncio.wait_for(ending, PATIENCE_S)
     assert loading.loaded[0].is_closed
     await lives.drain(1)
 

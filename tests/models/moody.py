@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,6 +41,9 @@ class Model:
     def obey(self, command: str, words: list[str]) -> bytes:
         if command == "sleep":
             time.sleep(float(words[0]))
+        elif command == "hold":
+            while not Path(words[0]).exists():
+                time.sleep(0.002)
         elif command == "exit":
             sys.exit(3)
         elif command == "segfault":

@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from salver.testing.process import TritonProcess
+from waiting import PATIENCE_S
 
 MANY = 10_000
 
@@ -32,7 +33,7 @@ def number(reply: Any) -> int:
 def test_tr_s8_every_response_in_order_and_the_last_is_marked(triton: TritonProcess, count: int) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{triton.grpc_port}") as channel:
         stub = pb_grpc.GRPCInferenceServiceStub(channel)
-        replies = list(stub.ModelStreamInfer(iter([question(count, "d")]), timeout=50))
+        replies = list(stub.ModelStreamInfer(iter([question(count, "d")]), timeout=PATIENCE_S))
     assert [number(reply) for reply in replies[:-1]] == list(range(count))
     finals = [reply.infer_response.parameters["triton_final_response"].bool_param for reply in replies]
     assert finals == [False] * count + [True]
@@ -51,7 +52,7 @@ def test_tr_s8_a_slow_reader_gets_all_and_holds_nobody_up(triton: TritonProcess)
     options = [("grpc.http2.lookahead_bytes", 65_536), ("grpc.http2.bdp_probe", 0)]
     with grpc.insecure_channel(f"127.0.0.1:{triton.grpc_port}", options) as channel:
         stub = pb_grpc.GRPCInferenceServiceStub(channel)
-        slow = stub.ModelStreamInfer(iter([question(MANY)]), timeout=50)
+        slow = stub.ModelStreamInfer(iter([question(MANY)]), timeout=PATIENCE_S)
         first = [number(next(slow)) for _ in range(3)]
         own_connection = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(f"127.0.0.1:{triton.grpc_port}", own_connection) as own:
@@ -59,7 +60,7 @@ def test_tr_s8_a_slow_reader_gets_all_and_holds_nobody_up(triton: TritonProcess)
             request = pb.ModelInferRequest(model_name="ident_int32", raw_input_contents=[bytes(4)])
             request.inputs.add(name="X", datatype="INT32", shape=[1])
             for _ in range(20):
-                assert quick.ModelInfer(request, timeout=20).raw_output_contents == [bytes(4)]
+                assert quick.ModelInfer(request, timeout=PATIENCE_S).raw_output_contents == [bytes(4)]
         rest = [number(reply) for reply in slow if reply.infer_response.outputs]
     assert first + rest == list(range(MANY))
 
@@ -68,11 +69,11 @@ def test_tr_s8_a_slow_reader_gets_all_and_holds_nobody_up(triton: TritonProcess)
 def test_tr_s8_tr_g14_a_reader_who_cancels_frees_the_model(triton: TritonProcess, after: int) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{triton.grpc_port}") as channel:
         stub = pb_grpc.GRPCInferenceServiceStub(channel)
-        call = stub.ModelStreamInfer(iter([question(MANY)]), timeout=50)
+        call = stub.ModelStreamInfer(iter([question(MANY)]), timeout=PATIENCE_S)
         for _ in range(after):
             next(call)
         call.cancel()
-        (reply, last) = stub.ModelStreamInfer(iter([question(1, "next")]), timeout=30)
+        (reply, last) = stub.ModelStreamInfer(iter([question(1, "next")]), timeout=PATIENCE_S)
         assert (number(reply), last.infer_response.id) == (0, "next")
 
 
@@ -88,7 +89,7 @@ def test_tr_s8_many_requests_on_one_stream_each_get_their_own(triton: TritonProc
         found: dict[str, list[int]] = {str(id): [] for id in range(len(counts))}
         left = len(counts)
         while left:
-            result, error = came.get(timeout=20)
+            result, error = came.get(timeout=PATIENCE_S)
             assert error is None
             response = result.get_response()
             left -= response.parameters["triton_final_response"].bool_param

@@ -16,6 +16,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import TritonProcess
+from waiting import PATIENCE_S
 
 SIZE, HALF = 16_384, 8192
 ROUNDS = 600
@@ -137,7 +138,7 @@ def test_tr_r14_tr_g4_whatever_happens_to_segments_the_server_lives(
         for thread in askers:
             thread.join(50)
         stop.set()
-        owning.join(20)
+        owning.join(PATIENCE_S)
         assert not failures
         assert sum(ends.values()) == 2 * ROUNDS and len(ends) == 2, ends  # some of either
         owner.unregister_system_shared_memory()

@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2_grpc as pb_grpc
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import TritonProcess
+from waiting import PATIENCE_S
 
 ONE, TWO = np.array([1, 2, 3, 4], np.int32), np.array([10, 20, 30, 40], np.int32)
 
@@ -182,12 +183,12 @@ def test_tr_g11_tr_s8_none_one_and_more_replies_and_the_empty_last(rpc: Any, ele
         one = given("IN", np.array(elements, np.int32))
         rpc.async_stream_infer("repeat", [one], request_id="d", enable_empty_final_response=True)
         for value in elements:
-            result, error = came.get(timeout=20)
+            result, error = came.get(timeout=PATIENCE_S)
             if value < 0:
                 assert "negative element" in str(error)
             else:
                 assert result.as_numpy("OUT").tolist() == [value]
-        result, error = came.get(timeout=20)
+        result, error = came.get(timeout=PATIENCE_S)
         last = result.get_response()
         assert (error, last.id, len(last.outputs)) == (None, "d", 0)
         assert last.parameters["triton_final_response"].bool_param

@@ -10,11 +10,12 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import TritonProcess
+from waiting import PATIENCE_S
 
 
 def page(triton: TritonProcess) -> tuple[str, str]:
     """Content type and text."""
-    link = http.client.HTTPConnection("127.0.0.1", triton.metrics_port, timeout=20)
+    link = http.client.HTTPConnection("127.0.0.1", triton.metrics_port, timeout=PATIENCE_S)
     link.request("GET", "/metrics")
     reply = link.getresponse()
     text = reply.read().decode()

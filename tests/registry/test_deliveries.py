@@ -18,6 +18,7 @@ from salver.registry.deliveries import Deliverer
 from salver.registry.records import NewVersion
 from salver.registry.webhooks import Webhooks
 from salver.serving.posting import post
+from waiting import PATIENCE_S
 
 
 class Receivers:
@@ -218,7 +219,7 @@ def answering(*pieces: bytes, ends: bool = True) -> Iterator[tuple[str, list[byt
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield f"127.0.0.1:{listener.getsockname()[1]}", heard, gone
-        thread.join(10)
+        thread.join(PATIENCE_S)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from salver.registry.names import Reference, parse
 from salver.registry.ports import Found
 from salver.registry.records import Actor, NewVersion, Parent
 from salver.registry.tokens import Tokens
+from waiting import PATIENCE_S
 
 
 async def push(registry: ModelRegistry, tmp_path: Path, model: str = "fraud", **said: object) -> int:
@@ -427,7 +428,7 @@ async def test_a_push_that_is_given_up_copies_no_more_and_leaves_nothing(
 
     def slowly(files, id, stop):  # type: ignore[no-untyped-def]
         loop.call_soon_threadsafe(pushing.cancel)
-        assert stop.wait(20)
+        assert stop.wait(PATIENCE_S)
         try:
             return take_in(files, id, stop)
         finally:
@@ -521,7 +522,7 @@ async def test_verify_is_not_misled_by_others_that_push_and_remove_meanwhile(
     def meanwhile(model: str, number: int):  # type: ignore[no-untyped-def]
         registry.artifacts.entries = entries  # type: ignore[method-assign]
         for work in (registry.remove("fraud", 1, ANN), push(registry, tmp_path)):
-            asyncio.run_coroutine_threadsafe(work, loop).result(20)
+            asyncio.run_coroutine_threadsafe(work, loop).result(PATIENCE_S)
         return entries(model, number)
 
     registry.artifacts.entries = meanwhile  # type: ignore[method-assign]

@@ -19,6 +19,7 @@ from salver.registry.backup import back_up, restore
 from salver.registry.names import parse
 from salver.registry.records import NewVersion
 from salver.registry.tokens import Tokens
+from waiting import PATIENCE_S
 
 
 async def push(registry: ModelRegistry, folder: Path, content: bytes, alias: str = "") -> None:
@@ -184,7 +185,7 @@ async def test_a_version_that_is_removed_meanwhile_is_left_out(tmp_path: Path) -
 
     def removed_meanwhile(model: str, number: int) -> Path:
         registry.artifacts.path_of = path_of  # type: ignore[method-assign]
-        asyncio.run_coroutine_threadsafe(registry.remove("fraud", 1, ANN), loop).result(20)
+        asyncio.run_coroutine_threadsafe(registry.remove("fraud", 1, ANN), loop).result(PATIENCE_S)
         return path_of(model, number)
 
     registry.artifacts.path_of = removed_meanwhile  # type: ignore[method-assign]

@@ -22,6 +22,7 @@ from salver.registry.deliveries import Deliverer, signature
 from salver.registry.records import NewVersion
 from salver.registry.webhooks import Webhooks
 from salver.serving.posting import post
+from waiting import PATIENCE_S
 
 
 class Receiver:
@@ -199,7 +200,7 @@ async def test_a_real_post_tells_the_status_and_follows_nobody() -> None:
         assert Handler.heard == [(f"/{status}", "m", b"body") for status in (200, 204, 302, 404, 500)]
     finally:
         server.shutdown()
-        thread.join(10)
+        thread.join(PATIENCE_S)
         server.server_close()
     with pytest.raises(OSError, match="refused"):
         await post(f"{base}/200", {}, b"")

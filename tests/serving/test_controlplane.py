@@ -1,7 +1,7 @@
 """Who may change what is served, and what a tick does."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,6 +13,7 @@ from salver.messages import ModelId, State, VersionStatus
 from salver.repository import Place
 from salver.repository.brought import Brought, bring
 from salver.serving.controlplane import ControlMode, ControlPlane, PollFailed
+from waiting import auntil
 
 
 def m(name: str, version: str = "1", fingerprint: str = "a", problem: str = "", *notices: str) -> Manifest:
@@ -251,7 +252,7 @@ async def test_tr_l4_an_order_that_fails_leaves_a_loaded_model_as_it_was() -> No
         await rig.plane.load("a", LoadOrder("bad", {"1/m": b"x"}))
     assert rig.repository.config_of("a") == "good"
     assert [k.fingerprint for k in rig.manager.known] == ["agood"]
-    await settle(lambda: not lingers(rig))
+    await auntil(lambda: not lingers(rig))
     assert rig.manager.loads == ["a", "a"]
 
 
@@ -287,10 +288,10 @@ async def test_tr_r12_tr_r13_files_that_came_by_request_go_when_nothing_lives_on
     assert first.folder.exists(), "requests in flight still need it"
     rig.manager.lives_on = {second.folder}
     rig.manager.moved.set()
-    await settle(lambda: not first.folder.exists())  # type: ignore[union-attr]
+    await auntil(lambda: not first.folder.exists())  # type: ignore[union-attr]
     await rig.plane.unload("a")
     rig.manager.lives_on = set()
-    await settle(lambda: not second.folder.exists())  # type: ignore[union-attr]
+    await auntil(lambda: not second.folder.exists())  # type: ignore[union-attr]
 
 
 async def test_files_that_came_by_request_go_with_the_server() -> None:
@@ -347,12 +348,6 @@ def lingers(rig: Rig) -> bool:
     """Is there a folder that is not in force?"""
     kept = list(rig.repository.overrides.values())
     return any(b.folder and b.folder.exists() for b in rig.repository.brought if b not in kept)
-
-
-async def settle(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_notices_and_problems_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:

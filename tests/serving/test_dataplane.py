@@ -20,6 +20,7 @@ from salver.messages import (
 from salver.serving.bus import Bus
 from salver.serving.dataplane import DataPlane
 from salver.tensor import tensor
+from waiting import PATIENCE_S, auntil
 
 
 class World:
@@ -200,7 +201,7 @@ async def test_others_are_answered_while_a_long_answer_is_written(error):
 
         def encode(self, request, response):
             assert self.leases == 1
-            assert self.may_end.wait(30)  # what only somebody on the event loop does
+            assert self.may_end.wait(PATIENCE_S)  # what only somebody on the event loop does
             return super().encode(request, response)
 
     world = Long("encode" if error else "", error)
@@ -242,8 +243,5 @@ async def test_events_arrive_without_a_flush_and_many_arrive_early():
     await asyncio.sleep(0)
     assert len(world.events) == 300
     bus.emit("one more")
-    for _ in range(100):
-        if len(world.events) == 301:
-            break
-        await asyncio.sleep(0.01)
+    await auntil(lambda: len(world.events) == 301)
     assert world.events[-1] == "one more"

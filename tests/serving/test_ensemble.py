@@ -38,6 +38,7 @@ from salver.serving.ensemble import Ensemble as Engine
 from salver.serving.graph import Member, connect
 from salver.serving.inner import Inner
 from salver.tensor import DataType, tensor
+from waiting import auntil
 
 PARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 
@@ -270,9 +271,7 @@ async def test_tr_s6_steps_that_are_ready_run_at_the_same_time():
     for name in ("left", "right"):
         models[name].gate = asyncio.Event()
     task = asyncio.create_task(world.ask(a=rows(1)))
-    async with asyncio.timeout(5):
-        while not (models["left"].running and models["right"].running):
-            await asyncio.sleep(0)
+    await auntil(lambda: models["left"].running and models["right"].running)
     assert not models["sum"].asked
     models["right"].gate.set()
     models["left"].gate.set()
@@ -428,9 +427,7 @@ async def test_tr_s11_a_caller_who_leaves_takes_every_step_along():
         model.gate = asyncio.Event()
     world = World(models, step("left", "x=a", "y=b"), step("right", "x=a", "y=c"))
     task = asyncio.create_task(world.ask(a=rows(1)))
-    async with asyncio.timeout(5):
-        while not all(model.running for model in models.values()):
-            await asyncio.sleep(0)
+    await auntil(lambda: all(model.running for model in models.values()))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -32,6 +32,7 @@ from salver.repository.mar import MANIFEST
 from salver.serving.controlplane import ControlMode
 from salver.serving.registering import AtStart
 from salver.serving.shelf import ShelfConfig
+from waiting import auntil
 
 
 @pytest.fixture
@@ -169,8 +170,7 @@ async def test_ts_m1_who_is_taken_out_while_his_workers_start_harms_no_successor
     async with hall(store) as h:
         h.gate.clear()
         waiting = asyncio.create_task(h.store.register(Registration("noop.mar", handler="bad.py")))
-        while not h.store.models():
-            await asyncio.sleep(0.001)
+        await auntil(h.store.models)
         await h.store.unregister("noop")
         await h.store.register(Registration("noop.mar", waits=False))
         h.gate.set()

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from salver.messages import ModelId
 from salver.repository import model_settings
 from salver.repository.mar import MANIFEST
 from salver.serving.registering import AtStart, name_of, of_snapshot
+from waiting import auntil
 
 
 @pytest.fixture
@@ -100,22 +100,16 @@ async def begun(caller: "asyncio.Task[Any]") -> None:
         await caller
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not is_so():
-            await asyncio.sleep(0.001)
-
-
 async def test_ts_m1_ts_m5_changes_go_on_though_their_caller_has_left(store: Path) -> None:
     async with hall(store) as h:
         await begun(asyncio.create_task(h.store.register(Registration("noop.mar"))))
-        await until(lambda: bool(h.closed or h.lives.servable(ModelId("noop", "1.0"))))
+        await auntil(lambda: bool(h.closed or h.lives.servable(ModelId("noop", "1.0"))))
         lease = h.lives.acquire("noop")
         leaving = asyncio.create_task(h.store.unregister("noop"))
-        await until(lambda: not h.store.models())
+        await auntil(lambda: not h.store.models())
         await begun(leaving)
         lease.release()
-        await until(lambda: h.closed == [ModelId("noop", "1.0")])
+        await auntil(lambda: h.closed == [ModelId("noop", "1.0")])
         await h.store.register(Registration("noop.mar"))
 
 
@@ -125,11 +119,11 @@ async def test_ts_m1_one_that_does_not_start_is_taken_out_though_its_caller_has_
     async with hall(store) as h:
         h.gate.clear()
         caller = asyncio.create_task(h.store.register(Registration("noop.mar", handler="bad.py")))
-        await until(lambda: bool(h.store.models()))
+        await auntil(lambda: bool(h.store.models()))
         await begun(caller)
         h.gate.set()
-        await until(lambda: not h.store.models())
-        await until(lambda: "a request to change models failed: Failed to start workers" in caplog.text)
+        await auntil(lambda: not h.store.models())
+        await auntil(lambda: "a request to change models failed: Failed to start workers" in caplog.text)
 
 
 async def test_ts_b10_what_is_served_is_written_down_and_found_again(store: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from salver.serving.bus import Bus
 from salver.serving.loader import Loader, Terms
 from salver.serving.steps import load_steps
 from salver.tensor import tensor
+from waiting import auntil
 
 NEXT = """
 import numpy as np
@@ -139,8 +140,7 @@ async def test_a_load_that_is_given_up_closes_the_model(tmp_path: Path):
     found = manifest(tmp_path, 256, steps=Steps(vocabulary="bytes"))
     found.path.write_text(SLOW)
     task = asyncio.ensure_future(load(found))
-    while not (tmp_path / "stepped").exists():
-        await asyncio.sleep(0.005)
+    await auntil((tmp_path / "stepped").exists)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -12,6 +12,7 @@ from salver.messages import ModelId, State, VersionStatus
 from salver.repository import Place
 from salver.serving.reloading import Reloading, Served, read
 from salver.wire import tf_text
+from waiting import PATIENCE_S
 
 
 class Plane:
@@ -148,7 +149,7 @@ class Ticks:
         """Let one look happen."""
         self.idle.clear()
         self.gate.set()
-        await asyncio.wait_for(self.idle.wait(), 5)
+        await asyncio.wait_for(self.idle.wait(), PATIENCE_S)
 
 
 async def following(path: Path) -> tuple[Plane, Callable[[], object], Reloading]:
@@ -156,7 +157,7 @@ async def following(path: Path) -> tuple[Plane, Callable[[], object], Reloading]
     first = tuple(Place(n, f"/{n}") for n in ("a",))
     made = Reloading(plane, plane, Served(first, str(path), 1.0), ticks.sleep)
     await made.start()
-    await asyncio.wait_for(ticks.idle.wait(), 5)
+    await asyncio.wait_for(ticks.idle.wait(), PATIENCE_S)
     return plane, ticks, made
 
 

@@ -19,6 +19,7 @@ from salver.repository.mar import MANIFEST
 from salver.repository.unpacked import Archives
 from salver.serving.requirements import install
 from salver.serving.unpacking import Unpacking
+from waiting import PATIENCE_S
 
 NAME = "tiny_salver_need"
 
@@ -165,7 +166,7 @@ async def test_ts_c2_an_installation_that_nobody_waits_for_any_more_is_ended(
     await asyncio.sleep(0.2)
     loading.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(loading, 10)
+        await asyncio.wait_for(loading, PATIENCE_S)
     assert repr(archives) == "<Archives, 0 unpacked>"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from salver.serving.snapshots import SnapshotConfig, Snapshots, last
 from salver.wire import java_properties
+from waiting import PATIENCE_S
 
 SETTINGS = {"inference_address": "http://127.0.0.1:8080", "job_queue_size": "7"}
 MODELS = {
@@ -65,8 +66,8 @@ async def test_ts_b10_changes_are_written_and_many_at_once_only_once(tmp_path: P
 async def test_ts_b10_what_changes_while_it_is_written_is_written_too(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     kept.snapshots.changed()
-    async with asyncio.timeout(10):
-        while not kept.names():
+    async with asyncio.timeout(PATIENCE_S):
+        while not kept.names():  # and at once after that there is a change again
             await asyncio.sleep(0)
     kept.models = {}
     kept.snapshots.changed()

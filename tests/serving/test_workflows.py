@@ -26,6 +26,7 @@ from salver.repository.unpacked import Archives
 from salver.serving.shelf import ShelfConfig
 from salver.serving.workflows import Workflows, WorkflowsConfig
 from salver.tensor import DataType, Tensor
+from waiting import auntil
 
 _FAN = "models: {timeout-ms: 60000}\ndag:\n  fan: [left, right]\n  left: [join]\n  right: [join]\n"
 
@@ -286,10 +287,7 @@ async def test_ts_m9_a_registration_goes_on_without_its_caller(tmp_path: Path, f
     coming = asyncio.create_task(flows.register(Registration(_write(tmp_path, "pair", _FAN))))
     await asyncio.sleep(0)
     coming.cancel()
-    for _ in range(500):
-        if flows.statuses():
-            break
-        await asyncio.sleep(0.01)
+    await auntil(flows.statuses)
     assert [status.name for status in flows.statuses()] == ["pair"]
 
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sites import Asked, Page, Site
 
 from salver.testing.process import free_port
+from waiting import PATIENCE_S
 
 PROGRAM = shutil.which("docker-registry")
 #: Name, password, and the password's bcrypt hash, as ``htpasswd -B`` writes it.
@@ -48,7 +49,9 @@ class Registry:
 
     def _send(self, method: str, url: str, body: bytes = b"", kind: str = "application/octet-stream") -> Any:
         headers = {**self._headers, "Content-Type": kind}
-        return urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method), timeout=30)
+        return urllib.request.urlopen(
+            urllib.request.Request(url, body, headers, method=method), timeout=PATIENCE_S
+        )
 
     def blob(self, name: str, content: bytes, kind: str, **annotations: str) -> dict[str, Any]:
         """Push one; its descriptor."""
@@ -150,7 +153,7 @@ def _wait(url: str) -> None:
     end = time.monotonic() + 30
     while True:
         try:
-            urllib.request.urlopen(url, timeout=5).close()
+            urllib.request.urlopen(url, timeout=PATIENCE_S).close()
             return
         except urllib.error.HTTPError:
             return

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from waiting import PATIENCE_S
+
 PLACE = Path(__file__).parents[2] / ".envs" / "mlflow-3"
 ENVIRONMENT = {
     **os.environ,
@@ -100,7 +102,7 @@ def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     end = time.monotonic() + 120
     while True:
         try:
-            urllib.request.urlopen(url, timeout=5).close()
+            urllib.request.urlopen(url, timeout=PATIENCE_S).close()
             return
         except OSError:
             assert process.poll() is None and time.monotonic() < end, log.read_text()[-2000:]

@@ -15,6 +15,7 @@ from salver.sources.downloading import Digest, Download, Wanted, parse_digest
 from salver.sources.fetched import silent
 from salver.sources.web import Web
 from salver.stores import StoreFailed
+from waiting import PATIENCE_S
 
 BODY = bytes(range(256)) * 40
 DIGEST = parse_digest(f"sha256:{hashlib.sha256(BODY).hexdigest()}")
@@ -43,7 +44,7 @@ def a_server(*answers: Answer) -> Iterator[tuple[str, list[Mapping[str, str]]]]:
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/m", asked
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(PATIENCE_S)
 
 
 def whole(most: int, *, etag: str = "", body: bytes = BODY) -> Answer:
@@ -140,7 +141,7 @@ def test_a_trickle_ends_with_its_time_though_no_piece_is_ever_full(tmp_path: Pat
             with peer:
                 peer.recv(65536)
                 peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\nx")
-                sent.wait(20)
+                sent.wait(PATIENCE_S)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -152,7 +153,7 @@ def test_a_trickle_ends_with_its_time_though_no_piece_is_ever_full(tmp_path: Pat
         with pytest.raises(StoreFailed, match="takes longer than 10 seconds"):
             Web(clock).download(f"http://127.0.0.1:{listener.getsockname()[1]}/m", tmp_path / "m", seconds=10)
         sent.set()
-        thread.join(10)
+        thread.join(PATIENCE_S)
 
 
 class Full(io.BytesIO):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.stores.holdings import Held, Holdings
+from waiting import PATIENCE_S, until
 
 
 def fill(held: Held) -> None:
@@ -40,19 +41,18 @@ def test_who_waited_for_one_that_failed_makes_it(tmp_path: Path) -> None:
     def fails(held: Held) -> None:
         fill(held)
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE_S)
         raise OSError("no room")
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(holdings.hold, "k", lambda: tmp_path, fails)
-        assert begun.wait(10)
+        assert begun.wait(PATIENCE_S)
         second = pool.submit(holdings.hold, "k", lambda: tmp_path, fill)
-        while "2 holders" not in repr(next(iter(holdings._held.values()))):
-            threading.Event().wait(0.001)
+        until(lambda: "2 holders" in repr(next(iter(holdings._held.values()))))
         go_on.set()
         with pytest.raises(OSError, match="no room"):
-            first.result(10)
-        held = second.result(10)
+            first.result(PATIENCE_S)
+        held = second.result(PATIENCE_S)
     assert (held.folder / "file").exists()
     holdings.release(held)
     assert list(tmp_path.iterdir()) == []

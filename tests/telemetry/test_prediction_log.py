@@ -18,6 +18,7 @@ from salver.telemetry.recordfile import RecordFiles
 from salver.tensor import tensor
 from salver.wire.tf_schema import build
 from salver.wire.tfrecord import record, records
+from waiting import PATIENCE_S
 
 _NOW = 1_700_000_000.0  # 2023-11-14, 22:13:20
 _STAMP = "20231114T221320"
@@ -72,7 +73,7 @@ async def test_a_slow_disk_loses_records_and_keeps_nobody_waiting(
     whole = RecordFiles.append
 
     def slow(self: RecordFiles, *args: Any) -> None:
-        assert gate.wait(30)
+        assert gate.wait(PATIENCE_S)
         whole(self, *args)
 
     monkeypatch.setattr(RecordFiles, "append", slow)

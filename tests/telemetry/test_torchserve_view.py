@@ -12,6 +12,7 @@ from salver.messages import ModelId
 from salver.telemetry.torchserve import TorchServeView, TorchServeViewConfig
 from salver.telemetry.torchserve_logs import TorchServeLogConfig
 from salver.telemetry.torchserve_metrics import TorchServeMetricsConfig
+from waiting import auntil
 
 ANSWERED = Answered("127.0.0.1:5", "GET", "/ping", "HTTP/1.1", 200, 17.0, 0.1)
 
@@ -35,9 +36,7 @@ async def test_ts_b12_ts_b13_lines_of_calls_models_and_the_machine(tmp_path: Pat
     view.heard(
         ModelId("m", "1"), 9000, ["PredictionTime.ms:1|#ModelName:m,Level:Model|#type:GAUGE|#hostname:h,1"]
     )
-    async with asyncio.timeout(10):
-        while len(looks) < 3:
-            await asyncio.sleep(0.001)
+    await auntil(lambda: len(looks) >= 3)
     view.close()
     assert "GET /ping" in (tmp_path / "access_log.log").read_text()
     metrics = (tmp_path / "ts_metrics.log").read_text()
@@ -54,9 +53,7 @@ async def test_ts_c7_without_psutil_there_are_no_metrics_of_the_machine(
 
     view = TorchServeView(config(tmp_path), read)
     view.start()
-    async with asyncio.timeout(10):
-        while "no metrics of the machine" not in caplog.text:
-            await asyncio.sleep(0.001)
+    await auntil(lambda: "no metrics of the machine" in caplog.text)
     view.close()
 
 

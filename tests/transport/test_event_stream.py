@@ -16,6 +16,7 @@ from salver.transport.calls import Reception
 from salver.transport.event_stream import EventStream
 from salver.transport.http import HttpOperations
 from salver.wire.bodies import HttpReply
+from waiting import PATIENCE_S
 
 PATH = "/v2/models/m/generate_stream"
 
@@ -220,7 +221,7 @@ async def test_a_caller_who_hangs_up_ends_the_stream():
     while len(rig.sent) < 2:
         await asyncio.sleep(0)
     rig.hangs_up.set()
-    await asyncio.wait_for(call, 5)
+    await asyncio.wait_for(call, PATIENCE_S)
     assert rig.world.servable.closed == 1
     assert rig.outcome() == "cancelled"
 

@@ -27,6 +27,7 @@ from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
 from salver.wire.config_view import Facts, complete
 from salver.wire.voice import Spoken
+from waiting import PATIENCE_S
 
 SIGNATURE = Signature(
     (TensorSpec("x", DataType.FP32, (-1, 2)),), (TensorSpec("y", DataType.FP32, (-1, 2)),), batched=True
@@ -485,7 +486,7 @@ async def test_a_caller_who_hangs_up_frees_the_queue(kind):
         import threading
 
         gate = threading.Event()
-        rig.model.gate = lambda: gate.wait(10)
+        rig.model.gate = lambda: gate.wait(PATIENCE_S)
         first = asyncio.create_task(rig.http("POST", "/v2/models/m/infer", json.dumps(ASK).encode()))
         while not rig.engine.running:
             await asyncio.sleep(0)
@@ -506,7 +507,7 @@ async def test_a_caller_who_hangs_up_frees_the_queue(kind):
         while not rig.engine.queued:
             await asyncio.sleep(0)
         leave.set_result({"type": "http.disconnect"})
-        assert await asyncio.wait_for(gone, 5) == []
+        assert await asyncio.wait_for(gone, PATIENCE_S) == []
         assert rig.engine.queued == 0
         gate.set()
         assert (await first)[0] == 200

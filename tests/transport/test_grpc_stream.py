@@ -24,6 +24,7 @@ from salver.transport.grpc import GrpcMethods
 from salver.transport.grpc_stream import Streamed, StreamLimits
 from salver.transport.hangup import HangUps
 from salver.wire.grpc_frames import FrameReader, frame
+from waiting import PATIENCE_S
 
 PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
 FINAL = "triton_final_response"
@@ -169,7 +170,7 @@ class Rig:
         """A whole call: the messages, and the end."""
         self.open(headers)
         self.say(*messages, more=False)
-        await asyncio.wait_for(self.call, 5)
+        await asyncio.wait_for(self.call, PATIENCE_S)
         return self.replies()
 
     def replies(self):
@@ -239,7 +240,7 @@ async def test_tr_g12_messages_come_in_pieces_and_together(size, encoding):
     rig.open([(b"grpc-encoding", encoding)])
     for at in range(0, len(body), size):
         rig.send_raw(body[at : at + size], at + size < len(body))
-    await asyncio.wait_for(rig.call, 5)
+    await asyncio.wait_for(rig.call, PATIENCE_S)
     assert [brief(r)[0] for r in rig.replies()] == ["0", "1", "2"]
 
 
@@ -313,7 +314,7 @@ async def test_tr_g9_a_status_ends_the_call_if_it_was_asked_for_and_the_model_fa
         rig.hang_up()
         await rig.call
         return
-    await asyncio.wait_for(rig.call, 5)
+    await asyncio.wait_for(rig.call, PATIENCE_S)
     assert rig.status() == (13, "asked to fail")
     assert len(rig.replies()) == 1
     assert (rig.plain.running, rig.decoupled.closed) == (0, 2)
@@ -426,7 +427,7 @@ async def test_large_requests_are_fewer(most_bytes):
     assert rig.plain.running == (1 if most_bytes == 1 else 3)
     rig.plain.gate.set()
     rig.send_raw(b"", more=False)
-    await asyncio.wait_for(rig.call, 5)
+    await asyncio.wait_for(rig.call, PATIENCE_S)
     assert len(rig.replies()) == 9
 
 
@@ -439,7 +440,7 @@ async def test_replies_that_wait_for_their_turn_count_too():
     assert 3 < len(rig.plain.seen) < 15
     rig.plain.gate.set()
     rig.send_raw(b"", more=False)
-    await asyncio.wait_for(rig.call, 5)
+    await asyncio.wait_for(rig.call, PATIENCE_S)
     assert len(rig.replies()) == 31
 
 
@@ -455,7 +456,7 @@ async def test_a_slow_reader_holds_the_model_back_and_no_more():
     assert (len(rig.plain.seen), rig.received) == (1, 3)
     rig.room.set()
     rig.send_raw(b"", more=False)
-    await asyncio.wait_for(rig.call, 5)
+    await asyncio.wait_for(rig.call, PATIENCE_S)
     assert len(rig.replies()) == 1009
 
 
@@ -478,7 +479,7 @@ async def test_tr_g14_a_caller_who_leaves_leaves_nothing_under_way(how):
         rig.room.clear()
         rig.say(ask("ok", "d", "d"))
     with suppress(asyncio.CancelledError):
-        await asyncio.wait_for(rig.call, 5)
+        await asyncio.wait_for(rig.call, PATIENCE_S)
     assert (rig.plain.running, rig.decoupled.given - rig.decoupled.closed) == (0, 0)
     assert len(rig.sent) == count
     assert {name for name, _ in rig.outcomes()} == {"cancelled"}
@@ -491,14 +492,14 @@ async def test_tr_g14_a_caller_who_leaves_while_nothing_is_read_leaves_nothing_e
     await rig.settle()
     rig.call.cancel()
     with suppress(asyncio.CancelledError):
-        await asyncio.wait_for(rig.call, 5)
+        await asyncio.wait_for(rig.call, PATIENCE_S)
     assert (rig.plain.running, len(rig.plain.seen)) == (0, 1)
 
 
 async def test_tr_g14_the_deadline_ends_the_call():
     rig = Rig().open([(b"grpc-timeout", b"50m")])
     rig.say(ask("ok", "a"), ask("hold", "b"))
-    await asyncio.wait_for(rig.call, 5)
+    await asyncio.wait_for(rig.call, PATIENCE_S)
     assert [brief(r)[0] for r in rig.replies()] == ["a"]
     assert rig.status() == (4, "Deadline Exceeded")
     assert rig.plain.running == 0
@@ -519,7 +520,7 @@ async def test_what_cannot_be_read_ends_the_call(body, more, code, text):
     rig.say(ask("ok", "a"), ask("hold", "b"))
     await rig.settle()
     rig.send_raw(body, more)
-    await asyncio.wait_for(rig.call, 5)
+    await asyncio.wait_for(rig.call, PATIENCE_S)
     assert [brief(r)[0] for r in rig.replies()] == ["a"]
     assert rig.status()[0] == code
     assert text in rig.status()[1]
@@ -535,12 +536,12 @@ async def test_a_server_that_stops_lets_what_is_under_way_end():
     await rig.settle()
     assert not rig.call.done()
     rig.plain.gate.set()
-    await asyncio.wait_for(rig.call, 5)
+    await asyncio.wait_for(rig.call, PATIENCE_S)
     assert [brief(r)[0] for r in rig.replies()] == ["a"]
     assert rig.status()[0] == 14
     assert "shutting down" in rig.status()[1]
     again = rig.sent = []
-    await asyncio.wait_for(rig.open().call, 5)
+    await asyncio.wait_for(rig.open().call, PATIENCE_S)
     assert rig.status()[0] == 14
     assert len(again) == 4
 
@@ -551,7 +552,7 @@ async def test_a_server_that_stops_ends_a_call_that_is_over_as_ever():
     await rig.settle()
     rig.methods.stop()
     rig.plain.gate.set()
-    await asyncio.wait_for(rig.call, 5)
+    await asyncio.wait_for(rig.call, PATIENCE_S)
     assert rig.status() == (0, "")
 
 

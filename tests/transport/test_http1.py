@@ -15,6 +15,7 @@ from salver.transport.http1 import PREFACE, Connection, Terms
 from salver.transport.http1_head import MOST_HEADERS, Heads
 from salver.transport.http1_server import IDLE_S, PATIENCE_S, Http1, overdue
 from salver.transport.server import FrontConfig, _bind
+from waiting import auntil
 
 
 def head(*lines: str) -> bytes:
@@ -158,7 +159,7 @@ async def talk(listener: Http1, sent: bytes, pause: float = 0.0, size: int = 0) 
     else:
         writer.write(sent)
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-        raw = await asyncio.wait_for(reader.read(), 5)
+        raw = await asyncio.wait_for(reader.read(), 60)
     writer.close()
     return raw
 
@@ -253,9 +254,9 @@ async def test_a_caller_who_waits_for_leave_gets_it() -> None:
         writer.write(
             request("/a", b"", "Expect: 100-continue")[:-4].replace(b"Length: 0", b"Length: 3") + b"\r\n\r\n"
         )
-        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60) == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"abc")
-        assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"/a 3")
+        assert (await asyncio.wait_for(reader.read(), 60)).endswith(b"/a 3")
         writer.close()
 
 
@@ -263,18 +264,11 @@ async def test_who_hangs_up_cancels_and_there_are_so_many_connections_and_no_mor
     async with serving(connections=1) as (listener, terms):
         _, first = await asyncio.open_connection("127.0.0.1", listener.port)
         first.write(request("/waits"))
-        for _ in range(100):
-            if any(each.is_busy for each in terms.open):
-                break
-            await asyncio.sleep(0.01)
+        await auntil(lambda: any(each.is_busy for each in terms.open))
         (mine,) = terms.open
         assert await talk(listener, request("/a")) == b"" and list(terms.open) == [mine]
         first.close()
-        for _ in range(100):
-            if not terms.open:
-                break
-            await asyncio.sleep(0.01)
-        assert not terms.open
+        await auntil(lambda: not terms.open)
 
 
 async def test_what_is_in_flight_ends_before_the_listener_does() -> None:

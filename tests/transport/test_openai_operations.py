@@ -15,6 +15,7 @@ from salver.transport.http import HttpOperations
 from salver.wire.chat_template import ChatTemplate
 from salver.wire.voice import Spoken, Voice
 from transport.test_event_stream import Rig, Speaker
+from waiting import PATIENCE_S
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -168,7 +169,7 @@ async def test_tr_v5_who_hangs_up_ends_the_work(stream):
     for _ in range(50):
         await asyncio.sleep(0.001)
     rig.hangs_up.set()
-    await asyncio.wait_for(call, 5)
+    await asyncio.wait_for(call, PATIENCE_S)
     assert rig.world.servable.closed == 1
     assert rig.outcome() == "cancelled"
 

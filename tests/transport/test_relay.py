@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from salver.transport.relay import Relay
+from waiting import PATIENCE_S
 
 
 @asynccontextmanager
@@ -46,9 +47,9 @@ async def test_bytes_pass_both_ways_until_one_side_ends(path: str) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         much = b"abc" * 700_000
         writer.write(much)
-        assert await asyncio.wait_for(reader.readexactly(len(much)), 10) == much.upper()
+        assert await asyncio.wait_for(reader.readexactly(len(much)), PATIENCE_S) == much.upper()
         writer.close()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), PATIENCE_S)
 
 
 async def test_a_caller_sees_the_other_side_end(path: str) -> None:
@@ -60,7 +61,7 @@ async def test_a_caller_sees_the_other_side_end(path: str) -> None:
     async with await asyncio.start_unix_server(far, path), relayed(path) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"hi")
-        assert await asyncio.wait_for(reader.read(), 5) == b"bye"
+        assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b"bye"
         writer.close()
 
 
@@ -69,7 +70,7 @@ async def test_nobody_on_the_other_side_ends_the_connection(path: str) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"hi")
         with pytest.raises(ConnectionResetError):
-            if not await asyncio.wait_for(reader.read(), 5):
+            if not await asyncio.wait_for(reader.read(), PATIENCE_S):
                 raise ConnectionResetError
         writer.close()
 
@@ -85,4 +86,4 @@ async def test_a_caller_may_leave_before_there_is_anybody(path: str) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"hi")
         writer.close()
-        assert await asyncio.wait_for(seen, 5) == b"hi"
+        assert await asyncio.wait_for(seen, PATIENCE_S) == b"hi"

@@ -21,6 +21,7 @@ from salver.transport.ts_front import SURFACES, TorchServe
 from salver.transport.ts_tokens import TokenKeys
 from salver.wire.ts_json import TorchServeReply
 from salver.wire.ts_rules import TokenRules, TorchServeRules
+from waiting import PATIENCE_S
 
 STANDARD = {
     "pragma": "no-cache",
@@ -55,14 +56,14 @@ async def ask(port: int, verb: str, path: str, body: bytes = b"", *headers: str)
     if body:
         lines.append(f"Content-Length: {len(body)}")
     writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
     reply = Reply(head)
     if "content-length" in reply.headers:
         size = 0 if verb == "HEAD" else int(reply.headers["content-length"])
-        rest = await asyncio.wait_for(reader.readexactly(size), 5)
+        rest = await asyncio.wait_for(reader.readexactly(size), PATIENCE_S)
     else:
         writer.write_eof()
-        rest = await asyncio.wait_for(reader.read(), 5)
+        rest = await asyncio.wait_for(reader.read(), PATIENCE_S)
     writer.close()
     return Reply(head + rest)
 
@@ -238,7 +239,7 @@ async def test_ts_r15_an_answer_in_pieces_comes_in_chunks() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /predictions/breaks HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
         try:
-            raw = await asyncio.wait_for(reader.read(), 5)
+            raw = await asyncio.wait_for(reader.read(), PATIENCE_S)
         except ConnectionResetError:
             raw = b""
         assert not raw.endswith(b"0\r\n\r\n")  # it breaks off, and does not look whole
@@ -246,9 +247,10 @@ async def test_ts_r15_an_answer_in_pieces_comes_in_chunks() -> None:
 
 
 async def test_a_caller_who_hangs_up_cancels_the_request() -> None:
-    was_cancelled = asyncio.Event()
+    has_begun, was_cancelled = asyncio.Event(), asyncio.Event()
 
     async def waits() -> HandlerReply:
+        has_begun.set()
         try:
             await asyncio.sleep(30)
         finally:
@@ -261,16 +263,17 @@ async def test_a_caller_who_hangs_up_cancels_the_request() -> None:
     async with listening(port_of("torchserve-inference", Door(m=slow))) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /predictions/m HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
-        await asyncio.sleep(0.1)
+        await asyncio.wait_for(has_begun.wait(), PATIENCE_S)
         writer.close()
-        await asyncio.wait_for(was_cancelled.wait(), 5)
+        await asyncio.wait_for(was_cancelled.wait(), PATIENCE_S)
 
 
 @pytest.mark.parametrize("version", ["1.1", "2"])
 async def test_ts_r10_a_caller_of_a_workflow_who_hangs_up_cancels_it_at_any_front(version: str) -> None:
-    was_cancelled = asyncio.Event()
+    has_begun, was_cancelled = asyncio.Event(), asyncio.Event()
 
     async def predict(request: Request) -> TorchServeReply:
+        has_begun.set()
         try:
             await asyncio.sleep(30)
         finally:
@@ -300,11 +303,11 @@ async def test_ts_r10_a_caller_of_a_workflow_who_hangs_up_cancels_it_at_any_fron
         "client": caller.getsockname(), "server": listener.getsockname(),
     }  # fmt: skip
     running = asyncio.create_task(TorchServe(salver, backed)(scope, receive, send))  # type: ignore[arg-type]
-    await asyncio.sleep(0.1)
+    await asyncio.wait_for(has_begun.wait(), PATIENCE_S)
     assert not was_cancelled.is_set()
     has_left.set()
     caller.close()
-    await asyncio.wait_for(was_cancelled.wait(), 5)
+    await asyncio.wait_for(was_cancelled.wait(), PATIENCE_S)
     await running
     accepted.close()
     listener.close()

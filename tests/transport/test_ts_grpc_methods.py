@@ -20,6 +20,7 @@ from torchserve_stubs import (
     management,
     open_inference,
 )
+from waiting import PATIENCE_S, auntil
 
 _NO_WORKER = "has no worker to serve inference request"
 
@@ -52,18 +53,18 @@ async def test_ts_g1_one_answer_of_a_handler_that_streams() -> None:
 async def test_ts_g1_pieces_come_when_they_are_there() -> None:
     async with rig() as it:
         call = it.inference.StreamPredictions(asked("m", b"a hold c"))
-        assert (await asyncio.wait_for(call.read(), 5)).prediction == b"a"
+        assert (await asyncio.wait_for(call.read(), PATIENCE_S)).prediction == b"a"
         it.played.gate.set()
-        assert await asyncio.wait_for(pieces(call), 5) == [b"hold", b"c"]
+        assert await asyncio.wait_for(pieces(call), PATIENCE_S) == [b"hold", b"c"]
         assert (await call.code()).name == "OK"
         assert it.played.closed == 1
 
 
 async def test_ts_g1_a_stream_of_one_piece_ends() -> None:
     async with rig() as it:
-        assert await asyncio.wait_for(pieces(it.inference.StreamPredictions(asked("m", b"one"))), 5) == [
-            b"one"
-        ]
+        assert await asyncio.wait_for(
+            pieces(it.inference.StreamPredictions(asked("m", b"one"))), PATIENCE_S
+        ) == [b"one"]
 
 
 @pytest.mark.parametrize("method", ["Predictions", "StreamPredictions"])
@@ -92,7 +93,7 @@ async def test_ts_g1_a_stream_of_one_piece_ends() -> None:
 async def test_ts_g5_how_calls_of_inference_end(method: str, request_: Any, code: str, details: str) -> None:
     async with rig() as it:
         call = getattr(it.inference, method)(request_)
-        got = await asyncio.wait_for(failure(call if method == "Predictions" else pieces(call)), 5)
+        got = await asyncio.wait_for(failure(call if method == "Predictions" else pieces(call)), PATIENCE_S)
         assert got[0] == code
         assert got[1].startswith(details)
 
@@ -105,7 +106,7 @@ async def test_ts_g7_an_answer_that_is_too_long_is_an_error_by_every_method() ->
             pieces(it.inference.StreamPredictions(asked("m", b"fives"))),
             it.open_inference.ModelInfer(open_inference("ModelInferRequest", model_name="m")),
         ):
-            code, text = await asyncio.wait_for(failure(call), 5)
+            code, text = await asyncio.wait_for(failure(call), PATIENCE_S)
             assert code == "INTERNAL"
             assert text.startswith("the answer has ") and "max_response_size is 4" in text
         call = it.inference.StreamPredictions2(iter([asked("m", b"four fives", sequence_id="s")]))
@@ -122,16 +123,12 @@ async def test_ts_g5_an_error_after_pieces_ends_the_stream() -> None:
 
 async def test_x_16_a_callers_own_deadline() -> None:
     async with rig() as it:
-        assert (await failure(it.inference.Predictions(asked("m", b"hold"), timeout=0.3)))[
+        assert (await failure(it.inference.Predictions(asked("m", b"hold"), timeout=1)))[
             0
         ] == "DEADLINE_EXCEEDED"
-        call = it.inference.StreamPredictions(asked("m", b"a hold"), timeout=0.3)
+        call = it.inference.StreamPredictions(asked("m", b"a hold"), timeout=1)
         assert (await failure(pieces(call)))[0] == "DEADLINE_EXCEEDED"
-        for _ in range(100):
-            if it.played.closed == 2:
-                break
-            await asyncio.sleep(0.02)
-        assert it.played.closed == 2
+        await auntil(lambda: it.played.closed == 2)
 
 
 async def test_ts_g5_a_caller_who_leaves_lets_the_handler_go() -> None:
@@ -143,11 +140,7 @@ async def test_ts_g5_a_caller_who_leaves_lets_the_handler_go() -> None:
         assert (await calls[1].read()).prediction == b"a"
         for call in calls:
             call.cancel()
-        for _ in range(200):
-            if it.played.left == 2:
-                break
-            await asyncio.sleep(0.02)
-        assert it.played.left == 2
+        await auntil(lambda: it.played.left == 2)
         assert (await it.inference.Predictions(asked("m", b"next"))).prediction == b"next"
 
 
@@ -173,7 +166,7 @@ class TestSequences:
             assert (await call.read()).prediction == b"three"
             await call.write(asked("m", b"true", key="my_end", sequence_id="s"))
             await call.done_writing()
-            assert await asyncio.wait_for(pieces(call), 5) == [b"true"]
+            assert await asyncio.wait_for(pieces(call), PATIENCE_S) == [b"true"]
             first, last = it.played.seen
             assert [first.parameters[name] for name in handlers.SEQUENCE] == ["s", False, False]
             assert [last.parameters[name] for name in handlers.SEQUENCE] == ["s", False, True]
@@ -182,12 +175,9 @@ class TestSequences:
     async def test_ts_b6_replies_that_are_late_come_before_the_end(self) -> None:
         async with rig() as it:
             call = it.inference.StreamPredictions2(iter([asked("m", b"hold", sequence_id="s")]))
-            for _ in range(100):
-                if it.played.seen:
-                    break
-                await asyncio.sleep(0.02)
+            await auntil(lambda: it.played.seen)
             it.played.gate.set()
-            assert await asyncio.wait_for(pieces(call), 5) == [b"hold"]
+            assert await asyncio.wait_for(pieces(call), PATIENCE_S) == [b"hold"]
 
     async def test_ts_b6_errors_are_messages_and_the_call_goes_on(self) -> None:
         async with rig() as it:
@@ -218,11 +208,9 @@ class TestSequences:
         async with rig() as it:
             call = it.inference.StreamPredictions2()
             await call.write(asked("m", b"hold", sequence_id="s"))
-            while not it.played.seen:
-                await asyncio.sleep(0.02)
+            await auntil(lambda: it.played.seen)
             call.cancel()
-            while not it.played.left:
-                await asyncio.sleep(0.02)
+            await auntil(lambda: it.played.left)
 
 
 class TestManagement:
@@ -420,7 +408,7 @@ class TestDoors:
             it.rig.grpc.stop()
             assert (await failure(it.inference.Predictions(asked("m"))))[0] == "UNAVAILABLE"
             it.played.gate.set()
-            assert await asyncio.wait_for(call.read(), 5) is not None
+            assert await asyncio.wait_for(call.read(), PATIENCE_S) is not None
             with suppress(grpc.aio.AioRpcError):
                 await pieces(call)
 

@@ -43,6 +43,7 @@ from torchserve_stubs import (
     Stub,
     message,
 )
+from waiting import PATIENCE_S
 
 
 class Played:
@@ -253,7 +254,7 @@ async def rig(**rules: Any) -> AsyncIterator[Any]:
             await channel.close()
         for listener in made.listeners:
             listener.stop()
-        await asyncio.wait(running, timeout=5)
+        await asyncio.wait(running, timeout=PATIENCE_S)
 
 
 async def failure(call: Any) -> tuple[str, str]:
