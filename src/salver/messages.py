@@ -273,7 +273,6 @@ class VersionStatus(msgspec.Struct, frozen=True):
 
     Attributes:
         load_seconds: Loading and warming, of a version that is up; else 0.
-        under_way: Requests that it is answering, or has waiting.
     """
 
     id: ModelId
@@ -282,4 +281,3 @@ class VersionStatus(msgspec.Struct, frozen=True):
     backend: str = ""
     bytes: int = 0
     load_seconds: float = 0.0
-    under_way: int = 0

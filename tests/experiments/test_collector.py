@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from functools import reduce
 
 import msgspec
 import numpy as np
@@ -18,7 +19,18 @@ from salver.experiments.happenings import happened
 from salver.experiments.router import Route, Router
 from salver.experiments.underway import UnderWay
 from salver.messages import Call, ModelId, State, Timing
-from salver.releases import ARMS, NO_STAGE, Arm, Assignment, Copies, Counts, Split, first_in, unit_number
+from salver.releases import (
+    ARMS,
+    NO_STAGE,
+    Arm,
+    Assignment,
+    Copies,
+    Counts,
+    Split,
+    first_in,
+    plus,
+    unit_number,
+)
 from salver.stats.exact import clopper_pearson
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.25, salt="s1")
@@ -508,6 +520,8 @@ def test_who_waits_for_far_longer_than_others_ever_did_has_a_time_out():
     router = Router()
     router.replace([SPLIT])
     everybody = [f"user-{number}" for number in range(40)]
+    arms = [assign(SPLIT, {"header:x-user-id": unit, "request": ""}).arm for unit in everybody]
+    calls = []
 
     def begin():
         for unit in everybody:
@@ -515,39 +529,27 @@ def test_who_waits_for_far_longer_than_others_ever_did_has_a_time_out():
             world.under_way.begin(call, router.find("m", "").recall(call))
             calls.append(call)
 
-    calls = []
-    world.serve(served("bo", Arm.STABLE, latency=2.0), served("cy"))
-    assert world.collector.waiting("r1", 1) == ""
-    world.close()
-    assert not world.under_way.is_on  # it has answered as many
-    assert world.collector.waiting("r1", 10) == ""
-    world.close()
-    assert world.under_way.is_on
-    assert world.collector.waiting("r1", 10) == "requests to the canary that have no answer yet: 10"
+    def counts(chosen):
+        return Counts(*(chosen.count(arm) for arm in ARMS))
+
     begin()
     world.close()
-    world.close()
-    assert world.seen[-1].bucket.events == {}  # they wait for twenty seconds; ten times two are not over
-    world.now += 1
+    assert world.close()[0].bucket.raw == {}  # nobody knows how long an answer may take
+    assert world.collector.waiting("r1") != ""
+    world.serve(served("bo", Arm.STABLE, latency=3.0), served("cy"))
+    assert world.collector.waiting("r1") == ""
+    assert world.close()[0].bucket.raw == {}  # ten times three seconds are just over
     begin()  # the same users ask again
-    late, again = world.close()[0].bucket, [world.close()[0].bucket for _ in range(2)][-1]
-    arms = [assign(SPLIT, {"header:x-user-id": unit, "request": ""}).arm for unit in everybody]
-    waiting = Counts(*(arms.count(arm) for arm in ARMS))
-    assert (late.requests, late.exposures, late.events, late.raw) == (
-        waiting,
-        waiting,
-        *[{"timeouts": waiting}] * 2,
-    )
-    assert (again.requests, again.exposures, again.events, again.raw) == (
-        waiting,
-        Counts(),
-        {},
-        {"timeouts": waiting},
-    )
-    words = "requests to the canary that have no answer yet: 10, the oldest for 51 seconds at least"
-    assert world.collector.waiting("r1", 10) == words
-    for call in calls:
-        assert world.under_way.end(call)
-    assert world.collector.waiting("r1", 0) == ""
-    world.collector.leave("r1")
-    assert not world.under_way.is_on
+    looks = [world.close()[0].bucket for _ in range(30)]
+    # An eighth of those who wait, the oldest first, be it for the canary or not.
+    assert [one.requests.total for one in looks[:4]] == [5, 5, 4, 9]
+    assert looks[0].requests == looks[0].exposures == counts(arms[:5])
+    assert looks[0].events == looks[0].raw == {"timeouts": counts(arms[:5])}
+    assert reduce(plus, [one.exposures for one in looks]) == counts(arms)
+    assert reduce(plus, [one.events.get("timeouts", Counts()) for one in looks]) == counts(arms)
+    assert reduce(plus, [one.raw.get("timeouts", Counts()) for one in looks]) == counts(2 * arms)
+    number = 2 * arms.count(Arm.CANARY)
+    words = f"requests to the canary that have no answer yet: {number}, the oldest for 330 seconds"
+    assert world.collector.waiting("r1") == words
+    assert all(world.under_way.end(call) for call in calls)  # each was told
+    assert world.collector.waiting("r1") == ""

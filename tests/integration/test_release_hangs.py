@@ -11,7 +11,6 @@ import tritonclient.grpc.aio as triton
 
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.registry.records import Actor
-from salver.releases import ReleaseState
 from salver.rollout.policy import Policy, Stage
 from salver.rollout.record import Release, proposed
 from waiting import auntil
@@ -34,7 +33,10 @@ class Model:
 POLICY = Policy(stages=(Stage(0.5, 60), Stage(1.0, 0)), warm_up_seconds=0.0, bucket_seconds=0.3)
 
 
-async def test_a_version_that_hangs_is_rolled_back_and_who_waits_keeps_waiting(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_closed", [False, True], ids=["others come", "who waits does not come again"])
+async def test_a_version_that_hangs_is_rolled_back_and_who_waits_keeps_waiting(
+    tmp_path: Path, is_closed: bool
+) -> None:
     models, hangs = tmp_path / "models", tmp_path / "hangs"
     for version in (1, 2):
         (models / "m" / str(version)).mkdir(parents=True)
@@ -56,8 +58,13 @@ async def test_a_version_that_hangs_is_rolled_back_and_who_waits_keeps_waiting(t
                 asked.append(asyncio.create_task(client.infer("m", [given], headers=headers)))
                 await asyncio.sleep(0.02)
 
-        async def begun() -> bool | None:
-            return (await store.get("r1")).state is ReleaseState.RUNNING or None
+        async def call_again() -> None:
+            while True:
+                asked.append(asyncio.create_task(client.infer("m", [given])))
+                await asyncio.shield(asked[-1])
+
+        async def begun() -> object | None:
+            return server.splits.router.find("m", "")
 
         async def over() -> Release | None:
             release = await store.get("r1")
@@ -66,9 +73,11 @@ async def test_a_version_that_hangs_is_rolled_back_and_who_waits_keeps_waiting(t
         await auntil(begun)
         hangs.touch()
         try:
-            calling = asyncio.create_task(call())
+            callers = [call_again() for _ in range(20)] if is_closed else [call()]
+            calling = [asyncio.create_task(caller) for caller in callers]
             release = await auntil(over, patience_s=120)
-            calling.cancel()
+            for caller in calling:
+                caller.cancel()
         finally:
             hangs.unlink()
         assert release.reason.startswith("timeouts: the canary has events where its control has none")

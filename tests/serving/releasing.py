@@ -127,10 +127,7 @@ class Told:
     def missing(self, model: str, version: str) -> str:
         return self.lacks.get((model, version), "")
 
-    def under_way(self, model: str, version: str) -> int:
-        return 0
-
-    def waiting(self, release: str, under_way: int) -> str:
+    def waiting(self, release: str) -> str:
         return ""
 
     def settle(self, versions: Mapping[str, str]) -> None:

@@ -270,8 +270,6 @@ class _Followed:
         copies: By unit, how its worst copy of this bucket fared, and was one slower than the original?
         pending: Rows that the open buckets have for the ledger.
         slowest: Seconds that the slowest good answer of the stable version took.
-        under_way: Requests to the canary that had no answer lately.
-        is_stuck: There were more of them once than it answers in a bucket.
     """
 
     def __init__(self, memory: Memory, seconds: float) -> None:
@@ -291,9 +289,12 @@ class _Followed:
         self.copies: dict[str, tuple[int, bool]] = {}
         self.pending = 0
         self.slowest = 0.0
-        self.under_way = 0
-        self.is_stuck = False
         self.is_crowded = False
+
+    @property
+    def too_long(self) -> float:
+        """Seconds that a request waits for, before it is a time-out without an end."""
+        return max(self.seconds, _FAR * self.slowest)
 
     def copied(self, event: Shadowed) -> None:
         """A copy is over: how it fared, for the worst copy of its unit."""
@@ -328,7 +329,7 @@ class Collector:
     Args:
         sink: Takes each bucket that is over.
         clock: Unix seconds.
-        under_way: Knows of what has no answer yet, once it is told to look.
+        under_way: Knows of what has no answer yet.
     """
 
     def __init__(
@@ -424,25 +425,18 @@ class Collector:
         """
         return self._followed[release].watch.bounds()
 
-    def waiting(self, release: str, under_way: int) -> str:
-        """Who waits for the canary in vain, in words; empty = nobody is known to.
-
-        Args:
-            under_way: Requests to it that have no answer now.
-        """
-        followed = self._followed[release]
-        followed.under_way = under_way
-        if not (followed.is_stuck and under_way):
+    def waiting(self, release: str) -> str:
+        """Who waits for the canary for far too long, in words; empty = nobody does."""
+        number, oldest = self._under_way.waiting(release, self._followed[release].too_long)
+        if not number:
             return ""
-        oldest = self._under_way.oldest(release)
-        since = f", the oldest for {oldest:.0f} seconds at least" if oldest >= 1 else ""
-        return f"requests to the canary that have no answer yet: {under_way}{since}"
+        words = "requests to the canary that have no answer yet"
+        return f"{words}: {number}, the oldest for {oldest:.0f} seconds"
 
     def leave(self, release: str) -> None:
         """It is over: hand over what is left of it."""
         if followed := self._followed.pop(release, None):
             self._close(release, followed, self._clock())
-            self._under_way.is_on = any(other.is_stuck for other in self._followed.values())
 
     def tick(self) -> None:
         """Hand over the buckets that are over."""
@@ -456,11 +450,8 @@ class Collector:
 
     def _look_for_waiting(self, release: str, followed: _Followed, now: float) -> None:
         """Requests without an answer are time-outs once they wait for far longer than others ever did."""
-        if followed.under_way > sum(tally.requests[0] for tally in followed.tallies.values()):
-            followed.is_stuck = self._under_way.is_on = True
         if followed.slowest:
-            seconds = max(followed.seconds, _FAR * followed.slowest)
-            for event in self._under_way.overdue(release, seconds):
+            for event in self._under_way.overdue(release, followed.too_long):
                 if event.assignment is not None:
                     self._count(followed, event.assignment, (event,), now)
             for tally in followed.tallies.values():

@@ -622,8 +622,9 @@ class Manager(Generic[ServableT]):
                 reason = "; ".join(self._pending_reasons(copy))
             elif copy.ending is not None:
                 reason = "replaced, and open to the sequences that it knows until they end"
-            what = (copy.id, copy.state, reason, copy.manifest.backend, size, copy.load_seconds)
-            rows[copy.id] = VersionStatus(*what, under_way=copy.leases)
+            rows[copy.id] = VersionStatus(
+                copy.id, copy.state, reason, copy.manifest.backend, size, copy.load_seconds
+            )
         return tuple(sorted(rows.values(), key=lambda row: (row.id.name, version_key(row.id.version))))
 
     def versions(self, name: str) -> tuple[VersionStatus, ...]:

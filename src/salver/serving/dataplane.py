@@ -564,7 +564,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         """Tell observers that a request has its answer."""
         if self._splits.carried:
             self._splits.carried.pop(call.traceparent, None)
-        if plan is not None and self._splits.under_way.ways and self._splits.under_way.end(call):
+        if plan is not None and self._splits.under_way.end(call):
             plan = None  # the release has counted it
         self._emit(
             Served(

@@ -61,11 +61,6 @@ class Fleet:
             f": {status.reason}" if status.reason else ""
         )
 
-    def under_way(self, model: str, version: str) -> int:
-        """Requests that a version is answering, or has waiting."""
-        status = self._status(model, version)
-        return 0 if status is None else status.under_way
-
     def settle(self, versions: Mapping[str, str]) -> None:
         """Requests that name no version go to these, by model, as long as these versions are there.
 

@@ -48,10 +48,6 @@ class Fleet(Aliases, Protocol):
         """Why a version cannot answer now, in words; empty = it can."""
         ...
 
-    def under_way(self, model: str, version: str) -> int:
-        """Requests that a version is answering, or has waiting."""
-        ...
-
     def settle(self, versions: Mapping[str, str]) -> None:
         """Requests that name no version go to these, by model."""
         ...
@@ -265,10 +261,7 @@ class Releases:
         until = min((each.until for each in heard), default=math.inf)
         is_here = self._fleet.knows(release.model) or not heard  # else it is the business of those who do
         lacks, missing = self._lacking(release, now) if is_here else ("", "")
-        waiting_for_it = ""
-        if release.id in self._followed:
-            under_way = self._fleet.under_way(release.model, release.canary)
-            waiting_for_it = self._collector.waiting(release.id, under_way)
+        waiting_for_it = self._collector.waiting(release.id) if release.id in self._followed else ""
         facts = msgspec.structs.replace(
             _facts(release, picture.releases), missing=missing, waiting=waiting_for_it
         )

@@ -46,7 +46,7 @@ class Splitting:
         mirror: None = nothing is copied.
         tell: Takes what versions answered, of releases that want to know, and returns at once; None = nobody
             does.
-        under_way: Keeps what has begun, while somebody wants to know.
+        under_way: Keeps what has begun until it ends.
 
     Attributes:
         carried: What is known of requests under way that others may be asked in the service of, by span.
@@ -76,15 +76,13 @@ class Splitting:
         if route is None:
             return None
         plan = route.recall(call) or route.early(call, self.router.traits(call))
-        if self.under_way.is_on:
-            self.under_way.begin(call, plan)
+        self.under_way.begin(call, plan)
         return plan
 
     def settle(self, plan: Plan, call: Call, request: InferRequest) -> Plan:
         """The parameters of the request are known."""
         plan = plan.route.settled(call, self.router.traits(call, request))
-        if self.under_way.is_on:
-            self.under_way.begin(call, plan)
+        self.under_way.begin(call, plan)
         return plan
 
     def carry(self, call: Call, request: InferRequest) -> None:

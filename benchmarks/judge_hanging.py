@@ -1,0 +1,369 @@
+"""How often is a good canary rolled back where requests hang, and how soon is one found that hangs?
+
+    python benchmarks/judge_hanging.py            # prints the tables, after half an hour on two cores
+
+Releases on clocks of their own, of a seed. Requests go through the product's own split, the door's record of
+what is under way, the collector and the judge's evidence on arrays; who calls, and how long an answer takes,
+is simulated.
+"""
+
+import argparse
+import heapq
+import itertools
+import math
+import multiprocessing
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from salver.errors import Code
+from salver.events import Event
+from salver.experiments.collector import Collector
+from salver.experiments.router import Plan, Router
+from salver.experiments.underway import UnderWay
+from salver.messages import Call, InferRequest, ModelId, Timing
+from salver.releases import Arm, Seen, Split
+from salver.rollout.paths import Arms, Schedule, paths
+from salver.rollout.policy import Policy, Stage
+from salver.serving.dataplane import DataPlane, DoorRules
+from salver.serving.splitting import Splitting
+from salver.stats.exact import clopper_pearson
+
+Floats = npt.NDArray[np.float64]
+#: Seconds that so many answers take; inf = for ever.
+Service = Callable[[np.random.Generator, int], Floats]
+
+SURE: Final = 0.999
+_BEGIN: Final = 1_000_000_800.0  # a whole hour
+_TICK: Final = 5  # seconds between looks, which divide a bucket
+_BLOCK: Final = 512
+_PAUSE, _SHORTEST, _LONGEST = 100.0, 10.0, 60.0  # mean seconds between two stalls, and how long they are
+_REQUEST: Final = InferRequest("m", ())
+
+
+class World(NamedTuple):
+    """Who calls, and how long answers take.
+
+    Attributes:
+        service: Of both versions; of the canary another one where there is ``canary``.
+        per_second: Requests of open traffic.
+        callers: Of closed traffic, who ask again once they are answered.
+        users: Whose names requests tell; 0 = they tell none. Callers are as many users.
+        own: By how much each user's answers take longer.
+        patience: Seconds after which callers leave.
+        stalls: Who stands still from time to time: all at once, or each version for itself.
+        bursts: Variance of the rate from second to second, as a part of its square.
+        weight: The canary's.
+        seconds: Until nobody looks any more.
+    """
+
+    service: Service
+    canary: Service | None = None
+    per_second: float = 0.0
+    callers: int = 0
+    users: int = 0
+    own: Service | None = None
+    patience: float = math.inf
+    stalls: Literal["", "all", "each"] = ""
+    bursts: float = 0.0
+    weight: float = 0.05
+    seconds: int = 600
+
+
+class Counted(NamedTuple):
+    """What was seen of a release: by metric, of shape ``(arm, bucket)``."""
+
+    requests: npt.NDArray[np.int64]
+    events: Mapping[str, npt.NDArray[np.int64]]
+
+
+def policy_of(world: World) -> Policy:
+    """The usual one, in one stage."""
+    return Policy(stages=(Stage(world.weight, 1000), Stage(1.0, 0)))
+
+
+class Release:
+    """One, on a clock of its own."""
+
+    def __init__(self, world: World, seed: Sequence[int]) -> None:
+        self.world, self.now = world, _BEGIN
+        self.rng = rng = np.random.default_rng(seed)
+        self.policy = policy_of(world)
+        router = Router()
+        router.replace([Split("r", "m", stable="1", canary="2", weight=world.weight, salt=f"salt {seed}")])
+        under_way, self.emitted = UnderWay(self.clock), list[Event]()
+        self.emit = self.emitted.append
+        self.splits = Splitting(router, under_way=under_way)
+        self.door: Any = DataPlane(self, self, self.clock, str, DoorRules(splits=self.splits))  # type: ignore[arg-type]
+        self.seen: list[Seen] = []
+        self.write = self.seen.append
+        self.collector = Collector(self, self.clock, under_way=under_way)
+        self.collector.follow("r", self.policy.bucket_seconds)
+        self.took = self._draws(world.service)
+        self.took_by_canary = self._draws(world.canary) if world.canary else self.took
+        self.own = world.own(rng, world.users) if world.own else None
+        stalls = self._stalls()
+        self.stalls = (self._stalls() if world.stalls == "each" else stalls), stalls
+
+    def acquire(self, name: str, version: str = "") -> None:
+        """No version is there: how long it takes is all that is known of it."""
+        raise NotImplementedError
+
+    other = acquire
+
+    def clock(self) -> float:
+        return self.now
+
+    def run(self) -> Counted:
+        """All of it."""
+        world, order = self.world, itertools.count()
+        #: When, whose, and what ends then; without that somebody asks.
+        agenda = [(at, next(order), who, None) for at, who in self._arrivals()]
+        slow: dict[str, float] = {}
+        quantiles = {metric.name: metric.quantile for metric in self.policy.metrics if metric.quantile}
+        for second in range(_TICK, world.seconds + 1, _TICK):
+            while agenda and agenda[0][0] <= second:
+                at, _, who, asked = heapq.heappop(agenda)
+                self.now = _BEGIN + at
+                if asked is not None:
+                    self._answer(*asked)
+                if asked is None or world.callers:
+                    end, *new = self._ask(at, who)
+                    heapq.heappush(agenda, (end, next(order), who, tuple(new)))
+            self.now = _BEGIN + second
+            self.collector.observe(self.emitted)
+            self.emitted.clear()
+            slow = self.collector.thresholds("r", quantiles) or slow
+            self.collector.slow_from("r", slow)
+        return self._counted()
+
+    def _arrivals(self) -> list[tuple[float, int]]:
+        world, rng = self.world, self.rng
+        if world.callers:
+            return sorted((float(rng.random()), caller) for caller in range(world.callers))
+        rates = np.full(world.seconds, world.per_second, np.float64)
+        if world.bursts:
+            rates *= rng.gamma(1 / world.bursts, world.bursts, world.seconds)
+        seconds = np.repeat(np.arange(world.seconds), rng.poisson(rates))
+        at = np.sort(seconds + rng.random(len(seconds)))
+        who = rng.integers(world.users or 1, size=len(at))
+        return list(zip(at.tolist(), who.tolist(), strict=True))
+
+    def _ask(self, at: float, who: int) -> tuple[float, Call, Plan, str]:
+        """When it ends, and how."""
+        world = self.world
+        traits = {"header:x-user-id": f"user {who}"} if world.users else None
+        call = Call("x", self.now, request_id=str(self.rng.random()), traits=traits)
+        plan = self.splits.begin("m", "", call)
+        assert plan is not None
+        if plan.assignment is None:
+            plan = self.splits.settle(plan, call, _REQUEST)
+        assert plan.assignment is not None
+        is_canary = plan.assignment.arm is Arm.CANARY
+        took = next(self.took_by_canary if is_canary else self.took)
+        if self.own is not None:
+            took *= self.own[who]
+        end = at + took
+        for begins, ends in self.stalls[0 if is_canary else 1]:
+            if at < ends and begins < end:
+                end += ends - max(begins, at)
+        if end - at > world.patience:
+            return at + world.patience, call, plan, Code.CANCELLED.value
+        return end, call, plan, "ok"
+
+    def _answer(self, call: Call, plan: Plan, outcome: str) -> None:
+        assert plan.assignment is not None
+        who = ModelId("m", plan.assignment.version)
+        self.door.announce(who, outcome, call, Timing(), 1, 4, "", call.standing, 0.0, "", plan)
+
+    def _draws(self, service: Service) -> Iterator[float]:
+        while True:
+            yield from service(self.rng, _BLOCK).tolist()
+
+    def _stalls(self) -> list[tuple[float, float]]:
+        found, at = list[tuple[float, float]](), 0.0
+        while self.world.stalls and (at := at + self.rng.exponential(_PAUSE)) < self.world.seconds:
+            found.append((at, at := at + self.rng.uniform(_SHORTEST, _LONGEST)))
+        return found
+
+    def _counted(self) -> Counted:
+        size = 3, int(self.world.seconds // self.policy.bucket_seconds)
+        requests, events = np.zeros(size, np.int64), dict[str, npt.NDArray[np.int64]]()
+        for seen in self.seen:
+            bucket, index = seen.bucket, int((seen.bucket.start - _BEGIN) // self.policy.bucket_seconds)
+            for row, counts in ((requests, bucket.requests), *(
+                (events.setdefault(name, np.zeros(size, np.int64)), counts)
+                for name, counts in bucket.events.items()
+            )):  # fmt: skip
+                row[:, index] += counts.canary, counts.baseline, counts.stable
+        return Counted(requests, events)
+
+
+def rolled_back(world: World, counted: Sequence[Counted]) -> list[float]:
+    """Seconds after which releases of a world are rolled back, of those that are."""
+    policy = policy_of(world)
+    length = counted[0].requests.shape[1]
+    schedule = Schedule(np.zeros(length, np.int64), np.full(length, world.weight))
+
+    def arms(rows: list[npt.NDArray[np.int64]]) -> Arms:
+        return Arms(*np.stack(rows, axis=1))
+
+    none = np.zeros((3, length), np.int64)
+    events = {
+        metric.name: arms([one.events.get(metric.name, none) for one in counted]) for metric in policy.metrics
+    }
+    at = paths(policy, schedule, arms([one.requests for one in counted]), events).rollbacks(policy)
+    return [float(policy.bucket_seconds * (index + 1)) for index in at if index >= 0]
+
+
+# How long answers take
+
+
+def lognormal(median: float, sigma: float) -> Service:
+    return lambda rng, number: median * np.exp(sigma * rng.standard_normal(number))
+
+
+def pareto(least: float, shape: float) -> Service:
+    return lambda rng, number: least * (1 + rng.pareto(shape, number))
+
+
+def mixed(part: float, one: Service, other: Service) -> Service:
+    """This part of requests as the one, the others as the other."""
+    return lambda rng, number: np.where(rng.random(number) < part, one(rng, number), other(rng, number))
+
+
+def never(rng: np.random.Generator, number: int) -> Floats:
+    return np.full(number, math.inf)
+
+
+FAST = lognormal(0.1, 0.5)
+STREAMS = mixed(0.5, lognormal(60, 1.0), FAST)
+
+GOOD: Final[Mapping[str, World]] = {
+    "3 % never end, 1 req/s, canary 25 %": World(
+        mixed(0.03, never, FAST), per_second=1, weight=0.25, seconds=1200
+    ),
+    "3 % never end, 5 req/s": World(mixed(0.03, never, FAST), per_second=5),
+    "3 % never end, 5 req/s in bursts": World(mixed(0.03, never, FAST), per_second=5, bursts=4.0),
+    "3 % are left after 60 s, 5 req/s": World(mixed(0.03, never, FAST), per_second=5, patience=60),
+    "3 % of 1,000 users always hang, 5 req/s": World(
+        FAST, per_second=5, users=1000, own=mixed(0.03, never, lognormal(1, 0))
+    ),
+    "30 users who differ, 5 req/s, canary 25 %": World(
+        lognormal(0.5, 1.0), per_second=5, users=30, own=lognormal(1, 2.0), weight=0.25
+    ),
+    "all stall for 10 to 60 s, 5 req/s": World(FAST, per_second=5, stalls="all"),
+    "all stall, and are left after 20 s, 10 req/s, canary 1 %": World(
+        FAST, per_second=10, stalls="all", patience=20, weight=0.01
+    ),
+    "Pareto 1.5, 1 req/s, canary 25 %": World(pareto(0.5, 1.5), per_second=1, weight=0.25),
+    "lognormal, sigma 2, 5 req/s": World(lognormal(0.5, 2.0), per_second=5),
+    "half are streams of a minute, 2 req/s, canary 25 %": World(STREAMS, per_second=2, weight=0.25),
+    "8 callers, 0.3 % never end, canary 25 %": World(
+        mixed(0.003, never, lognormal(0.5, 1.0)), callers=8, weight=0.25
+    ),
+    "8 callers with names, 1 % never end, canary 25 %": World(
+        mixed(0.01, never, lognormal(1.0, 1.0)), callers=8, users=8, weight=0.25
+    ),
+    "8 callers, all stall, left after 45 s, canary 25 %": World(
+        lognormal(1.0, 1.0), callers=8, weight=0.25, stalls="all", patience=45
+    ),
+    "2 % never end, 200 req/s, canary 1 %": World(
+        mixed(0.02, never, FAST), per_second=200, weight=0.01, seconds=120
+    ),
+}
+#: What is the canary's own, though it is as good: it stalls as often as the other, but not at the same time.
+APART: Final[Mapping[str, World]] = {
+    "each version stalls for itself, 10 to 60 s, 5 req/s": World(FAST, per_second=5, stalls="each"),
+}
+_PARTS: Final = (1.0, 0.1, 0.02)
+OPEN: Final = ((10, 0.05), (10, 0.25), (100, 0.01))
+CLOSED: Final = ((8, 0.01), (8, 0.05), (8, 0.25), (64, 0.25))
+BAD: Final[Mapping[tuple[str, str], World]] = {
+    (f"{part:.0%}", f"{rate} req/s, canary {weight:.0%}"): World(
+        FAST, mixed(part, never, FAST), per_second=rate, weight=weight, seconds=1800
+    )
+    for part in _PARTS
+    for rate, weight in OPEN
+} | {
+    (f"{part:.0%}", f"{callers} callers{' with names' * (users > 0)}, canary {weight:.0%}"): World(
+        (slower := lognormal(0.5, 0.5)), mixed(part, never, slower), callers=callers, users=users,
+        weight=weight, seconds=1800
+    )
+    for part in _PARTS
+    for callers, weight in CLOSED
+    for users in (0, callers)
+}  # fmt: skip
+
+
+#: By kind and name.
+ALL: Final = {("good", name): world for name, world in {**GOOD, **APART}.items()} | BAD
+
+
+def _run(job: tuple[tuple[str, str], int]) -> Counted:
+    which, seed = job
+    return Release(ALL[which], (9, list(ALL).index(which), seed)).run()
+
+
+def run(releases: int, found: int, only: str = "") -> list[dict[str, Any]]:
+    """All worlds: so many releases of each good one, and of each that hangs."""
+    rows = []
+    with multiprocessing.Pool() as pool:
+        for (kind, name), world in ALL.items():
+            if only in f"{kind} {name}":
+                number = releases if kind == "good" else found
+                counted = list(pool.imap_unordered(_run, [((kind, name), seed) for seed in range(number)], 8))
+                at = rolled_back(world, counted)
+                late = sum(one.events.get("timeouts", np.zeros((3, 1))).sum(axis=1) for one in counted)
+                row = {
+                    "kind": kind,
+                    "world": name,
+                    "releases": number,
+                    "found": len(at),
+                    "seconds": statistics.median(at) if at else None,
+                    "late": (np.array((late[0], late[1] + late[2])) / number).tolist(),  # type: ignore[index]
+                }
+                print(row, flush=True)
+                rows.append(row)
+    return rows
+
+
+def report(rows: Sequence[Mapping[str, Any]]) -> str:
+    """As tables."""
+    good = [row for row in rows if row["kind"] == "good"]
+    bad = [row for row in rows if row["kind"] != "good"]
+    lines = [
+        "| world | time-outs, canary and control | rolled back | at 99.9 % |",
+        "|---|---:|---:|---:|",
+    ]
+    for row in good:
+        low, high = clopper_pearson(row["found"], row["releases"], SURE)
+        late = " and ".join(f"{value:.3g}" for value in row["late"])
+        lines.append(
+            f"| {row['world']} | {late} | {row['found']} of {row['releases']:,} | {low:.2%} to {high:.2%} |"
+        )
+    kinds = list(dict.fromkeys(row["kind"] for row in bad))
+    if bad:
+        lines += ["", "| traffic | " + " | ".join(f"{kind} hang" for kind in kinds) + " |"]
+        lines += ["|---|" + "---:|" * len(kinds)]
+    for world in dict.fromkeys(row["world"] for row in bad):
+        cells = [_cell(row) for kind in kinds for row in bad if (row["kind"], row["world"]) == (kind, world)]
+        lines.append(f"| {world} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    part = row["found"] / row["releases"]
+    return f"{100 * part:.3g}" + (f" ({row['seconds'] / 60:.1f})" if row["found"] else "")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--releases", type=int, default=1000, help="of each world with a good canary")
+    parser.add_argument("--found", type=int, default=40, help="of each world with one that hangs")
+    parser.add_argument("--only", default="", help="worlds whose names have this in them")
+    given = parser.parse_args()
+    print(report(run(given.releases, given.found, given.only)))
