@@ -10,6 +10,7 @@ from salver.ledger import Ledger
 from salver.registry import Artifacts, ArtifactsFailed, ModelRegistry
 from salver.registry.ports import Found
 from salver.registry.records import Actor, Description, FileEntry
+from waiting import PATIENCE_S
 
 KINDS = ("sqlite", "postgresql")
 ANN = Actor("ann")
@@ -70,7 +71,7 @@ class Distant(Artifacts):
         self.may_come.set()
 
     def bring(self, model: str, number: int, files: tuple[FileEntry, ...]) -> None:  # type: ignore[override]
-        assert self.may_come.wait(20)
+        assert self.may_come.wait(PATIENCE_S)
         self.asked.append(f"bring {model}/{number} {len(files)}")
         if self.is_away:
             raise ArtifactsFailed("nobody answers")

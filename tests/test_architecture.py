@@ -67,6 +67,13 @@ PRIVATE = "_"
 OWN = [name for name in FILES if not name.startswith("backends/torchserve/shim/")]
 
 
+#: What no test has: a limit of its own in which something must happen, too short some day on a busy machine.
+IMPATIENT = re.compile(
+    r"(asyncio\.timeout\(|wait_for\(.*, )([1-9]|[1-5]\d)(\.\d+)?\)(?!,)"
+    r"|assert time\.(monotonic|perf_counter)\(\)"
+)
+
+
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
@@ -106,6 +113,12 @@ def impurities(tree: ast.Module) -> list[str]:
 @pytest.mark.parametrize("name", [name for name in FILES if is_pure(name)])
 def test_pure_modules_know_no_clock_socket_thread_chance_or_environment(name: str) -> None:
     assert impurities(TREES[name]) == []
+
+
+def test_tests_wait_with_one_patience() -> None:
+    tests = [path for path in (ROOT / "tests").rglob("*.py") if path.name != "waiting.py"]
+    lines = [(path, line) for path in tests for line in path.read_text().splitlines()]
+    assert [(path.name, line) for path, line in lines if IMPATIENT.search(line)] == []
 
 
 def test_the_purity_check_sees_what_it_should() -> None:

@@ -79,8 +79,9 @@ async def test_ts_b7_a_handler_that_ends_its_process_a_hundred_times_is_always_b
         assert set(await other.end()) == {"ok"}
 
 
+@pytest.mark.timeout(LONG_S)
 async def test_ts_b7_a_handler_that_hangs_a_hundred_times_is_killed_each_time() -> None:
-    hanging = world_of(least=25, shares=True, queue=TIMES, response_timeout_s=1, max_retry_s=1e9)
+    hanging = world_of(LONG_S, least=25, shares=True, queue=TIMES, response_timeout_s=1, max_retry_s=1e9)
     async with hanging as world, world_of() as beside:
         other = _Load(beside, 1)
         errors = await asyncio.gather(*(failure(world.ask("sleep 100")) for _ in range(TIMES)))

@@ -257,8 +257,8 @@ async def test_nobody_runs_past_a_deadline():
     async with engine_of(model, max_sequences=1) as engine:
         model.gate.clear()
         now = time.monotonic()
-        under_way = asyncio.ensure_future(text_of(engine, ask("a", max_tokens=50), deadline=now + 0.2))
-        waiting = asyncio.ensure_future(text_of(engine, ask("b", max_tokens=50), deadline=now + 0.2))
+        under_way = asyncio.ensure_future(text_of(engine, ask("a", max_tokens=50), deadline=now + 1))
+        waiting = asyncio.ensure_future(text_of(engine, ask("b", max_tokens=50), deadline=now + 1))
         for each in (under_way, waiting):  # while the model hangs in a step
             with pytest.raises(DeadlineExceeded, match="Request timeout expired"):
                 await each

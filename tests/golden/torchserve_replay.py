@@ -19,6 +19,7 @@ import grpc
 from google.protobuf import json_format, message_factory
 
 import torchserve_stubs
+from waiting import PATIENCE_S
 
 Case = dict[str, Any]
 #: Headers that mean something to callers, beside those of the handlers of the cases.
@@ -120,7 +121,7 @@ def run_block(target: Target, block: Sequence[Case]) -> dict[str, str]:
 
 def _until(target: Target, case: Case) -> str:
     """Ask, again and again as long as the case allows it, until the answer is the recorded one."""
-    end = time.monotonic() + case.get("poll_s", 0)
+    end = time.monotonic() + (PATIENCE_S if case.get("poll_s") else 0)
     time.sleep(case.get("after_s", 0))
     while True:
         reason = difference(case, ask(target, case, waits=False))

@@ -11,13 +11,15 @@ from salver.testing.process import TensorFlowServingProcess
 
 _MODEL = """
 import time
+from pathlib import Path
 
 class Model:
     inputs = {"x": ("FP32", [-1])}
     outputs = {"y": ("FP32", [-1])}
 
     def predict(self, inputs):
-        time.sleep(max(0.0, float(inputs["x"][0])))
+        while inputs["x"][0] > 3 and Path("GATE").exists():
+            time.sleep(0.005)
         return {"y": inputs["x"] + FACTOR}
 """
 
@@ -28,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorFlowServi
     for version in (1, 2):
         path = folder / "add" / str(version) / "model.py"
         path.parent.mkdir(parents=True)
-        path.write_text(_MODEL.replace("FACTOR", str(version)))
+        path.write_text(_MODEL.replace("FACTOR", str(version)).replace("GATE", str(folder / "gate")))
     models = folder / "models.config"
     models.write_text(
         f"""model_config_list {{ config {{
@@ -39,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorFlowServi
     options = [
         f"--model_config_file={models}",
         "--allow_version_labels_for_unavailable_models=true",
-        "--rest_api_timeout_in_ms=2000",
+        "--rest_api_timeout_in_ms=3000",
         "--rest_api_enable_cors_support=true",
     ]
     with TensorFlowServingProcess(folder / "log", options) as server:
@@ -76,7 +78,10 @@ def test_tf_r1_tf_r4_tf_r5_versions_and_labels(server: TensorFlowServingProcess)
 
 
 def test_tf_r25_a_call_that_takes_too_long(server: TensorFlowServingProcess) -> None:
+    gate = Path(server._log).parent / "gate"
+    gate.touch()
     status, _, text = ask(server, "POST", "/v1/models/add/versions/1:predict", '{"instances": [4.0]}')
+    gate.unlink()  # it was answered while the model was at work
     assert status == 504
     assert list(json.loads(text)) == ["error"]
     status, _, _ = ask(server, "POST", "/v1/models/add/versions/2:predict", '{"instances": [0.1]}')

@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess
 from waiting import PATIENCE_S, until
+from zoo import gauge
 
 HEAD = """import asyncio
 import json
@@ -223,8 +224,14 @@ MODELS: dict[str, tuple[int, str, str]] = {
         2,
         "",
         """class TritonPythonModel:
+    def initialize(self, args):
+        self.wakes = args["model_repository"] + "/wakes"
+
     def execute(self, requests):
-        time.sleep(x_of(requests[0])[0] / 1000)
+        import os
+        end = time.monotonic() + x_of(requests[0])[0] / 1000
+        while time.monotonic() < end and not os.path.exists(self.wakes):
+            time.sleep(0.005)
         return [answer(x_of(r)) for r in requests]
 """,
     ),
@@ -438,10 +445,13 @@ def test_tr_s7_what_a_call_is_told_when_it_fails(kind: int, text: str, client: A
 def test_tr_s7_the_callers_deadline_is_that_of_its_calls(client: Any, server: ServerProcess) -> None:
     began = server.output().count('"protocol":"bls"')
     with pytest.raises(InferenceServerException, match="Request timeout expired"):
-        ask(client, "waiting", 5000, timeout=100_000)
-    # The call has ended, though its model is at work for some seconds more.
+        ask(client, "waiting", 100_000, timeout=100_000)
     until(lambda: server.output().count('"protocol":"bls"') > began)
+    wakes = Path(server._paths[0]) / "napping" / "wakes"
+    wakes.touch()  # its model was at work all the time
     assert ask(client, "waiting", 1) == [1]
+    until(lambda: gauge(server, "napping", "running_batches") == 0)
+    wakes.unlink()
 
 
 def test_tr_s7_a_host_that_is_killed_amid_a_call_costs_only_its_own(

@@ -147,7 +147,7 @@ async def test_under_a_policy_a_move_is_a_proposal(registry: ModelRegistry, tmp_
     )  # fmt: skip
     assert (msgspec.json.decode(row["policy"]), row["by"], row["why"]) == (policy, "ann", "november")
     for number in (1, 2):
-        with pytest.raises(Conflict, match=r"means|release"):
+        with pytest.raises(Conflict, match=r"meant|release"):
             await registry.remove("fraud", number, ANN)
     with pytest.raises(Conflict, match=f"release {move.release} of fraud@champion is under way"):
         await registry.set_alias("fraud", "champion", 3, ANN)
