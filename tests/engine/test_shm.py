@@ -103,6 +103,17 @@ def test_a_view_outlives_growth_and_closing() -> None:
     assert int(view.sum()) in (0, 6)
 
 
+def test_what_is_being_copied_when_the_arena_is_closed_is_copied_to_the_end() -> None:
+    arena = Arena.create("test")
+    (block,) = arena.write({"x": np.arange(1_000_000)})
+    view = arena.read((block,), copy=False)["x"]
+    arena.close()
+    assert int(view.sum()) == 499_999_500_000, "where it lay is still there"
+    for use in (lambda: arena.write({"x": view}), lambda: arena.read((block,), copy=True)):
+        with pytest.raises(ValueError, match="closed"):
+            use()
+
+
 def test_arrays_start_on_cache_lines(pair: tuple[Arena, Arena]) -> None:
     blocks = pair[0].write({"a": np.zeros(3, "u1"), "b": np.zeros(65, "u1"), "c": np.zeros(1, "f8")})
     assert [block.offset for block in blocks] == [0, 64, 192]

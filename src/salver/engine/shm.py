@@ -15,7 +15,6 @@ import math
 import mmap
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 import msgspec
 import numpy as np
@@ -24,6 +23,8 @@ from salver.tensor import Array
 
 _ALIGN = 64  # a cache line, and enough for any vector instruction
 _GRAIN = 1 << 20  # segments grow by whole MiB; untouched pages cost nothing
+_CLOSED = mmap.mmap(-1, 1)  # of an arena that is closed: a ValueError, whatever is wanted of it
+_CLOSED.close()
 
 
 class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -141,8 +142,8 @@ class Arena:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-            with suppress(BufferError):
-                self._map.close()
+            # Not closed: whoever looks at it, or is copying in another thread, would end this process.
+            self._map = _CLOSED
 
     def _grow(self, nbytes: int) -> None:
         size = -(-nbytes // _GRAIN) * _GRAIN
