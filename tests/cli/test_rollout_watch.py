@@ -249,7 +249,7 @@ async def test_where_there_is_none_it_says_so(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("width", [80, 119, 120, 200])
+@pytest.mark.parametrize("width", [80, 139, 140, 200])
 async def test_releases_fit_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:

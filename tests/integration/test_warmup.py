@@ -185,7 +185,7 @@ def test_tr_s13_salvers_own_samples(shape: list[int], error: str, tmp_path: Path
             return
 
         def reason() -> str:
-            (row,) = json.loads(server.ask("POST", "/v2/repository/index")[1])
-            return row.get("reason", "") if row["state"] == "UNAVAILABLE" else ""
+            rows = json.loads(server.ask("POST", "/v2/repository/index")[1])
+            return "".join(row.get("reason", "") for row in rows if row["state"] == "UNAVAILABLE")
 
         assert f"failed to run warmup sample 'own': {error}" in until(reason)

@@ -24,7 +24,7 @@ COLUMNS = ("release", "model", "from", "to", "state", "stage", "traffic", "serve
 PROMOTED, ROLLED_BACK, GOES_ON, WAITS = 0, 3, 4, 5
 _STATUSES: Final = {"PROMOTED": PROMOTED, "ROLLED_BACK": ROLLED_BACK, "HELD": WAITS, "PAUSED": WAITS}
 #: Below so many columns a reason stands under its release, and not beside.
-_NARROW: Final = 120
+_NARROW: Final = 140
 _LOOK_SECONDS = 1.0
 _RECENT_SECONDS = 600.0
 #: A server that has been silent for longer is no news, where others are heard.
