@@ -57,6 +57,8 @@ _HALF: Final = 0.5
 _MOST_RECENT: Final = 65_536
 _ALIKE, _DIFFERS, _FAILED = 0, 1, 2  # of copies, from the best to the worst
 _FAR: Final = 10  # times as long as the slowest answer of the stable version is far too long
+#: And so many buckets at least: a version that stands still for a minute, and then goes on, does not hang.
+_BUCKETS: Final = 3
 _AT_ONCE: Final = 8192  # units that are restored in one go
 #: Units, happenings and requests that wait to be looked up together, which costs a tenth of one at a time.
 _MOST_WAITING: Final = 1024
@@ -294,7 +296,7 @@ class _Followed:
     @property
     def too_long(self) -> float:
         """Seconds that a request waits for, before it is a time-out without an end."""
-        return max(self.seconds, _FAR * self.slowest)
+        return max(_BUCKETS * self.seconds, _FAR * self.slowest)
 
     def copied(self, event: Shadowed) -> None:
         """A copy is over: how it fared, for the worst copy of its unit."""
