@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import pytest
 from host_backends import ASK_CODES
-from test_process import MANIFEST, at_once, children, descriptors, recovery, segments, until
+from test_process import MANIFEST, at_once, children, descriptors, recovery, segments
 
 from salver.backends.protocol import LoadOptions
 from salver.backends.surroundings import Series, Wish
@@ -22,6 +22,7 @@ from salver.engine.process import ProcessRunner
 from salver.errors import HostDied, InvalidInput, NotFound
 from salver.messages import InferRequest, InferResponse
 from salver.tensor import Array, tensor
+from waiting import auntil
 
 
 class World:
@@ -159,7 +160,7 @@ async def test_tr_s7_pieces_come_as_they_are_used_up() -> None:
     world = World()
     async with asking(world) as runner:
         counting = asyncio.ensure_future(do(runner, "ask_for_pieces"))
-        await until(lambda: world.pieces >= WINDOW)
+        await auntil(lambda: world.pieces >= WINDOW)
         world.opened.set()
         assert await counting == 100
 
@@ -168,7 +169,7 @@ async def test_tr_s7_unused_pieces_are_waited_for() -> None:
     world = World()
     async with asking(world) as runner:
         counting = asyncio.ensure_future(do(runner, "ask_for_pieces"))
-        await until(lambda: world.pieces >= WINDOW and bool(world.asked))
+        await auntil(lambda: world.pieces >= WINDOW and bool(world.asked))
         for _ in range(50):
             await asyncio.sleep(0)
         assert world.pieces == WINDOW
@@ -180,7 +181,7 @@ async def test_tr_s7_what_nobody_wants_is_given_up() -> None:
     world = World()
     async with asking(world) as runner:
         giving_up = asyncio.ensure_future(do(runner, "ask_and_give_up"))
-        await until(lambda: world.under_way == 2)
+        await auntil(lambda: world.under_way == 2)
         world.opened.set()
         assert await giving_up == 1
         assert world.cancelled == 1
@@ -192,13 +193,13 @@ async def test_tr_s7_a_host_that_is_killed_takes_what_it_asked_with_it() -> None
     async with asking(world) as runner:
         pids = runner.pids
         dying = asyncio.ensure_future(do(runner, "ask_forever"))
-        await until(lambda: world.under_way == 6)
+        await auntil(lambda: world.under_way == 6)
         os.kill(pids[0], signal.SIGKILL)
         with pytest.raises(HostDied):
             await dying
-        await until(lambda: world.under_way == 0)
+        await auntil(lambda: world.under_way == 0)
         assert world.cancelled == 6
-        await until(lambda: bool(runner.pids) and runner.pids != pids)
+        await auntil(lambda: bool(runner.pids) and runner.pids != pids)
         assert (await pass_on(runner, np.array([[1, 2]], "f4"))).tolist() == [[1, 2]]
         assert world.hosts == 1 and not world.is_left
     assert (descriptors(), segments(), children()) == before
