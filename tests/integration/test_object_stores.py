@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
-from test_triton_repository import ask, eventually, index
+from test_triton_repository import ask, index
 from tritonclient.utils import InferenceServerException
 
 from salver.testing.process import ServerProcess, TritonProcess
+from waiting import until
 from zoo import write_constant, write_mlp
 
 sys.path.append(str(Path(__file__).parents[1] / "stores"))
@@ -55,14 +56,14 @@ def test_tr_l2_a_bucket_is_followed_and_outlived(s3: S3, tmp_path: Path) -> None
             assert {name for name, _ in index(client, http_client)} == {"constant", "mlp"}
             assert copies(mount) == ["constant/1/model.onnx", "constant/salver.toml"]
             put_constant(s3, tmp_path / "made", 2)
-            eventually(lambda: ask(client, http_client, "constant") == 2)
-            eventually(lambda: copies(mount) == ["constant/2/model.onnx", "constant/salver.toml"])
+            until(lambda: ask(client, http_client, "constant") == 2)
+            until(lambda: copies(mount) == ["constant/2/model.onnx", "constant/salver.toml"])
             s3.stop()
-            eventually(lambda: "the models that were found there before stay as they are" in server.output())
+            until(lambda: "the models that were found there before stay as they are" in server.output())
             assert ask(client, http_client, "constant") == 2
             assert client.is_server_ready()
             write_mlp(tmp_path / "local" / "other", 1)
-            eventually(lambda: client.is_model_ready("other"))
+            until(lambda: client.is_model_ready("other"))
     assert list(mount.iterdir()) == []
 
 
@@ -86,7 +87,7 @@ def test_tr_f2_models_are_loaded_by_name_with_the_credentials_of_a_file(s3: S3, 
             client.load_model("constant")
             assert ask(client, grpc_client, "constant") == 1
             client.unload_model("mlp")
-            eventually(lambda: copies(mount) == ["constant/1/model.onnx"])
+            until(lambda: copies(mount) == ["constant/1/model.onnx"])
             s3.put("bucket", {"models/broken/1/model.onnx": b"\x08\x08" + bytes(100)})
             with pytest.raises(InferenceServerException, match=f"s3://{s3.host}/bucket/models/broken"):
                 client.load_model("broken")
