@@ -474,10 +474,11 @@ class Collector:
             return
         self.tick()
         now = self._clock()
-        served: defaultdict[Assignment | None, list[Served]] = defaultdict(list)
+        served: defaultdict[Assignment, list[Served]] = defaultdict(list)
         for event in events:
             if type(event) is Served:
-                served[event.assignment].append(event)
+                if (assigned := event.assignment) is not None:
+                    served[assigned].append(event)
             elif type(event) is Shadowed and event.release in self._followed:
                 self._followed[event.release].copied(event)
         responded: defaultdict[str, list[Responded]] = defaultdict(list)
@@ -487,7 +488,7 @@ class Collector:
             if release in responded:
                 self._look_at(followed, responded[release], now)
             for assigned, some in served.items():
-                if assigned is not None and assigned.release == release and assigned.reason in COUNTED:
+                if assigned.release == release and assigned.reason in COUNTED:
                     self._count(followed, assigned, some, now)
             for tally in followed.tallies.values():
                 tally.date(now)
