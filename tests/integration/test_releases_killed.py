@@ -50,13 +50,14 @@ class Asking(Callers):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", range(RELEASES))
 async def test_after_each_kill_state_evidence_and_assignment_are_as_they_were(
-    tmp_path: Path, number: int
+    tmp_path: Path, number: int, request: pytest.FixtureRequest
 ) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     write_mlp(tmp_path / "models" / "mlp", 2)
     (tmp_path / "models" / "mlp" / "salver.toml").write_text("[versions]\nlatest = 2\n")
     file = tmp_path / "registry" / "salver.db"
     server = ServerProcess([tmp_path / "models"], tmp_path / "log", ["--registry", str(file.parent)])
+    request.addfinalizer(server.stop)
     chance, sent = random.Random(number), 0
     stages = set()
     for kill in range(KILLS + 1):
