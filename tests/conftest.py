@@ -5,6 +5,8 @@ None is skipped or run again unseen, and the collector walks only what is new.
 
 import gc
 import os
+import subprocess
+import sys
 from collections.abc import Generator
 
 import pytest
@@ -14,12 +16,14 @@ from hypothesis import settings
 # a run by hand looks for new ones.
 settings.register_profile("salver", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("salver")
-#: So many tests may fail once in CI, beside thousands on a busy machine, and pass when they are run again.
+#: So many tests may fail in CI, beside thousands on a busy machine, that pass when they are run again, alone.
 MOST_AGAIN = 3
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="fail when a test was skipped")
+    help_again = f"run those again that failed, alone, if they are {MOST_AGAIN} at most: pass if they do"
+    parser.addoption("--again-alone", action="store_true", help=help_again)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -35,18 +39,28 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fails a run that skipped tests, or ran many of them again; the summary names them (-raR)."""
+    """Fails a run that skipped tests (-ra names them); gives those that failed a second chance, if few."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None:
         return
-    skipped, again = (len(reporter.stats.get(what, ())) for what in ("skipped", "rerun"))
-    wrong = []
-    if skipped and session.config.getoption("--no-skips"):
-        wrong.append(f"{skipped} skipped, and --no-skips allows none")
-    if again > MOST_AGAIN:
-        wrong.append(f"{again} tests were run again, and {MOST_AGAIN} may be: that is not the machine")
-    reporter.ensure_newline()
-    for line in wrong:
-        reporter.write_line(line, red=True)
-    if wrong and session.exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    skipped = len(reporter.stats.get("skipped", ())) if session.config.getoption("--no-skips") else 0
+    if skipped:
+        reporter.ensure_newline()
+        reporter.write_line(f"{skipped} skipped, and --no-skips allows none", red=True)
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    elif session.exitstatus == pytest.ExitCode.TESTS_FAILED and session.config.getoption("--again-alone"):
+        session.exitstatus = _again(reporter)
+
+
+def _again(reporter: pytest.TerminalReporter) -> pytest.ExitCode:
+    """Runs those that failed in a new process; the summary of the first run names them all the same."""
+    reports = [*reporter.stats.get("failed", ()), *reporter.stats.get("error", ())]
+    failed = sorted({report.nodeid for report in reports})
+    if len(failed) > MOST_AGAIN:
+        return pytest.ExitCode.TESTS_FAILED
+    reporter.write_sep("=", f"{len(failed)} failed, and run again, alone")
+    reporter._tw.flush()
+    command = [sys.executable, "-m", "pytest", "--verbose", "--no-skips", "--timeout=120", *failed]
+    done = subprocess.run(command, cwd=reporter.config.rootpath)
+    return pytest.ExitCode.TESTS_FAILED if done.returncode else pytest.ExitCode.OK

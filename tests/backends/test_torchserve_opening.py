@@ -4,8 +4,6 @@ import gzip
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from archivers import run_archiver
 from backends.marfolder import BACKEND, manifest_of, opened, own_process, reply, shown, write
 from salver.backends.protocol import FormModel, LoadOptions
 from salver.errors import LoadFailed
@@ -37,11 +36,11 @@ def _own_process() -> Iterator[None]:
 @pytest.mark.parametrize("form", ["default", "zip-store", "tgz", "no-archive"])
 def test_ts_a1_archives_of_the_archiver_are_recognised(form: str, tmp_path: Path) -> None:
     (tmp_path / "noop.py").write_text("def handle(data, context):\n    return data\n")
-    tool = Path(sys.executable).parent / "torch-model-archiver"
-    command = [str(tool), "--model-name", "noop", "--version", "1.0", "--handler", "noop.py"]
-    command += ["--export-path", str(tmp_path / "out"), "--archive-format", form]
+    options = ["--model-name", "noop", "--version", "1.0", "--handler", "noop.py"]
     (tmp_path / "out").mkdir()
-    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, timeout=60)
+    run_archiver(
+        "torch-model-archiver", *options, "--export-path", "out", "--archive-format", form, work=tmp_path
+    )
     (made,) = (tmp_path / "out").iterdir()
     assert BACKEND.recognise(made) == FORMAT
     renamed = made.rename(tmp_path / "odd.name")

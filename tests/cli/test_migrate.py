@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from archivers import run_archiver
 from salver.cli import main
 from salver.testing.process import ServerProcess, TensorFlowServingProcess, TritonProcess, free_port
 from savedmodels import half_plus_three, half_plus_two, with_assets
@@ -83,21 +83,13 @@ def pack(store: Path, name: str, source: str, *more: str, yaml: str = "") -> Non
     store.mkdir(exist_ok=True)
     for file in (f"{name}.py", f"{name}.py.so"):  # the archiver wants the latter for LSP
         (work / file).write_text(source)
-    command = [
-        sys.executable,
-        "-m",
-        "model_archiver.model_packaging",
-        "--model-name",
-        name,
-        "--version",
-        "1.0",
-    ]
     if yaml:
         (work / "model-config.yaml").write_text(yaml)
         more = (*more, "--config-file", "model-config.yaml")
     if "--handler" not in more:
         more = (*more, "--handler", f"{name}.py")
-    subprocess.run([*command, "--export-path", str(store), *more], cwd=work, check=True, timeout=60)
+    options = ["--model-name", name, "--version", "1.0", "--export-path", str(store), *more]
+    run_archiver("torch-model-archiver", *options, work=work)
     shutil.rmtree(work)
 
 

@@ -18,6 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1]))
+from archivers import run_archiver
+
 _SOURCE = Path(__file__).with_name("torchserve")
 _ONE = {"minWorkers": 1, "maxWorkers": 1}
 #: By file: what differs from an archive of that name, version 1.0, with the handler of that name.
@@ -166,12 +169,6 @@ def _networks(source: Path) -> None:
     (source / "vocab.json").write_text(json.dumps(["good", "bad", "salver"]))
 
 
-def _tool(name: str, work: Path, *words: str) -> None:
-    program = Path(sys.executable).with_name(name)
-    command = [str(program) if program.exists() else name, *words, "--force"]
-    subprocess.run(command, cwd=work, check=True, stdout=subprocess.DEVNULL, timeout=120)
-
-
 def _pack(file: str, what: Mapping[str, Any], source: Path, store: Path) -> None:
     """One archive, by way of a folder of its own: the archiver calls it by the model's name."""
     with tempfile.TemporaryDirectory(dir=store.parent) as out:
@@ -185,7 +182,8 @@ def _pack(file: str, what: Mapping[str, Any], source: Path, store: Path) -> None
         if "config" in what:
             (source / f"{file}.yaml").write_text(json.dumps(what["config"], indent=1))
             flags["config-file"] = str(_named_config(source, file))
-        _tool("torch-model-archiver", source, *(w for k, v in flags.items() for w in (f"--{k}", v)))
+        options = (word for flag, value in flags.items() for word in (f"--{flag}", value))
+        run_archiver("torch-model-archiver", *options, "--force", work=source)
         (packed,) = Path(out).iterdir()
         name = packed.name.replace(flags["model-name"], file, 1)
         packed.rename(store / name)
@@ -212,7 +210,8 @@ def _write(out: Path) -> None:
         words = ["--workflow-name", name, "--spec-file", f"{name}.yaml", "--handler", f"{name}.py"]
         if program != name:
             shutil.copy(source / "flows" / f"{program}.py", source / "flows" / f"{name}.py")
-        _tool("torch-workflow-archiver", source / "flows", *words, "--export-path", str(flows))
+        words += ["--export-path", str(flows), "--force"]
+        run_archiver("torch-workflow-archiver", *words, work=source / "flows")
     shutil.rmtree(source)
     (store / "not_an_archive.mar").write_bytes(b"this is no zip file\n")
     (store / "readme.txt").write_text("not a model\n")

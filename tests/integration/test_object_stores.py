@@ -1,6 +1,7 @@
 """Models from an S3 bucket, with unmodified tritonclient (TR-L2, TR-F2)."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,9 +33,10 @@ def put_constant(s3: S3, folder: Path, version: int) -> None:
 
 
 def copies(mount: Path) -> list[str]:
-    """Files of versions that lie here whole, by path below their model."""
-    found = mount.glob("salver-s3-*/copies/*/bucket/models/**/*")
-    return sorted(path.as_posix().partition("/bucket/models/")[2] for path in found if path.is_file())
+    """Files of versions that lie here whole, by path below their model, while the server may remove some."""
+    found = (f"{folder}/{file}" for folder, _, files in os.walk(mount) for file in files)
+    copied = (path.partition("/bucket/models/") for path in found if "/copies/" in path)
+    return sorted(path for _, below, path in copied if below)
 
 
 def test_tr_l2_a_bucket_is_followed_and_outlived(s3: S3, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import salver
+from archivers import run_archiver
 from salver.cli import background
 from salver.testing.process import free_port
 from waiting import PATIENCE_S, until
@@ -46,20 +47,9 @@ class Deployment:
 
     def archive(self, name: str) -> None:
         (self.folder / f"{name}.py").write_text(HANDLER)
-        archiver = Path(sys.executable).parent / "torch-model-archiver"
-        if not archiver.exists():
-            pytest.skip("torch-model-archiver is not installed")
-        words = (
-            "--model-name",
-            name,
-            "--version",
-            "1.0",
-            "--handler",
-            f"{name}.py",
-            "--export-path",
-            "store",
-        )
-        subprocess.run([archiver, *words, "--export-path", "store"], cwd=self.folder, check=True, timeout=60)
+        pytest.importorskip("model_archiver", reason="torch-model-archiver is not installed")
+        options = ["--model-name", name, "--version", "1.0", "--handler", f"{name}.py"]
+        run_archiver("torch-model-archiver", *options, "--export-path", "store", work=self.folder)
 
     def configure(self, text: str) -> None:
         ports = [f"{name}_address=http://127.0.0.1:{self.ports[name]}" for name in list(self.ports)[:3]]

@@ -5,8 +5,6 @@ import http.client
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from archivers import run_archiver
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.serving.registering import HandlerStoreConfig
 from salver.serving.shelf import ShelfConfig
@@ -99,7 +98,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (sources / "functions.py").write_text(FUNCTIONS)
     (sources / "counting.py").write_text(COUNTING)
     options = ["--model-name", "counting", "--version", "1.0", "--handler", sources / "counting.py"]
-    _run("torch-model-archiver", *options, "--export-path", models)
+    run_archiver("torch-model-archiver", *options, "--export-path", models)
     for name, spec in {
         "parallel": PARALLEL,
         "sequence": SEQUENCE,
@@ -112,13 +111,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (sources / f"{name}.yaml").write_text(spec)
         options = ["--workflow-name", name, "--spec-file", sources / f"{name}.yaml"]
         handler = ["--handler", sources / "functions.py"]
-        _run("torch-workflow-archiver", *options, *handler, "--export-path", flows)
+        run_archiver("torch-workflow-archiver", *options, *handler, "--export-path", flows)
     return folder
-
-
-def _run(program: str, *options: Any) -> None:
-    script = Path(sys.executable).parent / program
-    subprocess.run([script, *options], check=True, capture_output=True, timeout=60)
 
 
 def _ask(port: int, verb: str, path: str, body: str = "", kind: str = "application/octet-stream") -> Any:

@@ -4,8 +4,6 @@ import contextlib
 import io
 import json
 import stat
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archivers import run_archiver
 from salver.errors import BadArchive, LoadFailed, SalverError
 from salver.repository.handler import describe
 from salver.repository.mar import (
@@ -55,11 +54,19 @@ def archived(folder: Path, kind: str, *more: str) -> Path:
     (source / "model-config.yaml").write_text("batchSize: 3\n")
     out = folder / "out"
     out.mkdir()
-    command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "noop"]
-    command += ["--version", "2.1", "--handler", "noop.py", "--extra-files", "labels.json"]
-    command += ["--requirements-file", "requirements.txt", "--config-file", "model-config.yaml"]
-    command += ["--export-path", str(out), "--archive-format", kind, *more]
-    subprocess.run(command, cwd=source, check=True, timeout=120)
+    options = [
+        "--model-name",
+        "noop",
+        "--version",
+        "2.1",
+        "--handler",
+        "noop.py",
+        "--extra-files",
+        "labels.json",
+    ]
+    options += ["--requirements-file", "requirements.txt", "--config-file", "model-config.yaml"]
+    options += ["--export-path", str(out), "--archive-format", kind, *more]
+    run_archiver("torch-model-archiver", *options, work=source)
     return next(out.iterdir())
 
 

@@ -1,7 +1,5 @@
 """Archives of workflows: what they say, and which cannot be run."""
 
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archivers import run_archiver
 from salver.errors import BadArchive, BadGraph
 from salver.repository.workflow import MANIFEST, Settings, parse, read_spec, read_workflow, written
 
@@ -45,18 +44,8 @@ def test_ts_a12_ts_k3_an_archive_of_the_unmodified_archiver(tmp_path: Path) -> N
     spec, functions = tmp_path / "flow.yaml", tmp_path / "flow.py"
     spec.write_text(_SPEC)
     functions.write_text("def clean(data, context): return data\n")
-    script = Path(sys.executable).parent / "torch-workflow-archiver"
-    options = [
-        "--workflow-name",
-        "flow",
-        "--spec-file",
-        spec,
-        "--handler",
-        functions,
-        "--export-path",
-        tmp_path,
-    ]
-    subprocess.run([script, *options], check=True, capture_output=True, timeout=60)
+    options = ["--workflow-name", "flow", "--spec-file", spec, "--handler", functions]
+    run_archiver("torch-workflow-archiver", *options, "--export-path", tmp_path)
     path = tmp_path / "flow.war"
     archive = read_workflow(path)
     assert (archive.name, archive.spec_file, archive.handler) == ("flow", "flow.yaml", "flow.py")

@@ -175,9 +175,10 @@ class ServerProcess:
         """The main process and its living descendants (Linux)."""
         found = [self.pid]
         for pid in found:
-            for task in Path(f"/proc/{pid}/task").glob("*/children"):
-                with contextlib.suppress(OSError):
-                    found += [int(child) for child in task.read_text().split()]
+            with contextlib.suppress(OSError):  # processes and threads end meanwhile
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    with contextlib.suppress(OSError):
+                        found += [int(child) for child in (task / "children").read_text().split()]
         return found
 
     def resident_bytes(self) -> int:

@@ -4,13 +4,14 @@ import importlib
 import inspect
 import itertools
 import json
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from archivers import run_archiver
 
 _NUMBERS = itertools.count()
 
@@ -58,18 +59,12 @@ class Socket:
 
 def archive(folder: Path, name: str, handler: str, **options: Any) -> Path:
     """The ``.mar`` that ``torch-model-archiver`` makes; ``extra_files`` may be a list."""
-    command = [
-        str(Path(sys.executable).parent / "torch-model-archiver"),
-        "--model-name",
-        name,
-        "--handler",
-        handler,
-    ]
+    command: list[str | Path] = ["--model-name", name, "--handler", handler]
     for option, value in {"version": "1.0", "export_path": folder, **options}.items():
         command.append(f"--{option.replace('_', '-')}")
         if value is not True:
             command.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    run_archiver("torch-model-archiver", *command)
     return folder / f"{name}.mar"
 
 
