@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -426,6 +427,20 @@ async def test_closing_waits_for_the_run_under_way() -> None:
         assert (await slow).shape == (1, 2)
         with pytest.raises(NotReady):
             await ask(runner)
+    assert children() == []
+
+
+async def test_an_answer_that_comes_with_the_exit_of_its_host_is_given() -> None:
+    loop = asyncio.get_running_loop()
+    async with running() as runner:
+        (seat,) = runner._seats
+        control = seat.host._ends.sock
+        loop.remove_reader(control.fileno())  # as if the loop were busy until both are there
+        asked = asyncio.ensure_future(ask(runner))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(select.select, [control], [], [])
+        os.kill(runner.pids[0], signal.SIGKILL)
+        assert (await asked).tolist() == [[3.0, 4.0]]
     assert children() == []
 
 

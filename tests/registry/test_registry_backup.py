@@ -1,12 +1,17 @@
 """The drill: a registry is backed up while others push, restored elsewhere, and is the same and whole."""
 
 import asyncio
+import bz2
+import gzip
+import lzma
 import os
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from backports import zstd
 from sqlalchemy import insert, select
 
 from databases import empty_ledger
@@ -25,6 +30,14 @@ from waiting import PATIENCE_S
 async def push(registry: ModelRegistry, folder: Path, content: bytes, alias: str = "") -> None:
     what = found(folder, {"model.onnx": content, "labels/a.txt": b"cat\ndog"})
     await registry.push(NewVersion("fraud", alias=alias, metrics={"auc": 0.1 + 0.2}), what, ANN)
+
+
+def content_of(file: Path) -> bytes:
+    return file.read_bytes()
+
+
+def changed(file: Path, how: Callable[[bytes], bytes]) -> None:
+    file.write_bytes(how(file.read_bytes()))
 
 
 def left_of(folder: Path) -> list[str]:
@@ -313,6 +326,28 @@ async def test_a_backup_that_there_is_no_room_for_is_not_unpacked(
     with pytest.raises(InvalidInput, match="there is no room for it"):
         await restore(backed_up, registry, "aside")
     assert not registry.artifacts.aside("aside").exists()
+    await registry.ledger.close()
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd.compress])
+async def test_a_backup_that_somebody_has_compressed_is_restored(
+    compress: Callable[[bytes], bytes], backed_up: Path, tmp_path: Path
+) -> None:
+    changed(backed_up, compress)
+    registry = await open_registry("sqlite", tmp_path / "two")
+    assert (await restore(backed_up, registry, "aside")).versions == 1
+    assert content_of(registry.artifacts.path_of("fraud", 1) / "model.onnx") == b"weights"
+    await registry.ledger.close()
+
+
+async def test_a_backup_with_a_header_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 64 << 20
+    with gzip.open(tmp_path / "odd.tar", "wb", 1) as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT) + bytes(65 << 20))
+    registry = await open_registry("sqlite", tmp_path / "two")
+    with pytest.raises(InvalidInput, match="no honest archive"):
+        await restore(tmp_path / "odd.tar", registry, "aside")
     await registry.ledger.close()
 
 

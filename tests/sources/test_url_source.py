@@ -1,5 +1,6 @@
 """Models from URLs: with a digest, and unpacked where they are archives."""
 
+import gzip
 import hashlib
 import io
 import stat
@@ -8,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from backports import zstd
 from sites import Page, Site
 
 from salver.errors import InvalidInput, LoadFailed
@@ -60,11 +62,15 @@ def test_a_file(site: Site, tmp_path: Path) -> None:
     assert (found.source, found.card) == (f"{url}#sha256={sha256(WEIGHTS)}", "")
 
 
+CARD_AND_WEIGHTS = (("m-1/README.md", REG, b"# Card"), ("m-1/model.onnx", REG, WEIGHTS))
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("m.tar.gz", tar(("m-1/README.md", REG, b"# Card"), ("m-1/model.onnx", REG, WEIGHTS))),
+        ("m.tar.gz", tar(*CARD_AND_WEIGHTS)),
         ("m.tgz", tar(("README.md", REG, b"# Card"), ("model.onnx", REG, WEIGHTS))),
+        ("m.tar.zst", zstd.compress(gzip.decompress(tar(*CARD_AND_WEIGHTS)))),
         ("m.ZIP", zipped(("m/README.md", 0, b"# Card"), ("m/model.onnx", 0, WEIGHTS))),
     ],
 )

@@ -582,7 +582,7 @@ class HostProcess:
         for fd in (self._ends.sock.fileno(), self._ends.output, self._ends.pidfd):
             self._loop.remove_reader(fd)
         self._loop.remove_writer(self._ends.sock.fileno())
-        self._ends.close()
+        self._loop.call_soon(self._ends.close)  # after who has heard the last word has read what it tells of
         if self._deaf_timer is not None:
             self._deaf_timer.cancel()
         self.dead.set_result(how)

@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 import glob
 import hashlib
+import lzma
 import os
 import secrets
 import shutil
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Final
@@ -19,7 +21,7 @@ from typing import IO, Final
 import msgspec
 from sqlalchemy import Connection, select
 
-from salver.errors import Conflict, InvalidInput
+from salver.errors import Conflict, InvalidInput, LoadFailed
 from salver.ledger import Ledger
 from salver.ledger.copying import copy_in, copy_out
 from salver.ledger.schema import AUDIT, MODEL, NEWEST
@@ -27,11 +29,20 @@ from salver.registry import rows
 from salver.registry.artifacts import LEFT_SECONDS, Artifacts, ArtifactsFailed, onto_disk
 from salver.registry.records import FileEntry
 from salver.registry.registry import ModelRegistry
-from salver.stores.unpack import room_in
+from salver.stores.tars import open_tar
+from salver.stores.unpack import MOST_HEADERS, room_in
 
 _LEDGER: Final = "salver.db"
 _ABOUT: Final = "backup.json"
 _PART: Final = ".part"
+_BROKEN: Final = (
+    tarfile.TarError,
+    EOFError,
+    FileNotFoundError,
+    zlib.error,
+    lzma.LZMAError,
+    msgspec.MsgspecError,
+)
 _TRIES: Final = 3  # where versions are removed while they are copied
 
 _Versions = Mapping[tuple[str, int], tuple[FileEntry, ...]]
@@ -219,7 +230,7 @@ def _unpacked(file: Path, aside: Path) -> Backup:
     try:
         aside.mkdir(0o700, parents=True)  # secrets of webhooks are in it
         room = room_in(aside)
-        with tarfile.open(file) as archive:
+        with open_tar(file, room + MOST_HEADERS, file.name) as (archive, _):
             for member in archive:
                 room -= member.size
                 if not member.isreg() or room < 0:
@@ -227,7 +238,7 @@ def _unpacked(file: Path, aside: Path) -> Backup:
                     raise InvalidInput(f"{file} cannot be unpacked as a backup of a registry: {what}")
                 archive.extract(member, aside, filter="data")
         return msgspec.json.decode((aside / _ABOUT).read_bytes(), type=Backup)
-    except (tarfile.TarError, EOFError, FileNotFoundError, msgspec.MsgspecError) as error:
+    except (*_BROKEN, FileNotFoundError, LoadFailed, msgspec.MsgspecError) as error:
         raise InvalidInput(
             f"{file} is no whole backup of a registry: {error}", fix="Name another."
         ) from error

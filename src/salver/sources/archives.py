@@ -10,7 +10,7 @@ from salver.errors import InvalidInput
 from salver.stores.unpack import honest_bytes, unpack
 from salver.stores.unzip import unzip
 
-_TARS: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_TARS: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def is_archive(name: str) -> bool:

@@ -25,7 +25,7 @@ _SPARE_PART: Final = 16
 #: What an archive of any size may be, unpacked, though nobody has vouched for it: weights may be zeros.
 _FREE: Final = 2 << 30
 _MOST_RATIO: Final = 100  # beyond that, by how much it may grow
-_MOST_HEADERS: Final = 1 << 30  # of all members, beside their contents
+MOST_HEADERS: Final = 1 << 30  # of all members, beside their contents
 _PIECE: Final = 1 << 20
 #: What reading a tar file raises that is broken, or is none.
 BROKEN: Final = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
@@ -79,7 +79,7 @@ def check(archive: Path, most: int) -> None:
 @contextlib.contextmanager
 def _opened(archive: Path, room: int) -> Iterator[tarfile.TarFile]:
     try:
-        with open_tar(archive, room + _MOST_HEADERS, archive.name) as (tar, _):
+        with open_tar(archive, room + MOST_HEADERS, archive.name) as (tar, _):
             yield tar
     except BROKEN as error:
         raise LoadFailed(f"{archive} cannot be unpacked: {error}") from error
