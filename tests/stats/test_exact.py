@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import beta, binom, binomtest
 
 from salver.errors import InvalidInput
 from salver.stats.exact import clopper_pearson
@@ -36,8 +36,20 @@ def test_nothing_seen_says_something() -> None:
 
 @pytest.mark.parametrize(
     ("successes", "trials", "confidence"),
-    [(-1, 5, 0.9), (6, 5, 0.9), (1, 5, 0.0), (1, 5, 1.0), (1, 5, math.nan)],
+    [(-1, 5, 0.9), (6, 5, 0.9), (1, 5, 0.0), (1, 5, 1.0), (1, 5, math.nan), (1, math.inf, 0.9)],
 )
 def test_what_cannot_be_is_refused(successes: int, trials: int, confidence: float) -> None:
     with pytest.raises(InvalidInput, match="cannot be"):
         clopper_pearson(successes, trials, confidence)
+
+
+@pytest.mark.parametrize("nines", [3, 9, 13, 15])
+@pytest.mark.parametrize(("successes", "trials"), [(3, 17), (0, 5), (5, 5), (499, 1000), (5, 10**9)])
+def test_both_sides_are_as_exact_at_any_confidence(successes: int, trials: int, nines: int) -> None:
+    confidence = 1 - 10.0**-nines
+    low, high = clopper_pearson(successes, trials, confidence)
+    tail = (1 - confidence) / 2
+    if successes:
+        assert beta.cdf(low, successes, trials - successes + 1) == pytest.approx(tail, rel=1e-6, abs=0)
+    if successes < trials:
+        assert beta.sf(high, successes + 1, trials - successes) == pytest.approx(tail, rel=1e-6, abs=0)

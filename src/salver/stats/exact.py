@@ -4,7 +4,9 @@ For small counts, where normal intervals are wrong. One look at a planned time; 
 evidence of :mod:`salver.stats.binomial_evidence`. Pure.
 """
 
-from scipy.special import betaincinv
+import math
+
+from scipy.special import betainccinv, betaincinv
 
 from salver.errors import InvalidInput
 from salver.stats.interval import Interval
@@ -27,12 +29,12 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> In
     >>> low, round(high, 4)
     (0.0, 0.0362)
     """
-    if not (0 <= successes <= trials and 0 < confidence < 1):
+    if not (0 <= successes <= trials < math.inf and 0 < confidence < 1):
         raise InvalidInput(
             f"{successes} of {trials} at a confidence of {confidence} cannot be",
             fix="Give 0 <= successes <= trials, and a confidence between 0 and 1.",
         )
     tail = (1 - confidence) / 2
     low = float(betaincinv(successes, trials - successes + 1, tail)) if successes else 0.0
-    high = float(betaincinv(successes + 1, trials - successes, 1 - tail)) if successes < trials else 1.0
+    high = float(betainccinv(successes + 1, trials - successes, tail)) if successes < trials else 1.0
     return Interval(low, high)
