@@ -1,11 +1,14 @@
 """Uniform boundaries, by the published values (tolerance 1e-5) and by walks that must not leave them."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.special import log_ndtr
 
 from chances import may_be
 from salver.errors import InvalidInput
@@ -121,3 +124,55 @@ def test_no_sum_goes_further_than_its_steps() -> None:
 def test_what_cannot_be_is_refused(v: float, alpha: float, best: float) -> None:
     with pytest.raises(InvalidInput, match="cannot be"):
         normal_mixture(v, alpha, best)
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        lambda: gamma_exponential_mixture(100, 0.05, 100, c=0),
+        lambda: gamma_poisson_mixture(100, 0.05, 100, c=-1),
+        lambda: gamma_poisson_mixture(100, 0.05, 100, c=math.nan),
+        lambda: polynomial_stitching(100, 0.05, 10, c=math.nan),
+        lambda: beta_binomial_mixture(100, 0.05, 100, g=0, h=1),
+        lambda: beta_binomial_mixture(100, 0.05, 100, g=1, h=math.inf),
+        lambda: double_stitching(0, 1000, 0.05, 100),
+        lambda: double_stitching(1, 1000, 0.05, 100),
+        lambda: double_stitching(math.nan, 1000, 0.05, 100),
+        lambda: empirical_process(1000, 0.05, 100, spread=0.7),
+        lambda: empirical_process(1000, 0.05, 100, spread=math.nan),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused(bound: Callable[[], float]) -> None:
+    with pytest.raises(InvalidInput, match="cannot be"):
+        bound()
+
+
+@pytest.mark.parametrize("alpha", [1e-300, 1e-100, 1e-12])
+def test_hardly_any_alpha_is_wide_and_no_error(alpha: float) -> None:
+    for bound in (
+        normal_mixture(100, alpha, 100),
+        gamma_exponential_mixture(100, alpha, 100, 1.0),
+        gamma_poisson_mixture(100, alpha, 100, 1.0),
+        polynomial_stitching(100, alpha, 10),
+        1000 * empirical_process(1000, alpha, 100),
+    ):
+        assert math.sqrt(2 * 100 * -math.log(alpha)) < bound < math.inf
+
+
+@pytest.mark.parametrize("spread", [0.7072, 0.72, 2.0, 10.0])
+def test_any_factor_of_the_law_of_the_iterated_logarithm_has_its_bound(spread: float) -> None:
+    assert 0.08 < empirical_process(1000, 0.05, 100, spread) < 1e3
+
+
+@given(st.floats(1e4, 1e16), st.floats(0.001, 0.3))
+def test_of_many_small_steps_all_mixtures_become_that_of_a_normal_walk(v: float, alpha: float) -> None:
+    """At the scale 1 both differ from it by what the third moment brings, a part of 1 / sqrt(v)."""
+    rho = one_sided_rho(v, alpha)
+
+    def log_mixture(s: float) -> float:
+        tail = log_ndtr(s / math.sqrt(v + rho)) - math.log(0.5)
+        return s**2 / (2 * (v + rho)) - math.log((v + rho) / rho) / 2 + float(tail)
+
+    normal = brentq(lambda s: log_mixture(s) + math.log(alpha), 0, 100 * math.sqrt(v))
+    for bound in (gamma_exponential_mixture(v, alpha, v, 1.0), gamma_poisson_mixture(v, alpha, v, 1.0)):
+        assert bound / normal == pytest.approx(1, abs=1e-7 + 3 / math.sqrt(v))

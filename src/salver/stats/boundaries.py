@@ -5,6 +5,9 @@ nonasymptotic confidence sequences", Annals of Statistics 2021; for quantiles Ho
 2022). With the chance ``1 - alpha`` a sum of deviations stays below its bound at *all* times; ``v`` is its
 intrinsic time, the variance up to now. A mixture is tightest near ``v_best``; stitched bounds are a little
 wider and grow as slowly as bounds can. Knows no data. Pure.
+
+Bounds and the scale ``c`` are in the units of the values, ``v`` in their square. Times are above 0 and
+``alpha`` is in (0, 1/2); an argument that is out of its range raises InvalidInput.
 """
 
 import math
@@ -19,6 +22,8 @@ from scipy.special import betaln, gammainc, gammaincc, gammaln, zeta
 from salver.errors import InvalidInput
 
 Floats = npt.NDArray[np.float64]
+_LARGE = 1e4  # from which on two terms of Stirling's series are exact
+_LEAST_SPREAD = 0.5**0.5
 _SHAPE, _RATIO = 1.4, 2.0  # of stitching: how epochs share alpha, and how much longer each is than the last
 
 
@@ -30,36 +35,35 @@ def normal_mixture(v: float, alpha: float, v_best: float) -> float:
     """
     _check(v, alpha, v_best)
     rho = two_sided_rho(v_best, alpha)
-    return math.sqrt((v + rho) * math.log((v + rho) / (rho * alpha**2)))
+    return math.sqrt((v + rho) * (math.log((v + rho) / rho) - 2 * math.log(alpha)))
 
 
 def gamma_exponential_mixture(v: float, alpha: float, v_best: float, c: float) -> float:
     """Of sub-exponential deviations of the scale ``c``, upwards: means by their empirical variance."""
-    _check(v, alpha, v_best)
+    _check(v, alpha, v_best, scale=c)
     rho = one_sided_rho(v_best, alpha) / c**2
-    steady = rho * math.log(rho) - gammaln(rho) - _log(gammainc(rho, rho))
+    shape = v / c**2 + rho
+    steady = _stirling(shape) - _stirling(rho) - _log(gammainc(rho, rho))
 
     def log_mixture(s: float) -> float:
-        shape, reach = v / c**2 + rho, (s / c + v / c**2) + rho
-        return float(
-            steady + gammaln(shape) + _log(gammainc(shape, reach)) - shape * math.log(reach) + reach - rho
-        )
+        part = s / c / shape
+        return steady + _log(gammainc(shape, shape * (1 + part))) + shape * (part - math.log1p(part))
 
     return _crossing(log_mixture, alpha, v)
 
 
 def gamma_poisson_mixture(v: float, alpha: float, v_best: float, c: float) -> float:
     """Of sub-Poisson deviations of the scale ``c``, upwards: counts, and what rises by ``c`` at most."""
-    _check(v, alpha, v_best)
+    _check(v, alpha, v_best, scale=c)
     rho = one_sided_rho(v_best, alpha) / c**2
-    steady = rho * math.log(rho) - gammaln(rho) - _log(gammaincc(rho, rho))
+    reach = v / c**2 + rho
+    steady = -_stirling(rho) - _log(gammaincc(rho, rho))
 
     def log_mixture(s: float) -> float:
-        reach = v / c**2 + rho
-        shape = s / c + reach
-        return float(
-            steady + gammaln(shape) + _log(gammaincc(shape, reach)) - shape * math.log(reach) + v / c**2
-        )
+        part = s / c / reach
+        shape = reach * (1 + part)
+        grown = reach * ((1 + part) * math.log1p(part) - part)
+        return steady + _stirling(shape) + _log(gammaincc(shape, reach)) + grown
 
     return _crossing(log_mixture, alpha, v)
 
@@ -80,7 +84,7 @@ class BetaBinomial(NamedTuple):
     @classmethod
     def tuned(cls, v_best: float, alpha: float, g: float, h: float) -> "BetaBinomial":
         """The one that is tightest near ``v_best``."""
-        _check(v_best, alpha, v_best)
+        _check(v_best, alpha, v_best, scale=min(g, h, 1 / g if g else 0.0, 1 / h if h else 0.0))
         return cls(g, h, max(two_sided_rho(v_best, alpha) - g * h, 1e-3 * g * h))
 
     def log_e(self, s: npt.ArrayLike, v: float) -> Floats:
@@ -103,8 +107,8 @@ def beta_binomial_mixture(v: float, alpha: float, v_best: float, g: float, h: fl
 
 
 def polynomial_stitching(v: float, alpha: float, v_least: float, c: float = 0.0) -> float:
-    """Of sub-gamma deviations of the scale ``c``, upwards, from the time ``v_least`` on."""
-    _check(v, alpha, v_least)
+    """Of sub-gamma deviations of the scale ``c``, of either sign, upwards, from the time ``v_least`` on."""
+    _check(v, alpha, v_least, scale=1 + abs(c))
     v = max(v, v_least)
     log = _SHAPE * math.log(math.log(_RATIO * v / v_least)) + math.log(
         zeta(_SHAPE) / (alpha * math.log(_RATIO) ** _SHAPE)
@@ -117,9 +121,9 @@ def empirical_process(count: float, alpha: float, least: float, spread: float = 
     before.
 
     By the law of the iterated logarithm (Howard & Ramdas 2022, theorem 2); ``spread`` is its factor, above
-    .71.
+    the square root of 1/2.
     """
-    _check(count, alpha, least)
+    _check(count, alpha, least, scale=spread - _LEAST_SPREAD)
     if count < least:
         return math.inf
 
@@ -139,13 +143,16 @@ def empirical_process(count: float, alpha: float, least: float, spread: float = 
             minimize_scalar(of_ratio, bounds=(1.0, widest), method="bounded", options={"xatol": 1e-12}).fun
         )
 
-    level = brentq(lambda x: chance(x) - alpha, 1.0, 1000.0, xtol=1e-12)
+    high = 1.0
+    while chance(high) > alpha:
+        high *= 2
+    level = high if high == 1 else brentq(lambda x: chance(x) - alpha, high / 2, high, xtol=1e-12)
     return float(spread * math.sqrt((math.log1p(math.log(count / least)) + level) / count))
 
 
 def double_stitching(p: float, count: float, alpha: float, count_best: float) -> float:
     """Of how many values are below the ``p`` quantile, over all ``p`` and all counts at once (ibid.)."""
-    _check(count, alpha, count_best)
+    _check(count, alpha, count_best, scale=p * (1 - p))
     delta, count = 0.5, max(count, count_best)
     logit = math.log(p / (1 - p))
     ratio = math.sqrt(count / count_best)
@@ -163,7 +170,7 @@ def double_stitching(p: float, count: float, alpha: float, count_best: float) ->
 
 def two_sided_rho(v_best: float, alpha: float) -> float:
     """The parameter of a normal mixture that is tightest at ``v_best``, either way."""
-    log = 2 * math.log(1 / alpha)
+    log = -2 * math.log(alpha)
     return v_best / (log + math.log1p(log))
 
 
@@ -190,9 +197,17 @@ def _log(chance: float) -> float:
     return math.log(chance) if chance > 0 else -math.inf
 
 
-def _check(time: float, alpha: float, best: float) -> None:
-    if not (0 < time < math.inf and 0 < best < math.inf and 0 < alpha < 0.5):
+def _stirling(x: float) -> float:
+    """``log(gamma(x)) - x log(x) + x``, which differences of large ones would lose."""
+    if x < _LARGE:
+        return float(gammaln(x)) - x * math.log(x) + x
+    return math.log(2 * math.pi / x) / 2 + 1 / (12 * x)
+
+
+def _check(time: float, alpha: float, best: float, scale: float = 1.0) -> None:
+    """A scale is whatever else has to be a number above 0."""
+    if not (all(0 < each < math.inf for each in (time, best, scale)) and 0 < alpha < 0.5):
         raise InvalidInput(
-            f"a time of {time}, {best} to tune for, and an alpha of {alpha} cannot be",
-            fix="Give times above 0, and an alpha between 0 and 1/2.",
+            f"a time of {time}, {best} to tune for, an alpha of {alpha}, or what shapes the bound, cannot be",
+            fix="Give times and scales above 0, and an alpha between 0 and 1/2.",
         )
