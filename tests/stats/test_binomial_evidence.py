@@ -209,6 +209,7 @@ def test_promotion_takes_as_long_as_the_plan_says(share: float, margin: float, t
         (4, 3, 0.5, 0.0, "cannot be"),
         (1, 3, 1.5, 0.0, "cannot be"),
         (1, 3, math.nan, 0.0, "cannot be"),
+        (1, math.inf, 0.5, 0.0, "cannot be"),
         (1, 3, 0.5, -1.0, "cannot be"),
         (1, 3, 0.0, 0.0, "an arm without units"),
         (1, 3, 1.0, 0.0, "an arm without units"),
@@ -229,3 +230,9 @@ def test_alternatives_that_are_part_of_the_null_are_refused() -> None:
     for ratios in ([], [0.0], [-1.0], [math.inf]):
         with pytest.raises(InvalidInput, match="not ratios of rates"):
             harm(ratios)
+
+
+def test_numbers_of_numpy_are_written_down_as_others_are() -> None:
+    plain = harm((2.0, 5.0)).add(3, 7, 0.1, 0.2)
+    found = harm(np.array([2.0, 5.0])).add(np.int64(3), np.int64(7), np.float64(0.1), np.float64(0.2))
+    assert msgspec.json.encode(found) == msgspec.json.encode(plain)

@@ -115,3 +115,9 @@ def test_what_cannot_be_is_refused() -> None:
     for value in (-0.1, 1.1, math.nan):
         with pytest.raises(InvalidInput, match="not between 0 and 1"):
             start().add([0.5, value])
+
+
+def test_numbers_of_numpy_are_written_down_as_others_are() -> None:
+    values = np.array([0.25, 0.5], np.float32)
+    found = start(np.array([0.5]), np.float64(0.1)).add(values)
+    assert msgspec.json.encode(found) == msgspec.json.encode(start([0.5], 0.1).add([0.25, 0.5]))

@@ -37,7 +37,8 @@ def test_a_weight_that_is_not_spent_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("log_es", "weights"), [([], []), ([0.0], [0.5, 0.5]), ([0.0], [1.1]), ([0.0, 0.0], [1.5, -0.5])]
+    ("log_es", "weights"),
+    [([], []), ([0.0], [0.5, 0.5]), ([0.0], [1.1]), ([0.0, 0.0], [1.5, -0.5]), ([0.0, math.nan], [])],
 )
 def test_weights_that_do_not_fit_are_refused(log_es: list[float], weights: list[float]) -> None:
     with pytest.raises(InvalidInput, match="do not fit"):
@@ -68,3 +69,18 @@ def test_e_bh_bounds_false_discoveries_whatever_the_dependence() -> None:
         rejected = e_bh(list(3 * noise - 4.5), rate)  # the likelihood ratio of a mean of 3 against 0
         found.append(sum(index >= 5 for index in rejected) / max(1, len(rejected)))
     assert np.mean(found) - 3.3 * np.std(found) / math.sqrt(2000) <= rate * 45 / 50
+
+
+def test_arrays_are_sequences_too() -> None:
+    log_es = np.array([1.0, 3.0])
+    assert log_mean(log_es) == log_mean([1.0, 3.0])
+    assert log_mean(log_es, np.array([0.5, 0.25])) == log_mean([1.0, 3.0], [0.5, 0.25])
+    assert e_bh(log_es, 0.2) == e_bh([1.0, 3.0], 0.2) == [1]
+
+
+@pytest.mark.parametrize(
+    ("log_es", "rate"), [([math.nan, 9.0], 0.05), ([9.0], 0.0), ([9.0], 1.0), ([9.0], math.nan)]
+)
+def test_discoveries_that_cannot_be_counted_are_refused(log_es: list[float], rate: float) -> None:
+    with pytest.raises(InvalidInput, match="cannot be"):
+        e_bh(log_es, rate)

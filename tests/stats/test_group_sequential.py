@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -178,3 +179,35 @@ def test_what_cannot_be_is_refused() -> None:
         crossing(FIVE, [2.0] * 4)
     with pytest.raises(InvalidInput, match="cannot be"):
         futility(FIVE, [2.0] * 5, 0.025, power=1.0)
+
+
+def test_arrays_are_sequences_too() -> None:
+    times = np.linspace(0.2, 1, 5)
+    bounds = spent_bounds(times, 0.025, sides=1)
+    assert bounds == spent_bounds(times.tolist(), 0.025, sides=1)
+    assert crossing(times, np.array(bounds), np.full(5, -1.0)) == crossing(times.tolist(), bounds, [-1.0] * 5)
+    found = futility(times, np.array(bounds), 0.025)
+    assert msgspec.json.encode(found) == msgspec.json.encode(futility(times.tolist(), bounds, 0.025))
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "drift"),
+    [
+        ([math.nan, 2.0], (), 0.0),
+        ([2.0, 2.0], [3.0, -2.0], 0.0),
+        ([2.0, 2.0], (), math.nan),
+        ([2.0, 2.0], (), math.inf),
+    ],
+)
+def test_bounds_that_cannot_be_are_refused(above: list[float], below: list[float], drift: float) -> None:
+    with pytest.raises(InvalidInput, match="cannot be"):
+        crossing([0.5, 1.0], above, below, drift)
+
+
+def test_futility_has_a_bound_for_each_look_and_more_power_than_alpha() -> None:
+    above = spent_bounds([0.5, 1.0], 0.025, sides=1)
+    with pytest.raises(InvalidInput, match="3 looks have 2 bounds"):
+        futility([0.3, 0.5, 1.0], above, 0.025)
+    for power in (0.01, 0.025):
+        with pytest.raises(InvalidInput, match="power"):
+            futility([0.5, 1.0], above, 0.025, power)

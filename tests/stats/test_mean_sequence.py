@@ -179,8 +179,33 @@ def test_what_cannot_be_is_refused() -> None:
     for planned, alpha in ((0, 0.05), (100, 0.0), (100, 1.0), (100, math.nan)):
         with pytest.raises(InvalidInput, match="cannot be"):
             half_width(1.0, 100, planned, alpha)
+    for error, units in ((math.nan, 100), (-1.0, 100), (1.0, 0), (1.0, -5)):
+        with pytest.raises(InvalidInput, match="cannot be"):
+            half_width(error, units, 100)
     with pytest.raises(InvalidInput, match="5 of 4"):
         Moments.of_counts(5, 4)
     level = Moments.of_values([-1.0, 1.0] * 1000)
     with pytest.raises(FailedPrecondition, match="mean is 0"):
         lift(level, level, 5000)
+
+
+@pytest.mark.parametrize("values", [[1.0, math.nan], [1.0, math.inf], [[1.0, 2.0], [3.0, 4.0]]])
+def test_values_that_are_none_are_refused(values: list[float]) -> None:
+    with pytest.raises(InvalidInput, match="one finite value a unit"):
+        Moments.of_values(values)
+
+
+def test_values_of_which_sums_cannot_tell_the_variance_are_refused_rather_than_taken_for_certain() -> None:
+    noise = np.random.default_rng(76).normal(size=(2, 2000))
+    arms = [Moments.of_values(1e9 + row) for row in noise]  # squares of 1e18, which a float tells to 128
+    for control, treatment in (arms, [Moments.of_values(np.full(2000, 3.5))] * 2):
+        with pytest.raises(FailedPrecondition, match="Take a constant"):
+            difference(control, treatment, 5000)
+    near = [Moments.of_values(1e3 + row) for row in noise]
+    plain = [Moments.of_values(row) for row in noise]
+    assert difference(*near, 5000) == pytest.approx(difference(*plain, 5000), rel=1e-6)
+
+
+def test_numbers_of_numpy_are_written_down_as_others_are() -> None:
+    found = Moments.of_counts(np.int64(3), np.int64(5))
+    assert msgspec.json.encode(found) == msgspec.json.encode(Moments.of_counts(3, 5))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -115,6 +116,17 @@ def test_what_cannot_be_is_refused() -> None:
     for concentration in (0.0, math.inf, math.nan):
         with pytest.raises(InvalidInput, match="concentration"):
             start((0.5, 0.5), concentration)
-    for counts in ((1,), (1, -1), (1, 2, 3)):
+    for counts in ((1,), (1, -1), (1, 2, 3), (1, math.inf), (1, math.nan), (1, 0.5)):
         with pytest.raises(InvalidInput, match="counts"):
             start((0.5, 0.5)).add(counts)
+
+
+def test_a_null_that_is_spelt_wrongly_is_refused() -> None:
+    wrong: Any = "none_higer"
+    with pytest.raises(InvalidInput, match=r"'none_higer'.* equal, none_higher, none_lower"):
+        start((0.5, 0.5), null=wrong)
+
+
+def test_numbers_of_numpy_are_written_down_as_others_are() -> None:
+    found = start(np.array([0.5, 0.5]), np.float64(20)).add(np.array([3, 4]))
+    assert msgspec.json.encode(found) == msgspec.json.encode(start((0.5, 0.5), 20).add((3, 4)))

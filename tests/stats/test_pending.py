@@ -108,6 +108,8 @@ def test_what_cannot_be_is_refused() -> None:
         ([1.0], [2.0], math.nan, 10, 0.0),
         ([1.0], [2.0], 7.0, 0, 0.0),
         ([1.0], [2.0], 7.0, 10, -1.0),
+        ([1.0], [2.0], 7.0, 10, math.nan),
+        ([1.0], [2.0], 7.0, math.nan, 0.0),
     ):
         with pytest.raises(InvalidInput, match="cannot be"):
             matured(exposed, happened, 5.0, window, planned, delay)

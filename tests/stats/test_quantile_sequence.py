@@ -133,7 +133,8 @@ def test_what_cannot_be_is_refused() -> None:
     for hits, trials in ((-1, 5), (6, 5), (0, 0)):
         with pytest.raises(InvalidInput, match="cannot be"):
             proportion(hits, trials)
-    for values, p in (([], 0.5), ([1.0, math.nan], 0.5), ([1.0], 0.0), ([1.0], 1.0)):
+    square = [[1.0, 2.0], [3.0, 4.0]]
+    for values, p in (([], 0.5), ([1.0, math.nan], 0.5), ([1.0], 0.0), ([1.0], 1.0), (square, 0.5)):
         with pytest.raises(InvalidInput, match="cannot be"):
             quantile(values, p)
         with pytest.raises(InvalidInput, match="cannot be"):

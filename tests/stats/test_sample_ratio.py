@@ -154,9 +154,21 @@ def test_what_cannot_be_is_refused() -> None:
         ((1, 2, 3), HALVES),
         ((1, 2), (0.5, 0.3, 0.2)),
         ((1, -2), HALVES),
+        ((1, math.inf), HALVES),
         ((1, 2), (1.0, 0.0)),
     ):
         with pytest.raises(InvalidInput, match="not those of"):
             start(2).add(counts, shares)
     with pytest.raises(InvalidInput, match="no units"):
         chi_squared((0, 0), HALVES)
+
+
+@pytest.mark.parametrize("arms", [1500, 3000, 3001])
+def test_chi_squared_bears_thousands_of_arms(arms: int) -> None:
+    counts = np.random.default_rng(35).multinomial(100 * arms, np.full(arms, 1 / arms))
+    assert chi_squared(counts, [1 / arms] * arms)[1] == pytest.approx(chisquare(counts).pvalue, rel=1e-8)
+
+
+def test_numbers_of_numpy_are_written_down_as_others_are() -> None:
+    found = start(2).add(np.array([3, 4]), np.array([0.4, 0.6]))
+    assert msgspec.json.encode(found) == msgspec.json.encode(start(2).add((3, 4), (0.4, 0.6)))

@@ -155,3 +155,11 @@ def test_what_cannot_be_is_refused() -> None:
     for events, other, keep in ((-1, 0, 0.5), (0, -1, 0.5), (1, 1, 0.0), (1, 1, 1.5), (1, 1, math.nan)):
         with pytest.raises(InvalidInput, match="cannot be"):
             start().add_thinned(events, other, keep)
+
+
+def test_numbers_of_numpy_are_written_down_as_others_are() -> None:
+    small = np.array([3, 5], np.uint8)  # whose difference would be 254
+    for keep in (1.0, 0.4):
+        found = start(np.array([0.1, 1.0])).add(np.int64(2)).add_thinned(*small, np.float64(keep))
+        plain = start((0.1, 1.0)).add(2).add_thinned(3, 5, keep)
+        assert msgspec.json.encode(found) == msgspec.json.encode(plain)

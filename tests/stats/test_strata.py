@@ -116,5 +116,15 @@ def test_what_cannot_be_is_refused() -> None:
     for counts, follow in (([{}], 0.8), ([{}, {}], 0.5), ([{}, {}], 1.1)):
         with pytest.raises(InvalidInput, match="cannot be"):
             minimising_arm(counts, ["x"], 0.3, follow)
+    for chance in (-0.1, 1.0, math.nan):
+        with pytest.raises(InvalidInput, match="cannot be"):
+            minimising_arm([{}, {}], ["x"], chance)
     with pytest.raises(InvalidInput, match="Merge it"):
         post_stratified([Stratum((1, 1.0, 1.0), (5, 2.0, 1.0))])
+    for strata in (
+        [],
+        [Stratum((2, math.nan, 1.0), (5, 2.0, 1.0))],
+        [Stratum((2, 1.0, math.inf), (5, 2.0, 1.0))],
+    ):
+        with pytest.raises(InvalidInput, match="no effect"):
+            post_stratified(strata)

@@ -66,7 +66,7 @@ class BinomialEvidence(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(
             self,
             log_sums=tuple(
-                total + canary_events * log - events * math.log1p(boundary * math.expm1(log))
+                float(total + canary_events * log - events * math.log1p(boundary * math.expm1(log)))
                 for total, log in zip(self.log_sums, log_ratios, strict=True)
             ),
         )
@@ -119,7 +119,7 @@ def log_e_paths(
 
 
 def _start(null: Null, alternatives: Sequence[float]) -> BinomialEvidence:
-    if not alternatives or not all(0 < ratio < math.inf for ratio in alternatives):
+    if len(alternatives) == 0 or not all(0 < ratio < math.inf for ratio in alternatives):
         raise InvalidInput(
             f"the alternatives {list(alternatives)} are not ratios of rates",
             fix="Name one or more numbers above 0.",
@@ -136,7 +136,7 @@ def _ratios(null: Null, alternatives: Sequence[float], margin: float) -> tuple[l
 
 
 def _check(evidence: BinomialEvidence, canary: int, events: int, share: float, margin: float) -> None:
-    if not (0 <= canary <= events and 0 <= share <= 1 and -1 < margin < math.inf):
+    if not (0 <= canary <= events < math.inf and 0 <= share <= 1 and -1 < margin < math.inf):
         raise InvalidInput(
             f"{canary} canary events of {events} at a share of {share} and a margin of {margin} cannot be",
             fix="Give counts of 0 or more, a share from 0 to 1 and a margin above -1.",

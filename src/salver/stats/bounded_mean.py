@@ -51,7 +51,7 @@ class MeanEvidence(msgspec.Struct, frozen=True):
             )
         means, above, below = (np.array(part) for part in (self.means, self.log_above, self.log_below))
         count, total, deviations = self.count, self.total, self.deviations
-        for value in values:
+        for value in map(float, values):
             # the bet knows what came before its value, and nothing else
             bet = math.sqrt(2 * math.log(2 / self.alpha) / ((0.25 + deviations) * math.log(count + 2)))
             above += np.log1p(np.minimum(bet, _MOST / means) * (value - means))
@@ -100,7 +100,7 @@ def start(means: Sequence[float] = (), alpha: float = 0.05) -> MeanEvidence:
             f"candidates {list(means)} at an alpha of {alpha} cannot be", fix="Let them lie between 0 and 1."
         )
     zeros = (0.0,) * len(candidates)
-    return MeanEvidence(candidates, zeros, zeros, alpha)
+    return MeanEvidence(candidates, zeros, zeros, float(alpha))
 
 
 def log_capitals(values: npt.ArrayLike, mean: float, alpha: float = 0.05) -> tuple[Floats, Floats]:

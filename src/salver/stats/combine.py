@@ -22,15 +22,16 @@ def log_mean(log_es: Sequence[float], weights: Sequence[float] = ()) -> float:
             the e-value 1 of no bet); none = equal ones.
 
     Raises:
-        InvalidInput: The weights do not fit.
+        InvalidInput: The weights do not fit, or an e-value is none (NaN).
 
     >>> round(math.exp(log_mean([math.log(30), math.log(2)], weights=(0.5, 0.5))), 9)
     16.0
     """
-    weights = weights or [1 / len(log_es) for _ in log_es]
+    weights = weights if len(weights) else [1 / len(log_es) for _ in log_es]
     rest = 1 - math.fsum(weights)
     if (
-        not log_es
+        len(log_es) == 0
+        or any(map(math.isnan, log_es))
         or len(weights) != len(log_es)
         or not all(weight >= 0 for weight in weights)
         or rest < -1e-9
@@ -71,9 +72,17 @@ def e_bh(log_es: Sequence[float], rate: float) -> list[int]:
     Returns:
         Indices, the strongest first.
 
+    Raises:
+        InvalidInput: The rate is out of its range, or an e-value is none (NaN).
+
     >>> e_bh([math.log(e) for e in (1, 90, 30, 55)], rate=0.05)
     [1, 3, 2]
     """
+    if not 0 < rate < 1 or any(map(math.isnan, log_es)):
+        raise InvalidInput(
+            f"a rate of {rate} of {len(log_es)} e-values cannot be",
+            fix="Give a rate between 0 and 1, and logarithms that are numbers.",
+        )
     order = sorted(range(len(log_es)), key=lambda index: -log_es[index])
     passing = (
         rank for rank, index in enumerate(order, 1) if log_es[index] >= math.log(len(log_es) / (rank * rate))

@@ -119,18 +119,19 @@ def crossing(
             look with power ``1 - beta``.
 
     Raises:
-        InvalidInput: The looks do not rise, or a bound is missing.
+        InvalidInput: The looks do not rise, or a bound is missing, not a number, or below the lower one.
 
     >>> naive = crossing([0.2, 0.4, 0.6, 0.8, 1.0], above=[1.96] * 5)
     >>> round(sum(naive.above) + sum(naive.below), 3)
     0.142
     """
     _check(times, 0.5, 2)
-    below = below or [-z for z in above]
-    if not len(times) == len(above) == len(below):
+    below = below if len(below) else [-z for z in above]
+    _check_each(times, above, below)
+    if not (math.isfinite(drift) and all(low <= high for low, high in zip(below, above, strict=True))):
         raise InvalidInput(
-            f"{len(times)} looks have {len(above)} bounds above and {len(below)} below",
-            fix="Give one of each for every look.",
+            f"bounds from {list(below)} to {list(above)} and a drift of {drift} cannot be",
+            fix="Give numbers, the lower bounds below the upper ones, and a finite drift.",
         )
     process = _Process(times, drift)
     out = [process.step(low, high) for low, high in zip(below, above, strict=True)]
@@ -167,7 +168,7 @@ def futility(
         times: All planned looks.
         above: Their bounds of rejection, of one side at ``alpha``.
         alpha: Of that side.
-        power: The chance to find the effect, in (0, 1).
+        power: The chance to find the effect, above ``alpha`` and below 1.
         spending: How ``1 - power`` is spent.
 
     Raises:
@@ -175,6 +176,13 @@ def futility(
     """
     _check(times, alpha, 1)
     _check(times, 1 - power, 1)
+    _check_each(times, above, above)
+    if power <= alpha:
+        raise InvalidInput(
+            f"a power of {power} is that of no effect at an alpha of {alpha}",
+            field="power",
+            fix="Ask for more than alpha.",
+        )
 
     def bounds(drift: float) -> list[float]:
         process = _Process(times, drift)
@@ -192,7 +200,7 @@ def futility(
         brentq(lambda x: min(bounds(x)[-1], 2 * _FAR) - above[-1], 0.5 * one_look, 3 * one_look, xtol=1e-8)
     )
     found = [min(low, high) for low, high in zip(bounds(drift), above, strict=True)]
-    found[-1] = above[-1]
+    found[-1] = float(above[-1])
     return Futility(tuple(found), drift, (drift / one_look) ** 2)
 
 
@@ -267,9 +275,17 @@ def _shaped(times: Sequence[float], alpha: float, sides: int, shape: Sequence[fl
     return tuple(height * factor for factor in shape)
 
 
+def _check_each(times: Sequence[float], above: Sequence[float], below: Sequence[float]) -> None:
+    if not len(times) == len(above) == len(below):
+        raise InvalidInput(
+            f"{len(times)} looks have {len(above)} bounds above and {len(below)} below",
+            fix="Give one of each for every look.",
+        )
+
+
 def _check(times: Sequence[float], alpha: float, sides: int) -> None:
     rising = all(later - earlier >= _CLOSEST for earlier, later in zip([0.0, *times], times, strict=False))
-    if not times or not rising or not math.isfinite(times[-1]):
+    if len(times) == 0 or not rising or not math.isfinite(times[-1]):
         raise InvalidInput(
             f"looks at {list(times)} of the information do not rise",
             fix=f"Give one or more, each later than the one before by {_CLOSEST} or more.",

@@ -23,6 +23,7 @@ from salver.stats.interval import Estimate
 LEAST_UNITS = 1000
 LEAST_EVENTS = 50
 MOST_SKEW = LEAST_EVENTS**-0.5
+_LEAST_VARIANCE = 1e-10  # by the squared mean: below, sums of squares have lost it to rounding
 
 
 class Moments(msgspec.Struct, frozen=True):
@@ -49,14 +50,23 @@ class Moments(msgspec.Struct, frozen=True):
         Raises:
             InvalidInput: Not ``0 <= hits <= units``.
         """
-        if not 0 <= hits <= units:
+        if not 0 <= hits <= units < math.inf:
             raise InvalidInput(f"{hits} of {units} units cannot be", fix="Give 0 <= hits <= units.")
+        hits, units = int(hits), int(units)
         return cls(units, float(hits), float(hits), float(hits), min(hits, units - hits))
 
     @classmethod
     def of_values(cls, values: npt.ArrayLike, usual: float = 0.0) -> "Moments":
-        """Of one value a unit, shape ``(units,)``."""
+        """Of one value a unit, shape ``(units,)``.
+
+        Raises:
+            InvalidInput: They are not, or one is not finite.
+        """
         array = np.asarray(values, np.float64)
+        if array.ndim != 1 or not np.isfinite(array).all():
+            raise InvalidInput(
+                f"values of the shape {array.shape} cannot be", fix="Give one finite value a unit."
+            )
         squares = array * array
         events = int(np.count_nonzero(array != usual))
         return cls(array.size, float(array.sum()), float(squares.sum()), float(squares @ array), events)
@@ -96,7 +106,7 @@ def difference(control: Moments, treatment: Moments, planned: int, alpha: float 
         alpha: The chance that it ever fails to cover, in (0, 1).
 
     Raises:
-        FailedPrecondition: An arm is too small for this interval.
+        FailedPrecondition: An arm is too small for this interval, or its values hardly vary.
         InvalidInput: ``planned`` or ``alpha`` is out of its range.
     """
     _check_range(control, treatment)
@@ -108,7 +118,8 @@ def lift(control: Moments, treatment: Moments, planned: int, alpha: float = 0.05
     """The same, as a part of the control's mean (by the delta method); arguments as :func:`difference`.
 
     Raises:
-        FailedPrecondition: An arm is too small for this interval, or the control's mean is 0.
+        FailedPrecondition: An arm is too small for this interval, its values hardly vary, or the control's
+            mean is 0.
         InvalidInput: ``planned`` or ``alpha`` is out of its range.
     """
     _check_range(control, treatment)
@@ -128,18 +139,18 @@ def half_width(error: float, units: int, planned: int, alpha: float = 0.05) -> f
     """From the estimate to a bound, given its standard error; whether it may be trusted is not asked here.
 
     Args:
-        error: Standard error of the estimate.
-        units: On which it rests, of all arms.
+        error: Standard error of the estimate, 0 or more.
+        units: On which it rests, of all arms; above 0.
         planned: As in :func:`difference`.
         alpha: Likewise.
 
     Raises:
-        InvalidInput: ``planned`` or ``alpha`` is out of its range.
+        InvalidInput: An argument is out of its range.
     """
-    if planned < 1 or not 0 < alpha < 1:
+    if not (error >= 0 and units > 0 and planned >= 1 and 0 < alpha < 1):
         raise InvalidInput(
-            f"{planned} planned units and an alpha of {alpha} cannot be",
-            fix="Plan one or more, and give an alpha between 0 and 1.",
+            f"an error of {error} of {units} units, {planned} planned ones and an alpha of {alpha} cannot be",
+            fix="Give an error of 0 or more and units, plan one or more, and an alpha between 0 and 1.",
         )
     log = -2 * math.log(alpha)
     scaled = units * (log + math.log1p(log)) / planned  # N rho^2, whose rho is best at the planned units
@@ -157,6 +168,11 @@ def _check_range(control: Moments, treatment: Moments) -> None:
             raise FailedPrecondition(
                 f"an arm of {arm.units} units with {arm.events} events is too small for this interval",
                 fix=f"Wait for {LEAST_UNITS} units and {LEAST_EVENTS} events in each arm, or count events.",
+            )
+        if arm.variance <= _LEAST_VARIANCE * arm.mean**2:
+            raise FailedPrecondition(
+                f"values of a mean of {arm.mean:g} hardly vary, of which sums of squares tell nothing",
+                fix="Take a constant off all of them that was set beforehand, or compare something else.",
             )
     skew = _skew(control, treatment)
     if skew > MOST_SKEW:

@@ -7,7 +7,7 @@ multiply the evidence of the phases. Knows counts only. Pure.
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import msgspec
 
@@ -43,8 +43,8 @@ class MultinomialEvidence(msgspec.Struct, frozen=True):
         Raises:
             InvalidInput: There are not as many as arms, or one is negative.
         """
-        check_counts(counts, len(self.shares))
-        sums = tuple(a + b for a, b in zip(self.counts, counts, strict=True))
+        more = checked_counts(counts, len(self.shares))
+        sums = tuple(a + b for a, b in zip(self.counts, more, strict=True))
         return msgspec.structs.replace(self, counts=sums)
 
     @property
@@ -71,12 +71,15 @@ def start(shares: Sequence[float], concentration: float = 100.0, null: Null = "e
     """No evidence yet.
 
     Raises:
-        InvalidInput: The shares are not positive with the sum 1, or the concentration is not positive.
+        InvalidInput: The shares are not positive with the sum 1, the concentration is not positive, or there
+            is no such null.
     """
-    check_shares(shares, len(shares))
+    plain = checked_shares(shares, len(shares))
     if not 0 < concentration < math.inf:
         raise InvalidInput(f"a concentration of {concentration} cannot be", fix="Give a number above 0.")
-    return MultinomialEvidence(tuple(map(float, shares)), (0,) * len(shares), float(concentration), null)
+    if null not in get_args(Null):
+        raise InvalidInput(f"there is no null '{null}'", fix=f"Say one of: {', '.join(get_args(Null))}.")
+    return MultinomialEvidence(plain, (0,) * len(plain), float(concentration), null)
 
 
 def log_marginal(prior: Sequence[float], counts: Sequence[int]) -> float:
@@ -91,7 +94,7 @@ def log_likelihood(counts: Sequence[int], shares: Sequence[float]) -> float:
     return math.fsum(c * math.log(share) for c, share in zip(counts, shares, strict=True) if c)
 
 
-def check_shares(shares: Sequence[float], arms: int) -> None:
+def checked_shares(shares: Sequence[float], arms: int) -> tuple[float, ...]:
     """Raises InvalidInput unless there is one for each of two or more arms, all positive, with the sum 1."""
     if (
         not len(shares) == arms >= 2
@@ -102,14 +105,16 @@ def check_shares(shares: Sequence[float], arms: int) -> None:
             f"the shares {list(shares)} are not those of {arms} arms",
             fix="Give one for each of two or more arms, above 0, with the sum 1.",
         )
+    return tuple(map(float, shares))
 
 
-def check_counts(counts: Sequence[int], arms: int) -> None:
-    """Raises InvalidInput unless there is one for each arm, and none is negative."""
-    if len(counts) != arms or not all(count >= 0 for count in counts):
+def checked_counts(counts: Sequence[int], arms: int) -> tuple[int, ...]:
+    """Raises InvalidInput unless there is one for each arm, whole and not negative."""
+    if len(counts) != arms or not all(0 <= count < math.inf and count == int(count) for count in counts):
         raise InvalidInput(
             f"the counts {list(counts)} are not those of {arms} arms", fix="Give one of 0 or more for each."
         )
+    return tuple(map(int, counts))
 
 
 def _bounded_by_first(counts: Sequence[int], shares: Sequence[float], sign: int) -> list[float]:

@@ -52,7 +52,7 @@ def matured(
         InvalidInput: The shapes differ, or a length is out of its range.
     """
     since, until = np.asarray(exposed, np.float64), np.asarray(happened, np.float64)
-    if since.shape != until.shape or not window > 0 or delay < 0 or planned < 1:
+    if since.shape != until.shape or not (window > 0 and delay >= 0 and planned >= 1):
         raise InvalidInput(
             f"{since.size} exposures, {until.size} events, a window of {window} after {delay}: cannot be",
             fix="Give an event for each exposure, a window above 0 and a delay of 0 or more.",

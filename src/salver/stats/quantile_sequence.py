@@ -32,7 +32,7 @@ def proportion(hits: int, trials: int, alpha: float = 0.05, best: int = 100) -> 
     >>> round(low, 5), round(high, 5)
     (0.12956, 0.5119)
     """
-    if not 0 <= hits <= trials or not trials:
+    if not 0 <= hits <= trials < math.inf or not trials:
         raise InvalidInput(f"{hits} of {trials} cannot be", fix="Give 0 <= hits <= trials, and a trial.")
 
     def excess(p: float) -> float:
@@ -85,11 +85,12 @@ def ab_p_value(
         InvalidInput: An argument is out of its range.
     """
     arms = [np.sort(np.asarray(arm, np.float64)) for arm in (control, treatment)]
+    for arm in arms:
+        _check(arm, p)
     # the common quantile is least refuted at one of the values: in the gaps between them evidence is no less
     places = np.unique(np.concatenate(arms))
     log_e = np.zeros(places.size)
     for arm in arms:
-        _check(arm, p)
         least = minimize_scalar(
             lambda count, size=arm.size: float(_log_e(count, size, p, alpha, best)),
             bounds=(0, arm.size),
@@ -108,8 +109,8 @@ def _log_e(hits: npt.ArrayLike, trials: int, p: float, alpha: float, best: int) 
 
 
 def _check(values: npt.NDArray[np.float64], p: float) -> None:
-    if not values.size or not np.isfinite(values).all() or not 0 < p < 1:
+    if values.ndim != 1 or not values.size or not np.isfinite(values).all() or not 0 < p < 1:
         raise InvalidInput(
             f"a quantile of {p} of {values.size} values cannot be",
-            fix="Give one between 0 and 1, of one or more finite values.",
+            fix="Give one between 0 and 1, of one or more finite values, in one row.",
         )

@@ -12,7 +12,12 @@ from typing import Self
 import msgspec
 
 from salver.errors import InvalidInput
-from salver.stats.multinomial_evidence import check_counts, check_shares, log_likelihood, log_marginal
+from salver.stats.multinomial_evidence import (
+    checked_counts,
+    checked_shares,
+    log_likelihood,
+    log_marginal,
+)
 
 
 class SampleRatio(msgspec.Struct, frozen=True):
@@ -49,8 +54,8 @@ class SampleRatio(msgspec.Struct, frozen=True):
         Raises:
             InvalidInput: The counts or shares are not those of the arms.
         """
-        check_counts(counts, len(self.counts))
-        check_shares(shares, len(self.counts))
+        counts = checked_counts(counts, len(self.counts))
+        shares = checked_shares(shares, len(self.counts))
         prior = self._prior(shares)
         return type(self)(
             tuple(a + b for a, b in zip(self.counts, counts, strict=True)),
@@ -99,8 +104,8 @@ def chi_squared(counts: Sequence[int], shares: Sequence[float]) -> tuple[float, 
     Raises:
         InvalidInput: The counts or shares are not those of two or more arms, or nothing was counted.
     """
-    check_shares(shares, len(counts))
-    check_counts(counts, len(shares))
+    shares = checked_shares(shares, len(counts))
+    counts = checked_counts(counts, len(shares))
     total = sum(counts)
     if not total:
         raise InvalidInput("there are no units to test", fix="Look again when some have come.")
@@ -112,14 +117,9 @@ def chi_squared(counts: Sequence[int], shares: Sequence[float]) -> tuple[float, 
 
 def _chi_squared_tail(x: float, freedom: int) -> float:
     """The chance of more than ``x``, by finite sums (Abramowitz & Stegun 26.4.4 and 26.4.5)."""
-    half = x / 2
-    if freedom % 2:
-        tail, power, first = math.erfc(math.sqrt(half)), 0.5, math.sqrt(half / math.pi) * 2
-    else:
-        tail, power, first = math.exp(-half), 1.0, half
-    term = first * math.exp(-half)
-    for _ in range((freedom - 1) // 2):
-        tail += term
-        power += 1
-        term *= half / power
-    return tail
+    if not x:
+        return 1.0
+    half, odd = x / 2, freedom % 2
+    powers = (odd / 2 + index for index in range(freedom // 2))
+    terms = (math.exp(power * math.log(half) - half - math.lgamma(power + 1)) for power in powers)
+    return min(1.0, math.fsum([odd * math.erfc(math.sqrt(half)), *terms]))

@@ -54,6 +54,7 @@ class SignFlipEvidence(msgspec.Struct, frozen=True):
         Raises:
             InvalidInput: The difference is not finite.
         """
+        difference = float(difference)
         if not math.isfinite(difference):
             raise InvalidInput(
                 f"a difference of {difference} cannot be", fix="Leave out buckets without data."
@@ -78,11 +79,13 @@ class SignFlipEvidence(msgspec.Struct, frozen=True):
         Raises:
             InvalidInput: Counts or a part that cannot be.
         """
-        if not (0 < keep <= 1 and events >= 0 and other >= 0):
+        is_count = all(0 <= count < math.inf and count == int(count) for count in (events, other))
+        if not (0 < keep <= 1 and is_count):
             raise InvalidInput(
                 f"{events} events thinned by {keep}, beside {other}, cannot be",
                 fix="Give counts of 0 or more, and a part above 0 and up to 1.",
             )
+        events, other, keep = int(events), int(other), float(keep)
         if keep == 1:
             return self.add(sign * (events - other))
         kept = _kept(events, keep)
@@ -106,7 +109,7 @@ def start(scales: Sequence[float] = SCALES) -> SignFlipEvidence:
     Raises:
         InvalidInput: There are no scales, or one is not positive.
     """
-    if not scales or not all(0 < scale < math.inf for scale in scales):
+    if len(scales) == 0 or not all(0 < scale < math.inf for scale in scales):
         raise InvalidInput(f"the scales {list(scales)} cannot be", fix="Name one or more numbers above 0.")
     return SignFlipEvidence(tuple(map(float, scales)), (0.0,) * len(scales))
 

@@ -58,13 +58,14 @@ def minimising_arm(
             it.
 
     Raises:
-        InvalidInput: Less than two arms, or ``follow`` is not above an equal chance.
+        InvalidInput: Less than two arms, ``follow`` is not above an equal chance, or ``chance`` is out of its
+            range.
     """
     arms = len(counts)
-    if arms < 2 or not 1 / arms < follow <= 1:
+    if arms < 2 or not 1 / arms < follow <= 1 or not 0 <= chance < 1:
         raise InvalidInput(
-            f"{arms} arms with a chance of {follow} for the best cannot be",
-            fix="Name two or more arms, and a chance above an equal one.",
+            f"{arms} arms, a place of {chance} and a chance of {follow} for the best cannot be",
+            fix="Name two or more arms, a place in [0, 1) and a chance above an equal one.",
         )
 
     # of all arms, the one with the fewest such units adds least to the variance of the counts
@@ -97,7 +98,8 @@ def post_stratified(strata: Sequence[Stratum]) -> Effect:
     Each stratum counts with its part of all units (Miratrix, Sekhon & Yu, JRSS B 2013).
 
     Raises:
-        InvalidInput: A stratum has less than two units of an arm; merge it with another.
+        InvalidInput: A stratum has less than two units of an arm; merge it with another. There is none, or a
+            sum is not finite.
     """
     total = sum(stratum.control[0] + stratum.treatment[0] for stratum in strata)
     value = variance = 0.0
@@ -112,6 +114,8 @@ def post_stratified(strata: Sequence[Stratum]) -> Effect:
         (low, low_noise), (high, high_noise) = _mean(*stratum.control), _mean(*stratum.treatment)
         value += weight * (high - low)
         variance += weight**2 * (low_noise + high_noise)
+    if not strata or not math.isfinite(value + variance):
+        raise InvalidInput("these strata have no effect", fix="Give one or more, whose sums are finite.")
     return Effect(value, math.sqrt(variance))
 
 
