@@ -220,8 +220,8 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 ANYBODY = Standing()
 
 
-class Call(msgspec.Struct, gc=False):
-    """How a request reached us: what a transport knows and a codec does not.
+class Call(msgspec.Struct, gc=False, eq=False):
+    """How a request reached us: what a transport knows and a codec does not. Each is itself alone.
 
     Attributes:
         protocol: ``oip-http``, ``oip-grpc``, ``tfs-http``, … (a label of the metrics).

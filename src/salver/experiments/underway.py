@@ -36,26 +36,26 @@ class UnderWay:
         clock: Monotonic seconds, as those of arrivals.
 
     Attributes:
-        ways: By the identity of its call, each that was not told, in their order.
+        ways: By its call, where each goes that was not told, in their order.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self.ways: dict[int, tuple[Call, Plan]] = {}
-        self._told: dict[int, _Way] = {}
+        self.ways: dict[Call, Plan] = {}
+        self._told: dict[Call, _Way] = {}
 
     def __repr__(self) -> str:
         return f"<UnderWay {len(self.ways) + len(self._told)} requests>"
 
     def begin(self, call: Call, plan: Plan) -> None:
         """A request goes there, or is known now to go there."""
-        self.ways[id(call)] = call, plan
+        self.ways[call] = plan
 
     def end(self, call: Call) -> bool:
         """It has its answer, or none is wanted any more: was it told before?"""
-        if self.ways.pop(id(call), None) is not None or not self._told:
+        if self.ways.pop(call, None) is not None or not self._told:
             return False
-        return self._told.pop(id(call), None) is not None
+        return self._told.pop(call, None) is not None
 
     def overdue(self, release: str, seconds: float) -> list[Served]:
         """Some of those that have waited for longer and were not told before, as time-outs: the oldest ones,
@@ -76,7 +76,7 @@ class UnderWay:
 
     def _late(self, release: str, seconds: float) -> list[_Way]:
         now, found = self._clock(), []
-        for call, plan in self.ways.values():
+        for call, plan in self.ways.items():
             if now - call.arrival <= seconds:
                 break  # those that came later wait for less
             assigned = plan.assignment
@@ -85,8 +85,8 @@ class UnderWay:
         return found
 
     def _timed_out(self, way: _Way) -> Served:
-        call, plan, assigned = self._told[id(way.call)] = way
-        del self.ways[id(call)]
+        call, plan, assigned = self._told[way.call] = way
+        del self.ways[call]
         return Served(
             plan.split.model,
             assigned.version,
