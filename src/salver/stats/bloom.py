@@ -80,14 +80,10 @@ class Bloom:
         # (multiply-shift, Dietzfelbinger et al. 1997).
         line = ((_mixed(hashes) >> _HALF) * self._lines >> _HALF) * np.uint64(_LINE_BYTES)
         places = (_mixed(~hashes) * self._odd) >> np.uint64(64 - 9)
-        at = (line + (places >> np.uint64(3))).astype(np.int64)
-        masks = np.left_shift(np.uint8(1), (places & np.uint64(7)).astype(np.uint8))
-        is_new: npt.NDArray[np.bool_] = ((self._bits[at] & masks) == 0).any(axis=0)
-        at, masks = at[:, is_new].ravel(), masks[:, is_new].ravel()
-        while len(at):  # of two bits of one byte one is lost, and comes again
-            self._bits[at] |= masks
-            is_lost = (self._bits[at] & masks) == 0
-            at, masks = at[is_lost], masks[is_lost]
+        at = (line + (places >> np.uint64(3))).astype(np.int64).ravel()
+        masks = np.left_shift(np.uint8(1), (places & np.uint64(7)).astype(np.uint8)).ravel()
+        is_new: npt.NDArray[np.bool_] = ((self._bits[at] & masks) == 0).reshape(places.shape).any(axis=0)
+        np.bitwise_or.at(self._bits, at, masks)
         self._added += int(is_new.sum())
         return is_new
 
