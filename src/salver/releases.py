@@ -79,9 +79,9 @@ def unit_number(unit: str) -> int:
 
 def unit_numbers(units: Iterable[str]) -> npt.NDArray[np.int64]:
     """The numbers of many; shape ``(n,)``."""
-    digests = []
+    digests, copy = [], _NUMBERS.copy
     for unit in units:
-        hasher = _NUMBERS.copy()
+        hasher = copy()
         hasher.update(unit.encode("utf-8", "surrogatepass"))
         digests.append(hasher.digest())
     return np.frombuffer(b"".join(digests), "<i8")

@@ -1,14 +1,16 @@
 """Who is in which arm: rules before the hash, and nobody leaves a canary that grows."""
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2, chi2_contingency
 
 from salver.errors import InvalidInput
-from salver.experiments.assign import assign, check, is_shadowed, is_told, unit_of
-from salver.releases import Arm, Condition, Shadow, Split, Traffic, trait
-from salver.stats.assignment import fraction
+from salver.experiments.assign import assign, check, drawn, is_shadowed, is_told, unit_of
+from salver.releases import Arm, Condition, Shadow, Split, Traffic, trait, unit_number, unit_numbers
+from salver.stats.assignment import fraction, fractions
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.25, salt="s1")
 UNITS = [f"user-{number}" for number in range(4000)]
@@ -163,6 +165,57 @@ def test_what_the_body_may_still_say_is_waited_for_and_nothing_else():
     assert not is_told(by_tier, of("ada"))
     assert is_told(by_tier, of("ada", **{"parameter:tier": "iron"}))
     assert is_told(having(only=(Condition("header:x-region", ("eu",)),)), of("ada"))
+
+
+@given(UNIT, WEIGHT)
+def test_what_is_drawn_at_once_is_what_all_rules_say(unit, weight):
+    for share in (weight, fraction("s1", unit), 1 - fraction("s1", unit), 0.0, 1.0):
+        split = having(weight=share)
+        of_arm = drawn(split, Arm.CANARY, Arm.BASELINE, Arm.STABLE)
+        assert of_arm(unit) is assign(split, of(unit)).arm
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"always": frozenset({"ada"})},
+        {"never": frozenset({"ada"})},
+        {"only": (Condition("tenant", ("acme",)),)},
+        {"layer": "l"},
+        {"holdback": 0.1},
+    ],
+)
+def test_where_a_rule_goes_before_the_hash_nothing_is_drawn_at_once(rule):
+    assert drawn(having(**rule), 1, 2, 3) is None
+
+
+@pytest.mark.parametrize(
+    ("unit", "number"),
+    [
+        ("ada", 2927098641280067310),
+        ("user-1", 3210886374228282393),
+        ("", 7951480836783408870),
+        ("żółw 🐢", -6709803989956616806),
+        ("\ud800", -4595932108956108768),
+    ],
+)
+def test_numbers_of_units_are_those_of_ever(unit, number):
+    assert unit_number(unit) == number
+    assert unit_numbers(["other", unit]).tolist()[1] == number
+
+
+def test_numbers_are_different_uniform_and_have_nothing_to_do_with_the_arm():
+    units = [f"user-{number}" for number in range(200_000)]
+    numbers = unit_numbers(units)
+    assert len(set(numbers.tolist())) == len(units)
+    found = np.bincount((numbers.view(np.uint64) >> np.uint64(54)).astype(int), minlength=1024)
+    expected = len(units) / 1024
+    assert 0.0005 <= chi2.sf(((found - expected) ** 2 / expected).sum(), 1023) <= 0.9995
+    is_canary = fractions("s1", units) < 0.5
+    for is_set in (numbers < 0, numbers & 1 == 1):
+        table = [[int((is_canary & is_set).sum()), int((is_canary & ~is_set).sum())]]
+        table += [[int((~is_canary & is_set).sum()), int((~is_canary & ~is_set).sum())]]
+        assert 0.0005 <= chi2_contingency(table, correction=False).pvalue <= 0.9995
 
 
 def test_long_names_are_digested_apart():

@@ -138,6 +138,24 @@ def test_the_plan_of_a_unit_is_made_once_where_nothing_else_matters():
     assert Route((having(units=("request",)),)).recall(call(traits={"request": "q"})) is None
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        *({"weight": weight} for weight in (0.0, 0.01, 0.25, 0.5, 0.75, 1.0)),
+        {"always": frozenset({"u1"}), "never": frozenset({"u2"})},
+        {"holdback": 0.3},
+        {"layer": "l", "slice": (0.0, 0.5)},
+        {"shadow": Shadow(share=0.5)},
+        {"is_watched": True},
+    ],
+    ids=str,
+)
+def test_what_is_recalled_is_what_all_rules_say(rules):
+    route = Route((having(**{"weight": 0.25, **rules}),))
+    for number in [*range(200), *range(200)]:
+        assert route.recall(call(traits=unit(number))) is settled(route, unit(number))
+
+
 def test_where_more_than_the_unit_matters_nothing_is_recalled():
     eu = {"header:x-user-id": "ada", "header:x-region": "eu"}
     picky = Route((having(only=(Condition("header:x-region", ("eu",)),)),))

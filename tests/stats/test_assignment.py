@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, chi2_contingency
 
 from salver.errors import InvalidInput
-from salver.stats.assignment import arm, fraction, fractions
+from salver.stats.assignment import arm, bound, fraction, fractions, hashing
 
 IDS = {
     "sequential": [f"user-{i}" for i in range(200_000)],
@@ -35,6 +35,9 @@ def ends(share: float) -> tuple[float, float, float]:
         ("search", "user-1", 0.9244522656248962),
         ("", "", 0.7058483037031942),
         ("s" * 65, "żółw 🐢", 0.7297347757723722),
+        ("checkout", "\ud800", 0.40158936677543056),
+        ("shadow:r1", "user-1", 0.7027069038245581),
+        ("holdback:r1", "user-1", 0.7701851079912155),
     ],
 )
 def test_places_are_those_of_ever(salt: str, unit: str, place: float) -> None:
@@ -62,6 +65,16 @@ def test_every_text_has_a_place(salt: str, unit: str) -> None:
     assert place == fraction(salt, unit) == fractions(salt, [unit])[0]
 
 
+@given(st.text(), st.text(), st.floats(0, 1))
+def test_hashes_are_below_the_bound_of_a_share_where_places_are_below_it(
+    salt: str, unit: str, share: float
+) -> None:
+    place, number = fraction(salt, unit), hashing(salt)(unit)
+    assert 0 <= number < 2**64
+    for limit in (share, place, math.nextafter(place, 1), 0.0, 5e-324, math.nextafter(1, 0), 1.0):
+        assert (number < bound(limit)) is (place < limit)
+
+
 @pytest.mark.parametrize("units", IDS)
 def test_places_are_uniform(units: str) -> None:
     found = np.bincount((fractions("a salt", IDS[units]) * 1000).astype(int), minlength=1000)
@@ -70,8 +83,10 @@ def test_places_are_uniform(units: str) -> None:
     assert 0.0005 <= p <= 0.9995
 
 
-def test_two_salts_are_independent() -> None:
-    one, two = (fractions(salt, IDS["sequential"]) < 0.5 for salt in ("one", "two"))
+@pytest.mark.parametrize("units", IDS)
+@pytest.mark.parametrize("salts", [("one", "two"), ("r1", "r2"), ("r1", "holdback:r1"), ("r1", "shadow:r1")])
+def test_two_salts_are_independent(units: str, salts: tuple[str, str]) -> None:
+    one, two = (fractions(salt, IDS[units]) < 0.5 for salt in salts)
     table = [
         [int((one & two).sum()), int((one & ~two).sum())],
         [int((~one & two).sum()), int((~one & ~two).sum())],

@@ -4,13 +4,13 @@ Rules in their order: who is never or always to meet the canary; who takes part 
 of a layer); who is held back; and then the hash. Pure: it keeps nothing, and knows no model and no clock.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from salver.errors import InvalidInput
 from salver.releases import HEADER, REQUEST, SEQUENCE, Arm, Assignment, Source, Split, check_traffic
-from salver.stats.assignment import fraction
+from salver.stats.assignment import bound, fraction, hashing
 
 #: Salts of other questions than "which arm", so that their answers are independent of it.
 _HOLDBACK, _SHADOW = "holdback:", "shadow:"
@@ -19,6 +19,7 @@ _CANARY, _BASELINE, _STABLE = Arm.CANARY, Arm.BASELINE, Arm.STABLE  # to look th
 _NOTHING: Final[Mapping[Source, str]] = MappingProxyType({})
 
 Reason = Literal["hash", "always", "never", "excluded", "holdback"]
+_T = TypeVar("_T")
 
 
 def assign(split: Split, traits: Mapping[Source, str]) -> Assignment:
@@ -76,6 +77,21 @@ def placed(split: Split, unit: str, traits: Mapping[Source, str] = _NOTHING) -> 
     if place < weight:
         return _CANARY, "hash"
     return (_BASELINE if place >= 1 - weight else _STABLE), "hash"
+
+
+def drawn(split: Split, canary: _T, baseline: _T, stable: _T) -> Callable[[str], _T] | None:
+    """Tells which of these is a unit's, by its hash alone, as :func:`placed` says it; None = more matters."""
+    if split.never or split.always or split.only or split.layer or split.holdback:
+        return None
+    hashed, end, begin = hashing(split.salt), bound(split.weight), bound(1 - split.weight)
+
+    def of(unit: str) -> _T:
+        number = hashed(unit)
+        if number < end:
+            return canary
+        return baseline if number >= begin else stable
+
+    return of
 
 
 def is_shadowed(split: Split, unit: str) -> bool:

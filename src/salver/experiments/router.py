@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from salver.experiments.assign import Reason, assigned, check, is_shadowed, is_told, placed, unit_of
+from salver.experiments.assign import Reason, assigned, check, drawn, is_shadowed, is_told, placed, unit_of
 from salver.messages import Call, InferRequest
 from salver.releases import (
     COUNTED,
@@ -66,6 +66,8 @@ class Route:
         is_plain = len(splits) == 1 and not one.only
         #: The source that settles everything, if a request tells it.
         self._first = one.units[0] if is_plain and one.units[0] != REQUEST else ""
+        its = (self._plan(one, "", arm, "hash") for arm in (Arm.CANARY, Arm.BASELINE, Arm.STABLE))
+        self._drawn = drawn(one, *its) if one.shadow is None else None
 
     def __repr__(self) -> str:
         return f"<Route of {', '.join(split.release for split in self.splits)}>"
@@ -83,9 +85,12 @@ class Route:
         if plan is None:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            split = self.splits[0]
-            plan = self._known[unit] = self._plan(split, unit, *placed(split, unit))
+            plan = self._known[unit] = (self._drawn or self._ruled)(unit)
         return plan
+
+    def _ruled(self, unit: str) -> Plan:
+        split = self.splits[0]
+        return self._plan(split, unit, *placed(split, unit))
 
     def early(self, call: Call, traits: Mapping[Source, str]) -> Plan:
         """Of a request whose body is not read yet: an open one where that may change it.

@@ -6,7 +6,8 @@ experiments with salts of their own are independent. Knows no experiment, no use
 
 import functools
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from salver.errors import InvalidInput
 
 _KEY_BYTES = 64  # the longest key that BLAKE2b takes (RFC 7693, 2.1)
+_UNUSED_BITS = 11  # of the hash: a float holds 53
 _SUM_TOLERANCE = 1e-9
 
 
@@ -25,9 +27,35 @@ def fraction(salt: str, unit: str) -> float:
     >>> fraction("checkout", "user-1") == fraction("checkout", "user-1")
     True
     """
-    hasher = _keyed(salt).copy()
-    hasher.update(unit.encode("utf-8", "surrogatepass"))
-    return (int.from_bytes(hasher.digest(), "little") >> 11) * 2.0**-53
+    return (hashing(salt)(unit) >> _UNUSED_BITS) * 2.0**-53
+
+
+@functools.lru_cache(256)
+def hashing(salt: str) -> Callable[[str], int]:
+    """Tells the hash of a unit, 64 bits, of which its :func:`fraction` is made; see :func:`bound`."""
+    key = salt.encode(errors="surrogatepass")
+    if len(key) > _KEY_BYTES:
+        key = hashlib.blake2b(key).digest()
+    copy, number = hashlib.blake2b(digest_size=8, key=key).copy, int.from_bytes  # it has taken the salt in
+
+    def hashed(unit: str) -> int:
+        hasher = copy()
+        hasher.update(unit.encode("utf-8", "surrogatepass"))
+        return number(hasher.digest(), "little")
+
+    return hashed
+
+
+def bound(share: float) -> int:
+    """Of the hashes of units: it is below this where the unit's fraction is below the share.
+
+    Args:
+        share: In [0, 1].
+
+    >>> hashing("checkout")("user-2") < bound(0.06), fraction("checkout", "user-2") < 0.06
+    (True, True)
+    """
+    return math.ceil(share * 2.0**53) << _UNUSED_BITS
 
 
 def fractions(salt: str, units: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -61,12 +89,3 @@ def arm(place: float, shares: Sequence[float]) -> int:
         if place < end:
             return index
     return max(index for index, share in enumerate(shares) if share > 0)  # the sum was rounded below 1
-
-
-@functools.lru_cache(256)
-def _keyed(salt: str) -> "hashlib.blake2b":
-    """A hash that has taken the salt in already, to be copied."""
-    key = salt.encode(errors="surrogatepass")
-    if len(key) > _KEY_BYTES:
-        key = hashlib.blake2b(key).digest()
-    return hashlib.blake2b(digest_size=8, key=key)
