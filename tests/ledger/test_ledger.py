@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
 from databases import empty_database, empty_ledger
+from relay import Relay, Trouble
 from salver.errors import Conflict, InvalidInput, MissingExtra
 from salver.ledger import Ledger, LedgerFailed
 from salver.ledger.schema import AUDIT, BUCKET, EXPOSURE, MODEL, RELEASE, TAG, VERSION
@@ -256,3 +258,59 @@ async def test_a_postgresql_that_is_gone_without_a_word_is_given_up(said: str, s
         told = await ledger.read(lambda c: c.connection.driver_connection.info.get_parameters())
     assert told["tcp_user_timeout"] == seconds
     assert int(told["keepalives_idle"]) + 4 * int(told["keepalives_interval"]) == 30
+
+
+@pytest.mark.parametrize("trouble", ["silent", "mute", "deaf"])
+async def test_a_postgresql_that_says_nothing_is_given_up(trouble: Trouble) -> None:
+    loop, tries = asyncio.get_running_loop(), []
+    async with Relay(empty_database()) as relay:
+        async with await Ledger.open(relay.url) as ledger:
+
+            def interrupted(connection: Connection) -> int:
+                tries.append(count_up(connection))
+                asyncio.run_coroutine_threadsafe(relay.be(trouble), loop).result(PATIENCE_S)
+                return count_up(connection)
+
+            with pytest.raises(LedgerFailed, match=r"timeout expired.*reachable from here"):
+                await ledger.write(interrupted)
+            with pytest.raises(LedgerFailed, match="timeout expired"):
+                await ledger.read(names)
+            await relay.be("")
+            assert await ledger.write(count_up) == 0
+            assert await ledger.read(names) == ["m0000"]
+            assert tries == [0]
+            await relay.be(trouble)
+            reading = asyncio.create_task(ledger.read(names))
+            await asyncio.sleep(0)
+        with pytest.raises(LedgerFailed):  # it is closed nevertheless
+            await reading
+
+
+async def test_a_postgresql_that_is_slow_is_waited_for() -> None:
+    async with Relay(empty_database()) as relay, await Ledger.open(relay.url) as ledger:  # two seconds
+        assert await ledger.read(lambda c: c.scalar(text("SELECT 1 FROM pg_sleep(3)"))) == 1
+
+
+async def test_a_work_that_does_not_begin_in_time_is_not_done(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def long(connection: Connection) -> int:
+        begun.set()
+        goes_on.wait(PATIENCE_S)
+        return count_up(connection)
+
+    async with await Ledger.open(url) as ledger:
+        writing = asyncio.create_task(ledger.write(long))
+        await asyncio.to_thread(begun.wait, PATIENCE_S)
+        cancelled = asyncio.create_task(ledger.write(count_up))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        monkeypatch.setattr("salver.ledger.ledger._MOST_QUEUED_SECONDS", 0.01)
+        with pytest.raises(LedgerFailed, match=r"did not come to this.*Works before it"):
+            await ledger.write(count_up)
+        assert cancelled.cancelled()
+        goes_on.set()
+        assert await writing == 0
+        assert await ledger.read(names) == ["m0000"]

@@ -6,6 +6,7 @@ PostgreSQL is told the same by a lock of the ledger's own, which ends with the t
 
 import importlib.util
 import sqlite3
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +15,10 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from salver.errors import InvalidInput, MissingExtra
+from salver.ledger.watched import connect
 
-#: Of connections to PostgreSQL. One whose other end is gone without a word is given up after half a minute;
-#: the system itself would wait for a quarter of an hour, or two hours.
+#: Of connections to PostgreSQL. One whose other end is gone without a word, or is silent, is given up after
+#: half a minute; the system itself would wait for a quarter of an hour, two hours, or for ever.
 _NETWORK: Final = {
     "connect_timeout": 10,
     "keepalives_idle": 10,
@@ -100,6 +102,10 @@ def _postgres(address: URL, patience: float, is_reader: bool) -> Engine:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, int(patience * 1000))}")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
+    def watched(_: Any, __: Any, args: Sequence[Any], parameters: Mapping[str, Any]) -> object:
+        return connect(*args, **parameters)
+
+    event.listen(engine, "do_connect", watched)
     event.listen(engine, "begin", begin)
     return engine
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, Self, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from salver.ledger.databases import address_of, engine_of
-from salver.ledger.faults import in_our_words, is_busy, is_cut_off, shown
+from salver.ledger.faults import LedgerFailed, in_our_words, is_busy, is_cut_off, shown
 from salver.ledger.migrations import migrate
 
 T = TypeVar("T")
@@ -26,6 +26,8 @@ _READERS: Final = 4
 #: Tries beyond the first of a work that met a lock, which the database waited for as long as it may.
 _AGAIN: Final = 3
 _PAUSE_SECONDS: Final = 0.05
+#: Until a work begins, of those that wait in this process.
+_MOST_QUEUED_SECONDS: Final = 30.0
 
 
 class Ledger:
@@ -75,17 +77,17 @@ class Ledger:
 
         Raises:
             SalverError: what ``work`` raises; nothing is written then.
-            LedgerFailed: the database refuses it.
+            LedgerFailed: the database refuses it, or others take too long.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._writing, self._done, self._writer, work)
+        return await self._begun(self._writing.submit(self._done, self._writer, work))
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Read from one state of the database, whoever writes meanwhile.
 
         Raises:
-            LedgerFailed: the database cannot be read, or ``work`` tries to write.
+            LedgerFailed: the database cannot be read, ``work`` tries to write, or others take too long.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._reading, self._done, self._reader, work)
+        return await self._begun(self._reading.submit(self._done, self._reader, work))
 
     async def close(self) -> None:
         """Ends what is under way, and lets go of the database."""
@@ -98,6 +100,28 @@ class Ledger:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def _begun(self, doing: Future[T]) -> T:
+        """What comes of it, if a thread takes it up in time."""
+        is_late = False
+
+        def give_up() -> None:
+            nonlocal is_late
+            is_late = doing.cancel()  # not what has begun
+
+        waiting = asyncio.get_running_loop().call_later(_MOST_QUEUED_SECONDS, give_up)
+        try:
+            return await asyncio.wrap_future(doing)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not is_late or (task is not None and task.cancelling()):
+                raise
+            raise LedgerFailed(
+                f"the ledger {shown(self.url)} did not come to this for {_MOST_QUEUED_SECONDS:g} seconds",
+                fix="Works before it take that long; is the database slow, or does it not answer?",
+            ) from None
+        finally:
+            waiting.cancel()
 
     def _done(self, engine: Engine, work: Callable[[Connection], T]) -> T:
         """On a thread of the engine's own."""
