@@ -1,6 +1,7 @@
 """Models by name and base path, as TensorFlow Serving's operators write them down."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -428,3 +429,20 @@ def test_of_an_exact_place_only_its_versions_are_looked_at_and_count_at_once(tmp
         assert not [path for path in seen if "2" in path.relative_to(tmp_path).parts]
     repository.place([Place("m", str(tmp_path / "m"), Versions(specific=("9",)), is_exact=True)])
     assert repository.scan(0.0) == ()
+
+
+def test_what_an_exact_place_names_stays_though_its_files_are_gone(tmp_path: Path) -> None:
+    write_files(tmp_path, {f"m/{version}/a.onnx": "ONNX" for version in (1, 2, 3)})
+    made = repository()
+
+    def named(*versions: str) -> list[str]:
+        made.place([Place("m", str(tmp_path / "m"), Versions(specific=versions), is_exact=True)])
+        return list(scan(made))
+
+    assert named("1", "2") == ["m:1", "m:2"]
+    shutil.rmtree(tmp_path / "m" / "1")
+    assert named("1", "2") == named("1", "2", "3")[:2] == ["m:1", "m:2"]
+    shutil.rmtree(tmp_path / "m")
+    assert named("1", "2") == ["m:1", "m:2"]
+    assert named("2") == ["m:2"]
+    assert named("1", "2") == ["m:2"]

@@ -178,7 +178,7 @@ class Repository:
                 )
         except NotFound as error:
             away.append(error)
-            return ()
+            return self._keep(place, ())
         except SalverError as error:
             away.append(error)
             return self._found.get((place.name, place.path), ())
@@ -188,8 +188,15 @@ class Repository:
             found = tuple(_refused(m) if self._is_code(m) else m for m in found)
         if self._customs.has_own_batching:
             found = tuple(_with_batching(manifest, store) for manifest in found)
-        self._found[place.name, place.path] = found
-        return found
+        return self._keep(place, found)
+
+    def _keep(self, place: Place, found: tuple[Manifest, ...]) -> tuple[Manifest, ...]:
+        """These, and what a list names whose files are gone: it stays until it leaves the list."""
+        gone = place.only - {manifest.id.version for manifest in found}
+        before = self._found.get((place.name, place.path), ())
+        kept = *found, *(manifest for manifest in before if manifest.id.version in gone)
+        self._found[place.name, place.path] = kept
+        return kept
 
     def _read(self, path: Path | str, store: Store) -> tuple[Manifest, ...]:
         """What lies below one path now."""
