@@ -92,6 +92,35 @@ async def test_while_somebody_holds_the_ledger_counts_wait_and_then_come_in_orde
     await check(server, windows=2, asked=2 * 2100)
 
 
+async def test_nobody_goes_on_meeting_a_canary_of_which_nothing_was_heard_for_five_minutes(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "salver.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for seconds in (10, 280):
+            server.serve(users(seconds))
+            server.clock.now += seconds - 1
+            await ticks(server, 1, fails="locked")
+            assert [split.weight for split in server.traffic.splits] == [0.5]
+        assert caplog.text == ""
+        for seconds in (10, 600):
+            server.clock.now += seconds - 1
+            await ticks(server, 1, fails="locked")
+            server.serve(users(seconds))
+            assert server.traffic.splits == ()
+        assert [record.message.partition(": the ledger")[0] for record in caplog.records] == [
+            "release r0 of fraud: nobody is sent to version 2 here, but all to 1"
+        ]
+        other.execute("ROLLBACK")
+    await ticks(server, 1)
+    assert [split.weight for split in server.traffic.splits] == [0.5]
+    server.serve(users(1))
+    await ticks(server, 10)
+    looks = [look.entry.bucket for look in await server.store.looks("r0")]
+    assert sum(bucket.requests.total for bucket in looks) == 3 * 2100
+    assert {bucket.share for bucket in looks} == {0.5}
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """That every user can reach."""

@@ -34,6 +34,8 @@ from salver.serving.release_store import Aliases, Look, Picture, ReleaseStore, S
 _LOG: Final = logging.getLogger("salver.releases")
 _LOAD_MINUTES: Final = 30.0
 _DAY_SECONDS: Final = 86_400.0
+#: Without the ledger, after which a server sends nobody to a canary: a rollback could not reach it.
+_DEAF_SECONDS: Final = 300.0
 _TRIES: Final = 3  # of a step that another server was ahead of; then the next tick takes it
 
 
@@ -126,7 +128,9 @@ class Releases:
         self._server = server
         self._followed: dict[str, Told] = {}
         self._hears_since = -math.inf  # Unix seconds
+        self._told_at = -math.inf  # the same, when it was told all the last time
         self._is_deaf = False  # the ledger is away
+        self._shared: Sequence[Release] = ()  # that traffic goes by
         self._trouble = ""  # that the log has told
         self._silent: set[tuple[str, str]] = set()
         self._pruned = 0.0
@@ -171,6 +175,7 @@ class Releases:
         except SalverError:
             self._is_deaf = True
             self._said.clear()
+            self._let_go(self._clock())
             raise
 
     async def _go_on(self, is_last: bool) -> None:
@@ -388,6 +393,15 @@ class Releases:
             self._collector.pace(name, release.bucket_seconds)
             self._collector.slow_from(name, release.progress.thresholds)
             self._collector.watch(name, checks(release), keeps_requests=release.keeps_requests)
+        self._share_out(releases)
+        self._fleet.settle({release.model: _meant(release) for release in releases if not release.alias})
+        if trouble is not None:
+            raise trouble
+        self._told_at = now
+
+    def _share_out(self, releases: Sequence[Release]) -> None:
+        """Each unit meets the version that these say, of those that are here."""
+        self._shared = releases
         splits = [
             split
             for release in releases
@@ -399,9 +413,24 @@ class Releases:
             self._router.replace(splits)
         except InvalidInput:  # a fault of one, which must not keep the others' traffic where it is
             self._router.replace(_compatible(splits))
-        self._fleet.settle({release.model: _meant(release) for release in releases if not release.alias})
-        if trouble is not None:
-            raise trouble
+
+    def _let_go(self, now: float) -> None:
+        """Nobody goes on meeting a canary of which nothing has been heard for long."""
+        live = [release for release in self._shared if release.is_live and release.split is not None]
+        if (silence := now - self._told_at) < _DEAF_SECONDS:
+            return
+        for release in live:
+            _LOG.warning(
+                "release %s of %s: nobody is sent to version %s here, but all to %s: the ledger was not "
+                "heard for %.0f seconds, and the release may have been rolled back",
+                release.id,
+                release.model,
+                release.canary,
+                release.stable,
+                silence,
+            )
+        if live:
+            self._share_out([release for release in self._shared if not release.is_live])
 
     async def _follow(self, release: Release, now: float) -> None:
         """Count it from now on, after what is known of it."""
