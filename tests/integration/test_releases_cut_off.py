@@ -112,7 +112,7 @@ async def test_one_that_is_cut_off_serves_as_it_knew_and_follows_when_it_is_back
     async with Callers(other, bodies(digits().pixels), USERS, 2) as callers:
         await meets(one, "1", "2")
         await meets(other, "1", "2")
-        await relay.be(trouble)
+        relay.be(trouble)
         await says(one, "goes on without")
         await says(other, "releases stay as they are")
         await replicas.store.wish("r1", "abort", ADA, "", 1.0)
@@ -121,11 +121,11 @@ async def test_one_that_is_cut_off_serves_as_it_knew_and_follows_when_it_is_back
         status, body = await asyncio.to_thread(other.get, "/api/v1/releases")
         assert status == 503 and "the ledger" in json.loads(body)["detail"]
         assert (await asyncio.to_thread(other.get, "/v2/health/ready"))[0] == 200
-        await relay.be("")
+        relay.be("")
         await meets(other, "1")
         await says(other, "releases go on")
     assert set(callers.statuses) == {200}
-    await relay.be(trouble)
+    relay.be(trouble)
     assert await asyncio.to_thread(other.stop) == 0
 
 
@@ -140,12 +140,12 @@ async def test_what_one_counts_that_is_cut_off_is_judged_when_it_is_back(
     asked = await meets(one, "1", "2") + await meets(other, "1", "2")
     some = bodies(digits().pixels)
     async with Callers(one, some, USERS, 1) as callers, Callers(other, some, USERS, 1) as others:
-        await relay.be(trouble)
+        relay.be(trouble)
         await says(one, "goes on without")
         assert [each["is_heard"] for each in await auntil(lambda: counting(one, heard=1))].count(False) == 1
         judged = (await replicas.store.get("r1")).progress.buckets
         await auntil(lambda: others.answered > 1000)
-        await relay.be("")
+        relay.be("")
         await auntil(lambda: counting(one, heard=2))
     assert set(callers.statuses) == set(others.statuses) == {200}
     theirs = callers.answered + others.answered
@@ -180,11 +180,11 @@ async def test_one_that_is_cut_off_for_long_sends_nobody_to_the_canary(world: Cu
         await meets(server, "1", "2")
     some = bodies(digits().pixels)
     async with Callers(one, some, USERS, 1) as callers, Callers(other, some, USERS, 1) as others:
-        await relay.be("silent")
+        relay.be("silent")
         await meets(other, "1")
         await says(other, "nobody is sent to version 2 here, but all to 1")
         await meets(one, "1", "2")
-        await relay.be("")
+        relay.be("")
         await meets(other, "1", "2")
     assert set(callers.statuses) == set(others.statuses) == {200}
     entries = [look.entry for look in await replicas.store.looks("r1")]
@@ -215,7 +215,7 @@ async def test_one_that_is_cut_off_serves_what_it_knew_though_its_files_were_rem
             await replicas.store.propose(release, ADA)
             for server in servers:
                 await meets(server, "1", "2", **FRAUD)
-            await relay.be("refused")
+            relay.be("refused")
             await replicas.store.wish("r1", "promote", ADA, "", time.time())
             await meets(one, "2", **FRAUD)
             await auntil(lambda: "model gone" in one.output())
@@ -223,6 +223,6 @@ async def test_one_that_is_cut_off_serves_what_it_knew_though_its_files_were_rem
             zoo.write_constant(more, 1)  # what comes later is seen with what has gone
             await asyncio.to_thread(other.wait_for, "/v2/models/constant/ready")
             await meets(other, "1", "2", **FRAUD)
-            await relay.be("")
+            relay.be("")
             await meets(other, "2", **FRAUD)
             await says(other, "model gone")
