@@ -65,6 +65,7 @@ from salver.telemetry.metrics import Metrics
 from salver.telemetry.otlp import SpanExport
 from salver.telemetry.ports import Load, Losses
 from salver.telemetry.prediction_log import PredictionLog
+from salver.telemetry.release_gauges import ReleaseGauges
 from salver.telemetry.statistics import Statistics
 from salver.telemetry.tensorflow_metrics import TensorFlowMetrics
 from salver.telemetry.torchserve import TorchServeView
@@ -262,6 +263,7 @@ class Server:
         home = home_of(self.config.registry, self.config.artifacts)
         traffic = (self.splits.router, self._collector, self._pending, self.shadows)
         self.ledgered = await Ledgered.open(home, traffic, (self._manager, self._plane), new_id)
+        self._metrics.join(ReleaseGauges(self.ledgered.releases))
 
     def _as_torchserve(
         self, door: DataPlane[Any, Any], reception: Reception, max_body: int

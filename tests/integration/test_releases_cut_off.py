@@ -97,6 +97,13 @@ async def meets(server: ServerProcess, *versions: str, **what: Any) -> int:
     return asked
 
 
+async def shares(server: ServerProcess) -> list[float]:
+    """Of units that meet the canary, as Prometheus is told."""
+    _, page = await asyncio.to_thread(server.get, "/metrics")
+    lines = [line.rpartition(" ") for line in page.decode().splitlines()]
+    return [float(value) for name, _, value in lines if name.startswith("salver_release_share{")]
+
+
 async def says(server: ServerProcess, words: str) -> None:
     await auntil(lambda: words in server.output(), server.output)
 
@@ -183,6 +190,7 @@ async def test_one_that_is_cut_off_for_long_sends_nobody_to_the_canary(world: Cu
         relay.be("silent")
         await meets(other, "1")
         await says(other, "nobody is sent to version 2 here, but all to 1")
+        assert await shares(one) == [0.5] and await shares(other) == [0.0]
         await meets(one, "1", "2")
         relay.be("")
         await meets(other, "1", "2")

@@ -102,18 +102,22 @@ async def test_nobody_goes_on_meeting_a_canary_of_which_nothing_was_heard_for_fi
             server.clock.now += seconds - 1
             await ticks(server, 1, fails="locked")
             assert [split.weight for split in server.traffic.splits] == [0.5]
+            assert server.releases.shares == {"r0": 0.5}
+        assert server.releases.silence() == 290
         assert caplog.text == ""
         for seconds in (10, 600):
             server.clock.now += seconds - 1
             await ticks(server, 1, fails="locked")
             server.serve(users(seconds))
             assert server.traffic.splits == ()
+            assert (server.releases.shares, len(server.releases.known)) == ({}, 1)
         assert [record.message.partition(": the ledger")[0] for record in caplog.records] == [
             "release r0 of fraud: nobody is sent to version 2 here, but all to 1"
         ]
         other.execute("ROLLBACK")
     await ticks(server, 1)
     assert [split.weight for split in server.traffic.splits] == [0.5]
+    assert (server.releases.shares, server.releases.silence()) == ({"r0": 0.5}, 0)
     server.serve(users(1))
     await ticks(server, 10)
     looks = [look.entry.bucket for look in await server.store.looks("r0")]

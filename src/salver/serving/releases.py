@@ -109,6 +109,10 @@ class Releases:
         outcomes: None = there are none.
         clock: Unix seconds.
         server: By which the others on the same ledger know this one; no other, and none before, has it.
+
+    Attributes:
+        known: As the ledger said the last time: those that have not ended, and those that traffic goes by.
+        shares: By release, the share of the units that meets the canary here.
     """
 
     def __init__(
@@ -120,6 +124,8 @@ class Releases:
         clock: Callable[[], float],
         server: str,
     ) -> None:
+        self.known: Sequence[Release] = ()
+        self.shares: Mapping[str, float] = {}
         self._store = store
         self._router, self._collector, self._pending, self._shadows = traffic
         self._fleet = fleet
@@ -130,7 +136,6 @@ class Releases:
         self._hears_since = -math.inf  # Unix seconds
         self._told_at = -math.inf  # the same, when it was told all the last time
         self._is_deaf = False  # the ledger is away
-        self._shared: Sequence[Release] = ()  # that traffic goes by
         self._trouble = ""  # that the log has told
         self._silent: set[tuple[str, str]] = set()
         self._pruned = 0.0
@@ -141,6 +146,10 @@ class Releases:
 
     def __repr__(self) -> str:
         return f"<Releases, {len(self._followed)} live>"
+
+    def silence(self) -> float:
+        """Seconds since the ledger was read and written without a fault."""
+        return max(0.0, self._clock() - self._told_at)
 
     async def start(self, seconds: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """The first tick, and then one after each such pause, or as often as buckets end.
@@ -393,6 +402,7 @@ class Releases:
             self._collector.pace(name, release.bucket_seconds)
             self._collector.slow_from(name, release.progress.thresholds)
             self._collector.watch(name, checks(release), keeps_requests=release.keeps_requests)
+        self.known = releases
         self._share_out(releases)
         self._fleet.settle({release.model: _meant(release) for release in releases if not release.alias})
         if trouble is not None:
@@ -401,7 +411,6 @@ class Releases:
 
     def _share_out(self, releases: Sequence[Release]) -> None:
         """Each unit meets the version that these say, of those that are here."""
-        self._shared = releases
         splits = [
             split
             for release in releases
@@ -409,6 +418,7 @@ class Releases:
             and release.id not in self._missing_since
             and (release.id in self._followed or not release.is_live)
         ]
+        self.shares = {split.release: split.weight * (1 - split.holdback) for split in splits}
         try:
             self._router.replace(splits)
         except InvalidInput:  # a fault of one, which must not keep the others' traffic where it is
@@ -416,7 +426,7 @@ class Releases:
 
     def _let_go(self, now: float) -> None:
         """Nobody goes on meeting a canary of which nothing has been heard for long."""
-        live = [release for release in self._shared if release.is_live and release.split is not None]
+        live = [release for release in self.known if release.is_live and release.id in self.shares]
         if (silence := now - self._told_at) < _DEAF_SECONDS:
             return
         for release in live:
@@ -430,7 +440,7 @@ class Releases:
                 silence,
             )
         if live:
-            self._share_out([release for release in self._shared if not release.is_live])
+            self._share_out([release for release in self.known if not release.is_live])
 
     async def _follow(self, release: Release, now: float) -> None:
         """Count it from now on, after what is known of it."""

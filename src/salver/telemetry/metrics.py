@@ -156,6 +156,10 @@ class Metrics(Collector):
     def __repr__(self) -> str:
         return f"<Metrics of {len(self._versions)} versions>"
 
+    def join(self, more: Collector) -> None:
+        """Its numbers stand on the page, too."""
+        self._registry.register(more)
+
     def observe(self, events: Sequence[Event]) -> None:
         """Count a batch of events."""
         served: dict[tuple[str, str, str, str], list[Served]] = {}
