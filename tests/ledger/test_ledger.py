@@ -268,18 +268,20 @@ async def test_a_postgresql_that_says_nothing_is_given_up(trouble: Trouble) -> N
 
             def interrupted(connection: Connection) -> int:
                 tries.append(count_up(connection))
-                asyncio.run_coroutine_threadsafe(relay.be(trouble), loop).result(PATIENCE_S)
+                begins = threading.Event()
+                loop.call_soon_threadsafe(lambda: (relay.be(trouble), begins.set()))
+                assert begins.wait(PATIENCE_S)
                 return count_up(connection)
 
             with pytest.raises(LedgerFailed, match=r"timeout expired.*reachable from here"):
                 await ledger.write(interrupted)
             with pytest.raises(LedgerFailed, match="timeout expired"):
                 await ledger.read(names)
-            await relay.be("")
+            relay.be("")
             assert await ledger.write(count_up) == 0
             assert await ledger.read(names) == ["m0000"]
             assert tries == [0]
-            await relay.be(trouble)
+            relay.be(trouble)
             reading = asyncio.create_task(ledger.read(names))
             await asyncio.sleep(0)
         with pytest.raises(LedgerFailed):  # it is closed nevertheless

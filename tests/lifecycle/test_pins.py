@@ -148,6 +148,37 @@ async def test_ts_m5_a_handler_that_is_taken_out_goes_though_no_other_is_ready()
     await lives.drain(1)
 
 
+async def test_ts_m5_who_takes_a_version_out_does_not_wait_for_one_that_is_registered_anew() -> None:
+    lives, loading = manager()
+    lives.apply([handler("1.0")])
+    await lives.settled()
+    lease = lives.acquire("m", "1.0")
+    lives.apply([])
+    ending = asyncio.create_task(lives.ended(ModelId("m", "1.0")))
+    await asyncio.sleep(0)
+    lives.apply([handler("1.0")])
+    await lives.settled()
+    await asyncio.sleep(0)
+    assert not ending.done()
+    lease.release()
+    await asyncio.wait_for(ending, PATIENCE_S)
+    assert [each.is_closed for each in loading.loaded] == [True, False]
+    await lives.drain(1)
+
+
+async def test_ts_m5_nor_for_one_that_was_on_its_way_up_and_is_wanted_again() -> None:
+    lives, loading = manager()
+    lives.apply([handler("1.0")])
+    lives.apply([])
+    ending = asyncio.create_task(lives.ended(ModelId("m", "1.0")))
+    await asyncio.sleep(0)
+    lives.apply([handler("1.0")])
+    await asyncio.wait_for(ending, PATIENCE_S)
+    await lives.settled()
+    assert lives.acquire("m", "1.0").servable is loading.loaded[-1]
+    await lives.drain(0)
+
+
 async def test_ts_m2_other_workers_are_no_other_version() -> None:
     lives, loading = manager()
     lives.apply([handler("1.0")])

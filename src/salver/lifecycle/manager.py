@@ -281,6 +281,7 @@ class Manager(Generic[ServableT]):
             self._known = tuple(known)
             self._has_list = True
             self._tick()
+            self._gone.set()  # or is wanted again
 
     async def settled(self, name: str = "") -> None:
         """Wait until nothing (of that model, or of those that it is made of) is on its way up.
@@ -353,10 +354,15 @@ class Manager(Generic[ServableT]):
         return failed[0] if failed else "it was taken out"
 
     async def ended(self, id: ModelId) -> None:
-        """Wait until no copy of a version is left."""
-        while any(copy.id == id for copy in self._copies.values()):
+        """Wait until the copies of a version that there are now are gone, or one of them is wanted again."""
+        leaving = [copy for copy in self._copies.values() if copy.id == id]
+        while any(copy.key in self._copies and not self._stays(copy) for copy in leaving):
             self._gone.clear()
             await self._gone.wait()
+
+    def _stays(self, copy: _Copy[ServableT]) -> bool:
+        is_up = copy.state is State.READY or copy.is_rising
+        return is_up and self._targets.get(copy.id) == copy.manifest.fingerprint
 
     async def vacated(self, folder: Path) -> None:
         """Wait until no copy lives on files below a folder (a resolved path)."""
