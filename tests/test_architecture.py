@@ -171,6 +171,15 @@ def test_no_environment_is_read_at_import(name: str) -> None:
             assert not {"environ", "getenv"} & set(read), f"{name}: {ast.unparse(statement)}"
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_records_are_read_by_decoders_that_are_made_at_import(name: str) -> None:
+    """What msgspec knows of a class it finds out at its first use: two threads that are first crash."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "decode":
+            kinds = [word.value for word in node.keywords if word.arg == "type"]
+            assert not [kind for kind in kinds if isinstance(kind, ast.Name)], f"{name}: {ast.unparse(node)}"
+
+
 def in_a_fresh_interpreter(script: str) -> dict[str, list[str]]:
     """The JSON that a script prints, run with nothing imported before."""
     command = [sys.executable, "-c", script]

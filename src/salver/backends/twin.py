@@ -51,11 +51,14 @@ class Twin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(first, others=tuple(others))
 
 
+_read: Final = msgspec.json.Decoder(Twin).decode
+
+
 def read_twin(folder: Path) -> Twin:
     """What is known of a twin. Raises LoadFailed."""
     try:
         with (folder / FILE).open("rb") as file:
-            twin = msgspec.json.decode(file.read(_MOST_BYTES), type=Twin)
+            twin = _read(file.read(_MOST_BYTES))
     except (OSError, ValueError) as error:
         raise LoadFailed(f"{folder} is no twin of a SavedModel: {error}") from error
     if not twin.parts:

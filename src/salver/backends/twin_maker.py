@@ -47,9 +47,12 @@ class Order(msgspec.Struct, frozen=True):
         return Manifest(self.id, Path(self.path), "savedmodel", "tensorflow", self.config)
 
 
+_read_order: Final = msgspec.json.Decoder(Order).decode
+
+
 def main(arguments: Sequence[str]) -> int:
     """Makes a twin, or says why there is none; the exit status."""
-    order, folder = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=Order), Path(arguments[1])
+    order, folder = _read_order(Path(arguments[0]).read_bytes()), Path(arguments[1])
     logging.disable(logging.CRITICAL)  # converters say at length what is written into the twin in short
     backend = TensorFlowBackend()
     try:

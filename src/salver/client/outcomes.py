@@ -15,6 +15,8 @@ from salver.client.http import Unreachable
 from salver.errors import DeadlineExceeded, InvalidInput, ModelFailed, NotReady, Overloaded
 from salver.releases import Outcome, Receipt
 
+_read_receipt: Final = msgspec.json.Decoder(Receipt).decode
+
 #: Outcomes of one call, and calls of one batch.
 _AT_ONCE: Final = 1000
 _TRIES: Final = 6
@@ -37,7 +39,7 @@ async def post_outcomes(
     receipts = []
     for start in range(0, len(outcomes), _AT_ONCE):
         body = msgspec.json.encode({"outcomes": outcomes[start : start + _AT_ONCE]})
-        receipts.append(msgspec.json.decode(await _sent(send, body, sleep), type=Receipt))
+        receipts.append(_read_receipt(await _sent(send, body, sleep)))
     return Receipt(
         sum(receipt.accepted for receipt in receipts),
         sum(receipt.duplicates for receipt in receipts),

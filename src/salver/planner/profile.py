@@ -7,6 +7,7 @@ two, :attr:`Profile.machine` the third.
 
 import hashlib
 import math
+from typing import Final
 
 import msgspec
 
@@ -112,6 +113,9 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, laws=(*others, placed), when=when)
 
 
+_read_profile: Final = msgspec.json.Decoder(Profile).decode
+
+
 def key_of(manifest: Manifest, content: str = "") -> str:
     """Under what a profile is kept: equal for equal artefacts, backends, objectives and what both are told.
 
@@ -140,7 +144,7 @@ def from_bytes(content: bytes) -> Profile:
     if len(content) > _MAX_BYTES:
         raise InvalidInput(f"a profile of {len(content)} bytes is larger than {_MAX_BYTES}")
     try:
-        profile = msgspec.json.decode(content, type=Profile)
+        profile = _read_profile(content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"not a profile: {error}") from error
     if profile.format != FORMAT:

@@ -64,6 +64,9 @@ class Backup(msgspec.Struct, frozen=True):
     bytes: int
 
 
+_read_about: Final = msgspec.json.Decoder(Backup).decode
+
+
 async def back_up(registry: ModelRegistry, file: Path, now: float) -> Backup:
     """Write a registry into a file, in place of what it held; all of it, or nothing.
 
@@ -237,7 +240,7 @@ def _unpacked(file: Path, aside: Path) -> Backup:
                     what = "there is no room for it" if member.isreg() else f"{member.name!r} is no file"
                     raise InvalidInput(f"{file} cannot be unpacked as a backup of a registry: {what}")
                 archive.extract(member, aside, filter="data")
-        return msgspec.json.decode((aside / _ABOUT).read_bytes(), type=Backup)
+        return _read_about((aside / _ABOUT).read_bytes())
     except (*_BROKEN, FileNotFoundError, LoadFailed, msgspec.MsgspecError) as error:
         raise InvalidInput(
             f"{file} is no whole backup of a registry: {error}", fix="Name another."

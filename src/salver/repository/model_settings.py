@@ -26,6 +26,7 @@ _NUMBERS: Final[Mapping[str, str]] = {
     "startupTimeout": "startup_timeout_s",
 }
 _NOTHING: Final = Wishes()
+msgspec.json.Decoder(Wishes)  # or it would be prepared by whoever reads first, on any thread
 
 
 class ModelSetting(msgspec.Struct, frozen=True):

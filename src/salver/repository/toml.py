@@ -219,6 +219,7 @@ _OF_MODELS: Final = (
     "options",
 )
 _DEFAULTS: Final = ModelConfig()
+msgspec.json.Decoder(ModelConfig)  # or it would be prepared by whoever reads first, on any thread
 _MOST_LEVELS = 1024
 _MOST_PRICE = 1e6
 

@@ -8,7 +8,7 @@ can see of a traffic.
 import math
 import re
 from collections.abc import Mapping
-from typing import Final, Literal, Self, get_args
+from typing import Final, Literal, get_args
 
 import msgspec
 
@@ -323,14 +323,14 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(metric.share or (1 - given) / silent for metric in self.metrics)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
+    def from_json(cls, text: str | bytes) -> "Policy":
         """As it was written down.
 
         Raises:
             InvalidInput: It is no policy; the message names the field.
         """
         try:
-            return msgspec.json.decode(text, type=cls)
+            return _read_policy(text)
         except msgspec.MsgspecError as error:
             raise InvalidInput(
                 f"this is no policy of a release: {error}", fix=_fix(str(error), cls)
@@ -339,6 +339,9 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def to_json(self) -> bytes:
         """To be kept; what is at its default is written, too, so that a default may change."""
         return msgspec.json.encode(self)
+
+
+_read_policy: Final = msgspec.json.Decoder(Policy).decode
 
 
 def _fix(error: str, policy: type["Policy"]) -> str:

@@ -52,6 +52,9 @@ class _Seen(msgspec.Struct, frozen=True):
     has: tuple[str, ...]
 
 
+_read_seen: Final = msgspec.json.Decoder(_Seen).decode
+
+
 class _Unpacked:
     """An archive that is unpacked, and by how many it is used."""
 
@@ -201,7 +204,7 @@ def _ask(python: Path, root: Path, model: str) -> _Seen:
             raise ValueError(
                 said.stderr.decode(errors="replace").strip()[-500:] or f"it ends with {said.returncode}"
             )
-        return msgspec.json.decode(said.stdout, type=_Seen)
+        return _read_seen(said.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise LoadFailed(f"model '{model}': the Python of {PARAMETER} does not run: {error}") from error
 

@@ -82,6 +82,12 @@ class _Decided(msgspec.Struct, frozen=True):
     facts: Facts
 
 
+_read_bucket: Final = msgspec.json.Decoder(Bucket).decode
+_read_progress: Final = msgspec.json.Decoder(Progress).decode
+_read_evidence: Final = msgspec.json.Decoder(Evidence).decode
+_read_decided: Final = msgspec.json.Decoder(_Decided).decode
+
+
 class Step(msgspec.Struct, frozen=True):
     """What one tick changes about a release.
 
@@ -452,8 +458,8 @@ def _release(row: Any) -> Release:
         has_begun = row["evidence"] != "{}"  # a proposal of the registry's
         decoded |= {
             "policy": policy,
-            "evidence": msgspec.json.decode(row["evidence"], type=Evidence) if has_begun else start(policy),
-            "progress": msgspec.json.decode(row["progress"], type=Progress),
+            "evidence": _read_evidence(row["evidence"]) if has_begun else start(policy),
+            "progress": _read_progress(row["progress"]),
         }
     except (InvalidInput, msgspec.MsgspecError) as error:
         nothing = {"policy": Policy(), "evidence": start(Policy()), "progress": Progress()}
@@ -463,8 +469,8 @@ def _release(row: Any) -> Release:
 
 
 def _entry(bucket: str, decided: str) -> Entry:
-    found = msgspec.json.decode(decided, type=_Decided)
-    return Entry(msgspec.json.decode(bucket, type=Bucket), found.state, found.verdict, found.facts)
+    found = _read_decided(decided)
+    return Entry(_read_bucket(bucket), found.state, found.verdict, found.facts)
 
 
 def _bucket(release: str, look: Look) -> dict[str, Any]:

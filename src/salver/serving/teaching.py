@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 import numpy as np
@@ -44,6 +44,9 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batching: Batching
     law: BatchLaw
     transitions: tuple[Transition, ...] = ()
+
+
+_read_lesson: Final = msgspec.json.Decoder(Lesson).decode
 
 
 class Thinking(Protocol):
@@ -214,7 +217,7 @@ def main() -> None:
     pupil = Pupil()
     for line in sys.stdin.buffer:
         try:
-            answer = batch_table.to_bytes(pupil.learn(msgspec.json.decode(line, type=Lesson)))
+            answer = batch_table.to_bytes(pupil.learn(_read_lesson(line)))
         except SalverError as error:
             answer = b"!" + str(error).replace("\n", " ").encode()
         sys.stdout.buffer.write(answer + b"\n")

@@ -12,7 +12,7 @@ import fcntl
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Final, Self
 
 import msgspec
 
@@ -38,6 +38,9 @@ class Mark(msgspec.Struct, frozen=True):
     place: Place
     sizes: list[int]
     done: bool = False
+
+
+_read_mark: Final = msgspec.json.Decoder(Mark).decode
 
 
 class Journal:
@@ -82,7 +85,7 @@ class Journal:
         safe = 0
         for line in lines[1:]:
             try:
-                self.mark = msgspec.json.decode(line, type=Mark)
+                self.mark = _read_mark(line)
             except msgspec.DecodeError:
                 break
             safe += len(line) + 1

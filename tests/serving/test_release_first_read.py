@@ -1,0 +1,39 @@
+"""Threads that are the first to read releases from a ledger, at the same moment."""
+
+import subprocess
+import sys
+
+import pytest
+
+#: A switch of threads after each few instructions, as a busy server has them seldom.
+READ = """
+import sys, threading
+import msgspec
+from salver.rollout.evidence import start
+from salver.rollout.policy import Policy
+from salver.rollout.record import Progress, proposed
+from salver.serving import release_store
+
+release = proposed("r0", "fraud", ("1", "2"), Policy(), 0.0)
+row = msgspec.structs.asdict(release) | {"state": "RUNNING", "policy": Policy().to_json()}
+row |= {name: msgspec.json.encode(getattr(release, name)) for name in ("evidence", "progress")}
+sys.setswitchinterval(1e-6)
+together, read = threading.Barrier(6), []
+
+def first():
+    together.wait()
+    read.append(release_store._release(row))
+
+threads = [threading.Thread(target=first) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert [(each.evidence, each.fault) for each in read] == [(start(Policy()), "")] * 6
+"""
+
+
+@pytest.mark.parametrize("again", range(4))
+def test_first_readers_at_the_same_moment_all_read(again: int) -> None:
+    """msgspec 0.22 ended the process in about half of such moments."""
+    assert subprocess.run([sys.executable, "-c", READ], timeout=60).returncode == 0
