@@ -241,7 +241,7 @@ def _unpacked(file: Path, aside: Path) -> Backup:
                     raise InvalidInput(f"{file} cannot be unpacked as a backup of a registry: {what}")
                 archive.extract(member, aside, filter="data")
         return _read_about((aside / _ABOUT).read_bytes())
-    except (*_BROKEN, FileNotFoundError, LoadFailed, msgspec.MsgspecError) as error:
+    except (*_BROKEN, LoadFailed) as error:
         raise InvalidInput(
             f"{file} is no whole backup of a registry: {error}", fix="Name another."
         ) from error

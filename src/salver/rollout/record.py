@@ -4,7 +4,7 @@ Frozen records, as the ledger keeps them. How one follows from another is ``proc
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -61,6 +61,10 @@ class Progress(msgspec.Struct, frozen=True):
     waits_for: str = "no server that serves this registry has taken it up yet"
     watched_until: float | None = None
     is_told: bool = False
+
+
+#: Of JSON, as it was written down; raises msgspec.MsgspecError.
+read_progress: Final = msgspec.json.Decoder(Progress).decode
 
 
 class Release(msgspec.Struct, frozen=True):

@@ -18,12 +18,12 @@ from salver.experiments.windows import Part, Witness
 from salver.ledger import rows
 from salver.ledger.schema import EXPOSURE, FIRST_EVENT, PART, PREDICTION, RELEASE, WITNESS
 from salver.releases import ARMS, FIRSTS, Bucket, Counts, Met, Seen, kept_in
-from salver.rollout.record import Progress
+from salver.rollout.record import read_progress
 from salver.serving.crowds import NO_UNITS, Crowd, meet
 
 _encode: Final = msgspec.json.Encoder().encode
-_buckets: Final = msgspec.json.Decoder(Bucket)
-_progress: Final = msgspec.json.Decoder(Progress)
+#: Of JSON, as it was written down; raises msgspec.MsgspecError.
+read_bucket: Final = msgspec.json.Decoder(Bucket).decode
 _Numbers = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.bool_]
 
@@ -111,7 +111,7 @@ def waiting(connection: Connection) -> dict[str, tuple[list[Part], list[Witness]
         if not has_left and (release, server) != last:
             witnesses.append(Witness(server, until))
         if number is not None:
-            parts.append(Part(server, number, _buckets.decode(body)))
+            parts.append(Part(server, number, read_bucket(body)))
         last = release, server
     return found
 
@@ -145,7 +145,7 @@ def _goes_on(connection: Connection, release: str) -> bool:
     row = connection.execute(
         select(RELEASE.c.ended, RELEASE.c.progress).where(RELEASE.c.id == release)
     ).first()
-    return row is not None and (row.ended is None or _progress.decode(row.progress).watched_until is not None)
+    return row is not None and (row.ended is None or read_progress(row.progress).watched_until is not None)
 
 
 def _told_apart(connection: Connection, seen: Seen, is_first: _Flags, *, keeps_units: bool) -> Bucket:

@@ -7,7 +7,6 @@ is never changed; what corrects it is another row. Which of it counts when is ``
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-import msgspec
 from sqlalchemy import ColumnElement, Connection, insert, select
 
 from salver.errors import InvalidInput
@@ -15,7 +14,7 @@ from salver.ledger import Ledger
 from salver.ledger.schema import EXPOSURE, OUTCOME, PREDICTION, RELEASE
 from salver.registry.rows import in_force
 from salver.releases import Outcome, Receipt, Refused, trait, unit_number
-from salver.rollout.record import Progress, Release
+from salver.rollout.record import Release, read_progress
 from salver.serving import maturing
 from salver.serving.maturing import SKEW_SECONDS
 from salver.serving.releases import Harvest
@@ -25,7 +24,6 @@ MOST: Final = 5000
 _MOST_LETTERS: Final = 256
 _LARGEST: Final = 1e100  # a value, either way, so that sums of them are finite
 _AT_ONCE: Final = 500  # parameters of one query
-_progress: Final = msgspec.json.Decoder(Progress)
 _T = TypeVar("_T")
 _Row = dict[str, Any]
 
@@ -186,7 +184,7 @@ def _unmatched(connection: Connection, rows: Sequence[_Row]) -> tuple[str, ...]:
     live = [
         row.id
         for row in connection.execute(in_force(columns))
-        if row.ended is None or _progress.decode(row.progress).watched_until is not None
+        if row.ended is None or read_progress(row.progress).watched_until is not None
     ]
     missing = []
     for kind, table, column in (

@@ -32,10 +32,10 @@ from salver.registry.audit import Change, record
 from salver.registry.names import CHAMPION
 from salver.registry.records import Action, Actor
 from salver.registry.rows import in_force
-from salver.releases import Bucket, ReleaseState, Seen, first_in, hour_of
+from salver.releases import ReleaseState, Seen, first_in, hour_of
 from salver.rollout.evidence import Evidence, start
 from salver.rollout.policy import MOST_DAYS, Policy
-from salver.rollout.record import Progress, Release, What, Wish
+from salver.rollout.record import Progress, Release, What, Wish, read_progress
 from salver.rollout.replay import Entry
 from salver.rollout.rules import Facts
 from salver.rollout.verdict import Verdict
@@ -82,8 +82,6 @@ class _Decided(msgspec.Struct, frozen=True):
     facts: Facts
 
 
-_read_bucket: Final = msgspec.json.Decoder(Bucket).decode
-_read_progress: Final = msgspec.json.Decoder(Progress).decode
 _read_evidence: Final = msgspec.json.Decoder(Evidence).decode
 _read_decided: Final = msgspec.json.Decoder(_Decided).decode
 
@@ -459,7 +457,7 @@ def _release(row: Any) -> Release:
         decoded |= {
             "policy": policy,
             "evidence": _read_evidence(row["evidence"]) if has_begun else start(policy),
-            "progress": _read_progress(row["progress"]),
+            "progress": read_progress(row["progress"]),
         }
     except (InvalidInput, msgspec.MsgspecError) as error:
         nothing = {"policy": Policy(), "evidence": start(Policy()), "progress": Progress()}
@@ -470,7 +468,7 @@ def _release(row: Any) -> Release:
 
 def _entry(bucket: str, decided: str) -> Entry:
     found = _read_decided(decided)
-    return Entry(_read_bucket(bucket), found.state, found.verdict, found.facts)
+    return Entry(handing_in.read_bucket(bucket), found.state, found.verdict, found.facts)
 
 
 def _bucket(release: str, look: Look) -> dict[str, Any]:

@@ -426,9 +426,9 @@ class Releases:
 
     def _let_go(self, now: float) -> None:
         """Nobody goes on meeting a canary of which nothing has been heard for long."""
-        live = [release for release in self.known if release.is_live and release.id in self.shares]
         if (silence := now - self._told_at) < _DEAF_SECONDS:
             return
+        live = [release for release in self.known if release.is_live and release.id in self.shares]
         for release in live:
             _LOG.warning(
                 "release %s of %s: nobody is sent to version %s here, but all to %s: the ledger was not "
