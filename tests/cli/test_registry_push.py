@@ -19,7 +19,7 @@ from salver.cli import main
 from salver.cli.registry_push import _Shown
 
 sys.path.append(str(Path(__file__).parents[1] / "sources"))
-from docker_registry import PROGRAM, a_registry
+from docker_registry import a_registry
 from sites import Page, Site, a_site
 
 Push = Callable[..., Any]
@@ -182,7 +182,6 @@ def test_a_snapshot_of_hugging_face(
     assert (tmp_path / "registry" / "models" / "m" / "1" / "model.onnx").read_bytes() == model
 
 
-@pytest.mark.skipif(PROGRAM is None, reason="apt-get install docker-registry")
 def test_a_model_car_of_a_real_registry(push: Push, model: bytes, tmp_path: Path) -> None:
     with a_registry(tmp_path / "oci") as registry:
         config = registry.blob("m", b"{}", "application/vnd.oci.image.config.v1+json")

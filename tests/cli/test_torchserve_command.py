@@ -1,7 +1,6 @@
 """``salver torchserve``: what options, files and environment become (TS-C1 to TS-C12, TS-K1, TS-P1)."""
 
 import os
-import shutil
 import ssl
 import subprocess
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from programs import program
 from salver.app import FrontConfig, ServeConfig
 from salver.cli import background, main, torchserve
 from salver.cli.given import Start
@@ -114,9 +114,7 @@ def test_ts_c5_encrypted_ports_have_pem_files(folder: Path) -> None:
 
 def test_ts_c5_a_key_store_encrypts(folder: Path) -> None:
     pytest.importorskip("cryptography")
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
+    openssl = program("openssl")
     new = "req -x509 -newkey rsa:2048 -nodes -keyout k -out c -subj /CN=localhost -days 1"
     export = "pkcs12 -export -inkey k -in c -out s.p12 -passout pass:secret"
     for words in (new, export):

@@ -1,7 +1,6 @@
 """A real browser, and a real server with a registry for it to look at."""
 
 import asyncio
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from browsing import FLAGS, PATIENCE_MS, Open, is_wrong
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from console_world import prepare
+from programs import program
 from salver.testing.process import ServerProcess
 
 
@@ -34,8 +34,7 @@ def playwright(served: ServerProcess) -> Iterator[Playwright]:
 @pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     """The system's Chromium."""
-    path = shutil.which("chromium")
-    assert path, "chromium is needed to run this test"
+    path = program("chromium")
     browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
     yield browser
     browser.close()

@@ -12,6 +12,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
+from programs import program
 from salver.testing.process import ServerProcess
 from waiting import PATIENCE_S
 
@@ -74,7 +75,7 @@ def test_tr_r29_a_body_of_300_megabytes(big: ServerProcess, way: str, tmp_path: 
     with (tmp_path / "whole").open("rb") as file:
         done = subprocess.run(
             [
-                "curl", "-sS", "-H", f"Inference-Header-Content-Length: {len(head)}", *flags,
+                program("curl"), "-sS", "-H", f"Inference-Header-Content-Length: {len(head)}", *flags,
                 f"{big.url}/v2/models/total/infer",
             ],
             stdin=file, capture_output=True, timeout=150,

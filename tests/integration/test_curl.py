@@ -1,13 +1,13 @@
 """curl, over HTTP/1.1 and HTTP/2 with prior knowledge."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from programs import program
 from salver.testing.process import ServerProcess
 from zoo import mlp_answer
 
@@ -18,10 +18,8 @@ REQUEST = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 
 
 def curl(*arguments: str) -> tuple[int, str, bytes]:
     """Status, the reply's head, and its body."""
-    program = shutil.which("curl")
-    assert program, "curl is needed to run this test"
     done = subprocess.run(
-        [program, "-sS", "-i", "--max-time", "30", *arguments], capture_output=True, check=True
+        [program("curl"), "-sS", "-i", "--max-time", "30", *arguments], capture_output=True, check=True
     )
     head, _, body = done.stdout.partition(b"\r\n\r\n")
     while body.startswith(b"HTTP/"):  # 100 Continue
@@ -108,8 +106,8 @@ def test_a_body_behind_100_continue(server: ServerProcess, tmp_path: Path) -> No
 
 def test_two_requests_on_one_connection(server: ServerProcess) -> None:
     url = f"{server.url}/v2/health/ready"
-    program = shutil.which("curl")
-    assert program
-    done = subprocess.run([program, "-sS", "-v", url, url], capture_output=True, check=True, text=True)
+    done = subprocess.run(
+        [program("curl"), "-sS", "-v", url, url], capture_output=True, check=True, text=True
+    )
     assert done.stdout == '{"ready":true}' * 2
     assert "Re-using existing" in done.stderr or "Reusing existing" in done.stderr

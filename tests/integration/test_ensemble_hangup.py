@@ -1,7 +1,6 @@
 """Callers who leave an ensemble: what has not begun never runs, and a decoupled step is told (TR-S6)."""
 
 import json
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 import tritonclient.grpc.service_pb2 as pb
 import tritonclient.grpc.service_pb2_grpc as pb_grpc
 
+from programs import program
 from salver.testing.process import ServerProcess
 from waiting import PATIENCE_S, until
 from zoo import gauge
@@ -138,10 +138,8 @@ class Curl:
     """A caller by HTTP."""
 
     def __init__(self, server: ServerProcess, model: str, name: str, version: str, operation: str) -> None:
-        program = shutil.which("curl")
-        assert program
         url = f"{server.url}/v2/models/{model}/{operation}"
-        command = [program, "-sSN", version, url, "-d", json.dumps({"NAME": name})]
+        command = [program("curl"), "-sSN", version, url, "-d", json.dumps({"NAME": name})]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
 
     def first(self) -> bytes:

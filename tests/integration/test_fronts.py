@@ -14,6 +14,7 @@ import tritonclient.grpc as triton
 import tritonclient.http as triton_http
 import trustme
 
+from programs import program
 from salver.testing.process import ServerProcess, TritonProcess
 from salver.wire.grpc_frames import FrameReader, frame
 from waiting import PATIENCE_S, until
@@ -115,7 +116,9 @@ def test_tr_g13_grpc_with_a_certificate(tls: ServerProcess, authority: trustme.C
 
 
 def curl(*flags: str) -> str:
-    done = subprocess.run(["curl", "-sS", *flags], capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(
+        [program("curl"), "-sS", *flags], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,7 +1,6 @@
 """Callers who go away while their request waits."""
 
 import json
-import shutil
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from programs import program
 from salver.testing.process import ServerProcess
 from waiting import until
 from zoo import ask_moody, at_work, gauge, moody_body
@@ -24,9 +24,7 @@ def count(server: ServerProcess) -> int:
 def test_tr_r35_what_an_http2_caller_left_is_never_run(
     server: ServerProcess, leaving: str, tmp_path: Path
 ) -> None:
-    program = shutil.which("curl")
-    assert program
-    command = [program, "-sS", "--http2-prior-knowledge", f"{server.url}/v2/models/moody/infer"]
+    command = [program("curl"), "-sS", "--http2-prior-knowledge", f"{server.url}/v2/models/moody/infer"]
     command += ["-d", json.dumps(moody_body("ok"))]
     before = count(server)
     with at_work(server, tmp_path / "gate"):
@@ -46,9 +44,7 @@ def test_tr_r35_what_an_http2_caller_left_is_never_run(
 
 def leave(server: ServerProcess, path: str, body: object, after: float) -> subprocess.CompletedProcess[bytes]:
     """Ask over HTTP/1.1, and go away."""
-    program = shutil.which("curl")
-    assert program
-    command = [program, "-sS", "--http1.1", f"{server.url}{path}", "-d", json.dumps(body)]
+    command = [program("curl"), "-sS", "--http1.1", f"{server.url}{path}", "-d", json.dumps(body)]
     return subprocess.run([*command, "--max-time", str(after)], capture_output=True, check=False)
 
 

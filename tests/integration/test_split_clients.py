@@ -16,6 +16,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
+from programs import program
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.artifacts import LoadOrder
 from salver.events import Served
@@ -102,7 +103,7 @@ def curl(port: int, user: str, model: str = "m", version: str = "", **more: str)
     body = {"inputs": [{"name": name, "datatype": "BYTES", "shape": [1, 1], "data": ["a"]}]}
     path = f"/v2/models/{model}{'/versions/' + version if version else ''}/infer"
     headers = [f"x-{key}: {value}" for key, value in {"user-id": user, **more}.items()]
-    command = ["curl", "-sf", f"http://127.0.0.1:{port}{path}", "-d", json.dumps(body)]
+    command = [program("curl"), "-sf", f"http://127.0.0.1:{port}{path}", "-d", json.dumps(body)]
     said = subprocess.run(
         [*command, *(part for header in headers for part in ("-H", header))], check=True, capture_output=True
     )
@@ -173,7 +174,7 @@ def by_tensorflow_grpc(port: int, user: str, label: str = "") -> int:
 
 def by_tensorflow_rest(port: int, user: str, label: str = "") -> int:
     path = f"/v1/models/m{'/labels/' + label if label else ''}:predict"
-    command = ["curl", "-sf", f"http://127.0.0.1:{port}{path}", "-H", f"x-user-id: {user}"]
+    command = [program("curl"), "-sf", f"http://127.0.0.1:{port}{path}", "-H", f"x-user-id: {user}"]
     said = subprocess.run([*command, "-d", '{"instances": [["a"]]}'], check=True, capture_output=True)
     return int(json.loads(said.stdout)["predictions"][0][0])
 

@@ -1,13 +1,13 @@
 """Callers who leave a stream of events: the model is told, and stops."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from programs import program
 from salver.testing.process import ServerProcess
 from waiting import until
 
@@ -63,12 +63,10 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess
 def test_tr_r35_who_leaves_a_stream_ends_it(
     counting: ServerProcess, tmp_path: Path, version: str, pause_ms: int, first: bytes
 ) -> None:
-    program = shutil.which("curl")
-    assert program
     notes = tmp_path / "notes"
     body = json.dumps({"notes": str(notes), "pause_ms": pause_ms})
     url = f"{counting.url}/v2/models/count/generate_stream"
-    caller = subprocess.Popen([program, "-sSN", version, url, "-d", body], stdout=subprocess.PIPE)
+    caller = subprocess.Popen([program("curl"), "-sSN", version, url, "-d", body], stdout=subprocess.PIPE)
     assert caller.stdout is not None
     if first:
         assert caller.stdout.readline().startswith(first)

@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 
 import savedmodels
 from backends.packaged import packaged
+from programs import program
 from salver.testing.process import ServerProcess
 from zoo import mlp_answer, write_identity, write_mlp
 
@@ -49,7 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def curl(server: ServerProcess, path: str, *options: str) -> tuple[int, dict[str, str], str]:
     """Status, headers and the very text of the answer."""
     done = subprocess.run(
-        ["curl", "-sS", "-i", "--http1.1", *options, server.url + path],
+        [program("curl"), "-sS", "-i", "--http1.1", *options, server.url + path],
         capture_output=True,
         text=True,
         check=True,

@@ -4,7 +4,6 @@ import asyncio
 import http.client
 import importlib.util
 import json
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from programs import program
 from salver.testing.process import ServerProcess
 from waiting import PATIENCE_S, until
 from zoo import gauge
@@ -145,10 +145,8 @@ def test_tokens_arrive_one_by_one(stepping):
 
 @pytest.mark.parametrize("protocol", ["http/1.1", "http/2"])
 def test_a_caller_who_leaves_frees_the_slot(stepping, protocol):
-    program = shutil.which("curl")
-    assert program
     ask = json.dumps({"text_input": "a", "max_tokens": 2000, "temperature": 0})
-    command = [program, "-sN", f"{stepping.url}/v2/models/slow/generate_stream", "-d", ask]
+    command = [program("curl"), "-sN", f"{stepping.url}/v2/models/slow/generate_stream", "-d", ask]
     command += ["--http2-prior-knowledge"] if protocol == "http/2" else []
     caller = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert caller.stdout is not None

@@ -16,6 +16,7 @@ import grpc
 import pytest
 
 import torchserve_stubs as stubs
+from programs import program
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
@@ -84,7 +85,7 @@ def server(store: Path) -> Iterator[Target]:
 
 
 def curl(url: str, *words: str, body: bytes = b"") -> Any:
-    done = subprocess.run(["curl", "-sS", url, *words], input=body, capture_output=True, timeout=60)
+    done = subprocess.run([program("curl"), "-sS", url, *words], input=body, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

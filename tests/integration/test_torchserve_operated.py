@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import urllib.error
@@ -16,6 +15,7 @@ import pytest
 
 import salver
 from archivers import run_archiver
+from programs import program
 from salver.cli import background
 from salver.testing.process import free_port
 from waiting import PATIENCE_S, until
@@ -190,9 +190,7 @@ def test_ts_b14_in_the_mode_log_metrics_are_lines(deployment: Deployment) -> Non
 
 
 def test_ts_c5_ts_c1_ts_p1_ports_may_be_encrypted_or_unix_sockets(deployment: Deployment) -> None:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
+    openssl = program("openssl")
     words = "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -subj /CN=localhost -days 1"
     subprocess.run(
         [openssl, *words.split()], cwd=deployment.folder, check=True, capture_output=True, timeout=60
@@ -204,10 +202,17 @@ def test_ts_c5_ts_c1_ts_p1_ports_may_be_encrypted_or_unix_sockets(deployment: De
     )
     assert deployment.run("--start", "--ncs", "--dt")[0] == 0
     deployment.until("metrics", "/metrics")
-    curl = ("curl", "-s", "--unix-socket", f"{deployment.folder}/i.sock", "-H", "Content-Type: text/plain")
+    curl = (
+        program("curl"),
+        "-s",
+        "--unix-socket",
+        f"{deployment.folder}/i.sock",
+        "-H",
+        "Content-Type: text/plain",
+    )
     until(lambda: _output(*curl, "-d", "hello", "http://x/predictions/shout") == "HELLO")
     url = f"https://localhost:{port}/models"
-    assert '"shout"' in _output("curl", "-s", "--cacert", f"{deployment.folder}/cert.pem", url)
+    assert '"shout"' in _output(program("curl"), "-s", "--cacert", f"{deployment.folder}/cert.pem", url)
     assert deployment.run("--stop")[0] == 0
     access = (deployment.folder / "logs" / "access_log.log").read_text()
     assert '"POST /predictions/shout HTTP/1.1" 200' in access

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
+from programs import program
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.serving.registering import AtStart, HandlerStoreConfig
 from salver.serving.shelf import ShelfConfig
@@ -220,6 +221,6 @@ async def test_x_10_grpc_and_http2_are_answered_at_the_inference_port(store: Pat
         with pytest.raises(grpc.aio.AioRpcError):
             await live("torchserve-management")
         url = f"http://127.0.0.1:{ports['torchserve-inference']}/ping"
-        command = ["curl", "-s", "-m", "10", "--http2-prior-knowledge", "-w", "%{http_version}", url]
+        command = [program("curl"), "-s", "-m", "10", "--http2-prior-knowledge", "-w", "%{http_version}", url]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)
         assert done.stdout == '{\n  "status": "Healthy"\n}\n2'

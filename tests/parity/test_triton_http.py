@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import shutil
 import socket
 import subprocess
 import zlib
@@ -14,6 +13,7 @@ import pytest
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
+from programs import program
 from salver.testing.process import TritonProcess
 
 ONE, TWO = [1, 2, 3, 4], [10, 20, 30, 40]
@@ -382,8 +382,7 @@ def test_tr_r31_a_decoupled_model_is_not_for_infer(ask: Any) -> None:
 
 
 def test_tr_r36_http2_and_no_cors(triton: TritonProcess) -> None:
-    curl = shutil.which("curl")
-    assert curl
+    curl = program("curl")
     command = [curl, "-sS", "-i", "--max-time", "20", "--http2-prior-knowledge", "-H", "Origin: http://x"]
     done = subprocess.run([*command, f"{triton.url}/v2/health/live"], capture_output=True, check=True)
     assert done.stdout.startswith(b"HTTP/2 200")

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import shutil
 import ssl
 import subprocess
 import time
@@ -21,10 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from sites import Asked, Page, Site
 
+from programs import program
 from salver.testing.process import free_port
 from waiting import PATIENCE_S, until
 
-PROGRAM = shutil.which("docker-registry")
 #: Name, password, and the password's bcrypt hash, as ``htpasswd -B`` writes it.
 ANN = ("ann", "secret")
 _HASH = "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a"
@@ -86,12 +85,13 @@ def a_registry(folder: Path, auth: str = "", authorization: str = "") -> Iterato
         auth: Of its configuration: who may ask.
         authorization: With which things are pushed.
     """
-    assert PROGRAM
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     (folder / "config.yml").write_text(_CONFIG.format(root=folder, port=port, auth=auth))
     process = subprocess.Popen(
-        [PROGRAM, "serve", str(folder / "config.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [program("docker-registry"), "serve", str(folder / "config.yml")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         until(lambda: _answers(f"http://127.0.0.1:{port}/v2/"))

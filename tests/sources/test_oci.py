@@ -16,7 +16,6 @@ from docker_registry import (
     ANN,
     INDEX,
     MANIFEST,
-    PROGRAM,
     Registry,
     a_registry,
     one_with_passwords,
@@ -36,8 +35,6 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 PACK = "application/vnd.cncf.model"
 KIT = "application/vnd.kitops.modelkit"
 FILE_PATH = "org.cncf.model.filepath"
-
-real = pytest.mark.skipif(PROGRAM is None, reason="apt-get install docker-registry")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +71,6 @@ def push_car(registry: Registry, name: str, tag: str, *some: Mapping[str, bytes]
     return registry.manifest(name, tag, {"config": config, "layers": pushed})
 
 
-@real
 def test_a_model_car_by_tag_and_by_digest(registry: Registry, tmp_path: Path) -> None:
     base = {"bin/sh": b"shell", "models/old.onnx": b"old", "models/README.md": b"# Mine"}
     upper = {"models/.wh.old.onnx": b"", "models/model.onnx": b"weights"}
@@ -90,7 +86,6 @@ def test_a_model_car_by_tag_and_by_digest(registry: Registry, tmp_path: Path) ->
     assert (again.source, again.tags) == (by_tag.source, {})
 
 
-@real
 def test_a_model_pack(registry: Registry, tmp_path: Path) -> None:
     said = {
         "descriptor": {
@@ -132,7 +127,6 @@ def test_a_model_pack(registry: Registry, tmp_path: Path) -> None:
     }
 
 
-@real
 def test_a_model_kit_and_what_oras_pushes(registry: Registry, tmp_path: Path) -> None:
     name = "kits/fraud"
     kit = [
@@ -163,7 +157,6 @@ def test_a_model_kit_and_what_oras_pushes(registry: Registry, tmp_path: Path) ->
     }
 
 
-@real
 def test_of_an_index_the_one_for_this_machine(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +175,6 @@ def test_of_an_index_the_one_for_this_machine(
         fetch(f"oci://{registry.host}/many:all", tmp_path / "other")
 
 
-@real
 def test_what_is_not_there_is_told(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(StoreFailed, match="404"):
         fetch(f"oci://{registry.host}/no/such:v1", tmp_path)
@@ -196,7 +188,6 @@ def config_with(folder: Path, host: str, login: tuple[str, str], identity: str =
     return {"DOCKER_CONFIG": str(folder)}
 
 
-@real
 def test_a_registry_that_wants_a_password(tmp_path: Path) -> None:
     with one_with_passwords(tmp_path / "registry") as registry:
         push_car(registry, "mine/m", "v1", {"models/m": b"x"})
@@ -211,7 +202,6 @@ def test_a_registry_that_wants_a_password(tmp_path: Path) -> None:
             assert "other" not in str(raised.value)
 
 
-@real
 def test_a_registry_that_wants_a_token(tmp_path: Path, site: Site) -> None:
     with one_with_tokens(tmp_path / "registry", site) as registry:
         push_car(registry, "mine/m", "v1", {"models/m": b"x"})
@@ -224,7 +214,6 @@ def test_a_registry_that_wants_a_token(tmp_path: Path, site: Site) -> None:
     assert len(site.asked) == 1
 
 
-@real
 def test_a_registry_that_gives_tokens_for_that_of_an_identity(tmp_path: Path, site: Site) -> None:
     with one_with_tokens(tmp_path / "registry", site) as registry:
         push_car(registry, "mine/m", "v1", {"models/m": b"x"})

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Print the Debian packages of requirements/debian.txt whose program or library this machine lacks, on one line.
+PATH="$PATH:/usr/sbin:/sbin"
+missing=""
+while read -r name package; do
+    case "$name" in
+        "" | \#*) continue ;;
+        *.so.*) ldconfig -p | grep -qF "$name" || missing="$missing $package" ;;
+        *) command -v "$name" >/dev/null || missing="$missing $package" ;;
+    esac
+done <"$(dirname "$0")/../requirements/debian.txt"
+echo "${missing# }"
