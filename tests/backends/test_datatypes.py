@@ -13,12 +13,13 @@ from salver.artifacts import ModelConfig
 from salver.backends.onnx import OnnxBackend
 from salver.backends.tensorflow import TensorFlowBackend
 from salver.backends.torch import TorchBackend
-from salver.errors import InvalidInput, LoadFailed
+from salver.errors import LoadFailed
 from salver.messages import TensorSpec
-from salver.tensor import DataType, as_bytes
+from salver.tensor import Array, DataType, as_bytes
 
 BF16 = ml_dtypes.bfloat16
 VALUES = np.array([[1, -2.5, 3.3e38], [0, np.inf, 1e-30]], BF16)
+RAW = as_bytes([[b"\xff\xd8\x00" * 999, b""], [b"a\x00b", b"\x80"]])
 TEXT = as_bytes([["zürich", ""], ["a b", "東京"]])
 
 
@@ -74,15 +75,20 @@ class TestOnnxBf16:
         assert np.array_equal(out["same"], x)
         assert out["said"].tolist() == [[b"0.126", b"1", b"0"], [b"1", b"0", b"5"]]
 
-    def test_text_beside_it_is_refused_at_load(self, tmp_path: Path) -> None:
+    def test_bytes_beside_it(self, tmp_path: Path) -> None:
         import onnx
 
         types = onnx.TensorProto
         nodes = [onnx.helper.make_node("Identity", [n], [n.upper()]) for n in ("half", "text")]
         kinds = {"half": types.BFLOAT16, "text": types.STRING}
         path = onnx_file(tmp_path / "m", nodes, kinds, {n.upper(): t for n, t in kinds.items()})
-        with pytest.raises(LoadFailed, match=r"text \('text'\) beside BF16 tensors \('HALF'\)"):
-            load(OnnxBackend(), path)
+        model = load(OnnxBackend(), path)
+        half = VALUES[:, :2].copy().view(np.uint16)
+        for text in (TEXT, RAW):
+            out = model.run({"half": half, "text": text})
+            assert out["TEXT"].tolist() == text.tolist()
+            assert np.array_equal(out["HALF"], half)
+        model.close()
 
     def test_an_empty_batch_is_one(self, path: Path) -> None:
         model = load(OnnxBackend(), path)
@@ -107,10 +113,30 @@ class TestOnnxText:
         model.close()
         assert out.tolist() == (TEXT + TEXT).tolist()
 
-    def test_what_is_not_text_is_the_callers_mistake(self, path: Path) -> None:
+    @pytest.mark.parametrize("given", [RAW, RAW[:1], RAW[:0], TEXT.T], ids=["raw", "row", "none", "text"])
+    def test_any_bytes_in_and_out(self, path: Path, given: Array) -> None:
         model = load(OnnxBackend(), path)
-        with pytest.raises(InvalidInput, match="input 'x' holds text that is not UTF-8"):
-            model.run({"x": np.array([[b"\xff\xfe"]], object)})
+        out = model.run({"x": given})["y"]
+        model.close()
+        assert out.shape == given.shape
+        assert out.tolist() == (given + given).tolist()
+
+    def test_bytes_that_the_graph_itself_has(self, tmp_path: Path) -> None:
+        """What goes in is text, and what comes out is none."""
+        import onnx
+
+        h, string = onnx.helper, onnx.TensorProto.STRING
+        tail = h.make_node("Constant", [], ["tail"], value=h.make_tensor("t", string, [1], [b"\x00\xff"]))
+        path = onnx_file(
+            tmp_path / "m",
+            [tail, h.make_node("StringConcat", ["x", "tail"], ["y"])],
+            {"x": string},
+            {"y": string},
+        )
+        model = load(OnnxBackend(), path)
+        assert model.run({"x": TEXT})["y"].tolist() == [
+            [t + b"\x00\xff" for t in row] for row in TEXT.tolist()
+        ]
         model.close()
 
 

@@ -15,8 +15,9 @@ from salver.artifacts import Cost, Manifest
 from salver.backends.content import head, protobuf_fields
 from salver.backends.loading import choice_of, framework, is_batched, loading, options_of, override
 from salver.backends.onnx_cost import cost_of, product_graph
+from salver.backends.onnx_strings import bytes_of, value_of
 from salver.backends.protocol import LoadOptions, Traits
-from salver.errors import InvalidInput, InvalidOutput, LoadFailed, ModelFailed
+from salver.errors import InvalidOutput, LoadFailed, ModelFailed
 from salver.messages import Signature, TensorSpec
 from salver.tensor import Array, DataType, as_bytes
 
@@ -127,33 +128,32 @@ class OnnxModel:
             if s.name in maps or s.datatype is DataType.BYTES
         }
         self._halves = {s.name for s in (*inputs, *outputs) if s.datatype is DataType.BF16}
-        if self._halves and self._texts:
-            raise LoadFailed(
-                f"{manifest.path} takes text ({self._texts[0]!r}) beside BF16 tensors "
-                f"({min(self._halves)!r}), which ONNX Runtime cannot be fed from Python",
-                fix="Let the graph cast to and from BF16 inside, and take and give FP32 or FP16.",
-            )
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
         feed = inputs if isinstance(inputs, dict) else dict(inputs)
         if self._halves:
             return self._run_values(feed)
-        if self._texts:
-            feed = {n: _to_text(n, a) if n in self._texts else a for n, a in feed.items()}
-        outputs = dict(zip(self._names, self._run(self._names, feed, self._run_options), strict=True))
+        try:
+            texts = {n: _to_text(feed[n]) for n in self._texts} if self._texts else {}
+            given = self._run(self._names, feed | texts if texts else feed, self._run_options)
+        except UnicodeDecodeError:  # in what goes in, or in what came out
+            return self._run_values(feed)
+        outputs = dict(zip(self._names, given, strict=True))
         for name, convert in self._special.items():
             outputs[name] = convert(outputs[name])
         return self._whole(outputs, inputs)
 
     def _run_values(self, feed: Mapping[str, Array]) -> Mapping[str, Array]:
-        """The road for bfloat16, which ONNX Runtime does not take from or give to numpy."""
+        """The road for bfloat16 and bytes, which ONNX Runtime does not take from or give to numpy."""
         import onnxruntime as ort
 
         values = {}
         for name, array in feed.items():
             if name in self._halves:
                 values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BF16)
+            elif name in self._texts:
+                values[name] = value_of(ort, array)
             else:
                 values[name] = ort.OrtValue.ortvalue_from_numpy(array)
         outputs: dict[str, Array] = {}
@@ -163,7 +163,8 @@ class OnnxModel:
             strict=True,
         ):
             if name not in self._halves:
-                outputs[name] = self._special[name](value.numpy()) if name in self._special else value.numpy()
+                convert = self._special.get(name)
+                outputs[name] = bytes_of(value) if convert is as_bytes else value.numpy()
                 continue
             raw = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
             outputs[name] = np.frombuffer(raw, np.uint16).reshape(value.shape())
@@ -235,10 +236,7 @@ def _from_maps(rows: Sequence[Mapping[Any, float]]) -> Array:
     )
 
 
-def _to_text(name: str, array: Array) -> Array:
+def _to_text(array: Array) -> Array:
     out = np.empty(array.size, dtype=object)
-    try:
-        out[:] = [value.decode() for value in array.ravel().tolist()]
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"input {name!r} holds text that is not UTF-8: {error}") from error
+    out[:] = [value.decode() for value in array.ravel().tolist()]
     return out.reshape(array.shape)
