@@ -1,7 +1,8 @@
 """Strings of any bytes to and from ONNX Runtime.
 
-Its Python interface takes and gives ``str`` alone. What is not UTF-8, such as an image, goes in as the constant of
-a graph that is made for it, and comes out of the runtime's own memory. Each call makes a session, about 0.3 ms.
+Its Python interface takes and gives ``str`` alone. What is not UTF-8, such as an image, goes in as the
+constant of a graph that is made for it, and comes out of the runtime's own memory. Each call makes a session,
+about 0.3 ms.
 """
 
 import ctypes

@@ -189,6 +189,7 @@ class HostProcess:
         else:
             self._inherit(work)
             order = self._order(work)
+        self._tell_now(order)
         timer = self._watch()
 
         def hear(reply: Reply | HostDied) -> None:
@@ -206,7 +207,6 @@ class HostProcess:
                 done(result)
 
         self._heard = hear
-        self._tell_now(order)
 
     async def _finish(self, reply: Ran, done: Done) -> None:
         try:
@@ -429,8 +429,13 @@ class HostProcess:
 
         Raises:
             HostDied: the child is gone; HostGone where it has not read the order of a run.
+            TooLarge: the order is too long.
         """
         self._raise_if_dead()
+        if fds:
+            socket.send_fds(self._ends.sock, [frame(order)], fds)
+        else:
+            self._tell_now(order)
         future: asyncio.Future[Reply] = self._loop.create_future()
 
         def hear(reply: Reply | HostDied) -> None:
@@ -442,17 +447,14 @@ class HostProcess:
                 future.set_result(reply)
 
         self._heard = hear
-        if fds:
-            socket.send_fds(self._ends.sock, [frame(order)], fds)
-        else:
-            self._tell_now(order)
         return await future
 
     def _tell_now(self, order: Order) -> None:
         if not self.dead.done():
+            framed = frame(order)
             self._told = order
             is_waiting = bool(self._leaving)
-            self._leaving += frame(order)
+            self._leaving += framed
             if not is_waiting:
                 self._push()
                 if self._leaving:  # what is long, as its load order is

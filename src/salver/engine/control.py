@@ -16,12 +16,13 @@ from salver import errors
 from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions
 from salver.engine.shm import Block
-from salver.errors import LoadFailed, SalverError
+from salver.errors import LoadFailed, SalverError, TooLarge
 from salver.messages import Parameter, Signature
 from salver.tensor import Array
 
 #: Longest frame that is believed; a longer one is nonsense, not a message.
 MAX_FRAME = 64 << 20
+_LONGEST_TEXT = 64 << 10  # characters of an error's
 
 
 class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
@@ -257,13 +258,23 @@ read_reply = _replies.decode
 
 
 def frame(message: msgspec.Struct) -> bytearray:
-    """The bytes to send."""
+    """The bytes to send.
+
+    Raises:
+        TooLarge: they are more than :data:`MAX_FRAME`, which the other side would not believe.
+    """
     out = bytearray(4)
     try:
         _encoder.encode_into(message, out, 4)
     except UnicodeEncodeError:  # a lone surrogate in what a model said
         plain = msgspec.to_builtins(message, builtin_types=(bytes, bytearray, memoryview), enc_hook=_plain)
         _encoder.encode_into(_printable(plain), out, 4)
+    if len(out) > MAX_FRAME:
+        raise TooLarge(
+            f"what is said beside the tensors of a request or an answer takes {len(out)} bytes; between "
+            f"server and model it may take {MAX_FRAME}",
+            fix="Send long texts as BYTES tensors.",
+        )
     out[:4] = (len(out) - 4).to_bytes(4, "little")
     return out
 
@@ -381,7 +392,8 @@ _KINDS: dict[str, type[SalverError]] = {
 def describe(error: SalverError) -> Failed:
     """An error as a message; one with a constructor of its own travels as its base."""
     kind = LoadFailed if isinstance(error, errors.MissingExtra) else type(error)
-    return Failed(kind.__name__, error.message, error.field, error.fix)
+    texts = (error.message, error.field, error.fix)  # whatever a model has made of them
+    return Failed(kind.__name__, *[str(text)[:_LONGEST_TEXT] for text in texts])
 
 
 def rebuild(failed: Failed) -> SalverError:

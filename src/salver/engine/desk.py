@@ -293,11 +293,14 @@ class Desk:
         size = sum(array.nbytes for array in arrays.values())
         try:
             blocks = await self._copy(size, lambda: self._side.answers.write(arrays))
+            said = Said(dict(response.parameters))
+            self._send(Told(id, blocks, types, said, response.is_last, is_end))
         except (OSError, ValueError) as error:
             self._turn.release()
             raise ModelFailed(f"no memory to hand an answer of {size} bytes over: {error}") from error
-        said = Said(dict(response.parameters))
-        self._send(Told(id, blocks, types, said, response.is_last, is_end))
+        except SalverError:
+            self._turn.release()
+            raise
 
     async def _copy(self, size: int, work: Callable[[], _T]) -> _T:
         return work() if size <= _OFF_LOOP else await asyncio.to_thread(work)

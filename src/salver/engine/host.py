@@ -72,7 +72,7 @@ from salver.engine.control import (
 from salver.engine.outlets import Outlet, Outlets
 from salver.engine.shm import Arena, Block
 from salver.engine.surroundings import HostSurroundings
-from salver.errors import InvalidOutput, LoadFailed, ModelFailed, SalverError
+from salver.errors import InvalidOutput, LoadFailed, ModelFailed, SalverError, TooLarge
 from salver.messages import InferRequest, RequestedOutput, Signature
 from salver.tensor import Array, DataType, Tensor, tensor
 
@@ -151,9 +151,13 @@ class _Channel:
         return b""
 
     def send(self, reply: Reply) -> None:
-        """Any thread may."""
+        """Any thread may; what is too long to be said is told as an error."""
+        try:
+            framed = frame(reply)
+        except TooLarge as error:
+            framed = frame(describe(error))
         with self._sending:
-            self.sock.sendall(frame(reply))
+            self.sock.sendall(framed)
 
 
 def main(arguments: list[str]) -> int:

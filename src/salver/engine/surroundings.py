@@ -15,6 +15,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from salver.backends.surroundings import Hear, Series, Wish
@@ -33,6 +34,7 @@ from salver.engine.calls import (
     Saying,
     Taken,
     Told,
+    read_saying,
     read_telling,
 )
 from salver.engine.control import Failed, Frames, Said, frame, rebuild
@@ -136,9 +138,19 @@ class HostSurroundings:
         return said
 
     def tell(self, saying: Saying) -> None:
-        """Say something; to nobody, once the server is gone, which the listening thread notices."""
+        """Say something; to nobody, once the server is gone, which the listening thread notices.
+
+        Raises:
+            TypeError: an argument of the model's is of a kind that the server would end this process for.
+            TooLarge: it is too long.
+        """
+        try:
+            framed = frame(saying)
+            read_saying(memoryview(framed)[4:])
+        except (msgspec.ValidationError, NotImplementedError, OverflowError) as error:
+            raise TypeError(f"the server cannot be told that: {error}") from error
         with suppress(OSError), self._sending:
-            self._sock.sendall(frame(saying))
+            self._sock.sendall(framed)
 
     def _ask(self, request: InferRequest, in_pieces: bool, hear: Hear) -> int:
         id = self._enter(hear)

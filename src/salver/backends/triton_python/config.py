@@ -232,7 +232,8 @@ def _spec(part: Mapping[str, Any], batched: bool, model: str, labels: tuple[str,
             f"model '{model}': tensor '{part['name']}' has data_type {part['data_type']!r} and dims {dims!r}",
             fix='Write for example: {"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 16]}',
         )
-    shape = (-1, *dims) if batched else tuple(dims)
+    dims = tuple(map(int, dims))
+    shape = (-1, *dims) if batched else dims
     return TensorSpec(str(part["name"]), datatype, shape, bool(part.get("optional", False)), labels)
 
 

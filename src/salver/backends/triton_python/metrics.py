@@ -12,7 +12,7 @@ from typing import ClassVar, Final, Literal
 
 from salver.backends.surroundings import Series
 from salver.backends.triton_python.around import raising, server
-from salver.backends.triton_python.values import TritonModelException
+from salver.backends.triton_python.values import TritonModelException, text_of
 
 _NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -100,13 +100,14 @@ class MetricFamily:
     HISTOGRAM: ClassVar = MetricKind.HISTOGRAM
 
     def __init__(self, name: str, description: str, kind: int) -> None:
+        name = text_of(name, "the name of a metric")
         if len(name) > _LONGEST or not _NAME.fullmatch(name):
             raise TritonModelException(
                 f"Error when creating MetricFamily: {name[:_LONGEST]!r} is no name of a metric; letters, "
                 "digits, _ and : make one"
             )
         self._name = name
-        self._about = description[:_LONGEST]
+        self._about = text_of(description, "the description of a metric")[:_LONGEST]
         self._kind = MetricKind(kind)
 
     def Metric(  # noqa: N802 - Triton's name
@@ -117,9 +118,12 @@ class MetricFamily:
         Args:
             buckets: Upper bounds, ascending, of a histogram's.
         """
-        said = dict(labels or {})
+        said = {
+            text_of(label, "a label"): text_of(value, f"the value of label {label!r}")
+            for label, value in dict(labels or {}).items()
+        }
         for label, value in said.items():
-            if not isinstance(value, str) or len(value) > _LONGEST:
+            if len(value) > _LONGEST:
                 raise TritonModelException(
                     f"Error when creating Metric: the value of label {label!r} must be a text of at most "
                     f"{_LONGEST} characters"

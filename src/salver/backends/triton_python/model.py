@@ -9,7 +9,7 @@ import inspect
 import json
 import traceback
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from salver.artifacts import Manifest
 from salver.backends.outputs import Outputs
@@ -20,6 +20,8 @@ from salver.backends.triton_python.values import KINDS, as_texts
 from salver.errors import ModelFailed, SalverError
 from salver.messages import InferRequest, Parameter, RequestedOutput, Signature
 from salver.tensor import Array, Tensor
+
+_LONGEST_PARAMETERS: Final = 1 << 20  # characters of a response's, as JSON
 
 
 class Instance:
@@ -181,9 +183,11 @@ async def _awaited(said: Awaitable[object]) -> object:
 def _parameters(text: str) -> dict[str, Parameter]:
     if not text:
         return {}
+    if len(text) > _LONGEST_PARAMETERS:
+        raise ModelFailed(f"the parameters of a response are longer than {_LONGEST_PARAMETERS} characters")
     try:
         said = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFailed(f"the parameters of a response are no JSON: {error}") from error
     if not isinstance(said, dict) or not all(isinstance(v, bool | int | float | str) for v in said.values()):
         raise ModelFailed("the parameters of a response are no JSON object of texts, numbers and booleans")

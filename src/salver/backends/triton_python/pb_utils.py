@@ -7,7 +7,7 @@ The names of its Python backend, which behave as they do there (TR-A3). What sta
 import enum
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
 
 from salver.artifacts import LoadOrder
@@ -56,6 +56,7 @@ class LogLevel(enum.IntEnum):
     VERBOSE = 3
 
 
+_LONGEST_LINE: Final = 16 << 10  # characters, as the server writes them
 _LEVELS: Final[Mapping[LogLevel, int]] = {
     LogLevel.INFO: logging.INFO,
     LogLevel.WARNING: logging.WARNING,
@@ -77,11 +78,11 @@ class Logger:
     def log(message: str, level: int = LogLevel.INFO) -> None:
         """One line."""
         said = LogLevel(level)
-        text_of(message, "a line of the log")
+        line = text_of(message, "a line of the log")[:_LONGEST_LINE]
         if around.is_there():
-            around.server().log(_LEVELS[said], message)
+            around.server().log(_LEVELS[said], line)
         elif said is not LogLevel.VERBOSE:
-            sys.stderr.write(f"{said.name}: {message}\n")
+            sys.stderr.write(f"{said.name}: {line}\n")
 
     @classmethod
     def log_info(cls, message: str) -> None:
@@ -109,9 +110,13 @@ def get_model_dir() -> str:
     return around.folder()
 
 
-def _check(*texts: object) -> None:
-    for text in texts:
-        text_of(text, "an argument")
+def _content(value: object, path: str) -> bytes:
+    """Of a file; a text stands for its UTF-8."""
+    if isinstance(value, str):
+        return value.encode()
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError(f"the content of {path!r} must be bytes, not {type(value).__name__}")
+    return bytes(value)
 
 
 def load_model(model_name: str, config: str = "", files: Mapping[str, bytes] | None = None) -> None:
@@ -121,44 +126,55 @@ def load_model(model_name: str, config: str = "", files: Mapping[str, bytes] | N
         config: A model configuration as JSON, in place of the file.
         files: Contents by path (``file:1/model.onnx``), in place of the model's folder; they need ``config``.
     """
-    _check(model_name, config)
-    given = {path.removeprefix("file:"): bytes(content) for path, content in (files or {}).items()}
+    name, said = text_of(model_name, "model_name"), text_of(config, "config")
+    named = [(text_of(path, "the path of a file"), content) for path, content in (files or {}).items()]
+    given = {path.removeprefix("file:"): _content(content, path) for path, content in named}
     with around.raising():
-        around.server().manage(Wish("load", model_name, order=LoadOrder(config, given)))
+        around.server().manage(Wish("load", name, order=LoadOrder(said, given)))
 
 
 def unload_model(model_name: str, unload_dependents: bool = False) -> None:
     """Have the server let a model go."""
-    _check(model_name)
+    name = text_of(model_name, "model_name")
     with around.raising():
-        around.server().manage(Wish("unload", model_name, dependents=unload_dependents))
+        around.server().manage(Wish("unload", name, dependents=bool(unload_dependents)))
 
 
 def is_model_ready(model_name: str, model_version: str = "") -> bool:
     """Whether a model can answer."""
-    _check(model_name, model_version)
+    wish = Wish("is_ready", text_of(model_name, "model_name"), text_of(model_version, "model_version"))
     with around.raising():
-        return around.server().manage(Wish("is_ready", model_name, model_version))
+        return around.server().manage(wish)
 
 
 def get_input_tensor_by_name(inference_request: InferenceRequest, name: str) -> Tensor | None:
     """The input of that name; None if the request has none."""
-    return next((tensor for tensor in inference_request.inputs() if tensor.name() == name), None)
+    return _named(inference_request.inputs(), name)
 
 
 def get_output_tensor_by_name(inference_response: InferenceResponse, name: str) -> Tensor | None:
     """The output of that name; None if the response has none."""
-    return next((tensor for tensor in inference_response.output_tensors() if tensor.name() == name), None)
+    return _named(inference_response.output_tensors(), name)
+
+
+def _named(tensors: list[Tensor], name: str) -> Tensor | None:
+    wanted = text_of(name, "the name of a tensor")
+    return next((tensor for tensor in tensors if tensor.name() == wanted), None)
 
 
 def get_input_config_by_name(model_config: Mapping[str, Any], name: str) -> Any:
     """The input's part of a configuration; None if there is no such input."""
-    return next((part for part in model_config.get("input", ()) if part["name"] == name), None)
+    return _part(model_config.get("input", ()), name)
 
 
 def get_output_config_by_name(model_config: Mapping[str, Any], name: str) -> Any:
     """The output's part of a configuration; None if there is no such output."""
-    return next((part for part in model_config.get("output", ()) if part["name"] == name), None)
+    return _part(model_config.get("output", ()), name)
+
+
+def _part(parts: Iterable[Mapping[str, Any]], name: str) -> Any:
+    wanted = text_of(name, "the name of a tensor")
+    return next((part for part in parts if part["name"] == wanted), None)
 
 
 def using_decoupled_model_transaction_policy(model_config: Mapping[str, Any]) -> bool:

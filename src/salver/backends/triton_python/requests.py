@@ -21,8 +21,10 @@ from salver.backends.triton_python.values import (
     Tensor,
     TritonModelException,
     error_of,
+    number_of,
+    text_of,
 )
-from salver.messages import InferRequest, InferResponse, RequestedOutput
+from salver.messages import InferRequest, InferResponse, Parameter, RequestedOutput
 
 TRITONSERVER_REQUEST_FLAG_SEQUENCE_START: Final = 1
 TRITONSERVER_REQUEST_FLAG_SEQUENCE_END: Final = 2
@@ -41,6 +43,36 @@ _LOOK_S: Final = 0.1  # how often a caller who is gone is looked for
 
 def _is_reserved(name: str) -> bool:
     return name in _RESERVED or name.startswith("triton_")
+
+
+def _names(given: Iterable[str]) -> list[str]:
+    """Of outputs, each once."""
+    if isinstance(given, str | bytes):
+        raise TypeError("requested_output_names must be a list of texts, not one of them")
+    return list(dict.fromkeys([text_of(name, "the name of an output") for name in given]))
+
+
+def _correlation(id: Any) -> int | str:
+    if isinstance(id, str | bytes):
+        return text_of(id, "correlation_id")
+    if not hasattr(id, "__index__"):
+        raise TritonModelException("Correlation ID must be integer or string")
+    return number_of(id, "correlation_id")
+
+
+def _parameter(pair: tuple[Any, Any]) -> tuple[str, Parameter]:
+    """As messages carry it, in Python's own types."""
+    key, value = pair
+    name = text_of(key, "the name of a parameter")
+    if hasattr(value, "item"):  # numpy's
+        value = value.item()
+    if isinstance(value, bool | float):
+        return name, value
+    if isinstance(value, int):
+        return name, number_of(value, f"parameter {name!r}")
+    if isinstance(value, str | bytes):
+        return name, text_of(value, f"parameter {name!r}")
+    raise TritonModelException("Unsupported value type on parameters")
 
 
 class MemoryType(enum.IntEnum):
@@ -62,7 +94,7 @@ class InferenceTrace:
     """The span that a request is, so that those which it leads to are below it."""
 
     def __init__(self, span: str = "") -> None:
-        self.span = span
+        self.span = text_of(span, "a trace")
 
     def get_context(self) -> str | None:
         """As a JSON object with W3C's ``traceparent``; None if the request is not traced."""
@@ -105,29 +137,32 @@ class InferenceRequest:
         model_version: int = -1,
         **more: Unpack[_More],
     ) -> None:
-        if not model_name:
+        name = text_of(model_name, "model_name")
+        if not name:
             raise TritonModelException("an InferenceRequest for another model needs its model_name")
-        if not isinstance(correlation_id, int | str):
-            raise TritonModelException("Correlation ID must be integer or string")
         self._inputs = list(inputs)
         for tensor in self._inputs:
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"an input must be a pb_utils.Tensor, not {type(tensor).__name__}")
-        self._id = request_id
-        self._outputs = list(dict.fromkeys(requested_output_names))
+        self._id = text_of(request_id, "request_id")
+        self._outputs = _names(requested_output_names)
         if unknown := set(more) - set(_More.__annotations__):
             raise TypeError(f"InferenceRequest has no argument {', '.join(sorted(unknown))}")
-        said = dict(more.get("parameters") or {})
-        if not all(isinstance(value, bool | int | float | str) for value in said.values()):
-            raise TritonModelException("Unsupported value type on parameters")
+        said = dict(map(_parameter, dict(more.get("parameters") or {}).items()))
         self._parameters = said
-        if correlation_id:
-            said["sequence_id"] = correlation_id
-        if timeout := more.get("timeout", 0):
+        if sequence := _correlation(correlation_id):
+            said["sequence_id"] = sequence
+        if timeout := number_of(more.get("timeout", 0), "timeout"):
+            if timeout < 0:
+                raise TypeError(f"timeout is {timeout}, and must not be negative")
             said["timeout"] = timeout
         self.set_flags(more.get("flags", 0))
-        self._model = (model_name, "" if model_version < 0 else str(model_version))
-        self._trace = more.get("trace") or InferenceTrace()
+        version = number_of(model_version, "model_version")
+        self._model = (name, "" if version < 0 else str(version))
+        trace = more.get("trace") or InferenceTrace()
+        if not isinstance(trace, InferenceTrace):
+            raise TypeError(f"trace must be a pb_utils.InferenceTrace, not {type(trace).__name__}")
+        self._trace = trace
         self._sender = None
         self._is_gone = None
         self.release_flags = TRITONSERVER_REQUEST_RELEASE_ALL
@@ -186,6 +221,7 @@ class InferenceRequest:
 
     def set_flags(self, flags: int) -> None:
         """Start or end a sequence, in Triton's bits."""
+        flags = number_of(flags, "flags")
         sequence = {
             "sequence_start": bool(flags & TRITONSERVER_REQUEST_FLAG_SEQUENCE_START),
             "sequence_end": bool(flags & TRITONSERVER_REQUEST_FLAG_SEQUENCE_END),

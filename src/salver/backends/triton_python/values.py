@@ -5,6 +5,7 @@ Over numpy alone; :mod:`salver.backends.triton_python.pb_utils` gives them their
 
 import enum
 import json
+import operator
 import struct
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
@@ -53,14 +54,36 @@ class TritonModelException(ModelFailed):  # Triton's name
 
 
 def text_of(value: object, what: str) -> str:
-    """The value, if it is a text.
+    """The value as a plain text; bytes stand for the text that they are in UTF-8, as in Triton.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is no text.
     """
+    if type(value) is str:
+        return value
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise TypeError(f"{what} must be a text, and is not UTF-8: {error}") from error
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a text, not {type(value).__name__}")
-    return value
+    return str.__str__(value)  # of numpy's, or another subclass, which messages do not carry
+
+
+def number_of(value: Any, what: str) -> int:
+    """The value as a plain whole number.
+
+    Raises:
+        TypeError: it is none of 64 bits.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{what} must be a whole number, not {type(value).__name__}") from error
+    if not -(1 << 63) <= number < 1 << 64:
+        raise TypeError(f"{what} is beyond 64 bits")
+    return number
 
 
 class TritonErrorCode(enum.IntEnum):
@@ -143,6 +166,7 @@ class Tensor:
     """
 
     def __init__(self, name: str, numpy_array: Array) -> None:
+        name = text_of(name, "the name of a tensor")
         if not name:
             raise TritonModelException("Tensor name cannot be an empty string.")
         if not isinstance(numpy_array, np.ndarray):
@@ -261,7 +285,8 @@ class InferenceResponse:
         if not isinstance(error, TritonError | None):
             raise TypeError(f"an error must be a pb_utils.TritonError, not {type(error).__name__}")
         self._error = error
-        self._parameters = parameters if isinstance(parameters, str) else json.dumps(parameters or {})
+        is_text = isinstance(parameters, str | bytes)
+        self._parameters = text_of(parameters, "parameters") if is_text else json.dumps(parameters or {})
 
     def output_tensors(self) -> list[Tensor]:
         """Its outputs."""
@@ -294,7 +319,7 @@ def as_texts(array: Array) -> Array:
 
 def triton_string_to_numpy(triton_type_string: str) -> Any:
     """The numpy type of ``TYPE_…``; KeyError for one that numpy does not have."""
-    return TRITON_STRING_TO_NUMPY[triton_type_string]
+    return TRITON_STRING_TO_NUMPY[text_of(triton_type_string, "a datatype")]
 
 
 def triton_to_numpy_type(data_type: int) -> Any:
