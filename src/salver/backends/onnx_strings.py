@@ -39,7 +39,7 @@ def bytes_of(value: Any) -> Array:
         if value.tensor_size_in_bytes() != _STD_STRING * found.size:
             raise ModelFailed(f"an output holds strings that are not UTF-8: {error}") from error
         words = (ctypes.c_uint64 * (4 * found.size)).from_address(value.data_ptr())
-        found.flat = [ctypes.string_at(*words[at : at + 2]) for at in range(0, 4 * found.size, 4)]
+        found.reshape(-1)[:] = [ctypes.string_at(*words[at : at + 2]) for at in range(0, 4 * found.size, 4)]
         return found
 
 
