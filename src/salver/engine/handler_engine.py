@@ -105,7 +105,7 @@ class HandlerEngine:
     @property
     def running(self) -> int:
         """Batches that run."""
-        return len(self._runs) + sum([flow.open for flow in self._flows.values()])
+        return len(self._runs) + sum([flow.open for flow in list(self._flows.values())])
 
     @property
     def remembers(self) -> bool:

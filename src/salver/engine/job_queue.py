@@ -164,7 +164,8 @@ class PlainQueue(JobQueue[T]):
 
     def __len__(self) -> int:
         """Jobs that wait, those of a batch that is filled included."""
-        return len(self._jobs) + (len(self._forming.jobs) if self._forming else 0)
+        forming = self._forming  # read once: another thread may ask
+        return len(self._jobs) + (len(forming.jobs) if forming else 0)
 
     def offer(self, job: Job[T], now: float) -> None:
         """See :class:`JobQueue`."""

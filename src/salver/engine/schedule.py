@@ -255,19 +255,19 @@ class Schedule:
         """So many batches at the same time from now on."""
         self._slots = self._outlook.slots = slots
 
-    def load(self, now: float) -> float:
-        """Offered rows per second over what full batches can carry."""
-        seconds = self.law().seconds(self._largest)
+    def load(self, now: float, law: BatchLaw | None = None) -> float:
+        """Offered rows per second over what full batches can carry, by that law or the one in force."""
+        seconds = (law or self.law()).seconds(self._largest)
         return self._rate.at(now) * seconds / (self._largest * self._slots)
 
     def insight(self, now: float) -> Insight:
         """For operators."""
-        law = self.law()
+        law = self.laws.known(self._size).law()
         limit = self._limit.value if self._limit is not None else 0
         rule = self._chosen.in_force if isinstance(self._chosen, Switching) else self.policy
         if isinstance(self._chosen, LearnedRule) and self._chosen.mode == "greedy":
             rule = "drain"
-        return Insight(self.load(now), law.a, law.t0, self._reserve.seconds, rule, limit)
+        return Insight(self.load(now, law), law.a, law.t0, self._reserve.seconds, rule, limit)
 
     # -- inside --------------------------------------------------------------------------------
 

@@ -68,8 +68,9 @@ class SequenceQueue(JobQueue[T]):
 
     def __len__(self) -> int:
         """Jobs that wait, those of batches that are filled included."""
-        forming = sum(len(host.forming.jobs) for host in self._hosts.values() if host.forming)
-        return len(self._loose) + sum(len(one.jobs) for one in self._sequences.values()) + forming
+        batches = [host.forming for host in list(self._hosts.values())]
+        forming = sum([len(batch.jobs) for batch in batches if batch])
+        return len(self._loose) + sum([len(one.jobs) for one in list(self._sequences.values())]) + forming
 
     @property
     def sequences(self) -> int:

@@ -14,6 +14,7 @@ import fcntl
 import math
 import mmap
 import os
+import threading
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -52,6 +53,7 @@ class Arena:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._changing = threading.Lock()  # the descriptor is used only while it is ours
         self._map = mmap.mmap(fd, os.fstat(fd).st_size)
 
     @classmethod
@@ -84,7 +86,7 @@ class Arena:
             sources.append(source)
             offset += -(-source.nbytes // _ALIGN) * _ALIGN
         if offset > len(self._map):
-            self._grow(offset)
+            self._remap(offset)
         for block, source in zip(blocks, sources, strict=True):
             target: Array = np.ndarray(source.shape, source.dtype, self._map, block.offset)
             target[...] = source
@@ -103,7 +105,7 @@ class Arena:
             blocks.append(Block(name, first.dtype.str, shape, offset, nbytes))
             offset += -(-nbytes // _ALIGN) * _ALIGN
         if offset > len(self._map):
-            self._grow(offset)
+            self._remap(offset)
         for block, pieces in zip(blocks, columns.values(), strict=True):
             target: Array = np.ndarray(block.shape, block.dtype, self._map, block.offset)
             np.concatenate(pieces, out=target)
@@ -139,21 +141,23 @@ class Arena:
 
     def close(self) -> None:
         """Give the descriptor and the mapping back (the mapping once the last view is gone)."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-            # Not closed: whoever looks at it, or is copying in another thread, would end this process.
-            self._map = _CLOSED
+        with self._changing:
+            if self.fd >= 0:
+                os.close(self.fd)
+                self.fd = -1
+                # Not closed: whoever looks at it, or is copying in another thread, would end this process.
+                self._map = _CLOSED
 
-    def _grow(self, nbytes: int) -> None:
-        size = -(-nbytes // _GRAIN) * _GRAIN
-        if size > os.fstat(self.fd).st_size:
-            os.ftruncate(self.fd, size)
-        self._remap()
-
-    def _remap(self) -> None:
-        # The old mapping goes with its last view: a model may have kept one.
-        self._map = mmap.mmap(self.fd, os.fstat(self.fd).st_size)
+    def _remap(self, nbytes: int = 0) -> None:
+        """Map the whole segment anew, made larger first where it is smaller than that."""
+        with self._changing:
+            if self.fd < 0:
+                raise ValueError("the arena is closed")
+            size = -(-nbytes // _GRAIN) * _GRAIN
+            if size > os.fstat(self.fd).st_size:
+                os.ftruncate(self.fd, size)
+            # The old mapping goes with its last view: a model may have kept one.
+            self._map = mmap.mmap(self.fd, os.fstat(self.fd).st_size)
 
     def _unpack(self, block: Block) -> Array:
         count = math.prod(block.shape)

@@ -93,7 +93,7 @@ class StepEngine:
         self._reader = PromptReader(id.name, vocabulary, config.steps.max_context)
         self._scheduler = StepScheduler(config.steps, config.batching.max_queue, config.priorities.max_passes)
         self._steps = StepRun(id, model, vocabulary.size, self._scheduler.pace, clock)
-        self._changed = threading.Condition()  # guards the scheduler
+        self._changed = threading.Condition()  # guards the scheduler, but for its two counts
         self._is_closed = False
         self._last_end = 0.0
         self._thread: threading.Thread | None = None

@@ -102,6 +102,9 @@ class StepPlan(msgspec.Struct, frozen=True):
 class StepScheduler:
     """Waiting sequences, slots and the budget of one model version.
 
+    Not safe for threads: its owner holds a lock for all of it but ``waiting`` and ``active``, which anybody
+    may read at any time.
+
     Args:
         max_queue: Most sequences waiting.
         max_passes: Joins that may pass over a waiting level before its oldest goes first.
@@ -119,15 +122,12 @@ class StepScheduler:
         self._free = list(range(limits.max_sequences))[::-1]
         self._freed: list[int] = []
         self._timed = 0  # live sequences with a deadline
+        #: Sequences without a slot. A number of its own, since counting them is not safe without the lock.
+        self.waiting = 0
         self.reserved = 0  # tokens of all sequences under way, unread and ungiven ones included
 
     def __repr__(self) -> str:
         return f"<StepScheduler {self.waiting} waiting, {self.active} active>"
-
-    @property
-    def waiting(self) -> int:
-        """Sequences without a slot."""
-        return sum(map(len, self._waiting.values()))
 
     @property
     def active(self) -> int:
@@ -154,10 +154,10 @@ class StepScheduler:
                 field="max_tokens",
                 fix="Shorten the prompt, or ask for fewer tokens.",
             )
-        waiting = self.waiting
-        if waiting >= self._max_queue:
-            raise full(so_many(waiting, "sequences"))
+        if self.waiting >= self._max_queue:
+            raise full(so_many(self.waiting, "sequences"))
         self._waiting.setdefault(sequence.level, deque()).append(sequence)
+        self.waiting += 1
         self._timed += sequence.deadline is not None
 
     def finish(self, sequence: StepSequence) -> bool:
@@ -174,6 +174,7 @@ class StepScheduler:
         else:
             queue = self._waiting[sequence.level]
             queue.remove(sequence)
+            self.waiting -= 1
             if not queue:
                 self._forget(sequence.level)
         return True
@@ -211,6 +212,7 @@ class StepScheduler:
             if self.reserved + need > self._budget:
                 return  # nobody overtakes it: it would starve
             sequence = queue.popleft()
+            self.waiting -= 1
             self.reserved += need
             sequence.slot = self._free.pop()
             self._active.append(sequence)

@@ -654,7 +654,7 @@ class Manager(Generic[ServableT]):
 
     def servables(self) -> list[ServableT]:
         """What can answer now, one for each version."""
-        return [copy.servable for copy in self._exact.values() if copy.servable is not None]
+        return [copy.servable for copy in list(self._exact.values()) if copy.servable is not None]
 
     def _pending_reasons(self, copy: _Copy[ServableT]) -> Iterator[str]:
         """Why this running copy is not the one that its owner wants."""

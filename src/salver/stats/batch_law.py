@@ -272,7 +272,7 @@ class LiveLaw:
 
     def _refit(self) -> None:
         """Fit what was seen since the last fit; other sizes keep the known shape, at today's speed."""
-        before, shape = self._law, self._shape
+        before, shape, candidate = self._law, self._shape, self._candidate
         least = 1.0 if shape is None else _ENOUGH
         seen = {
             b: (self._rows[b], self._seconds[b])
@@ -296,8 +296,8 @@ class LiveLaw:
         law = _through(list(seen.values()), shape.kink if shape else 0)
         # A shape counts once the next fit sees many sizes too: one whose small batches are from before a
         # change and whose large ones are from after it is none.
-        if is_wide and self._candidate is not None:
-            self._shape = self._candidate
+        if is_wide and candidate is not None:
+            self._shape = candidate
         self._candidate = law if is_wide else None
         # Runs that were longer than the old law said are no error of the new one.
         moved = [abs(law.seconds(r) / old - 1) for r in sizes if (old := before.seconds(r)) > 0]

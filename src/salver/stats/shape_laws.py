@@ -55,6 +55,10 @@ class ShapeLaws:
             found = self._laws[size] = self._new(size)
         return found
 
+    def known(self, size: int) -> LiveLaw:
+        """The same for who only looks, from whatever thread: of a size that was never seen, the usual one."""
+        return self._laws.get(rounded(size), self.usual) if size else self.usual
+
     def others(self) -> dict[int, LiveLaw]:
         """By size, those that are not the usual one."""
         return {size: law for size, law in self._laws.items() if law is not self.usual}
