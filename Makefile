@@ -26,7 +26,7 @@ help:
 	@echo "make clean   remove what was built, .venv included"
 
 .venv/bin/python:
-	@test -n "$(PYTHON)" || { echo "python3.11 or newer is needed, and there is no python3 on the PATH"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and there is no python3 on the PATH. On Debian or Ubuntu: apt-get install python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed; $(PYTHON) is {v[0]}.{v[1]}. Name another: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
 

@@ -1,19 +1,20 @@
-"""Does the built wheel work where there is nothing but it and ONNX Runtime?
+"""Check that the built wheel works where there is nothing but it and ONNX Runtime.
 
-Installs it into a new virtual environment, serves a small model from an empty folder, asks it once over
-HTTP, and looks at what the server did: files that it wrote there, and connections that it opened.
+For each supported Python of this machine: installs the wheel into a new virtual environment, serves a small
+model from an empty folder, asks it once over HTTP, and looks at what the server did: files that it wrote,
+and connections that it opened.
 Usage: wheel_check.py dist/salver-*.whl
 """
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-import venv
 from pathlib import Path
 
 import onnx
@@ -34,9 +35,20 @@ def doubler(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
-def install(wheel: Path, folder: Path) -> Path:
+def pythons() -> list[str]:
+    """Paths of this interpreter, and of newer versions on the PATH that can make virtual environments."""
+    found = [sys.executable]
+    for minor in range(sys.version_info.minor + 1, 15):
+        path = shutil.which(f"python3.{minor}")
+        probe = [path, "-c", "import ensurepip"]
+        if path and subprocess.run(probe, capture_output=True, check=False).returncode == 0:
+            found.append(path)
+    return found
+
+
+def install(python: str, wheel: Path, folder: Path) -> Path:
     """A new environment with the wheel and ONNX Runtime, at the tested versions; its bin folder."""
-    venv.create(folder, with_pip=True)
+    subprocess.run([python, "-m", "venv", folder], check=True)
     binaries = folder / "bin"
     pins = (ROOT / "requirements" / "constraints.txt").read_text().splitlines()
     for name in ("base", "frameworks"):
@@ -94,14 +106,15 @@ def check(binaries: Path, model: Path, empty: Path) -> None:
 
 def main() -> None:
     wheel = Path(sys.argv[1]).resolve()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        binaries = install(wheel, folder / "venv")
-        doubler(folder / "doubler.onnx")
-        empty = folder / "empty"
-        empty.mkdir()
-        check(binaries, folder / "doubler.onnx", empty)
-    print(f"{wheel.name}: installed alone, served, wrote nothing, opened no connection")
+    for python in pythons():
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            binaries = install(python, wheel, folder / "venv")
+            doubler(folder / "doubler.onnx")
+            empty = folder / "empty"
+            empty.mkdir()
+            check(binaries, folder / "doubler.onnx", empty)
+        print(f"{wheel.name}: installed alone by {python}, served, wrote nothing, opened no connection")
 
 
 if __name__ == "__main__":

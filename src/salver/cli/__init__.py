@@ -5,11 +5,14 @@ status. The commands import the server and the client inside themselves, so that
 shell completion do not wait for them.
 """
 
+import os
+import re
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import MutableMapping, Sequence
+from typing import Annotated, Final
 
 from cyclopts import App, Parameter
+from cyclopts.config import Env
 
 from salver import __version__
 from salver.cli import tensorflow, torchserve, triton
@@ -27,17 +30,26 @@ from salver.cli.serve import serve
 from salver.cli.tune import tune
 from salver.errors import SalverError
 
+#: Variables that Kubernetes sets in every pod beside a service called "salver" (Docker links use the same form).
+_OF_A_SERVICE: Final = re.compile(r"SALVER_(SERVICE_(HOST|PORT).*|PORT_\d+_(TCP|UDP|SCTP).*|PORT)")
+
 
 def app() -> App:
-    """The command line, as cyclopts sees it."""
+    """Return the command line.
+
+    Each option can be given by an environment variable, too: ``SALVER_PORT`` for ``salver serve --port``,
+    ``SALVER_BENCH_SECONDS`` for ``salver bench --seconds``. Flags go before variables.
+    """
     root = App(
         name="salver",
         version=__version__,
         help="Serve models of every framework from one process and one port.",
         default_parameter=Parameter(negative=(), show_default=_show_default),
         result_action="return_value",
+        config=(Env("SALVER_"),),
     )
-    for command in (serve, models, registry, rollout, infer, explain, bench, tune, doctor, migrate):
+    root.command(serve, config=(Env("SALVER_", command=False),))
+    for command in (models, registry, rollout, infer, explain, bench, tune, doctor, migrate):
         root.command(command)
     root.command(_torchserve, name="torchserve")
     root.register_install_completion_command(help="Install completion for the shell in use.")
@@ -69,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 when something is wrong; a wrong command line exits with 2 by itself.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    _forget_services(os.environ)
     try:
         if words[:1] == ["torchserve"]:
             return torchserve.run(words[1:])
@@ -86,3 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, `head` for instance, has seen enough
         sys.stderr.close()
         return 1
+
+
+def _forget_services(environment: MutableMapping[str, str]) -> None:
+    """Remove what Kubernetes says of a service called "salver": ``SALVER_PORT=tcp://…`` is no port to listen on."""
+    for name, value in list(environment.items()):
+        if _OF_A_SERVICE.fullmatch(name) and (name != "SALVER_PORT" or "://" in value):
+            del environment[name]
