@@ -7,7 +7,12 @@ author = "The Salver authors"
 copyright = "The Salver authors, Apache-2.0"
 version = release = installed("salver")
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
 myst_enable_extensions = ["deflist", "colon_fence"]
 myst_heading_anchors = 4
 exclude_patterns = ["_build"]
