@@ -12,8 +12,9 @@ What `salver COMMAND --help` says, in one page. Every command ends with 0 when a
 line on standard error when something is wrong, and with 2 when the command line itself is. Results go to
 standard output, everything else to standard error; `--json` prints results, and errors too, as JSON objects.
 
-Every option can be given by an environment variable, too: `SALVER_PORT` is `salver serve --port`, and the other commands' have the
-command's name in them, as `SALVER_BENCH_SECONDS`. A flag goes before its variable; several values are separated by blanks; `true` sets a switch.
+Every option can be given by an environment variable, too: `SALVER_PORT` is `salver serve --port`; those of
+the other commands have the command's name in them, as `SALVER_BENCH_SECONDS`. A flag goes first;
+several values are separated by blanks; `true` sets a switch.
 
 `salver --install-completion` installs completion for bash, zsh, fish or PowerShell.
 

@@ -30,7 +30,7 @@ from salver.cli.serve import serve
 from salver.cli.tune import tune
 from salver.errors import SalverError
 
-#: Variables that Kubernetes sets in every pod beside a service called "salver" (Docker links use the same form).
+#: Variables that Kubernetes sets in every pod beside a service called "salver".
 _OF_A_SERVICE: Final = re.compile(r"SALVER_(SERVICE_(HOST|PORT).*|PORT_\d+_(TCP|UDP|SCTP).*|PORT)")
 
 
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _forget_services(environment: MutableMapping[str, str]) -> None:
-    """Remove what Kubernetes says of a service called "salver": ``SALVER_PORT=tcp://…`` is no port to listen on."""
+    """Remove what Kubernetes says of a service called "salver", such as ``SALVER_PORT=tcp://…``."""
     for name, value in list(environment.items()):
         if _OF_A_SERVICE.fullmatch(name) and (name != "SALVER_PORT" or "://" in value):
             del environment[name]
