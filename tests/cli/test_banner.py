@@ -44,6 +44,12 @@ def test_rows_tell_state_inputs_and_reasons() -> None:
     )
 
 
+def test_what_is_to_be_pasted_keeps_its_lines() -> None:
+    block = banner.compose(ready(double='x says nothing. Declare:\n[[inputs]]\nname = "x"'))
+    assert block.rows[0][-1] == "x says nothing. Declare:"
+    assert '\n[[inputs]]\nname = "x"\n' in "\n".join(block.lines)
+
+
 def test_every_address_is_shown() -> None:
     text = "\n".join(banner.compose(ready(iris=IRIS)).lines)
     for part in (

@@ -77,7 +77,7 @@ def test_paths_that_hold_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["doctor", str(tmp_path / "nowhere")]) == 1
     assert "does not exist" in capsys.readouterr().err
     assert main(["doctor", str(tmp_path)]) == 1
-    assert "holds nothing that a backend recognises" in capsys.readouterr().out
+    assert "no model that any installed backend recognises in" in capsys.readouterr().out
 
 
 def test_the_machine(capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,3 +80,28 @@ def test_a_path_that_does_not_exist_is_one_line_and_an_exit_status(tmp_path: Pat
     assert done.returncode == 1
     assert "nowhere does not exist" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("empty", "in {root}/empty (it holds: nothing). Expected"),
+        ("notes", "(it holds: notes.txt). Expected"),
+        ("empti", "empti does not exist. Did you mean {root}/empty?"),
+        ("hf://org/name", "optimum-cli export onnx --model org/name exported"),
+        ("app:predict", "class Model:"),
+    ],
+)
+def test_a_path_without_a_model_is_an_error_that_says_what_would_be_one(
+    name: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").write_text("no model")
+    path = name if ":" in name else str(tmp_path / name)
+    done = subprocess.run(
+        [SALVER, "serve", path, "--port", "0"], capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 1
+    assert words.format(root=tmp_path) in done.stderr
+    assert "Traceback" not in done.stderr

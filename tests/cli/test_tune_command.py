@@ -218,7 +218,7 @@ def test_paths_that_are_no_model(model: Path, tmp_path: Path, capsys: pytest.Cap
     write_mlp(tmp_path / "other", 1)
     assert "holds several models (mlp, other). Name one" in errors(capsys, tmp_path)
     (tmp_path / "empty").mkdir()
-    assert "holds nothing that a backend recognises" in errors(capsys, tmp_path / "empty")
+    assert "no model that any installed backend recognises in" in errors(capsys, tmp_path / "empty")
 
 
 def test_without_matplotlib_nothing_is_measured_for_a_report(

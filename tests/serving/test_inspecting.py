@@ -85,7 +85,7 @@ async def test_what_is_no_model_or_several_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="does not exist"):
         await inspector()(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidInput, match="holds nothing that a backend recognises"):
+    with pytest.raises(InvalidInput, match="no model that any installed backend recognises in"):
         await inspector()(tmp_path / "empty")
     for name in ("a", "b"):
         zoo.write_mlp(tmp_path / "both" / name, 1)

@@ -14,7 +14,7 @@ import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +258,7 @@ def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
     else:
         raise LoadFailed(
             f"{manifest.path} is TorchScript that does not say which shapes it takes",
-            fix=f"Declare them in salver.toml beside it (-1 = free):\n{_example(arguments)}",
+            fix="Declare them in salver.toml beside it (-1 = free):\n" + _example(torch, trial, arguments),
         )
     trial = _arranged(torch, trial, takes)
     outputs = manifest.config.outputs or _probe(torch, trial, inputs, scalars)
@@ -365,13 +365,37 @@ def _traced(torch: Any, path: Path) -> tuple[Any, ...]:
     return ()
 
 
-def _example(arguments: Sequence[Any]) -> str:
-    blocks = []
-    for argument in arguments:
-        kind = _SCALARS.get(str(argument.type))
-        datatype, shape = (kind.name, "[1]") if kind else ("FP32", "[-1, 512]")
-        blocks.append(f'[[inputs]]\nname = "{argument.name}"\ndatatype = "{datatype}"\nshape = {shape}')
-    return "\n".join(blocks)
+def _example(torch: Any, program: Any, arguments: Sequence[Any]) -> str:
+    """The tables that declare a program's arguments, with shapes that it takes where a guess finds some."""
+    scalars = {a.name: _SCALARS[str(a.type)] for a in arguments if str(a.type) in _SCALARS}
+    for datatype, shape in _guesses(torch, program):
+        specs = [
+            TensorSpec(a.name, scalars[a.name], (1,))
+            if a.name in scalars
+            else TensorSpec(a.name, datatype, shape)
+            for a in arguments
+        ]
+        with suppress(Exception):  # whatever a program raises that is asked for the wrong thing
+            program(*_trial(torch, specs, frozenset(scalars), 2))
+            break
+    return "\n".join(
+        f'[[inputs]]\nname = "{s.name}"\ndatatype = "{s.datatype.name}"\nshape = {list(s.shape)}'
+        for s in specs
+    )
+
+
+def _guesses(torch: Any, program: Any) -> Iterator[tuple[DataType, tuple[int, ...]]]:
+    """What a program may take, by its first weights; the last one is as good as any."""
+    weights = [tuple(value.shape) for value in program.state_dict().values() if value.dim() > 1]
+    for shape in weights[:1]:
+        extent = shape[1]
+        if len(shape) == 2:
+            yield DataType.FP32, (-1, extent)
+            yield DataType.INT64, (-1, 16)
+            yield DataType.FP32, (-1, 16, extent)
+        elif len(shape) > 2:
+            yield from ((DataType.FP32, (-1, extent, *[side] * (len(shape) - 2))) for side in (224, 32, 28))
+    yield DataType.FP32, (-1, 512)
 
 
 def _trial(torch: Any, specs: Sequence[TensorSpec], scalars: frozenset[str], free: int) -> list[Any]:

@@ -40,6 +40,9 @@ def compose(info: "ReadyInfo") -> Block:
     if failed:
         state = f"up, but not ready: {failed} of {len(rows)} versions failed"
     lines = [state, ""]
+    for status in info.statuses:
+        if _has_block(status.reason):
+            lines = ["", *f"{status.id}: {status.reason}".splitlines(), "", *lines]
     if info.url:
         lines.append(f"  HTTP     {info.url}")
     if info.grpc or info.front != "h2corn":
@@ -143,9 +146,15 @@ def _size(specs: Sequence[TensorSpec]) -> int:
 def _row(status: VersionStatus, signature: Signature | None) -> tuple[str, ...]:
     specs = signature.inputs if signature else ()
     takes = ", ".join(f"{spec.name} {spec.datatype.name}{list(spec.shape)}" for spec in specs)
-    reason = " ".join(status.reason.split())
+    reason = status.reason.partition("\n")[0] if _has_block(status.reason) else status.reason
+    reason = " ".join(reason.split())
     took = f"{status.load_seconds:.1f} s" if status.load_seconds else ""
     return status.id.name, status.id.version, status.state.value, status.backend, took, takes, reason
+
+
+def _has_block(reason: str) -> bool:
+    """True if it holds lines to paste, which a cell of the table would run together."""
+    return reason.count("\n") > 1
 
 
 def _shape(spec: TensorSpec) -> list[int]:

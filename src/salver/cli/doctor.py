@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    path: Path | None = None,
+    path: str = "",
     /,
     *,
     trust_pickle: Annotated[bool, Parameter(help="As in salver serve.")] = False,
@@ -32,14 +32,16 @@ def doctor(
     # Imported here: looking at every installed package would slow --help.
     from salver.cli.machine import findings, frameworks
     from salver.plugins import backends
+    from salver.repository.advice import unrecognised_folder
 
     known = backends()
-    if path is not None:
+    if path:
         checks = [_check(manifest, trust_pickle, timeout) for manifest in _found(path)]
         for check in checks:
             record(check) if json else _show(check)
         if not checks and not json:
-            line(f"{path} holds nothing that a backend recognises")
+            names = [child.name for child in Path(path).iterdir()]
+            line(unrecognised_folder(Path(path), names))
         return int(not checks or any(check.problem for check in checks))
     machine, installed = findings(), frameworks(known)
     if json:
@@ -72,7 +74,7 @@ class Check(msgspec.Struct, frozen=True):
     notices: tuple[str, ...] = ()
 
 
-def _found(path: Path) -> "tuple[Manifest, ...]":
+def _found(path: str) -> "tuple[Manifest, ...]":
     from salver.plugins import backends, recogniser
     from salver.repository import Repository
 

@@ -246,6 +246,7 @@ def serve(
     # Imported here: the server is the greater part of the start-up time of --help.
     from salver.app import LogConfig, ServeConfig
     from salver.app import serve as run
+    from salver.repository import RepositoryConfig
     from salver.serving.profiles import default_state_dir
 
     _check(paths, tls, tenant_header, kept)
@@ -255,6 +256,7 @@ def serve(
         front=_front((host, port), front, grace_seconds, tls, bodies.cors_origins),
         api=tls.api(),
         control=control,
+        repository=RepositoryConfig(refuses_nothing=control != "explicit"),
         poll_seconds=poll_seconds,
         load=load,
         trust_pickle=trust_pickle,

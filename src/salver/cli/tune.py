@@ -110,7 +110,7 @@ def _find(path: Path) -> "Manifest":
     names = sorted({manifest.id.name for manifest in found})
     if not names:
         raise InvalidInput(
-            f"{path} holds nothing that a backend recognises", fix=f"Try: salver doctor {path}"
+            f"no model that any installed backend recognises in {path}", fix=f"Try: salver doctor {path}"
         )
     if len(names) > 1:
         raise InvalidInput(f"{path} holds several models ({', '.join(names)})", fix="Name one: PATH/NAME")

@@ -20,6 +20,7 @@ class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         has_namespaces: Models of several paths may have one name; then each is called
             ``NAMESPACE::NAME``, the namespace being the path's last part.
         first_filename: A file of this name in a version goes before all else there; empty = none does.
+        refuses_nothing: A path in which the first scan finds nothing is an error.
         backend_directory: Folder of backends that are programs, ``NAME/model.py``; empty = there are none.
     """
 
@@ -32,6 +33,7 @@ class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     has_namespaces: bool = False
     backend_directory: str = ""
     first_filename: str = ""
+    refuses_nothing: bool = False
 
     def __post_init__(self) -> None:
         """Raises InvalidInput."""

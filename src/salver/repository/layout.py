@@ -13,13 +13,14 @@ from salver.artifacts import Manifest, ModelConfig, Versions
 from salver.errors import SalverError
 from salver.handlers import FORMAT
 from salver.messages import ModelId
+from salver.repository import advice
 from salver.repository.config import RepositoryConfig
 from salver.repository.fingerprint import Measured
 from salver.repository.handler import called, with_archive
 from salver.repository.names import GENERIC_STEMS, is_padded_version, is_version, is_visible, model_name
 from salver.repository.ports import Recognise, Recognised
 from salver.repository.settings import PBTXT, TOML, Settings, of_one_version, program_of, read_settings
-from salver.stores import Entry, Store, StoreFailed
+from salver.stores import Entry, FileStore, Store, StoreFailed
 
 #: Backends whose users number versions with leading zeros (``00000123``).
 _PADDING: Final = frozenset({"tensorflow", "litert"})
@@ -33,7 +34,6 @@ _NO_TREELITE: Final = (
     "Treelite checkpoints are not served; put the XGBoost, LightGBM or scikit-learn model there that it was "
     "made of, and say so in model_type"
 )
-_EXAMPLE: Final = "<model>/<version>/<artefact>, e.g. resnet/1/model.onnx"
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -72,7 +72,11 @@ class Layout:
         root = self._store.local_path("")
         entry = self._store.stat("")
         if entry is not None and not entry.is_folder:
-            yield from self._at(root, [self._file("")])
+            if isinstance(self._store, FileStore):  # its configuration may lie beside it
+                beside = Layout(FileStore(root.parent), self._recognise, self._override_of, self._config)
+                yield from self._at(root, [beside._file(root.name)])
+            else:
+                yield from self._at(root, [self._file("")])
             return
         entries = self._visible("")
         is_configured = _is_configured(entries)
@@ -82,8 +86,16 @@ class Layout:
         if is_configured or any(e.is_folder and is_padded_version(e.name) for e in entries):
             yield from self._at(root, self._model("", root.resolve().name, entries))
             return
-        for entry in entries:
-            yield from self._at(self._store.local_path(entry.name), self._child(entry))
+        found_below = [
+            manifest
+            for entry in entries
+            for manifest in self._at(self._store.local_path(entry.name), self._child(entry))
+        ]
+        said = advice.of_folder(root, [entry.name for entry in entries])
+        if said and not any(manifest.format for manifest in found_below):
+            name = model_name(root.resolve().name)
+            found_below = list(self._at(root, [_broken(ModelId(name, "1"), root, said)]))
+        yield from found_below
 
     def one(self, name: str) -> Iterator[Manifest]:
         """Every version of the model of that name, whose folder the whole store is."""
@@ -127,14 +139,26 @@ class Layout:
         id = ModelId(_bare_name(local), "1")
         try:
             if found := self._look(path):
-                return self._bare(found)
+                beside = self._own("", id.name) if path else None
+                if beside is None or beside.config.filename not in ("", path):
+                    return self._bare(found)
+                return self._with_own(found, id, beside)
         except SalverError as error:
             return _broken(id, local, str(error))
-        problem = (
-            f"no installed backend recognises {local} as a model; "
-            "`salver doctor` lists the backends that are installed"
-        )
-        return _broken(id, local, problem)
+        return _broken(id, local, advice.unrecognised_file(local))
+
+    def _with_own(self, found: Found, id: ModelId, settings: Settings) -> Manifest:
+        """A file that somebody named, with the configuration that lies beside it."""
+        local = self._store.local_path(found.path)
+        if settings.problem:
+            return _unreadable(id, local, settings)
+        wanted = settings.config.backend
+        fitting = _for(found, wanted) if wanted else found
+        if fitting is None:
+            return _broken(
+                id, local, f"{local} is {found.what.format}, which is nothing for the {wanted} backend"
+            )
+        return self._manifest(id, fitting, found.path, settings)
 
     def _model(self, folder: str, name: str, entries: tuple[Entry, ...]) -> Iterator[Manifest]:
         """A folder of versions, or one with the artefact right in it."""
@@ -247,12 +271,7 @@ class Layout:
         where = self._store.local_path(folder)
         if config.options.get("model_type") == "treelite_checkpoint":
             return f"{where}: {_NO_TREELITE}"
-        names = [e.name for e in self._visible(folder)]
-        seen = ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "nothing"
-        return (
-            f"no model that any installed backend recognises in {where} (it holds: {seen}). "
-            f"Expected {_EXAMPLE}; `salver doctor` lists the backends that are installed"
-        )
+        return advice.unrecognised_folder(where, [e.name for e in self._visible(folder)])
 
     def _manifest(self, id: ModelId, found: Found, folder: str, settings: Settings) -> Manifest:
         measured = self._measure(folder, id, settings)

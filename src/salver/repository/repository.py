@@ -16,6 +16,7 @@ from salver.artifacts import Batching, LoadOrder, Manifest
 from salver.errors import InvalidInput, NotFound, SalverError
 from salver.handlers import FORMAT
 from salver.messages import ModelId
+from salver.repository import advice
 from salver.repository.archive import open_archive
 from salver.repository.batching_parameters import FILE, batching_of
 from salver.repository.brought import MOST_BYTES, Brought, bring
@@ -58,6 +59,8 @@ class Repository:
     ) -> None:
         self._paths = tuple(paths)
         self._open_store = open_store
+        for path in paths:
+            advice.check_place(str(path))
         self._stores = tuple(open_store(path) for path in paths)
         self._customs = customs
         self._places: dict[str, tuple[Place, Store]] = {}  # by the model's name
@@ -65,6 +68,7 @@ class Repository:
         self._spaces = namespaces([str(path) for path in paths])
         self._recognise = recognise
         self._config = config
+        self._refuses_nothing = config.refuses_nothing  # until the first scan is over
         self._settling = Settling(config.settle_s)
         self._before: dict[Path | str, tuple[Manifest, ...]] = {}  # what was last found in distant stores
         self._found: dict[tuple[str, str], tuple[Manifest, ...]] = {}  # by name and path, what places had
@@ -135,6 +139,7 @@ class Repository:
                 away.append(StoreFailed(kept))
                 read = before
             everything += [(str(path), manifest) for manifest in read]
+        self._refuses_nothing = False
         moved = frozenset(self._moved)
         for place, store in list(self._places.values()):
             everything += [(place.path, manifest) for manifest in self._read_place(place, store, away)]
@@ -203,9 +208,15 @@ class Repository:
         if isinstance(store, DistantStore):
             store.refresh()
         if store.stat("") is None:
-            raise NotFound(f"{path} does not exist", fix="Give a model file, or a folder with models")
+            raise NotFound(f"{path} does not exist", fix=advice.missing(str(path)))
         layout = self._layout(store, lambda name: self._override_of(name, str(path)))
         found = tuple(layout.read())
+        if not found and self._refuses_nothing:
+            names = [entry.name for entry in store.entries("")]
+            text = advice.unrecognised_folder(store.local_path(""), names)
+            text = store.told(text) if isinstance(store, DistantStore) else text
+            fix = "" if names else "A server without models, for now, needs --control explicit."
+            raise NotFound(text, fix=fix)
         if isinstance(store, DistantStore):
             found = self._before[path] = tuple(_told(manifest, store.told) for manifest in found)
         return found

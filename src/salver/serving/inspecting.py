@@ -20,6 +20,7 @@ from salver.planner.profile import Profile
 from salver.registry.ports import Found
 from salver.registry.records import Description
 from salver.repository import Recognise, Repository
+from salver.repository.advice import unrecognised_folder
 from salver.repository.names import is_padded_version, is_visible
 from salver.serving.profiles import ProfileStore, machine
 
@@ -79,9 +80,7 @@ class Inspector:
         found = Repository((path,), self._recognise).scan(0.0)
         names = sorted({manifest.id.name for manifest in found})
         if not names:
-            raise InvalidInput(
-                f"{path} holds nothing that a backend recognises", fix=f"Try: salver doctor {path}"
-            )
+            raise InvalidInput(unrecognised_folder(path, [child.name for child in path.iterdir()]))
         if len(names) > 1:
             raise InvalidInput(
                 f"{path} holds several models ({', '.join(names[:5])})", fix="Push one: PATH/NAME"
