@@ -207,7 +207,7 @@ def test_what_is_known_of_a_model(server: Server) -> None:
     model.infer({"x": ROWS})
     assert model.statistics()[0]["inference_count"] == before + 2
     rows = {(row.id.name, row.id.version): row.state for row in server.index()}
-    assert (rows["mlp", "1"], rows["mlp", "2"]) == (State.NEW, State.READY)
+    assert (rows["mlp", "1"], rows["mlp", "2"]) == (State.GONE, State.READY)
     assert 'nv_inference_count{model="mlp",version="2"}' in server.metrics()
 
 

@@ -46,6 +46,7 @@ from salver.serving.inner import Inner
 from salver.serving.loader import Loader, Servable, Terms
 from salver.serving.ports import Observer
 from salver.serving.profiles import ProfileStore
+from salver.serving.readiness import Readiness
 from salver.serving.registry import Registry
 from salver.serving.reloading import Reloading
 from salver.serving.shadow import Shadowing
@@ -302,9 +303,8 @@ class Server:
         self.handlers = HandlerStore(config.handlers, registry, self._plane, self._manager, clock)
         self._reloading = Reloading(self._plane, self._manager, config.served)
         voices = Voices(config.voice, self._manager)
-        self.control = ServerControl(
-            self._plane, self._manager, self._reloading, voices, config.is_strictly_ready
-        )
+        self._readiness = Readiness(config.readiness, self._manager, self._plane)
+        self.control = ServerControl(self._plane, self._manager, self._reloading, voices, self._readiness)
 
     def _observe(self, clock: Callable[[], float], new_id: Callable[[], str]) -> None:
         """Everyone who counts what happens, on one road of events."""
@@ -406,7 +406,7 @@ class Server:
     async def stop(self) -> None:
         """Readiness fails at once; what is in flight ends; then models go, with their memory."""
         grace = self.config.front.grace_seconds
-        self.control.is_stopping = True
+        self._readiness.is_ending = True
         if self._snapshots is not None:
             await self._snapshots.close()
         self._grpc.stop()
@@ -469,7 +469,7 @@ class Server:
     async def settled(self) -> bool:
         """Returns when every load under way has ended: did all end well?"""
         await self._manager.settled()
-        self.control.has_settled = True
+        self._readiness.has_settled = True
         return self._manager.ready()
 
     async def ended(self) -> None:

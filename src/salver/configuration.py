@@ -12,6 +12,7 @@ import msgspec
 from salver.cache import CacheConfig
 from salver.lifecycle.config import LifecycleConfig
 from salver.repository import Customs, RepositoryConfig
+from salver.serving.readiness import Rule
 from salver.serving.registering import HandlerStoreConfig
 from salver.serving.reloading import Served
 from salver.serving.snapshots import SnapshotConfig
@@ -73,7 +74,8 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             empty = nowhere, so that they are measured and made at each start.
         prefer: ``onnx`` = SavedModels run as ONNX graphs, as far as they can be converted.
         tenant_header: HTTP header and gRPC metadata that names a request's tenant; empty = none does.
-        is_strictly_ready: Ready only while every model is; else from the end of the first loads on.
+        readiness: When the server is ready: ``serving`` = each model has a version that answers; ``whole`` =
+            all that is wanted is loaded; ``settled`` = from the end of the first loads on.
         exits_on_error: True = a model that does not load at the start ends the server; False = not even one
             that is not there does; None = that one only.
         allow_client_shm: Let callers keep tensors in segments of this machine's ``/dev/shm``.
@@ -125,7 +127,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tenant_header: str = "x-tenant"
     state_dir: str = ""
     prefer: Literal["tensorflow", "onnx"] = "tensorflow"
-    is_strictly_ready: bool = True
+    readiness: Rule = "serving"
     exits_on_error: bool | None = None
     allow_client_shm: bool = False
     log: LogConfig = LogConfig()

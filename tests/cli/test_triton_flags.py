@@ -40,7 +40,7 @@ def test_nothing_but_a_repository_is_tritonserver_on_localhost() -> None:
     assert (found.server_name, found.control, found.poll_seconds) == ("triton", "none", 15)
     assert found.max_body_mb == 64
     assert found.exits_on_error is True
-    assert found.is_strictly_ready
+    assert found.readiness == "whole"
     assert start.notices == ()
     assert "--http-address=0.0.0.0" in start.remark
 
@@ -64,7 +64,7 @@ def test_a_value_stands_behind_an_equals_sign_or_alone(form: list[str]) -> None:
     ],
 )
 def test_forms_of_true_and_false(words: list[str], expected: bool) -> None:
-    assert config(*words).is_strictly_ready is expected
+    assert config(*words).readiness == ("whole" if expected else "settled")
 
 
 def test_tr_f1_global_flags() -> None:

@@ -240,3 +240,36 @@ def test_numbers_survive_a_round_of_versions(
         assert client.infer("constant", [given], model_version="1").get_response()["model_version"] == "1"
         with pytest.raises(InferenceServerException, match="version 7"):
             client.infer("constant", [given], model_version="7")
+
+
+async def test_a_server_stays_in_rotation_while_versions_and_models_come_and_fail(
+    polling: ServerProcess, repository: Path, tmp_path: Path
+) -> None:
+    is_over, refused = False, []
+
+    async def probe() -> None:
+        async with grpc_aio.InferenceServerClient(polling.address) as client:
+            while not is_over:
+                status, body = await asyncio.to_thread(polling.get, "/v2/health/ready")
+                if status != 200 or not await client.is_server_ready():
+                    refused.append(body)
+
+    probing = asyncio.create_task(probe())
+    good = (repository / "constant" / "1" / "model.onnx").read_bytes()
+    for name, version in (("constant", "2"), ("other", "1")):
+        write_file(repository / name / version / "model.onnx", good[: len(good) // 2])
+        await auntil(lambda: index(polling).get((name, version), {}).get("state") == "UNAVAILABLE")  # noqa: B023
+    publish(repository, 3, tmp_path / "staging")
+    reason = "not among the versions that the model's version policy wants"
+    superseded = {"state": "UNAVAILABLE", "reason": reason}
+    await auntil(lambda: index(polling)["constant", "1"].items() >= superseded.items())
+    is_over = True
+    await probing
+    assert refused == []
+    assert index(polling)["constant", "3"]["state"] == "READY"
+    assert polling.get("/v2/models/other/ready")[0] == 400
+
+
+def write_file(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)

@@ -12,7 +12,7 @@ import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 from tritonclient.utils import InferenceServerException
 
-from salver.testing.process import ServerProcess
+from salver.testing.process import ServerProcess, TritonProcess
 from waiting import until
 from zoo import write_constant
 
@@ -152,25 +152,43 @@ def test_what_does_not_load_leaves_what_is_loaded(
 
 
 @CLIENTS
-def test_a_failed_load_makes_the_server_unready_until_it_is_taken_back(
+def test_tr_l5_a_failed_load_makes_a_strict_server_unready_until_it_is_taken_back(
+    place: Path, tmp_path: Path, triton: ModuleType
+) -> None:
+    """That an unload mends it is our own (conformance page)."""
+    (tmp_path / "tmp").mkdir()
+    options, env = ["--model-control-mode=explicit"], {"TMPDIR": str(tmp_path / "tmp")}
+    with TritonProcess([place / "models"], tmp_path / "log", options, env) as server:
+        server.wait_ready()
+        port = server.ports["grpc" if triton is grpc_client else "http"]
+        with triton.InferenceServerClient(f"{server.host}:{port}") as client:
+            fail_and_mend(client, triton, tmp_path, is_strict=True)
+        until(lambda: brought(tmp_path) == [])
+
+
+@CLIENTS
+def test_a_failed_load_of_a_new_model_does_not_take_the_server_out_of_rotation(
     server: ServerProcess, place: Path, tmp_path: Path, triton: ModuleType
 ) -> None:
-    """TR-L5; that an unload mends it is our own (conformance page)."""
     with triton.InferenceServerClient(server.address) as client:
-        with pytest.raises(InferenceServerException, match="load failed for model 'sent'"):
-            client.load_model("sent", config=config(), files={"file:1/model.onnx": b"not a model"})
-        assert not client.is_server_ready()
-        state, reason = index(client, triton)["sent", "1"]
-        assert (state, bool(reason)) == ("UNAVAILABLE", True)
-        client.load_model("sent", config=config(), files={"file:1/model.onnx": content(tmp_path, 44)})
-        assert client.is_server_ready()
-        client.unload_model("sent")
-        with pytest.raises(InferenceServerException):
-            client.load_model("torn")
-        assert not client.is_server_ready()
-        client.unload_model("torn")
-        assert client.is_server_ready()
+        fail_and_mend(client, triton, tmp_path, is_strict=False)
     until(lambda: brought(place) == [])
+
+
+def fail_and_mend(client: Any, triton: ModuleType, folder: Path, *, is_strict: bool) -> None:
+    with pytest.raises(InferenceServerException, match="load failed for model 'sent'"):
+        client.load_model("sent", config=config(), files={"file:1/model.onnx": b"not a model"})
+    assert client.is_server_ready() is not is_strict
+    state, reason = index(client, triton)["sent", "1"]
+    assert (state, bool(reason)) == ("UNAVAILABLE", True)
+    client.load_model("sent", config=config(), files={"file:1/model.onnx": content(folder, 44)})
+    assert client.is_server_ready()
+    client.unload_model("sent")
+    with pytest.raises(InferenceServerException):
+        client.load_model("torn")
+    assert client.is_server_ready() is not is_strict
+    client.unload_model("torn")
+    assert client.is_server_ready()
 
 
 @CLIENTS

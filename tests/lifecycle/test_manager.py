@@ -181,7 +181,7 @@ async def test_a_version_outside_the_policy_is_known_but_not_loaded(rig: Rig) ->
     await up(rig, m("1"), m("2"))
     with pytest.raises(NotFound, match="version 1 is not found"):
         rig.manager.acquire("m", "1")
-    assert rig.states() == {"m:1": "NEW", "m:2": "READY"}
+    assert rig.states() == {"m:1": "GONE", "m:2": "READY"}
     assert rig.manager.ready()
 
 
@@ -272,7 +272,7 @@ async def test_a_version_that_fails_leaves_the_running_one(rig: Rig, errors: str
     await up(rig, m("1"), m("2"))
     assert len(rig.loader.loaded) == tries, "not tried again while its files are the same"
     await up(rig, m("1"), m("2", "b"))
-    await auntil(lambda: rig.states() == {"m:1": "NEW", "m:2": "READY"})
+    await auntil(lambda: rig.states() == {"m:1": "GONE", "m:2": "READY"})
 
 
 async def test_files_that_change_under_a_version_reload_it_beside(rig: Rig) -> None:

@@ -156,7 +156,7 @@ async def test_tr_s4_a_replaced_version_ends_its_sequences_and_begins_no_other()
         await world.ask(7, 1, version="2")
     assert await world.ask(7, 3, "e") == ("1", 8)
     await world.rest()
-    assert world.states == {"1": "NEW", "2": "READY"}
+    assert world.states == {"1": "GONE", "2": "READY"}
     assert world.runners[0].is_closed
     with pytest.raises(NotFound, match="version 1 is not found"):
         await world.ask(7, 1, version="1")
@@ -206,7 +206,7 @@ async def test_tr_c9_silence_ends_the_last_sequence_of_a_replaced_version():
     await world.ask(7, 1, "s")
     await world.have("1", "2")
     await world.pass_time(IDLE_S + 1)
-    assert world.states == {"1": "NEW", "2": "READY"}
+    assert world.states == {"1": "GONE", "2": "READY"}
     with pytest.raises(InvalidInput, match=r"START flag .* Nothing was heard of it for 10000 ms"):
         await world.ask(7, 1)
     await world.end()
@@ -221,7 +221,7 @@ async def test_tr_s4_a_sequence_without_end_is_not_waited_for_without_end():
         await world.pass_time(6.0)
         assert (await world.ask(7, 1))[0] == "1"
     await world.pass_time(6.0)
-    assert world.states == {"1": "NEW", "2": "READY"}
+    assert world.states == {"1": "GONE", "2": "READY"}
     with pytest.raises(
         InvalidInput, match=r"START flag .* Version 1, which knew it, was replaced, and waited"
     ):
@@ -348,7 +348,7 @@ def test_tr_s4_no_sequence_is_cut_by_a_change_of_version(actions):
             await world.rest()
             watched.check()
         await world.pass_time(BOUND_S + IDLE_S)
-        assert [v for v, state in world.states.items() if state != "NEW"] == [str(watched.version)]
+        assert [v for v, state in world.states.items() if state != "GONE"] == [str(watched.version)]
         await world.end()
 
     asyncio.run(go())

@@ -100,6 +100,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         served=served,
         customs=customs,
         waits_for_models=True,
+        readiness="whole",
         tfs=_rules(given),
         prediction_log=given.text("prediction_log"),
         tensorflow_metrics=TensorFlowMetricsConfig(

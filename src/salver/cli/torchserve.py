@@ -131,6 +131,7 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
         log=_log(options),
         spans=otel.from_environment(environment),
         waits_for_models=True,
+        readiness="whole",
         handlers=_handlers(settings),
         workflow_store=settings.text("workflow_store"),
         torchserve=_rules(settings),

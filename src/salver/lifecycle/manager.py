@@ -49,22 +49,9 @@ class _Copy(Generic[ServableT]):
     """One loaded copy of a version, from NEW to GONE."""
 
     __slots__ = (
-        "adjusting",
-        "ending",
-        "failures",
-        "id",
-        "is_rigid",
-        "key",
-        "leases",
-        "load_seconds",
-        "manifest",
-        "on_idle",
-        "reason",
-        "retry_at",
-        "servable",
-        "state",
-        "task",
-    )
+        "adjusting", "ending", "failures", "id", "is_rigid", "key", "leases", "load_seconds", "manifest",
+        "on_idle", "reason", "retry_at", "servable", "state", "task",
+    )  # fmt: skip
 
     def __init__(self, key: int, manifest: Manifest, failures: int) -> None:
         self.key = key
@@ -224,7 +211,7 @@ class Manager(Generic[ServableT]):
         if version:
             statuses = [s for s in statuses if s.id.version == version]
             is_unwanted = bool(statuses) and statuses[0].id not in {*self._targets, *self._bound.waiting}
-            if not statuses or (statuses[0].state is State.NEW and is_unwanted):
+            if not statuses or (statuses[0].state is State.GONE and is_unwanted):
                 return NotFound(
                     f"Request for unknown model: '{name}' version {version} is not found", field="version"
                 )
@@ -612,13 +599,21 @@ class Manager(Generic[ServableT]):
             for id, fingerprint in self._targets.items()
         )
 
+    def wanted(self) -> frozenset[str] | None:
+        """Names of the models that should be served; None = nobody has said yet, or the server ends."""
+        if self._is_stopping or not self._has_list:
+            return None
+        return frozenset(manifest.id.name for manifest in self._known)
+
     def statuses(self) -> tuple[VersionStatus, ...]:
         """One row a version, sorted; a running copy tells why its successor is not there."""
         rows: dict[ModelId, VersionStatus] = {}
         for manifest in self._bound.known:
-            state = State.FAILED if manifest.problem else State.NEW
-            reason = manifest.problem or self._bound.waiting.get(manifest.id, "")
-            reason = reason or "not among the versions that the model's version policy wants"
+            state, reason = State.NEW, self._bound.waiting.get(manifest.id, "")
+            if manifest.problem:
+                state, reason = State.FAILED, manifest.problem
+            elif manifest.id not in self._targets and not reason:
+                state, reason = State.GONE, "not among the versions that the model's version policy wants"
             rows[manifest.id] = VersionStatus(manifest.id, state, reason, manifest.backend)
         copies = sorted(self._copies.values(), key=lambda c: (c.state is State.READY, c.key))
         for copy in copies:  # a ready copy comes last and wins
@@ -638,7 +633,7 @@ class Manager(Generic[ServableT]):
         rows = {
             row.id: row
             for row in self.statuses()
-            if row.id.name == name and (row.state is not State.NEW or row.id in self._targets)
+            if row.id.name == name and (row.state not in (State.NEW, State.GONE) or row.id in self._targets)
         }
         ended = [id for id in self._ended if id.name == name and id not in rows]
         return (*rows.values(), *(VersionStatus(id, State.GONE) for id in ended))

@@ -4,13 +4,13 @@ One front for the control plane, the lifecycle and the lists of models; it decid
 """
 
 from salver.artifacts import LoadOrder
-from salver.engine.handler_engine import HandlerEngine
 from salver.errors import InvalidInput, SalverError
 from salver.lifecycle.manager import Manager
 from salver.messages import VersionStatus
 from salver.serving.controlplane import ControlPlane
 from salver.serving.loader import Servable
 from salver.serving.model_config import config_of
+from salver.serving.readiness import Readiness
 from salver.serving.reloading import Reloading
 from salver.serving.voices import Voices
 from salver.wire import tf_schema
@@ -26,15 +26,13 @@ class ServerControl:
         manager: Manager[Servable],
         reloading: Reloading,
         voices: Voices,
-        is_strict: bool,
+        readiness: Readiness,
     ) -> None:
         self._plane = plane
         self._voices = voices
         self._manager = manager
         self._reloading = reloading
-        self._is_strict = is_strict
-        self.has_settled = False
-        self.is_stopping = False
+        self.readiness = readiness
 
     def statuses(self) -> tuple[VersionStatus, ...]:
         """Every version known, loaded or not."""
@@ -42,11 +40,10 @@ class ServerControl:
 
     async def is_ready(self, model: str = "", version: str = "") -> bool:
         """Can that model answer, or, without a name, every model that should serve?"""
-        if self.is_stopping:
-            return False
         if not model:
-            is_whole = self._manager.ready() and not self._plane.missing
-            return (is_whole and await self._are_staffed()) or (self.has_settled and not self._is_strict)
+            return await self.readiness.is_ready()
+        if self.readiness.is_ending:
+            return False
         try:
             lease = self._manager.acquire(model, version)
         except InvalidInput:  # no version that there could be
@@ -58,11 +55,6 @@ class ServerControl:
             return opinion is None or await opinion()
         finally:
             lease.release()
-
-    async def _are_staffed(self) -> bool:
-        """Has each handler a worker, where it is to have some?"""
-        engines = [servable.engine for servable in self._manager.servables()]
-        return all([await engine.is_ready() for engine in engines if isinstance(engine, HandlerEngine)])
 
     def speech(self, name: str) -> Spoken:
         """Whom OpenAI's routes mean by that name."""
