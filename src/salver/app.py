@@ -72,7 +72,8 @@ from salver.telemetry.tensorflow_metrics import TensorFlowMetrics
 from salver.telemetry.torchserve import TorchServeView
 from salver.telemetry.tracing import Tracing
 from salver.transport.access import Watched
-from salver.transport.api import Access, Api, Management
+from salver.transport.access_check import Access, AccessRules, Changing
+from salver.transport.api import Api, Management
 from salver.transport.api.serving import serving_operations
 from salver.transport.asgi import Front
 from salver.transport.calls import Reception, id_maker
@@ -124,6 +125,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
         platforms: Of SageMaker's and Vertex AI's ports, each with its name.
         seconds: From the start of the process's server to now.
         signatures: Of the versions that answer.
+        changing: Who may change something at a port that other machines reach.
     """
 
     hosts: tuple[str, ...]
@@ -136,6 +138,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
     metrics: str = ""
     platforms: tuple[tuple[str, str], ...] = ()
     console: str = ""
+    changing: Changing = "open"
 
 
 class Server:
@@ -154,6 +157,7 @@ class Server:
         self._running: set[asyncio.Task[None]] = set()
         self._snapshots: Snapshots | None = None
         self._began = time.monotonic()
+        self._changing: Changing = "open"
         self.ledgered: Ledgered | None = None
 
     def __repr__(self) -> str:
@@ -235,20 +239,14 @@ class Server:
             max_message=config.max_message_mb << 20,
             torchserve=self._torchserve.methods,
         )
-        front = Front(
-            HttpOperations(door, self.control, self, reception, max_body),
-            self._grpc,
-            reception,
-            max_body=max_body,
-            hears_http1=config.front.server != "h2corn",
-        )
+        operations = HttpOperations(door, self.control, self, reception, max_body)
         self._token = config.api.digest()
         self._kept = self.ledgered.kept(new_id) if self.ledgered else None
         known = (config.server_name, __version__)
-        operations = serving_operations(self.control, self, known, has_registry=self._kept is not None)
-        self._api = Api(operations + (self._kept.operations() if self._kept else []))
+        managing = serving_operations(self.control, self, known, has_registry=self._kept is not None)
+        self._api = Api(managing + (self._kept.operations() if self._kept else []))
         self._pages = Pages("/console", console.read)
-        doors = [self._door(front, f, reception) for f in self._fronts]
+        doors = [self._door(operations, f, reception) for f in self._fronts]
         if config.waits_for_models:
             await self._load()
             await self._manager.tried({status.id.name for status in self._manager.statuses()})
@@ -380,27 +378,57 @@ class Server:
             config.handlers.gpus_used,
         )
 
-    def _door(self, front: App, config: FrontConfig, reception: Reception) -> App:
+    def _door(self, operations: HttpOperations, config: FrontConfig, reception: Reception) -> App:
         """The application as that port shows it, and as operators of TorchServe see it."""
-        shown = self._shown(front, config, reception)
+        shown = self._shown(operations, config, reception)
         return Watched(shown, self._bus.emit) if self._view is not None else shown
 
-    def _shown(self, front: App, config: FrontConfig, reception: Reception) -> App:
+    def _access(self, config: FrontConfig, reception: Reception, *, of_torchserve: bool = False) -> Access:
+        """Who may change something at that port.
+
+        Args:
+            of_torchserve: By TorchServe's routes, whose keys take the token's place.
+        """
+        api, rules, serves = self.config.api, self.config.torchserve, config.serves
+        of_torchserve = of_torchserve or serves.startswith("torchserve-grpc")
+        has_keys = of_torchserve and rules.tokens is not None
+        # At its own ports TorchServe's operations are what others expect, and nobody else's.
+        allows = has_keys or (api.allows_remote and (of_torchserve or not serves.startswith("torchserve")))
+        origins = frozenset({rules.cors_origin.lower()} if of_torchserve and rules.cors_origin else ())
+        differing = AccessRules(allows, api.hosts, origins, self._torchserve.closed(serves))
+        host, guard = "" if config.path else config.host, reception.http.guard
+        if has_keys:
+            return Access(host, guard=guard, rules=differing)
+        return Access(host, self._token, guard, self._kept.caller if self._kept else None, differing)
+
+    def _shown(self, operations: HttpOperations, config: FrontConfig, reception: Reception) -> App:
+        access = self._access(config, reception)
+        front: App = Front(
+            operations,
+            self._grpc,
+            reception,
+            max_body=int(self.config.max_body_mb * (1 << 20)),
+            hears_http1=self.config.front.server != "h2corn",
+            access=access,
+        )
         if self.config.metrics_path:
             front = with_metrics_at(front, self.config.metrics_path)
-        front = self._torchserve.shown(front, config.serves)
+        of_torchserve = self._access(config, reception, of_torchserve=True)
+        front = self._torchserve.shown(front, config.serves, of_torchserve)
+        if not access.is_local:
+            is_its_own = config.serves.startswith("torchserve")
+            has_keys = is_its_own and self.config.torchserve.tokens is not None
+            self._changing = "token" if has_keys else (of_torchserve if is_its_own else access).changing
         if config.cors_origins:
             front = Cors(front, config.cors_origins)
         match config.cloud:
             case SageMaker() as sagemaker:
                 models = ManyModels(self.control, reception.http.guard, is_allowed=sagemaker.brings_models)
-                return SageMakerDoor(front, sagemaker, self.control, models)
+                return SageMakerDoor(front, sagemaker, self.control, models, access)
             case Vertex() as vertex:
                 return VertexDoor(front, vertex, self.control)
         if config.serves != "all":
             return shown_at(front, config.serves)
-        reader = self._kept.caller if self._kept else None
-        access = Access("" if config.path else config.host, self._token, reception.http.guard, reader)
         return Management(front, self._api, access, self._pages, reception.new_id, __version__)
 
     async def stop(self) -> None:
@@ -464,6 +492,7 @@ class Server:
             page and f"{page}/metrics",
             tuple((name, urls[kind]) for kind, name in _PLATFORMS if kind in urls),
             common and f"{common}/console/",
+            self._changing,
         )
 
     async def settled(self) -> bool:

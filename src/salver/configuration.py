@@ -23,7 +23,7 @@ from salver.telemetry.tensorflow_metrics import TensorFlowMetricsConfig
 from salver.telemetry.torchserve import TorchServeViewConfig
 from salver.telemetry.trace_settings import TraceConfig
 from salver.telemetry.triton_metrics import TritonMetricsConfig
-from salver.transport.api.access import ApiConfig
+from salver.transport.access_check import ApiConfig
 from salver.transport.calls import HeaderRules
 from salver.transport.forward import Forwarding
 from salver.transport.restrict import Guard, Restriction

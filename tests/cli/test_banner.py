@@ -125,7 +125,7 @@ def test_the_tritonclient_call_makes_inputs_that_tritonclient_takes(kind: DataTy
      ("example.org", True)],
 )  # fmt: skip
 def test_whoever_listens_widely_is_warned(host: str, warned: bool) -> None:
-    assert bool(banner.exposure(host)) is warned
+    assert bool(banner.exposure(host, "open")) is warned
     assert any("warning" in text for text in banner.compose(ready(host=host)).lines) is warned
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from salver.artifacts import Ensemble, EnsembleStep, LoadOrder, Manifest, ModelConfig
-from salver.errors import Conflict, LoadFailed, NotFound, NotReady
+from salver.errors import Conflict, Forbidden, LoadFailed, NotFound, NotReady
 from salver.messages import ModelId, State, VersionStatus
 from salver.repository import Place
 from salver.repository.brought import Brought, bring
@@ -469,3 +469,22 @@ async def test_each_owner_replaces_its_own_list_and_no_other() -> None:
     with pytest.raises(Conflict, match="two lists name the model b"):
         await rig.plane.replace([mine, theirs])
     assert rig.repository.placed == [mine, theirs]
+
+
+async def test_what_the_registry_serves_no_request_changes() -> None:
+    rig = Rig(ControlMode("explicit", load=("*",)), m("a"), m("theirs"))
+    await rig.plane.start()
+    await rig.plane.replace([Place("theirs", "/theirs")], "registry")
+    for order in (LoadOrder(config="{}"), LoadOrder("{}", {"1/model.onnx": b""}), LoadOrder(folder="/other")):
+        with pytest.raises(Forbidden, match="salver registry alias"):
+            await rig.plane.load("theirs", order)
+    with pytest.raises(Forbidden, match="which alone says"):
+        await rig.plane.unload("theirs")
+    assert rig.repository.brought == []
+    assert "theirs:1" in rig.manager.applied[-1]
+    await rig.plane.load("theirs")  # as the registry means it
+    await rig.plane.load("a", LoadOrder(config="{}"))
+    await rig.plane.unload("a")
+    await rig.plane.replace([], "registry")
+    await rig.plane.unload("theirs")
+    await rig.plane.close()

@@ -28,6 +28,7 @@ from salver.errors import (
 )
 from salver.handlers import HandlerStatus, Listed, Registered, Registration, Workers, WorkerStatus
 from salver.messages import ModelId, State
+from salver.repository import Place
 from salver.repository.mar import MANIFEST
 from salver.serving.controlplane import ControlMode
 from salver.serving.registering import AtStart
@@ -280,6 +281,32 @@ async def test_ts_m6_the_default_of_a_model_of_any_kind_is_pinned(store: Path, t
         assert h.default("ranker") == "1"
         with pytest.raises(NoModel):
             h.store.describe("ranker")
+
+
+async def test_a_model_of_the_registry_is_changed_through_the_registry_alone(
+    store: Path, tmp_path: Path
+) -> None:
+    for version in ("1", "2"):
+        (tmp_path / "theirs" / version).mkdir(parents=True)
+        (tmp_path / "theirs" / version / "m.onnx").write_text("x")
+    mar(store, "mine", "theirs", "9.0")
+    async with hall(store) as h:
+        await h.plane.replace([Place("theirs", str(tmp_path / "theirs"))], "registry")
+        await h.lives.settled()
+        before = h.default("theirs")
+        text = "theirs is a model of the registry, which alone says what is served of it"
+        for version in ("1", "2", "9.0"):
+            with pytest.raises(Forbidden, match=text):
+                h.store.set_default("theirs", version)
+        with pytest.raises(Forbidden, match=text):
+            await h.store.register(Registration("mine.mar"))
+        with pytest.raises(Forbidden, match=text):
+            await h.store.scale("theirs", "", 0, None, waits=False)
+        with pytest.raises(Forbidden, match=text):
+            await h.store.unregister("theirs")
+        assert (h.default("theirs"), h.lives.pinned("theirs")) == (before, "")
+        await h.plane.replace([], "registry")
+        assert (await h.store.register(Registration("mine.mar"))).version == "9.0"
 
 
 async def test_ts_m5_a_model_that_still_answers_is_told_to_be_going(store: Path) -> None:

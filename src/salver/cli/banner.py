@@ -18,8 +18,15 @@ from salver.tensor import DataType
 
 if TYPE_CHECKING:
     from salver.app import ReadyInfo
+    from salver.transport.access_check import Changing
 
 COLUMNS: Final = ("model", "version", "state", "backend", "loaded in", "inputs", "reason")
+#: What others may do, by whether changes are taken from them.
+_CHANGING: Final[dict[str, str]] = {
+    "open": "these models, load and unload them",
+    "token": "these models; changes need the token",
+    "refused": "these models; changes are refused, as there is no --api-token-file",
+}
 _LONGEST_BODY = 300
 _NOT_IN_JSON = (DataType.FP16, DataType.BF16)
 
@@ -59,7 +66,7 @@ def compose(info: "ReadyInfo") -> Block:
         lines += ["", *curl(info.url, status.id.name, signature).splitlines()]
         address = info.url.partition("//")[2]
         lines += ["", *triton_snippet(address, status.id.name, signature).splitlines()]
-    if warnings := [warning for host in info.hosts if (warning := exposure(host))]:
+    if warnings := [warning for host in info.hosts if (warning := exposure(host, info.changing))]:
         lines += ["", *warnings]
     return Block(f"salver {__version__}", rows, tuple(lines))
 
@@ -89,13 +96,17 @@ def as_record(info: "ReadyInfo") -> dict[str, Any]:
     }
 
 
-def exposure(host: str) -> str:
-    """A warning when others than this machine can connect, else empty."""
-    from salver.transport.api.access import is_loopback
+def exposure(host: str, changing: "Changing") -> str:
+    """A warning when others than this machine can connect, else empty.
+
+    Args:
+        changing: Whether they may change something, too.
+    """
+    from salver.transport.access_check import is_loopback
 
     if is_loopback(host):
         return ""
-    return f"warning: listening on {host}: whoever reaches this machine can use and unload these models"
+    return f"warning: listening on {host}: whoever reaches this machine can use {_CHANGING[changing]}"
 
 
 def curl(url: str, model: str, signature: Signature) -> str:

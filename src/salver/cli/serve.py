@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from salver.app import FrontConfig, ReadyInfo
     from salver.cache import CacheConfig
     from salver.telemetry.trace_settings import TraceConfig
-    from salver.transport.api.access import ApiConfig
+    from salver.transport.access_check import ApiConfig
 
 
 @Parameter(name="*")
@@ -37,16 +37,31 @@ class Tls:
         str,
         Parameter(
             name="--api-token-file",
-            help="Holds the token that changes under /api/ need. Without one they are for this machine "
-            "alone: refused when --host is an address that others reach.",
+            help="Holds the token that changes need: to load and unload models, to set what is logged, and so "
+            "on. Without one they are for this machine alone: refused when --host is an address that others "
+            "reach.",
         ),
     ] = ""
+    allows_remote: Annotated[
+        bool,
+        Parameter(
+            name="--allow-remote-control",
+            help="Take changes from other machines without a token, too, where there is none.",
+        ),
+    ] = False
+    hosts: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--allowed-host",
+            help="Name besides localhost by which a port of this machine alone may be asked, as by a proxy.",
+        ),
+    ] = ()
 
     def api(self) -> "ApiConfig":
         """As the server takes it."""
-        from salver.transport.api.access import ApiConfig
+        from salver.transport.access_check import ApiConfig
 
-        return ApiConfig(self.token_file)
+        return ApiConfig(self.token_file, self.allows_remote, self.hosts)
 
 
 @Parameter(name="*")

@@ -72,6 +72,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     from salver.repository.batching_parameters import NO_BATCHING
     from salver.serving.profiles import default_state_dir
     from salver.telemetry.tensorflow_metrics import TensorFlowMetricsConfig
+    from salver.transport.access_check import ApiConfig
 
     given = Given(words, TENSORFLOW)
     first, *more = _fronts(given)
@@ -86,6 +87,8 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     config = ServeConfig(
         front=first,
         more=tuple(more),
+        # tensorflow_model_server takes lists of models from whoever reaches it.
+        api=ApiConfig(given.text("api_token_file"), True, given.all("allowed_host")),
         control="poll" if poll else "none",
         poll_seconds=poll or 1.0,
         trust_pickle=given.is_on("trust_pickle", False),

@@ -89,6 +89,11 @@ OWN: Final[dict[str, tuple[Type, str]]] = {
         "who runs SavedModels: tensorflow, or onnx as far as they can be converted (tensorflow)",
     ),
     "log_level": ("text", "debug, info, warning or error (by TF_CPP_MIN_LOG_LEVEL, or info)"),
+    "api_token_file": ("text", "file of the token that changes need: loads, unloads, settings (none)"),
+    "allowed_host": (
+        "text",
+        "name besides localhost by which a port of this machine alone may be asked; may be repeated",
+    ),
     "access_log": ("text", "off, errors or all (off)"),
     "prediction_log": ("text", "folder that takes requests with their answers, as logging_config wants them"),
     "tensorflow_metrics": ("bool", "metrics under TensorFlow Serving's names, too (true)"),

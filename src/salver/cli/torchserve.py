@@ -112,7 +112,7 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
     from salver.app import ServeConfig
     from salver.serving.profiles import default_state_dir
     from salver.serving.snapshots import SnapshotConfig, last
-    from salver.transport.api.access import is_loopback
+    from salver.transport.access_check import ApiConfig, is_loopback
 
     logs = environment.get("LOG_LOCATION", "logs")
     folder = Path(logs) / "config"
@@ -123,6 +123,8 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
     config = ServeConfig(
         front=first,
         more=tuple(more),
+        # TorchServe's own keys say who may, unless its operator switched them off.
+        api=ApiConfig(allows_remote=True, hosts=options.hosts),
         control="none",
         max_body_mb=largest / _MIB,
         max_message_mb=max(1, -(-largest // _MIB)),

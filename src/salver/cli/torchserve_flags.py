@@ -50,6 +50,7 @@ class Options(msgspec.Struct, frozen=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     state_dir: str | None = None
     json: bool = False
+    hosts: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, str]:
         """Those that go before keys of config.properties."""
@@ -85,6 +86,7 @@ def parse(words: Sequence[str]) -> Options:
         given.log_level,
         given.state_dir,
         given.json,
+        tuple(given.allowed_host),
     )
 
 
@@ -129,6 +131,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=("true", "false"),
         default="true",
         help="metrics under TorchServe's names, too (true)",
+    )
+    own.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name besides localhost by which a port of this machine alone may be asked",
     )
     own.add_argument("--json", action="store_true", help="print the start-up block as a JSON object")
     return parser

@@ -66,6 +66,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     """
     from salver.app import ServeConfig
     from salver.serving.profiles import default_state_dir
+    from salver.transport.access_check import ApiConfig
 
     given, platform_notices = _with_platforms(words, environment)
     first, *more = _fronts(given, environment)
@@ -81,6 +82,8 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         front=first,
         more=tuple(more),
         server_name=given.text("id", "triton"),
+        # tritonserver takes changes from whoever reaches it; only where it was told to listen for others.
+        api=ApiConfig(given.text("api-token-file"), True, given.all("allowed-host")),
         http=_http_headers(given),
         grpc=_headers(given, "grpc-restricted-protocol", "grpc-header-forward-pattern"),
         control=_MODES[mode],

@@ -148,6 +148,11 @@ OWN: Final[dict[str, tuple[Type, str]]] = {
     "tls-cert": ("text", "PEM file; encrypts the HTTP port, with tls-key"),
     "tls-key": ("text", "PEM file"),
     "tls-client-ca": ("text", "PEM bundle that signs certificates of HTTP callers"),
+    "api-token-file": ("text", "file of the token that changes need: loads, unloads, settings (none)"),
+    "allowed-host": (
+        "text",
+        "name besides localhost by which a port of this machine alone may be asked; may be repeated",
+    ),
     "access-log": ("text", "off, errors or all (off)"),
     "json": ("switch", "print the start-up block as a JSON object"),
 }

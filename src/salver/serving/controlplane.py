@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from salver.artifacts import LoadOrder, Manifest
-from salver.errors import Conflict, LoadFailed, ModelFailed, NotFound, NotReady, SalverError
+from salver.errors import Conflict, Forbidden, LoadFailed, ModelFailed, NotFound, NotReady, SalverError
 from salver.lifecycle.members import with_members
 from salver.messages import ModelId, State, VersionStatus
 from salver.repository import Place
@@ -213,11 +213,14 @@ class ControlPlane:
 
         Raises:
             NotReady: not in explicit mode (the code that Triton answers with).
+            Forbidden: the order brings something for a model of which the registry says what is served.
             PollFailed: no such model, or its configuration cannot be read.
             LoadFailed: with the reason; a version that was running still runs.
             InvalidInput, TooLarge: what the order brings cannot be taken.
         """
         self._require_explicit()
+        if order != _AS_IT_LIES:
+            self.check_unowned(name)
         if self._changes is not None:
             self._changes.ask_again(name)
         if order.files and not order.config:
@@ -245,8 +248,10 @@ class ControlPlane:
 
         Raises:
             NotReady: not in explicit mode (the code that Triton answers with).
+            Forbidden: the registry says whether it is served.
         """
         self._require_explicit()
+        self.check_unowned(name)
         gone = [name]
         brought = []
         for each in gone:  # which grows
@@ -259,6 +264,21 @@ class ControlPlane:
             if waits and files is not None and files.folder is not None:
                 for folder in (files.folder, *files.members.values()):
                     await self._manager.vacated(folder)
+
+    def check_unowned(self, name: str) -> None:
+        """Check that requests may change what is served of that model.
+
+        Raises:
+            Forbidden: another one than the server's operator lists it, such as the registry.
+        """
+        for owner, places in self._places.items():
+            if owner and any(place.name == name for place in places):
+                raise Forbidden(
+                    f"{name} is a model of the {owner}, which alone says what is served of it",
+                    field="model",
+                    fix="Move an alias of it (salver registry alias) or propose a release (salver rollout "
+                    "start); /api/v1 does the same.",
+                )
 
     def _members(self, names: Container[str]) -> set[str]:
         """What these ensembles are made of."""
@@ -313,6 +333,8 @@ class ControlPlane:
 
     async def _load(self, name: str, before: Brought | None, after: Brought | None) -> None:
         """Load with what ``after`` brought; where that does not do, go back to ``before``."""
+        for member in after.members if after else ():
+            self.check_unowned(member)
         was_loaded = name in self._named | self._implied and name not in self._unproven
         try:
             self._put(name, after)

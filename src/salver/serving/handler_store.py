@@ -68,6 +68,10 @@ class Plane(Protocol):
         """There are changes."""
         ...
 
+    def check_unowned(self, name: str) -> None:
+        """Raises Forbidden where others say what is served of that model, as the registry does."""
+        ...
+
 
 class Lives(Protocol):
     """Knows what became of versions (the lifecycle's manager)."""
@@ -219,6 +223,7 @@ class HandlerStore:
         await self._changes.whole(self._unregister(model, version))
 
     async def _unregister(self, model: str, version: str) -> None:
+        self._plane.check_unowned(model)
         id = self._one(model, version).id
         is_default = id.version == self._registry.default(model)
         if is_default and len(self._registry.versions(model)) > 1:
@@ -246,6 +251,7 @@ class HandlerStore:
             NoModel, NoModelVersion: there is none.
             InvalidInput: ``most`` is below ``least``, or they cannot be.
         """
+        self._plane.check_unowned(model)
         manifest = self._one(model, version)
         most = least if most is None else most
         check_number("min_worker", least, MOST_WORKERS)
@@ -266,8 +272,10 @@ class HandlerStore:
         """Requests without a version go there, of a model of any kind (X-12).
 
         Raises:
+            Forbidden: it is the registry's.
             NoModel, NoModelVersion: there is none.
         """
+        self._plane.check_unowned(model)
         versions = self._registry.versions(model).keys() | self._registry.others(model)
         if not versions:
             raise _no_model(model)
@@ -394,6 +402,7 @@ class HandlerStore:
         return model.url
 
     def _check_free(self, id: ModelId) -> None:
+        self._plane.check_unowned(id.name)
         if id.version in self._registry.versions(id.name):
             raise Conflict(
                 f"Model version {id.version} is already registered for model {id.name}", field="model_name"

@@ -14,6 +14,7 @@ from typing import Any
 from salver.errors import Internal, InvalidInput, SalverError
 from salver.messages import Call
 from salver.transport import tfs_paths
+from salver.transport.access_check import LOCAL, Access
 from salver.transport.calls import Reception, is_shutting_down, join_trace, printable, take_traits
 from salver.transport.event_stream import EventStream
 from salver.transport.grpc import GrpcMethods
@@ -21,7 +22,7 @@ from salver.transport.hangup import HangUps
 from salver.transport.http import HttpOperations
 from salver.transport.openai import GENERATING
 from salver.transport.reading import LARGE, read_whole
-from salver.transport.routes import Route, match
+from salver.transport.routes import READING, Route, match
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.compression import deflate
 from salver.wire.faults import http_fault, openai_fault, tfs_fault
@@ -57,6 +58,7 @@ class Front:
         max_body: Most bytes of an HTTP body, inflated ones included.
         hears_http1: The server tells when an HTTP/1.1 caller hangs up (h2corn 2.0 does not: connections are
             looked at).
+        access: Who may change something through the port that it answers.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Front:
         *,
         max_body: int,
         hears_http1: bool = True,
+        access: Access = LOCAL,
     ) -> None:
         self._http = http
         self._grpc = grpc
@@ -74,6 +77,8 @@ class Front:
         self._new_id = reception.new_id
         self._max_body = max_body
         self._hears_http1 = hears_http1
+        self._access = access
+        self._checks_hosts = access.checks_hosts
         self._tenant_header = reception.tenant_header
         self._unusual = reception.unusual(_UNUSUAL)
         self._guard = reception.http.guard
@@ -89,7 +94,7 @@ class Front:
         if kind == "http":
             headers = dict(scope["headers"])
             if headers.get(b"content-type", b"").startswith(b"application/grpc"):
-                return self._grpc.handle(scope["path"], headers, receive, send, self._hangups)
+                return self._grpc.handle(scope["path"], headers, receive, send, self._hangups, self._access)
             return self._answer(scope, headers, receive, send)
         return _lifespan(receive, send) if kind == "lifespan" else _refuse(receive, send)
 
@@ -101,6 +106,8 @@ class Front:
         call = Call("oip-http", arrival, None, (given and printable(given)) or self._new_id())
         operation = ""
         try:
+            if self._checks_hosts and headers.get(b"host") not in self._access.known_hosts:
+                self._access.check_host(headers)
             if b"traceparent" in headers:
                 join_trace(call, headers[b"traceparent"], self._new_id)
             route = self._routes.get((verb, raw_path)) or self._match(verb, raw_path)
@@ -109,6 +116,8 @@ class Front:
                 call.deadline = arrival + self._tfs.timeout_s  # TF-R25
             if self._guard is not None:
                 self._guard.check(operation, headers)
+            if operation not in READING:
+                await self._access.permit(headers, operation)
             if self._forwarding is not None:
                 call.forwarded = self._forwarding.parameters(headers)
             if wanted := self._curious.headers:

@@ -14,6 +14,7 @@ import msgspec
 
 from salver.errors import InvalidInput, NotFound, SalverError
 from salver.messages import State
+from salver.transport.access_check import LOCAL, Access
 from salver.transport.doors import App, Receive, Scope, Send, say
 from salver.transport.ports import Looking
 from salver.wire.bodies import HttpReply
@@ -82,10 +83,22 @@ class BroughtModels(Protocol):
 
 
 class SageMakerDoor:
-    """The application as SageMaker wants it."""
+    """The application as SageMaker wants it.
 
-    def __init__(self, app: App, config: SageMaker, looking: Looking, models: BroughtModels) -> None:
+    Args:
+        access: Who may bring models.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        config: SageMaker,
+        looking: Looking,
+        models: BroughtModels,
+        access: Access = LOCAL,
+    ) -> None:
         self._app = app
+        self._access = access
         self._config = config
         self._looking = looking
         self._models = models
@@ -108,10 +121,13 @@ class SageMakerDoor:
             if brought and brought[2]:
                 return await self._invoke(scope, receive, send, brought[1] or "")
             if brought and scope["method"] in ("GET", "POST", "DELETE"):
+                headers = dict(scope["headers"])
+                self._access.check_host(headers)
+                if scope["method"] != "GET":
+                    await self._access.permit(headers, "models")
                 body = await _read(receive)
                 if body is None:
                     return None
-                headers = dict(scope["headers"])
                 reply = await self._models.ask(scope["method"], brought[1] or "", headers, body)
                 return await say(send, reply)
         except SalverError as error:

@@ -15,6 +15,7 @@ from salver import __version__
 from salver.errors import Internal, InvalidInput, NoRoute, NotFound, NotReady, SalverError
 from salver.handlers import is_form
 from salver.messages import Call, InferRequest, InferResponse, Signature
+from salver.transport.access_check import LOCAL, Access
 from salver.transport.calls import (
     Reception,
     check_counted,
@@ -24,6 +25,7 @@ from salver.transport.calls import (
     ready_versions,
     take_traits,
 )
+from salver.transport.effects import changes, changes_if, changing, reads
 from salver.transport.grpc_stream import HEADERS, START, STOPPING, Asked, Send, Streamed, StreamLimits, packed
 from salver.transport.hangup import HangUps, Receive
 from salver.transport.ports import Control, Exposition, InferDoor
@@ -60,6 +62,7 @@ _SERVICES = ("inference.GRPCInferenceService", "grpc.health.v1.Health")
 _HEALTHY = frozenset(("", *_SERVICES, *TFS_SERVICES, *TFS_SHORT_NAMES, *TS_SERVICES))
 
 Reply = bytes | GrpcStatus
+_Method = Callable[[bytes, Call], Awaitable[Reply]]
 
 
 class OpenInferenceGrpc:
@@ -141,7 +144,7 @@ class GrpcMethods:
         self._torchserve = torchserve
         self._streams = {_STREAM_INFER: Streamed(door, reception, self._streamed, StreamLimits(max_message))}
         inference, health = (f"/{name}/" for name in _SERVICES)
-        self._methods: dict[str, Callable[[bytes, Call], Awaitable[Reply]]] = {
+        self._methods: dict[str, _Method] = {
             f"{inference}ModelInfer": self._infer,
             f"{inference}ServerLive": self._live,
             f"{inference}ServerReady": self._ready,
@@ -165,6 +168,9 @@ class GrpcMethods:
         self._families = dict.fromkeys(tfs, _Family("tfs-grpc", tfs_status, max_message))
         if torchserve is not None:
             self._add(torchserve, reception)
+        streams = {path: streamed.read for path, streamed in self._streams.items()}
+        #: Those that callers need a permission for, with what tells from a message whether they do.
+        self._changing = changing({**self._methods, **streams})
 
     def _add(self, torchserve: TorchServeMethods, reception: Reception) -> None:
         most = torchserve.max_message or self._family.max_message
@@ -182,6 +188,7 @@ class GrpcMethods:
         receive: Receive,
         send: Send,
         hangups: HangUps,
+        access: Access = LOCAL,
     ) -> None:
         """One call, from its first frame to its trailers; what follows is of the unary ones."""
         arrival = self._clock()
@@ -203,6 +210,13 @@ class GrpcMethods:
             fault = family.fault
             if self._torchserve is not None and path.startswith(TS_PREFIX):
                 self._torchserve.check(path, headers)
+            if access.checks_hosts and headers.get(b"host") not in access.known_hosts:
+                access.check_host(headers)
+            if path in self._changing:
+                if path in access.closed:
+                    fault = grpc_status
+                    raise NoRoute(f"Method not found: {path[1:]}")
+                method = await self._permitted(path, headers, method, access)
             if self._forwarding is not None:
                 call.forwarded = self._forwarding.parameters(headers)
             if wanted := self._curious.headers:
@@ -255,6 +269,23 @@ class GrpcMethods:
             await send({"type": "http.response.start", "status": 200, "headers": only})
             await send({"type": "http.response.body", "body": b""})
 
+    async def _permitted(
+        self, path: str, headers: Mapping[bytes, bytes], method: _Method | None, access: Access
+    ) -> _Method | None:
+        """The method, for a caller that may change something, or as far as its message changes nothing."""
+        is_change = self._changing[path]
+        if is_change is None or method is None:
+            await access.permit(headers, path)
+            return method
+        wanted, run = is_change, method
+
+        async def checked(message: bytes, call: Call) -> Reply:
+            if wanted(message):
+                await access.permit(headers, path)
+            return await run(message, call)
+
+        return checked
+
     def _look_closer(self, headers: Mapping[bytes, bytes], call: Call) -> None:
         """Deadline, id, trace and standing of a call that brings some."""
         timeout = headers.get(b"grpc-timeout")
@@ -271,6 +302,7 @@ class GrpcMethods:
         for streams in self._streams.values():
             streams.stop()
 
+    @reads
     def _streamed(self, message: bytes, headers: Mapping[bytes, bytes]) -> Asked:
         asked = StreamedInfer(message, self._regions, headers.get(b"triton_grpc_error") == b"true")
         asked.is_decoupled = self._door.is_decoupled(asked.model, asked.version)
@@ -278,60 +310,74 @@ class GrpcMethods:
 
     # The methods.
 
+    @reads
     def _infer(self, message: bytes, call: Call) -> Awaitable[Reply]:
         request = self._codec.read(message)
         return self._door.infer(self._codec, request, request.model, request.version, call)
 
+    @reads
     async def _live(self, message: bytes, call: Call) -> Reply:
         return wire.encode_server_live(True)
 
+    @reads
     async def _ready(self, message: bytes, call: Call) -> Reply:
         return wire.encode_server_ready(await self._control.is_ready())
 
+    @reads
     async def _model_ready(self, message: bytes, call: Call) -> Reply:
         name, version = wire.decode_model_request(message)
         return wire.encode_model_ready(bool(name) and await self._control.is_ready(name, version))
 
+    @reads
     async def _server_metadata(self, message: bytes, call: Call) -> Reply:
         return wire.encode_server_metadata(__version__, self._name, self._more)
 
+    @reads
     async def _model_metadata(self, message: bytes, call: Call) -> Reply:
         name, version = wire.decode_model_request(message)
         id, signature = self._door.signature(name, version)
         return wire.encode_model_metadata(id, ready_versions(self._control, name, version), signature)
 
+    @reads
     async def _config(self, message: bytes, call: Call) -> Reply:
         name, version = wire.decode_model_request(message)
         return wire.encode_model_config(self._control.model_config(name, version))
 
+    @reads
     async def _statistics(self, message: bytes, call: Call) -> Reply:
         name, version = wire.decode_model_request(message)
         if name:
             check_counted(self._door, name, version)
         return wire.encode_statistics(self._exposition.statistics(name, version if name else ""))
 
+    @changes_if(lambda message: bool(wire.decode_trace_request(message)[1]))
     async def _trace_setting(self, message: bytes, call: Call) -> Reply:
         name, change = wire.decode_trace_request(message)
         return wire.encode_trace(self._exposition.trace_setting(name, change))
 
+    @changes_if(lambda message: bool(wire.decode_log_request(message)))
     async def _log_settings(self, message: bytes, call: Call) -> Reply:
         change = wire.decode_log_request(message)
         return wire.encode_log(self._exposition.log_settings(change))
 
+    @reads
     async def _index(self, message: bytes, call: Call) -> Reply:
         only_ready = wire.decode_index_request(message)
         return wire.encode_index(self._control.statuses(), only_ready)
 
+    @changes
     async def _load(self, message: bytes, call: Call) -> Reply:
         name, order = await asyncio.to_thread(wire.decode_load_request, message)
         await self._control.load(name, order)
         return b""
 
+    @changes
     async def _unload(self, message: bytes, call: Call) -> Reply:
         name, dependents = wire.decode_unload_request(message)
         await self._control.unload(name, dependents=dependents)
         return b""
 
+    @reads
     async def _health(self, message: bytes, call: Call) -> Reply:
         service = wire.decode_health_request(message)
         if service in _HEALTHY:

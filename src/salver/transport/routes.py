@@ -14,105 +14,176 @@ from salver.transport import tfs_paths
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One row of the table: ``{model}`` and ``{version}`` match one segment each."""
+    """One row of the table: ``{model}`` and ``{version}`` match one segment each.
+
+    Attributes:
+        changes: It changes what is served, logged or shared; callers need a permission (``access_check.py``).
+    """
 
     name: str
     verb: str
     path: str
     summary: str
+    changes: bool
+
+
+_READS, _CHANGES = False, True
 
 
 OPERATIONS: Final = (
-    Operation("welcome", "GET", "/", "Name, version and where to look next"),
-    Operation("live", "GET", "/v2/health/live", "Is the process alive?"),
-    Operation("ready", "GET", "/v2/health/ready", "Can every model that should serve answer?"),
-    Operation("server_metadata", "GET", "/v2", "Server name, version and extensions"),
-    Operation("model_metadata", "GET", "/v2/models/{model}", "Inputs and outputs of a model"),
+    Operation("welcome", "GET", "/", "Name, version and where to look next", _READS),
+    Operation("live", "GET", "/v2/health/live", "Is the process alive?", _READS),
+    Operation("ready", "GET", "/v2/health/ready", "Can every model that should serve answer?", _READS),
+    Operation("server_metadata", "GET", "/v2", "Server name, version and extensions", _READS),
+    Operation("model_metadata", "GET", "/v2/models/{model}", "Inputs and outputs of a model", _READS),
     Operation(
-        "model_metadata", "GET", "/v2/models/{model}/versions/{version}", "Inputs and outputs of a version"
+        "model_metadata",
+        "GET",
+        "/v2/models/{model}/versions/{version}",
+        "Inputs and outputs of a version",
+        _READS,
     ),
-    Operation("model_ready", "GET", "/v2/models/{model}/ready", "Can the model answer?"),
-    Operation("model_ready", "GET", "/v2/models/{model}/versions/{version}/ready", "Can the version answer?"),
-    Operation("config", "GET", "/v2/models/{model}/config", "Configuration of a model, as Triton tells it"),
-    Operation("config", "GET", "/v2/models/{model}/versions/{version}/config", "Configuration of a version"),
-    Operation("infer", "POST", "/v2/models/{model}/infer", "Ask a model (JSON or binary tensors)"),
-    Operation("infer", "POST", "/v2/models/{model}/versions/{version}/infer", "Ask one version of a model"),
+    Operation("model_ready", "GET", "/v2/models/{model}/ready", "Can the model answer?", _READS),
     Operation(
-        "explain_v2", "POST", "/v2/models/{model}/explain", "Explanations, of a handler that gives them"
+        "model_ready", "GET", "/v2/models/{model}/versions/{version}/ready", "Can the version answer?", _READS
     ),
-    Operation("explain_v2", "POST", "/v2/models/{model}/versions/{version}/explain", "The same of a version"),
-    Operation("generate", "POST", "/v2/models/{model}/generate", "Ask a model by plain JSON keys"),
-    Operation("generate", "POST", "/v2/models/{model}/versions/{version}/generate", "Ask a version likewise"),
     Operation(
-        "generate_stream", "POST", "/v2/models/{model}/generate_stream", "The same, as Server-Sent Events"
+        "config", "GET", "/v2/models/{model}/config", "Configuration of a model, as Triton tells it", _READS
+    ),
+    Operation(
+        "config", "GET", "/v2/models/{model}/versions/{version}/config", "Configuration of a version", _READS
+    ),
+    Operation("infer", "POST", "/v2/models/{model}/infer", "Ask a model (JSON or binary tensors)", _READS),
+    Operation(
+        "infer", "POST", "/v2/models/{model}/versions/{version}/infer", "Ask one version of a model", _READS
+    ),
+    Operation(
+        "explain_v2",
+        "POST",
+        "/v2/models/{model}/explain",
+        "Explanations, of a handler that gives them",
+        _READS,
+    ),
+    Operation(
+        "explain_v2", "POST", "/v2/models/{model}/versions/{version}/explain", "The same of a version", _READS
+    ),
+    Operation("generate", "POST", "/v2/models/{model}/generate", "Ask a model by plain JSON keys", _READS),
+    Operation(
+        "generate", "POST", "/v2/models/{model}/versions/{version}/generate", "Ask a version likewise", _READS
+    ),
+    Operation(
+        "generate_stream",
+        "POST",
+        "/v2/models/{model}/generate_stream",
+        "The same, as Server-Sent Events",
+        _READS,
     ),
     Operation(
         "generate_stream",
         "POST",
         "/v2/models/{model}/versions/{version}/generate_stream",
         "The same of one version, as Server-Sent Events",
+        _READS,
     ),
-    Operation("statistics", "GET", "/v2/models/stats", "Statistics of every model"),
-    Operation("statistics", "GET", "/v2/models/{model}/stats", "Statistics of a model"),
-    Operation("statistics", "GET", "/v2/models/{model}/versions/{version}/stats", "Statistics of a version"),
-    Operation("explain", "GET", "/v2/models/{model}/explain", "Where the time of a model's requests goes"),
-    Operation("explain", "GET", "/v2/models/{model}/versions/{version}/explain", "The same for one version"),
+    Operation("statistics", "GET", "/v2/models/stats", "Statistics of every model", _READS),
+    Operation("statistics", "GET", "/v2/models/{model}/stats", "Statistics of a model", _READS),
     Operation(
-        "explain_request", "GET", "/v2/models/{model}/explain/{request}", "Where the time of one request went"
+        "statistics", "GET", "/v2/models/{model}/versions/{version}/stats", "Statistics of a version", _READS
     ),
-    Operation("log_settings", "GET", "/v2/logging", "What is logged"),
-    Operation("update_log_settings", "POST", "/v2/logging", "Change what is logged"),
-    Operation("trace_setting", "GET", "/v2/trace/setting", "What is traced"),
-    Operation("update_trace_setting", "POST", "/v2/trace/setting", "Change what is traced"),
-    Operation("trace_setting", "GET", "/v2/models/{model}/trace/setting", "What is traced of a model"),
+    Operation(
+        "explain", "GET", "/v2/models/{model}/explain", "Where the time of a model's requests goes", _READS
+    ),
+    Operation(
+        "explain", "GET", "/v2/models/{model}/versions/{version}/explain", "The same for one version", _READS
+    ),
+    Operation(
+        "explain_request",
+        "GET",
+        "/v2/models/{model}/explain/{request}",
+        "Where the time of one request went",
+        _READS,
+    ),
+    Operation("log_settings", "GET", "/v2/logging", "What is logged", _READS),
+    Operation("update_log_settings", "POST", "/v2/logging", "Change what is logged", _CHANGES),
+    Operation("trace_setting", "GET", "/v2/trace/setting", "What is traced", _READS),
+    Operation("update_trace_setting", "POST", "/v2/trace/setting", "Change what is traced", _CHANGES),
+    Operation(
+        "trace_setting", "GET", "/v2/models/{model}/trace/setting", "What is traced of a model", _READS
+    ),
     Operation(
         "update_trace_setting",
         "POST",
         "/v2/models/{model}/trace/setting",
         "Change what is traced of a model",
+        _CHANGES,
     ),
-    Operation("index", "POST", "/v2/repository/index", "Every version with its state and reason"),
-    Operation("load", "POST", "/v2/repository/models/{model}/load", "Load or reload a model"),
-    Operation("unload", "POST", "/v2/repository/models/{model}/unload", "Unload a model"),
-    Operation("index_named", "POST", "/v2/repository/{repository}/index", "The same, whatever the name"),
+    Operation("index", "POST", "/v2/repository/index", "Every version with its state and reason", _READS),
+    Operation("load", "POST", "/v2/repository/models/{model}/load", "Load or reload a model", _CHANGES),
+    Operation("unload", "POST", "/v2/repository/models/{model}/unload", "Unload a model", _CHANGES),
     Operation(
-        "load_named", "POST", "/v2/repository/{repository}/models/{model}/load", "Refused: name no repository"
+        "index_named", "POST", "/v2/repository/{repository}/index", "The same, whatever the name", _READS
+    ),
+    Operation(
+        "load_named",
+        "POST",
+        "/v2/repository/{repository}/models/{model}/load",
+        "Refused: name no repository",
+        _CHANGES,
     ),
     Operation(
         "unload_named",
         "POST",
         "/v2/repository/{repository}/models/{model}/unload",
         "Refused: name no repository",
+        _CHANGES,
     ),
-    Operation("regions", "GET", "/v2/systemsharedmemory/status", "Every registered region of shared memory"),
-    Operation("regions", "GET", "/v2/systemsharedmemory/region/{region}/status", "One region"),
     Operation(
-        "region_register", "POST", "/v2/systemsharedmemory/region/{region}/register", "Register a region"
+        "regions", "GET", "/v2/systemsharedmemory/status", "Every registered region of shared memory", _READS
     ),
-    Operation("region_register", "POST", "/v2/systemsharedmemory/register", "Refused: name a region"),
-    Operation("region_unregister", "POST", "/v2/systemsharedmemory/unregister", "Let go of every region"),
+    Operation("regions", "GET", "/v2/systemsharedmemory/region/{region}/status", "One region", _READS),
     Operation(
-        "region_unregister", "POST", "/v2/systemsharedmemory/region/{region}/unregister", "Let go of a region"
+        "region_register",
+        "POST",
+        "/v2/systemsharedmemory/region/{region}/register",
+        "Register a region",
+        _CHANGES,
     ),
-    Operation("cuda_regions", "GET", "/v2/cudasharedmemory/status", "No region of CUDA memory"),
-    Operation("cuda_regions", "GET", "/v2/cudasharedmemory/region/{region}/status", "Not found"),
-    Operation("cuda_register", "POST", "/v2/cudasharedmemory/region/{region}/register", "Refused"),
-    Operation("cuda_register", "POST", "/v2/cudasharedmemory/register", "Refused"),
-    Operation("cuda_unregister", "POST", "/v2/cudasharedmemory/unregister", "Nothing to let go of"),
-    Operation("cuda_unregister", "POST", "/v2/cudasharedmemory/region/{region}/unregister", "The same"),
-    Operation("list_v1", "GET", "/v1/models", "Every model with its versions and state"),
-    Operation("chat", "POST", "/v1/chat/completions", "Go on with a conversation (OpenAI)"),
-    Operation("completions", "POST", "/v1/completions", "Go on with a text (OpenAI)"),
-    Operation("embeddings", "POST", "/v1/embeddings", "Embed texts (OpenAI)"),
-    Operation("load_v1", "POST", "/v1/models/{model}/load", "Load or reload a model"),
-    Operation("unload_v1", "POST", "/v1/models/{model}/unload", "Unload a model"),
-    Operation("ready_plain", "GET", "/health/ready", "As /v2/health/ready"),
-    Operation("metrics", "GET", "/metrics", "Prometheus or OpenMetrics text"),
-    Operation("tfs_metrics", "GET", "/monitoring/prometheus/metrics", "The same, as in TensorFlow Serving"),
-    Operation("openapi", "GET", "/openapi.json", "This description"),
+    Operation(
+        "region_register", "POST", "/v2/systemsharedmemory/register", "Refused: name a region", _CHANGES
+    ),
+    Operation(
+        "region_unregister", "POST", "/v2/systemsharedmemory/unregister", "Let go of every region", _CHANGES
+    ),
+    Operation(
+        "region_unregister",
+        "POST",
+        "/v2/systemsharedmemory/region/{region}/unregister",
+        "Let go of a region",
+        _CHANGES,
+    ),
+    Operation("cuda_regions", "GET", "/v2/cudasharedmemory/status", "No region of CUDA memory", _READS),
+    Operation("cuda_regions", "GET", "/v2/cudasharedmemory/region/{region}/status", "Not found", _READS),
+    Operation("cuda_register", "POST", "/v2/cudasharedmemory/region/{region}/register", "Refused", _CHANGES),
+    Operation("cuda_register", "POST", "/v2/cudasharedmemory/register", "Refused", _CHANGES),
+    Operation("cuda_unregister", "POST", "/v2/cudasharedmemory/unregister", "Nothing to let go of", _CHANGES),
+    Operation(
+        "cuda_unregister", "POST", "/v2/cudasharedmemory/region/{region}/unregister", "The same", _CHANGES
+    ),
+    Operation("list_v1", "GET", "/v1/models", "Every model with its versions and state", _READS),
+    Operation("chat", "POST", "/v1/chat/completions", "Go on with a conversation (OpenAI)", _READS),
+    Operation("completions", "POST", "/v1/completions", "Go on with a text (OpenAI)", _READS),
+    Operation("embeddings", "POST", "/v1/embeddings", "Embed texts (OpenAI)", _READS),
+    Operation("load_v1", "POST", "/v1/models/{model}/load", "Load or reload a model", _CHANGES),
+    Operation("unload_v1", "POST", "/v1/models/{model}/unload", "Unload a model", _CHANGES),
+    Operation("ready_plain", "GET", "/health/ready", "As /v2/health/ready", _READS),
+    Operation("metrics", "GET", "/metrics", "Prometheus or OpenMetrics text", _READS),
+    Operation(
+        "tfs_metrics", "GET", "/monitoring/prometheus/metrics", "The same, as in TensorFlow Serving", _READS
+    ),
+    Operation("openapi", "GET", "/openapi.json", "This description", _READS),
     # Those of TensorFlow Serving have a grammar of their own (tfs_paths.py), and are only described here.
     *(
-        Operation(name, verb, f"/v1/models/{{model}}{part}{end}", summary + whom)
+        Operation(name, verb, f"/v1/models/{{model}}{part}{end}", summary + whom, _READS)
         for name, verb, end, summary in (
             ("model_v1", "GET", "", "State of each version of a model"),
             ("metadata_v1", "GET", "/metadata", "Signatures of a model"),
@@ -128,6 +199,10 @@ OPERATIONS: Final = (
         )
     ),
 )
+
+
+#: Operations that change nothing; all others need a permission. TensorFlow Serving's OPTIONS is no row.
+READING: Final = frozenset(o.name for o in OPERATIONS if not o.changes) | {"options_v1"}
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):

@@ -12,6 +12,7 @@ import msgspec
 
 from salver.errors import InvalidInput, NotFound
 from salver.messages import Call
+from salver.transport.effects import changes, reads
 from salver.transport.ports import RegionRegistry
 from salver.transport.routes import Route
 from salver.wire import oip_grpc as wire
@@ -71,24 +72,30 @@ class SharedMemoryOperations:
     async def _cuda_unregister(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         return _DONE
 
+    @reads
     async def _grpc_status(self, message: bytes, call: Call) -> bytes:
         return wire.encode_regions(self._registry.listed(wire.decode_region_name(message)))
 
+    @changes
     async def _grpc_register(self, message: bytes, call: Call) -> bytes:
         self._registry.register(wire.decode_region(message))
         return b""
 
+    @changes
     async def _grpc_unregister(self, message: bytes, call: Call) -> bytes:
         self._registry.unregister(wire.decode_region_name(message))
         return b""
 
+    @reads
     async def _grpc_cuda_status(self, message: bytes, call: Call) -> bytes:
         _find_cuda(wire.decode_region_name(message))
         return b""
 
+    @changes
     async def _grpc_cuda_register(self, message: bytes, call: Call) -> bytes:
         _refuse_cuda(wire.decode_region_name(message))
 
+    @changes
     async def _grpc_cuda_unregister(self, message: bytes, call: Call) -> bytes:
         wire.decode_region_name(message)
         return b""

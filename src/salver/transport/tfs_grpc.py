@@ -14,6 +14,7 @@ import msgspec
 from salver.errors import NotFound, NotReady
 from salver.messages import Call, ModelId, Signature
 from salver.serving.changes import Changes
+from salver.transport.effects import changes, reads
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.wire import tfs_grpc as wire
 from salver.wire import tfs_metadata
@@ -64,6 +65,7 @@ class TensorFlowServingMethods:
             f"{_MODEL}HandleReloadConfigRequest": self._reload,
         }
 
+    @reads
     async def _predict(self, message: bytes, call: Call) -> Reply:
         call.api = "Predict"
         spec, asked = self._messages.read(message)
@@ -73,10 +75,12 @@ class TensorFlowServingMethods:
         reply: Reply = await self._door.infer(codec, asked, spec.name, spec.label or version, call)
         return reply
 
+    @reads
     async def _classify(self, message: bytes, call: Call) -> Reply:
         call.api = "Classify"
         return await self._head("ClassificationRequest", CLASSIFY, message, call)
 
+    @reads
     async def _regress(self, message: bytes, call: Call) -> Reply:
         call.api = "Regress"
         return await self._head("RegressionRequest", REGRESS, message, call)
@@ -89,6 +93,7 @@ class TensorFlowServingMethods:
         )
         return reply
 
+    @reads
     async def _multi_inference(self, message: bytes, call: Call) -> Reply:
         call.api = "MultiInference"
         parsed = wire.parse("MultiInferenceRequest", message)
@@ -106,15 +111,18 @@ class TensorFlowServingMethods:
         bad = next((reply for reply in replies if isinstance(reply, GrpcStatus)), None)
         return bad or wire.encode_results(replies)
 
+    @reads
     async def _metadata(self, message: bytes, call: Call) -> Reply:
         id, signature = self._found(wire.decode_metadata_request(message))
         return tfs_metadata.metadata(id, signature).SerializeToString()  # type: ignore[no-any-return]
 
+    @reads
     async def _status(self, message: bytes, call: Call) -> Reply:
         spec = wire.decode_status_request(message)
         found = tfs_metadata.status(spec.name, spec.version, self._control.versions(spec.name))
         return found.SerializeToString()  # type: ignore[no-any-return]
 
+    @changes
     async def _reload(self, message: bytes, call: Call) -> Reply:
         config, names = wire.decode_reload(message)
         before = self._counted(names)

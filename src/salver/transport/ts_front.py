@@ -16,8 +16,10 @@ import msgspec
 
 from salver.errors import Internal, NoRoute, SalverError, TooLarge, WrongVerb
 from salver.messages import Call
+from salver.transport.access_check import LOCAL, Access
 from salver.transport.calls import Reception, is_shutting_down, join_trace, take_traits
 from salver.transport.doors import App, Receive, Scope, Send
+from salver.transport.effects import changing, reads
 from salver.transport.hangup import HangUps
 from salver.transport.http1 import Exchange
 from salver.transport.http1_head import Head
@@ -124,15 +126,23 @@ class TorchServe:
     Args:
         app: Salver's own.
         surfaces: What the port serves; None = it is a port for everything.
+        access: Who may change something there, and by which name it is asked.
     """
 
-    def __init__(self, app: App, backing: Backing, surfaces: frozenset[Surface] | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        backing: Backing,
+        surfaces: frozenset[Surface] | None = None,
+        access: Access = LOCAL,
+    ) -> None:
         rules, reception = backing.rules, backing.reception
         self._app = app
         self._backing = backing
         self._rules = rules
         self._door = backing.door
         self._keys = backing.keys
+        self._access = access
         self._is_common = surfaces is None
         self._surfaces: frozenset[Surface] = (
             frozenset(("inference", "management")) if surfaces is None else surfaces
@@ -152,6 +162,7 @@ class TorchServe:
             "describe_port": self._describe_port,
             "metrics": self._metrics,
         }
+        self._changing = changing(self._methods).keys()
         self._targets: dict[tuple[str, bytes], Target] = {}
         self._layouts = Layouts(rules.cors)
         self._hangups = HangUps()
@@ -203,7 +214,7 @@ class TorchServe:
         if target is None or target.is_shared or head.method == "HEAD":
             return None
         told = self._told_by(head.spelled, target)
-        if told.sequence is not None:
+        if told.sequence is not None or not self._access.knows_host(told.lower):
             return None
         head.notes[self] = target, told
         return target, told
@@ -241,6 +252,7 @@ class TorchServe:
         task = None
         try:
             asked = target.asked
+            self._access.check_host(lower)
             if target.is_shared and self._is_of_tensors(asked.model):
                 self._check(asked, lower)
                 await self._app(scope, receive, send)
@@ -356,6 +368,7 @@ class TorchServe:
             if self._cors and verb == "OPTIONS" and _is_preflight(lower):
                 await answer.write(TorchServeReply(200, b""))
                 return
+            self._access.check_host(lower)
             asked = self._asked(verb, path, lower)
             if asked is None:
                 await self._app(scope, receive, send)
@@ -365,6 +378,8 @@ class TorchServe:
                 await self._predict(self._target(scope, path, asked), scope, receive, send)
                 return
             self._check(asked, lower)
+            if asked.operation in self._changing:
+                await self._access.permit(lower, asked.operation)
             if (body := await self._read(receive, lower)) is None:
                 return
             query = tuple(query_of(scope["query_string"], path))
@@ -457,10 +472,12 @@ class TorchServe:
             raise NoRoute("nobody does that here")
         return await method(request)
 
+    @reads
     async def _describe_port(self, request: Request) -> TorchServeReply:
         has = self._surfaces.__contains__
         return replied(of_port(infers=has("inference"), manages=has("management")))
 
+    @reads
     async def _metrics(self, request: Request) -> TorchServeReply:
         """TS-M11: names that are asked for, or all."""
         if not self._rules.has_metrics:

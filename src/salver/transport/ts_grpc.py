@@ -11,6 +11,7 @@ from typing import Final, Literal, Protocol
 from salver.errors import InvalidInput, NotFound, NotReady, SalverError, Unauthenticated
 from salver.handlers import HandlerStatus, Metadata
 from salver.messages import Call
+from salver.transport.effects import changes, reads
 from salver.transport.grpc_stream import Asked
 from salver.transport.ports import Handlers, InferDoor, Looking
 from salver.wire import oip_grpc, ts_models, ts_oip
@@ -35,6 +36,10 @@ SERVICES: Final = (
 _INFERENCE, _MANAGEMENT, _OPEN_INFERENCE = (f"/{name}/" for name in SERVICES)
 #: Those that keep their deadlines themselves.
 INFERRING: Final = frozenset((f"{_INFERENCE}Predictions", f"{_OPEN_INFERENCE}ModelInfer"))
+#: Those of its management that change something.
+CHANGING: Final = frozenset(
+    _MANAGEMENT + name for name in ("RegisterModel", "ScaleWorker", "SetDefault", "UnregisterModel")
+)
 _UNIMPLEMENTED: Final = 12
 
 #: In place of a version: every one.
@@ -110,11 +115,13 @@ class TorchServeMethods:
         """Path of any other method -> what makes a request of one of its messages."""
         rules = self._rules
         return {
-            f"{_INFERENCE}StreamPredictions": lambda message, _: wire.StreamedPrediction(
-                message, rules.max_response
+            f"{_INFERENCE}StreamPredictions": reads(
+                lambda message, _: wire.StreamedPrediction(message, rules.max_response)
             ),
-            f"{_INFERENCE}StreamPredictions2": lambda message, _: wire.SequencePrediction(
-                message, rules.sequence_headers, self._new_id, rules.max_response
+            f"{_INFERENCE}StreamPredictions2": reads(
+                lambda message, _: wire.SequencePrediction(
+                    message, rules.sequence_headers, self._new_id, rules.max_response
+                )
             ),
         }
 
@@ -127,29 +134,36 @@ class TorchServeMethods:
         if not keys.allows(scope, headers.get(b"authorization", b"").decode("latin-1")):
             raise Unauthenticated(UNAUTHORIZED)
 
+    @reads
     async def _ping(self, message: bytes, call: Call) -> Reply:
         return wire.encode_health(self._handlers.is_healthy())
 
+    @reads
     def _predict(self, message: bytes, call: Call) -> Awaitable[Reply]:
         codec = wire.Prediction(message, self._rules.max_response)
         return self._door.infer(codec, None, codec.model, codec.version, call)
 
     # Open Inference.
 
+    @reads
     def _infer(self, message: bytes, call: Call) -> Awaitable[Reply]:
         codec = ts_oip.TensorPrediction(message, most=self._rules.max_response)
         return self._door.infer(codec, None, codec.model, codec.version, call)
 
+    @reads
     async def _live(self, message: bytes, call: Call) -> Reply:
         return oip_grpc.encode_server_live(True)
 
+    @reads
     async def _ready(self, message: bytes, call: Call) -> Reply:
         return oip_grpc.encode_server_ready(True)  # as TorchServe, which says it of models alone
 
+    @reads
     async def _server_metadata(self, message: bytes, call: Call) -> Reply:
         # TorchServe has it in its table of methods, and no more of it.
         return GrpcStatus(_UNIMPLEMENTED, f"Method {_OPEN_INFERENCE[1:]}ServerMetadata is unimplemented")
 
+    @reads
     async def _model_ready(self, message: bytes, call: Call) -> Reply:
         name, version = oip_grpc.decode_model_request(message)
         if not name:
@@ -162,6 +176,7 @@ class TorchServeMethods:
             return oip_grpc.encode_model_ready(await self._control.is_ready(name, version))
         return oip_grpc.encode_model_ready(all(_has_workers(status) for status in statuses))
 
+    @reads
     async def _model_metadata(self, message: bytes, call: Call) -> Reply:
         name, version = oip_grpc.decode_model_request(message)
         if not name:
@@ -185,6 +200,7 @@ class TorchServeMethods:
 
     # Management.
 
+    @reads
     async def _describe(self, message: bytes, call: Call) -> Reply:
         asked = wire.parse("DescribeModelRequest", message)
         model, version = asked.model_name, asked.model_version
@@ -198,27 +214,32 @@ class TorchServeMethods:
                 raise NamedFault(text, 500, "InternalServerException") from None
         return wire.encode_management(printed(ts_models.description(statuses, metadata)).decode())
 
+    @reads
     async def _list(self, message: bytes, call: Call) -> Reply:
         asked = wire.parse("ListModelsRequest", message)
         told = ts_models.listed(self._handlers.models(), asked.limit, asked.next_page_token)
         return wire.encode_management(printed(told).decode())
 
+    @changes
     async def _register(self, message: bytes, call: Call) -> Reply:
         self._check_open()
         order = wire.decode_registration(message)
         done = await self._handlers.register(order)
         return wire.encode_management(ts_models.registered(done))
 
+    @changes
     async def _scale(self, message: bytes, call: Call) -> Reply:
         model, version, least, most, waits = wire.decode_scale(message)
         how, workers = await self._handlers.scale(model, version, least, most, waits=waits)
         return wire.encode_management(ts_models.scaled(how, workers, model, version))
 
+    @changes
     async def _set_default(self, message: bytes, call: Call) -> Reply:
         asked = wire.parse("SetDefaultRequest", message)
         self._handlers.set_default(asked.model_name, asked.model_version)
         return wire.encode_management(ts_models.set_default(asked.model_name, asked.model_version))
 
+    @changes
     async def _unregister(self, message: bytes, call: Call) -> Reply:
         self._check_open()
         asked = wire.parse("UnregisterModelRequest", message)

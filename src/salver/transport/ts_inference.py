@@ -7,6 +7,7 @@ Predictions are ``ts_front.py``'s, who writes their pieces.
 from collections.abc import Mapping
 
 from salver.errors import InvalidInput
+from salver.transport.effects import reads
 from salver.transport.ports import Handlers
 from salver.transport.ts_calls import Method, Request
 from salver.wire.ts_bodies import form
@@ -61,20 +62,25 @@ class InferenceOperations:
             raise no_model(name)
         raise InvalidInput("Parameter model_name is required.")
 
+    @reads
     async def _ping(self, request: Request) -> TorchServeReply:
         healthy = self._handlers.is_healthy()
         return status_of("Healthy") if healthy else status_of("Unhealthy", 500)
 
+    @reads
     async def _oip_server(self, request: Request) -> TorchServeReply:
         """Its name for the extensions is misspelled; its clients know no other (TS-R11)."""
         return replied({"name": "Torchserve", "version": VERSION, "extenstion": ["kserve", "kubeflow"]})
 
+    @reads
     async def _oip_live(self, request: Request) -> TorchServeReply:
         return replied({"live": True})
 
+    @reads
     async def _oip_ready(self, request: Request) -> TorchServeReply:
         is_ready = self._handlers.is_healthy()
         return replied({"ready": is_ready}, 200 if is_ready else 500)
 
+    @reads
     async def _oip_version(self, request: Request) -> TorchServeReply:
         return replied(_NO_VERSIONS, 501)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from salver.errors import DeadlineExceeded, NotReady, WrongVerb
 from salver.handlers import Metadata
+from salver.transport.effects import changes, reads
 from salver.transport.ports import Handlers
 from salver.transport.ts_calls import Method, Request
 from salver.transport.ts_tokens import TokenKeys
@@ -48,18 +49,21 @@ class ManagementOperations:
             "token": self._token,
         }
 
+    @reads
     async def _list(self, request: Request) -> TorchServeReply:
         fields = request.fields
         limit = number(fields.get("limit"), _MOST_LISTED)
         token = number(fields.get("next_page_token"), 0)
         return replied(ts_models.listed(self._handlers.models(), limit, token))
 
+    @changes
     async def _register(self, request: Request) -> TorchServeReply:
         self._check_changes()
         order = registration(request.body, request.content_type, request.fields)
         done = await self._handlers.register(order)
         return status_of(ts_models.registered(done), 200 if done.is_done or not done.workers else _ACCEPTED)
 
+    @reads
     async def _describe(self, request: Request) -> TorchServeReply:
         model, version = request.asked.model, request.asked.version
         statuses = self._handlers.describe(model, version)
@@ -71,10 +75,12 @@ class ManagementOperations:
                 raise NotReady(has_no_worker(model, version, is_describing=True)) from None
         return replied(ts_models.description(statuses, metadata))
 
+    @reads
     async def _describe_managed(self, request: Request) -> TorchServeReply:
         self._handlers.describe(request.asked.model, request.asked.version)
         return replied(of_managed(request.asked.model))
 
+    @changes
     async def _scale(self, request: Request) -> TorchServeReply:
         fields, model = request.fields, request.asked.model
         version = request.asked.version or fields.get("model_version", "")
@@ -85,6 +91,7 @@ class ManagementOperations:
         status = {"done": 200, "partly": _PARTLY, "begun": _ACCEPTED}[how]
         return status_of(ts_models.scaled(how, workers, model, version), status)
 
+    @changes
     async def _unregister(self, request: Request) -> TorchServeReply:
         self._check_changes()
         try:
@@ -93,17 +100,20 @@ class ManagementOperations:
             raise NamedFault(error.message, 408, "RequestTimeoutException") from None
         return status_of(ts_models.unregistered(request.asked.model))
 
+    @changes
     async def _set_default(self, request: Request) -> TorchServeReply:
         model, version = request.asked.model, request.asked.version
         self._handlers.set_default(model, version)
         return status_of(ts_models.set_default(model, version))
 
+    @reads
     async def _is_ready(self, request: Request) -> TorchServeReply:
         model = request.asked.model
         (status,) = self._handlers.describe(model)
         is_ready = any(worker.status == "READY" for worker in status.running)
         return replied({"name": model, "ready": is_ready})
 
+    @changes
     async def _token(self, request: Request) -> TorchServeReply:
         """The new key stands in the file alone."""
         if self._keys is not None:

@@ -8,10 +8,11 @@ from typing import Final
 
 import msgspec
 
+from salver.transport.access_check import Access
 from salver.transport.doors import App, Kind
 from salver.transport.ports import Looking
 from salver.transport.ts_front import SURFACES, Backing, TorchServe
-from salver.transport.ts_grpc import TorchServeMethods
+from salver.transport.ts_grpc import CHANGING, TorchServeMethods
 from salver.transport.ts_tokens import TokenKeys
 
 _EVERYTHING: Final = "all"
@@ -39,9 +40,18 @@ class TorchServePorts:
             backing.door, control, backing.handlers, rules, keys, backing.reception.new_id
         )
 
-    def shown(self, app: App, kind: Kind) -> App:
+    def closed(self, kind: Kind) -> frozenset[str]:
+        """Paths of its gRPC methods that change models and that such a port does not have.
+
+        They are where management was asked for: at its own ports, and at the one for everything if requests
+        may change models at all.
+        """
+        is_asked = self._backing.rules.may_change if kind == _EVERYTHING else "management" in kind
+        return frozenset() if is_asked or kind == "torchserve-all" else CHANGING
+
+    def shown(self, app: App, kind: Kind, access: Access) -> App:
         """The application with TorchServe's routes, where that port has any."""
         surfaces = SURFACES.get(kind)
         if surfaces is None and kind != _EVERYTHING:
             return app
-        return TorchServe(app, self._backing, surfaces)
+        return TorchServe(app, self._backing, surfaces, access)

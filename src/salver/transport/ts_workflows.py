@@ -10,6 +10,7 @@ from salver.errors import BadArchive, NoWorkflow
 from salver.handlers import WorkflowStatus
 from salver.messages import Call
 from salver.transport.calls import Reception, take_traits
+from salver.transport.effects import changes, reads
 from salver.transport.ports import Workflows
 from salver.transport.ts_calls import Method, Request
 from salver.wire.ts_bodies import form
@@ -45,6 +46,7 @@ class WorkflowOperations:
             "predict_workflow": self._predict,
         }
 
+    @changes
     async def _register(self, request: Request) -> TorchServeReply:
         order = registration(request.body, request.content_type, request.fields, called="workflow_name")
         try:
@@ -53,6 +55,7 @@ class WorkflowOperations:
             raise NamedFault(str(error), 400, "InvalidWorkflowException") from None
         return status_of(f"Workflow {name} has been registered and scaled successfully.")
 
+    @reads
     async def _list(self, request: Request) -> TorchServeReply:
         fields = request.fields
         every = self._workflows.statuses()
@@ -62,6 +65,7 @@ class WorkflowOperations:
         told["workflows"] = [{"workflowName": one.name, "workflowUrl": one.url} for one in every[part]]
         return replied(told)
 
+    @reads
     async def _describe(self, request: Request) -> TorchServeReply:
         name = request.asked.model
         for status in self._workflows.statuses():
@@ -69,11 +73,13 @@ class WorkflowOperations:
                 return replied([_described(status)])
         raise NoWorkflow(f"Workflow not found: {name}")
 
+    @changes
     async def _unregister(self, request: Request) -> TorchServeReply:
         name = request.asked.model
         await self._workflows.unregister(name)
         return status_of(f'Workflow "{name}" unregistered')
 
+    @reads
     async def _predict(self, request: Request) -> TorchServeReply:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.spelled}
         asked = form(request.body, request.content_type, headers)

@@ -4,7 +4,7 @@
 described by them (``openapi.py``). It does nothing itself: an operation hands on to the planes behind it.
 """
 
-from salver.transport.api.access import Access, ApiConfig, Caller, Changing
+from salver.transport.access_check import Access, ApiConfig, Caller, Changing
 from salver.transport.api.door import Management
 from salver.transport.api.table import Answer, Api, Asked, Operation
 

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from salver.errors import Internal, InvalidInput, SalverError, TooLarge, Unauthenticated, WrongVerb
-from salver.transport.api.access import Access, Caller, check_role
+from salver.transport.access_check import Access, Caller, check_role
 from salver.transport.api.openapi import describe
 from salver.transport.api.table import Answer, Api, Asked, Operation, read_body, read_query, tag_of
 from salver.transport.calls import printable

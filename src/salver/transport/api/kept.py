@@ -16,7 +16,7 @@ from salver.registry.webhooks import Webhooks
 from salver.rollout.record import Release
 from salver.serving.proposing import Proposal, proposal
 from salver.serving.release_store import ReleaseStore
-from salver.transport.api.access import Caller
+from salver.transport.access_check import Caller
 from salver.transport.api.audit import audit_operations
 from salver.transport.api.outcomes import OutcomeTaker, outcome_operations
 from salver.transport.api.planning import planning_operations

@@ -9,7 +9,7 @@ from typing import Annotated, Protocol
 import msgspec
 
 from salver.releases import Outcome, Receipt
-from salver.transport.api.access import OUTCOMES
+from salver.transport.access_check import OUTCOMES
 from salver.transport.api.table import Answer, Asked, Operation
 
 #: Outcomes of one request, and its bytes.

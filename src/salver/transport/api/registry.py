@@ -15,7 +15,7 @@ from salver.registry import ModelRegistry
 from salver.registry.names import LATEST, Reference, check_alias
 from salver.registry.records import Actor, Difference, Model, Move, Version
 from salver.rollout.policy import Policy
-from salver.transport.api.access import Caller
+from salver.transport.access_check import Caller
 from salver.transport.api.planning import check_size
 from salver.transport.api.table import (
     MOST_NUMBER,

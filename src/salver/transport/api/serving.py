@@ -8,7 +8,7 @@ import msgspec
 
 from salver.errors import NotFound
 from salver.messages import ModelId, State
-from salver.transport.api.access import Changing
+from salver.transport.access_check import Changing
 from salver.transport.api.table import Answer, Asked, Operation, Page
 from salver.transport.ports import Looking
 

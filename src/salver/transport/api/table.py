@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 from salver.errors import InvalidInput, NoRoute, WrongVerb
-from salver.transport.api.access import Caller, Changing, Group
+from salver.transport.access_check import Caller, Changing, Group
 
 #: Where the interface begins.
 ROOT: Final = "/api/v1"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from salver.errors import Forbidden, InvalidInput, SalverError, Unauthenticated
-from salver.transport.api.access import Access, ApiConfig, Caller, is_loopback
+from salver.transport.access_check import Access, ApiConfig, Caller, is_loopback
 from salver.transport.restrict import Guard, parse
 
 TOKEN = "0123456789abcdef0123"
