@@ -13,6 +13,7 @@ from handler_hall import (
     stocked,
 )
 
+from salver.artifacts import Versions
 from salver.errors import (
     BadArchive,
     Conflict,
@@ -281,6 +282,23 @@ async def test_ts_m6_the_default_of_a_model_of_any_kind_is_pinned(store: Path, t
         assert h.default("ranker") == "1"
         with pytest.raises(NoModel):
             h.store.describe("ranker")
+
+
+async def test_a_label_says_which_version_of_a_handler_is_meant(store: Path, tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        (tmp_path / "theirs" / version).mkdir(parents=True)
+        mar(tmp_path / "theirs" / version, "noop", "theirs", version)
+    async with hall(store) as h:
+        for meant in ("2", "1", "2"):
+            versions = Versions(specific=("1", "2"))
+            place = Place(
+                "theirs", str(tmp_path / "theirs"), versions, {"champion": meant}, "champion", is_exact=True
+            )
+            await h.plane.replace([place], "registry")
+            await h.lives.settled()
+            assert h.default("theirs") == meant
+            assert (status(h, "theirs").version, status(h, "theirs").is_default) == (meant, True)
+            assert [listed.name for listed in h.store.models()] == ["theirs"]
 
 
 async def test_a_model_of_the_registry_is_changed_through_the_registry_alone(

@@ -96,18 +96,25 @@ class Registry:
         return frozenset(m.id.version for m in self._known if m.id.name == name and m.format != FORMAT)
 
     def default(self, name: str) -> str:
-        """The version that is asked where none is named."""
-        return self._pins.pinned(name)
+        """The version that is asked where none is named: the pinned one, or the one that a label means."""
+        if pinned := self._pins.pinned(name):
+            return pinned
+        meant = (m.config.labels.get(m.config.default_label, "") for m in self._known if m.id.name == name)
+        return next(filter(None, meant), "")
 
     def set_default(self, name: str, version: str) -> None:
         """Requests that name no version go there, as long as it is there."""
         self._pins.pin(name, version)
 
     def _settle_pins(self) -> None:
-        """A handler's stays as long as it is there; then the first of the others has its place."""
+        """A handler's stays as long as it is there; then the first of the others has its place.
+
+        Where a label says which version is meant, as the registry's aliases do, none is pinned.
+        """
+        labelled = {m.id.name for m in self._known if m.config.default_label}
         for name, versions in _by_name(self._known).items():
             pinned = self._pins.pinned(name)
-            if pinned in versions:
+            if pinned in versions or (name in labelled and not pinned):
                 continue
             if handlers := [version for version, kind in versions.items() if kind == FORMAT]:
                 self._pins.pin(name, min(handlers, key=order_of))
