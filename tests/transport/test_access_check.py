@@ -1,12 +1,13 @@
-"""Who may manage a server through a port?"""
+"""Who may change something through a port?"""
 
 import asyncio
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from salver.errors import Forbidden, InvalidInput, SalverError, Unauthenticated
-from salver.transport.access_check import Access, ApiConfig, Caller, is_loopback
+from salver.transport.access_check import Access, AccessRules, ApiConfig, Caller, is_loopback
 from salver.transport.restrict import Guard, parse
 
 TOKEN = "0123456789abcdef0123"
@@ -130,6 +131,93 @@ def test_a_name_that_only_points_here_sees_nothing(host: bytes) -> None:
 )
 def test_names_of_this_machine(host: bytes) -> None:
     check(Access("localhost"), {b"host": host}, changes=False)
+
+
+@pytest.mark.parametrize("host", [b"10.0.0.5:8000", b"0.0.0.0:8000", b"[fe80::1]:80"])
+def test_an_address_in_numbers_is_nobodys_name(host: bytes) -> None:
+    Access("127.0.0.1").check_host({b"host": host})
+
+
+def test_programs_that_name_no_host() -> None:
+    port = Access("127.0.0.1")
+    port.check_host({})
+    port.check_host({b"host": b"localhost"})
+    port.check_host({})
+
+
+def test_hosts_are_looked_at_once_and_few_are_remembered() -> None:
+    port = Access("127.0.0.1")
+    assert not port.knows_host({b"host": b"localhost:1"})
+    for number in range(200):
+        port.check_host({b"host": b"localhost:%d" % number})
+        assert port.knows_host({b"host": b"localhost:%d" % number})
+        assert len(port.known_hosts) <= 64
+    with pytest.raises(Forbidden):
+        port.check_host({b"host": b"evil.example.org"})
+    assert not port.knows_host({b"host": b"evil.example.org"})
+    for elsewhere in (Access("0.0.0.0"), Access("")):
+        assert elsewhere.knows_host({b"host": b"models.example.org"})
+
+
+def test_further_names() -> None:
+    port = Access("127.0.0.1", rules=AccessRules(hosts=("Models.example.org.",)))
+    for host in (b"models.example.org", b"MODELS.example.org:443", b"models.example.org."):
+        port.check_host({b"host": host})
+    with pytest.raises(Forbidden, match="--allowed-host"):
+        port.check_host({b"host": b"other.example.org"})
+
+
+def permit(access: Access, **headers: str) -> Caller:
+    sent = {name.replace("_", "-").encode(): text.encode() for name, text in headers.items()}
+    return asyncio.run(access.permit({b"host": b"localhost:8000", **sent}, "load"))
+
+
+def test_a_change_in_another_protocol_needs_no_json() -> None:
+    assert permit(Access("127.0.0.1")) == Caller("api")
+    assert permit(Access("127.0.0.1"), content_type="text/plain", x_salver_actor="ada") == Caller("api:ada")
+
+
+def test_a_secret_for_somebody_else_is_in_nobodys_way_where_none_is_asked_for() -> None:
+    for name in ("Bearer for-a-gateway", "Basic eDp5"):
+        assert permit(Access("127.0.0.1"), authorization=name) == Caller("api")
+
+
+def test_pages_of_other_origins_change_nothing_in_another_protocol_either() -> None:
+    digest = hashlib.sha256(TOKEN.encode()).digest()
+    for port in (Access("127.0.0.1"), Access(""), Access("0.0.0.0", digest)):
+        for headers in ({"origin": "http://evil.example.org"}, {"sec_fetch_site": "cross-site"}):
+            with pytest.raises(Forbidden, match="origin"):
+                permit(port, authorization=f"Bearer {TOKEN}", **headers)
+
+
+def test_pages_of_an_origin_that_torchserves_operator_named() -> None:
+    port = Access("127.0.0.1", rules=AccessRules(origins=frozenset({"https://app.example.org"})))
+    permit(port, origin="https://app.example.org", sec_fetch_site="cross-site")
+    with pytest.raises(Forbidden):
+        permit(port, origin="https://other.example.org")
+    permit(Access("127.0.0.1", rules=AccessRules(origins=frozenset({"*"}))), origin="https://any.example.org")
+
+
+def test_everybody_may_where_the_operator_says_so() -> None:
+    everybody = AccessRules(allows_remote=True)
+    port = Access("0.0.0.0", rules=everybody)
+    assert port.changing == "open"
+    permit(port, host="models.example.org")
+    permit(port, host="10.0.0.5:8000", origin="http://10.0.0.5:8000")
+    with pytest.raises(Forbidden, match="may be anybody's"):
+        permit(port, host="evil.example.org", origin="http://evil.example.org")
+    named = Access("0.0.0.0", rules=AccessRules(allows_remote=True, hosts=("models.example.org",)))
+    permit(named, host="models.example.org", origin="http://models.example.org")
+    assert Access("0.0.0.0", b"d" * 32, rules=everybody).changing == "token"
+    assert Access("0.0.0.0", read_token=ada_only, rules=everybody).changing == "token"
+
+
+def test_a_token_for_outcomes_alone_changes_nothing_else() -> None:
+    async def of_an_application(token: str) -> Caller:
+        return Caller("app", frozenset({"outcomes"}))
+
+    with pytest.raises(Forbidden, match="posts outcomes"):
+        permit(Access("0.0.0.0", read_token=of_an_application), authorization="Bearer x")
 
 
 def test_restrictions_of_the_operator_hold_here_too() -> None:

@@ -8,8 +8,8 @@ import pytest
 from asgi_calls import Reply, call
 
 from salver.errors import Code, NotFound, Outdated, Overloaded, SalverError, Unauthenticated
-from salver.transport.api import Access, Answer, Api, Asked, Caller, Management, Operation
 from salver.transport.access_check import OUTCOMES
+from salver.transport.api import Access, Answer, Api, Asked, Caller, Management, Operation
 from salver.wire.faults import api_fault
 
 JSON = {"content-type": "application/json"}

@@ -37,9 +37,8 @@ class Tls:
         str,
         Parameter(
             name="--api-token-file",
-            help="Holds the token that changes need: to load and unload models, to set what is logged, and so "
-            "on. Without one they are for this machine alone: refused when --host is an address that others "
-            "reach.",
+            help="Holds the token that changes need, such as to load and unload models. Without one they are "
+            "for this machine alone: refused when --host is an address that others reach.",
         ),
     ] = ""
     allows_remote: Annotated[
