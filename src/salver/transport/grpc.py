@@ -213,9 +213,6 @@ class GrpcMethods:
             if access.checks_hosts and headers.get(b"host") not in access.known_hosts:
                 access.check_host(headers)
             if path in self._changing:
-                if path in access.closed:
-                    fault = grpc_status
-                    raise NoRoute(f"Method not found: {path[1:]}")
                 method = await self._permitted(path, headers, method, access)
             if self._forwarding is not None:
                 call.forwarded = self._forwarding.parameters(headers)
@@ -250,9 +247,7 @@ class GrpcMethods:
                 raise
             return
         except Exception as error:
-            incident = self._new_id()
-            _LOG.exception("incident %s: %s", incident, path, exc_info=error)
-            reply = fault(Internal.incident(incident))
+            reply = fault(self._incident(path, error))
         if isinstance(reply, bytes):
             if self._compression and path in _INFERRING:
                 start, body = await packed(reply, headers, self._compression)
@@ -265,14 +260,19 @@ class GrpcMethods:
             await send({"type": "http.response.body", "body": body})
             await send(_OK)
         else:  # "Trailers-Only": a client that has seen other headers does not try again (gRPC's A6)
-            only = [*HEADERS, *trailers(reply)]
-            await send({"type": "http.response.start", "status": 200, "headers": only})
-            await send({"type": "http.response.body", "body": b""})
+            await _end(send, reply)
+
+    def _incident(self, path: str, error: Exception) -> Internal:
+        incident = self._new_id()
+        _LOG.exception("incident %s: %s", incident, path, exc_info=error)
+        return Internal.incident(incident)
 
     async def _permitted(
         self, path: str, headers: Mapping[bytes, bytes], method: _Method | None, access: Access
     ) -> _Method | None:
         """The method, for a caller that may change something, or as far as its message changes nothing."""
+        if path in access.closed:
+            raise NoRoute(f"Method not found: {path[1:]}")
         is_change = self._changing[path]
         if is_change is None or method is None:
             await access.permit(headers, path)
@@ -385,6 +385,13 @@ class GrpcMethods:
         if any(status.id.name == service for status in self._control.statuses()):
             return wire.encode_health(await self._control.is_ready(service))
         raise NotFound(f"unknown service {service!r}")
+
+
+async def _end(send: Send, status: GrpcStatus) -> None:
+    """The whole answer to a call that ends with an error."""
+    headers = [*HEADERS, *trailers(status)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _read(
