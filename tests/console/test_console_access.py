@@ -47,7 +47,7 @@ def test_axe_finds_nothing_wrong_where_something_is_wrong(opened: Open) -> None:
     look = {"name": "salver", "version": "1", "changes": "refused", "has_registry": True}
     page.route("**/api/v1/server", lambda route: route.fulfill(json=look))
     hear(page)
-    page.get_by_role("button", name="What would it see?").click()
+    page.get_by_role("button", name="Forecast").click()
     expect(page.locator("#news")).to_have_text("The plan is below the form.")
     page.context.set_offline(True)
     expect(page.locator(".stale")).to_be_visible()
@@ -161,5 +161,5 @@ def test_landmarks_headings_and_tables_have_names(opened: Open) -> None:
 def test_what_changes_is_announced(opened: Open) -> None:
     page = opened("#/plan")
     expect(page.get_by_role("status").filter(has_text="Live")).to_have_count(1)
-    page.get_by_role("button", name="What would it see?").click()
+    page.get_by_role("button", name="Forecast").click()
     expect(page.locator("#news")).to_have_text("The plan is below the form.")

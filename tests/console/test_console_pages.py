@@ -1,7 +1,10 @@
 """What people see in the console: the pages, in a real browser, of a real server."""
 
 import asyncio
+import json
 import re
+import shlex
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from browsing import Open, hear
 from playwright.sync_api import Page, Route, expect
 
 from console_world import CARD, OVER, RUNNING, prepare
+from programs import program
 from salver.testing.process import ServerProcess
 
 PAGES = {
@@ -44,14 +48,14 @@ def test_models_with_their_versions_and_states(opened: Open) -> None:
 def test_traffic_is_seen_as_it_comes(opened: Open, served: ServerProcess) -> None:
     page = opened("#/models/fraud")
     ask = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}]}
-    chart = page.get_by_role("img", name=re.compile("Requests a second by version"))
+    chart = page.get_by_role("img", name=re.compile("Requests per second by version"))
     for _ in range(2):
         for _ in range(5):
             assert served.post("/v2/models/fraud/infer", ask)[0] == 200
         hear(page, "/traffic")
     expect(chart).to_be_visible()
     page.get_by_text("Show as a table").first.click()
-    expect(page.get_by_role("table", name="Requests a second by version").first).to_be_visible()
+    expect(page.get_by_role("table", name="Requests per second by version").first).to_be_visible()
 
 
 def test_a_model_with_its_aliases_versions_differences_and_history(opened: Open) -> None:
@@ -93,6 +97,86 @@ def test_a_release_under_way_with_its_evidence(opened: Open) -> None:
     expect(page.get_by_role("img", name=re.compile("Ratio of slow"))).to_be_visible()
 
 
+def test_a_release_begins_with_its_verdict_and_what_it_still_needs(opened: Open) -> None:
+    page = opened(f"#/releases/{RUNNING}")
+    verdict = page.get_by_role("region", name="Verdict")
+    expect(page.locator("main section h2").first).to_have_text("Verdict")
+    expect(verdict).to_contain_text(
+        "No harm found: version 2 goes on at stage 1 of 3, with 10 % of the traffic."
+    )
+    expect(verdict).to_contain_text("Still needed")
+    expect(verdict.get_by_role("listitem").first).to_contain_text("errors: evidence")
+    expect(verdict).to_contain_text(re.compile("At the present rate|after some more looks"))
+
+
+def forecast(page: Page, gates: list[float], state: str = "RUNNING", **more: object) -> str:
+    """What ``verdict.js`` says of a release, if the evidence of a metric went so, a look a minute."""
+    release = {"state": state, "stage": 0, "stages": 3, "canary": "8", "stable": "7", "weight": 0.1}
+    metric = {"name": "errors", "log_e": 0, "threshold": 5, "missing": "evidence", "undecided": ""}
+    verdict = {"at": 60 * len(gates), "decision": "continue", "metrics": [metric], "held_since": None}
+    points = [{"at": 60 * n, "stage": 0, "lines": [{"log_gate": gate}]} for n, gate in enumerate(gates, 1)]
+    policy = {"stages": [{"minutes": 30}], "hold_minutes": 60, "after_hold": "wait"}
+    said = page.evaluate(
+        """async ([release, last, policy, points]) => {
+            const { verdict } = await import("./verdict.js");
+            return verdict(release, last, policy, points, [{ name: "errors", gate: 10 }]);
+        }""",
+        [{"reason": "", "changed": 0, **release, **more}, {"verdict": verdict}, policy, points],
+    )
+    return f"{said['text']} {said['when']}"
+
+
+@pytest.mark.parametrize(
+    ("gates", "said"),
+    [
+        ([1, 2, 3], "is told after some more looks"),
+        ([1, 2, 3, 4, 5, 6, 7, 8, 9, 9.5], "ends in about 20 min"),  # its 30 minutes are not over
+        ([0.05 * n for n in range(1, 41)], "ends in about 2.67 h"),  # 8 are missing, 0.05 a minute
+        ([3, 3, 3, 3, 3, 3, 2], "errors does not reach its gate"),
+    ],
+)
+def test_the_verdict_says_when_a_stage_is_to_end(opened: Open, gates: list[float], said: str) -> None:
+    assert said in forecast(opened(), gates)
+
+
+def test_the_verdict_of_each_state(opened: Open) -> None:
+    page = opened()
+    waits = forecast(page, [1], "PROPOSED", waits_for="version 8 is loading")
+    assert waits.startswith("Version 8 has not met any traffic yet: version 8 is loading.")
+    assert forecast(page, [1], "PROMOTED", watched_until=None).startswith("Version 8 was promoted.")
+    back = forecast(page, [1], "ROLLED_BACK", reason="errors")
+    assert back.startswith("Version 8 was rolled back: errors. All traffic goes to version 7.")
+    assert forecast(page, [1], "PAUSED").startswith("Paused at stage 1 of 3.")
+
+
+def test_the_sample_request_of_a_model_is_answered(opened: Open) -> None:
+    command = opened("#/models/fraud").get_by_role("region", name="Sample request").inner_text()
+    words = shlex.split(command)
+    assert words[0] == "curl"
+    done = subprocess.run([program("curl"), "-s", *words[1:]], capture_output=True, check=True)
+    assert json.loads(done.stdout)["outputs"][0]["name"] == "y"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@EVERY
+def test_no_table_is_wider_than_the_page(opened: Open, path: str, width: int) -> None:
+    """On a phone its rows are cards."""
+    page = opened(path, width=width)
+    hear(page)
+    for details in page.locator("main details").all():
+        details.evaluate("each => { each.open = true }")
+    wide = page.evaluate(
+        "[...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth)"
+        ".map(each => each.getAttribute('aria-label'))"
+    )
+    assert not wide
+    cells = page.locator("tbody td")
+    if cells.count():
+        assert cells.first.evaluate("each => getComputedStyle(each).display") == (
+            "grid" if width == 390 else "table-cell"
+        )
+
+
 def test_a_release_shows_copies_means_and_what_is_worse_when_it_is_less(opened: Open) -> None:
     def told(route: Route) -> None:
         """The same release, had its policy and its last look been these."""
@@ -110,32 +194,33 @@ def test_a_release_shows_copies_means_and_what_is_worse_when_it_is_less(opened: 
     page.route(f"**/api/v1/releases/{RUNNING}", told)
     page.evaluate(f"location.hash = '#/releases/{RUNNING}'")
     main = page.locator("main")
-    expect(main).to_contain_text("Nobody meets the new version yet")
-    expect(main).to_contain_text("It lacks copies that are alike.")
+    expect(main).to_contain_text("No caller gets the new version's answers yet")
+    expect(main).to_contain_text("Still needed: copies that are alike.")
     expect(main).to_contain_text("25 %")
     errors = row(page, "Metrics with their evidence", "errors")
     assert "too few units have brought anything" in errors
-    assert "\t–\t–\t" in errors  # of a mean there are no events to tell
+    assert re.search(r"–\s+–", errors)  # of a mean there are no events to tell
     expect(page.get_by_role("img", name=re.compile("Ratio of errors"))).to_contain_text("tolerated: × 0.8")
 
 
 def test_a_release_that_was_rolled_back_says_why(opened: Open) -> None:
     page = opened(f"#/releases/{OVER}")
-    standing = page.get_by_role("region", name="How it stands")
-    expect(standing).to_contain_text("rolled back")
-    expect(standing).to_contain_text("errors: the canary has")
+    verdict = page.get_by_role("region", name="Verdict")
+    expect(verdict).to_contain_text("Version 2 was rolled back")
+    expect(verdict).to_contain_text("errors: the canary has")
+    expect(page.get_by_role("region", name="Status")).to_contain_text("Finished")
     for verb in ("Pause", "Promote", "Abort"):
         expect(page.get_by_role("button", name=verb, exact=True)).to_have_count(0)
 
 
 def test_what_a_policy_would_see(opened: Open) -> None:
     page = opened("#/plan?model=fraud")
-    page.get_by_label("Requests a second").fill("100")
-    page.get_by_role("button", name="What would it see?").click()
+    page.get_by_label("Requests per second").fill("100")
+    page.get_by_role("button", name="Forecast").click()
     assert "min" in row(page, "Time until a worse version is rolled back", "errors")
     assert "1 %" in row(page, "Stages for a version that is no worse", "1")
     page.get_by_label("Weight of stage 1, %").fill("90")
-    page.get_by_role("button", name="What would it see?").click()
+    page.get_by_role("button", name="Forecast").click()
     expect(page.get_by_role("alert")).to_contain_text("weights")
 
 
@@ -144,7 +229,7 @@ def test_what_was_planned_is_started(opened: Open) -> None:
     page.get_by_role("combobox", name="Model", exact=True).select_option("ranker")
     expect(page.get_by_role("heading", level=1)).to_have_text("Plan a release of ranker")
     page.get_by_label("Minutes at least").first.fill("7")
-    page.get_by_role("button", name="What would it see?").click()
+    page.get_by_role("button", name="Forecast").click()
     page.get_by_role("button", name="Start this release").click()
     dialog = page.get_by_role("dialog", name="Start a release of ranker?")
     dialog.get_by_role("combobox", name="New version").select_option("2")
@@ -310,12 +395,12 @@ def test_a_release_is_paused_and_goes_on(opened: Open) -> None:
     expect(dialog).to_be_visible()
     dialog.get_by_label("Why?").fill("the weekend")
     dialog.get_by_role("button", name="Pause").click()
-    expect(page.get_by_role("region", name="How it stands")).to_contain_text("paused")
+    expect(page.get_by_role("region", name="Status")).to_contain_text("paused")
     expect(page.get_by_role("button", name="Resume")).to_be_visible()
     page.get_by_role("button", name="Resume").click()
     page.get_by_role("dialog").get_by_label("Why?").fill("monday")
     page.get_by_role("dialog").get_by_role("button", name="Resume").click()
-    expect(page.get_by_role("region", name="How it stands")).not_to_contain_text("paused")
+    expect(page.get_by_role("region", name="Status")).not_to_contain_text("paused")
 
 
 def test_an_alias_moves(opened: Open) -> None:
@@ -360,8 +445,8 @@ def test_a_change_needs_the_token_where_there_is_one(tmp_path: Path, opened: Ope
         page.get_by_role("button", name="Pause").click()
         page.get_by_role("dialog").get_by_label("Why?").fill("the weekend")
         page.get_by_role("dialog").get_by_role("button", name="Pause").click()
-        standing = page.get_by_role("region", name="How it stands")
-        expect(standing).to_contain_text("api:Zoë 李 wished it: the weekend")
+        verdict = page.get_by_role("region", name="Verdict")
+        expect(verdict).to_contain_text("api:Zoë 李 wished it: the weekend")
 
 
 def test_no_request_leaves_the_origin_and_every_page_has_a_name(opened: Open, served: ServerProcess) -> None:

@@ -32,7 +32,7 @@ def go(page: Page, place: str) -> None:
 
 def test_who_counts_a_release_is_told_and_who_has_fallen_silent(opened: Open) -> None:
     page = opened(f"#/releases/{RUNNING}")
-    standing = page.get_by_role("region", name="How it stands")
+    standing = page.get_by_role("region", name="Status")
     expect(standing).to_contain_text(re.compile("Counted by ?1 server"))
     silent = {"server": "b", "silent_seconds": 40.2, "is_heard": False}
     told_otherwise(page, DETAIL, lambda detail: detail["servers"].append(silent))
@@ -50,8 +50,8 @@ def test_a_promoted_release_tells_until_when_it_is_compared(opened: Open) -> Non
     over = {"state": "PROMOTED", "stage": 3, "weight": 1.0, "ended": 1.8e9, "watched_until": 1.9e9}
     told_otherwise(page, DETAIL, lambda detail: detail["release"].update(over))
     go(page, f"#/releases/{RUNNING}")
-    standing = page.get_by_role("region", name="How it stands")
-    expect(standing).to_contain_text("Goes on being compared")
+    standing = page.get_by_role("region", name="Status")
+    expect(standing).to_contain_text("Compared until")
     expect(standing.locator("[aria-current]")).to_have_count(0)
 
 
@@ -73,7 +73,7 @@ def test_a_release_that_is_over_is_seldom_asked_for_and_leads_to_the_next_one(op
     expect(page.get_by_role("heading", level=1)).to_contain_text("in place of")
     pauses(3_000)
     go(page, f"#/releases/{OVER}")
-    expect(page.get_by_role("region", name="How it stands")).to_contain_text("rolled back")
+    expect(page.get_by_role("region", name="Status")).to_contain_text("rolled back")
     pauses(30_000)
     expect(page.get_by_text("Another release of the model")).to_have_count(0)
     nobody = page.request.get(page.url.split("/console")[0] + f"/api/v1/releases/{RUNNING}").json()
@@ -81,7 +81,7 @@ def test_a_release_that_is_over_is_seldom_asked_for_and_leads_to_the_next_one(op
     page.evaluate("look()")
     expect(page.get_by_text("Another release of the model")).to_be_visible()
     page.get_by_role("main").get_by_role("link", name="1 → 2").click()
-    expect(page.get_by_role("region", name="How it stands")).to_contain_text("running")
+    expect(page.get_by_role("region", name="Status")).to_contain_text("running")
 
 
 def test_a_release_that_is_held_tells_until_when_and_what_comes_then(opened: Open) -> None:
@@ -93,9 +93,11 @@ def test_a_release_that_is_held_tells_until_when_and_what_comes_then(opened: Ope
     page = opened()
     told_otherwise(page, DETAIL, held)
     go(page, f"#/releases/{RUNNING}")
-    standing = page.get_by_role("region", name="How it stands")
-    expect(standing).to_contain_text(re.compile("Held until.*Then it is rolled back."))
+    standing = page.get_by_role("region", name="Status")
+    expect(standing).to_contain_text(re.compile("Held until"))
     expect(standing.locator("time[datetime='2027-01-15T09:00:00.000Z']")).to_be_visible()
+    verdict = page.get_by_role("region", name="Verdict")
+    expect(verdict).to_contain_text(re.compile(r"Held at stage 1 of 3.*it is rolled back in [\d.]+ days\."))
 
 
 def test_each_metric_of_a_usual_policy_has_a_line_of_its_own(opened: Open) -> None:
@@ -146,7 +148,7 @@ def test_who_promotes_what_has_gone_on_meanwhile_is_told(opened: Open) -> None:
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Why?").fill("seen enough")
     told_otherwise(page, DETAIL, lambda detail: detail["release"].update(stage=1))
-    expect(page.get_by_role("region", name="How it stands")).to_contain_text("2 of 3")
+    expect(page.get_by_role("region", name="Status")).to_contain_text("2 of 3")
     dialog.get_by_role("button", name="Promote").click()
     expect(dialog.get_by_role("alert")).to_contain_text("gone on meanwhile")
 
@@ -219,11 +221,11 @@ def test_a_release_under_way_is_listed_however_many_ended_since(opened: Open, se
         lambda route: route.continue_(url=route.request.url.replace("=50", "=1")),
     )
     go(page, "#/releases")
-    expect(page.get_by_role("table", name="Releases that are over")).to_contain_text(started["id"])
+    expect(page.get_by_role("table", name="Finished releases")).to_contain_text(started["id"])
     for link, id in (("Older", OVER), ("Newest", started["id"])):
         page.get_by_role("link", name=link).click()
-        expect(page.get_by_role("table", name="Releases that are over")).to_contain_text(id)
-        expect(page.get_by_role("table", name="Releases under way")).to_contain_text(RUNNING)
+        expect(page.get_by_role("table", name="Finished releases")).to_contain_text(id)
+        expect(page.get_by_role("table", name="Releases in progress")).to_contain_text(RUNNING)
 
 
 def test_a_model_has_its_page_however_many_there_are(opened: Open) -> None:
@@ -235,13 +237,13 @@ def test_a_model_has_its_page_however_many_there_are(opened: Open) -> None:
 
 def test_what_is_old_is_told_to_be_old(opened: Open) -> None:
     page = opened("#/releases")
-    expect(page.get_by_role("table", name="Releases under way")).to_be_visible()
+    expect(page.get_by_role("table", name="Releases in progress")).to_be_visible()
     page.context.set_offline(True)
     notice = page.locator(".stale")
     expect(notice).to_contain_text("The server does not answer. What stands here is of")
     expect(notice).to_be_in_viewport()
     expect(page.locator("#link")).to_have_text("No answer")
-    expect(page.get_by_role("table", name="Releases under way")).to_be_visible()
+    expect(page.get_by_role("table", name="Releases in progress")).to_be_visible()
     page.context.set_offline(False)
     expect(page.locator("#link")).to_have_text("Live")
     expect(notice).to_have_count(0)
@@ -302,7 +304,7 @@ def test_a_browser_that_keeps_nothing_shows_and_changes_as_others_do(opened: Ope
 
 def test_what_has_become_of_a_wish_is_seen_as_well_as_heard(opened: Open) -> None:
     page = opened("#/plan")
-    page.get_by_role("button", name="What would it see?").click()
+    page.get_by_role("button", name="Forecast").click()
     expect(page.get_by_text("The plan is below the form.")).to_be_in_viewport()
 
 
@@ -316,8 +318,8 @@ def test_numbers_are_written_as_the_words_around_them_and_hours_as_people_count(
         begun = {"created": 1_800_029_700.0}
         told_otherwise(page, DETAIL, lambda detail: detail["release"].update(begun))
         page.goto(f"{served.url}/console/#/releases/{RUNNING}")
-        standing = page.get_by_role("region", name="How it stands")
-        expect(standing).to_contain_text(re.compile(rf"Since ?Jan 15, 2027, {hours}"))
+        standing = page.get_by_role("region", name="Status")
+        expect(standing).to_contain_text(re.compile(rf"Started ?Jan 15, 2027, {hours}"))
         page.get_by_text("Stages and metrics").click()
         expect(page.get_by_role("table", name="Metrics", exact=True)).to_contain_text("× 1.5")
         page.unroute_all(behavior="ignoreErrors")
@@ -361,11 +363,11 @@ def test_a_plan_begins_with_the_models_own_policy_and_foresees_its_means(valued:
     go(valued, "#/plan?model=ranker")
     expect(valued.get_by_label("Weight of stage 1, %")).to_have_value("30")
     expect(valued.get_by_label("Weight of stage 2, %")).to_have_count(0)
-    expect(valued.get_by_label("Good ones rolled back, %")).to_have_value("2")
+    expect(valued.get_by_label("False rollbacks, %")).to_have_value("2")
     expect(valued.get_by_label("Too late, %")).to_have_count(0)
-    valued.get_by_label("Requests a second").fill("100")
+    valued.get_by_label("Requests per second").fill("100")
     valued.get_by_label("Spread of revenue, × its mean").fill("2.5")
-    valued.get_by_role("button", name="What would it see?").click()
+    valued.get_by_role("button", name="Forecast").click()
     seen = foreseen(valued)
     expect(seen.filter(has_text="revenue")).to_contain_text("spread × 2.5")
     expect(seen.filter(has_text="revenue")).to_contain_text(re.compile(r"\d (min|h)"))

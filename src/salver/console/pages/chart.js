@@ -35,7 +35,7 @@ export function chart({ key, name, about, series, limits = [], marks = [], acros
   const WIDTH = room(span);
   const drawn = series.filter((one) => one.points.length);
   const xs = drawn.flatMap((one) => one.points.map(([x]) => x));
-  if (xs.length < 2) return h("figure", { class: "chart" }, h("figcaption", { class: "hint" }, `${name}: waiting for a second point.`));
+  if (new Set(xs).size < 2) return h("figure", { class: "chart" }, h("figcaption", { class: "hint" }, `${name}: waiting for a second point.`));
   const clip = (y) => (most == null ? y : Math.min(y, most));
   const ys = drawn.flatMap((one) => [
     ...one.points.map(([, y]) => y), ...(one.band ?? []).flatMap(([, low, top]) => [low, top])])

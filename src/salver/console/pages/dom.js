@@ -60,14 +60,17 @@ export function morph(old, wanted) {
  */
 export function table(caption, columns, rows, { empty = "Nothing yet.", hidden = false, keys = [] } = {}) {
   if (!rows.length) return h("p", { class: "hint" }, empty);
-  const kinds = columns.map((column) => (column.startsWith("#") ? "number" : column.startsWith("~") ? "wide" : ""));
+  const kinds = columns.map((column) => ({ "#": "number", "~": "wide" })[column[0]] ?? "");
+  const names = columns.map((column) => column.replace(/^[#~]/, ""));
+  // On a phone the rows are shown as cards, which takes their roles away from table elements: they are given explicitly.
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    h("table", {},
+    h("table", { role: "table" },
       h("caption", { class: hidden ? "unseen" : false }, caption),
-      h("thead", {}, h("tr", {}, columns.map((column, index) =>
-        h("th", { scope: "col", class: kinds[index] === "number" && "number" }, column.replace(/^[#~]/, ""))))),
-      h("tbody", {}, rows.map((row, at) => h("tr", { "data-key": keys[at] }, row.map((cell, index) =>
-        index ? h("td", { class: kinds[index] || false }, cell) : h("th", { scope: "row" }, cell)))))));
+      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, names.map((name, index) =>
+        h("th", { scope: "col", role: "columnheader", class: kinds[index] === "number" && "number" }, name)))),
+      h("tbody", { role: "rowgroup" }, rows.map((row, at) => h("tr", { role: "row", "data-key": keys[at] }, row.map((cell, index) =>
+        index ? h("td", { role: "cell", class: kinds[index] || false, "data-name": names[index] }, h("div", {}, cell))
+          : h("th", { scope: "row", role: "rowheader" }, cell)))))));
 }
 
 /** A card with its heading. */
@@ -140,10 +143,12 @@ export const timesFrom = (first, last) => (last - first < 86400 ? timeOfDay : (a
 /** A text that may be long; cut off for the eye alone, and whole where one points. */
 export const short = (text) => (text ? h("span", { class: "short", title: text }, text) : "–");
 const exact = timeForm({ dateStyle: "medium", timeStyle: "medium" });
-/** A time of this place; of UTC where one points. */
-export const moment = (at, form = clock) => {
-  const told = new Date(at * 1000).toISOString();
-  return h("time", { datetime: told, title: told }, form.format(at * 1000));
+/** A time of this place, with its year if that is another one; of UTC where one points. */
+export const moment = (at, form) => {
+  const then = new Date(at * 1000);
+  const usual = then.getFullYear() === new Date().getFullYear() ? day : clock;
+  const told = then.toISOString();
+  return h("time", { datetime: told, title: told }, (form ?? usual).format(then));
 };
 /** To the second. */
 export const instant = (at) => moment(at, exact);

@@ -4,6 +4,7 @@ import { bytes, card, count, digits, duration, h, head, moment, state, table, ti
 import { chart } from "./chart.js";
 import { lines } from "./audit.js";
 import { askReason } from "./dialogs.js";
+import { sample, signature } from "./sample.js";
 import { stage } from "./releases.js";
 import * as traffic from "./traffic.js";
 
@@ -25,10 +26,10 @@ export function model(name, { announce, again, draw }) {
     draw();
   }
   return {
-    paths: (server) => ["/served", "/traffic", ...(server?.has_registry
+    paths: (server) => ["/served", "/traffic", () => signature(name), ...(server?.has_registry
       ? [maybe(path), maybe(`${path}/versions?limit=200`), `/audit?limit=20&${of}`, `/releases?limit=20&${of}`] : [])],
     learn: (served, counts) => traffic.learn(counts),
-    draw(server, served, counts, registered, versions, audit, releases) {
+    draw(server, served, counts, inputs, registered, versions, audit, releases) {
       const live = counts.items.filter((one) => one.model === name);
       const mine = served.items.filter((one) => one.model === name);
       if (!registered && !mine.length) return head({ crumb: ["All models", "#/"], title: name, about: "There is no such model." });
@@ -39,14 +40,15 @@ export function model(name, { announce, again, draw }) {
           actions: registered ? [h("a", { class: "button", href: at`#/models/${name}/policy` }, "Policy"), h("a", { class: "button", href: `#/plan?${of}` }, "Plan a release")] : [],
         }),
         live.length ? traffics(live) : null,
+        inputs ? sample(name, inputs) : null,
         registered ? names(registered, versions?.items ?? [], path, server, { announce, again }) : null,
         releases?.items.length ? card("Releases", null, table(`Releases of ${name}`, ["Release", "Versions", "State", "Stage", "Changed", "~Why"],
           releases.items.map((one) => [h("a", { href: at`#/releases/${one.id}` }, one.id), `${one.stable} → ${one.canary}`, state(one.state), stage(one), moment(one.changed), one.reason]), { hidden: true })) : null,
         versions ? pushed(name, versions) : null,
         versions?.items.length > 1 ? compared(versions.items, compare, difference, problem) : null,
-        card("In memory", null, table(`Versions of ${name} in memory`, ["Version", "State", "Framework", "#Load", "~Note"],
+        card("Loaded", null, table(`Loaded versions of ${name}`, ["Version", "State", "Framework", "#Load time", "~Note"],
           mine.map((one) => [one.version, state(one.state), one.backend, duration(one.load_seconds || null), one.reason]),
-          { empty: "This server holds no version of it.", hidden: true })),
+          { empty: "This server has loaded no version of it.", hidden: true })),
         audit ? card("History", null, lines(audit.items, { ofOne: true }), h("p", {}, h("a", { href: `#/audit?${of}` }, "All of its history"))) : null,
       ];
     },
@@ -58,10 +60,10 @@ function traffics(live) {
   const times = live.map((one) => ({ name: `version ${one.version}`, points: traffic.times(one.model, one.version) }));
   const told = rates.map((one) => `${one.name} ${digits(one.points.at(-1)?.[1] ?? 0)} a second`).join(", ");
   return h("div", { class: "columns" },
-    card("Requests a second", "Since this page was opened.",
-      chart({ name: "Requests a second by version", about: `Now: ${told || "none"}.`, series: rates, across: timeOfDay, up: (value) => digits(value ?? 0), floor: 0 })),
-    card("Time of a request", "The mean, from arrival to answer.",
-      chart({ name: "Mean time of a request by version", about: "From arrival to answer.", series: times, across: timeOfDay, up: duration, floor: 0 })));
+    card("Requests per second", "Since this page was opened.",
+      chart({ name: "Requests per second by version", about: `Now: ${told || "none"}.`, series: rates, across: timeOfDay, up: (value) => digits(value ?? 0), floor: 0 })),
+    card("Mean latency", "From arrival to answer.",
+      chart({ name: "Mean latency by version", about: "From arrival to answer.", series: times, across: timeOfDay, up: duration, floor: 0 })));
 }
 
 function names(registered, versions, path, server, page) {
@@ -103,7 +105,7 @@ function names(registered, versions, path, server, page) {
     "aria-label": alias ? `Move ${alias}` : false }, words);
   return card("Aliases", "A name that means a version, and may move.",
     table("Aliases", ["Alias", "#Version", "Who may move it", "Change"], taken.map(([alias, number]) => [
-      alias, number, registered.protected[alias]?.join(", ") || "whoever may change something",
+      alias, number, registered.protected[alias]?.join(", ") || "anyone who may change something",
       h("div", { class: "buttons" }, button("Move", alias, number), h("button", {
         type: "button", "aria-haspopup": "dialog", disabled: server.changes === "refused", "aria-label": `Protect ${alias}`, onclick: protect(alias) }, "Protect"))]),
     { empty: "It has none yet.", hidden: true }),

@@ -17,19 +17,19 @@ export function models() {
           about: `${loaded.length} versions of ${models} models are loaded${rate == null ? "" : `, and asked ${digits(rate)} times a second`}.`,
         }),
         known ? card("Registered", `${count(known.items.length)}${known.next ? " and more" : ""} in the registry`, registered(known.items)) : null,
-        card("Served", "What this server holds in memory, or was to.", inMemory(served, counts)),
+        card("Served", "Versions that this server has loaded, or was told to load.", inMemory(served, counts)),
       ];
     },
   };
 }
 
 function registered(items) {
-  return table("Models of the registry", ["Model", "Aliases", "#Newest", "#Versions", "An alias moves"],
+  return table("Models of the registry", ["Model", "Aliases", "#Newest", "#Versions", "Alias moves"],
     items.map((one) => [
       h("a", { href: at`#/models/${one.name}` }, one.name),
       Object.keys(one.aliases).length ? aliases(one.aliases) : "–",
       one.latest ?? "–", one.versions,
-      one.policy === "immediate" ? "at once" : `over ${one.policy.stages?.length ?? "some"} stages`,
+      one.policy === "immediate" ? "at once" : `by a release of ${one.policy.stages?.length ?? "some"} stages`,
     ]), { empty: "Nothing is registered yet: salver registry push.", hidden: true, keys: items.map((one) => one.name) });
 }
 
@@ -39,7 +39,7 @@ export function aliases(means) {
 
 function inMemory(served, counts) {
   const asked = new Map(counts.items.map((one) => [`${one.model}\n${one.version}`, one]));
-  return table("Versions that this server serves", ["Model", "Version", "State", "#Requests/s", "#Time", "#Answered", "#Failed", "~Note"],
+  return table("Versions that this server serves", ["Model", "Version", "State", "#Requests/s", "#Mean latency", "#Succeeded", "#Failed", "~Note"],
     served.items.map((one) => {
       const sums = asked.get(`${one.model}\n${one.version}`);
       const now = traffic.now(one.model, one.version);

@@ -70,10 +70,11 @@ export function plan({ announce, draw, query }) {
       if (!counts) return needsRegistry("Plan a release");
       const rate = traffic.rate(counts, model);
       return [
-        head({ title: model ? `Plan a release of ${model}` : "Plan a release", about: "What a policy would notice of your traffic, and when. Nothing is started." }),
-        card("Traffic and policy", rate ? `Asked now: ${digits(rate)} requests a second.` : null, whose(known.items, model), form(submit, rate, base), problem ? h("p", { class: "notice bad", role: "alert" }, problem) : null),
+        head({ title: model ? `Plan a release of ${model}` : "Plan a release", about: "What a policy would detect in your traffic, and when. Nothing is started yet." }),
+        card("Traffic and policy", rate ? `Now: ${digits(rate)} requests per second.` : null, whose(known.items, model), form(submit, rate, base), problem ? h("p", { class: "notice bad", role: "alert" }, problem) : null),
         answer ? shown(answer) : null,
         answer && versions ? start(model, versions.items, answer.policy, server, announce) : null,
+        answer && !model ? h("p", { class: "hint" }, "Choose a model above to start a release by this plan.") : null,
       ];
     },
   };
@@ -82,7 +83,7 @@ export function plan({ announce, draw, query }) {
 function whose(models, chosen) {
   return h("label", {}, "Model", h("select", {
     onchange: (event) => { location.hash = event.target.value ? `#/plan?model=${encodeURIComponent(event.target.value)}` : "#/plan"; } },
-  h("option", { value: "" }, "all, to look only"), models.map((one) => h("option", { value: one.name, selected: one.name === chosen }, one.name))));
+  h("option", { value: "" }, "none: forecast only"), models.map((one) => h("option", { value: one.name, selected: one.name === chosen }, one.name))));
 }
 
 /** What was planned, in earnest. */
@@ -98,7 +99,7 @@ function start(model, versions, policy, server, announce) {
       location.hash = at`#/releases/${made.id}`;
     },
   });
-  return card("Start it", "It begins at the first stage, once both versions are loaded.",
+  return card("Start the release", "It begins at the first stage, once both versions are loaded.",
     h("div", { class: "buttons" }, h("button", { class: "main", type: "button", "aria-haspopup": "dialog", disabled: server.changes === "refused", onclick: ask }, "Start this release")));
 }
 
@@ -109,16 +110,16 @@ function form(submit, rate, base) {
   const field = (name, label, value, more = {}, note = "") => h("label", {}, label, note ? h("small", {}, note) : null,
     h("input", { name, type: "number", step: "any", min: 0, value, required: true, ...more }));
   return h("form", { onsubmit: submit, "data-key": "plan-form" },
-    h("div", { class: "fields" }, field("rate", "Requests a second", rate || 10, { min: 0.001 }),
+    h("div", { class: "fields" }, field("rate", "Requests per second", rate || 10, { min: 0.001 }),
       fields(base.metrics ?? METRICS)),
     h("div", { class: "fields" },
-      field("alpha", "Good ones rolled back, %", tidy(100 * (base.alpha ?? 0.01)), { min: 0.0001, max: 50 }), field("warm", "Warm-up, seconds", base.warm_up_seconds ?? 120)),
+      field("alpha", "False rollbacks, %", tidy(100 * (base.alpha ?? 0.01)), { min: 0.0001, max: 50 }), field("warm", "Warm-up, seconds", base.warm_up_seconds ?? 120)),
     h("fieldset", { class: "stages" }, h("legend", {}, base.stages ? "Stages, as the model's own policy has them" : "Stages"),
       (base.stages ?? STAGES).map(({ weight, minutes, sample }, index) => h("div", { class: "fields" },
         field(`weight${index}`, `Weight of stage ${index + 1}, %`, tidy(100 * weight), { max: 100 }),
         field(`minutes${index}`, "Minutes at least", minutes),
         field(`sample${index}`, "Requests that are enough", sample, { step: 1 })))),
-    h("div", { class: "buttons" }, h("button", { class: "main", type: "submit" }, "What would it see?")));
+    h("div", { class: "buttons" }, h("button", { class: "main", type: "submit" }, "Forecast")));
 }
 
 /** What a policy would see. */
@@ -128,7 +129,7 @@ export function shown(answer) {
   const means = new Set(answer.policy.metrics.filter((metric) => metric.kind === "mean").map((metric) => metric.name));
   const whole = answer.minutes.every((minutes) => minutes != null) ? answer.minutes.reduce((sum, minutes) => sum + minutes, 0) : null;
   return [
-    card("What it would see", whole == null ? "A version that is no worse would not get to the end by itself." : `A version that is no worse takes ${duration(whole * 60)} to the end.`,
+    card("Forecast", whole == null ? "A version that is no worse would not be promoted without help." : `A version that is no worse is promoted after ${duration(whole * 60)}.`,
       answer.advice.length ? h("ul", { class: "notice warn reasons" }, answer.advice.map((text) => h("li", {}, text))) : null,
       table("Time until a worse version is rolled back, as a rule, by how many times its rate is the old one's", ["Metric", "#Now", ...ratios.map((ratio) => `#× ${digits(ratio)}`)],
         answer.metrics.map((metric) => [metric.name, means.has(metric.name) ? `spread × ${digits(metric.rate)}` : percent(metric.rate),

@@ -4,12 +4,8 @@ import { card, count, digits, duration, facts, h, head, instant, moment, percent
 import { chart } from "./chart.js";
 import { askReason, needsRegistry } from "./dialogs.js";
 import { stage } from "./releases.js";
+import { verdict } from "./verdict.js";
 
-const WORDS = { promote: "may go on", continue: "goes on watching", hold: "is held", rollback: "rolls back" };
-const AFTER_HOLD = {
-  by_severity: "Then it is rolled back if something severe is not proven, and waits for a person otherwise.",
-  rollback: "Then it is rolled back.", wait: "Then it waits for a person.",
-};
 const POINTS = 300; // of all that was seen, evenly taken
 const MOST = 600; // with what came since; then all of it is taken anew
 const MISSED_SECONDS = 3600; // a server that was silent for longer is no news, where others are heard
@@ -50,6 +46,7 @@ export function release(id, { announce, again, draw }) {
       if (!detail) return needsRegistry("Release");
       const { release: one, look, policy, servers } = detail;
       const points = [...seen.values()];
+      const said = verdict(one, look, policy, points, lines);
       return [
         head({
           crumb: ["All releases", "#/releases"],
@@ -57,9 +54,10 @@ export function release(id, { announce, again, draw }) {
           about: one.why ? `${one.by || "Somebody"}: “${one.why}”` : one.by ? `Proposed by ${one.by}.` : "",
           actions: actions(one, policy, path, server, { announce, still, again() { isAsked = true; again(); } }),
         }),
-        next?.length ? h("p", { class: "notice" }, "Another release of the model is under way: ",
+        next?.length ? h("p", { class: "notice" }, "Another release of the model is in progress: ",
           h("a", { href: at`#/releases/${next[0].id}` }, `${next[0].stable} → ${next[0].canary}`)) : null,
-        standing(one, look, policy, servers),
+        concluded(said, look),
+        standing(one, look, policy, servers, said),
         points.length ? evidenceCards(points, lines) : null,
         look?.verdict.copies ? copies(look.verdict.copies) : null,
         look ? metrics(one, look, policy) : null,
@@ -111,24 +109,30 @@ function counted(one, servers) {
     silent.length ? `${silent.length} silent for ${duration(Math.round(Math.min(...silent)))}${silent.length > 1 ? " or more" : ""}` : null];
 }
 
-function standing(one, look, policy, servers) {
-  const decision = look?.verdict.decision;
+function concluded({ text, kind, needed, when }, look) {
+  return h("section", { class: "card", "aria-labelledby": "verdict" },
+    h("header", {}, h("h2", { id: "verdict" }, "Verdict"), look ? h("p", {}, "Last evaluated ", instant(look.verdict.at)) : null),
+    h("p", { class: `verdict ${kind}` }, text),
+    needed.length ? h("div", { class: "needed" }, h("h3", {}, "Still needed"), h("ul", {}, needed.map((each) => h("li", {}, each)))) : null,
+    when ? h("p", { class: "hint" }, when) : null);
+}
+
+function standing(one, look, policy, servers, { text, needed }) {
   const judged = look && look.verdict.at >= one.changed ? look.verdict.reasons : []; // older ones are of another state
-  const reasons = [...new Set([one.waits_for, one.reason, ...judged].filter(Boolean))];
+  const reasons = [...new Set([one.reason, ...judged])].filter((reason) => reason && !text.includes(reason) && !needed.includes(reason));
   const counts = counted(one, servers);
   return h("section", { class: "card", "aria-labelledby": "standing" },
-    h("header", {}, h("h2", { id: "standing" }, "How it stands"), look ? h("p", {}, "Looked at last ", instant(look.verdict.at)) : null),
+    h("header", {}, h("h2", { id: "standing" }, "Status")),
     counts?.[0].startsWith("no") ? h("p", { class: "notice warn" }, `No server counts it now, so nothing is decided: start one that serves ${one.model} with this registry.`) : null,
     facts([
       ["State", state(one.state)],
       ["Stage", stage(one), policy.stages[one.stage] && !one.ended ? `${duration(policy.stages[one.stage].minutes * 60)} at least` : null],
-      ["Meets the new version", percent(one.weight), "of the units"],
-      decision ? [one.ended ? "The judge said" : "The judge", state(decision), one.ended ? null : `It ${WORDS[decision]}.`] : null,
+      ["Traffic to the new version", percent(one.weight), "of the units"],
       counts ? ["Counted by", ...counts] : null,
       ["Model", h("a", { href: at`#/models/${one.model}` }, one.model), one.alias ? (one.ended ? `by @${one.alias}` : `@${one.alias} moves when it is promoted`) : null],
-      one.state === "HELD" && look?.verdict.held_since ? ["Held until", moment(look.verdict.held_since + 60 * policy.hold_minutes), AFTER_HOLD[policy.after_hold]] : null,
-      one.watched_until ? ["Goes on being compared", ["until ", moment(one.watched_until)], "Proven harm takes it back, or asks a person."] : null,
-      [one.ended ? "Lasted" : "Since", one.ended ? duration(one.ended - one.created) : moment(one.created)],
+      one.state === "HELD" && look?.verdict.held_since ? ["Held until", moment(look.verdict.held_since + 60 * policy.hold_minutes)] : null,
+      one.watched_until ? ["Compared until", moment(one.watched_until)] : null,
+      one.ended ? ["Finished", moment(one.ended), `after ${duration(one.ended - one.created)}`] : ["Started", moment(one.created)],
     ]),
     h("ol", { class: "steps", "aria-label": "Stages" }, policy.stages.map((each, index) =>
       h("li", { class: index < one.stage && "done", "aria-current": index === one.stage && !one.ended && "step" }, percent(each.weight)))),
@@ -141,7 +145,7 @@ function arms(one, look) {
   const all = total(units);
   const rows = [["canary", one.canary], ["baseline", one.stable], ["stable", one.stable]];
   let left = 0;
-  return card("Who met what", "Units are told apart by their keys; the baseline is matched with the canary.",
+  return card("Traffic split", "Units are told apart by their keys; the baseline is as large as the canary.",
     all ? h("svg", { class: "arms", viewBox: "0 0 600 14", role: "img", "aria-label": rows.map(([arm]) => `${arm} ${percent(units[arm] / all)}`).join(", ") },
       rows.map(([arm], index) => {
         const width = (units[arm] / all) * 600;
@@ -149,7 +153,7 @@ function arms(one, look) {
         left += width;
         return bar;
       })) : null,
-    table("Units and requests by arm", ["Arm", "Version", "#Units so far", "#Share", "#Requests in the last look"],
+    table("Units and requests by arm", ["Arm", "Version", "#Units so far", "#Share", "#Requests in the last window"],
       rows.map(([arm, version]) => [arm, version, count(units[arm]), all ? percent(units[arm] / all) : "–", count(requests[arm])]), { hidden: true }));
 }
 
@@ -157,11 +161,11 @@ function arms(one, look) {
 function copies({ copies: of, log_alike, gate, log_unlike, threshold, missing }) {
   const part = (value, whole) => percent(Math.max(0, value / whole));
   const share = (number) => [count(number), of.asked ? percent(number / of.asked) : null];
-  return card("Copies", "Nobody meets the new version yet: it answers copies of requests, which are compared.", facts([
+  return card("Copies", "No caller gets the new version's answers yet: it answers copies of requests, which are compared.", facts([
     ["Answered twice", count(of.asked)], ["Differed", ...share(of.differed)], ["Failed", ...share(of.failed)], ["Took longer", ...share(of.slower)],
     ["Evidence that they are alike", part(log_alike, gate), "at 100 % the stage may end"],
     ["Evidence that they are not", part(log_unlike, threshold), "at 100 % it is held, or rolled back"],
-  ]), missing ? h("p", { class: "hint" }, `It lacks ${missing}.`) : null);
+  ]), missing ? h("p", { class: "hint" }, `Still needed: ${missing}.`) : null);
 }
 
 /** The multiple of its control's rate that a metric may have, by a margin. */
@@ -178,7 +182,7 @@ function control({ events, units }, isMatched) {
 function metrics(one, look, policy) {
   const kinds = new Map(policy.metrics.map((metric) => [metric.name, metric]));
   return card("Metrics", "How often each happened, and what that proves.",
-    table("Metrics with their evidence", ["Metric", "Says", "#Canary", "#Control", "#Ratio", "#From", "#To", "#Harm", "#No harm", "~Lacks"],
+    table("Metrics with their evidence", ["Metric", "Verdict", "#Canary", "#Control", "#Ratio", "#Interval", "#Harm", "#No harm", "~Still needed"],
       look.verdict.metrics.map((metric) => {
         const isHarm = metric.log_e >= metric.threshold;
         const kind = kinds.get(metric.name) ?? {};
@@ -190,13 +194,13 @@ function metrics(one, look, policy) {
           isMean ? "–" : rate(metric.events.canary, metric.units.canary),
           isMean ? "–" : rate(...control(metric, kind.kind === "latency")),
           metric.effect == null ? "–" : `× ${digits(metric.effect)}`,
-          metric.low == null ? "0" : digits(metric.low), metric.high == null ? "∞" : digits(metric.high),
-          percent(Math.max(0, metric.log_e / metric.threshold)),
-          metric.gate == null ? "no gate" : percent(Math.max(0, metric.log_gate / metric.gate)),
+          `${metric.low == null ? "0" : digits(metric.low, 2)} to ${metric.high == null ? "∞" : digits(metric.high, 2)}`,
+          percent(Math.max(0, metric.log_e / metric.threshold), 2),
+          metric.gate == null ? "no gate" : percent(Math.max(0, metric.log_gate / metric.gate), 2),
           one.ended && !one.watched_until ? "–" : metric.undecided || metric.missing || "nothing",
         ];
       }), { hidden: true }),
-    h("p", { class: "hint" }, "Harm and no harm are evidence, as a part of what decides: at 100 % harm rolls back, and no harm lets the stage end."));
+    h("p", { class: "hint" }, "Harm and no harm are evidence, as a share of what decides: at 100 % harm rolls back, and no harm lets the stage end."));
 }
 
 function evidenceCards(points, lines) {
@@ -209,10 +213,10 @@ function evidenceCards(points, lines) {
   const [marks, across] = [stages(points), timesFrom(points[0].at, points.at(-1).at)];
   const gates = drawn((at, line) => part(at.log_gate, line.gate)).filter((_, index) => lines[index].gate != null);
   return h("div", { class: "columns" },
-    card("Evidence of harm", "As a part of what rolls back.",
+    card("Evidence of harm", "As a share of what rolls back.",
       chart({ key: "harm", name: "Evidence of harm over time", about: `Now: ${most(harm)}; at 100 % it rolls back.`, series: harm,
         limits: [{ name: "rolls back", at: 1, kind: "fail" }], marks, across, up, floor: 0, most: 1.5 })),
-    card("Evidence of no harm", "As a part of its gate, anew at each stage.",
+    card("Evidence of no harm", "As a share of the gate, anew at each stage.",
       chart({ key: "gates", name: "Evidence of no harm over time", about: `Now: ${most(gates)}; at 100 % the gate is passed.`, series: gates,
         limits: [{ name: "gate passed", at: 1, kind: "pass" }], marks, across, up, floor: 0, most: 1.5 })));
 }

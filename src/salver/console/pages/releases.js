@@ -14,11 +14,11 @@ export function releases({ query }) {
       return [
         head({
           title: "Releases",
-          about: "A release brings a new version to a little of the traffic, looks at what it does there, and goes on, waits or goes back.",
-          actions: [h("a", { class: "button", href: "#/plan" }, "Plan one")],
+          about: "A release sends a little of the traffic to a new version, compares it with the old one, and goes on, waits or rolls back.",
+          actions: [h("a", { class: "button main", href: "#/plan" }, "Plan a release")],
         }),
-        card("Under way", `${live.items.length}${live.next ? " and more" : ""} now`, list("Releases under way", live.items, "No release is under way.")),
-        card("Over", after ? "Older ones" : null, list("Releases that are over", page.items, "None has ended yet."),
+        card("In progress", `${live.items.length}${live.next ? " and more" : ""} now`, list("Releases in progress", live.items, "No release is in progress.")),
+        card("Finished", after ? "Older ones" : null, list("Finished releases", page.items, "None has finished yet."),
           h("div", { class: "buttons" },
             after ? h("a", { class: "button", href: "#/releases" }, "Newest") : null,
             page.next ? h("a", { class: "button", href: `#/releases?after=${encodeURIComponent(page.next)}` }, "Older") : null)),
