@@ -42,7 +42,7 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         batch_size: Most requests of a run; 0 counts as 1.
         max_batch_delay_ms: How long the first request of a batch waits for others.
         response_timeout_s: A run that takes longer is a hang, and its worker is started anew.
-        startup_timeout_s: So long a worker may take to be ready.
+        startup_timeout_s: So long a worker may take to be ready; 0 = no worker can start, as in TorchServe.
         max_retry_s: A worker that keeps failing is tried again within this time; then the model is unhealthy.
         client_timeout_ms: A request that has waited so long is not run any more; 0 = it waits.
         queue: Most requests that wait, beside those that run.

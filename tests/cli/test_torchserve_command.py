@@ -280,6 +280,9 @@ def test_ts_c7_ts_b14_metrics(folder: Path) -> None:
     assert found is not None
     assert (found.mode, found.detects, found.machine_s) == ("prometheus", True, 3)
     assert [spec.name for spec in found.metrics.server] == ["Requests2XX"]
+    options = config("metrics_config=m.yaml").handlers.options
+    assert options["metrics_config"] == str(folder / "m.yaml")  # workers have a folder of their own
+    assert "metrics_config" not in config("").handlers.options
     found = metrics("disable_system_metrics=true")
     assert found is not None
     assert found.machine_s == 0

@@ -257,6 +257,14 @@ async def test_ts_b7_a_start_that_takes_too_long_is_given_up() -> None:
         assert "was not loaded within 1 s" in error.message
 
 
+async def test_ts_m1_no_worker_starts_in_no_time() -> None:
+    async with world_of(startup_timeout_s=0, max_retry_s=0) as world:
+        assert await world.engine.settled() == 0
+        error = await failure(world.ask("x"))
+        assert "was not loaded within 0 s" in error.message
+        assert world.engine.workers()[0].pid == -1
+
+
 async def test_ts_b7_one_that_starts_at_the_third_time_serves(tmp_path: Path) -> None:
     stop = tmp_path / "stop"
     stop.touch()

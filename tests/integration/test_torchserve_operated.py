@@ -45,8 +45,8 @@ class Deployment:
         for name in ("shout", "other"):
             self.archive(name)
 
-    def archive(self, name: str) -> None:
-        (self.folder / f"{name}.py").write_text(HANDLER)
+    def archive(self, name: str, program: str = HANDLER) -> None:
+        (self.folder / f"{name}.py").write_text(program)
         pytest.importorskip("model_archiver", reason="torch-model-archiver is not installed")
         options = ["--model-name", name, "--version", "1.0", "--handler", f"{name}.py"]
         run_archiver("torch-model-archiver", *options, "--export-path", "store", work=self.folder)
@@ -148,6 +148,79 @@ def test_ts_b12_ts_b13_ts_b14_ts_a9_ts_m11_metrics_and_logs(deployment: Deployme
     assert re.search(r' - /127\.0\.0\.1:\d+ "POST /predictions/nobody HTTP/1\.1" 404 \d+$', access, re.M)
     assert "asked for 1" in (deployment.folder / "seen" / "model_log.log").read_text()
     assert "model ready model=shout" in (deployment.folder / "seen" / "ts_log.log").read_text()
+
+
+METERED = """
+from ts.metrics.metric_type_enum import MetricTypes
+
+class Metered:
+    def initialize(self, context):
+        get = context.metrics.get_metric
+        self.metrics = [get(f"My{kind.value}", kind) for kind in MetricTypes]
+
+    def handle(self, data, context):
+        for metric in self.metrics:
+            metric.add_or_update(2, ["Model", context.model_name])
+        return ["counted"] * len(data)
+"""
+DECLARED = """
+dimensions: [&model ModelName, &level Level]
+ts_metrics: {counter: [{name: Requests2XX, unit: Count, dimensions: [*level, Hostname]}]}
+model_metrics:
+  counter: [{name: Mycounter, unit: count, dimensions: [*level, *model]}]
+  gauge: [{name: Mygauge, unit: ms, dimensions: [*level, *model]}]
+  histogram: [{name: Myhistogram, unit: ms, dimensions: [*level, *model]}]
+"""
+
+
+@pytest.mark.parametrize("by", ["file", "environment"])
+def test_ts_c7_ts_a9_handlers_find_what_metrics_config_declares(deployment: Deployment, by: str) -> None:
+    deployment.archive("metered", METERED)
+    (deployment.folder / "my.yaml").write_text(DECLARED)
+    said = {"file": "metrics_config=my.yaml", "environment": "enable_envvars_config=true"}[by]
+    if by == "environment":
+        deployment.environment["TS_METRICS_CONFIG"] = "my.yaml"
+    deployment.configure(
+        "load_models=metered.mar\ndefault_workers_per_model=1\nmetrics_mode=prometheus\n"
+        f"disable_token_authorization=true\n{said}"
+    )
+    assert deployment.run("--start", "--ncs")[0] == 0
+    assert deployment.until("inference", "/predictions/metered", verb="POST", body="x") == "counted"
+    page = deployment.until("metrics", "/metrics")
+    for sample in ("Mycounter{", "Mygauge{", "Myhistogram_sum{"):
+        assert re.search(rf"^{sample}.*ModelName=\"metered\".* 2\.0$", page, re.M), page
+    assert deployment.run("--stop")[0] == 0
+
+
+def test_ts_k1_launchers_find_the_line_that_they_wait_for(deployment: Deployment) -> None:
+    deployment.configure("load_models=shout.mar\ndefault_workers_per_model=1")
+    command = [*PROGRAM, "--start", "--ncs", "--disable-token-auth"]
+    with subprocess.Popen(
+        command,
+        cwd=deployment.folder,
+        env=deployment.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdout is not None
+        assert any(b"Model server started." in said for said in process.stdout)
+        status, text = deployment.ask("inference", "/predictions/shout", "POST", "hello")
+        assert (status, text) == (200, "HELLO")
+        assert deployment.run("--stop")[0] == 0
+
+
+def test_ts_b10_a_snapshot_whose_archive_is_gone_starts_no_server(deployment: Deployment) -> None:
+    deployment.configure("load_models=shout.mar,other.mar\ndefault_workers_per_model=1")
+    words = ("--start", "--disable-token-auth")
+    assert deployment.run(*words, "--ts-config", "config.properties")[0] == 0
+    deployment.until("inference", "/ping")
+    assert deployment.run("--stop")[0] == 0
+    (deployment.folder / "store" / "other.mar").unlink()
+    (deployment.folder / "config.properties").unlink()
+    status, said = deployment.run(*words, "--foreground")
+    assert status == 1 and "Model server started." not in said
+    assert "Model archive file for model other, version 1.0 not found in model store" in said
 
 
 def test_ts_b10_what_is_served_is_found_again(deployment: Deployment) -> None:

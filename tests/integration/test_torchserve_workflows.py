@@ -192,6 +192,8 @@ async def test_ts_a12_a_sequence_through_a_model(stores: Path) -> None:
         wrapped = json.loads(text)["wrapped"]
         assert (wrapped if isinstance(wrapped, dict) else json.loads(wrapped)) == {"words": 3}
         await manage("POST", "/workflows?url=parallel.war")
+        models = json.loads((await manage("GET", "/models"))[2])["models"]  # functions are no models
+        assert models == [{"modelName": "sequence__count", "modelUrl": "counting.mar"}]
         page = json.loads((await manage("GET", "/workflows?limit=1"))[2])
         assert page == {
             "nextPageToken": "1",

@@ -16,6 +16,7 @@ from handler_hall import (
 
 from salver.errors import (
     InvalidInput,
+    NotFound,
     WorkersFailed,
 )
 from salver.handlers import Listed, Registration
@@ -161,6 +162,36 @@ async def test_ts_b10_what_is_served_is_written_down_and_found_again(store: Path
         assert h.store.snapshot() == before
         assert [h.store.describe(name, "all") for name, *_ in h.store.models()] == told
         assert h.default("inspect") == "2.0"
+
+
+def _of_snapshot(**files: str) -> tuple[AtStart, ...]:
+    """What a snapshot says of models with those archives."""
+    said = {name: {"1.0": {"marName": file, "minWorkers": 1}} for name, file in files.items()}
+    return of_snapshot(model_settings.parse(json.dumps(said)))
+
+
+@pytest.mark.parametrize("where", ["", "http://127.0.0.1:9/gone.mar", "file:///nowhere/gone.mar"])
+async def test_ts_b10_a_snapshot_without_one_of_its_archives_starts_no_server(
+    store: Path, where: str
+) -> None:
+    said = {"gone": {"2.0": {"marName": "gone.mar", "url": where}}}
+    start = of_snapshot(model_settings.parse(json.dumps(said)))
+    text = "Model archive file for model gone, version 2.0 not found in model store"
+    with pytest.raises(NotFound, match=text):
+        async with hall(store, at_start=_of_snapshot(kept="noop.mar") + start):
+            pass
+
+
+async def test_ts_b10_junk_in_the_place_of_a_snapshots_archive_is_listed(store: Path) -> None:
+    (store / "junk.mar").write_text("this is no archive")
+    (store / "empty.mar").touch()
+    start = _of_snapshot(kept="noop.mar", junk="junk.mar", empty="empty.mar")
+    async with hall(store, at_start=start) as h:
+        await h.lives.settled()
+        assert [one.name for one in h.store.models()] == ["empty", "junk", "kept"]
+        assert (status(h, "junk").version, status(h, "junk").url) == ("1.0", "junk.mar")
+    async with hall(store, at_start=(AtStart("junk.mar", "junk"),)) as h:  # no snapshot says so
+        assert h.store.models() == ()
 
 
 BAD_SETTINGS: list[tuple[str, str]] = [

@@ -75,9 +75,19 @@ def test_ts_m1_files_and_folders_of_the_store(store: Path) -> None:
     assert shelf(store).find("below") == Found(store / "below")
     assert shelf(store, "https://x/.*").find("noop.mar") == Found(store / "noop.mar")
     assert shelf(store, "https://x/.*").find(str(store / "noop.mar")) == Found(store / "noop.mar")
+    for url in ("/nowhere/noop.mar", "sub/noop.mar", "sub/below/"):  # TorchServe looks at the last part
+        assert shelf(store).find(url).path == store / url.strip("/").rpartition("/")[2]
+
+
+def test_ts_m1_ts_c2_what_lies_outside_the_store_is_asked_for_by_a_url(store: Path) -> None:
     outside = store.parent / "outside.mar"
-    assert shelf(store).find(str(outside)) == Found(outside)
+    with pytest.raises(NoModel, match=f"Model not found at: {outside}"):
+        shelf(store).find(str(outside))
+    with pytest.raises(NoModel, match="Model not found at: /etc/passwd"):
+        shelf(store).find("/etc/passwd")
     assert shelf(store).find(outside.as_uri()) == Found(outside)
+    with pytest.raises(NoModel, match="does not match any allowed URL"):
+        shelf(store, "https://x/.*").find(outside.as_uri())
 
 
 REFUSED: list[tuple[str, type[SalverError], str]] = [

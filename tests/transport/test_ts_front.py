@@ -366,18 +366,22 @@ async def test_ts_r11_open_inference_in_its_own_words_where_it_is_wanted() -> No
         assert (await ask(port, "GET", "/v2")).status == 404
 
 
-async def test_x_10_what_is_not_in_dispute_is_answered_by_salver() -> None:
+async def test_ts_p2_torchserves_ports_have_no_routes_besides_its_own() -> None:
     async with listening(port_of("torchserve-inference", Door(m=seen))) as port:
-        for path in (
-            "/v1/models/tensors:predict",
-            "/v2/models/tensors/infer",
-            "/v2/models/tensors/ready",
-            "/v1/chat/completions",
-            "/v2/health/ready",
-        ):
+        for path in ("/v1/models/tensors:predict", "/v2/models/tensors/infer"):  # its own, of any model
             assert (await ask(port, "POST", path, b"x")).body == b"salver " + path.encode()
-        for path in ("/v2/models/m/ready", "/v1/models/m:classify", "/v2/repository/index"):
-            assert (await ask(port, "POST", path, b"x")).fault == (404, "ResourceNotFoundException")
+    for kind in SURFACES:
+        async with listening(port_of(kind, Door(m=seen))) as port:
+            for path in (
+                *("/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"),
+                *("/v2/health/ready", "/v2/health/live", "/v2/models/tensors/ready", "/v2/repository/index"),
+                *("/v2/models/m/ready", "/v2", "/api/v1/models", "/console/"),
+            ):
+                for verb in ("GET", "POST"):
+                    assert (await ask(port, verb, path, b"x")).fault == (404, "ResourceNotFoundException")
+            method = "/inference.GRPCInferenceService/RepositoryIndex"
+            reply = await ask(port, "POST", method, b"x", "Content-Type: application/grpc")
+            assert reply.fault == (404, "ResourceNotFoundException")
 
 
 async def test_x_25_a_body_over_the_limit_is_413_with_nothing_else() -> None:
@@ -408,8 +412,17 @@ async def test_ts_c6_every_reply_allows_what_the_operator_allows() -> None:
             reply = await ask(port, "GET", path, b"", "Origin: http://example.org")
             assert allowed.items() <= reply.headers.items()
         asked = ("Origin: http://example.org", "Access-Control-Request-Method: POST")
-        reply = await ask(port, "OPTIONS", "/models", b"", *asked)
-        assert (reply.status, reply.body) == (200, b"") and allowed.items() <= reply.headers.items()
+        for path in ("/ping", "/predictions/m", "/models", "/metrics", "/nothing/there", "/models/m"):
+            reply = await ask(port, "OPTIONS", path, b"", *asked)  # a preflight is answered like any request
+            plain = await ask(port, "OPTIONS", path)
+            assert (reply.status, reply.body) == (plain.status, plain.body)
+            assert allowed.items() <= reply.headers.items()
+        reply = await ask(port, "OPTIONS", "/predictions/m", b"", *asked)
+        assert reply.status == 200 and reply.json()["openapi"]
+        assert (await ask(port, "OPTIONS", "/models", b"", *asked)).fault == (
+            405,
+            "MethodNotAllowedException",
+        )
 
 
 async def test_ts_m1_to_ts_m7_management_asks_the_store() -> None:

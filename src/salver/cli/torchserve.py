@@ -7,6 +7,7 @@ From words, config.properties and the environment to a configuration and the war
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,7 +22,7 @@ from salver.cli.torchserve_settings import Address, Settings, find
 from salver.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from salver.app import FrontConfig, LogConfig
+    from salver.app import FrontConfig, LogConfig, ReadyInfo
     from salver.serving.registering import AtStart, HandlerStoreConfig
     from salver.telemetry.torchserve import TorchServeViewConfig
     from salver.telemetry.torchserve_metrics import Mode
@@ -35,6 +36,7 @@ _NO_CPP: Final = "there is no C++ backend"
 _NO_JAVA: Final = "there is no Java"
 _NO_LOG4J: Final = "Log4j is not used; --log-level says what is logged, LOG_LOCATION where"
 _KEYS: Final = "key_file.json"
+_STARTED: Final = "Model server started."
 _MIB: Final = 1 << 20
 _MODES: Final[dict[str, "Mode"]] = {"log": "log", "prometheus": "prometheus", "legacy": "legacy"}
 _KINDS: Final[dict[str, "Kind"]] = {
@@ -71,10 +73,18 @@ def run(words: Sequence[str]) -> int:
         return run_loop(
             serve(
                 start.config,
-                lambda info: announce(info, json=start.json, remark=start.remark),
+                lambda info: _announce(info, start),
                 start.notices,
             )
         )
+
+
+def _announce(info: "ReadyInfo", start: Start) -> None:
+    """Print the start-up block, and the line that TorchServe's launchers wait for."""
+    announce(info, json=start.json, remark=start.remark)
+    if not start.json:
+        line(_STARTED)
+        sys.stdout.flush()
 
 
 def without_compat(words: Sequence[str]) -> list[str]:
@@ -219,10 +229,12 @@ def _handlers(settings: Settings) -> "HandlerStoreConfig":
     gpus = min(count_gpus(), settings.number("number_of_gpu"))
     workers = settings.number("default_workers_per_model")
     at_start, is_all = _models(settings)
+    declared = settings.text("metrics_config")
     options = {
         "envelope": settings.text("service_envelope"),
         "decode": "" if settings.is_on("decode_input_request") else "false",
         "limit_max_image_pixels": "" if settings.is_on("limit_max_image_pixels") else "false",
+        "metrics_config": str(Path(declared).resolve()) if declared else "",  # workers have another folder
     }
     return HandlerStoreConfig(
         ShelfConfig(store, tuple(settings.text("allowed_urls").split(","))),
@@ -246,18 +258,10 @@ def _handlers(settings: Settings) -> "HandlerStoreConfig":
 def _models(settings: Settings) -> tuple[tuple["AtStart", ...], bool]:
     """Those that are loaded at the start; and are it all of the store?"""
     from salver.repository.model_settings import parse as parse_models
-    from salver.serving.registering import AtStart, name_of
+    from salver.serving.registering import AtStart, name_of, of_snapshot
 
     if told := settings.object("model_snapshot"):
-        kept = parse_models(json.dumps(told.get("models", {})), "model_snapshot")
-        return (
-            tuple(
-                AtStart(one.file or one.url, name, setting=one)
-                for name, versions in kept.items()
-                for one in versions.values()
-            ),
-            False,
-        )
+        return of_snapshot(parse_models(json.dumps(told.get("models", {})), "model_snapshot")), False
     said = settings.text("load_models")
     if said.lower() == "all":
         return (), True

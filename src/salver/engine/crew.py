@@ -238,8 +238,10 @@ class Crew:
             await self._nursery.sleep(pause)
 
     async def _start(self, worker: Worker) -> FormHost:
-        limit = self._startup_timeout_s or None
+        limit = self._startup_timeout_s
         try:
+            if not limit:  # nobody can start in no time: no process is begun
+                raise TimeoutError
             async with asyncio.timeout(limit):
                 return await self._mother.launch(worker.gpu)
         except TimeoutError:

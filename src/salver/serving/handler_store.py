@@ -17,12 +17,15 @@ import msgspec
 from salver.artifacts import Manifest
 from salver.engine.handler_engine import HandlerEngine
 from salver.errors import (
+    BadArchive,
     Conflict,
     DeadlineExceeded,
     Forbidden,
     InvalidInput,
+    NoDownload,
     NoModel,
     NoModelVersion,
+    NotFound,
     NotReady,
     SalverError,
     StillDefault,
@@ -40,7 +43,7 @@ from salver.handlers import (
     on_machine,
 )
 from salver.messages import ModelId
-from salver.repository.handler import describe
+from salver.repository.handler import Described, describe
 from salver.repository.mar import RUNTIMES
 from salver.repository.model_settings import ModelSetting, snapshot
 from salver.serving.changes import Changes
@@ -98,11 +101,13 @@ class _Entry(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         handler: That it names in place of the archive's.
+        url: As it was registered; empty = a function of a workflow.
         is_part: Of a workflow, and no model of its own.
     """
 
     manifest: Manifest
     handler: str
+    url: str
     found: Found
     is_at_start: bool
     is_part: bool = False
@@ -145,10 +150,12 @@ class HandlerStore:
     async def start(self) -> None:
         """Register what is to be there from the start; workers come up together when it has returned.
 
-        One that cannot be registered is told in the log, and keeps no other from being so.
+        One that cannot be registered is told in the log, and keeps no other from being so; but a snapshot is
+        all there or the server does not start.
 
         Raises:
             InvalidInput: everything in the store is wanted, and it cannot be read.
+            NotFound: there is no archive of a model in the snapshot.
         """
         models = list(self.config.at_start)
         if self.config.loads_all:
@@ -160,6 +167,11 @@ class HandlerStore:
             order = Registration(url, model.name, setting.handler, setting.runtime, waits=False)
             try:
                 id = (await self._take(order, model)).manifest.id
+            except (NoModel, NoDownload) as error:
+                if model.setting is not None:
+                    raise _no_archive(model) from error
+                _LOG.warning("Failed to load model: %s: %s", model.url, error)
+                continue
             except SalverError as error:
                 _LOG.warning("Failed to load model: %s: %s", model.url, error)
                 continue
@@ -183,7 +195,7 @@ class HandlerStore:
         return await self._come(order, await self._take(order))
 
     async def register_part(self, order: Registration, folder: Path | None = None) -> Registered:
-        """The same for a node of a workflow, which no list of models has, whether or not requests may.
+        """Register a node of a workflow, whether or not requests may.
 
         Args:
             folder: Where it lies; None = as its URL says.
@@ -289,11 +301,12 @@ class HandlerStore:
     # -- what there is -------------------------------------------------------------------------
 
     def models(self) -> tuple[Listed, ...]:
-        """Each model but nodes of workflows, sorted by name; no worker is looked at."""
-        parts, urls, started = self._parts, {}, set()
+        """Each model but functions of workflows, sorted by name; no worker is looked at."""
+        functions = {id.name for id, entry in self._entries.items() if entry.is_part and not entry.url}
+        urls, started = {}, set()
         for manifest in self._registry.handlers():
             id = manifest.id
-            if id.name not in parts:
+            if id.name not in functions:
                 if id.version == self._registry.default(id.name):
                     urls[id.name] = _url_of(manifest)
                 if self._was_there(id):
@@ -361,7 +374,7 @@ class HandlerStore:
         check(order)
         found = await self._find(order) if folder is None else Found(folder)
         try:
-            said = await asyncio.to_thread(describe, found.path)
+            said = await self._describe(found, start)
             # from here on nothing waits, so that of two that come together one finds the other
             manifest = manifest_of(order, found, said, self.config, start)
             self._check_free(manifest.id)
@@ -371,10 +384,22 @@ class HandlerStore:
         for notice in said.yaml.notices if said.yaml else ():
             _LOG.warning("%s: %s", manifest.id, notice)
         is_at_start = start is not None and start.setting is None
-        entry = self._entries[manifest.id] = _Entry(manifest, order.handler, found, is_at_start, is_part)
+        entry = self._entries[manifest.id] = _Entry(
+            manifest, order.handler, order.url, found, is_at_start, is_part
+        )
         self._registry.put(manifest)
         self._plane.refresh()
         return entry
+
+    async def _describe(self, found: Found, start: AtStart | None) -> Described:
+        """What the archive says. Junk in a snapshot's place is listed all the same, with no workers."""
+        try:
+            return await asyncio.to_thread(describe, found.path)
+        except BadArchive as error:
+            if start is None or start.setting is None:
+                raise
+            _LOG.warning("Failed to load model: %s: %s", start.url, error)
+            return Described()
 
     async def _find(self, order: Registration) -> Found:
         work = asyncio.to_thread(self._shelf.find, order.url, is_encrypted=order.is_encrypted)
@@ -476,6 +501,11 @@ class HandlerStore:
 
 def _url_of(manifest: Manifest) -> str:
     return manifest.config.options.get("url") or manifest.path.name
+
+
+def _no_archive(model: AtStart) -> NotFound:
+    text = f"Model archive file for model {model.name}, version {model.version} not found in model store"
+    return NotFound(text, fix=f"Put {model.url} back, or start with --ncs, without the snapshot.")
 
 
 def _no_model(model: str) -> NoModel:

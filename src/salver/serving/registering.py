@@ -31,12 +31,14 @@ class AtStart(msgspec.Struct, frozen=True):
         name: Empty = as in the archive.
         default_name: Where that says none, either.
         setting: From a snapshot; what it says goes before the archive.
+        version: Of the snapshot, for messages.
     """
 
     url: str
     name: str = ""
     default_name: str = ""
     setting: ModelSetting | None = None
+    version: str = ""
 
 
 class HandlerStoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -183,9 +185,9 @@ def _workers(
 def of_snapshot(settings: Settings) -> tuple[AtStart, ...]:
     """What a snapshot says, to load at the start."""
     return tuple(
-        AtStart(setting.file or setting.url, name, setting=setting)
+        AtStart(setting.file or setting.url, name, setting=setting, version=version)
         for name, versions in settings.items()
-        for setting in versions.values()
+        for version, setting in versions.items()
     )
 
 

@@ -137,7 +137,7 @@ class Shelf:
         return Found(path)
 
     def _in_store(self, url: str) -> Found:
-        """A file or folder of the store; what lies elsewhere is as a ``file://`` URL."""
+        """A file or folder of the store, by its path in it or, as in TorchServe, by a path's last part."""
         missing = NoModel(
             f"Model not found at: {url}",
             field="url",
@@ -148,14 +148,10 @@ class Shelf:
         if "://" in url:
             raise missing
         store = Path(self._config.store).resolve()
-        path = store / url
-        if not path.is_relative_to(store):
-            if not self.is_allowed(path.as_uri()) or not _is_there(path):
-                raise missing
-            return Found(path)
-        if path == store or not _is_there(path):
-            raise missing
-        return Found(path)
+        for path in (store / url, store / PurePosixPath(url).name):
+            if path != store and path.is_relative_to(store) and _is_there(path):
+                return Found(path)
+        raise missing
 
     def _downloaded(self, url: str, name: str, headers: Mapping[str, str]) -> Found:
         failed = f"Failed to download archive from: {url}"

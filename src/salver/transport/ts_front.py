@@ -1,9 +1,9 @@
 """How are TorchServe's routes answered at a port?
 
-An ASGI application around Salver's own: it answers what is TorchServe's there, and hands on what is not in
-dispute (X-9, X-10, X-30). Whoever asks a model again by the same path meets no table and, where the front
-has ``prompt``, no task. What a path means stands in ``ts_paths.py``, what an operation does in
-``ts_inference.py`` and ``ts_management.py``.
+An ASGI application around Salver's own: a port of TorchServe's has TorchServe's routes and no others; a port
+for everything hands on what is not in dispute (X-9, X-30). Whoever asks a model again by the same path meets
+no table and, where the front has ``prompt``, no task. What a path means stands in ``ts_paths.py``, what an
+operation does in ``ts_inference.py`` and ``ts_management.py``.
 """
 
 import asyncio
@@ -365,9 +365,6 @@ class TorchServe:
         answer = Answer(send, verb, request_id_of(self._new_id()), self._cors)
         task = None
         try:
-            if self._cors and verb == "OPTIONS" and _is_preflight(lower):
-                await answer.write(TorchServeReply(200, b""))
-                return
             self._access.check_host(lower)
             asked = self._asked(verb, path, lower)
             if asked is None:
@@ -416,8 +413,7 @@ class TorchServe:
             NoRoute, WrongVerb, NamedFault: nothing.
             Unauthenticated: it may not be known without a key.
         """
-        if headers.get(b"content-type", b"").startswith(b"application/grpc"):
-            self._check(_ANYTHING, headers)
+        if self._is_common and headers.get(b"content-type", b"").startswith(b"application/grpc"):
             return None
         if self._is_common and path == b"/metrics":
             return Asked("metrics")
@@ -425,21 +421,9 @@ class TorchServe:
             return Asked("describe_port") if verb == "OPTIONS" else find_oldest(verb, path)
         try:
             return find(verb, path, self._surfaces, speaks_oip=self._rules.speaks_oip)
-        except SalverError as error:
+        except SalverError:
             self._check(_ANYTHING, headers)
-            if isinstance(error, NoRoute) and "inference" in self._surfaces and self._is_others(path):
-                return None
             raise
-
-    def _is_others(self, path: bytes) -> bool:
-        """Is it a path of a protocol that is not in dispute (X-10)?"""
-        segments = path.decode("latin-1").split("/")
-        match segments[1:]:
-            case ["v1", "chat" | "completions" | "embeddings", *_] | ["v2", "health", _] | ["v1", "models"]:
-                return not self._is_common
-            case ["v1" | "v2", "models", model, *_]:
-                return self._is_of_tensors(model.partition(":")[0])
-        return False
 
     def _check(self, asked: Asked, headers: Mapping[bytes, bytes]) -> None:
         """May the caller do that?
@@ -528,7 +512,3 @@ def _may_be_own(verb: str, path: bytes, query: bytes) -> bool:
     if path == b"/metrics":
         return query != b""
     return _is_own(path) or path.endswith(b"/predict") or verb == "OPTIONS"
-
-
-def _is_preflight(headers: Mapping[bytes, bytes]) -> bool:
-    return b"origin" in headers and b"access-control-request-method" in headers
