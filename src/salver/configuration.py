@@ -12,6 +12,7 @@ import msgspec
 from salver.cache import CacheConfig
 from salver.lifecycle.config import LifecycleConfig
 from salver.repository import Customs, RepositoryConfig
+from salver.repository.bounds import check_server
 from salver.serving.readiness import Rule
 from salver.serving.registering import HandlerStoreConfig
 from salver.serving.reloading import Served
@@ -156,6 +157,10 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     registry: str = ""
     artifacts: str = ""
     workflow_store: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises InvalidInput where a number is more than this machine can bear."""
+        check_server(self)
 
     @property
     def whole_lifecycle(self) -> LifecycleConfig:

@@ -5,6 +5,7 @@ turn whatever a framework raises into ``LoadFailed``. Knows no framework.
 """
 
 import importlib
+import os
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,18 +49,20 @@ def choice_of(options: dict[str, str], key: str, choices: Sequence[str]) -> str:
     return value
 
 
-def count_of(options: dict[str, str], key: str, default: int) -> int:
-    """The value of an option that is a number of threads or the like.
+def count_of(options: dict[str, str], key: str, default: int, *, least: int = 1) -> int:
+    """The value of an option that is a number of threads, at most 64 for each core.
 
     Raises:
-        LoadFailed: it is none.
+        LoadFailed: it is none, or more than this machine bears.
     """
     value = options.get(key, str(default))
-    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= 1024):
+    most = 64 * len(os.sched_getaffinity(0))
+    is_number = value.isascii() and value.isdigit() and len(value) <= 9
+    if not (is_number and least <= int(value) <= most):
         raise LoadFailed(
-            f"option {key} = {value!r} is no number",
+            f"option {key} = {value[:40]!r} is no number from {least} to {most}",
             field=f"options.{key}",
-            fix="Use 1 to 1024, or leave it out.",
+            fix=f"Use {least} to {most}, or leave it out.",
         )
     return int(value)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from salver.artifacts import Cost, Manifest
 from salver.backends.content import head, protobuf_fields
-from salver.backends.loading import choice_of, framework, is_batched, loading, options_of, override
+from salver.backends.loading import choice_of, count_of, framework, is_batched, loading, options_of, override
 from salver.backends.onnx_cost import cost_of, product_graph
 from salver.backends.onnx_strings import bytes_of, value_of
 from salver.backends.protocol import LoadOptions, Traits
@@ -193,12 +193,9 @@ def _apply(ort: Any, settings: Any, wish: dict[str, str]) -> None:
     for key, attribute in _SWITCHES.items():
         if key in wish:
             setattr(settings, attribute, choice_of(wish, key, ("1", "0", "true", "false")) in ("1", "true"))
-    for key in _COUNTS:
-        if not wish.get(key, "0").isdecimal():
-            raise LoadFailed(f"option {key} = {wish[key]!r} is no whole number", field=f"options.{key}")
-    if wish.get("execution_mode") not in (None, "0"):
+    if count_of(wish, "execution_mode", 0, least=0):
         settings.execution_mode = ort.ExecutionMode.ORT_PARALLEL
-    settings.inter_op_num_threads = int(wish.get("inter_op_thread_count", "1")[:4])
+    settings.inter_op_num_threads = count_of(wish, "inter_op_thread_count", 1, least=0)
     level = choice_of(wish, "graph_optimization_level", ("all", "extended", "basic", "disabled"))
     name = "ORT_DISABLE_ALL" if level == "disabled" else f"ORT_ENABLE_{level.upper()}"
     settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, name)

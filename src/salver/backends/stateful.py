@@ -13,6 +13,8 @@ framework.
 """
 
 import logging
+import math
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -70,6 +72,14 @@ class StatefulSteps:
                 f"state '{spec.name}' of model '{self._name}' has the shape {list(spec.shape)}; all but its "
                 "first extent, the batch, must be fixed",
                 fix="Export a cache of fixed size, or give the shape in salver.toml ([[inputs]]).",
+            )
+        size = math.prod(spec.shape[1:]) * slots * (spec.datatype.itemsize or 8)
+        if size > (most := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+            raise LoadFailed(
+                f"state '{spec.name}' of model '{self._name}' takes {size} bytes for {slots} sequences, and "
+                f"there are {most} bytes of memory",
+                field="steps.max_sequences",
+                fix="Set fewer max_sequences of [steps].",
             )
         return np.zeros((slots, *spec.shape[1:]), spec.datatype.dtype)
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from salver.artifacts import Manifest
 from salver.backends.content import head, inner_names, zip_members
-from salver.backends.loading import choice_of, framework, is_batched, loading, options_of, override
+from salver.backends.loading import choice_of, count_of, framework, is_batched, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
 from salver.backends.torch_module import open_module
@@ -98,13 +98,9 @@ def _mode(torch: Any, wish: dict[str, str]) -> Callable[[], AbstractContextManag
     """In which a program runs, by the owner's options, as Triton's PyTorch backend names them."""
     count = wish.get("num_interop_threads", "")
     if count:
-        if not count.isdecimal() or not int(count[:6]):
-            raise LoadFailed(
-                f"option num_interop_threads = {count!r} is no number above 0",
-                field="options.num_interop_threads",
-            )
+        threads = count_of(wish, "num_interop_threads", 1)
         try:
-            torch.set_num_interop_threads(int(count[:6]))
+            torch.set_num_interop_threads(threads)
         except RuntimeError as error:  # once a process, and before its first work
             _LOG.warning("num_interop_threads has no effect any more: %s", error)
     switch = ("true", "false")

@@ -3,6 +3,7 @@
 Those that nobody has asked for the longest go first.
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
@@ -79,6 +80,8 @@ def local(options: Mapping[str, str]) -> LocalCache:
     if "size" not in options:
         raise InvalidInput("the cache 'local' needs a size", fix="As local,size=64m.")
     size = byte_size(options["size"], "size of the cache 'local'")
+    if size > (most := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise InvalidInput(f"the cache 'local' is to have {size} bytes, and this machine has {most}")
     if size <= OVERHEAD:
         raise InvalidInput(f"a cache of {size} bytes holds no answer", fix="As local,size=64m.")
     return LocalCache(size)

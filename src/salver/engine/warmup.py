@@ -3,11 +3,13 @@
 Pure: a signature and the owner's wishes in, inputs out.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from salver.artifacts import Warmup, WarmupInput
+from salver.errors import InvalidInput
 from salver.messages import Signature
 from salver.tensor import Array, DataType, bf16_from_fp32
 
@@ -44,10 +46,20 @@ def values_of(told: WarmupInput, random: np.random.Generator) -> Array:
     return random.integers(0, 2, told.shape).astype(kind.dtype)
 
 
+_MOST_BYTES = 2 << 30  # of one input, as of a message over gRPC
+
+
 def _zeros(datatype: DataType, shape: tuple[int, ...], rows: int, free: int) -> Array:
     extents = tuple(free if extent == -1 else extent for extent in shape)
     if rows:
         extents = (rows, *extents[1:])
+    size = math.prod(extents) * (datatype.itemsize or 8)
+    if size > _MOST_BYTES:
+        raise InvalidInput(
+            f"a warm-up input of shape {list(extents)} would be {size} bytes; at most {_MOST_BYTES} are made",
+            field="warmup.free_dim",
+            fix="Set rounds = 0 of [warmup], or give a smaller free_dim, fewer rows or a file.",
+        )
     if datatype is DataType.BYTES:
         return np.full(extents, b"", dtype=object)
     return np.zeros(extents, datatype.dtype)

@@ -70,7 +70,7 @@ def parameters_of(message: Any, backend: str, notices: list[str]) -> tuple[int, 
     for key, parameter in message.parameters.items():
         name, value = key.lower(), parameter.string_value
         if name in _THREADS and value.isascii() and value.isdecimal():
-            threads = min(int(value[:6]), 1024)
+            threads = int(value[:18])  # and is bounded with the others
         elif is_fil and name == "is_classifier":
             options.setdefault("output_class", value.lower())
         elif name in known:

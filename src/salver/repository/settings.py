@@ -10,6 +10,7 @@ import msgspec
 from salver.artifacts import Logging, ModelConfig, Versions, Warmup
 from salver.errors import InvalidInput
 from salver.messages import TensorSpec
+from salver.repository import bounds
 from salver.repository.config import RepositoryConfig
 from salver.repository.pbtxt import Unparsable, parse_json, parse_pbtxt
 from salver.repository.sequences import check_content
@@ -104,7 +105,7 @@ def _read(store: Store, folder: str, name: str, override: str, config_name: str)
     found = [f for f in (TOML, pbtxt) if store.stat(paths[f]) is not None]
     files = tuple(paths[f] for f in found)
     if override:
-        return _translated(store, folder, name, files, lambda: parse_json(override, name))
+        return _translated(store, folder, "", files, lambda: parse_json(override, name))
     if len(found) == 2:
         return Settings(
             files=files,
@@ -121,7 +122,7 @@ def _read(store: Store, folder: str, name: str, override: str, config_name: str)
             return Settings(config, (*files, *kept))
     except (InvalidInput, StoreFailed) as error:
         return Settings(files=files, problem=str(error), is_triton=found[0] == pbtxt, is_unreadable=True)
-    return _translated(store, folder, name, files, lambda: parse_pbtxt(content, origin, name))
+    return _translated(store, folder, f"{origin}: ", files, lambda: parse_pbtxt(content, origin, name))
 
 
 def of_one_version(settings: Settings) -> str:
@@ -151,12 +152,15 @@ def of_one_version(settings: Settings) -> str:
 def _translated(
     store: Store,
     folder: str,
-    name: str,
+    origin: str,
     files: tuple[str, ...],
     parse: Callable[[], Translated],
 ) -> Settings:
     try:
         config, label_files, notices, triton = parse()
+        if beyond := bounds.misfit(config):
+            field = beyond.triton_path
+            raise InvalidInput(f"{origin}`{field}` {beyond.problem}", field=field)
         paths = {output: _join(folder, file) for output, file in label_files.items()}
         labels = {output: _read_labels(store, path) for output, path in paths.items()}
         config, kept = _with_files(store, folder, config)

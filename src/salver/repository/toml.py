@@ -40,7 +40,7 @@ from salver.artifacts import (
 from salver.errors import InvalidInput
 from salver.handlers import Workers
 from salver.messages import TensorSpec
-from salver.repository import sequences
+from salver.repository import bounds, sequences
 from salver.repository.ensemble import unfit
 from salver.repository.raggedness import misfit
 from salver.repository.reshape import unfit_table
@@ -179,6 +179,7 @@ _LEAST: Final[dict[str, float]] = {
     "instances.threads": 0,
     "instances.memory_limit_mb": 0,
     "versions.latest": 1,
+    "warmup.replays": 0,
     "warmup.rounds": 0,
     "warmup.rows": 1,
     "warmup.free_dim": 1,
@@ -301,6 +302,8 @@ def _check(config: ModelConfig) -> None:
         raise ValueError(f"{found[1]} - at `$.{found[0]}`")
     _check_queue(config)
     _check_warmup(config.warmup)
+    if beyond := bounds.misfit(config):
+        raise ValueError(f"{beyond.problem} - at `$.{beyond.path}`")
 
 
 def _check_labels(config: ModelConfig) -> None:

@@ -32,7 +32,6 @@ from salver.errors import (
     WorkersFailed,
 )
 from salver.handlers import (
-    MOST_WORKERS,
     HandlerStatus,
     Listed,
     Metadata,
@@ -43,6 +42,7 @@ from salver.handlers import (
     on_machine,
 )
 from salver.messages import ModelId
+from salver.repository.bounds import machine, most_workers
 from salver.repository.handler import Described, describe
 from salver.repository.mar import RUNTIMES
 from salver.repository.model_settings import ModelSetting, snapshot
@@ -266,7 +266,7 @@ class HandlerStore:
         self._plane.check_unowned(model)
         manifest = self._one(model, version)
         most = least if most is None else most
-        check_number("min_worker", least, MOST_WORKERS)
+        check_number("min_worker", least, most_workers(machine()))
         if most < least:
             raise InvalidInput("max_worker cannot be less than min_worker.", field="max_worker")
         check_number("max_worker", most)

@@ -10,8 +10,9 @@ import msgspec
 from salver.artifacts import Manifest, ModelConfig, Versions
 from salver.engine.gpus import count_gpus
 from salver.errors import BadArchive, InvalidInput
-from salver.handlers import FORMAT, MOST_WORKERS, Registration, Workers
+from salver.handlers import FORMAT, Registration, Workers
 from salver.messages import ModelId
+from salver.repository.bounds import machine, most_workers
 from salver.repository.handler import Described
 from salver.repository.mar import RUNTIMES, is_inside
 from salver.repository.model_settings import ModelSetting, Settings
@@ -99,7 +100,7 @@ def check(order: Registration) -> None:
         if value is not None:
             check_number(field, value)
     if order.initial_workers is not None and order.initial_workers > 0:
-        check_number("initial_workers", order.initial_workers, MOST_WORKERS)
+        check_number("initial_workers", order.initial_workers, most_workers(machine()))
 
 
 def check_number(field: str, value: int, most: int = _MOST) -> None:
@@ -124,6 +125,7 @@ def manifest_of(
 
     Raises:
         BadArchive: nobody says what it is called, or it has gone.
+        InvalidInput: it wants more workers than this machine bears.
     """
     archive = said.archive
     name = order.name or archive.name or (start.default_name if start and archive.handler else "")
@@ -135,6 +137,7 @@ def manifest_of(
     options |= {"handler": handler} if handler else {}
     options |= {"runtime": order.runtime or archive.runtime}
     workers = _workers(id, order, said, config, start)
+    check_number("minWorkers", workers.least, most_workers(machine()))
     try:
         stat = found.path.stat()
     except OSError as error:  # it has gone meanwhile
