@@ -53,7 +53,7 @@ def numbers_of(kind: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
         yield path, lambda v: v, kind
 
 
-ALL = {".".join(path): (write, kind) for path, write, kind in numbers_of(ModelConfig)}
+ALL: dict[str, tuple[Any, Any]] = {".".join(path): (write, kind) for path, write, kind in numbers_of(ModelConfig)}
 
 
 def fill(told: Any, kind: Any) -> Any:
@@ -83,7 +83,7 @@ def test_the_walk_finds_numbers_at_every_depth() -> None:
 @pytest.mark.parametrize("value", [10**30, -(10**30), float("inf"), float("nan"), 2**63])
 def test_what_no_machine_bears_is_refused_by_name(path: str, value: float) -> None:
     write, kind = ALL[path]
-    if kind is int and isinstance(value, float):
+    if kind is int and not isinstance(value, int):
         return  # a type error of the decoder's
     try:
         config = msgspec.convert(fill(write(value), ModelConfig), ModelConfig, str_keys=True)
