@@ -53,7 +53,9 @@ def numbers_of(kind: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
         yield path, lambda v: v, kind
 
 
-ALL: dict[str, tuple[Any, Any]] = {".".join(path): (write, kind) for path, write, kind in numbers_of(ModelConfig)}
+ALL: dict[str, tuple[Any, Any]] = {
+    ".".join(path): (write, kind) for path, write, kind in numbers_of(ModelConfig)
+}
 
 
 def fill(told: Any, kind: Any) -> Any:
@@ -69,7 +71,7 @@ def fill(told: Any, kind: Any) -> Any:
     inner = [part for part in get_args(kind) if part is not type(None)]
     if isinstance(told, list):
         return [fill(told[0], inner[0])]
-    if isinstance(told, dict) and get_origin(kind) is dict:
+    if get_origin(kind) is dict:
         return {key: fill(part, inner[1]) for key, part in told.items()}
     return fill(told, inner[0]) if inner else told
 
