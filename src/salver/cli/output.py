@@ -8,7 +8,8 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -39,6 +40,21 @@ def on_terminal() -> bool:
 def line(text: str = "") -> None:
     """One line of the result."""
     sys.stdout.write(f"{text}\n")
+
+
+@contextmanager
+def under_way(text: str) -> Iterator[None]:
+    """Show that something is being done, and for how long, while it lasts; in a pipe, nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        shown.add_task(text, total=None)
+        yield
 
 
 def prose(text: str, *, beside: bool = False) -> None:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from salver.cli import registry_keeping
 from salver.cli.options import Json
-from salver.cli.output import line, record, remark
+from salver.cli.output import line, record, remark, under_way
 from salver.cli.registry_options import USUAL, Pairs, Where, Why, numbers_of, pairs_of, run
 from salver.errors import InvalidInput, SalverError
 
@@ -68,10 +68,13 @@ def push(
 
         async def work(registry: "ModelRegistry", actor: "Actor") -> "Version":
             looks = registry_keeping.inspector(state_dir, trust_pickle=trust_pickle, loads=not unloaded)
-            found = await looks(path)
+            with under_way(f"loading {name} once" if not unloaded else f"reading {name}"):
+                found = await looks(path)
             for notice in found.description.notices:
                 remark(f"note: {notice}")
-            return await registry.push(order, found, actor)
+            size = sum(file.stat().st_size for file in found.files.values())
+            with under_way(f"copying {len(found.files)} files, {size / (1 << 20):.1f} MiB"):
+                return await registry.push(order, found, actor)
 
         version = run(where, work, makes=True)
     if json:
