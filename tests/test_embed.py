@@ -68,6 +68,22 @@ def test_tr_a7_models_of_several_frameworks(server: Server) -> None:
     assert pid != os.getpid()
 
 
+async def test_tr_a7_lists_get_the_datatypes_of_the_model(server: Server) -> None:
+    model = server.model("mlp")
+    whole = [[1] * 16]
+    expected = mlp_answer(np.ones((1, 16), np.float32))
+    np.testing.assert_allclose(model.infer({"x": whole})["y"].numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose((await model.async_infer({"x": whole}))["y"].numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose(next(model.stream({"x": whole}))["y"].numpy(), expected, rtol=1e-4)
+    assert server.model("identity_bf16").infer({"x": [[1, 2.5]]}).outputs
+    with pytest.raises(InvalidInput, match="data-type is 'INT64'"):
+        model.infer({"x": np.array(whole)})
+    with pytest.raises(InvalidInput, match="fraction"):
+        server.model("identity_bool").infer({"x": [[0.5]]})
+    with pytest.raises(NotFound):
+        server.model("none").infer({"x": whole})
+
+
 def test_tr_a7_arrays_go_in_and_come_out_as_they_are(server: Server) -> None:
     model = server.model("identity_fp32")
     given = np.arange(6, dtype=np.float32).reshape(2, 3)

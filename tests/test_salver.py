@@ -19,6 +19,16 @@ def test_the_names_on_demand_are_the_real_ones() -> None:
         _ = salver.Nonsense
 
 
+def test_what_users_catch_has_a_public_name() -> None:
+    from salver import errors
+
+    assert salver.InvalidInput is errors.InvalidInput
+    assert issubclass(salver.Unreachable, salver.SalverError)
+    for name in salver._WHERE:
+        assert isinstance(getattr(salver, name), type)
+        assert name in dir(salver)
+
+
 def test_nothing_is_loaded_until_asked_for() -> None:
     program = "import sys, salver; print(sorted(m for m in sys.modules if m.startswith(('salver', 'numpy'))))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

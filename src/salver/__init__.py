@@ -1,14 +1,44 @@
 """Salver: one process and one port that serve models of every framework.
 
-Only the version is here at import; nothing is loaded, read or started. ``salver.Server``,
-``salver.ServeConfig`` and ``salver.Client`` are fetched when they are first asked for.
+Only the version is here at import; nothing is loaded, read or started. The other public names are fetched
+when they are first asked for: ``Server`` and ``ServeConfig``, the clients ``Client`` and ``SyncClient``,
+``Tensor``, and what users catch, ``SalverError`` and its kinds.
 """
 
 from typing import Any
 
 __version__ = "0.1.0"
 
-_WHERE = {"Server": "salver.embed", "ServeConfig": "salver.app", "Client": "salver.client"}
+_ERRORS = (
+    "SalverError",
+    "Cancelled",
+    "Conflict",
+    "DeadlineExceeded",
+    "Forbidden",
+    "InvalidInput",
+    "LoadFailed",
+    "MissingExtra",
+    "ModelFailed",
+    "NotFound",
+    "NotReady",
+    "Overloaded",
+    "TooLarge",
+    "Unauthenticated",
+    "Unsupported",
+)
+_WHERE = {
+    "Server": "salver.embed",
+    "ServeConfig": "salver.app",
+    "Client": "salver.client",
+    "SyncClient": "salver.client",
+    "Unreachable": "salver.client",
+    "Tensor": "salver.tensor",
+    **dict.fromkeys(_ERRORS, "salver.errors"),
+}
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})
 
 
 def __getattr__(name: str) -> Any:

@@ -126,6 +126,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
         seconds: From the start of the process's server to now.
         signatures: Of the versions that answer.
         changing: Who may change something at a port that other machines reach.
+        takes_short: Requests may have inputs by name (:mod:`salver.wire.short_json`).
     """
 
     hosts: tuple[str, ...]
@@ -139,6 +140,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
     platforms: tuple[tuple[str, str], ...] = ()
     console: str = ""
     changing: Changing = "open"
+    takes_short: bool = True
 
 
 class Server:
@@ -493,6 +495,7 @@ class Server:
             tuple((name, urls[kind]) for kind, name in _PLATFORMS if kind in urls),
             common and f"{common}/console/",
             self._changing,
+            self.config.server_name != "triton",
         )
 
     async def settled(self) -> bool:

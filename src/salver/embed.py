@@ -25,7 +25,7 @@ from salver.app import ServeConfig
 from salver.app import Server as App
 from salver.artifacts import LoadOrder
 from salver.cache import CacheConfig
-from salver.errors import Cancelled, InvalidInput, LoadFailed, NotReady, SalverError, Unsupported
+from salver.errors import Cancelled, InvalidInput, LoadFailed, NotFound, NotReady, SalverError, Unsupported
 from salver.messages import (
     ANYBODY,
     Call,
@@ -37,9 +37,10 @@ from salver.messages import (
     State,
     VersionStatus,
 )
-from salver.tensor import Array, DataType, Tensor, bf16_to_fp32, tensor
+from salver.tensor import UNTYPED, Array, DataType, Tensor, bf16_to_fp32, tensor
 from salver.wire.config_view import as_json
 from salver.wire.metadata import model as metadata_of
+from salver.wire.values import typed
 
 _T = TypeVar("_T")
 _CPUS = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost
@@ -198,12 +199,12 @@ class Model:
             Unsupported: it gives any number of answers: see ``stream``.
         """
         asked = self._asked(inputs, terms)
-        return Response(self._server.run(lambda app: app.inner.infer(*asked)))
+        return Response(self._server.run(lambda app: app.inner.infer(*asked.fitted(app))))
 
     async def async_infer(self, inputs: Mapping[str, object], **terms: Unpack[Asking]) -> Response:
         """As ``infer``; a task that is cancelled gives the question up."""
         asked = self._asked(inputs, terms)
-        return Response(await self._server.wait(lambda app: app.inner.infer(*asked)))
+        return Response(await self._server.wait(lambda app: app.inner.infer(*asked.fitted(app))))
 
     def stream(self, inputs: Mapping[str, object], **terms: Unpack[Asking]) -> Iterator[Response]:
         """The answer in pieces, each asked for when the one before it has been taken; any model will do.
@@ -272,7 +273,7 @@ class Model:
 
         return self._server.run(work)
 
-    def _asked(self, inputs: Mapping[str, object], terms: Asking) -> tuple[InferRequest, Call]:
+    def _asked(self, inputs: Mapping[str, object], terms: Asking) -> "_Question":
         now = time.monotonic()
         timeout = terms.get("timeout")
         request = InferRequest(
@@ -284,7 +285,8 @@ class Model:
             terms.get("parameters", _NO_PARAMETERS),
         )
         deadline = None if timeout is None else now + timeout
-        return request, Call("embedded", now, deadline, request.id, standing=terms.get("standing", ANYBODY))
+        call = Call("embedded", now, deadline, request.id, standing=terms.get("standing", ANYBODY))
+        return _Question(request, call, any(isinstance(value, UNTYPED) for value in inputs.values()), inputs)
 
 
 class Server:
@@ -524,10 +526,44 @@ class Server:
             begun.set_exception(error)
 
 
+class _Question(msgspec.Struct, frozen=True):
+    """A request, and whether some of its inputs came without a datatype.
+
+    Attributes:
+        given: The inputs as they came.
+    """
+
+    request: InferRequest
+    call: Call
+    is_untyped: bool
+    given: Mapping[str, object]
+
+    def fitted(self, app: App) -> tuple[InferRequest, Call]:
+        """With the model's datatypes where the caller said none. On the server's thread.
+
+        Raises:
+            InvalidInput: values do not fit these.
+        """
+        request = self.request
+        if self.is_untyped:
+            with suppress(NotFound, NotReady):  # which asking says in its own way
+                _, signature = app.signature(request.model, request.version)
+                kinds = {spec.name: spec.datatype for spec in signature.inputs}
+                fitting = tuple(
+                    typed(tensor.name, tensor.array, kinds[tensor.name])
+                    if isinstance(self.given[tensor.name], UNTYPED)
+                    and kinds.get(tensor.name, tensor.datatype) is not tensor.datatype
+                    else tensor
+                    for tensor in request.inputs
+                )
+                request = msgspec.structs.replace(request, inputs=fitting)
+        return request, self.call
+
+
 class _Pieces:
     """An answer in pieces, on the server's thread: at most one is there before it is asked for."""
 
-    def __init__(self, asked: tuple[InferRequest, Call]) -> None:
+    def __init__(self, asked: _Question) -> None:
         self._asked = asked
         self._there: asyncio.Queue[InferResponse | SalverError | None] = asyncio.Queue(1)
         self._working: asyncio.Task[None] | None = None
@@ -549,7 +585,7 @@ class _Pieces:
 
     async def _work(self, app: App) -> None:
         try:
-            await app.inner.stream(*self._asked, self._there.put)
+            await app.inner.stream(*self._asked.fitted(app), self._there.put)
         except SalverError as error:
             await self._there.put(error)
         await self._there.put(None)

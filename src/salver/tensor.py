@@ -94,6 +94,10 @@ def datatype_of(dtype: "np.dtype[Any] | type") -> DataType:
     return found
 
 
+#: What has no datatype of its own, so that a model's may be meant.
+UNTYPED: Final = (list, tuple, int, float, str, bytes)
+
+
 class Tensor(msgspec.Struct, frozen=True, gc=False):
     """A named array. Never copied on its way; treat the array as read-only.
 

@@ -12,6 +12,8 @@ from salver.app import ReadyInfo
 from salver.cli import banner
 from salver.messages import ModelId, Signature, State, TensorSpec, VersionStatus
 from salver.tensor import DATATYPES, DataType
+from salver.wire.bodies import HttpBody
+from salver.wire.oip_json import OpenInferenceHttp
 from waiting import PATIENCE_S
 
 IRIS = Signature(
@@ -91,9 +93,26 @@ def body_of(command: str) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("signature", [IRIS, IMAGE, TEXT, Signature(IRIS.inputs + TEXT.inputs, ())])
+SIGNATURES = [IRIS, IMAGE, TEXT, Signature(IRIS.inputs + TEXT.inputs, ())]
+NAMED_INPUTS = Signature((TensorSpec("inputs", DataType.FP32, (-1, 2)),), ())
+HALF = Signature((TensorSpec("x", DataType.FP16, (1, 2)),), ())
+
+
+@pytest.mark.parametrize("signature", [*SIGNATURES, HALF])
 def test_the_curl_call_has_a_body_that_fits_and_is_short(signature: Signature) -> None:
     command = banner.curl("http://127.0.0.1:8000", "m", signature)
+    assert len(command) < 300
+    body = json.dumps(body_of(command)).encode()
+    request = OpenInferenceHttp().decode(HttpBody("m", "", body), signature)
+    assert [(t.name, t.datatype, list(t.shape)) for t in request.inputs] == [
+        (spec.name, spec.datatype, [max(extent, 1) for extent in spec.shape]) for spec in signature.inputs
+    ]
+
+
+@pytest.mark.parametrize("signature", [*SIGNATURES, NAMED_INPUTS])
+def test_the_same_in_the_protocols_own_form(signature: Signature) -> None:
+    is_short = signature is NAMED_INPUTS
+    command = banner.curl("http://127.0.0.1:8000", "m", signature, takes_short=is_short)
     assert len(command) < 500
     (sent,) = [body_of(command)["inputs"]]
     assert isinstance(sent, list)
@@ -105,8 +124,7 @@ def test_the_curl_call_has_a_body_that_fits_and_is_short(signature: Signature) -
 
 
 def test_curl_asks_for_metadata_where_json_cannot_carry_the_input() -> None:
-    half = Signature((TensorSpec("x", DataType.FP16, (1,)),), ())
-    assert banner.curl("http://h:1", "m", half) == "curl http://h:1/v2/models/m"
+    assert banner.curl("http://h:1", "m", HALF, takes_short=False) == "curl http://h:1/v2/models/m"
 
 
 @pytest.mark.parametrize("kind", DATATYPES.values(), ids=DATATYPES)
@@ -157,7 +175,7 @@ def test_the_record_for_programs() -> None:
 
 def test_names_are_quoted_for_the_shell() -> None:
     words = shlex.split(banner.curl("http://h:1", "m", TEXT))
-    assert json.loads(words[-1])["inputs"][0]["name"] == "it's text"
+    assert json.loads(words[-1]) == {"it's text": ["text"]}
     assert not re.search(r"[^\x20-\x7e\n]", banner.curl("http://h:1", "m", TEXT))
 
 

@@ -108,7 +108,7 @@ async def test_paths_of_every_call() -> None:
     await client.statistics("m", "2")
     await client.load("a/b")
     await client.unload("m")
-    await client.infer("m", {"x": [1.0]}, version="3")
+    await client.infer("m", {"x": np.ones(1)}, version="3")
     http.reply = Reply(200, {}, b"[]")
     await client.index()
     assert http.asked == [

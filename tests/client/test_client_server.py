@@ -1,10 +1,15 @@
 """The client and the commands against the real server, with a backend that doubles numbers."""
 
 import asyncio
+import inspect
 import json
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +21,7 @@ from salver.app import FrontConfig, ServeConfig, Server
 from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions, Traits
 from salver.cli import main
-from salver.client import Client
+from salver.client import Client, SyncClient
 from salver.messages import Signature, TensorSpec
 from salver.tensor import Array, DataType
 from waiting import PATIENCE_S
@@ -59,6 +64,16 @@ def config(folder: Path) -> ServeConfig:
         (folder / name / "1").mkdir(parents=True)
         (folder / name / "1" / "model.double").write_text(content)
     return ServeConfig(paths=(str(folder),), front=FrontConfig(port=0))
+
+
+def asked(url: str, body: object) -> tuple[int, dict[str, Any]]:
+    """The status and the answer of a body of JSON."""
+    request = urllib.request.Request(f"{url}/v2/models/good/infer", json.dumps(body).encode())
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
 
 
 @pytest_asyncio.fixture
@@ -173,3 +188,97 @@ def test_bench_command(url: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_bench_refuses_what_fails_alone(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "nosuch", "--url", url]) == 1
     assert "nosuch" in capsys.readouterr().err
+
+
+async def test_lists_get_the_datatypes_of_the_model(client: Client) -> None:
+    answer = await client.infer("good", {"x": [[1, 2], (3, 4)], "text": ["a", "b"]})
+    assert answer["y"].tolist() == [[2, 4], [6, 8]]
+    assert answer["y"].dtype == np.float32
+    assert answer["same"].tolist() == [b"a", b"b"]
+    answer = await client.infer("good", {"x": [[1.5, 2]], "text": np.array(["a"])})
+    assert answer["y"].tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"z": [1]}, "'good' has no input 'z'. It takes: x FP32, text BYTES"),
+        ({"x": [["a", "b"]], "text": ["a"]}, "input 'x' must hold numbers, since it is FP32"),
+        ({"x": [[1, 2], [3]], "text": ["a"]}, "input 'x': "),
+        ({"x": [[1, 2]], "text": [1]}, "input 'text': "),
+    ],
+)
+async def test_lists_that_fit_no_datatype(inputs: dict[str, object], said: str, client: Client) -> None:
+    with pytest.raises(errors.InvalidInput) as info:
+        await client.infer("good", inputs)
+    assert said in str(info.value)
+
+
+async def test_inputs_by_name_over_http(client: Client) -> None:
+    url = client._http.url
+    ask = asyncio.to_thread
+    assert await ask(asked, url, {"x": [[1, 2]], "text": ["a"]}) == (200, {"y": [[2.0, 4.0]], "same": ["a"]})
+    status, answer = await ask(asked, url, {"z": [[1, 2]], "text": ["a"]})
+    assert (status, answer["error"]) == (
+        400,
+        "'good' has no input 'z'. It takes: x FP32[-1,2], text BYTES[-1]",
+    )
+    status, answer = await ask(asked, url, {"x": [1, 2], "text": ["a"]})
+    assert status == 400
+    assert "unexpected shape for input 'x'" in answer["error"]
+
+
+def test_the_synchronous_face(tmp_path: Path) -> None:
+    started, end = threading.Event(), threading.Event()
+    found: list[str] = []
+
+    async def live() -> None:
+        async with Server(config(tmp_path), {"doubler": DoublerBackend()}) as server:
+            found.append(server.url)
+            started.set()
+            await asyncio.to_thread(end.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(live()))
+    thread.start()
+    try:
+        assert started.wait(PATIENCE_S)
+        with SyncClient(found[0]) as client:
+            assert client.live()
+            assert not client.ready("bad")
+            assert client.infer("good", {"x": [[1, 2]], "text": ["a"]})["y"].tolist() == [[2, 4]]
+            assert client.metadata("good")["name"] == "good"
+            with pytest.raises(errors.NotFound):
+                client.infer("none", {"x": [[1, 2]]})
+            with pytest.raises(errors.InvalidInput):
+                client.infer("good", {"x": np.zeros(3), "text": ["a"]})
+            answers = [
+                t.result()
+                for t in [
+                    ThreadPoolExecutor(4).submit(client.infer, "good", {"x": [[i, i]], "text": ["a"]})
+                    for i in range(8)
+                ]
+            ]
+            assert sorted(a["y"][0, 0] for a in answers) == [2 * i for i in range(8)]
+            assert {m["name"] for m in client.index()} == {"good", "bad"}
+        with pytest.raises(errors.NotReady, match="is closed"):
+            client.live()
+    finally:
+        end.set()
+        thread.join()
+
+
+async def test_the_synchronous_face_inside_an_event_loop(client: Client) -> None:
+    """As in a notebook: its loop is its own."""
+    with SyncClient(client._http.url) as sync:
+        assert await asyncio.to_thread(sync.live)
+
+
+def test_both_faces_have_the_same_methods() -> None:
+    def faces(kind: type) -> dict[str, inspect.Signature]:
+        return {
+            name: inspect.signature(method)
+            for name, method in vars(kind).items()
+            if not name.startswith("_") and inspect.isfunction(method)
+        }
+
+    assert faces(SyncClient) == faces(Client)

@@ -63,7 +63,7 @@ def compose(info: "ReadyInfo") -> Block:
         lines.append(f"  API      {info.url}/openapi.json")
     if info.url and (chosen := _choose(info)):
         status, signature = chosen
-        lines += ["", *curl(info.url, status.id.name, signature).splitlines()]
+        lines += ["", *curl(info.url, status.id.name, signature, takes_short=info.takes_short).splitlines()]
         address = info.url.partition("//")[2]
         lines += ["", *triton_snippet(address, status.id.name, signature).splitlines()]
     if warnings := [warning for host in info.hosts if (warning := exposure(host, info.changing))]:
@@ -109,20 +109,30 @@ def exposure(host: str, changing: "Changing") -> str:
     return f"warning: listening on {host}: whoever reaches this machine can use {_CHANGING[changing]}"
 
 
-def curl(url: str, model: str, signature: Signature) -> str:
-    """A call with a body of zeros that fits; long bodies are made by a line of Python."""
-    ask = f"curl {url}/v2/models/{model}/infer -d"
-    if not signature.inputs or any(spec.datatype in _NOT_IN_JSON for spec in signature.inputs):
+def curl(url: str, model: str, signature: Signature, *, takes_short: bool = True) -> str:
+    """A call with a body of zeros that fits; long bodies are made by a line of Python.
+
+    Args:
+        takes_short: The server takes inputs by name (:mod:`salver.wire.short_json`).
+    """
+    specs = signature.inputs
+    is_short = takes_short and all(spec.name != "inputs" for spec in specs)
+    if not specs or (not is_short and any(spec.datatype in _NOT_IN_JSON for spec in specs)):
         return f"curl {url}/v2/models/{model}"
-    body = json.dumps({"inputs": [_zeros(spec) for spec in signature.inputs]}, separators=(",", ":"))
-    if len(body) <= _LONGEST_BODY:
-        return f"{ask} {shlex.quote(body)}"
-    inputs = ",".join(
-        f'dict(name={json.dumps(spec.name)},datatype="{spec.datatype.name}",shape={_shape(spec)},'
-        f"data=[{json.dumps(_zero(spec)).replace('false', 'False')}]*{prod(_shape(spec))})"
-        for spec in signature.inputs
-    )
-    program = f"import json; print(json.dumps(dict(inputs=[{inputs}])))"
+    ask = f"curl {url}/v2/models/{model}/infer -d"
+    if sum(5 * prod(_shape(spec)) + len(spec.name) for spec in specs) <= _LONGEST_BODY:
+        body = _short(specs) if is_short else {"inputs": [_zeros(spec) for spec in specs]}
+        return f"{ask} {shlex.quote(json.dumps(body, separators=(',', ':')))}"
+    if is_short:
+        values = ",".join(f"{spec.name!r}:z({_shape(spec)},{_zero(spec)!r})" for spec in specs)
+        program = f"import json; z=lambda s,v:[z(s[1:],v)]*s[0] if s else v; print(json.dumps({{{values}}}))"
+    else:
+        inputs = ",".join(
+            f'dict(name={json.dumps(spec.name)},datatype="{spec.datatype.name}",shape={_shape(spec)},'
+            f"data=[{_zero(spec)!r}]*{prod(_shape(spec))})"
+            for spec in specs
+        )
+        program = f"import json; print(json.dumps(dict(inputs=[{inputs}])))"
     return f"python3 -c {shlex.quote(program)} |\n  {ask} @-"
 
 
@@ -178,6 +188,14 @@ def _zero(spec: TensorSpec) -> object:
     if spec.datatype is DataType.BOOL:
         return False
     return 0.0 if spec.datatype.is_float else 0
+
+
+def _short(specs: Sequence[TensorSpec]) -> dict[str, object]:
+    return {spec.name: _filled(_shape(spec), _zero(spec)) for spec in specs}
+
+
+def _filled(shape: Sequence[int], value: object) -> object:
+    return [_filled(shape[1:], value)] * shape[0] if shape else value
 
 
 def _zeros(spec: TensorSpec) -> dict[str, object]:

@@ -1,7 +1,12 @@
-"""How does a program ask a Salver server, or another that speaks the Open Inference Protocol?"""
+"""Client of a Salver server, or of another that speaks the Open Inference Protocol.
 
+:class:`Client` is asynchronous, and :class:`SyncClient` the same for programs without an event loop. What
+they raise is a :class:`~salver.errors.SalverError` of :mod:`salver.errors`; :class:`Unreachable` is one, too.
+"""
+
+from salver.client.blocking import SyncClient
 from salver.client.client import Client
 from salver.client.http import Unreachable
 from salver.releases import Outcome, Receipt
 
-__all__ = ["Client", "Outcome", "Receipt", "Unreachable"]
+__all__ = ["Client", "Outcome", "Receipt", "SyncClient", "Unreachable"]

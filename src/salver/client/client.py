@@ -15,13 +15,14 @@ from urllib.parse import quote
 import orjson
 
 from salver import errors
-from salver.client.encoding import decode_reply, encode_request, values_of
+from salver.client.encoding import decode_reply, encode_request, specs, values_of
 from salver.client.http import Http, Reply, Unreachable
 from salver.client.outcomes import post_outcomes, taken
 from salver.errors import SalverError
 from salver.messages import Parameter
 from salver.releases import Outcome, Receipt
-from salver.tensor import Array, Tensor, tensor
+from salver.tensor import UNTYPED, Array, DataType, Tensor, tensor
+from salver.wire.values import typed
 
 _BY_STATUS: Final[dict[int, type[SalverError]]] = {
     400: errors.InvalidInput,
@@ -58,6 +59,7 @@ class Client:
         self._http = Http(url)
         self._timeout = timeout
         self._token = token
+        self._known: dict[tuple[str, str], dict[str, DataType]] = {}  # datatypes of models' inputs
 
     def __repr__(self) -> str:
         """The server's address."""
@@ -110,7 +112,8 @@ class Client:
         Args:
             model: Its name.
             inputs: By tensor name, what numpy understands (text for BYTES), or a
-                :class:`~salver.tensor.Tensor` where the datatype must be said.
+                :class:`~salver.tensor.Tensor` where the datatype must be said. Lists and single values get
+                the datatype that the model's metadata says, which is asked for once.
             version: Empty leaves the choice to the server.
             outputs: Wanted outputs; none means all.
             id: A mark of your own, for the server's log.
@@ -127,10 +130,16 @@ class Client:
             Unreachable: nobody answers.
             SalverError: whatever else the server says, by its status.
         """
+        if any(isinstance(value, UNTYPED) for value in inputs.values()):
+            inputs = await self._typed(model, version, inputs)
         ask = self.infer_request(
             model, inputs, version=version, outputs=outputs, id=id, parameters=parameters, headers=headers
         )
-        reply = _checked(await self._send(ask))
+        try:
+            reply = _checked(await self._send(ask))
+        except errors.InvalidInput:
+            self._known.pop((model, version), None)  # it may be another model by now
+            raise
         return {out.name: values_of(out) for out in decode_reply(reply.headers, reply.body)}
 
     def infer_request(
@@ -252,6 +261,21 @@ class Client:
         """
         path = f"{_model(model, '' if request else version)}/explain"
         return self._object(await self._get(f"{path}/{quote(request, safe='')}" if request else path))
+
+    async def _typed(self, model: str, version: str, inputs: Mapping[str, object]) -> dict[str, object]:
+        """The inputs, lists among them as tensors of the model's datatypes."""
+        known = self._known.get((model, version))
+        if known is None:
+            told = await self.metadata(model, version)
+            known = {spec.name: spec.datatype for spec in specs(told, "inputs")} if told.get("inputs") else {}
+            self._known[model, version] = known
+        if known and (unknown := [name for name in inputs if name not in known]):
+            takes = ", ".join(f"{name} {datatype.name}" for name, datatype in known.items())
+            raise errors.InvalidInput(f"{model!r} has no input {unknown[0]!r}", fix=f"It takes: {takes}")
+        return {
+            name: typed(name, value, known[name]) if isinstance(value, UNTYPED) and name in known else value
+            for name, value in inputs.items()
+        }
 
     async def _get(self, path: str) -> Reply:
         return _checked(await self._send(self._http.request("GET", path)))

@@ -57,7 +57,7 @@ class HttpOperations:
         self._control = control
         self._exposition = exposition
         self._more = metadata.SHARED_MEMORY if regions.is_allowed else ()
-        self._open_inference = OpenInferenceHttp(regions, max_body)
+        self._open_inference = OpenInferenceHttp(regions, max_body, takes_short=self._name != "triton")
         self._generating = Generate()
         self._explaining = Explanation(http_fault)
         self._methods: dict[str, _Method] = {

@@ -16,6 +16,7 @@ from salver.errors import InvalidInput, SalverError, TooLarge
 from salver.handlers import is_form
 from salver.messages import InferRequest, InferResponse, Parameter, RequestedOutput, Signature
 from salver.tensor import Array, DataType, Tensor
+from salver.wire import short_json
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.classification import PARAMETER, ClassRequest, classified, with_classes
 from salver.wire.faults import http_fault
@@ -24,6 +25,7 @@ from salver.wire.known_forms import LONGEST, Form, KnownForms, form_of
 from salver.wire.large_json import LARGE, loads_large
 from salver.wire.oip_binary import first_twice, from_raw, to_raw, unfit, wrong_size
 from salver.wire.regions import NO_REGIONS, Place, Reader, Regions, place_of, places_of, store
+from salver.wire.short_json import ShortRequest
 from salver.wire.ts_envelopes import answered, asked
 from salver.wire.ts_tensors import as_form
 from salver.wire.values import cast, count_elements, find_datatype, from_json, kind_of, shaped, to_json
@@ -48,13 +50,15 @@ class OpenInferenceHttp:
     Args:
         regions: Where tensors may lie that are in neither.
         most: Bytes of a tensor that JSON brings; 0 = as many as one likes.
+        takes_short: A body without ``inputs`` holds them by name (:mod:`~salver.wire.short_json`).
     """
 
     protocol = "oip-http"
 
-    def __init__(self, regions: Regions = NO_REGIONS, most: int = 0) -> None:
+    def __init__(self, regions: Regions = NO_REGIONS, most: int = 0, *, takes_short: bool = True) -> None:
         self._regions = regions
         self._most = most
+        self._takes_short = takes_short
         self._known: KnownForms[bytes, Form] = KnownForms()  # by their JSON
         self._lengths: KnownForms[bytes, int] = KnownForms()
         #: What stands before the elements of a reply with one output.
@@ -93,6 +97,11 @@ class OpenInferenceHttp:
             body = body[:length]
         try:
             root = loads(body) if len(body) < LARGE else loads_large(body)
+            if self._takes_short and header is None and (type(root) is not dict or "inputs" not in root):
+                request: InferRequest = short_json.asked(http, root, signature)
+                if self._most:
+                    _check_sizes(request, self._most)
+                return request
             request = _decode_root(http, root, tail, self._regions)
             if self._most and len(body) * _GROWTH > self._most:
                 _check_sizes(request, self._most)
@@ -129,6 +138,8 @@ class OpenInferenceHttp:
         raws: list[bytes | memoryview] = []
         binary: dict[str, bool] | None = None
         if request.outputs or request.parameters:
+            if type(request) is ShortRequest:
+                return short_json.told(response)
             binary = _binary_by_name(request)
             if type(request) is ClassRequest:
                 response = classified(request, response)

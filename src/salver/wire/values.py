@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from salver.errors import InvalidInput, TooLarge, Unsupported
-from salver.tensor import DATATYPES, Array, DataType, Tensor, bf16_from_fp32
+from salver.tensor import DATATYPES, Array, DataType, Tensor, as_bytes, bf16_from_fp32
 from salver.wire.json_text import MAX_DEPTH, TOO_DEEP
 
 #: numpy 1.26 allows no more; nobody needs more.
@@ -136,6 +136,24 @@ def cast(found: Array, datatype: DataType, field: str) -> Array:
             f"{field} holds {wrong}, out of the range of {datatype.name} ({low} to {high})", field=field
         )
     return found.astype(wanted)
+
+
+def typed(name: str, values: object, datatype: DataType) -> Tensor:
+    """A tensor of what numpy understands, of a datatype that is known from elsewhere.
+
+    Raises:
+        InvalidInput: the values are ragged, of another kind, or out of the datatype's range.
+    """
+    try:
+        if datatype is DataType.BYTES:
+            return Tensor(name, datatype, as_bytes(values))
+        array = np.asarray(values)
+    except ValueError as error:
+        raise InvalidInput(f"input {name!r}: {error}", field=name) from None
+    if array.dtype.kind not in "biuf":
+        raise InvalidInput(f"input {name!r} must hold numbers, since it is {datatype.name}", field=name)
+    cast_to = np.ascontiguousarray(cast(array, datatype, f"input {name!r}"))
+    return Tensor(name, datatype, cast_to.reshape(array.shape))
 
 
 def shaped(array: Array, shape: list[int], count: int, field: str) -> Array:
