@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver import errors
-from salver.errors import Code, HandlerFailed, InvalidInput, MissingExtra, SalverError
+from salver.errors import LONGEST_TEXT, Code, HandlerFailed, InvalidInput, MissingExtra, SalverError
 
 KINDS = [
     value
@@ -76,3 +76,17 @@ def test_what_was_given_up_says_why_in_a_bounded_word() -> None:
     said = {kind.__name__: kind("x").why for kind in KINDS if kind("x").why}
     late = {"DeadlineExceeded": "deadline", "WaitedTooLong": "deadline"}
     assert said == {"Overloaded": "queue_full", "InvalidOutput": "output", **late}
+
+
+def test_an_error_does_not_send_back_a_name_of_a_megabyte() -> None:
+    error = InvalidInput(f"no input '{'x' * 1_000_000}' here", field="y" * 1_000_000, fix="Send another.")
+    assert len(str(error)) <= LONGEST_TEXT
+    assert str(error).startswith("no input 'xxx")
+    assert str(error).endswith("Send another.")
+    assert len(error.message) <= LONGEST_TEXT
+    assert len(error.field) <= LONGEST_TEXT
+    assert len(pickle.loads(pickle.dumps(error)).message) <= LONGEST_TEXT
+
+
+def test_what_a_handler_says_is_sent_whole() -> None:
+    assert len(HandlerFailed("x" * 100_000, 503).message) == 100_000

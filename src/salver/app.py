@@ -230,6 +230,7 @@ class Server:
             config.grpc_compression,
             config.tfs,
             self.splits.router,
+            config.ignores_surplus,
         )
         max_body = int(config.max_body_mb * (1 << 20))
         self._torchserve = self._as_torchserve(door, reception, max_body)

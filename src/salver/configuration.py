@@ -84,6 +84,8 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         spans: Where OpenTelemetry's spans go; None = nowhere.
         keeps_timeouts: A request's ``timeout`` is a deadline where its model has no queue policy; False = it
             does nothing there, as in Triton.
+        ignores_surplus: Entries of ``raw_input_contents`` that no input takes are left out, as in Triton; else
+            the request is refused.
         resources: What models share, and how much there is; None = nothing is counted.
         repository: How the paths become models; ``name`` and ``trust_pickle`` go before its own.
         lifecycle: How versions are brought up.
@@ -137,6 +139,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     response_cache: CacheConfig = CacheConfig()
     spans: SpanConfig | None = None
     keeps_timeouts: bool = True
+    ignores_surplus: bool = False
     resources: Mapping[str, int] | None = None
     repository: RepositoryConfig = RepositoryConfig()
     lifecycle: LifecycleConfig = LifecycleConfig()

@@ -15,6 +15,21 @@ Refusal = Literal["queue_full", "limit", "objective", "deadline"]
 #: handler has answered with a status of 500 or more, which is the caller's to see (the code is ``ok``).
 Fault = Literal["output", "status"]
 NO_REFUSAL: Final = frozenset(("", *get_args(Fault)))
+#: Characters of an error's text, which may quote what a caller sent: a name of a megabyte is not sent back.
+LONGEST_TEXT: Final = 4096
+_TAIL: Final = 1024
+
+
+def cut(text: str) -> str:
+    """The text, without its middle where it is longer than :data:`LONGEST_TEXT`.
+
+    >>> cut("short"), len(cut("x" * 1_000_000)) <= LONGEST_TEXT
+    ('short', True)
+    """
+    if len(text) <= LONGEST_TEXT:
+        return text
+    mark = f" ...({len(text)} characters)... "
+    return text[: LONGEST_TEXT - _TAIL - len(mark)] + mark + text[-_TAIL:]
 
 
 class Code(enum.StrEnum):
@@ -59,10 +74,11 @@ class SalverError(Exception):
     is_late: bool = False
 
     def __init__(self, message: str, *, field: str = "", fix: str = "") -> None:
+        message = cut(message)
         super().__init__(message)
         self.message = message
-        self.field = field
-        self.fix = fix
+        self.field = cut(field)
+        self.fix = cut(fix)
 
     def __str__(self) -> str:
         """The message, then the field and the fix where they are known."""
@@ -71,7 +87,7 @@ class SalverError(Exception):
             text = f"{text} (at {self.field})"
         if self.fix:
             text = f"{text.rstrip('.')}. {self.fix}"
-        return text
+        return cut(text)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keeps field and fix when an error crosses a process border."""
@@ -339,6 +355,7 @@ class HandlerFailed(ModelFailed):
 
     def __init__(self, message: str, status: int = 503, *, field: str = "", fix: str = "") -> None:
         super().__init__(message, field=field, fix=fix)
+        self.message = message  # the handler's own answer, whole
         self.status = status
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
 from salver.tensor import DataType, Tensor
 from salver.wire.bodies import HttpBody
 from salver.wire.json_text import TOO_DEEP
-from salver.wire.oip_grpc import decode_infer
+from salver.wire.oip_grpc import decode_infer, parse_infer, read_infer
 from salver.wire.oip_json import OpenInferenceHttp
 from salver.wire.tfs_json import Predict
 
@@ -348,6 +348,17 @@ _GRPC_CASES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"inputs": [_INPUT] * 2, "raw_input_contents": [b"a", b"b"]}, "input 'x' already exists in request"),
     (
+        {"inputs": [_INPUT], "raw_input_contents": [b"a", b"b"]},
+        "raw_input_contents has 2 entries for model 'm', but only 1 inputs take one",
+    ),
+    ({"raw_input_contents": [b""] * 5000}, "raw_input_contents has 5000 entries; at most 4096 are allowed"),
+    ({"inputs": [_INPUT] * 5000}, "inputs has 5000 entries; at most 4096 are allowed"),
+    ({"outputs": [{"name": "y"}] * 5000}, "outputs has 5000 entries; at most 4096 are allowed"),
+    (
+        {"parameters": {f"p{at}": {"bool_param": True} for at in range(5000)}},
+        "parameters has 5000 entries; at most 4096 are allowed",
+    ),
+    (
         {"inputs": [_INPUT | {"contents": {"int_contents": [2]}}], "raw_input_contents": [b"a"]},
         "contents field must not be specified when using raw_input_contents for 'x' for model 'm'",
     ),
@@ -388,6 +399,12 @@ def test_grpc(fields: dict[str, Any], text: str) -> None:
     with pytest.raises((InvalidInput, TooLarge)) as caught:
         decode_infer(pb.ModelInferRequest(model_name="m", **fields).SerializeToString())
     assert str(caught.value).startswith(text)
+
+
+def test_surplus_raw_contents_are_left_out_as_triton_does() -> None:
+    message = pb.ModelInferRequest(model_name="m", inputs=[_INPUT], raw_input_contents=[b"\1", b"\2"])
+    request = read_infer(parse_infer(message.SerializeToString()), ignores_surplus=True)
+    assert [tensor.array.tolist() for tensor in request.inputs] == [[1]]
 
 
 @pytest.mark.parametrize("message", [b"\xff", b"\x0a\x05ab", b"\x0a\x01\xff"])

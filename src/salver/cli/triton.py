@@ -102,6 +102,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         trace=trace,
         spans=_spans(given, trace, environment),
         keeps_timeouts=False,
+        ignores_surplus=True,
         resources=_resources(given),
         repository=_repository(given),
         lifecycle=_lifecycle(given),

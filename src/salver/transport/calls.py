@@ -52,6 +52,7 @@ class Reception(msgspec.Struct, frozen=True):
         compression: How hard answers to inference over gRPC are compressed, 1 to 9; 0 = not.
         tfs: What the operator set of TensorFlow Serving's protocol.
         curious: Who wants to know headers of requests.
+        ignores_surplus: As :func:`salver.wire.oip_grpc.read_infer`.
     """
 
     clock: Callable[[], float]
@@ -64,6 +65,7 @@ class Reception(msgspec.Struct, frozen=True):
     compression: int = 0
     tfs: TfsRules = TfsRules()
     curious: Curious = Nobody()
+    ignores_surplus: bool = False
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Those headers that ask for a closer look, and the tenant's."""

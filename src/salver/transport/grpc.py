@@ -70,8 +70,8 @@ class OpenInferenceGrpc:
 
     protocol = "oip-grpc"
 
-    def __init__(self, regions: Regions) -> None:
-        messages = wire.InferMessages(regions)
+    def __init__(self, regions: Regions, *, ignores_surplus: bool = False) -> None:
+        messages = wire.InferMessages(regions, ignores_surplus=ignores_surplus)
         self.read = messages.read
         self._write = messages.write
 
@@ -140,7 +140,8 @@ class GrpcMethods:
         self._compression = reception.compression
         self._is_stopping = False
         self._more = metadata.SHARED_MEMORY if self._regions.is_allowed else ()
-        self._codec = OpenInferenceGrpc(self._regions)
+        self._ignores_surplus = reception.ignores_surplus
+        self._codec = OpenInferenceGrpc(self._regions, ignores_surplus=self._ignores_surplus)
         self._torchserve = torchserve
         self._streams = {_STREAM_INFER: Streamed(door, reception, self._streamed, StreamLimits(max_message))}
         inference, health = (f"/{name}/" for name in _SERVICES)
@@ -304,7 +305,12 @@ class GrpcMethods:
 
     @reads
     def _streamed(self, message: bytes, headers: Mapping[bytes, bytes]) -> Asked:
-        asked = StreamedInfer(message, self._regions, headers.get(b"triton_grpc_error") == b"true")
+        asked = StreamedInfer(
+            message,
+            self._regions,
+            headers.get(b"triton_grpc_error") == b"true",
+            ignores_surplus=self._ignores_surplus,
+        )
         asked.is_decoupled = self._door.is_decoupled(asked.model, asked.version)
         return asked
 

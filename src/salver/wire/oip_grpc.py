@@ -40,7 +40,7 @@ from salver.wire.regions import (
     places_of,
     store,
 )
-from salver.wire.values import cast, count_elements, find_datatype
+from salver.wire.values import MAX_TENSORS, cast, count_elements, find_datatype
 
 _CLASSES = build()
 _ModelInferRequest = _CLASSES["ModelInferRequest"]
@@ -123,10 +123,12 @@ class InferMessages:
 
     Args:
         regions: Where tensors may lie that are not in the messages.
+        ignores_surplus: As :func:`read_infer`.
     """
 
-    def __init__(self, regions: Regions = NO_REGIONS) -> None:
+    def __init__(self, regions: Regions = NO_REGIONS, *, ignores_surplus: bool = False) -> None:
         self._regions = regions
+        self._ignores_surplus = ignores_surplus
         #: By the length of the message and its first bytes.
         self._known: KnownForms[tuple[int, bytes], _Known] = KnownForms()
         #: What stands before the tensors, by model, version and outputs.
@@ -138,7 +140,7 @@ class InferMessages:
         known = self._known.get(key)
         if known is not None and holds(message, known.around):
             return known.form.request(known.model, known.version, message, known.at)
-        request = read_infer(parse_infer(message), self._regions)
+        request = read_infer(parse_infer(message), self._regions, ignores_surplus=self._ignores_surplus)
         if known is None and (new := _known(message, request)) is not None:
             self._known.add(key, new)
         return request
@@ -213,10 +215,25 @@ def parse_infer(message: bytes) -> Any:
         raise InvalidInput(f"the message is no ModelInferRequest: {error}") from None
 
 
-def read_infer(parsed: Any, regions: Regions = NO_REGIONS) -> InferRequest:
-    """The request in a parsed ModelInferRequest; raises as :func:`decode_infer` does."""
+def check_counts(parsed: Any) -> None:
+    """Raise InvalidInput for a ModelInferRequest that names more than any model has."""
+    for field in ("inputs", "outputs", "raw_input_contents", "parameters"):
+        count = len(getattr(parsed, field))
+        if count > MAX_TENSORS:
+            raise InvalidInput(f"{field} has {count} entries; at most {MAX_TENSORS} are allowed", field=field)
+
+
+def read_infer(
+    parsed: Any, regions: Regions = NO_REGIONS, *, ignores_surplus: bool = False
+) -> InferRequest:
+    """The request in a parsed ModelInferRequest; raises as :func:`decode_infer` does.
+
+    Args:
+        ignores_surplus: Entries of ``raw_input_contents`` beyond the inputs are left out, as Triton does.
+    """
     raws = parsed.raw_input_contents
     model = parsed.model_name
+    check_counts(parsed)
     reader: Reader | None = None
     inputs: list[Tensor] = []
     used = 0  # of raw_input_contents, which has no entry for what lies in shared memory
@@ -231,6 +248,12 @@ def read_infer(parsed: Any, regions: Regions = NO_REGIONS) -> InferRequest:
             used += 1
         if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
             raise unfit(f"input '{first_twice(inputs)}' already exists in request")
+        if used < len(raws) and not ignores_surplus:
+            raise InvalidInput(
+                f"raw_input_contents has {len(raws)} entries for model '{model}', but only {used} inputs take one",
+                field="raw_input_contents",
+                fix="Send one for each input that is not in shared memory.",
+            )
     except InvalidInput as error:
         if error.about is not None:
             error.about = parsed.id

@@ -28,13 +28,11 @@ from salver.wire.regions import NO_REGIONS, Place, Reader, Regions, place_of, pl
 from salver.wire.short_json import ShortRequest
 from salver.wire.ts_envelopes import answered, asked
 from salver.wire.ts_tensors import as_form
-from salver.wire.values import cast, count_elements, find_datatype, from_json, kind_of, shaped, to_json
+from salver.wire.values import MAX_TENSORS, cast, count_elements, find_datatype, from_json, kind_of, shaped, to_json
 
 _LENGTH = b"inference-header-content-length"
 _BINARY_TYPE = (b"content-type", b"application/octet-stream")
 _OWN = "triton_"
-#: More inputs or outputs than any model has; keeps a request's cost in step with its bytes.
-MAX_TENSORS = 4096
 
 _INTEGERS = {int}
 _GROWTH = 8  # most bytes of a tensor for each byte of JSON
@@ -427,6 +425,8 @@ def _decode_outputs(entries: Any) -> tuple[RequestedOutput, ...]:
 def _decode_parameters(parameters: Any, at: str = "parameters") -> Mapping[str, Parameter]:
     if type(parameters) is not dict:
         raise InvalidInput(f"{at} must be an object, not {kind_of(parameters)}", field=at)
+    if len(parameters) > MAX_TENSORS:
+        raise InvalidInput(f"{at} has {len(parameters)} entries; at most {MAX_TENSORS} are allowed", field=at)
     for name, value in parameters.items():
         if type(value) not in (bool, int, float, str):
             raise InvalidInput(

@@ -24,6 +24,7 @@ class StreamedInfer:
     Args:
         message: A ModelInferRequest.
         regions: Where tensors may lie that are not in it.
+        ignores_surplus: As :func:`salver.wire.oip_grpc.read_infer`.
         wants_status: An error of the model shall end the call (``triton_grpc_error``), not be a message.
 
     Attributes:
@@ -39,6 +40,7 @@ class StreamedInfer:
     __slots__ = (
         "_has_answered",
         "_has_ended",
+        "_ignores_surplus",
         "_parsed",
         "_regions",
         "_wants_end",
@@ -46,8 +48,16 @@ class StreamedInfer:
         "is_decoupled",
     )
 
-    def __init__(self, message: bytes, regions: Regions = NO_REGIONS, wants_status: bool = False) -> None:
+    def __init__(
+        self,
+        message: bytes,
+        regions: Regions = NO_REGIONS,
+        wants_status: bool = False,
+        *,
+        ignores_surplus: bool = False,
+    ) -> None:
         self._parsed = wire.parse_infer(message)
+        self._ignores_surplus = ignores_surplus
         self._regions = regions
         self._wants_status = wants_status
         self._wants_end = False
@@ -82,7 +92,7 @@ class StreamedInfer:
                 )
             self._wants_end = parameter.bool_param
             del parameters[wire.ENABLE_FINAL]
-        request = wire.read_infer(self._parsed, self._regions)
+        request = wire.read_infer(self._parsed, self._regions, ignores_surplus=self._ignores_surplus)
         if signature.takes_forms:
             return as_form(request)
         return with_classes(request, signature) if request.outputs else request

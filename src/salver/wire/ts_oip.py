@@ -56,6 +56,7 @@ class TensorPrediction:
         parsed = self._parsed
         if not signature.takes_forms:
             return oip_grpc.read_infer(parsed, self._regions)
+        oip_grpc.check_counts(parsed)
         raws = parsed.raw_input_contents
         inputs = [_input(entry, at, raws) for at, entry in enumerate(parsed.inputs)]
         return as_request(self.model, form_of(self.model, parsed.id, inputs), self.version)

@@ -19,6 +19,8 @@ from salver.wire.json_text import MAX_DEPTH, TOO_DEEP
 MAX_RANK = 32
 #: More elements than any body can carry; keeps every product below 64 bits.
 MAX_ELEMENTS = 1 << 40
+#: More inputs, outputs or parameters than any model has; keeps a request's cost in step with its bytes.
+MAX_TENSORS = 4096
 
 #: JSON's own limit, less the three levels around a tensor's data.
 MAX_NESTING = MAX_DEPTH - 3
