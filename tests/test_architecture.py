@@ -83,7 +83,8 @@ def imported(node: ast.AST) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
-        return [node.module or ""]
+        is_memory = node.module == "io" and [alias.name for alias in node.names] == ["BytesIO"]
+        return [] if is_memory else [node.module or ""]
     return []
 
 

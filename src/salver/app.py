@@ -40,6 +40,7 @@ from salver.serving.calls import Calls
 from salver.serving.control import ServerControl
 from salver.serving.controlplane import ControlMode, ControlPlane
 from salver.serving.dataplane import DataPlane, DoorRules
+from salver.serving.decoding import Decoders
 from salver.serving.fetching import Fetching
 from salver.serving.handler_store import HandlerStore
 from salver.serving.inner import Inner
@@ -76,6 +77,7 @@ from salver.transport.access_check import Access, AccessRules, Changing
 from salver.transport.api import Api, Management
 from salver.transport.api.serving import serving_operations
 from salver.transport.asgi import Front
+from salver.transport.budget import Budget
 from salver.transport.calls import Reception, id_maker
 from salver.transport.clouds import SageMaker, SageMakerDoor, Vertex, VertexDoor
 from salver.transport.cors import Cors
@@ -214,7 +216,8 @@ class Server:
         samples = self._spans.samples if self._spans else None
         self.shadows = Shadowing(self._manager, self._bus.emit, clock)
         self.splits = Splitting(Router(), self.shadows, self._collector.answers.append, self._under_way)
-        rules = DoorRules(samples, config.keeps_timeouts, self.splits)
+        self._decoders = Decoders()
+        rules = DoorRules(samples, config.keeps_timeouts, self.splits, self._decoders)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id, rules)
         self.signature = door.signature
         if config.registry:
@@ -231,6 +234,8 @@ class Server:
             config.tfs,
             self.splits.router,
             config.ignores_surplus,
+            self._decoders,
+            Budget(int(config.max_bodies_mb * (1 << 20))),
         )
         max_body = int(config.max_body_mb * (1 << 20))
         self._torchserve = self._as_torchserve(door, reception, max_body)
@@ -458,6 +463,7 @@ class Server:
         if self._regions.is_allowed:
             self._regions.unregister()
         self._bus.flush()
+        self._decoders.close()
         await self._tracing.close()
         if self._cache is not None:
             await self._cache.close()

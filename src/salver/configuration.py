@@ -69,6 +69,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         trust_pickle: Allow artefacts whose loading can run code.
         threads, instances: Stand in where a model's own configuration is silent; 0 = by traits.
         max_body_mb: Most MiB of an HTTP body.
+        max_bodies_mb: MiB that the bodies of all requests may hold together; 0 = a quarter of the memory.
         max_message_mb: Most MiB of a gRPC message.
         grpc_compression: How hard answers to inference over gRPC are compressed, 1 to 9; 0 = not.
         state_dir: Where profiles of models with an objective are kept, and graphs that were made of others;
@@ -84,8 +85,8 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         spans: Where OpenTelemetry's spans go; None = nowhere.
         keeps_timeouts: A request's ``timeout`` is a deadline where its model has no queue policy; False = it
             does nothing there, as in Triton.
-        ignores_surplus: Entries of ``raw_input_contents`` that no input takes are left out, as in Triton; else
-            the request is refused.
+        ignores_surplus: Entries of ``raw_input_contents`` that no input takes are left out, as in Triton;
+            else the request is refused.
         resources: What models share, and how much there is; None = nothing is counted.
         repository: How the paths become models; ``name`` and ``trust_pickle`` go before its own.
         lifecycle: How versions are brought up.
@@ -125,6 +126,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 0
     instances: int = 0
     max_body_mb: float = 64
+    max_bodies_mb: float = 0
     max_message_mb: int = 2047
     grpc_compression: int = 0
     tenant_header: str = "x-tenant"

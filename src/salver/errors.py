@@ -20,16 +20,16 @@ LONGEST_TEXT: Final = 4096
 _TAIL: Final = 1024
 
 
-def cut(text: str) -> str:
-    """The text, without its middle where it is longer than :data:`LONGEST_TEXT`.
+def cut(text: str, longest: int = LONGEST_TEXT) -> str:
+    """The text, without its middle where it is longer than that.
 
     >>> cut("short"), len(cut("x" * 1_000_000)) <= LONGEST_TEXT
     ('short', True)
     """
-    if len(text) <= LONGEST_TEXT:
+    if len(text) <= longest:
         return text
     mark = f" ...({len(text)} characters)... "
-    return text[: LONGEST_TEXT - _TAIL - len(mark)] + mark + text[-_TAIL:]
+    return text[: longest - _TAIL - len(mark)] + mark + text[-_TAIL:]
 
 
 class Code(enum.StrEnum):
@@ -72,9 +72,11 @@ class SalverError(Exception):
     why: Refusal | Fault | Literal[""] = ""
     about: str | None = None
     is_late: bool = False
+    #: Characters of its text.
+    longest: int = LONGEST_TEXT
 
     def __init__(self, message: str, *, field: str = "", fix: str = "") -> None:
-        message = cut(message)
+        message = cut(message, self.longest)
         super().__init__(message)
         self.message = message
         self.field = cut(field)
@@ -87,7 +89,7 @@ class SalverError(Exception):
             text = f"{text} (at {self.field})"
         if self.fix:
             text = f"{text.rstrip('.')}. {self.fix}"
-        return cut(text)
+        return cut(text, self.longest)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keeps field and fix when an error crosses a process border."""
@@ -247,6 +249,7 @@ class ModelFailed(SalverError):
     """The model raised, answered nonsense, or its host process died."""
 
     code = Code.MODEL_FAILED
+    longest = 65_536  # what a model says of itself may be a traceback
 
 
 class InvalidOutput(ModelFailed):
@@ -259,6 +262,7 @@ class UnknownError(SalverError):
     """The model answered with an error that it gives no kind."""
 
     code = Code.UNKNOWN
+    longest = ModelFailed.longest
 
 
 class Internal(SalverError):

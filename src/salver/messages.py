@@ -239,6 +239,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
         traits: What splits want to know of its headers, by source (``header:x-user-id``); None = none
             of it came.
         unit: Name of who is assigned, of a model in a release, as the router has found it.
+        is_large: Decoding its body on the event loop may keep others waiting.
     """
 
     protocol: str
@@ -253,6 +254,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
     api: str = ""
     traits: Mapping[str, str] | None = None
     unit: str = ""
+    is_large: bool = False
 
 
 class State(enum.StrEnum):

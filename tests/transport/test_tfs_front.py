@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import random
 from types import SimpleNamespace
 from typing import Any
 
@@ -258,7 +259,8 @@ async def test_tf_r7_malformed(verb: str, path: str) -> None:
 
 async def test_tf_r23_gzip_bodies_may_inflate_to_100_mib() -> None:
     async def length(size: int, **more: Any) -> tuple[int, Any]:
-        packed = gzip.compress(bytes(size), 1)
+        page = bytes(61_440) + random.Random(1).randbytes(4096)  # a file of nothing but zeros is refused
+        packed = gzip.compress((page * (size // len(page) + 1))[:size], 1)
         asked = await ask("POST", "/v1/models/m:predict", packed, {b"content-encoding": b"gzip"}, **more)
         return asked[0], json.loads(asked[2])
 

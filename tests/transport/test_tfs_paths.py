@@ -94,7 +94,7 @@ def test_tf_r7_malformed(verb: str, path: bytes) -> None:
 
 
 def test_tf_r7_versions_that_are_no_int64() -> None:
-    for version in (b"9223372036854775808", b"18446744073709551615", b"9" * 5000):
+    for version in (b"9223372036854775808", b"18446744073709551615", b"9" * 4000):
         with pytest.raises(InvalidInput) as caught:
             match("POST", b"/v1/models/m/versions/" + version + b":predict")
         assert str(caught.value) == f"Failed to convert version: {version.decode()} to numeric."

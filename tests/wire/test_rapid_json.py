@@ -15,7 +15,7 @@ from salver.tensor import DataType
 from salver.wire import rapid_json
 from salver.wire.bodies import HttpBody
 from salver.wire.json_shown import shown
-from salver.wire.rapid_json import parse, parse_by_turns
+from salver.wire.rapid_json import parse
 from salver.wire.tfs_json import Predict
 
 _JSON = st.recursive(
@@ -206,45 +206,3 @@ def test_tf_r8_of_a_key_that_stands_twice_the_last_counts(blanks: int, rest: byt
         http = HttpBody("m", "", b"{" + rows + rest + b"}" + b" " * blanks)
         (read,) = Predict().decode(http, signature).inputs
         assert read.array.tolist() == [2.0]
-
-
-_BLANKS = b" " * (1 << 18)
-
-
-@given(_JSON, st.sampled_from([b"", b" and so on", b"}", b"\xff"]))
-def test_tf_r16_large_texts_are_read_alike(value: object, rest: bytes) -> None:
-    for text in (orjson.dumps(value), orjson.dumps({"a": value, "b": [value, {"c": value}]})):
-        assert repr(parse_by_turns(text + _BLANKS + rest)) == repr(parse(text))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b'{"a": [1, NaN, -Infinity]}',
-        b'{"a": 18446744073709551615, "b": -9223372036854775808, "c": -0, "d": -0.0}',
-        b'{"a": 18446744073709551616, "b": -9223372036854775809}',
-        b'{"a": {"b": 1, "b": [2]}, "c": [{"b": 1, "b": [{"d": 1, "d": 2}]}, [[{}]]]}',
-        b'{"a": {}, "b": [], "c": [[], {}, "d", 1]}',
-        b"{}",
-        orjson.dumps({f"{index}": index for index in range(17)}),
-        b'{"a": 1, "a": [2], "b": {"c": [{"d": 1, "d": [[2]]}]}}',
-        b'{"a\\u0000b": 1, "a": 2}',
-        b'{"a": "\\u0000\\ud83d\\ude00"}',
-        b'[[[[[{"a": []}, {}]]]], 1.5, true, null, "\xc3\xbc"]',
-        b'"\xff"',
-        b"\xef\xbb\xbf[1]",
-        b"7",
-        b"[" * 500 + b"]" * 500,
-    ],
-)
-def test_tf_r16_large_texts_of_every_kind_are_read_alike(text: bytes) -> None:
-    assert repr(parse_by_turns(text + _BLANKS)) == repr(parse(text))
-
-
-@pytest.mark.parametrize("text", [b"", b"[1,]", b'{"a" 1}', b'"\\ud800"', b"[1e999]", b"[" * 1025])
-def test_tf_r31_large_texts_are_refused_alike(text: bytes) -> None:
-    with pytest.raises(InvalidInput) as wanted:
-        parse(text + _BLANKS)
-    with pytest.raises(InvalidInput) as told:
-        parse_by_turns(text + _BLANKS)
-    assert str(told.value) == str(wanted.value)

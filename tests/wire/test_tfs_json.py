@@ -668,19 +668,6 @@ def test_tf_r20_status_by_kind_of_error(error: type[SalverError], status: int) -
     assert (len(reply.headers) == 2) == (error is Overloaded)  # Retry-After
 
 
-def test_a_body_that_is_read_ahead_is_read_once() -> None:
-    good, bad = HttpBody("m", "", b'{"instances": [1]}'), HttpBody("m", "", b'{"instances": []}')
-    codec = Predict()
-    codec.read_ahead(good, FLOAT)
-    assert codec.decode(bad, FLOAT).inputs[0].array.tolist() == [1.0]  # what was read, and not this
-    codec.read_ahead(bad, FLOAT)
-    for _ in range(2):
-        with pytest.raises(InvalidInput, match="No values in 'instances' array"):
-            codec.decode(good, FLOAT)
-    newer = of(("x", DataType.INT64))  # another version answers meanwhile
-    assert codec.decode(good, newer).inputs[0].array.tolist() == [1]
-
-
 @pytest.mark.parametrize("size", [4096, 4097, 20_000])
 def test_tf_r31_the_first_wrong_value_of_many_is_told(size: int) -> None:
     for place in (0, 4095, size - 1):

@@ -11,11 +11,11 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 
 from salver.backends.protocol import Backend
+from salver.serving.machine import memory_bytes
 
 _PACKAGES = ("h2corn", "uvloop", "uvicorn", "numpy", "protobuf")
 _FEW_DESCRIPTORS = 4096
@@ -87,10 +87,7 @@ def findings() -> list[Finding]:
 
 
 def _memory() -> str:
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with contextlib.suppress(OSError, ValueError):  # a container's limit; "max" where there is none
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return f"{min(limits) / 2**30:.1f} GiB"
+    return f"{memory_bytes() / 2**30:.1f} GiB"
 
 
 def _shared_memory() -> Finding:

@@ -179,6 +179,13 @@ class Bodies:
     """Flags of what callers may send, and of where it and the answers may stay."""
 
     max_body_mb: Annotated[int, Parameter(name="--max-body-mb", help="Most MiB of an HTTP body.")] = 64
+    max_bodies_mb: Annotated[
+        int,
+        Parameter(
+            name="--max-bodies-mb",
+            help="Most MiB that the bodies of all requests may hold together; 0 = a quarter of the memory.",
+        ),
+    ] = 0
     max_message_mb: Annotated[int, Parameter(name="--max-message-mb", help="Most MiB of a gRPC message.")] = (
         2047
     )
@@ -278,6 +285,7 @@ def serve(
         instances=runs.instances,
         prefer=runs.prefer,
         max_body_mb=bodies.max_body_mb,
+        max_bodies_mb=bodies.max_bodies_mb,
         max_message_mb=bodies.max_message_mb,
         allow_client_shm=bodies.allow_client_shm,
         tenant_header=tenant_header,

@@ -40,6 +40,7 @@ from salver.messages import (
     Timing,
 )
 from salver.serving.bus import Bus
+from salver.serving.decoding import Decoders
 from salver.serving.ports import Codec, Inferring
 from salver.serving.posted import Posted, Tell, extent
 from salver.serving.splitting import Splitting, has_failed
@@ -148,11 +149,13 @@ class DoorRules(msgspec.Struct, frozen=True):
         samples: Shall a request that comes without a trace begin one? None = none does.
         keeps_timeouts: A request's ``timeout`` is a deadline, where its model has no queue policy.
         splits: Which requests go to which versions; None = no model is ever in a release.
+        decoders: Decode large bodies; None = large and small are decoded alike.
     """
 
     samples: Callable[[], bool] | None = None
     keeps_timeouts: bool = True
     splits: Splitting | None = None
+    decoders: Decoders | None = None
 
 
 _PLAIN = DoorRules()
@@ -179,6 +182,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         self._keeps_timeouts = rules.keeps_timeouts
         self._samples = rules.samples
         self._splits = rules.splits or Splitting(Router())
+        self._decoders = rules.decoders
         self._lessor = lessor
         self._bus = bus
         self._acquire = lessor.acquire
@@ -208,7 +212,9 @@ class DataPlane(Generic[BodyT, ReplyT]):
         splits: Callable[[Splitting], Splitting] = lambda splits: splits,
     ) -> "DataPlane[BodyT, ReplyT]":
         """The same door with another lessor, bus or splits behind it; no request begins a trace there."""
-        rules = DoorRules(keeps_timeouts=self._keeps_timeouts, splits=splits(self._splits))
+        rules = DoorRules(
+            keeps_timeouts=self._keeps_timeouts, splits=splits(self._splits), decoders=self._decoders
+        )
         return DataPlane(lessor(self._lessor), bus or self._bus, self._clock, self.new_id, rules)
 
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
@@ -268,10 +274,13 @@ class DataPlane(Generic[BodyT, ReplyT]):
             lease, refusal = self._lease(model, version, plan)
             try:
                 served = lease.id
-                request = codec.decode(body, lease.servable.signature)
+                if call.is_large:
+                    request = await self._decode(codec, body, call, lease.servable.signature)
+                else:
+                    request = codec.decode(body, lease.servable.signature)
                 if refusal or "sequence_id" in request.parameters or (plan and plan.assignment is None):
-                    read = functools.partial(codec.decode, body)
-                    moved = self._moved(lease, refusal, plan, request, call, (model, version), read)
+                    read = functools.partial(self._decode, codec, body, call)
+                    moved = await self._moved(lease, refusal, plan, request, call, (model, version), read)
                     lease, request, plan = moved
                     served = lease.id
                 servable = lease.servable
@@ -332,10 +341,13 @@ class DataPlane(Generic[BodyT, ReplyT]):
             lease, refusal = self._lease(model, version, plan)
             try:
                 served = lease.id
-                request = codec.decode(body, lease.servable.signature)
+                if call.is_large:
+                    request = await self._decode(codec, body, call, lease.servable.signature)
+                else:
+                    request = codec.decode(body, lease.servable.signature)
                 if refusal or "sequence_id" in request.parameters or (plan and plan.assignment is None):
-                    read = functools.partial(codec.decode, body)
-                    moved = self._moved(lease, refusal, plan, request, call, (model, version), read)
+                    read = functools.partial(self._decode, codec, body, call)
+                    moved = await self._moved(lease, refusal, plan, request, call, (model, version), read)
                     lease, request, plan = moved
                     served = lease.id
                 servable = lease.servable
@@ -419,6 +431,15 @@ class DataPlane(Generic[BodyT, ReplyT]):
         posted.begin(post, body)
         return posted.give_up
 
+    async def _decode(
+        self, codec: Codec[BodyT, ReplyT], body: BodyT, call: Call, signature: Signature
+    ) -> InferRequest:
+        """The request; others have their turns while a large one is decoded."""
+        if self._decoders is None or not call.is_large:
+            return codec.decode(body, signature)
+        seconds = None if call.deadline is None else call.deadline - self._clock()
+        return await self._decoders.decode(codec, body, signature, seconds)
+
     def _begun(self, model: str, version: str, call: Call) -> Plan | None:
         """A request that samples may make a span, and of a model that may be in a release."""
         if self._samples is not None and not call.traceparent and not call.parent and self._samples():
@@ -443,7 +464,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 raise
             return lease, error
 
-    def _moved(
+    async def _moved(
         self,
         lease: Lease[Inferring],
         refusal: SalverError | None,
@@ -451,7 +472,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         request: InferRequest,
         call: Call,
         asked: tuple[str, str],
-        decode: Callable[[Signature], InferRequest],
+        decode: Callable[[Signature], Awaitable[InferRequest]],
     ) -> tuple[Lease[Inferring], InferRequest, Plan | None]:
         """The request where it belongs: in the arm of its unit, or where its sequence is under way.
 
@@ -475,7 +496,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                     self._splits.under_way.end(call)
             if other is None:
                 return lease, request, plan
-            request = decode(other.servable.signature)
+            request = await decode(other.servable.signature)
         except BaseException:
             if other is not None:
                 other.release()

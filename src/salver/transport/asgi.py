@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from salver.errors import Internal, InvalidInput, SalverError
+from salver.errors import Internal, InvalidInput, SalverError, TooLarge
 from salver.messages import Call
 from salver.transport import tfs_paths
 from salver.transport.access_check import LOCAL, Access
+from salver.transport.budget import COUNTED, Budget, Share
 from salver.transport.calls import Reception, is_shutting_down, join_trace, printable, take_traits
 from salver.transport.event_stream import EventStream
 from salver.transport.grpc import GrpcMethods
@@ -35,6 +36,8 @@ _KNOWN_PATHS = 4096
 _UNUSUAL = frozenset((b"content-encoding", b"expect", CLASS_HEADER, PRIORITY_HEADER))
 #: Metadata stays plain (TR-R28): tritonclient's asyncio variant asks for gzip and reads none.
 _STREAMS = GENERATING | {"generate_stream"}
+#: Of whose bodies a large one makes sense.
+_MAY_BE_LARGE = _STREAMS | tfs_paths.INFERRING | {"infer", "explain_v2", "generate", "embeddings", "load"}
 _COMPRESSIBLE = frozenset(("infer", "metrics", "openapi")) | tfs_paths.INFERRING
 #: What TensorFlow Serving sends with every answer when pages of any origin may ask (TF-R24).
 _ANY_ORIGIN = (
@@ -76,6 +79,8 @@ class Front:
         self._clock = reception.clock
         self._new_id = reception.new_id
         self._max_body = max_body
+        self._budget = reception.budget or Budget()
+        self._uncounted = min(COUNTED, max_body)
         self._hears_http1 = hears_http1
         self._access = access
         self._checks_hosts = access.checks_hosts
@@ -105,6 +110,7 @@ class Front:
         given = headers.get(b"x-request-id")
         call = Call("oip-http", arrival, None, (given and printable(given)) or self._new_id())
         operation = ""
+        share: Share | None = None
         try:
             if self._checks_hosts and headers.get(b"host") not in self._access.known_hosts:
                 self._access.check_host(headers)
@@ -125,13 +131,15 @@ class Front:
             message = await receive()
             body = message.get("body", b"")
             is_unusual = not self._unusual.isdisjoint(headers)
-            if is_unusual or message.get("more_body") or len(body) > self._max_body:
+            if is_unusual or message.get("more_body") or len(body) > self._uncounted:
                 if is_unusual and verb == "POST":
                     call.standing = from_headers(headers, self._tenant_header)
                     if operation.startswith("generate"):
                         _refuse_compressed(headers)
                 inflated = tfs_paths.MOST_INFLATED if operation in tfs_paths.INFERRING else 0
-                body = await read_whole(message, headers, receive, self._max_body, inflated)
+                share = Share(self._budget)
+                body = await read_whole(message, headers, receive, self._max_body, inflated, share)
+                call.is_large = _is_large(body, operation)
             if message["type"] != "http.request" or body is None:
                 return  # the caller left before the request was there
             http = HttpBody(route.model, route.version, body, headers)
@@ -157,6 +165,9 @@ class Front:
             return  # the caller hung up; nobody reads an answer
         except Exception as error:
             reply = _fault_of(raw_path)(self._incident(raw_path, error))
+        finally:
+            if share is not None:
+                share.free()
         if reply is None:
             await events.end()
             return
@@ -202,6 +213,15 @@ def _form(
     if call.traceparent:
         headers.append((b"traceparent", call.traceparent.encode()))
     return {"type": "http.response.start", "status": reply.status, "headers": headers}, body
+
+
+def _is_large(body: bytes | None, operation: str) -> bool:
+    """True if decoding the body may keep others waiting; raises TooLarge where none is as large as that."""
+    if body is None or len(body) <= COUNTED:
+        return False
+    if operation not in _MAY_BE_LARGE:
+        raise TooLarge(f"the body has {len(body)} bytes; at most {COUNTED} make sense here")
+    return True
 
 
 def _fault_of(raw_path: bytes) -> Callable[[SalverError], HttpReply]:

@@ -16,6 +16,8 @@ import msgspec
 from salver.errors import InvalidInput, NotFound, NotReady
 from salver.messages import Call, State
 from salver.releases import trait
+from salver.serving.decoding import Decoders
+from salver.transport.budget import Budget
 from salver.transport.forward import Forwarding
 from salver.transport.ports import Control, Curious, InferDoor, RegionRegistry
 from salver.transport.restrict import Guard
@@ -53,6 +55,8 @@ class Reception(msgspec.Struct, frozen=True):
         tfs: What the operator set of TensorFlow Serving's protocol.
         curious: Who wants to know headers of requests.
         ignores_surplus: As :func:`salver.wire.oip_grpc.read_infer`.
+        decoders: Decode large bodies; None = as small ones.
+        budget: Memory for the bodies of all requests; None = as much as is usual.
     """
 
     clock: Callable[[], float]
@@ -66,6 +70,8 @@ class Reception(msgspec.Struct, frozen=True):
     tfs: TfsRules = TfsRules()
     curious: Curious = Nobody()
     ignores_surplus: bool = False
+    decoders: Decoders | None = None
+    budget: Budget | None = None
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Those headers that ask for a closer look, and the tenant's."""

@@ -15,7 +15,9 @@ from salver import __version__
 from salver.errors import Internal, InvalidInput, NoRoute, NotFound, NotReady, SalverError
 from salver.handlers import is_form
 from salver.messages import Call, InferRequest, InferResponse, Signature
+from salver.serving.decoding import Decoders
 from salver.transport.access_check import LOCAL, Access
+from salver.transport.budget import COUNTED, Budget, Share
 from salver.transport.calls import (
     Reception,
     check_counted,
@@ -43,11 +45,12 @@ from salver.wire import oip_grpc as wire
 from salver.wire.bodies import GrpcStatus
 from salver.wire.classification import with_classes
 from salver.wire.faults import grpc_status, tfs_status
-from salver.wire.grpc_frames import FrameReader, frame, parse_timeout, trailers
+from salver.wire.grpc_frames import FrameReader, Packed, frame, parse_timeout, trailers
 from salver.wire.oip_stream import StreamedInfer
-from salver.wire.regions import Regions
+from salver.wire.regions import NO_REGIONS, Regions
 from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.wire.ts_tensors import as_form, as_tensors
+from salver.wire.varints import check_fields
 
 _LOG = logging.getLogger("salver.grpc")
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
@@ -73,6 +76,7 @@ class OpenInferenceGrpc:
     def __init__(self, regions: Regions, *, ignores_surplus: bool = False) -> None:
         messages = wire.InferMessages(regions, ignores_surplus=ignores_surplus)
         self.read = messages.read
+        self.is_slow = messages.is_slow
         self._write = messages.write
 
     def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
@@ -99,11 +103,18 @@ class _Family(NamedTuple):
         protocol: Label of the metrics.
         fault: How a call ends with an error.
         max_message: Most bytes of a request.
+        uncounted: Most bytes of a small one, its prefix included.
     """
 
     protocol: str
     fault: Callable[[SalverError], GrpcStatus]
     max_message: int
+    uncounted: int
+
+    @classmethod
+    def of(cls, protocol: str, fault: Callable[[SalverError], GrpcStatus], max_message: int) -> "_Family":
+        """One whose small requests are as small as everywhere."""
+        return cls(protocol, fault, max_message, min(COUNTED, max_message) + 5)
 
 
 class GrpcMethods:
@@ -136,6 +147,8 @@ class GrpcMethods:
         self._guard = reception.grpc.guard
         self._forwarding = reception.grpc.forwarding
         self._regions = reception.regions
+        self._decoders = reception.decoders
+        self._budget = reception.budget or Budget()
         self._curious = reception.curious
         self._compression = reception.compression
         self._is_stopping = False
@@ -143,7 +156,9 @@ class GrpcMethods:
         self._ignores_surplus = reception.ignores_surplus
         self._codec = OpenInferenceGrpc(self._regions, ignores_surplus=self._ignores_surplus)
         self._torchserve = torchserve
-        self._streams = {_STREAM_INFER: Streamed(door, reception, self._streamed, StreamLimits(max_message))}
+        limits = StreamLimits(max_message)
+        streamed = Streamed(door, reception, self._streamed, limits, read_large=self._streamed_large)
+        self._streams = {_STREAM_INFER: streamed}
         inference, health = (f"/{name}/" for name in _SERVICES)
         self._methods: dict[str, _Method] = {
             f"{inference}ModelInfer": self._infer,
@@ -165,8 +180,8 @@ class GrpcMethods:
             self._methods[inference + name] = method
         tfs = TensorFlowServingMethods(door, control, exposition, reception.tfs).grpc()
         self._methods |= tfs
-        self._family = _Family("oip-grpc", grpc_status, max_message)
-        self._families = dict.fromkeys(tfs, _Family("tfs-grpc", tfs_status, max_message))
+        self._family = _Family.of("oip-grpc", grpc_status, max_message)
+        self._families = dict.fromkeys(tfs, _Family.of("tfs-grpc", tfs_status, max_message))
         if torchserve is not None:
             self._add(torchserve, reception)
         streams = {path: streamed.read for path, streamed in self._streams.items()}
@@ -178,7 +193,7 @@ class GrpcMethods:
         methods, streams = torchserve.grpc(), torchserve.streams()
         self._methods |= methods
         for path in (*methods, *streams):
-            self._families[path] = _Family("ts-grpc", fault_at(path), most)
+            self._families[path] = _Family.of("ts-grpc", fault_at(path), most)
         for path, read in streams.items():
             self._streams[path] = Streamed(self._door, reception, read, StreamLimits(most), fault_at(path))
 
@@ -196,6 +211,7 @@ class GrpcMethods:
         family = self._families.get(path, self._family)
         call = Call(family.protocol, arrival)
         fault: Callable[[SalverError], GrpcStatus] = grpc_status
+        share: Share | None = None
         try:
             if not self._unusual.isdisjoint(headers):
                 self._look_closer(headers, call)
@@ -224,12 +240,16 @@ class GrpcMethods:
             event = await receive()
             body = event.get("body", b"")
             # Nearly always the one message of a call comes in one piece and as it is.
-            if len(body) >= 5 and len(body) - 5 <= family.max_message and body[:5] == _prefix(len(body) - 5):
+            if 5 <= len(body) <= family.uncounted and body[:5] == _prefix(len(body) - 5):
                 message = body[5:]
             else:
-                message = await _read(event, headers, receive, family.max_message)
+                share = Share(self._budget)
+                message = await _read(event, headers, receive, family.max_message, share)
                 if message is None:
                     return  # hung up before the request was there
+                call.is_large = len(message) > COUNTED
+                if call.is_large and path not in _INFERRING:
+                    check_fields(message)
             task = hangups.enter(receive)
             try:
                 if call.deadline is None or path in _INFERRING:
@@ -249,6 +269,9 @@ class GrpcMethods:
             return
         except Exception as error:
             reply = fault(self._incident(path, error))
+        finally:
+            if share is not None:
+                share.free()
         if isinstance(reply, bytes):
             if self._compression and path in _INFERRING:
                 start, body = await packed(reply, headers, self._compression)
@@ -303,8 +326,14 @@ class GrpcMethods:
         for streams in self._streams.values():
             streams.stop()
 
+    async def _streamed_large(self, message: bytes, headers: Mapping[bytes, bytes]) -> Asked:
+        if self._decoders is None or not wire.is_dense(message):
+            return self._streamed(message, headers)
+        request = await self._decoders.call(wire.decode_infer, message, NO_REGIONS, self._ignores_surplus)
+        return self._streamed(request, headers)
+
     @reads
-    def _streamed(self, message: bytes, headers: Mapping[bytes, bytes]) -> Asked:
+    def _streamed(self, message: bytes | InferRequest, headers: Mapping[bytes, bytes]) -> Asked:
         asked = StreamedInfer(
             message,
             self._regions,
@@ -318,8 +347,21 @@ class GrpcMethods:
 
     @reads
     def _infer(self, message: bytes, call: Call) -> Awaitable[Reply]:
+        if call.is_large and self._decoders is not None and self._codec.is_slow(message):
+            return self._infer_large(self._decoders, message, call)
+        call.is_large = False
         request = self._codec.read(message)
         return self._door.infer(self._codec, request, request.model, request.version, call)
+
+    async def _infer_large(self, decoders: Decoders, message: bytes, call: Call) -> Reply:
+        """The same; others have their turns while the message is read."""
+        seconds = None if call.deadline is None else call.deadline - self._clock()
+        request = await decoders.call(
+            wire.decode_infer, message, NO_REGIONS, self._ignores_surplus, seconds=seconds
+        )
+        call.is_large = False
+        reply: Reply = await self._door.infer(self._codec, request, request.model, request.version, call)
+        return reply
 
     @reads
     async def _live(self, message: bytes, call: Call) -> Reply:
@@ -401,15 +443,18 @@ async def _end(send: Send, status: GrpcStatus) -> None:
 
 
 async def _read(
-    event: dict[str, Any], headers: Mapping[bytes, bytes], receive: Receive, most: int
+    event: dict[str, Any], headers: Mapping[bytes, bytes], receive: Receive, most: int, share: Share
 ) -> bytes | None:
     """The one message of a unary call; None if the caller left first."""
     encoding = headers.get(b"grpc-encoding", b"identity").decode("latin-1")
-    reader = FrameReader(most, encoding)
+    reader = FrameReader(most, encoding, inflates=False)
     while event["type"] == "http.request":
-        messages = reader.feed(event.get("body", b""))
+        piece = event.get("body", b"")
+        share.take(len(piece))
+        messages = reader.feed(piece)
         if messages:
-            return messages[0]
+            message = messages[0]
+            return await share.inflate(message, encoding, most) if isinstance(message, Packed) else message
         if not event.get("more_body"):
             raise InvalidInput("the call ended before its message was complete")
         event = await receive()

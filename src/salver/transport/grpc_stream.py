@@ -17,12 +17,13 @@ import msgspec
 
 from salver.errors import Cancelled, Internal, InvalidInput, SalverError
 from salver.messages import Call
+from salver.transport.budget import COUNTED, Budget, Share
 from salver.transport.calls import Reception, join_trace
 from salver.transport.hangup import Receive
 from salver.transport.ports import InferDoor
 from salver.wire.bodies import GrpcStatus
 from salver.wire.faults import grpc_status
-from salver.wire.grpc_frames import FrameReader, encoding_for, frame, trailers
+from salver.wire.grpc_frames import FrameReader, Packed, encoding_for, frame, trailers
 
 _LOG = logging.getLogger("salver.grpc")
 HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip")]
@@ -108,6 +109,7 @@ class Streamed:
     Args:
         read: Makes a request of a message and the call's headers. Raises SalverError.
         fault: The status for an error that is none of a request.
+        read_large: As ``read``, of messages that take their time; None = they are read alike.
     """
 
     def __init__(
@@ -117,12 +119,15 @@ class Streamed:
         read: Callable[[bytes, Mapping[bytes, bytes]], Asked],
         limits: StreamLimits,
         fault: Callable[[SalverError], GrpcStatus] = grpc_status,
+        read_large: Callable[[bytes, Mapping[bytes, bytes]], Awaitable[Asked]] | None = None,
     ) -> None:
         self.door = door
         self.reception = reception
         self.read = read
         self.limits = limits
         self.fault = fault
+        self.read_large = read_large
+        self.budget = reception.budget or Budget()
         self._open: set[_Exchange] = set()
         self._is_stopping = False
 
@@ -155,6 +160,8 @@ class _Exchange:
         accepted = headers.get(b"grpc-accept-encoding", b"")
         self._encoding = encoding_for(accepted) if method.reception.compression else ""
         self._under_way: dict[asyncio.Task[None], int] = {}  # with the bytes of its message
+        self._share = Share(method.budget)
+        self._unread = 0  # bytes of a message that is not whole
         self._bytes = 0  # of all of them, and of the replies that wait
         self._has_less = asyncio.Event()
         self._writing = asyncio.Lock()
@@ -189,6 +196,7 @@ class _Exchange:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._share.give(self._unread)
         if status is not None:
             with contextlib.suppress(OSError, RuntimeError):
                 await self._send({"type": "http.response.body", "body": b""})
@@ -202,11 +210,17 @@ class _Exchange:
 
     async def _read(self, receive: Receive) -> None:
         encoding = self._headers.get(b"grpc-encoding", b"identity").decode("latin-1")
-        reader = FrameReader(self._method.limits.max_message, encoding)
+        reader = FrameReader(self._method.limits.max_message, encoding, inflates=False)
         event = await receive()
         while event["type"] == "http.request":
             if self._farewell is None:
-                await self._take(reader.feed(event.get("body", b"")))
+                piece = event.get("body", b"")
+                self._share.take(len(piece))
+                self._unread += len(piece)
+                await self._take(reader.feed(piece), encoding)
+                if reader.is_empty:
+                    self._share.give(self._unread)
+                    self._unread = 0
                 if not event.get("more_body"):
                     if not reader.is_empty:
                         raise InvalidInput("the call ended before its message was complete")
@@ -214,14 +228,23 @@ class _Exchange:
             event = await receive()
         self._close(None)
 
-    async def _take(self, messages: list[bytes]) -> None:
+    async def _take(self, messages: list[bytes], encoding: str) -> None:
         for message in messages:
+            if isinstance(message, Packed):
+                before = self._share.size
+                message = await self._share.inflate(message, encoding, self._method.limits.max_message)
+                self._share.give(self._share.size - before)  # counted with its request from now on
             while self._is_full():
                 self._has_less.clear()
                 await self._has_less.wait()
             if self._farewell is not None:
                 return
-            self._begin(self._method.read(message, self._headers), len(message))
+            if len(message) > COUNTED and self._method.read_large is not None:
+                asked = await self._method.read_large(message, self._headers)
+            else:
+                asked = self._method.read(message, self._headers)
+            self._share.take(len(message))
+            self._begin(asked, len(message))
 
     def _is_full(self) -> bool:
         count = len(self._under_way)
@@ -322,7 +345,9 @@ class _Exchange:
             self._close(self._method.fault(Internal.incident(incident)))
 
     def _leave(self, task: asyncio.Task[None]) -> None:
-        self._bytes -= self._under_way.pop(task)
+        size = self._under_way.pop(task)
+        self._bytes -= size
+        self._share.give(size)
         self._has_less.set()
         if self._farewell is not None:
             self._part(self._farewell)

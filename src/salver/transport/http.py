@@ -52,7 +52,7 @@ class HttpOperations:
         self._name = reception.server_name
         began = int(time.time())
         tfs = TensorFlowServingOperations(door, control, reception.tfs, self._name, began)
-        self._openai = OpenAiOperations(door, control, self._name, began)
+        self._openai = OpenAiOperations(door, control, self._name, began, reception.decoders)
         self._door = door
         self._control = control
         self._exposition = exposition

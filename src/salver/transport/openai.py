@@ -17,8 +17,8 @@ from salver.artifacts import LoadOrder
 from salver.errors import Cancelled, InvalidInput, SalverError
 from salver.messages import Call
 from salver.releases import trait
+from salver.serving.decoding import Decoders
 from salver.transport.ports import Control, InferDoor
-from salver.transport.reading import LARGE
 from salver.transport.routes import Route
 from salver.wire import metadata
 from salver.wire.bodies import HttpBody, HttpReply
@@ -43,10 +43,19 @@ class OpenAiOperations:
     Args:
         owner: What the server calls itself.
         created: Unix seconds since which it serves.
+        decoders: Parse large bodies; None = as small ones.
     """
 
-    def __init__(self, door: InferDoor, control: Control, owner: str, created: int) -> None:
+    def __init__(
+        self,
+        door: InferDoor,
+        control: Control,
+        owner: str,
+        created: int,
+        decoders: Decoders | None = None,
+    ) -> None:
         self._door = door
+        self._decoders = decoders
         self._control = control
         self._owner = owner
         self._created = created
@@ -87,9 +96,9 @@ class OpenAiOperations:
 
     async def _begun(self, route: Route, http: HttpBody, call: Call) -> tuple[Generating, Spoken]:
         """The codec of a request, whose prompt is made already if that may take a while."""
-        is_chat, is_large = route.operation == "chat", len(http.body) >= LARGE
+        is_chat, is_large = route.operation == "chat", call.is_large
         parse: Callable[[bytes], Any] = parse_chat if is_chat else parse_completion
-        asked = await asyncio.to_thread(parse, http.body) if is_large else parse(http.body)
+        asked = await self._parsed(parse, http.body, call)
         spoken = self._control.speech(asked.model)
         _note_user(call, asked.user)
         new = uuid.uuid4().hex
@@ -101,15 +110,17 @@ class OpenAiOperations:
                 await asyncio.to_thread(codec.decode, http, signature)
         return codec, spoken
 
+    async def _parsed(self, parse: Callable[[bytes], Any], body: bytes, call: Call) -> Any:
+        """What a body asks; others have their turns while a large one is parsed."""
+        if not call.is_large:
+            return parse(body)
+        call.is_large = False  # what is left is no matter of bytes
+        return await self._decoders.call(parse, body) if self._decoders else parse(body)
+
     async def _embed(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         call.protocol = Embedding.protocol
         try:
-            is_large = len(http.body) >= LARGE
-            asked = (
-                await asyncio.to_thread(parse_embedding, http.body)
-                if is_large
-                else parse_embedding(http.body)
-            )
+            asked = await self._parsed(parse_embedding, http.body, call)
             spoken = self._control.speech(asked.model)
             _note_user(call, asked.user)
             if spoken.lora:

@@ -4,20 +4,20 @@ Piece by piece as it comes, without a second copy of it. What is too large is re
 known, in Triton's words (TR-R29, TR-R37).
 """
 
-import asyncio
 import io
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from salver.errors import InvalidInput, TooLarge
+from salver.transport.budget import Budget, Share
 from salver.transport.calls import printable
-from salver.wire.compression import inflate
 
 #: Pieces of a chunked body that hold something; a server counts chunks, or what it makes of them.
 MOST_CHUNKS: Final = 65_536
 #: Most bytes of a body, if nobody says otherwise (X-25).
 USUAL: Final = 64 << 20
-#: Bytes from which inflating would keep others waiting.
+#: Bytes of an answer from which compressing it would keep others waiting.
 LARGE: Final = 1 << 18
 _FIX: Final = "Its name without --compat triton is --max-body-mb."
 
@@ -28,6 +28,7 @@ async def read_whole(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     limit: int,
     inflated: int = 0,
+    share: Share | None = None,
 ) -> bytes | None:
     """The whole body, inflated; None if the caller left meanwhile.
 
@@ -35,12 +36,15 @@ async def read_whole(
         message: The first one, received already.
         limit: Most bytes, inflated or not.
         inflated: Most bytes of an inflated one, where the limit is not below :data:`USUAL`; 0 = the same.
+        share: Of the memory for all bodies; the caller gives it back. None = this one does not count.
 
     Raises:
         TooLarge: it is over the limit.
         InvalidInput: it comes in too many chunks, or does not inflate.
         Unsupported: it is compressed in a way that is not known.
+        Overloaded: other bodies hold the memory for it.
     """
+    share = share or Share(Budget(sys.maxsize))
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(headers, int(declared), limit)
@@ -58,20 +62,16 @@ async def read_whole(
                     f"Chunked request body exceeds maximum of {MOST_CHUNKS} non-empty chunks. "
                     "Send fewer or larger HTTP chunks."
                 )
+            share.take(len(piece))
             body.write(piece)
         if not message.get("more_body"):
             most = max(inflated, limit) if limit >= USUAL else limit
-            return await _inflated(body.getvalue(), headers.get(b"content-encoding"), most)
+            encoding = headers.get(b"content-encoding")
+            if encoding is None:
+                return body.getvalue()
+            return await share.inflate(body.getvalue(), printable(encoding), most)
         message = await receive()
     return None
-
-
-async def _inflated(body: bytes, encoding: bytes | None, limit: int) -> bytes:
-    if encoding is None:
-        return body
-    if len(body) < LARGE:
-        return inflate(body, printable(encoding), limit)
-    return await asyncio.to_thread(inflate, body, printable(encoding), limit)
 
 
 def _too_large(headers: Mapping[bytes, bytes], size: int, limit: int) -> TooLarge:

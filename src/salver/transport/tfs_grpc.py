@@ -18,8 +18,9 @@ from salver.transport.effects import changes, reads
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.wire import tfs_grpc as wire
 from salver.wire import tfs_metadata
-from salver.wire.bodies import GrpcStatus
+from salver.wire.bodies import GrpcStatus, Message
 from salver.wire.tfs_heads import CLASSIFY, REGRESS
+from salver.wire.tfs_predict import Asked as PredictAsked
 from salver.wire.tfs_predict import Predict, PredictMessages
 from salver.wire.tfs_rules import TfsRules
 
@@ -68,7 +69,12 @@ class TensorFlowServingMethods:
     @reads
     async def _predict(self, message: bytes, call: Call) -> Reply:
         call.api = "Predict"
-        spec, asked = self._messages.read(message)
+        asked: PredictAsked | Message
+        if call.is_large and self._messages.is_slow(message):
+            spec, asked = wire.spec_of(wire.heading("PredictRequest", message)), Message(message)
+        else:
+            call.is_large = False
+            spec, asked = self._messages.read(message)
         spec, version = self._located(spec)
         codec = Predict(spec, self._rules, self._messages)
         # The door knows by a label who is split.
@@ -78,25 +84,28 @@ class TensorFlowServingMethods:
     @reads
     async def _classify(self, message: bytes, call: Call) -> Reply:
         call.api = "Classify"
-        return await self._head("ClassificationRequest", CLASSIFY, message, call)
+        return await self._head(CLASSIFY, message, call)
 
     @reads
     async def _regress(self, message: bytes, call: Call) -> Reply:
         call.api = "Regress"
-        return await self._head("RegressionRequest", REGRESS, message, call)
+        return await self._head(REGRESS, message, call)
 
-    async def _head(self, kind: str, method: str, message: bytes, call: Call) -> Reply:
-        parsed = wire.parse(kind, message)
+    async def _head(self, method: str, message: bytes, call: Call) -> Reply:
+        kind = wire.KINDS[method]
+        parsed = wire.heading(kind, message) if call.is_large else wire.parse(kind, message)
         spec, version = self._located(wire.spec_of(parsed))
-        reply: Reply = await self._door.infer(
-            wire.Head(spec, self._rules, method), parsed.input, spec.name, spec.label or version, call
-        )
+        body = Message(message) if call.is_large else parsed.input
+        codec = wire.Head(spec, self._rules, method)
+        reply: Reply = await self._door.infer(codec, body, spec.name, spec.label or version, call)
         return reply
 
     @reads
     async def _multi_inference(self, message: bytes, call: Call) -> Reply:
         call.api = "MultiInference"
-        parsed = wire.parse("MultiInferenceRequest", message)
+        kind = "MultiInferenceRequest"
+        parsed = wire.heading(kind, message) if call.is_large else wire.parse(kind, message)
+        body = Message(message) if call.is_large else parsed.input
         tasks = wire.tasks_of(parsed)
         asked, version = self._located(tasks[0][0])
         named = asked.label or version
@@ -104,7 +113,7 @@ class TensorFlowServingMethods:
         wire.check_tasks(tasks, signature, self._rules)
         replies = await asyncio.gather(
             *(
-                self._door.infer(wire.Task(spec, self._rules, method), parsed.input, asked.name, named, call)
+                self._door.infer(wire.Task(spec, self._rules, method), body, asked.name, named, call)
                 for spec, method in tasks
             )
         )

@@ -4,7 +4,6 @@
 ``tfs_paths.py``, what a body means in ``wire/tfs_json.py``.
 """
 
-import asyncio
 import contextlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,7 +14,6 @@ from salver.errors import NotFound, NotReady, SalverError
 from salver.messages import Call, ModelId, Signature, VersionStatus
 from salver.transport import tfs_paths
 from salver.transport.ports import Control, InferDoor
-from salver.transport.reading import LARGE
 from salver.transport.routes import Route
 from salver.wire import metadata, tfs_status
 from salver.wire.bodies import HttpBody, HttpReply
@@ -75,17 +73,7 @@ class TensorFlowServingOperations:
         version = route.label or version  # the door knows by a label who is split
         if (http.model, http.version) != (route.model, version):
             http = HttpBody(route.model, version, http.body, http.headers)
-        if len(http.body) >= LARGE:
-            return self._infer_large(codec, http, call)
         return self._door.infer(codec, http, http.model, version, call)
-
-    async def _infer_large(self, codec: ForOne, http: HttpBody, call: Call) -> HttpReply:
-        """The same; others would wait while the body is read."""
-        with contextlib.suppress(NotFound, NotReady):  # the door says it, and counts it
-            _, signature = self._door.signature(http.model, http.version)
-            await asyncio.to_thread(codec.read_ahead, http, signature)
-        reply: HttpReply = await self._door.infer(codec, http, http.model, http.version, call)
-        return reply
 
     async def _look(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         route = self._named(route, "GET")

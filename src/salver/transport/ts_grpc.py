@@ -5,6 +5,7 @@ on the same door as all others: ``transport/grpc.py`` has the exchange. What a m
 ``wire/ts_grpc.py``.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal, Protocol
 
@@ -26,6 +27,7 @@ from salver.wire.ts_faults import (
 )
 from salver.wire.ts_json import printed
 from salver.wire.ts_rules import TorchServeRules
+from salver.wire.varints import check_fields
 
 PREFIX: Final = "/org.pytorch.serve.grpc."
 SERVICES: Final = (
@@ -140,15 +142,23 @@ class TorchServeMethods:
 
     @reads
     def _predict(self, message: bytes, call: Call) -> Awaitable[Reply]:
+        if call.is_large:
+            check_fields(message)
         codec = wire.Prediction(message, self._rules.max_response)
         return self._door.infer(codec, None, codec.model, codec.version, call)
 
     # Open Inference.
 
     @reads
-    def _infer(self, message: bytes, call: Call) -> Awaitable[Reply]:
-        codec = ts_oip.TensorPrediction(message, most=self._rules.max_response)
-        return self._door.infer(codec, None, codec.model, codec.version, call)
+    async def _infer(self, message: bytes, call: Call) -> Reply:
+        most = self._rules.max_response
+        if call.is_large and oip_grpc.is_dense(message):
+            check_fields(message)
+            codec = await asyncio.to_thread(ts_oip.TensorPrediction, message, most=most)
+        else:
+            codec = ts_oip.TensorPrediction(message, most=most)
+        reply: Reply = await self._door.infer(codec, None, codec.model, codec.version, call)
+        return reply
 
     @reads
     async def _live(self, message: bytes, call: Call) -> Reply:

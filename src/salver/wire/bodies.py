@@ -24,6 +24,12 @@ class HttpBody(msgspec.Struct, gc=False):
     headers: Mapping[bytes, bytes] = _NO_HEADERS
 
 
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A large message of gRPC that nobody has read yet, as a codec gets it."""
+
+    message: bytes
+
+
 class HttpReply(msgspec.Struct, gc=False):
     """An HTTP reply; the transport adds ``content-length``, nothing else."""
 

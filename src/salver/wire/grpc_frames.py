@@ -6,6 +6,7 @@ HTTP2". It knows no message and no socket: bytes come in pieces of any size.
 
 import re
 import struct
+from io import BytesIO
 from typing import Final
 
 from salver.errors import InvalidInput, TooLarge, Unsupported
@@ -41,27 +42,35 @@ def encoding_for(accepted: bytes) -> str:
     return next((name for name in ("gzip", "deflate") if name.encode() in names), "")
 
 
+class Packed(bytes):
+    """A message that is still compressed."""
+
+
 class FrameReader:
     """Takes bytes as they come and gives the messages that are complete.
 
     Args:
         limit: Most bytes of one message, inflated or not.
         encoding: The call's ``grpc-encoding``.
+        inflates: Compressed messages are inflated at once; else they come as :class:`Packed`.
 
     >>> reader = FrameReader(100)
     >>> reader.feed(frame(b"ab")[:3]), reader.feed(frame(b"ab")[3:] + frame(b""))
     ([], [b'ab', b''])
     """
 
-    def __init__(self, limit: int, encoding: str = "identity") -> None:
+    def __init__(self, limit: int, encoding: str = "identity", *, inflates: bool = True) -> None:
         self._limit = limit
         self._encoding = encoding
-        self._buffer = bytearray()
+        self._inflates = inflates
+        self._prefix = bytearray()  # as far as it is here, of the next message
+        self._body: BytesIO | None = None  # of a message whose prefix is here; gives its bytes uncopied
+        self._flag = self._left = 0
 
     @property
     def is_empty(self) -> bool:
         """True between messages: a stream may end here."""
-        return not self._buffer
+        return not self._prefix and self._body is None
 
     def feed(self, data: bytes) -> list[bytes]:
         """Messages completed by these bytes.
@@ -71,27 +80,39 @@ class FrameReader:
             Unsupported: it is compressed in a way we do not know.
             InvalidInput: its prefix or its compressed bytes are broken.
         """
-        if not self._buffer and len(data) >= 5:  # the usual case: one whole message
+        if self.is_empty and len(data) >= 5:  # the usual case: one whole message
             flag, size = _PREFIX.unpack_from(data)
             if len(data) == size + 5 and size <= self._limit:
                 return [self._open(flag, data[5:])]
-        buffer = self._buffer
-        buffer += data
+        view = memoryview(data)
         messages: list[bytes] = []
-        at = 0
-        while len(buffer) - at >= 5:
-            flag, size = _PREFIX.unpack_from(buffer, at)
-            if size > self._limit:
-                raise TooLarge(
-                    f"Received message larger than max ({size} vs. {self._limit})",
-                    fix="Send it in parts, or raise the server's limit for gRPC messages.",
-                )
-            if len(buffer) - at - 5 < size:
-                break
-            messages.append(self._open(flag, bytes(buffer[at + 5 : at + 5 + size])))
-            at += 5 + size
-        del buffer[:at]
+        while view:
+            if self._body is None:
+                need = 5 - len(self._prefix)
+                self._prefix += view[:need]
+                view = view[need:]
+                if len(self._prefix) < 5:
+                    break
+                self._begin()
+            assert self._body is not None
+            piece = view[: self._left]
+            self._body.write(piece)
+            view = view[len(piece) :]
+            self._left -= len(piece)
+            if not self._left:
+                message, self._body = self._body.getvalue(), None
+                messages.append(self._open(self._flag, message))
         return messages
+
+    def _begin(self) -> None:
+        self._flag, self._left = _PREFIX.unpack(self._prefix)
+        if self._left > self._limit:
+            raise TooLarge(
+                f"Received message larger than max ({self._left} vs. {self._limit})",
+                fix="Send it in parts, or raise the server's limit for gRPC messages.",
+            )
+        self._prefix.clear()
+        self._body = BytesIO()
 
     def _open(self, flag: int, message: bytes) -> bytes:
         if flag == 0:
@@ -104,7 +125,7 @@ class FrameReader:
             )
         if self._encoding == "identity":
             raise InvalidInput("a gRPC message is marked compressed, but the call names no grpc-encoding")
-        return inflate(message, self._encoding, self._limit)
+        return inflate(message, self._encoding, self._limit) if self._inflates else Packed(message)
 
 
 def parse_timeout(text: str) -> float:

@@ -107,6 +107,9 @@ class KnownForms(Generic[KeyT, FormT]):
     def __len__(self) -> int:
         return len(self._forms)
 
+    def __contains__(self, key: KeyT) -> bool:
+        return key in self._forms
+
     def add(self, key: KeyT, form: FormT) -> None:
         """Remember it."""
         if len(self._forms) >= _MOST:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from salver.errors import InvalidInput
+from salver.errors import InvalidInput, TooLarge
 from salver.tensor import Array, DataType, Tensor
+from salver.wire.values import MAX_STRINGS
 
 _LENGTH = struct.Struct("<I")
 #: Bytes up to which copying is quicker than making a view.
@@ -94,6 +95,8 @@ def to_raw(tensor: Tensor) -> "bytes | memoryview":
 def _unpack_strings(raw: "bytes | memoryview", count: int, field: str) -> Array:
     if count * 4 > len(raw):  # before anything is allocated for the declared count
         raise InvalidInput(f"{field} has {len(raw)} bytes, too few for {count} BYTES elements", field=field)
+    if count > MAX_STRINGS:
+        raise TooLarge(f"{field} has {count} BYTES elements; at most {MAX_STRINGS} are allowed", field=field)
     out = np.empty(count, dtype=object)
     at, end = 0, len(raw)
     for index in range(count):

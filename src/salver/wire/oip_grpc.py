@@ -5,6 +5,7 @@ Each function takes or gives the bytes of one message of ``inference.GRPCInferen
 status; see :mod:`grpc_frames` and :mod:`faults`.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from salver.artifacts import LoadOrder
-from salver.errors import InvalidInput
+from salver.errors import InvalidInput, TooLarge
 from salver.messages import (
     InferRequest,
     InferResponse,
@@ -40,7 +41,7 @@ from salver.wire.regions import (
     places_of,
     store,
 )
-from salver.wire.values import MAX_TENSORS, cast, count_elements, find_datatype
+from salver.wire.values import MAX_STRINGS, MAX_TENSORS, cast, count_elements, find_datatype
 
 _CLASSES = build()
 _ModelInferRequest = _CLASSES["ModelInferRequest"]
@@ -104,6 +105,10 @@ def _parse(name: str, message: bytes) -> Any:
 
 _RAW_INPUT = b"\x3a"  # field 7 of a ModelInferRequest, which has bytes
 _RAW_OUTPUT = b"\x32"  # field 6 of a ModelInferResponse, likewise
+#: Bytes of a message that is read in a moment, whatever it holds.
+_LARGE = 1 << 16
+#: Inputs with their parameters and contents, outputs with their parameters; raw contents are viewed.
+_OUTLINE: varints.Outline = {0: frozenset((7,)), 4: {}, 5: {4: {}, 5: {}}, 6: {4: {}}}
 _NAMED = 32  # bytes, in which messages for different models differ as a rule
 _Output = tuple[str, str, tuple[int, ...]]
 
@@ -144,6 +149,11 @@ class InferMessages:
         if known is None and (new := _known(message, request)) is not None:
             self._known.add(key, new)
         return request
+
+    def is_slow(self, message: bytes) -> bool:
+        """True if reading this large message would keep others waiting."""
+        known = self._known.get((len(message), message[:_NAMED]))
+        return (known is None or not holds(message, known.around)) and is_dense(message)
 
     def write(self, request: InferRequest, response: InferResponse) -> bytes:
         """As :func:`encode_infer`."""
@@ -192,7 +202,9 @@ def _known(message: bytes, request: InferRequest) -> _Known | None:
     return _Known(tuple(around), first, request.model, request.version, form)
 
 
-def decode_infer(message: bytes, regions: Regions = NO_REGIONS) -> InferRequest:
+def decode_infer(
+    message: bytes, regions: Regions = NO_REGIONS, ignores_surplus: bool = False
+) -> InferRequest:
     """The request in a ModelInferRequest.
 
     Raises:
@@ -200,7 +212,7 @@ def decode_infer(message: bytes, regions: Regions = NO_REGIONS) -> InferRequest:
         TooLarge: a declared shape is absurd.
         NotFound, Unsupported: of a tensor in shared memory.
     """
-    return read_infer(parse_infer(message), regions)
+    return read_infer(parse_infer(message), regions, ignores_surplus=ignores_surplus)
 
 
 def parse_infer(message: bytes) -> Any:
@@ -209,10 +221,41 @@ def parse_infer(message: bytes) -> Any:
     Raises:
         InvalidInput: it is none.
     """
+    raws: list[memoryview] | None = None
+    if len(message) > _LARGE:
+        with contextlib.suppress(ValueError):  # the parser says what is wrong
+            message, raws = varints.apart(message, 7, varints.MOST_FIELDS)
     try:
-        return _ModelInferRequest.FromString(message)
+        parsed = _ModelInferRequest.FromString(message)
     except DecodeError as error:
         raise InvalidInput(f"the message is no ModelInferRequest: {error}") from None
+    return parsed if raws is None else _Viewed(parsed, raws)
+
+
+class _Viewed:
+    """A ModelInferRequest whose ``raw_input_contents`` are views of the message."""
+
+    def __init__(self, parsed: Any, raws: list[memoryview]) -> None:
+        self._parsed = parsed
+        self.raw_input_contents = raws
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parsed, name)
+
+
+def is_dense(message: bytes) -> bool:
+    """True if reading this large message takes long: it has more than tensors that are only viewed."""
+    try:
+        count, weight = varints.weigh(message, _OUTLINE, varints.MOST_FIELDS)
+    except ValueError:
+        return len(message) > _LARGE
+    return count > varints.MOST_FIELDS or weight > _LARGE
+
+
+def encode_heading(request: InferRequest) -> bytes:
+    """A ModelInferRequest with the names and the id of a request, and none of its tensors."""
+    made = _ModelInferRequest(model_name=request.model, model_version=request.version, id=request.id)
+    return made.SerializeToString()  # type: ignore[no-any-return]
 
 
 def check_counts(parsed: Any) -> None:
@@ -220,7 +263,9 @@ def check_counts(parsed: Any) -> None:
     for field in ("inputs", "outputs", "raw_input_contents", "parameters"):
         count = len(getattr(parsed, field))
         if count > MAX_TENSORS:
-            raise InvalidInput(f"{field} has {count} entries; at most {MAX_TENSORS} are allowed", field=field)
+            raise InvalidInput(
+                f"{field} has {count} entries; at most {MAX_TENSORS} are allowed", field=field
+            )
 
 
 def read_infer(
@@ -250,7 +295,8 @@ def read_infer(
             raise unfit(f"input '{first_twice(inputs)}' already exists in request")
         if used < len(raws) and not ignores_surplus:
             raise InvalidInput(
-                f"raw_input_contents has {len(raws)} entries for model '{model}', but only {used} inputs take one",
+                f"raw_input_contents has {len(raws)} entries for model '{model}', "
+                f"but only {used} inputs take one",
                 field="raw_input_contents",
                 fix="Send one for each input that is not in shared memory.",
             )
@@ -357,6 +403,8 @@ def _decode_contents(
             f"Expected {count * size}, got {len(values) * size}"
         )
     if datatype is DataType.BYTES:
+        if len(values) > MAX_STRINGS:
+            raise TooLarge(f"{at} has {len(values)} BYTES elements; at most {MAX_STRINGS} are allowed")
         array = np.empty(len(values), dtype=object)
         array[:] = values
         return array

@@ -28,13 +28,25 @@ from salver.wire.regions import NO_REGIONS, Place, Reader, Regions, place_of, pl
 from salver.wire.short_json import ShortRequest
 from salver.wire.ts_envelopes import answered, asked
 from salver.wire.ts_tensors import as_form
-from salver.wire.values import MAX_TENSORS, cast, count_elements, find_datatype, from_json, kind_of, shaped, to_json
+from salver.wire.values import (
+    MAX_TENSORS,
+    cast,
+    count_elements,
+    find_datatype,
+    from_json,
+    kind_of,
+    shaped,
+    to_json,
+)
 
 _LENGTH = b"inference-header-content-length"
 _BINARY_TYPE = (b"content-type", b"application/octet-stream")
 _OWN = "triton_"
 
 _INTEGERS = {int}
+#: What names memory of callers, and bytes of a body that may.
+_MOST_PLACES = 1 << 20
+PLACES = b"shared_memory_region"
 _GROWTH = 8  # most bytes of a tensor for each byte of JSON
 _SMALL = 512  # elements; beyond it numpy is as quick
 _NONE: Mapping[str, Parameter] = {}
@@ -61,6 +73,25 @@ class OpenInferenceHttp:
         self._lengths: KnownForms[bytes, int] = KnownForms()
         #: What stands before the elements of a reply with one output.
         self._begun: KnownForms[tuple[str, str, str, str, tuple[int, ...]], bytes] = KnownForms()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """One for another process, which has no memory of callers."""
+        return (OpenInferenceHttp, (NO_REGIONS, self._most))
+
+    def weigh(self, http: HttpBody) -> int:
+        """Bytes that are parsed and not only viewed; 0 of a form that came before."""
+        body, header = http.body, http.headers.get(_LENGTH)
+        if header is None:
+            size = len(body)
+        else:
+            size = self._lengths.get(header, 0)
+            if size and body[:size] in self._known:
+                return 0
+            text = header.strip()
+            size = int(text) if text.isdigit() and len(text) <= 18 else len(body)
+        if LARGE < size <= _MOST_PLACES and self._regions is not NO_REGIONS and PLACES in body:
+            return LARGE  # which only this process can look at
+        return size
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
         """The request. Arrays of binary inputs are views of the body where alignment allows.

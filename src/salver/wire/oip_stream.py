@@ -4,6 +4,10 @@ There may be none, one or many replies to it, errors among them, and they say wh
 (TR-G2, TR-G9, TR-G11). It knows no frame and no other request of the call.
 """
 
+from typing import Any
+
+import msgspec
+
 from salver.errors import DeadlineExceeded, Internal, InvalidInput, ModelFailed, SalverError
 from salver.handlers import is_form
 from salver.messages import InferRequest, InferResponse, Signature
@@ -22,7 +26,7 @@ class StreamedInfer:
     """One request, and the codec of its replies: of the messages, or of a status that ends the call.
 
     Args:
-        message: A ModelInferRequest.
+        message: A ModelInferRequest, or the request in it.
         regions: Where tensors may lie that are not in it.
         ignores_surplus: As :func:`salver.wire.oip_grpc.read_infer`.
         wants_status: An error of the model shall end the call (``triton_grpc_error``), not be a message.
@@ -43,6 +47,7 @@ class StreamedInfer:
         "_ignores_surplus",
         "_parsed",
         "_regions",
+        "_request",
         "_wants_end",
         "_wants_status",
         "is_decoupled",
@@ -50,13 +55,14 @@ class StreamedInfer:
 
     def __init__(
         self,
-        message: bytes,
+        message: "bytes | InferRequest",
         regions: Regions = NO_REGIONS,
         wants_status: bool = False,
         *,
         ignores_surplus: bool = False,
     ) -> None:
-        self._parsed = wire.parse_infer(message)
+        self._request = None if isinstance(message, bytes) else message
+        self._parsed = wire.parse_infer(message) if isinstance(message, bytes) else _heading(message)
         self._ignores_surplus = ignores_surplus
         self._regions = regions
         self._wants_status = wants_status
@@ -83,6 +89,19 @@ class StreamedInfer:
             TooLarge: a declared shape is absurd.
             NotFound, Unsupported: of a tensor in shared memory.
         """
+        request = self._read() if self._request is None else self._without_wish(self._request)
+        if signature.takes_forms:
+            return as_form(request)
+        return with_classes(request, signature) if request.outputs else request
+
+    def _without_wish(self, request: InferRequest) -> InferRequest:
+        if wire.ENABLE_FINAL not in request.parameters:
+            return request
+        parameters = dict(request.parameters)
+        self._wants_end = bool(parameters.pop(wire.ENABLE_FINAL))
+        return msgspec.structs.replace(request, parameters=parameters)
+
+    def _read(self) -> InferRequest:
         parameters = self._parsed.parameters
         if wire.ENABLE_FINAL in parameters:
             parameter = parameters[wire.ENABLE_FINAL]
@@ -92,10 +111,7 @@ class StreamedInfer:
                 )
             self._wants_end = parameter.bool_param
             del parameters[wire.ENABLE_FINAL]
-        request = wire.read_infer(self._parsed, self._regions, ignores_surplus=self._ignores_surplus)
-        if signature.takes_forms:
-            return as_form(request)
-        return with_classes(request, signature) if request.outputs else request
+        return wire.read_infer(self._parsed, self._regions, ignores_surplus=self._ignores_surplus)
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes | GrpcStatus:
         """A reply; an error in an answer of pieces leaves the others their turn."""
@@ -130,3 +146,8 @@ class StreamedInfer:
         return wire.encode_stream_mark(
             parsed.id, parsed.model_name, parsed.model_version, is_final=self._has_ended, error=error
         )
+
+
+def _heading(request: InferRequest) -> Any:
+    """A ModelInferRequest that says for whom it is, and nothing else."""
+    return wire.parse_infer(wire.encode_heading(request))

@@ -2,17 +2,15 @@
 
 ``NaN``, ``Infinity`` and ``Inf`` are numbers; what follows the first value is not looked at (TF-R16); strings
 need not be UTF-8; an error names what is wrong and where (TF-R31). Nothing recurses. orjson reads nearly
-every text, simdjson long ones by turns, the standard library those with NaN; :class:`_Reader` knows
+every text, the standard library those with NaN; :class:`_Reader` knows
 the rest. It knows no request.
 """
 
-import contextlib
 import json
 import re
 from typing import Any, Final, NoReturn
 
 import orjson
-import simdjson
 
 from salver.errors import InvalidInput
 
@@ -20,11 +18,6 @@ from salver.errors import InvalidInput
 MAX_DEPTH: Final = 1024
 #: Values, keys and brackets after which the text of an error need no longer be exact: half a second.
 _PATIENCE: Final = 400_000
-
-#: Bytes of a text from which reading it at once would keep others waiting.
-_LARGE: Final = 1 << 18
-#: Members of a root that such a text has; more are read at once.
-_FEW: Final = 16
 
 _SPACE: Final = re.compile(rb"[ \t\r\n]*+")
 _PLAIN: Final = re.compile(rb'[^"\\\x00-\x1f]*+')
@@ -70,28 +63,6 @@ def parse(text: bytes) -> Any:
         except (ValueError, RecursionError):
             pass
     return _Reader(text, place).read()
-
-
-def parse_by_turns(text: bytes) -> Any:
-    """As :func:`parse`; but while a large text becomes objects, other threads have their turns."""
-    if len(text) >= _LARGE and b"\\u0000" not in text:  # at which simdjson ends a key
-        with contextlib.suppress(ValueError, RuntimeError):  # parse can do it, or knows what is wrong
-            root: Any = simdjson.Parser().parse(text)
-            keys = list(root.keys()) if type(root) is simdjson.Object else []
-            if 0 < len(set(keys)) == len(keys) <= _FEW:  # each is looked for from the beginning
-                return {key: _elements(root[key]) for key in keys}
-    return parse(text)
-
-
-def _elements(value: Any) -> Any:
-    """As Python's own objects, one by one."""
-    return [_members(item) for item in value] if type(value) is simdjson.Array else _members(value)
-
-
-def _members(value: Any) -> Any:
-    if type(value) is simdjson.Object:
-        return {key: item for key, item in value.items()}  # noqa: C416 - dict would give nobody a turn
-    return value.as_list() if type(value) is simdjson.Array else value
 
 
 _DECODER: Final = json.JSONDecoder()

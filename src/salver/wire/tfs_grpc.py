@@ -14,7 +14,8 @@ from google.protobuf.message import DecodeError
 from salver.errors import Code, InvalidInput, NotFound, SalverError, Unsupported
 from salver.messages import InferRequest, InferResponse, RequestedOutput, Signature
 from salver.tensor import DataType, Tensor
-from salver.wire.bodies import GrpcStatus
+from salver.wire import varints
+from salver.wire.bodies import GrpcStatus, Message
 from salver.wire.faults import tfs_status
 from salver.wire.tf_schema import build, build_unread
 from salver.wire.tfs_heads import (
@@ -29,8 +30,11 @@ from salver.wire.tfs_heads import (
 )
 from salver.wire.tfs_metadata import SIGNATURE_DEF, number_of_version
 from salver.wire.tfs_rules import TfsRules
+from salver.wire.values import MAX_TENSORS
 
 _READ: Final = build()
+#: What is asked -> name of the message that asks it.
+KINDS: Final = {CLASSIFY: "ClassificationRequest", REGRESS: "RegressionRequest"}
 _UNREAD: Final = build_unread()
 _PredictRequest: Final = _UNREAD["PredictRequest"]
 _PredictResponse: Final = _UNREAD["PredictResponse"]
@@ -130,18 +134,26 @@ class Head(ForOne):
     def __init__(self, spec: ModelSpec, rules: TfsRules, method: str) -> None:
         super().__init__(spec, rules)
         self._method = method
-        self._examples = 0
+
+    @property
+    def kind(self) -> str:
+        """Name of the message that holds the request."""
+        return KINDS[self._method]
 
     def decode(self, body: Any, signature: Signature) -> InferRequest:
         """The request in the Input of a parsed ClassificationRequest, RegressionRequest or the like.
 
+        Args:
+            body: The Input, or the message that nobody has parsed.
+
         Raises:
             InvalidInput, FailedPrecondition: the signature is not made for that, or there are no examples.
         """
+        if isinstance(body, Message):
+            body = parse(self.kind, body.message).input
         head = head_of(signature, self._spec.signature)
         wanted = outputs_of(head, self._method, checks_method=self._rules.checks_method_names)
         examples = _examples(body)
-        self._examples = len(examples)
         values = np.empty(len(examples), dtype=object)
         values[:] = examples
         return InferRequest(
@@ -157,7 +169,7 @@ class Head(ForOne):
         is_classes = self._method == CLASSIFY
         made = _READ["ClassificationResponse" if is_classes else "RegressionResponse"]()
         write_spec(made.model_spec, response, self._spec.signature)
-        write_result(made.result, self._method, response.outputs, self._examples)
+        write_result(made.result, self._method, response.outputs, _count(request))
         return made.SerializeToString()  # type: ignore[no-any-return]
 
 
@@ -189,13 +201,35 @@ def write_result(made: Any, method: str, outputs: Sequence[Tensor], examples: in
 class Task(Head):
     """Codec of one task of a MultiInference (TF-G9), whose answer is an InferenceResult."""
 
+    @property
+    def kind(self) -> str:
+        """Name of the message that holds the request."""
+        return "MultiInferenceRequest"
+
     def encode(self, request: InferRequest, response: InferResponse) -> Any:
         """A message, to be put into the answer of them all."""
         made = _READ["InferenceResult"]()
         write_spec(made.model_spec, response, self._spec.signature)
         result = made.classification_result if self._method == CLASSIFY else made.regression_result
-        write_result(result, self._method, response.outputs, self._examples)
+        write_result(result, self._method, response.outputs, _count(request))
         return made
+
+
+def _count(request: InferRequest) -> int:
+    """Examples of a request."""
+    return len(request.inputs[0].array)
+
+
+def heading(kind: str, message: bytes) -> Any:
+    """A large request without its field 2, in which its inputs are.
+
+    Raises:
+        InvalidInput: it is none, or has more inputs than any model.
+    """
+    try:
+        return parse(kind, varints.apart(message, 2, MAX_TENSORS)[0])
+    except ValueError as error:
+        raise InvalidInput(f"the message is no {kind}: {error}") from None
 
 
 def _text(label: bytes) -> str:

@@ -15,7 +15,6 @@ from salver.tensor import DataType, Tensor
 from salver.wire.bodies import HttpBody, HttpReply
 from salver.wire.decimals import BETWEEN, decimals
 from salver.wire.json_shown import shown
-from salver.wire.rapid_json import parse_by_turns
 from salver.wire.tfs_examples import example_of
 from salver.wire.tfs_heads import CLASSIFY, INPUTS, REGRESS, classes_in, head_of, outputs_of, values_in
 from salver.wire.tfs_json import ForOne, root_of
@@ -29,9 +28,9 @@ class _Head(ForOne):
 
     method = ""
 
-    def _decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
         """The examples are serialised, the context before each."""
-        root = root_of(http.body, parse_by_turns)
+        root = root_of(http.body)
         examples = _examples(root)
         head = head_of(signature, root.get("signature_name", ""))
         wanted = outputs_of(head, self.method, checks_method=self._checks_method)

@@ -7,7 +7,7 @@ asked for. It knows no route and no loaded model.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from salver.errors import Code, InvalidInput, NotFound, SalverError
@@ -54,13 +54,13 @@ def servable_not_found(whom: str, error: SalverError) -> NotFound:
     return NotFound(f"Servable not found for request: {whom}{why}")
 
 
-def root_of(body: bytes, read: Callable[[bytes], Any] = parse) -> dict[str, Any]:
+def root_of(body: bytes) -> dict[str, Any]:
     """The JSON object of a request, whose signature_name is text if it is there.
 
     Raises:
         InvalidInput: it is none.
     """
-    root = read(body)
+    root = parse(body)
     if type(root) is not dict:
         raise InvalidInput(f"JSON Value: {shown(root)} Is not object")
     if type(root.get("signature_name", "")) is not str:
@@ -83,31 +83,14 @@ class ForOne(ABC):
     def __init__(self, whom: str = "Latest()", *, checks_method: bool = False) -> None:
         self._whom = whom
         self._checks_method = checks_method
-        self._read: tuple[Signature, InferRequest | SalverError] | None = None
 
-    def read_ahead(self, http: HttpBody, signature: Signature) -> None:
-        """What ``decode`` will do, or refuse, with that body: on another thread while it is large."""
-        try:
-            self._read = signature, self._decode(http, signature)
-        except SalverError as error:
-            self._read = signature, error
-
+    @abstractmethod
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
         """The request.
 
         Raises:
             InvalidInput, Unsupported: naming what is wrong, in TensorFlow Serving's words.
         """
-        if self._read is None or self._read[0] is not signature:
-            return self._decode(http, signature)
-        read = self._read[1]
-        if isinstance(read, SalverError):
-            raise read
-        return read
-
-    @abstractmethod
-    def _decode(self, http: HttpBody, signature: Signature) -> InferRequest:
-        """As ``decode``."""
 
     @abstractmethod
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
@@ -133,7 +116,7 @@ class Predict(ForOne):
     explains = False
     _handler = ""  # the model, if it is one
 
-    def _decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
         """Rows become columns. Unsupported: JSON has no form for the datatype of an input."""
         if signature.takes_forms:
             self._handler = http.model

@@ -18,6 +18,7 @@ from salver.errors import FailedPrecondition, InvalidInput
 from salver.messages import InferRequest, InferResponse, RequestedOutput, Signature
 from salver.tensor import Tensor
 from salver.wire import tf_tensor, varints
+from salver.wire.bodies import Message
 from salver.wire.known_forms import LONGEST, Form, KnownForms, form_of, holds
 from salver.wire.tf_schema import build, build_unread
 from salver.wire.tfs_grpc import ForOne, ModelSpec, parse, spec_of, write_spec
@@ -27,6 +28,10 @@ from salver.wire.tfs_rules import TfsRules
 _NAMED: Final = 12  # bytes: the two before a ModelSpec, and the first behind it, none of which is a number's
 #: Fields of a TensorProto whose values lie as numpy has them.
 _PLAIN: Final = frozenset((4, 5, 6))  # tensor_content, float_val, double_val
+#: The entries of inputs, whose values have those viewed.
+_OUTLINE: Final[varints.Outline] = {1: {}, 2: {2: {0: _PLAIN, 2: {2: {}}}}}
+#: Bytes that are read in a moment, whatever they hold.
+_LARGE: Final = 1 << 16
 _ABOUT: Final = frozenset((1, 2, 3))  # dtype, tensor_shape, version_number
 _SPEC: Final = b"\x12"  # field 2 of a PredictResponse
 _OUTPUT: Final = b"\x0a"  # field 1, an entry of outputs: its key is field 1, too,
@@ -74,6 +79,21 @@ class PredictMessages:
             return known.spec, Asked(message, known, None)
         parsed = parse_predict(message)
         return spec_of(parsed), Asked(message, None, parsed)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """One for another process, which knows no form."""
+        return (PredictMessages, ())
+
+    def is_slow(self, message: bytes) -> bool:
+        """True if reading this large message would keep others waiting."""
+        known = self._known.get(_key(message))
+        if known is not None and holds(message, known.around):
+            return False
+        try:
+            count, weight = varints.weigh(message, _OUTLINE, varints.MOST_FIELDS)
+        except ValueError:
+            return True
+        return count > varints.MOST_FIELDS or weight > _LARGE
 
     def learn(self, asked: Asked, spec: ModelSpec, signature: Signature, request: InferRequest) -> None:
         """Remember the form of a request that was read in full, if it has one."""
@@ -169,7 +189,7 @@ class Predict(ForOne):
         super().__init__(spec, rules)
         self._messages = messages
 
-    def decode(self, body: Asked, signature: Signature) -> InferRequest:
+    def decode(self, body: Asked | Message, signature: Signature) -> InferRequest:
         """The request.
 
         Raises:
@@ -177,6 +197,8 @@ class Predict(ForOne):
             InvalidInput: naming the input or output.
             TooLarge, Unsupported: of a tensor.
         """
+        if isinstance(body, Message):
+            body = Asked(body.message, None, None)
         known = body.known
         if known is not None and known.signature is signature:
             inputs = known.form.tensors(body.message, known.at)

@@ -21,6 +21,8 @@ MAX_RANK = 32
 MAX_ELEMENTS = 1 << 40
 #: More inputs, outputs or parameters than any model has; keeps a request's cost in step with its bytes.
 MAX_TENSORS = 4096
+#: Strings of one tensor of BYTES. Each is a Python object, which takes its time to make and to free.
+MAX_STRINGS = 1 << 20
 
 #: JSON's own limit, less the three levels around a tensor's data.
 MAX_NESTING = MAX_DEPTH - 3

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from salver.errors import InvalidInput
+
+#: Fields of a message that are looked through in a moment, more than most have.
+MOST_FIELDS = 2048
 _MOST_BYTES = 10  # of one number of 64 bits
 _BLOCK = 1 << 18  # bytes or numbers at a time
 _SHORT = [bytes((number,)) for number in range(0x80)]
@@ -130,6 +134,69 @@ def fields(message: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         if at > end:
             raise ValueError("a field is cut off")
         yield key >> 3, begin, at
+
+
+#: Numbers of fields whose values are messages, with the outlines of those; under 0, numbers of fields that
+#: are only viewed.
+Outline = dict[int, "Outline | frozenset[int]"]
+
+
+def weigh(message: bytes, outline: Outline, most: int) -> tuple[int, int]:
+    """How many fields a message has, up to one more than ``most``, and how many bytes are not only viewed.
+
+    Raises:
+        ValueError: it is no message.
+    """
+    count = weight = 0
+    left: list[tuple[int, int, Outline]] = [(0, len(message), outline)]
+    while left:
+        at, end, known = left.pop()
+        viewed = known.get(0, frozenset())
+        for number, begin, after in fields(message, at, end):
+            count += 1
+            if count > most:
+                return count, weight
+            inner = known.get(number) if number else None
+            if isinstance(inner, dict):
+                left.append((begin, after, inner))
+            elif number not in viewed:
+                weight += after - begin
+    return count, weight
+
+
+def check_fields(message: bytes) -> None:
+    """Refuse a message with more fields than any needs that has no tensors.
+
+    Raises:
+        InvalidInput: it has.
+    """
+    try:
+        count, _ = weigh(message, {}, MOST_FIELDS)
+    except ValueError:
+        return  # the parser says what is wrong
+    if count > MOST_FIELDS:
+        raise InvalidInput(f"the message has more than {MOST_FIELDS} fields", fix="Send fewer at a time.")
+
+
+def apart(message: bytes, number: int, most: int) -> tuple[bytes, list[memoryview]]:
+    """The message without the fields of that number, and the values of those.
+
+    Raises:
+        ValueError: it is no message, or has more than ``most`` fields.
+    """
+    whole = memoryview(message)
+    rest: list[memoryview] = []
+    values: list[memoryview] = []
+    before = 0
+    for count, (found, begin, end) in enumerate(fields(message, 0, len(message))):
+        if count >= most:
+            raise ValueError(f"more than {most} fields")
+        if found == number:
+            values.append(whole[begin:end])
+        else:
+            rest.append(whole[before:end])
+        before = end
+    return b"".join(rest), values
 
 
 def _read_one(message: bytes, at: int, end: int) -> tuple[int, int]:

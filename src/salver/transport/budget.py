@@ -1,0 +1,100 @@
+"""One bound on the memory that the bodies of all requests hold together.
+
+A request takes of it as its body comes and is inflated, and gives all back with its answer. What does
+not fit now is refused with the advice to come back; what can never fit is refused for good. Bodies up to
+64 KiB are not counted: the number of connections bounds them.
+"""
+
+import asyncio
+from typing import Final
+
+from salver.errors import Overloaded, TooLarge
+from salver.serving.machine import memory_bytes
+from salver.wire.compression import Inflater, ceiling
+
+#: Bytes of a body from which it counts, and from which inflating it at once would keep others waiting.
+COUNTED: Final = 1 << 16
+_LEAST: Final = 256 << 20
+_AT_ONCE: Final = 2  # bodies that are inflated at a time
+_PAUSE_S: Final = 1.0
+
+
+class Budget:
+    """Bytes that all bodies may hold.
+
+    Attributes:
+        most: Bytes.
+        held: Bytes that they hold now.
+        turns: For those that are inflated.
+
+    Args:
+        most: Bytes; 0 = a quarter of the machine's memory, but at least 256 MiB.
+    """
+
+    def __init__(self, most: int = 0) -> None:
+        self.most = most or max(memory_bytes() // 4, _LEAST)
+        self.held = 0
+        self.turns = asyncio.Semaphore(_AT_ONCE)
+
+    def __repr__(self) -> str:
+        return f"<Budget {self.held} of {self.most} bytes>"
+
+
+class Share:
+    """What one request holds of a budget. Give it back with :meth:`free`, exactly once."""
+
+    __slots__ = ("_budget", "size")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self.size = 0
+
+    def take(self, size: int) -> None:
+        """Hold so many bytes more.
+
+        Raises:
+            TooLarge: they would not fit if nobody else held any.
+            Overloaded: they do not fit now.
+        """
+        budget = self._budget
+        if self.size + size > budget.most:
+            raise TooLarge(
+                f"the request needs more than the {budget.most} bytes that bodies may hold together",
+                fix="Raise --max-bodies-mb.",
+            )
+        if budget.held + size > budget.most:
+            raise Overloaded(
+                f"the bodies of other requests hold {budget.held} of {budget.most} bytes",
+                fix="Try again in a moment, or raise --max-bodies-mb.",
+                retry_after=_PAUSE_S,
+            )
+        self.size += size
+        budget.held += size
+
+    def give(self, size: int) -> None:
+        """Hold so many bytes less."""
+        self.size -= size
+        self._budget.held -= size
+
+    def free(self) -> None:
+        """Hold none."""
+        self.give(self.size)
+
+    async def inflate(self, body: bytes, encoding: str, limit: int) -> bytes:
+        """A body as it was before it was compressed; other requests have their turns meanwhile.
+
+        Raises:
+            InvalidInput: it is not whole, or something follows it.
+            TooLarge: it inflates beyond the limit, or more than bodies do.
+            Unsupported: the encoding is not known.
+            Overloaded: there is no room for it now.
+        """
+        most = ceiling(len(body), limit)
+        self.take(most)
+        machine = Inflater(body, encoding, limit)
+        if not machine.step():  # most are small, and done
+            async with self._budget.turns:
+                await asyncio.to_thread(machine.run)
+        data = machine.data()
+        self.give(most - min(most, len(data)))
+        return data

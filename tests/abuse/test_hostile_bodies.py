@@ -1,0 +1,143 @@
+"""Bodies that are hard to decode: others are answered meanwhile, and the memory has a bound.
+
+A loop that decodes such a body itself answers nobody until it is done: not one health check, whatever the
+machine. ``benchmarks/hostile_bodies.py`` has the times.
+"""
+
+import gzip
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import tritonclient.grpc as triton
+
+from salver.testing.process import ServerProcess
+from waiting import PATIENCE_S
+from zoo import infer_body, write_identity, write_mlp
+
+MLP = "/v2/models/mlp/infer"
+#: Answers to others while one hostile body is decoded: a blocked loop gives two at most, one on either side.
+LEAST = 10
+LISTS = b'{"inputs":[' + b"[]," * 6_000_000 + b"[]]}"
+NUMBERS = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[%b1]}]}' % (b"1," * 20_000_000)
+NAMED = json.dumps(
+    {"inputs": [{"name": f"x{i}", "datatype": "FP32", "shape": [1], "data": [1]} for i in range(200_000)]}
+).encode()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder: Path = tmp_path_factory.mktemp("hostile")
+    write_mlp(folder / "models" / "mlp", 1)
+    write_identity(folder / "models", "BYTES")
+    options = ["--max-bodies-mb", "400", "--control", "none"]
+    with ServerProcess([folder / "models"], folder / "log", options) as server:
+        server.wait_ready()
+        for size in (1 << 18, 5 << 20):  # the processes that decode are there
+            assert server.ask("POST", MLP, b'{"inputs":[' + b" " * size + b"]}")[0] == 400
+        yield server
+
+
+def answers_meanwhile(server: ServerProcess, attack: Callable[[], int]) -> tuple[int, int]:
+    """How often health and the tiny model were answered, both, while an attack was; and its status."""
+    status: list[int] = []
+    attacking = threading.Thread(target=lambda: status.append(attack()))
+    attacking.start()
+    count = 0
+    while attacking.is_alive():
+        assert server.get("/v2/health/live")[0] == 200
+        assert server.post(MLP, infer_body())[0] == 200
+        count += 1
+    attacking.join()
+    return count, status[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (MLP, LISTS),
+        (MLP, NUMBERS),
+        ("/v1/models/mlp:predict", LISTS.replace(b"inputs", b"instances")),
+        ("/v2/models/mlp/generate", LISTS.replace(b"inputs", b"x")),
+        ("/v1/chat/completions", LISTS.replace(b"inputs", b"messages")),
+        ("/v1/embeddings", LISTS.replace(b"inputs", b"input")),
+    ],
+    ids=["lists", "numbers", "TensorFlow Serving", "generate", "chat", "embeddings"],
+)
+def test_others_are_answered_while_a_hostile_body_is_decoded(
+    server: ServerProcess, path: str, body: bytes
+) -> None:
+    count, status = answers_meanwhile(server, lambda: server.ask("POST", path, body)[0])
+    assert 400 <= status < 500
+    assert count >= LEAST
+
+
+def test_many_names_are_refused(server: ServerProcess) -> None:
+    status, reply = server.ask("POST", MLP, NAMED)
+    assert status == 400
+    assert b"at most 4096" in reply
+
+
+def test_others_are_answered_while_a_dense_message_is_read(server: ServerProcess) -> None:
+    hostile = b"\x0a\x03mlp" + b"".join([b"\x2a\x00"] * 6_000_000)  # empty inputs
+
+    def attack() -> int:
+        with grpc.insecure_channel(server.address) as channel:
+            call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            with pytest.raises(grpc.RpcError) as caught:
+                call(hostile, timeout=PATIENCE_S)
+        return int(caught.value.code().value[0])
+
+    count, status = answers_meanwhile(server, attack)
+    assert status in (3, 8)  # INVALID_ARGUMENT, RESOURCE_EXHAUSTED
+    assert count >= LEAST
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_bombs_are_refused(server: ServerProcess, encoding: str) -> None:
+    bomb = gzip.compress(bytes(63 << 20))
+    status, reply = server.ask("POST", MLP, bomb, {"Content-Encoding": encoding})
+    assert status == 400
+    assert b"more than 100 times its size" in reply
+
+
+def test_bombs_over_grpc_are_refused(server: ServerProcess) -> None:
+    given = triton.InferInput("x", [1, 8_000_000], "FP32")
+    given._get_content()
+    given._raw_content = bytes(32_000_000)
+    with (
+        triton.InferenceServerClient(server.address) as client,
+        pytest.raises(triton.InferenceServerException) as caught,
+    ):
+        client.infer("mlp", [given], compression_algorithm="gzip")
+    assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+    assert "times its size" in caught.value.message()
+
+
+def resident(server: ServerProcess) -> int:
+    """Bytes of memory that the server's main process holds, at most so far."""
+    text = Path(f"/proc/{server.pid}/status").read_text()
+    return int(text.partition("VmHWM:")[2].split()[0]) << 10
+
+
+def test_the_bodies_of_all_hold_no_more_than_they_may(server: ServerProcess) -> None:
+    before = resident(server)
+    page = bytes(range(256)) * 16 + bytes(60_000)  # shrinks to a fortieth at best
+    body = gzip.compress((page * 1000)[: 60 << 20], 1)
+    statuses: list[int] = []
+
+    def attack() -> None:
+        statuses.append(server.ask("POST", MLP, body, {"Content-Encoding": "gzip"})[0])
+
+    attackers = [threading.Thread(target=attack) for _ in range(24)]
+    for attacker in attackers:
+        attacker.start()
+    for attacker in attackers:
+        attacker.join()
+    assert set(statuses) <= {400, 503}
+    assert 503 in statuses  # 24 times 60 MiB do not fit into 400
+    assert server.post(MLP, infer_body())[0] == 200
+    assert resident(server) - before < 800 << 20
