@@ -1,7 +1,7 @@
 """How long do others wait while somebody sends bodies that are hard to decode?
 
-Starts a server, measures a health check and a tiny model while it is quiet, then under each attack, and prints
-p50 and p99 of both with what they are above quiet. Two callers send each attack over and over.
+Starts a server, measures a health check and a tiny model while it is quiet, then under each attack, and
+prints p50 and p99 of both with what they are above quiet. Two callers send each attack over and over.
 
 Run: .venv/bin/python benchmarks/hostile_bodies.py [--seconds 6] [--attack NAME]
 """
@@ -168,8 +168,8 @@ def main() -> None:
                     found, answers = _attack(server, make(), given.seconds)
                     for what, before, now in zip(("health", "tiny model"), quiet, found, strict=True):
                         print(
-                            f"{name:28} {what:10} quiet p50 {before[0]:6.1f} p99 {before[1]:6.1f} ms, attacked "
-                            f"p50 {now[0]:6.1f} p99 {now[1]:6.1f} ms, +{now[1] - before[1]:.1f} ms",
+                            f"{name:28} {what:10} quiet p50 {before[0]:6.1f} p99 {before[1]:6.1f} ms, "
+                            f"attacked p50 {now[0]:6.1f} p99 {now[1]:6.1f} ms, +{now[1] - before[1]:.1f} ms",
                             flush=True,
                         )
                     print(f"{'':28} answered {answers}", flush=True)

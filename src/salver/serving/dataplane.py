@@ -341,10 +341,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             lease, refusal = self._lease(model, version, plan)
             try:
                 served = lease.id
-                if call.is_large:
-                    request = await self._decode(codec, body, call, lease.servable.signature)
-                else:
-                    request = codec.decode(body, lease.servable.signature)
+                request = await self._decode(codec, body, call, lease.servable.signature)
                 if refusal or "sequence_id" in request.parameters or (plan and plan.assignment is None):
                     read = functools.partial(self._decode, codec, body, call)
                     moved = await self._moved(lease, refusal, plan, request, call, (model, version), read)

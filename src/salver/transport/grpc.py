@@ -273,18 +273,23 @@ class GrpcMethods:
             if share is not None:
                 share.free()
         if isinstance(reply, bytes):
-            if self._compression and path in _INFERRING:
-                start, body = await packed(reply, headers, self._compression)
-            else:
-                start, body = START, frame(reply)
-            if call.traceparent:
-                named = (b"traceparent", call.traceparent.encode())
-                start = {**start, "headers": [*start["headers"], named]}
-            await send(start)
-            await send({"type": "http.response.body", "body": body})
-            await send(_OK)
+            await self._answer(send, reply, headers, call, path in _INFERRING)
         else:  # "Trailers-Only": a client that has seen other headers does not try again (gRPC's A6)
             await _end(send, reply)
+
+    async def _answer(
+        self, send: Send, reply: bytes, headers: Mapping[bytes, bytes], call: Call, may_pack: bool
+    ) -> None:
+        if self._compression and may_pack:
+            start, body = await packed(reply, headers, self._compression)
+        else:
+            start, body = START, frame(reply)
+        if call.traceparent:
+            named = (b"traceparent", call.traceparent.encode())
+            start = {**start, "headers": [*start["headers"], named]}
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
+        await send(_OK)
 
     def _incident(self, path: str, error: Exception) -> Internal:
         incident = self._new_id()
