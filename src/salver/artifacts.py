@@ -235,6 +235,9 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads: Threads inside one run; 0 = let the backend's traits decide.
         runner: ``thread``, ``process`` (own host process) or ``auto`` (by the backend's traits).
         memory_limit_mb: Address-space limit of a host process; 0 = none.
+        run_timeout_s: A run that takes longer hangs: its host process is killed and started again, and a
+            model on threads is not ready until the run ends. 0 = learned: ten minutes at first, then a
+            hundred times the longest run, and at least a minute.
         rate_limits: What the first instances, group by group, take of resources that models share; the
             others take nothing.
     """
@@ -243,6 +246,7 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 0
     runner: Literal["auto", "thread", "process"] = "auto"
     memory_limit_mb: int = 0
+    run_timeout_s: float = 0.0
     rate_limits: tuple[RateLimit, ...] = ()
 
 

@@ -94,7 +94,7 @@ def test_what_no_machine_bears_is_refused_by_name(path: str, value: float) -> No
     found = misfit(config, SMALL)
     if path not in bounds._OF_MODEL and kind is float and value == 2**63:
         return  # a number that nothing is made of, as a price
-    limit = bounds._OF_MODEL.get(path)
+    limit: Any = bounds._OF_MODEL.get(path)
     if isinstance(limit, int) and value <= limit:
         return
     assert found is not None, path

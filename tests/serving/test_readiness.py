@@ -33,7 +33,7 @@ class World:
 
     def load(self, name: str, version: str = "1", engine: object = None) -> None:
         self.loaded.append(
-            SimpleNamespace(manifest=SimpleNamespace(id=ModelId(name, version)), engine=engine)
+            SimpleNamespace(hangs=False, manifest=SimpleNamespace(id=ModelId(name, version)), engine=engine)
         )
 
     def unload(self, name: str) -> None:

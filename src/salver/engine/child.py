@@ -12,6 +12,7 @@ descriptor is closed.
 import asyncio
 import itertools
 import logging
+import math
 import os
 import re
 import signal
@@ -91,6 +92,7 @@ class HostProcess:
 
     signature: Signature
     asks: Literal["batch", "requests", "stream", "forms"]
+    watches_streams = True  # a model that answers in pieces, and says nothing, is killed
     has_opinion = wants_trace = False
     alone = ""
     imports: tuple[str, ...] = ()
@@ -113,6 +115,9 @@ class HostProcess:
         self._frames = Frames()
         self._why_killed = ""
         self._deaf_timer: asyncio.TimerHandle | None = None
+        self._hangs_at = math.inf  # when the run under way is taken for a hang
+        self._looks_at = math.inf  # when that is looked at: one timer watches over many runs
+        self._look_timer: asyncio.TimerHandle | None = None
         self._line = b""
         self._last_lines: deque[str] = deque(maxlen=12)
         self._desk: Desk | None = None
@@ -190,11 +195,10 @@ class HostProcess:
             self._inherit(work)
             order = self._order(work)
         self._tell_now(order)
-        timer = self._watch()
+        self._watch_from_now()
 
         def hear(reply: Reply | HostDied) -> None:
-            if timer is not None:
-                timer.cancel()
+            self._hangs_at = math.inf
             if isinstance(reply, Ran) and sum([block.nbytes for block in reply.outputs]) > _OFF_LOOP:
                 self._spawn(self._finish(reply, done))
                 return
@@ -236,6 +240,8 @@ class HostProcess:
             self._under_way = found
             for pieces in found:
                 pieces.begin()
+            if self.watches_streams:
+                self._watch_from_now()
             self._as_ran(await self.ask(order))
         except SalverError as error:
             for pieces in found:
@@ -243,6 +249,7 @@ class HostProcess:
                 pieces.end(_alike(error))
         finally:
             self._under_way = ()
+            self._hangs_at = math.inf
 
     def _pass_on(self, order: Next | GiveUp) -> None:
         """What a reader says; once there is none, nor does the run need what it asks for."""
@@ -253,6 +260,8 @@ class HostProcess:
     def _take(self, piece: Piece) -> None:
         """A response has come; who does not want it any more is not there for it."""
         pieces = self._pieces.get(piece.mark)
+        if self._under_way and self.watches_streams:
+            self._watch_from_now()  # as long as it says something it does not hang
         if pieces is None or pieces.is_given_up:
             self._tell_now(Taken())
         elif sum([block.nbytes for block in piece.outputs]) > _OFF_LOOP:
@@ -290,20 +299,34 @@ class HostProcess:
         except (ValueError, TypeError, OverflowError, OSError) as error:
             raise self._died() if self.dead.done() else self.broken(error) from error
 
-    def _watch(self) -> asyncio.TimerHandle | None:
-        timeout = self.plan.run_timeout_s
-        return self._loop.call_later(timeout, self._on_hang) if timeout else None
+    def _watch_from_now(self) -> None:
+        """A run is under way, or something has been heard of it."""
+        self._hangs_at = at = self._loop.time() + self.plan.limit.seconds
+        if at < self._looks_at:
+            if self._look_timer is not None:
+                self._look_timer.cancel()
+            self._looks_at, self._look_timer = at, self._loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        self._looks_at, self._look_timer = math.inf, None
+        if any(pieces.is_untaken for pieces in self._under_way):  # it waits for a reader
+            self._watch_from_now()
+        elif self._hangs_at <= self._loop.time():
+            self.kill(f"a run did not end within {self.plan.limit.seconds:g} s")
+        elif self._hangs_at < math.inf:
+            self._looks_at = self._hangs_at
+            self._look_timer = self._loop.call_at(self._hangs_at, self._look)
 
     async def _ran(self, order: Run) -> Ran:
-        timer = self._watch()
+        self._watch_from_now()
         try:
             return self._as_ran(await self.ask(order))
         finally:
-            if timer is not None:
-                timer.cancel()
+            self._hangs_at = math.inf
 
     def _as_ran(self, reply: Reply | HostDied) -> Ran:
         if isinstance(reply, Ran):
+            self.plan.limit.observe(reply.seconds)
             return reply
         if isinstance(reply, HostDied):
             raise reply
@@ -556,9 +579,6 @@ class HostProcess:
 
     # Ending
 
-    def _on_hang(self) -> None:
-        self.kill(f"a run did not end within {self.plan.run_timeout_s:g} s")
-
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
@@ -585,8 +605,9 @@ class HostProcess:
             self._loop.remove_reader(fd)
         self._loop.remove_writer(self._ends.sock.fileno())
         self._loop.call_soon(self._ends.close)  # after who has heard the last word has read what it tells of
-        if self._deaf_timer is not None:
-            self._deaf_timer.cancel()
+        for timer in (self._deaf_timer, self._look_timer):
+            if timer is not None:
+                timer.cancel()
         self.dead.set_result(how)
         is_gone = self._told is None or (self._is_unread and isinstance(self._told, Run | Handle))
         self._hear(self._died(HostGone if is_gone else HostDied))

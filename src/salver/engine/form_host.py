@@ -28,13 +28,12 @@ _NOTHING: Mapping[str, Array] = {}
 class FormHost(HostProcess):
     """One child with a handler."""
 
+    watches_streams = False  # its owner does (salver.engine.handler_flow)
+
     def __init__(self, plan: HostPlan, ends: Ends) -> None:
         super().__init__(plan, ends)
         self._bit: Callable[[int, Answer], None] | None = None  # who is to be told of pieces of the run
         self._done: Replied | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._hangs_at = math.inf  # when the run is taken for a hang
-        self.dead.add_done_callback(self._stop_watching)
 
     def handle(
         self,
@@ -126,20 +125,3 @@ class FormHost(HostProcess):
         done, self._done = self._done, None
         if done is not None:
             done(said, seconds)
-
-    def _watch_from_now(self) -> None:
-        if timeout := self.plan.run_timeout_s:
-            self._hangs_at = self._loop.time() + timeout
-            if self._timer is None:
-                self._timer = self._loop.call_at(self._hangs_at, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._hangs_at <= self._loop.time():
-            self._on_hang()
-        elif self._hangs_at < math.inf:
-            self._timer = self._loop.call_at(self._hangs_at, self._look)
-
-    def _stop_watching(self, _: "asyncio.Future[str]") -> None:
-        if self._timer is not None:
-            self._timer.cancel()

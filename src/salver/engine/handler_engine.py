@@ -22,6 +22,7 @@ from salver.engine.handler_flow import HandlerFlow
 from salver.engine.handler_run import HandlerRun, died, told
 from salver.engine.job_queue import Batch, JobQueue, PlainQueue
 from salver.engine.refusals import LATE, closing, unloaded
+from salver.engine.run_limit import RunLimit
 from salver.engine.sequence_queue import SequenceQueue
 from salver.engine.spawn import HostPlan
 from salver.errors import DeadlineExceeded, HandlerFailed, HostGone, NotReady, SalverError, WaitedTooLong
@@ -88,7 +89,7 @@ class HandlerEngine:
         self._timer: asyncio.Handle | None = None
         self._wakes_at = 0.0  # by the engine's clock
         self._is_closed = False
-        plan = msgspec.structs.replace(plan, run_timeout_s=float(max(0, workers.response_timeout_s)))
+        plan = msgspec.structs.replace(plan, limit=RunLimit(max(0, workers.response_timeout_s) or math.inf))
         self._crew = Crew(plan, self, workers, terms.nursery)
         self._crew.scale(workers.least)
 

@@ -76,6 +76,11 @@ class Pieces:
         """Nobody wants them."""
         return self._is_given_up
 
+    @property
+    def is_untaken(self) -> bool:
+        """A response waits for its reader, or is being used: the model may have to wait for that."""
+        return not self._is_given_up and (self._ready is not None or self._is_out)
+
     def begin(self) -> None:
         """The host is told of the request in this very turn of the loop."""
         self._is_asked = True

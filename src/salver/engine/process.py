@@ -23,6 +23,7 @@ from salver.engine.backoff import Backoff
 from salver.engine.child import Done, HostProcess, Work, is_small
 from salver.engine.pieces import Pieces
 from salver.engine.ports import Gave, Server
+from salver.engine.run_limit import RunLimit
 from salver.engine.spawn import HostPlan, Interpreter
 from salver.errors import LoadFailed, NotReady, SalverError
 from salver.messages import InferRequest, Signature
@@ -102,14 +103,16 @@ class ProcessRunner:
         Args:
             backend: ``module:attribute`` of a backend, or of a class of one.
             memory_limit_mb: Limit of each host's address space; 0 = none.
-            run_timeout_s: A run that takes longer is taken for a hang, and its host killed; 0 = never.
+            run_timeout_s: A run that takes longer is taken for a hang, and its host killed; 0 = what is long
+                is learned (:mod:`salver.engine.run_limit`), inf = never.
             server: What the model may ask while it runs; None = nothing.
             interpreter: Runs the hosts; None = the one of this process. It is released by the runner.
 
         Raises:
             LoadFailed: one of them has not; the others are gone again.
         """
-        plan = HostPlan(backend, manifest, options, memory_limit_mb, run_timeout_s, server, interpreter)
+        limit = RunLimit(run_timeout_s)
+        plan = HostPlan(backend, manifest, options, memory_limit_mb, limit, server, interpreter)
         starting = [
             asyncio.ensure_future(HostProcess.launch(_of_instance(plan, instance)))
             for instance in range(slots)
@@ -130,6 +133,11 @@ class ProcessRunner:
     def __repr__(self) -> str:
         alive = sum(seat.is_alive for seat in self._seats)
         return f"<ProcessRunner {self._plan.manifest.id}, {alive} of {self.slots} hosts alive>"
+
+    @property
+    def is_lost(self) -> bool:
+        """No host lives now; one is to come."""
+        return not any(seat.is_alive for seat in self._seats)
 
     @property
     def pids(self) -> list[int]:

@@ -18,6 +18,7 @@ import msgspec
 from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions
 from salver.engine.ports import Server
+from salver.engine.run_limit import RunLimit
 from salver.engine.sharing import THREAD_VARIABLES
 from salver.engine.shm import Arena
 
@@ -47,7 +48,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     Attributes:
         backend: ``module:attribute`` of a backend, or of a class of one.
         memory_limit_mb: Limit of its address space; 0 = none.
-        run_timeout_s: A run that takes longer is taken for a hang: the host is killed. 0 = never.
+        limit: A run that takes longer is taken for a hang: the host is killed.
         server: What its model may ask while it runs; None = nothing.
         interpreter: Runs it; None = the one of this process.
         hides: Environment variables with a name that this regular expression matches are not its own; empty =
@@ -60,7 +61,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     manifest: Manifest
     options: LoadOptions
     memory_limit_mb: int = 0
-    run_timeout_s: float = 0.0
+    limit: RunLimit = msgspec.field(default_factory=RunLimit)
     server: Server | None = None
     interpreter: Interpreter | None = None
     hides: str = ""

@@ -7,6 +7,7 @@ A caller who reads slowly delays nobody: its tokens wait for it, at most as many
 
 import asyncio
 import logging
+import math
 import secrets
 import threading
 from collections import deque
@@ -20,11 +21,12 @@ from salver.backends.protocol import StepModel
 from salver.engine.answer import Answer, Piece
 from salver.engine.generation import SIGNATURE, Prompt, PromptReader
 from salver.engine.refusals import LATE, closing, due, unloaded
+from salver.engine.run_limit import RunLimit
 from salver.engine.step_run import StepRun
 from salver.engine.step_trial import try_out
 from salver.engine.steps import StepPlan, StepScheduler, StepSequence
 from salver.engine.transcript import Vocabulary
-from salver.errors import DeadlineExceeded, Internal, Unsupported
+from salver.errors import DeadlineExceeded, Internal, NotReady, Unsupported
 from salver.events import StepRan
 from salver.messages import (
     ANYBODY,
@@ -95,6 +97,10 @@ class StepEngine:
         self._steps = StepRun(id, model, vocabulary.size, self._scheduler.pace, clock)
         self._changed = threading.Condition()  # guards the scheduler, but for its two counts
         self._is_closed = False
+        self._limit = RunLimit(config.instances.run_timeout_s)
+        self._began = 0.0  # the step under way, by the step thread; 0 = none is
+        self._look_timer: asyncio.TimerHandle | None = None
+        self.hangs = False  # a step has taken too long; until it ends nothing is taken
         self._last_end = 0.0
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -220,6 +226,10 @@ class StepEngine:
         level = standing.priority or self._config.priorities.default or (levels + 1) // 2
         outlet = _Outlet(prompt, self._vocabulary, self._config.steps.end_token, now)
         sequence = StepSequence(outlet, len(prompt.tokens), prompt.most, min(level, levels), deadline)
+        if self.hangs:
+            raise self._hung()
+        if self._look_timer is None:
+            self._look_in(self._limit.seconds)
         with self._changed:
             if self._is_closed:
                 raise closing(self.id)
@@ -231,6 +241,41 @@ class StepEngine:
         with self._changed:
             if self._scheduler.finish(sequence):
                 self._changed.notify()
+
+    def _look_in(self, seconds: float) -> None:
+        if seconds < math.inf:
+            self._look_timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Does a step hang? While there are sequences, look again when the next one could."""
+        self._look_timer = None
+        if self._is_closed:
+            return
+        limit, began = self._limit.seconds, self._began
+        took = self._clock() - began if began else 0.0
+        if took < limit:
+            if began or self.queued or self.running:
+                self._look_in(limit - took)
+            return
+        self.hangs = True
+        _LOG.error("a step of model %s has not ended within %g s; it hangs", self.id, limit)
+        with self._changed:
+            left = self._scheduler.everyone()
+        for sequence in left:
+            sequence.payload.push(Piece(error=self._hung()))
+        if self._began != began:  # it has ended in this very moment
+            self._came_back()
+
+    def _hung(self) -> NotReady:
+        return NotReady(
+            f"a step of model '{self.id.name}' does not end, for more than {self._limit.seconds:g} s now",
+            fix="It is asked again when the step ends. Else restart the server.",
+        )
+
+    def _came_back(self) -> None:
+        if self.hangs:
+            self.hangs = False
+            _LOG.warning("the step of model %s that hung has ended", self.id)
 
     def _expire(self, sequence: StepSequence) -> None:
         """Should the model hang, or the thread be late."""
@@ -263,11 +308,16 @@ class StepEngine:
             return
         loop.call_soon_threadsafe(_settle, tried, None)
         while (plan := self._next()) is not None:
+            self._began = self._clock()
             try:
                 pieces, event = self._run(plan)
             except Exception as error:  # a defect of ours ends these sequences, not those to come
                 _LOG.exception("a step of %r failed", self, exc_info=error)
                 pieces, event = [(s, Piece(error=Internal(str(error)))) for s in plan.everyone], None
+            self._limit.observe(self._clock() - self._began)
+            self._began = 0.0
+            if self.hangs and not self._is_closed:
+                loop.call_soon_threadsafe(self._came_back)
             with self._changed:
                 for sequence, piece in pieces:
                     if piece.is_last:

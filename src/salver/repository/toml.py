@@ -178,6 +178,7 @@ _LEAST: Final[dict[str, float]] = {
     "instances.count": 0,
     "instances.threads": 0,
     "instances.memory_limit_mb": 0,
+    "instances.run_timeout_s": 0,
     "versions.latest": 1,
     "warmup.replays": 0,
     "warmup.rounds": 0,

@@ -51,8 +51,7 @@ class ServerControl:
         except SalverError:
             return False
         try:
-            opinion = lease.servable.is_ready
-            return opinion is None or await opinion()
+            return await lease.servable.answers()
         finally:
             lease.release()
 

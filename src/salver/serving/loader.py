@@ -31,6 +31,7 @@ from salver.engine.learned import LearnedRule
 from salver.engine.placement import Placement, place
 from salver.engine.ports import Runner, StreamRunner
 from salver.engine.process import ProcessRunner
+from salver.engine.run_limit import RunLimit
 from salver.engine.sequence_engine import SequenceEngine
 from salver.engine.sequence_streams import SequenceStreamEngine
 from salver.engine.sequences import Register
@@ -169,6 +170,8 @@ class Servable:
         self.placed: Callable[[Manifest], Placement] | None = None  # of another number of instances
         self.sampled: Callable[[Manifest], Sampling | None] = lambda manifest: None  # of another wish to log
         self._changing = asyncio.Lock()
+        self._threads: Sequence[ThreadRunner] = ()
+        self._hosts: Sequence[ProcessRunner] = ()
         self.signatures: Signatures | None = None  # of a model that has several
         self.replay: Replay | None = None  # of one that may bring warm-up records
         self.takes_forms = self.signature.takes_forms
@@ -189,7 +192,8 @@ class Servable:
 
     def hear(self, runners: Sequence[Runner]) -> None:
         """Learn from its runners what the model wants to be told, and whether it has opinions."""
-        hosts = [runner for runner in runners if isinstance(runner, ProcessRunner)]
+        self._threads = [runner for runner in runners if isinstance(runner, ThreadRunner)]
+        self._hosts = hosts = [runner for runner in runners if isinstance(runner, ProcessRunner)]
         self.asks_others = any(host.wants_trace for host in hosts)
         if any(host.has_opinion for host in hosts):
 
@@ -197,6 +201,18 @@ class Servable:
                 return all(await asyncio.gather(*(host.is_ready() for host in hosts)))
 
             self.is_ready = is_ready
+
+    @property
+    def hangs(self) -> bool:
+        """No run can be begun before one ends that hangs, and cannot be ended."""
+        engine = self.engine
+        return (isinstance(engine, StepEngine) and engine.hangs) or any(t.hangs for t in self._threads)
+
+    async def answers(self) -> bool:
+        """It can answer now, also by its own opinion where it has one."""
+        if self.hangs or any(host.is_lost for host in self._hosts):
+            return False
+        return self.is_ready is None or await self.is_ready()
 
     async def warm(self, config: ModelConfig) -> None:
         """Run it before there is traffic.
@@ -598,6 +614,7 @@ class Loader:
                 options,
                 slots=slots,
                 memory_limit_mb=manifest.config.instances.memory_limit_mb,
+                run_timeout_s=manifest.config.instances.run_timeout_s,
                 server=calls.admit(manifest.id) if calls else None,
                 interpreter=await self._environments.open(manifest) if backend.traits.reads_config else None,
             )
@@ -622,6 +639,7 @@ class Loader:
             threads=placement.threads,
             name=manifest.id.name,
             more=None if backend.traits.concurrent else more,
+            limit=RunLimit(manifest.config.instances.run_timeout_s),
         )
 
 

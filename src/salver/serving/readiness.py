@@ -76,7 +76,8 @@ class Readiness:
             return False
         wanted |= self._places.missing
         servables = self._models.servables()
-        answering = {servable.manifest.id.name for servable in servables if await _answers(servable)}
+        running = [servable for servable in servables if not servable.hangs]
+        answering = {servable.manifest.id.name for servable in running if await _answers(servable)}
         if self._counting is None:
             is_ready = wanted <= answering
             if is_ready and self.has_settled:  # what is wanted was not all named before
