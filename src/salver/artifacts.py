@@ -578,6 +578,7 @@ class Manifest(msgspec.Struct, frozen=True):
         triton: The owner's ``config.pbtxt`` as a serialised ModelConfig; empty = there is none.
         code: The program that runs it, of a backend that is one; None = the artefact says it all.
         home: The file or folder that is the model's, with all its versions.
+        columns: Of a model of a table, its inputs by the names of columns, as MLflow keeps them.
     """
 
     id: ModelId
@@ -594,6 +595,7 @@ class Manifest(msgspec.Struct, frozen=True):
     is_unreadable: bool = False
     home: Path = Path()
     code: Path | None = None
+    columns: tuple[TensorSpec, ...] = ()
 
 
 class LoadOrder(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from msgspec.structs import replace
 
 from salver.artifacts import Manifest, Ragged, Reshape
-from salver.backends import forest, ragged
+from salver.backends import forest, ragged, tabular
 from salver.backends.hidden import hidden_inputs, hidden_outputs
 from salver.backends.protocol import Answer, Backend, LoadOptions, ReadyModel, RequestModel, RunnableModel
 from salver.errors import SalverError
@@ -21,6 +21,8 @@ Shape = tuple[int, ...]
 
 def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> RunnableModel:
     """As :meth:`Backend.load`, with the shapes and outputs that callers see."""
+    if manifest.columns:
+        return tabular.load(manifest, lambda plain: load(backend, plain, options))
     config = manifest.config
     if config.ragged != Ragged() and not backend.traits.reads_config:  # else models see requests as they came
         return ragged.load(backend, manifest, options)

@@ -7,7 +7,7 @@ nothing of batching.
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -199,17 +199,27 @@ def _columns(estimator: Any) -> dict[str, DataType]:
     if names is None or not hasattr(first, "transformers_"):
         return {}
     columns = {str(name): DataType.FP64 for name in names}
-    for _, transformer, chosen in first.transformers_:
-        chosen = [chosen] if isinstance(chosen, str | int) else list(chosen)
-        for index, column in enumerate(chosen):
-            name = column if isinstance(column, str) else str(names[column])
+    for transformer, chosen in _chosen(estimator):
+        for index, name in enumerate(chosen):
             if _takes_text(transformer, index):
                 columns[name] = DataType.BYTES
     return columns
 
 
+def _chosen(estimator: Any) -> Iterator[tuple[Any, list[str]]]:
+    """The transformers of columns, each with the names of its own."""
+    names = estimator.feature_names_in_
+    for _, transformer, chosen in _first(estimator).transformers_:
+        chosen = [chosen] if isinstance(chosen, str | int) else list(chosen)
+        yield transformer, [c if isinstance(c, str) else str(names[c]) for c in chosen]
+
+
+def _steps(transformer: Any) -> list[Any]:
+    return [step for _, step in getattr(transformer, "steps", [("", transformer)])]
+
+
 def _takes_text(transformer: Any, index: int) -> bool:
-    for step in (s for _, s in getattr(transformer, "steps", [("", transformer)])):
+    for step in _steps(transformer):
         if hasattr(step, "vocabulary_"):
             return True
         learned = getattr(step, "categories_", None) or getattr(step, "statistics_", None)
@@ -244,8 +254,15 @@ def _trial(estimator: Any) -> Any:
     columns = _columns(estimator)
     if not columns:
         return ["", ""] if _takes_texts(estimator) else np.zeros((2, _width(estimator)))
-    values = {n: ["", ""] if kind is DataType.BYTES else [0.0, 0.0] for n, kind in columns.items()}
-    return _pandas().DataFrame(values)
+    values: dict[str, list[Any]] = {
+        n: [""] if kind is DataType.BYTES else [0.0] for n, kind in columns.items()
+    }
+    for transformer, chosen in _chosen(estimator):
+        for index, name in enumerate(chosen):
+            for step in _steps(transformer):
+                if (categories := getattr(step, "categories_", None)) is not None:
+                    values[name] = [categories[index][0]]  # others may be refused
+    return _pandas().DataFrame({name: value * 2 for name, value in values.items()})
 
 
 def _dense(values: Any) -> Any:

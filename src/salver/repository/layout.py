@@ -10,9 +10,10 @@ from typing import Final
 import msgspec
 
 from salver.artifacts import Manifest, ModelConfig, Versions
+from salver.backends.mlmodel import MLMODEL, parse_mlmodel
 from salver.errors import SalverError
 from salver.handlers import FORMAT
-from salver.messages import ModelId
+from salver.messages import ModelId, TensorSpec
 from salver.repository import advice
 from salver.repository.config import RepositoryConfig
 from salver.repository.fingerprint import Measured
@@ -26,6 +27,7 @@ from salver.stores import Entry, FileStore, Store, StoreFailed
 _PADDING: Final = frozenset({"tensorflow", "litert"})
 #: Folders beside the versions that hold something else.
 _BESIDE: Final = frozenset({"configs", "initial_state", "warmup"})
+_MAX_MLMODEL: Final = 1 << 20
 #: Models made of others: there is no artefact, and a version's folder, if there is one, is empty.
 _ENSEMBLE: Final = Recognised("ensemble", "ensemble")
 #: Formats of other backends that one can run as well, where its owner asks for it.
@@ -223,12 +225,39 @@ class Layout:
         try:
             if settings.config.ensemble.steps:
                 return self._manifest(id, Found(folder, _ENSEMBLE), folder, settings)
+            columns: tuple[TensorSpec, ...] = ()
+            if self._store.stat(_join(folder, MLMODEL)) is not None and not settings.config.filename:
+                file, columns = self._mlflow(folder)
+                config = msgspec.structs.replace(settings.config, filename=file)
+                settings = msgspec.structs.replace(settings, config=config)
             found = self._artefact(folder, settings.config)
             if isinstance(found, str):
                 return _broken(id, where, found)
-            return self._manifest(id, found, folder, settings)
+            manifest = self._manifest(id, found, folder, settings)
+            return msgspec.structs.replace(manifest, columns=columns) if columns else manifest
         except SalverError as error:
             return _broken(id, where, str(error))
+
+    def _mlflow(self, folder: str) -> tuple[str, tuple[TensorSpec, ...]]:
+        """Which file of a folder of MLflow's is the artefact, empty = to be found; and its columns.
+
+        Raises:
+            SalverError: no backend runs such a model.
+        """
+
+        def is_there(path: str) -> bool:
+            return self._store.stat(_join(folder, path)) is not None
+
+        content = self._store.read(_join(folder, MLMODEL), _MAX_MLMODEL)
+        where = str(self._store.local_path(_join(folder, MLMODEL)))
+        # a registry has the artefact beside it, without the folders that MLflow puts it into
+        said = parse_mlmodel(content, where, lambda path: is_there(path) or is_there(PurePath(path).name))
+        path = said.artefact if is_there(said.artefact) else PurePath(said.artefact).name
+        entry = self._store.stat(_join(folder, path))
+        if entry is None or not entry.is_folder or self._look(_join(folder, path)) is not None:
+            return path, said.columns
+        inner = [e.name for e in self._visible(_join(folder, path)) if PurePath(e.name).stem == "model"]
+        return f"{path}/{inner[0]}" if len(inner) == 1 else path, said.columns
 
     def _artefact(self, folder: str, config: ModelConfig) -> Found | str:
         """The artefact of a version, or why there is none."""
@@ -351,7 +380,7 @@ def _told_apart(numbers: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
 
 def _is_configured(entries: Iterable[Entry]) -> bool:
     """A folder with these is a model's, though it may be an artefact itself."""
-    return any(entry.name in (TOML, PBTXT) for entry in entries)
+    return any(entry.name in (TOML, PBTXT, MLMODEL) for entry in entries)
 
 
 def _for(found: Found, backend: str) -> Found | None:

@@ -7,10 +7,10 @@ MLflow says of it beside. It knows no server.
 from pathlib import Path
 from typing import Final
 
+from salver.backends.mlmodel import BESIDE, MLMODEL, MlModel, parse_mlmodel
 from salver.errors import InvalidInput
 from salver.sources.archives import card_of
 from salver.sources.fetched import Fetched, Progress
-from salver.sources.mlmodel import BESIDE, MLMODEL, MlModel, parse_mlmodel
 from salver.sources.staging import stage
 from salver.stores import StoreFailed
 

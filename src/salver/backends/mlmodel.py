@@ -1,16 +1,19 @@
 """Which file of an MLflow model is the artefact, and what does its ``MLmodel`` say of it?
 
-Pure. MLflow keeps a folder a model: ``MLmodel`` names flavours, each with the path of what its framework
-wrote. What comes of it is that file or folder, with what MLflow says of it beside.
+Nothing is read here. MLflow keeps a folder a model: ``MLmodel`` names flavours, each with the path of what
+its framework wrote. What comes of it is that file or folder, with what MLflow says of it beside.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from salver.errors import InvalidInput
+from salver.messages import TensorSpec
 from salver.plain_yaml import read_yaml
+from salver.tensor import DataType
 
 #: The file that makes a folder an MLflow model.
 MLMODEL: Final = "MLmodel"
@@ -34,6 +37,35 @@ _FLAVOURS: Final[Mapping[str, tuple[str, ...]]] = {
     "pytorch": ("model_data",),
 }
 _MOST_WORDS: Final = 4000
+_MOST_COLUMNS: Final = 4096
+#: Of columns, by MLflow's names.
+_TYPES: Final[Mapping[str, DataType]] = {
+    "boolean": DataType.BOOL,
+    "integer": DataType.INT32,
+    "long": DataType.INT64,
+    "float": DataType.FP32,
+    "double": DataType.FP64,
+    "string": DataType.BYTES,
+}
+_PYFUNC: Final = """\
+Put a class Model into a file of its own, with mlflow and pandas installed, and serve that file:
+
+import mlflow
+import numpy as np
+import pandas as pd
+
+
+class Model:
+    inputs = {{{inputs}}}
+    outputs = {{"prediction": ("FP64", [-1])}}
+
+    def load(self, context):
+        self.model = mlflow.pyfunc.load_model({path!r})
+
+    def predict(self, inputs):
+        table = {{n: [b.decode() for b in v] if v.dtype == object else v for n, v in inputs.items()}}
+        return {{"prediction": np.asarray(self.model.predict(pd.DataFrame(table)), np.float64)}}
+"""
 
 
 class MlModel(msgspec.Struct, frozen=True):
@@ -42,6 +74,7 @@ class MlModel(msgspec.Struct, frozen=True):
     Attributes:
         flavour: Of the framework whose artefact is taken.
         artefact: Its path in the model's folder, as the flavour names it; a file, or a folder.
+        columns: Inputs by name, of a model of a table whose signature says them.
     """
 
     flavour: str
@@ -49,6 +82,7 @@ class MlModel(msgspec.Struct, frozen=True):
     run_id: str = ""
     model_id: str = ""
     tags: Mapping[str, str] = {}
+    columns: tuple[TensorSpec, ...] = ()
 
 
 def parse_mlmodel(content: bytes, where: str, has: Callable[[str], bool]) -> MlModel:
@@ -70,7 +104,16 @@ def parse_mlmodel(content: bytes, where: str, has: Callable[[str], bool]) -> MlM
         for key in keys:
             path = about.get(key)
             if isinstance(path, str) and _is_below(path) and has(path.strip("/")):
-                return MlModel(flavour, path.strip("/"), *_ids(said), _tags(said, flavour, about))
+                tags = _tags(said, flavour, about)
+                return MlModel(flavour, path.strip("/"), *_ids(said), tags, _columns(said))
+    if flavours.keys() == {"python_function"}:
+        raise InvalidInput(
+            f"{where} is a pyfunc of MLflow: Python code that MLflow loads itself",
+            fix=_PYFUNC.format(
+                path=where.removesuffix(f"/{MLMODEL}"),
+                inputs=_written(_columns(said)),
+            ),
+        )
     known = ", ".join(str(name)[:40] for name in list(flavours)[:10]) or "none"
     raise InvalidInput(
         f"{where} has no flavour with an artefact that a backend runs; it has: {known}",
@@ -106,6 +149,32 @@ def _tags(said: Mapping[str, Any], flavour: str, about: Mapping[str, Any]) -> Ma
         for key, value in wanted.items()
         if isinstance(value, str) and value and len(value) <= _MOST_WORDS and "\0" not in value
     }
+
+
+def _columns(said: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
+    """The columns of its table, as the signature says them; none where one has no name or type of ours."""
+    signature = said.get("signature")
+    text = signature.get("inputs") if isinstance(signature, dict) else None
+    try:
+        columns = json.loads(text) if isinstance(text, str) and len(text) <= 1 << 20 else []
+    except (ValueError, RecursionError):
+        return ()
+    if not isinstance(columns, list) or len(columns) > _MOST_COLUMNS:
+        return ()
+    found = {}
+    for column in columns:
+        about = column if isinstance(column, dict) else {}
+        name, kind = about.get("name"), about.get("type")
+        if not isinstance(name, str) or not name or not isinstance(kind, str) or kind not in _TYPES:
+            return ()
+        found[name] = TensorSpec(name, _TYPES[kind], (-1,))
+    return tuple(found.values()) if len(found) == len(columns) else ()
+
+
+def _written(columns: tuple[TensorSpec, ...]) -> str:
+    """As a Python model declares them."""
+    named = [f'{spec.name!r}: ("{spec.datatype.name}", [-1])' for spec in columns]
+    return ", ".join(named) or '"x": ("FP64", [-1])'
 
 
 def _is_below(path: str) -> bool:

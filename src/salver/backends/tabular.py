@@ -1,0 +1,75 @@
+"""A model of a table, as its callers know it: one input for each column, by the column's name.
+
+MLflow keeps the names and types of the columns that a model was trained on. The artefact of most
+frameworks knows numbers in one input only; the columns become that input, in their order.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import numpy as np
+from msgspec.structs import replace
+
+from salver.artifacts import Manifest
+from salver.backends.protocol import RunnableModel
+from salver.errors import LoadFailed
+from salver.messages import Signature, TensorSpec
+from salver.tensor import Array, DataType
+
+Load = Callable[[Manifest], RunnableModel]
+
+_DOUBLES: Final = frozenset((DataType.FP64, DataType.INT64, DataType.INT32))
+#: Backends whose one input is FP32 unless it is declared as FP64.
+_DECLARED: Final = frozenset(("sklearn", "lightgbm"))
+
+
+def load(manifest: Manifest, inner: Load) -> RunnableModel:
+    """The model that ``inner`` loads, with an input for each of ``manifest.columns`` where these fit it."""
+    columns, config = manifest.columns, manifest.config
+    plain = replace(manifest, columns=())
+    kinds = {column.datatype for column in columns}
+    is_wide = bool(kinds & _DOUBLES) and DataType.BYTES not in kinds
+    if config.inputs:
+        return inner(plain)  # the owner's own words
+    if is_wide and manifest.backend in _DECLARED:
+        told = (TensorSpec("input", DataType.FP64, (-1, len(columns))),)
+        try:
+            return _with_columns(inner(replace(plain, config=replace(config, inputs=told))), columns)
+        except LoadFailed as error:
+            if not error.field.startswith("inputs"):
+                raise
+    return _with_columns(inner(plain), columns)
+
+
+def _with_columns(model: RunnableModel, columns: tuple[TensorSpec, ...]) -> RunnableModel:
+    own = model.signature.inputs
+    if {spec.name for spec in own} == {spec.name for spec in columns}:
+        return model  # it tells columns apart itself
+    is_matrix = len(own) == 1 and len(own[0].shape) == 2 and own[0].shape[1] in (-1, len(columns))
+    if not is_matrix or any(c.datatype is DataType.BYTES for c in columns) or not own[0].datatype.is_float:
+        return model
+    return Tabular(model, columns)
+
+
+class Tabular:
+    """A model whose one input is made of columns."""
+
+    def __init__(self, model: RunnableModel, columns: tuple[TensorSpec, ...]) -> None:
+        own: Signature = model.signature
+        self._model = model
+        self._input = own.inputs[0].name
+        self._dtype = own.inputs[0].datatype.dtype
+        self._names = [column.name for column in columns]
+        self.signature = replace(own, inputs=columns)
+
+    def __repr__(self) -> str:
+        return f"<Tabular {self._model!r}>"
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        table = np.stack([inputs[name].astype(self._dtype, copy=False) for name in self._names], axis=1)
+        return self._model.run({self._input: table})
+
+    def close(self) -> None:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        self._model.close()
