@@ -1,5 +1,6 @@
 """Who may change something, over every protocol, at every kind of port of a real server."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,9 @@ from tritonclient.grpc import service_pb2
 
 from registries import ANN
 from salver.app import FrontConfig, ServeConfig, Server
+from salver.cli import main
+from salver.client import Client
+from salver.errors import Unauthenticated
 from salver.serving.registering import HandlerStoreConfig
 from salver.serving.shelf import ShelfConfig
 from salver.transport.access_check import ApiConfig
@@ -323,3 +327,21 @@ async def test_torchserves_keys_take_the_tokens_place(tmp_path: Path, token: Api
         scale = Change("torchserve-grpc-management", "", f"{MANAGEMENT}ScaleWorker")
         assert await port.ask(scale) == "PERMISSION_DENIED"
         assert await port.ask(scale, **right) != "PERMISSION_DENIED"
+
+
+async def test_salvers_own_client_and_command_show_the_token(
+    tmp_path: Path, token: ApiConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with serving(tmp_path, "0.0.0.0", token) as port:
+        url = f"http://127.0.0.1:{port.ports['all']}"
+        async with Client(url) as client, Client(url, token=TOKEN) as known:
+            for change in (client.unload("mlp"), client.load("mlp")):
+                with pytest.raises(Unauthenticated, match="needs a token"):
+                    await change
+            await known.unload("mlp")
+            await known.load("mlp")
+        command = ["models", "unload", "mlp", "--url", url]
+        assert await asyncio.to_thread(main, command) == 1
+        monkeypatch.setenv("SALVER_TOKEN", TOKEN)
+        assert await asyncio.to_thread(main, command) == 0
+        assert "mlp is unloaded" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """``salver models``: what does a server have, and in what state?"""
 
 import asyncio
+import os
 from typing import Any
 
 from cyclopts import App, Parameter
@@ -10,7 +11,7 @@ from salver.cli.output import line, listed, record
 
 models = App(
     name="models",
-    help="List, load and unload a running server's models.",
+    help="List, load and unload a running server's models. Where it wants a token for that: SALVER_TOKEN.",
     default_parameter=Parameter(negative=()),
 )
 
@@ -57,7 +58,7 @@ async def _index(url: str) -> list[dict[str, Any]]:
 async def _change(name: str, url: str, json: bool, *, load: bool) -> int:
     from salver.client import Client
 
-    async with Client(url, timeout=600) as client:
+    async with Client(url, timeout=600, token=os.environ.get("SALVER_TOKEN", "")) as client:
         await (client.load(name) if load else client.unload(name))
     done = "loaded" if load else "unloaded"
     if json:

@@ -47,7 +47,7 @@ class Client:
     Args:
         url: Such as ``http://127.0.0.1:8000``; a path in it is put before every call's.
         timeout: Seconds that any one call may take.
-        token: Of the server's management interface, where it wants one for what is posted there.
+        token: Where the server wants one for changes: loads, unloads, outcomes.
 
     Example::
 
@@ -213,11 +213,9 @@ class Client:
         Raises:
             SalverError: as :meth:`outcome`; tell all of them again, with the same ids.
         """
-        headers = [("content-type", "application/json")]
-        headers += [("authorization", f"Bearer {self._token}")] if self._token else []
 
         async def send(body: bytes) -> bytes:
-            ask = self._http.request("POST", "/api/v1/outcomes", body, headers)
+            ask = self._http.request("POST", "/api/v1/outcomes", body, self._headers)
             return _checked(await self._send(ask)).body
 
         return await post_outcomes(send, outcomes)
@@ -281,8 +279,13 @@ class Client:
         return _checked(await self._send(self._http.request("GET", path)))
 
     async def _call(self, path: str) -> Reply:
-        json = [("content-type", "application/json")]
-        return _checked(await self._send(self._http.request("POST", path, b"{}", json)))
+        return _checked(await self._send(self._http.request("POST", path, b"{}", self._headers)))
+
+    @property
+    def _headers(self) -> list[tuple[str, str]]:
+        """Of a request that may change something."""
+        own = [("authorization", f"Bearer {self._token}")] if self._token else []
+        return [("content-type", "application/json"), *own]
 
     async def _send(self, request: bytes) -> Reply:
         try:
