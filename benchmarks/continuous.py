@@ -128,9 +128,8 @@ class Callers:
 
     def _ask(self, length: int) -> None:
         body = json.dumps({"text_input": "a", "max_tokens": length, "temperature": 0}).encode()
-        head = (
-            f"POST {self._path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n"
-        )
+        head = f"POST {self._path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+        head += f"content-length: {len(body)}\r\n"
         with socket.create_connection(self._address) as caller:
             caller.sendall(f"{head}content-type: application/json\r\n\r\n".encode() + body)
             reply = last = caller.recv(1 << 16)

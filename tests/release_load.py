@@ -143,7 +143,7 @@ class Callers:
         number = self._random.randrange(self._users)
         user, body = f"user-{number}", self._bodies[number % len(self._bodies)]
         head = (
-            f"POST {self.path} HTTP/1.1\r\nhost: x\r\nx-user-id: {user}\r\n"
+            f"POST {self.path} HTTP/1.1\r\nhost: localhost\r\nx-user-id: {user}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         writer.write(head.encode() + body)

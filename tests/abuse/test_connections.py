@@ -15,7 +15,7 @@ from zoo import infer_body, write_mlp
 
 IDLE = 10_000
 BODY = json.dumps(infer_body()).encode()
-HEAD = b"POST /v2/models/mlp/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+HEAD = b"POST /v2/models/mlp/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 
 
 @contextlib.contextmanager
@@ -114,11 +114,11 @@ BAD_HEADS = {
     "length and chunks": HEAD.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n") + b"0\r\n\r\n",
     "a negative length": HEAD.replace(b"%d" % len(BODY), b"-5"),
     "a length that is text": HEAD.replace(b"%d" % len(BODY), b"abc"),
-    "a bad chunk": b"POST /v2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    "a NUL in a header": b"GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n",
-    "ten thousand headers": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 10_000 + b"\r\n",
-    "an endless header": b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 3_000_000 + b"\r\n\r\n",
-    "an endless path": b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a bad chunk": b"POST /v2 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a NUL in a header": b"GET / HTTP/1.1\r\nHost: localhost\r\nA: \0\r\n\r\n",
+    "ten thousand headers": b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 10_000 + b"\r\n",
+    "an endless header": b"GET / HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 3_000_000 + b"\r\n\r\n",
+    "an endless path": b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "broken HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 1000,
 }
 

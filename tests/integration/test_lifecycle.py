@@ -173,7 +173,9 @@ async def test_tr_l6_sigterm_under_load_loses_nothing_and_exits_0(repository: Pa
     server.start()
     server.wait_ready()
     body = json.dumps(infer_body()).encode()
-    head = b"POST /v2/models/constant/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"POST /v2/models/constant/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
     statuses: Counter[bytes] = Counter()
     signalled = [float("inf")]
     lost: list[str] = []

@@ -319,7 +319,9 @@ def test_what_there_is_not_is_said_in_openais_form(
 
 def test_a_body_that_is_too_large_is_413(talking: ServerProcess) -> None:
     with socket.create_connection((talking.host, talking.port), 10) as raw:
-        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 90000000\r\n\r\n{")
+        raw.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 90000000\r\n\r\n{"
+        )
         answer = raw.recv(4096)
     assert b" 413 " in answer.split(b"\r\n")[0]
     assert b'"code":"content_too_large"' in answer
@@ -392,7 +394,7 @@ def test_tr_v5_who_leaves_a_stream_of_a_triton_model_stops_it(client: openai.Ope
 def test_who_leaves_before_an_answer_that_is_no_stream_frees_its_slot(talking: ServerProcess) -> None:
     body = json.dumps({"model": "slow", "prompt": "a", "max_tokens": 1000}).encode()
     with socket.create_connection((talking.host, talking.port), 10) as raw:
-        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
         raw.sendall(head.encode() + body)
         until(lambda: gauge(talking, "slow", "running_batches") == 1)
     until(lambda: gauge(talking, "slow", "running_batches") == 0)

@@ -160,7 +160,8 @@ def test_a_caller_who_leaves_frees_the_slot(stepping, protocol):
 def test_streams_dropped_at_random_hurt_nobody(stepping, network):
     """Sockets closed before, in and after an answer; then everything is as before."""
     ask = json.dumps({"text_input": "You may ", "max_tokens": 60, "temperature": 0}).encode()
-    head = b"POST /v2/models/letters_onnx/generate_stream HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+    head = b"POST /v2/models/letters_onnx/generate_stream HTTP/1.1\r\n"
+    head += b"host: localhost\r\ncontent-length: %d\r\n\r\n"
     for number in range(60):
         with socket.create_connection((stepping.host, stepping.port)) as caller:
             caller.sendall(head % len(ask) + ask)

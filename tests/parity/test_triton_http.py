@@ -326,7 +326,8 @@ def test_tr_r29_nesting_has_an_end(triton: TritonProcess) -> None:
 def test_tr_r29_a_body_in_very_many_chunks(triton: TritonProcess) -> None:
     body = json.dumps(sums()).encode()
     with socket.create_connection((triton.host, triton.port), 20) as link:
-        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\n"
+        head += "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
         chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body + b" " * 70_000)
         link.sendall(head.encode() + chunks + b"0\r\n\r\n")
         with link.makefile("rb") as reply:
