@@ -32,7 +32,7 @@ from salver.experiments.underway import UnderWay
 from salver.lifecycle.manager import Manager
 from salver.lifecycle.memory import keep_one_heap, tune_interpreter
 from salver.messages import ModelId, Signature, VersionStatus
-from salver.repository import Recognise, Repository
+from salver.repository import Repository
 from salver.repository.unpacked import Archives
 from salver.serving.bus import Bus
 from salver.serving.caching import Caching
@@ -211,7 +211,7 @@ class Server:
         calls = Calls(inner, lambda: self.control, self._metrics.own, clock, new_id)
         terms = await self._terms(calls)
         loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir), inner)
-        self._live(loader, plugins.recogniser(backends), clock)
+        self._live(loader, backends, clock)
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
         samples = self._spans.samples if self._spans else None
         self.shadows = Shadowing(self._manager, self._bus.emit, clock)
@@ -285,7 +285,7 @@ class Server:
         backing = Backing(door, self.handlers, self, reception, rules, more=more, max_body=max_body)
         return TorchServePorts(backing, self.control)
 
-    def _live(self, loader: Loader, recognise: Recognise, clock: Callable[[], float]) -> None:
+    def _live(self, loader: Loader, backends: Mapping[str, Backend], clock: Callable[[], float]) -> None:
         """Everyone who has a say in what is loaded, and the one who loads."""
         config = self.config
         self._copies = Copies()
@@ -296,10 +296,11 @@ class Server:
         )
         repository = Repository(
             config.paths,
-            recognise,
+            plugins.recogniser(backends),
             msgspec.structs.replace(config.repository, name=config.name, trusts_code=config.trust_pickle),
             lambda path: open_store(path, self._copies),
             config.customs,
+            plugins.judge(backends),
         )
         mode = ControlMode(
             config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False

@@ -579,6 +579,7 @@ class Manifest(msgspec.Struct, frozen=True):
         code: The program that runs it, of a backend that is one; None = the artefact says it all.
         home: The file or folder that is the model's, with all its versions.
         columns: Of a model of a table, its inputs by the names of columns, as MLflow keeps them.
+        brought: What of it came by request, so that its operator has not chosen what runs.
     """
 
     id: ModelId
@@ -596,6 +597,7 @@ class Manifest(msgspec.Struct, frozen=True):
     home: Path = Path()
     code: Path | None = None
     columns: tuple[TensorSpec, ...] = ()
+    brought: Literal["", "files", "path", "config"] = ""
 
 
 class LoadOrder(msgspec.Struct, frozen=True):

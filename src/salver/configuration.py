@@ -66,7 +66,8 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         http, grpc: Restricted operations and forwarded headers of each protocol.
         control: ``poll`` follows changes on disk, ``none`` looks once, ``explicit`` loads on request.
         load: What to load at the start in explicit mode.
-        trust_pickle: Allow artefacts whose loading can run code.
+        trust_pickle: Allow files whose loading runs code that is in them, and requests that bring models of
+            formats that can touch the machine.
         threads, instances: Stand in where a model's own configuration is silent; 0 = by traits.
         max_body_mb: Most MiB of an HTTP body.
         max_bodies_mb: MiB that the bodies of all requests may hold together; 0 = a quarter of the memory.

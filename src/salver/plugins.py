@@ -12,7 +12,7 @@ from pathlib import Path
 from salver.backends.protocol import Backend
 from salver.cache import CacheConfig, ResponseCache
 from salver.errors import InvalidInput
-from salver.repository.ports import Recognise, Recognised
+from salver.repository.ports import Recognise, Recognised, Touches
 
 GROUP = "salver.backends"
 CACHES = "salver.response_caches"
@@ -68,3 +68,13 @@ def recogniser(found: Mapping[str, Backend]) -> Recognise:
         return None
 
     return recognise
+
+
+def judge(found: Mapping[str, Backend]) -> Touches:
+    """Asks the backend of a format whether its artefacts can touch the machine; unknown backends' can."""
+
+    def touches(backend: str, form: str) -> bool:
+        known = found.get(backend)
+        return known is None or known.traits.touches_machine(form)
+
+    return touches

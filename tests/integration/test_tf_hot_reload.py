@@ -277,6 +277,6 @@ def test_tf_g12_tf_l6_tf_g11_a_list_by_request(models: Models, tmp_path: Path) -
                 reload_request(("c", path, [4]), ("i", str(tmp_path / "identity_fp32"), [1]))
             )
             assert code == "UNKNOWN"
-            assert "is code in a base path that a request named" in text
+            assert "lies in a base path that a request named and is python" in text
             until(lambda: states("d") == {1: 50, 2: 50}, lambda: states("d"))
             assert states("c")[4] == 30

@@ -29,7 +29,8 @@ def put(folder: Path, config: str = "", file: str = "model.onnx") -> Path:
 
 
 def found(name: str, folder: Path, **options: bool) -> dict[str, Manifest]:
-    repository = Repository([], recognise, RepositoryConfig(**options))
+    config = RepositoryConfig(**options)
+    repository = Repository([], recognise, config, touches=lambda backend, form: backend != "onnx")
     repository.overrides[name] = repository.bring(name, LoadOrder(folder=str(folder)))
     return {str(m.id): m for m in repository.scan(0.0, frozenset({name}))}
 

@@ -169,7 +169,9 @@ def test_tf_l7_tf_f8_labels_mean_what_can_answer(
 
 
 def repository(customs: Customs | None = None, **config: object) -> Repository:
-    return Repository((), recognise, RepositoryConfig(**config), customs=customs or Customs())  # type: ignore[arg-type]
+    rules = RepositoryConfig(**config)  # type: ignore[arg-type]
+    customs = customs or Customs()
+    return Repository((), recognise, rules, customs=customs, touches=lambda backend, form: backend != "onnx")
 
 
 def scan(made: Repository, now: float = 0.0) -> dict[str, Manifest]:
@@ -220,7 +222,7 @@ def test_a_models_own_configuration_holds_where_nothing_is_said(tmp_path: Path) 
     assert (config.batching.max_rows, config.instances) == (3, Instances(count=2))
 
 
-def test_code_in_a_path_that_a_request_named_is_not_run(tmp_path: Path) -> None:
+def test_only_harmless_formats_are_loaded_from_a_path_that_a_request_named(tmp_path: Path) -> None:
     write_files(tmp_path, {"a/1/model.py": "PY", "b/1/a.onnx": "ONNX"})
     for trusts, refused in ((False, ["a:1"]), (True, [])):
         made = repository(trusts_code=trusts)

@@ -30,7 +30,8 @@ class LightgbmBackend:
     name = "lightgbm"
     extra = "lightgbm"
     modules: tuple[str, ...] = ("lightgbm",)
-    traits = Traits(native=True)
+    #: Its files are data, but LightGBM ends the process at a damaged one.
+    traits = Traits(native=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """``lightgbm`` for a file that begins with ``tree`` and ``version=``."""

@@ -23,7 +23,8 @@ class LiteRtBackend:
     name = "litert"
     extra = "litert"
     modules: tuple[str, ...] = ("ai_edge_litert",)
-    traits = Traits(concurrent=False)
+    #: Its operations know no files, and no delegate or operation is loaded from outside.
+    traits = Traits(concurrent=False, harmless_formats=frozenset({"tflite"}))
 
     def recognise(self, path: Path) -> str | None:
         """``tflite`` by the flatbuffer's identifier."""

@@ -4,8 +4,11 @@ Refuse unknown options, import the framework, let the owner's words override the
 turn whatever a framework raises into ``LoadFailed``. Knows no framework.
 """
 
+import functools
 import importlib
+import importlib.metadata
 import os
+import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,6 +68,16 @@ def count_of(options: dict[str, str], key: str, default: int, *, least: int = 1)
             fix=f"Use {least} to {most}, or leave it out.",
         )
     return int(value)
+
+
+@functools.cache
+def is_at_least(package: str, least: tuple[int, int]) -> bool:
+    """True if the package is installed in this version or a newer one; judged without importing it."""
+    try:
+        found = re.match(r"(\d+)\.(\d+)", importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return found is not None and (int(found[1]), int(found[2])) >= least
 
 
 #: Models load side by side, and few frameworks expect to be imported by several threads at once.

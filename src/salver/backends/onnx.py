@@ -13,7 +13,16 @@ import numpy as np
 
 from salver.artifacts import Cost, Manifest
 from salver.backends.content import head, protobuf_fields
-from salver.backends.loading import choice_of, count_of, framework, is_batched, loading, options_of, override
+from salver.backends.loading import (
+    choice_of,
+    count_of,
+    framework,
+    is_at_least,
+    is_batched,
+    loading,
+    options_of,
+    override,
+)
 from salver.backends.onnx_cost import cost_of, product_graph
 from salver.backends.onnx_strings import bytes_of, value_of
 from salver.backends.protocol import LoadOptions, Traits
@@ -36,6 +45,8 @@ _MAPS = {"seq(map(int64,tensor(float)))", "seq(map(string,tensor(float)))"}
 _SWITCHES = {"enable_mem_arena": "enable_cpu_mem_arena", "enable_mem_pattern": "enable_mem_pattern"}
 _COUNTS = ("inter_op_thread_count", "execution_mode")
 _SHRINKAGE = "memory.enable_memory_arena_shrinkage"
+#: From here on files cannot name data outside of their folder, or in the process's memory.
+_STRICT = (1, 28)
 _BF16 = 16  # TensorProto.BFLOAT16
 
 
@@ -45,7 +56,10 @@ class OnnxBackend:
     name = "onnx"
     extra = "onnx"
     modules: tuple[str, ...] = ("onnxruntime",)
-    traits = Traits(native=True)
+
+    def __init__(self) -> None:
+        is_strict = is_at_least("onnxruntime", _STRICT)
+        self.traits = Traits(native=True, harmless_formats=frozenset({"onnx", "ort"} if is_strict else ()))
 
     def recognise(self, path: Path) -> str | None:
         """``onnx`` (a ModelProto with a version and a graph) or ``ort`` (its flat form).

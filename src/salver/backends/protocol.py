@@ -35,6 +35,10 @@ class Traits(msgspec.Struct, frozen=True):
             measured to be tiny.
         isolate: by default run it in a host process of its own (arbitrary Python code).
         reads_config: its models are told their configuration (``LoadOptions.config``).
+        harmless_formats: those formats, by the names that ``recognise`` gives them, that a request may bring.
+            A file of such a format is data, whoever made it: loading and running it reads the artefact's own
+            files, writes none, reaches no network and runs no code of the file's maker, and the framework
+            refuses damaged files without ending its process. None = not said, which counts as no format.
     """
 
     releases_gil: bool = True
@@ -42,6 +46,16 @@ class Traits(msgspec.Struct, frozen=True):
     native: bool = False
     isolate: bool = False
     reads_config: bool = False
+    harmless_formats: frozenset[str] | None = None
+
+    def touches_machine(self, form: str) -> bool:
+        """True unless an artefact of that format is known to be harmless, whoever made it.
+
+        >>> traits = Traits(harmless_formats=frozenset({"onnx"}))
+        >>> traits.touches_machine("onnx"), traits.touches_machine("savedmodel")
+        (False, True)
+        """
+        return form not in (self.harmless_formats or ())
 
 
 class LoadOptions(msgspec.Struct, frozen=True):

@@ -73,7 +73,14 @@ class PythonBackend:
     name = "python"
     extra = "python"
     modules: tuple[str, ...] = ()
-    traits = Traits(releases_gil=False, concurrent=False, native=False, isolate=True, reads_config=True)
+    traits = Traits(
+        releases_gil=False,
+        concurrent=False,
+        native=False,
+        isolate=True,
+        reads_config=True,
+        harmless_formats=frozenset(),
+    )
 
     def recognise(self, path: Path) -> str | None:
         """``triton_python`` for source that defines ``TritonPythonModel``; ``python`` for ``class Model``.

@@ -46,7 +46,8 @@ class SklearnBackend:
     name = "sklearn"
     extra = "sklearn"
     modules: tuple[str, ...] = ("sklearn", "skops")
-    traits = Traits(releases_gil=False)
+    #: A pickle runs code. A skops file does not, but a vectoriser in it may take texts for names of files.
+    traits = Traits(releases_gil=False, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """``skops`` for an archive with a schema; ``pickle`` for an object of a class, compressed or not."""

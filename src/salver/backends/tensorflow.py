@@ -55,7 +55,9 @@ class TensorFlowBackend:
     name = "tensorflow"
     extra = "tensorflow"
     modules: tuple[str, ...] = ("tensorflow",)
-    traits = Traits(isolate=True)  # else it stays in the server's memory when its last model is gone
+    #: Isolated, since it stays in a process's memory when its last model is gone. Operations of a graph read
+    #: and write files.
+    traits = Traits(isolate=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """``savedmodel`` for a folder that holds a ``saved_model.pb`` with a meta graph."""

@@ -47,7 +47,8 @@ class TorchBackend:
     name = "torch"
     extra = "torch"
     modules: tuple[str, ...] = ("torch",)
-    traits = Traits()
+    #: Operations of TorchScript read and write files; an exported program may hold pickles and machine code.
+    traits = Traits(harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """``torch-export``, ``torchscript``, ``torch-aoti``; ``torch-weights`` for what holds no program."""

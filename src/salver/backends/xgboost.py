@@ -38,7 +38,8 @@ class XgboostBackend:
     name = "xgboost"
     extra = "xgboost"
     modules: tuple[str, ...] = ("xgboost",)
-    traits = Traits(native=True)
+    #: Its files are data, but XGBoost does not check where trees point: a damaged one ends the process.
+    traits = Traits(native=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """``xgboost-json``, ``xgboost-ubj``, or ``xgboost-binary`` for the format of before 1.0."""

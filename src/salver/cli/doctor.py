@@ -49,8 +49,17 @@ def doctor(
         return 0
     table(("machine", "", ""), [[f.what, f.value, f.hint] for f in machine])
     line()
-    rows = [[f.backend, f.state, ", ".join(map(" ".join, f.versions.items())), f.fix] for f in installed]
-    table(("backend", "state", "found", "to install"), rows)
+    rows = [
+        [
+            f.backend,
+            f.state,
+            ", ".join(f.harmless_formats) or "none",
+            ", ".join(map(" ".join, f.versions.items())),
+            f.fix,
+        ]
+        for f in installed
+    ]
+    table(("backend", "state", "formats by request", "found", "to install"), rows)
     return 0
 
 

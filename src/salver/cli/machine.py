@@ -28,6 +28,7 @@ class Framework(msgspec.Struct, frozen=True):
     Attributes:
         missing: Modules that are not installed.
         fix: How to install them, or empty.
+        harmless_formats: Those that requests may bring without ``--trust-pickle``.
     """
 
     backend: str
@@ -35,6 +36,7 @@ class Framework(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     missing: tuple[str, ...]
     fix: str
+    harmless_formats: tuple[str, ...]
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -59,7 +61,8 @@ def _framework(backend: Backend, owners: Mapping[str, Sequence[str]]) -> Framewo
             for owner in sorted(set(owners.get(module.partition(".")[0], ()))):
                 versions[owner] = importlib.metadata.version(owner)
     fix = f"pip install 'salver[{backend.extra}]'" if missing else ""
-    return Framework(backend.name, "missing" if missing else "ok", versions, missing, fix)
+    harmless = tuple(sorted(backend.traits.harmless_formats or ()))
+    return Framework(backend.name, "missing" if missing else "ok", versions, missing, fix, harmless)
 
 
 def is_installed(module: str) -> bool:

@@ -236,7 +236,11 @@ def serve(
         tuple[str, ...], Parameter(help="A model to load at the start, with --control explicit.")
     ] = (),
     trust_pickle: Annotated[
-        bool, Parameter(help="Allow pickle and joblib files. Loading one runs any code that is in it.")
+        bool,
+        Parameter(
+            help="Allow pickle and joblib files, packages of machine code, and models of every format that "
+            "requests bring. Loading one may run any code that is in it."
+        ),
     ] = False,
     runs: Runs = _RUNS,
     bodies: Bodies = _BODIES,

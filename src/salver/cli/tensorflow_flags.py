@@ -82,7 +82,10 @@ OWN: Final[dict[str, tuple[Type, str]]] = {
     "tls_cert": ("text", "PEM file; encrypts the REST port, with tls_key"),
     "tls_key": ("text", "PEM file"),
     "max_body_mb": ("int", "most MiB of a body over REST (64)"),
-    "trust_pickle": ("switch", "allow pickle and joblib files"),
+    "trust_pickle": (
+        "switch",
+        "allow pickle and joblib files, and requests to bring models of any format",
+    ),
     "state_dir": ("text", "where profiles of models with an objective, and ONNX graphs, are kept"),
     "prefer": (
         "text",

@@ -141,7 +141,10 @@ PYTHON_SETTINGS: Final[dict[str, str]] = {
 
 #: Flags of ``salver serve`` itself that go with tritonserver's.
 OWN: Final[dict[str, tuple[Type, str]]] = {
-    "trust-pickle": ("switch", "allow pickle and joblib files"),
+    "trust-pickle": (
+        "switch",
+        "allow pickle and joblib files, and requests to bring models of any format",
+    ),
     "allow-openai": ("bool", "open the port of OpenAI's routes (true where a flag of its is given)"),
     "state-dir": ("text", "where profiles of models with an objective are kept"),
     "cors-origin": ("text", "origin whose pages may ask over HTTP; * for every one; may be repeated"),

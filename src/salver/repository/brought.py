@@ -30,7 +30,7 @@ class Brought:
         folder: The model's folder, resolved; None = its own.
         bytes: What was written into it.
         members: Folders of models that came with it, by name.
-        is_trusted: What lies in its folder may be a program.
+        is_trusted: The platform chose what lies in its folder, which may be of any format.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: Of the one model that the paths must then hold; empty = by file or folder.
         settle_s: Seconds for which a change must rest before it counts, from the second scan on.
-        trusts_code: Models that are code may come with a request, too.
+        trusts_code: Requests may bring models of any format; else only of harmless ones.
         config_name: ``configs/NAME.pbtxt`` of a model stands for its ``config.pbtxt`` where there is one;
             empty = none does.
         default_rows: ``max_batch_size`` of models whose Triton configuration leaves it out, or that have

@@ -22,6 +22,7 @@ from salver.repository.names import GENERIC_STEMS, is_padded_version, is_version
 from salver.repository.ports import Recognise, Recognised
 from salver.repository.settings import PBTXT, TOML, Settings, of_one_version, program_of, read_settings
 from salver.stores import Entry, FileStore, Store, StoreFailed
+from salver.wire.config_view import parameters
 
 #: Backends whose users number versions with leading zeros (``00000123``).
 _PADDING: Final = frozenset({"tensorflow", "litert"})
@@ -160,7 +161,9 @@ class Layout:
             return _broken(
                 id, local, f"{local} is {found.what.format}, which is nothing for the {wanted} backend"
             )
-        return self._manifest(id, fitting, found.path, settings)
+        theirs = settings.own.config.backend if settings.own else wanted
+        own = _for(found, theirs) if theirs else found
+        return self._manifest(id, fitting, found.path, settings, own or "")
 
     def _model(self, folder: str, name: str, entries: tuple[Entry, ...]) -> Iterator[Manifest]:
         """A folder of versions, or one with the artefact right in it."""
@@ -211,7 +214,7 @@ class Layout:
             settings = read_settings(self._store, found.path, name, override, self._config)
         if settings.problem:
             return _unreadable(ModelId(name, version), self._store.local_path(found.path), settings)
-        manifest = self._manifest(ModelId(name, version), found, found.path, settings)
+        manifest = self._manifest(ModelId(name, version), found, found.path, settings, found)
         if found.what.format == FORMAT:  # files of other versions of it lie beside this one
             config = msgspec.structs.replace(manifest.config, versions=Versions(all=True))
             return msgspec.structs.replace(manifest, config=config)
@@ -224,19 +227,27 @@ class Layout:
             return _unreadable(id, where, settings)
         try:
             if settings.config.ensemble.steps:
-                return self._manifest(id, Found(folder, _ENSEMBLE), folder, settings)
-            columns: tuple[TensorSpec, ...] = ()
-            if self._store.stat(_join(folder, MLMODEL)) is not None and not settings.config.filename:
-                file, columns = self._mlflow(folder)
-                config = msgspec.structs.replace(settings.config, filename=file)
-                settings = msgspec.structs.replace(settings, config=config)
-            found = self._artefact(folder, settings.config)
+                ensemble = Found(folder, _ENSEMBLE)
+                return self._manifest(id, ensemble, folder, settings, ensemble)
+            config, columns = self._completed(folder, settings.config)
+            settings = msgspec.structs.replace(settings, config=config)
+            found = self._artefact(folder, config)
             if isinstance(found, str):
                 return _broken(id, where, found)
-            manifest = self._manifest(id, found, folder, settings)
+            own: Found | str = found
+            if settings.own is not None:
+                own = self._artefact(folder, self._completed(folder, settings.own.config)[0])
+            manifest = self._manifest(id, found, folder, settings, own)
             return msgspec.structs.replace(manifest, columns=columns) if columns else manifest
         except SalverError as error:
             return _broken(id, where, str(error))
+
+    def _completed(self, folder: str, config: ModelConfig) -> tuple[ModelConfig, tuple[TensorSpec, ...]]:
+        """The configuration with the artefact that MLflow names, where it names none itself; and columns."""
+        if config.filename or self._store.stat(_join(folder, MLMODEL)) is None:
+            return config, ()
+        file, columns = self._mlflow(folder)
+        return msgspec.structs.replace(config, filename=file), columns
 
     def _mlflow(self, folder: str) -> tuple[str, tuple[TensorSpec, ...]]:
         """Which file of a folder of MLflow's is the artefact, empty = to be found; and its columns.
@@ -302,7 +313,10 @@ class Layout:
             return f"{where}: {_NO_TREELITE}"
         return advice.unrecognised_folder(where, [e.name for e in self._visible(folder)])
 
-    def _manifest(self, id: ModelId, found: Found, folder: str, settings: Settings) -> Manifest:
+    def _manifest(
+        self, id: ModelId, found: Found, folder: str, settings: Settings, own: Found | str
+    ) -> Manifest:
+        """The version whose artefact was found; ``own`` is what the model's own configuration would find."""
         measured = self._measure(folder, id, settings)
         if found.code is not None:
             measured.add_text(f"{found.code} {found.code.stat().st_mtime_ns}")
@@ -322,6 +336,7 @@ class Layout:
             notices=settings.notices,
             triton=settings.triton,
             code=found.code,
+            brought="config" if own != found or _tells_otherwise(settings) else "",
         )
         return with_archive(manifest) if manifest.format == FORMAT else manifest
 
@@ -376,6 +391,15 @@ def _told_apart(numbers: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
             twice.append(f"{kept[number].name}, since {entry.name} is the same version")
         kept[number] = entry
     return [kept[number] for number in sorted(kept)], twice
+
+
+def _tells_otherwise(settings: Settings) -> bool:
+    """A request tells the backend, or the model's program, something else than the model's own files do."""
+    own = settings.own
+    if own is None:
+        return False
+    is_same = own.config.options == settings.config.options
+    return not is_same or parameters(own.triton) != parameters(settings.triton)
 
 
 def _is_configured(entries: Iterable[Entry]) -> bool:

@@ -35,7 +35,7 @@ class Place(msgspec.Struct, frozen=True):
         default_label: Which of them requests mean that name no version; empty = as its configuration says.
         platform: As the operator calls it.
         logging: Which requests are written down; None = as its own configuration says.
-        is_asked: A request named the path, and no operator did: what lies there may not be code.
+        is_asked: A request named the path, and no operator did.
         is_exact: What lies there is whole, and nothing but the ``specific`` versions is looked at.
     """
 

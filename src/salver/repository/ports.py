@@ -15,3 +15,6 @@ class Recognised(msgspec.Struct, frozen=True):
 
 #: Looks at a file or folder, briefly, by content; None where no backend knows it.
 Recognise = Callable[[Path], Recognised | None]
+
+#: Given a backend and a format: can loading or running such an artefact touch files, the network or run code?
+Touches = Callable[[str, str], bool]

@@ -6,6 +6,7 @@ change from one under way. It loads nothing and knows no framework.
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ from salver.repository.brought import MOST_BYTES, Brought, bring
 from salver.repository.config import RepositoryConfig
 from salver.repository.layout import Layout
 from salver.repository.places import Customs, Place, overlaid
-from salver.repository.ports import Recognise
+from salver.repository.ports import Recognise, Touches
 from salver.repository.settle import Settling
 from salver.stores import DistantStore, FileStore, Store, StoreFailed
 from salver.wire import tf_text
@@ -31,12 +32,27 @@ from salver.wire import tf_text
 _USUAL: Final = RepositoryConfig()
 _NO_CUSTOMS: Final = Customs()
 _LOG = logging.getLogger("salver.repository")
-#: Backends whose artefacts are programs.
-_CODE: Final = frozenset({"python"})
+#: Of a model that is refused: what a request brought of it, and what to do instead.
+_REFUSED: Final = {
+    "files": ("came with the request and is", "put the model into the repository"),
+    "path": (
+        "lies in a base path that a request named and is",
+        "name its base path on the command line or in --model_config_file",
+    ),
+    "config": (
+        "is given another file, backend or parameters by the request's configuration and is",
+        "change the configuration in the repository",
+    ),
+}
+_MOST_ENTRIES: Final = 20_000
 
 
 def _file_store(path: Path | str) -> Store:
     return FileStore(Path(path))
+
+
+def _unknown(backend: str, form: str) -> bool:
+    return True
 
 
 class Repository:
@@ -47,6 +63,7 @@ class Repository:
         recognise: Tells formats apart.
         open_store: Opens one path.
         customs: For the models that :meth:`place` names.
+        touches: Tells which formats requests may bring; without it none.
     """
 
     def __init__(
@@ -56,6 +73,7 @@ class Repository:
         config: RepositoryConfig = _USUAL,
         open_store: Callable[[Path | str], Store] = _file_store,
         customs: Customs = _NO_CUSTOMS,
+        touches: Touches = _unknown,
     ) -> None:
         self._paths = tuple(paths)
         self._open_store = open_store
@@ -69,6 +87,7 @@ class Repository:
         self._recognise = recognise
         self._config = config
         self._refuses_nothing = config.refuses_nothing  # until the first scan is over
+        self._touches = touches
         self._settling = Settling(config.settle_s)
         self._before: dict[Path | str, tuple[Manifest, ...]] = {}  # what was last found in distant stores
         self._found: dict[tuple[str, str], tuple[Manifest, ...]] = {}  # by name and path, what places had
@@ -157,7 +176,7 @@ class Repository:
                 found[id] = _clashing(manifest, where)
         settled = self._replaced(self._settling.take(self._renamed(found), now, at_once | moved))
         self._moved -= moved
-        return tuple(self._overlaid([settled[id] for id in sorted(settled)]))
+        return tuple(self._overlaid([self._admitted(settled[id]) for id in sorted(settled)]))
 
     def _overlaid(self, found: Sequence[Manifest]) -> Iterator[Manifest]:
         """With what is told of the models from outside, which counts at once."""
@@ -190,7 +209,7 @@ class Repository:
         if isinstance(store, DistantStore):
             found = tuple(_told(manifest, store.told) for manifest in found)
         if place.is_asked:
-            found = tuple(_refused(m) if self._is_code(m) else m for m in found)
+            found = tuple(msgspec.structs.replace(m, brought="path") for m in found)
         if self._customs.has_own_batching:
             found = tuple(_with_batching(manifest, store) for manifest in found)
         return self._keep(place, found)
@@ -242,7 +261,7 @@ class Repository:
             if brought.folder is not None:
                 layout = self._layout(FileStore(brought.folder), lambda _, b=brought: b.config)  # type: ignore[misc]
                 found = {id: m for id, m in found.items() if id.name != name}
-                found |= {m.id: self._vetted(m, brought) for m in layout.one(name)}
+                found |= {m.id: _sent(m, brought) for m in layout.one(name)}
                 for member, folder in brought.members.items():
                     found |= self._member(found, name, member, folder, brought)
         return found
@@ -257,22 +276,20 @@ class Repository:
                 id: msgspec.structs.replace(m, problem=problem) for id, m in found.items() if id.name == name
             }
         layout = self._layout(FileStore(folder), lambda _: "")
-        return {m.id: self._vetted(m, brought) for m in layout.one(member)}
+        return {m.id: _sent(m, brought) for m in layout.one(member)}
 
-    def _vetted(self, manifest: Manifest, brought: Brought) -> Manifest:
-        """Not everyone who may have a model loaded may run code here; who fills the repository may."""
-        if not self._is_code(manifest) or brought.is_trusted:
+    def _admitted(self, manifest: Manifest) -> Manifest:
+        """Refuse what requests brought if it can touch the machine; who fills the repository is not asked."""
+        brought, is_ensemble = manifest.brought, bool(manifest.config.ensemble.steps)
+        if not brought or manifest.problem or self._config.trusts_code or is_ensemble:
             return manifest
-        problem = (
-            f"the files that came with the request are code ({manifest.path.name}). If you trust all who can "
-            "send such requests, start with --trust-pickle; else put the model into the repository"
-        )
+        if self._touches(manifest.backend, manifest.format):
+            return msgspec.structs.replace(manifest, problem=_refusal(manifest))
+        link = _leads_out(manifest.home) if brought != "config" else None
+        if link is None:
+            return manifest
+        problem = f"model '{manifest.id.name}' came by request, and {link} leads out of its folder"
         return msgspec.structs.replace(manifest, problem=problem)
-
-    def _is_code(self, manifest: Manifest) -> bool:
-        """That somebody could run by having it loaded, and may not."""
-        is_code = manifest.backend in _CODE or "module" in manifest.config.options
-        return is_code and not self._config.trusts_code
 
     def _renamed(self, found: dict[ModelId, Manifest]) -> dict[ModelId, Manifest]:
         name, names = self._config.name, sorted({id.name for id in found})
@@ -331,13 +348,34 @@ def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:
     return manifest
 
 
-def _refused(manifest: Manifest) -> Manifest:
-    """Code in a folder that a request named."""
-    problem = (
-        f"{manifest.path} is code in a base path that a request named. If you trust all who can "
-        "send such requests, start with --trust_pickle; else name the model in --model_config_file"
+def _refusal(manifest: Manifest) -> str:
+    """Why what a request brought is not loaded, and what to do."""
+    what, instead = _REFUSED[manifest.brought]
+    trust = "--trust_pickle" if manifest.brought == "path" else "--trust-pickle"
+    return (
+        f"model '{manifest.id.name}' {what} {manifest.format} (backend {manifest.backend}). Loading or "
+        "running that can read and write files, use the network, run code or end the process. If you trust "
+        f"all who can send such requests, start with {trust}; else {instead}"
     )
-    return msgspec.structs.replace(manifest, problem=problem)
+
+
+def _sent(manifest: Manifest, brought: Brought) -> Manifest:
+    """With the mark of what requests brought, unless the platform chose it."""
+    return msgspec.structs.replace(manifest, brought="" if brought.is_trusted else "files")
+
+
+def _leads_out(home: Path) -> Path | None:
+    """A link below a folder that leads to something outside of it; the folder's own path may hold links."""
+    root, entries = home.resolve(), 0
+    for folder, folders, files in os.walk(home):
+        for name in (*folders, *files):
+            entries += 1
+            path = Path(folder, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                return path
+        if entries > _MOST_ENTRIES:
+            return Path(folder)
+    return None
 
 
 def _with_batching(manifest: Manifest, store: Store) -> Manifest:

@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True):
         is_triton: It is a ``config.pbtxt``.
         problem: Why it cannot be used, or empty.
         is_unreadable: The problem is one of reading it, rather than of doing what it says.
+        own: What the model's own files say, where a load request says something else; else None.
         notices: What it sets without effect.
         triton: A Triton configuration, serialised.
     """
@@ -53,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True):
     notices: tuple[str, ...] = ()
     triton: bytes = b""
     is_unreadable: bool = False
+    own: "Settings | None" = None
 
     def leaves_rows(self) -> bool:
         """It says nothing of how many rows a batch may have."""
@@ -71,6 +73,9 @@ def read_settings(
         override: A Triton configuration as JSON, given by a load request, instead of the file.
     """
     settings = _read(store, folder, name, override, rules.config_name)
+    if override:
+        own = _read(store, folder, name, "", rules.config_name)
+        settings = msgspec.structs.replace(settings, own=own)
     lack = no_backend(settings.config.backend)
     if lack and not settings.problem and program_of(settings.config.backend, rules) is None:
         where = store.local_path(settings.files[0] if settings.files else folder)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from salver.artifacts import Manifest
 from salver.messages import ModelId
 
-_Mark = tuple[str, str] | None
+_Mark = tuple[str, str, str] | None
 
 
 class Settling:
@@ -60,4 +60,4 @@ class Settling:
 
 
 def _mark(manifest: Manifest | None) -> _Mark:
-    return None if manifest is None else (manifest.fingerprint, manifest.problem)
+    return None if manifest is None else (manifest.fingerprint, manifest.problem, manifest.brought)

@@ -155,9 +155,7 @@ class _Lane:
                 raise TooLarge(f"decoding the request takes more than {self._patience:g} s") from None
             except (OSError, EOFError):  # killed, most likely by a parser that could get no memory
                 self.end()
-                raise TooLarge(
-                    "decoding the request takes more memory than one request may have"
-                ) from None
+                raise TooLarge("decoding the request takes more memory than one request may have") from None
             except BaseException:
                 self.end()
                 raise
@@ -225,4 +223,3 @@ async def _received(sock: socket.socket, size: int) -> memoryview:
             raise EOFError
         at += count
     return whole
-

@@ -16,6 +16,7 @@ from salver.engine.stepper import StepEngine
 from salver.engine.transcript import Bytes, Texts, Vocabulary
 from salver.errors import LoadFailed, SalverError
 from salver.events import StepRan
+from salver.stores.protocol import checked
 
 _MAX_VOCABULARY = 64 << 20
 #: A whole step so quick gains nothing from more threads, and loses when they wait for busy cores. (Measured:
@@ -82,7 +83,7 @@ def _read_vocabulary(manifest: Manifest) -> Vocabulary:
     name = manifest.config.steps.vocabulary
     if name == "bytes":
         return Bytes()
-    path = manifest.path.parent / name
+    path = manifest.path.parent / checked(name)
     try:
         if path.stat().st_size > _MAX_VOCABULARY:
             raise LoadFailed(f"vocabulary {path} is larger than {_MAX_VOCABULARY} bytes")

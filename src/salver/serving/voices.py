@@ -17,6 +17,7 @@ from salver.artifacts import Manifest
 from salver.errors import InvalidInput, LoadFailed, NotFound
 from salver.messages import Signature
 from salver.serving.dataplane import Lessor
+from salver.stores.protocol import checked
 from salver.wire.chat_template import ChatTemplate, of_tokenizer
 from salver.wire.openai_tools import Parser
 from salver.wire.voice import Spoken, Voice
@@ -146,8 +147,12 @@ class Voices:
 
 
 def _beside(manifest: Manifest, name: str) -> Path:
-    """A file or folder in the version's folder, or else in the model's."""
-    own = _folder(manifest) / name
+    """A file or folder in the version's folder, or else in the model's.
+
+    Raises:
+        LoadFailed: the name leads elsewhere; it may come from a request.
+    """
+    own = _folder(manifest) / checked(name)
     return own if own.exists() else manifest.home / name
 
 

@@ -10,6 +10,7 @@ from salver.artifacts import Manifest, WarmupInput, WarmupSample
 from salver.engine.warmup import values_of
 from salver.errors import LoadFailed, SalverError
 from salver.messages import InferRequest, ModelId, Signature
+from salver.stores.protocol import checked
 from salver.tensor import Array, DataType, Tensor
 from salver.wire.bodies import HttpBody
 from salver.wire.oip_binary import from_raw
@@ -24,7 +25,7 @@ async def warm_request(manifest: Manifest, name: str, signature: Signature) -> I
     Raises:
         LoadFailed: the file is missing, too large, or no such request.
     """
-    path = manifest.path.parent / name
+    path = manifest.path.parent / checked(name)
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise LoadFailed(f"warm-up request {path} is larger than {_MOST_BYTES} bytes")

@@ -178,6 +178,11 @@ class BackendConformance:
         self.close_to(other.run(case.inputs), case.outputs)
         other.close()
 
+    def test_it_says_which_formats_are_harmless(self) -> None:
+        """Requests may bring these; all others need the operator's word."""
+        harmless = self.backend.traits.harmless_formats
+        assert harmless is not None, "declare Traits(harmless_formats=...), frozenset() if there are none"
+
     def test_an_unknown_option_is_refused_by_name(self, case: Case) -> None:
         """A typing mistake is not passed over."""
         config = msgspec.structs.replace(case.config, options={"no_such_option": "1"})

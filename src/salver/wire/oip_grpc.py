@@ -263,14 +263,10 @@ def check_counts(parsed: Any) -> None:
     for field in ("inputs", "outputs", "raw_input_contents", "parameters"):
         count = len(getattr(parsed, field))
         if count > MAX_TENSORS:
-            raise InvalidInput(
-                f"{field} has {count} entries; at most {MAX_TENSORS} are allowed", field=field
-            )
+            raise InvalidInput(f"{field} has {count} entries; at most {MAX_TENSORS} are allowed", field=field)
 
 
-def read_infer(
-    parsed: Any, regions: Regions = NO_REGIONS, *, ignores_surplus: bool = False
-) -> InferRequest:
+def read_infer(parsed: Any, regions: Regions = NO_REGIONS, *, ignores_surplus: bool = False) -> InferRequest:
     """The request in a parsed ModelInferRequest; raises as :func:`decode_infer` does.
 
     Args:

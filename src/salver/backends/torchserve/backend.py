@@ -38,7 +38,9 @@ class TorchServeBackend:
     name = "torchserve"
     extra = "torchserve"
     modules: tuple[str, ...] = ("yaml",)
-    traits = Traits(releases_gil=False, concurrent=False, native=False, isolate=True)
+    traits = Traits(
+        releases_gil=False, concurrent=False, native=False, isolate=True, harmless_formats=frozenset()
+    )
 
     def recognise(self, path: Path) -> str | None:
         """Archives and folders with ``MAR-INF/MANIFEST.json``."""
