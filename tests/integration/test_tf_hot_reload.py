@@ -14,6 +14,7 @@ import pytest
 import tritonclient.http as triton
 
 from salver.testing.process import TensorFlowServingProcess
+from savedmodels import half_plus_two
 from waiting import PATIENCE_S, until
 from zoo import write_constant, write_identity
 
@@ -278,5 +279,10 @@ def test_tf_g12_tf_l6_tf_g11_a_list_by_request(models: Models, tmp_path: Path) -
             )
             assert code == "UNKNOWN"
             assert "lies in a base path that a request named and is python" in text
+            half_plus_two(tmp_path / "half" / "1")
+            code, text = refused(reload_request(("c", path, [4]), ("h", str(tmp_path / "half"), [1])))
+            assert code == "UNKNOWN"
+            assert "is savedmodel (backend tensorflow)" in text
+            assert "--trust_pickle" in text
             until(lambda: states("d") == {1: 50, 2: 50}, lambda: states("d"))
             assert states("c")[4] == 30
