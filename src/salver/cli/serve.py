@@ -237,10 +237,7 @@ def serve(
     ] = (),
     trust_pickle: Annotated[
         bool,
-        Parameter(
-            help="Allow pickle and joblib files, packages of machine code, and models of every format that "
-            "requests bring. Loading one may run any code that is in it."
-        ),
+        Parameter(help="Allow pickles, machine code, and every format to whoever can have models loaded."),
     ] = False,
     runs: Runs = _RUNS,
     bodies: Bodies = _BODIES,
