@@ -9,6 +9,7 @@ import asyncio
 import logging
 import struct
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from salver import __version__
@@ -29,6 +30,7 @@ from salver.transport.calls import (
 )
 from salver.transport.effects import changes, changes_if, changing, reads
 from salver.transport.grpc_stream import HEADERS, START, STOPPING, Asked, Send, Streamed, StreamLimits, packed
+from salver.transport.grpc_talk import Talk, one_by_one, watched
 from salver.transport.hangup import HangUps, Receive
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.shared_memory import SharedMemoryOperations
@@ -46,6 +48,7 @@ from salver.wire.bodies import GrpcStatus
 from salver.wire.classification import with_classes
 from salver.wire.faults import grpc_status, tfs_status
 from salver.wire.grpc_frames import FrameReader, Packed, frame, parse_timeout, trailers
+from salver.wire.grpc_reflection import METHOD, PACKAGES, SERVICE, Reflection
 from salver.wire.oip_stream import StreamedInfer
 from salver.wire.regions import NO_REGIONS, Regions
 from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
@@ -61,6 +64,7 @@ _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 #: Those that keep their deadlines themselves.
 _INFERRING = TFS_INFERRING | TS_INFERRING | {_INFER}
+_WATCH = "/grpc.health.v1.Health/Watch"
 _SERVICES = ("inference.GRPCInferenceService", "grpc.health.v1.Health")
 _HEALTHY = frozenset(("", *_SERVICES, *TFS_SERVICES, *TFS_SHORT_NAMES, *TS_SERVICES))
 
@@ -158,7 +162,14 @@ class GrpcMethods:
         self._torchserve = torchserve
         limits = StreamLimits(max_message)
         streamed = Streamed(door, reception, self._streamed, limits, read_large=self._streamed_large)
-        self._streams = {_STREAM_INFER: streamed}
+        self._streams: dict[str, Streamed | Talk] = {
+            _STREAM_INFER: streamed,
+            _WATCH: Talk(watched(self._look)),
+        }
+        self._reflection: Reflection | None = None
+        for package in PACKAGES:
+            path = f"/{package}.{SERVICE}/{METHOD}"
+            self._streams[path] = Talk(one_by_one(partial(self._reflect, package)))
         inference, health = (f"/{name}/" for name in _SERVICES)
         self._methods: dict[str, _Method] = {
             f"{inference}ModelInfer": self._infer,
@@ -184,7 +195,7 @@ class GrpcMethods:
         self._families = dict.fromkeys(tfs, _Family.of("tfs-grpc", tfs_status, max_message))
         if torchserve is not None:
             self._add(torchserve, reception)
-        streams = {path: streamed.read for path, streamed in self._streams.items()}
+        streams: dict[str, Callable[..., Any]] = {path: each.read for path, each in self._streams.items()}
         #: Those that callers need a permission for, with what tells from a message whether they do.
         self._changing = changing({**self._methods, **streams})
 
@@ -433,11 +444,26 @@ class GrpcMethods:
     @reads
     async def _health(self, message: bytes, call: Call) -> Reply:
         service = wire.decode_health_request(message)
+        is_serving = await self._serves(service)
+        if is_serving is None:
+            raise NotFound(f"unknown service {service!r}")
+        return wire.encode_health(is_serving)
+
+    async def _look(self, message: bytes) -> bytes:
+        return wire.encode_health(await self._serves(wire.decode_health_request(message)))
+
+    async def _serves(self, service: str) -> bool | None:
+        """Whether the server, or a model, can answer; None = there is no such service or model."""
         if service in _HEALTHY:
-            return wire.encode_health(await self._control.is_ready())
+            return await self._control.is_ready()
         if any(status.id.name == service for status in self._control.statuses()):
-            return wire.encode_health(await self._control.is_ready(service))
-        raise NotFound(f"unknown service {service!r}")
+            return await self._control.is_ready(service)
+        return None
+
+    def _reflect(self, package: str, message: bytes) -> bytes:
+        if self._reflection is None:  # built when somebody asks: most servers never are
+            self._reflection = Reflection((*self._methods, *self._streams))
+        return self._reflection.answer(package, message)
 
 
 async def _end(send: Send, status: GrpcStatus) -> None:

@@ -657,7 +657,7 @@ def decode_health_request(message: bytes) -> str:
     return service
 
 
-def encode_health(is_serving: bool) -> bytes:
-    """A HealthCheckResponse."""
-    status = SERVING_STATUS.split().index("SERVING" if is_serving else "NOT_SERVING")
-    return _serialize("HealthCheckResponse", status=status)
+def encode_health(is_serving: bool | None) -> bytes:
+    """A HealthCheckResponse; None = there is no such service."""
+    name = {True: "SERVING", False: "NOT_SERVING", None: "SERVICE_UNKNOWN"}[is_serving]
+    return _serialize("HealthCheckResponse", status=SERVING_STATUS.split().index(name))
