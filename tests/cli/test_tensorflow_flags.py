@@ -67,14 +67,15 @@ def test_tf_f2_a_unix_socket() -> None:
 
 
 def test_tf_f19_tf_f21_what_calls_get() -> None:
-    assert config().tfs == TfsRules(timeout_s=30.0)
+    assert config().tfs == TfsRules(timeout_s=30.0, tells_no_more=True)
     flags = ("--enable_serialization_as_tensor_content", "--enable_signature_method_name_check=true")
-    assert config(*flags).tfs == TfsRules(answers_as_content=True, checks_method_names=True, timeout_s=30.0)
+    rules = config(*flags).tfs
+    assert (rules.answers_as_content, rules.checks_method_names, rules.timeout_s) == (True, True, 30.0)
 
 
 def test_tf_f3_tf_r24_tf_r25_what_calls_over_rest_get() -> None:
     rules = config("--rest_api_timeout_in_ms=1500", "--rest_api_enable_cors_support").tfs
-    assert rules == TfsRules(timeout_s=1.5, allows_cors=True)
+    assert rules == TfsRules(timeout_s=1.5, allows_cors=True, tells_no_more=True)
     assert config("--rest_api_timeout_in_ms=0").tfs.timeout_s == 0
 
 

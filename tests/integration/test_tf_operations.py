@@ -252,15 +252,19 @@ def test_tf_f2_tf_g16_a_unix_socket_answers_grpc(start: Start, tmp_path: Path) -
     write_mlp(tmp_path / "mlp", 1)
     path = tmp_path / "grpc.sock"
     flags = ("--model_name=mlp", f"--model_base_path={tmp_path / 'mlp'}", f"--grpc_socket_path={path}")
-    for _ in range(2):  # the second finds the socket of the first
+    path.write_text("no socket")
+    blocked = TensorFlowServingProcess(tmp_path / "blocked", [*flags, "--state_dir="])
+    blocked.start()
+    assert (blocked.wait(), path.read_text()) == (1, "no socket")
+    assert f"cannot listen on {path}: Address already in use" in blocked.output()
+    path.unlink()
+    for before in ("nothing", "a socket in use", "a socket that is left over"):
         server = start(*flags)
         with grpc.insecure_channel(f"unix:{path}") as channel:
             assert channel.unary_unary(LIVE)(b"", timeout=PATIENCE_S) == b"\x08\x01"
-        second = TensorFlowServingProcess(tmp_path / "second", [*flags, "--state_dir="])
-        second.start()
-        assert second.wait() == 1
-        assert "somebody does" in second.output()
-        server.stop()
+        if before != "nothing":
+            server.stop()
+    assert server.output().count("is taken from a server that listens there") == 1  # of one log
 
 
 def test_tf_b1_tf_c5_tf_m2_batches_have_the_sizes_of_the_file(start: Start, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ async def test_tf_r4_status_of_a_model_is_an_answer_to_three_kinds_of_clients() 
     status, _, body = await ask("GET", "/v1/models/m")
     assert status == 200
     told = json.loads(body)
-    assert [row["version"] for row in told.pop("model_version_status")] == ["2", "00000003"]
+    assert [row["version"] for row in told.pop("model_version_status")] == ["2", "3"]
     assert isinstance(told.pop("created"), int)
     assert told == {"name": "m", "ready": True, "id": "m", "object": "model", "owned_by": "me"}
     for part in ("/labels/anything", "/versions/2", "/versions/3"):
@@ -197,6 +197,16 @@ async def test_tf_r4_a_model_that_there_is_not_has_all_keys() -> None:
     assert list(json.loads(body)) == ["error", "code", "type", "message"]
 
 
+async def test_tf_r4_under_tensorflow_servings_command_line_status_has_no_other_keys() -> None:
+    rules = TfsRules(tells_no_more=True)
+    status, _, body = await ask("GET", "/v1/models/m", rules=rules)
+    told = json.loads(body)
+    assert (status, list(told)) == (200, ["model_version_status"])
+    assert [list(row) for row in told["model_version_status"]] == [["version", "state", "status"]] * 2
+    status, _, body = await ask("GET", "/v1/models/q", rules=rules)
+    assert (status, json.loads(body)) == (404, {"error": "Could not find any versions of model q"})
+
+
 async def test_a_lora_is_told_of_as_its_model() -> None:
     status, _, body = await ask("GET", "/v1/models/m-lora")
     told = json.loads(body)
@@ -211,7 +221,7 @@ async def test_tf_r5_metadata() -> None:
     ):
         status, _, body = await ask("GET", path)
         assert status == 200
-        assert json.loads(body)["model_spec"] == {"name": "m", "signature_name": "", "version": "00000003"}
+        assert json.loads(body)["model_spec"] == {"name": "m", "signature_name": "", "version": "3"}
 
 
 async def test_tf_r6_the_list_of_models_is_openais() -> None:

@@ -1,14 +1,18 @@
 """How does a LiteRT (TensorFlow Lite) model run? Through one interpreter, which one thread uses at a time.
 
-Models with a free first extent are resized to each batch. It knows nothing of batching itself.
+Models with a free first extent are resized to each batch; so are those of one row that can be, as TensorFlow
+Serving does. It knows nothing of batching itself.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from salver.artifacts import Manifest
 from salver.backends.content import head
+from salver.backends.litert_signatures import Named, read_signature
 from salver.backends.loading import framework, is_batched, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
@@ -18,7 +22,10 @@ from salver.tensor import Array, DataType, datatype_of
 
 
 class LiteRtBackend:
-    """TFLite flatbuffers. Names are those of the model's only signature, else of its tensors."""
+    """TFLite flatbuffers.
+
+    Names are those of ``signature_defs_metadata``, else of the model's only signature, else of its tensors.
+    """
 
     name = "litert"
     extra = "litert"
@@ -37,25 +44,28 @@ class LiteRtBackend:
         with loading(manifest):
             interpreter = litert.Interpreter(model_path=str(manifest.path), num_threads=options.threads)
             interpreter.allocate_tensors()
-            return LiteRtModel(interpreter, manifest)
+            return LiteRtModel(interpreter, manifest, read_signature(manifest.path))
 
 
 class LiteRtModel:
-    """One interpreter."""
+    """One interpreter.
 
-    def __init__(self, interpreter: Any, manifest: Manifest) -> None:
+    Args:
+        named: What the model's metadata calls its tensors.
+    """
+
+    def __init__(self, interpreter: Any, manifest: Manifest, named: Named | None = None) -> None:
         self._interpreter: Any = interpreter
-        signatures = interpreter.get_signature_list()
-        if len(signatures) == 1:
-            runner = interpreter.get_signature_runner()
-            takes, gives = runner.get_input_details(), runner.get_output_details()
-        else:
-            takes = {detail["name"]: detail for detail in interpreter.get_input_details()}
-            gives = {detail["name"]: detail for detail in interpreter.get_output_details()}
-        inputs = override(_specs(takes), manifest.config.inputs, "inputs")
-        outputs = override(_specs(gives), manifest.config.outputs, "outputs")
-        batched = is_batched(inputs, outputs, manifest.config)
-        self.signature = Signature(inputs, outputs, batched, "tensorflow_tflite")
+        takes, gives = _details(interpreter, named)
+        is_stretched = _can_stretch(interpreter)
+        said = [_specs(takes), _specs(gives)]
+        if is_stretched:
+            said = [tuple([_of_any_batch(spec) for spec in specs]) for specs in said]
+        inputs = override(said[0], manifest.config.inputs, "inputs")
+        outputs = override(said[1], manifest.config.outputs, "outputs")
+        # A graph that was made for one row may mix rows: those of several callers do not meet in it.
+        batched = not is_stretched and is_batched(inputs, outputs, manifest.config)
+        self.signature = Signature(inputs, outputs, batched, "tensorflow_tflite", judges_shapes=True)
         self._takes = {name: int(detail["index"]) for name, detail in takes.items()}
         self._gives = {name: int(detail["index"]) for name, detail in gives.items()}
         self._shapes = {name: tuple(map(int, detail["shape"])) for name, detail in takes.items()}
@@ -82,6 +92,57 @@ class LiteRtModel:
         self._interpreter = None
 
 
+def _details(interpreter: Any, named: Named | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs and outputs by the names that callers use.
+
+    Raises:
+        LoadFailed: the metadata names a tensor that there is not.
+    """
+    takes = {detail["name"]: detail for detail in interpreter.get_input_details()}
+    gives = {detail["name"]: detail for detail in interpreter.get_output_details()}
+    if named is not None:
+        return _named(named.inputs, takes, "input"), _named(named.outputs, gives, "output")
+    if len(interpreter.get_signature_list()) == 1:
+        runner = interpreter.get_signature_runner()
+        return runner.get_input_details(), runner.get_output_details()
+    return takes, gives
+
+
+def _named(names: Mapping[str, str], details: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    found = {}
+    for name, tensor in names.items():
+        detail = details.get(tensor) or details.get(tensor.partition(":")[0])  # older converters cut it off
+        if detail is None:
+            raise LoadFailed(f"signature {kind} {name} references an unknown tensor: {tensor}")
+        found[name] = detail
+    return found
+
+
+def _can_stretch(interpreter: Any) -> bool:
+    """Tell whether a model of one fixed row takes more; it is as it was afterwards."""
+    inputs = interpreter.get_input_details()
+    details = (*inputs, *interpreter.get_output_details())
+    if not inputs or any(tuple(detail["shape_signature"])[:1] != (1,) for detail in details):
+        return False
+    wanted = {detail["index"]: (2, *map(int, detail["shape"][1:])) for detail in details}
+    try:
+        for detail in inputs:
+            interpreter.resize_tensor_input(detail["index"], wanted[detail["index"]])
+        interpreter.allocate_tensors()
+        now = {d["index"]: tuple(map(int, d["shape"])) for d in interpreter.get_output_details()}
+        return all(wanted[index] == shape for index, shape in now.items())
+    except (RuntimeError, ValueError):  # an operation in it fixes the number of rows
+        return False
+    finally:
+        for detail in inputs:
+            interpreter.resize_tensor_input(detail["index"], list(map(int, detail["shape"])))
+        interpreter.allocate_tensors()
+
+
+def _of_any_batch(spec: TensorSpec) -> TensorSpec:
+    return msgspec.structs.replace(spec, shape=(-1, *spec.shape[1:]))
+
+
 def _specs(details: Mapping[str, Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
     specs = []
     for name, detail in details.items():
@@ -92,5 +153,6 @@ def _specs(details: Mapping[str, Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
         if datatype is DataType.BYTES:
             raise LoadFailed(f"tensor {name!r} holds text, which LiteRT models cannot be served with")
         shape = tuple(map(int, detail.get("shape_signature", detail["shape"])))
-        specs.append(TensorSpec(name, datatype, shape if shape else tuple(map(int, detail["shape"]))))
+        shape = shape if shape else tuple(map(int, detail["shape"]))
+        specs.append(TensorSpec(name, datatype, shape, tensor=detail["name"]))
     return tuple(specs)

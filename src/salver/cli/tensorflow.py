@@ -249,6 +249,7 @@ def _rules(given: Given) -> "TfsRules":
         checks_method_names=given.is_on("enable_signature_method_name_check", False),
         timeout_s=given.number("rest_api_timeout_in_ms", 30_000) / 1e3,
         allows_cors=given.is_on("rest_api_enable_cors_support", False),
+        tells_no_more=True,
     )
 
 

@@ -6,6 +6,7 @@ loop that is already there and end gracefully. One application may have several 
 
 import asyncio
 import contextlib
+import logging
 import os
 import resource
 import socket
@@ -26,6 +27,7 @@ from salver.transport.relay import Relay
 from salver.transport.ts_front import SURFACES
 from salver.wire.ts_faults import NO_MESSAGE
 
+_LOG: Final = logging.getLogger("salver.transport")
 #: Bytes of a path below which a socket of ours has a name that systems take (104 on macOS, its end included).
 _LONGEST_FOLDER: Final = 70
 #: What TorchServe's operators call the addresses of its ports.
@@ -190,11 +192,15 @@ def _bind(config: FrontConfig) -> socket.socket:
 
 
 def _bind_unix(path: str) -> socket.socket:
-    """A socket that a process of before left behind gives way; one at which somebody answers does not."""
+    """Listen on a path; a socket that is there gives way, as for TensorFlow Serving and TorchServe.
+
+    Raises:
+        Conflict: it cannot be made, or something else than a socket is there.
+    """
     if Path(path).is_socket():
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             if probe.connect_ex(path) == 0:
-                raise Conflict(f"cannot listen on {path}: somebody does", field="--grpc_socket_path")
+                _LOG.warning("%s is taken from a server that listens there", path)
         Path(path).unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

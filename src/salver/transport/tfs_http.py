@@ -79,7 +79,8 @@ class TensorFlowServingOperations:
         route = self._named(route, "GET")
         if route.operation == "metadata_v1":
             return HttpReply(200, tfs_status.metadata(*self._found(route)))
-        if route.version or route.label:  # a label is not applied: the status of all versions (TF-R4)
+        if route.version or route.label or self._rules.tells_no_more:
+            # a label is not applied: the status of all versions (TF-R4)
             rows = self._control.versions(route.model)
             told = {"model_version_status": tfs_status.status(route.model, route.version, rows)}
             return HttpReply(200, tfs_status.printed(told))

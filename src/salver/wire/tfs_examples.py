@@ -4,7 +4,6 @@ The token decides the kind: a number with a fraction or an exponent is a float, 
 int64, text or ``{"b64"}`` bytes (TF-R17); error texts are TensorFlow Serving's (TF-R32). It knows no request.
 """
 
-import math
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from salver.errors import InvalidInput
 from salver.tensor import DataType
 from salver.wire.tf_schema import build
-from salver.wire.tfs_tensors import base64_of, check_lossless, is_base64, json_type
+from salver.wire.tfs_tensors import base64_of, is_base64, json_type, rounded
 
 _MOST: Final = (1 << 63) - 1
 _MOST_FLOAT: Final = float(np.finfo(np.float32).max)
@@ -52,11 +51,9 @@ def _converted(name: str, values: list[Any]) -> tuple[str, list[Any]]:
     """The field of a Feature, and the values for it."""
     kinds = set(map(type, values))
     if kinds == {float}:
-        if len(values) == 1 and (abs(values[0]) <= _MOST_FLOAT or not math.isfinite(values[0])):
+        if len(values) == 1 and abs(values[0]) <= _MOST_FLOAT:
             return "float_list", values
-        array = np.array(values)
-        if not bool(((np.abs(array) > _MOST_FLOAT) & np.isfinite(array)).any()):
-            return "float_list", array.astype(np.float32).tolist()
+        return "float_list", rounded(np.array(values), DataType.FP32).tolist()
     if kinds <= {int, bool} and min(values) >= -_MOST - 1 and max(values) <= _MOST:
         return "int64_list", [*map(int, values)] if bool in kinds else values
     kind = _kind(name, values[0])
@@ -81,7 +78,6 @@ def _value(name: str, value: Any, kind: str) -> Any:
     if kind == "bytes_list":
         return base64_of(value) if type(value) is dict else value.encode("utf-8", "surrogateescape")
     if kind == "float_list":
-        check_lossless(value, DataType.FP32)
         return float(value)
     if value > _MOST:
         raise InvalidInput(f"Feature: {name} has uint64_t element. Only int64_t is supported.")

@@ -275,7 +275,6 @@ def check_tasks(tasks: Sequence[tuple[ModelSpec, str]], signature: Signature, ru
         InvalidInput, FailedPrecondition, Unsupported: they do not, or the model has no such signature.
     """
     names: set[str] = set()
-    tensors: set[str] = set()
     for spec, method in tasks:
         if not spec.name:
             raise InvalidInput("Found ModelSpec with an empty model name.")
@@ -289,9 +288,6 @@ def check_tasks(tasks: Sequence[tuple[ModelSpec, str]], signature: Signature, ru
         if head is None:
             raise InvalidInput(f"Requested signature not found in model graph: {key}")
         outputs_of(head, method, checks_method=rules.checks_method_names)
-        tensors.add(head.inputs[0].tensor)
-        if len(tensors) > 1:
-            raise InvalidInput("Input tensor must be the same for all Signatures.")
 
 
 def encode_results(results: Sequence[Any]) -> bytes:

@@ -15,7 +15,7 @@ import simdjson
 
 from salver.messages import Signature
 from salver.tensor import Array, DataType, Tensor
-from salver.wire.tfs_tensors import LOSSLESS, RANGES
+from salver.wire.tfs_tensors import FLOATS, RANGES, rounded
 from salver.wire.values import MAX_RANK
 
 #: Bytes from which a second parser pays for itself.
@@ -157,11 +157,8 @@ def _stacked(arrays: list[Array]) -> Array:
 
 
 def _checked(value: Any, datatype: DataType) -> Array:
-    if datatype in LOSSLESS:
-        array = np.frombuffer(value.as_buffer(of_type="d"), np.float64)
-        if array.size and max(-array.min(), array.max()) > LOSSLESS[datatype][0]:
-            raise ValueError("perhaps a whole number that is not exact")
-        return array.astype(datatype.dtype)
+    if datatype in FLOATS:
+        return rounded(np.frombuffer(value.as_buffer(of_type="d"), np.float64), datatype)
     least, most = RANGES[datatype]
     kind, dtype = ("u", np.uint64) if least == 0 else ("i", np.int64)
     wide = np.frombuffer(value.as_buffer(of_type=kind), dtype)

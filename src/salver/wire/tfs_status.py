@@ -43,7 +43,7 @@ def status(model: str, version: str, rows: Iterable[VersionStatus]) -> list[dict
 def _status(row: VersionStatus) -> dict[str, Any]:
     is_bad = row.state is State.FAILED
     return {
-        "version": row.id.version,
+        "version": version_of(row.id),
         "state": _STATES[row.state],
         "status": {
             "error_code": "UNKNOWN" if is_bad else "OK",
@@ -52,10 +52,20 @@ def _status(row: VersionStatus) -> dict[str, Any]:
     }
 
 
+def version_of(id: ModelId) -> str:
+    """A version as TensorFlow Serving writes it, without zeros in front; other servers' names as they are.
+
+    >>> version_of(ModelId("m", "00000123")), version_of(ModelId("m", "1.0"))
+    ('123', '1.0')
+    """
+    number = number_of_version(id.version)
+    return id.version if number is None else str(number)
+
+
 def metadata(id: ModelId, signature: Signature) -> bytes:
     """The signatures of a version. Its two parts are printed for themselves, as there."""
     signatures = {one.name: _signature(one) for one in (signature, *signature.others)}
-    spec = {"name": id.name, "signature_name": "", "version": id.version}
+    spec = {"name": id.name, "signature_name": "", "version": version_of(id)}
     return b'{\n"model_spec":%b,\n"metadata": {"signature_def": %b}\n}\n' % (
         printed(spec),
         printed({"signature_def": signatures}),

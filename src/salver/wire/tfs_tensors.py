@@ -48,11 +48,8 @@ RANGES: Final[dict[DataType, tuple[int, int]]] = {
     DataType.INT64: (-(1 << 63), (1 << 63) - 1),
     DataType.UINT64: (0, (1 << 64) - 1),
 }
-#: The largest whole number up to which all are exact, and the largest number.
-LOSSLESS: Final[dict[DataType, tuple[int, float]]] = {
-    DataType.FP32: ((1 << 24) - 1, float(np.finfo(np.float32).max)),
-    DataType.FP64: ((1 << 53) - 1, float(np.finfo(np.float64).max)),
-}
+#: Any number may come for these: it is rounded, and infinite beyond the type's range.
+FLOATS: Final = frozenset((DataType.FP32, DataType.FP64))
 #: Values that are looked at together for the first that is wrong.
 _PART: Final = 4096
 _TYPES: Final[dict[type, str]] = {type(None): "Null", dict: "Object", list: "Array", str: "String"}
@@ -196,8 +193,9 @@ def _leaves(values: list[Any], datatype: DataType) -> tuple[Array, int]:
     if not values:
         return np.empty(0, datatype.dtype), -1
     kinds = set(map(type, values))
-    if datatype in LOSSLESS and kinds <= _NUMBERS:
-        array = _floats(values, datatype, may_be_whole=int in kinds)
+    array: Array | None
+    if datatype in FLOATS and kinds <= _NUMBERS:
+        array = rounded(np.array(values, np.float64), datatype)
     elif datatype in RANGES and kinds == {int}:
         least, most = RANGES[datatype]
         good = least <= min(values) and max(values) <= most
@@ -219,26 +217,10 @@ def _leaves(values: list[Any], datatype: DataType) -> tuple[Array, int]:
     return nothing, next(at + index for at, index in found if index >= 0)
 
 
-def _floats(values: list[Any], datatype: DataType, *, may_be_whole: bool) -> "Array | None":
-    whole, most = LOSSLESS[datatype]
-    try:
-        array = np.array(values, np.float64)
-    except OverflowError:
-        return None
-    size = np.abs(array)
-    is_doubtful = may_be_whole and bool((size > whole).any())
-    if is_doubtful and any(type(v) is int and abs(v) > whole and _is_whole(v) for v in values):
-        return None
-    if datatype is DataType.FP64:
-        return array
-    if bool(((size > most) & (size < np.inf)).any()):
-        return None
-    return array.astype(np.float32)
-
-
-def _is_whole(value: int) -> bool:
-    """An integer of 64 bits; a larger one is a double, for the reader."""
-    return -(1 << 63) <= value < 1 << 64
+def rounded(doubles: Array, datatype: DataType) -> Array:
+    """Doubles as FP32 or FP64, as C casts them."""
+    with np.errstate(over="ignore"):
+        return doubles.astype(datatype.dtype)
 
 
 def _strings(values: list[Any]) -> "Array | None":
@@ -296,7 +278,7 @@ def _refuse_leaf(value: Any, datatype: DataType, rank: int) -> None:
     if type(value) is dict and datatype is DataType.BYTES:
         base64_of(value)
         return
-    if datatype in LOSSLESS:
+    if datatype in FLOATS:
         good = type(value) in _NUMBERS
     elif datatype in RANGES:
         least, most = RANGES[datatype]
@@ -312,16 +294,4 @@ def _refuse_leaf(value: Any, datatype: DataType, rank: int) -> None:
     if not good:
         raise InvalidInput(
             f"JSON Value: {shown(value)} Type: {json_type(value)} is not of expected type: {name}"
-        )
-    if datatype in LOSSLESS:
-        check_lossless(value, datatype)
-
-
-def check_lossless(value: "int | float", datatype: DataType) -> None:
-    """Raises InvalidInput where FP32 or FP64 cannot hold the number."""
-    whole, most = LOSSLESS[datatype]
-    is_whole = type(value) is int and _is_whole(value)
-    if abs(value) > whole if is_whole else most < abs(value) < float("inf"):
-        raise InvalidInput(
-            f"Cannot convert JSON value: {shown(value)} to {NAMES[datatype]} without loss of precision."
         )

@@ -1,0 +1,110 @@
+"""Names that a LiteRT model's metadata gives its tensors, as TensorFlow Serving reads them.
+
+``signature_defs_metadata`` of the flatbuffer is a FlexBuffer: a map from names to serialised SignatureDefs.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from salver.errors import LoadFailed
+
+_METADATA: Final = b"signature_defs_metadata"
+_DEFAULT: Final = "serving_default"
+_MOST_BYTES: Final = 1 << 20
+# Fields of SignatureDef, of an entry of its maps, and of TensorInfo.
+_INPUTS, _OUTPUTS = 1, 2
+_KEY, _VALUE = 1, 2
+_NAME: Final = 1
+
+
+class Named(msgspec.Struct, frozen=True):
+    """A signature of the metadata.
+
+    Attributes:
+        inputs, outputs: Name -> the tensor's own name.
+    """
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+def read_signature(model: Path) -> Named | None:
+    """Return the default signature of the metadata, else its only or first one; None where it has none.
+
+    Raises:
+        LoadFailed: there is one, and it cannot be read.
+    """
+    content = _metadata(model)
+    if content is None:
+        return None
+    from flatbuffers import flexbuffers
+
+    try:
+        root = flexbuffers.GetRoot(bytearray(content)).AsMap
+        keys = [key.AsKey for key in root.Keys]
+        place = keys.index(_DEFAULT) if _DEFAULT in keys else 0
+        return _signature(bytes(root.Values[place].AsStringBytes))
+    except Exception as error:  # flatbuffers raises its own, and what Python does, for broken content
+        raise LoadFailed(
+            f"{_METADATA.decode()} of {model.name} cannot be read: {error}", fix="Convert the model anew."
+        ) from error
+
+
+def _metadata(model: Path) -> bytes | None:
+    if _METADATA not in (whole := model.read_bytes()):
+        return None
+    from ai_edge_litert import schema_py_generated as schema
+
+    root = schema.Model.GetRootAsModel(whole, 0)
+    for index in range(root.MetadataLength()):
+        entry = root.Metadata(index)
+        if entry.Name() == _METADATA:
+            buffer = root.Buffers(entry.Buffer())
+            if 0 < buffer.DataLength() <= _MOST_BYTES:
+                return bytes(buffer.DataAsNumpy())
+    return None
+
+
+def _signature(content: bytes) -> Named:
+    maps: dict[int, dict[str, str]] = {_INPUTS: {}, _OUTPUTS: {}}
+    for field, value in _fields(content):
+        if field in maps:
+            entry = dict(_fields(value))
+            maps[field][entry[_KEY].decode()] = dict(_fields(entry[_VALUE]))[_NAME].decode()
+    return Named(maps[_INPUTS], maps[_OUTPUTS])
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Fields of a protobuf message that have a length."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        match key & 7:
+            case 0:
+                _, at = _varint(message, at)
+            case 1:
+                at += 8
+            case 2:
+                size, at = _varint(message, at)
+                if at + size > len(message):
+                    raise ValueError("a field ends behind its message")
+                yield key >> 3, message[at : at + size]
+                at += size
+            case 5:
+                at += 4
+            case kind:
+                raise ValueError(f"a field of kind {kind}")
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 64, 7):
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number has no end")
