@@ -483,6 +483,11 @@ async def test_what_the_registry_serves_no_request_changes() -> None:
     assert rig.repository.brought == []
     assert "theirs:1" in rig.manager.applied[-1]
     await rig.plane.load("theirs")  # as the registry means it
+    await rig.plane.load("a", LoadOrder("{}", {"1/model.onnx": b""}))
+    await rig.plane.replace([Place("theirs", "/theirs"), Place("a", "/a")], "registry")
+    assert "a" not in rig.repository.overrides
+    await auntil(lambda: not rig.repository.brought[-1].folder.exists())  # type: ignore[union-attr]
+    await rig.plane.replace([Place("theirs", "/theirs")], "registry")
     await rig.plane.load("a", LoadOrder(config="{}"))
     await rig.plane.unload("a")
     await rig.plane.replace([], "registry")

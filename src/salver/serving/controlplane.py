@@ -183,6 +183,8 @@ class ControlPlane:
             _check_owners(lists)
             self._repository.place([place for some in lists.values() for place in some])
             self._places = lists
+            for place in places if owner else ():  # what a request brought before counts no more
+                self._retire(self._repository.overrides.pop(place.name, None))
             self._placed = frozenset(place.name for some in lists.values() for place in some)
         await self._scan(frozenset())
         self._apply()
