@@ -126,6 +126,8 @@ def at_work(server: ServerProcess, gate: Path, model: str = "moody") -> Iterator
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(server.post, f"/v2/models/{model}/infer", moody_body(f"hold {gate}"))
         try:
+            begun = gate.with_name(f"{gate.name}.begun")  # the model itself has it
+            until(lambda: answer.done() or begun.exists())
             until(lambda: answer.done() or gauge(server, model, "running_batches") == 1)
             yield answer
         finally:

@@ -238,6 +238,8 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         run_timeout_s: A run that takes longer hangs: its host process is killed and started again, and a
             model on threads is not ready until the run ends. 0 = learned: ten minutes at first, then a
             hundred times the longest run, and at least a minute.
+        reruns: Requests that were under way when their host process died run once more, alone. None = as the
+            backend has it: those of fixed graphs do, those of arbitrary Python code do not.
         rate_limits: What the first instances, group by group, take of resources that models share; the
             others take nothing.
     """
@@ -247,6 +249,7 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runner: Literal["auto", "thread", "process"] = "auto"
     memory_limit_mb: int = 0
     run_timeout_s: float = 0.0
+    reruns: bool | None = None
     rate_limits: tuple[RateLimit, ...] = ()
 
 

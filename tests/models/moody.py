@@ -42,6 +42,7 @@ class Model:
         if command == "sleep":
             time.sleep(float(words[0]))
         elif command == "hold":
+            Path(f"{words[0]}.begun").touch()
             while not Path(words[0]).exists():
                 time.sleep(0.002)
         elif command == "exit":

@@ -31,7 +31,7 @@ class LightgbmBackend:
     extra = "lightgbm"
     modules: tuple[str, ...] = ("lightgbm",)
     #: Its files are data, but LightGBM ends the process at a damaged one.
-    traits = Traits(native=True, harmless_formats=frozenset())
+    traits = Traits(native=True, repeatable=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """``lightgbm`` for a file that begins with ``tree`` and ``version=``."""

@@ -31,7 +31,7 @@ class LiteRtBackend:
     extra = "litert"
     modules: tuple[str, ...] = ("ai_edge_litert",)
     #: Its operations know no files, and no delegate or operation is loaded from outside.
-    traits = Traits(concurrent=False, harmless_formats=frozenset({"tflite"}))
+    traits = Traits(concurrent=False, repeatable=True, harmless_formats=frozenset({"tflite"}))
 
     def recognise(self, path: Path) -> str | None:
         """``tflite`` by the flatbuffer's identifier."""

@@ -59,7 +59,9 @@ class OnnxBackend:
 
     def __init__(self) -> None:
         is_strict = is_at_least("onnxruntime", _STRICT)
-        self.traits = Traits(native=True, harmless_formats=frozenset({"onnx", "ort"} if is_strict else ()))
+        self.traits = Traits(
+            native=True, repeatable=True, harmless_formats=frozenset({"onnx", "ort"} if is_strict else ())
+        )
 
     def recognise(self, path: Path) -> str | None:
         """``onnx`` (a ModelProto with a version and a graph) or ``ort`` (its flat form).

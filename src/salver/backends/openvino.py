@@ -38,7 +38,7 @@ class OpenVinoBackend:
     extra = "openvino"
     modules: tuple[str, ...] = ("openvino",)
     #: Of ONNX files its reader takes external data by addresses of the process's memory.
-    traits = Traits(native=True, harmless_formats=frozenset({"openvino-ir"}))
+    traits = Traits(native=True, repeatable=True, harmless_formats=frozenset({"openvino-ir"}))
 
     def recognise(self, path: Path) -> str | None:
         """``openvino-ir`` for XML that begins with a ``net`` of version 10 or 11."""

@@ -39,6 +39,8 @@ class Traits(msgspec.Struct, frozen=True):
             A file of such a format is data, whoever made it: loading and running it reads the artefact's own
             files, writes none, reaches no network and runs no code of the file's maker, and the framework
             refuses damaged files without ending its process. None = not said, which counts as no format.
+        repeatable: a request may be run once more when its host process died: nothing but the answer comes of
+            a run. Unknown = no.
     """
 
     releases_gil: bool = True
@@ -46,6 +48,7 @@ class Traits(msgspec.Struct, frozen=True):
     native: bool = False
     isolate: bool = False
     reads_config: bool = False
+    repeatable: bool = False
     harmless_formats: frozenset[str] | None = None
 
     def touches_machine(self, form: str) -> bool:

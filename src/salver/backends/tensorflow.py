@@ -57,7 +57,7 @@ class TensorFlowBackend:
     modules: tuple[str, ...] = ("tensorflow",)
     #: Isolated, since it stays in a process's memory when its last model is gone. Operations of a graph read
     #: and write files.
-    traits = Traits(isolate=True, harmless_formats=frozenset())
+    traits = Traits(isolate=True, repeatable=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """``savedmodel`` for a folder that holds a ``saved_model.pb`` with a meta graph."""

@@ -48,7 +48,7 @@ class TorchBackend:
     extra = "torch"
     modules: tuple[str, ...] = ("torch",)
     #: Operations of TorchScript read and write files; an exported program may hold pickles and machine code.
-    traits = Traits(harmless_formats=frozenset())
+    traits = Traits(repeatable=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """``torch-export``, ``torchscript``, ``torch-aoti``; ``torch-weights`` for what holds no program."""

@@ -77,7 +77,7 @@ class TwinBackend:
     name = "onnx"
     extra = "onnx"
     modules: tuple[str, ...] = ("onnxruntime",)
-    traits = Traits(native=True)
+    traits = Traits(native=True, repeatable=True)
 
     def __init__(self, rest: Manifest | None = None, graphs: Sequence[bool] = ()) -> None:
         self.rest = rest

@@ -39,7 +39,7 @@ class XgboostBackend:
     extra = "xgboost"
     modules: tuple[str, ...] = ("xgboost",)
     #: Its files are data, but XGBoost does not check where trees point: a damaged one ends the process.
-    traits = Traits(native=True, harmless_formats=frozenset())
+    traits = Traits(native=True, repeatable=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
         """``xgboost-json``, ``xgboost-ubj``, or ``xgboost-binary`` for the format of before 1.0."""

@@ -20,11 +20,21 @@ class Dispatch:
         at: When it began, or is to begin.
         idle_since: Since when an instance had been idle then.
         turn: What it holds of resources that models share; None = they are not counted.
+        is_again: Its host died before; it does not run a third time.
     """
 
-    __slots__ = ("at", "batch", "idle_since", "turn")
+    __slots__ = ("at", "batch", "idle_since", "is_again", "turn")
 
-    def __init__(self, batch: Batch, at: float, idle_since: float, turn: Turn | None = None) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        at: float,
+        idle_since: float,
+        turn: Turn | None = None,
+        *,
+        is_again: bool = False,
+    ) -> None:
+        self.is_again = is_again
         self.batch = batch
         self.at = at
         self.idle_since = idle_since

@@ -10,6 +10,7 @@ may run inline is answered on the spot, without a future or a second turn of the
 
 import asyncio
 import functools
+import logging
 import math
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +24,7 @@ from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
 from salver.engine.dispatch import NO_PARAMETERS, Dispatch, fail, own, settle
 from salver.engine.padding import padded, rounded
-from salver.engine.ports import Gave, PostRunner, RequestRunner, Resizable, Runner
+from salver.engine.ports import Gave, PostRunner, RequestRunner, Resizable, Returning, Runner
 from salver.engine.ragged import RaggedBatch
 from salver.engine.refusals import LATE, closing, full, unloaded
 from salver.engine.rules import Rule
@@ -57,6 +58,7 @@ from salver.messages import (
 from salver.stats.shape_laws import ShapeLaws
 from salver.tensor import Array, Tensor
 
+_LOG = logging.getLogger("salver.engine")
 _Answer = tuple[Outputs, Timing, Mapping[str, Parameter]]
 _Stacked = tuple[dict[str, Array], float]
 
@@ -82,6 +84,7 @@ _SAME_TURN_S = 50e-6
 #: So long before an instance is expected to be idle its next batch is chosen and merged, so that it does not
 #: stand still (:meth:`Schedule.looks_ahead`): at most, as a share of a run, and of runs from that on.
 _AHEAD_S, _AHEAD_SHARE, _LONG_RUN_S = 2e-3, 0.2, 3e-3
+_BACK_S = 30.0  # how long requests wait for a host that died under them
 _LAST_RUN_S = 30.0  # how long ``close`` waits for runs under way
 
 
@@ -102,8 +105,9 @@ class Engine:
     __slots__ = (
         "_admission", "_ahead", "_batcher", "_clock", "_closed", "_crowded", "_each", "_emit", "_end",
         "_has_places", "_has_queue_policy", "_idle", "_idle_since", "_inline_until", "_is_timed", "_loop",
-        "_max_rows", "_most_rows", "_never_inline", "_post", "_posted", "_pump_scheduled", "_runner",
-        "_schedule", "_sizes", "_stack", "_tasks", "_timeout", "_timer", "_turns", "id", "signature",
+        "_max_rows", "_most_rows", "_never_inline", "_post", "_posted", "_pump_scheduled", "_returning",
+        "_runner", "_schedule", "_sizes", "_stack", "_tasks", "_timeout", "_timer", "_turns", "id",
+        "signature",
     )  # fmt: skip
 
     def __init__(
@@ -122,6 +126,7 @@ class Engine:
             alone = Batching(False, config.batching.policy, max_queue=config.batching.max_queue)
             config = msgspec.structs.replace(config, batching=alone)
         self._sizes = config.batching.sizes if config.batching.enabled else ()
+        self._returning = runner if isinstance(runner, Returning) else None
         self._runner = runner = padded(runner, self._sizes)
         self._each = runner.answer if isinstance(runner, RequestRunner) else None
         self._post = runner.post if isinstance(runner, PostRunner) else None
@@ -570,10 +575,18 @@ class Engine:
         batch = dispatch.batch
         alive = [w for w in batch.members if not w.payload[1].done()]
         middle = len(alive) // 2
+        returning = self._returning if not dispatch.is_again else None
         if isinstance(error, HostGone):
             middle = 0  # the model has seen none of them: they go to its next host as they are
+            if returning is not None:
+                await self._run_again(returning, dispatch, [alive], error)
+                return False
         else:
             self._announce(batch.rows, len(batch.members), 0.0, merge, 0.0, batch.reason, ok=False)
+            if isinstance(error, HostDied) and returning is not None and returning.reruns:
+                _LOG.warning("[%s] %s; %d requests run once more, alone", self.id, error.message, len(alive))
+                await self._run_again(returning, dispatch, [[waiting] for waiting in alive], error)
+                return False
             if len(alive) < 2 or isinstance(error, HostDied | NotReady):
                 for waiting in alive:
                     fail(waiting, own(error, self.id))
@@ -582,8 +595,28 @@ class Engine:
             here = [w for w in half if not w.payload[1].done()]  # some may have gone meanwhile
             if here:
                 part = Batch(here, sum(w.rows for w in here), batch.reason, [])
-                await self._run_or_halve(Dispatch(part, dispatch.at, dispatch.idle_since))
+                again = Dispatch(part, dispatch.at, dispatch.idle_since, is_again=dispatch.is_again)
+                await self._run_or_halve(again)
         return False
+
+    async def _run_again(
+        self, runner: Returning, dispatch: Dispatch, groups: list[list[Waiting]], error: Exception
+    ) -> None:
+        """Run what was under way when its host died, group by group, once a host lives again.
+
+        Whose deadline passes meanwhile has been told, and is not run.
+        """
+        for group in groups:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_BACK_S):
+                    await runner.back()
+            here = [waiting for waiting in group if not waiting.payload[1].done()]
+            if self._closed:
+                for waiting in here:
+                    fail(waiting, own(error, self.id))
+            elif here:
+                part = Batch(here, sum(w.rows for w in here), dispatch.batch.reason, [])
+                await self._run_or_halve(Dispatch(part, self._clock(), dispatch.idle_since, is_again=True))
 
     def _requests(self, batch: Batch) -> list[InferRequest]:
         """Those of a batch, for a model that wants them one by one."""

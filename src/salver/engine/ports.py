@@ -102,6 +102,21 @@ class PostRunner(Runner, Protocol):
 
 
 @runtime_checkable
+class Returning(Runner, Protocol):
+    """A runner whose hosts may die, and come back.
+
+    Attributes:
+        reruns: A request that was under way when a host died may be run once more.
+    """
+
+    reruns: bool
+
+    async def back(self) -> None:
+        """Wait until a host lives."""
+        ...
+
+
+@runtime_checkable
 class Mortal(Protocol):
     """A runner whose model may end by itself, and forgets then what it knew.
 

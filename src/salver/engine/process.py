@@ -68,12 +68,14 @@ class ProcessRunner:
 
     Attributes:
         deaths: Hosts that have died.
+        reruns: See :class:`~salver.engine.ports.Returning`.
         has_opinion, wants_trace: As of :class:`~salver.engine.child.HostProcess`.
     """
 
     def __init__(self, plan: HostPlan, hosts: list[HostProcess], recovery: Recovery) -> None:
         self.slots = len(hosts)
         self.deaths = 0
+        self.reruns = False
         self.has_opinion = hosts[0].has_opinion
         self.wants_trace = hosts[0].wants_trace
         self.signature: Signature = hosts[0].signature
@@ -82,6 +84,8 @@ class ProcessRunner:
         self._seats = [_Seat(host, recovery.clock()) for host in hosts]
         self._idle: deque[HostProcess] = deque(hosts)
         self._waiters: deque[asyncio.Future[HostProcess]] = deque()
+        self._came = asyncio.Event()  # a host is back, or none is to come
+        self._is_closed = False
         self._keepers = [asyncio.ensure_future(self._keep(seat)) for seat in self._seats]
 
     @classmethod
@@ -159,6 +163,12 @@ class ProcessRunner:
         # A caller that gives up must not free a host that still works.
         return await asyncio.shield(self._on(host, host.run(inputs)))
 
+    async def back(self) -> None:
+        """See :class:`~salver.engine.ports.Returning`."""
+        while self.is_lost and not self._is_closed:
+            self._came.clear()
+            await self._came.wait()
+
     def post(self, work: Work, done: Done, is_lone: bool) -> bool:
         """See :class:`~salver.engine.ports.PostRunner`."""
         if not is_small(work):
@@ -219,6 +229,8 @@ class ProcessRunner:
 
     async def close(self) -> None:
         """Stop every host: politely, then not. Batches in flight are waited for that long."""
+        self._is_closed = True
+        self._came.set()
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
@@ -283,6 +295,7 @@ class ProcessRunner:
                     seat.deaths += 1
             seat.since = clock()
             _log.info("[%s] a host process is back", model)
+            self._came.set()
             self._release(seat.host)
 
     def _restarting(self) -> str:

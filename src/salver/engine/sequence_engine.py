@@ -20,7 +20,7 @@ from salver.artifacts import ModelConfig, RateLimit, Sequences
 from salver.backends.hidden import seen
 from salver.backends.protocol import Answer
 from salver.engine.admission import Admission, Bound
-from salver.engine.ports import Mortal, RequestRunner, Runner
+from salver.engine.ports import Mortal, RequestRunner, Returning, Runner
 from salver.engine.refusals import LATE, closing, due, unloaded
 from salver.engine.sequence_tensors import ServerTensors, flag, id_of
 from salver.engine.sequences import Company, Register, SequenceScheduler, Turn
@@ -29,6 +29,7 @@ from salver.engine.turns import Turn as Share
 from salver.errors import (
     DeadlineExceeded,
     HostDied,
+    HostGone,
     InvalidInput,
     InvalidOutput,
     ModelFailed,
@@ -393,7 +394,7 @@ class SequenceEngine:
         except Exception as error:
             if self._is_closed:
                 said, seconds = [unloaded(self.id) for _ in turns], 0.0
-            elif self._remembers or len(turns) < 2:
+            elif self._remembers or len(turns) < 2 or _may_not_repeat(error, lane.runner):
                 said, seconds = [_own(error) for _ in turns], 0.0
                 if isinstance(error, HostDied | NotReady) and self._remembers:
                     self._lose(lane)
@@ -564,6 +565,12 @@ def _fail(turn: Turn, error: Exception) -> None:
         if isinstance(error, SalverError):
             error.is_late = True
         future.set_exception(error)
+
+
+def _may_not_repeat(error: Exception, runner: Runner) -> bool:
+    """Its host died while the model worked on the requests, and it may not work on them again."""
+    died = isinstance(error, HostDied) and not isinstance(error, HostGone)
+    return died and not (isinstance(runner, Returning) and runner.reruns)
 
 
 def _own(error: Exception) -> Exception:

@@ -13,7 +13,7 @@ import numpy as np
 from salver.artifacts import ModelConfig, Ragged
 from salver.backends.protocol import SIGNATURE
 from salver.engine.engine import Engine
-from salver.engine.ports import Gave, PostRunner, Runner
+from salver.engine.ports import Gave, PostRunner, Returning, Runner
 from salver.errors import InvalidInput, SalverError
 from salver.events import BatchRan
 from salver.messages import ANYBODY, InferRequest, InferResponse, Signature, Standing
@@ -32,6 +32,7 @@ class SignatureRunner:
         self.signature = runner.signature.others[index]
         self.slots = runner.slots
         self._runner = runner
+        self.reruns = isinstance(runner, Returning) and runner.reruns
         self._mark = np.array(index)
 
     def __repr__(self) -> str:
@@ -47,6 +48,11 @@ class SignatureRunner:
         """See :class:`~salver.engine.ports.PostRunner`."""
         runner = self._runner
         return isinstance(runner, PostRunner) and runner.post({**work, SIGNATURE: self._mark}, done, is_lone)
+
+    async def back(self) -> None:
+        """See :class:`~salver.engine.ports.Returning`."""
+        if isinstance(self._runner, Returning):
+            await self._runner.back()
 
     def run_inline(self, inputs: Mapping[str, Array]) -> None:
         """Never: how long runs take is known of the first signature."""

@@ -608,7 +608,7 @@ class Loader:
         if placement.runner == "process":
             kind = backend if isinstance(backend, type) else type(backend)
             calls = self._terms.calls if backend.traits.reads_config else None
-            return await ProcessRunner.start(
+            runner = await ProcessRunner.start(
                 f"{kind.__module__}:{kind.__qualname__}",
                 manifest,
                 options,
@@ -618,6 +618,8 @@ class Loader:
                 server=calls.admit(manifest.id) if calls else None,
                 interpreter=await self._environments.open(manifest) if backend.traits.reads_config else None,
             )
+            runner.reruns = _reruns(backend, manifest, runner.signature)
+            return runner
         models: list[RunnableModel] = []
         try:
             for _ in range(1 if backend.traits.concurrent else slots):
@@ -641,6 +643,15 @@ class Loader:
             more=None if backend.traits.concurrent else more,
             limit=RunLimit(manifest.config.instances.run_timeout_s),
         )
+
+
+def _reruns(backend: Backend, manifest: Manifest, signature: Signature) -> bool:
+    """Requests may be run once more when their host died; a program beside the artefact may do anything."""
+    wish = manifest.config.instances.reruns
+    if wish is not None:
+        return wish
+    is_graph = manifest.code is None and "module" not in manifest.config.options
+    return backend.traits.repeatable and is_graph and not signature.is_stateful
 
 
 def _refuse_cache(config: ModelConfig, manifest: Manifest, kind: str) -> None:
