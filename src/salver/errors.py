@@ -12,8 +12,9 @@ from typing import Final, Literal, get_args
 #: the queue's delay; the model's objective, or the request's own deadline, cannot be met.
 Refusal = Literal["queue_full", "limit", "objective", "deadline"]
 #: Why else a request has failed, where its code does not tell: outputs are not those that a model promises; a
-#: handler has answered with a status of 500 or more, which is the caller's to see (the code is ``ok``).
-Fault = Literal["output", "status"]
+#: handler has answered with a status of 500 or more, which is the caller's to see (the code is ``ok``); one
+#: of the responses that the model sent is an error.
+Fault = Literal["output", "status", "response"]
 NO_REFUSAL: Final = frozenset(("", *get_args(Fault)))
 #: Characters of an error's text, which may quote what a caller sent: a name of a megabyte is not sent back.
 LONGEST_TEXT: Final = 4096

@@ -23,7 +23,7 @@ from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from salver.testing.process import ServerProcess, free_port
 from waiting import PATIENCE_S, until
-from zoo import mlp_answer, wide, write_identity, write_mlp, write_two
+from zoo import gauge, mlp_answer, wide, write_identity, write_mlp, write_two
 
 ROWS = 5
 X = np.linspace(-1, 1, ROWS * 16, dtype=np.float32).reshape(ROWS, 16)
@@ -216,6 +216,75 @@ def test_tr_f11_it_is_off_unless_asked_for(triton: Any, server: ServerProcess, s
         found = client.get_server_metadata()
         extensions = found["extensions"] if isinstance(found, dict) else found.extensions
         assert "system_shared_memory" not in extensions
+
+
+GATED = """
+import os
+import time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        while os.path.exists("GATE"):
+            time.sleep(0.002)
+        xs = [pb_utils.get_input_tensor_by_name(r, "x").as_numpy() for r in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("y", x * 2)]) for x in xs]
+"""
+FP32 = '[{ name: "%s" data_type: TYPE_FP32 dims: [-1] }]'
+
+
+@pytest.mark.parametrize("way", ["http", "grpc", "stream"])
+def test_tr_r14_tr_g4_what_is_unregistered_while_requests_use_it_stays_until_they_end(
+    way: str, tmp_path: Path, segment: Segment
+) -> None:
+    gate = tmp_path / "gate"
+    (tmp_path / "models" / "gated" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "gated" / "1" / "model.py").write_text(GATED.replace("GATE", str(gate)))
+    config = f'backend: "python"\ninput {FP32 % "x"}\noutput {FP32 % "y"}\n'
+    (tmp_path / "models" / "gated" / "config.pbtxt").write_text(config)
+    gate.touch()
+    triton = tritonclient.http if way == "http" else tritonclient.grpc
+    shm.set_shared_memory_region(segment.handle, [X])
+    given = triton.InferInput("x", [4], "FP32")
+    given.set_shared_memory("in", 16)
+    wanted = triton.InferRequestedOutput("y")
+    wanted.set_shared_memory("out", 16)
+    found: queue.Queue[Any] = queue.Queue()
+    server = ServerProcess([tmp_path / "models"], tmp_path / "log", ["--allow-client-shm=true"])
+    with (
+        server,
+        tritonclient.grpc.InferenceServerClient(server.wait_ready().address) as admin,
+        triton.InferenceServerClient(
+            server.address, **({"concurrency": 2} if way == "http" else {})
+        ) as client,
+    ):
+        admin.register_system_shared_memory("in", segment.key, 4096)
+        admin.register_system_shared_memory("out", segment.key, 4096, offset=8192)
+        asking = []
+        if way == "stream":
+            client.start_stream(lambda result, error: found.put(error or result))
+        for _ in range(2):
+            if way == "http":
+                asking.append(client.async_infer("gated", [given], outputs=[wanted]))
+            elif way == "grpc":
+                tell = lambda result, error: found.put(error or result)  # noqa: E731
+                client.async_infer("gated", [given], tell, outputs=[wanted])
+            else:
+                client.async_stream_infer("gated", [given], outputs=[wanted])
+            until(lambda: gauge(server, "gated", "running_batches") == 1, server.output)
+        until(lambda: gauge(server, "gated", "queue_depth") == 1, server.output)
+        admin.unregister_system_shared_memory()
+        assert [s["name"] for s in statuses(admin)] == ["in", "out"]
+        gate.unlink()
+        results = [each.get_result() for each in asking] or [found.get(timeout=PATIENCE_S) for _ in range(2)]
+        assert not any(isinstance(result, Exception) for result in results)
+        until(lambda: statuses(admin) == [], server.output)
+        if way == "stream":
+            client.stop_stream()
+    answer = shm.get_contents_as_numpy(segment.handle, np.float32, [4], offset=8192)
+    np.testing.assert_array_equal(answer, X.ravel()[:4] * 2)
 
 
 def test_over_a_stream(sharing: ServerProcess, segment: Segment) -> None:

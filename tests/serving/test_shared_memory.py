@@ -139,6 +139,17 @@ def test_names_are_given_once_and_are_bounded(memory: SharedMemory) -> None:
         memory.register(Region("r" * 256, "/k", 0, 8))
 
 
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_tr_r14_keys_of_tritons_python_backend_are_reserved(memory: SharedMemory, slash: str) -> None:
+    key = f"{slash}triton_python_backend_shm_region_1"
+    with pytest.raises(InvalidInput) as caught:
+        memory.register(Region("r", key, 0, 8))
+    assert str(caught.value) == (
+        f"cannot register shared memory region 'r' with key '{key}' as the key contains the reserved prefix "
+        "'triton_python_backend_shm_region_'"
+    )
+
+
 def test_regions_are_bounded_in_number(memory: SharedMemory) -> None:
     for number in range(MAX_REGIONS):
         memory.register(Region(f"r{number}", "/k", 0, 8))

@@ -1,5 +1,6 @@
 import json
 
+import msgspec
 import pytest
 
 from salver.errors import Code
@@ -90,6 +91,15 @@ def test_what_never_reached_an_engine_is_not_a_failure(code: Code) -> None:
     found = statistics()
     found.observe([READY, served(code.value)])
     assert found.snapshot()["model_stats"][0]["inference_stats"]["fail"]["count"] == 0
+
+
+def test_tr_r8_a_request_one_of_whose_responses_is_an_error_was_served() -> None:
+    found = statistics()
+    found.observe([READY, ran(), msgspec.structs.replace(served("model_failed"), why="response")])
+    row = found.snapshot()["model_stats"][0]
+    assert (row["inference_count"], row["execution_count"]) == (2, 1)
+    assert row["inference_stats"]["success"]["count"] == row["inference_stats"]["queue"]["count"] == 1
+    assert row["inference_stats"]["fail"]["count"] == 0
 
 
 def test_failures_of_unknown_models_make_no_row() -> None:

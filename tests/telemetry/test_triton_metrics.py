@@ -83,6 +83,14 @@ def test_tr_m1_counts() -> None:
     assert found["nv_inference_pending_request_count"] == 3
 
 
+def test_tr_m1_a_request_one_of_whose_responses_is_an_error_was_served() -> None:
+    metrics = Metrics(Present(), TritonMetricsConfig())
+    metrics.observe([*EVENTS, msgspec.structs.replace(EVENTS[0], outcome="model_failed", why="response")])
+    found = values(metrics.render("")[0].decode())
+    assert found["nv_inference_request_success"] == 3
+    assert found["nv_inference_request_failure BACKEND"] == 1
+
+
 def test_tr_m2_durations_are_microseconds_summed_over_requests() -> None:
     found = values(page())
     assert found["nv_inference_request_duration_us"] == 20_000

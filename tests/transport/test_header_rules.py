@@ -135,6 +135,8 @@ def test_tr_r32_a_pattern_is_found_anywhere_and_in_either_case() -> None:
     headers = {b"x-fwd-one": b"1", b"my-x-fwd-two": "é".encode(), b"host": b"h"}
     assert Forwarding("X-Fwd-.*").parameters(headers) == {"x-fwd-one": "1", "my-x-fwd-two": "é"}
     assert Forwarding("^x-fwd-.*$").parameters(headers) == {"x-fwd-one": "1"}
+    assert Forwarding("(?-i)X-Fwd-.*").parameters(headers) == {}
+    assert Forwarding("(?i)X-FWD-o.*").parameters(headers) == {"x-fwd-one": "1"}
     with pytest.raises(InvalidInput, match="no regular expression"):
         Forwarding("(")
 
@@ -269,6 +271,45 @@ async def test_a_model_sees_headers_beside_the_parameters_which_win(way: str) ->
     request = InferRequest("m", (), parameters={"k": "own", "timeout": 5_000_000})
     assert await getattr(plane, way)(Codec(), request, "m", "", call) == "done"
     assert lessor.servable.parameters == {"x-a": "1", "k": "own", "timeout": 5_000_000}
+
+
+@pytest.mark.parametrize("way", ["infer", "stream"])
+@pytest.mark.parametrize(
+    "name", ["triton_final_response", "triton_x", "sequence_id", "timeout", "priority", "binary_data_output"]
+)
+async def test_tr_r23_tr_r32_a_header_with_a_reserved_name_is_refused(way: str, name: str) -> None:
+    lessor: Any = Lessor()
+    plane: DataPlane[Any, Any] = DataPlane(lessor, Bus(()), lambda: 0.0, lambda: "id")
+    call = Call("oip-http", 0.0, forwarded={"x-a": "1", name: "1"})
+    said = await getattr(plane, way)(Codec(), InferRequest("m", ()), "m", "", call)
+    assert f"header '{name}'" in said and "reserved for Triton usage" in said
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("(?-i)x-.*", ["x-a", "x-b"]),
+        ("(?-i)X", []),
+        ("(?i)^X-A$", ["x-a"]),
+        ("^x-a$(?-i)|^X-B$", ["x-a"]),
+        ("^(x-(?-i)A|X-B|b)$", []),
+        ("^(x-(?-i)a|x-b)$", ["x-a", "x-b"]),
+        (r"^\Qx-a\E$", ["x-a"]),
+        (r"^x[[:punct:]][[:alpha:]]\z", ["x-a", "x-b"]),
+        (r"^x[^[:alpha:]-]\d$", ["x_1"]),
+        ("(?sU)^x.(?<name>a|b)$", ["x-a", "x-b"]),
+        ("(?i-s:X-)A", ["x-a"]),
+    ],
+)
+def test_tr_r32_patterns_are_re2s(pattern: str, found: list[str]) -> None:
+    headers = {b"host": b"", b"x-a": b"", b"x-b": b"", b"x_1": b""}
+    assert list(Forwarding(pattern).parameters(headers)) == found
+
+
+@pytest.mark.parametrize("pattern", [r"\pL", "[[:no:]]", "[a", "(?z)x", "(?", "a)", "*", "(?i", "\\"])
+def test_tr_r32_what_is_no_pattern(pattern: str) -> None:
+    with pytest.raises(InvalidInput, match="is no regular expression"):
+        Forwarding(pattern)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ _JSON_CASES: list[tuple[Any, str, str]] = [
         "",
     ),
     ({"inputs": x()["inputs"] * 2}, "input 'x' already exists in request", ""),
+    ({**x(), "outputs": [{"name": "y"}, {"name": "z"}, {"name": "y"}]}, "output 'y' already requested", ""),
     (x() | {"id": 7}, "id must be a string, not a number", "id"),
     (x() | {"parameters": []}, "parameters must be an object, not a list", "parameters"),
     (
@@ -347,6 +348,7 @@ _GRPC_CASES: list[tuple[dict[str, Any], str]] = [
         "unable to find data for input tensor 'x' for model 'm' in request.",
     ),
     ({"inputs": [_INPUT] * 2, "raw_input_contents": [b"a", b"b"]}, "input 'x' already exists in request"),
+    ({"inputs": [], "outputs": [{"name": "y"}] * 2}, "output 'y' already requested"),
     (
         {"inputs": [_INPUT], "raw_input_contents": [b"a", b"b"]},
         "raw_input_contents has 2 entries for model 'm', but only 1 inputs take one",

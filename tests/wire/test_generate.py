@@ -135,3 +135,38 @@ def test_tr_r6_what_comes_from_the_model_is_400_whatever_it_calls_it(kind: type[
     assert Generate().fault(error) == HttpReply(400, b'{"error":"text"}')
     piece = InferResponse("m", "1", (), error=kind("text"))
     assert Generate().encode(InferRequest("m", ()), piece) == HttpReply(400, b'{"error":"text"}')
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"text_input":"a","text_input":"b"}',
+        b'{"text_input":"a","k":1,"k":1}',
+        b'{"id":"a","text_input":"a","id":"b"}',
+        b'{"text_input":"a","\\u0074ext_input":"b"}',
+        b'{"text_input":"a","parameters":{"k":1,"k":2}}',
+        b'{"text_input":"a","parameters":{},"parameters":{"k":2}}',
+        b'{"text_input":"a","max_tokens":NaN,"max_tokens":1}',
+    ],
+)
+def test_tr_r6_a_key_that_stands_twice_is_refused(body):
+    with pytest.raises(InvalidInput, match="stands twice in the request"):
+        decode(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"text_input":"text_input","k":"k"}',
+        b'{"text_input":"say \\"k\\": k\\n","k":"\\"k\\""}',
+        b'{"text_input":"a","max_tokens":1,"parameters":{"max_tokens":2}}',
+    ],
+)
+def test_tr_r6_a_key_that_a_value_repeats_is_not(body):
+    assert decode(body).inputs
+
+
+def test_tr_r6_an_output_without_elements_is_an_empty_list():
+    outputs = (tensor("text", np.empty((0, 1), object)), tensor("x", np.empty((2, 0), "f4")))
+    reply = Generate().encode(InferRequest("m", ()), InferResponse("m", "1", outputs))
+    assert json.loads(reply.body) == {"model_name": "m", "model_version": "1", "text": [], "x": []}

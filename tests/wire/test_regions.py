@@ -220,11 +220,35 @@ def test_an_output_that_does_not_fit_its_place_is_not_written(memory: SharedMemo
     assert memory.read(module.Place("s", 0, 8)) == bytes(8)
 
 
-def test_a_region_that_was_let_go_while_the_model_ran(memory: SharedMemory) -> None:
-    request = over_http(memory, place(), [{"name": "y", "parameters": place("s")}])
-    memory.unregister("s")
-    with pytest.raises(NotFound, match="'s'"):
-        OpenInferenceHttp(memory).encode(request, _response("y"))
+def test_tr_r14_a_region_that_was_let_go_while_the_model_ran(memory: SharedMemory) -> None:
+    """It stays, for others too, until the request is over."""
+    regions = memory.listed()
+    for over, encode in (
+        (over_http, OpenInferenceHttp(memory).encode),
+        (over_grpc, lambda request, response: encode_infer(request, response, memory)),
+    ):
+        first = over(memory, place(), [{"name": "y", "parameters": place("s", 16, 4)}])
+        memory.unregister("s")
+        second = over(memory, place(), [{"name": "y", "parameters": place("s", 16, 4)}, {"name": "z"}])
+        memory.unregister()
+        encode(first, _response("y"))
+        assert memory.read(module.Place("s", 0, 16))[4:12] == _X.tobytes()
+        del first
+        assert memory.listed() == regions
+        encode(second, _response("y", "z"))
+        del second
+        assert memory.listed() == ()
+        with pytest.raises(NotFound, match="'r'"):
+            over(memory, place(), [{"name": "y", "parameters": place("s", 16, 4)}])
+        for region in regions:
+            memory.register(region)
+
+
+def test_tr_r21_a_region_that_only_inputs_lie_in_is_not_kept(memory: SharedMemory) -> None:
+    """They have been copied when the request is read."""
+    request = over_http(memory, place())
+    memory.unregister()
+    assert request.inputs and memory.listed() == ()
 
 
 @pytest.mark.parametrize(

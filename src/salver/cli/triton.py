@@ -77,6 +77,9 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     if load and mode != "explicit":
         raise InvalidInput("--load-model needs --model-control-mode=explicit")
     trace = _trace(given)
+    most_bytes = given.number("http-max-input-size", 64 << 20)
+    if most_bytes < 1:
+        raise InvalidInput("--http-max-input-size must be greater than 0")
     config = ServeConfig(
         paths=_paths(given),
         front=first,
@@ -90,7 +93,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         poll_seconds=given.number("repository-poll-secs", 15),
         load=load,
         trust_pickle=given.is_on("trust-pickle", False),
-        max_body_mb=given.number("http-max-input-size", 64 << 20) / (1 << 20),
+        max_body_mb=most_bytes / (1 << 20),
         state_dir=given.text("state-dir", default_state_dir()),
         readiness="whole" if given.is_on("strict-readiness", True) else "settled",
         exits_on_error=given.is_on("exit-on-error", True),

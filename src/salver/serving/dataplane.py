@@ -159,6 +159,10 @@ class DoorRules(msgspec.Struct, frozen=True):
 
 
 _PLAIN = DoorRules()
+#: Parameters that a header must not become (TR-R23).
+_RESERVED = frozenset(
+    ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers", "binary_data_output")
+)
 
 
 class DataPlane(Generic[BodyT, ReplyT]):
@@ -368,7 +372,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                         if wanted:
                             seen.add(response)
                         if response.error is not None:
-                            outcome, why = response.error.code.value, response.error.why
+                            outcome, why = response.error.code.value, response.error.why or "response"
                         piece = codec.encode(request, response)
                         has_begun = True
                         await write(piece)
@@ -658,7 +662,17 @@ def joined(pieces: Sequence[InferResponse]) -> InferResponse:
 
 
 def _with_headers(request: InferRequest, headers: Mapping[str, Parameter]) -> InferRequest:
-    """With forwarded headers as parameters, where its own do not have that name."""
+    """With forwarded headers as parameters, where its own do not have that name.
+
+    Raises:
+        InvalidInput: a header has the name of a parameter that means something to the server (TR-R23).
+    """
+    for name in headers:
+        if name in _RESERVED or name.startswith("triton_"):
+            raise InvalidInput(
+                f"header '{name}' cannot become a parameter: that name is reserved for Triton usage",
+                fix="Leave it out of the request, or out of the server's header forward pattern.",
+            )
     return msgspec.structs.replace(request, parameters={**headers, **request.parameters})
 
 

@@ -10,7 +10,8 @@ import itertools
 import mmap
 import os
 import stat
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,8 @@ MAX_REGIONS: Final = 512
 #: Of a region's name, and of a key (``NAME_MAX``).
 MAX_NAME: Final = 255
 MAX_BYTES: Final = 1 << 40
+#: Of the keys of Triton's Python backend, which may run beside this server.
+_RESERVED: Final = "triton_python_backend_shm_region_"
 _CAUSES: Final = {
     errno.ENOENT: "it is not in this server's {folder}. Where the caller or the server runs in a container, "
     "both must share one {folder} (Docker: --ipc=host; Kubernetes: one emptyDir of medium Memory, mounted "
@@ -35,18 +38,37 @@ _CAUSES: Final = {
 }
 
 
-class _Held(msgspec.Struct, frozen=True):
-    """A registered region with its descriptor, and which file that is."""
+class _Held(msgspec.Struct, eq=False):
+    """A registered region with its descriptor, and which file that is.
+
+    Attributes:
+        users: Requests that hold it.
+        is_leaving: It was unregistered, and goes when nobody holds it any more.
+    """
 
     region: Region
     fd: int
     file: tuple[int, int]
+    users: int = 0
+    is_leaving: bool = False
+
+
+class _Hold:
+    """Keeps regions for a request, and lets them go with itself."""
+
+    def __init__(self, held: Sequence[_Held], let_go: Callable[[Sequence[_Held]], None]) -> None:
+        self._held = held
+        self._let_go = let_go
+
+    def __del__(self) -> None:
+        self._let_go(self._held)
 
 
 class SharedMemory:
     """The regions that callers have registered (:class:`salver.wire.regions.Regions`, and the admin's side).
 
-    For one thread. A region outlives its segment's name: it holds the file open until it is unregistered.
+    For one thread, but for the end of a request that holds regions, which may come on any. A region outlives
+    its segment's name: it holds the file open until it is unregistered, and no request uses it.
 
     Args:
         folder: Where segments are files.
@@ -57,6 +79,7 @@ class SharedMemory:
     def __init__(self, folder: Path = SEGMENTS) -> None:
         self._folder = folder
         self._held: dict[str, _Held] = {}
+        self._lock = threading.RLock()  # of users and departures; a request may end in the middle of them
 
     def __repr__(self) -> str:
         return f"<SharedMemory {len(self._held)} regions of {self._folder}>"
@@ -105,11 +128,19 @@ class SharedMemory:
         self._held[region.name] = _Held(region, fd, (found.st_dev, found.st_ino))
 
     def unregister(self, name: str = "") -> None:
-        """Let go of that region, or of all; one that there is not is no error."""
-        for each in [name] if name else list(self._held):
-            held = self._held.pop(each, None)
-            if held is not None:
-                os.close(held.fd)
+        """Let go of that region, or of all; one that there is not is no error.
+
+        What a request uses stays until that ends.
+        """
+        with self._lock:
+            for each in [name] if name else list(self._held):
+                if (held := self._held.get(each)) is not None:
+                    held.is_leaving = True
+                    self._leave(held)
+
+    def _leave(self, held: _Held) -> None:
+        if held.is_leaving and not held.users and self._held.pop(held.region.name, None):
+            os.close(held.fd)
 
     # What codecs ask for.
 
@@ -127,6 +158,20 @@ class SharedMemory:
                     f"two outputs overlap in shared memory, in regions '{name}' and '{second}'",
                     fix="Give each an offset behind the end of the one before.",
                 )
+
+    def hold(self, names: Collection[str]) -> object:
+        """See :meth:`salver.wire.regions.Regions.hold`."""
+        with self._lock:
+            found = [self._held[name] for name in names if name in self._held]
+            for held in found:
+                held.users += 1
+        return _Hold(found, self._let_go)
+
+    def _let_go(self, found: Sequence[_Held]) -> None:
+        with self._lock:
+            for held in found:
+                held.users -= 1
+                self._leave(held)
 
     def read(self, place: Place) -> bytes:
         """See :meth:`salver.wire.regions.Regions.read`."""
@@ -190,6 +235,11 @@ def _check_words(region: Region) -> None:
     """Names that are names of files and no paths, and numbers that mean something."""
     if not region.name:
         raise InvalidInput("'region name' is necessary to register system shared memory region")
+    if region.key.lstrip("/").startswith(_RESERVED):
+        raise InvalidInput(
+            f"cannot register shared memory region '{region.name}' with key '{region.key}' as the key "
+            f"contains the reserved prefix '{_RESERVED}'"
+        )
     if len(region.name) > MAX_NAME:
         raise InvalidInput(
             f"the name of a shared memory region has at most {MAX_NAME} characters", field="name"

@@ -81,8 +81,11 @@ class _Version:
         latencies = [e.latency for e in events]
         durations.add_all(latencies)
         if outcome != "ok":
-            self.triton.served(outcome, 0, latencies, ())
-        if outcome != "ok":
+            sent = [e for e in events if e.why == "response"]
+            self.triton.served(
+                "ok", sum([e.rows for e in sent]), [e.latency for e in sent], [e.timing.queue for e in sent]
+            )
+            self.triton.served(outcome, 0, [e.latency for e in events if e.why != "response"], ())
             whys = [e.why for e in events if e.why not in NO_REFUSAL]
             self.refused.update([why if why in _REASONS else UNKNOWN for why in whys])
             return

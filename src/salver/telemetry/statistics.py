@@ -106,7 +106,7 @@ class Statistics:
         versions = self._versions
         for event in events:
             if isinstance(event, Served):
-                if event.outcome == "ok":
+                if event.outcome == "ok" or event.why == "response":  # the run itself went well (TR-R8)
                     found = versions.get((event.model, event.version)) or self._new(event)
                     found.last_ms = now_ms
                     timing = event.timing

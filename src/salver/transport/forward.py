@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from salver.errors import InvalidInput
 from salver.messages import Parameter
+from salver.transport.re2 import compiled
 
 #: gRPC's own metadata, which its libraries do not show either.
 _GRPC_OWN: Final = re.compile(rb"grpc-.*|content-type|te|.*-bin", re.DOTALL)
@@ -22,7 +22,8 @@ class Forwarding:
     letters of either case. It may be found anywhere in the name: ``^`` and ``$`` bind it.
 
     Args:
-        pattern: A regular expression.
+        pattern: A regular expression in RE2's syntax, as far as Python's has its like. ``(?-i)`` compares
+            letters with those of the name in lower case.
         is_grpc: Leave out the metadata that gRPC itself uses.
 
     Raises:
@@ -33,12 +34,7 @@ class Forwarding:
     """
 
     def __init__(self, pattern: str, *, is_grpc: bool = False) -> None:
-        try:
-            self._pattern = re.compile(pattern.encode(), re.IGNORECASE)
-        except re.error as error:
-            raise InvalidInput(
-                f"header forward pattern {pattern!r} is no regular expression: {error}"
-            ) from error
+        self._pattern = compiled(pattern)
         self._is_grpc = is_grpc
 
     def __repr__(self) -> str:

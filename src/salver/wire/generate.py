@@ -6,6 +6,8 @@ Event; what an event looks like is here, when one is sent is the transport's mat
 It knows no route and no loaded model.
 """
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from salver.wire.json_text import TOO_DEEP, dumps, is_too_deep, loads
 from salver.wire.values import from_json, kind_of, to_json
 
 _RESERVED = "triton_"
+_FEW = 16
 #: What a stream's reply says of itself before its first event.
 EVENT_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
@@ -86,11 +89,14 @@ def _decode(http: HttpBody, signature: Signature) -> InferRequest:
     if type(root) is not dict:
         raise InvalidInput(f"the request must be a JSON object, not {kind_of(root)}")
     specs = {spec.name: spec for spec in signature.inputs}
-    nested = root.pop("parameters", None)
+    nested = root.get("parameters")
     if nested is None:
         nested = {}
     elif type(nested) is not dict:
         raise InvalidInput(f"parameters must be an object, not {kind_of(nested)}", field="parameters")
+    if _may_repeat(http.body, (*root, *nested)):
+        _refuse_repeated(http.body)
+    root.pop("parameters", None)
     id = root.pop("id", "") if "id" not in specs else ""
     if type(id) is not str:
         raise InvalidInput(f"id must be a string, not {kind_of(id)}", field="id")
@@ -114,6 +120,26 @@ def _decode(http: HttpBody, signature: Signature) -> InferRequest:
             else:
                 parameters[name] = value
     return InferRequest(http.model, tuple(inputs.values()), http.version, id, parameters=parameters)
+
+
+def _may_repeat(body: bytes, keys: Sequence[str]) -> bool:
+    """False if no key can stand twice; found out without a second look at each member."""
+    if len(keys) > _FEW or b"\\" in body:  # which may spell a key in other ways
+        return True
+    return any(body.count(b'"%b"' % key.encode()) > 1 for key in keys)
+
+
+def _refuse_repeated(body: bytes) -> None:
+    """Raises InvalidInput for a key that stands twice in an object: nobody knows which is meant (TR-R6)."""
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        seen = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise InvalidInput(f"key '{name}' stands twice in the request", field=name)
+            seen.add(name)
+
+    json.loads(body, object_pairs_hook=check)
 
 
 def _input(value: Any, spec: TensorSpec, field: str) -> Tensor:

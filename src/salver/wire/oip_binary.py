@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from salver.errors import InvalidInput, TooLarge
+from salver.messages import RequestedOutput
 from salver.tensor import Array, DataType, Tensor
 from salver.wire.values import MAX_STRINGS
 
@@ -58,14 +59,20 @@ def unfit(text: str) -> InvalidInput:
     return error
 
 
-def first_twice(tensors: Sequence[Tensor]) -> str:
+def first_twice(named: Sequence[Tensor | RequestedOutput]) -> str:
     """The first name that stands there again."""
     seen: set[str] = set()
-    for tensor in tensors:
-        if tensor.name in seen:
+    for each in named:
+        if each.name in seen:
             break
-        seen.add(tensor.name)
-    return tensor.name
+        seen.add(each.name)
+    return each.name
+
+
+def once_each(outputs: Sequence[RequestedOutput]) -> None:
+    """Raises InvalidInput for an output that is requested twice."""
+    if len(outputs) > 1 and len({output.name for output in outputs}) < len(outputs):
+        raise InvalidInput(f"output '{first_twice(outputs)}' already requested")
 
 
 def wrong_size(

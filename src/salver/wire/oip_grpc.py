@@ -29,7 +29,7 @@ from salver.wire import load_order, metadata, settings, varints
 from salver.wire.classification import PARAMETER, classified
 from salver.wire.grpc_schema import SERVING_STATUS, build
 from salver.wire.known_forms import LONGEST, Form, KnownForms, form_of, holds
-from salver.wire.oip_binary import first_twice, from_raw, to_raw, unfit, wrong_size
+from salver.wire.oip_binary import first_twice, from_raw, once_each, to_raw, unfit, wrong_size
 from salver.wire.regions import (
     KEYS,
     NO_REGIONS,
@@ -37,6 +37,7 @@ from salver.wire.regions import (
     Reader,
     Region,
     Regions,
+    held,
     place_of,
     places_of,
     store,
@@ -305,8 +306,8 @@ def read_infer(parsed: Any, regions: Regions = NO_REGIONS, *, ignores_surplus: b
         outputs = tuple(
             [RequestedOutput(o.name, _decode_parameters(o.parameters, _OF_OUTPUTS)) for o in asked]
         )
-        if places := places_of(outputs, _KINDS):
-            regions.check(tuple(places.values()))
+        once_each(outputs)
+        outputs = held(regions, outputs, _KINDS, reader.used if reader else ())
     parameters = parsed.parameters
     return InferRequest(
         model,

@@ -23,8 +23,8 @@ from salver.wire.faults import http_fault
 from salver.wire.json_text import TOO_DEEP, dumps, is_too_deep, loads
 from salver.wire.known_forms import LONGEST, Form, KnownForms, form_of
 from salver.wire.large_json import LARGE, loads_large
-from salver.wire.oip_binary import first_twice, from_raw, to_raw, unfit, wrong_size
-from salver.wire.regions import NO_REGIONS, Place, Reader, Regions, place_of, places_of, store
+from salver.wire.oip_binary import first_twice, from_raw, once_each, to_raw, unfit, wrong_size
+from salver.wire.regions import NO_REGIONS, Place, Reader, Regions, held, place_of, places_of, store
 from salver.wire.short_json import ShortRequest
 from salver.wire.ts_envelopes import answered, asked
 from salver.wire.ts_tensors import as_form
@@ -277,9 +277,7 @@ def _decode_root(http: HttpBody, root: Any, tail: memoryview | None, regions: Re
     if type(mark) is not str:
         raise InvalidInput(f"id must be a string, not {kind_of(mark)}", field="id")
     wanted = root.get("outputs")
-    outputs = _decode_outputs(wanted) if wanted is not None else ()
-    if places := places_of(outputs):
-        regions.check(tuple(places.values()))
+    outputs = held(regions, _decode_outputs(wanted), used=reader.used) if wanted is not None else ()
     parameters = root.get("parameters")
     return InferRequest(
         http.model,
@@ -450,6 +448,7 @@ def _decode_outputs(entries: Any) -> tuple[RequestedOutput, ...]:
             field = f"{at}.parameters.{PARAMETER}"
             raise InvalidInput(f"{field} must be an integer of at least 0", field=field)
         wanted.append(RequestedOutput(name, parsed))
+    once_each(wanted)
     return tuple(wanted)
 
 

@@ -5,7 +5,7 @@ an offset and a size in bytes (TR-R14, TR-R21, TR-R22). Codecs read and write th
 It knows no file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NoReturn, Protocol
 
 import msgspec
@@ -47,6 +47,12 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     size: int
 
 
+class _Held(RequestedOutput, frozen=True, gc=False):
+    """An output that goes to shared memory, and what keeps the region there."""
+
+    hold: object = None
+
+
 class Regions(Protocol):
     """Memory that callers share with this server."""
 
@@ -64,6 +70,10 @@ class Regions(Protocol):
         """
         ...
 
+    def hold(self, names: Collection[str]) -> object:
+        """Keep these regions, though they be unregistered meanwhile, as long as what is returned is kept."""
+        ...
+
     def write(self, place: Place, raw: "bytes | memoryview") -> None:
         """Put the bytes there; at most ``place.size``. Raises as :meth:`read`, and SegmentFailed."""
         ...
@@ -79,6 +89,10 @@ class NoRegions:
         self._refuse()
 
     def check(self, places: Sequence[Place]) -> None:
+        """Refused."""
+        self._refuse()
+
+    def hold(self, names: Collection[str]) -> object:
         """Refused."""
         self._refuse()
 
@@ -110,11 +124,16 @@ NO_REGIONS: Final = NoRegions()
 
 
 class Reader:
-    """One request's tensors in shared memory, bounded together."""
+    """One request's tensors in shared memory, bounded together.
+
+    Attributes:
+        used: Names of their regions.
+    """
 
     def __init__(self, regions: Regions, model: str) -> None:
         self._regions = regions
         self.model = model
+        self.used: list[str] = []
         self._left = MAX_READ
 
     def tensor(
@@ -131,6 +150,7 @@ class Reader:
             TooLarge: the request has more read than :data:`MAX_READ`.
         """
         self._regions.check((place,))
+        self.used.append(place.region)
         needed = count * datatype.itemsize
         if datatype.itemsize and place.size != needed:
             raise unfit(
@@ -192,6 +212,28 @@ def places_of(outputs: Sequence[RequestedOutput], kinds: tuple[str, str] = _KIND
                 raise InvalidInput("output can't set both 'shared_memory_region' and 'classification'")
             places[output.name] = place_of(parameters, output.name, kinds)
     return places
+
+
+def held(
+    regions: Regions,
+    outputs: tuple[RequestedOutput, ...],
+    kinds: tuple[str, str] = _KINDS,
+    used: Sequence[str] = (),
+) -> tuple[RequestedOutput, ...]:
+    """The outputs; those that go to shared memory keep their regions until the request is over.
+
+    Args:
+        used: Further regions of the request.
+
+    Raises:
+        NotFound, InvalidInput, Unsupported: as :meth:`Regions.check`, and :func:`places_of`.
+    """
+    places = places_of(outputs, kinds)
+    if not places:
+        return outputs
+    regions.check(tuple(places.values()))
+    hold = regions.hold({place.region for place in places.values()}.union(used))
+    return tuple([_Held(o.name, o.parameters, hold) if o.name in places else o for o in outputs])
 
 
 def store(regions: Regions, place: Place, tensor: Tensor) -> None:
