@@ -217,7 +217,7 @@ class Server:
         self.shadows = Shadowing(self._manager, self._bus.emit, clock)
         self.splits = Splitting(Router(), self.shadows, self._collector.answers.append, self._under_way)
         self._decoders = Decoders()
-        rules = DoorRules(samples, config.keeps_timeouts, self.splits, self._decoders)
+        rules = DoorRules(samples, config.keeps_timeouts, self.splits, self._decoders, config.tritons_words)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id, rules)
         self.signature = door.signature
         if config.registry:
@@ -236,6 +236,7 @@ class Server:
             config.ignores_surplus,
             self._decoders,
             Budget(int(config.max_bodies_mb * (1 << 20))),
+            config.tritons_words,
         )
         max_body = int(config.max_body_mb * (1 << 20))
         self._torchserve = self._as_torchserve(door, reception, max_body)

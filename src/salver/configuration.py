@@ -62,6 +62,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         opens_ports: False = it is asked from within this process alone.
         more: Ports beside ``front``'s, each with a part of what there is to serve.
         server_name: What server metadata call it.
+        tritons_words: Errors of the Open Inference Protocol are told in Triton's words.
         api: Who may change something over the management interface.
         http, grpc: Restricted operations and forwarded headers of each protocol.
         control: ``poll`` follows changes on disk, ``none`` looks once, ``explicit`` loads on request.
@@ -117,6 +118,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     opens_ports: bool = True
     more: tuple[FrontConfig, ...] = ()
     server_name: str = "salver"
+    tritons_words: bool = False
     api: ApiConfig = ApiConfig()
     http: HeaderConfig = HeaderConfig()
     grpc: HeaderConfig = HeaderConfig()

@@ -6,7 +6,7 @@ know HTTP, gRPC or any framework.
 """
 
 import enum
-from typing import Final, Literal, get_args
+from typing import Final, Literal, TypeVar, get_args
 
 #: Why a request was given up before it ran (a label of the metrics): as many wait as may; the limit on
 #: the queue's delay; the model's objective, or the request's own deadline, cannot be met.
@@ -67,6 +67,8 @@ class SalverError(Exception):
         about: The id that the caller gave the request that does not fit, empty for none; None = the
             message is not about one request. Some protocols say it.
         is_late: It came from the model, or while it waited for the model, and is no refusal at the door.
+        triton: The whole text in Triton's words, where these are others.
+        in_tritons_words: It is told to a caller of a server that stands in for Triton.
     """
 
     code: Code = Code.INTERNAL
@@ -75,6 +77,8 @@ class SalverError(Exception):
     is_late: bool = False
     #: Characters of its text.
     longest: int = LONGEST_TEXT
+    triton: str = ""
+    in_tritons_words: bool = False
 
     def __init__(self, message: str, *, field: str = "", fix: str = "") -> None:
         message = cut(message, self.longest)
@@ -95,6 +99,15 @@ class SalverError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Keeps field and fix when an error crosses a process border."""
         return (_rebuild, (type(self), self.message, self.field, self.fix))
+
+
+_ErrorT = TypeVar("_ErrorT", bound=SalverError)
+
+
+def tritons(error: _ErrorT, text: str) -> _ErrorT:
+    """The error, with what callers of a server read that stands in for Triton (TR-R30)."""
+    error.triton = text
+    return error
 
 
 def _rebuild(kind: "type[SalverError]", message: str, field: str, fix: str) -> SalverError:
@@ -225,9 +238,9 @@ class OnlyStreams(Unsupported):
 
     @classmethod
     def of(cls, model: str) -> "OnlyStreams":
-        """In Triton's words, and with the roads that there are."""
+        """With the roads that there are."""
         return cls(
-            "this end point doesn't support models with decoupled transaction policy",
+            f"model '{model}' gives any number of responses, and this request has room for one",
             fix=f"Ask '{model}' over gRPC by ModelStreamInfer, or POST to "
             f"/v2/models/{model}/generate_stream.",
         )

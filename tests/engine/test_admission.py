@@ -107,7 +107,7 @@ def test_without_a_batch_dimension():
 def test_refusals(signature, tensors, text):
     with pytest.raises(InvalidInput) as caught:
         bind(signature, *tensors)
-    assert text in str(caught.value)
+    assert text in (caught.value.triton or str(caught.value))
     assert caught.value.about == (None if text.startswith("unexpected inference") else "")
 
 
@@ -116,9 +116,44 @@ def test_tr_r30_a_refusal_says_which_request_it_was():
     request = InferRequest("m", (A,), id="q1")
     with pytest.raises(InvalidInput) as caught:
         Admission("m", FIXED).bind(request)
+    assert http_fault(caught.value).body.startswith(b'{"error":"expected 2 inputs but got 1')
+    assert grpc_status(caught.value).message.startswith("expected 2 inputs but got 1")
+    caught.value.in_tritons_words = True
     assert http_fault(caught.value).body.startswith(b'{"error":"[request id: q1] expected 2 inputs but got 1')
     assert grpc_status(caught.value).message.startswith("[request id: q1] expected 2 inputs")
     assert http_fault(caught.value, KSERVE_V1).body.startswith(b'{"error":"expected 2 inputs')
+
+
+@pytest.mark.parametrize(
+    ("signature", "tensors", "text"),
+    [
+        (
+            FIXED,
+            (A,),
+            "expected 2 inputs but got 1 inputs for model 'm'. Got input(s) ['a'], and ['b'] are missing",
+        ),
+        (
+            FIXED,
+            (A, B, tensor("c", [1])),
+            "expected 2 inputs but got 3 inputs for model 'm'. Got input(s) ['c','b','a']",
+        ),
+        (
+            FIXED,
+            (tensor("a", np.zeros(3, "f4")), B),
+            "unexpected shape for input 'a' for model 'm'. Expected [-1,3], got [3]. Axis 0 counts the rows "
+            "of the batch. For one row send the shape [1, 3].",
+        ),
+        (
+            WHOLE,
+            (tensor("x", np.zeros((2, 3), "f4")),),
+            "unexpected shape for input 'x' for model 'm'. Expected [2,2], got [2,3]",
+        ),
+    ],
+)
+def test_salvers_own_words(signature, tensors, text):
+    with pytest.raises(InvalidInput) as caught:
+        bind(signature, *tensors)
+    assert str(caught.value) == text
 
 
 def test_wanted_outputs_keep_their_order_and_must_exist():

@@ -95,7 +95,7 @@ def test_tr_r37_a_body_over_the_limit_is_refused_before_it_is_sent(big: ServerPr
     assert reply.status == 400
     assert json.loads(reply.read())["error"].startswith(
         f"request JSON size of {400 << 20} bytes exceeds the maximum allowed input size of "
-        f"{320 << 20} bytes. Use --http-max-input-size to increase the limit."
+        f"{320 << 20} bytes. Use --max-body-mb to increase the limit."
     )
     connection.close()
 

@@ -46,7 +46,6 @@ PHASES = ("queue_ms", "formation_ms", "inference_ms", "rest_ms")
 CLOCK_ERROR = 1e-3  # two readings of one clock may lie the wrong way round by rounding, in milliseconds
 FULL = "Exceeds maximum queue size"
 TFS_FULL = "The batch scheduling queue to which this task was submitted is full"
-ABOUT = "[request id: <id_unknown>] "
 UNAVAILABLE = "StatusCode.UNAVAILABLE"
 
 
@@ -297,12 +296,12 @@ def test_higher_levels_go_first_but_not_for_ever_and_the_lowest_makes_room(stage
         ]
         stage.until("levels", "queue_depth", 12)
         assert stage.ask("levels", x_priority="2") == Reply(
-            "503", f"{ABOUT}{FULL}. 12 requests are waiting; retry later."
+            "503", f"{FULL}. 12 requests are waiting; retry later."
         )
         high.append(stage.soon(stage.ask, "levels", x_priority="1"))
         evicted = until(lambda: [future for future in low if future.done()])
         assert [future.result() for future in evicted] == [
-            Reply("503", f"{ABOUT}{FULL}. It made room for others; retry later.")
+            Reply("503", f"{FULL}. It made room for others; retry later.")
         ]
     low = [future for future in low if future not in evicted]
     # max_passes is 3: after so many runs that passed over it, the lower level sends one ahead.

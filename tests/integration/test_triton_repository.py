@@ -111,7 +111,7 @@ def test_files_come_with_the_request_and_go_with_the_model(
         client.unload_model("sent", unload_dependents=True)
         assert not client.is_model_ready("sent")
         until(lambda: brought(place) == [])
-        with pytest.raises(InferenceServerException, match="'sent', failed to poll from model repository"):
+        with pytest.raises(InferenceServerException, match="'sent' cannot be loaded: no such model there"):
             client.load_model("sent")
 
 
@@ -144,7 +144,7 @@ def test_what_does_not_load_leaves_what_is_loaded(
             InferenceServerException, match=r"load failed for model 'constant': version 1 is at"
         ):
             client.load_model("constant", config=config(), files={"file:1/model.onnx": b"not a model"})
-        with pytest.raises(InferenceServerException, match=r"failed to poll from model repository.*nme"):
+        with pytest.raises(InferenceServerException, match=r"'constant' cannot be loaded: .*nme"):
             client.load_model("constant", config='{"nme": 1}')
         assert ask(client, triton, "constant", rows=8) == 2
         assert client.is_server_ready()
@@ -200,9 +200,9 @@ def test_tr_r12_tr_r13_tr_r37_refusals(server: ServerProcess, place: Path, trito
             (
                 "nobody",
                 {},
-                "failed to load 'nobody', failed to poll from model repository: no such model there",
+                "model 'nobody' cannot be loaded: no such model there",
             ),
-            ("misread", {}, "failed to load 'misread', failed to poll .*no_such_field"),
+            ("misread", {}, "model 'misread' cannot be loaded: .*no_such_field"),
             ("torn", {}, "load failed for model 'torn': version 1 is at UNAVAILABLE state"),
             ("x", given | {"files": {"file:../../x": b""}}, "cannot be written below the model's folder"),
             ("x", given | {"files": {"file:/tmp/x": b""}}, "cannot be written below the model's folder"),
@@ -265,7 +265,10 @@ def test_tr_l7_a_name_in_two_repositories_is_refused_with_both_places(tmp_path: 
 def test_tr_l3_tr_r12_tr_r13_without_explicit_control_nothing_is_loaded_by_request(tmp_path: Path) -> None:
     """TR-L3, TR-R12, TR-R13."""
     write_constant(tmp_path / "models", 1)
-    refusal = "explicit model load / unload is not allowed if polling is enabled"
+    refusal = (
+        "models are not loaded and unloaded by request here: the server follows its folders. Start it with "
+        "--control explicit."
+    )
     with ServerProcess([tmp_path / "models"], tmp_path / "log", ["--control", "none"]) as server:
         server.wait_ready()
         for call in ("load", "unload"):

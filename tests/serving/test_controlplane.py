@@ -162,7 +162,8 @@ async def test_requests_change_nothing_outside_explicit_mode(kind: str) -> None:
     for call in (rig.plane.load("a"), rig.plane.unload("a")):
         with pytest.raises(NotReady) as caught:
             await call
-        assert str(caught.value) == "explicit model load / unload is not allowed if polling is enabled"
+        assert caught.value.triton == "explicit model load / unload is not allowed if polling is enabled"
+        assert str(caught.value).endswith("Start it with --control explicit.")
     assert rig.manager.applied == [["a:1"]]
     await rig.plane.stop()
 
@@ -210,9 +211,7 @@ async def test_the_index_lists_what_is_not_loaded() -> None:
 async def test_loading_what_is_not_there() -> None:
     rig = Rig(ControlMode("explicit"), m("a"))
     await rig.plane.start()
-    with pytest.raises(
-        PollFailed, match=r"^failed to load 'z', failed to poll from model repository: no such"
-    ):
+    with pytest.raises(PollFailed, match=r"^model 'z' cannot be loaded: no such"):
         await rig.plane.load("z", LoadOrder("{}"))
     assert rig.repository.overrides == {}
     rig.repository.found = (m("a"), m("z"))
@@ -235,7 +234,7 @@ async def test_a_configuration_in_the_request_lasts_until_unload() -> None:
     await rig.plane.load("a")
     assert rig.repository.config_of("a") == '{"maxBatchSize": 4}'
     rig.repository.error = LoadFailed("disk gone")
-    with pytest.raises(PollFailed, match="failed to poll from model repository: disk gone"):
+    with pytest.raises(PollFailed, match="cannot be loaded: disk gone"):
         await rig.plane.load("a", LoadOrder("{}"))
     assert rig.repository.config_of("a") == '{"maxBatchSize": 4}'
     await rig.plane.unload("a")
@@ -311,7 +310,8 @@ async def test_tr_r12_files_without_a_configuration_are_refused(caplog: pytest.L
     await rig.plane.start()
     with pytest.raises(PollFailed) as caught:
         await rig.plane.load("a", LoadOrder(files={"1/m": b"x"}))
-    assert str(caught.value) == "failed to load 'a', failed to poll from model repository"
+    assert caught.value.triton == "failed to load 'a', failed to poll from model repository"
+    assert str(caught.value).startswith("model 'a' cannot be loaded: files came without a configuration.")
     assert "send the parameter `config`, too" in caplog.text
     assert rig.repository.brought == []
 
@@ -339,7 +339,7 @@ async def test_tr_r12_a_configuration_that_cannot_be_read_is_not_loaded() -> Non
     unreadable = msgspec.structs.replace(m("a", problem="line 3: no such field"), is_unreadable=True)
     rig = Rig(ControlMode("explicit"), unreadable)
     await rig.plane.start()
-    with pytest.raises(PollFailed, match=r"^failed to load 'a', failed to poll .*: line 3: no such field$"):
+    with pytest.raises(PollFailed, match=r"^model 'a' cannot be loaded: line 3: no such field$"):
         await rig.plane.load("a")
     assert rig.manager.loads == []
 

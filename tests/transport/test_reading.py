@@ -82,9 +82,10 @@ async def test_tr_r37_a_body_that_is_too_large(headers: dict[bytes, bytes], text
         ([b"x" * 600, b"x" * 600, b"x" * 600], {}, 1200),  # known when it is there
         ([b"x"], {b"content-length": b"5000"}, 5000),  # before it is read
     ):
-        with pytest.raises(TooLarge, match=re.escape(text.format(size))) as raised:
+        with pytest.raises(TooLarge) as raised:
             await read(pieces, headers | said)
-        assert "--max-body-mb" in str(raised.value)
+        assert raised.value.triton == text.format(size)
+        assert str(raised.value) == text.format(size).replace("--http-max-input-size", "--max-body-mb")
 
 
 @pytest.mark.parametrize("pieces", [[b"x" * 1000], [b"x" * 500, b"x" * 500]])

@@ -33,7 +33,7 @@ def log_request(**settings: Any) -> bytes:
 
 
 def text_of(error: pytest.ExceptionInfo[SalverError]) -> str:
-    return str(error.value)
+    return error.value.triton or str(error.value)
 
 
 def test_tr_r9_shown_as_text_and_a_list_of_levels() -> None:

@@ -87,6 +87,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         server_name=given.text("id", "triton"),
         # tritonserver takes changes from whoever reaches it; only where it was told to listen for others.
         api=ApiConfig(given.text("api-token-file"), True, given.all("allowed-host")),
+        tritons_words=True,
         http=_http_headers(given),
         grpc=_headers(given, "grpc-restricted-protocol", "grpc-header-forward-pattern"),
         control=_MODES[mode],

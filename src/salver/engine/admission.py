@@ -1,7 +1,7 @@
 """Does this request fit this model, and with whom may it share a run?
 
-Pure: a request against a :class:`~salver.messages.Signature`. Error texts are Triton's
-(TR-R30) where it has one, since its clients' users search for them.
+Pure: a request against a :class:`~salver.messages.Signature`. Errors have Triton's texts as well (TR-R30),
+since its clients' users search for them.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
 import msgspec
 
-from salver.errors import InvalidInput
+from salver.errors import InvalidInput, tritons
 from salver.messages import InferRequest, ModelId, RequestedOutput, Signature, TensorSpec
 from salver.tensor import Array, Tensor
 
@@ -163,11 +163,14 @@ class Admission:
             wanted = f"{least} inputs"
             if least < len(self._names):
                 wanted = f"number of inputs between {least} and {len(self._names)}"
-            raise InvalidInput(
-                f"expected {wanted} but got {len(given)} inputs for model '{self._model}'. "
-                f"Got input(s) {_quoted(reversed(given))}, "
+            text = f"expected {wanted} but got {len(given)} inputs for model '{self._model}'"
+            found = f"Got input(s) {_quoted(reversed(given))}"
+            lacking = f", and {_quoted(missing)} are missing" if missing else ""
+            raise tritons(
+                InvalidInput(f"{text}. {found}{lacking}"),
+                f"{text}. {found}, "
                 f"but missing required input(s) {_quoted(missing) if missing else ']'}. "  # Triton's own slip
-                "Please provide all required input(s)."
+                "Please provide all required input(s).",
             )
         if unknown:
             raise _Unknown(f"unexpected inference input '{unknown[0]}' for model '{self._model}'")
@@ -208,15 +211,17 @@ class Admission:
             want in (-1, got) for want, got in zip(spec.shape, array.shape, strict=True)
         ):
             return
-        note = ""
+        note = fix = ""
         if self._batched:
-            note = _BATCH_NOTE
+            note, fix = _BATCH_NOTE, "Axis 0 counts the rows of the batch."
             if array.shape == spec.shape[1:]:
-                note += f" For one row send the shape {[1, *array.shape]}."
-        raise InvalidInput(
+                one_row = f" For one row send the shape {[1, *array.shape]}."
+                note, fix = note + one_row, fix + one_row
+        text = (
             f"unexpected shape for input '{spec.name}' for model '{self._model}'. "
-            f"Expected {_brackets(spec.shape)}, got {_brackets(array.shape)}. {note}"
+            f"Expected {_brackets(spec.shape)}, got {_brackets(array.shape)}"
         )
+        raise tritons(InvalidInput(text, fix=fix), f"{text}. {note}")
 
     def _refuse_type(self, spec: TensorSpec, got: str) -> None:
         raise InvalidInput(

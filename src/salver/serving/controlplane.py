@@ -16,14 +16,22 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from salver.artifacts import LoadOrder, Manifest
-from salver.errors import Conflict, Forbidden, LoadFailed, ModelFailed, NotFound, NotReady, SalverError
+from salver.errors import (
+    Conflict,
+    Forbidden,
+    LoadFailed,
+    ModelFailed,
+    NotFound,
+    NotReady,
+    SalverError,
+    tritons,
+)
 from salver.lifecycle.members import with_members
 from salver.messages import ModelId, State, VersionStatus
 from salver.repository import Place
 from salver.repository.brought import Brought
 
 _LOG = logging.getLogger("salver.controlplane")
-_POLL_FAILED = "failed to load '{}', failed to poll from model repository"
 _AS_IT_LIES = LoadOrder()
 _NOBODY: frozenset[str] = frozenset()
 
@@ -227,7 +235,7 @@ class ControlPlane:
             self._changes.ask_again(name)
         if order.files and not order.config:
             _LOG.error("%s: files came without a configuration: send the parameter `config`, too", name)
-            raise PollFailed(_POLL_FAILED.format(name))
+            raise _poll_failed(name)
         turn = self._turns.setdefault(name, asyncio.Lock())
         async with turn:
             before = after = self._repository.overrides.get(name)
@@ -407,13 +415,13 @@ class ControlPlane:
             except SalverError as error:
                 if not asked:
                     raise
-                raise PollFailed(f"{_POLL_FAILED.format(', '.join(asked))}: {error}") from error
+                raise _poll_failed(", ".join(asked), str(error)) from error
             self._tell(found)
             for name in asked:
                 mine = [m for m in found if m.id.name == name]
                 if all(m.is_unreadable for m in mine):
                     reason = mine[0].problem if mine else "no such model there"
-                    raise PollFailed(f"{_POLL_FAILED.format(name)}: {reason}", field="model")
+                    raise _poll_failed(name, reason)
             if asked:
                 kept = (self._named | self._implied) - asked - members
                 found = (
@@ -442,7 +450,22 @@ class ControlPlane:
 
     def _require_explicit(self) -> None:
         if self._mode.kind != "explicit":
-            raise NotReady("explicit model load / unload is not allowed if polling is enabled")
+            raise tritons(
+                NotReady(
+                    "models are not loaded and unloaded by request here: the server follows its folders",
+                    fix="Start it with --control explicit.",
+                ),
+                "explicit model load / unload is not allowed if polling is enabled",
+            )
+
+
+def _poll_failed(name: str, reason: str = "") -> PollFailed:
+    """Why that model cannot be looked for."""
+    text = f"failed to load '{name}', failed to poll from model repository"
+    if not reason:
+        without = f"model '{name}' cannot be loaded: files came without a configuration"
+        return tritons(PollFailed(without, fix="Send the parameter `config`, too."), text)
+    return tritons(PollFailed(f"model '{name}' cannot be loaded: {reason}"), f"{text}: {reason}")
 
 
 def _check_owners(lists: Mapping[str, Sequence[Place]]) -> None:

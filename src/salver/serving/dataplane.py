@@ -150,12 +150,14 @@ class DoorRules(msgspec.Struct, frozen=True):
         keeps_timeouts: A request's ``timeout`` is a deadline, where its model has no queue policy.
         splits: Which requests go to which versions; None = no model is ever in a release.
         decoders: Decode large bodies; None = large and small are decoded alike.
+        tritons_words: Errors are told in Triton's words.
     """
 
     samples: Callable[[], bool] | None = None
     keeps_timeouts: bool = True
     splits: Splitting | None = None
     decoders: Decoders | None = None
+    tritons_words: bool = False
 
 
 _PLAIN = DoorRules()
@@ -184,6 +186,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         rules: DoorRules = _PLAIN,
     ) -> None:
         self._keeps_timeouts = rules.keeps_timeouts
+        self._tritons_words = rules.tritons_words
         self._samples = rules.samples
         self._splits = rules.splits or Splitting(Router())
         self._decoders = rules.decoders
@@ -217,7 +220,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
     ) -> "DataPlane[BodyT, ReplyT]":
         """The same door with another lessor, bus or splits behind it; no request begins a trace there."""
         rules = DoorRules(
-            keeps_timeouts=self._keeps_timeouts, splits=splits(self._splits), decoders=self._decoders
+            None, self._keeps_timeouts, splits(self._splits), self._decoders, self._tritons_words
         )
         return DataPlane(lessor(self._lessor), bus or self._bus, self._clock, self.new_id, rules)
 
@@ -544,6 +547,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
     def own(self, error: Exception, model: str, call: Call) -> SalverError:
         """What the caller may know of an error; the log has the rest."""
         if isinstance(error, SalverError):
+            error.in_tritons_words = self._tritons_words
             if error.code in (Code.INTERNAL, Code.MODEL_FAILED):
                 _LOG.warning("%s: %s", call.request_id or model, error, exc_info=error.__cause__)
             return error

@@ -89,6 +89,7 @@ class Front:
         self._guard = reception.http.guard
         self._forwarding = reception.http.forwarding
         self._tfs = reception.tfs
+        self._tritons_words = reception.tritons_words
         self._curious = reception.curious
         self._hangups = HangUps()
         self._routes: dict[tuple[str, bytes], Route] = {}
@@ -158,6 +159,7 @@ class Front:
             if reply is not None and operation == "generate" and ORCA in headers:
                 reply.headers += self._load_report(route, headers)
         except SalverError as error:
+            error.in_tritons_words = self._tritons_words
             reply = _fault_of(raw_path)(error)
         except asyncio.CancelledError:
             if is_shutting_down():

@@ -57,6 +57,7 @@ class Reception(msgspec.Struct, frozen=True):
         ignores_surplus: As :func:`salver.wire.oip_grpc.read_infer`.
         decoders: Decode large bodies; None = as small ones.
         budget: Memory for the bodies of all requests; None = as much as is usual.
+        tritons_words: Errors are told in Triton's words.
     """
 
     clock: Callable[[], float]
@@ -72,6 +73,7 @@ class Reception(msgspec.Struct, frozen=True):
     ignores_surplus: bool = False
     decoders: Decoders | None = None
     budget: Budget | None = None
+    tritons_words: bool = False
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Those headers that ask for a closer look, and the tenant's."""

@@ -131,6 +131,7 @@ class SageMakerDoor:
                 reply = await self._models.ask(scope["method"], brought[1] or "", headers, body)
                 return await say(send, reply)
         except SalverError as error:
+            error.in_tritons_words = True
             return await say(send, http_fault(error))
         return await say(send, _UNKNOWN)
 
@@ -185,6 +186,7 @@ class VertexDoor:
                 moved = _moved(scope, f"/v2/models/{quote(name, safe='')}/infer")
                 return await self._app(_sized(moved, _BINARY.format("vertex-ai")), receive, send)
         except SalverError as error:
+            error.in_tritons_words = True
             return await say(send, http_fault(error))
         return await say(send, _UNKNOWN)
 

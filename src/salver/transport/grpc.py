@@ -155,6 +155,7 @@ class GrpcMethods:
         self._budget = reception.budget or Budget()
         self._curious = reception.curious
         self._compression = reception.compression
+        self._tritons_words = reception.tritons_words
         self._is_stopping = False
         self._more = metadata.SHARED_MEMORY if self._regions.is_allowed else ()
         self._ignores_surplus = reception.ignores_surplus
@@ -271,6 +272,7 @@ class GrpcMethods:
             finally:
                 hangups.leave(task)
         except SalverError as error:
+            error.in_tritons_words = self._tritons_words
             reply = fault(error)
         except TimeoutError:
             reply = GrpcStatus(4, "Deadline Exceeded")

@@ -338,6 +338,7 @@ class _Exchange:
         except Cancelled:
             pass
         except SalverError as error:
+            error.in_tritons_words = self._method.reception.tritons_words
             self._close(self._method.fault(error))
         except Exception as error:
             incident = self._method.reception.new_id()

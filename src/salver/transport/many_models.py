@@ -107,6 +107,7 @@ class ManyModels:
                 await self._control.unload(name)
         finally:
             del self._folders[name]
+        error.in_tritons_words = True
         is_full = any(words in str(error).lower() for words in _NO_MEMORY)
         return msgspec.structs.replace(http_fault(error), status=507 if is_full else 400)
 

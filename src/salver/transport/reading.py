@@ -12,6 +12,7 @@ from typing import Any, Final
 from salver.errors import InvalidInput, TooLarge
 from salver.transport.budget import Budget, Share
 from salver.transport.calls import printable
+from salver.wire.bodies import over_limit
 
 #: Pieces of a chunked body that hold something; a server counts chunks, or what it makes of them.
 MOST_CHUNKS: Final = 65_536
@@ -19,7 +20,6 @@ MOST_CHUNKS: Final = 65_536
 USUAL: Final = 64 << 20
 #: Bytes of an answer from which compressing it would keep others waiting.
 LARGE: Final = 1 << 18
-_FIX: Final = "Its name without --compat triton is --max-body-mb."
 
 
 async def read_whole(
@@ -82,4 +82,4 @@ def _too_large(headers: Mapping[bytes, bytes], size: int, limit: int) -> TooLarg
     else:
         what = "JSON" if length is None else "body"
         text = f"request {what} size of {size} bytes exceeds the maximum allowed input size of {limit}"
-    return TooLarge(f"{text} bytes. Use --http-max-input-size to increase the limit.", fix=_FIX)
+    return over_limit(text)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from salver.errors import SalverError
+from salver.errors import SalverError, TooLarge, tritons
 from salver.messages import InferRequest, InferResponse, Signature
 
 _NO_HEADERS: Mapping[bytes, bytes] = {}
@@ -36,6 +36,18 @@ class HttpReply(msgspec.Struct, gc=False):
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ((b"content-type", b"application/json"),)
+
+
+def over_limit(text: str) -> TooLarge:
+    """What is larger than a body may be.
+
+    Args:
+        text: That says so, up to the number of bytes.
+    """
+    return tritons(
+        TooLarge(f"{text} bytes", fix="Use --max-body-mb to increase the limit."),
+        f"{text} bytes. Use --http-max-input-size to increase the limit.",
+    )
 
 
 class GrpcStatus(msgspec.Struct, frozen=True, gc=False):

@@ -210,16 +210,19 @@ def _ended(code: int, text: str, error: SalverError) -> GrpcStatus:
 
 
 def _triton(error: SalverError, road: str) -> str:
-    """The text, with the id of the request that does not fit its model in front (TR-R30).
+    """The text; in Triton's words with the id of the request that does not fit its model in front (TR-R30).
 
     Args:
         road: On which the request came.
     """
+    if not error.in_tritons_words:
+        return _clean(str(error))
     if isinstance(error, OnlyStreams):
         return f"{road} doesn't support models with decoupled transaction policy"
+    text = error.triton or str(error)
     if error.about is None:
-        return _clean(str(error))
-    return _clean(f"[request id: {error.about or '<id_unknown>'}] {error}")
+        return _clean(text)
+    return _clean(f"[request id: {error.about or '<id_unknown>'}] {text}")
 
 
 def _clean(text: str) -> str:

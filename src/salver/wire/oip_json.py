@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import orjson
 
-from salver.errors import InvalidInput, SalverError, TooLarge
+from salver.errors import InvalidInput, SalverError
 from salver.handlers import is_form
 from salver.messages import InferRequest, InferResponse, Parameter, RequestedOutput, Signature
 from salver.tensor import Array, DataType, Tensor
 from salver.wire import short_json
-from salver.wire.bodies import HttpBody, HttpReply
+from salver.wire.bodies import HttpBody, HttpReply, over_limit
 from salver.wire.classification import PARAMETER, ClassRequest, classified, with_classes
 from salver.wire.faults import http_fault
 from salver.wire.json_text import TOO_DEEP, dumps, is_too_deep, loads
@@ -225,9 +225,9 @@ def _check_sizes(request: InferRequest, most: int) -> None:
         else:
             size = tensor.array.nbytes
         if size > most:
-            raise TooLarge(
+            raise over_limit(
                 f"JSON input '{tensor.name}' has a byte_size ({size} bytes) that exceeds the maximum allowed "
-                f"value of {most} bytes. Use --http-max-input-size to increase the limit."
+                f"value of {most}"
             )
 
 

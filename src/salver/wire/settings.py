@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.errors import InvalidInput, Unsupported
+from salver.errors import InvalidInput, Unsupported, tritons
 from salver.wire.metadata import json_object
 
 
@@ -99,13 +99,24 @@ def log_change(given: Mapping[str, Any], *, is_json: bool = False) -> LogChange:
         value = given[name]
         if type(value) is not kind or (kind is int and not 0 <= value <= _MOST):
             if is_json:
-                raise InvalidInput(f"attempt to access JSON non-{json} as {json}", field=name)
+                raise _not_json(name, json)
             raise InvalidInput(f"expect {grpc} for '{name}'")
         if name == "log_format" and value not in _FORMATS:
             option = "--log_format" if is_json else "log_format"
-            raise InvalidInput(f"invalid argument for {option}, got: {value[:80]}")
+            raise tritons(
+                InvalidInput(f"log_format must be one of {', '.join(_FORMATS)}, not {value[:80]!r}"),
+                f"invalid argument for {option}, got: {value[:80]}",
+            )
         change[name] = value
     return change
+
+
+def _not_json(name: str, kind: str) -> InvalidInput:
+    """A setting is of another type than that one of JSON's."""
+    return tritons(
+        InvalidInput(f"{name} must be of the type {kind.replace('-', ' ')}", field=name),
+        f"attempt to access JSON non-{kind} as {kind} (at {name})",
+    )
 
 
 def parse_trace(body: bytes) -> TraceChange:
@@ -125,13 +136,13 @@ def parse_trace(body: bytes) -> TraceChange:
             given[name] = ()
         elif name == "trace_level":
             if type(value) is not list:
-                raise InvalidInput("attempt to access JSON non-array as array", field=name)
+                raise _not_json(name, "array")
             if value:
                 given[name] = value
         else:
             given[name] = (value,)
         if any(type(each) is not str for each in given.get(name, ())):
-            raise InvalidInput("attempt to access JSON non-string as string", field=name)
+            raise _not_json(name, "string")
     return trace_change(given, got="got:")
 
 
