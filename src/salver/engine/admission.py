@@ -196,10 +196,11 @@ class Admission:
             if rows < 0:
                 rows = array.shape[0]
             elif array.shape[0] != rows:
-                raise InvalidInput(
-                    f"input '{self._names[index]}' batch size does not match other inputs "
-                    f"for '{self._model}': it has {array.shape[0]} rows, the first input has {rows}"
+                text = (
+                    f"input '{self._names[index]}' batch size does not match other inputs for '{self._model}'"
                 )
+                counts = f": it has {array.shape[0]} rows, the first input has {rows}"
+                raise tritons(InvalidInput(text + counts), text)
         if rows < 1:
             raise InvalidInput(f"inference request batch-size must be >= 1 for '{self._model}'")
         return rows

@@ -5,7 +5,7 @@ The texts are Triton's where it has one (TR-R30), since its clients' users searc
 
 from typing import Final
 
-from salver.errors import NotReady, Overloaded, Refusal
+from salver.errors import NotReady, Overloaded, Refusal, tritons
 from salver.messages import ModelId
 
 #: Of a request whose time is over.
@@ -18,7 +18,8 @@ def full(fix: str = "", why: Refusal = "queue_full") -> Overloaded:
     Args:
         fix: How many there are, and what to do.
     """
-    return Overloaded("Exceeds maximum queue size", fix=fix, why=why)
+    text = "Exceeds maximum queue size"
+    return tritons(Overloaded(text, fix=fix, why=why), text)
 
 
 def so_many(count: int, what: str = "requests") -> str:
