@@ -104,7 +104,7 @@ def test_tr_r30_under_compat_triton_they_are_tritons(tmp_path: Any) -> None:
     write_mlp(tmp_path / "models" / "mlp", 1)
     with TritonProcess([tmp_path / "models"], tmp_path / "log", ["--http-max-input-size=2000"]) as server:
         server.wait_ready()
-        with tritonclient.grpc.InferenceServerClient(f"{server.host}:{server.grpc_port}") as client:
+        with tritonclient.grpc.InferenceServerClient(f"{server.host}:{server.ports['grpc']}") as client:
             said = told(lambda: client.infer("mlp", asked(tritonclient.grpc, {"x": ONE[0]})))
         assert said.startswith("[request id: <id_unknown>] unexpected shape for input 'x' for model 'mlp'.")
         assert "NOTE: Setting a non-zero max_batch_size in the model config" in said

@@ -139,7 +139,7 @@ class SharedMemory:
                     self._leave(held)
 
     def _leave(self, held: _Held) -> None:
-        if held.is_leaving and not held.users and self._held.pop(held.region.name, None):
+        if held.is_leaving and not held.users and self._held.pop(held.region.name, None) is not None:
             os.close(held.fd)
 
     # What codecs ask for.
