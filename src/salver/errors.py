@@ -106,7 +106,7 @@ _ErrorT = TypeVar("_ErrorT", bound=SalverError)
 
 def tritons(error: _ErrorT, text: str) -> _ErrorT:
     """The error, with what callers of a server read that stands in for Triton (TR-R30)."""
-    error.triton = text
+    error.triton = cut(text, error.longest)
     return error
 
 

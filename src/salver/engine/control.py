@@ -22,7 +22,6 @@ from salver.tensor import Array
 
 #: Longest frame that is believed; a longer one is nonsense, not a message.
 MAX_FRAME = 64 << 20
-_LONGEST_TEXT = 64 << 10  # characters of an error's
 
 
 class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
@@ -393,7 +392,7 @@ def describe(error: SalverError) -> Failed:
     """An error as a message; one with a constructor of its own travels as its base."""
     kind = LoadFailed if isinstance(error, errors.MissingExtra) else type(error)
     texts = (error.message, error.field, error.fix)  # whatever a model has made of them
-    return Failed(kind.__name__, *[str(text)[:_LONGEST_TEXT] for text in texts])
+    return Failed(kind.__name__, *map(str, texts))
 
 
 def rebuild(failed: Failed) -> SalverError:
