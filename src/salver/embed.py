@@ -423,7 +423,8 @@ class Server:
 
         Args:
             config: A Triton configuration in place of the model's own.
-            files: Contents by path (``1/model.onnx``) in place of its folder.
+            files: Contents by path (``1/model.onnx``) in place of its folder; of harmless formats, unless
+                the server was made with ``trust_pickle=True``.
 
         Raises:
             LoadFailed, NotFound, InvalidInput: with the reason.

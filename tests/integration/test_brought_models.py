@@ -203,6 +203,33 @@ ATTACKS: tuple[Callable[[Path, Path], Attack], ...] = (
 )
 
 
+#: An operator's program, which has the server load what its caller sends.
+RELAY = """
+import json
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            source = pb_utils.get_input_tensor_by_name(request, "source").as_numpy().item()
+            try:
+                pb_utils.load_model("relayed", "{}", {"file:1/model.py": source})
+                said = "loaded"
+            except Exception as error:
+                said = str(error)
+            tensor = pb_utils.Tensor("said", np.array([said.encode()], object))
+            answers.append(pb_utils.InferenceResponse([tensor]))
+        return answers
+"""
+RELAY_CONFIG = """
+backend: "python"
+input { name: "source" data_type: TYPE_STRING dims: [1] }
+output { name: "said" data_type: TYPE_STRING dims: [1] }
+"""
+
+
 class World(NamedTuple):
     server: ServerProcess
     outside: Path
@@ -213,11 +240,14 @@ def world(folder: Path, *options: str) -> Iterator[World]:
     models = outside = folder / "models"  # the worst place: what is written there may be a model
     write_constant(models, 1)
     (models / "victim").write_bytes(ORIGINAL)
+    (models / "relay" / "1").mkdir(parents=True)
+    (models / "relay" / "1" / "model.py").write_text(RELAY)
+    (models / "relay" / "config.pbtxt").write_text(RELAY_CONFIG)
     made = {}
     for make in ATTACKS:
         (folder / make.__name__).mkdir()
         made[make.__name__] = make(folder / make.__name__, outside)
-    arguments = ["--control", "explicit", "--load", "constant", *options]
+    arguments = ["--control", "explicit", "--load", "constant", "--load", "relay", *options]
     with ServerProcess([models], folder / "log", arguments) as server:
         yield World(server.wait_ready(), outside, made)
 
@@ -305,6 +335,17 @@ def test_a_configuration_brings_no_python_of_its_own(
         load(client, "environment", Attack(files, config, ""))
         assert ask(client, triton, "environment").as_numpy("y")[0, 0] == 1
         client.unload_model("environment")
+    assert state(strict.outside) == before
+
+
+def test_what_a_model_passes_on_is_no_better_than_what_a_request_brings(strict: World) -> None:
+    """``pb_utils.load_model`` with files."""
+    source = strict.attacks["python"].files["1/model.py"].decode()
+    tensor = {"name": "source", "datatype": "BYTES", "shape": [1], "data": [source]}
+    before = state(strict.outside)
+    status, reply = strict.server.post("/v2/models/relay/infer", {"inputs": [tensor]})
+    assert status == 200, reply
+    assert "model 'relayed' came with the request and is python" in reply["outputs"][0]["data"][0]
     assert state(strict.outside) == before
 
 
