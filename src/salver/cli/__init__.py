@@ -17,6 +17,7 @@ from cyclopts.config import Env
 from salver import __version__
 from salver.cli import tensorflow, torchserve, triton
 from salver.cli.bench import bench
+from salver.cli.config import config
 from salver.cli.doctor import doctor
 from salver.cli.explain import explain
 from salver.cli.given import dialect_of
@@ -43,13 +44,14 @@ def app() -> App:
     root = App(
         name="salver",
         version=__version__,
-        help="Serve models of every framework from one process and one port.",
+        help="Serve models of every framework from one process and one port. Each option can be given by an "
+        "environment variable, too: SALVER_PORT for salver serve, SALVER_BENCH_SECONDS for salver bench.",
         default_parameter=Parameter(negative=(), show_default=_show_default),
         result_action="return_value",
-        config=(Env("SALVER_"),),
+        config=(Env("SALVER_", show=False),),
     )
-    root.command(serve, config=(Env("SALVER_", command=False),))
-    for command in (models, registry, rollout, infer, explain, bench, tune, doctor, migrate):
+    root.command(serve, config=(Env("SALVER_", command=False, show=False),))
+    for command in (models, registry, rollout, infer, explain, bench, tune, doctor, config, migrate):
         root.command(command)
     root.command(_torchserve, name="torchserve")
     root.register_install_completion_command(help="Install completion for the shell in use.")

@@ -146,7 +146,6 @@ _TRITON: Final[Mapping[str, str]] = {
     "batching.preferred_rows": "dynamic_batching.preferred_batch_size",
     "ensemble.max_inflight_requests": "ensemble_scheduling.max_inflight_requests",
     "instances.count": "instance_group.count",
-    "instances.run_timeout_s": _LONGEST_MS / 1000,
     "instances.rate_limits.count": "instance_group.count",
     "instances.threads": "parameters",
     "sequences.candidates": "sequence_batching.oldest.max_candidate_sequences",
@@ -179,6 +178,11 @@ def misfit(config: ModelConfig, here: Machine | None = None) -> Misfit | None:
     """
     here = here or machine()
     return _beyond(config, _OF_MODEL, here) or _negative(config) or _too_much(config, here)
+
+
+def fixed_bounds() -> dict[str, float]:
+    """Return the upper bounds of a model's numbers that are the same on every machine, by path."""
+    return {path: bound for path, bound in _OF_MODEL.items() if not callable(bound)}
 
 
 def check_server(config: msgspec.Struct) -> None:

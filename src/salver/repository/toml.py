@@ -159,9 +159,9 @@ def _objective(value: Any) -> Any:
     return table
 
 
-#: Least values by key; of several numbers each.
 _PREFIX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_LEAST: Final[dict[str, float]] = {
+#: Least values by key; of several numbers each.
+LEAST: Final[dict[str, float]] = {
     "batching.max_rows": 1,
     "batching.max_delay_ms": 0,
     "batching.max_queue": 1,
@@ -228,7 +228,7 @@ _MOST_PRICE = 1e6
 
 def _check(config: ModelConfig) -> None:
     """What types cannot say."""
-    for key, least in _LEAST.items():
+    for key, least in LEAST.items():
         value: Any = config
         for part in key.split("."):
             value = getattr(value, part)
