@@ -184,3 +184,8 @@ def test_architecture_names_every_room() -> None:
     source = ROOT / "src" / "salver"
     rooms = [path.name for path in source.iterdir() if (path / "__init__.py").exists()]
     assert [room for room in rooms if f"`{room}/`" not in text] == []
+
+
+def test_every_how_to_is_in_a_group_of_the_navigation() -> None:
+    listed = re.findall(r"^how-to/(.+)$", (ROOT / "docs" / "index.md").read_text(), re.M)
+    assert sorted(listed) == sorted(page.stem for page in (ROOT / "docs" / "how-to").glob("*.md"))
