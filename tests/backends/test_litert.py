@@ -138,7 +138,7 @@ def test_tf_f18_a_signature_of_unknown_tensors_is_refused(tmp_path: Path) -> Non
         load(path)
 
 
-@pytest.mark.parametrize("content", [b"junk", b"\0", b"\xff" * 40])
+@pytest.mark.parametrize("content", [b"junk", b"\0", b"\xff" * 40, bytes(2 << 20)])
 def test_tf_f18_broken_metadata_is_told(tmp_path: Path, content: bytes) -> None:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema

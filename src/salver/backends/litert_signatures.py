@@ -3,6 +3,7 @@
 ``signature_defs_metadata`` of the flatbuffer is a FlexBuffer: a map from names to serialised SignatureDefs.
 """
 
+import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -37,12 +38,15 @@ def read_signature(model: Path) -> Named | None:
     Raises:
         LoadFailed: there is one, and it cannot be read.
     """
-    content = _metadata(model)
-    if content is None:
-        return None
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        if mapped.find(_METADATA) < 0:  # as in most, which need not be copied
+            return None
     from flatbuffers import flexbuffers
 
     try:
+        content = _metadata(model.read_bytes())
+        if content is None:
+            return None
         root = flexbuffers.GetRoot(bytearray(content)).AsMap
         keys = [key.AsKey for key in root.Keys]
         place = keys.index(_DEFAULT) if _DEFAULT in keys else 0
@@ -53,9 +57,12 @@ def read_signature(model: Path) -> Named | None:
         ) from error
 
 
-def _metadata(model: Path) -> bytes | None:
-    if _METADATA not in (whole := model.read_bytes()):
-        return None
+def _metadata(whole: bytes) -> bytes | None:
+    """The FlexBuffer; None where the word stands elsewhere in the file.
+
+    Raises:
+        ValueError: it is too large.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     root = schema.Model.GetRootAsModel(whole, 0)
@@ -63,8 +70,9 @@ def _metadata(model: Path) -> bytes | None:
         entry = root.Metadata(index)
         if entry.Name() == _METADATA:
             buffer = root.Buffers(entry.Buffer())
-            if 0 < buffer.DataLength() <= _MOST_BYTES:
-                return bytes(buffer.DataAsNumpy())
+            if buffer.DataLength() > _MOST_BYTES:
+                raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MiB")
+            return bytes(buffer.DataAsNumpy()) if buffer.DataLength() else None
     return None
 
 
