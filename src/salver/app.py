@@ -86,7 +86,7 @@ from salver.transport.doors import door as shown_at
 from salver.transport.grpc import GrpcMethods
 from salver.transport.http import HttpOperations
 from salver.transport.many_models import ManyModels
-from salver.transport.pages import Pages
+from salver.transport.pages import Pages, Sites
 from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX
 from salver.transport.server import FrontConfig, Listener, listen
@@ -254,7 +254,7 @@ class Server:
         known = (config.server_name, __version__)
         managing = serving_operations(self.control, self, known, has_registry=self._kept is not None)
         self._api = Api(managing + (self._kept.operations() if self._kept else []))
-        self._pages = Pages("/console", console.read)
+        self._pages = Sites(Pages("/console", console.read), Pages("/docs", console.read_docs))
         doors = [self._door(operations, f, reception) for f in self._fronts]
         if config.waits_for_models:
             await self._load()

@@ -60,7 +60,7 @@ def compose(info: "ReadyInfo") -> Block:
     if info.console:
         lines.append(f"  console  {info.console}")
     if info.url:
-        lines.append(f"  API      {info.url}/openapi.json")
+        lines.append(f"  API      {info.url}/{'docs/' if info.console else 'openapi.json'}")
     if info.url and (chosen := _choose(info)):
         status, signature = chosen
         lines += ["", *curl(info.url, status.id.name, signature, takes_short=info.takes_short).splitlines()]

@@ -1,7 +1,7 @@
 """What do people see in a browser?
 
 Static pages over the server's own interface: no build, nothing from elsewhere, usable offline. The files
-lie in ``pages/``; :func:`read` hands them out, and knows no socket.
+lie in ``pages/``, those about the API in ``docs/``; :func:`read` hands them out, and knows no socket.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,17 @@ class PageFile(msgspec.Struct, frozen=True):
 @cache
 def read() -> Mapping[str, PageFile]:
     """Every file by its path below ``/console/``; the first page is ``index.html``."""
-    root = Path(__file__).parent / "pages"
+    return _files("pages")
+
+
+@cache
+def read_docs() -> Mapping[str, PageFile]:
+    """The same of the page about the API, below ``/docs/``."""
+    return _files("docs")
+
+
+def _files(folder: str) -> Mapping[str, PageFile]:
+    root = Path(__file__).parent / folder
     return {
         entry.name: PageFile(_TYPES[entry.name.rpartition(".")[2]], entry.read_bytes())
         for entry in root.iterdir()

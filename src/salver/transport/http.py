@@ -5,14 +5,17 @@ a reply. Formats live in ``wire/``; what is loaded, counted and inferred comes t
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from salver import __version__
-from salver.messages import Call
+from salver.errors import SalverError
+from salver.messages import Call, Signature, State
 from salver.transport.calls import Reception, check_counted, ready_versions
+from salver.transport.model_openapi import MOST_MODELS
 from salver.transport.openai import GENERATING, OpenAiOperations
 from salver.transport.openapi import describe
 from salver.transport.ports import Control, Exposition, InferDoor
@@ -50,6 +53,7 @@ class HttpOperations:
         reception = reception or Reception(time.monotonic, str)
         regions = reception.regions
         self._name = reception.server_name
+        self._takes_short = self._name != "triton"
         began = int(time.time())
         tfs = TensorFlowServingOperations(door, control, reception.tfs, self._name, began)
         self._openai = OpenAiOperations(door, control, self._name, began, reception.decoders)
@@ -57,7 +61,7 @@ class HttpOperations:
         self._control = control
         self._exposition = exposition
         self._more = metadata.SHARED_MEMORY if regions.is_allowed else ()
-        self._open_inference = OpenInferenceHttp(regions, max_body, takes_short=self._name != "triton")
+        self._open_inference = OpenInferenceHttp(regions, max_body, takes_short=self._takes_short)
         self._generating = Generate()
         self._explaining = Explanation(http_fault)
         self._methods: dict[str, _Method] = {
@@ -202,7 +206,12 @@ class HttpOperations:
         return HttpReply(200, body, ((b"content-type", content_type.encode()),))
 
     async def _openapi(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        return _json(describe(__version__))
+        names = sorted({s.id.name for s in self._control.statuses() if s.state is State.READY})
+        models: dict[str, Signature] = {}
+        for name in names[:MOST_MODELS]:
+            with contextlib.suppress(SalverError):  # gone meanwhile
+                _, models[name] = self._door.signature(name)
+        return _json(describe(__version__, models, takes_short=self._takes_short))
 
 
 def _json(value: object, status: int = 200) -> HttpReply:

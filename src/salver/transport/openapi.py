@@ -4,12 +4,15 @@ An OpenAPI 3.1 description, generated from the table in ``routes.py``. Pure.
 """
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
-from salver.messages import State
+from salver.messages import Signature, State
 from salver.tensor import DataType
+from salver.transport.model_openapi import paths_of
 from salver.transport.routes import OPERATIONS, Operation
 
+_NO_MODELS: Final[Mapping[str, Signature]] = {}
 _TENSOR_DATA = {"type": "array", "items": {}}
 _PARAMETERS = {"type": "object", "additionalProperties": {"type": ["boolean", "integer", "number", "string"]}}
 
@@ -193,9 +196,16 @@ _REQUIRED = (
 _OPENAI = ("chat", "completions", "embeddings")
 
 
-def describe(version: str) -> dict[str, Any]:
-    """The whole description, for a server of that version."""
-    paths: dict[str, Any] = {}
+def describe(
+    version: str, models: Mapping[str, Signature] = _NO_MODELS, *, takes_short: bool = True
+) -> dict[str, Any]:
+    """The whole description, for a server of that version.
+
+    Args:
+        models: Those that have a path of their own, by name.
+        takes_short: Their inputs may be given by name.
+    """
+    paths: dict[str, Any] = paths_of(models, takes_short=takes_short)
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.verb.lower()] = _operation(operation)
     return {

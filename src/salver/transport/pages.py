@@ -5,7 +5,7 @@ but what comes from here (Content Security Policy, level 3). It knows no page.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
 from salver.transport.doors import Receive, Scope, Send, say
@@ -48,12 +48,12 @@ class Pages:
     """
 
     def __init__(self, root: str, read: Callable[[], Mapping[str, File]]) -> None:
-        self._root = root
+        self.root = root
         self._read = read
         self._files: dict[str, tuple[File, bytes]] = {}
 
     def __repr__(self) -> str:
-        return f"<Pages at {self._root}>"
+        return f"<Pages at {self.root}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point, for paths that begin with the root."""
@@ -63,19 +63,30 @@ class Pages:
     def _reply(self, verb: str, path: str, headers: Mapping[bytes, bytes]) -> HttpReply:
         if verb not in ("GET", "HEAD"):
             return HttpReply(405, b"Pages are only read.\n", (_PLAIN, (b"allow", b"GET, HEAD")))
-        if path == self._root:
-            return HttpReply(308, b"", ((b"location", f"{self._root}/".encode()),))
+        if path == self.root:
+            return HttpReply(308, b"", ((b"location", f"{self.root}/".encode()),))
         if not self._files:
             self._files = {name: (file, _tag(file)) for name, file in self._read().items()}
-        found = self._files.get(path.removeprefix(f"{self._root}/") or "index.html")
+        found = self._files.get(path.removeprefix(f"{self.root}/") or "index.html")
         if found is None:
-            return HttpReply(404, f"There is no such page; see {self._root}/\n".encode(), (_PLAIN,))
+            return HttpReply(404, f"There is no such page; see {self.root}/\n".encode(), (_PLAIN,))
         file, tag = found
         if tag in (
             part.strip().removeprefix(b"W/") for part in headers.get(b"if-none-match", b"").split(b",")
         ):
             return HttpReply(304, b"", ((b"etag", tag),))
         return HttpReply(200, file.body, ((b"content-type", file.content_type.encode()), (b"etag", tag)))
+
+
+class Sites:
+    """Several applications of files, each below its own root."""
+
+    def __init__(self, *sites: Pages) -> None:
+        self._sites = {site.root: site for site in sites}
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The ASGI entry point, for paths that begin with one of the roots."""
+        return self._sites[f"/{scope['path'].split('/', 2)[1]}"](scope, receive, send)
 
 
 def _tag(file: File) -> bytes:

@@ -23,6 +23,7 @@ from salver.wire.bodies import HttpReply
 from salver.wire.faults import api_fault
 
 _LOG = logging.getLogger("salver.api")
+_PAGES: Final = ("/console", "/docs")
 DESCRIPTION: Final = "/api/openapi.json"
 _KIND: Final = (b"content-type", b"application/json")
 #: What browsers are told of every answer: guess no type, and hand it to no page of another origin.
@@ -37,7 +38,7 @@ class Management:
 
     Args:
         app: What serves all other paths.
-        pages: Serves paths below ``/console``.
+        pages: Serves paths below ``/console`` and ``/docs``.
         version: Of the server, for the description.
     """
 
@@ -60,7 +61,7 @@ class Management:
             path = scope["path"]
             if path.startswith("/api/"):
                 return self._answer(scope, receive, send)
-            if path == "/console" or path.startswith("/console/"):
+            if path.startswith(_PAGES) and path.split("/", 2)[1] in ("console", "docs"):
                 return self._show(scope, receive, send)
         return self._app(scope, receive, send)
 

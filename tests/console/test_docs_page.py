@@ -1,0 +1,55 @@
+"""The page about the API: a model is asked from its form, in a real browser."""
+
+import re
+from typing import Any
+
+import pytest
+from browsing import Open
+from playwright.sync_api import expect
+
+from salver import console
+
+FILES = console.read_docs()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_model_is_asked_from_its_form(opened: Open, theme: str) -> None:
+    page = opened("../docs/", theme=theme)
+    form = page.locator('section[data-model="fraud"]')
+    expect(form.get_by_text("POST /v2/models/fraud/infer")).to_be_visible()
+    send = form.get_by_role("button", name="Send")
+    send.click()
+    expect(form.get_by_role("status")).to_contain_text("200 in")
+    expect(form.get_by_label("Answer")).to_contain_text("[")
+    form.get_by_label("Request").fill('{"nonsense": 1}')
+    send.click()
+    expect(form.get_by_role("status")).to_contain_text("400 in")
+    expect(form.get_by_label("Answer")).to_contain_text("has no input 'nonsense'")
+    form.get_by_label("Request").fill("")
+    send.click()
+    expect(form.get_by_role("status")).to_contain_text("200 in")
+    expect(page.get_by_role("cell", name="/v2/repository/index", exact=True)).to_be_visible()
+
+
+def test_it_fits_a_phone(opened: Open) -> None:
+    page = opened("../docs/", width=390)
+    page.locator("section[data-model]").first.wait_for()
+    widths: Any = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert widths[0] <= widths[1]
+
+
+def test_a_server_that_goes_away_is_told(opened: Open) -> None:
+    page = opened("../docs/")
+    form = page.locator('section[data-model="fraud"]')
+    form.wait_for()
+    page.route("**/infer", lambda route: route.abort())
+    form.get_by_role("button", name="Send").click()
+    expect(form.get_by_role("status")).to_contain_text("The server does not answer")
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_its_files_are_small_and_need_nothing_from_elsewhere(name: str) -> None:
+    text = FILES[name].body.decode()
+    assert len(text) < 12_000
+    assert not re.search(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", text)
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=\"|\sstyle=|innerHTML|\beval\(", text)
