@@ -504,7 +504,7 @@ class Server:
             tuple((name, urls[kind]) for kind, name in _PLATFORMS if kind in urls),
             common and f"{common}/console/",
             self._changing,
-            self.config.server_name != "triton",
+            not self.config.tritons_words,
         )
 
     async def settled(self) -> bool:

@@ -130,12 +130,19 @@ def test_tr_r30_a_refusal_says_which_request_it_was():
         (
             FIXED,
             (A,),
-            "expected 2 inputs but got 1 inputs for model 'm'. Got input(s) ['a'], and ['b'] are missing",
+            "expected 2 inputs but got 1 inputs for model 'm'. Got input(s) ['a'], and ['b'] are missing. "
+            "It takes: a FP32[-1,3], b INT64[-1]",
         ),
         (
             FIXED,
             (A, B, tensor("c", [1])),
-            "expected 2 inputs but got 3 inputs for model 'm'. Got input(s) ['c','b','a']",
+            "expected 2 inputs but got 3 inputs for model 'm'. Got input(s) ['c','b','a']. "
+            "It takes: a FP32[-1,3], b INT64[-1]",
+        ),
+        (
+            FIXED,
+            (A, tensor("c", [1])),
+            "unexpected inference input 'c' for model 'm'. It takes: a FP32[-1,3], b INT64[-1]",
         ),
         (
             FIXED,

@@ -27,7 +27,7 @@ WRONG: list[tuple[dict[str, np.ndarray], str]] = [
     ({"x": ONE[:, :5]}, "Expected [-1,16], got [1,5]. Axis 0 counts the rows of the batch."),
     ({"x": ONE[:0]}, "batch-size must be >= 1"),
     ({"x": ONE.astype("i4")}, "data-type is 'INT32'"),
-    ({"y": ONE}, "unexpected inference input 'y'"),
+    ({"y": ONE}, "unexpected inference input 'y' for model 'mlp'. It takes: x FP32[-1,16]"),
     ({"x": ONE, "y": ONE}, "Got input(s) ['y','x']"),
 ]
 

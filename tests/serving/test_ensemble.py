@@ -546,7 +546,7 @@ async def test_tr_s8_two_paths_of_one_response_meet_again():
 
 
 async def test_tr_s8_one_answer_is_not_to_be_had():
-    with pytest.raises(OnlyStreams, match="decoupled transaction policy"):
+    with pytest.raises(OnlyStreams, match="gives any number of responses"):
         await stream_world().ask(n=rows(1))
 
 

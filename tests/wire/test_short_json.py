@@ -1,6 +1,7 @@
 """Requests that hold inputs by name, and their answers; the protocol's own form is always itself."""
 
 import json
+import pickle
 from typing import Any
 
 import ml_dtypes
@@ -12,7 +13,7 @@ from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
 from salver.tensor import DATATYPES, DataType, Tensor, tensor
 from salver.wire.bodies import HttpBody
 from salver.wire.oip_json import OpenInferenceHttp
-from salver.wire.short_json import ShortRequest
+from salver.wire.short_json import ShortRequest, described
 
 OUT = (TensorSpec("y", DataType.FP32, (-1, 1)), TensorSpec("label", DataType.BYTES, (-1,)))
 ONE = Signature((TensorSpec("x", DataType.FP32, (-1, 2)),), OUT, batched=True)
@@ -147,3 +148,20 @@ def test_the_protocols_own_form_is_answered_in_it() -> None:
     assert type(request) is not ShortRequest
     reply = OpenInferenceHttp().encode(request, InferResponse("m", "1", (tensor("y", np.ones(1, "f4")),)))
     assert json.loads(reply.body)["outputs"][0]["name"] == "y"
+
+
+def test_a_codec_for_another_process_takes_as_much() -> None:
+    for takes_short in (True, False):
+        codec = pickle.loads(pickle.dumps(OpenInferenceHttp(takes_short=takes_short)))
+        if takes_short:
+            assert inputs(codec.decode(HttpBody("m", "", b'{"x": [[1, 2]]}'), ONE)) == {
+                "x": ("FP32", [[1.0, 2.0]])
+            }
+        else:
+            with pytest.raises(InvalidInput):
+                codec.decode(HttpBody("m", "", b'{"x": [[1, 2]]}'), ONE)
+
+
+def test_many_inputs_are_not_all_listed() -> None:
+    specs = [TensorSpec(f"x{i}", DataType.FP32, (1,)) for i in range(30)]
+    assert described(specs).endswith("x19 FP32[1] and 10 more")

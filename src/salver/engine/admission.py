@@ -12,7 +12,9 @@ import msgspec
 from salver.errors import InvalidInput, tritons
 from salver.messages import InferRequest, ModelId, RequestedOutput, Signature, TensorSpec
 from salver.tensor import Array, Tensor
+from salver.wire.short_json import described
 
+_MOST_SHOWN = 20  # names of outputs
 _BATCH_NOTE = (
     "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended "
     "to each input shape. If you want to specify the full shape including the batch dim in your input dims "
@@ -167,13 +169,14 @@ class Admission:
             found = f"Got input(s) {_quoted(reversed(given))}"
             lacking = f", and {_quoted(missing)} are missing" if missing else ""
             raise tritons(
-                InvalidInput(f"{text}. {found}{lacking}"),
+                InvalidInput(f"{text}. {found}{lacking}", fix=f"It takes: {described(self._specs)}"),
                 f"{text}. {found}, "
                 f"but missing required input(s) {_quoted(missing) if missing else ']'}. "  # Triton's own slip
                 "Please provide all required input(s).",
             )
         if unknown:
-            raise _Unknown(f"unexpected inference input '{unknown[0]}' for model '{self._model}'")
+            text = f"unexpected inference input '{unknown[0]}' for model '{self._model}'"
+            raise tritons(_Unknown(text, fix=f"It takes: {described(self._specs)}"), text)
         arrays: list[Array | None] = []
         for spec in self._specs:
             tensor = given.get(spec.name)
@@ -232,7 +235,8 @@ class Admission:
 
     def _refuse_output(self, wanted: Sequence[str]) -> None:
         unknown = next(name for name in wanted if name not in self._output_set)
-        raise _Unknown(f"unexpected inference output '{unknown}' for model '{self._model}'")
+        text = f"unexpected inference output '{unknown}' for model '{self._model}'"
+        raise tritons(_Unknown(text, fix=f"It gives: {', '.join(self._outputs[:_MOST_SHOWN])}"), text)
 
 
 def _unfit(inputs: Sequence[Tensor]) -> str:

@@ -53,7 +53,7 @@ class HttpOperations:
         reception = reception or Reception(time.monotonic, str)
         regions = reception.regions
         self._name = reception.server_name
-        self._takes_short = self._name != "triton"
+        self._takes_short = not reception.tritons_words
         began = int(time.time())
         tfs = TensorFlowServingOperations(door, control, reception.tfs, self._name, began)
         self._openai = OpenAiOperations(door, control, self._name, began, reception.decoders)

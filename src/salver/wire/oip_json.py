@@ -76,7 +76,7 @@ class OpenInferenceHttp:
 
     def __reduce__(self) -> tuple[object, ...]:
         """One for another process, which has no memory of callers."""
-        return (OpenInferenceHttp, (NO_REGIONS, self._most))
+        return (_for_another, (self._most, self._takes_short))
 
     def weigh(self, http: HttpBody) -> int:
         """Bytes that are parsed and not only viewed; 0 of a form that came before."""
@@ -215,6 +215,10 @@ class OpenInferenceHttp:
     def fault(self, error: SalverError) -> HttpReply:
         """``{"error": text}`` with Triton's status."""
         return http_fault(error)
+
+
+def _for_another(most: int, takes_short: bool) -> OpenInferenceHttp:
+    return OpenInferenceHttp(NO_REGIONS, most, takes_short=takes_short)
 
 
 def _check_sizes(request: InferRequest, most: int) -> None:

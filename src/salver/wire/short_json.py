@@ -20,6 +20,7 @@ from salver.wire.values import from_json, kind_of
 
 #: Keys of the protocol's own form, one of which may be an input's name, too.
 _KEYS: Final = frozenset(("id", "parameters", "outputs"))
+_MOST_SHOWN: Final = 20
 _WHOLE: Final = "The inputs are wanted as {{name: values}}. {model!r} takes: {inputs}"
 
 
@@ -68,11 +69,13 @@ def described(specs: Iterable[TensorSpec]) -> str:
     >>> described([TensorSpec("x", DataType.FP32, (-1, 4)), TensorSpec("n", DataType.INT64, (1,), True)])
     'x FP32[-1,4], n INT64[1] (optional)'
     """
-    shown = (
+    specs = list(specs)
+    shown = [
         f"{spec.name} {spec.datatype.name}[{','.join(map(str, spec.shape))}]{' (optional)' * spec.optional}"
-        for spec in specs
-    )
-    return ", ".join(shown) or "nothing"
+        for spec in specs[:_MOST_SHOWN]
+    ]
+    more = len(specs) - _MOST_SHOWN
+    return (", ".join(shown) or "nothing") + (f" and {more} more" if more > 0 else "")
 
 
 def _takes(specs: Iterable[TensorSpec]) -> str:
