@@ -51,6 +51,7 @@ from salver.engine.control import (
     stacked,
 )
 from salver.engine.desk import Desk
+from salver.engine.output_limit import LONGEST_LINE
 from salver.engine.pieces import Pieces
 from salver.engine.ports import Gave
 from salver.engine.sharing import THREAD_VARIABLES
@@ -68,7 +69,10 @@ Done = Callable[[Gave | SalverError], None]
 Work = Mapping[str, Array] | Sequence[InferRequest]
 
 _OFF_LOOP = 1 << 20  # bytes; a longer copy would hold the event loop up for more than 0.1 ms
-_LONGEST_LINE = 16 << 10
+_REST_S = 0.01  # between two reads of what a model writes that writes too much
+_TELL_S = 1.0
+_MOST_LINES = 2000  # that are looked at of one read
+_LAST_LINES = 12  # that are told of a model that could not be loaded
 #: What TensorFlow's libraries say when they are imported, twice, and whatever level is set.
 _CHATTER = re.compile(r"All log messages before absl::InitializeLog\(\)|oneDNN custom operations are on\.")
 GRACE_S = 5.0  # for a host to end its run and close its model when told to
@@ -119,10 +123,10 @@ class HostProcess:
         self._looks_at = math.inf  # when that is looked at: one timer watches over many runs
         self._look_timer: asyncio.TimerHandle | None = None
         self._line = b""
-        self._last_lines: deque[str] = deque(maxlen=12)
+        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._desk: Desk | None = None
         if plan.server is not None and ends.side is not None:
-            self._desk = Desk(ends.side, plan.server, plan.manifest.id, self.broken)
+            self._desk = Desk(ends.side, plan.server, plan.manifest.id, self.broken, self._log_line)
         self._loop.add_reader(ends.sock.fileno(), self._on_control)
         self._loop.add_reader(ends.output, self._on_output)
         self._loop.add_reader(ends.pidfd, self._on_exit)
@@ -564,18 +568,53 @@ class HostProcess:
             self._loop.remove_reader(self._ends.output)
             return
         *lines, self._line = (self._line + data).split(b"\n")
-        for line in lines:
-            self._say(line)
-        if len(self._line) > _LONGEST_LINE:
-            self._say(self._line)
+        if len(self._line) > LONGEST_LINE:
+            lines.append(self._line)
             self._line = b""
+        left = lines[_MOST_LINES:]  # of a read; a line may be empty
+        for index, line in enumerate(lines[:_MOST_LINES]):
+            if not self._say(line):  # nor is there room for what came with it
+                left = lines[index + 1 :]
+                break
+        else:
+            if not left:
+                return
+        self._drop(len(left))
+        self._last_lines.extend(map(_text, left[-_LAST_LINES:]))
+        if not self.dead.done():  # read no more for a moment, or the loop would do nothing else
+            self._loop.remove_reader(self._ends.output)
+            self._loop.call_later(_REST_S, self._read_output_again)
 
-    def _say(self, line: bytes) -> None:
-        text = line[:_LONGEST_LINE].decode(errors="backslashreplace").rstrip()
-        if text:
-            self._last_lines.append(text)
-            level = logging.DEBUG if _CHATTER.search(text) else logging.INFO
+    def _read_output_again(self) -> None:
+        if not self.dead.done():
+            self._loop.add_reader(self._ends.output, self._on_output)
+
+    def _say(self, line: bytes) -> bool:
+        """False if it is dropped."""
+        text = _text(line)
+        if not text:
+            return True
+        self._last_lines.append(text)
+        return self._log_line(logging.DEBUG if _CHATTER.search(text) else logging.INFO, text)
+
+    def _log_line(self, level: int, text: str) -> bool:
+        """Log it, as far as the model may; that lines were dropped is told a second later."""
+        if self.plan.output.takes(len(text), self._loop.time()):
             _log.log(level, "[%s] %s", self.plan.manifest.id, text)
+            return True
+        self._drop(1)
+        return False
+
+    def _drop(self, lines: int) -> None:
+        limit = self.plan.output
+        if not limit.dropped:
+            self._loop.call_later(_TELL_S, self._tell_dropped)
+        limit.dropped += lines
+
+    def _tell_dropped(self) -> None:
+        if dropped := self.plan.output.told():
+            id = self.plan.manifest.id
+            _log.warning("[%s] %d lines dropped: it writes more than is logged", id, dropped)
 
     # Ending
 
@@ -614,6 +653,12 @@ class HostProcess:
         while self._pieces:
             _, pieces = self._pieces.popitem()
             pieces.end(self._died())
+
+
+def _text(line: bytes) -> str:
+    text = line[:LONGEST_LINE].decode(errors="backslashreplace").rstrip()
+    more = len(line) - LONGEST_LINE
+    return f"{text} … ({more} bytes more)" if more > 0 else text
 
 
 def _alike(error: SalverError) -> SalverError:

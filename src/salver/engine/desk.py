@@ -35,6 +35,7 @@ from salver.engine.calls import (
     read_saying,
 )
 from salver.engine.control import Frames, Said, describe, frame
+from salver.engine.output_limit import LONGEST_LINE
 from salver.engine.ports import Server, Terms
 from salver.engine.shm import Block
 from salver.engine.spawn import Side
@@ -46,7 +47,6 @@ _log = logging.getLogger("salver.engine.host")
 _T = TypeVar("_T")
 _OFF_LOOP = 1 << 20  # bytes, as of a run's tensors
 _PROBE_S = 5.0  # as long as Triton waits
-_LONGEST_LINE = 16 << 10
 
 
 class _Call:
@@ -75,6 +75,7 @@ class Desk:
     Args:
         side: The descriptors; the desk closes them.
         broken: Called when the host says what makes no sense.
+        log_line: Logs a line of the model, at a level, if there is room for it.
 
     Attributes:
         deadline: Of the run under way, which what it asks inherits; None = none.
@@ -82,7 +83,14 @@ class Desk:
         has_loaded: The host has its model.
     """
 
-    def __init__(self, side: Side, server: Server, id: ModelId, broken: Callable[[object], object]) -> None:
+    def __init__(
+        self,
+        side: Side,
+        server: Server,
+        id: ModelId,
+        broken: Callable[[object], object],
+        log_line: Callable[[int, str], object],
+    ) -> None:
         self.deadline: float | None = None
         self.gone: Sequence[Callable[[], bool] | None] = ()
         self.has_loaded = False
@@ -91,6 +99,7 @@ class Desk:
         self._meters = server.meters
         self._id = id
         self._broken = broken
+        self._log_line = log_line
         self._loop = asyncio.get_running_loop()
         self._frames = Frames()
         self._calls: dict[int, _Call] = {}
@@ -161,7 +170,7 @@ class Desk:
                 with suppress(InvalidInput):  # one that it did not open
                     self._meters.change(handle, how, value)
             case Log(level, text):
-                _log.log(level, "[%s] %s", self._id, text[:_LONGEST_LINE])
+                self._log_line(level, text[:LONGEST_LINE])
             case Taken():
                 if self._turn.locked():
                     self._turn.release()

@@ -17,6 +17,7 @@ import msgspec
 
 from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions
+from salver.engine.output_limit import OutputLimit
 from salver.engine.ports import Server
 from salver.engine.run_limit import RunLimit
 from salver.engine.sharing import THREAD_VARIABLES
@@ -55,6 +56,7 @@ class HostPlan(msgspec.Struct, frozen=True):
             all are.
         bears: It is to fork others rather than to run anything, if that is safe.
         imports: These modules are all that it loads before it forks; those load the model.
+        output: How much of what it writes is logged, of all hosts by this plan.
     """
 
     backend: str
@@ -67,6 +69,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     hides: str = ""
     bears: bool = False
     imports: tuple[str, ...] = ()
+    output: OutputLimit = msgspec.field(default_factory=OutputLimit)
 
     @property
     def variables(self) -> dict[str, str]:
