@@ -84,6 +84,7 @@ from salver.transport.cors import Cors
 from salver.transport.doors import App, Kind, with_metrics_at
 from salver.transport.doors import door as shown_at
 from salver.transport.grpc import GrpcMethods
+from salver.transport.hangup import HangUps
 from salver.transport.http import HttpOperations
 from salver.transport.many_models import ManyModels
 from salver.transport.pages import Pages, Sites
@@ -93,6 +94,7 @@ from salver.transport.server import FrontConfig, Listener, listen
 from salver.transport.ts_front import Backing
 from salver.transport.ts_ports import TorchServePorts
 from salver.transport.ts_workflows import WorkflowOperations
+from salver.transport.watch import UNANSWERED, ConnectionWatch
 from salver.wire.config_view import first_response_bounds, metric_tags
 from salver.wire.orca import TokenRoom
 from salver.wire.regions import NO_REGIONS
@@ -160,6 +162,8 @@ class Server:
         self._listeners: list[Listener] = []
         self._running: set[asyncio.Task[None]] = set()
         self._snapshots: Snapshots | None = None
+        self._hangups = HangUps()
+        self._watching: asyncio.Task[None] | None = None
         self._began = time.monotonic()
         self._changing: Changing = "open"
         self.ledgered: Ledgered | None = None
@@ -237,6 +241,7 @@ class Server:
             self._decoders,
             Budget(int(config.max_bodies_mb * (1 << 20))),
             config.tritons_words,
+            self._hangups,
         )
         max_body = int(config.max_body_mb * (1 << 20))
         self._torchserve = self._as_torchserve(door, reception, max_body)
@@ -360,7 +365,10 @@ class Server:
         """Listen, and answer from now on."""
         if doors:
             most = self.config.torchserve.max_request or int(self.config.max_body_mb * (1 << 20))
-            self._listeners = listen(doors, self._fronts, most)
+            as_json = self.config.log.is_json()
+            fronts = [msgspec.structs.replace(front, logs_json=as_json) for front in self._fronts]
+            self._listeners = listen(doors, fronts, most)
+            self._watching = asyncio.create_task(self._watch(most).run(), name="watch")
         for listener in self._listeners:
             running = asyncio.create_task(listener.run(), name="front")
             self._running.add(running)
@@ -369,6 +377,14 @@ class Server:
             if running.done():
                 started.cancel()
                 await running
+
+    def _watch(self, most_body: int) -> ConnectionWatch:
+        """Of the connections at all ports."""
+        limits = self.config.connections
+        if not limits.most_unanswered:
+            limits = msgspec.structs.replace(limits, most_unanswered=most_body + UNANSWERED)
+        ports = [listener.port for listener in self._listeners if listener.port]
+        return ConnectionWatch(limits, ports, self._hangups.streaming)
 
     async def _terms(self, calls: Calls) -> Terms:
         config = self.config
@@ -450,6 +466,8 @@ class Server:
         self._grpc.stop()
         for listener in self._listeners:
             listener.stop()
+        if self._watching is not None:
+            self._watching.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=grace + 5)
         await self.shadows.close()

@@ -29,6 +29,7 @@ from salver.transport.calls import HeaderRules
 from salver.transport.forward import Forwarding
 from salver.transport.restrict import Guard, Restriction
 from salver.transport.server import FrontConfig
+from salver.transport.watch import ConnectionLimits
 from salver.wire.tfs_rules import TfsRules
 from salver.wire.ts_rules import TorchServeRules
 
@@ -71,6 +72,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             formats that can touch the machine.
         threads, instances: Stand in where a model's own configuration is silent; 0 = by traits.
         max_body_mb: Most MiB of an HTTP body.
+        connections: What a connection may cost.
         max_bodies_mb: MiB that the bodies of all requests may hold together; 0 = a quarter of the memory.
         max_message_mb: Most MiB of a gRPC message.
         grpc_compression: How hard answers to inference over gRPC are compressed, 1 to 9; 0 = not.
@@ -130,6 +132,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     instances: int = 0
     max_body_mb: float = 64
     max_bodies_mb: float = 0
+    connections: ConnectionLimits = ConnectionLimits()
     max_message_mb: int = 2047
     grpc_compression: int = 0
     tenant_header: str = "x-tenant"

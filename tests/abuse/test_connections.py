@@ -4,6 +4,7 @@ import contextlib
 import json
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,3 +138,43 @@ def test_broken_heads_end_their_connection_and_no_other(strict: ServerProcess, c
         if case != "broken HTTP/2":
             assert not reply.startswith(b"HTTP/1.1 200"), reply[:200]
             assert not reply.startswith(b"HTTP/1.1 5"), reply[:200]
+
+
+def test_no_descriptor_at_all_costs_connections_and_not_the_server(tmp_path: Path) -> None:
+    """Models, files and other processes' limits can take what connections are counted to leave."""
+    write_mlp(tmp_path / "mlp", 1)
+    with ServerProcess([tmp_path / "mlp"], tmp_path / "log") as server:
+        server.wait_ready()
+        answers(server)
+        pid, limit = server.pid, resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (server.descriptors() + 5, limit[1]))
+        with many(server, 100):
+            until(lambda: "no file descriptor is left" in server.output(), server.output)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+        until(lambda: can_ask(server), server.output)
+        answers(server)
+        assert server.family()[0] == pid
+        assert server.output().count("no file descriptor is left") < 6
+        assert server.stop() == 0
+
+
+def can_ask(server: ServerProcess) -> bool:
+    with contextlib.suppress(OSError):
+        return server.get("/v2/health/live")[0] == 200
+    return False
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def test_a_header_block_without_end_is_cut(strict: ServerProcess) -> None:
+    """By its size; empty frames by how many bytes make no request (``transport/watch.py``)."""
+    begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 0, 1, b"\x82")
+    with many(strict, 1) as (sock,):
+        sock.sendall(begin)
+        end = time.monotonic() + PATIENCE_S
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < end:
+                sock.sendall(frame(9, 0, 1, b"\x00\x01a\x01b") * 100)
+    answers(strict)

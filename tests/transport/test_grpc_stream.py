@@ -148,7 +148,7 @@ class Rig:
             self.sent.append(message)
 
         given = {b"content-type": b"application/grpc"} | dict(headers)
-        work = self.methods.handle(path, given, receive, send, HangUps())
+        work = self.methods.handle({"path": path}, given, receive, send, HangUps())
         self.call = asyncio.create_task(work)
         return self
 

@@ -186,6 +186,21 @@ class Bodies:
             help="Most MiB that the bodies of all requests may hold together; 0 = a quarter of the memory.",
         ),
     ] = 0
+    max_connections_per_address: Annotated[
+        int,
+        Parameter(
+            name="--max-connections-per-address",
+            help="Most connections of one address, the newest being cut; 0 = as many as there may be.",
+        ),
+    ] = 0
+    min_rate: Annotated[
+        float,
+        Parameter(
+            name="--min-rate",
+            help="Bytes a second that a caller sends of a request, or reads of its answer, over 30 s; "
+            "slower connections are cut. 0 = any.",
+        ),
+    ] = 500.0
     max_message_mb: Annotated[int, Parameter(name="--max-message-mb", help="Most MiB of a gRPC message.")] = (
         2047
     )
@@ -270,6 +285,7 @@ def serve(
     from salver.app import serve as run
     from salver.repository import RepositoryConfig
     from salver.serving.profiles import default_state_dir
+    from salver.transport.watch import ConnectionLimits
 
     _check(paths, tls, tenant_header, kept)
     config = ServeConfig(
@@ -287,6 +303,7 @@ def serve(
         prefer=runs.prefer,
         max_body_mb=bodies.max_body_mb,
         max_bodies_mb=bodies.max_bodies_mb,
+        connections=ConnectionLimits(bodies.max_connections_per_address, bodies.min_rate),
         max_message_mb=bodies.max_message_mb,
         allow_client_shm=bodies.allow_client_shm,
         tenant_header=tenant_header,

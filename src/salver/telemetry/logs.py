@@ -60,6 +60,10 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: str = ""
     silenced: tuple[Literal["info", "warning", "error"], ...] = ()
 
+    def is_json(self) -> bool:
+        """True if lines are JSON objects where they go to standard error."""
+        return self.format == "json" or (self.format == "auto" and not sys.stderr.isatty())
+
     def levels(self) -> frozenset[int]:
         """The levels that are logged, as :func:`let_through` takes them."""
         logged = (level for level in LEVELS[LEVELS.index(self.level) :] if level not in self.silenced)

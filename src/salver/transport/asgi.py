@@ -91,7 +91,7 @@ class Front:
         self._tfs = reception.tfs
         self._tritons_words = reception.tritons_words
         self._curious = reception.curious
-        self._hangups = HangUps()
+        self._hangups = reception.hangups or HangUps()
         self._routes: dict[tuple[str, bytes], Route] = {}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -100,7 +100,7 @@ class Front:
         if kind == "http":
             headers = dict(scope["headers"])
             if headers.get(b"content-type", b"").startswith(b"application/grpc"):
-                return self._grpc.handle(scope["path"], headers, receive, send, self._hangups, self._access)
+                return self._grpc.handle(scope, headers, receive, send, self._hangups, self._access)
             return self._answer(scope, headers, receive, send)
         return _lifespan(receive, send) if kind == "lifespan" else _refuse(receive, send)
 

@@ -6,9 +6,11 @@ not fit now is refused with the advice to come back; what can never fit is refus
 """
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Final
 
-from salver.errors import Overloaded, TooLarge
+from salver.errors import DeadlineExceeded, Overloaded, TooLarge
 from salver.serving.machine import memory_bytes
 from salver.wire.compression import Inflater, ceiling
 
@@ -17,6 +19,10 @@ COUNTED: Final = 1 << 16
 _LEAST: Final = 256 << 20
 _AT_ONCE: Final = 2  # bodies that are inflated at a time
 _PAUSE_S: Final = 1.0
+#: A body has so many seconds, and one more for so many bytes that have come; none has more than the last.
+PATIENCE_S: Final = 30.0
+LEAST_RATE: Final = 500
+LONGEST_S: Final = 3600.0
 
 
 class Budget:
@@ -98,3 +104,34 @@ class Share:
         data = machine.data()
         self.give(most - min(most, len(data)))
         return data
+
+
+class Pace:
+    """When a body has to be there: the more has come, the later."""
+
+    def __init__(self, timer: asyncio.Timeout) -> None:
+        self._timer = timer
+        self._begin = asyncio.get_running_loop().time()
+        self._size = 0
+
+    def came(self, size: int) -> None:
+        """So many bytes more have."""
+        self._size += size
+        seconds = min(PATIENCE_S + self._size / LEAST_RATE, LONGEST_S)
+        self._timer.reschedule(self._begin + seconds)
+
+
+@contextlib.asynccontextmanager
+async def pace() -> AsyncIterator[Pace]:
+    """While a body is read: a least rate, and a total time.
+
+    Raises:
+        DeadlineExceeded: the body takes more time than it may.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE_S) as timer:
+            yield Pace(timer)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the body comes too slowly: at least {LEAST_RATE} bytes a second after {PATIENCE_S:g} s"
+        ) from None

@@ -19,6 +19,7 @@ from salver.releases import trait
 from salver.serving.decoding import Decoders
 from salver.transport.budget import Budget
 from salver.transport.forward import Forwarding
+from salver.transport.hangup import HangUps
 from salver.transport.ports import Control, Curious, InferDoor, RegionRegistry
 from salver.transport.restrict import Guard
 from salver.wire import traceparent as w3c
@@ -58,6 +59,7 @@ class Reception(msgspec.Struct, frozen=True):
         decoders: Decode large bodies; None = as small ones.
         budget: Memory for the bodies of all requests; None = as much as is usual.
         tritons_words: Errors are told in Triton's words.
+        hangups: Notices which callers leave; None = each front has its own.
     """
 
     clock: Callable[[], float]
@@ -74,6 +76,7 @@ class Reception(msgspec.Struct, frozen=True):
     decoders: Decoders | None = None
     budget: Budget | None = None
     tritons_words: bool = False
+    hangups: HangUps | None = None
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Those headers that ask for a closer look, and the tenant's."""

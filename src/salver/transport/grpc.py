@@ -18,7 +18,7 @@ from salver.handlers import is_form
 from salver.messages import Call, InferRequest, InferResponse, Signature
 from salver.serving.decoding import Decoders
 from salver.transport.access_check import LOCAL, Access
-from salver.transport.budget import COUNTED, Budget, Share
+from salver.transport.budget import COUNTED, Budget, Share, pace
 from salver.transport.calls import (
     Reception,
     check_counted,
@@ -211,7 +211,7 @@ class GrpcMethods:
 
     async def handle(
         self,
-        path: str,
+        scope: Mapping[str, Any],
         headers: Mapping[bytes, bytes],
         receive: Receive,
         send: Send,
@@ -220,6 +220,7 @@ class GrpcMethods:
     ) -> None:
         """One call, from its first frame to its trailers; what follows is of the unary ones."""
         arrival = self._clock()
+        path = scope["path"]
         family = self._families.get(path, self._family)
         call = Call(family.protocol, arrival)
         fault: Callable[[SalverError], GrpcStatus] = grpc_status
@@ -248,7 +249,8 @@ class GrpcMethods:
             if wanted := self._curious.headers:
                 take_traits(call, headers, wanted)
             if method is None:
-                return await self._streams[path].handle(headers, call, receive, send)
+                with hangups.stream(scope):
+                    return await self._streams[path].handle(headers, call, receive, send)
             event = await receive()
             body = event.get("body", b"")
             # Nearly always the one message of a call comes in one piece and as it is.
@@ -481,14 +483,16 @@ async def _read(
     """The one message of a unary call; None if the caller left first."""
     encoding = headers.get(b"grpc-encoding", b"identity").decode("latin-1")
     reader = FrameReader(most, encoding, inflates=False)
-    while event["type"] == "http.request":
-        piece = event.get("body", b"")
-        share.take(len(piece))
-        messages = reader.feed(piece)
-        if messages:
-            message = messages[0]
-            return await share.inflate(message, encoding, most) if isinstance(message, Packed) else message
-        if not event.get("more_body"):
-            raise InvalidInput("the call ended before its message was complete")
-        event = await receive()
-    return None
+    messages: list[bytes] = []
+    async with pace() as timer:
+        while event["type"] == "http.request":
+            piece = event.get("body", b"")
+            share.take(len(piece))
+            timer.came(len(piece))
+            if messages := reader.feed(piece):
+                break
+            if not event.get("more_body"):
+                raise InvalidInput("the call ended before its message was complete")
+            event = await receive()
+    message = messages[0] if messages else None
+    return await share.inflate(message, encoding, most) if isinstance(message, Packed) else message

@@ -17,7 +17,7 @@ import msgspec
 
 from salver.errors import Cancelled, Internal, InvalidInput, SalverError
 from salver.messages import Call
-from salver.transport.budget import COUNTED, Budget, Share
+from salver.transport.budget import COUNTED, Budget, Share, pace
 from salver.transport.calls import Reception, join_trace
 from salver.transport.hangup import Receive
 from salver.transport.ports import InferDoor
@@ -225,8 +225,13 @@ class _Exchange:
                     if not reader.is_empty:
                         raise InvalidInput("the call ended before its message was complete")
                     self._part(self._farewell or GrpcStatus(0, ""))
-            event = await receive()
+            event = await (receive() if reader.is_empty else self._rest(receive))
         self._close(None)
+
+    async def _rest(self, receive: Receive) -> dict[str, Any]:
+        """More of a message that has begun; one that never ends would be held for as long."""
+        async with pace():
+            return await receive()
 
     async def _take(self, messages: list[bytes], encoding: str) -> None:
         for message in messages:

@@ -7,7 +7,9 @@ report hang-ups (HTTP/1.1 on h2corn 2.0) the connections themselves are looked a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from salver.transport.peers import Peer, Peers
@@ -36,6 +38,23 @@ class HangUps:
         self._older: frozenset[asyncio.Task[Any]] = frozenset()  # in flight at the last look
         self._ticks = 0
         self._is_ticking = False
+        #: Callers of streams, who may say little for a long time, with how many each has.
+        self.streaming: Counter[Peer] = Counter()
+
+    @contextmanager
+    def stream(self, scope: Scope) -> Iterator[None]:
+        """The request of that scope is a stream of requests, until this ends."""
+        peer = _peer(scope)
+        if peer is None:
+            yield
+            return
+        self.streaming[peer] += 1
+        try:
+            yield
+        finally:
+            self.streaming[peer] -= 1
+            if not self.streaming[peer]:
+                del self.streaming[peer]
 
     def enter(self, caller: Receive | Scope) -> "asyncio.Task[Any]":
         """The current task works for the caller behind ``receive``; the request is read.

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from salver.errors import InvalidInput, TooLarge
-from salver.transport.budget import Budget, Share
+from salver.transport.budget import Budget, Share, pace
 from salver.transport.calls import printable
 from salver.wire.bodies import over_limit
 
@@ -43,6 +43,7 @@ async def read_whole(
         InvalidInput: it comes in too many chunks, or does not inflate.
         Unsupported: it is compressed in a way that is not known.
         Overloaded: other bodies hold the memory for it.
+        DeadlineExceeded: it comes too slowly.
     """
     share = share or Share(Budget(sys.maxsize))
     declared = headers.get(b"content-length", b"")
@@ -51,27 +52,31 @@ async def read_whole(
     is_chunked = b"transfer-encoding" in headers
     body = io.BytesIO()  # gives its bytes away without copying them
     size = count = 0
-    while message["type"] == "http.request":
-        if piece := message.get("body", b""):
-            size += len(piece)
-            count += 1
-            if size > limit:
-                raise _too_large(headers, size, limit)
-            if is_chunked and count > MOST_CHUNKS:
-                raise InvalidInput(
-                    f"Chunked request body exceeds maximum of {MOST_CHUNKS} non-empty chunks. "
-                    "Send fewer or larger HTTP chunks."
-                )
-            share.take(len(piece))
-            body.write(piece)
-        if not message.get("more_body"):
-            most = max(inflated, limit) if limit >= USUAL else limit
-            encoding = headers.get(b"content-encoding")
-            if encoding is None:
-                return body.getvalue()
-            return await share.inflate(body.getvalue(), printable(encoding), most)
-        message = await receive()
-    return None
+    async with pace() as timer:
+        while message["type"] == "http.request":
+            if piece := message.get("body", b""):
+                size += len(piece)
+                count += 1
+                if size > limit:
+                    raise _too_large(headers, size, limit)
+                if is_chunked and count > MOST_CHUNKS:
+                    raise InvalidInput(
+                        f"Chunked request body exceeds maximum of {MOST_CHUNKS} non-empty chunks. "
+                        "Send fewer or larger HTTP chunks."
+                    )
+                share.take(len(piece))
+                body.write(piece)
+                timer.came(len(piece))
+            if not message.get("more_body"):
+                break
+            message = await receive()
+    if message["type"] != "http.request":
+        return None
+    encoding = headers.get(b"content-encoding")
+    if encoding is None:
+        return body.getvalue()
+    most = max(inflated, limit) if limit >= USUAL else limit
+    return await share.inflate(body.getvalue(), printable(encoding), most)
 
 
 def _too_large(headers: Mapping[bytes, bytes], size: int, limit: int) -> TooLarge:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import resource
 import socket
 import ssl
@@ -21,7 +22,7 @@ import msgspec
 from salver.errors import Conflict, SalverError, Unsupported
 from salver.transport.clouds import SageMaker, Vertex
 from salver.transport.doors import Kind
-from salver.transport.http1 import Terms
+from salver.transport.http1 import MOST_HEAD, Terms
 from salver.transport.http1_server import Http1
 from salver.transport.relay import Relay
 from salver.transport.ts_front import SURFACES
@@ -41,6 +42,10 @@ _KEYS: Final = {
     "torchserve-grpc-inference": "grpc_inference_port",
     "torchserve-grpc-management": "grpc_management_port",
 }
+_LOG = logging.getLogger("salver.front")
+#: What h2corn 2.0 ends with when it cannot accept: EMFILE or ENFILE.
+_NO_DESCRIPTORS: Final = re.compile(r"os error (23|24)\b")
+_PAUSE_S: Final = 1.0
 #: For models, their host processes and files.
 _KEPT_DESCRIPTORS = 512
 
@@ -58,6 +63,7 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cloud: For which platform, where ``serves`` is one.
         cors_origins: Pages of these origins may ask from a browser; ``*`` = of every one.
         path: Of a UNIX socket, in place of host and port; empty = there is none.
+        logs_json: Lines of the front's own are JSON objects.
     """
 
     host: str = "127.0.0.1"
@@ -72,6 +78,7 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cloud: SageMaker | Vertex | None = None
     cors_origins: tuple[str, ...] = ()
     path: str = ""
+    logs_json: bool = False
 
 
 class Listener(Protocol):
@@ -217,8 +224,7 @@ def _bind_unix(path: str) -> socket.socket:
 def _most_connections() -> int:
     """Raise the limit of open files as far as allowed; how many of them may be connections, of all ports.
 
-    h2corn 2.0 ends when it cannot accept for want of a descriptor, and models need some too, so
-    callers never get the last ones. 0 = no limit.
+    Models need some, too, so callers never get the last ones. 0 = no limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -241,9 +247,13 @@ class _H2corn:
             tls = {"certfile": config.tls_cert, "keyfile": config.tls_key}
             if config.tls_client_ca:
                 tls |= {"ca_certs": config.tls_client_ca, "cert_reqs": "required"}
-        try:
+        self._sock = sock  # kept, so that its queue of connections outlives a server that had to end
+        self._is_stopping = False
+
+        def made() -> Any:
             settings = h2corn.Config(
-                bind=(f"fd://{sock.detach()}",),
+                bind=(f"fd://{os.dup(sock.fileno())}",),
+                log_format="json" if config.logs_json else "text",
                 grpc=True,
                 lifespan="off",
                 access_log=False,
@@ -252,21 +262,44 @@ class _H2corn:
                 runtime_threads=1,
                 limit_connections=most,
                 max_request_body_size=0,  # Front has a limit of its own, and its own words for it
+                limit_request_head_size=MOST_HEAD,
+                h2_max_header_list_size=MOST_HEAD,
+                h2_max_header_block_size=MOST_HEAD,
                 timeout_graceful_shutdown=config.grace_seconds,
                 **tls,
             )
+            return h2corn.Server(app, settings)
+
+        self._made: Callable[[], Any] = made
+        try:
+            self._server = made()
         except (ValueError, OSError) as error:
             raise SalverError(f"the front refuses its settings: {error}") from error
-        self._server = h2corn.Server(app, settings)
         self.keeps: Any = None
 
     async def run(self) -> None:
-        await self._server.serve()
+        try:
+            while True:
+                try:
+                    return await self._server.serve()
+                except OSError as error:
+                    if self._is_stopping or not _NO_DESCRIPTORS.search(str(error)):
+                        raise
+                _LOG.error("no file descriptor is left: connections have ended, and new ones wait for some")
+                while not self._is_stopping:
+                    await asyncio.sleep(_PAUSE_S)
+                    with contextlib.suppress(OSError):  # still none
+                        self._server = self._made()
+                        break
+        finally:
+            self._sock.close()
 
     async def started(self) -> None:
         await self._server.wait_started()
 
     def stop(self) -> None:
+        self._is_stopping = True
+        self._sock.close()
         self._server.shutdown()
 
 
