@@ -221,6 +221,7 @@ class Server:
         self.shadows = Shadowing(self._manager, self._bus.emit, clock)
         self.splits = Splitting(Router(), self.shadows, self._collector.answers.append, self._under_way)
         self._decoders = Decoders()
+        self._budget = Budget(int(config.max_bodies_mb * (1 << 20)))
         rules = DoorRules(samples, config.keeps_timeouts, self.splits, self._decoders, config.tritons_words)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id, rules)
         self.signature = door.signature
@@ -239,7 +240,7 @@ class Server:
             self.splits.router,
             config.ignores_surplus,
             self._decoders,
-            Budget(int(config.max_bodies_mb * (1 << 20))),
+            self._budget,
             config.tritons_words,
             self._hangups,
         )
@@ -367,7 +368,7 @@ class Server:
             most = self.config.torchserve.max_request or int(self.config.max_body_mb * (1 << 20))
             as_json = self.config.log.is_json()
             fronts = [msgspec.structs.replace(front, logs_json=as_json) for front in self._fronts]
-            self._listeners = listen(doors, fronts, most)
+            self._listeners = listen(doors, fronts, most, self._budget)
             self._watching = asyncio.create_task(self._watch(most).run(), name="watch")
         for listener in self._listeners:
             running = asyncio.create_task(listener.run(), name="front")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from salver.transport.budget import Budget, Share
 from salver.transport.http1 import PREFACE, Connection, Terms
 from salver.transport.http1_head import MOST_HEADERS, Heads
 from salver.transport.http1_server import IDLE_S, PATIENCE_S, Http1, overdue
@@ -314,3 +315,18 @@ def test_connections_that_do_nothing_with_their_time_are_told() -> None:
     fresh = connection(now)
     assert overdue([slow, busy, waiting, idle, fresh], now) == [slow, idle]  # type: ignore[arg-type]
     assert issubclass(Connection, asyncio.Protocol)
+
+
+async def test_large_bodies_count_while_they_come_and_are_refused_where_they_do_not_fit() -> None:
+    budget = Budget(150_000)
+    async with serving(most=1 << 20, budget=budget) as (listener, _):
+        assert (await talk(listener, request("/a", b"x" * 100_000))).endswith(b"/a 100000")
+        assert budget.held == 0
+        held = Share(budget)
+        held.take(100_000)
+        told = await talk(listener, request("/a", b"x" * 100_000))
+        assert told.startswith(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n")
+        assert (await talk(listener, request("/a", b"x"))).endswith(b"/a 1")
+        await auntil(lambda: budget.held == 100_000)
+        held.free()
+        assert (await talk(listener, request("/a", b"x" * 100_000))).endswith(b"/a 100000")

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final, cast
 
+from salver.errors import SalverError
+from salver.transport.budget import COUNTED, Budget, Share
 from salver.transport.doors import App
 from salver.transport.http1_head import Head, Heads
 
@@ -51,6 +53,7 @@ class Terms:
         malformed: JSON that answers what is no request.
         connections: Most of them at one time; 0 = as many as one likes.
         relay: Takes connections of HTTP/2, with what has come of them; None = there are none.
+        budget: Memory for the bodies of all requests; None = as much as is usual.
     """
 
     def __init__(
@@ -60,7 +63,9 @@ class Terms:
         malformed: bytes = b"",
         connections: int = 0,
         relay: Callable[[asyncio.Transport, bytes], asyncio.Protocol] | None = None,
+        budget: Budget | None = None,
     ) -> None:
+        self.budget = budget or Budget()
         self.app = app
         self.prompt: Prompt | None = getattr(app, "prompt", None)
         self.most = most
@@ -91,6 +96,7 @@ class Connection(asyncio.Protocol):
         self._is_full = False
         self._is_paused = False
         self._is_ending = False  # nothing more is read
+        self._share: Share | None = None  # of the memory for bodies, where this one is large
         self.since = self._loop.time()  # when something came, or went
 
     def __repr__(self) -> str:
@@ -127,6 +133,8 @@ class Connection(asyncio.Protocol):
         if self._is_ending:
             return
         self.since = self._loop.time()
+        if self._head is not None and not self._has_room(len(data)):
+            return
         self._buffer += data
         if self._exchange is None:
             self._go_on()
@@ -138,6 +146,7 @@ class Connection(asyncio.Protocol):
         """The caller is gone, or we are done."""
         self._terms.open.discard(self)
         self._is_ending = True
+        self._free()
         self.resume_writing()
         exchange = self._exchange
         if exchange is not None:
@@ -208,6 +217,10 @@ class Connection(asyncio.Protocol):
             self._refuse(413)
             return
         self._head = head
+        if head.length < 0 or head.length > COUNTED:
+            self._share = Share(self._terms.budget)
+            if not self._has_room(len(buffer)):
+                return
         if head.expects and head.length:
             self._transport.write(_CONTINUE)
 
@@ -278,10 +291,29 @@ class Connection(asyncio.Protocol):
         self._is_ending = True
         self._buffer.clear()
         self._chunks.clear()
+        self._free()
         kind = b"content-type: application/json\r\n" if body else b""
+        if status == 503:
+            kind += b"retry-after: 1\r\n"
         head = b"HTTP/1.1 %d %b\r\n%bcontent-length: %d\r\nconnection: close\r\n\r\n"
         self._transport.write(head % (status, _PHRASES[status].encode(), kind, len(body)) + body)
         self._loop.call_later(_LINGER_S, self._transport.close)
+
+    def _has_room(self, size: int) -> bool:
+        """Is there memory for so many bytes more of a body? If not, the request is refused."""
+        if self._share is not None:
+            try:
+                self._share.take(size)
+            except SalverError:
+                self._refuse(503)
+                return False
+        return True
+
+    def _free(self) -> None:
+        """Hold no memory for a body."""
+        if self._share is not None:
+            self._share.free()
+            self._share = None
 
     # -- running --
 
@@ -327,6 +359,7 @@ class Connection(asyncio.Protocol):
     def done(self, exchange: "Exchange") -> None:
         """It has its answer. The next request, if there may be one."""
         self._exchange = None
+        self._free()
         exchange.on_end()
         exchange.on_end = exchange.on_gone = _nothing  # who knows it: a cycle a request
         if exchange.is_gone:

@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from salver.errors import Conflict, SalverError, Unsupported
+from salver.transport.budget import Budget
 from salver.transport.clouds import SageMaker, Vertex
 from salver.transport.doors import Kind
 from salver.transport.http1 import MOST_HEAD, Terms
@@ -99,12 +100,15 @@ class Listener(Protocol):
         ...
 
 
-def listen(apps: Sequence[Any], configs: Sequence[FrontConfig], most_body: int = 0) -> list[Listener]:
+def listen(
+    apps: Sequence[Any], configs: Sequence[FrontConfig], most_body: int = 0, budget: Budget | None = None
+) -> list[Listener]:
     """Open the ports now, so that an error is known before any model loads.
 
     Args:
         apps: For each port, the application as it shows it.
         most_body: Bytes of a body at TorchServe's ports, which have a server of their own.
+        budget: Memory for all bodies there.
 
     Raises:
         Conflict: an address is taken or not ours.
@@ -118,7 +122,7 @@ def listen(apps: Sequence[Any], configs: Sequence[FrontConfig], most_body: int =
             sockets.append(_bind(config))
         most = _most_connections() // len(configs)
         return [
-            _listener(app, config, sock, most, most_body)
+            _listener(app, config, sock, most, (most_body, budget))
             for app, config, sock in zip(apps, configs, sockets, strict=True)
         ]
     except BaseException:
@@ -127,10 +131,13 @@ def listen(apps: Sequence[Any], configs: Sequence[FrontConfig], most_body: int =
         raise
 
 
-def _listener(app: Any, config: FrontConfig, sock: socket.socket, most: int, most_body: int) -> Listener:
+def _listener(
+    app: Any, config: FrontConfig, sock: socket.socket, most: int, bodies: tuple[int, Budget | None]
+) -> Listener:
     if config.serves in SURFACES:  # to the letter, as its clients look at the letters (TS-R16, TS-A6)
         beside, relay = _beside(app, config, most) if "inference" in SURFACES[config.serves] else (None, None)
-        terms = Terms(app, most_body, NO_MESSAGE, most, relay)
+        most_body, budget = bodies
+        terms = Terms(app, most_body, NO_MESSAGE, most, relay, budget)
         return Http1(terms, sock, _secure(config), config.grace_seconds, beside)
     return _H2corn(app, config, sock, most) if config.server == "h2corn" else _Uvicorn(app, config, sock)
 
@@ -281,7 +288,8 @@ class _H2corn:
         try:
             while True:
                 try:
-                    return await self._server.serve()
+                    await self._server.serve()
+                    return
                 except OSError as error:
                     if self._is_stopping or not _NO_DESCRIPTORS.search(str(error)):
                         raise
