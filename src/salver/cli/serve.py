@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from salver.cache import CacheConfig
     from salver.telemetry.trace_settings import TraceConfig
     from salver.transport.access_check import ApiConfig
+    from salver.transport.watch import ConnectionLimits
 
 
 @Parameter(name="*")
@@ -77,6 +78,12 @@ class Kept:
     ] = None
     registry: Registry = ""
     artifacts: Artifacts = ""
+
+    def profiles(self) -> str:
+        """Folder of the profiles; empty = nowhere."""
+        from salver.serving.profiles import default_state_dir
+
+        return default_state_dir() if self.state_dir is None else self.state_dir
 
 
 @Parameter(name="*")
@@ -226,6 +233,12 @@ class Bodies:
         ),
     ] = ""
 
+    def connections(self) -> "ConnectionLimits":
+        """What a connection may cost."""
+        from salver.transport.watch import ConnectionLimits
+
+        return ConnectionLimits(self.max_connections_per_address, self.min_rate)
+
     def cache(self) -> "CacheConfig":
         """As the server takes it. Raises InvalidInput."""
         from salver.cache import parse
@@ -284,8 +297,6 @@ def serve(
     from salver.app import LogConfig, ServeConfig
     from salver.app import serve as run
     from salver.repository import RepositoryConfig
-    from salver.serving.profiles import default_state_dir
-    from salver.transport.watch import ConnectionLimits
 
     _check(paths, tls, tenant_header, kept)
     config = ServeConfig(
@@ -303,11 +314,11 @@ def serve(
         prefer=runs.prefer,
         max_body_mb=bodies.max_body_mb,
         max_bodies_mb=bodies.max_bodies_mb,
-        connections=ConnectionLimits(bodies.max_connections_per_address, bodies.min_rate),
+        connections=bodies.connections(),
         max_message_mb=bodies.max_message_mb,
         allow_client_shm=bodies.allow_client_shm,
         tenant_header=tenant_header,
-        state_dir=default_state_dir() if kept.state_dir is None else kept.state_dir,
+        state_dir=kept.profiles(),
         log=LogConfig(logs.level, logs.format, logs.access, logs.file),
         response_cache=bodies.cache(),
         trace=traces.config(),

@@ -261,9 +261,7 @@ class GrpcMethods:
                 message = await _read(event, headers, receive, family.max_message, share)
                 if message is None:
                     return  # hung up before the request was there
-                call.is_large = len(message) > COUNTED
-                if call.is_large and path not in _INFERRING:
-                    check_fields(message)
+                call.is_large = _is_large(message, path)
             task = hangups.enter(receive)
             try:
                 if call.deadline is None or path in _INFERRING:
@@ -475,6 +473,15 @@ async def _end(send: Send, status: GrpcStatus) -> None:
     headers = [*HEADERS, *trailers(status)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
+
+
+def _is_large(message: bytes, path: str) -> bool:
+    """True if reading the message may keep others waiting; raises InvalidInput where none needs to."""
+    if len(message) <= COUNTED:
+        return False
+    if path not in _INFERRING:
+        check_fields(message)
+    return True
 
 
 async def _read(
