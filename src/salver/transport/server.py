@@ -43,7 +43,6 @@ _KEYS: Final = {
     "torchserve-grpc-inference": "grpc_inference_port",
     "torchserve-grpc-management": "grpc_management_port",
 }
-_LOG = logging.getLogger("salver.front")
 #: What h2corn 2.0 ends with when it cannot accept: EMFILE or ENFILE.
 _NO_DESCRIPTORS: Final = re.compile(r"os error (23|24)\b")
 _PAUSE_S: Final = 1.0
