@@ -14,7 +14,7 @@ from typing import Literal
 
 from salver.backends.surroundings import Series, Wish
 from salver.engine.ports import Terms
-from salver.errors import InvalidInput, NotFound, NotReady, OnlyStreams, Unsupported
+from salver.errors import InvalidInput, NotFound, NotReady, OnlyStreams, SalverError, Unsupported
 from salver.messages import Call, InferRequest, InferResponse, ModelId
 from salver.serving.inner import Inner
 from salver.serving.ports import Managing, OwnNumbers
@@ -126,12 +126,17 @@ class _Asker:
     async def manage(self, wish: Wish) -> bool:
         """Load, unload or look at a model."""
         control = self._calls.control()
-        if wish.kind == "is_ready":
-            return await control.is_ready(wish.model, wish.version)
-        if wish.kind == "load":
-            await control.load(wish.model, wish.order)
-        else:
-            await control.unload(wish.model, dependents=wish.dependents)
+        try:
+            if wish.kind == "is_ready":
+                return await control.is_ready(wish.model, wish.version)
+            if wish.kind == "load":
+                await control.load(wish.model, wish.order)
+            else:
+                await control.unload(wish.model, dependents=wish.dependents)
+        except SalverError as error:
+            if not error.triton:
+                raise
+            raise type(error)(error.triton) from error
         return True
 
     def leave(self) -> None:
@@ -172,7 +177,8 @@ class _Asker:
         except InvalidInput as error:
             if error.is_late:  # the model's own
                 raise
-            raise InvalidInput(prefix + error.message, field=error.field, fix=error.fix) from error
+            text = error.triton or str(error)
+            raise InvalidInput(prefix + text) from error
         finally:
             if terms.is_of_run:
                 self._waits[target] -= 1
