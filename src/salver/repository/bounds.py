@@ -147,7 +147,7 @@ _TRITON: Final[Mapping[str, str]] = {
     "ensemble.max_inflight_requests": "ensemble_scheduling.max_inflight_requests",
     "instances.count": "instance_group.count",
     "instances.rate_limits.count": "instance_group.count",
-    "instances.threads": "parameters",
+    "instances.threads": "parameters.intra_op_thread_count",
     "sequences.candidates": "sequence_batching.oldest.max_candidate_sequences",
     "sequences.states": "sequence_batching.state",
     "warmup.free_dim": "model_warmup.inputs.dims",
@@ -191,7 +191,15 @@ def check_server(config: msgspec.Struct) -> None:
     Raises:
         InvalidInput: naming the field and its bound.
     """
-    if found := _beyond(config, _OF_SERVER, machine()):
+    found = _beyond(config, _OF_SERVER, machine()) or next(
+        (
+            Misfit(path, f"is {value}, and must not be negative")
+            for path, value in _numbers(config, "")
+            if value < 0 and path in _OF_SERVER
+        ),
+        None,
+    )
+    if found:
         raise InvalidInput(f"{found.path} {found.problem}", field=found.path)
 
 
