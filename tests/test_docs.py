@@ -189,3 +189,8 @@ def test_architecture_names_every_room() -> None:
 def test_every_how_to_is_in_a_group_of_the_navigation() -> None:
     listed = re.findall(r"^how-to/(.+)$", (ROOT / "docs" / "index.md").read_text(), re.M)
     assert sorted(listed) == sorted(page.stem for page in (ROOT / "docs" / "how-to").glob("*.md"))
+
+
+def test_the_changelog_links_no_page() -> None:
+    """It is a page of the documentation as well, in another folder."""
+    assert not re.findall(r"\]\(docs/[^)]*\)", (ROOT / "CHANGELOG.md").read_text())
