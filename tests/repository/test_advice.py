@@ -84,6 +84,16 @@ def test_folders(names: tuple[str, ...], said: str, tmp_path: Path) -> None:
     assert said in problem(tmp_path / "many"), "as a version of a model"
 
 
+@pytest.mark.parametrize("place", ["models/m-1/artifacts", "run/artifacts/model"])
+def test_a_folder_of_runs_leads_to_a_model(place: str, tmp_path: Path) -> None:
+    (tmp_path / "mlruns" / "123" / place).mkdir(parents=True)
+    (tmp_path / "mlruns" / "123" / "meta.yaml").write_text("a: 1")
+    (tmp_path / "mlruns" / "123" / place / "MLmodel").write_text("flavors: {}")
+    said = f"is a folder of MLflow's runs. Give that of a model: {tmp_path}/mlruns/123/{place}"
+    assert said in problem(tmp_path / "mlruns")
+    assert said in problem(tmp_path / "mlruns" / "123")
+
+
 def test_a_repository_that_has_models_is_no_folder_of_hugging_face(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(BERT))
     (tmp_path / "m.py").write_text("class Model:\n    pass\n")

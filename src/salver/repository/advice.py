@@ -99,6 +99,8 @@ _SOURCES: Final = {
     "file": ("a URL", "Give the path: /{rest}"),
 }
 _LONGEST: Final = 500
+#: Where models lie below an experiment, or a run, of MLflow's tracking.
+_OF_RUNS: Final = ("artifacts/*/MLmodel", "models/*/artifacts/MLmodel", "*/artifacts/*/MLmodel")
 
 
 def check_place(path: str) -> None:
@@ -187,6 +189,11 @@ def of_folder(where: Path, names: Iterable[str]) -> str:
         return (
             f"{where} is {kind}: weights and their configuration, without a program. "
             + _HUGGING_FACE.format(path=where)
+        )
+    if "meta.yaml" in names:
+        found = next((p for pattern in _OF_RUNS for p in sorted(where.glob(pattern))[:1]), None)
+        return f"{where} is a folder of MLflow's runs. Give that of a model" + (
+            f": {found.parent}" if found else ""
         )
     if "variables" in names and "saved_model.pb" not in names:
         return f"{where} is a SavedModel without its saved_model.pb. Copy that file there, too"
