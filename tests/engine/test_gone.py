@@ -123,11 +123,17 @@ async def test_another_host_runs_a_batch_that_one_has_not_seen(death: Any, tmp_p
         assert all(event.ok for event in talk.events)
 
 
-@DEATHS
-async def test_without_another_host_they_are_told_that_it_starts_again(death: Any, tmp_path: Path) -> None:
+async def test_without_another_host_they_are_told_that_it_starts_again(tmp_path: Path) -> None:
     async with rig(tmp_path) as talk:
         with pytest.raises(NotReady, match="'talk' died and is restarting"):
-            await death(talk.runner.pids, words(talk), lambda: bool(talk.engine.running))
+            await before(talk.runner.pids, words(talk), lambda: bool(talk.engine.running))
+
+
+async def test_without_another_host_what_was_handed_over_waits_until_it_has_started(tmp_path: Path) -> None:
+    async with rig(tmp_path) as talk:
+        answers = await unread(talk.runner.pids, words(talk), lambda: bool(talk.engine.running))
+        assert answers == [[b"%d" % n] for n in range(9)]
+        assert all(event.ok for event in talk.events)
 
 
 async def words(talk: Rig) -> list[list[bytes]]:
