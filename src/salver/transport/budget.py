@@ -17,7 +17,7 @@ from salver.wire.compression import Inflater, ceiling
 #: Bytes of a body from which it counts, and from which inflating it at once would keep others waiting.
 COUNTED: Final = 1 << 16
 _LEAST: Final = 256 << 20
-_AT_ONCE: Final = 2  # bodies that are inflated at a time
+_AT_ONCE: Final = 1  # body that is inflated; the other cores are for those who wait for nothing of the kind
 _PAUSE_S: Final = 1.0
 #: A body has so many seconds, and one more for so many bytes that have come; none has more than the last.
 PATIENCE_S: Final = 30.0

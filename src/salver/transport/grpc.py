@@ -53,6 +53,7 @@ from salver.wire.oip_stream import StreamedInfer
 from salver.wire.regions import NO_REGIONS, Regions
 from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.wire.ts_tensors import as_form, as_tensors
+from salver.wire.values import has_many_strings
 from salver.wire.varints import check_fields
 
 _LOG = logging.getLogger("salver.grpc")
@@ -88,6 +89,10 @@ class OpenInferenceGrpc:
         if signature.takes_forms:
             return as_form(body)
         return with_classes(body, signature) if body.outputs else body
+
+    def takes_long(self, response: InferResponse) -> bool:
+        """Would others wait while ``encode`` writes it?"""
+        return has_many_strings(response.outputs)
 
     def encode(self, request: InferRequest, response: InferResponse) -> Reply:
         """A ModelInferResponse."""

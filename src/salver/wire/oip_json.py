@@ -34,6 +34,7 @@ from salver.wire.values import (
     count_elements,
     find_datatype,
     from_json,
+    has_many_strings,
     kind_of,
     shaped,
     to_json,
@@ -150,6 +151,10 @@ class OpenInferenceHttp:
         if form is not None and form.size == size:
             self._lengths.add(header, len(text))
             self._known.add(text, form)
+
+    def takes_long(self, response: InferResponse) -> bool:
+        """Would others wait while ``encode`` writes it?"""
+        return has_many_strings(response.outputs)
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
         """The reply: each output as JSON, or raw behind the JSON where the caller asked for that.

@@ -7,6 +7,7 @@ datatype cannot hold is refused. It does not know a request, a model or a protoc
 
 import base64
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ MAX_ELEMENTS = 1 << 40
 #: More inputs, outputs or parameters than any model has; keeps a request's cost in step with its bytes.
 MAX_TENSORS = 4096
 #: Strings of one tensor of BYTES. Each is a Python object, which takes its time to make and to free.
-MAX_STRINGS = 1 << 20
+MAX_STRINGS = 1 << 18
+_MANY_STRINGS = 1 << 13  # that take a millisecond to write
 
 #: JSON's own limit, less the three levels around a tensor's data.
 MAX_NESTING = MAX_DEPTH - 3
@@ -173,6 +175,14 @@ def shaped(array: Array, shape: list[int], count: int, field: str) -> Array:
             field=field,
         )
     return array.reshape(shape)
+
+
+def has_many_strings(tensors: Iterable[Tensor]) -> bool:
+    """True if others would wait while they are written."""
+    for tensor in tensors:  # noqa: SIM110 - asked of each answer, and a generator takes twice as long
+        if tensor.datatype is DataType.BYTES and tensor.array.size > _MANY_STRINGS:
+            return True
+    return False
 
 
 def to_json(tensor: Tensor) -> Any:
