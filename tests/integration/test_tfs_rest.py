@@ -201,7 +201,7 @@ def test_tf_r4_tf_r29_status(server: ServerProcess) -> None:
         '   "status": {\n    "error_code": "OK",\n    "error_message": ""\n   }\n  }\n ]\n}\n'
     )
     told = json.loads(curl(server, "/v1/models/half_plus_two")[2])
-    assert [row["version"] for row in told["model_version_status"]] == ["00000123"]
+    assert [row["version"] for row in told["model_version_status"]] == ["123"]
     assert (told["name"], told["ready"], told["object"]) == ("half_plus_two", True, "model")
     status, _, text = curl(server, "/v1/models/nobody")
     assert (status, json.loads(text)["error"]) == (404, "Could not find any versions of model nobody")
