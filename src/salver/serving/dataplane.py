@@ -25,6 +25,7 @@ from salver.errors import (
     NotOneResponse,
     NotReady,
     SalverError,
+    tritons,
 )
 from salver.events import Predicted, Served
 from salver.experiments.answers import Pieces
@@ -673,10 +674,9 @@ def _with_headers(request: InferRequest, headers: Mapping[str, Parameter]) -> In
     """
     for name in headers:
         if name in _RESERVED or name.startswith("triton_"):
-            raise InvalidInput(
-                f"header '{name}' cannot become a parameter: that name is reserved for Triton usage",
-                fix="Leave it out of the request, or out of the server's header forward pattern.",
-            )
+            text = f"header '{name}' cannot become a parameter: that name is reserved"
+            fix = "Leave it out of the request, or out of the server's header forward pattern."
+            raise tritons(InvalidInput(text, fix=fix), f"{text} for Triton usage. {fix}")
     return msgspec.structs.replace(request, parameters={**headers, **request.parameters})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from salver.errors import InvalidInput, SalverError
+from salver.errors import InvalidInput, SalverError, tritons
 from salver.handlers import is_form
 from salver.messages import InferRequest, InferResponse, Parameter, RequestedOutput, Signature
 from salver.tensor import Array, DataType, Tensor
@@ -383,15 +383,18 @@ def _slice(
 def _header_length(header: bytes, size: int) -> int:
     text = header.strip()
     if not text.isdigit() or len(text) > 18:
-        raise InvalidInput(
-            f"the header Inference-Header-Content-Length must be a number of bytes, not {header[:40]!r}"
-        )
+        raise _no_length(text, size, f"must be a number of bytes, not {header[:40]!r}")
     length = int(text)
     if length > size:
-        raise InvalidInput(
-            f"the header Inference-Header-Content-Length is {length}, but the body has {size} bytes"
-        )
+        raise _no_length(text, size, f"is {length}, but the body has {size} bytes")
     return length
+
+
+def _no_length(text: bytes, size: int, why: str) -> InvalidInput:
+    return tritons(
+        InvalidInput(f"the header Inference-Header-Content-Length {why}"),
+        f"inference header size should be in range (0, {size}), got: {text[:40].decode('latin-1')}",
+    )
 
 
 def _decode_raw(http: HttpBody, signature: Signature) -> InferRequest:
