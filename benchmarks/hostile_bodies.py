@@ -47,8 +47,8 @@ def _attacks() -> Mapping[str, Callable[[], tuple[str, bytes, dict[str, str]]]]:
                 {
                     "name": "x",
                     "datatype": "BYTES",
-                    "shape": [1, 1_000_000],
-                    "parameters": {"binary_data_size": 4_000_000},
+                    "shape": [1, 250_000],
+                    "parameters": {"binary_data_size": 1_000_000},
                 }
             ]
         }
@@ -61,9 +61,9 @@ def _attacks() -> Mapping[str, Callable[[], tuple[str, bytes, dict[str, str]]]]:
         "62 MB of small numbers": lambda: (_PATH, _tensor(zeros + b"0", 31_000_001), {}),
         "45 MB of empty lists": lambda: (_PATH, lists, {}),
         "5,000,000 strings": lambda: (_BYTES, strings.encode(), {}),
-        "1,000,000 raw strings": lambda: (
+        "250,000 raw strings": lambda: (
             _BYTES,
-            raw + bytes(4_000_000),
+            raw + bytes(1_000_000),
             {"Inference-Header-Content-Length": str(len(raw))},
         ),
         "60 MB of TensorFlow's JSON": lambda: (

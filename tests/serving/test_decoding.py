@@ -1,6 +1,7 @@
 """Large bodies are decoded elsewhere: what comes back is the same, and the loop is free meanwhile."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,6 +17,7 @@ from salver.tensor import DataType
 from salver.wire.bodies import HttpBody, Message
 from salver.wire.generate import Generate
 from salver.wire.grpc_schema import build
+from salver.wire.load_order import parse_load
 from salver.wire.oip_grpc import decode_infer, is_dense, parse_infer, read_infer
 from salver.wire.oip_json import OpenInferenceHttp
 from salver.wire.openai_requests import parse_chat
@@ -209,3 +211,10 @@ def test_more_strings_than_one_request_may_have() -> None:
     headers = {b"inference-header-content-length": b"%d" % len(head)}
     with pytest.raises(TooLarge, match=f"at most {MAX_STRINGS}"):
         OpenInferenceHttp().decode(HttpBody("m", "", head + bytes(4 * (MAX_STRINGS + 1)), headers), TEXTS)
+
+
+async def test_orders_to_load_are_parsed_elsewhere(decoders: Decoders) -> None:
+    files = {"file:1/model.onnx": base64.b64encode(bytes(range(256)) * 1000).decode()}
+    body = json.dumps({"parameters": {"config": "{}", **files}}).encode()
+    assert await decoders.call(parse_load, body) == parse_load(body)
+    assert await decoders.call(parse_load, b"") == parse_load(b"")

@@ -4,7 +4,6 @@ A table from the operations of ``routes.py`` to methods, each taking the decoded
 a reply. Formats live in ``wire/``; what is loaded, counted and inferred comes through ``ports.py``.
 """
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
@@ -56,6 +55,7 @@ class HttpOperations:
         self._takes_short = not reception.tritons_words
         began = int(time.time())
         tfs = TensorFlowServingOperations(door, control, reception.tfs, self._name, began)
+        self._decoders = reception.decoders
         self._openai = OpenAiOperations(door, control, self._name, began, reception.decoders)
         self._door = door
         self._control = control
@@ -188,7 +188,10 @@ class HttpOperations:
         return _json(metadata.index(self._control.statuses(), only_ready))
 
     async def _load(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        order = await asyncio.to_thread(load_order.parse_load, http.body)
+        if call.is_large and self._decoders is not None:
+            order = await self._decoders.call(load_order.parse_load, http.body)
+        else:
+            order = load_order.parse_load(http.body)
         await self._control.load(route.model, order)
         return HttpReply(200, b"")
 
