@@ -154,7 +154,20 @@ def test_the_sample_request_of_a_model_is_answered(opened: Open) -> None:
     words = shlex.split(command)
     assert words[0] == "curl"
     done = subprocess.run([program("curl"), "-s", *words[1:]], capture_output=True, check=True)
-    assert json.loads(done.stdout)["outputs"][0]["name"] == "y"
+    assert list(json.loads(done.stdout)) == ["y"]
+
+
+def test_the_sample_request_of_a_large_input_is_made_by_python(opened: Open, served: ServerProcess) -> None:
+    page = opened("#/models/fraud")
+    inputs = [
+        {"name": "it's", "datatype": "FP32", "shape": [-1, 3, 30]},
+        {"name": "b", "datatype": "BOOL", "shape": [1]},
+    ]
+    shown = "async (inputs) => (await import('./sample.js')).sample('fraud', inputs).textContent"
+    text = page.evaluate(shown, inputs)
+    words = shlex.split(text[text.index("python3") : text.index(" | curl")])
+    made = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
+    assert made == {"it's": [[[0] * 30] * 3], "b": [False]}
 
 
 @pytest.mark.parametrize("width", [1280, 390])

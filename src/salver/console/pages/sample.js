@@ -11,25 +11,24 @@ export async function signature(name) {
   return inputs.length && isJson ? inputs : null;
 }
 
-const FILL = { BYTES: ["text", "'text'"], BOOL: [false, "False"] };
+const FILL = { BYTES: '"text"', BOOL: "false" };
 
 /** One word of a shell, whatever is in it. */
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
+/** A tensor of one value, nested as its shape is: in JSON, or as an expression of Python. */
+function filled(value, shape, isPython) {
+  return shape.reduceRight((inner, extent) => (isPython ? `[${inner}]*${extent}` : `[${Array(extent).fill(inner).join(",")}]`), value);
+}
+
 export function sample(name, inputs) {
   const url = `${location.origin}/v2/models/${encodeURIComponent(name)}/infer`;
   const shapes = inputs.map(({ shape }) => shape.map((extent) => Math.max(1, Number(extent))));
-  const sizes = shapes.map((shape) => shape.reduce((size, extent) => size * extent, 1));
-  let text;
-  if (Math.max(...sizes) <= MOST_NUMBERS) {
-    const body = { inputs: inputs.map(({ name: input, datatype }, index) => ({
-      name: input, datatype, shape: shapes[index], data: Array(sizes[index]).fill(FILL[datatype]?.[0] ?? 0) })) };
-    text = `curl ${url} -d ${quoted(JSON.stringify(body))}`;
-  } else {
-    const made = inputs.map(({ name: input, datatype }, index) =>
-      `dict(name=${JSON.stringify(input)}, datatype="${datatype}", shape=${JSON.stringify(shapes[index])}, data=[${FILL[datatype]?.[1] ?? 0}]*${sizes[index]})`);
-    text = `python3 -c ${quoted(`import json; print(json.dumps(dict(inputs=[${made.join(", ")}])))`)} | curl ${url} -d @-`;
-  }
+  const isLong = shapes.some((shape) => shape.reduce((size, extent) => size * extent, 1) > MOST_NUMBERS);
+  const body = `{${inputs.map(({ name: input, datatype }, index) =>
+    `${JSON.stringify(input)}: ${filled(isLong ? (FILL[datatype] ?? "0").replace("false", "False") : FILL[datatype] ?? "0", shapes[index], isLong)}`).join(", ")}}`;
+  const text = isLong ? `python3 -c ${quoted(`import json; print(json.dumps(${body}))`)} | curl ${url} -d @-` : `curl ${url} -d ${quoted(body)}`;
   return card("Sample request", "Values are placeholders.",
-    h("pre", { class: "text", tabindex: "0", role: "region", "aria-label": "Sample request" }, text));
+    h("pre", { class: "text", tabindex: "0", role: "region", "aria-label": "Sample request" }, text),
+    h("p", {}, h("a", { href: "/docs/" }, "Try it in the browser")));
 }
