@@ -1,5 +1,5 @@
 #!/bin/sh
-# Print the Debian packages of requirements/debian.txt whose program or library this machine lacks, on one line.
+# Print the Debian packages of scripts/debian.txt whose program or library this machine lacks, on one line.
 PATH="$PATH:/usr/sbin:/sbin"
 missing=""
 while read -r name package; do
@@ -8,5 +8,5 @@ while read -r name package; do
         *.so.*) ldconfig -p | grep -qF "$name" || missing="$missing $package" ;;
         *) command -v "$name" >/dev/null || missing="$missing $package" ;;
     esac
-done <"$(dirname "$0")/../requirements/debian.txt"
+done <"$(dirname "$0")/debian.txt"
 echo "${missing# }"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-_LIST = Path(__file__).parent.parent / "requirements" / "debian.txt"
+_LIST = Path(__file__).parent.parent / "scripts" / "debian.txt"
 
 
 def program(name: str) -> str:
-    """Return the path of a program of ``requirements/debian.txt``; skip the test if it is not installed."""
+    """Return the path of a program of ``scripts/debian.txt``; skip the test if it is not installed."""
     lines = (line.split() for line in _LIST.read_text().splitlines() if line and not line.startswith("#"))
     package = dict(lines)[name]
     path = shutil.which(name)
