@@ -353,7 +353,7 @@ def test_tf_l8_tf_o3_nobody_loads_by_request_and_nobody_connects_from_elsewhere(
     server = start("--model_name=mlp", f"--model_base_path={tmp_path / 'mlp'}")
     status, reply = server.post("/v2/repository/models/mlp/load", {})
     assert status == 503
-    assert "not allowed" in reply["error"]
+    assert "not loaded and unloaded by request" in reply["error"]
     until(lambda: "only this machine can connect" in server.output(), server.output)
     listening = {
         line.split()[1]
