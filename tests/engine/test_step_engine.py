@@ -326,7 +326,7 @@ async def test_an_end_token_and_a_stop_text_end_an_answer():
 
 async def test_infer_is_refused_and_names_the_road():
     async with engine_of() as engine:
-        with pytest.raises(Unsupported, match=r"decoupled transaction policy.*/v2/models/m/generate_stream"):
+        with pytest.raises(Unsupported, match=r"answers token by token.*/v2/models/m/generate_stream"):
             await engine.infer(ask("a"))
 
 

@@ -176,7 +176,7 @@ def test_infer_names_the_streaming_route(stepping):
     tensor = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["a"]}
     status, reply = stepping.post("/v2/models/slow/infer", {"inputs": [tensor]})
     assert status == 501
-    assert "decoupled transaction policy" in reply["error"]
+    assert "answers token by token" in reply["error"]
     assert "/v2/models/slow/generate_stream" in reply["error"]
     with triton.InferenceServerClient(stepping.address) as client:
         text = triton.InferInput("text_input", [1], "BYTES")

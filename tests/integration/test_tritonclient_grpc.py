@@ -138,7 +138,7 @@ def test_oip_14_errors_carry_status_and_text(client: triton.InferenceServerClien
 
 
 def test_polling_mode_refuses_explicit_changes(client: triton.InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException, match="not allowed if polling is enabled"):
+    with pytest.raises(InferenceServerException, match="Start it with --control explicit"):
         client.unload_model("mlp")
     assert client.is_model_ready("mlp")
 

@@ -148,9 +148,9 @@ def test_tr_r11_the_index_lists_every_version_with_its_state(client: triton.Infe
 
 
 def test_polling_mode_refuses_explicit_changes(client: triton.InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException, match="not allowed if polling is enabled"):
+    with pytest.raises(InferenceServerException, match="Start it with --control explicit"):
         client.load_model("mlp")
-    with pytest.raises(InferenceServerException, match="not allowed if polling is enabled"):
+    with pytest.raises(InferenceServerException, match="Start it with --control explicit"):
         client.unload_model("mlp")
     assert client.is_model_ready("mlp")
 

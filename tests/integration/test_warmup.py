@@ -97,7 +97,7 @@ SAMPLES: dict[str, tuple[str, str]] = {
     ),
     "lacking": (
         f'model_warmup {{ name: "s" batch_size: 1 {told("N", "1", "zero_data: true")} }}',
-        "missing required input",
+        "are missing",
     ),
     "typed": (
         f'model_warmup {{ name: "s" batch_size: 1 {told("N", "1", "zero_data: true", "INT32")} {S} }}',

@@ -154,8 +154,7 @@ class StepEngine:
             Unsupported: always; its text names the road that there is.
         """
         raise Unsupported(
-            f"this end point doesn't support models with decoupled transaction policy, and model "
-            f"'{self.id.name}' answers token by token",
+            f"model '{self.id.name}' answers token by token, and this request has room for one response",
             fix=f"POST to /v2/models/{self.id.name}/generate_stream for its tokens as they come, or to "
             f"/v2/models/{self.id.name}/generate for the whole answer.",
         )
