@@ -101,15 +101,15 @@ async def under_readers(engine: Any, ask: Callable[[int], Awaitable[object]]) ->
 
     async def call(caller: int) -> None:
         nonlocal done
-        while time.monotonic() < end:
+        # At least once, since a busy machine is slow.
+        while not (done and (readers.looks or readers.wrong)) or time.monotonic() < end:
             await ask(caller)
             done += 1
 
     with restless(), Readers(engine) as readers:
         await asyncio.gather(*map(call, range(_CALLERS)))
     assert not readers.wrong, readers.wrong
-    assert done >= _CALLERS
-    assert readers.looks
+    assert done
     assert engine.queued == 0
 
 
