@@ -16,6 +16,8 @@ from hypothesis import settings
 # a run by hand looks for new ones.
 settings.register_profile("salver", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("salver")
+#: Nobody balances loads here: servers that tests start end at once.
+os.environ.setdefault("SALVER_DRAIN_DELAY", "0")
 #: So many tests may fail in CI, beside thousands on a busy machine, that pass when they are run again, alone.
 MOST_AGAIN = 3
 

@@ -1,16 +1,14 @@
 """How do all the rooms become one server?
 
 The only place that composes. :class:`Server` wires a configuration into planes, transports and
-observers, starts and stops them; :func:`serve` runs one until a signal. Nothing starts in a
+observers, starts and stops them; ``running.py`` runs one until a signal. Nothing starts in a
 constructor.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +28,6 @@ from salver.experiments.pending import Pending
 from salver.experiments.router import Router
 from salver.experiments.underway import UnderWay
 from salver.lifecycle.manager import Manager
-from salver.lifecycle.memory import keep_one_heap, tune_interpreter
 from salver.messages import ModelId, Signature, VersionStatus
 from salver.repository import Repository
 from salver.repository.unpacked import Archives
@@ -62,7 +59,7 @@ from salver.stores import Copies, open_store
 from salver.telemetry.eventlog import EventLog
 from salver.telemetry.explain import Explanations
 from salver.telemetry.log_settings import Switches
-from salver.telemetry.logs import LogConfig, configure
+from salver.telemetry.logs import LogConfig, reopen
 from salver.telemetry.metrics import Metrics
 from salver.telemetry.otlp import SpanExport
 from salver.telemetry.ports import Load, Losses
@@ -88,6 +85,7 @@ from salver.transport.hangup import HangUps
 from salver.transport.http import HttpOperations
 from salver.transport.many_models import ManyModels
 from salver.transport.pages import Pages, Sites
+from salver.transport.parting import SHORT_S, Parting
 from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX
 from salver.transport.server import FrontConfig, Listener, listen
@@ -121,6 +119,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
     """What there is to tell once the first models are up (or have failed).
 
     Attributes:
+        is_ready: It is, by the rule of its readiness.
         hosts: Addresses on which it listens.
         url: Base of every HTTP route; empty = there is none.
         grpc: Address of gRPC; empty = there is none.
@@ -145,6 +144,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
     console: str = ""
     changing: Changing = "open"
     takes_short: bool = True
+    is_ready: bool = True
 
 
 class Server:
@@ -167,6 +167,8 @@ class Server:
         self._began = time.monotonic()
         self._changing: Changing = "open"
         self.ledgered: Ledgered | None = None
+        self._parting = Parting()
+        self._is_up = False  # everybody who loads is there
 
     def __repr__(self) -> str:
         return f"<Server {self.url}>" if self._listeners else "<Server not started>"
@@ -243,6 +245,7 @@ class Server:
             self._budget,
             config.tritons_words,
             self._hangups,
+            self._parting,
         )
         max_body = int(config.max_body_mb * (1 << 20))
         self._torchserve = self._as_torchserve(door, reception, max_body)
@@ -269,6 +272,7 @@ class Server:
         else:
             await self._open(doors)
             await self._load()
+        self._is_up = True
 
     async def _keep_ledger(self, new_id: Callable[[], str]) -> None:
         """The registry and releases, which a server without them does not import."""
@@ -368,16 +372,19 @@ class Server:
             most = self.config.torchserve.max_request or int(self.config.max_body_mb * (1 << 20))
             as_json = self.config.log.is_json()
             fronts = [msgspec.structs.replace(front, logs_json=as_json) for front in self._fronts]
-            self._listeners = listen(doors, fronts, most, self._budget)
+            self._listeners = listen(doors, fronts, most, self._budget, self._parting)
             self._watching = asyncio.create_task(self._watch(most).run(), name="watch")
         for listener in self._listeners:
             running = asyncio.create_task(listener.run(), name="front")
             self._running.add(running)
             started = asyncio.create_task(listener.started())
             await asyncio.wait({running, started}, return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
+            if running.done() or started.exception() is not None:
                 started.cancel()
-                await running
+                try:
+                    await running
+                except (ValueError, OSError, RuntimeError) as error:
+                    raise SalverError(f"the front does not start: {error}") from error
 
     def _watch(self, most_body: int) -> ConnectionWatch:
         """Of the connections at all ports."""
@@ -458,18 +465,43 @@ class Server:
             return shown_at(front, config.serves)
         return Management(front, self._api, access, self._pages, reception.new_id, __version__)
 
-    async def stop(self) -> None:
-        """Readiness fails at once; what is in flight ends; then models go, with their memory."""
+    async def reload(self) -> None:
+        """Look again at models, their configurations and the log file; the log says what that was."""
+        reopen(self.config.log)
+        if not self._is_up:
+            _LOG.info("starting: there is nothing to look at again")
+            return
+        _LOG.info("looking again at the models, their files and configurations, and at the log file")
+        for look in (self._plane.look, self._reloading.look):
+            try:
+                await look()
+            except SalverError as error:
+                _LOG.error("the models stay as they are: %s", error)
+        _LOG.info("looked again; flags, environment, ports, certificates and tokens need a restart")
+
+    def hurry(self) -> None:
+        """End the drain delay of a ``stop`` that is under way."""
+        self._parting.hurry.set()
+
+    async def stop(self, delay_s: float = 0.0) -> None:
+        """Readiness fails at once; what is in flight ends; then models go, with their memory.
+
+        Args:
+            delay_s: Seconds in which it goes on taking connections, so that those who send callers here can
+                see that it is not ready any more.
+        """
         grace = self.config.front.grace_seconds
-        self._readiness.is_ending = True
+        self._readiness.is_ending = self.handlers.is_ending = True
         if self._snapshots is not None:
             await self._snapshots.close()
-        self._grpc.stop()
+        await asyncio.gather(*(listener.leave(delay_s) for listener in self._listeners))
         for listener in self._listeners:
             listener.stop()
         if self._watching is not None:
             self._watching.cancel()
         if self._running:
+            await asyncio.sleep(SHORT_S)  # what has come before GOAWAY went is answered
+            self._grpc.stop()
             await asyncio.wait(self._running, timeout=grace + 5)
         await self.shadows.close()
         self._bus.flush()
@@ -503,7 +535,7 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    def info(self) -> ReadyInfo:
+    async def info(self) -> ReadyInfo:
         """What the start-up block shows."""
         urls: dict[Kind, str] = {}
         for config, url in zip(self._fronts, self._urls(), strict=True):
@@ -524,13 +556,19 @@ class Server:
             common and f"{common}/console/",
             self._changing,
             not self.config.tritons_words,
+            await self.control.is_ready(),
         )
 
     async def settled(self) -> bool:
         """Returns when every load under way has ended: did all end well?"""
         await self._manager.settled()
         self._readiness.has_settled = True
-        return self._manager.ready()
+        return self._manager.ready() and not self.handlers.has_failed
+
+    def has_nothing(self) -> bool:
+        """Are models wanted, and none of them is there?"""
+        wanted = self._manager.wanted() or self._plane.missing
+        return bool(wanted) and not self._manager.servables()
 
     async def ended(self) -> None:
         """Returns when a front has ended, whatever the reason."""
@@ -610,67 +648,8 @@ class Server:
         return self._explanations.model(model, version)
 
 
-async def serve(
-    config: ServeConfig, on_ready: Callable[[ReadyInfo], None], notices: Sequence[str] = ()
-) -> int:
-    """Serve until SIGINT or SIGTERM; the exit status of the process.
-
-    Args:
-        on_ready: Told once, when every first load has ended, well or not.
-        notices: Warnings for the log, before anything else.
-
-    Raises:
-        SalverError: it could not start.
-    """
-    keep_one_heap()
-    configure(config.log)
-    for notice in notices:
-        _LOG.warning("%s", notice)
-    server = Server(config)
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, asked.set)
-    starting = asyncio.create_task(server.start())
-    stop = asyncio.create_task(asked.wait())
-    await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():  # it waits for models
-        starting.cancel()
-        await asyncio.wait({starting})
-        await server.stop()
-        return 0
-    await starting
-    told = asyncio.create_task(_tell(server, on_ready))
-    ends = asyncio.create_task(server.ended())
-    waiting = {ends, stop, told} if config.exits_on_error else {ends, stop}
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    if config.exits_on_error and told.done() and not told.result():
-        _LOG.error("ending, since not every model has loaded; --exit-on-error=false serves the others")
-    elif not ends.done() and not stop.done():
-        await asyncio.wait({ends, stop}, return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
-    _LOG.info("stopping: no new requests, %g s for those in flight", config.front.grace_seconds)
-    await server.stop()
-    for task in (ends, stop, told):
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-    return 0 if asked.is_set() else 1
-
-
-async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> bool:
-    """Have all first loads ended well?"""
-    is_well = await server.settled()
-    tune_interpreter()
-    try:
-        on_ready(server.info())
-    except Exception:  # a block that cannot be shown is no reason not to serve, nor to be silent
-        _LOG.exception("the start-up report failed")
-    return is_well
-
-
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-__all__ = ["FrontConfig", "HeaderConfig", "LogConfig", "ReadyInfo", "ServeConfig", "Server", "serve"]
+__all__ = ["FrontConfig", "HeaderConfig", "LogConfig", "ReadyInfo", "ServeConfig", "Server"]

@@ -82,8 +82,11 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tenant_header: HTTP header and gRPC metadata that names a request's tenant; empty = none does.
         readiness: When the server is ready: ``serving`` = each model has a version that answers; ``whole`` =
             all that is wanted is loaded; ``settled`` = from the end of the first loads on.
+        drain_delay: Seconds after the wish to end in which it is not ready and goes on answering, so that
+            load balancers see it.
         exits_on_error: True = a model that does not load at the start ends the server; False = not even one
             that is not there does; None = that one only.
+        exits_if_none_loads: The server ends where models are wanted at the start and none of them loads.
         allow_client_shm: Let callers keep tensors in segments of this machine's ``/dev/shm``.
         response_cache: Where answers are kept, of models that want it.
         spans: Where OpenTelemetry's spans go; None = nowhere.
@@ -139,7 +142,9 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_dir: str = ""
     prefer: Literal["tensorflow", "onnx"] = "tensorflow"
     readiness: Rule = "serving"
+    drain_delay: float = 0.0
     exits_on_error: bool | None = None
+    exits_if_none_loads: bool = False
     allow_client_shm: bool = False
     log: LogConfig = LogConfig()
     triton_metrics: TritonMetricsConfig = TritonMetricsConfig()

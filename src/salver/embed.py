@@ -520,7 +520,7 @@ class Server:
                     begun.set_result(None)
                     await end.wait()
             finally:
-                await app.stop()
+                await app.stop(self.config.drain_delay if begun.done() else 0.0)
         except BaseException as error:
             if begun.done():
                 raise

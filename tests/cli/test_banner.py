@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -35,7 +36,8 @@ def ready(host: str = "127.0.0.1", front: str = "h2corn", **models: Signature | 
             signatures[id] = what
     url, grpc = f"http://{host}:8000", f"{host}:8000" if front == "h2corn" else ""
     pages = {"metrics": f"{url}/metrics", "console": f"{url}/console/"}
-    return ReadyInfo((host,), url, 1.25, tuple(statuses), signatures, front, grpc, **pages)
+    is_ready = len(signatures) == len(statuses)
+    return ReadyInfo((host,), url, 1.25, tuple(statuses), signatures, front, grpc, **pages, is_ready=is_ready)
 
 
 def test_rows_tell_state_inputs_and_reasons() -> None:
@@ -182,3 +184,8 @@ def test_names_are_quoted_for_the_shell() -> None:
 def test_a_server_with_a_failed_version_does_not_call_itself_ready() -> None:
     lines = banner.compose(ready(iris=IRIS, broken="no such file")).lines
     assert lines[0] == "up, but not ready: 1 of 2 versions failed"
+
+
+def test_a_failed_version_beside_one_that_serves_is_told_and_changes_nothing_else() -> None:
+    info = msgspec.structs.replace(ready(iris=IRIS, broken="no such file"), is_ready=True)
+    assert banner.compose(info).lines[0] == "ready in 1.2 s; 1 of 2 versions failed"

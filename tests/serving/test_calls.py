@@ -42,7 +42,7 @@ class World:
     async def stream(self, request, call, write):
         await write(await self.infer(request, call))
 
-    async def is_ready(self, model="", version=""):
+    async def answers(self, model, version=""):
         return version == "2"
 
     async def load(self, model, order):

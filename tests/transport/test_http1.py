@@ -330,3 +330,32 @@ async def test_large_bodies_count_while_they_come_and_are_refused_where_they_do_
         await auntil(lambda: budget.held == 100_000)
         held.free()
         assert (await talk(listener, request("/a", b"x" * 100_000))).endswith(b"/a 100000")
+
+
+async def test_callers_are_told_to_close_when_the_server_parts_from_them() -> None:
+    async with serving() as (listener, terms):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(request("/a", last=False))
+        assert b"connection: close" not in await reader.readuntil(b"/a 0")
+        leaving = asyncio.create_task(listener.leave(60))
+        await auntil(lambda: terms.parting.is_told)
+        assert (await talk(listener, request("/new", last=False))).endswith(b"/new 0"), "it still listens"
+        writer.write(request("/b", last=False))
+        answer = await reader.read()
+        assert b"connection: close" in answer
+        assert answer.endswith(b"/b 0")
+        terms.parting.hurry.set()
+        await leaving
+
+
+async def test_a_request_that_is_half_there_when_it_stops_is_heard_out() -> None:
+    async with serving() as (listener, terms):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab")
+        await auntil(lambda: terms.open and not all(each.is_idle for each in terms.open))
+        listener.stop()
+        await asyncio.sleep(0.05)
+        writer.write(b"cd")
+        answer = await reader.read()
+        assert b"connection: close" in answer
+        assert answer.endswith(b"/a 4")

@@ -39,13 +39,17 @@ class Block(msgspec.Struct, frozen=True):
     lines: tuple[str, ...]
 
 
-def compose(info: "ReadyInfo") -> Block:
-    """The block for people."""
-    rows = tuple(_row(status, info.signatures.get(status.id)) for status in info.statuses)
+def compose(info: "ReadyInfo", *, is_logged: bool = False) -> Block:
+    """The block for people.
+
+    Args:
+        is_logged: They have read in the log why versions failed.
+    """
+    rows = tuple(_row(status, info.signatures.get(status.id), is_logged) for status in info.statuses)
     failed = sum(status.state is State.FAILED for status in info.statuses)
-    state = f"ready in {info.seconds:.1f} s"
+    state = f"ready in {info.seconds:.1f} s" if info.is_ready else "up, but not ready"
     if failed:
-        state = f"up, but not ready: {failed} of {len(rows)} versions failed"
+        state += f"{';' if info.is_ready else ':'} {failed} of {len(rows)} versions failed"
     lines = [state, ""]
     for status in info.statuses:
         if _has_block(status.reason):
@@ -164,11 +168,13 @@ def _size(specs: Sequence[TensorSpec]) -> int:
     return sum(prod(_shape(spec)) for spec in specs) + 10_000 * any(s.datatype in _NOT_IN_JSON for s in specs)
 
 
-def _row(status: VersionStatus, signature: Signature | None) -> tuple[str, ...]:
+def _row(status: VersionStatus, signature: Signature | None, is_logged: bool) -> tuple[str, ...]:
     specs = signature.inputs if signature else ()
     takes = ", ".join(f"{spec.name} {spec.datatype.name}{list(spec.shape)}" for spec in specs)
     reason = status.reason.partition("\n")[0] if _has_block(status.reason) else status.reason
     reason = " ".join(reason.split())
+    if is_logged and status.state is State.FAILED:
+        reason = "see above"
     took = f"{status.load_seconds:.1f} s" if status.load_seconds else ""
     return status.id.name, status.id.version, status.state.value, status.backend, took, takes, reason
 

@@ -167,13 +167,13 @@ def serve_as(dialect: Dialect, words: Sequence[str], configure: Callable[[Sequen
     """Serve as that server would; ``words`` follow ``serve``."""
     if "--help" in words:
         return _help(dialect)
-    from salver.app import serve as run
+    from salver.running import serve as run
 
     start = configure(words)
     return run_loop(
         run(
             start.config,
-            lambda info: announce(info, json=start.json, remark=start.remark),
+            lambda info: announce(info, json=start.json, remark=start.remark, log_file=start.config.log.file),
             start.notices,
         )
     )

@@ -1,11 +1,17 @@
 """Which options do several commands share, and how are they explained?"""
 
-from collections.abc import Iterable
-from typing import Annotated
+import os
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
+from salver.cli.output import on_terminal
 from salver.errors import InvalidInput
+
+#: As long as load balancers usually need to see that a server is not ready any more.
+_DRAIN_S: Final = 5.0
+_MOST_DRAIN_S: Final = 3600.0
 
 Url = Annotated[str, Parameter(help="The server's address.", env_var="SALVER_URL")]
 Json = Annotated[bool, Parameter(help="Print JSON, one object a line, instead of text.")]
@@ -37,6 +43,26 @@ Artifacts = Annotated[
 ]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def drain_delay(given: float | str | None, environment: Mapping[str, str] = os.environ) -> float:
+    """Seconds from SIGTERM on in which a server is not ready and goes on answering.
+
+    Args:
+        given: None = as ``SALVER_DRAIN_DELAY`` says, or 0 on a terminal and 5 elsewhere.
+
+    Raises:
+        InvalidInput: it is no number from 0 to 3600.
+    """
+    if given is None:
+        given = environment.get("SALVER_DRAIN_DELAY") or (0.0 if on_terminal() else _DRAIN_S)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _MOST_DRAIN_S:
+        raise InvalidInput(f"the drain delay {given!r} is no number of seconds from 0 to {_MOST_DRAIN_S:g}")
+    return seconds
 
 
 def resources_of(settings: Iterable[str], flag: str) -> dict[str, int]:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from salver.cli import otel
 from salver.cli.options import Artifacts, Json, Registry, resources_of
+from salver.cli.options import drain_delay as seconds_to_drain
 from salver.cli.output import line, on_terminal, record, table
 from salver.cli.speech import Speech
 
@@ -277,6 +278,20 @@ def serve(
         Literal["h2corn", "uvicorn"], Parameter(help="HTTP server; uvicorn speaks no HTTP/2 and no gRPC.")
     ] = "h2corn",
     grace_seconds: Annotated[float, Parameter(help="For requests in flight when the server stops.")] = 30.0,
+    drain_delay: Annotated[
+        float | None,
+        Parameter(
+            help="Seconds after SIGTERM in which it is not ready and goes on answering. "
+            "Default: 0 on a terminal, else 5."
+        ),
+    ] = None,
+    exit_on_error: Annotated[
+        bool | None,
+        Parameter(
+            help="End with 1 where a model does not load at the start; false: not even where none does. "
+            "Default: where none does."
+        ),
+    ] = None,
     tls: Tls = _NO_TLS,
     logs: Logs = _LOGS,
     traces: Traces = _TRACES,
@@ -295,13 +310,16 @@ def serve(
     """
     # Imported here: the server is the greater part of the start-up time of --help.
     from salver.app import LogConfig, ServeConfig
-    from salver.app import serve as run
     from salver.repository import RepositoryConfig
+    from salver.running import serve as run
 
     _check(paths, tls, tenant_header, kept)
     config = ServeConfig(
         paths=paths,
         name=name,
+        drain_delay=seconds_to_drain(drain_delay),
+        exits_on_error=exit_on_error,
+        exits_if_none_loads=exit_on_error is None and not kept.registry,
         front=_front((host, port), front, grace_seconds, tls, bodies.cors_origins),
         api=tls.api(),
         control=control,
@@ -329,7 +347,20 @@ def serve(
         registry=kept.registry,
         artifacts=kept.artifacts,
     )
-    return run_loop(run(config, lambda info: announce(info, json=json), otel.notices(os.environ)))
+    notices = (*otel.notices(os.environ), *_registry_notices(kept.registry, os.environ, sys.argv))
+    return run_loop(run(config, lambda info: announce(info, json=json, log_file=logs.file), notices))
+
+
+def _registry_notices(registry: str, environment: Mapping[str, str], words: Sequence[str]) -> list[str]:
+    """Tell of a registry that nobody named on the command line."""
+    if not registry or environment.get("SALVER_REGISTRY") != registry:
+        return []
+    if any(word.partition("=")[0] == "--registry" for word in words):
+        return []
+    return [
+        "SALVER_REGISTRY is set in the environment: models of that registry are served, too. "
+        "--registry '' serves none of them"
+    ]
 
 
 def _front(
@@ -367,14 +398,17 @@ def run_loop(main: Coroutine[None, None, int]) -> int:
         return runner.run(main)
 
 
-def announce(info: "ReadyInfo", *, json: bool, remark: str = "") -> None:
-    """Print the start-up block, and a remark below it."""
+def announce(info: "ReadyInfo", *, json: bool, remark: str = "", log_file: str = "") -> None:
+    """Print the start-up block, and a remark below it.
+
+    Why versions failed is left out where the same terminal shows the log.
+    """
     from salver.cli import banner
 
     if json:
         record(banner.as_record(info))
         return
-    block = banner.compose(info)
+    block = banner.compose(info, is_logged=on_terminal() and sys.stderr.isatty() and not log_file)
     line(block.title)
     table(banner.COLUMNS, block.rows)
     for text in block.lines:

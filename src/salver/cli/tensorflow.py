@@ -14,6 +14,7 @@ import msgspec
 from salver import __version__
 from salver.cli import otel
 from salver.cli.given import Given, Start, serve_as
+from salver.cli.options import drain_delay
 from salver.cli.output import line
 from salver.cli.tensorflow_flags import TENSORFLOW
 from salver.errors import InvalidInput
@@ -95,7 +96,8 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         max_body_mb=given.number("max_body_mb", 64),
         state_dir=given.text("state_dir", default_state_dir()),
         prefer=_preference(given),
-        exits_on_error=None,
+        drain_delay=drain_delay(given.text("drain_delay") or None, environment),
+        exits_on_error=given.is_on("exit_on_error", False) or None,
         log=_log(given, environment),
         spans=otel.from_environment(environment),
         repository=RepositoryConfig(first_filename="model.tflite" if prefers_tflite else ""),

@@ -78,6 +78,8 @@ IGNORED: Final[dict[str, tuple[Type, str]]] = {
 #: Flags of ``salver serve`` itself that go with them.
 OWN: Final[dict[str, tuple[Type, str]]] = {
     "host": ("text", "address to listen on (127.0.0.1); 0.0.0.0 for every one"),
+    "drain_delay": ("seconds", "after SIGTERM, not ready and answering (0 on a terminal, else 5)"),
+    "exit_on_error": ("bool", "end with 1 where a model does not load at the start (false)"),
     "grace_seconds": ("int", "for requests in flight when the server stops (30)"),
     "tls_cert": ("text", "PEM file; encrypts the REST port, with tls_key"),
     "tls_key": ("text", "PEM file"),

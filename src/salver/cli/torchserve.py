@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from salver import __version__
 from salver.cli import background, otel
 from salver.cli.given import Start
+from salver.cli.options import drain_delay
 from salver.cli.output import line
 from salver.cli.serve import announce, run_loop
 from salver.cli.torchserve_flags import Options, parse
@@ -67,7 +68,7 @@ def run(words: Sequence[str]) -> int:
     if not options.is_foreground:
         background.launch(words)
         return 0
-    from salver.app import serve
+    from salver.running import serve
 
     with background.noted():
         return run_loop(
@@ -81,7 +82,7 @@ def run(words: Sequence[str]) -> int:
 
 def _announce(info: "ReadyInfo", start: Start) -> None:
     """Print the start-up block, and the line that TorchServe's launchers wait for."""
-    announce(info, json=start.json, remark=start.remark)
+    announce(info, json=start.json, remark=start.remark, log_file=start.config.log.file)
     if not start.json:
         line(_STARTED)
         sys.stdout.flush()
@@ -139,7 +140,8 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
         max_body_mb=largest / _MIB,
         max_message_mb=max(1, -(-largest // _MIB)),
         state_dir=default_state_dir() if options.state_dir is None else options.state_dir,
-        exits_on_error=False,
+        drain_delay=drain_delay(options.drain_delay, environment),
+        exits_on_error=options.exits_on_error,
         log=_log(options),
         spans=otel.from_environment(environment),
         waits_for_models=True,

@@ -47,6 +47,8 @@ class Options(msgspec.Struct, frozen=True):
     may_register: bool = False
     has_metrics: bool = True
     grace_seconds: float = 30.0
+    drain_delay: str | None = None
+    exits_on_error: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     state_dir: str | None = None
     json: bool = False
@@ -83,6 +85,8 @@ def parse(words: Sequence[str]) -> Options:
         given.enable_model_api,
         given.torchserve_metrics == "true",
         given.grace_seconds,
+        given.drain_delay,
+        given.exit_on_error,
         given.log_level,
         given.state_dir,
         given.json,
@@ -123,6 +127,14 @@ def _parser() -> argparse.ArgumentParser:
     own = parser.add_argument_group("Salver's own")
     own.add_argument(
         "--grace-seconds", type=float, default=30.0, help="for requests in flight at the end (30)"
+    )
+    own.add_argument(
+        "--drain-delay", help="seconds after SIGTERM, not ready and answering (0 on a terminal, else 5)"
+    )
+    own.add_argument(
+        "--exit-on-error",
+        action="store_true",
+        help="end with 1 where an archive cannot be registered at the start",
     )
     own.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     own.add_argument("--state-dir", help="where profiles of models are kept; '' = nowhere")

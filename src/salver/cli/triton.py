@@ -12,7 +12,7 @@ import msgspec
 
 from salver.cli import clouds, openai, otel
 from salver.cli.given import NO, YES, Given, Start, serve_as
-from salver.cli.options import resources_of
+from salver.cli.options import drain_delay, resources_of
 from salver.cli.triton_flags import PYTHON_SETTINGS, TRITON
 from salver.errors import InvalidInput, Unsupported
 
@@ -97,6 +97,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         max_body_mb=most_bytes / (1 << 20),
         state_dir=given.text("state-dir", default_state_dir()),
         readiness="whole" if given.is_on("strict-readiness", True) else "settled",
+        drain_delay=drain_delay(given.text("drain-delay") or None, environment),
         exits_on_error=given.is_on("exit-on-error", True),
         allow_client_shm=given.is_on("allow-client-shm", False),
         triton_metrics=_metrics(given.all("metrics-config")),

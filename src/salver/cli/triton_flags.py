@@ -145,6 +145,7 @@ OWN: Final[dict[str, tuple[Type, str]]] = {
         "switch",
         "allow pickle and joblib files, and requests to bring models of any format",
     ),
+    "drain-delay": ("seconds", "after SIGTERM, not ready and answering (0 on a terminal, else 5)"),
     "allow-openai": ("bool", "open the port of OpenAI's routes (true where a flag of its is given)"),
     "state-dir": ("text", "where profiles of models with an objective are kept"),
     "cors-origin": ("text", "origin whose pages may ask over HTTP; * for every one; may be repeated"),

@@ -128,7 +128,7 @@ class _Asker:
         control = self._calls.control()
         try:
             if wish.kind == "is_ready":
-                return await control.is_ready(wish.model, wish.version)
+                return await control.answers(wish.model, wish.version)
             if wish.kind == "load":
                 await control.load(wish.model, wish.order)
             else:

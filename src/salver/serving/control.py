@@ -42,8 +42,15 @@ class ServerControl:
         """Can that model answer, or, without a name, every model that should serve?"""
         if not model:
             return await self.readiness.is_ready()
-        if self.readiness.is_ending:
-            return False
+        return not self.readiness.is_ending and await self.answers(model, version)
+
+    @property
+    def is_ending(self) -> bool:
+        """Does the server take its leave?"""
+        return self.readiness.is_ending
+
+    async def answers(self, model: str, version: str = "") -> bool:
+        """Can that model answer, also while the server parts from its callers?"""
         try:
             lease = self._manager.acquire(model, version)
         except InvalidInput:  # no version that there could be

@@ -312,6 +312,21 @@ class ControlPlane:
         """Models that the operator names, and of which nothing lies where he says."""
         return self._placed - {manifest.id.name for manifest in self._found}
 
+    async def look(self) -> None:
+        """Look at the repository now, whatever the mode, until what is new has settled.
+
+        Raises:
+            SalverError: it cannot be read; nothing has changed.
+        """
+        await self._look()
+        while self._repository.is_settling:
+            await self._sleep(min(1.0, self._mode.poll_s))
+            await self._look()
+
+    async def _look(self) -> None:
+        await self._scan(frozenset())
+        self._apply()
+
     def refresh(self) -> None:
         """Tell the lifecycle anew, since there are changes; nothing is scanned."""
         self._apply()
@@ -334,8 +349,7 @@ class ControlPlane:
             pause = min(1.0, self._mode.poll_s) if self._repository.is_settling else self._mode.poll_s
             await self._sleep(pause)
             try:
-                await self._scan(frozenset())
-                self._apply()
+                await self._look()
             except SalverError as error:
                 _LOG.error("the repository cannot be read, all stays as it is: %s", error)
             except Exception:

@@ -121,6 +121,8 @@ class HandlerStore:
 
     Attributes:
         changed: Called when requests have changed what is served.
+        has_failed: One that was to be there from the start is not.
+        is_ending: The server parts from its callers, and is not healthy any more.
     """
 
     def __init__(
@@ -141,6 +143,8 @@ class HandlerStore:
         self._entries: dict[ModelId, _Entry] = {}
         self._changes = Changes("handlers", _LOG, "a request to change models failed: %s")
         self.changed: Callable[[], None] = lambda: None
+        self.has_failed = False
+        self.is_ending = False
 
     def __repr__(self) -> str:
         return f"<HandlerStore, {len(self._entries)} registered>"
@@ -174,6 +178,7 @@ class HandlerStore:
                 continue
             except SalverError as error:
                 _LOG.warning("Failed to load model: %s: %s", model.url, error)
+                self.has_failed = True
                 continue
             if setting.is_default:
                 self.set_default(id.name, id.version)
@@ -344,7 +349,9 @@ class HandlerStore:
         )
 
     def is_healthy(self) -> bool:
-        """Has no model been short of workers for longer than it may?"""
+        """Has no model been short of workers for longer than it may, and goes the server on?"""
+        if self.is_ending:
+            return False
         engines = (self._engine(manifest.id) for manifest in self._registry.handlers())
         now = self._clock()
         return all(engine.is_healthy(now) for engine in engines if engine is not None)

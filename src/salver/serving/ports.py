@@ -96,7 +96,7 @@ class Observer(Protocol):
 class Managing(Protocol):
     """Who loads and unloads models on request (app.py)."""
 
-    async def is_ready(self, model: str = "", version: str = "") -> bool:
+    async def answers(self, model: str, version: str = "") -> bool:
         """Can that model answer?"""
         ...
 

@@ -181,14 +181,20 @@ class Reloading:
         while True:
             await self._sleep(self._config.file_poll_seconds)
             try:
-                await self._look()
+                await self.look()
             except SalverError as error:
                 self._tell(f"the models stay as they are: {error}")
             except Exception:
                 _LOG.exception("reading %s failed, the models stay as they are", self._config.file)
 
-    async def _look(self) -> None:
-        """At the file; what could not be taken is tried again with each look."""
+    async def look(self) -> None:
+        """Look at the file, if there is one; what could not be taken is tried again with each look.
+
+        Raises:
+            SalverError: it cannot be read, or served; nothing has changed.
+        """
+        if not self._config.file:
+            return
         content = await asyncio.to_thread(read, self._config.file)
         if content == self._taken:
             return

@@ -141,6 +141,20 @@ def let_through(levels: frozenset[int]) -> bool:
     return bool(ours)
 
 
+def reopen(config: LogConfig) -> None:
+    """Go on in the file of that name, where logs go to a file: it may have been moved away."""
+    if not config.file:
+        return
+    for handler in [h for h in logging.getLogger().handlers if isinstance(h, _Handler)]:
+        try:
+            old = handler.setStream(_opened(config.file))
+        except InvalidInput as error:
+            logging.getLogger("salver").error("the log goes on where it was: %s", error)
+            return
+        if old is not None:
+            old.close()
+
+
 def _opened(path: str) -> TextIO:
     try:
         return Path(path).open("a", encoding="utf-8")

@@ -32,7 +32,8 @@ class ServerProcess:
         paths: What to serve, as on the command line.
         options: Further arguments of ``salver serve``.
         log: File that takes what the server writes; read it with :meth:`output`.
-        env: Environment in addition to this process's own.
+        env: Environment in addition to this process's own; without a word, nothing is waited for at the end
+            (``SALVER_DRAIN_DELAY=0``).
         cwd: Working directory; this process's own by default.
     """
 
@@ -49,7 +50,7 @@ class ServerProcess:
         self._paths = paths
         self._options = options
         self._log = log
-        self._env = {**os.environ, **(env or {})}
+        self._env = {"SALVER_DRAIN_DELAY": "0", **os.environ, **(env or {})}
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0

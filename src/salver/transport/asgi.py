@@ -22,6 +22,7 @@ from salver.transport.grpc import GrpcMethods
 from salver.transport.hangup import HangUps
 from salver.transport.http import HttpOperations
 from salver.transport.openai import GENERATING
+from salver.transport.parting import CLOSE
 from salver.transport.reading import LARGE, read_whole
 from salver.transport.routes import READING, Route, match
 from salver.wire.bodies import HttpBody, HttpReply
@@ -91,6 +92,7 @@ class Front:
         self._tfs = reception.tfs
         self._tritons_words = reception.tritons_words
         self._curious = reception.curious
+        self._parting = reception.parting
         self._hangups = reception.hangups or HangUps()
         self._routes: dict[tuple[str, bytes], Route] = {}
 
@@ -175,6 +177,8 @@ class Front:
             return
         if self._tfs.allows_cors and tfs_paths.is_below_v1(raw_path):
             reply.headers += _ANY_ORIGIN
+        if self._parting.is_told and scope["http_version"][0] == "1":
+            reply.headers += (CLOSE,)  # the request may be older than the wish to part
         if len(reply.body) < LARGE or b"accept-encoding" not in headers:
             start, body = _form(reply, headers, call, operation)
         else:  # others would wait while it is compressed

@@ -20,6 +20,7 @@ from salver.serving.decoding import Decoders
 from salver.transport.budget import Budget
 from salver.transport.forward import Forwarding
 from salver.transport.hangup import HangUps
+from salver.transport.parting import Parting
 from salver.transport.ports import Control, Curious, InferDoor, RegionRegistry
 from salver.transport.restrict import Guard
 from salver.wire import traceparent as w3c
@@ -60,6 +61,7 @@ class Reception(msgspec.Struct, frozen=True):
         budget: Memory for the bodies of all requests; None = as much as is usual.
         tritons_words: Errors are told in Triton's words.
         hangups: Notices which callers leave; None = each front has its own.
+        parting: Says when callers of HTTP/1.1 are told to close.
     """
 
     clock: Callable[[], float]
@@ -77,6 +79,7 @@ class Reception(msgspec.Struct, frozen=True):
     budget: Budget | None = None
     tritons_words: bool = False
     hangups: HangUps | None = None
+    parting: Parting = msgspec.field(default_factory=Parting)
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Those headers that ask for a closer look, and the tenant's."""

@@ -138,8 +138,10 @@ class HttpOperations:
         return _json({"live": True})
 
     async def _ready(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        ready = await self._control.is_ready()
-        return _json({"ready": ready}, 200 if ready else 400)
+        if await self._control.is_ready():
+            return _json({"ready": True})
+        # 400 is Triton's; load balancers know what 503 is.
+        return _json({"ready": False}, 503 if self._control.is_ending else 400)
 
     async def _model_ready(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         ready = await self._control.is_ready(route.model, route.version)

@@ -18,6 +18,7 @@ from salver.errors import SalverError
 from salver.transport.budget import COUNTED, Budget, Share
 from salver.transport.doors import App
 from salver.transport.http1_head import Head, Heads
+from salver.transport.parting import Parting
 
 #: Bytes of a head.
 MOST_HEAD: Final = 65_536
@@ -54,6 +55,7 @@ class Terms:
         connections: Most of them at one time; 0 = as many as one likes.
         relay: Takes connections of HTTP/2, with what has come of them; None = there are none.
         budget: Memory for the bodies of all requests; None = as much as is usual.
+        parting: Says when callers are told to close.
     """
 
     def __init__(
@@ -64,9 +66,11 @@ class Terms:
         connections: int = 0,
         relay: Callable[[asyncio.Transport, bytes], asyncio.Protocol] | None = None,
         budget: Budget | None = None,
+        parting: Parting | None = None,
     ) -> None:
         self.budget = budget or Budget()
         self.app = app
+        self.parting = parting or Parting()
         self.prompt: Prompt | None = getattr(app, "prompt", None)
         self.most = most
         self.malformed = malformed
@@ -101,6 +105,11 @@ class Connection(asyncio.Protocol):
 
     def __repr__(self) -> str:
         return f"<Connection {'busy' if self._exchange else 'waiting'}>"
+
+    @property
+    def is_parting(self) -> bool:
+        """Is the caller to be told to close?"""
+        return self._terms.parting.is_told
 
     @property
     def is_busy(self) -> bool:
@@ -172,10 +181,11 @@ class Connection(asyncio.Protocol):
     # -- what the listener asks --
 
     def end(self) -> None:
-        """Close when what is in flight has its answer."""
-        self._is_ending = True
-        if self._exchange is None:
+        """Close when what is in flight has its answer, also what has come in part."""
+        self._terms.parting.is_told = True
+        if self.is_idle:
             self._transport.close()
+        self._is_ending = self.is_idle or self.is_busy  # the rest of a request is read
 
     def drop(self) -> None:
         """Close now."""
@@ -433,6 +443,11 @@ class Exchange:
         """Address and port of the caller; None = it came by a UNIX socket."""
         return self._connection.client
 
+    @property
+    def may_keep(self) -> bool:
+        """The connection may serve more requests, and the server does not part from its callers."""
+        return self.keeps and not self._connection.is_parting
+
     def answer(self, status: int, data: bytes, *, keeps: bool) -> None:
         """The whole answer, head and body, of who does without a task."""
         self.status, self.keeps, self.is_whole = status, keeps, True
@@ -483,7 +498,7 @@ class Exchange:
 
     def _begun(self, start: dict[str, Any], size: int | None) -> bytes:
         """The head of the answer, and how its body goes on."""
-        data, self.keeps, self._is_chunked = head_of(start, size, self.head.version, self.keeps)
+        data, self.keeps, self._is_chunked = head_of(start, size, self.head.version, self.may_keep)
         if self._is_head or is_bodiless(start["status"]):
             self._is_head, self._is_chunked = True, False
         return data

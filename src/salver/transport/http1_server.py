@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from salver.transport.http1 import Connection, Terms
+from salver.transport.parting import leave
 
 #: Seconds within which a request that has begun goes on, and a connection has its next one.
 PATIENCE_S: Final = 60.0
@@ -95,6 +96,10 @@ class Http1:
         """Returns once connections are accepted."""
         await self._has_started.wait()
 
+    async def leave(self, delay_s: float) -> None:
+        """Go on for so long, tell callers to close, then begin no new connection."""
+        await leave(self._socket, self._terms.parting, delay_s)
+
     def stop(self) -> None:
         """Accept no more; let what is in flight end."""
         self._shall_stop.set()
@@ -112,7 +117,7 @@ class Http1:
             connection.end()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._grace):
-                while any(connection.is_busy for connection in self._terms.open):  # noqa: ASYNC110
+                while not all(connection.is_idle for connection in self._terms.open):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
         for connection in list(self._terms.open):
             connection.drop()

@@ -19,12 +19,13 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from salver.errors import Conflict, SalverError, Unsupported
+from salver.errors import Conflict, InvalidInput, SalverError, Unsupported
 from salver.transport.budget import Budget
 from salver.transport.clouds import SageMaker, Vertex
 from salver.transport.doors import Kind
 from salver.transport.http1 import MOST_HEAD, Terms
 from salver.transport.http1_server import Http1
+from salver.transport.parting import SHORT_S, Farewell, Parting, leave
 from salver.transport.relay import Relay
 from salver.transport.ts_front import SURFACES
 from salver.wire.ts_faults import NO_MESSAGE
@@ -94,13 +95,21 @@ class Listener(Protocol):
         """Returns once connections are accepted."""
         ...
 
+    async def leave(self, delay_s: float) -> None:
+        """Go on for so long, tell callers to close, then begin no new connection (transport.parting)."""
+        ...
+
     def stop(self) -> None:
         """Accept no more; let what is in flight end."""
         ...
 
 
 def listen(
-    apps: Sequence[Any], configs: Sequence[FrontConfig], most_body: int = 0, budget: Budget | None = None
+    apps: Sequence[Any],
+    configs: Sequence[FrontConfig],
+    most_body: int = 0,
+    budget: Budget | None = None,
+    parting: Parting | None = None,
 ) -> list[Listener]:
     """Open the ports now, so that an error is known before any model loads.
 
@@ -108,6 +117,7 @@ def listen(
         apps: For each port, the application as it shows it.
         most_body: Bytes of a body at TorchServe's ports, which have a server of their own.
         budget: Memory for all bodies there.
+        parting: Says when callers are told to close; None = of these listeners alone.
 
     Raises:
         Conflict: an address is taken or not ours.
@@ -118,10 +128,12 @@ def listen(
         for config in configs:
             if config.server not in ("h2corn", "uvicorn"):
                 raise Unsupported(f"there is no front {config.server!r}", fix="Use h2corn or uvicorn.")
+            _secure(config)  # in words of ours, before a front has its own
             sockets.append(_bind(config))
         most = _most_connections() // len(configs)
+        parting = parting or Parting()
         return [
-            _listener(app, config, sock, most, (most_body, budget))
+            _listener(app, config, sock, most, (most_body, budget), parting)
             for app, config, sock in zip(apps, configs, sockets, strict=True)
         ]
     except BaseException:
@@ -131,18 +143,26 @@ def listen(
 
 
 def _listener(
-    app: Any, config: FrontConfig, sock: socket.socket, most: int, bodies: tuple[int, Budget | None]
+    app: Any,
+    config: FrontConfig,
+    sock: socket.socket,
+    most: int,
+    bodies: tuple[int, Budget | None],
+    parting: Parting,
 ) -> Listener:
     if config.serves in SURFACES:  # to the letter, as its clients look at the letters (TS-R16, TS-A6)
-        beside, relay = _beside(app, config, most) if "inference" in SURFACES[config.serves] else (None, None)
+        speaks_http2 = "inference" in SURFACES[config.serves]
+        beside, relay = _beside(app, config, most, parting) if speaks_http2 else (None, None)
         most_body, budget = bodies
-        terms = Terms(app, most_body, NO_MESSAGE, most, relay, budget)
+        terms = Terms(app, most_body, NO_MESSAGE, most, relay, budget, parting)
         return Http1(terms, sock, _secure(config), config.grace_seconds, beside)
-    return _H2corn(app, config, sock, most) if config.server == "h2corn" else _Uvicorn(app, config, sock)
+    if config.server == "h2corn":
+        return _H2corn(app, config, sock, most, parting)
+    return _Uvicorn(app, config, sock, parting)
 
 
 def _beside(
-    app: Any, config: FrontConfig, most: int
+    app: Any, config: FrontConfig, most: int, parting: Parting
 ) -> tuple[Listener | None, Callable[[asyncio.Transport, bytes], asyncio.Protocol] | None]:
     """A front for those who speak HTTP/2, as gRPC's clients do, and what passes them on to it (X-10)."""
     if config.server != "h2corn":
@@ -152,24 +172,49 @@ def _beside(
     folder = tempfile.TemporaryDirectory(prefix="salver-front-", dir=where if fits else "/tmp")
     path = str(Path(folder.name) / "h2")
     plain = msgspec.structs.replace(config, path=path, tls_cert="", tls_key="", tls_client_ca="")
-    listener = _H2corn(app, plain, _bind_unix(path), most)
+    listener = _H2corn(app, plain, _bind_unix(path), most, parting)
     listener.keeps = folder  # which goes with it
     return listener, lambda transport, begun: Relay(transport, begun, path)
 
 
 def _secure(config: FrontConfig) -> ssl.SSLContext | None:
+    """TLS as that port wants it; None = it is in the clear.
+
+    Raises:
+        InvalidInput: a file cannot be read, or is not what it should be.
+    """
     if not config.tls_cert:
         return None
+    for path in filter(None, (config.tls_cert, config.tls_key, config.tls_client_ca)):
+        _check_readable(path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
     try:
         context.load_cert_chain(config.tls_cert, config.tls_key or None)
+    except OSError as error:  # ssl.SSLError is one
+        text = f"{config.tls_cert} and {config.tls_key} are no certificate with its key: {_reason(error)}"
+        raise InvalidInput(text, fix="Give two PEM files; the key without a password.") from error
+    try:
         if config.tls_client_ca:
             context.load_verify_locations(config.tls_client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
     except OSError as error:
-        raise SalverError(f"the certificate or its key cannot be read: {error}") from error
+        text = f"{config.tls_client_ca} holds no certificates: {_reason(error)}"
+        raise InvalidInput(text, fix="Give a PEM file.") from error
     return context
+
+
+def _check_readable(path: str) -> None:
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read, for TLS: {error.strerror}") from error
+
+
+def _reason(error: OSError) -> str:
+    reason: str = getattr(error, "reason", None) or "no PEM"
+    return reason.replace("_", " ").lower()
 
 
 def _bind(config: FrontConfig) -> socket.socket:
@@ -241,7 +286,9 @@ def _most_connections() -> int:
 
 
 class _H2corn:
-    def __init__(self, app: Any, config: FrontConfig, sock: socket.socket, most: int) -> None:
+    def __init__(
+        self, app: Any, config: FrontConfig, sock: socket.socket, most: int, parting: Parting
+    ) -> None:
         import h2corn  # not at the top: `salver --help` need not load a server
         from h2corn import _lib
 
@@ -258,7 +305,7 @@ class _H2corn:
 
         def made() -> Any:
             settings = h2corn.Config(
-                bind=(f"fd://{os.dup(sock.fileno())}",),
+                bind=(f"fd://{sock.fileno()}",),  # it takes a duplicate
                 log_format="json" if config.logs_json else "text",
                 grpc=True,
                 lifespan="off",
@@ -274,13 +321,14 @@ class _H2corn:
                 timeout_graceful_shutdown=config.grace_seconds,
                 **tls,
             )
-            return h2corn.Server(app, settings)
+            return h2corn.Server(Farewell(app, parting), settings)
 
         self._made: Callable[[], Any] = made
         try:
             self._server = made()
         except (ValueError, OSError) as error:
             raise SalverError(f"the front refuses its settings: {error}") from error
+        self._parting = parting
         self.keeps: Any = None
 
     async def run(self) -> None:
@@ -298,20 +346,30 @@ class _H2corn:
                     with contextlib.suppress(OSError):  # still none
                         self._server = self._made()
                         break
+                if self._is_stopping:
+                    return
         finally:
             self._sock.close()
 
     async def started(self) -> None:
         await self._server.wait_started()
 
+    async def leave(self, delay_s: float) -> None:
+        await leave(self._sock, self._parting, delay_s)
+
     def stop(self) -> None:
         self._is_stopping = True
-        self._sock.close()
         self._server.shutdown()
+        asyncio.get_running_loop().call_later(SHORT_S, self._refuse)
+
+    def _refuse(self) -> None:
+        """Have new connections refused: h2corn 2.0 keeps its duplicate open until the last request ends."""
+        with contextlib.suppress(OSError):  # it is closed already
+            self._sock.shutdown(socket.SHUT_RDWR)
 
 
 class _Uvicorn:
-    def __init__(self, app: Any, config: FrontConfig, sock: socket.socket) -> None:
+    def __init__(self, app: Any, config: FrontConfig, sock: socket.socket, parting: Parting) -> None:
         try:
             import uvicorn  # an extra
         except ImportError as error:
@@ -320,8 +378,9 @@ class _Uvicorn:
             raise Unsupported("client certificates need the h2corn front", field="--tls-client-ca")
         self.port: int = 0 if config.path else sock.getsockname()[1]
         self._sock = sock
+        self._parting = parting
         settings = uvicorn.Config(
-            app,
+            Farewell(app, parting),
             interface="asgi3",
             log_config=None,
             access_log=False,
@@ -341,6 +400,9 @@ class _Uvicorn:
     async def started(self) -> None:
         while not self._server.started:  # noqa: ASYNC110 - uvicorn offers nothing to wait for
             await asyncio.sleep(0.01)
+
+    async def leave(self, delay_s: float) -> None:
+        await leave(self._sock, self._parting, delay_s)
 
     def stop(self) -> None:
         self._server.should_exit = True

@@ -227,7 +227,7 @@ class TorchServe:
     ) -> None:
         """The answer; or there are pieces of it, and that writes them."""
         if reply is not None:
-            data, keeps = self._layouts.of(reply, id, exchange.head.version, exchange.keeps)
+            data, keeps = self._layouts.of(reply, id, exchange.head.version, exchange.may_keep)
             exchange.answer(reply.status, data, keeps=keeps)
         elif write_all is not None:
             exchange.run(functools.partial(self._tell_all, exchange, id, write_all))

@@ -1,0 +1,93 @@
+"""A server as a process: from its configuration to a signal, and the exit status."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+
+from salver.app import ReadyInfo, ServeConfig, Server
+from salver.errors import LoadFailed
+from salver.lifecycle.memory import keep_one_heap, tune_interpreter
+from salver.signals import Signals
+from salver.telemetry.logs import configure
+
+_LOG = logging.getLogger("salver")
+
+
+async def serve(
+    config: ServeConfig, on_ready: Callable[[ReadyInfo], None], notices: Sequence[str] = ()
+) -> int:
+    """Serve until SIGINT or SIGTERM; the exit status of the process.
+
+    Args:
+        on_ready: Told once, when every first load has ended, well or not.
+        notices: Warnings for the log, before anything else.
+
+    Raises:
+        SalverError: it could not start.
+    """
+    keep_one_heap()
+    configure(config.log)
+    for notice in notices:
+        _LOG.warning("%s", notice)
+    server = Server(config)
+    signals = Signals(server.hurry, server.reload)
+    signals.listen()
+    asked = signals.asked
+    starting = asyncio.create_task(server.start())
+    stop = asyncio.create_task(asked.wait())
+    await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():  # it waits for models
+        starting.cancel()
+        await asyncio.wait({starting})
+        await server.stop()
+        return 0
+    await starting
+    told = asyncio.create_task(_tell(server, on_ready))
+    ends = asyncio.create_task(server.ended())
+    may_end = config.exits_on_error or config.exits_if_none_loads
+    waiting = {ends, stop, told} if may_end else {ends, stop}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    fault = told.result() if may_end and told.done() else None
+    if fault is None and not ends.done() and not stop.done():
+        await asyncio.wait({ends, stop}, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    delay = config.drain_delay if asked.is_set() else 0.0
+    _say_farewell(delay, config.front.grace_seconds)
+    await server.stop(delay)
+    for task in (ends, stop, told):
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    if fault is not None:
+        raise fault
+    return 0 if asked.is_set() else 1
+
+
+def _say_farewell(delay_s: float, grace_s: float) -> None:
+    if delay_s:
+        _LOG.info("draining: not ready, new requests for %g s yet (a second signal ends that)", delay_s)
+    else:
+        _LOG.info("stopping: no new requests, %g s for those in flight", grace_s)
+
+
+async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> LoadFailed | None:
+    """Say that all first loads have ended; why the server is to end now, None = it is not."""
+    is_well = await server.settled()
+    tune_interpreter()
+    if server.config.exits_if_none_loads and server.has_nothing():
+        reasons = [
+            f"\n{status.id}: {status.reason}"
+            for status in server.statuses()
+            if status.reason and (server.config.log.file or "\n" in status.reason)  # else the log is enough
+        ]
+        return LoadFailed("no model has loaded" + "".join(reasons))
+    try:
+        on_ready(await server.info())
+    except Exception:  # a block that cannot be shown is no reason not to serve, nor to be silent
+        _LOG.exception("the start-up report failed")
+    if is_well or not server.config.exits_on_error:
+        return None
+    return LoadFailed(
+        "ending, since not every model has loaded", fix="--exit-on-error=false serves the others."
+    )
