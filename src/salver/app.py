@@ -491,7 +491,7 @@ class Server:
                 see that it is not ready any more.
         """
         grace = self.config.front.grace_seconds
-        self._readiness.is_ending = self.handlers.is_ending = True
+        self._readiness.is_ending = self.handlers.is_ending = self._parting.is_told = True
         if self._snapshots is not None:
             await self._snapshots.close()
         await asyncio.gather(*(listener.leave(delay_s) for listener in self._listeners))

@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 
 from salver.cli import app, main
-from salver.cli.serve import Bodies, Kept, Logs
+from salver.cli.serve import Bodies, Ending, Kept, Logs
+
+
+@pytest.fixture(autouse=True)
+def _no_drain_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which all tests have."""
+    monkeypatch.delenv("SALVER_DRAIN_DELAY", raising=False)
 
 
 def given(words: str) -> dict[str, Any]:
@@ -22,7 +28,7 @@ def given(words: str) -> dict[str, Any]:
         ("SALVER_HOST", "0.0.0.0", "host", "0.0.0.0"),
         ("SALVER_TRUST_PICKLE", "true", "trust_pickle", True),
         ("SALVER_LOAD", "a b", "load", ("a", "b")),
-        ("SALVER_GRACE_SECONDS", "2.5", "grace_seconds", 2.5),
+        ("SALVER_GRACE_SECONDS", "2.5", "ending", Ending(grace_seconds=2.5)),
         ("SALVER_MAX_BODY_MB", "3", "bodies", Bodies(max_body_mb=3)),
         ("SALVER_LOG_LEVEL", "debug", "logs", Logs(level="debug")),
         ("SALVER_REGISTRY", "/r", "kept", Kept(registry="/r")),

@@ -17,7 +17,7 @@ from salver.cli.output import line, on_terminal, record, table
 from salver.cli.speech import Speech
 
 if TYPE_CHECKING:
-    from salver.app import FrontConfig, ReadyInfo
+    from salver.app import FrontConfig, ReadyInfo, ServeConfig
     from salver.cache import CacheConfig
     from salver.telemetry.trace_settings import TraceConfig
     from salver.transport.access_check import ApiConfig
@@ -226,6 +226,13 @@ class Bodies:
             help="Origin whose pages may ask from a browser, as https://app.example.org; * for every one.",
         ),
     ] = ()
+    tenant_header: Annotated[
+        str,
+        Parameter(
+            name="--tenant-header",
+            help="Header or gRPC metadata that names a request's tenant; '' = none does.",
+        ),
+    ] = "x-tenant"
     response_cache: Annotated[
         str,
         Parameter(
@@ -247,8 +254,34 @@ class Bodies:
         return parse(filter(None, [self.response_cache]), "--response-cache")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Ending:
+    """Flags of when the server ends, and how."""
+
+    grace_seconds: Annotated[
+        float, Parameter(name="--grace-seconds", help="For requests in flight when the server stops.")
+    ] = 30.0
+    drain_delay: Annotated[
+        float | None,
+        Parameter(
+            name="--drain-delay",
+            help="Seconds after SIGTERM in which it is not ready and goes on answering. "
+            "Default: 0 on a terminal, else 5.",
+        ),
+    ] = None
+    exit_on_error: Annotated[
+        bool | None,
+        Parameter(
+            name="--exit-on-error",
+            help="End with 1 where a model does not load at the start; false: not even where none does. "
+            "Default: where none does.",
+        ),
+    ] = None
+
+
 _NO_TLS, _LOGS, _TRACES, _RUNS, _BODIES, _SPEECH = Tls(), Logs(), Traces(), Runs(), Bodies(), Speech()
-_KEPT = Kept()
+_KEPT, _ENDING = Kept(), Ending()
 
 
 def serve(
@@ -270,28 +303,11 @@ def serve(
     ] = False,
     runs: Runs = _RUNS,
     bodies: Bodies = _BODIES,
-    tenant_header: Annotated[
-        str, Parameter(help="Header or gRPC metadata that names a request's tenant; '' = none does.")
-    ] = "x-tenant",
     kept: Kept = _KEPT,
     front: Annotated[
         Literal["h2corn", "uvicorn"], Parameter(help="HTTP server; uvicorn speaks no HTTP/2 and no gRPC.")
     ] = "h2corn",
-    grace_seconds: Annotated[float, Parameter(help="For requests in flight when the server stops.")] = 30.0,
-    drain_delay: Annotated[
-        float | None,
-        Parameter(
-            help="Seconds after SIGTERM in which it is not ready and goes on answering. "
-            "Default: 0 on a terminal, else 5."
-        ),
-    ] = None,
-    exit_on_error: Annotated[
-        bool | None,
-        Parameter(
-            help="End with 1 where a model does not load at the start; false: not even where none does. "
-            "Default: where none does."
-        ),
-    ] = None,
+    ending: Ending = _ENDING,
     tls: Tls = _NO_TLS,
     logs: Logs = _LOGS,
     traces: Traces = _TRACES,
@@ -311,16 +327,15 @@ def serve(
     # Imported here: the server is the greater part of the start-up time of --help.
     from salver.app import LogConfig, ServeConfig
     from salver.repository import RepositoryConfig
-    from salver.running import serve as run
 
-    _check(paths, tls, tenant_header, kept)
+    _check(paths, tls, bodies.tenant_header, kept)
     config = ServeConfig(
         paths=paths,
         name=name,
-        drain_delay=seconds_to_drain(drain_delay),
-        exits_on_error=exit_on_error,
-        exits_if_none_loads=exit_on_error is None and not kept.registry,
-        front=_front((host, port), front, grace_seconds, tls, bodies.cors_origins),
+        drain_delay=seconds_to_drain(ending.drain_delay),
+        exits_on_error=ending.exit_on_error,
+        exits_if_none_loads=ending.exit_on_error is None and not kept.registry,
+        front=_front((host, port), front, ending.grace_seconds, tls, bodies.cors_origins),
         api=tls.api(),
         control=control,
         repository=RepositoryConfig(refuses_nothing=control != "explicit"),
@@ -335,7 +350,7 @@ def serve(
         connections=bodies.connections(),
         max_message_mb=bodies.max_message_mb,
         allow_client_shm=bodies.allow_client_shm,
-        tenant_header=tenant_header,
+        tenant_header=bodies.tenant_header,
         state_dir=kept.profiles(),
         log=LogConfig(logs.level, logs.format, logs.access, logs.file),
         response_cache=bodies.cache(),
@@ -347,8 +362,16 @@ def serve(
         registry=kept.registry,
         artifacts=kept.artifacts,
     )
-    notices = (*otel.notices(os.environ), *_registry_notices(kept.registry, os.environ, sys.argv))
-    return run_loop(run(config, lambda info: announce(info, json=json, log_file=logs.file), notices))
+    return _run(config, json=json)
+
+
+def _run(config: "ServeConfig", *, json: bool) -> int:
+    """Run it, with the start-up block; the exit status."""
+    from salver.running import serve as run
+
+    registry = _registry_notices(config.registry, os.environ, sys.argv)
+    notices = (*otel.notices(os.environ), *registry)
+    return run_loop(run(config, lambda info: announce(info, json=json, log_file=config.log.file), notices))
 
 
 def _registry_notices(registry: str, environment: Mapping[str, str], words: Sequence[str]) -> list[str]:

@@ -44,11 +44,6 @@ class ServerControl:
             return await self.readiness.is_ready()
         return not self.readiness.is_ending and await self.answers(model, version)
 
-    @property
-    def is_ending(self) -> bool:
-        """Does the server take its leave?"""
-        return self.readiness.is_ending
-
     async def answers(self, model: str, version: str = "") -> bool:
         """Can that model answer, also while the server parts from its callers?"""
         try:

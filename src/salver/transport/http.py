@@ -59,6 +59,7 @@ class HttpOperations:
         self._openai = OpenAiOperations(door, control, self._name, began, reception.decoders)
         self._door = door
         self._control = control
+        self._parting = reception.parting
         self._exposition = exposition
         self._more = metadata.SHARED_MEMORY if regions.is_allowed else ()
         self._open_inference = OpenInferenceHttp(regions, max_body, takes_short=self._takes_short)
@@ -141,7 +142,7 @@ class HttpOperations:
         if await self._control.is_ready():
             return _json({"ready": True})
         # 400 is Triton's; load balancers know what 503 is.
-        return _json({"ready": False}, 503 if self._control.is_ending else 400)
+        return _json({"ready": False}, 503 if self._parting.is_told else 400)
 
     async def _model_ready(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         ready = await self._control.is_ready(route.model, route.version)

@@ -78,11 +78,6 @@ class PostingDoor(InferDoor, Protocol):
 class Looking(Protocol):
     """Looks at what is loaded."""
 
-    @property
-    def is_ending(self) -> bool:
-        """Does the server take its leave?"""
-        ...
-
     def statuses(self) -> tuple[VersionStatus, ...]:
         """Every version known, with state and reason."""
         ...

@@ -301,7 +301,7 @@ class _H2corn:
             if config.tls_client_ca:
                 tls |= {"ca_certs": config.tls_client_ca, "cert_reqs": "required"}
         self._sock = sock  # kept, so that its queue of connections outlives a server that had to end
-        self._is_stopping = False
+        self._stopping = asyncio.Event()
 
         def made() -> Any:
             settings = h2corn.Config(
@@ -338,15 +338,15 @@ class _H2corn:
                     await self._server.serve()
                     return
                 except OSError as error:
-                    if self._is_stopping or not _NO_DESCRIPTORS.search(str(error)):
+                    if self._stopping.is_set() or not _NO_DESCRIPTORS.search(str(error)):
                         raise
                 _LOG.error("no file descriptor is left: connections have ended, and new ones wait for some")
-                while not self._is_stopping:
+                while not self._stopping.is_set():
                     await asyncio.sleep(_PAUSE_S)
                     with contextlib.suppress(OSError):  # still none
                         self._server = self._made()
                         break
-                if self._is_stopping:
+                else:
                     return
         finally:
             self._sock.close()
@@ -358,7 +358,7 @@ class _H2corn:
         await leave(self._sock, self._parting, delay_s)
 
     def stop(self) -> None:
-        self._is_stopping = True
+        self._stopping.set()
         self._server.shutdown()
         asyncio.get_running_loop().call_later(SHORT_S, self._refuse)
 
