@@ -39,7 +39,7 @@ def problem(path: Path) -> str:
         ("m.onnx", b"<!DOCTYPE html><html>", "a web page"),
         ("m.onnx", b"", "an empty file"),
         ("saved_model.pb", b"??", "Give its folder: {path.parent}"),
-        ("m.tar.gz", gzip.compress(b"x"), "an archive. Unpack it"),
+        ("m.tar.gz", gzip.compress(b"x", mtime=0), "an archive. Unpack it"),
         ("m.npy", b"\x93NUMPY", "which is data"),
         ("m.txt", b"hello", "`salver doctor` lists them"),
         ("m.py", b"x = 1", "defines no class Model. Put a class Model"),
