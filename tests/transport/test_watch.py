@@ -62,6 +62,10 @@ def test_a_flood_that_makes_no_request_is_cut() -> None:
     assert said == ["", "", "it sent 1800000 bytes that make no request"]
 
 
+def test_a_large_upload_that_is_answered_by_window_updates_is_not() -> None:
+    assert not any(looks(Judge(LIMITS), [one(0, 10), one(71_000_000, 50), one(142_000_000, 90)]))
+
+
 def test_an_answer_that_is_read_byte_by_byte_is_cut() -> None:
     said = looks(Judge(LIMITS), [one(100, 70_000 + 5 * index, 90_000) for index in range(9)])
     assert said[:7] == [""] * 7

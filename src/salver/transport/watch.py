@@ -115,10 +115,10 @@ class Judge:
 
     def _why(self, before: _Known, moved: Moved, now: float, is_streaming: bool) -> str:
         limits, last = self._limits, before.moved
-        if moved.sent > last.sent:
-            before.asked_at = None
         came = moved.received - last.received
-        if before.asked_at is None and came:
+        if moved.sent > last.sent:  # nobody knows how much of what came was before that
+            before.asked_at = None
+        elif before.asked_at is None and came:
             before.asked_at, before.asked = now, last.received
         if not (moved.waiting and last.waiting):
             before.full_since = None
