@@ -375,6 +375,25 @@ async def test_a_close_that_raises_is_logged_and_over(rig: Rig, caplog: pytest.L
 # -- loading -----------------------------------------------------------------------------------
 
 
+async def test_a_load_that_takes_long_is_told_of_until_it_ends(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("salver.lifecycle.reporting.SECONDS", 0.001)
+    caplog.set_level("INFO", "salver.lifecycle")
+    load, warm = rig.loader.shut("load m:1@a"), rig.loader.shut("warm m:1@a")
+    rig.manager.apply([m("1")])
+    await auntil(lambda: rig.states() == {"m:1": "LOADING"})
+    rig.now = 21.0
+    await auntil(lambda: caplog.text.count("m:1 LOADING, 21 s so far") >= 2)
+    load.set()
+    await auntil(lambda: "m:1 WARMING, 21 s so far" in caplog.text)
+    warm.set()
+    await rig.manager.settled()
+    caplog.clear()
+    await asyncio.sleep(0.01)
+    assert "so far" not in caplog.text
+
+
 async def test_loads_run_side_by_side_within_the_bound(rig: Rig) -> None:
     await up(rig, *(m("1", name=f"m{n}") for n in range(20)))
     assert rig.loader.most_loading == 4

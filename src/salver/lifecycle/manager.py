@@ -35,6 +35,7 @@ from salver.lifecycle.policy import (
     version_key,
 )
 from salver.lifecycle.ports import Loader, Servable
+from salver.lifecycle.reporting import reporting
 from salver.lifecycle.states import RISING, advance
 from salver.messages import ModelId, State, VersionStatus
 
@@ -430,10 +431,11 @@ class Manager(Generic[ServableT]):
             try:
                 began = self._clock()
                 self._move(copy, State.LOADING)
-                copy.servable = await self._loader.load(copy.manifest)
-                if self._is_wanted(copy):
-                    self._move(copy, State.WARMING)
-                    await copy.servable.warm(copy.manifest.config)
+                with reporting(lambda: f"{copy.id} {copy.state.value}, {self._clock() - began:.0f} s so far"):
+                    copy.servable = await self._loader.load(copy.manifest)
+                    if self._is_wanted(copy):
+                        self._move(copy, State.WARMING)
+                        await copy.servable.warm(copy.manifest.config)
             except asyncio.CancelledError:
                 await self._close(copy)
                 raise
