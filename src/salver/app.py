@@ -373,6 +373,7 @@ class Server:
             as_json = self.config.log.is_json()
             fronts = [msgspec.structs.replace(front, logs_json=as_json) for front in self._fronts]
             self._listeners = listen(doors, fronts, most, self._budget, self._parting)
+            most = max(most, int(self.config.max_body_mb * (1 << 20)))
             self._watching = asyncio.create_task(self._watch(most).run(), name="watch")
         for listener in self._listeners:
             running = asyncio.create_task(listener.run(), name="front")
