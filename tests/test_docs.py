@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import pytest
 
+from programs import shell
 from salver.testing.process import free_port
 from waiting import PATIENCE_S
 
@@ -85,7 +86,7 @@ class Reader:
                 printed = self._run(snippet.language, text)
 
     def _run(self, language: str, text: str) -> str:
-        command = {"python": [sys.executable, "-c", text], "bash": ["bash", "-euc", text]}[language]
+        command = {"python": [sys.executable, "-c", text], "bash": ["bash", "-euc", shell(text)]}[language]
         done = subprocess.run(
             command,
             cwd=self._folder,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from programs import shell
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(90)
@@ -48,7 +49,7 @@ def test_the_block_in_a_pipe_and_its_calls(path: Path) -> None:
             assert "\x1b" not in shown
             assert re.search(r"^length  1 +READY  python +[\d.]+ s +text BYTES\[-1\]", shown, re.M)
             curl = next(line for line in shown.splitlines() if line.startswith("curl"))
-            answer = subprocess.run(["bash", "-c", curl], capture_output=True, timeout=PATIENCE_S)
+            answer = subprocess.run(["bash", "-c", shell(curl)], capture_output=True, timeout=PATIENCE_S)
             assert list(json.loads(answer.stdout).values()) == [[4]]
             snippet = shown[shown.index("import numpy") :]
             python = [sys.executable, "-c", snippet]

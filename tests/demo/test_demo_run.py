@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from programs import shell
 from waiting import PATIENCE_S
 
 MAIN = Path(__file__).parents[2] / "examples" / "demo" / "main.py"
 
 
 def paste(command: str) -> str:
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", shell(command)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
