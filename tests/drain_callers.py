@@ -6,10 +6,12 @@ failure: a broken exchange, a reset, a status that is not a success.
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import queue
 import signal
+import socket
 import struct
 import sys
 import time
@@ -86,6 +88,20 @@ class Ports:
         """The next one."""
         return next(self._turns)
 
+    async def socket(self, tally: Tally) -> socket.socket | None:
+        """The same as a socket."""
+        while not tally.is_over:
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.next()))
+                return sock
+            except ConnectionRefusedError:
+                sock.close()
+                await asyncio.sleep(_REFUSED_S)
+        return None
+
     async def connect(self, tally: Tally) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """A connection to the first one that takes it; None = the callers shall end."""
         while not tally.is_over:
@@ -143,16 +159,42 @@ _OK: Final = 0x88  # ``:status: 200`` of HPACK's table
 _REFUSED: Final = 7
 
 
+class Wire:
+    """A connection that is read to its end whatever becomes of what is written to it, as clients in C do.
+
+    asyncio's streams forget what was received once a write has failed, a GOAWAY with it.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._received = b""
+
+    async def write(self, data: bytes) -> None:
+        """Send all; where that fails, the next read tells why."""
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().sock_sendall(self._sock, data)
+
+    async def read(self, size: int) -> bytes:
+        """So many bytes. Raises OSError, IncompleteReadError."""
+        while len(self._received) < size:
+            piece = await asyncio.get_running_loop().sock_recv(self._sock, 1 << 16)
+            if not piece:
+                raise asyncio.IncompleteReadError(self._received, size)
+            self._received += piece
+        found, self._received = self._received[:size], self._received[size:]
+        return found
+
+
 async def http2(ports: Ports, tally: Tally) -> None:
     """One request at a time on a connection of HTTP/2."""
-    while (pair := await ports.connect(tally)) is not None:
-        reader, writer = pair
-        writer.write(_PREFACE)
+    while (sock := await ports.socket(tally)) is not None:
+        wire = Wire(sock)
+        await wire.write(_PREFACE)
         stream, is_kept = 1, True
         while is_kept and not tally.is_over:
             try:
-                writer.write(_frame(1, 4, stream, _HEADERS) + _frame(0, 1, stream, _BODY))
-                is_answered, is_kept = await _answer(reader, writer, stream)
+                await wire.write(_frame(1, 4, stream, _HEADERS) + _frame(0, 1, stream, _BODY))
+                is_answered, is_kept = await _answer(wire, stream)
             except (OSError, asyncio.IncompleteReadError, ValueError) as error:
                 tally.fail("http2", error)
                 break
@@ -160,12 +202,10 @@ async def http2(ports: Ports, tally: Tally) -> None:
             stream += 2
             await asyncio.sleep(_PAUSE_S)
         tally.moved["http2"] += not is_kept
-        writer.close()
+        sock.close()
 
 
-async def _answer(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: int
-) -> tuple[bool, bool]:
+async def _answer(wire: Wire, stream: int) -> tuple[bool, bool]:
     """Was this request answered, or else left undone, as one that the server has told of; goes it on here?
 
     Raises:
@@ -174,15 +214,15 @@ async def _answer(
     is_kept, is_dropped = True, False
     while True:
         try:
-            head = await reader.readexactly(9)
-            payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+            head = await wire.read(9)
+            payload = await wire.read(int.from_bytes(head[:3], "big"))
         except (OSError, asyncio.IncompleteReadError):
             if is_dropped:  # GOAWAY said that it is not worked on
                 return False, False
             raise
         kind, flags, of = head[3], head[4], int.from_bytes(head[5:], "big")
         if kind == 4 and not flags & 1:
-            writer.write(_frame(4, 1, 0))
+            await wire.write(_frame(4, 1, 0))
         elif kind == 7:
             is_kept = False
             is_dropped = int.from_bytes(payload[:4], "big") < stream
