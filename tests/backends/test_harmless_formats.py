@@ -152,7 +152,10 @@ NOT_LOADED_ALONE = {"torchserve", "triton_python"}
 
 
 @pytest.fixture(params=FORMATS)
-def sent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, LoadOrder]]:
+def sent(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, LoadOrder]]:
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "0")  # or loading a SavedModel would set it for all tests after
     (tmp_path / "made").mkdir()
     files, config = FORMATS[request.param](tmp_path / "made")
     yield request.param, LoadOrder(config, files)

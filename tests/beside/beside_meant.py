@@ -24,6 +24,7 @@ _RULES: tuple[tuple[str, str, str], ...] = (
     ),
     ("where the program raised is for the log", r"(500|400|OK|INTERNAL) .*\n+At:", r"(500|400|OK|INTERNAL) "),
     ("codes of encodings in capitals, and spaces, as in RFC 9110", r"501 . Unsupported compression", r"200 "),
+    ("an output that is requested twice", r"(200|OK) ", r"(400|INVALID_ARGUMENT) .*already requested"),
     (
         "a configuration that is refused says why",
         r"500 .*failed to poll",

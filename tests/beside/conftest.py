@@ -23,6 +23,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
         *beside_models.FLAGS,
         *(f"--load-model={name}" for name in loaded),
         "--allow-client-shm=true",
+        "--trust-pickle=true",  # configurations by request tell Python models what to do
         "--state-dir",
         "",
     ]

@@ -1,9 +1,12 @@
 """The start-up block: what it shows, and that its calls are right."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
+import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -88,8 +91,13 @@ def test_the_shortest_call_is_shown() -> None:
 def body_of(command: str) -> dict[str, object]:
     """The body that a shell would send, without sending it."""
     script = 'curl() { for last; do :; done; if [ "$last" = @- ]; then cat; else printf %s "$last"; fi; }\n'
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # on which python3 is
     done = subprocess.run(
-        ["bash", "-c", script + command], capture_output=True, check=True, timeout=PATIENCE_S
+        ["bash", "-c", script + command],
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE_S,
+        env={**os.environ, "PATH": path},
     )
     found: dict[str, object] = json.loads(done.stdout)
     return found

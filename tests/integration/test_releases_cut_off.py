@@ -206,6 +206,7 @@ async def test_one_that_is_cut_off_serves_what_it_knew_though_its_files_were_rem
     files, more = tmp_path / "files", tmp_path / "more"
     for folder in (files, more):
         folder.mkdir()
+    zoo.write_mlp(more / "mlp", 1)  # a folder without a model is an error
     url = empty_database()
     async with Relay(url) as relay, await Ledger.open(url) as ledger:
         registry = ModelRegistry(ledger, Artifacts(files), time.time, counted().__next__)

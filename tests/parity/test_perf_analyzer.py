@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import subprocess
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,6 +126,9 @@ def test_tr_a8_tr_s4_sequences(analyze: Analyzer, flags: tuple[str, ...]) -> Non
     assert "Successful request count" in report.text
 
 
+@pytest.mark.skipif(
+    find_library("cudart") is None, reason="perf_analyzer's shared memory needs CUDA's library libcudart.so"
+)
 @pytest.mark.parametrize("wire", ["http", "grpc"])
 def test_tr_a8_tr_r14_through_shared_memory(analyze: Analyzer, wire: str) -> None:
     flags = ("--shared-memory", "system", "--output-shared-memory-size", "64", "-b", "2")
