@@ -15,6 +15,7 @@ import msgspec
 from salver import __version__
 from salver.messages import Signature, State, TensorSpec, VersionStatus
 from salver.tensor import DataType
+from salver.wire.placeholders import extents, filled, zero
 
 if TYPE_CHECKING:
     from salver.app import ReadyInfo
@@ -124,16 +125,16 @@ def curl(url: str, model: str, signature: Signature, *, takes_short: bool = True
     if not specs or (not is_short and any(spec.datatype in _NOT_IN_JSON for spec in specs)):
         return f"curl {url}/v2/models/{model}"
     ask = f"curl {url}/v2/models/{model}/infer -d"
-    if sum(5 * prod(_shape(spec)) + len(spec.name) for spec in specs) <= _LONGEST_BODY:
+    if sum(5 * prod(extents(spec)) + len(spec.name) for spec in specs) <= _LONGEST_BODY:
         body = _short(specs) if is_short else {"inputs": [_zeros(spec) for spec in specs]}
         return f"{ask} {shlex.quote(json.dumps(body, separators=(',', ':')))}"
     if is_short:
-        values = ",".join(f"{spec.name!r}:z({_shape(spec)},{_zero(spec)!r})" for spec in specs)
+        values = ",".join(f"{spec.name!r}:z({extents(spec)},{zero(spec)!r})" for spec in specs)
         program = f"import json; z=lambda s,v:[z(s[1:],v)]*s[0] if s else v; print(json.dumps({{{values}}}))"
     else:
         inputs = ",".join(
-            f'dict(name={json.dumps(spec.name)},datatype="{spec.datatype.name}",shape={_shape(spec)},'
-            f"data=[{_zero(spec)!r}]*{prod(_shape(spec))})"
+            f'dict(name={json.dumps(spec.name)},datatype="{spec.datatype.name}",shape={extents(spec)},'
+            f"data=[{zero(spec)!r}]*{prod(extents(spec))})"
             for spec in specs
         )
         program = f"import json; print(json.dumps(dict(inputs=[{inputs}])))"
@@ -145,7 +146,7 @@ def triton_snippet(address: str, model: str, signature: Signature) -> str:
     more = "ml_dtypes, " if any(spec.datatype is DataType.BF16 for spec in signature.inputs) else ""
     text = [f"import {more}numpy as np, tritonclient.http as triton", "inputs = []"]
     for spec in signature.inputs:
-        shape, kind = _shape(spec), spec.datatype.name
+        shape, kind = extents(spec), spec.datatype.name
         fill = "np.full({}, b'text', object)" if kind == "BYTES" else f"np.zeros({{}}, {_dtype(spec)!r})"
         text.append(f"inputs.append(triton.InferInput({spec.name!r}, {shape}, {kind!r}))")
         text.append(f"inputs[-1].set_data_from_numpy({fill.format(shape)})")
@@ -165,7 +166,9 @@ def _choose(info: "ReadyInfo") -> tuple[VersionStatus, Signature] | None:
 
 
 def _size(specs: Sequence[TensorSpec]) -> int:
-    return sum(prod(_shape(spec)) for spec in specs) + 10_000 * any(s.datatype in _NOT_IN_JSON for s in specs)
+    return sum(prod(extents(spec)) for spec in specs) + 10_000 * any(
+        s.datatype in _NOT_IN_JSON for s in specs
+    )
 
 
 def _row(status: VersionStatus, signature: Signature | None, is_logged: bool) -> tuple[str, ...]:
@@ -184,30 +187,14 @@ def _has_block(reason: str) -> bool:
     return reason.count("\n") > 1
 
 
-def _shape(spec: TensorSpec) -> list[int]:
-    return [max(extent, 1) for extent in spec.shape]
-
-
-def _zero(spec: TensorSpec) -> object:
-    if spec.datatype is DataType.BYTES:
-        return "text"
-    if spec.datatype is DataType.BOOL:
-        return False
-    return 0.0 if spec.datatype.is_float else 0
-
-
 def _short(specs: Sequence[TensorSpec]) -> dict[str, object]:
-    return {spec.name: _filled(_shape(spec), _zero(spec)) for spec in specs}
-
-
-def _filled(shape: Sequence[int], value: object) -> object:
-    return [_filled(shape[1:], value)] * shape[0] if shape else value
+    return {spec.name: filled(extents(spec), zero(spec)) for spec in specs}
 
 
 def _zeros(spec: TensorSpec) -> dict[str, object]:
-    shape = _shape(spec)
+    shape = extents(spec)
     count = prod(shape)
-    data = [_zero(spec)] * count if count <= _LONGEST_BODY else [_zero(spec)] * _LONGEST_BODY
+    data = [zero(spec)] * count if count <= _LONGEST_BODY else [zero(spec)] * _LONGEST_BODY
     return {"name": spec.name, "datatype": spec.datatype.name, "shape": shape, "data": data}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from salver.messages import Signature, TensorSpec
 from salver.tensor import DataType
+from salver.wire.placeholders import extents, filled, zero
 
 #: Models that are described one by one, and elements of an example.
 MOST_MODELS: Final = 100
@@ -36,7 +37,7 @@ def _operation(name: str, signature: Signature, takes_short: bool) -> dict[str, 
     short = _object({spec.name: _schema(spec) for spec in inputs}, required)
     given = _object({spec.name: _schema(spec) for spec in outputs}, [spec.name for spec in outputs])
     taken: dict[str, Any] = {"schema": {"anyOf": [short, whole]} if is_short else whole}
-    if sum(prod(_extents(spec)) for spec in inputs) <= _MOST_ELEMENTS:
+    if sum(prod(extents(spec)) for spec in inputs) <= _MOST_ELEMENTS:
         taken["example"] = example_of(inputs) if is_short else {"inputs": [_entry(spec) for spec in inputs]}
     answer = {"$ref": "#/components/schemas/InferResponse"}
     return {
@@ -65,7 +66,7 @@ def _operation(name: str, signature: Signature, takes_short: bool) -> dict[str, 
 
 def example_of(inputs: Sequence[TensorSpec]) -> dict[str, Any]:
     """Zeros, with one element where an extent is free."""
-    return {spec.name: _filled(_extents(spec), _zero(spec)) for spec in inputs}
+    return {spec.name: filled(extents(spec), zero(spec)) for spec in inputs}
 
 
 def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
@@ -100,26 +101,10 @@ def _told(spec: TensorSpec) -> dict[str, Any]:
 
 
 def _entry(spec: TensorSpec) -> dict[str, Any]:
-    shape = _extents(spec)
+    shape = extents(spec)
     return {
         "name": spec.name,
         "datatype": spec.datatype.name,
         "shape": shape,
-        "data": [_zero(spec)] * prod(shape),
+        "data": [zero(spec)] * prod(shape),
     }
-
-
-def _extents(spec: TensorSpec) -> list[int]:
-    return [max(extent, 1) for extent in spec.shape]
-
-
-def _zero(spec: TensorSpec) -> object:
-    if spec.datatype is DataType.BYTES:
-        return "text"
-    if spec.datatype is DataType.BOOL:
-        return False
-    return 0.0 if spec.datatype.is_float else 0
-
-
-def _filled(shape: Sequence[int], value: object) -> Any:
-    return [_filled(shape[1:], value)] * shape[0] if shape else value
